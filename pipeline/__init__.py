@@ -1,0 +1,1 @@
+"""The engine: knows files, graphs and models, and nothing about instructions."""

@@ -1,0 +1,296 @@
+"""What a stage is: a typed function from tables to a table, with a version.
+
+    @stage(version=1, scope="row", reads=["messages"], adds={"words": pl.Int32})
+    def words(ctx: Context, rows: Records, *, minimum: int = 0) -> pl.DataFrame: ...
+
+Before the star stand the edges of the graph (`Records`, `Documents`, `Items`,
+`Files`; `list[Records]` for several, `Records | None = None` for an optional
+one). After it stand the options: they enter the fingerprint, so whatever may
+change a result is one of them. `ctx` carries execution only.
+
+The return annotation says what the stage makes:
+
+- `pl.DataFrame`: added columns, one line per row of the first edge, in its order;
+- `Records`, `Documents`, `Items`: rows of its own (loaders, generators);
+- `None`: nothing but what it wrote into `ctx.files`.
+
+Three columns are the verdict on a row and need no declaration: `drop_reason`
+and `evidence` (a JSON object) when it is dropped, `error` when it failed.
+Failed source positions may also carry `file` and `line`.
+
+`@stage` marks and does not wrap: a test calls the plain function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal, TypeVar
+
+import polars as pl
+
+from pipeline.errors import UserError
+from pipeline.models.base import Embedder, LanguageModel
+from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
+
+Columns = Mapping[str, Any]
+"""Column names with their polars types."""
+
+Edges = Mapping[str, list[Columns]]
+"""For each edge by parameter name, the columns of what is connected to it."""
+
+ALL: typing.Final = "*"
+"""`reads=ALL`: every column of the edge."""
+
+VERDICT: typing.Final = ("drop_reason", "evidence", "error")
+
+
+class Kind(StrEnum):
+    """What flows along an edge."""
+
+    RECORDS = "records"
+    DOCUMENTS = "documents"
+    ITEMS = "items"
+    FILES = "files"
+
+
+class InputFilesMark:
+    """Marks an option whose value names files: it is hashed by content, never by path."""
+
+
+Records = Annotated[pl.DataFrame, Kind.RECORDS]
+Documents = Annotated[pl.DataFrame, Kind.DOCUMENTS]
+Items = Annotated[pl.DataFrame, Kind.ITEMS]
+Files = Annotated[Path, Kind.FILES]
+InputFiles = Annotated[tuple[str, ...], InputFilesMark]
+"""One path, a list, or glob patterns; resolved to existing files, in sorted order per pattern."""
+
+BASE_COLUMNS: typing.Final[dict[Kind, Columns]] = {
+    Kind.RECORDS: RECORD_COLUMNS,
+    Kind.DOCUMENTS: DOCUMENT_COLUMNS,
+    Kind.ITEMS: ITEM_COLUMNS,
+    Kind.FILES: {},
+}
+
+Reads = Sequence[str] | str | Mapping[str, Sequence[str]] | Callable[[Any], Any]
+Adds = Columns | Callable[[Any, Edges], Columns]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One input of a stage."""
+
+    name: str
+    kind: Kind
+    many: bool
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """One keyword of a stage. `annotation` is the full type, marks included."""
+
+    name: str
+    annotation: Any
+    default: Any
+    required: bool
+
+    @property
+    def names_files(self) -> bool:
+        return InputFilesMark in getattr(self.annotation, "__metadata__", ())
+
+    @property
+    def is_model(self) -> bool:
+        members = typing.get_args(self.annotation) or (self.annotation,)
+        return LanguageModel in members or Embedder in members
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage function with everything that its signature and declaration say."""
+
+    name: str
+    function: Callable[..., Any]
+    version: int
+    scope: Literal["row", "set"]
+    makes: Kind | None
+    edges: tuple[Edge, ...]
+    options: tuple[Option, ...]
+    fills_files: bool
+    check: Callable[[Any], None] | None
+    _reads: Reads = field(repr=False)
+    _adds: Adds = field(repr=False)
+
+    @property
+    def creates(self) -> bool:
+        """Whether it makes rows of its own instead of judging or annotating its input's."""
+        return self.makes is not None
+
+    @property
+    def annotates(self) -> bool:
+        """Whether it gives one line per row of its first edge."""
+        return not self.creates and bool(self.edges) and self.edges[0].kind is not Kind.FILES
+
+    @property
+    def retries(self) -> bool:
+        """Failed rows may succeed the next time only where something outside answers: a model."""
+        return any(option.is_model for option in self.options)
+
+    @property
+    def file(self) -> Path:
+        return Path(inspect.getfile(self.function))
+
+    @property
+    def prompts(self) -> list[Path]:
+        """The stage's prompt files: `prompts/<method>/*` beside it."""
+        return sorted((self.file.parent / "prompts" / self.file.stem).glob("*"))
+
+    def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
+        """The columns that the stage reads on an edge, `id` apart (or ALL)."""
+        reads = self._reads(options) if callable(self._reads) else self._reads
+        if isinstance(reads, Mapping):
+            return list(reads.get(edge, ()))
+        return reads
+
+    def adds(self, options: SimpleNamespace, edges: Edges) -> Columns:
+        """The columns that the stage adds."""
+        return self._adds(options, edges) if callable(self._adds) else self._adds
+
+
+def stage(
+    *,
+    version: int,
+    scope: Literal["row", "set"],
+    reads: Reads = (),
+    adds: Adds | None = None,
+    files: bool = False,
+    check: Callable[[Any], None] | None = None,
+) -> Callable[[Function], Function]:
+    """Mark a function as a stage.
+
+    version: raised by whoever changes what it computes; part of the fingerprint.
+    scope: "row" if a row's result depends on that row alone (the runner then
+        maps it over chunks and remembers results per row), else "set".
+    reads: the columns it reads on every Records edge, or per edge by name, or a
+        function of the options that gives either; `ALL` for every column.
+    adds: the columns it adds, with polars types, or a function of (options, edges).
+    files: whether it fills `ctx.files` beside its rows; a stage that returns
+        None always does.
+    check: called with the options before any stage runs, to raise a UserError
+        for what can be known to be wrong.
+    """
+
+    def mark(function: Function) -> Function:
+        function.__stage__ = SimpleNamespace(  # type: ignore[attr-defined]
+            version=version, scope=scope, reads=reads, adds=adds or {}, files=files, check=check
+        )
+        return function
+
+    return mark
+
+
+def describe(name: str, function: Callable[..., Any]) -> Stage:
+    """Read a marked function's signature into a `Stage`."""
+    mark = function.__stage__  # type: ignore[attr-defined]
+    hints = typing.get_type_hints(function, include_extras=True)
+    edges: list[Edge] = []
+    options: list[Option] = []
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            required = parameter.default is parameter.empty
+            default = None if required else parameter.default
+            options.append(Option(parameter.name, hints[parameter.name], default, required))
+        else:
+            edges.append(_edge(name, parameter.name, hints[parameter.name]))
+    return Stage(
+        name=name,
+        function=function,
+        version=mark.version,
+        scope=mark.scope,
+        makes=_kind(hints.get("return")),
+        edges=tuple(edges),
+        options=tuple(options),
+        fills_files=mark.files or hints.get("return") is type(None),
+        check=mark.check,
+        _reads=mark.reads,
+        _adds=mark.adds,
+    )
+
+
+def _kind(annotation: Any) -> Kind | None:
+    for mark in getattr(annotation, "__metadata__", ()):
+        if isinstance(mark, Kind):
+            return mark
+    return None
+
+
+def _edge(stage_name: str, name: str, annotation: Any) -> Edge:
+    members = typing.get_args(annotation)
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    many = typing.get_origin(annotation) is list
+    inner = next((m for m in members if _kind(m)), None) if is_union or many else annotation
+    kind = _kind(inner)
+    if kind is None:
+        raise TypeError(f"{stage_name}: edge {name!r} must be Records, Documents, Items or Files")
+    return Edge(name, kind, many=many, optional=is_union and type(None) in members)
+
+
+def find(name: str) -> Stage:
+    """The stage of this name: `family.method` of ours, or the dotted path of a user's own.
+
+    Raises UserError with the nearest names when there is none.
+    """
+    for module_name, attribute in _places(name):
+        try:
+            if importlib.util.find_spec(module_name) is None:
+                continue
+        except ModuleNotFoundError:
+            continue
+        module = importlib.import_module(module_name)
+        if attribute is None:
+            marked = [f for f in vars(module).values() if hasattr(f, "__stage__")]
+            own = [f for f in marked if f.__module__ == module.__name__]
+            if len(own) == 1:
+                return describe(name, own[0])
+        elif hasattr(getattr(module, attribute, None), "__stage__"):
+            return describe(name, getattr(module, attribute))
+    raise UserError(f"there is no stage {name!r}", hint=_nearest(name))
+
+
+def _places(name: str) -> list[tuple[str, str | None]]:
+    places: list[tuple[str, str | None]] = [(f"stages.{name}", None), (name, None)]
+    if "." in name:
+        module, _, attribute = name.rpartition(".")
+        places.append((module, attribute))
+    return places
+
+
+def _nearest(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, available(), n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "python -m pipeline stages lists them all; a stage of your own is its dotted path"
+
+
+def available() -> list[str]:
+    """The names of all stages under `stages/`, without importing any of them."""
+    root = Path(__file__).parent.parent / "stages"
+    return sorted(
+        f"{family.name}.{module.name}"
+        for family in pkgutil.iter_modules([str(root)])
+        if family.ispkg
+        for module in pkgutil.iter_modules([str(root / family.name)])
+        if not module.name.startswith("_")
+    )

@@ -1,0 +1,46 @@
+"""The order in which rows are looked at, where order matters (greedy methods, `keep: first`).
+
+`order_by` is `id` (the default), `origin` (source, then index: the order of the
+files) or a column; ` desc` behind it turns it round. Ties are broken by id, so
+the order in which files or rows were read never matters.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+
+def order_columns(order_by: str) -> list[str]:
+    """The columns that an `order_by` reads, `id` apart."""
+    name = order_by.removesuffix(" desc").strip()
+    return {"id": [], "origin": ["origins"]}.get(name, [name])
+
+
+def ordering(rows: pl.DataFrame, order_by: str) -> pl.Series:
+    """Positions of the rows of a frame in the wanted order: u32 of length len(rows).
+
+    Nulls of a column come last in either direction.
+    """
+    name, descending = order_by.removesuffix(" desc").strip(), order_by.endswith(" desc")
+    frame = rows.select(
+        pl.col("id"),
+        *_keys(name),
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("_position"),
+    )
+    keys = [c for c in frame.columns if c.startswith("_key")]
+    ordered = frame.sort(
+        [*keys, "id"], descending=[descending] * len(keys) + [descending and not keys], nulls_last=True
+    )
+    return ordered["_position"]
+
+
+def _keys(name: str) -> list[pl.Expr]:
+    if name == "id":
+        return []
+    if name == "origin":
+        first = pl.col("origins").list.sort().list.first()
+        return [
+            first.struct.field("source").alias("_key_source"),
+            first.struct.field("index").alias("_key_index"),
+        ]
+    return [pl.col(name).alias("_key")]

@@ -1,0 +1,1 @@
+"""New records written by a language model."""

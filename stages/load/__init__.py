@@ -1,0 +1,1 @@
+"""Rows of the outside world become records, documents and evaluation items."""

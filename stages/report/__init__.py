@@ -1,0 +1,1 @@
+"""What a person, or a paper, wants to know about the outcome."""

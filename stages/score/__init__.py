@@ -1,0 +1,1 @@
+"""How good, hard or unusual a record is: columns, never decisions."""

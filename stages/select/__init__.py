@@ -1,0 +1,1 @@
+"""Which rows to train on, under a budget."""

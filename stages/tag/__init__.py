@@ -1,0 +1,1 @@
+"""What a record is about and looks like."""

@@ -1,0 +1,39 @@
+"""What many tests share: small real models, real rows, a scratch context."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.context import Context
+from pipeline.models import Embedder, LanguageModel
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    return Context.scratch(tmp_path / "ctx")
+
+
+@pytest.fixture(scope="session")
+def tinylm() -> LanguageModel:
+    return LanguageModel(model=str(ROOT / "data/models/tinylm"))
+
+
+@pytest.fixture(scope="session")
+def potion() -> Embedder:
+    return Embedder(model=str(ROOT / "data/models/potion-base-4m"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The large real data sets; tests that need them skip cleanly without them."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the shared data sets beside the checkout")
+    return SHARED / "data"
