@@ -1,0 +1,89 @@
+"""A canonical encoding of plain values, and digests over it.
+
+Fingerprints are digests of what decides a result, so the encoding must be stable
+across processes and machines, and two different values must never look alike. It
+is JSON with sorted keys over null, booleans, integers, finite floats, texts,
+lists and string-keyed mappings. Whatever else comes is refused: a callable or an
+object's repr would make a key that changes from run to run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+
+def plain(value: Any, where: str = "value") -> Any:
+    """The value with tuples as lists and dataclasses as mappings.
+
+    Raises TypeError, naming the place, for what has no stable encoding.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{where}: {value} has no canonical encoding; use null or a finite number")
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping):
+        bad = next((k for k in value if not isinstance(k, str)), None)
+        if bad is not None:
+            raise TypeError(f"{where}: the key {bad!r} is no text")
+        return {k: plain(v, f"{where}.{k}") for k, v in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+    kind = type(value).__qualname__
+    raise TypeError(f"{where}: {kind} has no stable encoding; pass plain values, or a file by content")
+
+
+def encode(value: Any) -> bytes:
+    """The canonical bytes of a value."""
+    return json.dumps(
+        plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    ).encode("utf-8", "surrogatepass")
+
+
+def digest(value: Any) -> str:
+    """32 hex digits that stand for the value."""
+    return hashlib.blake2b(encode(value), digest_size=16).hexdigest()
+
+
+def column_digest(column: pl.Series) -> str:
+    """32 hex digits that stand for a column's values in order, however it is chunked."""
+    state = hashlib.blake2b(digest_size=16)
+    state.update(f"{len(column)}:{column.dtype}".encode())
+    _feed(state, column.rechunk())
+    return state.hexdigest()
+
+
+def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
+    """Absorb null mask, lengths and values, level by level, so that no two columns collide."""
+    state.update(np.packbits(column.is_null().to_numpy()).tobytes())
+    dtype = column.dtype
+    if isinstance(dtype, pl.Struct):
+        for field in dtype.fields:
+            _feed(state, column.struct.field(field.name))
+    elif isinstance(dtype, pl.List):
+        state.update(column.list.len().fill_null(0).to_numpy().tobytes())
+        _feed(state, column.drop_nulls().filter(column.drop_nulls().list.len() > 0).explode())
+    elif dtype == pl.String:
+        state.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
+        for part in column.drop_nulls().iter_slices(65_536):
+            state.update("".join(part.to_list()).encode("utf-8"))
+    else:
+        state.update(column.drop_nulls().to_numpy().tobytes())
+
+
+def row_keys(frame: pl.DataFrame) -> pl.Series:
+    """One key per row that stands for the row's values: String of length len(frame)."""
+    texts = frame.select(pl.struct(pl.all()).struct.json_encode().alias("row"))["row"]
+    keys = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
+    return pl.Series("key", keys, dtype=pl.String)

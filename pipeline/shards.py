@@ -1,0 +1,74 @@
+"""The only module that reads or writes Parquet.
+
+Everything is written by pyarrow with pinned options and one chunk per column:
+polars writes other bytes for other chunk layouts, and byte identity of what is
+exported is a promise. Types are the plain Arrow ones (string, list), which every
+reader of Parquet understands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP: Final = 16_384
+
+
+def to_arrow(frame: pl.DataFrame) -> pa.Table:
+    """The frame as an Arrow table with plain types and without metadata."""
+    table = frame.to_arrow()
+    schema = pa.schema([(name, _plain(table.schema.field(name).type)) for name in table.column_names])
+    return table.cast(schema)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """string and list in place of polars' large_string, string_view and large_list."""
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _plain(field.type)) for field in kind])
+    return kind
+
+
+def write_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
+    """Write one Parquet file, durably: it is on the disk when this returns."""
+    table = table.replace_schema_metadata(None).combine_chunks()
+    with path.open("wb") as file:
+        pq.write_table(
+            table,
+            file,
+            row_group_size=ROW_GROUP,
+            compression=compression,
+            version="2.6",
+            data_page_version="1.0",
+            use_dictionary=True,
+            write_statistics=True,
+            store_schema=True,
+        )
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """Write a polars frame as one Parquet file, durably."""
+    write_table(path, to_arrow(frame))
+
+
+def read_frame(paths: Path | Sequence[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of one or several Parquet files, in the order of the files."""
+    listed = [paths] if isinstance(paths, Path) else list(paths)
+    wanted = None if columns is None else list(columns)
+    return pl.concat([pl.read_parquet(path, columns=wanted, glob=False) for path in listed])
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a Parquet file, from its footer."""
+    return list(pq.read_schema(path).names)
