@@ -29,7 +29,9 @@ def plain(value: Any, where: str = "value") -> Any:
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise TypeError(f"{where}: {value} has no canonical encoding; use null or a finite number")
+            raise TypeError(
+                f"{where}: {value} has no canonical encoding; use null or a finite number"
+            )
         return value
     if isinstance(value, list | tuple):
         return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
@@ -41,7 +43,9 @@ def plain(value: Any, where: str = "value") -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
     kind = type(value).__qualname__
-    raise TypeError(f"{where}: {kind} has no stable encoding; pass plain values, or a file by content")
+    raise TypeError(
+        f"{where}: {kind} has no stable encoding; pass plain values, or a file by content"
+    )
 
 
 def encode(value: Any) -> bytes:
@@ -76,8 +80,9 @@ def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
         _feed(state, column.drop_nulls().filter(column.drop_nulls().list.len() > 0).explode())
     elif dtype == pl.String:
         state.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
-        for part in column.drop_nulls().iter_slices(65_536):
-            state.update("".join(part.to_list()).encode("utf-8"))
+        texts = column.drop_nulls()
+        for start in range(0, len(texts), 65_536):
+            state.update("".join(texts[start : start + 65_536]).encode("utf-8"))
     else:
         state.update(column.drop_nulls().to_numpy().tobytes())
 

@@ -23,7 +23,9 @@ ROW_GROUP: Final = 16_384
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
     """The frame as an Arrow table with plain types and without metadata."""
     table = frame.to_arrow()
-    schema = pa.schema([(name, _plain(table.schema.field(name).type)) for name in table.column_names])
+    schema = pa.schema(
+        [(name, _plain(table.schema.field(name).type)) for name in table.column_names]
+    )
     return table.cast(schema)
 
 

@@ -27,6 +27,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -107,12 +108,16 @@ class Option:
 
     @property
     def names_files(self) -> bool:
-        return InputFilesMark in getattr(self.annotation, "__metadata__", ())
+        members = (self.annotation, *typing.get_args(self.annotation))
+        return any(InputFilesMark in getattr(m, "__metadata__", ()) for m in members)
 
     @property
     def is_model(self) -> bool:
-        members = typing.get_args(self.annotation) or (self.annotation,)
-        return LanguageModel in members or Embedder in members
+        return self.accepts(LanguageModel) or self.accepts(Embedder)
+
+    def accepts(self, kind: type) -> bool:
+        """Whether the annotation is this type, or a union that holds it."""
+        return kind in (self.annotation, *typing.get_args(self.annotation))
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,14 @@ class Stage:
     @property
     def file(self) -> Path:
         return Path(inspect.getfile(self.function))
+
+    def input_files(self, options: SimpleNamespace) -> list[Path]:
+        """Files beside the InputFiles options that it reads: `input_files(options)` in its module.
+
+        They enter the fingerprint by content, as those of the options do.
+        """
+        named = getattr(sys.modules[self.function.__module__], "input_files", None)
+        return list(named(options)) if named else []
 
     @property
     def prompts(self) -> list[Path]:

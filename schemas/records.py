@@ -99,7 +99,9 @@ def record_id(messages: Sequence[Message]) -> str:
 
 def prompt_id(messages: Sequence[Message]) -> str:
     """The id of all that comes before the last assistant turn; answers to one prompt share it."""
-    last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages))
+    last = max(
+        (i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages)
+    )
     return record_id(messages[:last])
 
 
@@ -133,4 +135,3 @@ def input_text() -> pl.Expr:
 def response() -> pl.Expr:
     """The last assistant turn; null for a conversation without one."""
     return turns("assistant").list.last().alias("response")
-

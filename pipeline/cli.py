@@ -1,0 +1,200 @@
+"""What the commands do and print. Answers go to standard output, progress and errors to the other.
+
+Exit codes are those of `errors.Exit`. A `UserError` ends a command with its text
+alone; whatever else is raised is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from pipeline import ledger, show
+from pipeline.errors import Exit, UserError
+from pipeline.plan import check
+from pipeline.plan import plan as make_plan
+from pipeline.progress import watch
+from pipeline.recipe import Recipe
+from pipeline.store import Store
+
+Parameters = ParamSpec("Parameters")
+
+
+def command(function: Callable[Parameters, int | None]) -> Callable[Parameters, None]:
+    """Turn errors into what a person sees, and the result into an exit code."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = error.code
+        except BrokenPipeError:
+            # The reader of our output (a pager, head) has gone; that is no error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = Exit.DONE
+        sys.exit(int(code or Exit.DONE))
+
+    return wrapped
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def _open(recipe: str, store: str, overrides: Sequence[str]) -> tuple[Recipe, Store]:
+    _quiet_libraries()
+    return Recipe.load(recipe, overrides), Store(Path(store))
+
+
+def _quiet_libraries() -> None:
+    """Progress is ours to show; the libraries' own bars would break into it."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@command
+def run(
+    recipe: str,
+    stages: list[str],
+    store: str,
+    overrides: list[str],
+    workers: int,
+    accept_code: bool,
+) -> int:
+    """Run a recipe and show the funnel and the summaries of its reports."""
+    from pipeline.plan import wanted
+    from pipeline.runner import Runner
+
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    wired, opened = _open(recipe, store, overrides)
+    progress = watch(len(wanted(wired, stages)))
+    runner = Runner(wired, opened, progress, workers or os.cpu_count() or 1, accept_code)
+    try:
+        code = runner.run(stages)
+    except KeyboardInterrupt:
+        again = " ".join(["python -m pipeline run", *sys.argv[2:]])
+        print(f"\ninterrupted; what is done is kept. Go on with:\n  {again}", file=sys.stderr)
+        return Exit.INTERRUPTED
+    names = list(runner.made.artifacts)
+    shown = [s for s in ledger.status(wired, opened)["stages"] if s["name"] in names]
+    print(show.funnel(shown))
+    for text in ledger.summaries(list(runner.made.artifacts.values())):
+        print("\n" + text.rstrip())
+    if code is Exit.ROWS_FAILED:
+        told = ", ".join(s["name"] for s in shown if s["failed"])
+        print(
+            f"\nsome rows failed in: {told}\n"
+            f"  try: python -m pipeline cat {recipe} {told.split(',')[0]} --failed",
+            file=sys.stderr,
+        )
+    return code
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@command
+def show_plan(
+    recipe: str, stages: list[str], store: str, overrides: list[str], as_json: bool
+) -> None:
+    """Print states and causes."""
+    wired, opened = _open(recipe, store, overrides)
+    planned = make_plan(wired, opened, stages)
+    check(planned)
+    estimates = show.estimates(wired, opened, planned)
+    if as_json:
+        _print_json({"recipe": wired.name, "stages": estimates})
+    else:
+        print(show.plan_table(estimates))
+
+
+@command
+def show_status(recipe: str, store: str, overrides: list[str], as_json: bool) -> None:
+    """Print the funnel with states."""
+    status = ledger.status(*_open(recipe, store, overrides))
+    if as_json:
+        _print_json(status)
+    else:
+        print(show.funnel(status["stages"]))
+
+
+@command
+def show_why(recipe: str, stage: str, store: str, overrides: list[str], as_json: bool) -> None:
+    """Print what changed for one stage, and for those before it while it is unknown."""
+    wired, opened = _open(recipe, store, overrides)
+    answer = show.reasons(wired, opened, stage)
+    if as_json:
+        _print_json(answer)
+    else:
+        for told in answer["stages"]:
+            print(f"{told['name']} ({told['uses']}) is {told['state']}")
+            for cause in told["causes"]:
+                print(f"  {cause}")
+
+
+@command
+def show_way(recipe: str, record: str, store: str, overrides: list[str], as_json: bool) -> None:
+    """Print a record's way."""
+    way = ledger.explain(*_open(recipe, store, overrides), record)
+    if as_json:
+        _print_json(way)
+    else:
+        print(show.way(way))
+
+
+@command
+def show_rows(
+    recipe: str,
+    stage: str,
+    store: str,
+    overrides: list[str],
+    dropped: bool,
+    failed: bool,
+    output: str | None,
+) -> None:
+    """Print or save rows."""
+    if dropped and failed:
+        raise UserError("--dropped and --failed exclude each other")
+    part = "dropped" if dropped else "failed" if failed else "kept"
+    frame = ledger.rows(*_open(recipe, store, overrides), stage, part)
+    if output:
+        ledger.save(frame, output)
+    elif len(frame):
+        sys.stdout.write(frame.write_ndjson())
+
+
+@command
+def show_stages(name: str | None, as_json: bool) -> None:
+    """Print the stages' own documentation."""
+    from pipeline.stage import available, find
+
+    described = [show.stage_entry(find(n)) for n in ([name] if name else available())]
+    if as_json:
+        _print_json(described)
+    elif name:
+        print(show.stage_page(described[0]))
+    else:
+        print(show.stage_list(described))
+
+
+@command
+def doctor(store: str) -> int:
+    """Print what was found, and exit 2 when something needed is missing."""
+    from pipeline.doctor import examine
+
+    findings = examine(Path(store))
+    for finding in findings:
+        print(f"{'ok ' if finding.fine else 'NO '} {finding.what}")
+        if finding.mend:
+            print(f"      {finding.mend}")
+    return Exit.DONE if all(finding.fine for finding in findings) else Exit.MISTAKE

@@ -1,0 +1,66 @@
+"""Code drift: a stage whose code changed while its version did not.
+
+The version is what a person declares ("this computes something else now"); the
+hash of the code is what really stands there. Where they disagree a person must
+decide, so `plan` warns and `run` refuses. Comments, docstrings and layout do not
+count; prompts have a place of their own in the fingerprint.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from pipeline.stage import Stage
+
+STAGES: Final = Path(__file__).resolve().parent.parent / "stages"
+
+
+def code_hash(stage: Stage) -> str:
+    """32 hex digits over the stage's file and the `stages/_*.py` that it imports, directly or not."""
+    state = hashlib.blake2b(digest_size=16)
+    for path in [stage.file, *_shared(stage.file)]:
+        state.update(_normalised(path).encode("utf-8"))
+    return state.hexdigest()
+
+
+def _shared(path: Path) -> list[Path]:
+    found: dict[Path, None] = {}
+    waiting = [path]
+    while waiting:
+        for name in _imported(ast.parse(waiting.pop().read_text("utf-8"))):
+            shared = STAGES / f"{name}.py"
+            if shared.is_file() and shared not in found:
+                found[shared] = None
+                waiting.append(shared)
+    return sorted(found)
+
+
+def _imported(tree: ast.AST) -> list[str]:
+    """Names of the `stages._*` modules that a module imports."""
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "stages":
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages._"):
+            names.append((node.module or "").removeprefix("stages."))
+        elif isinstance(node, ast.Import):
+            names += [a.name.removeprefix("stages.") for a in node.names]
+    return [name for name in names if name.startswith("_")]
+
+
+def _normalised(path: Path) -> str:
+    tree = ast.parse(path.read_text("utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A bare text is a docstring, wherever it stands.
+            kept = [s for s in body if not (isinstance(s, ast.Expr) and _is_text(s.value))]
+            node.body = kept  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)

@@ -1,0 +1,145 @@
+"""From what a recipe writes to what a stage receives: typed, resolved, complete.
+
+A stage's keyword annotations are its schema; pydantic checks them strictly (no
+"200" for 200). Files are found here, models looked up by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.stage import Option, Stage
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+Problem = tuple[str, str, str | None]
+"""Option, what is wrong, hint."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """A "did you mean" for a name, or the names there are."""
+    names = [str(k) for k in known]
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "there are: " + ", ".join(names) if names else None
+
+
+def bind(
+    stage: Stage, given: Mapping[str, Any], models: Mapping[str, Any], folder: Path
+) -> tuple[SimpleNamespace, list[Problem]]:
+    """The stage's options with defaults, and what is wrong with the given ones.
+
+    folder: where relative paths are looked for first; then in the repository.
+    """
+    known = {option.name: option for option in stage.options}
+    problems: list[Problem] = [
+        (str(name), f"unknown option {name!r}", nearest(str(name), known))
+        for name in given
+        if name not in known
+    ]
+    values: dict[str, Any] = {}
+    for option in stage.options:
+        if option.name in given:
+            values[option.name], problem = _value(option, given[option.name], models, folder)
+            problems += [problem] if problem else []
+        elif option.required:
+            problems.append((option.name, f"the option {option.name!r} is missing", None))
+            values[option.name] = None
+        else:
+            values[option.name] = option.default
+    return SimpleNamespace(**values), problems
+
+
+def _value(
+    option: Option, raw: Any, models: Mapping[str, Any], folder: Path
+) -> tuple[Any, Problem | None]:
+    if option.is_model and isinstance(raw, str):
+        if raw not in models:
+            return None, (option.name, f"there is no model {raw!r}", nearest(raw, models))
+        model = models[raw]
+        if model is not None and not option.accepts(type(model)):
+            return None, (
+                option.name,
+                f"model {raw!r} is of the wrong kind for {option.name}",
+                None,
+            )
+        return model, None
+    if option.names_files and raw is not None:
+        found, missing = resolve(raw, folder)
+        if missing:
+            return (), (option.name, missing, None)
+        return found, None
+    return _typed(option, raw)
+
+
+def _typed(option: Option, raw: Any) -> tuple[Any, Problem | None]:
+    try:
+        # Through JSON, so that strictness still lets a YAML list be a tuple.
+        value = TypeAdapter(option.annotation).validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
+        return None, (option.name, f"{option.name}{where} = {raw!r}: {first['msg']}", None)
+    except TypeError:
+        return None, (option.name, f"{option.name} = {raw!r} is no plain value", None)
+    return value, None
+
+
+def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
+    """The existing files that paths and glob patterns name, and the first that is missing."""
+    patterns = [raw] if isinstance(raw, str) else raw
+    if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+        return (), f"{raw!r} is neither a path nor a list of paths"
+    found: list[str] = []
+    for pattern in patterns:
+        matches = next((m for base in (folder, ROOT) if (m := _matches(base, pattern))), [])
+        if not matches:
+            return (
+                (),
+                f"there is no file {pattern!r} (looked beside the recipe and in the repository)",
+            )
+        found += [str(path) for path in matches]
+    return tuple(found), None
+
+
+def _matches(base: Path, pattern: str) -> list[Path]:
+    path = base / pattern
+    if path.exists():
+        return [path.resolve()]
+    if not any(c in pattern for c in "*?["):
+        return []
+    anchor, relative = (Path(path.anchor), str(path.relative_to(path.anchor)))
+    return sorted(p.resolve() for p in anchor.glob(relative) if p.is_file())
+
+
+def build_model(spec: dict[str, Any], folder: Path) -> tuple[Any, list[str]]:
+    """A `LanguageModel` or `Embedder` from a recipe's mapping; its engine says which."""
+    engine = spec.get("engine", "transformers")
+    kind = Embedder if engine == "sentence-transformers" else LanguageModel
+    names = [f.name for f in fields(kind)]
+    unknown = [f"unknown key {k!r}; {nearest(str(k), names)}" for k in spec if k not in names]
+    if unknown:
+        return None, unknown
+    for key in ("model", "chat_template"):
+        if isinstance(spec.get(key), str):
+            spec[key] = _existing(spec[key], folder)
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(spec), strict=True), []
+    except ValidationError as error:
+        return None, [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+
+
+def _existing(name: str, folder: Path) -> str:
+    """The path beside the recipe or in the repository, or the name itself (a hub's)."""
+    return next(
+        (str((b / name).resolve()) for b in (folder, ROOT) if name and (b / name).exists()), name
+    )

@@ -1,0 +1,243 @@
+"""What would run, and why: fingerprints, states and causes.
+
+A fingerprint is a digest over its parts: stage and version, options, prompts,
+models by identity, and for each input the digests of its row ids and of the
+columns that the stage reads. It is keyed by content, so it can be known only once
+the inputs exist; until then a stage is `unknown`. A change upstream that gives
+the same values stops there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+from pipeline.artifact import Artifact, files_digest
+from pipeline.canonical import digest, plain
+from pipeline.code import code_hash
+from pipeline.digests import FileDigests, file_digest
+from pipeline.errors import RecipeErrors, UserError
+from pipeline.models.identity import identity
+from pipeline.recipe import Recipe, Step
+from pipeline.stage import ALL, Kind, Option
+from pipeline.store import Store
+from pipeline.view import Layer, View
+
+SCHEMA_VERSION: Final = 1
+
+State = Literal["cached", "stale", "missing", "unknown", "incomplete"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A step as the store knows it.
+
+    parts and fingerprint are None while the state is `unknown`. artifact: what
+    can be reused (cached) or completed (incomplete). causes: why it would run.
+    options: the step's options with the models that other steps made filled in.
+    """
+
+    step: Step
+    state: State
+    options: SimpleNamespace
+    parts: Mapping[str, Any] | None = None
+    fingerprint: str | None = None
+    artifact: Artifact | None = None
+    causes: list[str] = field(default_factory=list)
+    drifted: bool = False
+
+
+@dataclass
+class Made:
+    """The artifacts of the steps so far, and the views over them."""
+
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    views: dict[str, View] = field(default_factory=dict)
+
+    def add(self, step: Step, artifact: Artifact) -> None:
+        """Take note of a step's artifact."""
+        self.artifacts[step.name] = artifact
+        if step.stage.makes:
+            self.views[step.name] = View((Layer(artifact, tuple(step.columns)),))
+        elif step.stage.annotates:
+            first = step.needs[step.stage.edges[0].name][0]
+            self.views[step.name] = self.views[first].with_layer(artifact, list(step.own))
+
+
+def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[Planned]:
+    """Every step that the targets need (all without targets), in order."""
+    made, files, planned = Made(), store.files(), []
+    for step in wanted(recipe, targets):
+        look = examine(recipe, step, store, made, files)
+        planned.append(look)
+        if look.state == "cached" and look.artifact:
+            made.add(step, look.artifact)
+    return planned
+
+
+def wanted(recipe: Recipe, targets: Sequence[str]) -> list[Step]:
+    """The steps that lead to the targets, in the recipe's order; all of them without targets."""
+    for target in targets:
+        if target not in recipe.steps:
+            raise UserError(
+                f"the recipe has no stage {target!r}", hint="there are: " + ", ".join(recipe.steps)
+            )
+    needed = set(targets or recipe.steps)
+    for step in reversed(list(recipe.steps.values())):
+        if step.name in needed:
+            needed.update(step.upstream)
+    return [step for step in recipe.steps.values() if step.name in needed]
+
+
+def examine(recipe: Recipe, step: Step, store: Store, made: Made, files: FileDigests) -> Planned:
+    """The state of one step, given the artifacts of those before it."""
+    drifted = store.code(step.stage.name, step.stage.version) not in (None, code_hash(step.stage))
+    waiting = [name for name in dict.fromkeys(step.upstream) if name not in made.artifacts]
+    if waiting:
+        causes = [f"unknown until {name} has run" for name in waiting]
+        return Planned(step, "unknown", step.options, causes=causes, drifted=drifted)
+    options = _with_made_models(step, made)
+    parts = fingerprint_parts(step, options, store, made, files)
+    key = digest(parts)
+    artifact = store.artifact(key)
+    if artifact:
+        state: State = "incomplete" if artifact.manifest["incomplete"] else "cached"
+        causes = [f"{artifact.manifest['counts']['failed']} failed rows are tried again"]
+        causes = causes if state == "incomplete" else []
+        return Planned(step, state, options, parts, key, artifact, causes, drifted)
+    last = store.last(recipe.name, step.name, other_than=key)
+    if last is None:
+        return Planned(step, "missing", options, parts, key, None, ["never run"], drifted)
+    causes = differences(last.manifest["parts"], parts, step)
+    return Planned(step, "stale", options, parts, key, None, causes, drifted)
+
+
+def _with_made_models(step: Step, made: Made) -> SimpleNamespace:
+    """The options with each model that another step trained pointing at its weights."""
+    options = SimpleNamespace(**vars(step.options))
+    for option, maker in step.model_from.items():
+        folder = made.artifacts[maker].files / "model"
+        setattr(options, option, replace(getattr(options, option), model=str(folder)))
+    return options
+
+
+def fingerprint_parts(
+    step: Step, options: SimpleNamespace, store: Store, made: Made, files: FileDigests
+) -> dict[str, Any]:
+    """All that decides a step's result, as plain values by name."""
+    stage = step.stage
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "schema": SCHEMA_VERSION,
+        "options": {
+            option.name: _option(option, getattr(options, option.name), files)
+            for option in stage.options
+            if not option.is_model
+        },
+        "models": {
+            option.name: _model(step, option, getattr(options, option.name), made, files)
+            for option in stage.options
+            if option.is_model
+        },
+        "files": files.get_many(stage.input_files(options)),
+        "prompts": {path.name: file_digest(path) for path in stage.prompts},
+        "inputs": {
+            edge.name: [
+                _input(step, edge.name, edge.kind, name, store, made)
+                for name in step.needs.get(edge.name, ())
+            ]
+            for edge in stage.edges
+        },
+        "as": dict(step.rename),
+    }
+
+
+def _option(option: Option, value: Any, files: FileDigests) -> Any:
+    if option.names_files and value is not None:
+        try:
+            return files.get_many([Path(path) for path in value])
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read", why=error.strerror) from None
+    return plain(value, option.name)
+
+
+def _model(step: Step, option: Option, model: Any, made: Made, files: FileDigests) -> Any:
+    if model is None:
+        return None
+    if option.name in step.model_from:
+        maker = made.artifacts[step.model_from[option.name]]
+        weights = files_digest(maker.manifest, "files/model/")
+        return {**identity(replace(model, id=weights), files)}
+    return identity(model, files)
+
+
+def _input(step: Step, edge: str, kind: Kind, name: str, store: Store, made: Made) -> Any:
+    if kind is Kind.FILES:
+        return {"files": files_digest(made.artifacts[name].manifest)}
+    view = made.views[name]
+    return view.digests(edge_columns(step, edge, kind, view), store)
+
+
+def edge_columns(step: Step, edge: str, kind: Kind, view: View) -> list[str]:
+    """The columns that a step reads on an edge: declared for records, all for other kinds."""
+    reads = step.stage.reads(edge, step.options) if kind is Kind.RECORDS else ALL
+    return [c for c in view.columns if c != "id"] if reads == ALL else list(reads)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:
+    """What differs between two fingerprints' parts, in words."""
+    causes: list[str] = []
+    for section in ("version", "schema", "as", "files", "prompts"):
+        if old.get(section) != new[section]:
+            was, now = old.get(section), new[section]
+            told = f" {was} -> {now}" if section in ("version", "schema", "as") else " changed"
+            causes.append(f"{section}{told}")
+    for section in ("options", "models"):
+        before, after = old.get(section, {}), new[section]
+        for name in sorted({*before, *after}):
+            if before.get(name) != after.get(name):
+                causes.append(_told(section, name, before.get(name), after.get(name)))
+    for edge, inputs in new["inputs"].items():
+        before_inputs = old.get("inputs", {}).get(edge, [])
+        for i, source in enumerate(step.needs.get(edge, ())):
+            was = before_inputs[i] if i < len(before_inputs) else None
+            causes += _input_differences(edge, source, was, inputs[i])
+    return causes or ["its last artifact is gone"]
+
+
+def _told(section: str, name: str, was: Any, now: Any) -> str:
+    kind = "model" if section == "models" else "option"
+    if kind == "option" and len(f"{was}{now}") < 80:
+        return f"{kind} {name}: {was!r} -> {now!r}"
+    return f"{kind} {name} changed"
+
+
+def _input_differences(edge: str, source: str, was: Any, now: Any) -> list[str]:
+    if was == now:
+        return []
+    if was is None:
+        return [f"input {edge}: {source} is new"]
+    if "files" in now or "files" in was:
+        return [f"input {edge}: the files of {source} changed"]
+    if was["ids"] != now["ids"]:
+        return [f"input {edge}: other rows come from {source}"]
+    changed = [c for c, v in now["columns"].items() if was["columns"].get(c) != v]
+    return [f"input {edge}: column {', '.join(changed) or 'set'} of {source} changed"]
+
+
+def check(planned: Sequence[Planned]) -> None:
+    """What can be known to be wrong before anything runs: raises all of it together."""
+    problems = []
+    for look in planned:
+        if look.state != "cached" and look.step.stage.check:
+            try:
+                look.step.stage.check(look.options)
+            except UserError as error:
+                where = f"{look.step.where}: {look.step.name} ({look.step.stage.name})"
+                problems.append(UserError(error.what, where=where, why=error.why, hint=error.hint))
+    if problems:
+        raise RecipeErrors(problems)

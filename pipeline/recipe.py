@@ -1,0 +1,239 @@
+"""A recipe: a YAML file that names stages and wires them. `Recipe` is the same object in Python.
+
+The loader is strict and tells all mistakes together, with file, line and the
+nearest right name, before anything runs. There is no templating and no
+inheritance: a recipe means what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+from pipeline import wiring
+from pipeline.document import Document, parse, set_value
+from pipeline.errors import RecipeErrors, UserError
+from pipeline.options import bind, build_model, nearest
+from pipeline.stage import Columns, Stage, find
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+RECIPES: Final = ROOT / "pipeline" / "recipes"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe, wired and checked.
+
+    needs: for each edge, the names of the steps connected to it.
+    model_from: for each model option that another step makes, that step.
+    columns: what its output rows carry, with polars types.
+    own: the columns that it adds itself, after renaming.
+    """
+
+    name: str
+    stage: Stage
+    options: SimpleNamespace
+    needs: Mapping[str, list[str]]
+    rename: Mapping[str, str]
+    model_from: Mapping[str, str]
+    where: str
+    columns: Columns = field(default_factory=dict)
+    own: Columns = field(default_factory=dict)
+
+    @property
+    def upstream(self) -> list[str]:
+        """The steps that this one depends on, models included."""
+        edges = [name for names in self.needs.values() for name in names]
+        return [*edges, *self.model_from.values()]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked graph: its steps in an order in which each follows what it needs."""
+
+    name: str
+    path: Path | None
+    steps: Mapping[str, Step]
+
+    @classmethod
+    def load(cls, reference: str, overrides: Sequence[str] = ()) -> Recipe:
+        """Read a recipe by path, or by the name of one in `pipeline/recipes/`.
+
+        overrides: `stages.chosen.with.budget=500`, as on the command line.
+        """
+        path = locate(reference)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} cannot be read", why=str(error)) from None
+        document = parse(text, display(path))
+        for override in overrides:
+            set_value(document, override)
+        return cls._build(document, path)
+
+    @classmethod
+    def of(
+        cls, name: str, stages: Mapping[str, Any], models: Mapping[str, Any] | None = None
+    ) -> Recipe:
+        """The same object from Python values; relative paths are the repository's."""
+        content = {"name": name, "models": dict(models or {}), "stages": dict(stages)}
+        return cls._build(Document(content, {}, name), None)
+
+    @classmethod
+    def _build(cls, document: Document, path: Path | None) -> Recipe:
+        builder = _Builder(document, path.parent if path else ROOT)
+        steps = builder.steps()
+        if not builder.problems:
+            ordered = wiring.order(steps, builder.problems)
+            steps = wiring.connect(ordered, builder.problems)
+        if builder.problems:
+            raise RecipeErrors(builder.problems)
+        return cls(str(document.content["name"]), path, steps)
+
+
+class _Builder:
+    """Reads the sections of a document and collects everything that is wrong with them."""
+
+    def __init__(self, document: Document, folder: Path) -> None:
+        self.document, self.folder = document, folder
+        self.problems: list[UserError] = []
+        content = document.content
+        self._known((), content, {"name": str, "models": dict, "stages": dict}, ("name", "stages"))
+        self.models: dict[str, Any] = {}
+        self.model_from: dict[str, str] = {}
+        self._read_models(content.get("models"))
+
+    def steps(self) -> dict[str, Step]:
+        """The steps as they are written, unordered and not yet connected."""
+        stages = self.document.content.get("stages")
+        if not isinstance(stages, dict):
+            return {}
+        read = {str(name): self._step(str(name), raw) for name, raw in stages.items()}
+        for name, step in read.items():
+            for needed in step.upstream if step else ():
+                if needed not in stages:
+                    self._problem(
+                        ("stages", name, "needs"),
+                        f"stage {name!r} needs {needed!r}, which the recipe does not have",
+                        nearest(needed, stages),
+                    )
+        return {name: step for name, step in read.items() if step}
+
+    def _problem(self, place: tuple[str, ...], what: str, hint: str | None = None) -> None:
+        self.problems.append(UserError(what, where=self.document.where(place), hint=hint))
+
+    def _known(
+        self,
+        place: tuple[str, ...],
+        found: Any,
+        allowed: Mapping[str, type | tuple[type, ...]],
+        required: Sequence[str] = (),
+    ) -> bool:
+        """Whether `found` is a mapping with allowed keys of the right types."""
+        before = len(self.problems)
+        if not isinstance(found, dict):
+            self._problem(place, f"{'.'.join(place) or 'a recipe'} must be a mapping")
+            return False
+        for key, value in found.items():
+            if key not in allowed:
+                self._problem(
+                    (*place, str(key)), f"unknown key {key!r}", nearest(str(key), allowed)
+                )
+            elif value is not None and not isinstance(value, allowed[key]):
+                self._problem((*place, key), f"{key!r} has the wrong type: {value!r}")
+        for key in required:
+            if found.get(key) is None:
+                self._problem(place, f"{'.'.join(place) or 'the recipe'} has no {key!r}")
+        return len(self.problems) == before
+
+    def _read_models(self, models: Any) -> None:
+        for name, raw in (models if isinstance(models, dict) else {}).items():
+            place = ("models", str(name))
+            if not isinstance(raw, dict):
+                self._problem(place, f"model {name!r} must be a mapping with engine and model")
+                continue
+            spec = dict(raw)
+            if "from" in spec:
+                self.model_from[name] = str(spec.pop("from"))
+                spec.setdefault("model", "")
+            model, problems = build_model(spec, self.folder)
+            for problem in problems:
+                self._problem(place, f"model {name!r}: {problem}")
+            self.models[name] = model
+
+    def _step(self, name: str, raw: Any) -> Step | None:
+        place = ("stages", name)
+        allowed = {"uses": str, "needs": (str, list, dict), "with": dict, "as": dict}
+        if not self._known(place, raw, allowed, ("uses",)):
+            return None
+        try:
+            stage = find(raw["uses"])
+        except UserError as error:
+            self._problem((*place, "uses"), error.what, error.hint)
+            return None
+        given = raw.get("with") or {}
+        options, problems = bind(stage, given, self.models, self.folder)
+        for option, what, hint in problems:
+            self._problem((*place, "with", option), f"{name} ({stage.name}): {what}", hint)
+        taken = {o.name: given.get(o.name) for o in stage.options if o.is_model}
+        return Step(
+            name=name,
+            stage=stage,
+            options=options,
+            needs=self._needs(place, stage, raw.get("needs")),
+            rename=raw.get("as") or {},
+            model_from={o: self.model_from[m] for o, m in taken.items() if m in self.model_from},
+            where=self.document.where(place),
+        )
+
+    def _needs(self, place: tuple[str, ...], stage: Stage, raw: Any) -> dict[str, list[str]]:
+        """The connected steps by edge: a name or a list goes to the first edge."""
+        edges = {edge.name: edge for edge in stage.edges}
+        if isinstance(raw, str | list):
+            if not edges:
+                self._problem((*place, "needs"), f"{stage.name} takes no input")
+                return {}
+            raw = {stage.edges[0].name: raw}
+        needs: dict[str, list[str]] = {}
+        for name, value in (raw or {}).items():
+            names = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+            if name not in edges:
+                self._problem(
+                    (*place, "needs"),
+                    f"{stage.name} has no edge {name!r}",
+                    nearest(str(name), edges),
+                )
+            elif len(names) > 1 and not edges[name].many:
+                self._problem((*place, "needs"), f"{stage.name}: edge {name!r} takes one input")
+            else:
+                needs[name] = names
+        for edge in edges.values():
+            if edge.name not in needs and not edge.optional:
+                self._problem(place, f"{stage.name} needs an input for {edge.name!r}")
+        return needs
+
+
+def locate(reference: str) -> Path:
+    """The recipe's file: a path, or a name in `pipeline/recipes/`.
+
+    Raises UserError with the nearest names when there is none.
+    """
+    path = Path(reference)
+    if path.is_file():
+        return path.resolve()
+    named = RECIPES / f"{reference}.yaml"
+    if named.is_file():
+        return named
+    known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+    raise UserError(f"there is no recipe {reference!r}", hint=nearest(reference, known))
+
+
+def display(path: Path) -> str:
+    """A path as a person knows it: relative to where they stand or to the repository."""
+    for base in (Path.cwd(), ROOT):
+        if path.is_relative_to(base):
+            return str(path.relative_to(base))
+    return str(path)

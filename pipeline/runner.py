@@ -1,0 +1,184 @@
+"""Executes a plan: each stage that is not there yet, in order, committed as it is done."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from pipeline.artifact import Artifact, file_entries
+from pipeline.canonical import column_digest, digest
+from pipeline.code import code_hash
+from pipeline.context import Context
+from pipeline.errors import Exit, UserError
+from pipeline.execute import Outcome, execute
+from pipeline.memory import peak_memory, reset_peak
+from pipeline.plan import Made, Planned, check, examine, plan, wanted
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.shards import write_frame
+from pipeline.store import Store
+from pipeline.workers import Pool
+from schemas.manifest import FORMAT, Manifest
+
+LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
+
+
+@dataclass
+class Runner:
+    """One run of a recipe on a store.
+
+    workers: processes for row-scope stages. accept_code: take changed code as
+    equal in what it computes, and go on.
+    """
+
+    recipe: Recipe
+    store: Store
+    progress: Progress
+    workers: int = 1
+    accept_code: bool = False
+    made: Made = field(default_factory=Made)
+
+    def run(self, targets: Sequence[str] = ()) -> Exit:
+        """Run what is missing up to the targets. Raises UserError for what the user can mend."""
+        with _disk_trouble(self.store.root), self.store.locked():
+            planned = plan(self.recipe, self.store, targets)
+            self._refuse_drift(planned)
+            check(planned)
+            pool = Pool(self.workers)
+            try:
+                for step in wanted(self.recipe, targets):
+                    look = examine(self.recipe, step, self.store, self.made, self.store.files())
+                    self.made.add(step, self._artifact(look, pool))
+            finally:
+                pool.close()
+                self.progress.close()
+        failed = any(a.manifest["counts"]["failed"] for a in self.made.artifacts.values())
+        return Exit.ROWS_FAILED if failed else Exit.DONE
+
+    def _refuse_drift(self, planned: Sequence[Planned]) -> None:
+        drifted = [look for look in planned if look.drifted]
+        if drifted and not self.accept_code:
+            stages = ", ".join(sorted({look.step.stage.name for look in drifted}))
+            raise UserError(
+                f"the code of {stages} changed, but its version did not",
+                why="what is stored under this version was made by other code",
+                hint="raise version= in @stage, or --accept-code if it computes the same",
+                code=Exit.DRIFT,
+            )
+
+    def _artifact(self, look: Planned, pool: Pool) -> Artifact:
+        assert look.fingerprint is not None
+        stage = look.step.stage
+        self.store.set_code(stage.name, stage.version, code_hash(stage))
+        if look.state == "cached" and look.artifact:
+            self.store.remember(self.recipe.name, look.step.name, look.fingerprint)
+            return look.artifact
+        self.progress.start(look.step.name, stage.name)
+        staging = self.store.staging(look.fingerprint)
+        try:
+            artifact = self._made(look, staging, pool)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.progress.finish(told(artifact.manifest))
+        return artifact
+
+    def _made(self, look: Planned, staging: Path, pool: Pool) -> Artifact:
+        assert look.fingerprint is not None
+        work = self.store.work(look.fingerprint)
+        ctx = Context(staging / "files", work, self.store.root, self.progress.update)
+        began = time.perf_counter()
+        reset_peak()
+        pool.peak = 0
+        try:
+            outcome = execute(look, self.made, self.store, ctx, pool)
+        except UserError as error:
+            error.where = error.where or f"{look.step.where}: {look.step.name}"
+            raise
+        manifest = self._manifest(look, outcome, staging)
+        manifest["used"] = dict(sorted(ctx.counters.items()))
+        manifest["seconds"] = round(time.perf_counter() - began, 3)
+        manifest["peak_memory_bytes"] = max(peak_memory(), pool.peak)
+        return self.store.commit(staging, manifest)
+
+    def _manifest(self, look: Planned, outcome: Outcome, staging: Path) -> Manifest:
+        """Write the outcome into the staging folder and describe it."""
+        stage = look.step.stage
+        for name in ("kept", "dropped", "failed"):
+            frame: pl.DataFrame = getattr(outcome, name)
+            if frame.width and (len(frame) or name == "kept"):
+                write_frame(staging / f"{name}.parquet", frame)
+        if not any((staging / "files").iterdir()):
+            (staging / "files").rmdir()
+        columns = {name: column_digest(outcome.kept[name]) for name in outcome.kept.columns}
+        files = file_entries(staging)
+        made = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
+        assert look.fingerprint is not None
+        assert look.parts is not None
+        return Manifest(
+            format=FORMAT,
+            recipe=self.recipe.name,
+            name=look.step.name,
+            stage=stage.name,
+            version=stage.version,
+            fingerprint=look.fingerprint,
+            parts=dict(look.parts),
+            code=code_hash(stage),
+            digest=digest([columns, made]),
+            columns=columns,
+            counts=outcome.counts,
+            computed=outcome.computed,
+            incomplete=bool(outcome.counts["failed"]) and stage.retries,
+            files=files,
+            used={},
+            seconds=0.0,
+            peak_memory_bytes=0,
+            libraries={name: metadata.version(name) for name in LIBRARIES},
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def told(manifest: Manifest) -> str:
+    """One line about what a stage did with its rows."""
+    counts = manifest["counts"]
+    parts = [f"{counts['kept']:,} kept"] if counts["kept"] or counts["in"] else []
+    dropped = sum(counts["dropped"].values())
+    parts += [f"{dropped:,} dropped"] if dropped else []
+    parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
+    return ", ".join([*parts, f"{manifest['seconds']:.1f} s"])
+
+
+@contextmanager
+def _disk_trouble(root: Path) -> Iterator[None]:
+    """Trouble with the disk is the user's to mend: told plainly, and nothing is damaged."""
+    try:
+        yield
+    except OSError as error:
+        mends = {
+            errno.ENOSPC: "free some space, then run again: finished work is kept",
+            errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
+            errno.EROFS: "choose a folder that can be written to: --store DIR",
+            errno.EACCES: "choose a folder that can be written to: --store DIR",
+            errno.EPERM: "choose a folder that can be written to: --store DIR",
+        }
+        if error.errno not in mends:
+            raise
+        place = str(error.filename or root)
+        raise UserError(str(error.strerror), where=place, hint=mends[error.errno]) from error
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            "the request journal cannot be written",
+            where=str(root / "journal"),
+            why=str(error),
+            hint="free some space or choose another folder with --store DIR; nothing is lost",
+        ) from error

@@ -1,0 +1,200 @@
+"""Tables and texts that the command line prints: plain text, aligned, at most about 100 columns."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pipeline.errors import UserError
+from pipeline.plan import Planned, differences, plan
+from pipeline.recipe import ROOT, Recipe
+from pipeline.stage import Stage
+from pipeline.store import Store
+
+WIDTH: Final = 100
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """An aligned table; `right` are the numbers of the columns set flush right."""
+    lines = [list(header), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+
+    def render(line: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([render(header), rule, *(render(line) for line in rows)])
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
+    """What became of the rows, stage by stage; reasons for dropping on lines of their own."""
+    rows = []
+    for s in stages:
+        dropped = s["dropped"]
+        total = sum(dropped.values()) if s["kept"] is not None else None
+        took = f"{s['seconds']:.1f} s" if s["seconds"] is not None else ""
+        counts = [_count(s[key]) for key in ("rows_in", "created", "kept")]
+        rows.append(
+            [s["name"], s["uses"], *counts, _count(total), _count(s["failed"]), took, s["state"]]
+        )
+        for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
+            rows.append(["", f"  {reason}", "", "", "", _count(number), "", "", ""])
+    header = ["stage", "uses", "in", "created", "kept", "dropped", "failed", "time", "state"]
+    return table(header, rows, right=(2, 3, 4, 5, 6, 7))
+
+
+def estimates(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> list[dict[str, Any]]:
+    """The plan with what can be expected of it, from the inputs and from the last run."""
+    kept: dict[str, int | None] = {}
+    told = []
+    for look in planned:
+        step = look.step
+        artifact = look.artifact or store.last(recipe.name, step.name)
+        used = artifact.manifest["used"] if artifact else {}
+        first = step.needs.get(step.stage.edges[0].name, []) if step.stage.annotates else []
+        rows = kept.get(first[0]) if first else None
+        kept[step.name] = artifact.kept if look.state == "cached" and artifact else None
+        told.append(
+            {
+                "name": step.name,
+                "uses": step.stage.name,
+                "state": look.state,
+                "fingerprint": look.fingerprint,
+                "causes": look.causes,
+                "drifted": look.drifted,
+                "rows": rows,
+                "requests": used.get("requests"),
+                "tokens": sum(v for k, v in used.items() if k.endswith("tokens")) or None,
+            }
+        )
+    return told
+
+
+def plan_table(told: Sequence[Mapping[str, Any]]) -> str:
+    """States and causes; numbers are those of the inputs, or of the last run of the stage."""
+    rows = []
+    for t in told:
+        causes = t["causes"] or [""]
+        numbers = [_count(t[key]) for key in ("rows", "requests", "tokens")]
+        rows.append([t["name"], t["uses"], t["state"], *numbers, causes[0]])
+        rows += [["", "", "", "", "", "", cause] for cause in causes[1:]]
+    header = ["stage", "uses", "state", "rows", "requests", "tokens", "why"]
+    text = table(header, rows, right=(3, 4, 5))
+    drifted = sorted({t["uses"] for t in told if t["drifted"]})
+    if drifted:
+        text += (
+            f"\n\nwarning: the code of {', '.join(drifted)} changed under the same version; "
+            "run refuses until the version is raised or --accept-code is given"
+        )
+    waiting = sum(t["state"] != "cached" for t in told)
+    return (
+        text
+        + f"\n\n{waiting} of {len(told)} stages to run"
+        + ("" if waiting else ": nothing to do")
+    )
+
+
+def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:
+    """Why a stage would run, or what last made it run; with the stages it waits for."""
+    if name not in recipe.steps:
+        known = ", ".join(recipe.steps)
+        raise UserError(f"the recipe has no stage {name!r}", hint=f"there are: {known}")
+    stages = []
+    for look in plan(recipe, store, [name]):
+        if look.step.name == name or look.state not in ("cached", "unknown"):
+            causes = look.causes if look.state != "cached" else _last_change(recipe, store, look)
+            entry = {"name": look.step.name, "uses": look.step.stage.name, "state": look.state}
+            stages.append({**entry, "causes": causes})
+    return {"recipe": recipe.name, "stage": name, "stages": stages[::-1]}
+
+
+def _last_change(recipe: Recipe, store: Store, look: Planned) -> list[str]:
+    before = store.last(recipe.name, look.step.name, other_than=look.fingerprint)
+    if before is None or look.parts is None:
+        return ["nothing changed since its only artifact"]
+    changed = differences(before.manifest["parts"], look.parts, look.step)
+    return [f"changed since the artifact before: {cause}" for cause in changed]
+
+
+def way(told: Mapping[str, Any]) -> str:
+    """A record's way, a paragraph a stage."""
+    lines = [f"record {told['id']}"]
+    for event in told["way"]:
+        lines.append(f"\n{event['stage']} ({event['uses']}): {event['verdict']}")
+        for key, value in event.items():
+            if key not in ("stage", "uses", "verdict"):
+                lines.append(f"  {key}: {_short(value)}")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = " ".join(text.split())
+    return text if len(text) <= WIDTH * 3 else text[: WIDTH * 3] + f"... ({len(text):,} characters)"
+
+
+def stage_entry(stage: Stage) -> dict[str, Any]:
+    """A stage's documentation, from its signature and docstrings."""
+    module = inspect.getmodule(stage.function)
+    makes = str(stage.makes or ("rows" if stage.annotates else "files"))
+    path = stage.file
+    return {
+        "name": stage.name,
+        "version": stage.version,
+        "scope": stage.scope,
+        "makes": makes + (" and files" if stage.fills_files and makes != "files" else ""),
+        "edges": {
+            e.name: f"{e.kind}{' (several)' if e.many else ''}{' (optional)' if e.optional else ''}"
+            for e in stage.edges
+        },
+        "options": {
+            o.name: {
+                "type": _type(o.annotation),
+                "default": None if o.required else repr(o.default),
+            }
+            for o in stage.options
+        },
+        "source": str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name,
+        "about": inspect.cleandoc(module.__doc__ or "") if module else "",
+        "doc": inspect.getdoc(stage.function) or "",
+    }
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    for prefix in ("typing.", "pipeline.models.base.", "pipeline.stage."):
+        text = text.replace(prefix, "")
+    marked = "Annotated[tuple[str, ...], <class 'InputFilesMark'>]"
+    return text.replace(marked, "path, list or glob")
+
+
+def stage_list(described: Sequence[Mapping[str, Any]]) -> str:
+    """One line a stage."""
+    rows = [[d["name"], d["scope"], d["makes"], d["about"].split("\n")[0]] for d in described]
+    return table(["stage", "scope", "makes", "what it does"], rows)
+
+
+def stage_page(entry: Mapping[str, Any]) -> str:
+    """All about one stage."""
+    lines = [
+        f"{entry['name']}  version {entry['version']}, {entry['scope']} scope, {entry['source']}"
+    ]
+    lines += ["", entry["about"]]
+    if entry["edges"]:
+        lines += ["", "inputs"] + [f"  {name}: {kind}" for name, kind in entry["edges"].items()]
+    if entry["options"]:
+        lines += ["", "options"]
+        for name, option in entry["options"].items():
+            default = "required" if option["default"] is None else f"default {option['default']}"
+            lines.append(f"  {name}: {option['type']}  ({default})")
+    return "\n".join([*lines, "", entry["doc"]])

@@ -1,0 +1,127 @@
+"""Order and types of a graph, checked before anything runs.
+
+Columns are known statically: every stage declares what it reads and adds, so a
+missing or doubled column is a mistake of the recipe and not of the night's run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.options import nearest
+from pipeline.stage import ALL, BASE_COLUMNS, VERDICT, Columns, Edge, Kind
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Step
+
+
+def order(steps: Mapping[str, Step], problems: list[UserError]) -> list[Step]:
+    """The steps such that each follows what it needs; a cycle is a problem with its path."""
+    ordered: dict[str, Step] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            cycle = " -> ".join([*path[path.index(name) :], name])
+            problems.append(UserError(f"the stages form a cycle: {cycle}", where=steps[name].where))
+            return
+        if name in ordered:
+            return
+        path.append(name)
+        for needed in steps[name].upstream:
+            if not problems:
+                visit(needed)
+        path.pop()
+        ordered[name] = steps[name]
+
+    for name in steps:
+        if not problems:
+            visit(name)
+    return list(ordered.values())
+
+
+def connect(ordered: list[Step], problems: list[UserError]) -> dict[str, Step]:
+    """Follow the columns along the edges, and check kinds and columns on the way."""
+    connected: dict[str, Step] = {}
+    for step in ordered:
+        before = len(problems)
+        for edge in step.stage.edges:
+            for name in step.needs.get(edge.name, ()):
+                if name in connected:
+                    _check_edge(step, edge, connected[name], problems)
+        if all(name in connected for name in step.upstream) and len(problems) == before:
+            connected[step.name] = _with_columns(step, connected, problems)
+    return connected
+
+
+def kind_of(step: Step) -> Kind:
+    """What a step's rows are (records follow their input's kind through annotating stages)."""
+    if step.stage.makes:
+        return step.stage.makes
+    return step.stage.edges[0].kind if step.stage.annotates else Kind.FILES
+
+
+def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:
+    if edge.kind is Kind.FILES:
+        fits = source.stage.fills_files
+    else:
+        fits = kind_of(source) is edge.kind
+    if not fits:
+        what = f"{step.name} ({step.stage.name}) needs {edge.kind} for {edge.name!r}"
+        gives = "files" if kind_of(source) is Kind.FILES else str(kind_of(source))
+        problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=step.where))
+        return
+    if edge.kind is not Kind.RECORDS:
+        return
+    reads = step.stage.reads(edge.name, step.options)
+    for column in () if reads == ALL else reads:
+        if column not in source.columns:
+            what = f"{step.name} ({step.stage.name}) reads the column {column!r}"
+            added = [c for c in source.columns if c not in BASE_COLUMNS[Kind.RECORDS]]
+            problems.append(
+                UserError(
+                    f"{what}, which {source.name!r} does not have",
+                    where=step.where,
+                    hint=nearest(column, added) or "add a stage before it that makes the column",
+                )
+            )
+
+
+def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[UserError]) -> Step:
+    edges = {
+        edge.name: [connected[name].columns for name in step.needs.get(edge.name, ())]
+        for edge in step.stage.edges
+    }
+    try:
+        added = dict(step.stage.adds(step.options, edges))
+    except UserError as error:
+        problems.append(UserError(error.what, where=step.where, why=error.why, hint=error.hint))
+        return step
+    for name in step.rename:
+        if name not in added:
+            problems.append(
+                UserError(
+                    f"{step.name}: 'as' renames {name!r}, which {step.stage.name} does not add",
+                    where=step.where,
+                    hint=nearest(name, added),
+                )
+            )
+    own: Columns = {step.rename.get(name, name): dtype for name, dtype in added.items()}
+    base: Columns = {}
+    if step.stage.makes:
+        base = BASE_COLUMNS[step.stage.makes]
+    elif step.stage.annotates:
+        base = edges[step.stage.edges[0].name][0]
+    for name in own:
+        if name in base or name in VERDICT:
+            problems.append(
+                UserError(
+                    f"{step.name} ({step.stage.name}) adds {name!r}, which is there already",
+                    where=step.where,
+                    hint=f"as: {{{name}: another_name}}",
+                )
+            )
+    return replace(step, columns={**base, **own}, own=own)

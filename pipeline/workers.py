@@ -1,0 +1,163 @@
+"""Row-scope stages over chunks of rows, in this process or in several.
+
+Workers are spawned, never forked: they hold neither the store's lock nor its
+journal, and the kernel ends them when the runner dies, however it dies. A stage
+that holds a model runs in this process, since its engine uses every core.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.memory import peak_memory
+from pipeline.stage import Kind, Stage, find
+
+FIRST_CHUNK: Final = 512
+GROWTH: Final = 8
+CHUNK_SECONDS: Final = 10.0
+"""Results are durable after each chunk; a chunk takes about this long, and less than 30 s."""
+
+WORTH_SPAWNING: Final = 6.0
+"""Seconds of remaining work below which starting processes costs more than it saves."""
+
+PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True)
+class Call:
+    """A row-scope stage ready to be called on chunks, here or in another process.
+
+    edges: the other inputs: frames as files that a worker reads once, paths, or None.
+    """
+
+    stage: Stage
+    options: SimpleNamespace
+    edges: dict[str, Any]
+    folder: Path
+
+    def __call__(self, ctx: Context, rows: pl.DataFrame) -> pl.DataFrame:
+        result = self.stage.function(ctx, rows, **self.edges, **vars(self.options))
+        assert isinstance(result, pl.DataFrame)
+        return result
+
+
+@dataclass
+class Pool:
+    """Worker processes, started when the first stage is worth it and kept for the next."""
+
+    count: int
+    _executor: ProcessPoolExecutor | None = field(default=None, repr=False)
+    peak: int = 0
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._executor:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+            self._executor = None
+
+    def run(
+        self, call: Call, rows: pl.DataFrame, ctx: Context
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        """Results by chunk: (number of the chunk's first row, result), as they are done."""
+        start, size, rate = 0, FIRST_CHUNK, 0.0
+        alone = self.count < 2 or call.stage.retries
+        while start < len(rows):
+            if not alone and rate and (len(rows) - start) / rate > WORTH_SPAWNING:
+                yield from self._spread(call, rows, start, rate)
+                return
+            began = time.perf_counter()
+            chunk = rows.slice(start, size)
+            yield start, call(ctx, chunk)
+            start += len(chunk)
+            rate = len(chunk) / max(time.perf_counter() - began, 1e-6)
+            size = max(1, int(min(size * GROWTH, rate * CHUNK_SECONDS)))
+
+    def _spread(
+        self, call: Call, rows: pl.DataFrame, start: int, rate: float
+    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        size = max(1, int(min(rate * CHUNK_SECONDS, (len(rows) - start) / self.count)))
+        edges = _store_edges(call)
+        pending: dict[Future[tuple[pl.DataFrame, int]], int] = {}
+        while start < len(rows) or pending:
+            while start < len(rows) and len(pending) < self.count + 1:
+                chunk = rows.slice(start, size)
+                future = self._pool().submit(
+                    _work, call.stage.name, call.options, edges, call.folder, chunk
+                )
+                pending[future] = start
+                start += len(chunk)
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                result, peak = future.result()
+                self.peak = max(self.peak, peak)
+                yield pending.pop(future), result
+
+    def _pool(self) -> ProcessPoolExecutor:
+        if self._executor is None:
+            self._executor = ProcessPoolExecutor(
+                self.count,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_die_with,
+                initargs=(os.getpid(),),
+            )
+        return self._executor
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its parent; Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(ctypes, "CDLL") and os.uname().sysname == "Linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _store_edges(call: Call) -> dict[str, Any]:
+    """Frames of the other edges as files: each worker reads them once, not with every chunk."""
+    stored: dict[str, Any] = {}
+    for edge in call.stage.edges[1:]:
+        value = call.edges[edge.name]
+        if edge.kind is Kind.FILES or value is None:
+            stored[edge.name] = value
+        else:
+            frames = value if isinstance(value, list) else [value]
+            paths = [call.folder / f"{edge.name}-{i}.arrow" for i in range(len(frames))]
+            for path, frame in zip(paths, frames, strict=True):
+                frame.write_ipc(path)
+            stored[edge.name] = (tuple(map(str, paths)), isinstance(value, list))
+    return stored
+
+
+@lru_cache(maxsize=8)
+def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
+    return [pl.read_ipc(path, memory_map=False) for path in paths]
+
+
+def _work(
+    name: str, options: SimpleNamespace, stored: dict[str, Any], folder: Path, rows: pl.DataFrame
+) -> tuple[pl.DataFrame, int]:
+    """One chunk, in a worker: the result and this process's peak memory in bytes."""
+    edges: dict[str, Any] = {}
+    for edge, value in stored.items():
+        if isinstance(value, tuple):
+            frames = _frames(value[0])
+            edges[edge] = frames if value[1] else frames[0]
+        else:
+            edges[edge] = value
+    call = Call(find(name), options, edges, folder)
+    context = Context(files=folder, work=folder, store=folder)
+    return call(context, rows), peak_memory()
