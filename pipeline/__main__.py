@@ -1,4 +1,7 @@
-"""The command line: argument parsing only. Everything heavy is imported by the command that needs it."""
+"""The command line: argument parsing only.
+
+Everything heavy is imported by the command that needs it, so that `--help` is instant.
+"""
 
 from __future__ import annotations
 

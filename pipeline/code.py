@@ -19,7 +19,7 @@ STAGES: Final = Path(__file__).resolve().parent.parent / "stages"
 
 
 def code_hash(stage: Stage) -> str:
-    """32 hex digits over the stage's file and the `stages/_*.py` that it imports, directly or not."""
+    """32 hex digits over the stage's file and all `stages/_*.py` that it builds on."""
     state = hashlib.blake2b(digest_size=16)
     for path in [stage.file, *_shared(stage.file)]:
         state.update(_normalised(path).encode("utf-8"))

@@ -77,7 +77,7 @@ def _by_rows(
 ) -> tuple[pl.DataFrame, int]:
     """Results for every row: remembered ones, and new ones chunk by chunk."""
     stage, rows = look.step.stage, _first(look, edges)
-    first, *others = [edge.name for edge in stage.edges]
+    _, *others = [edge.name for edge in stage.edges]
     memo = Memo(store.memo(_memo_key(look)))
     only_messages = rows.columns == ["id", "messages"]
     keys = rows["id"].alias("key") if only_messages else row_keys(rows.drop("id"))
@@ -171,7 +171,6 @@ def _settled(
     look: Planned, lines: pl.DataFrame, edges: Mapping[str, Any], computed: int
 ) -> Outcome:
     """Split lines by verdict and count them."""
-    stage = look.step.stage
     failed = pl.col("error").is_not_null()
     dropped = ~failed & pl.col("drop_reason").is_not_null()
     kept = lines.filter(~failed & ~dropped).drop(*VERDICT, "file", "line", strict=False)

@@ -129,7 +129,7 @@ class _Builder:
         self,
         place: tuple[str, ...],
         found: Any,
-        allowed: Mapping[str, type | tuple[type, ...]],
+        allowed: Mapping[str, Any],
         required: Sequence[str] = (),
     ) -> bool:
         """Whether `found` is a mapping with allowed keys of the right types."""
@@ -166,7 +166,12 @@ class _Builder:
 
     def _step(self, name: str, raw: Any) -> Step | None:
         place = ("stages", name)
-        allowed = {"uses": str, "needs": (str, list, dict), "with": dict, "as": dict}
+        allowed: dict[str, Any] = {
+            "uses": str,
+            "needs": (str, list, dict),
+            "with": dict,
+            "as": dict,
+        }
         if not self._known(place, raw, allowed, ("uses",)):
             return None
         try:

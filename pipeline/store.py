@@ -130,7 +130,7 @@ class Store:
                 raise UserError(
                     f"another run{f' (process {holder[0]})' if holder else ''} uses this store",
                     where=str(self.root),
-                    hint="wait until it has ended, or give this run a store of its own: --store DIR",
+                    hint="wait until it has ended, or use another store: --store DIR",
                 ) from None
             self._token = uuid.uuid4().hex
             lock.truncate(0)

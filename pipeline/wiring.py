@@ -65,11 +65,8 @@ def kind_of(step: Step) -> Kind:
 
 
 def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:
-    if edge.kind is Kind.FILES:
-        fits = source.stage.fills_files
-    else:
-        fits = kind_of(source) is edge.kind
-    if not fits:
+    wants_files = edge.kind is Kind.FILES
+    if not (source.stage.fills_files if wants_files else kind_of(source) is edge.kind):
         what = f"{step.name} ({step.stage.name}) needs {edge.kind} for {edge.name!r}"
         gives = "files" if kind_of(source) is Kind.FILES else str(kind_of(source))
         problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=step.where))

@@ -144,7 +144,7 @@ def _store_edges(call: Call) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
-    return [pl.read_ipc(path, memory_map=False) for path in paths]
+    return [pl.read_ipc(path) for path in paths]
 
 
 def _work(
