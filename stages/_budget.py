@@ -1,0 +1,140 @@
+"""Budgets, quotas and rankings: what every selector shares.
+
+A budget counts rows, or the tokens of a column, and is never exceeded. Scores
+come from a column or an SQL expression over columns (`ifd * 2 - ppl`); missing
+ones rank last, and equal ones rank by id, because rows come in id order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+
+Unit = Literal["rows", "tokens"]
+Quota = Literal["proportional", "uniform", "sqrt"]
+
+EXPONENTS: Final = {"uniform": 0.0, "sqrt": 0.5, "proportional": 1.0}
+"""A group's share of a budget is proportional to this power of its size."""
+
+
+def check_budget(options: SimpleNamespace) -> None:
+    """Raise UserError for a budget below zero."""
+    if options.budget is not None and options.budget < 0:
+        raise UserError(f"budget: {options.budget} is negative", hint="give 0 or more")
+
+
+def expression(by: str) -> pl.Expr:
+    """The SQL expression as a polars expression. Raises UserError if it is none."""
+    try:
+        parsed = pl.sql_expr(by)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"{by!r} is no expression over columns",
+            why=str(error),
+            hint="name a column or write arithmetic such as: ifd * 2 - ppl",
+        ) from None
+    if not parsed.meta.root_names():
+        raise UserError(f"{by!r} names no column", hint="write for example: by: ifd")
+    return parsed
+
+
+def expression_columns(by: str | None) -> list[str]:
+    """The columns that an expression reads; none for None."""
+    return [] if by is None else list(dict.fromkeys(expression(by).meta.root_names()))
+
+
+def cost_columns(unit: Unit, tokens: str) -> list[str]:
+    """The columns that `costs` reads."""
+    return [tokens] if unit == "tokens" else []
+
+
+def scores(rows: pl.DataFrame, by: str) -> NDArray[np.float64]:
+    """One number per row, NaN where it is missing. Raises UserError for what is no number."""
+    try:
+        values = rows.with_columns(expression(by).cast(pl.Float64).alias(by))[by]
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{by!r} gives no number", why=str(error)) from None
+    return values.to_numpy()
+
+
+def ranking(values: NDArray[np.float64], descending: bool) -> NDArray[np.int64]:
+    """Row numbers, best first; missing values last, equal ones in the order of the rows."""
+    return np.argsort(-values if descending else values, kind="stable")
+
+
+def costs(rows: pl.DataFrame, unit: Unit, tokens: str) -> NDArray[np.int64]:
+    """What each row takes from a budget: 1, or its value in the column `tokens`."""
+    if unit == "rows":
+        return np.ones(len(rows), np.int64)
+    column = rows[tokens]
+    if not column.dtype.is_integer() or column.has_nulls() or (column < 0).any():
+        raise UserError(
+            f"the column {tokens!r} does not count the tokens of every row",
+            why=f"its type is {column.dtype}, and {column.null_count()} rows have no value",
+            hint="name a column of whole numbers, such as `tokens` of score.loss",
+        )
+    return column.cast(pl.Int64).to_numpy()
+
+
+def apportion(budget: int, capacities: NDArray[np.int64], quota: Quota) -> NDArray[np.int64]:
+    """Split a budget among groups, none of which gets more than its capacity.
+
+    Shares are proportional to 1 (uniform), the capacity (proportional) or its
+    root (sqrt). What a full group cannot take goes to the others in the same
+    proportion; fractions go to the largest remainders, the first group first
+    among equal ones. The shares sum to min(budget, sum of the capacities).
+    """
+    weights = capacities ** EXPONENTS[quota]
+    shares = np.zeros_like(capacities)
+    open_groups = capacities > 0
+    while open_groups.any():
+        left = budget - int(shares.sum())
+        exact = left * weights[open_groups] / weights[open_groups].sum()
+        index = np.flatnonzero(open_groups)
+        full = exact >= capacities[index]
+        if not full.any():
+            whole = np.floor(exact).astype(np.int64)
+            largest = np.argsort(whole - exact, kind="stable")[: left - int(whole.sum())]
+            whole[largest] += 1
+            shares[index] = whole
+            break
+        shares[index[full]] = capacities[index[full]]
+        open_groups[index[full]] = False
+    return shares
+
+
+def fill(prices: NDArray[np.int64], order: Iterable[int], budget: int) -> NDArray[np.bool_]:
+    """Mark rows in the given order, passing over those that no longer fit.
+
+    prices: one per row. Returns a mask over all rows. No unmarked row of the
+    order would still fit. Each decision depends on those before it, so this is a loop.
+    """
+    chosen = np.zeros(len(prices), np.bool_)
+    listed = prices.tolist()
+    for row in order:
+        if listed[row] <= budget:
+            chosen[row] = True
+            budget -= listed[row]
+    return chosen
+
+
+def uniform(ids: pl.Series, purpose: str) -> NDArray[np.float64]:
+    """One number in [0, 1) per id, from a digest of purpose and id alone.
+
+    It depends on no other row and on no library's generator, so it stays the same
+    when rows are added. A loop: hashes of the table libraries change with their
+    versions.
+    """
+    key = purpose.encode()
+    digests = b"".join(
+        hashlib.blake2b(i.encode(), digest_size=8, key=key).digest() for i in ids.to_list()
+    )
+    return (np.frombuffer(digests, dtype="<u8") >> np.uint64(11)) / 2.0**53

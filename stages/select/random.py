@@ -1,0 +1,50 @@
+"""A random sample, the baseline that every selection has to beat.
+
+Each row's place is a hash of the seed and its id. So the sample does not depend
+on the order of the rows, a larger budget only adds to a smaller one, and adding
+rows to the pool moves no other row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.stage import Records, stage
+from stages._budget import Unit, check_budget, cost_columns, costs, fill, ranking, uniform
+
+
+@stage(
+    version=1,
+    scope="set",
+    reads=lambda options: cost_columns(options.unit, options.tokens),
+    check=check_budget,
+)
+def random(
+    ctx: Context,
+    rows: Records,
+    *,
+    budget: int,
+    unit: Unit = "rows",
+    seed: int = 0,
+    tokens: str = "tokens",
+) -> pl.DataFrame:
+    """Keep rows at random, each with the same chance.
+
+    budget: how much to keep at most, in rows or tokens. In tokens, a row that no
+        longer fits is passed over for the next ones in the random order.
+    tokens: the column that counts a row's tokens, where `unit` is tokens.
+
+    Dropped: `not_selected`, with the row's rank in the random order, 1 being the
+    first.
+    """
+    order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
+    chosen = fill(costs(rows, unit, tokens), order.tolist(), budget)
+    rank = np.empty(len(rows), np.int64)
+    rank[order] = np.arange(1, len(rows) + 1)
+    dropped = pl.when(~pl.Series(chosen))
+    return pl.DataFrame({"rank": rank}).select(
+        dropped.then(pl.lit("not_selected")).alias("drop_reason"),
+        dropped.then(pl.struct("rank").struct.json_encode()).alias("evidence"),
+    )
