@@ -1,0 +1,49 @@
+# Every target is one command; `make help` lists them. Python 3.11+, make and a package index suffice.
+
+PYTHON ?= python3
+RECIPE ?= quickstart
+VENV   := .venv
+PY     := $(VENV)/bin/python
+RUN    := $(PY) -m pipeline
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run plan status test proof lint bench clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Make .venv with everything that running and testing need
+
+# The stamp comes last: an interrupted set-up starts again, a finished one is never repeated.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $@
+
+run: setup ## Run a recipe: make run [RECIPE=quickstart]
+	$(RUN) run $(RECIPE)
+
+plan: setup ## What would run, and why
+	$(RUN) plan $(RECIPE)
+
+status: setup ## What has run, and what became of the rows
+	$(RUN) status $(RECIPE)
+
+test: setup ## Run the tests (under 10 minutes on 2 cores)
+	$(PY) -m pytest
+
+proof: setup ## Run the slow proofs: kills, published answers at scale
+	$(PY) -m pytest -m proof
+
+lint: setup ## Style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: setup ## Measure speed and memory; equality is checked before a ratio is printed
+	$(PY) -m tests.bench
+
+clean: ## Remove artifacts (what was computed); .venv stays
+	rm -rf data/artifacts

@@ -1,0 +1,1 @@
+"""Measurements: equality is asserted before any ratio is printed."""
