@@ -1,0 +1,229 @@
+"""Conversations from the outside world: files in any of the usual formats become records.
+
+The formats (`_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
+and completion, ShareGPT, OpenAI messages, LIMA (Zhou et al. 2023,
+arXiv:2305.11206), OpenAssistant trees (Köpf et al. 2023, arXiv:2304.07327) and
+Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), as JSON arrays, JSON
+lines, CSV, TSV or Parquet, plain or compressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, Literal, get_args
+
+import polars as pl
+import pyarrow as pa
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.stage import InputFiles, Records, stage
+from schemas.records import RECORD_COLUMNS
+from stages.load._account import (
+    VERDICT,
+    Line,
+    columns,
+    digest_of,
+    existing,
+    extra_json,
+    located,
+    quoted,
+    settled,
+)
+from stages.load._formats import (
+    LISTS,
+    RowFormat,
+    Turn,
+    Unusable,
+    conversations,
+    recognise,
+    renamed,
+)
+from stages.load._read import positions
+from stages.load._stream import HEAD, Container, Stream, container, head
+from stages.load._tables import Position
+
+Format = Literal[
+    "auto",
+    "alpaca",
+    "prompt_completion",
+    "sharegpt",
+    "messages",
+    "lima",
+    "oasst",
+    "self_instruct_seeds",
+    "csv",
+    "tsv",
+    "parquet",
+]
+
+_SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
+
+
+def _split(format: Format) -> tuple[RowFormat | None, Container | None]:
+    """A format as what its rows are and what holds them; null where that is to be found out."""
+    rows = next((name for name in get_args(RowFormat) if name == format), None)
+    return rows, next((name for name in get_args(Container) if name == format), None)
+
+
+def _nested(fields: dict[str, str]) -> frozenset[str]:
+    return frozenset(fields.get(name, name) for name in LISTS)
+
+
+def check(options: SimpleNamespace) -> None:
+    """Whether each file can be read and its first megabyte holds a row of the format.
+
+    A first row that is longer than that says nothing either way.
+    """
+    if bool(options.path) == bool(options.dataset):
+        raise UserError(
+            "load.records needs either `path` or `dataset`",
+            hint="path: FILE (or a list, or a pattern), or dataset: OWNER/NAME",
+        )
+    for path in existing(options.path):
+        _check_file(path, options.format, options.fields or {})
+
+
+def _check_file(path: Path, format: Format, fields: dict[str, str]) -> None:
+    wanted, named = _split(format)
+    start, complete = head(path)
+    kind = named or container(path.name, start)
+    stream = Stream(path, None if kind == "parquet" else HEAD)
+    seen, reason = 0, "it is empty" if not start.strip() else None
+    for _, row, error in islice(positions(stream, kind, _nested(fields)), 4096):
+        seen += 1
+        if isinstance(row, dict) and recognise(renamed(row, fields)[0], wanted):
+            return
+        keys = ", ".join(map(str, row)) if isinstance(row, dict) else None
+        reason = reason or error or (f"its rows have the fields {keys}" if keys else None)
+    if not complete and seen <= 1:
+        return
+    what = "any known format" if format == "auto" else f"the format {format!r}"
+    raise UserError(
+        f"{path.name!r} holds no row of {what}",
+        why=reason or "its rows are no objects",
+        hint="name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`)",
+    )
+
+
+@stage(version=1, scope="set", check=check)
+def records(
+    ctx: Context,
+    *,
+    path: InputFiles = (),
+    dataset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    format: Format = "auto",
+    fields: dict[str, str] | None = None,
+    source: str,
+    license: str,
+) -> Records:
+    """Every source position as one line: a record, a duplicate of an earlier one, or a failure.
+
+    path: files, one after the other. gzip and zstandard are told by content.
+    dataset: instead, the name of a data set on a model hub (or a local folder
+        that `datasets` can load), with `split` and `revision`.
+    format: of the rows (each row's own fields decide by default), or the kind of
+        table (`csv`, `tsv`, `parquet`), whose columns are then such fields.
+    fields: the source's names for a format's fields, as {ours: theirs}.
+    source, license: where the rows come from and on what terms; they stand in `origins`.
+
+    A position is a conversation: a seed task has one per instance, a message tree
+    one per path from the root to a leaf. Alpaca's input is appended after a blank
+    line, and `input_start` says where; with a `history` the input is not in the
+    first user turn and `input_start` is null. An empty answer leaves a conversation
+    that ends with the user. `extra` keeps the fields that the format does not use.
+
+    A position that is no conversation has `error`, `file` (its name) and `line`
+    (where it begins, from 1; in Parquet the row). Of equal conversations the first
+    is kept with all their `origins`, and the others are dropped as `duplicate`.
+
+    Raises UserError for a file or data set that cannot be read at all.
+    """
+    wanted, named = _split(format)
+    renames = fields or {}
+    found: Iterable[tuple[str, Position]]
+    if dataset:
+        found = _hub_rows(dataset, split, revision)
+    else:
+        found = located(ctx, existing(path), named, _nested(renames))
+    frame = columns(_lines(found, wanted, renames), _frame)
+    return settled(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
+
+
+def _lines(
+    found: Iterable[tuple[str, Position]], wanted: RowFormat | None, fields: dict[str, str]
+) -> Iterator[Line]:
+    # Rows come one by one from a parser, and each may break in its own way.
+    for file, (line, row, error) in found:
+        if error:
+            yield (None, None, None, None, error, file, line)
+            continue
+        for conversation in conversations(row, wanted, fields):
+            if isinstance(conversation, Unusable):
+                yield (None, None, None, None, str(conversation), file, line)
+                continue
+            turns, start, extra = conversation
+            try:
+                yield (identity(turns), turns, start, extra_json(extra), None, None, None)
+            except UnicodeEncodeError:
+                yield (None, None, None, None, "a lone surrogate, which is no text", file, line)
+            except RecursionError:
+                yield (None, None, None, None, "fields nested too deep", file, line)
+
+
+def identity(turns: Sequence[Turn]) -> str:
+    """`schemas.records.record_id`, some six times faster: keys in order, texts escaped in C."""
+    parts = [f'{{"content":{quoted(text)},"role":"{role}"}}' for role, text in turns]
+    return digest_of(f"[{','.join(parts)}]")
+
+
+def _frame(batch: list[Line]) -> pl.DataFrame:
+    """A batch of lines as columns; built flat, since a dict for every turn would be slow."""
+    ids, turns, starts, extras, errors, files, lines = (
+        zip(*batch, strict=True) if batch else [()] * 7
+    )
+    flat = [turn for each in turns for turn in each or ()]
+    values = pa.StructArray.from_arrays(
+        [
+            pa.array([role for role, _ in flat], pa.string()),
+            pa.array([content for _, content in flat], pa.large_string()),
+        ],
+        ["role", "content"],
+    )
+    ends = accumulate((len(each or ()) for each in turns), initial=0)
+    missing = pa.array([each is None for each in turns], pa.bool_())
+    messages = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, mask=missing)
+    frame = pl.DataFrame(
+        {
+            "id": pl.Series(ids, dtype=pl.String),
+            "messages": pl.Series(pl.from_arrow(messages)),
+            "input_start": pl.Series(starts, dtype=pl.Int32),
+            "extra": pl.Series(extras, dtype=pl.String),
+            "error": pl.Series(errors, dtype=pl.String),
+            "file": pl.Series(files, dtype=pl.String),
+            "line": pl.Series(lines, dtype=pl.Int64),
+        }
+    )
+    none = pl.when(pl.col("id").is_not_null()).then(pl.lit([], dtype=pl.List(pl.String)))
+    return frame.with_columns(none.alias("parents"))
+
+
+def _hub_rows(name: str, split: str, revision: str | None) -> Iterator[tuple[str, Position]]:
+    """The rows of a data set by number, from 1."""
+    from datasets import load_dataset
+
+    try:
+        rows: Any = load_dataset(name, split=split, revision=revision)
+    except Exception as error:  # the client's errors have no common base, and all mean the same
+        raise UserError(
+            f"cannot load the data set {name!r} (split {split!r})",
+            why=(str(error).splitlines() or [type(error).__name__])[0],
+            hint="check the name and the network, or download it and give its files as `path`",
+        ) from None
+    for number, row in enumerate(rows, 1):
+        yield name, (number, row, None)
