@@ -1,0 +1,370 @@
+"""Training on shards: what is trained on, that packing changes nothing, that a kill does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from pipeline.shards import write_frame
+from pipeline.stage import describe
+from schemas.records import record_id
+from stages import _sft, _trainer
+from stages.train.sft import sft
+
+ROOT = Path(__file__).parents[3]
+
+CONVERSATION = [
+    {"role": "system", "content": "You answer briefly."},
+    {"role": "user", "content": "Name a colour of the sky."},
+    {"role": "assistant", "content": "Blue."},
+    {"role": "user", "content": "And at dusk?\nOne word."},
+    {"role": "assistant", "content": "Red, \n often."},
+]
+
+
+def rows(count: int = 12) -> pl.DataFrame:
+    """Conversations of one to three exchanges, short and long ones."""
+    conversations = [CONVERSATION]
+    for i in range(1, count):
+        turns: list[dict[str, str]] = []
+        for turn in range(1 + i % 3):
+            turns += [
+                {"role": "user", "content": f"Write {i} times the word number {turn}."},
+                {"role": "assistant", "content": " ".join([f"number {turn}"] * (1 + 3 * (i % 7)))},
+            ]
+        conversations.append(turns)
+    return pl.DataFrame({"messages": conversations}).with_columns(
+        id=pl.col("messages").map_elements(lambda m: record_id(m.to_list()), pl.String)
+    )
+
+
+def write_shards(folder: Path, train: pl.DataFrame, validation: pl.DataFrame | None = None) -> Path:
+    (folder / "data").mkdir(parents=True)
+    half = train.height // 2
+    for i, part in enumerate((train[:half], train[half:])):
+        write_frame(folder / f"data/train-{i:05}-of-00002.parquet", part)
+    if validation is not None:
+        write_frame(folder / "data/validation-00000-of-00001.parquet", validation)
+    return folder
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    return write_shards(tmp_path / "shards", rows().select("messages", "id"))
+
+
+def weights(ctx: Context) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(ctx.files / "model/model.safetensors")
+
+
+def metrics(ctx: Context) -> dict[str, Any]:
+    return json.loads((ctx.files / "metrics.json").read_text())
+
+
+def test_supervised_tokens_are_exactly_the_assistants_turns(tinylm: LanguageModel) -> None:
+    tokenizer, marked = _sft.tokenizer_for(tinylm)
+    encoded = _sft.encode(tokenizer, marked, pl.Series([CONVERSATION]))
+    labels = encoded["labels"][0].to_numpy()
+    turns = np.split(labels, np.flatnonzero(np.diff(labels == _sft.IGNORED)) + 1)
+    texts = [tokenizer.decode(turn) for turn in turns if turn[0] != _sft.IGNORED]
+    assert texts == ["Blue.<|im_end|>", "Red, \n often.<|im_end|>"]
+    whole = tokenizer.decode(encoded["input_ids"][0].to_list())
+    assert whole == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
+
+
+def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
+    tinylm: LanguageModel, shards: Path, tmp_path: Path
+) -> None:
+    """TRL takes the Parquet files as they are, and masks and cuts them as we do."""
+    from datasets import load_dataset
+    from trl import SFTConfig, SFTTrainer
+
+    files = [str(f) for f in sorted((shards / "data").glob("train-*.parquet"))]
+    with _trainer.quiet():
+        data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
+        tokenizer, marked = _sft.tokenizer_for(tinylm)
+        trainer = SFTTrainer(
+            model=_trainer.load_model(tinylm, "full"),
+            args=SFTConfig(
+                output_dir=str(tmp_path),
+                assistant_only_loss=True,
+                max_length=60,
+                bf16=False,
+                use_cpu=True,
+                report_to="none",
+            ),
+            train_dataset=data,
+            processing_class=tokenizer,
+        )
+    ours, counts = _sft.cut(_sft.encode(tokenizer, marked, rows()["messages"]), 60)
+    assert counts["rows_cut"] > 0
+    assert trainer.train_dataset["input_ids"][:] == ours["input_ids"].to_list()
+    assert trainer.train_dataset["labels"][:] == ours["labels"].to_list()
+
+
+def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
+    """The loss of each answer token, by the tokens of its row up to it."""
+    import torch
+
+    found = {}
+    for batch in batches:
+        ids, labels = batch["input_ids"], batch.pop("labels")
+        with torch.inference_mode():
+            logits = model(**batch, use_cache=False).logits
+        losses = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
+        ).view(ids.shape[0], -1)
+        positions = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
+        for row, column in (labels[:, 1:] != _sft.IGNORED).nonzero().tolist():
+            start = column + 1 - int(positions[row, column + 1])
+            found[tuple(ids[row, start : column + 2].tolist())] = float(losses[row, column])
+    return found
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str) -> None:
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    tokenizer, marked = _sft.tokenizer_for(tinylm)
+    encoded = _sft.encode(tokenizer, marked, rows()["messages"])
+    with _trainer.quiet():
+        model = _trainer.load_model(tinylm, "full").eval()
+        model.set_attn_implementation(attention)
+        blocks = _sft.pack(encoded, 256)
+    assert max(map(len, blocks["seq_lengths"])) > 2
+    packed = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=True)
+    plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
+    columns = blocks.to_list()
+    together = token_losses(model, [packed(columns[:2]), packed(columns[2:])])
+    apart = token_losses(model, [plain(encoded.to_dicts())])
+    assert together.keys() == apart.keys()
+    assert together == pytest.approx(apart, abs=1e-5)
+    assert sum(together.values()) == pytest.approx(
+        _sft.answer_losses(model, encoded)["loss"].sum(), rel=1e-6
+    )
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1), limit=st.integers(2, 9))
+def test_whatever_is_cut_is_counted(lengths: list[int], limit: int) -> None:
+    frame = pl.DataFrame(
+        {"input_ids": [list(range(n)) for n in lengths], "labels": [[-100] * 3] * len(lengths)},
+        {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)},
+    ).with_columns(labels=pl.col("input_ids").list.eval(
+        pl.when(pl.element() >= 3).then(pl.element()).otherwise(-100)
+    ))  # fmt: skip
+    left, counts = _sft.cut(frame, limit)
+    kept = [min(n, limit) for n in lengths if min(n, limit) > 3]
+    assert left["input_ids"].list.len().to_list() == kept
+    assert counts == {
+        "rows": len(kept),
+        "tokens": sum(kept),
+        "answer_tokens": sum(n - 3 for n in kept),
+        "rows_cut": sum(n > limit for n in lengths),
+        "tokens_cut": sum(max(n - limit, 0) for n in lengths),
+        "rows_without_answer": len(lengths) - len(kept),
+    }
+
+
+def test_a_training_gives_a_loadable_better_model_and_says_what_it_did(
+    ctx: Context, tinylm: LanguageModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    mute = pl.DataFrame({"messages": [[{"role": "user", "content": "Nobody answers."}]], "id": "x"})
+    train = pl.concat([rows(24).select("messages", "id"), mute])
+    folder = write_shards(tmp_path / "s", train, train[:6])
+    seen: list[tuple[float, float | None]] = []
+    ctx.report = lambda done, total: seen.append((done, total))
+    sft(ctx, folder, model=tinylm, epochs=2, lr=3e-4, max_tokens=64, gradient_accumulation=4)
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+    told = metrics(ctx)
+    assert told["rows"] + told["rows_without_answer"] == 25
+    assert told["rows_cut"] > 0
+    assert told["rows_without_answer"] >= 1
+    assert told["trained_tokens"] == 2 * told["tokens"] == ctx.counters["tokens"]
+    assert seen == [(step, told["steps"]) for step in range(1, told["steps"] + 1)]
+    assert [entry["step"] for entry in told["losses"]] == list(range(1, told["steps"] + 1))
+    assert told["validation"]["after"] < told["validation"]["before"]
+    loaded = AutoModelForCausalLM.from_pretrained(ctx.files / "model")
+    tokenizer = AutoTokenizer.from_pretrained(ctx.files / "model")
+    encoded, _ = _sft.cut(
+        _sft.encode(tokenizer, tokenizer.chat_template, train[:6]["messages"]), 64
+    )
+    again = _sft.answer_losses(loaded, encoded).sum()
+    assert again["loss"][0] / again["tokens"][0] == pytest.approx(told["validation"]["after"])
+
+
+def test_order_and_sharding_of_the_rows_do_not_matter(
+    tmp_path: Path, shards: Path, tinylm: LanguageModel
+) -> None:
+    other = write_shards(tmp_path / "other", rows().reverse().select("messages", "id"))
+    results = []
+    for name, folder in (("a", shards), ("b", other)):
+        ctx = Context.scratch(tmp_path / name)
+        sft(ctx, folder, model=tinylm, steps=2, gradient_accumulation=2, max_tokens=64)
+        results.append((ctx.files / "model/model.safetensors").read_bytes())
+    assert results[0] == results[1]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def dies_at(step: int) -> Callable[[float, float | None], None]:
+    def report(done: float, total: float | None) -> None:
+        if done == step:
+            raise Killed
+
+    return report
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_resumed_training_equals_an_undisturbed_one(
+    method: Any, tmp_path: Path, shards: Path, tinylm: LanguageModel, monkeypatch: Any
+) -> None:
+    def train(ctx: Context) -> None:
+        sft(
+            ctx, shards, model=tinylm, steps=5, gradient_accumulation=2, max_tokens=64,
+            method=method, lr=1e-3,
+        )  # fmt: skip
+
+    whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
+    train(whole)
+    monkeypatch.setattr(_trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(_trainer, "SAVING_SHARE", 1e9)
+    killed.report = dies_at(4)
+    with pytest.raises(Killed):
+        train(killed)
+    checkpoints = sorted((killed.work / "checkpoints").glob("checkpoint-*"))
+    assert [path.name for path in checkpoints] == ["checkpoint-2", "checkpoint-3"]
+    # The last one is half written: it must be passed over, and the one before it used.
+    torn = next(checkpoints[1].glob("*.safetensors"))
+    torn.write_bytes(torn.read_bytes()[:100])
+    steps: list[float] = []
+    killed.report = lambda done, total: steps.append(done)
+    train(killed)
+    assert steps == [3, 4, 5]
+    assert metrics(killed) == metrics(whole)
+    expected = weights(whole)
+    for name, tensor in weights(killed).items():
+        assert (tensor == expected[name]).all(), name
+
+
+def test_an_adapter_is_saved_beside_the_weights_that_it_is_merged_into(
+    ctx: Context, tinylm: LanguageModel, shards: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    sft(ctx, shards, model=tinylm, steps=2, method="lora", lora_rank=4, lr=1e-2, max_tokens=64)
+    with _trainer.quiet():
+        base = AutoModelForCausalLM.from_pretrained(tinylm.model, dtype="float32")
+        before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+        merged = PeftModel.from_pretrained(base, ctx.files / "adapter").merge_and_unload()
+    saved = weights(ctx)
+    for name, tensor in merged.state_dict().items():
+        if name in saved:
+            assert (tensor - saved[name]).abs().max() < 1e-6, name
+    changed = [name for name in saved if (saved[name] != before[name]).any()]
+    assert len(changed) == 8 * 7  # the linear layers of the eight blocks, and nothing else
+
+
+def test_a_template_without_marks_is_refused_before_anything_runs(
+    tmp_path: Path, tinylm: LanguageModel
+) -> None:
+    check = describe("train.sft", sft).check
+    assert check is not None
+    options: dict[str, Any] = {
+        "model": tinylm,
+        "steps": 1,
+        "epochs": None,
+        "lr": 1e-4,
+        "warmup": 0.0,
+        "weight_decay": 0.0,
+        "batch_size": 1,
+        "gradient_accumulation": 1,
+        "max_tokens": 64,
+        "lora_rank": 4,
+        "chat_template": (),
+    }
+    check(SimpleNamespace(**options))
+    own = (ROOT / "data/models/tinylm/chat_template.jinja").read_text()
+    unmarked = tmp_path / "unmarked.jinja"
+    unmarked.write_text(own.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""))
+    no_end = tmp_path / "no_end.jinja"
+    no_end.write_text(
+        own.replace(
+            "m['content'] + '<|im_end|>' -}}{%- endgeneration -%}",
+            "m['content'] -}}{%- endgeneration -%}{{- '<|im_end|>' -}}",
+        )
+    )
+    with pytest.raises(UserError, match="chat_template"):
+        check(SimpleNamespace(**options | {"chat_template": (str(unmarked),)}))
+    with pytest.raises(UserError, match="end token"):
+        _sft.tokenizer_for(tinylm, (str(no_end),))
+    other = LanguageModel(model=tinylm.model, chat_template=str(unmarked))
+    with pytest.raises(UserError, match="chat_template"):
+        check(SimpleNamespace(**options | {"model": other}))
+    for wrong in ({"epochs": 1.0}, {"steps": None}, {"steps": 0}, {"lr": 0.0}, {"warmup": 1.0}):
+        with pytest.raises(UserError):
+            check(SimpleNamespace(**options | wrong))
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(
+    ctx: Context, tinylm: LanguageModel, shards: Path
+) -> None:
+    with pytest.raises(UserError, match="lower lr"):
+        sft(ctx, shards, model=tinylm, steps=4, lr=1e30, warmup=0.0, max_tokens=64)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipeline.context import Context
+from pipeline.models import LanguageModel
+from stages import _trainer
+from stages.train.sft import sft
+_trainer.CHECKPOINT_SECONDS, _trainer.SAVING_SHARE = 0.0, 1e9
+sft(Context.scratch(Path(sys.argv[1])), Path(sys.argv[2]),
+    model=LanguageModel(model="data/models/tinylm"), steps=40, gradient_accumulation=1,
+    max_tokens=64, lr=1e-3)
+"""
+
+
+@pytest.mark.proof
+def test_sigkill_at_any_instant_changes_nothing(tmp_path: Path, shards: Path) -> None:
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", KILLED, tmp_path / name, shards], cwd=ROOT)
+
+    assert start("whole").wait() == 0
+    for kill in range(4):
+        process = start("killed")
+        while not (tmp_path / "killed/work/checkpoints").exists():
+            time.sleep(0.05)
+        time.sleep(0.3 + 1.37 * kill)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start("killed").wait() == 0
+    for file in ("metrics.json", "model/model.safetensors"):
+        whole, killed = (tmp_path / f"{name}/files/{file}" for name in ("whole", "killed"))
+        assert whole.read_bytes() == killed.read_bytes()
