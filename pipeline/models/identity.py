@@ -1,0 +1,113 @@
+"""What a model is, whoever runs it and wherever it lies.
+
+In this order: the `id` that its user gave it; a hub name with the commit that its
+revision resolves to; the digest of the files of a local folder. The number
+format and a replaced chat template belong to it, since they change what it
+answers. Engine and device do not.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline.canonical import digest
+from pipeline.digests import FileDigests
+from pipeline.errors import UserError
+from pipeline.models.base import Embedder, LanguageModel, local_folder
+
+SUFFIXES: Final = frozenset(
+    {".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors", ".tiktoken", ".txt"}
+)
+TRAINING: Final = frozenset(
+    {"optimizer.bin", "optimizer.pt", "rng_state.pt", "scheduler.pt"}
+    | {"trainer_state.json", "training_args.bin"}
+)
+"""What trainers leave beside the weights and no answer depends on."""
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+def identity(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, Any]:
+    """The identity of a model as plain JSON values.
+
+    Raises UserError if the folder, the hub's answer or the chat template is missing.
+    """
+    what: dict[str, Any] = {"weights": _weights(model, files)}
+    if isinstance(model, LanguageModel):
+        what["dtype"] = model.dtype
+        if model.chat_template is not None:
+            what["chat_template"] = _template_digest(model.chat_template, files)
+    return what
+
+
+def resolved_revision(model: LanguageModel | Embedder) -> str:
+    """The commit of a hub model: what the local cache holds, else what the hub says.
+
+    The cache comes first so that a revision that moves on the hub changes nothing
+    here until the model is fetched anew.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if model.revision and COMMIT.fullmatch(model.revision):
+        return model.revision
+    try:
+        folder = snapshot_download(model.model, revision=model.revision, local_files_only=True)
+        return Path(folder).name
+    except LocalEntryNotFoundError:
+        pass
+    except ValueError as error:
+        raise _missing(model, str(error)) from error
+    try:
+        commit = HfApi().model_info(model.model, revision=model.revision).sha
+    except (HfHubHTTPError, OSError, RuntimeError) as error:
+        raise _missing(model, str(error).strip().splitlines()[0]) from error
+    if commit is None:
+        raise _missing(model, "the hub names no commit for it")
+    return commit
+
+
+def _weights(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, str]:
+    if model.id is not None:
+        return {"id": model.id}
+    folder = local_folder(model.model)
+    if folder is None:
+        return {"name": model.model, "revision": resolved_revision(model)}
+    return {"digest": folder_digest(folder, files)}
+
+
+def folder_digest(folder: Path, files: FileDigests) -> str:
+    """32 hex digits over the names and contents of all files that an answer depends on.
+
+    Weights, configurations, tokenizer, chat template; not the trainer's own state,
+    not intermediate checkpoints, not what is written for people to read.
+    """
+    paths = [
+        p for p in sorted(folder.rglob("*")) if p.is_file() and _matters(p.relative_to(folder))
+    ]
+    if not paths:
+        raise UserError("the folder holds no model", where=str(folder))
+    names = [p.relative_to(folder).as_posix() for p in paths]
+    return digest(dict(zip(names, files.get_many(paths), strict=True)))
+
+
+def _matters(name: Path) -> bool:
+    aside = any(part.startswith((".", "checkpoint-")) for part in name.parts)
+    return not aside and name.suffix in SUFFIXES and name.name not in TRAINING
+
+
+def _template_digest(path: str, files: FileDigests) -> str:
+    try:
+        return files.get(path)
+    except OSError as error:
+        raise UserError("the chat template cannot be read", where=path, why=str(error)) from error
+
+
+def _missing(model: LanguageModel | Embedder, why: str) -> UserError:
+    revision = f" at revision {model.revision}" if model.revision else ""
+    return UserError(
+        f"there is no model {model.model!r}{revision}",
+        why=f"no such folder, not in the local hub cache, and: {why}",
+        hint="give a folder that holds the model, or the name of one on the hub",
+    )

@@ -1,0 +1,109 @@
+"""The request journal: every raw answer of a language model, durable before anything parses it.
+
+A request is keyed by its full payload, so the journal is a plain look-up table:
+who finds an answer there does not ask again, after a kill, in another recipe or
+on another machine that was handed the file.
+
+It is one SQLite file in WAL mode with synchronous=FULL. Why not a log of our own:
+
+- A commit is on disk (fsync of the write-ahead log) before `put_many` returns,
+  and a batch is there as a whole or not at all, wherever a kill falls.
+- Several processes may write. Their locks are the kernel's and go with the
+  process, so a killed writer blocks nobody, and what it left half written is
+  rolled back by whoever opens the file next.
+- Look-up needs an index that is as durable as the data.
+
+The store must lie on a local disk: the write-ahead log needs shared memory,
+which network file systems do not give.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pipeline.errors import UserError
+
+WAIT = 60.0
+"""Seconds to wait while another process commits."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    key      TEXT PRIMARY KEY,  -- digest of the request
+    request  TEXT NOT NULL,     -- canonical JSON of the whole payload
+    response TEXT NOT NULL,     -- JSON, as the engine gave it
+    answers  INTEGER NOT NULL DEFAULT 1  -- how often an answer came; the first one stays
+)
+"""
+INSERT = """
+INSERT INTO responses (key, request, response) VALUES (?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET answers = answers + 1
+"""
+SELECT = "SELECT key, response FROM responses WHERE key IN (SELECT value FROM json_each(?))"
+
+
+class Answer(NamedTuple):
+    """One line of the journal. request: canonical JSON; response: any JSON object."""
+
+    key: str
+    request: str
+    response: dict[str, Any]
+
+
+class Journal:
+    """The journal in a folder, which is made if need be. One object per process and thread.
+
+    Raises UserError if the file there is no journal.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "journal.sqlite"
+        try:
+            self._connection = _connect(self.path)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                "the request journal cannot be opened",
+                where=str(self.path),
+                why=str(error),
+                hint="put back a copy of it, or move it away to ask all its requests again",
+            ) from error
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The responses to those of these requests that were answered, by key."""
+        rows = self._connection.execute(SELECT, [json.dumps(list(keys))])
+        return {key: json.loads(response) for key, response in rows}
+
+    def put_many(self, answers: Iterable[Answer]) -> None:
+        """Make answers durable, all or none. Where a key has an answer, that one stays."""
+        rows = [(a.key, a.request, json.dumps(a.response, ensure_ascii=False)) for a in answers]
+        with self._connection:
+            # The write lock is taken at once: a transaction that reads first could
+            # not wait for another writer and would fail instead.
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(INSERT, rows)
+
+    def count(self) -> int:
+        """How many requests were answered."""
+        (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
+        return int(count)
+
+    def most_answers(self) -> int:
+        """The largest number of answers that came to one request: 1 if none was sent twice."""
+        (most,) = self._connection.execute("SELECT max(answers) FROM responses").fetchone()
+        return int(most or 0)
+
+    def close(self) -> None:
+        """Give the file back; the journal object is of no use afterwards."""
+        self._connection.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(SCHEMA)
+    return connection

@@ -1,0 +1,221 @@
+"""The engine that is always there: transformers, on a CPU or a GPU.
+
+A row's floats depend on that row alone, on one kind of machine. Matrix products
+round differently for other shapes, so the shape of a batch is a function of the
+request's own length: prompts are padded on the left to a power of two, the number
+of rows is fixed for each width, and rows that only fill the batch take the places
+left over. The number of threads is that of the machine's cores, whatever the
+environment says, so that it does not follow the number of workers either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteriaList,
+)
+from transformers.cache_utils import DynamicLayer
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models.base import Completion, LanguageModel, Request, Scored, local_folder
+from pipeline.models.identity import resolved_revision
+from pipeline.models.journal import Journal
+from pipeline.models.likelihood import Likelihoods
+from pipeline.models.requests import Prepared, Response, complete, prepare
+from pipeline.models.sampling import Answers, Sampler
+
+NARROWEST: Final = 64
+ROWS: Final = {"cpu": 32, "cuda": 128}
+PROMPT_TOKENS: Final = {"cpu": 16_384, "cuda": 131_072}
+"""Rows of a batch at most, and tokens of its prompts at most, by kind of device."""
+
+PLAIN_TEMPLATE: Final = (
+    "{%- for m in messages -%}{{- m['role'] | capitalize + ':\n' -}}"
+    "{%- if m['role'] == 'assistant' -%}{%- generation -%}{{- m['content'] -}}{%- endgeneration -%}"
+    "{%- else -%}{{- m['content'] -}}{%- endif -%}{{- '\n\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}"
+)
+"""For models without a chat template of their own: the role on a line, the text below it."""
+
+
+class Transformers:
+    """The weights, tokenizer and limits of a language model in memory."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        source = _source(model)
+        self.device = torch.device(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.tokenizer = AutoTokenizer.from_pretrained(**source)
+        if model.chat_template is not None:
+            self.tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
+        elif self.tokenizer.chat_template is None:
+            self.tokenizer.chat_template = PLAIN_TEMPLATE
+        weights = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, model.dtype))
+        self.model = weights.to(self.device).eval()
+        self.eos = _end_tokens(self.model, self.tokenizer)
+        # What the folder recommends for decoding would be merged into every request
+        # that does not say otherwise; decoding is what the request says, and no more.
+        self.model.generation_config = GenerationConfig()
+        self.context_tokens = _context_tokens(self.model, self.tokenizer)
+        self.likelihoods = Likelihoods(self.model)
+
+    def bind(self, identity: dict[str, Any], ctx: Context) -> TransformersEngine:
+        return TransformersEngine(self, identity, ctx)
+
+
+class TransformersEngine:
+    """A language model as one stage sees it: bound to a journal and to counters."""
+
+    def __init__(self, loaded: Transformers, identity: dict[str, Any], ctx: Context) -> None:
+        self.tokenizer = loaded.tokenizer
+        self.context_tokens = loaded.context_tokens
+        self._loaded, self._identity, self._ctx = loaded, identity, ctx
+        self._journal = Journal(ctx.store / "journal")
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """The completions, in the order of the requests; see `pipeline.models.requests`."""
+        prepared = [
+            prepare(r, self._identity, self.tokenizer, self.context_tokens) for r in requests
+        ]
+        return complete(prepared, self._journal, self._send, self._ctx)
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+        """See `pipeline.models.likelihood`."""
+        self._ctx.count(scored_tokens=sum(len(s.tokens) for s in sequences))
+        return self._loaded.likelihoods.score(sequences)
+
+    def _send(self, prepared: list[Prepared]) -> Iterator[list[tuple[Prepared, Response]]]:
+        for width, rows in batches(prepared, self._loaded.device.type):
+            yield _answer(self._loaded, width, rows)
+
+
+def load(model: LanguageModel) -> Transformers:
+    """Load a model. Raises UserError for a folder or name that holds none."""
+    try:
+        return Transformers(model)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "the language model cannot be loaded",
+            where=model.model,
+            why=str(error).strip().splitlines()[0],
+        ) from error
+
+
+def width_of(tokens: int) -> int:
+    """The width that a prompt is padded to: a power of two."""
+    return max(NARROWEST, 1 << (tokens - 1).bit_length())
+
+
+def rows_of(width: int, device: str) -> int:
+    """The number of rows of a batch of this width, fixed for a kind of device."""
+    return max(4, min(ROWS.get(device, 32), PROMPT_TOKENS.get(device, 16_384) // width))
+
+
+def batches(prepared: Sequence[Prepared], device: str) -> Iterator[tuple[int, list[Prepared]]]:
+    """Batches of one width each; rows with like max_tokens together, as the longest decides."""
+    by_width: dict[int, list[Prepared]] = {}
+    for row in sorted(prepared, key=lambda p: p.decoding.max_tokens):
+        by_width.setdefault(width_of(len(row.tokens)), []).append(row)
+    for width, rows in sorted(by_width.items()):
+        size = rows_of(width, device)
+        for start in range(0, len(rows), size):
+            yield width, rows[start : start + size]
+
+
+@torch.inference_mode()
+def _answer(
+    loaded: Transformers, width: int, rows: list[Prepared]
+) -> list[tuple[Prepared, Response]]:
+    size = rows_of(width, loaded.device.type)
+    steps = max(row.decoding.max_tokens for row in rows)
+    filled = rows + [rows[0]] * (size - len(rows))
+    tokens = torch.zeros(size, width, dtype=torch.long)
+    mask = torch.zeros(size, width, dtype=torch.long)
+    for i, row in enumerate(filled):
+        tokens[i, width - len(row.tokens) :] = torch.tensor(row.tokens)
+        mask[i, width - len(row.tokens) :] = 1
+    answers = Answers(rows, size, loaded.eos, loaded.tokenizer)
+    loaded.model.generate(
+        input_ids=tokens.to(loaded.device),
+        attention_mask=mask.to(loaded.device),
+        generation_config=GenerationConfig(max_new_tokens=steps, do_sample=False),
+        logits_processor=LogitsProcessorList([Sampler(filled, steps, loaded.device)]),
+        stopping_criteria=StoppingCriteriaList([answers]),
+        past_key_values=_cache(loaded.model.config),
+    )
+    return [(row, answers.response(i)) for i, row in enumerate(rows)]
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room to grow.
+
+    The library's own copies all keys and values for each new token, which is more
+    than half of the time of a small model on a CPU; this one copies every 256 tokens.
+    """
+
+    room = 256
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.space: list[torch.Tensor] = []
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self.space or end > self.space[0].shape[-2]:
+            self.space = [_grown(new, end + self.room) for new in (key_states, value_states)]
+            if start:
+                self.space[0][:, :, :start] = self.keys
+                self.space[1][:, :, :start] = self.values
+        self.space[0][:, :, start:end] = key_states
+        self.space[1][:, :, start:end] = value_states
+        self.keys, self.values = (space[:, :, :end] for space in self.space)
+        return self.keys, self.values
+
+
+def _grown(like: torch.Tensor, length: int) -> torch.Tensor:
+    batch, heads, _, width = like.shape
+    return like.new_empty(batch, heads, length, width)
+
+
+def _cache(config: Any) -> DynamicCache | None:
+    """A cache with room in it, for models that keep all keys and values; None for others."""
+    cache = DynamicCache(config=config)
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        return None
+    cache.layers = [RoomyLayer() for _ in cache.layers]
+    return cache
+
+
+def _source(model: LanguageModel) -> dict[str, Any]:
+    if local_folder(model.model) is not None:
+        return {"pretrained_model_name_or_path": model.model}
+    revision = resolved_revision(model)
+    return {"pretrained_model_name_or_path": model.model, "revision": revision}
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """All tokens that end an answer: the model's (one or a list) and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    found = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    return {int(token) for token in found if token is not None}
+
+
+def _context_tokens(model: Any, tokenizer: Any) -> int | None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
+    return int(min(limits)) if limits else None
