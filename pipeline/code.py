@@ -19,7 +19,7 @@ STAGES: Final = Path(__file__).resolve().parent.parent / "stages"
 
 
 def code_hash(stage: Stage) -> str:
-    """32 hex digits over the stage's file and all `stages/_*.py` that it builds on."""
+    """32 hex digits over the stage's file and the private modules that it builds on."""
     state = hashlib.blake2b(digest_size=16)
     for path in [stage.file, *_shared(stage.file)]:
         state.update(_normalised(path).encode("utf-8"))
@@ -30,25 +30,25 @@ def _shared(path: Path) -> list[Path]:
     found: dict[Path, None] = {}
     waiting = [path]
     while waiting:
-        for name in _imported(ast.parse(waiting.pop().read_text("utf-8"))):
-            shared = STAGES / f"{name}.py"
-            if shared.is_file() and shared not in found:
+        for shared in _imported(ast.parse(waiting.pop().read_text("utf-8"))):
+            if shared not in found:
                 found[shared] = None
                 waiting.append(shared)
     return sorted(found)
 
 
-def _imported(tree: ast.AST) -> list[str]:
-    """Names of the `stages._*` modules that a module imports."""
+def _imported(tree: ast.AST) -> list[Path]:
+    """Files of the private modules under `stages` (`_name.py`) that a module imports."""
     names: list[str] = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "stages":
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages._"):
-            names.append((node.module or "").removeprefix("stages."))
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            names += [a.name.removeprefix("stages.") for a in node.names]
-    return [name for name in names if name.startswith("_")]
+            names += [alias.name for alias in node.names]
+    parts = [name.split(".") for name in names]
+    private = [p[1:] for p in parts if p[0] == "stages" and p[-1].startswith("_")]
+    paths = [STAGES.joinpath(*p).with_suffix(".py") for p in private]
+    return [path for path in paths if path.is_file()]
 
 
 def _normalised(path: Path) -> str:

@@ -10,6 +10,7 @@ was copied to another machine simply finds nothing it knows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -61,7 +62,9 @@ class FileDigests:
             digests.append(str(entry[3]))
         if learnt:
             self._known = {**_read(self._cache), **self._known, **learnt}
-            _write(self._cache, self._known)
+            # A store that cannot be written to is told by whoever must write; this is a cache.
+            with contextlib.suppress(OSError):
+                _write(self._cache, self._known)
         return digests
 
 

@@ -7,6 +7,7 @@ inheritance: a recipe means what it says.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,9 @@ class Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read", why=str(error)) from None
         document = parse(text, display(path))
+        if str(path.parent) not in sys.path:
+            # A stage of the user's own may lie beside the recipe that names it.
+            sys.path.append(str(path.parent))
         for override in overrides:
             set_value(document, override)
         return cls._build(document, path)
