@@ -21,7 +21,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.load._read import positions
-from stages.load._stream import Container, Stream, container, head
+from stages.load._stream import HEAD, Container, Stream, head
 from stages.load._tables import Position
 
 VERDICT: Final[Mapping[str, Any]] = {
@@ -40,20 +40,38 @@ _BATCH: Final = 8192
 
 
 def located(
-    ctx: Context, paths: Sequence[Path], named: Container | None, nested: frozenset[str]
+    ctx: Context,
+    paths: Sequence[Path],
+    holds: Callable[[Path, bytes], Container],
+    nested: frozenset[str] = frozenset(),
 ) -> Iterator[tuple[str, Position]]:
     """The positions of all files with the names of these. Reports progress in bytes of the files.
 
+    holds: what a file holds, from its path and the first megabyte.
     Raises UserError for a file that cannot be read at all.
     """
     total, before = sum(path.stat().st_size for path in paths), 0
     for path in paths:
         stream = Stream(path)
-        kind = named or container(path.name, head(path)[0])
-        for position in positions(stream, kind, nested):
+        for position in positions(stream, holds(path, head(path)[0]), nested):
             ctx.progress(before + stream.read, total)
             yield path.name, position
         before += path.stat().st_size
+
+
+def peek(
+    path: Path, holds: Callable[[Path, bytes], Container], nested: frozenset[str] = frozenset()
+) -> tuple[list[Position], bool]:
+    """The positions in a file's first megabyte, and whether these are whole.
+
+    They are not where the first row alone is longer than that.
+    Raises UserError for a file that cannot be read at all.
+    """
+    start, complete = head(path)
+    kind = holds(path, start)
+    stream = Stream(path, None if kind == "parquet" else HEAD)
+    found = list(islice(positions(stream, kind, nested), _BATCH)) if start.strip() else []
+    return found, complete or len(found) > 1
 
 
 def existing(path: Sequence[str]) -> list[Path]:

@@ -29,17 +29,19 @@ def positions(stream: Stream, kind: Container, nested: frozenset[str]) -> Iterat
         return _json_array(stream)
     if kind == "jsonl":
         return _json_lines(stream)
+    if kind == "text":
+        return _whole(stream)
     return delimited(stream, "\t" if kind == "tsv" else ",", nested)
 
 
-def whole(stream: Stream) -> Iterator[Position]:
-    """A plain text file: one position that holds all of it under `text`."""
+def _whole(stream: Stream) -> Iterator[Position]:
+    """A plain text file: one position that holds all of it, titled by the file's name."""
     data = b"".join(stream)
     try:
         text, error = data.decode("utf-8"), stream.cut
     except UnicodeDecodeError as bad:
         text, error = "", stream.cut or f"invalid UTF-8 ({bad.reason} at byte {bad.start})"
-    yield 1, None if error else {"text": text}, error
+    yield 1, None if error else {"text": text, "title": stream.path.name}, error
 
 
 def _json_lines(stream: Stream) -> Iterator[Position]:

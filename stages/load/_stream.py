@@ -14,7 +14,8 @@ from typing import Any, Final, Literal
 
 from pipeline.errors import UserError
 
-Container = Literal["jsonl", "json", "csv", "tsv", "parquet"]
+Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
+"""What holds the rows of a file; a `text` is one row by itself."""
 
 HEAD: Final = 1 << 20
 """How much of a file is looked at before any work: one megabyte, decompressed."""
@@ -136,11 +137,11 @@ def lines(stream: Stream) -> Iterator[bytes]:
         yield rest
 
 
-def container(name: str, start: bytes) -> Container:
+def container(path: Path, start: bytes) -> Container:
     """What holds the rows, from the start of the data; the name counts for CSV and TSV only."""
     if start.startswith(_PARQUET):
         return "parquet"
-    suffix = Path(re.sub(r"\.(gz|zst)$", "", name)).suffix
+    suffix = Path(re.sub(r"\.(gz|zst)$", "", path.name)).suffix
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
     text = start.lstrip()

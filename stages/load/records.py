@@ -9,8 +9,8 @@ lines, CSV, TSV or Parquet, plain or compressed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
@@ -30,6 +30,7 @@ from stages.load._account import (
     existing,
     extra_json,
     located,
+    peek,
     quoted,
     settled,
 )
@@ -42,8 +43,7 @@ from stages.load._formats import (
     recognise,
     renamed,
 )
-from stages.load._read import positions
-from stages.load._stream import HEAD, Container, Stream, container, head
+from stages.load._stream import Container, container
 from stages.load._tables import Position
 
 Format = Literal[
@@ -63,10 +63,14 @@ Format = Literal[
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
 
 
-def _split(format: Format) -> tuple[RowFormat | None, Container | None]:
-    """A format as what its rows are and what holds them; null where that is to be found out."""
-    rows = next((name for name in get_args(RowFormat) if name == format), None)
-    return rows, next((name for name in get_args(Container) if name == format), None)
+def _row_format(format: Format) -> RowFormat | None:
+    return next((name for name in get_args(RowFormat) if name == format), None)
+
+
+def _holder(format: Format) -> Callable[[Path, bytes], Container]:
+    """What says how a file holds its rows: the format where it is a kind of table, or the file."""
+    named = next((name for name in get_args(Container) if name == format), None)
+    return (lambda *_: named) if named else container
 
 
 def _nested(fields: dict[str, str]) -> frozenset[str]:
@@ -88,23 +92,17 @@ def check(options: SimpleNamespace) -> None:
 
 
 def _check_file(path: Path, format: Format, fields: dict[str, str]) -> None:
-    wanted, named = _split(format)
-    start, complete = head(path)
-    kind = named or container(path.name, start)
-    stream = Stream(path, None if kind == "parquet" else HEAD)
-    seen, reason = 0, "it is empty" if not start.strip() else None
-    for _, row, error in islice(positions(stream, kind, _nested(fields)), 4096):
-        seen += 1
-        if isinstance(row, dict) and recognise(renamed(row, fields)[0], wanted):
-            return
-        keys = ", ".join(map(str, row)) if isinstance(row, dict) else None
-        reason = reason or error or (f"its rows have the fields {keys}" if keys else None)
-    if not complete and seen <= 1:
+    wanted = _row_format(format)
+    found, whole = peek(path, _holder(format), _nested(fields))
+    rows = [row for _, row, _ in found if isinstance(row, dict)]
+    if not whole or any(recognise(renamed(row, fields)[0], wanted) for row in rows):
         return
     what = "any known format" if format == "auto" else f"the format {format!r}"
+    named = f"its rows have the fields {', '.join(map(str, rows[0]))}" if rows else None
+    broken = next((error for _, _, error in found if error), "its rows are no objects")
     raise UserError(
         f"{path.name!r} holds no row of {what}",
-        why=reason or "its rows are no objects",
+        why=named or (broken if found else "it is empty"),
         hint="name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`)",
     )
 
@@ -144,14 +142,13 @@ def records(
 
     Raises UserError for a file or data set that cannot be read at all.
     """
-    wanted, named = _split(format)
     renames = fields or {}
     found: Iterable[tuple[str, Position]]
     if dataset:
         found = _hub_rows(dataset, split, revision)
     else:
-        found = located(ctx, existing(path), named, _nested(renames))
-    frame = columns(_lines(found, wanted, renames), _frame)
+        found = located(ctx, existing(path), _holder(format), _nested(renames))
+    frame = columns(_lines(found, _row_format(format), renames), _frame)
     return settled(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
