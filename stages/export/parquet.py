@@ -1,0 +1,191 @@
+"""Parquet shards that `datasets.load_dataset` and TRL read without a hint.
+
+    data/train-00000-of-00002.parquet   messages, id, sources, licenses, chosen columns
+    data/validation-00000-of-00001.parquet
+    README.md                           a data set card that names the splits
+    shards.json                         rows, bytes, sha256 and lengths of each shard
+
+The bytes are a function of the rows and the options: rows are in id order, what
+depends on where a row was found (its index in a file) is left out, and Parquet
+is written in one way only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+import numpy as np
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.shards import to_arrow, write_table
+from pipeline.stage import Records, stage
+from schemas.records import turns
+from stages._budget import uniform
+
+FIXED: Final = ("messages", "id", "sources", "licenses")
+"""The columns of every shard; `messages` comes first, as trainers look for it."""
+
+
+def _reads(options: SimpleNamespace) -> list[str]:
+    chosen = [*options.columns, *([options.tokens] if options.tokens else [])]
+    return list(dict.fromkeys(["messages", "origins", *chosen]))
+
+
+def _check(options: SimpleNamespace) -> None:
+    taken = sorted({*FIXED, "origins"} & set(options.columns))
+    if taken:
+        raise UserError(
+            f"columns: {', '.join(taken)} cannot be chosen",
+            why=f"{', '.join(FIXED)} are always written, and origins never are",
+            hint="leave it out",
+        )
+    if not 0 <= options.validation < 1:
+        raise UserError(
+            f"validation: {options.validation} is no share", hint="give 0, or for example 0.01"
+        )
+    if options.rows_per_shard < 1:
+        raise UserError(f"rows_per_shard: {options.rows_per_shard} is less than one row")
+
+
+@stage(
+    version=1,
+    scope="set",
+    reads=_reads,
+    adds={"split": pl.String},
+    files=True,
+    check=_check,
+)
+def parquet(
+    ctx: Context,
+    rows: Records,
+    *,
+    columns: tuple[str, ...] = (),
+    validation: float = 0.0,
+    rows_per_shard: int = 50_000,
+    compression: Literal["zstd", "snappy", "none"] = "zstd",
+    tokens: str | None = None,
+) -> pl.DataFrame:
+    """Write the rows as Parquet shards with checksums and a data set card.
+
+    columns: columns to write beside messages, id, sources and licenses.
+    validation: the share of rows that go to the split `validation`, chosen by a
+        hash of the id, so that a row stays in its split when others come or go.
+    rows_per_shard: the rows of each shard, the last one of a split apart.
+    tokens: a column of token counts for the length histograms; null to count
+        words between white space.
+
+    Adds `split`. Dropped: `no_answer`, where the conversation does not end with an
+    answer, or with a blank one: nothing could be learnt from it.
+    """
+    last = pl.col("messages").list.last().struct
+    answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
+    facts = rows.select(
+        role=last.field("role"),
+        characters=answer,
+        answered=(last.field("role").eq_missing(pl.lit("assistant"))) & (answer > 0),
+        held_out=pl.Series(uniform(rows["id"], "export.parquet") < validation),
+    )
+    split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
+    evidence = pl.struct(ends_with="role", characters="characters").struct.json_encode()
+    verdict = facts.select(
+        pl.when("answered").then(split).alias("split"),
+        pl.when(~pl.col("answered")).then(pl.lit("no_answer")).alias("drop_reason"),
+        pl.when(~pl.col("answered")).then(evidence).alias("evidence"),
+    )
+    lengths = _words() if tokens is None else pl.col(tokens).cast(pl.Int64)
+    table = rows.select(
+        "messages", "id", *_provenance(), *columns, lengths.alias("_length"), verdict["split"]
+    )
+    _write(ctx.files, table, rows_per_shard, compression, tokens)
+    return verdict
+
+
+def _provenance() -> list[pl.Expr]:
+    """Sources and licences, each once and sorted, whatever the order of the origins."""
+    field = pl.element().struct.field
+    origins = pl.col("origins").list
+    return [
+        origins.eval(field("source")).list.drop_nulls().list.unique().list.sort().alias("sources"),
+        origins.eval(field("license"))
+        .list.drop_nulls()
+        .list.unique()
+        .list.sort()
+        .alias("licenses"),
+    ]
+
+
+def _words() -> pl.Expr:
+    """Words between white space in the turns of user and assistant together."""
+    said = pl.concat_list(turns("user"), turns("assistant")).list.join(" ")
+    return said.str.count_matches(r"\S+").cast(pl.Int64)
+
+
+def _write(
+    folder: Path, table: pl.DataFrame, size: int, compression: str, tokens: str | None
+) -> None:
+    """All shards, then what describes them. A split without rows has no shard."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    splits = {}
+    for name in ("train", "validation"):
+        part = table.filter(pl.col("split") == name)
+        if len(part):
+            splits[name] = _write_split(folder, name, part, size, compression)
+    described = {
+        "format": 1,
+        "length_unit": f"column {tokens}" if tokens else "words between white space",
+        "splits": splits,
+    }
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    (folder / "shards.json").write_text(text, "utf-8")
+    (folder / "README.md").write_text(_card(table, splits), "utf-8")
+
+
+def _write_split(
+    folder: Path, name: str, part: pl.DataFrame, size: int, compression: str
+) -> dict[str, Any]:
+    """Write one split; describe it and each of its shards."""
+    starts = range(0, len(part), size)
+    shards = []
+    for number, start in enumerate(starts):
+        path = folder / "data" / f"{name}-{number:05d}-of-{len(starts):05d}.parquet"
+        rows = part.slice(start, size)
+        write_table(path, to_arrow(rows.drop("_length", "split")), compression)
+        raw = path.read_bytes()
+        shards.append(
+            {
+                "file": path.relative_to(folder).as_posix(),
+                "rows": len(rows),
+                "bytes": len(raw),
+                "sha256": hashlib.sha256(raw).hexdigest(),
+                "lengths": _histogram(rows["_length"]),
+            }
+        )
+    total = int(part["_length"].sum())
+    return {"rows": len(part), "total_length": total, "shards": shards}
+
+
+def _histogram(lengths: pl.Series) -> dict[str, int]:
+    """Rows by length: bins are named by their least length, 0, 1, 2, 4, 8 and so on."""
+    _, exponents = np.frexp(lengths.to_numpy())
+    counts = np.bincount(exponents)
+    return {str(2**e // 2): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
+
+
+def _card(table: pl.DataFrame, splits: dict[str, Any]) -> str:
+    """The data set card; its front matter tells `datasets` which files are which split."""
+    kept = table.filter(pl.col("split").is_not_null())
+    files = [f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits]
+    front = ["---", "configs:", "- config_name: default", "  data_files:", *files, "---", ""]
+    lines = [*(front if splits else []), "| split | rows |", "|---|---:|"]
+    lines += [f"| {name} | {split['rows']} |" for name, split in splits.items()]
+    for column in ("sources", "licenses"):
+        counts = kept[column].explode().drop_nulls().value_counts().sort(column)
+        lines += ["", f"| {column} | rows |", "|---|---:|"]
+        lines += [f"| {value} | {count} |" for value, count in counts.iter_rows()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,214 @@
+"""What can be told from the surface of a conversation: its language, length, form and manner.
+
+No model and no judgement: regular expressions over columns, and the language
+identifier of py3langid (a naive Bayes model over byte n-grams whose weights are
+in its wheel; Lui and Baldwin 2012). The flags are rules of thumb whose precision
+on labelled data is in the tests; they are meant for counting and for filtering,
+in `select.top` with `minimum` or `maximum`, and not for finding every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Final
+
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.stage import Records, stage
+from schemas.records import response, turns
+
+CODE: Final = r"""(?xm)
+    ^[ \t]*```
+    | ^\s*(
+        def\ \w+\( | class\ \w+[(:{] | import\ [\w.*{},\ ]+;?\s*$ | from\ [\w.]+\ import\b
+        | \#include\s*[<"] | (public|private|protected)\ (static\ )?\w+
+        | (const|let|var)\ \w+\ ?= | function\ \w*\( | return\ [^.]*;\s*$
+        | print(f|ln)?\(.*\) | System\.out\. | console\.log | std::
+        | <\?php | <!DOCTYPE | </?(html|head|body|div|script|style|p|h\d|ul|li|a|table|form)\b[^>]*>
+        | (if|for|while)\ ?\(.*\)\s*\{ | \w+(\[\w+\])?\ ?=\ ?\w+[(\[].*[)\]];?\s*$
+      )
+    | \bSELECT\b[^.]{1,200}\bFROM\b | (?i:^\s*(select\ [\w*,.\ ]+\ from|create\ table)\ \w)
+    | [;{}]\s*\n\s*[\w})].*[;{}]\s*$
+"""
+"""A fenced block, a line that opens like a statement or a tag, an SQL query, or two
+lines that end in ; { }."""
+
+MATH: Final = r"""(?x)
+    \\(frac|sqrt|sum|int|begin\{(equation|align)) | \$[^$\n]*[\\^_=][^$\n]*\$
+    | \d\s*[-+*/×÷^]\s*\d[\d.,]*\s*= | =\s*-?\d+[xyz]\b
+    | \b\d*[xyz](\^?[2-9²³])?\s*[-+^]\s*\d+\S*\s*= | \b\d*[xyz](\^?[2-9²³])?\s*[-+]\s*\d*[xyz]\b
+    | (?i:\b(
+        solve\ (for\ \w\b|the\ equation) | (square|cube)\ root | quadratic\ (equation|formula)
+        | (derivative|integral)\ of | polynomial | hypotenuse | perimeter | arithmetic\ sequence
+        | probability\ (of|that)\b[^.?]*\d | the\ (sum|product|average|mean|median)\ of\b[^.?]*\d
+      )\b)
+    | (?i:\d[^?]*\bhow\ (many|much|long|far|old)\b[^?]*\?)
+"""
+"""LaTeX, arithmetic, an equation in x, y or z, or the words of a school problem."""
+
+LIST_LINE: Final = r"(?m)^[ \t]*([-*•‣–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+\S"
+"""A line that begins with a bullet, a number or a letter."""
+
+REFUSAL: Final = r"""(?xi)
+    \A\W*
+    (?: (?:(?:i['’]m|i\ am|we['’]re)\ (?:\w+\ )?)?(?:sorry|afraid) | (?:my\ )?apologies
+        | i\ apologi[sz]e | unfortunately
+        | as\ an?\ (?:\w+\ ){0,3}(?:ai|model|assistant)\b[^.]{0,40}?
+    )?
+    [\s,.:;-]*(?:(?:but|that)\ )?
+    (?:i|we)\ ?
+    (?: can\ ?not | can['’]t | could\ not | couldn['’]t | will\ not | won['’]t | must\ decline
+        | (?:am|['’]m|are)\ (?:not\ able|unable)\ to
+        | (?:do\ not|don['’]t)\ feel\ comfortable
+    )\ ?
+    (?: \w+ly\ )?
+    (?: \b(?: access | answer | assist | browse | complete | comply | create | determine
+        | discuss | display | do\ (?:that|this|so) | draw | engage | extract | fulfil | generate
+        | give | help | offer | open | participate | predict | provide | recommend | respond
+        | share\ (?:that|this|personal) | support | view | write | in\ good\ conscience )
+      | (?:with|to) )
+"""
+"""An answer that opens by saying that it cannot or will not help, perhaps after an apology."""
+
+AI_DISCLAIMER: Final = r"""(?xi)
+    \b(?:as|i['’]m|i\ am)\ (?:just\ |only\ )?an?\s
+    (?:ai|artificial\ intelligence|(?:large\ |ai\ )?language\ model|virtual\ assistant|chatbot)
+    (?:[^\w-]|\z)
+    | \bmy\ (?:knowledge\ cut-?off|training\ data)\b
+"""
+"""An answer that speaks of itself as a machine."""
+
+
+def _check(options: SimpleNamespace) -> None:
+    short, long = options.lengths
+    if not 0 < short <= long:
+        raise UserError(
+            f"lengths: {short}, {long} do not rise",
+            hint="give the first characters of `medium` and of `long`, such as [200, 1000]",
+        )
+    unknown = set(options.languages) - set(_identifier(()).labels) if options.languages else ()
+    if unknown:
+        raise UserError(
+            f"languages: py3langid does not know {', '.join(sorted(unknown))}",
+            hint="use ISO 639 codes such as en, de, zh",
+        )
+
+
+@stage(
+    version=1,
+    scope="row",
+    reads=["messages", "input_start"],
+    adds={
+        "language": pl.String,
+        "language_score": pl.Float32,
+        "length_class": pl.String,
+        "is_code": pl.Boolean,
+        "is_math": pl.Boolean,
+        "is_list": pl.Boolean,
+        "is_multi_turn": pl.Boolean,
+        "has_input": pl.Boolean,
+        "is_refusal": pl.Boolean,
+        "is_ai_disclaimer": pl.Boolean,
+    },
+    check=_check,
+)
+def surface(
+    ctx: Context,
+    rows: Records,
+    *,
+    languages: tuple[str, ...] = (),
+    min_confidence: float = 0.5,
+    characters: int = 1000,
+    lengths: tuple[int, int] = (200, 1000),
+) -> pl.DataFrame:
+    """Tag the language, length class and form of each conversation.
+
+    languages: the ISO 639 codes to choose from; empty for all that the identifier
+        knows. Naming those that occur helps to keep near relatives apart (written
+        Chinese is sometimes taken for `wuu` or `yue`).
+    min_confidence: below it the language is `und`, undetermined. The identifier's
+        confidence falls with the length of the text, so that very short answers
+        and numbers are `und` and no wild guess.
+    characters: how much of the conversation, user and assistant turns in their
+        order, the identifier sees.
+    lengths: in characters of the last answer, where `medium` and `long` begin;
+        below are `short` and, for a blank or missing answer, `empty`.
+
+    Adds `language` and `language_score` (0 to 1) and these flags: `is_code` and
+    `is_math` (in any user or assistant turn), `is_list` (an answer with two list
+    lines or more), `is_multi_turn` (two user turns or more), `has_input`,
+    `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
+    """
+    texts = rows.select(
+        turns("user").list.join("\n").alias("asked"),
+        turns("assistant").list.join("\n").alias("answered"),
+        turns("assistant"),
+        turns("user").list.len().alias("rounds"),
+        response().str.strip_chars().str.len_chars().fill_null(0).alias("length"),
+        _spoken(characters),
+        "input_start",
+    )
+    named = _languages(texts["spoken"], languages, min_confidence)
+    both = pl.concat_str("asked", "answered", separator="\n")
+    answers = pl.col("assistant_turns").list
+    return texts.select(
+        *named,
+        _length_class(lengths),
+        both.str.contains(CODE).alias("is_code"),
+        both.str.contains(MATH).alias("is_math"),
+        answers.eval(pl.element().str.count_matches(LIST_LINE) >= 2).list.any().alias("is_list"),
+        (pl.col("rounds") > 1).alias("is_multi_turn"),
+        pl.col("input_start").is_not_null().alias("has_input"),
+        answers.eval(pl.element().str.contains(REFUSAL)).list.any().alias("is_refusal"),
+        pl.col("answered").str.contains(AI_DISCLAIMER).alias("is_ai_disclaimer"),
+    )
+
+
+def _spoken(characters: int) -> pl.Expr:
+    """The beginning of the conversation without its system and tool turns."""
+    said = pl.element().struct.field("role").is_in(["user", "assistant"])
+    content = pl.element().filter(said).struct.field("content")
+    joined = pl.col("messages").list.eval(content).list.join("\n")
+    return joined.str.head(characters).alias("spoken")
+
+
+def _length_class(lengths: tuple[int, int]) -> pl.Expr:
+    return (
+        pl.when(pl.col("length") == 0)
+        .then(pl.lit("empty"))
+        .when(pl.col("length") < lengths[0])
+        .then(pl.lit("short"))
+        .when(pl.col("length") < lengths[1])
+        .then(pl.lit("medium"))
+        .otherwise(pl.lit("long"))
+        .alias("length_class")
+    )
+
+
+def _languages(
+    texts: Iterable[str], candidates: tuple[str, ...], min_confidence: float
+) -> tuple[pl.Series, pl.Series]:
+    """The language of each text and the confidence in it.
+
+    A loop, because the identifier walks an automaton over the bytes of one text
+    at a time: about 10,000 rows a second.
+    """
+    identifier = _identifier(candidates)
+    found = [identifier.classify(text) for text in texts]
+    scores = pl.Series("language_score", [score for _, score in found], dtype=pl.Float32)
+    names = [name if score >= min_confidence else "und" for name, score in found]
+    return pl.Series("language", names, dtype=pl.String), scores
+
+
+@cache
+def _identifier(candidates: tuple[str, ...]) -> Any:
+    """The identifier with scores that are probabilities; half a second to load."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(candidates or None)
+    return identifier
