@@ -68,8 +68,10 @@ def text(
     template: the text to embed, in Jinja: `instruction`, `input` and `response`
         are texts, empty where there are none; `messages` is the list of turns with
         `role` and `content`.
-    normalise: scale the vectors to length 1, so that dot products are cosines; a
-        vector of zeros (a text without known words) stays as it is.
+    normalise: scale the vectors to length 1, so that dot products are cosines.
+
+    The vector of a blank text is all zeros. A row for which the model gives
+    numbers that are not finite fails.
     """
     texts = _texts(rows, template)
     encoder = ctx.open(model)
@@ -80,8 +82,13 @@ def text(
     if not parts:
         return pl.DataFrame({"vector": []}, {"vector": pl.List(pl.Float32)})
     vectors = np.concatenate(parts).astype(np.float32, copy=False)
+    vectors[(texts.str.strip_chars() == "").to_numpy()] = 0
     vectors = _unit(vectors) if normalise else vectors
-    return pl.DataFrame({"vector": pl.Series(vectors).arr.to_list()})
+    finite = pl.Series(np.isfinite(vectors).all(axis=1))
+    return pl.DataFrame({"vector": pl.Series(vectors).arr.to_list()}).select(
+        pl.when(finite).then("vector"),
+        pl.when(~finite).then(pl.lit("the model gives no finite vector")).alias("error"),
+    )
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,8 +109,9 @@ def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
         for output in _environment().parse(template).body
         for piece in (output.nodes if isinstance(output, nodes.Output) else [output])
     ]
-    if pieces and all(_is_plain(piece) for piece in pieces):
-        return rows.select(pl.concat_str([_expression(piece) for piece in pieces])).to_series()
+    if all(_is_plain(piece) for piece in pieces):
+        joined = pl.concat_str([pl.lit(""), *(_expression(piece) for piece in pieces)])
+        return rows.with_columns(joined.alias("text"))["text"]
     return pl.Series(_rendered(rows, template), dtype=pl.String)
 
 

@@ -45,6 +45,8 @@ def _check(options: SimpleNamespace) -> None:
             why=f"{', '.join(FIXED)} are always written, and origins never are",
             hint="leave it out",
         )
+    if len(set(options.columns)) < len(options.columns):
+        raise UserError("columns: one is named twice", hint="name each once")
     if not 0 <= options.validation < 1:
         raise UserError(
             f"validation: {options.validation} is no share", hint="give 0, or for example 0.01"

@@ -57,7 +57,8 @@ def alpaca(rows: Iterable[dict[str, str]], answer: str = "output") -> pl.DataFra
 
 def read_json(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSON array or JSON Lines file."""
-    text = (gzip.open(path, "rt") if path.suffix == ".gz" else path.open()).read()
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
     return json.loads(text) if text[0] == "[" else [json.loads(line) for line in text.splitlines()]
 
 

@@ -1,0 +1,103 @@
+"""score.heuristics: published answers, definitions by hand, and real rows."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from stages.score.heuristics import heuristics
+from tests.stages.conversations import frame, record, self_instruct
+
+CTX = Context.__new__(Context)  # the stage computes only
+
+
+def measure(*contents: str, **options: int) -> dict[str, float | None]:
+    return heuristics(CTX, frame([record(*contents)]), **options).row(0, named=True)
+
+
+def test_mtld_of_the_example_in_the_paper() -> None:
+    """McCarthy and Jarvis 2010: these nine words close one factor, so their MTLD is 9."""
+    text = "Of the people by the people for the people"
+    assert measure("Quote.", text)["mtld"] == 9
+
+
+def test_mtld_counts_the_rest_in_part() -> None:
+    # forwards: the third word closes a factor (2 of 3), "b b" another (1 of 2), and "c" is no
+    # part; backwards: "c b b" closes one (2 of 3), and "a b a" another
+    assert measure("Go.", "a b a b b c")["mtld"] == pytest.approx(6 / 2)
+    # one word of four repeats: (1 - 3/4) / (1 - 0.72) of a factor either way
+    assert measure("Go.", "a b c a")["mtld"] == pytest.approx(4 * 0.28 / 0.25)
+
+
+def test_mtld_does_not_fall_with_length() -> None:
+    words = random.Random(0).choices([f"w{i}" for i in range(200)], k=6000)
+    short, long = (measure("Go.", " ".join(words[:n]))["mtld"] for n in (600, 6000))
+    assert long == pytest.approx(short, rel=0.15)  # the type-token ratio falls to a tenth
+
+
+def test_lengths() -> None:
+    found = measure("Add the numbers.\n\n1, 2", "It's three — 3!", "And 4?", "Don't know, naïve me")
+    assert found["turns"] == 2
+    assert (found["prompt_chars"], found["prompt_words"]) == (22, 5)
+    assert (found["response_chars"], found["response_words"]) == (20, 4)
+
+
+def test_repetition() -> None:
+    assert measure("Go.", "a b c a b c a b c")["repetition"] == pytest.approx(1 - 3 / 7)
+    assert measure("Go.", "A b a B a b", ngram=2)["repetition"] == pytest.approx(1 - 2 / 5)
+    assert measure("Go.", "one two")["repetition"] == 0
+    assert measure("Go.", "all of these words differ")["repetition"] == 0
+
+
+def test_compression() -> None:
+    text = "naïve " * 50
+    expected = len(zlib.compress(text.encode(), 6)) / len(text.encode())
+    assert measure("Go.", text)["compression_ratio"] == pytest.approx(expected)
+    assert measure("Go.", text)["compression_ratio"] < 0.1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("answer", ["", "  \n"])
+def test_blank_answers_have_no_measures(answer: str) -> None:
+    found = measure("Go.", answer)
+    assert found["response_words"] == 0
+    assert found["mtld"] is found["compression_ratio"] is found["repetition"] is None
+
+
+def test_odd_conversations_and_types() -> None:
+    odd = frame([record(), record("no answer"), record("!?", "…!"), record("Go.", "w " * 5000)])
+    result = heuristics(CTX, odd)
+    added = heuristics.__stage__.adds  # type: ignore[attr-defined]
+    assert dict(result.schema) == added
+    assert dict(heuristics(CTX, odd.head(0)).schema) == added
+    assert result["response_words"].null_count() == 2
+    assert result["turns"].to_list().count(0) == 1
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=80))
+def test_measures_are_in_their_ranges(words: list[str]) -> None:
+    found = measure("Go.", " ".join(words))
+    assert found["mtld"] is None or found["mtld"] >= 1
+    assert (found["mtld"] is None) == (len(set(words)) == len(words))
+    assert 0 <= found["repetition"] < 1  # type: ignore[operator]
+    assert found["response_words"] == len(words)
+
+
+def test_a_row_depends_on_itself_alone() -> None:
+    rows = self_instruct(400)
+    whole = heuristics(CTX, rows)
+    assert pl.concat([heuristics(CTX, rows[:77]), heuristics(CTX, rows[77:])]).equals(whole)
+    assert whole["repetition"].is_between(0, 1).all()
+    assert whole["repetition"].max() > 0.3  # type: ignore[operator]  # GPT-3 does repeat itself
+
+
+def test_ngram_below_one_is_told() -> None:
+    with pytest.raises(UserError, match="ngram"):
+        heuristics.__stage__.check(SimpleNamespace(ngram=0))  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""score.knn: against brute force, and where there are too few rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from stages.score.knn import knn
+
+CTX = Context.__new__(Context)  # the stage computes only
+
+
+def pool(rows: int) -> tuple[np.ndarray, pl.DataFrame]:
+    vectors = np.random.default_rng(0).normal(size=(rows, 16)).astype(np.float32)
+    column = pl.Series(vectors).arr.to_list()
+    return vectors, pl.DataFrame({"id": [f"{i:04x}" for i in range(rows)], "v": column})
+
+
+@pytest.mark.parametrize("k", [1, 6, 99])
+def test_distance_to_the_kth_other_row(k: int) -> None:
+    vectors, rows = pool(100)
+    distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors, axis=2)
+    expected = np.sort(distances, axis=1)[:, k]  # place 0 is the row itself
+    found = knn(CTX, rows, k=k, vector="v")
+    assert dict(found.schema) == {"knn_distance": pl.Float32}
+    np.testing.assert_allclose(found["knn_distance"], expected, rtol=1e-6)
+
+
+def test_equal_rows_are_at_distance_zero() -> None:
+    _, rows = pool(10)
+    doubled = pl.concat([rows, rows])
+    assert knn(CTX, doubled, k=1, vector="v")["knn_distance"].to_list() == [0.0] * 20
+
+
+@pytest.mark.parametrize("count", [0, 1, 6])
+def test_too_few_rows(count: int) -> None:
+    found = knn(CTX, pool(count)[1] if count else pool(1)[1].head(0), vector="v")
+    assert found["knn_distance"].to_list() == [None] * count
+    assert found.schema["knn_distance"] == pl.Float32
+
+
+def test_no_such_neighbour() -> None:
+    with pytest.raises(UserError, match="k"):
+        knn.__stage__.check(SimpleNamespace(k=0))  # type: ignore[attr-defined]

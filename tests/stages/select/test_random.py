@@ -1,0 +1,71 @@
+"""select.random: exact, nested, and blind to all but the ids."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from stages.select.random import random
+
+CTX = Context.__new__(Context)  # the stage computes only
+
+
+def pool(rows: int) -> pl.DataFrame:
+    ids = sorted(f"{(i * 2654435761) % 2**32:08x}" for i in range(rows))
+    tokens = [int(i[:2], 16) for i in ids]
+    return pl.DataFrame({"id": ids, "tokens": tokens}, {"id": pl.String, "tokens": pl.Int64})
+
+
+def kept(rows: pl.DataFrame, result: pl.DataFrame) -> set[str]:
+    return set(rows["id"].filter(result["drop_reason"].is_null()))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(0, 250), st.integers(0, 9))
+def test_budget_in_rows_is_met_exactly(rows: int, budget: int, seed: int) -> None:
+    data = pool(rows)
+    assert len(kept(data, random(CTX, data, budget=budget, seed=seed))) == min(rows, budget)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(0, 30_000), st.integers(0, 9))
+def test_budget_in_tokens(rows: int, budget: int, seed: int) -> None:
+    data = pool(rows)
+    chosen = random(CTX, data, budget=budget, unit="tokens", seed=seed)["drop_reason"].is_null()
+    spent = data["tokens"].filter(chosen).sum()
+    assert spent <= budget
+    assert (data["tokens"].filter(~chosen) > budget - spent).all()
+
+
+def test_larger_budgets_only_add() -> None:
+    data = pool(500)
+    samples = [kept(data, random(CTX, data, budget=n, seed=4)) for n in (10, 50, 300)]
+    assert samples[0] < samples[1] < samples[2]
+
+
+def test_the_order_of_rows_and_other_rows_do_not_matter() -> None:
+    data = pool(500)
+    chosen = kept(data, random(CTX, data, budget=100))
+    turned = data.reverse()
+    assert kept(turned, random(CTX, turned, budget=100)) == chosen
+    fewer = data.filter(pl.int_range(pl.len()) % 2 == 0)
+    from_fewer = kept(fewer, random(CTX, fewer, budget=100))
+    assert chosen & set(fewer["id"]) <= from_fewer
+
+
+def test_seeds_differ_and_every_row_has_its_chance() -> None:
+    data = pool(60)
+    samples = [kept(data, random(CTX, data, budget=20, seed=seed)) for seed in range(60)]
+    assert samples[0] != samples[1]
+    assert set.union(*samples) == set(data["id"])
+
+
+def test_evidence_is_the_rank() -> None:
+    data = pool(50)
+    result = random(CTX, data, budget=20).filter(pl.col("drop_reason") == "not_selected")
+    ranks = sorted(json.loads(e)["rank"] for e in result["evidence"])
+    assert ranks == list(range(21, 51))
