@@ -1,0 +1,83 @@
+"""Loading bytes as if they were a file, and what every load must hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import zstandard
+
+from pipeline.context import Context
+from stages.load.records import records
+
+Turns = list[tuple[str, str]]
+
+
+def load(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> pl.DataFrame:
+    """The lines of `load.records` for files of these contents; the accounting is checked."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for number, content in enumerate(contents):
+            path = content if isinstance(content, Path) else Path(folder) / f"{number}-{name}"
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            paths.append(str(path))
+        options = {"source": "here", "license": "CC0-1.0"} | options
+        frame = records(Context.scratch(Path(folder)), path=tuple(paths), **options)
+    assert_accounted(frame)
+    return frame
+
+
+def assert_accounted(frame: pl.DataFrame) -> None:
+    """Every line is exactly one of kept, dropped and failed, and says what it must."""
+    failed, dropped = pl.col("error").is_not_null(), pl.col("drop_reason").is_not_null()
+    assert frame.filter(failed & dropped).is_empty()
+    lost = frame.filter(failed)
+    assert lost["id"].is_null().all()
+    assert lost["file"].is_not_null().all()
+    assert (lost["line"] >= 1).all()
+    assert not any("/" in file for file in lost["file"])
+    left = frame.filter(~failed)
+    assert left["id"].is_not_null().all()
+    kept = left.filter(~dropped)
+    assert kept["id"].is_unique().all()
+    assert left["id"].is_in(kept["id"].implode()).all()
+    for line in frame.filter(dropped).iter_rows(named=True):
+        assert json.loads(line["evidence"])["id"] == line["id"]
+
+
+def kept(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col("error").is_null() & pl.col("drop_reason").is_null())
+
+
+def failures(frame: pl.DataFrame) -> list[tuple[int, str]]:
+    """Line and reason of each failed position."""
+    lost = frame.filter(pl.col("error").is_not_null())
+    return list(zip(lost["line"], lost["error"], strict=True))
+
+
+def turns(frame: pl.DataFrame) -> list[Turns]:
+    """The conversations of the lines that did not fail."""
+    messages = frame.filter(pl.col("error").is_null())["messages"]
+    return [[(turn["role"], turn["content"]) for turn in each] for each in messages]
+
+
+def json_lines(rows: Sequence[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def json_array(rows: Sequence[Any]) -> bytes:
+    return json.dumps(rows, indent=4, ensure_ascii=False).encode()
+
+
+def zst(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor().compress(data)
+
+
+def gz(data: bytes) -> bytes:
+    return gzip.compress(data, mtime=0)

@@ -1,0 +1,113 @@
+"""Benchmarks: all items, by name or from a file, and never an empty one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import polars as pl
+import pytest
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from stages.load.benchmarks import BUNDLED, Name, benchmarks, check, input_files
+from tests.stages.load.helpers import assert_accounted, failures, json_lines
+
+COUNTS = {
+    "gsm8k": 1319,
+    "humaneval": 164,
+    "ifeval": 541,
+    "mmlu": 14_042,
+    "mt_bench": 80,
+    "truthfulqa": 813,
+    "vicuna_bench": 80,
+}
+
+
+def names_of(frame: pl.DataFrame) -> set[str]:
+    return set(frame["texts"].explode().struct.field("name"))
+
+
+def test_all_that_are_bundled(ctx: Context) -> None:
+    assert set(get_args(Name)) == set(BUNDLED) == set(COUNTS)
+    frame = benchmarks(ctx, names=get_args(Name))
+    assert_accounted(frame)
+    assert frame["error"].is_null().all()
+    assert dict(frame.group_by("benchmark").len().iter_rows()) == COUNTS
+    assert frame["texts"].list.len().min() == 1
+    assert frame["texts"].explode().struct.field("text").str.len_chars().min() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("gsm8k", {"question", "answer"}),
+        ("humaneval", {"prompt", "canonical_solution"}),
+        ("mmlu", {"question", "choices"}),
+        ("mt_bench", {"turns_1", "turns_2"}),
+        ("truthfulqa", {"question", "answer", "correct_answers", "incorrect_answers"}),
+    ],
+)
+def test_texts_have_names(ctx: Context, name: str, texts: set[str]) -> None:
+    assert names_of(benchmarks(ctx, names=(name,))) == texts  # type: ignore[arg-type]
+
+
+def test_items_have_the_keys_of_the_benchmark(ctx: Context) -> None:
+    frame = benchmarks(ctx, names=("humaneval",))
+    assert frame["item"].to_list() == [f"HumanEval/{n}" for n in range(164)]
+    assert benchmarks(ctx, names=("gsm8k",))["item"].to_list()[:2] == ["0", "1"]
+
+
+def test_the_files_behind_the_names_are_told() -> None:
+    files = input_files(SimpleNamespace(names=("gsm8k", "mmlu")))
+    assert [file.name for file in files] == ["gsm8k_test.jsonl.gz", "mmlu_test.parquet"]
+    assert all(file.is_file() for file in files)
+
+
+def own(ctx: Context, rows: bytes, **options: Any) -> pl.DataFrame:
+    path = ctx.work / "exam.jsonl"
+    path.write_bytes(rows)
+    frame = benchmarks(ctx, path=(str(path),), benchmark="mine", **options)
+    assert_accounted(frame)
+    return frame
+
+
+def test_a_file_of_ones_own(ctx: Context) -> None:
+    row = {"q": "why?", "choices": ["a", "", "c"], "n": 3, "none": None, "key": "K1"}
+    frame = own(ctx, json_lines([row]))
+    assert [tuple(text.values()) for text in frame["texts"][0]] == [
+        ("q", "why?"),
+        ("choices_1", "a"),
+        ("choices_3", "c"),
+        ("key", "K1"),
+    ]
+    frame = own(ctx, json_lines([row, row]), fields={"question": "q"}, key="key")
+    assert frame["texts"][0].to_list() == [{"name": "question", "text": "why?"}]
+    assert frame["item"].to_list() == ["K1", "K1"]
+    assert frame["drop_reason"].to_list() == [None, "duplicate"]
+
+
+def test_a_bad_row_is_a_failure(ctx: Context) -> None:
+    rows = json_lines([{"q": "a", "id": 1}, {"q": "", "id": 2}, {"q": "b"}, {"q": "\ud800"}, []])
+    frame = own(ctx, rows + b"{\n", fields={"question": "q"}, key="id")
+    assert frame["item"].drop_nulls().to_list() == ["1"]
+    assert [line for line, _ in failures(frame)] == [2, 3, 4, 5, 6]
+    assert "it has no text in question" in failures(frame)[0][1]
+
+
+@pytest.mark.parametrize("rows", [b"", b"\n", b"{\n", b'{"other": "a"}\n', b"\x1f\x8b"])
+def test_a_benchmark_without_items_is_an_error(ctx: Context, rows: bytes) -> None:
+    with pytest.raises(UserError, match="the benchmark 'mine' has no items"):
+        own(ctx, rows, fields={"question": "q"})
+
+
+def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
+    nothing = SimpleNamespace(names=(), path=(), benchmark=None)
+    with pytest.raises(UserError, match="needs `names` or a `path`"):
+        check(nothing)
+    with pytest.raises(UserError, match="needs a name"):
+        check(SimpleNamespace(names=(), path=("x",), benchmark=None))
+    with pytest.raises(UserError, match="does not exist"):
+        check(SimpleNamespace(names=("gsm8k",), path=(str(tmp_path / "x"),), benchmark="x"))
+    check(SimpleNamespace(names=("gsm8k",), path=(), benchmark=None))

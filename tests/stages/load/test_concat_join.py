@@ -1,0 +1,151 @@
+"""Bringing branches together: no row and no column is lost, and no order matters."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from schemas.records import RECORD_COLUMNS, record_id
+from stages.load.concat import added as concat_adds
+from stages.load.concat import concat
+from stages.load.join import added as join_adds
+from stages.load.join import join
+
+NOWHERE = Context.__new__(Context)
+"""Neither stage touches its context."""
+
+Rows = list[tuple[int, int, list[str]]]
+"""Conversation number, index in the source, parents."""
+
+
+def pool(source: str, rows: Rows) -> pl.DataFrame:
+    lines = []
+    for number, index, parents in rows:
+        messages = [{"role": "user", "content": f"question {number}"}]
+        line = {
+            "id": record_id(messages),  # type: ignore[arg-type]
+            "messages": messages,
+            "input_start": None,
+            "origins": [{"source": source, "index": index, "license": "MIT"}],
+            "parents": parents,
+            "extra": json.dumps({"from": source}),
+        }
+        lines.append(line)
+    return pl.DataFrame(lines, schema=RECORD_COLUMNS).sort("id")  # type: ignore[arg-type]
+
+
+pools = st.lists(
+    st.lists(
+        st.tuples(
+            st.integers(0, 8), st.integers(0, 99), st.lists(st.sampled_from("pq"), max_size=2)
+        ),
+        max_size=8,
+        unique_by=lambda row: row[0],
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(pools)
+@settings(max_examples=60, deadline=None)
+def test_concat_keeps_the_first_with_the_places_of_all(inputs: list[Rows]) -> None:
+    frames = [pool(f"s{n}", rows) for n, rows in enumerate(inputs)]
+    result = concat(NOWHERE, frames)
+    assert len(result) == sum(map(len, frames))
+    assert result["id"].to_list() == [i for frame in frames for i in frame["id"]]
+    merged: dict[str, dict[str, set[object]]] = {}
+    for row in (row for frame in frames for row in frame.iter_rows(named=True)):
+        into = merged.setdefault(row["id"], {"origins": set(), "parents": set()})
+        into["origins"] |= {tuple(origin.values()) for origin in row["origins"]}
+        into["parents"] |= set(row["parents"])
+    kept = result.filter(pl.col("drop_reason").is_null())
+    assert len(kept) == len(merged)
+    seen = set()
+    for row in result.iter_rows(named=True):
+        first = row["id"] not in seen
+        seen.add(row["id"])
+        assert (row["drop_reason"] is None) == first
+        if first and (result["id"] == row["id"]).sum() > 1:
+            assert [tuple(o.values()) for o in row["origins"]] == sorted(
+                merged[row["id"]]["origins"]  # type: ignore[type-var]
+            )
+            assert row["parents"] == sorted(merged[row["id"]]["parents"])  # type: ignore[type-var]
+
+
+def test_concat_names_both_places() -> None:
+    result = concat(NOWHERE, [pool("a", [(1, 7, [])]), pool("b", [(1, 3, []), (2, 4, [])])])
+    [evidence] = [json.loads(e) for e in result["evidence"].drop_nulls()]
+    assert evidence == {
+        "id": pool("a", [(1, 7, [])])["id"][0],
+        "kept": {"source": "a", "index": 7},
+        "dropped": {"source": "b", "index": 3},
+    }
+    assert result["extra"][0] == '{"from": "a"}'
+
+
+def test_concat_of_generated_rows_without_a_place() -> None:
+    made = pool("x", [(1, 0, ["p"])]).with_columns(origins=pl.lit([], RECORD_COLUMNS["origins"]))
+    result = concat(NOWHERE, [made, pool("b", [(1, 3, ["q"])]), made])
+    assert result["drop_reason"].to_list() == [None, "duplicate", "duplicate"]
+    assert result["parents"][0].to_list() == ["p", "q"]
+    assert [origin["source"] for origin in result["origins"][0]] == ["b"]
+    assert json.loads(result["evidence"][1])["kept"] is None
+    assert json.loads(result["evidence"][2])["dropped"] is None
+
+
+def test_concat_fills_columns_that_an_input_lacks() -> None:
+    one = pool("a", [(1, 0, [])]).with_columns(score=pl.lit(0.5, pl.Float32))
+    two = pool("b", [(2, 0, [])]).with_columns(tag=pl.lit("x"))
+    result = concat(NOWHERE, [one, two])
+    assert result.select("score", "tag").rows() == [(0.5, None), (None, "x")]
+    adds = concat_adds(None, {"rows": [one.schema, two.schema]})  # type: ignore[arg-type]
+    assert adds == {"score": pl.Float32, "tag": pl.String}
+    other = two.with_columns(score=pl.lit("high"))
+    with pytest.raises(UserError, match="column 'score' is Float32 in one input and String"):
+        concat_adds(None, {"rows": [one.schema, other.schema]})  # type: ignore[arg-type]
+
+
+def branches() -> list[pl.DataFrame]:
+    rows = pool("a", [(n, n, []) for n in range(20)])
+    return [
+        rows.with_columns(a=pl.int_range(20)),
+        rows.with_columns(b=pl.int_range(20) * 2, c=pl.lit(None, pl.String)).reverse(),
+        rows.with_columns(d=pl.lit(float("nan")), c=pl.lit(None, pl.String)),
+    ]
+
+
+def test_join_gives_what_the_first_branch_has_not() -> None:
+    frames = branches()
+    result = join(NOWHERE, frames)
+    assert dict(result.schema) == join_adds(None, {"rows": [f.schema for f in frames]})  # type: ignore[arg-type]
+    assert result.columns == ["b", "c", "d"]
+    together = frames[0].with_columns(result)
+    assert (together["b"] == 2 * together["a"]).all()
+    assert join(NOWHERE, frames[:1]).columns == []
+
+
+def test_join_needs_the_same_rows() -> None:
+    frames = branches()
+    lost = frames[1]["id"].sort()[0]
+    with pytest.raises(UserError, match="branch 2 is not over the rows of the first") as caught:
+        join(NOWHERE, [frames[0], frames[1].filter(pl.col("id") != lost)])
+    assert f"it lacks 1 ({lost}), and has none" in str(caught.value)
+    with pytest.raises(UserError, match="branch 3") as caught:
+        join(NOWHERE, [frames[0].head(3), frames[1].tail(3), frames[2]])
+    assert "and has 17 (" in str(caught.value)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_join_refuses_two_values_under_one_name(at: int) -> None:
+    frames = branches()
+    name = "ac"[at]
+    frames[2] = frames[2].with_columns(pl.lit(-1 if name == "a" else "x").alias(name))
+    with pytest.raises(UserError, match=f"branches {at + 1} and 3 differ in the column '{name}'"):
+        join(NOWHERE, frames)
