@@ -70,6 +70,13 @@ def ranking(values: NDArray[np.float64], descending: bool) -> NDArray[np.int64]:
     return np.argsort(-values if descending else values, kind="stable")
 
 
+def places(order: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The place of each of `count` rows in an order of rows, 1 being the first; 0 outside it."""
+    found = np.zeros(count, np.int64)
+    found[order] = np.arange(1, len(order) + 1)
+    return found
+
+
 def costs(rows: pl.DataFrame, unit: Unit, tokens: str) -> NDArray[np.int64]:
     """What each row takes from a budget: 1, or its value in the column `tokens`."""
     if unit == "rows":

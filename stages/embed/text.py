@@ -70,8 +70,8 @@ def text(
         `role` and `content`.
     normalise: scale the vectors to length 1, so that dot products are cosines.
 
-    The vector of a blank text is all zeros. A row for which the model gives
-    numbers that are not finite fails.
+    A vector of zeros (a static model knows no word of the text) stays as it is. A
+    row for which the model gives numbers that are not finite fails.
     """
     texts = _texts(rows, template)
     encoder = ctx.open(model)
@@ -82,7 +82,6 @@ def text(
     if not parts:
         return pl.DataFrame({"vector": []}, {"vector": pl.List(pl.Float32)})
     vectors = np.concatenate(parts).astype(np.float32, copy=False)
-    vectors[(texts.str.strip_chars() == "").to_numpy()] = 0
     vectors = _unit(vectors) if normalise else vectors
     finite = pl.Series(np.isfinite(vectors).all(axis=1))
     return pl.DataFrame({"vector": pl.Series(vectors).arr.to_list()}).select(

@@ -85,6 +85,17 @@ def parquet(
     Adds `split`. Dropped: `no_answer`, where the conversation does not end with an
     answer, or with a blank one: nothing could be learnt from it.
     """
+    verdict = _verdict(rows, validation)
+    lengths = _words() if tokens is None else pl.col(tokens).cast(pl.Int64)
+    table = rows.select(
+        "messages", "id", *_provenance(), *columns, lengths.alias("_length"), verdict["split"]
+    )
+    _write(ctx.files, table, rows_per_shard, compression, tokens)
+    return verdict
+
+
+def _verdict(rows: pl.DataFrame, validation: float) -> pl.DataFrame:
+    """The split of each row that ends with an answer, the reason of each that does not."""
     last = pl.col("messages").list.last().struct
     answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
     facts = rows.select(
@@ -95,17 +106,11 @@ def parquet(
     )
     split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
     evidence = pl.struct(ends_with="role", characters="characters").struct.json_encode()
-    verdict = facts.select(
+    return facts.select(
         pl.when("answered").then(split).alias("split"),
         pl.when(~pl.col("answered")).then(pl.lit("no_answer")).alias("drop_reason"),
         pl.when(~pl.col("answered")).then(evidence).alias("evidence"),
     )
-    lengths = _words() if tokens is None else pl.col(tokens).cast(pl.Int64)
-    table = rows.select(
-        "messages", "id", *_provenance(), *columns, lengths.alias("_length"), verdict["split"]
-    )
-    _write(ctx.files, table, rows_per_shard, compression, tokens)
-    return verdict
 
 
 def _provenance() -> list[pl.Expr]:

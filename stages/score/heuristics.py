@@ -1,9 +1,25 @@
 """Model-free indicators of a conversation: lengths, lexical diversity, compression, repetition.
 
-They cost almost nothing, and some of them predict quality surprisingly well: the
-length of the answer alone is a strong baseline (Zhao et al. 2024,
-arXiv:2402.04833). The distance to the nearest neighbours needs vectors and all
-rows, so it is a stage of its own: `score.knn`.
+They cost almost nothing, and the length of the answer alone is a strong baseline
+(Zhao et al. 2024, arXiv:2402.04833). The distance to the nearest neighbours needs
+vectors and all rows, so it is a stage of its own: `score.knn`.
+
+A word is a run of letters and digits; those of the last three are in lower case.
+
+- `turns`: the number of user turns;
+- `prompt_chars`, `prompt_words`: of the first user turn with its input;
+- `response_chars`, `response_words`: of the last assistant turn, null without one;
+- `mtld`: the measure of textual lexical diversity of the last answer (McCarthy and
+  Jarvis 2010, doi:10.3758/BRM.42.2.381): the mean length in words of a stretch that
+  ends when its type-token ratio (TTR) reaches 0.72, forwards and backwards. What
+  remains at the end counts as the part (1 - TTR) / (1 - 0.72) of a stretch. Unlike
+  the ratio itself it does not fall with length. Null where no word repeats, as no
+  stretch ends, and noisy below a hundred words;
+- `compression_ratio`: bytes of the last answer in UTF-8 after zlib at level 6
+  through bytes before; low means redundant. Texts of a few words are above 1;
+- `repetition`: the share of the last answer's n-grams that occurred in it before,
+  1 - distinct / all (seq-rep-n of Welleck et al. 2020, arXiv:1908.04319); 0 where
+  there are fewer than n words.
 """
 
 from __future__ import annotations
@@ -53,24 +69,7 @@ def heuristics(ctx: Context, rows: Records, *, ngram: int = 3) -> pl.DataFrame:
 
     ngram: the length in words of the n-grams of `repetition`.
 
-    A word is a run of letters and digits. Adds:
-
-    - `turns`: the number of user turns;
-    - `prompt_chars`, `prompt_words`: of the first user turn with its input;
-    - `response_chars`, `response_words`: of the last assistant turn, null without
-      one;
-    - `mtld`: the measure of textual lexical diversity of the last answer in lower
-      case (McCarthy and Jarvis 2010, doi:10.3758/BRM.42.2.381): the mean number of
-      words that keep the type-token ratio above 0.72, forwards and backwards; the
-      stretch that remains counts as the part (1 - TTR) / (1 - 0.72) of one. Unlike
-      the ratio itself it does not fall with length. Null where no word repeats, as
-      no stretch ends, and noisy below a hundred words;
-    - `compression_ratio`: bytes of the last answer in UTF-8 after zlib at level 6
-      through bytes before; low means redundant. Texts of a few words are above 1;
-    - `repetition`: the share of the last answer's n-grams, in lower case, that
-      occurred in it before: 1 - distinct / all (seq-rep-n of Welleck et al. 2020,
-      arXiv:1908.04319); 0 where there are fewer than n words.
-
+    Adds the columns that are listed above.
     The last three are null for a blank or missing answer.
     """
     texts = rows.select(

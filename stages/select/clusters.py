@@ -29,6 +29,7 @@ from stages._budget import (
     costs,
     expression_columns,
     fill,
+    places,
     scores,
 )
 from stages._vectors import as_matrix, kmeans
@@ -92,12 +93,7 @@ def clusters(
     """
     labels, gaps = _cluster(as_matrix(rows[vector]), k, seed)
     values = -gaps if by is None else scores(rows, by)
-    keys = -values if by is None or descending else values
-    order = np.lexsort((keys, labels))  # stable: equal scores stay in id order, NaN goes last
-    sizes = np.bincount(labels)
-    starts = np.cumsum(sizes) - sizes
-    rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(1, len(rows) + 1) - starts[labels[order]]
+    order, rank = _rank(labels, -values if by is None or descending else values)
     prices = costs(rows, unit, tokens)
     capacities = np.bincount(labels, weights=prices).astype(np.int64)
     quotas = apportion(budget, capacities, quota)
@@ -121,6 +117,19 @@ def _cluster(
     wanted = max(1, isqrt(len(vectors) // 2)) if k is None else k
     found = kmeans(vectors, min(wanted, len(vectors)), seed)
     return found.labels, found.distances.astype(np.float64)
+
+
+def _rank(
+    labels: NDArray[np.int32], keys: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows by cluster, then key, and each row's rank in its cluster, from 1.
+
+    The sort is stable, so equal keys stay in id order, and it puts NaN last.
+    """
+    order = np.lexsort((keys, labels))
+    sizes = np.bincount(labels)
+    starts = np.cumsum(sizes) - sizes
+    return order, places(order, len(labels)) - starts[labels]
 
 
 def _choose(

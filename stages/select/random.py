@@ -7,12 +7,11 @@ rows to the pool moves no other row.
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from stages._budget import Unit, check_budget, cost_columns, costs, fill, ranking, uniform
+from stages._budget import Unit, check_budget, cost_columns, costs, fill, places, ranking, uniform
 
 
 @stage(
@@ -41,10 +40,8 @@ def random(
     """
     order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
     chosen = fill(costs(rows, unit, tokens), order.tolist(), budget)
-    rank = np.empty(len(rows), np.int64)
-    rank[order] = np.arange(1, len(rows) + 1)
     dropped = pl.when(~pl.Series(chosen))
-    return pl.DataFrame({"rank": rank}).select(
+    return pl.DataFrame({"rank": places(order, len(rows))}).select(
         dropped.then(pl.lit("not_selected")).alias("drop_reason"),
         dropped.then(pl.struct("rank").struct.json_encode()).alias("evidence"),
     )

@@ -18,6 +18,7 @@ from stages._budget import (
     expression,
     expression_columns,
     fill,
+    places,
     ranking,
     scores,
 )
@@ -71,23 +72,16 @@ def top(
     fits = ~(np.isnan(values) | low | high)
     order = ranking(values, descending)
     order = order[fits[order]]
-    rank = np.zeros(len(rows), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    chosen = fits
-    if budget is not None:
-        chosen = fill(costs(rows, unit, tokens), order.tolist(), budget)
-    picked = order[chosen[order]]
-    facts = pl.DataFrame(
-        {"score": values, "rank": rank, "chosen": chosen, "low": low, "high": high}
+    chosen = fits if budget is None else fill(costs(rows, unit, tokens), order.tolist(), budget)
+    picked = values[order[chosen[order]]]
+    facts = {"score": values, "rank": places(order, len(rows)), "chosen": chosen}
+    told = {"minimum": minimum, "maximum": maximum, "cutoff": picked[-1] if len(picked) else None}
+    return (
+        pl.DataFrame({**facts, "low": low, "high": high})
+        .with_columns(pl.lit(value, pl.Float64).alias(name) for name, value in told.items())
+        .with_columns(pl.col("score").fill_nan(None), by=pl.lit(by))
+        .select(_reason(), _evidence())
     )
-    return facts.select(
-        pl.col("chosen", "low", "high", "rank"),
-        pl.col("score").fill_nan(None),
-        cutoff=pl.lit(values[picked[-1]] if len(picked) else None, pl.Float64),
-        minimum=pl.lit(minimum, pl.Float64),
-        maximum=pl.lit(maximum, pl.Float64),
-        by=pl.lit(by),
-    ).select(_reason(), _evidence())
 
 
 def _reason() -> pl.Expr:

@@ -143,15 +143,7 @@ def surface(
     lines or more), `is_multi_turn` (two user turns or more), `has_input`,
     `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
     """
-    texts = rows.select(
-        turns("user").list.join("\n").alias("asked"),
-        turns("assistant").list.join("\n").alias("answered"),
-        turns("assistant"),
-        turns("user").list.len().alias("rounds"),
-        response().str.strip_chars().str.len_chars().fill_null(0).alias("length"),
-        _spoken(characters),
-        "input_start",
-    )
+    texts = _texts(rows, characters)
     named = _languages(texts["spoken"], languages, min_confidence)
     both = pl.concat_str("asked", "answered", separator="\n")
     answers = pl.col("assistant_turns").list
@@ -165,6 +157,19 @@ def surface(
         pl.col("input_start").is_not_null().alias("has_input"),
         answers.eval(pl.element().str.contains(REFUSAL)).list.any().alias("is_refusal"),
         pl.col("answered").str.contains(AI_DISCLAIMER).alias("is_ai_disclaimer"),
+    )
+
+
+def _texts(rows: pl.DataFrame, characters: int) -> pl.DataFrame:
+    """What the tags are read from: the turns by role, their number, the answer's length."""
+    return rows.select(
+        turns("user").list.join("\n").alias("asked"),
+        turns("assistant").list.join("\n").alias("answered"),
+        turns("assistant"),
+        turns("user").list.len().alias("rounds"),
+        response().str.strip_chars().str.len_chars().fill_null(0).alias("length"),
+        _spoken(characters),
+        "input_start",
     )
 
 

@@ -109,10 +109,19 @@ def test_neighbours_are_similar_texts(ctx: Context, potion: Embedder) -> None:
     assert a @ b > 0.8 > 0.4 > a @ c
 
 
-def test_texts_without_words(ctx: Context, potion: Embedder) -> None:
-    blank = text(ctx, frame([record("", " \n")]), model=potion)
-    assert blank["vector"].to_list() == [[0.0] * 128]
-    assert blank["error"].to_list() == [None]
-    invisible = text(ctx, frame([record("\u200b", "")]), model=potion)
-    assert invisible["vector"].to_list() == [None]  # this model gives NaN: no token is left
-    assert "finite" in invisible["error"][0]
+@pytest.mark.parametrize("question", ["", " \n", "\u200b"])
+def test_texts_without_words(ctx: Context, potion: Embedder, question: str) -> None:
+    found = text(ctx, frame([record(question, "")]), model=potion)
+    assert found["vector"].to_list() == [[0.0] * 128]
+    assert found["error"].to_list() == [None]
+
+
+def test_a_vector_that_is_not_finite_fails_its_row(
+    ctx: Context, potion: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = SimpleNamespace(encode=lambda texts: np.array([[1, np.inf], [3, 4]], np.float32))
+    monkeypatch.setattr(ctx, "open", lambda model: broken)
+    found = text(ctx, frame([record("a", "b"), record("c", "d")]), model=potion)
+    assert found["vector"].is_null().to_list() == [True, False]
+    assert found["vector"][1].to_list() == pytest.approx([0.6, 0.8])
+    assert found["error"].is_null().to_list() == [False, True]
