@@ -18,7 +18,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
-from stages.load._account import VERDICT, Line, columns, existing, located
+from stages.load._account import VERDICT, Line, columns, existing, located, peek
 from stages.load._stream import container
 
 Name = Literal["gsm8k", "humaneval", "ifeval", "mmlu", "mt_bench", "truthfulqa", "vicuna_bench"]
@@ -74,7 +74,32 @@ def check(options: SimpleNamespace) -> None:
         )
     if options.path and not options.benchmark:
         raise UserError("a benchmark of your own needs a name", hint="benchmark: NAME")
-    existing([*map(str, input_files(options)), *options.path])
+    existing(list(map(str, input_files(options))))
+    heads = [(path, *peek(path, container)) for path in existing(options.path)]
+    texts = _columns(options.fields)
+    lines = [
+        _line(options.benchmark, texts, options.key, 0, (path.name, position))
+        for path, found, _ in heads
+        for position in found
+    ]
+    if heads and all(whole for *_, whole in heads):
+        _assert_items(options.benchmark, [path for path, *_ in heads], lines)
+
+
+def _columns(fields: dict[str, str] | None) -> dict[str, tuple[str, ...]]:
+    return {name: (column,) for name, column in (fields or {}).items()}
+
+
+def _assert_items(benchmark: str, files: list[Path], lines: list[Line]) -> None:
+    """Raises UserError where none of the lines is an item."""
+    if any(line[0] is not None for line in lines):
+        return
+    raise UserError(
+        f"the benchmark {benchmark!r} has no items",
+        where=", ".join(file.name for file in files),
+        why=str(lines[0][4]) if lines else "it is empty",
+        hint="check the file, and `fields: {question: COLUMN}`",
+    )
 
 
 @stage(version=1, scope="set", check=check)
@@ -101,14 +126,13 @@ def benchmarks(
     Raises UserError for a benchmark that cannot be read or has no items: to find
     nothing in an empty benchmark would look like a clean pool.
     """
-    check(SimpleNamespace(names=names, path=path, benchmark=benchmark))
-    own = {name: (column,) for name, column in (fields or {}).items()}
+    check(SimpleNamespace(names=names, path=path, benchmark=benchmark, fields=fields, key=key))
     parts = [
         _items(ctx, name, [_FOLDER / BUNDLED[name].file], BUNDLED[name].texts, BUNDLED[name].key)
         for name in dict.fromkeys(names)
     ]
     if benchmark and path:
-        parts.append(_items(ctx, benchmark, existing(path), own, key))
+        parts.append(_items(ctx, benchmark, existing(path), _columns(fields), key))
     frame = pl.concat(parts)
     return _once(frame).select(list(_SCHEMA)).cast(_SCHEMA)
 
@@ -126,12 +150,7 @@ def _items(
     kinds: dict[Any, Any] = {**ITEM_COLUMNS, **{k: VERDICT[k] for k in ("error", "file", "line")}}
     frame = columns(lines, lambda batch: pl.DataFrame(batch, schema=kinds, orient="row"))
     if frame["id"].null_count() == len(frame):
-        raise UserError(
-            f"the benchmark {benchmark!r} has no items",
-            where=", ".join(file.name for file in files),
-            why=str(frame["error"].first()) if len(frame) else "it is empty",
-            hint="check the file, and `fields: {question: COLUMN}`",
-        )
+        _assert_items(benchmark, files, frame.head(1).rows())
     return frame
 
 

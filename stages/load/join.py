@@ -31,7 +31,7 @@ def _others(branches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @stage(version=1, scope="set", reads=ALL, adds=added)
 def join(ctx: Context, rows: list[Records]) -> pl.DataFrame:
-    """The columns that the other branches add, for the rows of the first, in its order.
+    """`id` and the columns that the other branches add, for the rows of the first, in its order.
 
     Raises UserError where the branches are not over the same rows, or where two
     of them have different values in a column of the same name.
@@ -43,7 +43,7 @@ def join(ctx: Context, rows: list[Records]) -> pl.DataFrame:
         for earlier, known in enumerate([first, *aligned[: number - 2]], 1):
             _compare(known, branch, earlier, number)
     owner = {name: next(b for b in aligned if name in b.columns) for name in columns}
-    return pl.DataFrame([owner[name][name] for name in columns], schema=columns)
+    return first.select("id").with_columns(owner[name][name] for name in columns)
 
 
 def _aligned(first: pl.DataFrame, other: pl.DataFrame, number: int) -> pl.DataFrame:

@@ -102,12 +102,20 @@ def test_a_benchmark_without_items_is_an_error(ctx: Context, rows: bytes) -> Non
         own(ctx, rows, fields={"question": "q"})
 
 
+def options(**given: Any) -> SimpleNamespace:
+    nothing = {"names": (), "path": (), "benchmark": None, "fields": None, "key": None}
+    return SimpleNamespace(**nothing | given)
+
+
 def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
-    nothing = SimpleNamespace(names=(), path=(), benchmark=None)
+    exam = tmp_path / "exam"
     with pytest.raises(UserError, match="needs `names` or a `path`"):
-        check(nothing)
+        check(options())
     with pytest.raises(UserError, match="needs a name"):
-        check(SimpleNamespace(names=(), path=("x",), benchmark=None))
+        check(options(path=(str(exam),)))
     with pytest.raises(UserError, match="does not exist"):
-        check(SimpleNamespace(names=("gsm8k",), path=(str(tmp_path / "x"),), benchmark="x"))
-    check(SimpleNamespace(names=("gsm8k",), path=(), benchmark=None))
+        check(options(names=("gsm8k",), path=(str(exam),), benchmark="mine"))
+    exam.write_bytes(b'{"other": "a"}\n')
+    with pytest.raises(UserError, match="has no items"):
+        check(options(path=(str(exam),), benchmark="mine", fields={"question": "q"}))
+    check(options(names=("gsm8k",), path=(str(exam),), benchmark="mine"))

@@ -124,11 +124,12 @@ def branches() -> list[pl.DataFrame]:
 def test_join_gives_what_the_first_branch_has_not() -> None:
     frames = branches()
     result = join(NOWHERE, frames)
-    assert dict(result.schema) == join_adds(None, {"rows": [f.schema for f in frames]})  # type: ignore[arg-type]
-    assert result.columns == ["b", "c", "d"]
+    adds = join_adds(None, {"rows": [f.schema for f in frames]})  # type: ignore[arg-type]
+    assert dict(result.schema) == {"id": pl.String} | adds
+    assert result.columns == ["id", "b", "c", "d"]
     together = frames[0].with_columns(result)
     assert (together["b"] == 2 * together["a"]).all()
-    assert join(NOWHERE, frames[:1]).columns == []
+    assert join(NOWHERE, frames[:1]).equals(frames[0].select("id"))
 
 
 def test_join_needs_the_same_rows() -> None:
