@@ -1,0 +1,242 @@
+"""Texts as numbers: normalise -> tokens -> n-gram hashes -> sets, over whole columns.
+
+Near-duplicates and contamination ask the same of a text: which runs of n tokens
+does it hold? Here a column of texts becomes flat arrays of 64-bit hashes with
+offsets, one slice per text, so that all that follows is numpy over millions of
+n-grams. Hashes are xxh3, the same on every machine. Two different n-grams share
+one with a probability near 2^-64.
+
+Nothing here normalises a number away: digits, operators and signs stay, because
+"3 apples" and "4 apples" are different problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from schemas.records import first_user_turn, instruction, response
+
+Field = Literal["conversation", "prompt", "instruction", "response"]
+Step = Literal["case", "space", "punctuation", "unicode"]
+
+MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
+"""Sentence marks and quotes. Brackets and operators are not among them: they carry
+meaning in mathematics and code ("C++" is not "C")."""
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts written without spaces between words: every character is a token."""
+
+_WORD = rf"[{_UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}_--[{_UNSPACED}]]+"
+_SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
+
+_CHUNK = 16_384
+"""Texts tokenised at a time, which bounds the memory for token strings."""
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_SHORT = 0x5851F42D4C957F2D
+
+
+class Ragged(NamedTuple):
+    """A list of arrays as one: the values of text i are values[offsets[i]:offsets[i + 1]].
+
+    offsets: int64 of length texts + 1; values: uint64.
+    """
+
+    offsets: NDArray[np.int64]
+    values: NDArray[np.uint64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def owners(self) -> NDArray[np.int64]:
+        """For each value the number of its text."""
+        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
+
+
+def field_reads(field: Field) -> list[str]:
+    """The record columns that `field_text` needs."""
+    return ["messages", "input_start"] if field == "instruction" else ["messages"]
+
+
+def field_text(field: Field) -> pl.Expr:
+    """The text of a record that a stage compares; an empty text where there is none.
+
+    conversation: all turns; prompt: the first user turn with its input; instruction:
+    the same without it; response: the last assistant turn.
+    """
+    contents = pl.element().struct.field("content").fill_null("")
+    expression = {
+        "conversation": pl.col("messages").list.eval(contents).list.join("\n"),
+        "prompt": first_user_turn(),
+        "instruction": instruction(),
+        "response": response(),
+    }[field]
+    return expression.fill_null("").alias("text")
+
+
+def normalise(text: pl.Expr, steps: tuple[Step, ...]) -> pl.Expr:
+    """The text with differences of the named kinds taken out.
+
+    case: lower-cased. space: runs of white space are one space, none at the ends.
+    punctuation: sentence marks and quotes go, save a mark before a digit ("3.5").
+    unicode: NFC, one encoding per character; not NFKC, which makes "2³" a "23".
+    """
+    if "unicode" in steps:
+        text = text.str.normalize("NFC")
+    if "case" in steps:
+        text = text.str.to_lowercase()
+    if "punctuation" in steps:
+        marks = re.escape(MARKS)
+        text = text.str.replace_all(rf"([.,:]\p{{N}})|[{marks}]", "$1")
+    if "space" in steps:
+        text = text.str.replace_all(r"\s+", " ").str.strip_chars()
+    return text
+
+
+def tokens(texts: pl.Series) -> pl.Series:
+    """Lower-cased words and runs of signs ("+", "++", "=>"), without sentence marks.
+
+    Returns list[str] per text. For comparing texts with each other.
+    """
+    return texts.str.normalize("NFC").str.to_lowercase().str.extract_all(f"{_WORD}|{_SIGNS}")
+
+
+def words(texts: pl.Series) -> pl.Series:
+    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes dropped.
+
+    Returns list[str] per text. For finding a text inside another whatever its layout.
+    """
+    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
+    return plain.str.extract_all(_WORD)
+
+
+def hash_tokens(tokenised: pl.Series) -> Ragged:
+    """The 64-bit hash of each token; each distinct token is hashed once."""
+    flat = tokenised.explode(empty_as_null=False, keep_nulls=False)
+    distinct = flat.unique()
+    hashes = [xxh3_64_intdigest(token.encode()) for token in distinct]
+    values = flat.replace_strict(distinct, pl.Series(hashes, dtype=pl.UInt64))
+    return Ragged(offsets_of(tokenised.list.len().to_numpy()), values.to_numpy())
+
+
+def rolling_hashes(
+    values: NDArray[np.uint64], longest: int
+) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """For n = 1 ... longest the hashes of all runs of n values, over text borders too.
+
+    Element i belongs to values[i:i + n]. A run of n differs from a run of another
+    length, because the hashes of tokens are as good as random.
+    """
+    rolled = np.zeros(len(values) + 1, dtype=np.uint64)
+    for k in range(longest):
+        rolled = rolled[:-1] * _BASE + values[k:]
+        yield k + 1, rolled
+        if not len(rolled):
+            return
+
+
+def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
+    """One hash for every run of n tokens, in the order of the text."""
+    rolled = np.zeros(0, dtype=np.uint64)
+    for length, hashes in rolling_hashes(hashed.values, n):
+        rolled = hashes if length == n else rolled
+    counts = np.maximum(hashed.lengths - (n - 1), 0)
+    inside = offsets_of(counts)
+    starts = np.repeat(hashed.offsets[:-1] - inside[:-1], counts) + np.arange(inside[-1])
+    return Ragged(inside, _mix(rolled[starts]))
+
+
+def shingles(texts: pl.Series, n: int) -> Ragged:
+    """The hashes of each text's n-grams of `tokens`, repeats included.
+
+    A text of fewer than n tokens has one: the hash of the whole text. A text
+    without any token has none, and so resembles nothing.
+    """
+    parts = []
+    for start in range(0, len(texts), _CHUNK):
+        hashed = hash_tokens(tokens(texts.slice(start, _CHUNK)))
+        parts.append(_with_short_texts(ngram_hashes(hashed, n), hashed, n))
+    counts = [part.lengths for part in parts] or [np.zeros(0, dtype=np.int64)]
+    values = [part.values for part in parts] or [np.zeros(0, dtype=np.uint64)]
+    return Ragged(offsets_of(np.concatenate(counts)), np.concatenate(values))
+
+
+def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
+    counts = grams.lengths.copy()
+    values = [grams.values]
+    places = [grams.owners()]
+    for length in range(1, n):
+        short = np.flatnonzero(hashed.lengths == length)
+        first = hashed.offsets[short]
+        # The length goes in first, so that no short text equals an n-gram of a longer one.
+        whole = np.full(len(short), (_SHORT * length) & (2**64 - 1), dtype=np.uint64)
+        for k in range(length):
+            whole = whole * _BASE + hashed.values[first + k]
+        counts[short] = 1
+        values.append(_mix(whole))
+        places.append(short)
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Ragged(offsets_of(counts), np.concatenate(values)[order])
+
+
+def as_sets(ragged: Ragged, rows: NDArray[np.int64]) -> Ragged:
+    """The values of some of the texts, sorted and without repeats, in the order of `rows`."""
+    counts = ragged.lengths[rows]
+    inside = offsets_of(counts)
+    places = np.repeat(ragged.offsets[rows] - inside[:-1], counts) + np.arange(inside[-1])
+    frame = pl.DataFrame(
+        {"row": np.repeat(np.arange(len(rows)), counts), "value": ragged.values[places]}
+    )
+    frame = frame.unique().sort("row", "value")
+    sizes = np.bincount(frame["row"].to_numpy(), minlength=len(rows))
+    return Ragged(offsets_of(sizes), frame["value"].to_numpy())
+
+
+def jaccard(sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+    """|A and B| / |A or B| of pairs of `as_sets`' rows, exactly; 0 for two empty sets."""
+    _, rank = np.unique(sets.values, return_inverse=True)
+    keys = (sets.owners() << 32) | rank
+    small = np.where(sets.lengths[left] <= sets.lengths[right], left, right)
+    large = left + right - small
+    shared = np.zeros(len(left), dtype=np.int64)
+    step = 1 << 16
+    for start in range(0, len(left), step):
+        part = slice(start, start + step)
+        counts = sets.lengths[small[part]]
+        inside = offsets_of(counts)
+        places = np.repeat(sets.offsets[small[part]] - inside[:-1], counts)
+        wanted = (np.repeat(large[part], counts) << 32) | rank[places + np.arange(inside[-1])]
+        found = np.searchsorted(keys, wanted)
+        hit = keys[np.minimum(found, len(keys) - 1)] == wanted if len(keys) else found > 0
+        pair = np.repeat(np.arange(len(counts)), counts)
+        shared[part] = np.bincount(pair[hit], minlength=len(counts))
+    union = sets.lengths[left] + sets.lengths[right] - shared
+    return np.asarray(shared / np.maximum(union, 1))
+
+
+def shingle_jaccard(
+    ragged: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The Jaccard similarity of pairs of texts by their shingles (`jaccard` of their sets)."""
+    rows, places = np.unique(np.concatenate([left, right]), return_inverse=True)
+    return jaccard(as_sets(ragged, rows), places[: len(left)], places[len(left) :])
+
+
+def offsets_of(counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Where each of the slices of these lengths begins, and the end of the last."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread every input bit over the whole word (the finaliser of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

@@ -1,0 +1,170 @@
+"""dedup.novelty against the loop over rows with the `rouge_score` package."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rapidfuzz.distance import LCSseq
+from rapidfuzz.process import cdist
+from rouge_score.rouge_scorer import RougeScorer
+
+from pipeline.context import Context
+from stages._novelty import greedy_novelty
+from stages._rouge import Vocabulary, f1, tokenize
+from stages.dedup.novelty import novelty
+from tests.stages._rows import DATA, conversations, evidence, json_lines, of
+
+
+def reference(
+    texts: Sequence[tuple[str, str]], given: int, threshold: float, at: bool, stem: bool
+) -> dict[str, dict]:
+    """The sequential loop, in rouge_score's own arithmetic; texts are (id, text) in order."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=stem)
+    kept = list(texts[:given])
+    dropped = {}
+    for key, text in texts[given:]:
+        best, twin = 0.0, ""
+        for other, earlier in kept:
+            score = scorer.score(earlier, text)["rougeL"].fmeasure
+            if score > best:
+                best, twin = score, other
+        if best > threshold or (at and best == threshold):
+            dropped[key] = {"twin": twin, "rouge_l": best}
+        else:
+            kept.append((key, text))
+    return dropped
+
+
+def texts_of(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    """(id, first turn) in id order."""
+    return [(key, messages[0]["content"]) for key, messages in rows["id", "messages"].iter_rows()]
+
+
+word = st.sampled_from(["write", "writes", "a", "poem", "on", "7", "8", "诗"])
+talks = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    talks,
+    st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), max_size=4),
+    st.sampled_from([0.3, 0.5, 0.7, 1.0]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_small_pools(
+    tmp_path_factory: pytest.TempPathFactory,
+    talks: list,
+    seeds: list,
+    threshold: float,
+    at: bool,
+    stem: bool,
+) -> None:
+    ctx = Context.scratch(tmp_path_factory.mktemp("ctx"))
+    rows, against = conversations(talks), conversations(seeds)
+    found = novelty(
+        ctx, rows, against, threshold=threshold, drop_at="at" if at else "above", stem=stem
+    )
+    both = texts_of(against) + texts_of(rows)
+    assert evidence(rows, found) == reference(both, len(against), threshold, at, stem)
+
+
+@pytest.mark.parametrize(("threshold", "order_by"), [(0.5, "id"), (0.4, "origin")])
+def test_real_instructions(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch, threshold: float, order_by: str
+) -> None:
+    monkeypatch.setattr("stages._novelty._BLOCK", 64)
+    pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")[:350]
+    seeds = json_lines(DATA / "seeds/self_instruct_seed_tasks.jsonl")[:40]
+    rows = conversations([(row["instruction"],) for row in pool])
+    against = conversations([(row["instruction"],) for row in seeds])
+    found = evidence(rows, novelty(ctx, rows, against, threshold=threshold, order_by=order_by))
+    ordered = rows
+    if order_by == "origin":
+        ordered = rows.sort(pl.col("origins").list.first().struct.field("index"))
+    both = texts_of(against) + texts_of(ordered)
+    assert found == reference(both, len(against), threshold, at=False, stem=False)
+    assert len(found) > 5
+
+
+def test_a_dropped_row_does_not_count(ctx: Context) -> None:
+    texts = ["one two three four", "one two three four five", "two three four five six"]
+    rows = conversations([(text,) for text in texts])
+    found = evidence(rows, novelty(ctx, rows, threshold=0.75, order_by="origin"))
+    first, second, _ = (of(rows, text) for text in texts)
+    assert found == {second: {"twin": first, "rouge_l": 0.888888888888889}}
+
+
+def test_exactly_seven_tenths_is_as_the_reference_has_it(ctx: Context) -> None:
+    shared = "a b c d e f g"
+    rows = conversations([(f"{shared} h",), (f"{shared} i j k l m",)])
+    found = evidence(rows, novelty(ctx, rows))
+    assert [told["rouge_l"] for told in found.values()] == [0.7000000000000001]
+
+
+def test_at_or_above(ctx: Context) -> None:
+    rows = conversations([("a b c d",), ("a b e f",)])
+    assert evidence(rows, novelty(ctx, rows, threshold=0.5)) == {}
+    assert len(evidence(rows, novelty(ctx, rows, threshold=0.5, drop_at="at"))) == 1
+
+
+def test_numbers_tell_instructions_apart_and_other_scripts_are_kept(ctx: Context) -> None:
+    rows = conversations(
+        [("写一首诗",), ("写一首诗。",), ("",), ("?!",), ("Add 1 2",), ("Add 3 4",)]
+    )
+    assert evidence(rows, novelty(ctx, rows)) == {}
+
+
+def test_the_order_of_rows_does_not_matter(ctx: Context) -> None:
+    pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")
+    rows = conversations([(row["instruction"],) for row in pool])
+    mixed = rows.sample(fraction=1.0, shuffle=True, seed=1)
+    found = evidence(rows, novelty(ctx, rows, threshold=0.5))
+    assert found == evidence(mixed, novelty(ctx, mixed, threshold=0.5))
+    assert found
+
+
+def alpaca(shared: Path) -> list[list[int]]:
+    """Token numbers of the 175 seed instructions and the 52,002 of Alpaca."""
+    seeds = json_lines(shared / "pools/self_instruct_seed_tasks.jsonl")
+    pool = json.loads(gzip.decompress((shared / "pools/alpaca_52k.json.gz").read_bytes()))
+    vocabulary = Vocabulary()
+    return [vocabulary.encode(tokenize(row["instruction"])) for row in [*seeds, *pool]]
+
+
+@pytest.mark.proof
+def test_alpaca_is_novel_throughout(shared: Path) -> None:
+    """The published invariant: Alpaca's own filter left no pair above 0.7."""
+    sequences = alpaca(shared)
+    assert len(sequences) == 52_177
+    verdicts = greedy_novelty(sequences, given=175, threshold=0.7)
+    assert (verdicts.twin == -1).all()
+
+
+@pytest.mark.proof
+def test_alpaca_has_2587_pairs_just_below_the_threshold(shared: Path) -> None:
+    """All 1.36 billion pairs without any bound: as a check of the bounds, too."""
+    sequences = alpaca(shared)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    above, between, pairs, step = 0, 0, 0, 256
+    for start in range(0, len(sequences), step):
+        block, before = sequences[start : start + step], sequences[: start + step]
+        lcs = cdist(before, block, scorer=LCSseq.similarity, dtype=np.uint16, workers=-1)
+        both = np.add.outer(lengths[: start + step], lengths[start : start + step])
+        earlier, later = np.nonzero(lcs * np.uint16(2) >= 0.68 * both)
+        apart = earlier < later + start
+        earlier, later = earlier[apart], later[apart]
+        score = f1(lcs[earlier, later], lengths[earlier], lengths[later + start])
+        above += int((score > 0.7).sum())
+        between += int(((score >= 0.69) & (score <= 0.7)).sum())
+        pairs += sum(range(start, start + len(block)))
+    assert pairs == 52_177 * 52_176 // 2
+    assert (above, between) == (0, 2587)

@@ -1,0 +1,134 @@
+"""The text kernels against plain Python on the same tokens."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages._text import (
+    as_sets,
+    hash_tokens,
+    jaccard,
+    ngram_hashes,
+    normalise,
+    rolling_hashes,
+    shingle_jaccard,
+    shingles,
+    tokens,
+    words,
+)
+
+few_words = st.lists(st.sampled_from("a b c 1 2 + 你".split(" ")), max_size=9).map(" ".join)
+columns = st.lists(st.one_of(few_words, st.text(max_size=12)), min_size=1, max_size=8)
+
+
+def grams(text_tokens: list[str], n: int) -> list[tuple[str, ...]]:
+    """The n-grams of a text; the whole text if it is shorter."""
+    if len(text_tokens) < n:
+        return [tuple(text_tokens)] if text_tokens else []
+    return [tuple(text_tokens[i : i + n]) for i in range(len(text_tokens) - n + 1)]
+
+
+@given(columns, st.integers(1, 5))
+def test_hashes_are_equal_where_the_ngrams_are(texts: list[str], n: int) -> None:
+    tokenised = tokens(pl.Series(texts, dtype=pl.String)).to_list()
+    expected = [gram for text in tokenised for gram in grams(text, n)]
+    result = shingles(pl.Series(texts, dtype=pl.String), n)
+    assert result.lengths.tolist() == [len(grams(text, n)) for text in tokenised]
+    forth = dict(zip(expected, result.values.tolist(), strict=True))
+    back = dict(zip(result.values.tolist(), expected, strict=True))
+    assert [forth[gram] for gram in expected] == result.values.tolist()
+    assert [back[value] for value in result.values.tolist()] == expected
+
+
+@given(columns, st.integers(1, 4))
+def test_jaccard_is_that_of_python_sets(texts: list[str], n: int) -> None:
+    sets = [set(grams(text, n)) for text in tokens(pl.Series(texts, dtype=pl.String)).to_list()]
+    pairs = np.array(list(combinations(range(len(texts)), 2)), dtype=np.int64).reshape(-1, 2)
+    ragged = shingles(pl.Series(texts, dtype=pl.String), n)
+    whole = jaccard(as_sets(ragged, np.arange(len(texts))), pairs[:, 0], pairs[:, 1])
+    expected = [len(sets[i] & sets[j]) / max(len(sets[i] | sets[j]), 1) for i, j in pairs]
+    assert whole.tolist() == expected
+    assert shingle_jaccard(ragged, pairs[:, 0], pairs[:, 1]).tolist() == expected
+
+
+def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = pl.Series(["one two three", "", "four", "one two three four five", "6 7"])
+    whole = shingles(texts, 2)
+    monkeypatch.setattr("stages._text._CHUNK", 2)
+    parts = shingles(texts, 2)
+    assert parts.offsets.tolist() == whole.offsets.tolist()
+    assert parts.values.tolist() == whole.values.tolist()
+
+
+def test_hashes_are_the_same_on_every_machine() -> None:
+    hashed = hash_tokens(tokens(pl.Series(["Hello, hello world"])))
+    hello, world = 10760762337991515389, 15440428753770867134
+    assert hashed.values.tolist() == [hello, hello, world]
+
+
+def test_rolling_hashes_give_all_lengths() -> None:
+    hashed = hash_tokens(tokens(pl.Series(["a b a b a"])))
+    lengths = {n: values.tolist() for n, values in rolling_hashes(hashed.values, 9)}
+    assert [len(values) for values in lengths.values()] == [5, 4, 3, 2, 1, 0]
+    assert lengths[2][0] == lengths[2][2] != lengths[2][1]
+    assert ngram_hashes(hashed, 9).lengths.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("3 apples", "4 apples"),
+        ("3.5", "35"),
+        ("1,000", "1 000"),
+        ("5 - 3", "5 + 3"),
+        ("-5", "5"),
+        ("2³", "23"),
+        ("2*(3+4)", "2*3+4"),
+        ("C++", "C#"),
+    ],
+)
+def test_no_normalisation_makes_numbers_or_operators_equal(a: str, b: str) -> None:
+    steps = ("unicode", "case", "punctuation", "space")
+    result = pl.DataFrame({"text": [a, b]}).select(normalise(pl.col("text"), steps))["text"]
+    assert result[0] != result[1]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "steps"),
+    [
+        ("Hello World", "hello world", ("case",)),
+        (" a\n\tb ", "a b", ("space",)),
+        ("“Yes,” it's so.", "Yes its so", ("punctuation",)),
+        ("cafe\u0301", "café", ("unicode",)),
+        ("你好，世界。", "你好世界", ("punctuation",)),
+    ],
+)
+def test_normalisation_takes_out_what_it_names_and_no_more(a: str, b: str, steps: tuple) -> None:
+    frame = pl.DataFrame({"text": [a, b]})
+    equal = frame.select(normalise(pl.col("text"), steps))["text"]
+    assert equal[0] == equal[1]
+    others = tuple({"case", "space", "punctuation", "unicode"} - set(steps))
+    apart = frame.select(normalise(pl.col("text"), others))["text"]
+    assert apart[0] != apart[1]
+
+
+def test_tokens_and_words() -> None:
+    texts = pl.Series(["C++ isn't C#; x=3.5!", "你好, ｗorld １２", "ﬁne", ""])
+    assert tokens(texts).to_list() == [
+        ["c", "++", "isn", "t", "c", "#", "x", "=", "3", "5"],
+        ["你", "好", "ｗorld", "１２"],
+        ["ﬁne"],
+        [],
+    ]
+    assert words(texts).to_list() == [
+        ["c", "isnt", "c", "x", "3", "5"],
+        ["你", "好", "world", "12"],
+        ["fine"],
+        [],
+    ]
