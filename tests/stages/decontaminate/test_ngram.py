@@ -1,0 +1,242 @@
+"""decontaminate.ngram against the brute force over word tuples, and the known traps."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.stage import find
+from schemas.records import ITEM_COLUMNS
+from stages._overlap import TELLING
+from stages._text import words
+from stages.decontaminate.ngram import ngram
+from stages.load.benchmarks import benchmarks
+from tests.stages._rows import DATA, conversations, evidence, exam, json_lines, of, sample
+
+QUESTION = "Natalia sold clips to 48 of her friends in April, and then half as many in May."
+
+
+def found(ctx: Context, rows: pl.DataFrame, exams: pl.DataFrame, **options: object) -> dict:
+    verdict = ngram(ctx, rows, exams, **options)
+    assert set(verdict["drop_reason"].drop_nulls()) <= {"contaminated"}
+    return evidence(rows, verdict)
+
+
+def split(text: str) -> list[str]:
+    return words(pl.Series([text]))[0].to_list()
+
+
+def telling(gram: tuple[str, ...], whole: bool) -> bool:
+    trivial = all(word.isnumeric() or (len(word) == 1 and word.isascii()) for word in gram)
+    return len(set(gram)) >= 3 and (whole or not trivial)
+
+
+def overlap(item: list[str], turn: list[str], n: int, shortest: int) -> float:
+    """The share of an item's words in n-grams (or the whole, if shorter) that a turn holds."""
+    size = min(n, len(item))
+    if size < n and size < shortest:
+        return 0.0
+    if size < min(n, TELLING) and 2 * size < len(turn):
+        return 0.0
+    held = {tuple(turn[i : i + size]) for i in range(len(turn) - size + 1)}
+    covered = set()
+    for i in range(len(item) - size + 1):
+        gram = tuple(item[i : i + size])
+        if gram in held and telling(gram, size < n):
+            covered |= set(range(i, i + size))
+    return len(covered) / max(len(item), 1)
+
+
+def brute(
+    rows: pl.DataFrame, exams: pl.DataFrame, n: int, coverage: float, shortest: int
+) -> dict[str, float]:
+    """The largest overlap of each row above the coverage, by id."""
+    items = [split(field["text"] or "") for texts in exams["texts"] for field in texts]
+    result = {}
+    for key, messages in rows.select("id", "messages").iter_rows():
+        turns = [split(message["content"]) for message in messages]
+        largest = max(
+            (overlap(item, turn, n, shortest) for item in items for turn in turns), default=0.0
+        )
+        if largest > coverage:
+            result[key] = largest
+    return result
+
+
+word = st.sampled_from(["the", "cat", "sat", "on", "1", "2", "a", "你", "好"])
+text = st.lists(word, max_size=14).map(" ".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(text, min_size=1, max_size=3), min_size=1, max_size=5),
+    st.lists(st.dictionaries(st.sampled_from(["q", "a"]), text, min_size=1), max_size=4),
+    st.integers(3, 10),
+    st.sampled_from([0.0, 0.3, 0.6]),
+    st.integers(3, 5),
+)
+def test_small_pools(
+    tmp_path_factory: pytest.TempPathFactory,
+    talks: list,
+    items: list,
+    n: int,
+    coverage: float,
+    shortest: int,
+) -> None:
+    ctx = Context.scratch(tmp_path_factory.mktemp("ctx"))
+    rows = conversations(talks)
+    exams = exam("b", [{"q": "the cat sat on the mat today as always with a friend"}, *items])
+    told = found(ctx, rows, exams, n=n, coverage=coverage, min_words=shortest)
+    expected = brute(rows, exams, n, coverage, shortest)
+    assert {key: cause["overlap"] for key, cause in told.items()} == expected
+    by_id = dict(rows.select("id", "messages").iter_rows())
+    for key, cause in told.items():
+        turn = " ".join(split(by_id[key][cause["turn"]]["content"]))
+        item = exams.filter(pl.col("item") == cause["item"])["texts"][0].to_list()
+        (among,) = (field["text"] for field in item if field["name"] == cause["field"])
+        assert f" {cause['ngram']} " in f" {turn} "
+        assert f" {cause['ngram']} " in f" {' '.join(split(among))} "
+
+
+def test_real_items_in_real_rows(ctx: Context) -> None:
+    items = benchmarks(ctx, names=("gsm8k", "humaneval", "ifeval"))
+    leaks = items.sample(60, seed=0)["texts"].list.first().struct.field("text")
+    talks = [(f"Please solve this.\n\n{leak}", "I do not know.") for leak in leaks]
+    rows = pl.concat([conversations(talks), sample("self_instruct.jsonl.gz").head(300)]).sort("id")
+    exams = items.filter(pl.col("benchmark") != "mmlu")
+    told = found(ctx, rows, exams, n=8, coverage=0.5)
+    assert set(told) >= set(conversations(talks)["id"])
+    few = exams.filter(pl.col("texts").list.first().struct.field("text").is_in(leaks.to_list()))
+    part = found(ctx, rows, few, n=8, coverage=0.5)
+    expected = brute(rows, few, 8, 0.5, 5)
+    assert {key: cause["overlap"] for key, cause in part.items()} == expected
+
+
+def test_paraphrases_pass_as_published(ctx: Context) -> None:
+    """Recall on 1,319 rephrased items: methods that count n-grams are blind to paraphrase."""
+    rephrased = json_lines(DATA.parent / "tests/golden/rephrase_gsm8k.jsonl.gz")
+    items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")
+    exams = exam("gsm8k", [{"question": row["question"]} for row in items])
+    rows = conversations([(row["text"],) for row in rephrased])
+    assert len(found(ctx, rows, exams, n=13)) <= 0.005 * len(rows)
+    assert len(found(ctx, rows, exams, n=8)) <= 0.10 * len(rows)
+    copies = conversations([(row["question"],) for row in items])
+    assert len(found(ctx, copies, exams, n=13)) == len(copies)
+
+
+def test_the_train_split_is_no_test_item(ctx: Context, shared: object) -> None:
+    train = json_lines(shared / "benchmarks/gsm8k_train.jsonl.gz")
+    items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")
+    exams = exam("gsm8k", [{"question": row["question"]} for row in items])
+    rows = conversations([(row["question"], row["answer"]) for row in train])
+    assert len(found(ctx, rows, exams, n=13, coverage=0.5)) < 0.01 * len(rows)
+
+
+def test_only_turn_three_of_a_conversation(ctx: Context) -> None:
+    rows = conversations([("Hello!", "Hi. How can I help?", f"Well: {QUESTION}", "Sure.")])
+    exams = exam("gsm8k", [{"question": "Something else altogether."}, {"question": QUESTION}])
+    (cause,) = found(ctx, rows, exams).values()
+    assert (cause["benchmark"], cause["item"], cause["field"]) == ("gsm8k", "1", "question")
+    assert cause["turn"] == 2
+    assert cause["overlap"] == 1.0
+    assert cause["ngram"] == "natalia sold clips to 48 of her friends in april and then half"
+    assert len(found(ctx, rows, exams, turns="user")) == 1
+    assert found(ctx, rows, exams, turns="assistant") == {}
+
+
+def test_another_number_is_another_problem(ctx: Context) -> None:
+    problem = "A farmer has {} cows and buys {} more cows. How many cows has the farmer got now?"
+    rows = conversations([(problem.format(48, 7),), (problem.format(31, 5),)])
+    exams = exam("gsm8k", [{"question": problem.format(31, 5)}])
+    assert list(found(ctx, rows, exams, coverage=0.9)) == [of(rows, problem.format(31, 5))]
+
+
+def test_short_items(ctx: Context) -> None:
+    short = {"a": "yes", "b": "B", "c": "42", "d": "All of the above", "e": "0 0 0 0 0 0 0"}
+    question = "What happens if you eat watermelon seeds?"
+    exams = exam("truthfulqa", [short, {"question": question}])
+    fall = exam("mmlu", [{"choice": "the fall of the Berlin Wall"}])
+    talks = [
+        ("yes",),
+        ("B", "42"),
+        ("Is it all of the above?", "All of the above"),
+        ("0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0",),
+        (f"Tell me: {question}", "Nothing."),
+        ("Describe three events of the year 1989, such as the fall of the Berlin Wall",),
+    ]
+    rows = conversations(talks)
+    told = found(ctx, rows, pl.concat([exams, fall]))
+    assert list(told) == [of(rows, f"Tell me: {question}")]
+    assert told[of(rows, f"Tell me: {question}")]["overlap"] == 1.0
+
+
+def test_empty_turns_and_texts(ctx: Context) -> None:
+    rows = conversations([("",), ("", ""), ("a",)])
+    exams = exam("b", [{"q": QUESTION, "empty": "", "none": None}])
+    assert found(ctx, rows, exams) == {}
+    assert found(ctx, rows.clear(), exams) == {}
+
+
+def test_long_runs_of_zeros_and_of_numbers_are_no_leak(ctx: Context) -> None:
+    runs = ["0 " * 40, "0 1 " * 20, " ".join(map(str, range(40))), " ".join("abcdefghijklmnop")]
+    rows = conversations([(run,) for run in runs])
+    exams = exam("b", [{"q": f"What follows? {run} And why is it so?"} for run in runs])
+    assert found(ctx, rows, exams) == {}
+
+
+def test_chinese(ctx: Context) -> None:
+    item = "小明有三个苹果，他给了小红一个苹果，请问小明还剩几个苹果？"
+    rows = conversations([(f"请回答：{item}",), ("请写一首关于苹果的诗。",)])
+    told = found(ctx, rows, exam("c", [{"question": item}]))
+    assert list(told) == [of(rows, f"请回答：{item}")]
+
+
+def test_coverage_counts_words_of_the_item_once(ctx: Context) -> None:
+    words_of = [f"w{i}x" for i in range(20)]
+    item, half = " ".join(words_of), " ".join(words_of[:10])
+    rows = conversations([(f"{half} and again {half}",)])
+    exams = exam("b", [{"q": item}])
+    (cause,) = found(ctx, rows, exams, n=5, coverage=0.4).values()
+    assert cause["overlap"] == 0.5
+    assert found(ctx, rows, exams, n=5, coverage=0.5) == {}
+
+
+def test_fields_choose_the_texts(ctx: Context) -> None:
+    rows = conversations([(QUESTION,)])
+    exams = exam("b", [{"question": "What is the name of the first planet?", "answer": QUESTION}])
+    assert len(found(ctx, rows, exams)) == 1
+    assert found(ctx, rows, exams, fields=("question",)) == {}
+
+
+def test_what_cannot_be_compared_is_never_clean(ctx: Context) -> None:
+    rows = conversations([(QUESTION,)])
+    good = exam("good", [{"question": QUESTION}])
+    with pytest.raises(UserError, match="no evaluation item"):
+        ngram(ctx, rows, pl.DataFrame(schema=ITEM_COLUMNS))
+    for useless in ([{"question": "yes"}], [{"question": None}], [{}]):
+        with pytest.raises(UserError, match="nothing of bad"):
+            ngram(ctx, rows, pl.concat([good, exam("bad", useless)]))
+    with pytest.raises(UserError, match="nothing of good"):
+        ngram(ctx, rows, good, fields=("prompt",))
+    check = find("decontaminate.ngram").check
+    for wrong in ({"n": 2}, {"min_words": 0}, {"coverage": 1.0}):
+        with pytest.raises(UserError):
+            check(SimpleNamespace(**{"n": 13, "min_words": 5, "coverage": 0.0} | wrong))
+
+
+def test_a_row_depends_on_itself_alone(ctx: Context) -> None:
+    items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")[:50]
+    exams = exam("gsm8k", [{"question": row["question"]} for row in items])
+    pool = conversations([(row["question"], row["answer"]) for row in items[::3]])
+    rows = pl.concat([pool, sample("self_instruct.jsonl.gz").head(60)]).sort("id")
+    whole = ngram(ctx, rows, exams)
+    mixed = exams.sample(fraction=1.0, shuffle=True, seed=2)
+    parts = [ngram(ctx, rows[i : i + 7], mixed) for i in range(0, len(rows), 7)]
+    assert pl.concat(parts).equals(whole)
+    assert whole["drop_reason"].count() == len(pool)
