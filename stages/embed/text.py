@@ -92,7 +92,8 @@ def text(
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths: NDArray[np.float32] = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=vectors.copy(), where=lengths > 0)
+    divisible = np.isfinite(lengths) & (lengths > 0)
+    return np.divide(vectors, lengths, out=vectors.copy(), where=divisible)
 
 
 def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
