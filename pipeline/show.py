@@ -129,11 +129,13 @@ def _last_change(recipe: Recipe, store: Store, look: Planned) -> list[str]:
 def way(told: Mapping[str, Any]) -> str:
     """A record's way, a paragraph a stage."""
     lines = [f"record {told['id']}"]
+    known: dict[str, Any] = {}
     for event in told["way"]:
         lines.append(f"\n{event['stage']} ({event['uses']}): {event['verdict']}")
         for key, value in event.items():
-            if key not in ("stage", "uses", "verdict"):
+            if key not in ("stage", "uses", "verdict") and known.get(key) != value:
                 lines.append(f"  {key}: {_short(value)}")
+                known[key] = value
     return "\n".join(lines)
 
 

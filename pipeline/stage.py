@@ -129,6 +129,7 @@ class Stage:
     version: int
     scope: Literal["row", "set"]
     makes: Kind | None
+    gives_rows: bool
     edges: tuple[Edge, ...]
     options: tuple[Option, ...]
     fills_files: bool
@@ -144,7 +145,7 @@ class Stage:
     @property
     def annotates(self) -> bool:
         """Whether it gives one line per row of its first edge."""
-        return not self.creates and bool(self.edges) and self.edges[0].kind is not Kind.FILES
+        return self.gives_rows and not self.creates
 
     @property
     def retries(self) -> bool:
@@ -231,6 +232,7 @@ def describe(name: str, function: Callable[..., Any]) -> Stage:
         version=mark.version,
         scope=mark.scope,
         makes=_kind(hints.get("return")),
+        gives_rows=hints.get("return") is not type(None),
         edges=tuple(edges),
         options=tuple(options),
         fills_files=mark.files or hints.get("return") is type(None),
