@@ -27,13 +27,11 @@ PARTS: Final = {
 }
 """The texts that a template may name; it may also name `messages`, the list of turns."""
 
-BATCH: Final = 4096
-"""Texts per call of the encoder, so that progress is seen; no result depends on it."""
-
-
 def _check(options: SimpleNamespace) -> None:
     from jinja2 import TemplateSyntaxError, meta
 
+    if options.batch < 1:
+        raise UserError("batch must be at least 1")
     try:
         tree = _environment().parse(options.template)
     except TemplateSyntaxError as error:
@@ -61,6 +59,7 @@ def text(
     *,
     model: Embedder,
     template: str = "{{ instruction }}\n{{ input }}\n{{ response }}",
+    batch: int = 4096,
     normalise: bool = True,
 ) -> pl.DataFrame:
     """Add the `vector` of each conversation: List(Float32), as long as the model's output.
@@ -68,6 +67,7 @@ def text(
     template: the text to embed, in Jinja: `instruction`, `input` and `response`
         are texts, empty where there are none; `messages` is the list of turns with
         `role` and `content`.
+    batch: texts given to the encoder at once; no vector depends on it.
     normalise: scale the vectors to length 1, so that dot products are cosines.
 
     A vector of zeros (a static model knows no word of the text) stays as it is. A
@@ -76,9 +76,9 @@ def text(
     texts = _texts(rows, template)
     encoder = ctx.open(model)
     parts = []
-    for start in range(0, len(texts), BATCH):
-        parts.append(encoder.encode(texts[start : start + BATCH].to_list()))
-        ctx.progress(min(start + BATCH, len(texts)), len(texts))
+    for start in range(0, len(texts), batch):
+        parts.append(encoder.encode(texts[start : start + batch].to_list()))
+        ctx.progress(min(start + batch, len(texts)), len(texts))
     if not parts:
         return pl.DataFrame({"vector": []}, {"vector": pl.List(pl.Float32)})
     vectors = np.concatenate(parts).astype(np.float32, copy=False)
