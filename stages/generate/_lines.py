@@ -1,0 +1,79 @@
+"""What a generator hands to the runner: one line for each thing that it proposed.
+
+Kept, dropped with a reason, or failed: a proposal that a filter refuses is as
+much a line as one that becomes a row, so that the sums come out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from schemas.records import RECORD_COLUMNS, Message, record_id
+from stages.generate._parse import Instance, Rejection
+
+Line = dict[str, Any]
+
+
+def conversation(instruction: str, instance: Instance) -> tuple[list[Message], int | None]:
+    """A task with one of its instances as messages, and where its input begins."""
+    if not instance.input:
+        return _turns(instruction, instance.output), None
+    return _turns(f"{instruction}\n\n{instance.input}", instance.output), len(instruction) + 2
+
+
+def _turns(user: str, assistant: str) -> list[Message]:
+    answer: list[Message] = [{"role": "assistant", "content": assistant}] if assistant else []
+    return [{"role": "user", "content": user}, *answer]
+
+
+def line(
+    messages: list[Message],
+    input_start: int | None = None,
+    *,
+    license: str | None,
+    parents: Sequence[str],
+    extra: Mapping[str, Any],
+    rejection: Rejection | None = None,
+    error: str | None = None,
+    **added: Any,
+) -> Line:
+    """A proposal: kept, dropped with a rejection or failed. added: the stage's own columns."""
+    reason, evidence = (rejection if error is None else None) or (None, None)
+    return {
+        "id": record_id(messages),
+        "messages": messages,
+        "input_start": input_start,
+        "origins": [{"license": license}],
+        "parents": list(parents),
+        "extra": to_json(extra),
+        "drop_reason": reason,
+        "evidence": evidence if evidence is None else to_json(evidence),
+        "error": error,
+        **added,
+    }
+
+
+def to_json(value: Mapping[str, Any]) -> str:
+    """A JSON object as the columns `extra` and `evidence` hold it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def frame(lines: Sequence[Line], source: str, adds: Mapping[str, Any]) -> pl.DataFrame:
+    """The lines as a table, numbered in `origins` in the order in which they were made.
+
+    Of equal conversations the first is kept, the others are dropped as duplicates.
+    """
+    seen: set[str] = set()
+    for index, entry in enumerate(lines):
+        if entry.get("origins"):
+            entry["origins"][0].update(source=source, index=index)
+        if entry["error"] is None and entry["drop_reason"] is None:
+            if entry["id"] in seen:
+                entry.update(drop_reason="duplicate", evidence=to_json({"twin": entry["id"]}))
+            seen.add(entry["id"])
+    verdict = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
+    return pl.DataFrame(lines, schema={**RECORD_COLUMNS, **adds, **verdict})
