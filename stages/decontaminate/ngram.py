@@ -64,20 +64,21 @@ def ngram(
     could be compared: nothing would ever be found, which is not the same as clean.
     """
     index = _index(_Exams(exams), n, min_words, fields)
-    role, content = (pl.col("messages").struct.field(name) for name in ("role", "content"))
-    spoken = (
-        rows.select(
-            pl.int_range(pl.len()).alias("row"),
-            pl.int_ranges(pl.col("messages").list.len()).alias("turn"),
-            "messages",
-        )
-        .explode("turn", "messages")
-        .select("row", "turn", role, content.fill_null("").alias("text"))
-    )
-    if turns != "all":
-        spoken = spoken.filter(pl.col("role") == turns)
+    spoken = _turns(rows, turns)
     found = overlaps(index, spoken["text"])
     return dropped(len(rows), "contaminated", _evidence(index, found, spoken, coverage))
+
+
+def _turns(rows: pl.DataFrame, which: str) -> pl.DataFrame:
+    """One line per turn: row and turn (positions), role and text."""
+    role, content = (pl.col("messages").struct.field(name) for name in ("role", "content"))
+    lines = rows.select(
+        pl.int_range(pl.len()).alias("row"),
+        pl.int_ranges(pl.col("messages").list.len()).alias("turn"),
+        "messages",
+    ).explode("turn", "messages")
+    spoken = lines.select("row", "turn", role, content.fill_null("").alias("text"))
+    return spoken if which == "all" else spoken.filter(pl.col("role") == which)
 
 
 def _evidence(

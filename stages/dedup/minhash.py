@@ -83,17 +83,16 @@ def minhash(
     A row may belong to the group through others only. If so, `jaccard` is below the
     threshold, and `through` and `through_jaccard` name the nearest row that links it.
     """
-    texts = rows.select(field_text(field))["text"]
-    ids = rows["id"]
-    order = _preference(rows, texts, keep, order_by)
+    texts = rows.select("id", field_text(field))
+    order = _preference(rows, texts["text"], keep, order_by)
     if held is not None:
         # Held rows come first, so that they are the roots of their components.
-        texts = pl.concat([texts, held.select(field_text(field))["text"]])
-        ids = pl.concat([ids, held["id"]])
+        texts = pl.concat([texts, held.select("id", field_text(field))])
         order = np.concatenate([np.arange(len(rows), len(texts)), order])
-    grams = shingles(texts.gather(order), ngram)
+    texts = texts[order]
+    grams = shingles(texts["text"], ngram)
     components, pairs, values = similar_components(grams, permutations, jaccard, seed)
-    found = _evidence(grams, components, pairs, values, jaccard, ids.gather(order).to_list())
+    found = _evidence(grams, components, pairs, values, jaccard, texts["id"].to_list())
     evidence = {int(order[i]): cause for i, cause in found.items() if order[i] < len(rows)}
     return dropped(len(rows), "near_duplicate", evidence)
 

@@ -63,16 +63,14 @@ def novelty(
     Evidence: `twin`, the id of the most similar row kept before, and `rouge_l`.
     """
     order = ordering(rows, order_by).to_numpy()
-    ids = rows["id"].gather(order).to_list()
-    texts = rows.select(field_text(field))["text"].gather(order).to_list()
-    given = 0
+    texts = rows.select("id", field_text(field))[order]
+    given = 0 if against is None else len(against)
     if against is not None:
-        given = len(against)
-        ids = against["id"].to_list() + ids
-        texts = against.select(field_text(field))["text"].to_list() + texts
+        texts = pl.concat([against.select("id", field_text(field)), texts])
+    ids = texts["id"].to_list()
     vocabulary = Vocabulary()
     verdicts = greedy_novelty(
-        [vocabulary.encode(tokenize(text, stem)) for text in texts],
+        [vocabulary.encode(tokenize(text, stem)) for text in texts["text"]],
         given=given,
         threshold=threshold,
         drop_at=drop_at,
