@@ -66,7 +66,7 @@ def test_templates_with_logic_see_all_messages() -> None:
 @pytest.mark.parametrize("template", ["{{ instruction", "{{ output }}", "{% if %}"])
 def test_bad_templates_are_told(template: str) -> None:
     with pytest.raises(UserError, match="template"):
-        text.__stage__.check(SimpleNamespace(template=template))  # type: ignore[attr-defined]
+        text.__stage__.check(SimpleNamespace(template=template, batch=1))  # type: ignore[attr-defined]
 
 
 def test_templates_cannot_reach_into_python() -> None:
