@@ -1,1 +1,8 @@
 """The engine: knows files, graphs and models, and nothing about instructions."""
+
+import os
+
+# Threads of torch that wait for each other spin by default and take the cores from
+# those that they wait for: with other work on the machine, generating was measured
+# 15 times slower. OpenMP reads this when torch is first imported, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -23,7 +23,7 @@ NUCLEUS = 512
 """Tokens that are sorted at first to find the nucleus; all of them only if it is larger."""
 
 
-class Sampler(LogitsProcessor):  # type: ignore[misc]
+class Sampler(LogitsProcessor):
     """Draws each row's next token by its own decoding and noise.
 
     Order of the operations: presence penalty on the logits, temperature, softmax,
@@ -86,7 +86,7 @@ class Sampler(LogitsProcessor):  # type: ignore[misc]
         return ids.gather(1, place[:, None]).squeeze(1)
 
 
-class Answers(StoppingCriteria):  # type: ignore[misc]
+class Answers(StoppingCriteria):
     """Collects the answers token by token and says which rows are finished.
 
     A row ends at an end-of-sequence token, when a stop text appears, or at its own

@@ -8,9 +8,11 @@ left over. The number of threads is that of the machine's cores, whatever the
 environment says, so that it does not follow the number of workers either.
 """
 
+# mypy: allow-untyped-calls
+# (transformers leaves many of its constructors without annotations)
+
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +29,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 from transformers.cache_utils import DynamicLayer
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.context import Context
 from pipeline.errors import UserError
@@ -36,6 +39,7 @@ from pipeline.models.journal import Journal
 from pipeline.models.likelihood import Likelihoods
 from pipeline.models.requests import Prepared, Response, complete, prepare
 from pipeline.models.sampling import Answers, Sampler
+from pipeline.models.threads import fix_threads
 
 NARROWEST: Final = 64
 ROWS: Final = {"cpu": 32, "cuda": 128}
@@ -55,7 +59,8 @@ class Transformers:
     """The weights, tokenizer and limits of a language model in memory."""
 
     def __init__(self, model: LanguageModel) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        fix_threads()
+        disable_progress_bar()
         source = _source(model)
         self.device = torch.device(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -63,7 +68,9 @@ class Transformers:
             self.tokenizer.chat_template = Path(model.chat_template).read_text("utf-8")
         elif self.tokenizer.chat_template is None:
             self.tokenizer.chat_template = PLAIN_TEMPLATE
-        weights = AutoModelForCausalLM.from_pretrained(**source, dtype=getattr(torch, model.dtype))
+        weights: Any = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=getattr(torch, model.dtype)
+        )
         self.model = weights.to(self.device).eval()
         self.eos = _end_tokens(self.model, self.tokenizer)
         # What the folder recommends for decoding would be merged into every request
@@ -159,7 +166,7 @@ def _answer(
     return [(row, answers.response(i)) for i, row in enumerate(rows)]
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class RoomyLayer(DynamicLayer):
     """A cache layer with room to grow.
 
     The library's own copies all keys and values for each new token, which is more
@@ -177,19 +184,19 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if not self.space or end > self.space[0].shape[-2]:
-            self.space = [_grown(new, end + self.room) for new in (key_states, value_states)]
-            if start:
-                self.space[0][:, :, :start] = self.keys
-                self.space[1][:, :, :start] = self.values
+            self.space = [self._grown(new, end) for new in (key_states, value_states)]
+            for space, old in zip(self.space, (self.keys, self.values), strict=True):
+                if start and old is not None:
+                    space[:, :, :start] = old
         self.space[0][:, :, start:end] = key_states
         self.space[1][:, :, start:end] = value_states
-        self.keys, self.values = (space[:, :, :end] for space in self.space)
-        return self.keys, self.values
+        keys, values = (space[:, :, :end] for space in self.space)
+        self.keys, self.values = keys, values
+        return keys, values
 
-
-def _grown(like: torch.Tensor, length: int) -> torch.Tensor:
-    batch, heads, _, width = like.shape
-    return like.new_empty(batch, heads, length, width)
+    def _grown(self, like: torch.Tensor, end: int) -> torch.Tensor:
+        batch, heads, _, width = like.shape
+        return like.new_empty(batch, heads, end + self.room, width)
 
 
 def _cache(config: Any) -> DynamicCache | None:

@@ -1,0 +1,17 @@
+"""One number of threads for all floating-point work."""
+
+from __future__ import annotations
+
+import os
+
+
+def fix_threads() -> None:
+    """Let torch use as many threads as this process has cores, whatever the environment says.
+
+    Some kernels split a sum by the number of threads, and a runner that starts
+    several workers lowers that number by OMP_NUM_THREADS. A result must not depend
+    on the number of workers.
+    """
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
