@@ -58,7 +58,7 @@ def ngram(
 
     N-grams of fewer than three distinct words, or of numbers and single letters alone,
     are ignored: a run of zeros is no leak.
-    Evidence, for the largest overlap: benchmark, item, field, overlap (a share of the
+    Evidence, for the largest overlap: benchmark, item and its id, field, overlap (a share of the
     text's words), ngram (the first one shared) and turn (its place in messages).
     Raises UserError for exams without items, and for a benchmark of which nothing
     could be compared: nothing would ever be found, which is not the same as clean.
@@ -97,6 +97,7 @@ def _evidence(
         evidence[position] = {
             "benchmark": text["benchmark"],
             "item": text["item"],
+            "id": text["id"],
             "field": text["field"],
             "overlap": float(found.overlap[i]),
             "ngram": " ".join(index.flat.slice(int(begin), int(found.length[i]))),
@@ -113,7 +114,7 @@ class _Exams:
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
-        content = self.items.select("benchmark", "item", "texts").hash_rows().to_list()
+        content = self.items.select("benchmark", "item", "id", "texts").hash_rows().to_list()
         object.__setattr__(self, "key", digest(content))
 
 
@@ -121,12 +122,15 @@ class _Exams:
 def _index(exams: _Exams, n: int, min_words: int, fields: tuple[str, ...] | None) -> Index:
     if not len(exams.items):
         raise UserError("there is no evaluation item to compare with")
+    name = pl.col("texts").struct.field("name").alias("field")
     text = pl.col("texts").struct.field("text").fill_null("")
     texts = (
         exams.items.sort("benchmark", "item", "id")
-        .select("benchmark", "item", "texts")
+        .select("benchmark", "item", "id", "texts")
         .explode("texts")
-        .select("benchmark", "item", pl.col("texts").struct.field("name").alias("field"), text)
+        .select(
+            "benchmark", "item", "id", pl.col("texts").struct.field("name").alias("field"), text
+        )
     )
     names = texts["field"].drop_nulls().unique().sort().to_list()
     if fields is not None:
