@@ -128,9 +128,7 @@ def _index(exams: _Exams, n: int, min_words: int, fields: tuple[str, ...] | None
         exams.items.sort("benchmark", "item", "id")
         .select("benchmark", "item", "id", "texts")
         .explode("texts")
-        .select(
-            "benchmark", "item", "id", pl.col("texts").struct.field("name").alias("field"), text
-        )
+        .select("benchmark", "item", "id", name, text)
     )
     names = texts["field"].drop_nulls().unique().sort().to_list()
     if fields is not None:
