@@ -132,7 +132,7 @@ def judge_instances(
     """
     judged = [(instance, _rejection(instance)) for instance in instances]
     if cut and judged:
-        judged[-1] = judged[-1][0], ("response_cut", {})
+        judged[-1] = judged[-1][0], ("instance_cut", {"finish_reason": "length"})
     outputs = defaultdict(set)
     for instance, rejection in judged:
         if rejection is None and instance.input:

@@ -1,0 +1,57 @@
+"""Stand-ins for strong models, whose real answers no test can afford: they say what is scripted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.context import Context
+from pipeline.models import Completion, LanguageModel, Request, Scored
+
+Answer = tuple[str, str]
+"""Text and finish reason."""
+
+
+class Scripted:
+    """An engine that answers with a function of the prompt, and remembers what it was asked."""
+
+    tokenizer: Any = None
+
+    def __init__(self, script: Callable[[str], Answer]) -> None:
+        self.script = script
+        self.asked: list[list[Request]] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self.asked.append(list(requests))
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Request) -> Completion:
+        prompt = request.prompt
+        text = prompt if isinstance(prompt, str) else prompt[-1][1]
+        key = blake2b(repr(request).encode(), digest_size=16).hexdigest()
+        said, reason = self.script(text)
+        if reason == "error":
+            return Completion(key, "", "error", 0, 0, error=said)
+        return Completion(key, said, reason, 0, 0)  # type: ignore[arg-type]
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+        raise AssertionError("nothing is scored here")
+
+
+class ScriptedContext(Context):
+    """A context whose every model is the scripted one."""
+
+    engine: Scripted
+
+    def open(self, model: LanguageModel) -> Scripted:  # type: ignore[override]
+        return self.engine
+
+
+def scripted(ctx: Context, script: Callable[[str], Answer]) -> ScriptedContext:
+    context = ScriptedContext(ctx.files, ctx.work, ctx.store)
+    context.engine = Scripted(script)
+    return context

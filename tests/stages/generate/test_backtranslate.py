@@ -1,0 +1,194 @@
+"""Backtranslation with a real small model, its ratings, and how texts are cut."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from pipeline.models.journal import Journal
+from schemas.records import DOCUMENT_COLUMNS, digest, record_id
+from stages.generate.backtranslate import _check, _paragraphs, backtranslate, cut
+from tests.conftest import ROOT
+from tests.stages._rows import json_lines
+from tests.stages.generate.scripted import Answer, scripted
+
+BOOK = json_lines(ROOT / "data/samples/rust_book.jsonl.gz")
+MODEL = LanguageModel("scripted")
+
+
+def documents(texts: list[str]) -> pl.DataFrame:
+    rows = [
+        {
+            "id": digest(text),
+            "text": text,
+            "origins": [{"source": "book", "index": i, "license": "MIT"}],
+        }
+        for i, text in enumerate(texts)
+    ]
+    return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
+
+
+def kept(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
+
+
+def test_a_real_model_writes_rates_and_can_be_read_again(
+    tinylm: LanguageModel, ctx: Context
+) -> None:
+    options: dict[str, Any] = {
+        "passage_characters": (200, 400),
+        "max_passages": 8,
+        "max_tokens": 32,
+        "score_from": "likelihood",
+        "min_score": 2.5,
+    }
+    book = documents([row["text"] for row in BOOK[:12]])
+    rows = backtranslate(ctx, book, model=tinylm, **options)
+    texts = dict(zip(book["id"], book["text"], strict=True))
+    reasons = set(rows["drop_reason"].drop_nulls())
+    assert "not_sampled" in reasons
+    assert rows.filter(pl.col("journal").list.len() > 0).height == 8
+    assert not kept(rows).is_empty()
+    journal = Journal(ctx.store / "journal")
+    for row in kept(rows).iter_rows(named=True):
+        user, assistant = (m["content"] for m in row["messages"])
+        assert assistant in texts[row["parents"][0]]
+        [key] = row["journal"]
+        assert journal.get_many([key])[key]["text"].strip() == user
+        assert 2.5 <= row["curation_score"] <= 5
+        assert row["id"] == record_id(row["messages"])
+        assert row["origins"][0]["license"] == "MIT"
+    low = rows.filter(pl.col("drop_reason") == "low_score")
+    assert (low["curation_score"] < 2.5).all()
+    again = Context.scratch(ctx.store.parent)
+    assert backtranslate(again, book, model=tinylm, **options).equals(rows)
+    assert again.counters["requests"] == 0
+
+
+def rater(said: str) -> Any:
+    def answer(prompt: str) -> Answer:
+        rating = "Rate it from 1 to 5" in prompt
+        return (said if rating else "Explain what is said here."), "stop"
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("said", "options", "reason", "score"),
+    [
+        ("Fine.\nScore: 5", {}, None, 5.0),
+        ("Fine.\nScore: 4", {}, "low_score", 4.0),
+        ("Fine.\nScore: 4", {"min_score": 4}, None, 4.0),
+        ("Score: 5 I think", {}, "score_unparsed", None),
+        ("Score: 5 I think", {"strict": False}, None, 5.0),
+        ("Fine.\nScore: 1", {"min_score": None}, None, 1.0),
+        ("unasked", {"curate": False, "min_score": None}, None, None),
+    ],
+)
+def test_ratings_decide(
+    ctx: Context, said: str, options: dict[str, Any], reason: str | None, score: float | None
+) -> None:
+    context = scripted(ctx, rater(said))
+    rows = backtranslate(context, documents(["A whale is no fish. " * 20]), model=MODEL, **options)
+    assert rows["drop_reason"].to_list() == [reason]
+    assert rows["curation_score"].to_list() == [score]
+    assert rows["journal"].list.len().to_list() == [1 + options.get("curate", True)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (("Explain.", "stop"), "instruction_too_short"),
+        (("x" * 801, "stop"), "instruction_too_long"),
+        (("Explain what the", "length"), "instruction_cut"),
+        (("the prompt is too long", "error"), None),
+    ],
+)
+def test_instructions_are_checked(ctx: Context, answer: Answer, reason: str | None) -> None:
+    context = scripted(ctx, lambda _: answer)
+    rows = backtranslate(context, documents(["A whale is no fish. " * 20]), model=MODEL)
+    assert rows["drop_reason"].to_list() == [reason]
+    assert (rows["error"].to_list() == [answer[0]]) == (answer[1] == "error")
+
+
+def test_every_passage_is_a_line(ctx: Context) -> None:
+    texts = ["", "short", "# A\n\n" + "long " * 100, "x" * 5000]
+    rows = backtranslate(scripted(ctx, rater("Score: 5")), documents(texts), model=MODEL)
+    reasons = sorted(str(reason) for reason in rows["drop_reason"])
+    assert reasons == ["None", "passage_too_long", "passage_too_short", "passage_too_short"]
+
+
+def test_more_documents_do_not_disturb_the_choice(ctx: Context) -> None:
+    texts = [f"Text number {n} of a long shelf. " * 10 for n in range(30)]
+
+    def chosen(texts: list[str], **options: Any) -> set[str]:
+        rows = backtranslate(
+            scripted(ctx, rater("Score: 5")), documents(texts), model=MODEL, **options
+        )
+        return {messages[-1]["content"] for messages in kept(rows)["messages"]}
+
+    few, many = chosen(texts[:20], max_passages=10), chosen(texts, max_passages=10)
+    assert len(few) == len(many) == 10
+    assert many & set(texts[:20]) <= few
+    assert chosen(texts, max_passages=10, seed=1) != many
+    parted = ["\n\n".join(f"{t} {n} " + "word " * 500 for n in range(4)) for t in texts[:3]]
+    assert len(chosen(parted, per_document=2)) == 6
+
+
+@given(st.lists(st.sampled_from(["# Head", "one two", "```\na\n\n\nb\n```", "x" * 30, "  "])))
+def test_passages_are_the_text_in_order(parts: list[str]) -> None:
+    text = "\n\n".join(parts)
+    passages = cut(text, 40)
+    at = 0
+    for passage in passages:
+        start = text.index(passage, at)
+        assert not text[at:start].strip()
+        at = start + len(passage)
+    assert not text[at:].strip()
+    whole = [text[a:b] for a, b in _paragraphs(text)]
+    assert all(len(p) <= 40 or p in whole for p in passages)
+    assert all(p.count("```") % 2 == 0 for p in passages)
+    assert all("\n# Head" not in p for p in passages)
+
+
+def test_passages_of_a_real_book_lose_no_character() -> None:
+    for row in BOOK:
+        passages = cut(row["text"], 1000)
+        assert "".join("".join(passages).split()) == "".join(row["text"].split())
+
+
+def test_a_likelihood_rating_is_the_expectation(ctx: Context, tinylm: LanguageModel) -> None:
+    from stages.generate.backtranslate import Passage, _rate_by_likelihood, _ratings
+
+    engine = ctx.open(tinylm)
+    passage = Passage("d", 0, "Whales are mammals.", None, [], "What are whales?")
+    sequences = _ratings(engine, passage)
+    tails = {engine.tokenizer.decode(s.tokens[s.start :]).strip() for s in sequences}
+    assert tails == {"1", "2", "3", "4", "5"}
+    logs = np.array([values.sum() for values in engine.loglikelihood(sequences)], np.float64)
+    p = np.exp(logs) / np.exp(logs).sum()
+    _rate_by_likelihood(engine, [passage])
+    assert passage.rating == pytest.approx(float(p @ np.arange(1, 6)), abs=1e-6)
+    _rate_by_likelihood(engine, [])
+
+
+def test_mistakes_are_told() -> None:
+    good = {
+        "passage_characters": (1, 2),
+        "instruction_characters": (1, 2),
+        "curate": True,
+        "min_score": 5,
+    }
+    _check(SimpleNamespace(**good))
+    for wrong in ({"passage_characters": (3, 2)}, {"curate": False}):
+        with pytest.raises(UserError):
+            _check(SimpleNamespace(**good | wrong))

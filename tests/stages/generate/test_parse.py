@@ -1,0 +1,165 @@
+"""Parsers on the raw responses of real models, and on what is cut, odd or empty."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.generate._parse import (
+    Instance,
+    Rules,
+    continued_turn,
+    input_first,
+    judge_instances,
+    numbered_items,
+    output_first,
+    says_yes,
+    score,
+)
+from tests.conftest import ROOT
+from tests.stages._rows import json_lines
+
+GOLDEN = ROOT / "tests/golden"
+
+
+def test_every_instruction_of_a_real_log_is_read_from_its_raw_response() -> None:
+    by_response = defaultdict(list)
+    for row in json_lines(GOLDEN / "selfinstruct_ko_machine_generated.jsonl.gz"):
+        choice = row["metadata"]["response"]["choices"][0]
+        by_response[choice["message"]["content"]].append(row["instruction"])
+    assert len(by_response) == 398
+    read = 0
+    for raw, logged in by_response.items():
+        items = [item.capitalize() for item in numbered_items(raw)]
+        assert set(logged) <= set(items)
+        assert all(not re.match(r"\d+\s?\. ", item) for item in items)
+        read += len(items)
+    assert read >= 574, "what the log's own novelty filter refused is read as well"
+
+
+def test_letters_outside_ascii_are_refused_only_where_that_is_asked() -> None:
+    log = json_lines(GOLDEN / "selfinstruct_ko_machine_generated.jsonl.gz")
+    texts = [row["instruction"] for row in log if len(row["instruction"].split()) >= 4]
+    default, open_ = Rules(keywords=()), Rules(keywords=(), ascii_start=False)
+    reasons = [default.rejection(text) for text in texts]
+    assert sum(r is not None and r[0] == "starts_outside_ascii" for r in reasons) > 0.9 * len(texts)
+    assert not any(open_.rejection(t) for t in texts if not t[0].isascii())
+
+
+def test_yes_and_no_are_read_from_answers_that_run_on() -> None:
+    answers = [
+        row["is_classification"] for row in json_lines(GOLDEN / "selfbehave_hq_is_clf_raw.jsonl.gz")
+    ]
+    lines = [answer.strip().split("\n")[0] for answer in answers]
+    assert sum(map(says_yes, answers)) == 3
+    assert [says_yes(a) for a in answers] == [line.startswith("Yes") for line in lines]
+    # Compared whole, as the authors' code does, none of the three would count.
+    assert not any(
+        answer.strip() in ("Yes", "yes", "YES") for answer in answers if says_yes(answer)
+    )
+
+
+@given(st.lists(st.text("abc. 123", min_size=1).map(lambda t: " ".join(t.split())), max_size=8))
+def test_a_numbered_list_comes_back_item_by_item(items: list[str]) -> None:
+    items = [i for i in items if i and not re.match(r"\d+\s?\.(\s|$)", i)]
+    head, *rest = items or ["x"]
+    text = f" {head}\n" + "".join(f"{n}. {item}\n" for n, item in enumerate(rest, 10))
+    assert numbered_items(text) == [head, *rest]
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("", []),
+        (" \n10. \n11.", []),
+        (" Name a colour.\n10 . Name\n a river.", ["Name a colour.", "Name a river."]),
+        ("9. Name a colour.\n10. Name a river.", ["Name a colour.", "Name a river."]),
+        (" Multiply 3.5 by 2.\n3.5 is it?", ["Multiply 3.5 by 2. 3.5 is it?"]),
+    ],
+)
+def test_odd_lists(text: str, items: list[str]) -> None:
+    assert numbered_items(text) == items
+
+
+@pytest.mark.parametrize(
+    ("instruction", "reason"),
+    [
+        ("Name three rivers.", "too_short"),
+        ("word " * 151, "too_long"),
+        ("word " * 150, None),
+        ("Describe what the Images show.", "keyword"),
+        ("Describe what imagery is like.", None),
+        ("Say how to go to Rome.", "keyword"),
+        ("Write a program that sorts numbers.", "write_a_program"),
+        ("(a) is which of these?", "starts_with_punctuation"),
+        ("Ärger is a word for what?", "starts_outside_ascii"),
+        ("Name the four longest rivers.", None),
+    ],
+)
+def test_rules(instruction: str, reason: str | None) -> None:
+    rejection = Rules().rejection(instruction)
+    assert (rejection and rejection[0]) == reason
+
+
+def test_instances_with_the_input_first() -> None:
+    text = "Example 1\nList: 3, 1\nOutput: 1, 3\n\nExample 2\nInput: 9, 8\nOutput: 8, 9\n"
+    assert input_first(text) == [Instance("List: 3, 1", "1, 3"), Instance("9, 8", "8, 9")]
+    assert input_first("Output:\nParis\n") == [Instance("", "Paris")]
+    assert input_first("Input: a\nOutput: b\nInput: c\nOutput: d") == [Instance("a", "b")]
+    assert input_first("An example is no heading.") == []
+
+
+def test_instances_with_the_label_first() -> None:
+    text = "Class label: spam\nBuy now!\nReally!\nClass label: ham\nSee you.\n\nClass label: none"
+    wanted = [Instance("Buy now!\nReally!", "spam"), Instance("See you.", "ham")]
+    assert output_first(text) == [*wanted, Instance("", "none")]
+    assert output_first("spam") == []
+
+
+def test_what_is_wrong_with_instances() -> None:
+    given_ = [("a", ""), ("a", "a"), ("a", "b:"), ("c:", "d"), ("a", "b"), ("a", "b"), ("x", "y")]
+    judged = judge_instances([Instance(*pair) for pair in given_], cut=True)
+    assert [r and r[0] for _, r in judged] == [
+        "empty_output",
+        "input_equals_output",
+        "ends_with_colon",
+        "ends_with_colon",
+        None,
+        "duplicate",
+        "instance_cut",
+    ]
+
+
+def test_two_outputs_for_one_input_cost_all_instances() -> None:
+    judged = judge_instances(
+        [Instance("a", "1"), Instance("b", "2"), Instance("a", "3")], cut=False
+    )
+    assert [r and r[0] for _, r in judged] == ["conflicting_outputs"] * 3
+    without_input = judge_instances([Instance("", "1"), Instance("", "2")], cut=False)
+    assert [r for _, r in without_input] == [None, None]
+
+
+def test_a_continued_turn_holds_an_input_behind_a_blank_line_only() -> None:
+    assert continued_turn("\n\nSentence: I am here.\n\nTwice.") == "Sentence: I am here.\n\nTwice."
+    assert continued_turn(" Yes or no?\n\nIt is.") == "It is."
+    assert continued_turn(" in one line.\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "strict", "lax"),
+    [
+        ("Good.\nScore: 4", 4, 4),
+        ("score: 5 \n", 5, 5),
+        ("Score: 3, for it is short.", None, 3),
+        ("Not a Score: 5 yet. Score: 2", 2, 5),
+        ("Score: 7", None, None),
+        ("Score: five", None, None),
+        ("", None, None),
+    ],
+)
+def test_ratings(text: str, strict: int | None, lax: int | None) -> None:
+    assert (score(text), score(text, strict=False)) == (strict, lax)

@@ -1,0 +1,261 @@
+"""Self-Instruct with a real small model, and its rules with scripted answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from pipeline.models.journal import Journal
+from schemas.records import record_id
+from stages._rouge import rouge_l, tokenize
+from stages.generate import _parse
+from stages.generate.self_instruct import _check, self_instruct
+from stages.load.records import records
+from tests.conftest import ROOT
+from tests.stages.generate.scripted import Answer, ScriptedContext, scripted
+
+SMALL: dict[str, Any] = {
+    "count": 20,
+    "max_requests": 6,
+    "requests_per_round": 3,
+    "max_tokens": 80,
+    "temperature": 1.0,
+    "top_p": 0.9,
+    "presence_penalty": 0.0,
+    "on_length": "keep_complete",
+    "capitalize": "first",
+    "instances": "turns",
+    "instance_max_tokens": (48, 48),
+    "license": "CC0-1.0",
+}
+MODEL = LanguageModel("scripted")
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    path = str(ROOT / "data/seeds/self_instruct_seed_tasks.jsonl")
+    ctx = Context.scratch(tmp_path_factory.mktemp("seeds"))
+    loaded = records(ctx, path=(path,), source="seeds", license="Apache-2.0")
+    return loaded.select("id", "messages", "input_start", "extra").sort("id")
+
+
+@pytest.fixture(scope="module")
+def run(
+    seeds: pl.DataFrame, tinylm: LanguageModel, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pl.DataFrame, Context]:
+    ctx = Context.scratch(tmp_path_factory.mktemp("run"))
+    return self_instruct(ctx, seeds, model=tinylm, **SMALL), ctx
+
+
+def kept(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
+
+
+def test_every_line_has_its_verdict_and_evidence(run: tuple[pl.DataFrame, Context]) -> None:
+    rows, _ = run
+    good, dropped = kept(rows), rows.filter(pl.col("drop_reason").is_not_null())
+    assert len(good) >= 3
+    assert len(good) + len(dropped) == len(rows)
+    assert good["id"].is_unique().all()
+    assert all(isinstance(json.loads(evidence), dict) for evidence in dropped["evidence"])
+    for row in rows.iter_rows(named=True):
+        assert row["id"] == record_id(row["messages"])
+        assert len(row["parents"]) >= 6
+        assert row["origins"][0]["license"] == "CC0-1.0"
+    assert [o[0]["index"] for o in rows["origins"]] == list(range(len(rows)))
+
+
+def test_novelty_is_true_and_its_twin_can_be_found(
+    run: tuple[pl.DataFrame, Context], seeds: pl.DataFrame
+) -> None:
+    rows, _ = run
+    first = {r["id"]: _instruction(r) for r in [*rows.to_dicts(), *seeds.to_dicts()]}
+    refused = rows.filter(pl.col("drop_reason") == "not_novel")
+    for row in refused.iter_rows(named=True):
+        evidence = json.loads(row["evidence"])
+        told = rouge_l(tokenize(_instruction(row)), tokenize(first[evidence["twin"]]))
+        assert evidence["rouge_l"] == told > 0.7
+    assert (kept(rows)["nearest_rouge_l"] <= 0.7).all()
+
+
+def _instruction(row: dict[str, Any]) -> str:
+    text = row["messages"][0]["content"]
+    start = row["input_start"]
+    return text if start is None else text[: start - 2]
+
+
+def test_a_row_can_be_read_again_from_its_journal(run: tuple[pl.DataFrame, Context]) -> None:
+    rows, ctx = run
+    journal = Journal(ctx.store / "journal")
+    for row in kept(rows).iter_rows(named=True):
+        answers = journal.get_many(row["journal"])
+        listed, given, answer = (answers[key]["text"] for key in row["journal"])
+        instruction = _instruction(row)
+        items = [item[:1].upper() + item[1:] for item in _parse.numbered_items(listed)]
+        assert instruction in items
+        given = _parse.continued_turn(given)
+        user = f"{instruction}\n\n{given}" if given else instruction
+        assert [m["content"] for m in row["messages"]] == [user, answer.strip()]
+
+
+def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
+    run: tuple[pl.DataFrame, Context],
+    seeds: pl.DataFrame,
+    tinylm: LanguageModel,
+    ctx: Context,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pipeline.models import transformers_engine
+
+    send, sent = transformers_engine._answer, [0]
+
+    def killed_at_the_second(*args: Any) -> Any:
+        sent[0] += 1
+        if sent[0] == 2:
+            raise KeyboardInterrupt
+        return send(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transformers_engine, "_answer", killed_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            self_instruct(ctx, seeds, model=tinylm, **SMALL)
+    journal = Journal(ctx.store / "journal")
+    before = journal.count()
+    assert before > 0
+    again = Context.scratch(ctx.store.parent)
+    resumed = self_instruct(again, seeds, model=tinylm, **SMALL)
+    rows, whole = run
+    assert resumed.equals(rows)
+    assert again.counters["requests"] == whole.counters["requests"] - before
+    third = Context.scratch(ctx.store.parent)
+    assert self_instruct(third, seeds, model=tinylm, **SMALL).equals(rows)
+    assert third.counters["requests"] == 0
+    assert journal.most_answers() == 1
+
+
+def script(listing: Answer, examples: Answer, labels: Answer) -> Callable[[str], Answer]:
+    """A model that always lists and answers the same, and calls "or not?" classification."""
+
+    def answer(prompt: str) -> Answer:
+        if prompt.endswith("Is it classification?"):
+            return (" Yes" if "or not?" in prompt.splitlines()[-2] else " No"), "stop"
+        if prompt.endswith("9."):
+            return listing
+        return labels if prompt.startswith("Each task asks for a label") else examples
+
+    return answer
+
+
+LIST = " name four kinds of Whales.\n10. Sort them by size.\n11. Is this about whales or not?\n"
+MACHINE = {"Name four kinds of whales.", "Sort them by size.", "Is this about whales or not?"}
+EXAMPLES = "Example 1\nInput: blue, grey\nOutput: grey, blue\n\nExample 2\nInput: a\nOutput: a\n"
+LABELS = "Class label: whales\nA blue whale sings.\nClass label: other\nBread.\n"
+
+
+def play(
+    ctx: Context, seeds: pl.DataFrame, answer: Callable[[str], Answer], **options: Any
+) -> tuple[pl.DataFrame, ScriptedContext]:
+    context = scripted(ctx, answer)
+    given = {"count": 3, "max_requests": 2, "requests_per_round": 1} | options
+    return self_instruct(context, seeds, model=MODEL, **given), context
+
+
+def test_the_papers_way_from_list_to_instances(ctx: Context, seeds: pl.DataFrame) -> None:
+    answer = script((LIST, "stop"), (EXAMPLES, "stop"), (LABELS, "stop"))
+    rows, context = play(ctx, seeds, answer)
+    talks = {tuple(m["content"] for m in row) for row in kept(rows)["messages"]}
+    assert talks == {
+        ("Name four kinds of whales.\n\nblue, grey", "grey, blue"),
+        ("Sort them by size.\n\nblue, grey", "grey, blue"),
+        ("Is this about whales or not?\n\nA blue whale sings.", "whales"),
+        ("Is this about whales or not?\n\nBread.", "other"),
+    }
+    assert rows["drop_reason"].drop_nulls().to_list() == ["input_equals_output"] * 2
+    assert (rows["journal"].list.len() == 3).all()
+    lists, classify, instances = context.engine.asked
+    assert lists[0].decoding.stop == ("\n\n", "\n16", "16.", "16 .")
+    assert lists[0].prompt.count("\n") == 9  # a heading and eight demonstrations
+    assert classify[0].prompt.count("Is it classification? ") == 12 + 19
+    assert classify[0].prompt.count("Is it classification? Yes") == 12
+    assert classify[0].decoding.max_tokens == 3
+    assert [r.decoding.max_tokens for r in instances] == [350, 350, 300]
+    assert [r.prompt.count("\nTask: ") for r in instances] == [12, 12, 17]
+
+
+def test_prompts_list_two_machine_instructions_as_soon_as_there_are_any(
+    ctx: Context, seeds: pl.DataFrame
+) -> None:
+    answer = script((LIST, "stop"), (EXAMPLES, "stop"), (LABELS, "stop"))
+    rows, context = play(ctx, seeds, answer, count=9, max_requests=3)
+    prompts = [asked[0].prompt for asked in context.engine.asked[:3]]
+    shown = [sum(line.split(". ", 1)[-1] in MACHINE for line in p.splitlines()) for p in prompts]
+    assert shown == [0, 2, 2]
+    parents = kept(rows)["parents"].list.len()
+    assert set(parents) == {8}
+    assert rows["drop_reason"].value_counts().filter(pl.col("drop_reason") == "not_novel")[
+        "count"
+    ].to_list() == [6]
+
+
+def test_an_unfinished_list_is_thrown_away_whole_or_loses_its_last_item(
+    ctx: Context, seeds: pl.DataFrame
+) -> None:
+    answer = script((LIST, "length"), (EXAMPLES, "stop"), (LABELS, "stop"))
+    rows, _ = play(ctx, seeds, answer, max_requests=1)
+    assert rows["drop_reason"].to_list() == ["response_cut"]
+    rows, _ = play(ctx, seeds, answer, max_requests=1, on_length="keep_complete")
+    assert rows["drop_reason"].to_list().count("response_cut") == 1
+    assert len(kept(rows)) == 2
+
+
+def test_what_cannot_be_asked_is_failed_and_nothing_else_suffers(
+    ctx: Context, seeds: pl.DataFrame
+) -> None:
+    answer = script((LIST, "stop"), ("too long", "error"), (LABELS, "stop"))
+    rows, _ = play(ctx, seeds, answer)
+    assert rows["error"].to_list() == ["too long", "too long", None, None]
+    assert rows["drop_reason"].null_count() == 4
+    rows, _ = play(ctx, seeds, script(("", "stop"), ("", "stop"), ("", "stop")), max_requests=1)
+    assert rows["drop_reason"].to_list() == ["nothing_parsed"]
+
+
+def test_a_shortage_says_why(
+    ctx: Context, seeds: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    play(ctx, seeds, script((LIST, "length"), ("", "stop"), ("", "stop")))
+    assert "0 of 3 instructions" in caplog.text
+    assert "response_cut 2" in caplog.text
+
+
+def test_surplus_instances_are_dropped_at_random_and_by_seed(
+    ctx: Context, seeds: pl.DataFrame
+) -> None:
+    many = "".join(f"Class label: {n}\nnumber {n}\n" for n in range(9))
+    answer = script((LIST, "stop"), ("nothing", "stop"), (many, "stop"))
+    rows, _ = play(ctx, seeds, answer)
+    reasons = rows["drop_reason"].to_list()
+    assert (reasons.count(None), reasons.count("over_max_instances")) == (5, 4)
+    assert reasons.count("no_instances") == 2
+
+
+def test_mistakes_are_told(ctx: Context, seeds: pl.DataFrame, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    answer = script((LIST, "stop"), ("", "stop"), ("", "stop"))
+    with pytest.raises(UserError, match="the seeds hold 3 instructions"):
+        play(ctx, seeds.head(3), answer)
+    with pytest.raises(UserError, match="what is classification and what is not"):
+        play(ctx, seeds.with_columns(extra=pl.lit("{}")), answer)
+    good = {"demonstrations": 8, "machine_demonstrations": 2, "list_until": 16}
+    _check(SimpleNamespace(**good))
+    for wrong in ({"list_until": 9}, {"machine_demonstrations": 9}):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            _check(SimpleNamespace(**good | wrong))
