@@ -29,6 +29,7 @@ from typing import Any, Final, Literal
 
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
+from pipeline.models.threads import fix_threads
 
 CHECKPOINT_SECONDS = 30.0
 """Seconds of work between two checkpoints, at least."""
@@ -117,19 +118,27 @@ def on_gpu(model: LanguageModel) -> bool:
     return torch.cuda.is_available() and model.device != "cpu"
 
 
-def load_model(model: LanguageModel, method: Method) -> Any:
+def load_model(model: LanguageModel, method: Method, max_tokens: int) -> Any:
     """The weights to train: float32 for all of them, the model's dtype beneath an adapter.
 
-    On a CPU it is float32 always.
+    On a CPU it is float32 always. Raises UserError where a row of max_tokens is longer
+    than what the model was made for.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    fix_threads()
     stored = method == "full" or not on_gpu(model)
     dtype = torch.float32 if stored else getattr(torch, model.dtype)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model.model, revision=model.revision, dtype=dtype
     )
+    positions = getattr(loaded.config, "max_position_embeddings", None)
+    if positions is not None and max_tokens > positions:
+        raise UserError(
+            f"max_tokens is {max_tokens}, but the model reads at most {positions}",
+            hint=f"give max_tokens: {positions} or less",
+        )
     return loaded.to("cuda" if on_gpu(model) else "cpu")
 
 

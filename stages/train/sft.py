@@ -118,7 +118,8 @@ def sft(
         wanted = (steps or 0) * settings.per_step or max(1, round((epochs or 0) * one_pass))
         ordered = blocks.select(passes(one_pass, wanted, seed))
         heldout, _ = _rows(tokenizer, marked, shards, "validation", max_tokens)
-        metrics = counts | _train(ctx, model, tokenizer, ordered, heldout, settings)
+        weights = load_model(model, method, max_tokens)
+        metrics = counts | _train(ctx, model, weights, tokenizer, ordered, heldout, settings)
     metrics["epochs"] = wanted / one_pass
     write_json(ctx.files / "metrics.json", metrics)
 
@@ -139,13 +140,13 @@ def _rows(
 def _train(
     ctx: Context,
     model: LanguageModel,
+    weights: Any,
     tokenizer: Any,
     ordered: Any,
     heldout: pl.DataFrame,
     settings: Hyperparameters,
 ) -> dict[str, Any]:
     """Train and save; gives the metrics of the training."""
-    weights = load_model(model, settings.method)
     before = _mean_loss(weights, heldout)
     lengths = np.asarray([len(ids) for ids in ordered["input_ids"]])
     steps = math.ceil(len(ordered) / settings.per_step)

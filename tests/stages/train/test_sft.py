@@ -103,7 +103,7 @@ def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
         data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
         tokenizer, marked = _sft.tokenizer_for(tinylm)
         trainer = SFTTrainer(
-            model=_trainer.load_model(tinylm, "full"),
+            model=_trainer.load_model(tinylm, "full", 256),
             args=SFTConfig(
                 output_dir=str(tmp_path),
                 assistant_only_loss=True,
@@ -147,7 +147,7 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     tokenizer, marked = _sft.tokenizer_for(tinylm)
     encoded = _sft.encode(tokenizer, marked, rows()["messages"])
     with _trainer.quiet():
-        model = _trainer.load_model(tinylm, "full").eval()
+        model = _trainer.load_model(tinylm, "full", 256).eval()
         model.set_attn_implementation(attention)
         blocks = _sft.pack(encoded, 256)
     assert max(map(len, blocks["seq_lengths"])) > 2
@@ -328,6 +328,13 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
     for wrong in ({"epochs": 1.0}, {"steps": None}, {"steps": 0}, {"lr": 0.0}, {"warmup": 1.0}):
         with pytest.raises(UserError):
             check(SimpleNamespace(**options | wrong))
+
+
+def test_rows_longer_than_the_model_reads_are_refused(
+    ctx: Context, tinylm: LanguageModel, shards: Path
+) -> None:
+    with pytest.raises(UserError, match="at most 2048"):
+        sft(ctx, shards, model=tinylm, steps=1, max_tokens=4096)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(

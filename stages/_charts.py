@@ -1,0 +1,96 @@
+"""Tables and charts that a person reads: Markdown for a terminal, SVG without dependencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Final
+
+STYLE: Final = """
+  svg { color: #24292f; background: #ffffff; font: 13px system-ui, sans-serif; }
+  text { fill: currentColor; }
+  line { stroke: currentColor; }
+  .grid { opacity: 0.15; }
+  .mark { stroke-width: 2; opacity: 0.6; }
+  .dot { fill: #0969da; fill-opacity: 0.75; }
+  @media (prefers-color-scheme: dark) {
+    svg { color: #e6edf3; background: #0d1117; }
+    .dot { fill: #58a6ff; }
+  }
+"""
+
+WIDTH: Final = 720
+LEFT: Final = 110
+LINE: Final = 44
+TOP: Final = 50
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it is a table in a terminal too.
+
+    The first column is aligned to the left, the others, which hold numbers, to the right.
+    """
+    cells = [list(header), *[[cell.replace("|", "\\|") for cell in row] for row in rows]]
+    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [row[0].ljust(widths[0])]
+        padded += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        return f"| {' | '.join(padded)} |"
+
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
+
+
+def dot_plot(
+    title: str, label: str, groups: Mapping[str, Sequence[float]], marks: Mapping[str, float]
+) -> str:
+    """An SVG with one line of dots per group, a tick at its mean, and named vertical lines.
+
+    label: what the numbers are. marks: values to compare with, drawn across all groups.
+    Colours follow the reader's light or dark scheme.
+    """
+    values = [value for group in groups.values() for value in group] + list(marks.values())
+    ticks = _ticks(min(values), max(values))
+    bottom = TOP + LINE * len(groups)
+
+    def x(value: float) -> float:
+        share = (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return round(LEFT + share * (WIDTH - LEFT - 40), 1)
+
+    parts = [f'<text x="16" y="24" font-weight="600">{escape(title)}</text>']
+    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    for tick in ticks:
+        parts.append(_vertical(x(tick), TOP, bottom, "grid"))
+        parts.append(_text(x(tick), bottom + 18, f"{tick:.{decimals}f}"))
+    parts.append(_text((LEFT + WIDTH - 40) / 2, bottom + 40, label))
+    for name, value in marks.items():
+        parts.append(_vertical(x(value), TOP - 8, bottom, "mark", dashed=True))
+        parts.append(_text(x(value), TOP - 12, name))
+    for i, (name, group) in enumerate(groups.items()):
+        y = TOP + LINE * (i + 0.5)
+        mean = x(sum(group) / len(group))
+        parts.append(f'<text x="16" y="{y + 4}">{escape(name)}</text>')
+        parts.append(_vertical(mean, y - 12, y + 12, "mark"))
+        parts += [f'<circle class="dot" cx="{x(v)}" cy="{y}" r="5"/>' for v in group]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 52}">'
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+
+
+def _text(x: float, y: float, text: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
+
+
+def _vertical(x: float, y1: float, y2: float, kind: str, dashed: bool = False) -> str:
+    dashes = ' stroke-dasharray="4 3"' if dashed else ""
+    return f'<line class="{kind}" x1="{x}" y1="{y1}" x2="{x}" y2="{y2}"{dashes}/>'
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to nine round numbers around the values."""
+    span = high - low or abs(high) or 1.0
+    power = 10 ** math.floor(math.log10(span / 4))
+    step = next(power * f for f in (1, 2, 5, 10) if span / (power * f) <= 6)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * i for i in range(first, max(last, first + 1) + 1)]

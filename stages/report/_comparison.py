@@ -1,0 +1,123 @@
+"""Whether the chosen rows train better than others: intervals, the verdict, and its words.
+
+Two things are uncertain, and each has its interval (95%):
+
+- over held-out rows: would other rows of this kind say the same? A paired bootstrap
+  (Efron 1979): rows are drawn with replacement, the same ones for both arms, and the
+  ratio (summed difference of losses) / (summed tokens) is taken anew.
+- over trainings: would other draws and orders say the same? Welch's t interval for the
+  difference of the two arms' mean losses, one loss per training.
+
+A difference is claimed when both exclude zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages._charts import table
+
+RESAMPLES: Final = 2000
+Interval = tuple[float, float]
+
+
+def over_rows(difference: NDArray[np.float64], tokens: NDArray[np.int64], seed: int) -> Interval:
+    """The interval over held-out rows. difference: summed nats per row, arm against arm."""
+    generator = np.random.default_rng(seed)
+    drawn = (generator.integers(len(tokens), size=len(tokens)) for _ in range(RESAMPLES))
+    ratios = [difference[rows].sum() / tokens[rows].sum() for rows in drawn]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def over_trainings(first: Sequence[float], second: Sequence[float]) -> Interval:
+    """The interval of mean(first) - mean(second); each has at least two losses."""
+    from scipy.stats import t
+
+    sizes = np.array([len(first), len(second)])
+    parts = np.array([np.var(first, ddof=1), np.var(second, ddof=1)]) / sizes
+    centre = float(np.mean(first) - np.mean(second))
+    if parts.sum() == 0:
+        return centre, centre
+    degrees = parts.sum() ** 2 / (parts**2 / (sizes - 1)).sum()
+    half = float(t.ppf(0.975, degrees) * np.sqrt(parts.sum()))
+    return centre - half, centre + half
+
+
+def compare(arm: str, chosen: list[Any], other: list[Any], tokens: NDArray[np.int64]) -> Any:
+    """Chosen against another arm. chosen, other: runs with `loss` and `rows_loss` (per row)."""
+    ours, theirs = ([run["loss"] for run in runs] for runs in (chosen, other))
+    per_row = [np.mean([run["rows_loss"] for run in runs], axis=0) for runs in (chosen, other)]
+    rows = over_rows(per_row[0] - per_row[1], tokens, seed=0)
+    trainings = over_trainings(ours, theirs)
+    return {
+        "arm": arm,
+        "difference": float(np.mean(ours) - np.mean(theirs)),
+        "over_rows": rows,
+        "over_trainings": trainings,
+        "verdict": verdict(rows, trainings),
+    }
+
+
+def verdict(*intervals: Interval) -> str:
+    """`lower` or `higher` where all intervals lie on one side of zero, else `indistinguishable`."""
+    if all(high < 0 for _, high in intervals):
+        return "lower"
+    if all(low > 0 for low, _ in intervals):
+        return "higher"
+    return "indistinguishable"
+
+
+def sentence(comparison: Any, heldout_rows: int) -> str:
+    """The comparison in words, whichever sign it has."""
+    gap, arm = comparison["difference"], comparison["arm"]
+    size = f"{abs(gap):.4f} nats per token {'lower' if gap < 0 else 'higher'}"
+    ranges = " and ".join(
+        f"{comparison[key][0]:+.4f} to {comparison[key][1]:+.4f} {what}"
+        for key, what in (("over_rows", "over held-out rows"), ("over_trainings", "over trainings"))
+    )
+    heads = {
+        "lower": f"Better than `{arm}`",
+        "higher": f"Worse than `{arm}`",
+        "indistinguishable": f"Indistinguishable from `{arm}`",
+    }
+    return (
+        f"**{heads[comparison['verdict']]}.** Trained on the chosen rows, the model's loss on "
+        f"{heldout_rows:,} held-out rows\nis {size} than in the arm `{arm}`. "
+        f"95% intervals of the difference:\n{ranges}."
+    )
+
+
+def page(result: Any) -> str:
+    """The result as Markdown."""
+    parts = ["# Did choosing help?"]
+    parts += [sentence(c, result["counts"]["heldout"]["rows"]) for c in result["comparisons"]]
+    header = ["trained on", "held-out loss", "spread", "trainings", "tokens", "answers", "steps"]
+    base = ["nothing (as it was)", f"{result['base']['loss']:.4f}", "", "", "", "", ""]
+    parts.append(table(header, [base, *(_arm_line(arm) for arm in result["arms"])]))
+    sources = list(result["base"]["by_source"])
+    if len(sources) > 1:
+        arms = [result["base"] | {"arm": "nothing (as it was)"}, *result["arms"]]
+        lines = [
+            [source, *(f"{arm['by_source'][source]:.4f}" for arm in arms)] for source in sources
+        ]
+        parts.append("Held-out loss by source:")
+        parts.append(table(["source", *(arm["arm"] for arm in arms)], lines))
+    parts.append(
+        "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better.\n"
+        "Spread: standard deviation over trainings. Tokens and steps are those of one training,\n"
+        "equal in all arms; answers: how many of the tokens carry loss. A random arm is drawn\n"
+        "anew for each training, with as many tokens as the chosen rows have.\n"
+        "A difference counts when both of its intervals exclude zero."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _arm_line(arm: Any) -> list[str]:
+    answers = f"{arm['answer_tokens']:,.0f}"
+    numbers = [str(arm["trainings"]), f"{arm['tokens']:,}", answers, str(arm["steps"])]
+    return [arm["arm"], f"{arm['loss']:.4f}", f"{arm['spread']:.4f}", *numbers]

@@ -1,0 +1,241 @@
+"""The ablation: equal tokens, honest intervals, nothing held out in an arm, kills forgotten."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from pipeline.stage import describe
+from schemas.records import RECORD_COLUMNS, record_id
+from stages._sft import IGNORED
+from stages.report import _comparison
+from stages.report._experiment import Experiment, blocks, candidates
+from stages.report.ablation import ablation
+
+SMALL: dict[str, Any] = {
+    "tokens": 256,
+    "max_tokens": 64,
+    "gradient_accumulation": 2,
+    "seeds": 2,
+    "lr": 1e-3,
+    "warmup": 0.0,
+}
+
+
+def records(name: str, count: int, answer: str | None = None) -> pl.DataFrame:
+    """Short conversations about a name; no run of 13 words is in two of them."""
+    rows = []
+    for i in range(count):
+        counting = " ".join(f"{name}{j}" for j in range(i, i + 9))
+        messages = [
+            {"role": "user", "content": f"What comes after {name} {i}?"},
+            {"role": "assistant", "content": answer or counting},
+        ]
+        origins = [{"source": f"s{i % 2}", "index": i, "license": "MIT"}]
+        rows.append({"id": record_id(messages), "messages": messages, "origins": origins})
+    schema = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "origins")}
+    return pl.DataFrame(rows, schema=schema).sort("id")
+
+
+@pytest.fixture(scope="module")
+def edges() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    pool = records("pine", 40)
+    return pool, pool.sample(8, seed=0).sort("id"), records("oak", 6)
+
+
+def result(ctx: Context) -> dict[str, Any]:
+    return json.loads((ctx.files / "ablation.json").read_text())
+
+
+def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
+    tmp_path: Path,
+    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    tinylm: LanguageModel,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
+    ablation(whole, *edges, model=tinylm, **SMALL)
+    assert capfd.readouterr() == ("", "")
+    told = result(whole)
+    assert {run["tokens"] for run in told["runs"]} == {256}
+    assert {run["steps"] for run in told["runs"]} == {2}
+    assert [(run["arm"], run["seed"]) for run in told["runs"]] == list(
+        itertools.product(("chosen", "random"), (0, 1))
+    )
+    draws = {run["draw"] for run in told["runs"] if run["arm"] == "random"}
+    assert len(draws) == 2
+    assert whole.counters["tokens"] == 4 * 256
+    for run in (told["base"], *told["runs"]):
+        assert set(run["by_source"]) == {"s0", "s1"}
+        assert min(run["by_source"].values()) <= run["loss"] <= max(run["by_source"].values())
+    assert all(run["loss"] != told["base"]["loss"] for run in told["runs"])
+
+    class Killed(Exception):
+        """Stands for the end of the process."""
+
+    def report(done: float, total: float | None) -> None:
+        if done == 3:
+            raise Killed
+
+    killed.report = report
+    with pytest.raises(Killed):
+        ablation(killed, *edges, model=tinylm, **SMALL)
+    done: list[float] = []
+    killed.report = lambda step, total: done.append(step)
+    ablation(killed, *edges, model=tinylm, **SMALL)
+    assert min(done) == 3  # the training before the kill is not run again
+    for name in ("ablation.json", "ablation.md", "ablation.svg"):
+        assert (killed.files / name).read_bytes() == (whole.files / name).read_bytes()
+
+
+def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: LanguageModel) -> None:
+    """The chosen rows are like the held-out ones, the rest of the pool is not: it must show."""
+    like = records("oak", 30, "Zebras quarrel under violet umbrellas.")
+    heldout, chosen = like[:6], like[6:]
+    pool = pl.concat([records("pine", 80), chosen]).sort("id")
+    ablation(ctx, pool, chosen, heldout, model=tinylm, **SMALL | {"tokens": 512, "seeds": 3})
+    comparison = result(ctx)["comparisons"][0]
+    assert comparison["difference"] < 0
+    assert comparison["verdict"] == "lower"
+    page = (ctx.files / "ablation.md").read_text()
+    assert "**Better than `random`.**" in page
+    assert max(map(len, page.splitlines())) <= 100
+    drawn = ET.fromstring((ctx.files / "ablation.svg").read_text())
+    assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) == 6
+
+
+def test_a_held_out_row_in_an_arm_stops_the_stage(
+    ctx: Context,
+    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    tinylm: LanguageModel,
+) -> None:
+    pool, chosen, heldout = edges
+    with pytest.raises(UserError, match=heldout["id"][0]) as same:
+        ablation(ctx, pl.concat([pool, heldout[:1]]), chosen, heldout, model=tinylm, **SMALL)
+    assert "decontaminate" in str(same.value)
+    words = heldout["messages"][0][1]["content"].split()
+
+    def quoting(count: int) -> pl.DataFrame:
+        text = " ".join(["See:", *words, "and", "then", "some", "more", "words"][: count + 1])
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": text}]
+        return pl.DataFrame({"id": ["q"], "messages": [messages]})
+
+    long = [*words, "and", "then", "some", "more"]
+    messages = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": " ".join(long)},
+    ]
+    held = pl.DataFrame({"id": ["h"], "messages": [messages], "origins": [[]]}).cast(
+        {"origins": RECORD_COLUMNS["origins"]}
+    )
+    with pytest.raises(UserError, match="q shares 13 words with h"):
+        ablation(ctx, pool, quoting(13), held, model=tinylm, **SMALL)
+    ablation(ctx, pool.drop("origins"), quoting(12), held, model=tinylm, **SMALL)
+
+
+def test_settings_that_cannot_answer_are_refused(tinylm: LanguageModel) -> None:
+    check = describe("report.ablation", ablation).check
+    assert check is not None
+    stage = describe("report.ablation", ablation)
+    options = {option.name: option.default for option in stage.options} | {"model": tinylm}
+    check(SimpleNamespace(**options))
+    for wrong in ({"seeds": 1}, {"tokens": 100}, {"lr": -1.0}):
+        with pytest.raises(UserError):
+            check(SimpleNamespace(**options | wrong))
+
+
+def encoded(lengths: list[int]) -> pl.DataFrame:
+    ids = [[1000 * i + k for k in range(n)] for i, n in enumerate(lengths)]
+    labels = [[token if token % 3 else IGNORED for token in row] for row in ids]
+    kind = pl.List(pl.Int32)
+    names = [f"row{i:03}" for i in range(len(lengths))]
+    return pl.DataFrame(
+        {"id": names, "input_ids": ids, "labels": labels},
+        {"id": pl.String, "input_ids": kind, "labels": kind},
+    )
+
+
+@given(
+    lengths=st.lists(st.integers(2, 20), min_size=1, max_size=12),
+    length=st.integers(2, 30),
+    count=st.integers(1, 6),
+)
+def test_blocks_are_full_and_hold_the_rows_in_order(
+    lengths: list[int], length: int, count: int
+) -> None:
+    rows = encoded(lengths)
+    made = blocks(rows, itertools.cycle(range(len(lengths))), length, count)
+    assert made.height == count
+    assert made["input_ids"].list.len().to_list() == [length] * count
+    assert made["seq_lengths"].list.sum().to_list() == [length] * count
+    order = itertools.cycle(range(len(lengths)))
+    for block in made.iter_rows(named=True):
+        start, answers = 0, 0
+        for size in block["seq_lengths"]:
+            row = rows.row(next(order), named=True)
+            end = start + size
+            assert block["input_ids"][start:end] == row["input_ids"][:size]
+            assert block["labels"][start:end] == row["labels"][:size]
+            answers += sum(label != IGNORED for label in row["labels"][1:size])
+            # Only the last row of a block is cut.
+            assert size == len(row["input_ids"]) or end == length
+            start = end
+        assert block["answer_tokens"] == answers
+
+
+@given(
+    lengths=st.lists(st.integers(2, 20), min_size=4, max_size=40),
+    taken=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)
+def test_a_random_draw_has_as_many_tokens_as_the_choice(
+    lengths: list[int], taken: int, seed: int
+) -> None:
+    pool = encoded(lengths)
+    model: Any = None
+    experiment = Experiment(model, None, model, 8, 1, pool, pool[:taken], pool, Path())
+    drawn = candidates(experiment, "random", np.random.default_rng(seed))
+    assert candidates(experiment, "pool", np.random.default_rng(seed)).equals(pool)
+    wanted = sum(lengths[:taken])
+    total = drawn["input_ids"].list.len().sum()
+    assert drawn["id"].is_unique().all()
+    assert drawn["id"].is_sorted()
+    assert wanted <= total < wanted + max(lengths)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**20))
+def test_intervals_agree_with_textbook_ones(seed: int) -> None:
+    """Welch's interval is scipy's; the bootstrap comes near the normal one for a mean."""
+    from scipy import stats
+
+    generator = np.random.default_rng(seed)
+    first, second = generator.normal(0, 1, 4), generator.normal(0.5, 2, 3)
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert _comparison.over_trainings(first, second) == pytest.approx((expected.low, expected.high))
+    difference, tokens = generator.normal(0.1, 1, 400), np.ones(400, np.int64)
+    low, high = _comparison.over_rows(difference, tokens, seed=0)
+    half = 1.96 * difference.std() / 20
+    assert low == pytest.approx(difference.mean() - half, abs=0.02)
+    assert high == pytest.approx(difference.mean() + half, abs=0.02)
+
+
+def test_a_claim_needs_both_intervals() -> None:
+    assert _comparison.verdict((-2.0, -1.0), (-3.0, -0.1)) == "lower"
+    assert _comparison.verdict((1.0, 2.0), (0.1, 3.0)) == "higher"
+    for intervals in (((-2.0, -1.0), (-3.0, 0.1)), ((1.0, 2.0), (-0.1, 3.0))):
+        assert _comparison.verdict(*intervals) == "indistinguishable"
+    assert _comparison.over_trainings([1.0, 1.0], [2.0, 2.0]) == (-1.0, -1.0)

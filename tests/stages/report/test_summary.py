@@ -1,0 +1,93 @@
+"""The summary: counts that add up, columns of every kind, the ablation's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.stage import describe
+from schemas.records import RECORD_COLUMNS
+from stages.report.summary import MOST, summary
+
+
+def rows(sources: list[list[str]], **columns: list[object]) -> pl.DataFrame:
+    origins = [[{"source": s, "index": 0, "license": "MIT"} for s in row] for row in sources]
+    frame = pl.DataFrame({"id": [f"{i:03}" for i in range(len(sources))], "origins": origins})
+    return frame.cast({"origins": RECORD_COLUMNS["origins"]}).with_columns(
+        **{name: pl.Series(values) for name, values in columns.items()}
+    )
+
+
+def cells(text: str, first: str) -> dict[str, list[str]]:
+    """The lines of the table whose first column is named so, by their first cell."""
+    head = next(part for part in text.split("\n\n") if part.startswith(f"| {first} "))
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in head.splitlines()]
+    return {line[0]: line[1:] for line in lines[2:]}
+
+
+def test_chosen_rows_are_set_beside_the_pool(ctx: Context, tmp_path: Path) -> None:
+    (tmp_path / "ablation.md").write_text("# Did choosing help?\n\nPerhaps.\n")
+    pool = rows(
+        [["web"], ["web", "books"], ["books"], ["web"]],
+        language=["en", "en", None, "de"],
+        is_code=[True, False, True, True],
+        ifd=[0.1, 0.2, 0.3, 0.4],
+    )
+    chosen = pool[1:3].with_columns(cluster=pl.Series([7, 7]))
+    summary(
+        ctx, pool, chosen, tmp_path, columns=("language", "is_code", "ifd"),
+        chosen_columns=("cluster",),
+    )  # fmt: skip
+    text = (ctx.files / "summary.md").read_text()
+    assert "2 of 4 rows (50.0%)" in text
+    # A row with two sources counts in both: shares are of rows.
+    assert cells(text, "source") == {
+        "books": ["2", "50.0%", "2", "100.0%"],
+        "web": ["3", "75.0%", "1", "50.0%"],
+    }
+    assert cells(text, "language") == {
+        "en": ["2", "50.0%", "1", "50.0%"],
+        "(none)": ["1", "25.0%", "1", "50.0%"],
+        "de": ["1", "25.0%", "0", "0.0%"],
+    }
+    assert cells(text, "flag") == {"is_code": ["3", "75.0%", "1", "50.0%"]}
+    assert cells(text, "score")["ifd"][4] in ("0.2", "0.3")
+    assert cells(text, "cluster") == {"7": ["2", "100.0%"]}
+    assert "## Did choosing help?\n\nPerhaps." in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_rare_values_share_a_line(ctx: Context) -> None:
+    pool = rows([["web"]] * 40, cluster=list(range(40)))
+    summary(ctx, pool, pool[:20], columns=("cluster",))
+    told = cells((ctx.files / "summary.md").read_text(), "cluster")
+    assert len(told) == MOST + 1
+    assert told[f"{40 - MOST} others"][0] == str(40 - MOST)
+    assert sum(int(line[2]) for line in told.values()) == 20
+
+
+def test_nothing_chosen_is_still_a_summary(ctx: Context) -> None:
+    pool = rows([["web"]], language=["en"], ifd=[0.5])
+    summary(ctx, pool, pool[:0], columns=("language", "ifd"))
+    assert "0 of 1 rows" in (ctx.files / "summary.md").read_text()
+
+
+def test_it_reads_what_it_tells_and_refuses_what_it_cannot() -> None:
+    stage = describe("report.summary", summary)
+    options = SimpleNamespace(columns=("language",), chosen_columns=("cluster",))
+    assert stage.reads("pool", options) == ["origins", "language"]
+    assert stage.reads("chosen", options) == ["origins", "language", "cluster"]
+    assert stage.check is not None
+    with pytest.raises(UserError):
+        stage.check(SimpleNamespace(columns=("language",), chosen_columns=("language",)))
+
+
+def test_a_verdict_of_another_stage_is_refused(ctx: Context, tmp_path: Path) -> None:
+    pool = rows([["web"]])
+    with pytest.raises(UserError, match=r"ablation\.md"):
+        summary(ctx, pool, pool, tmp_path)
