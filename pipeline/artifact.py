@@ -25,6 +25,7 @@ from pipeline.shards import column_names, read_frame
 from schemas.manifest import FORMAT, FileEntry, Manifest
 
 MANIFEST = "manifest.json"
+RETIRED = ".old"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def open_artifact(folder: Path) -> Artifact | None:
             (folder / name).stat().st_size == entry["bytes"]
             for name, entry in manifest["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return Artifact(folder, manifest) if whole else None
 
@@ -97,7 +98,8 @@ def files_digest(manifest: Manifest, below: str = "files/") -> str:
 def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     """Make a prepared folder the artifact: manifest last, everything flushed, then one rename.
 
-    An incomplete artifact under the same fingerprint is replaced by its successor.
+    An incomplete artifact under the same fingerprint is replaced by its successor;
+    a kill between the two renames leaves both aside, and `restore` puts one back.
     """
     with (staging / MANIFEST).open("w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=1, ensure_ascii=False)
@@ -105,7 +107,7 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         _flush(path)
     _flush(staging)
     if target.exists():
-        retired = staging.with_name(staging.name + ".old")
+        retired = staging.with_name(staging.name + RETIRED)
         target.rename(retired)
         staging.rename(target)
         shutil.rmtree(retired)
@@ -113,6 +115,16 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         staging.rename(target)
     _flush(target.parent)
     return Artifact(target, manifest)
+
+
+def restore(leftover: Path) -> None:
+    """Remove what a killed run left aside, or put it back where it was the only artifact."""
+    fingerprint = leftover.name.removeprefix(".").partition("-")[0]
+    target = leftover.with_name(fingerprint)
+    if leftover.name.endswith(RETIRED) and not target.exists():
+        leftover.rename(target)
+    else:
+        shutil.rmtree(leftover)
 
 
 def _flush(path: Path) -> None:

@@ -84,11 +84,28 @@ def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
         for start in range(0, len(texts), 65_536):
             state.update("".join(texts[start : start + 65_536]).encode("utf-8"))
     else:
-        state.update(column.drop_nulls().to_numpy().tobytes())
+        values = column.drop_nulls().to_numpy()
+        if values.dtype.hasobject:
+            # The bytes of an array of objects are addresses, which change from run to run.
+            raise TypeError(f"a column of type {dtype} has no stable encoding")
+        state.update(values.tobytes())
 
 
 def row_keys(frame: pl.DataFrame) -> pl.Series:
     """One key per row that stands for the row's values: String of length len(frame)."""
-    texts = frame.select(pl.struct(pl.all()).struct.json_encode().alias("row"))["row"]
+    # JSON has one word, null, for what is missing and for numbers that are none.
+    exact = frame.with_columns(pl.col(c).cast(_spelled(t)) for c, t in frame.schema.items())
+    texts = exact.select(pl.struct(pl.all()).struct.json_encode().alias("row"))["row"]
     keys = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
     return pl.Series("key", keys, dtype=pl.String)
+
+
+def _spelled(dtype: Any) -> Any:
+    """The polars type with texts in place of floats, at any depth."""
+    if dtype.is_float():
+        return pl.String()
+    if isinstance(dtype, pl.List):
+        return pl.List(_spelled(dtype.inner))
+    if isinstance(dtype, pl.Struct):
+        return pl.Struct({field.name: _spelled(field.dtype) for field in dtype.fields})
+    return dtype

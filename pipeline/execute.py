@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.canonical import digest, row_keys
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.memo import Memo
+from pipeline.memo import KEY, Memo
 from pipeline.plan import Made, Planned, edge_columns
 from pipeline.stage import BASE_COLUMNS, VERDICT, Kind
 from pipeline.store import Store
@@ -39,12 +39,12 @@ class Outcome:
 def execute(look: Planned, made: Made, store: Store, ctx: Context, pool: Pool) -> Outcome:
     """Run a planned stage on its inputs. Raises UserError for what the user can mend."""
     stage, edges = look.step.stage, _inputs(look, made)
-    if stage.scope == "row":
+    if stage.gives_rows and stage.scope == "row":
         result, computed = _by_rows(look, edges, store, ctx, pool)
     else:
         result = stage.function(ctx, **edges, **vars(look.options))
-        computed = len(result) if result is not None else 0
-    if result is None:
+        computed = len(result) if isinstance(result, pl.DataFrame) else 0
+    if result is None and not stage.gives_rows:
         return _nothing()
     lines = _checked(look, result, edges)
     return _settled(look, lines, edges, computed)
@@ -79,19 +79,22 @@ def _by_rows(
     stage, rows = look.step.stage, _first(look, edges)
     _, *others = [edge.name for edge in stage.edges]
     memo = Memo(store.memo(_memo_key(look)))
-    only_messages = rows.columns == ["id", "messages"]
-    keys = rows["id"].alias("key") if only_messages else row_keys(rows.drop("id"))
-    keyed = rows.with_columns(keys)
+    # An id stands for the messages.
+    named = set(rows.columns) <= {"id", "messages"}
+    keyed = rows.with_columns((rows["id"] if named else row_keys(rows.drop("id"))).alias(KEY))
     known = memo.read()
-    new = keyed.unique("key", keep="first", maintain_order=True)
+    new = keyed.unique(KEY, keep="first", maintain_order=True)
     if len(known):
-        new = new.join(known.select("key"), on="key", how="anti", maintain_order="left")
+        new = new.join(known.select(KEY), on=KEY, how="anti", maintain_order="left")
     call = Call(stage, look.options, {name: edges[name] for name in others}, ctx.work)
-    results = [known] if len(known) else []
+    verdict = {name: pl.String() for name in VERDICT}
+    results = [pl.DataFrame(schema={KEY: pl.String(), **_declared(look), **verdict})]
+    results += [known] if len(known) else []
     done = len(rows) - len(new)
-    for start, result in pool.run(call, new.drop("key"), ctx):
-        chunk = new.slice(start, len(result))
-        lines = _conform(look, result, chunk["id"]).with_columns(chunk["key"]).drop("id")
+    for start, size, result in pool.run(call, new.drop(KEY), ctx):
+        chunk = new.slice(start, size)
+        lines = _checked(look, result, {stage.edges[0].name: chunk})
+        lines = lines.with_columns(chunk[KEY]).drop("id")
         fine = lines.filter(pl.col("error").is_null()).drop("error")
         memo.add(fine)
         results.append(fine)
@@ -99,9 +102,9 @@ def _by_rows(
         done += len(result)
         ctx.progress(done, len(rows))
     memo.compact()
-    answers = pl.concat(results, how="diagonal") if results else keyed.select("key").clear()
-    joined = keyed.select("id", "key").join(answers, on="key", how="left", maintain_order="left")
-    return joined.drop("id", "key"), len(new)
+    answers = pl.concat(results, how="diagonal")
+    joined = keyed.select(KEY).join(answers, on=KEY, how="left", maintain_order="left")
+    return joined.drop(KEY), len(new)
 
 
 def _memo_key(look: Planned) -> str:
@@ -152,7 +155,9 @@ def _typed(
     wanted = {**expected, **verdict}
     try:
         return result.select(
-            pl.col(name).cast(dtype) if name in result.columns else pl.lit(None, dtype).alias(name)
+            pl.col(name).cast(dtype)
+            if name in result.columns
+            else pl.repeat(None, len(result), dtype=dtype).alias(name)
             for name, dtype in wanted.items()
         )
     except pl.exceptions.PolarsError as error:

@@ -17,6 +17,8 @@ import polars as pl
 from pipeline.shards import read_frame, write_frame
 
 MANY: Final = 32
+KEY: Final = "_row_key"
+"""The column that finds a row in a memo."""
 
 
 class Memo:
@@ -24,11 +26,13 @@ class Memo:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        for half_written in folder.glob(".*"):
+            half_written.unlink()
 
     def read(self) -> pl.DataFrame:
-        """All results, one line per row key in the column `key`; empty when nothing is known."""
+        """All results, one line per row key in the column `KEY`; empty when nothing is known."""
         paths = self._paths()
-        return read_frame(paths).unique("key", keep="first") if paths else pl.DataFrame()
+        return read_frame(paths).unique(KEY, keep="first") if paths else pl.DataFrame()
 
     def add(self, results: pl.DataFrame) -> None:
         """Remember results, durably when this returns."""

@@ -88,6 +88,10 @@ class Runner:
         staging = self.store.staging(look.fingerprint)
         try:
             artifact = self._made(look, staging, pool)
+        except OSError:
+            # Whoever took the lock has cleared away what this run had half written.
+            self.store.ensure_owned()
+            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         self.progress.finish(told(artifact.manifest))

@@ -217,6 +217,8 @@ def describe(name: str, function: Callable[..., Any]) -> Stage:
     """Read a marked function's signature into a `Stage`."""
     mark = function.__stage__  # type: ignore[attr-defined]
     hints = typing.get_type_hints(function, include_extras=True)
+    if mark.scope == "row" and _kind(hints.get("return")):
+        raise TypeError(f"{name}: a stage that makes rows of its own has scope='set'")
     edges: list[Edge] = []
     options: list[Option] = []
     for parameter in list(inspect.signature(function).parameters.values())[1:]:

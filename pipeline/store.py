@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifact import Artifact, commit, open_artifact
+from pipeline.artifact import Artifact, commit, open_artifact, restore
 from pipeline.digests import FileDigests
 from pipeline.errors import UserError
 from schemas.manifest import Manifest
@@ -120,8 +120,17 @@ class Store:
 
         Raises UserError when another run holds it, or it cannot be written to.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a+") as lock:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened = (self.root / "lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                "the store cannot be written to",
+                where=str(self.root),
+                why=error.strerror,
+                hint="choose a folder that can be written to: --store DIR",
+            ) from error
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -144,7 +153,7 @@ class Store:
 
     def _clear(self) -> None:
         for leftover in (self.root / "artifacts").glob(".*"):
-            shutil.rmtree(leftover)
+            restore(leftover)
 
     def _owned(self) -> bool:
         """Whether the lock on the disk is still ours: somebody may have removed it by hand."""
@@ -154,6 +163,15 @@ class Store:
             return False
         return self._token is not None and held[1:] == [self._token]
 
+    def ensure_owned(self) -> None:
+        """Raises UserError when the lock was taken away: another run may be writing here."""
+        if not self._owned():
+            raise UserError(
+                "the store's lock was taken away during the run; nothing was committed",
+                where=str(self.root),
+                hint="end other runs on this store, then run again: finished work is kept",
+            )
+
     def staging(self, fingerprint: str) -> Path:
         """An empty folder beside the place of an artifact, to prepare it in."""
         folder = self.root / "artifacts" / f".{fingerprint}-{uuid.uuid4().hex[:8]}"
@@ -162,12 +180,7 @@ class Store:
 
     def commit(self, staging: Path, manifest: Manifest) -> Artifact:
         """Commit a prepared artifact. Raises UserError when the lock was taken away."""
-        if not self._owned():
-            raise UserError(
-                "the store's lock was taken away during the run; nothing was committed",
-                where=str(self.root),
-                hint="end other runs on this store, then run again: finished work is kept",
-            )
+        self.ensure_owned()
         fingerprint = manifest["fingerprint"]
         artifact = commit(staging, self.root / "artifacts" / fingerprint, manifest)
         self.remember(manifest["recipe"], manifest["name"], fingerprint)

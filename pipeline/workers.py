@@ -14,6 +14,8 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,10 +25,11 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.context import Context
+from pipeline.errors import UserError
 from pipeline.memory import peak_memory
 from pipeline.stage import Kind, Stage, find
 
-FIRST_CHUNK: Final = 512
+FIRST_CHUNK: Final = 32
 GROWTH: Final = 8
 CHUNK_SECONDS: Final = 10.0
 """Results are durable after each chunk; a chunk takes about this long, and less than 30 s."""
@@ -35,6 +38,8 @@ WORTH_SPAWNING: Final = 6.0
 """Seconds of remaining work below which starting processes costs more than it saves."""
 
 PR_SET_PDEATHSIG: Final = 1
+
+Answer = tuple[Any, int, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,8 @@ class Call:
     edges: dict[str, Any]
     folder: Path
 
-    def __call__(self, ctx: Context, rows: pl.DataFrame) -> pl.DataFrame:
-        result = self.stage.function(ctx, rows, **self.edges, **vars(self.options))
-        assert isinstance(result, pl.DataFrame)
-        return result
+    def __call__(self, ctx: Context, rows: pl.DataFrame) -> Any:
+        return self.stage.function(ctx, rows, **self.edges, **vars(self.options))
 
 
 @dataclass
@@ -64,47 +67,53 @@ class Pool:
     peak: int = 0
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers at once: what they still compute is of no more use to anybody."""
         if self._executor:
-            self._executor.shutdown(wait=True, cancel_futures=True)
+            workers = list(self._executor._processes.values())
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.kill()
+            for worker in workers:
+                worker.join()
             self._executor = None
 
-    def run(
-        self, call: Call, rows: pl.DataFrame, ctx: Context
-    ) -> Iterator[tuple[int, pl.DataFrame]]:
-        """Results by chunk: (number of the chunk's first row, result), as they are done."""
+    def run(self, call: Call, rows: pl.DataFrame, ctx: Context) -> Iterator[tuple[int, int, Any]]:
+        """Results by chunk: (number of its first row, its length, result), as they are done."""
         start, size, rate = 0, FIRST_CHUNK, 0.0
         alone = self.count < 2 or call.stage.retries
         while start < len(rows):
-            if not alone and rate and (len(rows) - start) / rate > WORTH_SPAWNING:
-                yield from self._spread(call, rows, start, rate)
+            # The first chunk tells too little about the rate: it pays for imports as well.
+            if not alone and start > FIRST_CHUNK and (len(rows) - start) / rate > WORTH_SPAWNING:
+                yield from self._spread(call, rows, start, rate, ctx)
                 return
             began = time.perf_counter()
             chunk = rows.slice(start, size)
-            yield start, call(ctx, chunk)
+            yield start, len(chunk), call(ctx, chunk)
             start += len(chunk)
             rate = len(chunk) / max(time.perf_counter() - began, 1e-6)
             size = max(1, int(min(size * GROWTH, rate * CHUNK_SECONDS)))
 
     def _spread(
-        self, call: Call, rows: pl.DataFrame, start: int, rate: float
-    ) -> Iterator[tuple[int, pl.DataFrame]]:
+        self, call: Call, rows: pl.DataFrame, start: int, rate: float, ctx: Context
+    ) -> Iterator[tuple[int, int, Any]]:
         size = max(1, int(min(rate * CHUNK_SECONDS, (len(rows) - start) / self.count)))
         edges = _store_edges(call)
-        pending: dict[Future[tuple[pl.DataFrame, int]], int] = {}
+        pending: dict[Future[Answer], tuple[int, int]] = {}
         while start < len(rows) or pending:
             while start < len(rows) and len(pending) < self.count + 1:
                 chunk = rows.slice(start, size)
-                future = self._pool().submit(
-                    _work, call.stage.name, call.options, edges, call.folder, chunk
-                )
-                pending[future] = start
+                with _interrupts_held():
+                    future = self._pool().submit(
+                        _work, call.stage.name, call.options, edges, call.folder, chunk
+                    )
+                pending[future] = (start, len(chunk))
                 start += len(chunk)
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                result, peak = future.result()
+                result, peak, used = _answer(future)
                 self.peak = max(self.peak, peak)
-                yield pending.pop(future), result
+                ctx.count(**used)
+                yield *pending.pop(future), result
 
     def _pool(self) -> ProcessPoolExecutor:
         if self._executor is None:
@@ -115,6 +124,27 @@ class Pool:
                 initargs=(os.getpid(),),
             )
         return self._executor
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C from their first moment on: the mask is inherited."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _answer(future: Future[Answer]) -> Answer:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was ended from outside",
+            why="the machine ran out of memory, or somebody killed it",
+            hint="run again with fewer: --workers 1 (finished chunks are kept)",
+        ) from error
 
 
 def _die_with(parent: int) -> None:
@@ -149,8 +179,8 @@ def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
 
 def _work(
     name: str, options: SimpleNamespace, stored: dict[str, Any], folder: Path, rows: pl.DataFrame
-) -> tuple[pl.DataFrame, int]:
-    """One chunk, in a worker: the result and this process's peak memory in bytes."""
+) -> Answer:
+    """One chunk, in a worker: the result, this process's peak memory in bytes, its counters."""
     edges: dict[str, Any] = {}
     for edge, value in stored.items():
         if isinstance(value, tuple):
@@ -160,4 +190,4 @@ def _work(
             edges[edge] = value
     call = Call(find(name), options, edges, folder)
     context = Context(files=folder, work=folder, store=folder)
-    return call(context, rows), peak_memory()
+    return call(context, rows), peak_memory(), dict(context.counters)
