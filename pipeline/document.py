@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from pipeline.errors import RecipeErrors, UserError
+from pipeline.errors import UserError
 
 Place = tuple[str, ...]
 
 
 @dataclass
 class Document:
-    """The content of a file, and the line on which each key stands."""
+    """The content of a file, the line on which each key stands, and the keys that stand twice."""
 
     content: dict[str, Any]
     lines: Mapping[Place, int]
     file: str
+    doubled: list[UserError] = field(default_factory=list)
 
     def where(self, place: Place) -> str:
         """`file:line` of a key, or of the nearest key above it."""
@@ -31,7 +32,7 @@ class Document:
 def parse(text: str, file: str) -> Document:
     """Read a document whose top level is a mapping.
 
-    Raises UserError with the line for broken YAML, RecipeErrors for doubled keys.
+    Raises UserError with the line for broken YAML.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -43,11 +44,11 @@ def parse(text: str, file: str) -> Document:
         mark = getattr(error, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else file
         raise UserError("this is no valid YAML", where=place, why=_problem(error)) from None
-    if doubled:
-        raise RecipeErrors(doubled)
+    except RecursionError:
+        raise UserError("the document contains itself", where=file) from None
     if not isinstance(content, dict):
         raise UserError("a recipe is a mapping with the keys name, models and stages", where=file)
-    return Document(content, lines, file)
+    return Document(content, lines, file, doubled)
 
 
 def _problem(error: yaml.YAMLError) -> str:
@@ -65,6 +66,8 @@ def _convert(
     if isinstance(node, yaml.MappingNode):
         result: dict[Any, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a name", problem_mark=node.start_mark)
             key = loader.construct_object(key_node, deep=True)
             below = (*place, str(key))
             line = key_node.start_mark.line + 1
@@ -96,8 +99,8 @@ def set_value(document: Document, override: str) -> None:
         raise UserError(f"--set {path}: {text!r} is no valid YAML", why=_problem(error)) from None
     target: Any = document.content
     for i, part in enumerate(parents):
-        if part == "with" and isinstance(target, dict):
-            target.setdefault("with", {})
+        if part == "with" and isinstance(target, dict) and target.get("with") is None:
+            target["with"] = {}
         if not isinstance(target, dict) or not isinstance(target.get(part), dict):
             reached = ".".join(parents[: i + 1])
             known = ", ".join(map(str, target)) if isinstance(target, dict) else "nothing"

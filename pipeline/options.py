@@ -7,6 +7,7 @@ A stage's keyword annotations are its schema; pydantic checks them strictly (no
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
@@ -84,13 +85,15 @@ def _value(
 def _typed(option: Option, raw: Any) -> tuple[Any, Problem | None]:
     try:
         # Through JSON, so that strictness still lets a YAML list be a tuple.
-        value = TypeAdapter(option.annotation).validate_json(json.dumps(raw), strict=True)
+        text = json.dumps(raw, allow_nan=False)
+        value = TypeAdapter(option.annotation).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
-        return None, (option.name, f"{option.name}{where} = {raw!r}: {first['msg']}", None)
-    except TypeError:
-        return None, (option.name, f"{option.name} = {raw!r} is no plain value", None)
+        what = f"{option.name}{where} = {first['input']!r}: {first['msg']}"
+        return None, (option.name, what, None)
+    except (TypeError, ValueError):
+        return None, (option.name, f"{option.name} = {raw!r} is no plain, finite value", None)
     return value, None
 
 
@@ -107,6 +110,8 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
                 (),
                 f"there is no file {pattern!r} (looked beside the recipe and in the repository)",
             )
+        if folders := [m for m in matches if m.is_dir()]:
+            return (), f"{str(folders[0])!r} is a folder; name files, or a pattern: {pattern}/*"
         found += [str(path) for path in matches]
     return tuple(found), None
 
@@ -114,11 +119,19 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
 def _matches(base: Path, pattern: str) -> list[Path]:
     path = base / pattern
     if path.exists():
-        return [path.resolve()]
-    if not any(c in pattern for c in "*?["):
+        return [_absolute(path)]
+    if Path(pattern).is_absolute():
+        base, pattern = Path(path.anchor), str(path.relative_to(path.anchor))
+    try:
+        return sorted(_absolute(p) for p in base.glob(pattern) if p.is_file())
+    except ValueError:
+        # No pattern at all, such as a**b: nothing is found by it.
         return []
-    anchor, relative = (Path(path.anchor), str(path.relative_to(path.anchor)))
-    return sorted(p.resolve() for p in anchor.glob(relative) if p.is_file())
+
+
+def _absolute(path: Path) -> Path:
+    # Links are not followed: a cache's blob behind one has no name that tells its format.
+    return Path(os.path.abspath(path))
 
 
 def build_model(spec: dict[str, Any], folder: Path) -> tuple[Any, list[str]]:

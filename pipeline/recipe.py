@@ -7,6 +7,7 @@ inheritance: a recipe means what it says.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from pipeline.options import bind, build_model, nearest
 from pipeline.stage import Columns, Stage, find
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
 RECIPES: Final = ROOT / "pipeline" / "recipes"
 
 
@@ -89,10 +91,10 @@ class Recipe:
     @classmethod
     def _build(cls, document: Document, path: Path | None) -> Recipe:
         builder = _Builder(document, path.parent if path else ROOT)
-        steps = builder.steps()
-        if not builder.problems:
-            ordered = wiring.order(steps, builder.problems)
-            steps = wiring.connect(ordered, builder.problems)
+        # Steps that are right by themselves are wired even where others are not,
+        # so that what is wrong between them is told at once.
+        ordered = wiring.order(builder.steps(), builder.problems)
+        steps = wiring.connect(ordered, builder.problems)
         if builder.problems:
             raise RecipeErrors(builder.problems)
         return cls(str(document.content["name"]), path, steps)
@@ -103,28 +105,32 @@ class _Builder:
 
     def __init__(self, document: Document, folder: Path) -> None:
         self.document, self.folder = document, folder
-        self.problems: list[UserError] = []
+        self.problems: list[UserError] = list(document.doubled)
         content = document.content
         self._known((), content, {"name": str, "models": dict, "stages": dict}, ("name", "stages"))
+        self._named(("name",), content.get("name"))
         self.models: dict[str, Any] = {}
         self.model_from: dict[str, str] = {}
         self._read_models(content.get("models"))
 
     def steps(self) -> dict[str, Step]:
-        """The steps as they are written, unordered and not yet connected."""
+        """The steps without a mistake of their own, unordered and not yet connected."""
+        steps: dict[str, Step] = {}
+        for name, raw in self._stages().items():
+            before = len(self.problems)
+            step = self._step(str(name), raw)
+            if step and len(self.problems) == before:
+                steps[step.name] = step
+        return steps
+
+    def _stages(self) -> dict[Any, Any]:
         stages = self.document.content.get("stages")
-        if not isinstance(stages, dict):
-            return {}
-        read = {str(name): self._step(str(name), raw) for name, raw in stages.items()}
-        for name, step in read.items():
-            for needed in step.upstream if step else ():
-                if needed not in stages:
-                    self._problem(
-                        ("stages", name, "needs"),
-                        f"stage {name!r} needs {needed!r}, which the recipe does not have",
-                        nearest(needed, stages),
-                    )
-        return {name: step for name, step in read.items() if step}
+        return stages if isinstance(stages, dict) else {}
+
+    def _named(self, place: tuple[str, ...], name: Any) -> None:
+        """Names become names of files in the store."""
+        if isinstance(name, str) and not NAME.fullmatch(name):
+            self._problem(place, f"{name!r} is no name: it begins with a dot or holds a slash")
 
     def _problem(self, place: tuple[str, ...], what: str, hint: str | None = None) -> None:
         self.problems.append(UserError(what, where=self.document.where(place), hint=hint))
@@ -161,15 +167,24 @@ class _Builder:
                 continue
             spec = dict(raw)
             if "from" in spec:
-                self.model_from[name] = str(spec.pop("from"))
+                maker = self.model_from[name] = str(spec.pop("from"))
                 spec.setdefault("model", "")
+                self._exists((*place, "from"), f"model {name!r} is from", maker)
             model, problems = build_model(spec, self.folder)
             for problem in problems:
                 self._problem(place, f"model {name!r}: {problem}")
             self.models[name] = model
 
+    def _exists(self, place: tuple[str, ...], what: str, needed: str) -> None:
+        known = [str(name) for name in self._stages()]
+        if needed not in known:
+            self._problem(
+                place, f"{what} {needed!r}, which the recipe does not have", nearest(needed, known)
+            )
+
     def _step(self, name: str, raw: Any) -> Step | None:
         place = ("stages", name)
+        self._named(place, name)
         allowed: dict[str, Any] = {
             "uses": str,
             "needs": (str, list, dict),
@@ -181,7 +196,9 @@ class _Builder:
         try:
             stage = find(raw["uses"])
         except UserError as error:
-            self._problem((*place, "uses"), error.what, error.hint)
+            where = self.document.where((*place, "uses"))
+            why = ": ".join(filter(None, (error.where, error.why))) or None
+            self.problems.append(UserError(error.what, where=where, why=why, hint=error.hint))
             return None
         given = raw.get("with") or {}
         options, problems = bind(stage, given, self.models, self.folder)
@@ -193,10 +210,18 @@ class _Builder:
             stage=stage,
             options=options,
             needs=self._needs(place, stage, raw.get("needs")),
-            rename=raw.get("as") or {},
+            rename=self._rename(place, raw.get("as") or {}),
             model_from={o: self.model_from[m] for o, m in taken.items() if m in self.model_from},
             where=self.document.where(place),
         )
+
+    def _rename(self, place: tuple[str, ...], raw: Mapping[Any, Any]) -> dict[str, str]:
+        for old, new in raw.items():
+            if not isinstance(new, str) or not new:
+                self._problem(
+                    (*place, "as"), f"'as' gives {old!r} the name {new!r}, which is no text"
+                )
+        return {str(old): str(new) for old, new in raw.items()}
 
     def _needs(self, place: tuple[str, ...], stage: Stage, raw: Any) -> dict[str, list[str]]:
         """The connected steps by edge: a name or a list goes to the first edge."""
@@ -219,6 +244,8 @@ class _Builder:
                 self._problem((*place, "needs"), f"{stage.name}: edge {name!r} takes one input")
             else:
                 needs[name] = names
+                for needed in names:
+                    self._exists((*place, "needs"), f"stage {place[-1]!r} needs", needed)
         for edge in edges.values():
             if edge.name not in needs and not edge.optional:
                 self._problem(place, f"{stage.name} needs an input for {edge.name!r}")

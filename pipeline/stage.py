@@ -28,6 +28,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,8 @@ ALL: typing.Final = "*"
 """`reads=ALL`: every column of the edge."""
 
 VERDICT: typing.Final = ("drop_reason", "evidence", "error")
+RESERVED: typing.Final = frozenset({"id", "file", "line", *VERDICT})
+"""Names that no stage may give to a column that it adds."""
 
 
 class Kind(StrEnum):
@@ -268,12 +271,9 @@ def find(name: str) -> Stage:
     Raises UserError with the nearest names when there is none.
     """
     for module_name, attribute in _places(name):
-        try:
-            if importlib.util.find_spec(module_name) is None:
-                continue
-        except ModuleNotFoundError:
+        module = _module(module_name)
+        if module is None:
             continue
-        module = importlib.import_module(module_name)
         if attribute is None:
             marked = [f for f in vars(module).values() if hasattr(f, "__stage__")]
             own = [f for f in marked if f.__module__ == module.__name__]
@@ -282,6 +282,25 @@ def find(name: str) -> Stage:
         elif hasattr(getattr(module, attribute, None), "__stage__"):
             return describe(name, getattr(module, attribute))
     raise UserError(f"there is no stage {name!r}", hint=_nearest(name))
+
+
+def _module(name: str) -> types.ModuleType | None:
+    """The module of this name, None when there is none; UserError when it is there but broken."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        return None
+    try:
+        return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    except Exception as error:
+        absent = error.name if isinstance(error, ModuleNotFoundError) else None
+        if absent and f"{name}.".startswith(f"{absent}."):
+            return None
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
+        raise UserError(
+            f"the module {name} cannot be imported",
+            where=where or f"{place.filename}:{place.lineno}",
+            why=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def _places(name: str) -> list[tuple[str, str | None]]:

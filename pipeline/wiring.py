@@ -6,13 +6,13 @@ missing or doubled column is a mistake of the recipe and not of the night's run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
 from pipeline.options import nearest
-from pipeline.stage import ALL, BASE_COLUMNS, VERDICT, Columns, Edge, Kind
+from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, Edge, Kind
 
 if TYPE_CHECKING:
     from pipeline.recipe import Step
@@ -27,19 +27,15 @@ def order(steps: Mapping[str, Step], problems: list[UserError]) -> list[Step]:
         if name in path:
             cycle = " -> ".join([*path[path.index(name) :], name])
             problems.append(UserError(f"the stages form a cycle: {cycle}", where=steps[name].where))
-            return
-        if name in ordered:
-            return
-        path.append(name)
-        for needed in steps[name].upstream:
-            if not problems:
+        elif name in steps and name not in ordered:
+            path.append(name)
+            for needed in steps[name].upstream:
                 visit(needed)
-        path.pop()
-        ordered[name] = steps[name]
+            path.pop()
+            ordered[name] = steps[name]
 
     for name in steps:
-        if not problems:
-            visit(name)
+        visit(name)
     return list(ordered.values())
 
 
@@ -52,8 +48,14 @@ def connect(ordered: list[Step], problems: list[UserError]) -> dict[str, Step]:
             for name in step.needs.get(edge.name, ()):
                 if name in connected:
                     _check_edge(step, edge, connected[name], problems)
+        for maker in step.model_from.values():
+            if maker in connected and not connected[maker].stage.fills_files:
+                what = f"{step.name}: its model is from {maker!r}, which makes no files"
+                problems.append(UserError(what, where=step.where))
         if all(name in connected for name in step.upstream) and len(problems) == before:
-            connected[step.name] = _with_columns(step, connected, problems)
+            whole = _with_columns(step, connected, problems)
+            if len(problems) == before:
+                connected[step.name] = whole
     return connected
 
 
@@ -97,28 +99,31 @@ def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[User
     except UserError as error:
         problems.append(UserError(error.what, where=step.where, why=error.why, hint=error.hint))
         return step
-    for name in step.rename:
-        if name not in added:
-            problems.append(
-                UserError(
-                    f"{step.name}: 'as' renames {name!r}, which {step.stage.name} does not add",
-                    where=step.where,
-                    hint=nearest(name, added),
-                )
-            )
-    own: Columns = {step.rename.get(name, name): dtype for name, dtype in added.items()}
     base: Columns = {}
     if step.stage.makes:
         base = BASE_COLUMNS[step.stage.makes]
     elif step.stage.annotates:
         base = edges[step.stage.edges[0].name][0]
-    for name in own:
-        if name in base or name in VERDICT:
-            problems.append(
-                UserError(
-                    f"{step.name} ({step.stage.name}) adds {name!r}, which is there already",
-                    where=step.where,
-                    hint=f"as: {{{name}: another_name}}",
-                )
-            )
+    own: Columns = {step.rename.get(name, name): dtype for name, dtype in added.items()}
+    for what, hint in _wrong_names(step, added, own, base):
+        problems.append(UserError(f"{step.name}{what}", where=step.where, hint=hint))
     return replace(step, columns={**base, **own}, own=own)
+
+
+def _wrong_names(
+    step: Step, added: Columns, own: Columns, base: Columns
+) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with the names of the added columns, with hints."""
+    for name in step.rename:
+        if name not in added:
+            yield (
+                f": 'as' renames {name!r}, which {step.stage.name} does not add",
+                nearest(name, added),
+            )
+    if len(own) < len(added):
+        yield ": 'as' gives two columns one name", None
+    for name in own:
+        if name in base or name in RESERVED:
+            told = "is there already" if name in base else "is a name of the engine's own"
+            hint = f"as: {{{name}: another_name}}"
+            yield f" ({step.stage.name}) adds {name!r}, which {told}", hint

@@ -1,0 +1,274 @@
+"""Everything that is wrong with a recipe is told together, before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import RecipeErrors, UserError
+from pipeline.plan import plan
+from pipeline.recipe import Recipe
+from pipeline.store import Store
+from tests.pipeline.running import MODEL, TOY, pool, recipe, run, toys
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    pool(tmp_path / "rows.txt", 4)
+    path = tmp_path / "r.yaml"
+    path.write_text(toys(text))
+    return Recipe.load(str(path), overrides)
+
+
+def told(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text, *overrides)
+    return str(caught.value).replace(f"{TOY}.", "toy.").replace(str(tmp_path), "")
+
+
+GOOD = """\
+name: good
+models:
+  m: {engine: transformers, model: nowhere, id: m1}
+stages:
+  a: {uses: toy.load, with: {path: rows.txt}}
+  sized: {uses: toy.length, needs: a, with: {plus: 1}}
+  brief: {uses: toy.at_most, needs: sized, with: {maximum: 5}}
+"""
+
+MANY = """\
+name: bad
+models:
+  m: {engine: transformers, model: nowhere, id: m1, dytpe: float32}
+stages:
+  a: {uses: toy.load, with: {path: rows.txt, pth: 3}}
+  a2: {uses: toy.load, with: {path: absent.txt}}
+  a3: {uses: toy.load, with: {path: rows.txt}}
+  a3: {uses: toy.load, with: {path: rows.txt}}
+  b: {uses: score.los, needs: a3}
+  c: {uses: toy.typed, needs: a3, with: {maximum: "200", flag: 1, names: [x, 2]}}
+  d: {uses: toy.judge, needs: a3, with: {model: n}}
+  e: {uses: toy.at_most, needs: a3, with: {maximum: 1}}
+  f: {uses: toy.length, needs: gone}
+  g: {uses: toy.length, need: a3}
+  h: {uses: toy.length, needs: i}
+  i: {uses: toy.length, needs: h}
+  j: {uses: toy.length, needs: a3}
+  k: {uses: toy.length, needs: j}
+  l: {uses: toy.sizes, needs: a3}
+  m: {uses: toy.length, needs: {row: a3}}
+  n: {uses: toy.length, needs: [a3, j]}
+  o: {uses: toy.load, needs: a3, with: {path: rows.txt}}
+  p: {uses: toy.at_most, needs: j}
+  q: {uses: toy.length, needs: a3, as: {lenght: l}}
+extra: 1
+"""
+
+
+def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None:
+    text = told(tmp_path, MANY)
+    expected = {
+        3: ["unknown key 'dytpe'", "did you mean 'dtype'?"],
+        5: ["unknown option 'pth'", "did you mean 'path'?"],
+        6: ["there is no file 'absent.txt'"],
+        8: ["the key 'a3' stands twice"],
+        9: ["there is no stage 'score.los'", "did you mean 'score.loss'"],
+        10: ["maximum = '200'", "flag = 1", "names[1] = 2"],
+        11: ["there is no model 'n'"],
+        12: ["reads the column 'length', which 'a3' does not have"],
+        13: ["needs 'gone', which the recipe does not have"],
+        14: ["unknown key 'need'", "did you mean 'needs'"],
+        15: ["the stages form a cycle: h -> i -> h"],
+        18: ["adds 'length', which is there already", "as: {length: another_name}"],
+        19: ["needs files for 'files', but 'a3' gives records"],
+        20: ["has no edge 'row'", "did you mean 'rows'", "needs an input for 'rows'"],
+        21: ["edge 'rows' takes one input"],
+        22: ["takes no input"],
+        23: ["the option 'maximum' is missing"],
+        24: ["'as' renames 'lenght'", "did you mean 'length'"],
+        25: ["unknown key 'extra'"],
+    }
+    for line, parts in expected.items():
+        of_line = text.split(f"r.yaml:{line}:", 1)
+        assert len(of_line) == 2, f"nothing of line {line} in\n{text}"
+        for part in parts:
+            assert part in text, part
+            told_at = text[: text.index(part)].rpartition("r.yaml:")[2].split(":")[0]
+            assert told_at == str(line), f"{part}: told at line {told_at}, stands on {line}"
+    number = len([line for line in text.splitlines() if "r.yaml:" in line])
+    assert text.endswith(f"{number} mistakes in the recipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "a recipe is a mapping"),
+        ("- 1", "a recipe is a mapping"),
+        ("stages: {}", "the recipe has no 'name'"),
+        ("name: x", "the recipe has no 'stages'"),
+        ("name: x\nstages: []", "'stages' has the wrong type"),
+        ("name: x\nstages: {a: 3}", "stages.a must be a mapping"),
+        ("name: x\nstages: {a: {with: {}}}", "stages.a has no 'uses'"),
+        ("name: x\nstages: {a: {uses: 3}}", "'uses' has the wrong type"),
+        ("name: x\nstages: {a: {uses: ''}}", "there is no stage ''"),
+        ("name: x\nstages: {a: {uses: ..}}", "there is no stage '..'"),
+        ("name: x\nstages: {a: {uses: json.tool}}", "there is no stage 'json.tool'"),
+        ("name: x\nstages: {a: {uses: [}}", "no valid YAML"),
+        ("name: x\nstages: {a: !!python/none 1}", "no valid YAML"),
+        ("name: x\nstages: {[1]: 2}", "no valid YAML"),
+        ("name: x\nstages: &a {b: *a}", "contains itself"),
+        ("name: x\nstages: {a: \x01}", "no valid YAML"),
+        ("name: ../x\nstages: {}", "'../x' is no name"),
+        ("name: x\nstages: {a/b: {uses: toy.load, with: {path: rows.txt}}}", "is no name"),
+        ("name: x\nmodels: {m: 3}\nstages: {}", "model 'm' must be a mapping"),
+        ("name: x\nmodels: {m: {engine: vllm2, model: y}}\nstages: {}", "model 'm': engine"),
+        ("name: x\nmodels: {m: {from: z}}\nstages: {}", "is from 'z', which the recipe does"),
+    ],
+)
+def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str) -> None:
+    assert what in told(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ("{maximum: 200}", None),
+        ("{maximum: 200.0}", "maximum = 200.0"),
+        ("{maximum: true}", "maximum = True"),
+        ("{ratio: 1}", None),
+        ("{ratio: '1'}", "ratio = '1'"),
+        ("{ratio: .nan}", "no plain, finite value"),
+        ("{ratio: .inf}", "no plain, finite value"),
+        ("{ratio: 2020-01-01}", "no plain, finite value"),
+        ("{names: [a, b]}", None),
+        ("{names: a}", "names = 'a'"),
+        ("{flag: yes}", None),
+        ("{flag: 'yes'}", "flag = 'yes'"),
+        ("{maximum: null}", "maximum = None"),
+    ],
+)
+def test_options_are_typed_strictly(tmp_path: Path, options: str, what: str | None) -> None:
+    text = f"{GOOD}  t: {{uses: toy.typed, needs: a, with: {options}}}\n"
+    if what is None:
+        assert load(tmp_path, text).steps["t"].stage.name == f"{TOY}.typed"
+    else:
+        problem = told(tmp_path, text)
+        assert what in problem
+        assert "r.yaml:8: " in problem
+
+
+def test_wrong_columns_and_models_of_a_graph(tmp_path: Path) -> None:
+    steps = """\
+  two: {uses: toy.judge, needs: a, with: {model: m, criteria: [x, y]}, as: {x: z, y: z}}
+  own: {uses: toy.judge, needs: a, with: {model: m, criteria: [line]}}
+  none: {uses: toy.judge, needs: a, with: {model: m}, as: {quality: 3}}
+  base: {uses: toy.judge, needs: a, with: {model: m, criteria: [messages]}}
+  back: {uses: toy.judge, needs: own, with: {model: m}}
+"""
+    text = told(tmp_path, GOOD + steps)
+    assert "two: 'as' gives two columns one name" in text
+    assert "adds 'line', which is a name of the engine's own" in text
+    assert "'as' gives 'quality' the name 3" in text
+    assert "adds 'messages', which is there already" in text
+    assert "4 mistakes" in text
+    models = GOOD.replace("model: nowhere, id: m1", "from: a")
+    text = told(tmp_path, models + "  j: {uses: toy.judge, needs: a, with: {model: m}}\n")
+    assert "its model is from 'a', which makes no files" in text
+
+
+def test_a_renamed_column_is_there_under_its_new_name(tmp_path: Path) -> None:
+    steps = """\
+  again: {uses: toy.length, needs: sized, as: {length: second}}
+  short: {uses: toy.at_most, needs: again, with: {maximum: 3, column: second}}
+"""
+    wired = load(tmp_path, GOOD + steps)
+    assert list(wired.steps["short"].columns)[-2:] == ["length", "second"]
+
+
+def test_what_is_set_from_outside_replaces_what_is_written(tmp_path: Path) -> None:
+    wired = load(tmp_path, GOOD, "stages.brief.with.maximum=9", "stages.a.with.source=else")
+    assert wired.steps["brief"].options.maximum == 9
+    assert wired.steps["a"].options.source == "else"
+    bare = GOOD.replace(", with: {plus: 1}", ", with:")
+    assert load(tmp_path, bare, "stages.sized.with.plus=2").steps["sized"].options.plus == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("stages.brief.with.maximum", "is not of the form path=value"),
+        ("maximum=3", "is not of the form path=value"),
+        ("stages.breif.with.maximum=3", "there it has: a, sized, brief"),
+        ("stages.brief.with.maximun=3", "did you mean 'maximum'?"),
+        ("stages.brief.with.maximum=x", "maximum = 'x'"),
+        ("stages.brief.with.maximum=[", "is no valid YAML"),
+        ("stages.brief.uses.x=1", "the recipe has no 'stages.brief.uses'"),
+    ],
+)
+def test_what_is_set_wrongly_is_told(tmp_path: Path, override: str, what: str) -> None:
+    assert what in told(tmp_path, GOOD, override)
+
+
+def test_paths_are_looked_up_beside_the_recipe(tmp_path: Path, monkeypatch: Any) -> None:
+    folder = tmp_path / "elsewhere"
+    (folder / "data").mkdir(parents=True)
+    pool(folder / "data/b.txt", 2, start=2)
+    pool(folder / "data/a.txt", 2)
+    text = GOOD.replace("rows.txt", "data/*.txt")
+    (folder / "r.yaml").write_text(toys(text))
+    monkeypatch.chdir(tmp_path)
+    path = Recipe.load("elsewhere/r.yaml").steps["a"].options.path
+    assert path == (str(folder / "data/a.txt"), str(folder / "data/b.txt"))
+    (folder / "r.yaml").write_text(toys(GOOD.replace("rows.txt", "data")))
+    with pytest.raises(RecipeErrors, match="is a folder"):
+        Recipe.load("elsewhere/r.yaml")
+
+
+def test_a_link_keeps_its_own_name(tmp_path: Path) -> None:
+    pool(tmp_path / "blob", 2)
+    (tmp_path / "linked.jsonl").symlink_to(tmp_path / "blob")
+    wired = load(tmp_path, GOOD.replace("rows.txt", "linked.jsonl"))
+    assert wired.steps["a"].options.path == (str(tmp_path / "linked.jsonl"),)
+
+
+def test_there_is_no_such_recipe() -> None:
+    with pytest.raises(UserError, match="did you mean 'quickstart'"):
+        Recipe.load("quikstart")
+
+
+def test_a_module_that_cannot_be_imported_is_told_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "broken_toy_module.py").write_text("import json\nraise ValueError('no luck')\n")
+    (tmp_path / "unparsable_toy_module.py").write_text("def f(:\n")
+    text = GOOD + "  x: {uses: broken_toy_module}\n  y: {uses: unparsable_toy_module.f}\n"
+    problem = told(tmp_path, text)
+    assert "broken_toy_module.py:2: ValueError: no luck" in problem
+    assert "unparsable_toy_module.py:1: SyntaxError" in problem
+
+
+def test_a_recipe_in_python_is_the_same_object(tmp_path: Path) -> None:
+    written = load(tmp_path, GOOD)
+    run(written, tmp_path / "store")
+    steps = {
+        "a": {"uses": "toy.load", "with": {"path": str(tmp_path / "rows.txt")}},
+        "sized": {"uses": "toy.length", "needs": {"rows": ["a"]}, "with": {"plus": 1}},
+        "brief": {"uses": "toy.at_most", "needs": "sized", "with": {"maximum": 5}},
+    }
+    spoken = recipe(steps, "other")
+    store = Store(tmp_path / "store")
+    prints = {look.step.name: look.fingerprint for look in plan(written, store)}
+    assert None not in prints.values()
+    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+    shutil.rmtree(tmp_path / "store")
+    run(spoken, tmp_path / "store")
+    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+
+
+def test_steps_come_in_an_order_in_which_each_follows_what_it_needs() -> None:
+    steps = {
+        "c": {"uses": f"{TOY}.merge", "needs": ["b", "a"]},
+        "b": {"uses": f"{TOY}.length", "needs": "a"},
+        "a": {"uses": f"{TOY}.load", "with": {"path": "README.md"}},
+    }
+    assert list(Recipe.of("x", steps, MODEL).steps) == ["a", "b", "c"]
