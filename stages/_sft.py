@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.models.base import LanguageModel, local_folder
+from pipeline.models.base import LanguageModel, Scored, local_folder
 from pipeline.shards import to_arrow
 
 IGNORED: Final = -100
@@ -29,9 +29,6 @@ IGNORED: Final = -100
 
 ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
-
-EVALUATION_TOKENS: Final = 4096
-"""Tokens of one forward pass when rows are only evaluated, padding included."""
 
 HINT: Final = (
     "set the option `chat_template` to a file that marks what the assistant says, its end token "
@@ -198,45 +195,15 @@ def answer_losses(model: Any, rows: pl.DataFrame) -> pl.DataFrame:
     """How well a model predicts the assistant's tokens of encoded rows.
 
     Gives `loss` (the summed negative log-likelihood, nats) and `tokens`, one line per
-    row. Rows of like length share a forward pass, so that little of it is padding.
+    row. Every row has an answer (see `cut`). A row's loss depends on the row alone.
     """
-    import torch
+    from pipeline.models.likelihood import Likelihoods
 
-    order = rows.select(pl.col("input_ids").list.len().arg_sort()).to_series()
-    sums = np.zeros(rows.height)
     model.eval()
-    with torch.inference_mode():
-        for chunk in _batches(rows["input_ids"].list.len(), order):
-            sums[chunk] = _summed_losses(model, rows[chunk])
-    tokens = rows.select(answer_tokens().cast(pl.Int64)).to_series()
-    return pl.DataFrame({"loss": sums, "tokens": tokens})
-
-
-def _batches(lengths: pl.Series, order: pl.Series) -> list[list[int]]:
-    """Positions, shortest rows first, in groups of about EVALUATION_TOKENS with padding."""
-    batches: list[list[int]] = [[]]
-    for position in order:
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[position] > EVALUATION_TOKENS:
-            batches.append([])
-        batches[-1].append(position)
-    return [batch for batch in batches if batch]
-
-
-def _summed_losses(model: Any, rows: pl.DataFrame) -> NDArray[np.float64]:
-    import torch
-    from torch.nn.functional import cross_entropy
-    from torch.nn.utils.rnn import pad_sequence
-
-    def padded(values: pl.Series, padding: int) -> torch.Tensor:
-        tensors = [torch.tensor(row) for row in values.to_list()]
-        return pad_sequence(tensors, batch_first=True, padding_value=padding).to(model.device)
-
-    ids, labels = padded(rows["input_ids"], 0), padded(rows["labels"], IGNORED)
-    lengths = torch.tensor(rows["input_ids"].list.len().to_list(), device=model.device)
-    real = torch.arange(ids.shape[1], device=model.device) < lengths[:, None]
-    logits = model(input_ids=ids, attention_mask=real.long(), use_cache=False).logits[:, :-1]
-    targets = labels[:, 1:].long()
-    losses = cross_entropy(
-        logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    )
-    return losses.view(targets.shape).double().sum(1).cpu().numpy()
+    ids = [np.asarray(row) for row in rows["input_ids"]]
+    scored = [np.flatnonzero(np.asarray(row[1:]) != IGNORED) + 1 for row in rows["labels"]]
+    asked = [Scored(tuple(row.tolist()), int(at[0])) for row, at in zip(ids, scored, strict=True)]
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapter's
+    found = Likelihoods(plain).score(asked)
+    sums = [-part[at - at[0]].sum(dtype=np.float64) for part, at in zip(found, scored, strict=True)]
+    return pl.DataFrame({"loss": sums, "tokens": [len(at) for at in scored]})

@@ -14,6 +14,7 @@ A difference is claimed when both exclude zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any, Final
 
 import numpy as np
@@ -85,10 +86,11 @@ def sentence(comparison: Any, heldout_rows: int) -> str:
         "higher": f"Worse than `{arm}`",
         "indistinguishable": f"Indistinguishable from `{arm}`",
     }
-    return (
+    return fill(
         f"**{heads[comparison['verdict']]}.** Trained on the chosen rows, the model's loss on "
-        f"{heldout_rows:,} held-out rows\nis {size} than in the arm `{arm}`. "
-        f"95% intervals of the difference:\n{ranges}."
+        f"{heldout_rows:,} held-out rows is {size} than in the arm `{arm}`. "
+        f"95% intervals of the difference: {ranges}.",
+        width=92,
     )
 
 
@@ -107,14 +109,22 @@ def page(result: Any) -> str:
         ]
         parts.append("Held-out loss by source:")
         parts.append(table(["source", *(arm["arm"] for arm in arms)], lines))
-    parts.append(
+    parts.append(_notes(result["counts"]["heldout"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _notes(heldout: Any) -> str:
+    left_out = (
+        f" Held-out rows: {heldout['rows_cut']:,} are cut at max_tokens, and\n"
+        f"{heldout['rows_without_answer']:,} are left out because no answer is left."
+    )
+    return (
         "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better.\n"
         "Spread: standard deviation over trainings. Tokens and steps are those of one training,\n"
         "equal in all arms; answers: how many of the tokens carry loss. A random arm is drawn\n"
         "anew for each training, with as many tokens as the chosen rows have.\n"
         "A difference counts when both of its intervals exclude zero."
-    )
-    return "\n\n".join(parts) + "\n"
+    ) + (left_out if heldout["rows_cut"] or heldout["rows_without_answer"] else "")
 
 
 def _arm_line(arm: Any) -> list[str]:

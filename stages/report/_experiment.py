@@ -66,7 +66,6 @@ def training(
         lambda: _train(experiment, arm, seed, experiment.folder / name, step_done),
     )
     shutil.rmtree(experiment.folder / name, ignore_errors=True)  # its checkpoints
-    gc.collect()  # the trainer is full of cycles that hold the weights
     return result
 
 
@@ -86,6 +85,7 @@ def _weights(experiment: Experiment) -> Any:
 def _train(
     experiment: Experiment, arm: str, seed: int, folder: Path, step_done: Callable[[int], None]
 ) -> dict[str, Any]:
+    gc.collect()  # the trainer before this one is full of cycles that hold its weights
     generator = np.random.default_rng(seed)
     rows = candidates(experiment, arm, generator)
     count = experiment.steps * experiment.settings.per_step
