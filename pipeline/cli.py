@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ def command(function: Callable[Parameters, int | None]) -> Callable[Parameters, 
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:
             code = function(*args, **kwargs)
+            sys.stdout.flush()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             code = error.code
@@ -40,6 +42,9 @@ def command(function: Callable[Parameters, int | None]) -> Callable[Parameters, 
             # The reader of our output (a pager, head) has gone; that is no error.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = Exit.DONE
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            code = Exit.INTERRUPTED
         sys.exit(int(code or Exit.DONE))
 
     return wrapped
@@ -81,9 +86,11 @@ def run(
     try:
         code = runner.run(stages)
     except KeyboardInterrupt:
-        again = " ".join(["python -m pipeline run", *sys.argv[2:]])
+        again = shlex.join(["python", "-m", "pipeline", *sys.argv[1:]])
         print(f"\ninterrupted; what is done is kept. Go on with:\n  {again}", file=sys.stderr)
         return Exit.INTERRUPTED
+    finally:
+        progress.close()
     names = list(runner.made.artifacts)
     shown = [s for s in ledger.status(wired, opened)["stages"] if s["name"] in names]
     print(show.funnel(shown))

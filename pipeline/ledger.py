@@ -11,12 +11,13 @@ import polars as pl
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.plan import Made, Planned, plan
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, Step, display
 from pipeline.shards import write_frame
 from pipeline.stage import Kind
 from pipeline.store import Store
-from pipeline.view import View
 from pipeline.wiring import kind_of
+from schemas.manifest import FAILED
+from schemas.records import polars_schema
 
 
 def resolve(recipe: Recipe, store: Store) -> tuple[list[Planned], Made]:
@@ -27,7 +28,16 @@ def resolve(recipe: Recipe, store: Store) -> tuple[list[Planned], Made]:
         ready = all(name in made.artifacts for name in look.step.upstream)
         if artifact and ready:
             made.add(look.step, artifact)
+            if look.step.stage.annotates and not _fits(look.step, artifact, made):
+                del made.views[look.step.name]
     return planned, made
+
+
+def _fits(step: Step, artifact: Artifact, made: Made) -> bool:
+    """Whether an annotating stage's artifact was made from the rows that its input has now."""
+    before = made.views.get(step.first)
+    known = artifact.manifest["parts"]["inputs"][step.stage.edges[0].name][0]["ids"]
+    return before is None or before.layers[-1].artifact.manifest["columns"]["id"] == known
 
 
 def status(recipe: Recipe, store: Store) -> dict[str, Any]:
@@ -61,11 +71,17 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
     artifact, made = _made(recipe, store, name)
     step = recipe.steps[name]
     if part == "failed":
-        return artifact.read("failed")
+        lost = artifact.read("failed")
+        return lost if lost.width else pl.DataFrame(schema=polars_schema(FAILED))
     if kind_of(step) is Kind.FILES:
         raise UserError(
             f"{name} ({step.stage.name}) makes files and no rows",
             hint=f"they lie in {artifact.files}",
+        )
+    if name not in made.views:
+        raise UserError(
+            f"{name} was made from other rows than {step.first} has now",
+            hint=f"python -m pipeline run {_reference(recipe)} {name}",
         )
     if part == "kept":
         view = made.views[name]
@@ -73,7 +89,7 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
     gone = artifact.read("dropped")
     if step.stage.creates or not len(gone):
         return gone
-    view = _input_view(recipe, made, name)
+    view = made.views[step.first]
     texts = [c for c in ("messages", "extra", "text") if c in view.columns]
     joined = gone.join(view.read(texts), on="id", how="left", maintain_order="left")
     return joined.select("id", *texts, pl.exclude("id", *texts))
@@ -85,14 +101,14 @@ def _made(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, Made]:
         raise UserError(f"the recipe has no stage {name!r}", hint=f"there are: {known}")
     _, made = resolve(recipe, store)
     if name not in made.artifacts:
-        hint = f"python -m pipeline run {recipe.name} {name}"
+        hint = f"python -m pipeline run {_reference(recipe)} {name}"
         raise UserError(f"{name} has not run yet", hint=hint)
     return made.artifacts[name], made
 
 
-def _input_view(recipe: Recipe, made: Made, name: str) -> View:
-    step = recipe.steps[name]
-    return made.views[step.needs[step.stage.edges[0].name][0]]
+def _reference(recipe: Recipe) -> str:
+    """The recipe as the command line takes it."""
+    return display(recipe.path) if recipe.path else recipe.name
 
 
 def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
@@ -101,30 +117,35 @@ def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
     prefix: an id or the beginning of one. Raises UserError when it fits no row or several.
     """
     _, made = resolve(recipe, store)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for name, artifact in made.artifacts.items():
-        for part in ("kept", "dropped", "failed"):
-            for row in _lookup(artifact, part, prefix):
-                found.setdefault(str(row["id"]), []).append(_event(recipe, name, part, row))
+    places = {
+        (name, part): _fitting(artifact, part, prefix)
+        for name, artifact in made.artifacts.items()
+        for part in ("kept", "dropped", "failed")
+    }
+    found = set().union(*places.values())
     if not found:
         raise UserError(
             f"no row of {recipe.name} has an id that begins with {prefix!r}",
-            hint=f"python -m pipeline cat {recipe.name} STAGE lists ids",
+            hint=f"python -m pipeline cat {_reference(recipe)} STAGE lists ids",
         )
     if len(found) > 1:
         some = ", ".join(sorted(found)[:5])
         raise UserError(f"{prefix!r} fits {len(found)} rows: {some}", hint="give more digits")
-    (identity, events), *_ = found.items()
-    return {"id": identity, "way": events}
+    (identity,) = found
+    way = [
+        _event(recipe, name, part, row)
+        for (name, part), ids in places.items()
+        if ids
+        for row in made.artifacts[name].read(part).filter(pl.col("id") == identity).to_dicts()
+    ]
+    return {"id": identity, "way": way}
 
 
-def _lookup(artifact: Artifact, part: str, prefix: str) -> list[dict[str, Any]]:
+def _fitting(artifact: Artifact, part: str, prefix: str) -> set[str]:
     if "id" not in artifact.columns(part):
-        return []
+        return set()
     ids = artifact.read(part, ["id"])["id"]
-    if not ids.str.starts_with(prefix).any():
-        return []
-    return artifact.read(part).filter(pl.col("id").str.starts_with(prefix)).to_dicts()
+    return set(ids.filter(ids.str.starts_with(prefix)))
 
 
 def _event(recipe: Recipe, name: str, part: str, row: dict[str, Any]) -> dict[str, Any]:

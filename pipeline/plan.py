@@ -60,11 +60,11 @@ class Made:
     def add(self, step: Step, artifact: Artifact) -> None:
         """Take note of a step's artifact."""
         self.artifacts[step.name] = artifact
+        columns = list(artifact.manifest["columns"])
         if step.stage.makes:
-            self.views[step.name] = View((Layer(artifact, tuple(step.columns)),))
-        elif step.stage.annotates:
-            first = step.needs[step.stage.edges[0].name][0]
-            self.views[step.name] = self.views[first].with_layer(artifact, list(step.own))
+            self.views[step.name] = View((Layer(artifact, tuple(columns)),))
+        elif step.stage.annotates and (before := self.views.get(step.first)):
+            self.views[step.name] = before.with_layer(artifact, [c for c in columns if c != "id"])
 
 
 def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[Planned]:
@@ -100,7 +100,11 @@ def examine(recipe: Recipe, step: Step, store: Store, made: Made, files: FileDig
         causes = [f"unknown until {name} has run" for name in waiting]
         return Planned(step, "unknown", step.options, causes=causes, drifted=drifted)
     options = _with_made_models(step, made)
-    parts = fingerprint_parts(step, options, store, made, files)
+    try:
+        parts = fingerprint_parts(step, options, store, made, files)
+    except UserError as error:
+        error.where = f"{step.where}: {error.where or step.name}"
+        raise
     key = digest(parts)
     artifact = store.artifact(key)
     if artifact:
@@ -191,11 +195,10 @@ def edge_columns(step: Step, edge: str, kind: Kind, view: View) -> list[str]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:
     """What differs between two fingerprints' parts, in words."""
     causes: list[str] = []
-    for section in ("version", "schema", "as", "files", "prompts"):
+    for section in ("stage", "version", "schema", "as", "files", "prompts"):
         if old.get(section) != new[section]:
-            was, now = old.get(section), new[section]
-            told = f" {was} -> {now}" if section in ("version", "schema", "as") else " changed"
-            causes.append(f"{section}{told}")
+            told = " changed" if section in ("files", "prompts") else ""
+            causes.append(f"{section}{told or f': {old.get(section)} -> {new[section]}'}")
     for section in ("options", "models"):
         before, after = old.get(section, {}), new[section]
         for name in sorted({*before, *after}):

@@ -47,6 +47,11 @@ class Step:
     own: Columns = field(default_factory=dict)
 
     @property
+    def first(self) -> str:
+        """The step whose rows an annotating stage goes through."""
+        return self.needs[self.stage.edges[0].name][0]
+
+    @property
     def upstream(self) -> list[str]:
         """The steps that this one depends on, models included."""
         edges = [name for names in self.needs.values() for name in names]

@@ -62,7 +62,6 @@ class Runner:
                     self.made.add(step, self._artifact(look, pool))
             finally:
                 pool.close()
-                self.progress.close()
         failed = any(a.manifest["counts"]["failed"] for a in self.made.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 

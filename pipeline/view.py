@@ -55,11 +55,11 @@ class View:
         return pl.concat(frames, how="horizontal").select("id", *[c for c in columns if c != "id"])
 
     def _narrowed(self, layer: Layer, wanted: list[str], ids: pl.DataFrame) -> pl.DataFrame:
-        # The rows left are a subset of the layer's, both in id order: equal counts mean equal rows.
-        if layer.artifact.kept == len(ids):
+        last = self.layers[-1].artifact
+        if layer.artifact.manifest["columns"]["id"] == last.manifest["columns"]["id"]:
             return layer.artifact.read("kept", wanted)
         frame = layer.artifact.read("kept", ["id", *wanted])
-        return frame.join(ids, on="id", how="semi", maintain_order="left").drop("id")
+        return ids.join(frame, on="id", how="left", maintain_order="left").drop("id")
 
     def digest(self, column: str, store: Store) -> str:
         """A digest of the column's values on the rows of the view."""
