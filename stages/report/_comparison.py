@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from stages._charts import table
 
 RESAMPLES: Final = 2000
+WIDTH: Final = 92
+"""Characters in a line of the page."""
+
 Interval = tuple[float, float]
 
 
@@ -90,7 +93,7 @@ def sentence(comparison: Any, heldout_rows: int) -> str:
         f"**{heads[comparison['verdict']]}.** Trained on the chosen rows, the model's loss on "
         f"{heldout_rows:,} held-out rows is {size} than in the arm `{arm}`. "
         f"95% intervals of the difference: {ranges}.",
-        width=92,
+        width=WIDTH,
     )
 
 
@@ -114,17 +117,21 @@ def page(result: Any) -> str:
 
 
 def _notes(heldout: Any) -> str:
-    left_out = (
-        f" Held-out rows: {heldout['rows_cut']:,} are cut at max_tokens, and\n"
-        f"{heldout['rows_without_answer']:,} are left out because no answer is left."
+    """How to read the numbers."""
+    text = (
+        "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better. "
+        "Spread: standard deviation over trainings. Tokens and steps are those of one training, "
+        "equal in all arms; answers: how many of the tokens carry loss. A random arm is drawn "
+        "anew for each training, with as many tokens as the chosen rows have. A difference "
+        "counts when both of its intervals exclude zero."
     )
-    return (
-        "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better.\n"
-        "Spread: standard deviation over trainings. Tokens and steps are those of one training,\n"
-        "equal in all arms; answers: how many of the tokens carry loss. A random arm is drawn\n"
-        "anew for each training, with as many tokens as the chosen rows have.\n"
-        "A difference counts when both of its intervals exclude zero."
-    ) + (left_out if heldout["rows_cut"] or heldout["rows_without_answer"] else "")
+    cut, left_out = heldout["rows_cut"], heldout["rows_without_answer"]
+    if cut or left_out:
+        text += (
+            f" Held-out rows cut at max_tokens: {cut:,}; left out, for want of an answer within "
+            f"max_tokens: {left_out:,}."
+        )
+    return fill(text, width=WIDTH)
 
 
 def _arm_line(arm: Any) -> list[str]:
