@@ -63,8 +63,9 @@ class Made:
         columns = list(artifact.manifest["columns"])
         if step.stage.makes:
             self.views[step.name] = View((Layer(artifact, tuple(columns)),))
-        elif step.stage.annotates and (before := self.views.get(step.first)):
-            self.views[step.name] = before.with_layer(artifact, [c for c in columns if c != "id"])
+        elif step.stage.annotates and step.first in self.views:
+            added = [name for name in columns if name != "id"]
+            self.views[step.name] = self.views[step.first].with_layer(artifact, added)
 
 
 def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[Planned]:

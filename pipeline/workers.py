@@ -18,6 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -37,6 +38,7 @@ CHUNK_SECONDS: Final = 10.0
 WORTH_SPAWNING: Final = 6.0
 """Seconds of remaining work below which starting processes costs more than it saves."""
 
+WAKE: Final = 0.2
 PR_SET_PDEATHSIG: Final = 1
 
 Answer = tuple[Any, int, dict[str, int]]
@@ -108,7 +110,8 @@ class Pool:
                     )
                 pending[future] = (start, len(chunk))
                 start += len(chunk)
-            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            # A signal that another thread took is seen only by a main thread that wakes.
+            done, _ = wait(pending, timeout=WAKE, return_when=FIRST_COMPLETED)
             for future in done:
                 result, peak, used = _answer(future)
                 self.peak = max(self.peak, peak)
@@ -129,6 +132,7 @@ class Pool:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Start processes that ignore Ctrl-C from their first moment on: the mask is inherited."""
+    resource_tracker.ensure_running()  # starting it later would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
