@@ -31,6 +31,17 @@ from pipeline.store import Store
 from pipeline.workers import Pool
 from schemas.manifest import FORMAT, Manifest
 
+_ELSEWHERE: Final = "choose a folder that can be written to: --store DIR"
+MENDS: Final = {
+    errno.ENOSPC: "free some space, then run again: finished work is kept",
+    errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run again",
+    errno.EROFS: _ELSEWHERE,
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+}
+"""What to do about trouble with the disk."""
+
 LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
 
 
@@ -167,17 +178,13 @@ def _disk_trouble(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        mends = {
-            errno.ENOSPC: "free some space, then run again: finished work is kept",
-            errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
-            errno.EROFS: "choose a folder that can be written to: --store DIR",
-            errno.EACCES: "choose a folder that can be written to: --store DIR",
-            errno.EPERM: "choose a folder that can be written to: --store DIR",
-        }
-        if error.errno not in mends:
+        if error.errno not in MENDS:
             raise
-        place = str(error.filename or root)
-        raise UserError(str(error.strerror), where=place, hint=mends[error.errno]) from error
+        place = Path(error.filename) if error.filename else root
+        # What cannot be accessed outside the store was to be read.
+        denied = error.errno in (errno.EACCES, errno.EPERM) and not place.is_relative_to(root)
+        hint = "make it readable" if denied else MENDS[error.errno]
+        raise UserError(str(error.strerror), where=str(place), hint=hint) from error
     except sqlite3.OperationalError as error:
         raise UserError(
             "the request journal cannot be written",
