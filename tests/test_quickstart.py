@@ -1,0 +1,244 @@
+"""The shipped recipe as it is wired, on fewer rows: accounting, kills, order, the journal.
+
+Everything is real: the language model writes, the trainer trains. Only the numbers
+are small (`SMALL`), so that the whole way of a row takes about a minute.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.ledger import resolve, rows
+from pipeline.models.journal import Journal
+from pipeline.recipe import RECIPES, ROOT, Recipe
+from pipeline.shards import read_frame
+from pipeline.store import Store
+from tests.pipeline.running import command, started
+
+SMALL = {
+    "invented.with.count": 6,
+    "invented.with.max_requests": 16,
+    "reversed.with.max_passages": 8,
+    "sample.with.budget": 90,
+    "chosen.with.budget": 30,
+    "trained.with.steps": 2,
+    "trained.with.max_tokens": 256,
+    "verdict.with.seeds": 2,
+    "verdict.with.tokens": 512,
+    "verdict.with.max_tokens": 256,
+    "verdict.with.gradient_accumulation": 1,
+}
+WRITING = ("invented", "reversed")
+KNOWN_BY = {"near_duplicate": "twin", "too_similar": "twin", "contaminated": "id"}
+"""Reasons for which another row or item is to blame, and where evidence names it."""
+
+
+@pytest.fixture(scope="session")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments that make the quickstart small; its held-out set has 20 rows."""
+    heldout = tmp_path_factory.mktemp("heldout") / "heldout.jsonl"
+    lines = (ROOT / "data/samples/user_oriented_252.jsonl").read_text("utf-8").splitlines()
+    heldout.write_text("\n".join(lines[:20]) + "\n", "utf-8")
+    given = {**SMALL, "heldout.with.path": heldout}
+    return [f"stages.{path}={value}" for path, value in given.items()]
+
+
+def arguments(overrides: Sequence[str], store: Path, *targets: str) -> list[str]:
+    sets = [word for override in overrides for word in ("--set", override)]
+    return ["quickstart", *targets, "--store", str(store), *sets]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(overrides: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of one run from beginning to end."""
+    store = tmp_path_factory.mktemp("undisturbed")
+    done = command("run", *arguments(overrides, store), timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert "Did choosing help?" in done.stdout
+    return store
+
+
+def status(overrides: list[str], store: Path) -> dict[str, Any]:
+    done = command("status", *arguments(overrides, store), "--json")
+    assert done.returncode == 0, done.stderr
+    return {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
+
+
+def shards(overrides: list[str], store: Path) -> dict[str, str]:
+    """sha256 of every file that `export.parquet` made."""
+    _, made = resolve(Recipe.load("quickstart", overrides), Store(store))
+    files = made.artifacts["shards"].manifest["files"]
+    return {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
+
+
+def test_every_row_is_accounted_for(overrides: list[str], undisturbed: Path) -> None:
+    for stage in status(overrides, undisturbed).values():
+        dropped = sum(stage["dropped"].values())
+        ended = stage["kept"] + dropped + stage["failed"]
+        assert stage["rows_in"] + stage["created"] == ended, stage["name"]
+        assert stage["state"] == "cached"
+    assert status(overrides, undisturbed)["invented"]["created"] > 0
+    assert status(overrides, undisturbed)["reversed"]["kept"] > 0
+
+
+def test_every_dropped_row_has_a_reason_and_names_its_cause(
+    overrides: list[str], undisturbed: Path
+) -> None:
+    recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
+    _, made = resolve(recipe, store)
+    seen = set()
+    for name, view in made.views.items():
+        gone = rows(recipe, store, name, "dropped")
+        if not len(gone):
+            continue
+        assert gone["drop_reason"].null_count() == 0
+        seen |= set(gone["drop_reason"])
+        inputs = [made.views[s] for names in recipe.steps[name].needs.values() for s in names]
+        ids = {i for v in inputs for i in v.read(["id"])["id"]} | set(view.read(["id"])["id"])
+        for reason, key in KNOWN_BY.items():
+            blamed = gone.filter(pl.col("drop_reason") == reason)["evidence"]
+            assert all(json.loads(evidence)[key] in ids for evidence in blamed)
+    assert {"not_selected", "too_similar", "no_answer"} & seen
+
+
+def test_a_second_run_has_nothing_to_do(overrides: list[str], undisturbed: Path) -> None:
+    began = time.perf_counter()
+    done = command("run", *arguments(overrides, undisturbed))
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert time.perf_counter() - began < 5
+
+
+def test_created_rows_name_answers_of_the_journal(overrides: list[str], undisturbed: Path) -> None:
+    recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
+    journal = Journal(undisturbed / "journal")
+    for name in WRITING:
+        keys = [key for row in rows(recipe, store, name, "kept")["journal"] for key in row]
+        assert keys
+        assert set(journal.get_many(keys)) == set(keys)
+    assert journal.most_answers() == 1
+
+
+def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undisturbed: Path) -> None:
+    import datasets
+
+    recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
+    _, made = resolve(recipe, store)
+    folder = made.artifacts["shards"].files
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(undisturbed / "hf"))["train"]
+    assert loaded.column_names[0] == "messages"
+    kept = rows(recipe, store, "shards", "kept")
+    assert loaded["id"] == kept["id"].to_list()
+    assert loaded["messages"] == kept["messages"].to_list()
+
+
+def killed(overrides: list[str], store: Path, during: str, moment: float) -> bool:
+    """Start a run, kill it `moment` seconds into a stage; whether it was killed in time."""
+    process = started("run", *arguments(overrides, store))
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith(f"] {during} ({_uses(during)})"):
+            time.sleep(moment)
+            break
+    process.send_signal(signal.SIGKILL)
+    return process.wait(30) == -signal.SIGKILL
+
+
+def _uses(name: str) -> str:
+    return Recipe.load("quickstart").steps[name].stage.name
+
+
+def resumed_equals(
+    overrides: list[str], undisturbed: Path, store: Path, kills: Sequence[tuple[str, float]]
+) -> None:
+    for during, moment in kills:
+        killed(overrides, store, during, moment)
+    done = command("run", *arguments(overrides, store), timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert shards(overrides, store) == shards(overrides, undisturbed)
+    here, there = Journal(store / "journal"), Journal(undisturbed / "journal")
+    assert here.most_answers() == 1, "a request with a durable answer was sent again"
+    assert here.count() == there.count()
+
+
+def test_three_kills_change_nothing(
+    overrides: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(0)
+    kills = [(stage, chance.uniform(0.2, 4)) for stage in ("invented", "reversed", "scored")]
+    resumed_equals(overrides, undisturbed, tmp_path, kills)
+
+
+@pytest.mark.proof
+def test_twenty_kills_change_nothing(
+    overrides: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(1)
+    stages = ["gpt3", "invented", "invented", "invented", "reversed", "reversed", "reversed"]
+    stages += ["unique", "clean", "tagged", "scored", "scored", "scored", "vectors", "chosen"]
+    stages += ["trained", "trained", "verdict", "verdict", "verdict"]
+    kills = [(stage, chance.uniform(0, 5)) for stage in stages]
+    resumed_equals(overrides, undisturbed, tmp_path, kills)
+
+
+CURATE = {
+    "pool": {"uses": "load.records", "with": {"source": "pool", "license": "Apache-2.0"}},
+    "unique": {"uses": "dedup.minhash", "needs": "pool"},
+    "novel": {"uses": "dedup.novelty", "needs": "unique"},
+    "tagged": {"uses": "tag.surface", "needs": "novel"},
+    "vectors": {"uses": "embed.text", "needs": "tagged", "with": {"model": "potion"}},
+    "chosen": {"uses": "select.clusters", "needs": "vectors", "with": {"budget": 300}},
+    "shards": {"uses": "export.parquet", "needs": "chosen"},
+}
+MODELS = {"potion": {"engine": "sentence-transformers", "model": "data/models/potion-base-4m"}}
+
+
+def curated(
+    folder: Path, pool: Path, workers: int = 1, rows_per_shard: int = 50_000
+) -> tuple[dict[str, str], pl.DataFrame]:
+    """Digests and rows of the shards that a curation without a language model gives."""
+    stages = json.loads(json.dumps(CURATE))
+    stages["pool"]["with"]["path"] = str(pool)
+    stages["shards"]["with"] = {"rows_per_shard": rows_per_shard}
+    folder.mkdir(exist_ok=True)
+    recipe = folder / "curate.yaml"
+    recipe.write_text(json.dumps({"name": "curate", "models": MODELS, "stages": stages}))
+    done = command(
+        "run", str(recipe), "--store", str(folder / "store"), "--workers", str(workers), timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    _, made = resolve(Recipe.load(str(recipe)), Store(folder / "store"))
+    files = made.artifacts["shards"].manifest["files"]
+    paths = sorted((made.artifacts["shards"].files / "data").glob("*.parquet"))
+    digests = {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
+    return digests, read_frame(paths)
+
+
+def test_workers_order_and_shard_size_do_not_matter(tmp_path: Path) -> None:
+    source = ROOT / "data/samples/selfbehave.jsonl.gz"
+    lines = gzip.decompress(source.read_bytes()).splitlines()
+    random.Random(3).shuffle(lines)
+    shuffled = tmp_path / "shuffled.jsonl"
+    shuffled.write_bytes(b"\n".join(lines) + b"\n")
+    digests, kept = curated(tmp_path / "plain", source)
+    assert len(kept) > 100
+    assert curated(tmp_path / "workers", source, workers=2)[0] == digests
+    assert curated(tmp_path / "shuffled", shuffled)[0] == digests
+    assert curated(tmp_path / "shards", source, rows_per_shard=70)[1].equals(kept)
+
+
+def test_all_shipped_recipes_are_wired() -> None:
+    names = [path.stem for path in RECIPES.glob("*.yaml")]
+    assert "quickstart" in names
+    for name in names:
+        assert Recipe.load(name).steps
