@@ -21,12 +21,17 @@ ROW_GROUP: Final = 16_384
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """The frame as an Arrow table with plain types and without metadata."""
-    table = frame.to_arrow()
-    schema = pa.schema(
-        [(name, _plain(table.schema.field(name).type)) for name in table.column_names]
-    )
-    return table.cast(schema)
+    """The frame as an Arrow table with plain types and without metadata.
+
+    Converted piece by piece: a plain text column holds 2 GiB at most in one chunk.
+    """
+    schema = _schema(frame.clear().to_arrow().schema)
+    pieces = frame.iter_slices(ROW_GROUP) if len(frame) else [frame]
+    return pa.concat_tables([piece.to_arrow().cast(schema) for piece in pieces])
+
+
+def _schema(schema: pa.Schema) -> pa.Schema:
+    return pa.schema([(field.name, _plain(field.type)) for field in schema])
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -42,19 +47,21 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def write_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
     """Write one Parquet file, durably: it is on the disk when this returns."""
-    table = table.replace_schema_metadata(None).combine_chunks()
+    table = table.replace_schema_metadata(None)
     with path.open("wb") as file:
-        pq.write_table(
-            table,
+        with pq.ParquetWriter(
             file,
-            row_group_size=ROW_GROUP,
+            table.schema,
             compression=compression,
             version="2.6",
             data_page_version="1.0",
             use_dictionary=True,
             write_statistics=True,
             store_schema=True,
-        )
+        ) as writer:
+            for start in range(0, max(len(table), 1), ROW_GROUP):
+                group = table.slice(start, ROW_GROUP).combine_chunks()
+                writer.write_table(group, row_group_size=ROW_GROUP)
         file.flush()
         os.fsync(file.fileno())
 

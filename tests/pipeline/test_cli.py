@@ -1,0 +1,231 @@
+"""The command line as a person or a program uses it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.recipe import ROOT, Recipe
+from tests.pipeline.running import artifact, command, environment, pool, run, toys
+
+TEXT = """\
+name: cli
+models: {m: {engine: transformers, model: nowhere, id: m1}}
+stages:
+  a: {uses: toy.load, with: {path: rows.txt}}
+  sized: {uses: toy.length, needs: a}
+  brief: {uses: toy.at_most, needs: sized, with: {maximum: 20}}
+  new: {uses: toy.invent, needs: brief, with: {model: m, count: 4}}
+  out: {uses: toy.export, needs: brief}
+"""
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A recipe and a store in which it has run: 40 rows, one that failed, one merged."""
+    folder = tmp_path_factory.mktemp("cli")
+    pool(folder / "rows.txt", 40)
+    with (folder / "rows.txt").open("a") as file:
+        file.write("question 3\txxx3\nno tab\n")
+    (folder / "cli.yaml").write_text(toys(TEXT))
+    run(Recipe.load(str(folder / "cli.yaml")), folder / "store")
+    return str(folder / "cli.yaml"), str(folder / "store")
+
+
+def ask(ran: tuple[str, str], verb: str, *more: str) -> subprocess.CompletedProcess[str]:
+    told = command(verb, ran[0], *more, "--store", ran[1])
+    assert "Traceback" not in told.stderr
+    return told
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['pipeline', '--help']\n"
+        "import runpy\n"
+        "try: runpy.run_module('pipeline', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'polars', 'torch', 'numpy', 'pydantic', 'pyarrow', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    call = [sys.executable, "-c", code]
+    told = subprocess.run(
+        call, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 0, told.stderr
+    for verb in ("run", "plan", "status", "why", "explain", "cat", "stages", "doctor"):
+        assert verb in told.stdout
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        assert command("--help").returncode == 0
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+def test_a_run_with_nothing_to_do_is_quick(ran: tuple[str, str]) -> None:
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        told = ask(ran, "run")
+        times.append(time.perf_counter() - began)
+        assert told.returncode == 4
+    assert min(times) < 2
+    assert told.stdout.startswith("stage")
+    assert "some rows failed in: a" in told.stderr
+    assert f"cat {ran[0]} a --failed" in told.stderr
+
+
+def test_json_is_all_that_is_printed(ran: tuple[str, str]) -> None:
+    status = json.loads(ask(ran, "status", "--json").stdout)
+    assert {s["name"]: s["state"] for s in status["stages"]} == dict.fromkeys(
+        ["a", "sized", "brief", "new", "out"], "cached"
+    )
+    assert status["stages"][0] | {"rows_in": 42, "kept": 40, "failed": 1} == status["stages"][0]
+    changed = "stages.brief.with.maximum=9"
+    plan = json.loads(ask(ran, "plan", "--json", "--set", changed).stdout)
+    brief = plan["stages"][2]
+    assert (brief["state"], brief["rows"]) == ("stale", 40)
+    assert brief["causes"] == ["option maximum: 20 -> 9"]
+    assert plan["stages"][3]["requests"] == 4, "what the last run needed"
+    why = json.loads(ask(ran, "why", "brief", "--json", "--set", changed).stdout)
+    assert why["stages"][0]["causes"] == ["option maximum: 20 -> 9"]
+    entry = artifact(Recipe.load(ran[0]), Path(ran[1]), "a").read("kept")["id"][0]
+    assert json.loads(ask(ran, "explain", entry, "--json").stdout)["id"] == entry
+
+
+def test_people_get_tables(ran: tuple[str, str]) -> None:
+    assert "0 of 5 stages to run: nothing to do" in ask(ran, "plan").stdout
+    assert "too_long" in ask(ran, "status").stdout
+    assert "brief" in ask(ran, "why", "brief").stdout
+    assert (
+        "unknown until brief has run"
+        in ask(ran, "plan", "out", "--set", "stages.brief.with.maximum=1").stdout
+    )
+
+
+def test_rows_are_printed_and_saved(ran: tuple[str, str], tmp_path: Path) -> None:
+    printed = [json.loads(line) for line in ask(ran, "cat", "brief").stdout.splitlines()]
+    assert {"id", "messages", "origins", "extra", "length"} <= set(printed[0])
+    assert all(row["length"] <= 20 for row in printed)
+    for name in ("rows.parquet", "rows.jsonl"):
+        path = tmp_path / name
+        told = ask(ran, "cat", "brief", "-o", str(path))
+        assert (told.returncode, told.stdout) == (0, "")
+        read = pl.read_parquet(path) if name.endswith("parquet") else pl.read_ndjson(path)
+        assert read["id"].to_list() == [row["id"] for row in printed]
+    (failed,) = map(json.loads, ask(ran, "cat", "a", "--failed").stdout.splitlines())
+    assert failed == {"id": None, "file": "rows.txt", "line": 42, "error": "no tab in 'no tab'"}
+    (merged,) = map(json.loads, ask(ran, "cat", "a", "--dropped").stdout.splitlines())
+    assert merged["drop_reason"] == "duplicate"
+    none = tmp_path / "none.parquet"
+    assert ask(ran, "cat", "brief", "--failed", "-o", str(none)).returncode == 0
+    assert pl.read_parquet(none).columns == ["id", "file", "line", "error"]
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["brief", "-o", "x.csv"], "ends in neither .parquet nor .jsonl"),
+        (["brief", "-o", "/proc/none/x.parquet"], "cannot be written"),
+        (["brief", "-o", "/proc/none/x.jsonl"], "cannot be written"),
+        (["breif"], "the recipe has no stage 'breif'"),
+        (["out"], "makes files and no rows"),
+        (["brief", "--dropped", "--failed"], "exclude each other"),
+    ],
+)
+def test_mistakes_with_cat(ran: tuple[str, str], more: list[str], what: str) -> None:
+    told = ask(ran, "cat", *more)
+    assert told.returncode == 2
+    assert what in told.stderr
+    assert told.stdout == ""
+
+
+def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
+    wired, store = Recipe.load(ran[0]), Path(ran[1])
+    dropped = artifact(wired, store, "brief").read("dropped")["id"][0]
+    told = ask(ran, "explain", dropped[:12]).stdout
+    assert told.startswith(f"record {dropped}")
+    order = [told.index(part) for part in ("a (tests", "sized (tests", "brief (tests")]
+    assert order == sorted(order)
+    assert "verdict" not in told
+    assert "drop_reason: too_long" in told
+    assert "CC0-1.0" in told
+    ids = artifact(wired, store, "a").read("kept")["id"].to_list()
+    shared = next(a[:1] for a, b in itertools.pairwise(ids) if a[0] == b[0])
+    ambiguous = ask(ran, "explain", shared)
+    assert ambiguous.returncode == 2
+    assert "give more digits" in ambiguous.stderr
+    absent = ask(ran, "explain", "zz")
+    assert absent.returncode == 2
+    assert "no row of cli has an id that begins with 'zz'" in absent.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["run", "nowhere.yaml"], "there is no recipe 'nowhere.yaml'"),
+        (["run", "README.md"], "error: "),
+        (["run", "/"], "there is no recipe '/'"),
+        (["run", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
+        (["run", "RECIPE", "--set", "x"], "is not of the form path=value"),
+        (["why", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
+        (["cat", "RECIPE", "brief", "--store", "/tmp/none-there"], "brief has not run yet"),
+        (["stages", "score.los"], "did you mean 'score.loss'"),
+        (["nothing"], "No such command"),
+        (["run"], "Missing argument"),
+        (["run", "RECIPE", "--workers", "many"], "Invalid value"),
+    ],
+)
+def test_mistakes_end_with_two_and_no_traceback(
+    ran: tuple[str, str], arguments: list[str], what: str
+) -> None:
+    told = command(*[ran[0] if a == "RECIPE" else a for a in arguments])
+    assert told.returncode == 2
+    assert what in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_bug_keeps_its_traceback(ran: tuple[str, str], tmp_path: Path) -> None:
+    pool(tmp_path / "rows.txt", 3)
+    crash = "  z: {uses: toy.crash, needs: a}\n"
+    (tmp_path / "r.yaml").write_text(toys(TEXT + crash))
+    told = command("run", str(tmp_path / "r.yaml"), "z", "--store", str(tmp_path / "store"))
+    assert told.returncode == 1
+    assert "ZeroDivisionError: a bug of the stage" in told.stderr
+    assert not list((tmp_path / "store/artifacts").glob(".*"))
+
+
+def test_the_stages_document_themselves() -> None:
+    told = command("stages")
+    assert told.returncode == 0
+    for name in ("load.records", "score.loss", "dedup.minhash", "select.random"):
+        assert name in told.stdout
+    page = command("stages", "select.random").stdout
+    for part in ("budget: int  (required)", "seed: int  (default 0)", "rows: records", "version 1"):
+        assert part in page
+    (entry,) = json.loads(command("stages", "load.records", "--json").stdout)
+    assert entry["options"]["path"]["type"] == "path, list or glob"
+
+
+def test_a_reader_that_goes_away_is_no_error(ran: tuple[str, str]) -> None:
+    call = f"{sys.executable} -m pipeline cat {ran[0]} a --store {ran[1]} | head -c 10; "
+    shell = ["bash", "-c", call + "echo ${PIPESTATUS[0]} >&2"]
+    told = subprocess.run(
+        shell, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert told.stderr == "0\n"
+
+
+def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
+    told = command("doctor", "--store", str(tmp_path / "store"))
+    assert told.returncode == 0, told.stdout
+    assert "polars" in told.stdout
+    assert "quickstart.yaml" in told.stdout
+    assert not (tmp_path / "store").exists()
