@@ -101,9 +101,13 @@ class Scored:
 
 
 class Engine(Protocol):
-    """A language model that is running."""
+    """A language model that is running.
+
+    context_tokens: how many tokens of prompt and answer it can read, if that is limited.
+    """
 
     tokenizer: Any
+    context_tokens: int | None
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The completions, in the order of the requests. Answered ones are not sent again."""

@@ -31,6 +31,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from pipeline.context import Report
 from pipeline.models.base import Scored
 
 SHORT: Final = 512
@@ -49,28 +50,39 @@ class Likelihoods:
     def __init__(self, model: Any) -> None:
         self.model = model
 
-    def score(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+    def score(
+        self, sequences: Sequence[Scored], progress: Report | None = None
+    ) -> list[NDArray[np.float32]]:
         """Natural-log probabilities of tokens start..end of each sequence, in order.
 
         Element k of a result is log p(tokens[start + k] | tokens[: start + k]). A
         sequence with nothing to score gives an empty array. Raises ValueError for
         start < 1: the first token has nothing to be conditioned on.
+
+        progress: told after each pack how many of the sequences are scored.
         """
         if any(s.start < 1 for s in sequences):
             raise ValueError("the first token of a sequence has no likelihood: start must be >= 1")
         scores = [np.zeros(0, dtype=np.float32) for _ in sequences]
         asked = [i for i, s in enumerate(sequences) if s.start < len(s.tokens)]
-        if asked and self._packs:
-            lengths = [len(sequences[i].tokens) for i in asked]
-            for size, members in packs(lengths, self.model.device.type):
-                rows = [asked[m] for m in members]
-                parts = _packed(self.model, [sequences[i] for i in rows], size)
-                for i, part in zip(rows, parts, strict=True):
-                    scores[i] = part
-        else:
-            for i in asked:
-                scores[i] = _alone(self.model, sequences[i])
+        done = 0
+        for size, members in self._batches([len(sequences[i].tokens) for i in asked]):
+            rows = [asked[m] for m in members]
+            parts = self._score([sequences[i] for i in rows], size)
+            for i, part in zip(rows, parts, strict=True):
+                scores[i] = part
+            done += len(rows)
+            if progress is not None:
+                progress(done, len(asked))
         return scores
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        if lengths and self._packs:
+            return packs(lengths, self.model.device.type)
+        return ((length, [i]) for i, length in enumerate(lengths))
+
+    def _score(self, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+        return _packed(self.model, rows, size) if self._packs else [_alone(self.model, rows[0])]
 
     @cached_property
     def _packs(self) -> bool:

@@ -101,8 +101,8 @@ class TransformersEngine:
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.likelihood`."""
-        self._ctx.count(scored_tokens=sum(len(s.tokens) for s in sequences))
-        return self._loaded.likelihoods.score(sequences)
+        self._ctx.count(tokens=sum(len(s.tokens) for s in sequences))
+        return self._loaded.likelihoods.score(sequences, self._ctx.progress)
 
     def _send(self, prepared: list[Prepared]) -> Iterator[list[tuple[Prepared, Response]]]:
         for width, rows in batches(prepared, self._loaded.device.type):

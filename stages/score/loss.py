@@ -1,0 +1,184 @@
+"""Likelihood scores: what a causal language model finds easy, hard or helped by the instruction.
+
+Let L(A|Q) be the mean negative log-likelihood of the answer's tokens (natural
+logarithm, nats per token) after the prompt, L(A) that of the same tokens without
+it, and PPL = exp(L). A row with several assistant turns counts all their tokens
+as one answer: each turn after all that precedes it in L(A|Q), on its own in L(A).
+The answer's tokens are those that a training on the answers alone would learn (see
+`_views`), and L(A) shows them behind nothing but the header that opens an answer:
+so both count the same tokens, the first one included.
+
+- `loss`: L(A|Q). `ppl`: exp(L(A|Q)).
+- `ifd`: instruction-following difficulty, PPL(A|Q) / PPL(A), as the paper defines it
+  (Li et al. 2023, arXiv:2308.12032). Near 1 the prompt does not help, above 1 it
+  misleads. The paper's formula has no header in front of A; its code has one
+  ("### Response:"), and so has this: without it a chat model is mostly surprised
+  that there is an answer at all, and hardly any row reaches 1.
+- `ifd_loss`: L(A|Q) / L(A), which is what the authors' code computes. A ratio of losses
+  is not monotone in the ratio of perplexities: the two forms order rows differently.
+- `ifd_superfilter`: PPL(A|Q) / PPL(A) as the code of Superfiltering computes it (Li et
+  al. 2024, arXiv:2402.00530): no template (instruction, input and answer, one a line),
+  only the last answer, no end mark, and these peculiarities. In L(A) nothing stands in
+  front unless the tokenizer adds it, so the first token counts in L(A|Q) alone. What
+  exceeds `max_tokens` is cut: the whole there, the answer alone at max_tokens - prompt
+  + 1. The answer begins where the prompt, tokenized alone, ends. One difference: what
+  the code scores 0 after an exception is null here.
+
+Null means not scored, never a bad score: no answer or an empty one, no token with a
+likelihood, or, except in `ifd_superfilter`, a conversation longer than `max_tokens` or
+than the model's context (nothing is cut; the authors' code drops such rows). A row that
+the chat template refuses, or whose answer it rewrites, is a failed row.
+
+Dropping what is above 1 or keeping the highest is for a later stage to decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import Engine, LanguageModel
+from pipeline.stage import Records, stage
+from stages.score import _views as views
+from stages.score._views import Conversation, Floats, Setting, View
+
+Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl"]
+
+
+class Definition(NamedTuple):
+    """A formula: the views that it compares, and a function of their log-probabilities.
+
+    The function gets one float64 array per view with an element for each answer
+    token, NaN where there is no likelihood; a result that is not finite means null.
+    """
+
+    views: tuple[View, ...]
+    score: Callable[..., float]
+
+
+def _loss(scores: Floats) -> float:
+    """The mean negative log-likelihood over the tokens that have one."""
+    scored = scores[~np.isnan(scores)]
+    return -float(scored.mean()) if len(scored) else np.nan
+
+
+def _ppl(scores: Floats) -> float:
+    return float(np.exp(_loss(scores)))
+
+
+def _ratio_of_ppl(given: Floats, alone: Floats) -> float:
+    return float(np.exp(_loss(given) - _loss(alone)))
+
+
+def _ratio_of_loss(given: Floats, alone: Floats) -> float:
+    return _loss(given) / _loss(alone) if _loss(alone) else np.nan
+
+
+FORMULAS: Final[dict[str, Definition]] = {
+    "loss": Definition((views.conditional,), _loss),
+    "ppl": Definition((views.conditional,), _ppl),
+    "ifd": Definition((views.conditional, views.alone), _ratio_of_ppl),
+    "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
+    "ifd_superfilter": Definition((views.plain, views.plain_alone), _ratio_of_ppl),
+}
+
+
+def _check(options: SimpleNamespace) -> None:
+    if not options.formulas or len(set(options.formulas)) < len(options.formulas):
+        raise UserError(f"formulas: {list(options.formulas)}", hint="give each wanted formula once")
+    if options.max_tokens < 2:
+        raise UserError(f"max_tokens: {options.max_tokens}", hint="give 2 or more")
+
+
+@stage(
+    version=1,
+    scope="row",
+    reads=["messages", "input_start"],
+    adds=lambda options, _: {
+        **dict.fromkeys(options.formulas, pl.Float32),
+        "tokens": pl.Int32,
+    },
+    check=_check,
+)
+def loss(
+    ctx: Context,
+    rows: Records,
+    *,
+    model: LanguageModel,
+    formulas: tuple[Formula, ...] = ("ifd",),
+    max_tokens: int = 2048,
+) -> pl.DataFrame:
+    """Score every row's answers with a causal language model.
+
+    formulas: the columns to add (Float32); they are defined at the head of the module.
+    max_tokens: rows longer than this as the chat template renders them stay null; at
+    most the model's context, whatever is given.
+
+    Adds beside them `tokens` (Int32), the length of the whole rendered conversation.
+    """
+    engine = ctx.open(model)
+    limit = min(max_tokens, engine.context_tokens or max_tokens)
+    setting = views.setting(engine.tokenizer, limit)
+    talks = [
+        _conversation(setting, messages, start)
+        for messages, start in zip(rows["messages"], rows["input_start"], strict=True)
+    ]
+    read = [talk if isinstance(talk, Conversation) else None for talk in talks]
+    scores = _scores(engine, setting, read, formulas)
+    return pl.DataFrame(
+        {
+            **{name: pl.Series(values, dtype=pl.Float32) for name, values in scores.items()},
+            "tokens": pl.Series([t and len(t.tokens) for t in read], dtype=pl.Int32),
+            "error": pl.Series([t if isinstance(t, str) else None for t in talks], dtype=pl.String),
+        }
+    )
+
+
+def _conversation(setting: Setting, messages: Any, input_start: int | None) -> Conversation | str:
+    """The conversation, or why it cannot be read."""
+    try:
+        return views.conversation(setting, messages, input_start)
+    except views.Unreadable as error:
+        return str(error)
+
+
+def _scores(
+    engine: Engine,
+    setting: Setting,
+    talks: list[Conversation | None],
+    formulas: tuple[str, ...],
+) -> dict[str, list[float | None]]:
+    """The formulas' values for each conversation.
+
+    All views of all rows go to the engine together, so that short ones fill the
+    packs of long ones.
+    """
+    needed = dict.fromkeys(view for name in formulas for view in FORMULAS[name].views)
+    parts = {
+        (view, i): view(talk, setting)
+        for view in needed
+        for i, talk in enumerate(talks)
+        if talk is not None
+    }
+    asked = [part.scored() for each in parts.values() for part in each]
+    answered = iter(engine.loglikelihood(asked))
+    seen = {
+        key: np.concatenate([part.wanted(next(answered)) for part in each])
+        for key, each in parts.items()
+        if each
+    }
+    return {name: [_score(FORMULAS[name], seen, i) for i in range(len(talks))] for name in formulas}
+
+
+def _score(definition: Definition, seen: dict[tuple[View, int], Floats], i: int) -> float | None:
+    keys = [(view, i) for view in definition.views]
+    if not all(key in seen for key in keys):
+        return None
+    value = definition.score(*(seen[key] for key in keys))
+    return value if np.isfinite(value) else None

@@ -1,0 +1,134 @@
+"""The journal: durable at once, whole batches only, never blocked by a dead writer."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.models.journal import Answer, Journal
+
+ROOT = Path(__file__).parents[3]
+BATCH = 20
+
+WRITER = f"""
+import sys
+from pathlib import Path
+from pipeline.models.journal import Answer, Journal
+
+journal, writer = Journal(Path(sys.argv[1])), sys.argv[2]
+for batch in range(10_000):
+    journal.put_many(
+        Answer(f"{{writer}}-{{batch}}-{{i}}", "x" * 500, {{"text": "y" * 500}})
+        for i in range({BATCH})
+    )
+    print(batch, flush=True)
+"""
+
+
+def answers(count: int, name: str = "k") -> list[Answer]:
+    return [
+        Answer(f"{name}{i}", json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"})
+        for i in range(count)
+    ]
+
+
+def writer(folder: Path, name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(folder), name]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_was_put_is_found_by_another_journal_object(tmp_path: Path) -> None:
+    Journal(tmp_path).put_many(answers(3))
+    other = Journal(tmp_path)
+    assert other.get_many(["k2", "k0", "unknown"]) == {a.key: a.response for a in answers(3)[::2]}
+    assert other.count() == 3
+    assert other.get_many([]) == {}
+
+
+def test_the_first_answer_stays_and_the_second_is_counted(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    assert journal.most_answers() == 0
+    journal.put_many([Answer("a", "{}", {"text": "first"}), Answer("b", "{}", {"text": "b"})])
+    assert journal.most_answers() == 1
+    journal.put_many([Answer("a", "{}", {"text": "second"})])
+    assert journal.get_many(["a"]) == {"a": {"text": "first"}}
+    assert (journal.count(), journal.most_answers()) == (2, 2)
+
+
+def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with pytest.raises(TypeError):
+        journal.put_many([*answers(5), Answer("bad", "{}", {"text": object()})])
+    with pytest.raises(sqlite3.Error):
+        journal.put_many([*answers(5), Answer("bad", None, {})])  # type: ignore[arg-type]
+    assert journal.count() == 0
+    journal.put_many(answers(2))
+    assert journal.count() == 2
+
+
+def test_a_killed_writer_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None:
+    """SIGKILL at random instants: every batch that was acknowledged is there, whole."""
+    noise = random.Random(0)
+    acknowledged: dict[str, int] = {}
+    for name in ("a", "b", "c", "d", "e"):
+        process = writer(tmp_path, name)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        time.sleep(noise.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        lines = (first + process.stdout.read()).splitlines()
+        process.wait()
+        acknowledged[name] = len(lines)
+
+        began = time.monotonic()
+        journal = Journal(tmp_path)
+        journal.put_many(answers(1, name=f"after-{name}-"))
+        assert time.monotonic() - began < 10
+        for other, batches in acknowledged.items():
+            keys = [f"{other}-{b}-{i}" for b in range(batches + 2) for i in range(BATCH)]
+            found = journal.get_many(keys)
+            assert set(keys[: batches * BATCH]) <= set(found)
+            assert len(found) % BATCH == 0
+        journal.close()
+    assert sum(acknowledged.values()) > 10
+
+
+def test_several_processes_write_at_once(tmp_path: Path) -> None:
+    """From the very start: none of them finds a file there."""
+    processes = [writer(tmp_path, str(n)) for n in range(3)]
+    for process in processes:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(30)]
+        assert lines[-1] == "29\n"
+    for process in processes:
+        process.kill()
+        process.communicate()
+    journal = Journal(tmp_path)
+    assert journal.count() >= 3 * 30 * BATCH
+    assert journal.most_answers() == 1
+
+
+def test_ten_thousand_responses_a_second(tmp_path: Path) -> None:
+    """Measured at 40,000; the bound leaves room for a busy machine."""
+    rows = [Answer(f"{i:032x}", "p" * 1000, {"text": "t" * 700}) for i in range(20_000)]
+    journal = Journal(tmp_path)
+    began = time.perf_counter()
+    for start in range(0, len(rows), 1000):
+        journal.put_many(rows[start : start + 1000])
+    assert len(rows) / (time.perf_counter() - began) > 10_000
+
+
+def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").write_bytes(b"not a database, certainly not one" * 100)
+    with pytest.raises(UserError, match="journal") as told:
+        Journal(tmp_path)
+    assert told.value.where == str(tmp_path / "journal.sqlite")
