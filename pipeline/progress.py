@@ -16,8 +16,8 @@ class Progress(Protocol):
 
     note: Callable[[str], None]
 
-    def start(self, name: str, uses: str) -> None:
-        """A stage begins."""
+    def start(self, place: int, name: str, uses: str) -> None:
+        """A stage begins: the so-manieth of the run's, cached ones counted."""
         ...
 
     def update(self, done: float, total: float | None) -> None:
@@ -47,8 +47,8 @@ class Lines:
         self._total, self._stage, self._name = total_stages, 0, ""
         self._began = self._told = 0.0
 
-    def start(self, name: str, uses: str) -> None:
-        self._stage, self._name = self._stage + 1, name
+    def start(self, place: int, name: str, uses: str) -> None:
+        self._stage, self._name = place, name
         self._began = self._told = time.monotonic()
         self.note(f"{self._prefix()} {name} ({uses})")
 
@@ -95,8 +95,8 @@ class Live:
         self._task: Any = None
         self._began = 0.0
 
-    def start(self, name: str, uses: str) -> None:
-        self._lines.start(name, uses)
+    def start(self, place: int, name: str, uses: str) -> None:
+        self._lines.start(place, name, uses)
         self._began = time.monotonic()
         self._task = self._bars.add_task(name, total=None, rate="")
 

@@ -68,9 +68,9 @@ class Runner:
             check(planned)
             pool = Pool(self.workers)
             try:
-                for step in wanted(self.recipe, targets):
+                for place, step in enumerate(wanted(self.recipe, targets), 1):
                     look = examine(self.recipe, step, self.store, self.made, self.store.files())
-                    self.made.add(step, self._artifact(look, pool))
+                    self.made.add(step, self._artifact(look, pool, place))
             finally:
                 pool.close()
         failed = any(a.manifest["counts"]["failed"] for a in self.made.artifacts.values())
@@ -87,14 +87,14 @@ class Runner:
                 code=Exit.DRIFT,
             )
 
-    def _artifact(self, look: Planned, pool: Pool) -> Artifact:
+    def _artifact(self, look: Planned, pool: Pool, place: int) -> Artifact:
         assert look.fingerprint is not None
         stage = look.step.stage
         self.store.set_code(stage.name, stage.version, code_hash(stage))
         if look.state == "cached" and look.artifact:
             self.store.remember(self.recipe.name, look.step.name, look.fingerprint)
             return look.artifact
-        self.progress.start(look.step.name, stage.name)
+        self.progress.start(place, look.step.name, stage.name)
         staging = self.store.staging(look.fingerprint)
         try:
             artifact = self._made(look, staging, pool)
