@@ -29,7 +29,9 @@ def ordering(rows: pl.DataFrame, order_by: str) -> pl.Series:
     )
     keys = [c for c in frame.columns if c.startswith("_key")]
     ordered = frame.sort(
-        [*keys, "id"], descending=[descending] * len(keys) + [descending and not keys], nulls_last=True
+        [*keys, "id"],
+        descending=[descending] * len(keys) + [descending and not keys],
+        nulls_last=True,
     )
     return ordered["_position"]
 

@@ -27,6 +27,7 @@ PARTS: Final = {
 }
 """The texts that a template may name; it may also name `messages`, the list of turns."""
 
+
 def _check(options: SimpleNamespace) -> None:
     from jinja2 import TemplateSyntaxError, meta
 

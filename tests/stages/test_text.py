@@ -23,7 +23,9 @@ from stages._text import (
     words,
 )
 
-few_words = st.lists(st.sampled_from("a b c 1 2 + 你".split(" ")), max_size=9).map(" ".join)
+few_words = st.lists(st.sampled_from(["a", "b", "c", "1", "2", "+", "你"]), max_size=9).map(
+    " ".join
+)
 columns = st.lists(st.one_of(few_words, st.text(max_size=12)), min_size=1, max_size=8)
 
 
