@@ -13,6 +13,7 @@ environment says, so that it does not follow the number of workers either.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -61,6 +62,8 @@ class Transformers:
     def __init__(self, model: LanguageModel) -> None:
         fix_threads()
         disable_progress_bar()
+        # It warns of widths beyond the context; padding counts in them, positions do not.
+        logging.getLogger("transformers.generation.stopping_criteria").setLevel(logging.ERROR)
         source = _source(model)
         self.device = torch.device(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = AutoTokenizer.from_pretrained(**source)

@@ -1,0 +1,129 @@
+"""What a model is: its content, its name on the hub, or what its user calls it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.digests import FileDigests
+from pipeline.errors import UserError
+from pipeline.models import Embedder, LanguageModel
+from pipeline.models.identity import identity
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileDigests:
+    return FileDigests(tmp_path / "files.json")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "model"
+    made.mkdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
+        (made / name).write_text(name)
+    return made
+
+
+def test_it_is_plain_json_and_names_no_place(folder: Path, files: FileDigests) -> None:
+    found = identity(LanguageModel(str(folder)), files)
+    assert json.loads(json.dumps(found)) == found
+    assert str(folder) not in json.dumps(found)
+
+
+def test_the_same_files_elsewhere_are_the_same_model(
+    folder: Path, files: FileDigests, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    model = LanguageModel(str(folder), device="cpu")
+    other = LanguageModel(str(tmp_path / "copy"), device="cuda")
+    assert identity(model, files) == identity(other, files)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors", "chat_template.jinja", "generation_config.json", "1_Pooling/config.json"],
+)
+def test_whatever_decides_an_answer_belongs_to_it(
+    folder: Path, files: FileDigests, name: str
+) -> None:
+    before = identity(LanguageModel(str(folder)), files)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("other")
+    assert identity(LanguageModel(str(folder)), files) != before
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", ".gitattributes", "optimizer.pt", "checkpoint-5/model.safetensors"]
+)
+def test_what_decides_nothing_does_not(folder: Path, files: FileDigests, name: str) -> None:
+    before = identity(LanguageModel(str(folder)), files)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("other")
+    assert identity(LanguageModel(str(folder)), files) == before
+
+
+def test_dtype_and_a_replaced_template_belong_to_it(folder: Path, files: FileDigests) -> None:
+    model = LanguageModel(str(folder))
+    template = folder.parent / "other.jinja"
+    template.write_text("{{ messages }}")
+    told = replace(model, chat_template=str(template))
+    variants = [model, replace(model, dtype="bfloat16"), told]
+    found = [json.dumps(identity(variant, files)) for variant in variants]
+    template.write_text("{{ messages[0] }}")
+    found.append(json.dumps(identity(told, files)))
+    assert len(set(found)) == 4
+
+
+def test_an_id_stands_for_the_weights(folder: Path, files: FileDigests) -> None:
+    one, other = LanguageModel(str(folder), id="mine"), LanguageModel("nowhere", id="mine")
+    assert identity(one, files) == identity(other, files)
+    assert identity(one, files) != identity(replace(one, id="yours"), files)
+    assert identity(one, files) != identity(replace(one, dtype="float16"), files)
+
+
+def test_a_hub_name_with_a_commit_needs_no_look_up(files: FileDigests) -> None:
+    model = Embedder("somebody/something", revision=COMMIT)
+    assert identity(model, files) == {"weights": {"name": "somebody/something", "revision": COMMIT}}
+
+
+def test_a_hub_name_resolves_to_what_the_local_cache_holds(
+    files: FileDigests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached = tmp_path / "hub/models--somebody--something"
+    (cached / "snapshots" / COMMIT).mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(COMMIT)
+    (cached / "snapshots" / COMMIT / "config.json").write_text("{}")
+    found = identity(LanguageModel("somebody/something"), files)
+    assert found["weights"] == {"name": "somebody/something", "revision": COMMIT}
+
+
+@pytest.mark.parametrize("name", ["somebody/something-that-is-not-there", "not/a/name/at-all"])
+def test_a_model_that_is_nowhere_is_told(
+    files: FileDigests, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=name):
+        identity(LanguageModel(name), files)
+
+
+def test_an_empty_folder_and_a_missing_template_are_told(
+    folder: Path, files: FileDigests, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no model"):
+        identity(LanguageModel(str(tmp_path / "empty")), files)
+    with pytest.raises(UserError, match="template"):
+        identity(LanguageModel(str(folder), chat_template="nowhere.jinja"), files)
