@@ -93,7 +93,8 @@ class Pool:
             yield start, len(chunk), call(ctx, chunk)
             start += len(chunk)
             rate = len(chunk) / max(time.perf_counter() - began, 1e-6)
-            size = max(1, int(min(size * GROWTH, rate * CHUNK_SECONDS)))
+            if start > FIRST_CHUNK:
+                size = max(1, int(min(size * GROWTH, rate * CHUNK_SECONDS)))
 
     def _spread(
         self, call: Call, rows: pl.DataFrame, start: int, rate: float, ctx: Context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -86,62 +87,77 @@ def finish(recipe: Path, store: Path) -> None:
     assert not list((store / "work").iterdir())
 
 
-def kill_at_random(recipe: Path, kills: int, nap: str, workers: str) -> None:
+def kill_at_random(recipe: Path, kills: int, nap: str, workers: str, longest: float) -> None:
     wired = Recipe.load(str(recipe))
     undisturbed, store = recipe.parent / "undisturbed", recipe.parent / "store"
     run(wired, undisturbed)
     chance = random.Random(kills)
+    killed = 0
     for _ in range(kills):
-        process = started(*arguments(recipe, store, "--workers", workers), TOY_NAP=nap)
+        process = started(
+            *arguments(recipe, store, "--workers", workers), TOY_NAP=nap, TOY_STORE=str(store)
+        )
         try:
-            process.wait(timeout=0.6 + chance.random() * 2.0)
+            process.wait(timeout=0.6 + chance.random() * longest)
             assert process.returncode == 0
         except subprocess.TimeoutExpired:
+            killed += 1
             kill(process)
         assert gone(store), f"processes outlive their run: {processes(store)}"
         whole(store)
+    assert killed > kills / 2, "too little to do for so many kills"
     finish(recipe, store)
     assert contents(store, wired) == contents(undisturbed, wired)
 
 
 def test_random_kills_change_nothing(slow: Path) -> None:
-    kill_at_random(slow, kills=4, nap="0.004", workers="1")
+    kill_at_random(slow, kills=4, nap="0.01", workers="1", longest=2.0)
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_many_random_kills_change_nothing(slow: Path, workers: str) -> None:
-    kill_at_random(slow, kills=20, nap="0.01", workers=workers)
+def test_many_random_kills_change_nothing(slow: Path) -> None:
+    kill_at_random(slow, kills=20, nap="0.02", workers="1", longest=2.0)
 
 
-def kill_in_commit(recipe: Path, stages: int) -> None:
-    """Kill when a stage's staging folder holds its first file, then once it has a manifest."""
+@pytest.mark.proof
+def test_many_random_kills_of_runs_with_workers_change_nothing(slow: Path) -> None:
+    kill_at_random(slow, kills=12, nap="0.1", workers="2", longest=12.0)
+
+
+def kill_in_commits(recipe: Path, kills: int) -> None:
+    """Kill while a stage's staging folder holds files and is not renamed yet."""
     wired, store = Recipe.load(str(recipe)), recipe.parent / "store"
     undisturbed = recipe.parent / "undisturbed"
     run(wired, undisturbed)
-    for i in range(stages):
-        process = started(*arguments(recipe, store, "--workers", "1"), TOY_NAP="0.0005")
+    caught = 0
+    for attempt in range(20 * kills):
         before = set((store / "artifacts").glob("[!.]*"))
-        wanted = "manifest.json" if i % 2 else "*.parquet"
-        while process.poll() is None:
-            committing = list((store / "artifacts").glob(f".*/{wanted}"))
-            if committing:
-                break
+        process = started(*arguments(recipe, store, "--workers", "1"))
+        wanted = ("kept.parquet", "manifest.json")[attempt % 2]
+        seen: set[Path] = set()
+        while process.poll() is None and not seen:
+            seen = {p.parent for p in (store / "artifacts").glob(f".*/{wanted}")}
         kill(process)
+        caught += any(folder.exists() for folder in seen)
         whole(store)
         after = set((store / "artifacts").glob("[!.]*"))
         assert before <= after, "an artifact has gone"
+        if caught >= kills:
+            break
+        if process.returncode == 0:
+            shutil.rmtree(store)
+    assert caught >= kills, "no kill fell into a commit"
     finish(recipe, store)
     assert contents(store, wired) == contents(undisturbed, wired)
 
 
 def test_a_kill_inside_a_commit_leaves_nothing_half_done(slow: Path) -> None:
-    kill_in_commit(slow, stages=2)
+    kill_in_commits(slow, kills=1)
 
 
 @pytest.mark.proof
 def test_kills_inside_many_commits_leave_nothing_half_done(slow: Path) -> None:
-    kill_in_commit(slow, stages=9)
+    kill_in_commits(slow, kills=8)
 
 
 def test_a_kill_between_the_renames_of_a_successor_loses_no_artifact(slow: Path) -> None:
