@@ -107,6 +107,12 @@ def _by_rows(
     return joined.drop(KEY), len(new)
 
 
+def remembered(look: Planned, store: Store) -> bool:
+    """Whether results of the stage are remembered row by row."""
+    row_wise = look.step.stage.gives_rows and look.step.stage.scope == "row"
+    return row_wise and any(store.memo(_memo_key(look)).glob("*.parquet"))
+
+
 def _memo_key(look: Planned) -> str:
     """All parts of the fingerprint but the rows themselves and the names in the recipe."""
     assert look.parts is not None

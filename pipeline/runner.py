@@ -21,7 +21,7 @@ from pipeline.canonical import column_digest, digest
 from pipeline.code import code_hash
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
-from pipeline.execute import Outcome, execute
+from pipeline.execute import Outcome, execute, remembered
 from pipeline.memory import peak_memory, reset_peak
 from pipeline.plan import Made, Planned, check, examine, plan, wanted
 from pipeline.progress import Progress
@@ -90,6 +90,7 @@ class Runner:
     def _artifact(self, look: Planned, pool: Pool, place: int) -> Artifact:
         assert look.fingerprint is not None
         stage = look.step.stage
+        untried = self.store.code(stage.name, stage.version) is None
         self.store.set_code(stage.name, stage.version, code_hash(stage))
         if look.state == "cached" and look.artifact:
             self.store.remember(self.recipe.name, look.step.name, look.fingerprint)
@@ -101,6 +102,11 @@ class Runner:
         except OSError:
             # Whoever took the lock has cleared away what this run had half written.
             self.store.ensure_owned()
+            raise
+        except Exception:
+            work = self.store.work(look.fingerprint)
+            if untried and not any(work.iterdir()) and not remembered(look, self.store):
+                self.store.forget_code(stage.name, stage.version)
             raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)

@@ -93,6 +93,10 @@ class Store:
         if self.code(stage, version) != code:
             _write_json(self._code(stage, version), code)
 
+    def forget_code(self, stage: str, version: int) -> None:
+        """The version has made nothing that is kept: its code may still change."""
+        self._code(stage, version).unlink(missing_ok=True)
+
     def _code(self, stage: str, version: int) -> Path:
         return self.root / "code" / f"{stage}@{version}"
 

@@ -7,6 +7,7 @@ import itertools
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline import ledger
@@ -46,7 +47,9 @@ class Own:
             )
         )
 
-    def write(self, version: int = 1, doc: str = "a", comment: str = "b", plus: int = 0) -> Recipe:
+    def write(
+        self, version: int = 1, doc: str = "a", comment: str = "b", plus: object = 0
+    ) -> Recipe:
         text = CODE.format(name=self.name, version=version, doc=doc, comment=comment, plus=plus)
         (self.folder / f"{self.name}.py").write_text(text)
         sys.modules.pop(self.name, None)
@@ -110,6 +113,24 @@ def test_comments_docstrings_and_layout_do_not_count(own: Own) -> None:
 def test_a_stage_that_never_ran_has_no_drift(own: Own) -> None:
     run(own.write(), own.store, "a")
     assert run(own.write(plus=3), own.store) is Exit.DONE
+
+
+def test_a_stage_whose_first_runs_failed_may_be_mended(own: Own) -> None:
+    broken = own.write(plus="'no number'")
+    with pytest.raises(pl.exceptions.PolarsError):
+        run(broken, own.store)
+    assert run(own.write(), own.store) is Exit.DONE
+    with pytest.raises(UserError, match="changed, but its version did not"):
+        run(own.write(plus=2), own.store)
+
+
+def test_a_stage_that_failed_half_way_has_left_results_of_its_code(own: Own) -> None:
+    pool(own.folder / "rows.txt", 100)
+    broken = own.write(plus="(1 if len(rows) == 32 and rows['id'][0] < '2' else 'no')")
+    with pytest.raises(pl.exceptions.PolarsError):
+        run(broken, own.store)
+    with pytest.raises(UserError, match="changed, but its version did not"):
+        run(own.write(), own.store)
 
 
 def test_the_private_modules_of_our_stages_count() -> None:
