@@ -90,7 +90,7 @@ def _by_rows(
     verdict = {name: pl.String() for name in VERDICT}
     results = [pl.DataFrame(schema={KEY: pl.String(), **_declared(look), **verdict})]
     results += [known] if len(known) else []
-    done = len(rows) - len(new)
+    done = 0
     for start, size, result in pool.run(call, new.drop(KEY), ctx):
         chunk = new.slice(start, size)
         lines = _checked(look, result, {stage.edges[0].name: chunk})
@@ -99,8 +99,8 @@ def _by_rows(
         memo.add(fine)
         results.append(fine)
         results.append(lines.filter(pl.col("error").is_not_null()))
-        done += len(result)
-        ctx.progress(done, len(rows))
+        done += size
+        ctx.progress(done, len(new))
     memo.compact()
     answers = pl.concat(results, how="diagonal")
     joined = keyed.select(KEY).join(answers, on=KEY, how="left", maintain_order="left")

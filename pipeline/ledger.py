@@ -63,6 +63,7 @@ def _status(look: Planned, artifact: Artifact | None) -> dict[str, Any]:
         "seconds": artifact.manifest["seconds"] if artifact else None,
         "peak_memory_bytes": artifact.manifest["peak_memory_bytes"] if artifact else None,
         "used": artifact.manifest["used"] if artifact else {},
+        "files": str(artifact.files) if artifact and artifact.files.is_dir() else None,
     }
 
 

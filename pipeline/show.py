@@ -50,7 +50,10 @@ def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
         for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
             rows.append(["", f"  {reason}", "", "", "", _count(number), "", "", ""])
     header = ["stage", "uses", "in", "created", "kept", "dropped", "failed", "time", "state"]
-    return table(header, rows, right=(2, 3, 4, 5, 6, 7))
+    made = [f"{s['name']}: {s['files']}" for s in stages if s["files"]]
+    return "\n".join(
+        [table(header, rows, right=(2, 3, 4, 5, 6, 7)), *(["", *made] if made else [])]
+    )
 
 
 def estimates(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -90,7 +90,7 @@ class Pool:
                 return
             began = time.perf_counter()
             chunk = rows.slice(start, size)
-            yield start, len(chunk), call(ctx, chunk)
+            yield start, len(chunk), call(_within(ctx, start, len(chunk), len(rows)), chunk)
             start += len(chunk)
             rate = len(chunk) / max(time.perf_counter() - began, 1e-6)
             if start > FIRST_CHUNK:
@@ -128,6 +128,16 @@ class Pool:
                 initargs=(os.getpid(),),
             )
         return self._executor
+
+
+def _within(ctx: Context, start: int, size: int, total: int) -> Context:
+    """The context for one chunk: what the stage tells of it counts in the rows of the whole."""
+
+    def report(done: float, of: float | None) -> None:
+        if of:
+            ctx.report(start + size * done / of, total)
+
+    return replace(ctx, report=report)
 
 
 @contextmanager
