@@ -1,0 +1,303 @@
+"""Likelihood scores against plain forward passes, and against published answers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, get_args
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from pipeline.models.engines import close_engines
+from pipeline.stage import find
+from schemas.records import RECORD_COLUMNS, record_id
+from stages.score.loss import FORMULAS, Formula, loss
+from tests.stages._rows import DATA, conversations, json_lines, sample
+
+HEADER = "<|im_start|>assistant\n"
+ALL = ("ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl")
+
+
+class Plain:
+    """The model as transformers alone runs it: one sequence, all logits, double precision."""
+
+    def __init__(self, folder: str) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def scores(self, ids: list[int]) -> np.ndarray:
+        """log p of each token but the first."""
+        with torch.no_grad():
+            logits = self.model(torch.tensor([ids])).logits[0, :-1].double()
+        return logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]].numpy()
+
+    def passes(self, messages: list[dict]) -> tuple[float, float]:
+        """L(A|Q) and L(A), with the answers where the template's own marks say."""
+        encoded = self.tokenizer.apply_chat_template(
+            messages, return_dict=True, return_assistant_tokens_mask=True
+        )
+        ids, marks = encoded["input_ids"], np.array(encoded["assistant_masks"], dtype=bool)
+        given = self.scores(ids)[marks[1:]]
+        header, alone = self.ids(HEADER), []
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], marks, [0]])))
+        for start, end in edges.reshape(-1, 2):
+            alone.append(self.scores(header + ids[start:end])[len(header) - 1 :])
+        return -given.mean(), -np.concatenate(alone).mean()
+
+
+@pytest.fixture(scope="module")
+def plain(tinylm: LanguageModel) -> Plain:
+    return Plain(tinylm.model)
+
+
+@pytest.fixture(scope="module")
+def talks() -> pl.DataFrame:
+    """Single exchanges, and ones of several turns made of them."""
+    turns = [
+        [m["content"] for m in messages]
+        for messages in sample("self_instruct.jsonl.gz")["messages"].head(40)
+    ]
+    several = [[turn for talk in turns[i : i + 3] for turn in talk] for i in range(0, 30, 3)]
+    return conversations([*turns, *several])
+
+
+@pytest.fixture
+def variant(tmp_path: Path, tinylm: LanguageModel) -> Iterator[Any]:
+    """tinylm with another chat template."""
+
+    def make(template: str) -> LanguageModel:
+        path = tmp_path / "other.jinja"
+        path.write_text(template)
+        return LanguageModel(tinylm.model, chat_template=str(path))
+
+    yield make
+    close_engines()
+
+
+def test_they_are_what_plain_forward_passes_give(
+    ctx: Context, tinylm: LanguageModel, plain: Plain, talks: pl.DataFrame
+) -> None:
+    got = loss(ctx, talks, model=tinylm, formulas=ALL)
+    pairs = [plain.passes(list(messages)) for messages in talks["messages"]]
+    given, alone = np.array(pairs).T
+    assert np.allclose(got["loss"], given, atol=1e-5)
+    assert np.allclose(np.log(got["ppl"].to_numpy()), given, atol=1e-5)
+    assert np.allclose(np.log(got["ifd"].to_numpy()), given - alone, atol=2e-5)
+    assert np.allclose(got["ifd_loss"], given / alone, rtol=1e-5)
+    assert (talks["messages"].list.len() > 2).sum() == 10
+
+
+def test_the_columns_and_the_order_are_as_declared(
+    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+) -> None:
+    stage = find("score.loss")
+    options = SimpleNamespace(formulas=ALL)
+    assert list(stage.adds(options, {})) == [*ALL, "tokens"]
+    assert stage.scope == "row"
+    got = loss(ctx, talks[:3], model=tinylm, formulas=ALL)
+    assert dict(got.drop("error").schema) == dict(stage.adds(options, {}))
+    assert got["error"].null_count() == 3
+    assert set(FORMULAS) == set(get_args(Formula)) == set(ALL)
+
+
+def test_a_score_depends_on_its_row_alone(
+    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+) -> None:
+    whole = loss(ctx, talks, model=tinylm, formulas=ALL)
+    order = np.random.default_rng(0).permutation(len(talks))
+    shuffled = loss(ctx, talks[order], model=tinylm, formulas=("ifd",))
+    assert shuffled["ifd"].equals(whole["ifd"][order])
+    for i in range(0, len(talks), 17):
+        assert loss(ctx, talks[i : i + 1], model=tinylm, formulas=ALL).equals(whole[i : i + 1])
+
+
+def test_the_two_definitions_of_ifd_order_rows_differently(
+    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+) -> None:
+    got = loss(ctx, talks, model=tinylm, formulas=("ifd", "ifd_loss"))
+    assert ((got["ifd"] > 1) == (got["ifd_loss"] > 1)).all()
+    assert got["ifd"].arg_sort().to_list() != got["ifd_loss"].arg_sort().to_list()
+
+
+def superfilter(plain: Plain, prompt: str, answer: str, limit: int) -> float | None:
+    """Two truncated texts, two mean losses; the prompt's own tokens are not counted."""
+    whole = plain.tokenizer.encode(prompt + answer)[:limit]
+    own = len(plain.tokenizer.encode(prompt))
+    alone = plain.tokenizer.encode(answer)[: max(0, limit - own + 1)]
+    if own >= len(whole) or len(alone) < 2:
+        return None
+    ratio = np.exp(-plain.scores(whole)[own - 1 :].mean()) / np.exp(-plain.scores(alone).mean())
+    return float(ratio)
+
+
+@pytest.mark.parametrize("limit", [2048, 50])
+def test_superfiltering_is_the_code_s(
+    ctx: Context, tinylm: LanguageModel, plain: Plain, limit: int
+) -> None:
+    rows, want = [], []
+    for line in json_lines(DATA / "samples/self_instruct.jsonl.gz")[:40]:
+        prompt = "\n\n".join(filter(None, (line["instruction"], line["input"])))
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": line["output"]},
+        ]
+        start = len(line["instruction"]) + 2 if line["input"] else None
+        rows.append({"id": record_id(messages), "messages": messages, "input_start": start})
+        text = "\n".join(filter(None, (line["instruction"], line["input"]))) + "\n"
+        want.append(superfilter(plain, text, line["output"], limit))
+    frame = pl.DataFrame(rows, schema_overrides=RECORD_COLUMNS)
+    got = loss(ctx, frame, model=tinylm, formulas=("ifd_superfilter",), max_tokens=limit)
+    assert got["ifd_superfilter"].is_null().to_list() == [w is None for w in want]
+    assert np.allclose(
+        got["ifd_superfilter"].drop_nulls(), [w for w in want if w is not None], rtol=1e-4
+    )
+    assert sum(w is not None for w in want) > 10
+
+
+def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: LanguageModel) -> None:
+    rows = conversations(
+        [["A question?"], ["Q?", ""], ["Q?", " \n"], ["Q?", "word " * 300], ["Q?", "Yes"]]
+    )
+    got = loss(ctx, rows, model=tinylm, formulas=ALL, max_tokens=100)
+    by_turn = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
+    for content in ("A question?", "", " \n"):
+        assert all(by_turn[content][name] is None for name in (*ALL, "error"))
+        assert by_turn[content]["tokens"] > 5
+    long = by_turn["word " * 300]
+    assert long["tokens"] > 100
+    assert [long[name] for name in ALL if name != "ifd_superfilter"] == [None] * 4
+    assert long["ifd_superfilter"] > 0
+    yes = by_turn["Yes"]
+    assert all(yes[name] > 0 for name in ("ifd", "ifd_loss", "loss", "ppl"))
+    assert yes["ifd_superfilter"] is None
+
+
+def test_a_turn_without_words_adds_nothing(ctx: Context, tinylm: LanguageModel) -> None:
+    rows = conversations([["Q?", "A tree.", "And?", ""], ["Q?", "A tree."]])
+    got = loss(ctx, rows, model=tinylm, formulas=("loss", "ifd"))
+    assert got["loss"].n_unique() == 1
+    assert got["ifd"].n_unique() == 1
+
+
+def test_no_rows(ctx: Context, tinylm: LanguageModel) -> None:
+    got = loss(ctx, conversations([]), model=tinylm)
+    assert (got.columns, len(got)) == (["ifd", "tokens", "error"], 0)
+
+
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+OPEN = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+TEMPLATES = {
+    "strips": (
+        TURNS.replace("m.content", "m.content | trim") + OPEN,
+        ["A tree, assistant?<|im_end|>", "A <user> house.<|im_end|>"],
+    ),
+    "writes in front of the last answer": (
+        TURNS.replace("{{ m.content", "{% if loop.last %}<think></think>{% endif %}{{ m.content")
+        + OPEN.replace("\n", "\n<think>"),
+        [" A tree, assistant? <|im_end|>", "A <user> house.<|im_end|>"],
+    ),
+    "begins with the first token": (
+        "{{ bos_token }}" + TURNS + OPEN,
+        [" A tree, assistant? <|im_end|>", "A <user> house.<|im_end|>"],
+    ),
+    "has no end mark": (
+        "{% for m in messages %}{{ m.role }}:\n{{ m.content }}\n\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:\n{% endif %}",
+        [" A tree, assistant? ", "A <user> house."],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_answers_are_found_in_any_template(
+    ctx: Context, plain: Plain, variant: Any, kind: str
+) -> None:
+    template, answers = TEMPLATES[kind]
+    rows = conversations([["What is it?", " A tree, assistant? ", "And this?", "A <user> house."]])
+    got = loss(ctx, rows, model=variant(template), formulas=("loss",))
+    text = plain.tokenizer.apply_chat_template(
+        list(rows["messages"][0]), tokenize=False, chat_template=template
+    )
+    encoded = plain.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    first, last = np.array(encoded["offset_mapping"]).T
+    wanted = np.zeros(len(first), dtype=bool)
+    for start, answer in zip([text.index(a) for a in answers], answers, strict=True):
+        wanted |= (first < start + len(answer)) & (last > start)
+    expected = -plain.scores(encoded["input_ids"])[wanted[1:]].mean()
+    assert got["loss"].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_template_that_rewrites_an_answer_or_refuses_a_row_fails_that_row(
+    ctx: Context, variant: Any
+) -> None:
+    template = (
+        "{% for m in messages %}{% if 'secret' in m.content %}{{ raise_exception('not that') }}"
+        "{% endif %}{{ m.role }}: {{ m.content | replace('bad', 'good') }}\n{% endfor %}"
+    )
+    rows = conversations([["Q?", "fine"], ["Q?", "bad idea"], ["Q?", "my secret"]])
+    got = loss(ctx, rows, model=variant(template), formulas=("loss",))
+    told = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
+    assert told["fine"]["error"] is None
+    assert told["fine"]["loss"] > 0
+    assert "changes the text" in told["bad idea"]["error"]
+    assert "not that" in told["my secret"]["error"]
+    assert told["bad idea"]["loss"] is told["my secret"]["tokens"] is None
+
+
+def test_a_template_that_refuses_every_question_is_the_user_s_mistake(
+    ctx: Context, variant: Any
+) -> None:
+    with pytest.raises(UserError, match="never"):
+        loss(ctx, conversations([["Q?", "A"]]), model=variant("{{ raise_exception('never') }}"))
+
+
+@pytest.mark.parametrize(
+    "options", [{"formulas": ()}, {"formulas": ("ifd", "ifd")}, {"max_tokens": 1}]
+)
+def test_senseless_options_are_refused_before_anything_runs(options: dict) -> None:
+    check = find("score.loss").check
+    assert check is not None
+    with pytest.raises(UserError):
+        check(SimpleNamespace(**{"formulas": ("ifd",), "max_tokens": 2048, **options}))
+
+
+def test_the_model_is_as_good_as_its_makers_say(ctx: Context, tinylm: LanguageModel) -> None:
+    """Its README: 3.08 nats per answer token on unseen rows, IFD above 1 for a tenth of them."""
+    rows = sample("self_instruct.jsonl.gz")[:250]
+    got = loss(ctx, rows, model=tinylm, formulas=("loss", "ifd"))
+    tokens = got["tokens"].to_numpy()
+    assert np.average(got["loss"], weights=tokens) == pytest.approx(3.08, abs=0.35)
+    assert (got["ifd"] > 1).mean() == pytest.approx(0.10, abs=0.04)
+
+
+def test_rows_that_ifd_once_chose_stand_out_here_too(
+    ctx: Context, tinylm: LanguageModel, shared: Path
+) -> None:
+    """Cherry LLM's choice from Alpaca by a 7B model, seen by a model of 13 M parameters."""
+
+    def scores(path: Path) -> pl.DataFrame:
+        with gzip.open(path) as file:
+            lines = random.Random(0).sample(json.load(file), 100)
+        prompts = ["\n\n".join(filter(None, (r["instruction"], r["input"]))) for r in lines]
+        rows = conversations([(p, r["output"]) for p, r in zip(prompts, lines, strict=True)])
+        return loss(ctx, rows, model=tinylm, formulas=("ifd", "ifd_loss"))
+
+    chosen = scores(shared / "references/cherry_alpaca_5pct_ifd.json.gz")
+    pool = scores(shared / "pools/alpaca_52k.json.gz")
+    for name in ("ifd", "ifd_loss"):
+        assert chosen[name].mean() > pool[name].mean() + 0.05  # type: ignore[operator]
