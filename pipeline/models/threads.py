@@ -14,4 +14,7 @@ def fix_threads() -> None:
     """
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # Only Linux tells which cores a process may use.
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    torch.set_num_threads(cores or 1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +94,10 @@ class TransformersEngine:
         self.tokenizer = loaded.tokenizer
         self.context_tokens = loaded.context_tokens
         self._loaded, self._identity, self._ctx = loaded, identity, ctx
-        self._journal = Journal(ctx.store / "journal")
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self._ctx.store / "journal")
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The completions, in the order of the requests; see `pipeline.models.requests`."""
