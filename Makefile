@@ -32,7 +32,7 @@ status: setup ## What has run, and what became of the rows
 	$(RUN) status $(RECIPE)
 
 test: setup ## Run the tests (under 10 minutes on 2 cores)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 proof: setup ## Run the slow proofs: kills, published answers at scale
 	$(PY) -m pytest -m proof
