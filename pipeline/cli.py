@@ -100,7 +100,7 @@ def run(
         told = ", ".join(s["name"] for s in shown if s["failed"])
         print(
             f"\nsome rows failed in: {told}\n"
-            f"  try: python -m pipeline cat {recipe} {told.split(',')[0]} --failed",
+            f"  try: python -m pipeline cat {recipe} {told.split(',')[0]} --failed --store {store}",
             file=sys.stderr,
         )
     return code

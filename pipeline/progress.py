@@ -48,9 +48,13 @@ class Lines:
         self._began = self._told = 0.0
 
     def start(self, place: int, name: str, uses: str) -> None:
+        self.begin(place, name)
+        self.note(f"{self._prefix()} {name} ({uses})")
+
+    def begin(self, place: int, name: str) -> None:
+        """Take note of the stage without a word."""
         self._stage, self._name = place, name
         self._began = self._told = time.monotonic()
-        self.note(f"{self._prefix()} {name} ({uses})")
 
     def update(self, done: float, total: float | None) -> None:
         now = time.monotonic()
@@ -96,9 +100,9 @@ class Live:
         self._began = 0.0
 
     def start(self, place: int, name: str, uses: str) -> None:
-        self._lines.start(place, name, uses)
+        self._lines.begin(place, name)
         self._began = time.monotonic()
-        self._task = self._bars.add_task(name, total=None, rate="")
+        self._task = self._bars.add_task(f"{name} ({uses})", total=None, rate="")
 
     def update(self, done: float, total: float | None) -> None:
         rate = done / max(time.monotonic() - self._began, 1e-9)

@@ -41,12 +41,11 @@ def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for s in stages:
         dropped = s["dropped"]
-        total = sum(dropped.values()) if s["kept"] is not None else None
+        told = [s["rows_in"], s["created"], s["kept"], sum(dropped.values()), s["failed"]]
+        # A stage that makes files and no rows has nothing to count.
+        counts = [_count(count) if any(told) else "" for count in told]
         took = f"{s['seconds']:.1f} s" if s["seconds"] is not None else ""
-        counts = [_count(s[key]) for key in ("rows_in", "created", "kept")]
-        rows.append(
-            [s["name"], s["uses"], *counts, _count(total), _count(s["failed"]), took, s["state"]]
-        )
+        rows.append([s["name"], s["uses"], *counts, took, s["state"]])
         for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
             rows.append(["", f"  {reason}", "", "", "", _count(number), "", "", ""])
     header = ["stage", "uses", "in", "created", "kept", "dropped", "failed", "time", "state"]
