@@ -11,11 +11,11 @@ import polars as pl
 from pipeline.artifact import Artifact
 from pipeline.errors import UserError
 from pipeline.plan import Made, Planned, plan
-from pipeline.recipe import Recipe, Step, display
+from pipeline.recipe import Recipe, display
 from pipeline.shards import write_frame
 from pipeline.stage import Kind
 from pipeline.store import Store
-from pipeline.wiring import kind_of
+from pipeline.wiring import Step, kind_of
 from schemas.manifest import FAILED
 from schemas.records import polars_schema
 

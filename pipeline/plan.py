@@ -21,10 +21,11 @@ from pipeline.code import code_hash
 from pipeline.digests import FileDigests, file_digest
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.models.identity import identity
-from pipeline.recipe import Recipe, Step
+from pipeline.recipe import Recipe
 from pipeline.stage import ALL, Kind, Option
 from pipeline.store import Store
 from pipeline.view import Layer, View
+from pipeline.wiring import Step
 
 SCHEMA_VERSION: Final = 1
 

@@ -10,52 +10,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Final
 
 from pipeline import wiring
 from pipeline.document import Document, parse, set_value
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.options import bind, build_model, nearest
-from pipeline.stage import Columns, Stage, find
+from pipeline.stage import Stage, find
+from pipeline.wiring import Step
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
 RECIPES: Final = ROOT / "pipeline" / "recipes"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of a recipe, wired and checked.
-
-    needs: for each edge, the names of the steps connected to it.
-    model_from: for each model option that another step makes, that step.
-    columns: what its output rows carry, with polars types.
-    own: the columns that it adds itself, after renaming.
-    """
-
-    name: str
-    stage: Stage
-    options: SimpleNamespace
-    needs: Mapping[str, list[str]]
-    rename: Mapping[str, str]
-    model_from: Mapping[str, str]
-    where: str
-    columns: Columns = field(default_factory=dict)
-    own: Columns = field(default_factory=dict)
-
-    @property
-    def first(self) -> str:
-        """The step whose rows an annotating stage goes through."""
-        return self.needs[self.stage.edges[0].name][0]
-
-    @property
-    def upstream(self) -> list[str]:
-        """The steps that this one depends on, models included."""
-        edges = [name for names in self.needs.values() for name in names]
-        return [*edges, *self.model_from.values()]
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,44 @@ missing or doubled column is a mistake of the recipe and not of the night's run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 from pipeline.errors import UserError
 from pipeline.options import nearest
-from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, Edge, Kind
+from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, Edge, Kind, Stage
 
-if TYPE_CHECKING:
-    from pipeline.recipe import Step
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe, wired and checked.
+
+    needs: for each edge, the names of the steps connected to it.
+    model_from: for each model option that another step makes, that step.
+    columns: what its output rows carry, with polars types.
+    own: the columns that it adds itself, after renaming.
+    """
+
+    name: str
+    stage: Stage
+    options: SimpleNamespace
+    needs: Mapping[str, list[str]]
+    rename: Mapping[str, str]
+    model_from: Mapping[str, str]
+    where: str
+    columns: Columns = field(default_factory=dict)
+    own: Columns = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """The step whose rows an annotating stage goes through."""
+        return self.needs[self.stage.edges[0].name][0]
+
+    @property
+    def upstream(self) -> list[str]:
+        """The steps that this one depends on, models included."""
+        edges = [name for names in self.needs.values() for name in names]
+        return [*edges, *self.model_from.values()]
 
 
 def order(steps: Mapping[str, Step], problems: list[UserError]) -> list[Step]:
