@@ -8,6 +8,8 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
@@ -51,6 +53,32 @@ def test_all_that_are_bundled(ctx: Context) -> None:
 )
 def test_texts_have_names(ctx: Context, name: str, texts: set[str]) -> None:
     assert names_of(benchmarks(ctx, names=(name,))) == texts  # type: ignore[arg-type]
+
+
+@given(
+    items=st.lists(st.tuples(*[st.text(min_size=1)] * 3), min_size=1, unique=True),
+    fields=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_items_come_as_they_were_written(
+    tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str, str]], fields: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("items")
+    path = folder / "items.jsonl"
+    path.write_bytes(json_lines([{"question": q, "turns": [a, b]} for q, a, b in items]))
+    frame = benchmarks(
+        Context.scratch(folder / "ctx"),
+        path=(str(path),),
+        benchmark="mine",
+        fields={"asked": "question"} if fields else None,
+    )
+    assert_accounted(frame)
+    loaded = frame.filter(pl.col("error").is_null() & pl.col("drop_reason").is_null())
+    named = [{t["name"]: t["text"] for t in texts} for texts in loaded["texts"].to_list()]
+    whole = [{"question": q, "turns_1": a, "turns_2": b} for q, a, b in items]
+    # Of items whose loaded texts are equal the first one stays.
+    asked = [{"asked": q} for q in dict.fromkeys(q for q, *_ in items)]
+    assert named == (asked if fields else whole)
 
 
 def test_items_have_the_keys_of_the_benchmark(ctx: Context) -> None:
