@@ -13,9 +13,9 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-from pipeline.stage import Stage
+from pipeline.stage import ROOT, Stage
 
-STAGES: Final = Path(__file__).resolve().parent.parent / "stages"
+STAGES: Final = ROOT / "stages"
 
 
 def code_hash(stage: Stage) -> str:

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from pipeline.recipe import RECIPES, ROOT, Recipe
+from pipeline.recipe import RECIPES, Recipe
+from pipeline.stage import ROOT
 
 NEEDED: Final = (
     "datasets", "peft", "polars", "pyarrow", "scikit-learn",

@@ -13,14 +13,13 @@ from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.stage import Option, Stage
+from pipeline.stage import ROOT, Option, Stage
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 Problem = tuple[str, str, str | None]
 """Option, what is wrong, hint."""
 

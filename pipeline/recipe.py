@@ -18,10 +18,9 @@ from pipeline import wiring
 from pipeline.document import Document, parse, set_value
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.options import bind, build_model, nearest
-from pipeline.stage import Stage, find
+from pipeline.stage import ROOT, Stage, find
 from pipeline.wiring import Step
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
 RECIPES: Final = ROOT / "pipeline" / "recipes"
 

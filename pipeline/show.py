@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pipeline.errors import UserError
 from pipeline.plan import Planned, differences, plan
-from pipeline.recipe import ROOT, Recipe
-from pipeline.stage import Stage
+from pipeline.recipe import Recipe
+from pipeline.stage import ROOT, Stage
 from pipeline.store import Store
 
 WIDTH: Final = 100

@@ -50,6 +50,9 @@ Columns = Mapping[str, Any]
 Edges = Mapping[str, list[Columns]]
 """For each edge by parameter name, the columns of what is connected to it."""
 
+ROOT: typing.Final = Path(__file__).resolve().parent.parent
+"""The repository: the engine, the stages and the data that come with them."""
+
 ALL: typing.Final = "*"
 """`reads=ALL`: every column of the edge."""
 
@@ -322,7 +325,7 @@ def _nearest(name: str) -> str:
 
 def available() -> list[str]:
     """The names of all stages under `stages/`, without importing any of them."""
-    root = Path(__file__).parent.parent / "stages"
+    root = ROOT / "stages"
     return sorted(
         f"{family.name}.{module.name}"
         for family in pkgutil.iter_modules([str(root)])

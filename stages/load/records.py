@@ -46,19 +46,7 @@ from stages.load._formats import (
 from stages.load._stream import Container, container
 from stages.load._tables import Position
 
-Format = Literal[
-    "auto",
-    "alpaca",
-    "prompt_completion",
-    "sharegpt",
-    "messages",
-    "lima",
-    "oasst",
-    "self_instruct_seeds",
-    "csv",
-    "tsv",
-    "parquet",
-]
+Format = Literal["auto", RowFormat, "csv", "tsv", "parquet"]
 
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
 

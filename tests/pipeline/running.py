@@ -13,8 +13,9 @@ from pipeline.artifact import Artifact
 from pipeline.errors import Exit
 from pipeline.plan import Planned, plan
 from pipeline.progress import Lines
-from pipeline.recipe import ROOT, Recipe
+from pipeline.recipe import Recipe
 from pipeline.runner import Runner
+from pipeline.stage import ROOT
 from pipeline.store import Store
 
 TOY = "tests.pipeline.toys"

@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.recipe import ROOT, Recipe
+from pipeline.recipe import Recipe
+from pipeline.stage import ROOT
 from tests.pipeline.running import artifact, command, environment, pool, run, toys
 
 TEXT = """\

@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.errors import Exit, UserError
 from pipeline.memo import KEY, MANY, Memo
-from pipeline.recipe import ROOT, Recipe
+from pipeline.recipe import Recipe
+from pipeline.stage import ROOT
 from pipeline.store import Store
 from tests.pipeline.running import (
     artifact,
