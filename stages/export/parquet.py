@@ -178,10 +178,15 @@ def _write_split(
 
 
 def _histogram(lengths: pl.Series) -> dict[str, int]:
-    """Rows by length: bins are named by their least length, 0, 1, 2, 4, 8 and so on."""
-    _, exponents = np.frexp(lengths.to_numpy())
+    """Rows by length: bins are named by their least length, 0, 1, 2, 4, 8 and so on.
+
+    A length that is missing is not 0: such rows are counted as `unknown`.
+    """
+    _, exponents = np.frexp(lengths.drop_nulls().to_numpy())
     counts = np.bincount(exponents)
-    return {str(2**e // 2): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
+    bins = {str(2**e // 2): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
+    unknown = lengths.null_count()
+    return bins | ({"unknown": unknown} if unknown else {})
 
 
 def _card(table: pl.DataFrame, splits: dict[str, Any]) -> str:

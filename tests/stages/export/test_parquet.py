@@ -136,6 +136,17 @@ def test_lengths_are_words_without_a_token_column(tmp_path: Path) -> None:
     assert described["splits"]["train"]["shards"][0]["lengths"] == {"1": 1, "4": 1}
 
 
+def test_a_missing_length_is_unknown_and_not_zero(tmp_path: Path, pool: pl.DataFrame) -> None:
+    counted = pool.with_columns(
+        pl.when(pl.int_range(pl.len()) % 3 == 0).then(8).otherwise(None).alias("n")
+    )
+    folder, verdict = export(tmp_path, counted, tokens="n")
+    written = counted.filter(verdict["drop_reason"].is_null())["n"]
+    [shard] = json.loads((folder / "shards.json").read_text())["splits"]["train"]["shards"]
+    assert written.null_count() > 0
+    assert shard["lengths"] == {"8": written.count(), "unknown": written.null_count()}
+
+
 def test_rows_keep_their_split_when_others_come_and_go(tmp_path: Path, pool: pl.DataFrame) -> None:
     _, whole = export(tmp_path / "a", pool, validation=0.1)
     _, fewer = export(tmp_path / "b", pool.gather_every(3), validation=0.1)
