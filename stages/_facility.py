@@ -5,10 +5,15 @@ gain of u is the sum over v of max(min(s(v, u), cap(v)) - cover(v), 0): only the
 in which u would cover v better count, and they become fewer with every pick, because
 covers only rise.
 
-While these pairs are many, the sums are taken from blocks of products that are thrown
-away: for all rows now and then, and in between, for the rows whose gain is asked for,
-over the covers that have risen since. Once the pairs fit in memory, all rows are
-multiplied one last time and the pairs are kept: from then on a gain is a sum over them.
+While these pairs are many, a ceiling that takes no pairs rules most rows out (`Excess`).
+For the others the sums are taken from blocks of products that are thrown away: for the
+rows whose gain is asked for, over the covers that have risen since all rows were
+evaluated, and for all rows once these are too many. Once the pairs fit in memory, all
+rows are multiplied one last time and the pairs are kept: from then on a gain is a sum
+over them.
+
+Blocks of products are changed in place: memory that is given back and taken again for
+each block costs as much time as the product.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from stages._greedy import DECIMALS
-from stages._pairs import Pairs, sums_of
-from stages._points import Fast, Floats, Points, Positions, blocks
+from stages._pairs import Pairs, Piece, sums_of
+from stages._points import Excess, Fast, Floats, Points, Positions, blocks
 from stages._vectors import Each, host
 
-ROOM: Final = 32_000_000
-"""Pairs that are kept: about 200 MB, or 260 MB above 65,536 represented rows."""
+ROOM: Final = 48_000_000
+"""Pairs that are kept: about 300 MB, or 400 MB above 65,536 represented rows."""
 
 _SIDE: Final = 512
 """Rows of a block and of a tile where all rows are multiplied with all: 1 MiB of products."""
@@ -35,7 +40,7 @@ _CELLS: Final = 1 << 18
 """Products of a block and a tile where some rows are multiplied with some: 1 MiB, too."""
 
 _TILE: Final = 2048
-_SUMMED: Final = 1 << 19
+_SUMMED: Final = 1 << 16
 """Kept pairs that are summed at once."""
 
 _SAMPLE: Final = 128
@@ -47,8 +52,8 @@ _PATIENCE: Final = 0.25
 _ANEW: Final = 0.5
 """Sums are taken anew when this share of the covers has risen, else what they lost is taken off."""
 
-_SUM: Final = 2.0**-19
-"""More than a sum of a tile's float32 values can be off, relatively."""
+_SUM: Final = 2.0**-14
+"""More than a sum of a tile's float32 values can be off, relatively: so many additions of 2^-24."""
 
 
 class Cover(NamedTuple):
@@ -88,8 +93,10 @@ class Coverage:
         self._round_covers()
         self.ceilings = np.full(count, np.inf)
         self.fresh = np.zeros(count, np.bool_)
-        if points.norms is not None and cover.cap is None and not cover.start.any():
-            self._start_cheaply()
+        self._excess: Excess | None = None
+        if points.norms is not None:
+            self._excess, self._spent = Excess.of(points, count, cover.represented), 0.0
+            self._lower_cheaply(self._excess)
 
     def refresh(self, rows: Positions) -> None:
         if self._behind:
@@ -127,7 +134,7 @@ class Coverage:
         self.fresh[:] = False
         self._behind = True
         self._round_covers()
-        if 2 * np.count_nonzero(better) > len(self._cover):
+        if self._excess is None and 2 * np.count_nonzero(better) > len(self._cover):
             self._spent = np.inf  # nearly every gain is another: evaluate all rows
 
     def _catch_up(self) -> None:
@@ -137,8 +144,11 @@ class Coverage:
             return
         if self._count_pairs() <= self._room:
             self._keep_pairs()
-        elif self._base is not None:
+            return
+        if self._base is not None:
             self._follow()
+        if self._excess:
+            self._lower_cheaply(self._excess)
 
     def _round_covers(self) -> None:
         """The covers in float32, not above the true ones; infinite where they are at the cap."""
@@ -173,13 +183,9 @@ class Coverage:
     # While the pairs are many: `_base` holds all rows' sums at the covers `_settled`, and
     # `_lag` the represented rows whose covers have risen since, from where to where.
 
-    def _start_cheaply(self) -> None:
-        """Ceilings without a product of pairs, where nothing is covered yet."""
-        rows = np.arange(len(self.ceilings))
-        represented = np.arange(len(self._cover)) + self._task.represented.start
-        self._lower(rows, self._points.positive(rows, represented))
+    def _lower_cheaply(self, excess: Excess) -> None:
+        self._lower(np.arange(len(self.ceilings)), excess.ceilings(self._points, self._cover))
         self.fresh[:] = False
-        self._spent = 0.0
 
     def _settle(self, lagging: int) -> None:
         """Evaluate all rows, at so many covers that have risen."""
@@ -197,9 +203,8 @@ class Coverage:
         sums = np.zeros(len(self.ceilings))
 
         def summed(found: Any, targets: slice, axis: int) -> Floats:
-            xp = array_namespace(found)
-            gaps = self._gaps(found if axis else found.T, targets)
-            return host(xp.sum(gaps, axis=1)).astype(np.float64)
+            gaps = self._gaps(found, targets, axis)
+            return host(array_namespace(gaps).sum(gaps, axis=axis)).astype(np.float64)
 
         for rows, tile, found in self._sweep(summed):
             sums[rows] += found[0]
@@ -207,12 +212,15 @@ class Coverage:
                 sums[tile] += found[1]
         return sums * (1 + _SUM)
 
-    def _gaps(self, found: Any, targets: slice) -> Any:
-        """By how much rows (first axis) would raise the covers of targets (second axis)."""
+    def _gaps(self, found: Any, targets: slice, axis: int = 1) -> Any:
+        """By how much rows would raise the covers of targets, which lie along the axis."""
         xp = array_namespace(found)
+        shape = (1, -1) if axis else (-1, 1)
         if self._task.cap is not None:
-            found = xp.minimum(found, self._on_device(_up(self._task.cap[targets])))
-        return xp.clip(found - self._on_device(self._floor[targets]), 0, None)
+            cap = self._on_device(_up(self._task.cap[targets]))
+            found = xp.minimum(found, xp.reshape(cap, shape))
+        gaps = found - xp.reshape(self._on_device(self._floor[targets]), shape)
+        return xp.maximum(gaps, xp.zeros_like(gaps[:1, :1]), out=gaps)
 
     def _follow(self) -> None:
         lag = np.flatnonzero(self._cover > self._settled)
@@ -248,32 +256,33 @@ class Coverage:
 
     def _keep_pairs(self) -> None:
         """Ceilings from the similarities of all rows with all, and the pairs that count."""
-        count, width = len(self.ceilings), len(self._cover)
-        self._pairs = pairs = Pairs(count, width)
-        waiting: dict[int, list[Any]] = {part.start: [] for part in blocks(count, 1, _SIDE)}
+        kind = np.uint16 if len(self._cover) <= 1 << 16 else np.uint32
+        parts: list[list[Piece]] = [[] for _ in blocks(len(self.ceilings), 1, _SIDE)]
 
-        def better(found: Any, targets: slice, axis: int) -> tuple[Any, ...]:
+        def better(found: Any, targets: slice, axis: int) -> Piece:
             xp = array_namespace(found)
             floor = xp.reshape(self._on_device(self._floor[targets]), (1, -1) if axis else (-1, 1))
-            flat = xp.nonzero(xp.reshape(found > floor, (-1,)))[0]
-            values = host(xp.take(xp.reshape(found, (-1,)), flat))
-            row = host(flat) // found.shape[1]
-            column = host(flat) - row * found.shape[1]
-            owners, others = (row, column) if axis else (column, row)
-            others = others + targets.start
+            above = found > floor if axis else (found > floor).T
+            owners, width = above.shape
+            flat = host(xp.nonzero(xp.reshape(above, (-1,)))[0])  # owner by owner
+            lengths = np.diff(np.searchsorted(flat, np.arange(owners + 1) * width))
+            owner = np.repeat(np.arange(owners), lengths)
+            others = flat - owner * width
+            places = flat if axis else others * owners + owner
+            index = xp.asarray(places, device=found.device)
+            values = host(xp.take(xp.reshape(found, (-1,)), index))
+            others += targets.start
             if self._task.cap is not None:
                 values = np.minimum(values, _up(self._task.cap)[others])
-            return owners.astype(np.uint16), others.astype(pairs.kind), values
+            return Piece(lengths, others.astype(kind), values)
 
         for rows, tile, found in self._sweep(better):
-            waiting[rows.start].append(found[0])
+            parts[rows.start // _SIDE].append(found[0])
             if len(found) > 1:
-                waiting[tile.start].append(found[1])
-            if tile.stop == width:
-                parts = zip(*waiting.pop(rows.start), strict=True)
-                pairs.put(rows, *(np.concatenate(part) for part in parts))
-        every = np.arange(count)
-        self._lower(every, self._kept_sums(pairs, every))
+                parts[tile.start // _SIDE].append(found[1])
+        self._pairs = Pairs(parts, self._each)
+        every = np.arange(len(self.ceilings))
+        self._lower(every, self._kept_sums(self._pairs, every))
 
     def _kept_sums(self, pairs: Pairs, rows: Positions) -> Floats:
         """The sums over the pairs that are kept; dead pairs go once they are the most."""

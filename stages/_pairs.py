@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages._text import offsets_of, ranges
+
 Positions = NDArray[np.int64]
+
+
+class Piece(NamedTuple):
+    """Some pairs of each of several rows, one row's after the other's.
+
+    lengths: how many pairs each row has. others, values: of the pairs.
+    """
+
+    lengths: Positions
+    others: NDArray[Any]
+    values: NDArray[np.float32]
 
 
 class Pairs:
@@ -16,41 +30,42 @@ class Pairs:
     The lists of all rows lie one after the other in two long arrays.
     """
 
-    def __init__(self, count: int, represented: int) -> None:
-        self.kind = np.uint16 if represented <= 1 << 16 else np.uint32
-        self.length, self._start = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        self._used = 0
-        self._others, self._values = np.empty(0, self.kind), np.empty(0, np.float32)
+    def __init__(
+        self, parts: list[list[Piece]], each: Callable[[Callable[[slice], None], int, int], object]
+    ) -> None:
+        """parts: for each block of rows, in their order, the pieces that make up its lists.
+
+        They are taken out of `parts`, so that not all is there twice. each: from
+        `stages._vectors.threads`.
+        """
+        lengths = [np.stack([piece.lengths for piece in part]) for part in parts]
+        self.length = np.concatenate([whole.sum(axis=0) for whole in lengths])
+        ends = offsets_of(self.length)
+        self._start = ends[:-1]
+        self._others = np.empty(ends[-1], parts[0][0].others.dtype)
+        self._values = np.empty(ends[-1], np.float32)
+        borders = ends[offsets_of(np.array([whole.shape[1] for whole in lengths]))]
+
+        def join(one: slice) -> None:
+            part, wide = parts[one.start], lengths[one.start]
+            parts[one.start] = []
+            span = slice(borders[one.start], borders[one.start + 1])
+            others, values = self._others[span], self._values[span]
+            # Behind the run of a row in one piece comes its run in the next.
+            starts = offsets_of(wide.sum(axis=0))[:-1] + np.cumsum(wide, axis=0) - wide
+            for piece, start in zip(part, starts, strict=True):
+                places = ranges(start, piece.lengths)
+                others[places], values[places] = piece.others, piece.values
+
+        each(join, len(parts), 1)
 
     def get(self, rows: Positions) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """The pairs of some rows, one row's after the other's."""
         if len(rows) == 1:
             places: Any = slice(self._start[rows[0]], self._start[rows[0]] + self.length[rows[0]])
             return self._others[places], self._values[places]
-        places = self._places(rows)
+        places = ranges(self._start[rows], self.length[rows])
         return self._others.take(places), self._values.take(places)
-
-    def put(
-        self,
-        rows: slice,
-        owners: NDArray[np.uint16],
-        others: NDArray[Any],
-        values: NDArray[np.float32],
-    ) -> None:
-        """Keep the pairs of the next rows, in any order; owners: places in `rows`."""
-        order = np.argsort(owners, kind="stable")
-        self.length[rows] = np.bincount(owners, minlength=rows.stop - rows.start)
-        ends = self._used + np.cumsum(self.length[rows])
-        self._start[rows] = ends - self.length[rows]
-        span = slice(self._used, self._used + len(order))
-        if span.stop > len(self._others):  # what is never written takes no memory
-            room = max(span.stop * 3 // 2, int(1.2 * span.stop * len(self.length) / rows.stop))
-            self._others, self._values = (
-                np.concatenate([a[: span.start], np.empty(room - span.start, a.dtype)])
-                for a in (self._others, self._values)
-            )
-        self._others[span], self._values[span] = others[order], values[order]
-        self._used = span.stop
 
     def keep(
         self,
@@ -61,13 +76,8 @@ class Pairs:
     ) -> None:
         """Of the pairs of some rows, as `get` gave them, keep those that are alive."""
         self.length[rows] = sums_of(alive, self.length[rows]).astype(np.int64)
-        places = self._places(rows)
-        self._others[places], self._values[places] = others[alive], values[alive]
-
-    def _places(self, rows: Positions) -> Positions:
-        lengths = self.length[rows]
-        ends = np.cumsum(lengths)
-        return np.repeat(self._start[rows] - ends + lengths, lengths) + np.arange(ends[-1])
+        places, kept = ranges(self._start[rows], self.length[rows]), np.flatnonzero(alive)
+        self._others[places], self._values[places] = others.take(kept), values.take(kept)
 
 
 def sums_of(values: NDArray[Any], lengths: Positions) -> NDArray[np.float64]:

@@ -118,11 +118,12 @@ class Points(NamedTuple):
             found /= self.norms[left] * self.norms[right]
         return np.round(found, 12)
 
-    def total(self, rows: Positions) -> Floats:
-        """The sum of the rows' directions, shape (dimensions,)."""
+    def total(self, rows: Positions, weights: Floats | None = None) -> Floats:
+        """The sum of the rows' directions, each times its weight: shape (dimensions,)."""
         total = np.zeros(self.exact.shape[1])
         for part in blocks(len(rows), len(total), _VALUES):
-            total += self._units(rows[part]).sum(axis=0)
+            units = self._units(rows[part])
+            total += units.sum(axis=0) if weights is None else weights[part] @ units
         return total
 
     def times(self, rows: Positions, vector: Floats) -> Floats:
@@ -133,23 +134,17 @@ class Points(NamedTuple):
             found[part] = np.einsum("ij,j->i", host(self._doubles(rows[part])), vector)
         return found / self.norms[rows]
 
-    def positive(self, rows: Positions, others: Positions) -> Floats:
-        """No less than the sum of each row's cosines with the others that are above 0.
-
-        It is half the sum of the cosines and of their sizes, and the latter is at most the
-        root of their number times the sum of their squares, which takes no pairs.
-        """
+    def energy(self, rows: Positions, others: Positions) -> Floats:
+        """The sum of the squares of each row's cosines with the others, which takes no pairs."""
         squares = np.zeros((self.exact.shape[1],) * 2)
         for part in blocks(len(others), len(squares), _VALUES):
             units = self._units(others[part])
             squares += units.T @ units
-        sizes = np.empty(len(rows))
+        found = np.empty(len(rows))
         for part in blocks(len(rows), len(squares), _VALUES):
             units = self._units(rows[part])
-            sizes[part] = np.einsum("ij,ij->i", units @ squares, units)
-        sizes = np.sqrt(len(others) * np.maximum(sizes, 0))
-        bound: Floats = (self.times(rows, self.total(others)) + sizes) * (1 + 1e-9) / 2
-        return bound
+            found[part] = np.einsum("ij,ij->i", units @ squares, units)
+        return found
 
     def centrality(self, rows: Positions) -> Floats:
         """How near each row is to the mean of the rows: the larger, the nearer.
@@ -172,6 +167,38 @@ class Points(NamedTuple):
     def _doubles(self, rows: Positions) -> Any:
         xp = array_namespace(self.exact)
         return xp.astype(self.exact[xp.asarray(rows, device=self.exact.device)], xp.float64)
+
+
+class Excess(NamedTuple):
+    """Bounds on the sum of what a row's cosines are above other rows' floors, without pairs.
+
+    A sum of max(x, 0) is half the sum of x and of |x|, and the latter is at most the root
+    of their number times the sum of the squares of x (Cauchy and Schwarz). With x a cosine
+    less a floor, both are products of the row with sums over the others.
+
+    others: the rows with a floor each. sums, squares: of the first rows' cosines with them.
+    """
+
+    others: Positions
+    sums: Floats
+    squares: Floats
+
+    @classmethod
+    def of(cls, points: Points, count: int, others: slice) -> Excess:
+        """For the first `count` of the points."""
+        rows, fixed = np.arange(count), np.arange(others.start, others.stop)
+        sums = points.times(rows, points.total(fixed))
+        return cls(fixed, sums, points.energy(rows, fixed))
+
+    def ceilings(self, points: Points, floors: Floats) -> Floats:
+        """No less than each row's sum of max(cosine - floor, 0), shape (rows,)."""
+        rows = np.arange(len(self.sums))
+        mixed = points.times(rows, points.total(self.others, floors))
+        sums = self.sums - floors.sum()
+        sizes = self.squares - 2 * mixed + floors @ floors
+        sizes = np.sqrt(len(floors) * np.maximum(sizes, 0))
+        bound: Floats = (sums + sizes) / 2 + 1e-9 * (np.abs(sums) + sizes)
+        return bound
 
 
 def directed(vectors: Matrix) -> Matrix:

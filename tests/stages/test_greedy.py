@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stages import _facility, _greedy, _points
 from stages._facility import Cover, Coverage
 from stages._greedy import GraphCut, KCenter, Objective, Picks, greedy
-from stages._points import Points, Similarity, nearest
+from stages._points import Excess, Points, Similarity, nearest
 from stages._vectors import Each, threads
 from tests.stages._rows import DATA, json_lines
 
@@ -282,13 +282,18 @@ def test_ceilings_are_never_too_low(
         assert (objective.ceilings - gains).max() < 0.05
 
 
-def test_the_first_ceilings_hold() -> None:
+def test_ceilings_without_pairs_hold() -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:400]
-    s = similarities(vectors)[:, 50:]
-    found = Points.of(vectors, "cosine").positive(np.arange(400), np.arange(50, 400))
-    exact = np.maximum(s, 0).sum(axis=1)
-    assert (found >= exact).all()
-    assert (found < 1.2 * exact).mean() > 0.9
+    points = Points.of(vectors, "cosine")
+    s = similarities(vectors)[:300, 50:]
+    excess = Excess.of(points, 300, slice(50, 400))
+    for picks in ([], [3], [3, 120, 250]):
+        floors = s[picks].max(axis=0, initial=0.0)
+        exact = np.maximum(s - floors, 0).sum(axis=1)
+        found = excess.ceilings(points, floors)
+        assert (found >= exact).all()
+        if not picks:
+            assert (found < 1.2 * exact).mean() > 0.9
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
