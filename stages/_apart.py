@@ -6,13 +6,13 @@ count against later ones, so the outcome depends on the order and equals that of
 the loop over rows. (That of DEITA's code does not for batches above one: there a row
 is also rejected for its likeness to a rejected row of its batch.)
 
-A block of rows is multiplied with all rows kept before it, then with itself. These
-products are float32 and only name candidates. What decides, which kept row is the
-nearest and whether it is too near, is a cosine taken in float64 from the rows
-themselves and rounded to 12 decimals. A float32 product of unit vectors is off by
-less than (dimensions + 8) epsilon, so no candidate is missed: the outcome depends
-neither on blocks nor on threads, and numpy and torch agree. Products on a GPU must
-not be in TF32; `stages._vectors.place` sees to that.
+A block of rows is multiplied with all rows kept before it, in projections that bound
+the cosines (`stages._projection`), then with itself. These products are float32 and
+only name candidates. What decides, which kept row is the nearest and whether it is too
+near, is a cosine taken in float64 from the rows themselves and rounded to 12 decimals.
+A float32 product of unit vectors is off by less than (dimensions + 8) epsilon, so no
+candidate is missed: the outcome depends neither on blocks nor on threads, and numpy and
+torch agree. Products on a GPU must not be in TF32; `stages._vectors.place` sees to that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from stages._projection import Projection, projection, sampled
 from stages._vectors import Each, Matrix, as_matrix, host, threads
 
 DropAt = Literal["above", "at"]
 Positions = NDArray[np.int64]
 
-_BLOCK = 512
+_BLOCK = 256
 _PART = 128
 """Rows of a block that a thread compares at a time."""
 
@@ -47,8 +48,8 @@ class Apart(NamedTuple):
 
     kept: whether it counts as kept, as the given rows do. nearest: the position of the
     most similar row kept before it, of equals the first; similarity: the cosine with
-    it. They are -1 and NaN where there is none. reached: the rows from this position on
-    were not looked at, because the budget was spent; theirs are -1 and NaN, too.
+    it. They are -1 and NaN where there is none within reach. reached: the rows from this
+    position on were not looked at, because the budget was spent; theirs are -1 and NaN, too.
     """
 
     kept: NDArray[np.bool_]
@@ -60,11 +61,13 @@ class Apart(NamedTuple):
 class _Space(NamedTuple):
     """vectors: of any length, on their device; norms: float64, on the host.
 
-    slack: more than a float32 product can be off.
+    reach: no cosine below it matters. slack: more than a float32 product of unit vectors
+    can be off.
     """
 
     vectors: Any
     norms: NDArray[np.float64]
+    reach: float
     slack: float
 
 
@@ -74,6 +77,7 @@ def keep_apart(
     given: int = 0,
     threshold: float,
     drop_at: DropAt = "above",
+    reach: float = -np.inf,
     costs: NDArray[np.int64] | None = None,
     budget: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -84,28 +88,32 @@ def keep_apart(
         tensor. A zero vector resembles nothing: it is kept, and is no row's nearest.
     given: the first rows, which count as kept whatever they are, and cost nothing.
     threshold, drop_at: a row goes if a cosine is above the threshold, or at it.
+    reach: from which cosine on the nearest row is told; at most the threshold. Where only
+        the twins of dropped rows are wanted, the threshold is several times as fast.
     budget, costs: the most that the kept rows may cost; a row costs 1, or what
         `costs` has for it (one number, 0 or more, for each of `vectors`). A row that
         no longer fits is passed over and does not count as kept.
     """
     count = len(vectors)
-    space = _space(vectors)
+    space = _space(vectors, reach)
+    short = _projection(space)
     prices = np.ones(count, np.int64) if costs is None else costs
     left = int(prices.sum()) if budget is None else budget
     cheapest = np.minimum.accumulate(prices[::-1])[::-1]  # of a row and all after it
     result = Apart(np.arange(count) < given, np.full(count, -1), np.full(count, np.nan), count)
     tiles: list[tuple[Positions, Any]] = []
     for rows in _blocks(0, given):
-        _extend(tiles, space, rows, _units(space, rows))
+        _extend(tiles, space, rows, short.of(_units(space, rows)))
     with threads() as each:
         for rows in _blocks(given, count):
             if left < cheapest[rows[0]]:
                 break
             units = _units(space, rows)
-            _compare(each, space, result, rows, units, tiles)
+            bounds = short.of(units)
+            _compare(each, space, result, rows, bounds, tiles, short.slack)
             left -= _settle(space, result, rows, units, (threshold, drop_at), prices, left)
             kept = np.flatnonzero(result.kept[rows])
-            _extend(tiles, space, rows[kept], units[kept])
+            _extend(tiles, space, rows[kept], bounds[kept])
             if progress:
                 progress(int(rows[-1]) + 1 - given, count - given)
     if budget is None:
@@ -121,16 +129,18 @@ def nearest_before(
     rows, columns: positions in `vectors`, ascending. Returns the column's position and
     the cosine: -1 and NaN where there is none.
     """
-    space, count = _space(vectors), len(vectors)
+    space, count = _space(vectors, -np.inf), len(vectors)
+    short = Projection(None, space.slack)
     result = Apart(np.zeros(0, np.bool_), np.full(count, -1), np.full(count, np.nan), count)
     tiles: list[tuple[Positions, Any]] = []
     for i in range(0, len(columns), _BLOCK):
         part = columns[i : i + _BLOCK]
-        _extend(tiles, space, part, _units(space, part))
+        _extend(tiles, space, part, short.of(_units(space, part)))
     with threads() as each:
         for i in range(0, len(rows), _BLOCK):
             part = rows[i : i + _BLOCK]
-            _compare(each, space, result, part, _units(space, part), tiles)
+            bounds = short.of(_units(space, part))
+            _compare(each, space, result, part, bounds, tiles, short.slack)
     return result.nearest[rows], result.similarity[rows]
 
 
@@ -181,14 +191,21 @@ def _blocks(start: int, stop: int) -> list[Positions]:
     return [np.arange(i, min(i + _BLOCK, stop)) for i in range(start, stop, _BLOCK)]
 
 
-def _space(vectors: Any) -> _Space:
+def _space(vectors: Any, reach: float) -> _Space:
     xp = array_namespace(vectors)
     norms = [
         host(xp.linalg.vector_norm(xp.astype(vectors[i : i + _BLOCK], xp.float64), axis=1))
         for i in range(0, len(vectors), _BLOCK)
     ]
     slack = (vectors.shape[1] + 8) * 2.0**-23
-    return _Space(vectors, np.concatenate([np.zeros(0), *norms]), slack)
+    return _Space(vectors, np.concatenate([np.zeros(0), *norms]), reach, slack)
+
+
+def _projection(space: _Space) -> Projection:
+    """That of the rows' directions."""
+    solid = np.flatnonzero(space.norms > 0)
+    sample = _units(space, solid[sampled(len(solid))])
+    return projection(sample, len(solid), space.reach)
 
 
 def _rows(space: _Space, rows: Positions) -> Any:
@@ -206,16 +223,18 @@ def _units(space: _Space, rows: Positions) -> Any:
     return xp.astype(units, xp.float32)
 
 
-def _extend(tiles: list[tuple[Positions, Any]], space: _Space, rows: Positions, units: Any) -> None:
+def _extend(
+    tiles: list[tuple[Positions, Any]], space: _Space, rows: Positions, bounds: Any
+) -> None:
     """Put kept rows into the last tile, or into a new one. Zero vectors stay out."""
-    xp = array_namespace(units)
+    xp = array_namespace(bounds)
     solid = np.flatnonzero(space.norms[rows] > 0)
-    rows, units = rows[solid], units[solid]
+    rows, bounds = rows[solid], bounds[solid]
     if tiles and len(tiles[-1][0]) + len(rows) <= _TILE:
         before, others = tiles.pop()
-        rows, units = np.concatenate([before, rows]), xp.concat([others, units])
+        rows, bounds = np.concatenate([before, rows]), xp.concat([others, bounds])
     if len(rows):
-        tiles.append((rows, units))
+        tiles.append((rows, bounds))
 
 
 def _compare(
@@ -223,47 +242,77 @@ def _compare(
     space: _Space,
     result: Apart,
     rows: Positions,
-    units: Any,
+    bounds: Any,
     tiles: list[tuple[Positions, Any]],
+    slack: float,
 ) -> None:
-    """Find the nearest of all columns before each row of a block, on all cores."""
+    """Find the nearest of all columns before each row of a block, on all cores.
+
+    bounds: of the rows, as those of the tiles: their products are bounds of the cosines.
+    """
 
     def part(places: slice) -> None:
         mine = rows[places]
         for columns, others in tiles:
-            products = units[places] @ others.T
+            products = bounds[places] @ others.T
             if columns[-1] >= mine[0]:
                 xp = array_namespace(products)
                 late = xp.asarray(columns >= mine[:, None], device=device(products))
                 products = xp.where(late, -xp.inf, products)
-            _improve(space, result, mine, columns, products)
+            _improve(space, result, mine, columns, products, slack)
 
     each(part, len(rows), _PART)
 
 
 def _improve(
-    space: _Space, result: Apart, rows: Positions, columns: Positions, products: Any
+    space: _Space,
+    result: Apart,
+    rows: Positions,
+    columns: Positions,
+    products: Any,
+    slack: float,
 ) -> None:
     """Take the nearest of the columns for each row to which one is nearer than any before.
 
-    products: float32, shape (rows, columns). All columns that could be the nearest are
-    tried: those within twice the slack of the largest product.
+    products: float32, shape (rows, columns): bounds of the cosines, which lie at most the
+    slack above them. The column of the largest bound is tried first; then all whose bound
+    reaches the best cosine that is known.
     """
     if not len(columns):
         return
     xp = array_namespace(products)
-    best = np.nan_to_num(result.similarity[rows], nan=-np.inf).astype(np.float32)
-    floor = xp.maximum(xp.max(products, axis=1), xp.asarray(best, device=device(products)))
-    floor = xp.where(xp.isfinite(floor), floor, xp.inf) - 2 * space.slack
-    flat = xp.reshape(products >= floor[:, None], (-1,))  # faster than in two dimensions
-    row, column = np.divmod(host(xp.nonzero(flat)[0]), len(columns))
-    value = _cosines(space, rows[row], columns[column])
-    order = np.lexsort((column, -value, row))
-    row, first = np.unique(row[order], return_index=True)
-    value, column = value[order][first], column[order][first]
-    nearer = ~(value <= result.similarity[rows[row]])  # also where there is none yet: NaN
-    result.nearest[rows[row][nearer]] = columns[column[nearer]]
-    result.similarity[rows[row][nearer]] = value[nearer]
+    first = xp.argmax(products, axis=1)
+    largest = host(xp.take_along_axis(products, first[:, None], axis=1))[:, 0].astype(np.float64)
+    able = np.flatnonzero((largest >= _best(space, result, rows) - slack) & np.isfinite(largest))
+    if not len(able):
+        return
+    _take(space, result, rows[able], columns[host(first)[able]])
+    # Of equals the first column counts, so a bound that only reaches the best is tried, too.
+    floor = np.full(len(rows), np.inf, np.float32)
+    floor[able] = (_best(space, result, rows[able]) - slack).astype(np.float32)
+    floor = np.nextafter(floor, np.float32(-np.inf))
+    near = products >= xp.asarray(floor, device=device(products))[:, None]
+    flat = host(xp.nonzero(xp.reshape(near, (-1,)))[0])  # faster than in two dimensions
+    row, column = np.divmod(flat, len(columns))
+    _take(space, result, rows[row], columns[column])
+
+
+def _best(space: _Space, result: Apart, rows: Positions) -> NDArray[np.float64]:
+    """The cosine that a nearer row would have to reach."""
+    return np.fmax(result.similarity[rows], space.reach)
+
+
+def _take(space: _Space, result: Apart, rows: Positions, columns: Positions) -> None:
+    """Put down the nearest of the columns given for each row, where it is nearer than before."""
+    value = _cosines(space, rows, columns)
+    order = np.lexsort((columns, -value, rows))
+    rows, first = np.unique(rows[order], return_index=True)
+    value, columns = value[order][first], columns[order][first]
+    before, best = result.nearest[rows], result.similarity[rows]
+    nearer = (value > best) | ((value == best) & (columns < before)) | (before < 0)
+    nearer &= value >= space.reach
+    result.nearest[rows[nearer]] = columns[nearer]
+    result.similarity[rows[nearer]] = value[nearer]
 
 
 def _cosines(space: _Space, left: Positions, right: Positions) -> NDArray[np.float64]:
@@ -290,7 +339,8 @@ def _settle(
     places = np.flatnonzero(~_too_similar(result.similarity[rows], *limit))
     columns = rows[places]
     products = host(units @ units[places].T)
-    near = _near(space, columns, products[places], limit)
+    earlier = columns < rows[:, None]
+    near = _near(space, columns, products[places], earlier[places], limit)
     blocks = np.any(near, axis=0).tolist()
     stays = np.zeros(len(columns), np.bool_)
     is_open = ~stays
@@ -303,23 +353,27 @@ def _settle(
             if blocks[place]:
                 is_open &= ~near[:, place]
     result.kept[columns] = stays
-    stays &= space.norms[columns] > 0
-    columns, products = columns[stays], products[:, stays]  # a copy
-    products[columns >= rows[:, None]] = -np.inf
-    _improve(space, result, rows, columns, products)
+    earlier &= stays & (space.norms[columns] > 0)
+    products = np.where(earlier, products, np.float32(-np.inf))
+    _improve(space, result, rows, columns, products, space.slack)
     return before - left
 
 
 def _near(
-    space: _Space, rows: Positions, products: NDArray[np.float32], limit: tuple[float, DropAt]
+    space: _Space,
+    rows: Positions,
+    products: NDArray[np.float32],
+    earlier: NDArray[np.bool_],
+    limit: tuple[float, DropAt],
 ) -> NDArray[np.bool_]:
     """Which rows (first axis) are too similar to which earlier ones (second axis)."""
-    pairs = np.tri(len(rows), k=-1, dtype=np.bool_)
-    gaps = products - np.float32(limit[0])
-    near = pairs & (gaps > space.slack)
-    later, earlier = np.nonzero(pairs & (np.abs(gaps) <= space.slack))
-    near[later, earlier] = _too_similar(_cosines(space, rows[later], rows[earlier]), *limit)
-    return near
+    able = np.flatnonzero(earlier & (products > limit[0] - space.slack))
+    near = np.zeros(products.size, np.bool_)
+    near[able] = True
+    unsure = able[products.ravel()[able] <= limit[0] + space.slack]
+    later, before = np.divmod(unsure, len(rows))
+    near[unsure] = _too_similar(_cosines(space, rows[later], rows[before]), *limit)
+    return near.reshape(products.shape)
 
 
 def _cut(result: Apart, given: int, unfit: int) -> Apart:

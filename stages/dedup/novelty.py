@@ -96,7 +96,12 @@ def novelty(
         ids, vectors = lined_up(rows, against, order, vector)
         given = len(ids) - len(rows)
         found = keep_apart(
-            place(vectors), given=given, threshold=limit, drop_at=drop_at, progress=ctx.progress
+            place(vectors),
+            given=given,
+            threshold=limit,
+            drop_at=drop_at,
+            reach=limit,
+            progress=ctx.progress,
         )
         evidence = twins(found, ids, order)
     return dropped(len(rows), "too_similar", evidence)

@@ -115,7 +115,12 @@ def semantic(
         report: dict[str, Any] = {"mode": "exact", "groups_of_numbers": len(groups)}
     elif exact:
         found = keep_apart(
-            place(vectors), given=given, threshold=threshold, drop_at=drop_at, progress=ctx.progress
+            place(vectors),
+            given=given,
+            threshold=threshold,
+            drop_at=drop_at,
+            reach=threshold,
+            progress=ctx.progress,
         )
         report = {"mode": "exact"}
     else:
@@ -161,7 +166,11 @@ def _within(
     for cluster in groups:
         before = int(np.searchsorted(cluster, given))
         part = keep_apart(
-            place(vectors[cluster]), given=before, threshold=threshold, drop_at=drop_at
+            place(vectors[cluster]),
+            given=before,
+            threshold=threshold,
+            drop_at=drop_at,
+            reach=threshold,
         )
         found.kept[cluster] = part.kept
         found.similarity[cluster] = part.similarity

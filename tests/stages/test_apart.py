@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.models import Embedder
 from stages._apart import Apart, keep_apart, nearest_before
+from stages._projection import projection
 from stages._vectors import place
 from tests.stages._rows import DATA, json_lines
 
@@ -60,6 +61,11 @@ def assert_equal(found: Apart, expected: list[tuple[bool, int, float]], given: i
     assert np.isnan(found.similarity[until:]).all()
 
 
+def within(told: list[tuple[bool, int, float]], reach: float) -> list[tuple[bool, int, float]]:
+    """What is told if only cosines that reach this are looked for."""
+    return [one if one[2] >= reach else (one[0], -1, np.nan) for one in told]
+
+
 # Few directions and whole numbers: ties, equal and opposite and zero vectors abound.
 vectors = st.integers(1, 4).flatmap(
     lambda d: st.lists(
@@ -99,6 +105,11 @@ def test_equals_the_loop(
                 array, given=seeds, threshold=threshold, drop_at=drop_at, costs=costs, budget=budget
             )
             assert_equal(found, expected)
+        near = keep_apart(
+            vectors, given=seeds, threshold=threshold, drop_at=drop_at, reach=threshold,
+            costs=costs, budget=budget,
+        )  # fmt: skip
+        assert_equal(near, within(expected, threshold))
 
 
 def clustered(rows: int, dimensions: int, seed: int, spread: float = 0.35) -> NDArray:
@@ -160,7 +171,7 @@ def test_a_limit_ends_the_work_early() -> None:
     whole = keep_apart(vectors, threshold=0.7)
     done: list[int] = []
     some = keep_apart(vectors, threshold=0.7, budget=40, progress=lambda d, _: done.append(d))
-    assert done[-1] == 512
+    assert done[-1] == 256
     first = np.flatnonzero(whole.kept)[:40]
     assert np.flatnonzero(some.kept).tolist() == first.tolist()
     assert some.reached == first[-1] + 1
@@ -205,6 +216,40 @@ def test_zero_vectors_resemble_nothing() -> None:
     assert found.kept.tolist() == [True, True, True, False, False]
     assert found.nearest.tolist() == [-1, -1, -1, 1, 1]
     assert np.isnan(found.similarity[:3]).all()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.5])
+@pytest.mark.parametrize("reach", [-np.inf, 0.6])
+def test_projections_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, decay: float, reach: float
+) -> None:
+    """Vectors whose length lies in few or in all dimensions, projected to various widths."""
+    rng = np.random.default_rng(8)
+    vectors = clustered(700, 64, 4) * np.arange(1, 65) ** -decay
+    vectors = np.concatenate([vectors, vectors[::9] * 3, np.zeros((2, 64))])
+    vectors = rng.permutation(vectors).astype(np.float32)
+    expected = within(loop(vectors, 0.6), reach)
+    for width in (None, 1, 16, 63, 64):
+        monkeypatch.setattr("stages._projection._width", lambda *_, w=width: w)
+        for array in (vectors, torch.tensor(vectors)):
+            assert_equal(keep_apart(array, threshold=0.6, reach=reach), expected)
+
+
+def test_a_width_is_found_where_it_pays() -> None:
+    vectors = clustered(4000, 64, 4) * np.arange(1, 65, dtype=np.float32) ** -1.5
+    units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    few = projection(units, 1_000_000, 0.9).basis
+    assert few is not None
+    assert few.shape[1] <= 16
+    cosines = units[:300] @ units[:300].T
+    for reach in (-np.inf, 0.9):
+        short = projection(units, 1_000_000, reach)
+        bounds = short.of(units[:300])
+        assert (bounds @ bounds.T >= cosines - short.slack).all()
+    flat = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    assert projection(flat, 1_000_000, -np.inf).basis is None
+    assert projection(units, 100, 0.9).basis is None, "too few rows"
 
 
 def test_real_vectors(ctx: Context, potion: Embedder) -> None:
