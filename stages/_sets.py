@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages._text import Ragged, offsets_of, overlaps, ranges, sort_each, sums
+from stages._vectors import threads
 
 EPSILON: Final = 1e-6
 """Bounds on sizes give way by this much, far more than products of floats are off."""
 
-_PART: Final = 1 << 22
+_PART: Final = 1 << 20
 """Elements counted at a time."""
 
 SPARE: Final = np.uint64(8)
@@ -122,17 +123,22 @@ def commonness(
     fresh: which of the occurrences must be among them; 0 where none is.
     """
     common = np.zeros(len(values), dtype=np.uint8)
-    parts = max(len(values) // _PART, 1)
+    parts = -(-len(values) // _PART)
     borders = [np.uint64(2**64 * part // parts) for part in range(parts)]
-    for part, low in enumerate(borders):
-        inside = values >= low
-        if part + 1 < parts:
-            inside &= values < borders[part + 1]
+
+    def count(one: slice) -> None:
+        inside = values >= borders[one.start]
+        if one.start + 1 < parts:
+            inside &= values < borders[one.start + 1]
         places = np.flatnonzero(inside)
-        degree = (8 * np.log2(multiplicity(values[places]))).astype(np.uint8)
+        some = values[places]
+        degree = (8 * np.log2(multiplicity(some))).astype(np.uint8)
         if fresh is not None:
-            degree[multiplicity(values[places], fresh[places]) == 0] = 0
+            degree[multiplicity(some, fresh[places]) == 0] = 0
         common[places] = degree
+
+    with threads() as each:
+        each(count, parts, 1)
     return common
 
 

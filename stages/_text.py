@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from schemas.records import first_user_turn, instruction, response
+from stages._vectors import threads
 
 Field = Literal["conversation", "prompt", "instruction", "response", "both"]
 Step = Literal["case", "space", "punctuation", "unicode", "nfkc"]
@@ -218,10 +219,8 @@ def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
 
 def shingle_sets(texts: pl.Series, n: int) -> Ragged:
     """The `shingles` of each text, each once and in order of their hashes."""
-    parts = [
-        _distinct(shingles(texts.slice(start, _CHUNK), n))
-        for start in range(0, max(len(texts), 1), _CHUNK)
-    ]
+    with threads() as each:
+        parts = each(lambda rows: _distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK)
     counts = np.concatenate([part.lengths for part in parts])
     return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
 
