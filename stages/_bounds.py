@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._text import offsets_of
+from stages._ragged import offsets_of
 
 Positions = NDArray[np.int64]
 Words = NDArray[np.uint64]

@@ -25,8 +25,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stages._ragged import Ragged, blocks, offsets_of, overlaps, ranges
 from stages._sets import EPSILON, SPARE, Components, Pool, at_least, condensed
-from stages._text import Ragged, blocks, offsets_of, overlaps, ranges
 
 _PAIRS: Final = 1 << 21
 """Candidates looked at at a time."""

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages._join import Buckets, look_up, prefixes, united
+from stages._ragged import Ragged, blocks, take
 from stages._sets import Pool, multiplicity
-from stages._text import Ragged, blocks, take
 
 MISS = 1e-5
 """The largest accepted chance of missing a pair whose similarity is just the threshold."""

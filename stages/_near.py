@@ -25,8 +25,9 @@ from pipeline.errors import UserError
 from pipeline.shards import read_frame, write_frame
 from stages._join import Buckets, Similar, similar
 from stages._order import order_columns, ordering
+from stages._ragged import Ragged, offsets_of
 from stages._sets import Pool
-from stages._text import Field, Ragged, field_reads, field_text, offsets_of, shingle_sets
+from stages._text import Field, field_reads, field_text, shingle_sets
 
 _BEST: Final = "best:"
 _TABLE: Final = "signatures.parquet"

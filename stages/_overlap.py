@@ -18,7 +18,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages._text import Ragged, hash_tokens, offsets_of, rolling_hashes, words
+from stages._ragged import Ragged, offsets_of
+from stages._text import hash_tokens, rolling_hashes, words
 
 DISTINCT: Final = 3
 """An n-gram of fewer distinct words says nothing: a run of zeros is no leak. Nor does

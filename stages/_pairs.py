@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._text import offsets_of, ranges
+from stages._ragged import offsets_of, ranges
 
 Positions = NDArray[np.int64]
 

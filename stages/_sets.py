@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._text import Ragged, offsets_of, overlaps, ranges, sort_each, sums
+from stages._ragged import Ragged, offsets_of, overlaps, ranges, sort_each, sums
 from stages._vectors import threads
 
 EPSILON: Final = 1e-6

@@ -17,7 +17,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages._overlap import DISTINCT, Overlaps, Table, make_table
-from stages._text import Ragged, hash_tokens, offsets_of, rolling_hashes, words
+from stages._ragged import Ragged, offsets_of
+from stages._text import hash_tokens, rolling_hashes, words
 
 ANCHOR: Final = 8
 """Inner words that name a candidate, at most."""

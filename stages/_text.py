@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from schemas.records import first_user_turn, instruction, response
+from stages._ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors import threads
 
 Field = Literal["conversation", "prompt", "instruction", "response", "both"]
@@ -43,29 +44,8 @@ _SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
 _CHUNK = 16_384
 """Texts tokenised at a time, which bounds the memory for token strings."""
 
-_BLOCK = 1 << 20
-"""Values sorted or compared at a time, which bounds the memory for what is derived from them."""
-
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _SHORT = 0x5851F42D4C957F2D
-
-
-class Ragged(NamedTuple):
-    """A list of arrays as one: the values of text i are values[offsets[i]:offsets[i + 1]].
-
-    offsets: int64 of length texts + 1; values: uint64.
-    """
-
-    offsets: NDArray[np.int64]
-    values: NDArray[np.uint64]
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        return np.diff(self.offsets)
-
-    def owners(self) -> NDArray[np.int64]:
-        """For each value the number of its text."""
-        return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
 
 def field_reads(field: Field) -> list[str]:
@@ -220,101 +200,9 @@ def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
 def shingle_sets(texts: pl.Series, n: int) -> Ragged:
     """The `shingles` of each text, each once and in order of their hashes."""
     with threads() as each:
-        parts = each(lambda rows: _distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK)
+        parts = each(lambda rows: distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK)
     counts = np.concatenate([part.lengths for part in parts])
     return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
-
-
-def as_sets(ragged: Ragged, rows: NDArray[np.int64]) -> Ragged:
-    """The values of some of the texts, sorted and without repeats, in the order of `rows`."""
-    return _distinct(take(ragged, rows))
-
-
-def take(ragged: Ragged, rows: NDArray[np.int64]) -> Ragged:
-    """A copy of some of the texts' values, in the order of `rows`."""
-    counts = ragged.lengths[rows]
-    return Ragged(offsets_of(counts), ragged.values[ranges(ragged.offsets[rows], counts)])
-
-
-def sort_each(ragged: Ragged) -> None:
-    """Sort the values of each text, in place.
-
-    Texts of one length are the rows of a matrix, so numpy sorts many at a time.
-    """
-    order = np.argsort(ragged.lengths, kind="stable")
-    lengths = ragged.lengths[order]
-    order = order[np.searchsorted(lengths, 2) :]
-    borders = np.flatnonzero(np.diff(ragged.lengths[order])) + 1
-    for rows in np.split(order, borders) if len(order) else ():
-        length = int(ragged.lengths[rows[0]])
-        for part in blocks(np.full(len(rows), length), _BLOCK):
-            places = ragged.offsets[rows[part], None] + np.arange(length)
-            ragged.values[places] = np.sort(ragged.values[places], axis=1)
-
-
-def _repeats(ragged: Ragged) -> NDArray[np.bool_]:
-    """Where a value equals the one before it in the same text."""
-    again = np.zeros(len(ragged.values), dtype=np.bool_)
-    np.equal(ragged.values[1:], ragged.values[:-1], out=again[1:])
-    starts = ragged.offsets[:-1]
-    again[starts[starts < len(again)]] = False
-    return again
-
-
-def _distinct(ragged: Ragged) -> Ragged:
-    """Each text's values sorted and without repeats; the given ones are sorted in place."""
-    sort_each(ragged)
-    once = ~_repeats(ragged)
-    return Ragged(offsets_of(sums(once, ragged.offsets)), ragged.values[once])
-
-
-def overlaps(sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """|A and B| of pairs of sets, exactly: what occurs twice when both are put together."""
-    shared = np.zeros(len(left), dtype=np.int64)
-    both = np.stack([left, right], axis=1)
-    for part in blocks(sets.lengths[left] + sets.lengths[right], _BLOCK):
-        each = take(sets, both[part].ravel())
-        pairs = Ragged(each.offsets[::2], each.values)
-        sort_each(pairs)
-        shared[part] = sums(_repeats(pairs), pairs.offsets)
-    return shared
-
-
-def jaccard(sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
-    """|A and B| / |A or B| of pairs of `as_sets`' rows, exactly; 0 for two empty sets."""
-    shared = overlaps(sets, left, right)
-    union = sets.lengths[left] + sets.lengths[right] - shared
-    return np.asarray(shared / np.maximum(union, 1))
-
-
-def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The numbers from each start on, as many as its count, one range behind the other."""
-    inside = offsets_of(counts)
-    return np.repeat(starts - inside[:-1], counts) + np.arange(inside[-1])
-
-
-def sums(flags: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many flags are set in each of the slices between the offsets."""
-    counts = np.zeros(len(offsets) - 1, dtype=np.int64)
-    some = np.flatnonzero(np.diff(offsets))
-    if len(some):
-        counts[some] = np.add.reduceat(flags, offsets[some], dtype=np.int64)
-    return counts
-
-
-def blocks(costs: NDArray[np.integer], limit: int) -> Iterator[slice]:
-    """Slices that follow each other, each of at most `limit` in costs or of one element."""
-    ends, start = np.cumsum(costs, dtype=np.int64), 0
-    while start < len(ends):
-        before = int(ends[start - 1]) if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + limit, side="right")))
-        yield slice(start, stop)
-        start = stop
-
-
-def offsets_of(counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Where each of the slices of these lengths begins, and the end of the last."""
-    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

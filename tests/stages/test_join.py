@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from stages import _join, _sets
 from stages._join import Similar, prefixes, similar
 from stages._minhash import banded
+from stages._ragged import Ragged, offsets_of
 from stages._sets import Components, commonness, multiplicity
-from stages._text import Ragged, offsets_of
 
 HASHES = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)
 MANY = partial(banded, permutations=128, seed=0)

@@ -10,24 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages._ragged import overlaps
 from stages._text import (
-    Ragged,
-    as_sets,
-    blocks,
     hash_tokens,
-    jaccard,
     ngram_hashes,
     normalise,
-    offsets_of,
-    overlaps,
     rolling_hashes,
     shingle_sets,
     shingles,
-    sort_each,
-    take,
     tokens,
     words,
 )
+from tests.stages.test_ragged import listed
 
 few_words = st.lists(st.sampled_from(["a", "b", "c", "1", "2", "+", "你"]), max_size=9).map(
     " ".join
@@ -55,54 +49,13 @@ def test_hashes_are_equal_where_the_ngrams_are(texts: list[str], n: int) -> None
 
 
 @given(columns, st.integers(1, 4))
-def test_jaccard_is_that_of_python_sets(texts: list[str], n: int) -> None:
+def test_sets_overlap_as_those_of_python(texts: list[str], n: int) -> None:
     sets = [set(grams(text, n)) for text in tokens(pl.Series(texts, dtype=pl.String)).to_list()]
     pairs = np.array(list(combinations(range(len(texts)), 2)), dtype=np.int64).reshape(-1, 2)
-    ragged = shingles(pl.Series(texts, dtype=pl.String), n)
-    whole = jaccard(as_sets(ragged, np.arange(len(texts))), pairs[:, 0], pairs[:, 1])
-    expected = [len(sets[i] & sets[j]) / max(len(sets[i] | sets[j]), 1) for i, j in pairs]
-    assert whole.tolist() == expected
-
-
-ragged_values = st.lists(st.lists(st.integers(0, 6), max_size=7), max_size=9)
-
-
-def ragged(values: list[list[int]]) -> Ragged:
-    flat = np.array([value for part in values for value in part], dtype=np.uint64)
-    return Ragged(offsets_of(np.array([len(part) for part in values], dtype=np.int64)), flat)
-
-
-def listed(made: Ragged) -> list[list[int]]:
-    borders = zip(made.offsets[:-1], made.offsets[1:], strict=True)
-    return [made.values[start:stop].tolist() for start, stop in borders]
-
-
-@given(ragged_values, st.data())
-def test_rows_are_taken_sorted_and_made_sets(values: list, data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=6)) if values else []
-    wanted = np.array(rows, dtype=np.int64)
-    assert listed(take(ragged(values), wanted)) == [values[i] for i in rows]
-    assert listed(as_sets(ragged(values), wanted)) == [sorted(set(values[i])) for i in rows]
-    made = ragged(values)
-    sort_each(made)
-    assert listed(made) == [sorted(part) for part in values]
-
-
-@given(ragged_values, st.data())
-def test_overlaps_are_those_of_python_sets(values: list, data: st.DataObject) -> None:
-    sets = [set(part) for part in values]
-    place = st.integers(0, len(sets) - 1)
-    pairs = data.draw(st.lists(st.tuples(place, place), max_size=9)) if sets else []
-    left, right = (np.array([pair[k] for pair in pairs], dtype=np.int64) for k in (0, 1))
-    made = as_sets(ragged(values), np.arange(len(values)))
-    assert overlaps(made, left, right).tolist() == [len(sets[i] & sets[j]) for i, j in pairs]
-
-
-@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 15))
-def test_blocks_follow_each_other_and_stay_small(costs: list[int], limit: int) -> None:
-    parts = list(blocks(np.array(costs, dtype=np.int64), limit))
-    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(len(costs)))
-    assert all(sum(costs[part]) <= limit or part.stop - part.start == 1 for part in parts)
+    made = shingle_sets(pl.Series(texts, dtype=pl.String), n)
+    assert made.lengths.tolist() == [len(one) for one in sets]
+    shared = overlaps(made, pairs[:, 0], pairs[:, 1])
+    assert shared.tolist() == [len(sets[i] & sets[j]) for i, j in pairs]
 
 
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +63,7 @@ def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = shingles(texts, 2)
     monkeypatch.setattr("stages._text._CHUNK", 2)
     parts = shingles(texts, 2)
-    monkeypatch.setattr("stages._text._BLOCK", 2)
+    monkeypatch.setattr("stages._ragged._BLOCK", 2)
     assert listed(shingle_sets(texts, 2)) == [sorted(set(part)) for part in listed(whole)]
     assert listed(shingle_sets(texts.clear(), 2)) == []
     assert parts.offsets.tolist() == whole.offsets.tolist()

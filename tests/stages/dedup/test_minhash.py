@@ -13,8 +13,8 @@ from pipeline.stage import find
 from stages import _minhash
 from stages._join import prefixes, similar
 from stages._minhash import MISS, banded, bands, signatures
+from stages._ragged import Ragged
 from stages._sets import condensed
-from stages._text import Ragged
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
 from tests.stages._rows import sample
