@@ -171,7 +171,8 @@ class Coverage:
         """The represented rows that a row may cover better, and how well, in float64."""
         at = np.array([row])
         if self._pairs is not None:
-            others = self._pairs.get(at)[0].astype(np.int64)
+            others, bounds = self._pairs.get(at)
+            others = others[bounds > self._floor[others]].astype(np.int64)
         else:
             bounds = host(self._candidates.take(at).bounds(self._targets, 1))[0]
             others = np.flatnonzero(bounds > self._floor)
