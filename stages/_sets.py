@@ -124,13 +124,12 @@ def commonness(
     """
     common = np.zeros(len(values), dtype=np.uint8)
     parts = -(-len(values) // _PART)
-    borders = [np.uint64(2**64 * part // parts) for part in range(parts)]
+    part = ((values >> np.uint64(48)) * np.uint64(parts) >> np.uint64(16)).astype(np.uint16)
+    order = np.argsort(part, kind="stable")
+    ends = offsets_of(np.bincount(part, minlength=parts))
 
     def count(one: slice) -> None:
-        inside = values >= borders[one.start]
-        if one.start + 1 < parts:
-            inside &= values < borders[one.start + 1]
-        places = np.flatnonzero(inside)
+        places = order[ends[one.start] : ends[one.start + 1]]
         some = values[places]
         degree = (8 * np.log2(multiplicity(some))).astype(np.uint8)
         if fresh is not None:
