@@ -89,9 +89,7 @@ class Wire:
 
         path = "completions" if isinstance(prepared.prompt, str) else "chat/completions"
         try:
-            response = await self._asked(
-                "POST", path, body(prepared, self.name, self.model.guided)
-            )
+            response = await self._asked("POST", path, body(prepared, self.name, self.model.guided))
         except TimeoutError:
             return Again(f"no answer within {self.model.limits.timeout:g} s", overload=True)
         except httpx2.RequestError as error:
