@@ -175,6 +175,14 @@ def _key(model: LanguageModel) -> str | None:
             why="it holds the key for the model's server",
             hint=f"export {model.api_key_env}=...",
         )
+    if not (key.isascii() and key.isprintable()):
+        # Refused here, and not by the client: its error would spell out the key.
+        raise UserError(
+            f"the environment variable {model.api_key_env} holds no key",
+            where=model.model,
+            why="there is a character in it that no header may carry, such as a line's end",
+            hint=f"export {model.api_key_env}=...",
+        )
     return key
 
 

@@ -1,8 +1,8 @@
-"""One request over HTTP, through the asynchronous client of the openai package.
+"""One request over HTTP, through httpx2's asynchronous client.
 
-The client's own retries are off: what is tried again, and when, is decided in
-`sending.py`. Responses are taken as they come, not through the client's types, which
-cost more time than all else here.
+That is what the openai package sends through as well; its own layer, which builds
+and checks types that nobody reads here, cost as much again as all the rest of a
+request. What is tried again, and when, is decided in `sending.py`.
 
 Over plain HTTP each request has a connection of its own. On one that is used again, a
 response that some proxy delivers twice would be taken for the answer to the next
@@ -30,6 +30,8 @@ NOBODY: Final = frozenset({401, 403, 404, 405})
 """Status codes: worth another attempt; saying too much is asked; true for every request."""
 SHOWN: Final = 300
 """Characters of a server's own words in an error."""
+SECRET: Final = 16
+"""Characters that a key has at least if it is a secret; `none`, `EMPTY` and the like are words."""
 
 
 class Wire:
@@ -37,72 +39,66 @@ class Wire:
 
     def __init__(self, model: LanguageModel, base_url: str, name: str, key: str | None) -> None:
         import httpx2
-        from openai import AsyncOpenAI
 
         self.model, self.name, self._key = model, name, key
         self.where = base_url
         most = model.limits.concurrency
         kept = most if urlsplit(base_url).scheme == "https" else 0
-        pool = httpx2.Limits(max_connections=most, max_keepalive_connections=kept)
-        self._client = AsyncOpenAI(
+        self._client = httpx2.AsyncClient(
             base_url=base_url,
-            api_key=key or "none",
-            max_retries=0,
-            timeout=model.limits.timeout,
-            default_headers={} if kept else {"Connection": "close"},
-            http_client=httpx2.AsyncClient(limits=pool, timeout=model.limits.timeout),
+            headers=({"Authorization": f"Bearer {key}"} if key else {})
+            | ({} if kept else {"Connection": "close"}),
+            limits=httpx2.Limits(max_connections=most, max_keepalive_connections=kept),
+            # A whole attempt is timed, in `_asked`: a server that sends a byte now and
+            # then is never silent for long.
+            timeout=None,
         )
         self._reached = False
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._client.aclose()
 
     async def check(self, attempts: int = 5) -> None:
         """Raises UserError when nobody listens there: that is told at once, not after hours."""
-        from openai import APIConnectionError, APIStatusError, APITimeoutError
+        import httpx2
 
         for attempt in range(attempts):
             if self._reached:
                 return
             try:
-                await self._client.models.list()
-            except APITimeoutError:
+                await self._asked("GET", "models")
+            except TimeoutError:
                 return
-            except APIConnectionError as error:
+            except (httpx2.RequestError, httpx2.InvalidURL) as error:
                 if attempt + 1 == attempts:
                     raise UserError(
                         "no server answers",
                         where=self.where,
-                        why=self._told(error.__cause__ or error),
+                        why=self._told(error),
                         hint="start it, or mend base_url",
                     ) from None
                 await asyncio.sleep(0.2 * 2**attempt)
                 continue
-            except (APIStatusError, ValueError):
-                # Whoever answers with an error is there; what it means, the requests will tell.
-                pass
+            # Whoever answers, with an error too, is there; what it means, the requests will tell.
             self._reached = True
 
     async def attempt(self, prepared: Prepared) -> str | Again | Failure:
         """Send a request once. Raises UserError for what every other request would meet as well."""
         import httpx2
-        from openai import APIConnectionError, APIStatusError, APITimeoutError
 
-        chat = not isinstance(prepared.prompt, str)
-        path = "/chat/completions" if chat else "/completions"
+        path = "completions" if isinstance(prepared.prompt, str) else "chat/completions"
         try:
-            async with asyncio.timeout(self.model.limits.timeout):
-                response = await self._client.post(
-                    path, cast_to=httpx2.Response, body=body(prepared, self.name, self.model.guided)
-                )
-        except (APITimeoutError, TimeoutError):
+            response = await self._asked("POST", path, body(prepared, self.name, self.model.guided))
+        except TimeoutError:
             return Again(f"no answer within {self.model.limits.timeout:g} s", overload=True)
-        except APIStatusError as error:
-            return self._refused(error)
-        except APIConnectionError as error:
-            return Again(f"the connection broke: {self._told(error.__cause__ or error)}")
-        return self._response(response)
+        except httpx2.RequestError as error:
+            return Again(f"the connection broke: {self._told(error)}")
+        return self._response(response) if response.is_success else self._refused(response)
+
+    async def _asked(self, method: str, path: str, given: dict[str, Any] | None = None) -> Any:
+        async with asyncio.timeout(self.model.limits.timeout):
+            return await self._client.request(method, path, json=given)
 
     def _response(self, response: Any) -> str | Again:
         """The raw text, if it is a response; it may be cut, garbled or somebody else's page."""
@@ -116,13 +112,14 @@ class Wire:
             return Again("the answer is no valid JSON")
         if not well_formed(parsed):
             return Again("the answer has no completion in it")
-        return self._clean(text)
+        # Nothing of an answer may be lost to a key that is a mere word.
+        return self._clean(text) if len(self._key or "") >= SECRET else text
 
-    def _refused(self, error: Any) -> Again | Failure:
-        code = error.status_code
-        said = self._told(_message(error))
+    def _refused(self, response: Any) -> Again | Failure:
+        code = response.status_code
+        said = self._told(_message(response))
         if code in AGAIN:
-            after = retry_after(error.response.headers)
+            after = retry_after(response.headers)
             return Again(f"the server answered {code}: {said}", code in OVERLOAD, after)
         if code in NOBODY:
             raise UserError(
@@ -130,12 +127,12 @@ class Wire:
                 where=self.where,
                 why=said,
                 hint="mend base_url, served_name or the key in api_key_env of the model",
-            ) from None
+            )
         return Failure(f"the server answered {code}: {said}")
 
     def _told(self, what: object) -> str:
-        text = " ".join(str(what).split()) or type(what).__name__
-        return self._clean(text)[:SHOWN]
+        text = self._clean(str(what))
+        return (" ".join(text.split()) or type(what).__name__)[:SHOWN]
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text
@@ -185,8 +182,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-def _message(error: Any) -> str:
-    found = error.body if isinstance(error.body, dict) else {}
-    inner = found.get("error", found)
+def _message(response: Any) -> str:
+    """What a server says is wrong: the message of OpenAI's errors, else all its words."""
+    try:
+        found = response.json()
+    except (ValueError, RecursionError):
+        return str(response.text)
+    inner = found.get("error", found) if isinstance(found, dict) else found
     message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or error.message)
+    return str(message or response.text)

@@ -9,6 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 
 import pytest
@@ -22,21 +24,26 @@ BATCH = 20
 WRITER = f"""
 import sys
 from pathlib import Path
-from pipeline.models.journal import SELECT, Answer, Journal
+from pipeline.models.journal import Answer, Journal
+from tests.pipeline.models.test_journal import key
 
 journal, writer = Journal(Path(sys.argv[1])), sys.argv[2]
 for batch in range(10_000):
     journal.put_many(
-        Answer(f"{{writer}}-{{batch}}-{{i}}", "x" * 500, {{"text": "y" * 500}})
+        Answer(key(f"{{writer}}-{{batch}}-{{i}}"), "x" * 500, {{"text": "y" * 500}})
         for i in range({BATCH})
     )
     print(batch, flush=True)
 """
 
 
+def key(name: str) -> str:
+    return blake2b(name.encode(), digest_size=16).hexdigest()
+
+
 def answers(count: int, name: str = "k") -> list[Answer]:
     return [
-        Answer(f"{name}{i}", json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"})
+        Answer(key(f"{name}{i}"), json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"})
         for i in range(count)
     ]
 
@@ -49,7 +56,8 @@ def writer(folder: Path, name: str) -> subprocess.Popen[str]:
 def test_what_was_put_is_found_by_another_journal_object(tmp_path: Path) -> None:
     Journal(tmp_path).put_many(answers(3))
     other = Journal(tmp_path)
-    assert other.get_many(["k2", "k0", "unknown"]) == {a.key: a.response for a in answers(3)[::2]}
+    asked = [key(name) for name in ("k2", "k0", "unknown", "k2")]
+    assert other.get_many(asked) == {a.key: a.response for a in answers(3)[::2]}
     assert other.count() == 3
     assert other.get_many([]) == {}
 
@@ -57,19 +65,20 @@ def test_what_was_put_is_found_by_another_journal_object(tmp_path: Path) -> None
 def test_the_first_answer_stays_and_the_second_is_counted(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal.most_answers() == 0
-    journal.put_many([Answer("a", "{}", {"text": "first"}), Answer("b", "{}", {"text": "b"})])
+    a, b = key("a"), key("b")
+    journal.put_many([Answer(a, "{}", {"text": "first"}), Answer(b, "{}", {"text": "b"})])
     assert journal.most_answers() == 1
-    journal.put_many([Answer("a", "{}", {"text": "second"})])
-    assert journal.get_many(["a"]) == {"a": {"text": "first"}}
+    journal.put_many([Answer(a, "{}", {"text": "second"})])
+    assert journal.get_many([a]) == {a: {"text": "first"}}
     assert (journal.count(), journal.most_answers()) == (2, 2)
 
 
 def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(TypeError):
-        journal.put_many([*answers(5), Answer("bad", "{}", {"text": object()})])
+        journal.put_many([*answers(5), Answer(key("bad"), "{}", {"text": object()})])
     with pytest.raises(sqlite3.Error):
-        journal.put_many([*answers(5), Answer("bad", None, {})])  # type: ignore[arg-type]
+        journal.put_many([*answers(5), Answer(key("bad"), None, {})])  # type: ignore[arg-type]
     assert journal.count() == 0
     journal.put_many(answers(2))
     assert journal.count() == 2
@@ -94,7 +103,7 @@ def test_a_killed_writer_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None
         journal.put_many(answers(1, name=f"after-{name}-"))
         assert time.monotonic() - began < 10
         for other, batches in acknowledged.items():
-            keys = [f"{other}-{b}-{i}" for b in range(batches + 2) for i in range(BATCH)]
+            keys = [key(f"{other}-{b}-{i}") for b in range(batches + 2) for i in range(BATCH)]
             found = journal.get_many(keys)
             assert set(keys[: batches * BATCH]) <= set(found)
             assert len(found) % BATCH == 0
@@ -130,9 +139,34 @@ def test_ten_thousand_responses_a_second(tmp_path: Path) -> None:
 def test_a_look_up_goes_by_the_index(tmp_path: Path) -> None:
     """Its cost does not grow with the journal; `make bench` measures it up to 10^6 entries."""
     journal = Journal(tmp_path)
-    steps = journal._connection.execute(f"EXPLAIN QUERY PLAN {SELECT}", ["[]"]).fetchall()
-    assert any("SEARCH responses USING INDEX" in step[3] for step in steps), steps
-    assert not any("SCAN responses" in step[3] for step in steps), steps
+    plan = journal._connection.execute(f"EXPLAIN QUERY PLAN {SELECT}", [b""]).fetchall()
+    steps = [step[3] for step in plan]
+    assert any("SEARCH responses USING COVERING INDEX" in step for step in steps), steps
+    assert any("SEARCH responses USING INTEGER PRIMARY KEY" in step for step in steps), steps
+    assert not any("SCAN responses" in step for step in steps), steps
+
+
+def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:
+    """As many as a large stage has, known and unknown, in any order and some twice."""
+    journal = Journal(tmp_path)
+    journal.put_many(answers(30_000))
+    names = [f"k{i}" for i in range(60_000)]
+    random.Random(1).shuffle(names)
+    found = journal.get_many([key(name) for name in [*names, *names[:100]]])
+    assert found == {a.key: a.response for a in answers(30_000)}
+
+
+def test_what_is_brought_in_is_counted_without_other_writers(tmp_path: Path) -> None:
+    """Somebody who writes in between adds nothing to the number of new entries."""
+    journal, other = Journal(tmp_path), Journal(tmp_path)
+    journal.put_many(answers(2))
+
+    def brought() -> Iterator[Answer]:
+        yield from answers(5)
+        other.put_many(answers(7, name="other"))
+
+    assert journal.add_missing(brought()) == 3
+    assert (journal.count(), journal.most_answers()) == (12, 1)
 
 
 def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
@@ -20,7 +21,16 @@ from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Limits, Request
 from pipeline.models.engines import close_engines
 from pipeline.models.journal import Journal
-from tests.pipeline.models.serving import FAULTS, NAME, Proxy, Tiny, listening, served
+from tests.pipeline.models.serving import (
+    FAULTS,
+    NAME,
+    Proxy,
+    Tiny,
+    listening,
+    message,
+    read_message,
+    served,
+)
 
 ROOT = Path(__file__).parents[3]
 SHORT = Decoding(max_tokens=4, temperature=0.9, top_p=0.9)
@@ -207,6 +217,47 @@ def test_the_right_key_reaches_no_file(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_missing_key_is_told_by_its_name(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
     with pytest.raises(UserError, match="TINY_NO_KEY is not set"):
         ask(tmp_path, served(tiny[1], api_key_env="TINY_NO_KEY"), questions(1))
+
+
+def test_a_key_that_is_a_mere_word_leaves_answers_whole(
+    tmp_path: Path, tiny: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that want no key are often given one such as `EMPTY`, `none` or `x`."""
+    fine = ask(tmp_path / "fine", served(tiny[1]), questions(2))
+    for word in ("e", "text", "none"):
+        monkeypatch.setenv("TINY_KEY", word)
+        answers = ask(tmp_path / word, served(tiny[1], api_key_env="TINY_KEY"), questions(2))
+        close_engines()
+        assert answers == fine
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\u00e9"])
+def test_a_key_that_no_header_may_carry_is_not_shown(
+    tmp_path: Path, tiny: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setenv("TINY_KEY", SECRET + end)
+    with pytest.raises(UserError, match="TINY_KEY holds no key") as told:
+        ask(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
+    assert SECRET not in str(told.value)
+
+
+def test_what_is_no_error_of_openais_is_told_in_its_own_words(tmp_path: Path) -> None:
+    """Whatever form an error has, it fails that request alone."""
+    for body in (b"<p>no</p> room", b"[1]", b'{"error": "too long"}', b"", b"[" * 100_000):
+
+        async def refuses(
+            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = body
+        ) -> None:
+            await read_message(reader)
+            writer.write(message("422 Unprocessable", said))
+            writer.close()
+
+        with listening(refuses) as port:
+            (answer,) = ask(tmp_path, served(port), questions(1))
+            close_engines()
+        shown = {b"<p>no</p> room": "<p>no</p> room", b'{"error": "too long"}': "too long"}
+        assert str(answer.error).startswith("the server answered 422: " + shown.get(body, ""))
+        assert len(str(answer.error)) < 400
 
 
 def holding(folder: Path, text: str) -> list[Path]:
