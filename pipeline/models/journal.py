@@ -30,6 +30,8 @@ from pipeline.errors import UserError
 from pipeline.models.responses import reading
 
 NAME = "journal.sqlite"
+FORMAT = 2
+"""Raised with the table's layout: the keys of another layout would not be found, and paid again."""
 WAIT = 60.0
 """Seconds to wait while another process commits."""
 
@@ -189,5 +191,14 @@ def _connect(path: Path) -> sqlite3.Connection:
     # finds the journal just opened would wait for those, twice as long as for reads.
     connection.execute("PRAGMA wal_autocheckpoint = 16000")
     connection.execute("PRAGMA cache_size = -65536")
-    connection.execute(SCHEMA)
+    found = "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    version, filled = connection.execute(found).fetchone()
+    if filled and version != FORMAT:
+        raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {FORMAT}")
+    if not filled:
+        # As one, so that whoever opens it at the same time sees both or neither.
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(SCHEMA)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
     return connection
