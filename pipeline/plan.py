@@ -25,7 +25,7 @@ from pipeline.recipe import Recipe
 from pipeline.stage import ALL, Kind, Option
 from pipeline.store import Store
 from pipeline.view import Layer, View
-from pipeline.wiring import Step
+from pipeline.wiring import Step, wrong_options
 
 SCHEMA_VERSION: Final = 1
 
@@ -245,13 +245,7 @@ def _input_differences(edge: str, source: str, was: Any, now: Any) -> list[str]:
 
 def check(planned: Sequence[Planned]) -> None:
     """What can be known to be wrong before anything runs: raises all of it together."""
-    problems = []
-    for look in planned:
-        if look.state != "cached" and look.step.stage.check:
-            try:
-                look.step.stage.check(look.options)
-            except UserError as error:
-                where = f"{look.step.where}: {look.step.name} ({look.step.stage.name})"
-                problems.append(UserError(error.what, where=where, why=error.why, hint=error.hint))
-    if problems:
-        raise RecipeErrors(problems)
+    looks = [look for look in planned if look.state != "cached"]
+    problems = [wrong_options(look.step, look.options) for look in looks]
+    if found := list(filter(None, problems)):
+        raise RecipeErrors(found)

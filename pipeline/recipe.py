@@ -83,7 +83,10 @@ class Recipe:
         ordered = wiring.order(builder.steps(), builder.problems)
         steps = wiring.connect(ordered, builder.problems)
         if builder.problems:
-            raise RecipeErrors(builder.problems)
+            told = {str(problem) for problem in builder.problems}
+            checked = [wiring.wrong_options(step, step.options) for step in ordered]
+            more = [problem for problem in checked if problem and str(problem) not in told]
+            raise RecipeErrors([*builder.problems, *more])
         name = str(document.content["name"])
         return cls(name, path, steps, builder.budgets.pop(""), builder.budgets)
 

@@ -100,6 +100,17 @@ def connect(ordered: list[Step], problems: list[UserError]) -> dict[str, Step]:
     return connected
 
 
+def wrong_options(step: Step, options: SimpleNamespace) -> UserError | None:
+    """What the stage's own check says of the options."""
+    try:
+        if step.stage.check:
+            step.stage.check(options)
+    except UserError as error:
+        where = f"{step.where}: {step.name} ({step.stage.name})"
+        return UserError(error.what, where=where, why=error.why, hint=error.hint)
+    return None
+
+
 def kind_of(step: Step) -> Kind:
     """What a step's rows are (records follow their input's kind through annotating stages)."""
     if step.stage.makes:

@@ -9,7 +9,9 @@ texts that only fill a batch take the places left over.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from copy import deepcopy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from pipeline.errors import UserError
 from pipeline.models.base import Embedder, local_folder
 from pipeline.models.identity import resolved_revision
 from pipeline.models.threads import fix_threads
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 NARROWEST: Final = 16
 ROWS: Final = {"cpu": 32, "cuda": 256}
@@ -62,16 +67,32 @@ class SentenceEncoder:
         if self.is_static:
             for start in range(0, len(texts), CHUNK):
                 part = slice(start, start + CHUNK)
-                vectors[part] = self.model.encode(
-                    list(texts[part]), batch_size=CHUNK, show_progress_bar=False
-                )
-            return np.nan_to_num(vectors, copy=False)
+                vectors[part] = self._averages(list(texts[part]))
+            return vectors
         size = ROWS.get(self.model.device.type, 32)
         for width, members in self._buckets(texts).items():
             for start in range(0, len(members), size):
                 rows = members[start : start + size]
                 vectors[rows] = self._batch([texts[i] for i in rows], width, size)
         return vectors
+
+    def _averages(self, texts: list[str]) -> NDArray[np.float32]:
+        """The vectors of a static model, in single precision where its own has none.
+
+        In half precision the sum over some 50,000 tokens overflows, and a text without
+        tokens, whose average is zero, is divided by a length that is rounded to zero.
+        """
+        vectors = self.model.encode(texts, batch_size=CHUNK, show_progress_bar=False)
+        lost = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        vectors = vectors.astype(np.float32)
+        if len(lost):
+            again = [texts[i] for i in lost]
+            vectors[lost] = self._single.encode(again, batch_size=CHUNK, show_progress_bar=False)
+        return vectors
+
+    @cached_property
+    def _single(self) -> SentenceTransformer:
+        return deepcopy(self.model).float()
 
     def _buckets(self, texts: Sequence[str]) -> dict[int, list[int]]:
         """The texts' positions by the width that each is padded to."""

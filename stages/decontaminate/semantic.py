@@ -71,7 +71,7 @@ def _check(options: SimpleNamespace) -> None:
             raise UserError(f"{name} must be at least 1")
 
 
-@stage(version=1, scope="row", reads={"rows": ["messages"]}, adds=ADDS, check=_check)
+@stage(version=2, scope="row", reads={"rows": ["messages"]}, adds=ADDS, check=_check)
 def semantic(
     ctx: Context,
     rows: Records,

@@ -48,7 +48,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
     reads=["messages", "input_start"],
     adds={"vector": pl.List(pl.Float32)},

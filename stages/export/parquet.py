@@ -56,7 +56,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads=_reads,
     adds={"split": pl.String},
@@ -190,11 +190,15 @@ def _histogram(lengths: pl.Series) -> dict[str, int]:
 
 
 def _card(table: pl.DataFrame, splits: dict[str, Any]) -> str:
-    """The data set card; its front matter tells `datasets` which files are which split."""
+    """The data set card; its front matter tells `datasets` which files are which split.
+
+    Without rows it names the train split nevertheless: `datasets` then says that there is
+    no data, where it would else take `shards.json` for the data.
+    """
     kept = table.filter(pl.col("split").is_not_null())
-    files = [f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits]
+    files = [f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits or ("train",)]
     front = ["---", "configs:", "- config_name: default", "  data_files:", *files, "---", ""]
-    lines = [*(front if splits else []), "| split | rows |", "|---|---:|"]
+    lines = [*front, "| split | rows |", "|---|---:|"]
     lines += [f"| {name} | {split['rows']} |" for name, split in splits.items()]
     for column in ("sources", "licenses"):
         counts = kept[column].explode().drop_nulls().value_counts().sort(column)

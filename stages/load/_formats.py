@@ -178,8 +178,11 @@ def _asked(instruction: str, separate: str) -> tuple[str, int | None]:
 
 
 def _alpaca(row: Row) -> Found:
-    prompt, start = _asked(_text(row, "instruction"), _text(row, "input", optional=True))
+    """Alpaca's fields, or GPTeacher's (`response`), or Dolly's (`context` and `response`)."""
     alias = row.get("output") is None and "response" in row
+    dolly = alias and "input" not in row and isinstance(row.get("context"), str)
+    separate = _text(row, "context" if dolly else "input", optional=True)
+    prompt, start = _asked(_text(row, "instruction"), separate)
     answer = _text(row, "response" if alias else "output")
     turns = [("user", prompt), ("assistant", answer)]
     if "history" in row:
@@ -199,6 +202,11 @@ def _exchange(pair: Any) -> list[Turn]:
 
 
 def _prompt_completion(row: Row) -> Found:
+    if isinstance(row.get("prompt"), list):  # TRL's conversational form: messages in both
+        yield _conversation(
+            [*_messages_of(row, "prompt"), *_messages_of(row, "completion")], None, row
+        )
+        return
     prompt = _text(row, "prompt")
     if not prompt:
         raise Unusable("empty prompt")
@@ -206,12 +214,31 @@ def _prompt_completion(row: Row) -> Found:
 
 
 def _sharegpt(row: Row) -> Found:
+    """Turns as {from, value}, with the system prompt among them or in a field of its own.
+
+    Many data sets call the field `conversations` and write OpenAI's turns into it.
+    """
+    if _turns_have(row.get("conversations"), "role"):
+        yield _conversation(_messages_of(row, "conversations"), None, row)
+        return
     turns = _turns(row, "conversations", "from", "value", _SHAREGPT)
+    if isinstance(row.get("system"), str) and not (turns and turns[0][0] == "system"):
+        turns.insert(0, ("system", _text(row, "system")))
     yield _conversation(turns, None, row)
 
 
+def _turns_have(value: Any, key: str) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and key in value[0]
+    )
+
+
 def _messages(row: Row) -> Found:
-    yield _conversation(_turns(row, "messages", "role", "content", _OPENAI), None, row)
+    yield _conversation(_messages_of(row, "messages"), None, row)
+
+
+def _messages_of(row: Row, field: str) -> list[Turn]:
+    return _turns(row, field, "role", "content", _OPENAI)
 
 
 def _turns(row: Row, field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Turn]:
@@ -221,17 +248,31 @@ def _turns(row: Row, field: str, role: str, content: str, roles: Mapping[str, st
     for number, turn in enumerate(_list(row, field), 1):
         if not isinstance(turn, dict):
             raise Unusable(f"turn {number} is {_kind(turn)}, not an object")
-        name, text = turn.get(role), turn.get(content)
+        name, said = turn.get(role), turn.get(content)
         if not isinstance(name, str) or name not in roles:
             raise Unusable(f"turn {number}: unknown role {name!r:.80}")
+        text = _joined(said, number) if isinstance(said, list) else said
         if not isinstance(text, str):
             raise Unusable(f"turn {number}: {content!r} is {_kind(text)}, not a text")
         turns.append((roles[name], text))
-        own = {role, content} - {role if name == "function_call" else ""}
+        own = {role} if name != "function_call" else set()
+        own |= {content} if text is said else set()
         others.append({k: v for k, v in turn.items() if k not in own and v is not None})
     if any(others):
         row[field] = others
     return turns
+
+
+def _joined(parts: list[Any], number: int) -> str:
+    """OpenAI's content parts as one text, a line each (as vLLM renders them), if all are texts."""
+    texts = []
+    for at, part in enumerate(parts, 1):
+        kind = part.get("type") if isinstance(part, dict) else _kind(part)
+        text = part.get("text") if kind == "text" else None
+        if not isinstance(text, str):
+            raise Unusable(f"turn {number}: part {at} of its content is no text ({kind!s:.80})")
+        texts.append(text)
+    return "\n".join(texts)
 
 
 def _lima(row: Row) -> Found:

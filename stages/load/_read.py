@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stages.load._stream import Container, Stream, lines
+from stages.load._stream import WRAPPED, Container, Stream, lines
 from stages.load._tables import UNDECODED, Position, delimited, parquet
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
@@ -69,12 +69,16 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
 
 
 def _json_array(stream: Stream) -> Iterator[Position]:
-    """The elements of a JSON array, read one by one so that a broken one costs only itself."""
+    """The elements of a JSON array, read one by one so that a broken one costs only itself.
+
+    The array is the whole file, or the field `data` of the object that is.
+    """
     data = b"".join(stream)
     text = data.decode("utf-8", "surrogateescape")
     dirty = UNDECODED.search(text) is not None
     del data
-    at = text.index("[") + 1
+    wrapped = WRAPPED.match(text)
+    first = at = wrapped.end() if wrapped else text.index("[") + 1
     line, counted = 1, 0
     closed = False
     while not closed:
@@ -93,19 +97,28 @@ def _json_array(stream: Stream) -> Iterator[Position]:
             return
         at = _space(text, end)
         at += text.startswith(",", at)
-    error = _end(text, at, closed, stream)
+    error = _end(text, first, at, closed, stream)
     if error:
         yield line, None, error
 
 
-def _end(text: str, at: int, closed: bool, stream: Stream) -> str | None:
-    """What is wrong where reading a JSON array stopped."""
+def _end(text: str, first: int, at: int, closed: bool, stream: Stream) -> str | None:
+    """What is wrong where reading a JSON array, from `first`, stopped."""
     if stream.cut or not stream.complete:
         return stream.cut
     if not closed:
         return "the JSON array is not closed: the file ends early"
-    more = _space(text, at + 1) < len(text)
-    return "there is more after the end of the JSON array" if more else None
+    around = text[:first].lstrip() + text[at:]  # the file without the array's elements
+    try:
+        _DECODER.decode(around)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(around):
+            return "the JSON object around the rows is not closed: the file ends early"
+    except (ValueError, RecursionError):
+        pass  # it cannot be understood, and belongs to no row
+    else:
+        return None
+    return "there is more after the end of the JSON array"
 
 
 def _space(text: str, at: int) -> int:

@@ -6,6 +6,7 @@ are no exception: what came before is given, and `Stream.cut` says why no more.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,16 @@ Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
 
 HEAD: Final = 1 << 20
 """How much of a file is looked at before any work: one megabyte, decompressed."""
+
+_STRING: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
+
+WRAPPED: Final = re.compile(
+    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"data"\s*:\s*\[(?=\s*\{{)'
+)
+"""The start of one JSON object whose field `data` holds the rows: {"version": 1, "data": [{...
+
+The field is called so by convention (`datasets` reads it with `field="data"`)."""
 
 _BLOCK: Final = 1 << 16
 _BOM: Final = b"\xef\xbb\xbf"
@@ -149,6 +160,17 @@ def container(path: Path, start: bytes) -> Container:
     if text.startswith(b"["):
         # One whole list on the first line and more behind it: rows (of a wrong type), no array.
         return "jsonl" if line.rstrip().endswith(b"]") and following.strip() else "json"
+    if WRAPPED.match(text.decode("utf-8", "replace")) and not (following.strip() and _whole(line)):
+        return "json"
     if not text or any(row.lstrip().startswith(b"{") for row in text.split(b"\n")):
         return "jsonl"
     return "tsv" if b"\t" in line else "csv"
+
+
+def _whole(line: bytes) -> bool:
+    """Whether the line is a JSON value, and so a row of JSON Lines where more of them follow."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -3,8 +3,8 @@
 The formats (`_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
 and completion, ShareGPT, OpenAI messages, LIMA (Zhou et al. 2023,
 arXiv:2305.11206), OpenAssistant trees (Köpf et al. 2023, arXiv:2304.07327) and
-Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), as JSON arrays, JSON
-lines, CSV, TSV or Parquet, plain or compressed.
+Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), as JSON arrays (whole
+files or the field `data` of one), JSON lines, CSV, TSV or Parquet, plain or compressed.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _check_file(path: Path, format: Format, fields: dict[str, str]) -> None:
     )
 
 
-@stage(version=1, scope="set", check=check)
+@stage(version=2, scope="set", check=check)
 def records(
     ctx: Context,
     *,
@@ -122,7 +122,8 @@ def records(
     one per path from the root to a leaf. Alpaca's input is appended after a blank
     line, and `input_start` says where; with a `history` the input is not in the
     first user turn and `input_start` is null. An empty answer leaves a conversation
-    that ends with the user. `extra` keeps the fields that the format does not use.
+    that ends with the user. Content in parts is one text, if all parts are texts.
+    `extra` keeps the fields that the format does not use, and such parts.
 
     A position that is no conversation has `error`, `file` (its name) and `line`
     (where it begins, from 1; in Parquet the row). Of equal conversations the first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,21 @@ def test_what_a_stage_cannot_read_is_told_with_its_line(tmp_path: Path) -> None:
     text = told(tmp_path, GOOD + steps)
     assert "r.yaml:8: best (select.top): 'length *' is no expression over columns" in text
     assert "1 mistake" in text
+
+
+def test_what_a_stage_says_of_its_options_is_told_beside_mistakes_of_the_graph(
+    tmp_path: Path,
+) -> None:
+    text = """\
+        name: both
+        stages:
+          a: {uses: toy.load, with: {path: rows.txt}}
+          b: {uses: select.random, needs: a, with: {budget: -1}}
+          c: {uses: toy.at_most, needs: a, with: {maximum: 1}}
+        """
+    message = told(tmp_path, textwrap.dedent(text))
+    assert "/r.yaml:4: b (select.random): budget: -1 is negative" in message
+    assert "/r.yaml:5: c (toy.at_most) reads the column 'length'" in message
 
 
 def test_a_renamed_column_is_there_under_its_new_name(tmp_path: Path) -> None:

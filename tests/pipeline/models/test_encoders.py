@@ -80,6 +80,12 @@ def test_no_texts_empty_texts_and_very_long_ones(ctx: Context, embedder: Embedde
     assert np.isfinite(vectors).all()
 
 
+def test_a_text_of_any_length_has_the_vector_of_its_words(ctx: Context, potion: Embedder) -> None:
+    """In half precision the sum over so many tokens is infinite."""
+    short, long = ctx.open(potion).encode(["alpha beta gamma", "alpha beta gamma " * 40_000])
+    assert np.allclose(short, long, atol=1e-3)
+
+
 def test_a_static_model_says_nothing_of_nothing(ctx: Context, potion: Embedder) -> None:
     assert not ctx.open(potion).encode([""]).any()
 

@@ -197,6 +197,15 @@ def test_nothing_to_write(tmp_path: Path) -> None:
     assert json.loads((files / "shards.json").read_text())["splits"] == {}
 
 
+def test_nothing_is_no_data_set(tmp_path: Path) -> None:
+    """Left to itself, the library would take `shards.json` for a row of data."""
+    import datasets
+
+    files, _ = export(tmp_path / "a", frame([record("only a question")]))
+    with pytest.raises(FileNotFoundError, match="data files found"):
+        datasets.load_dataset(str(files), cache_dir=str(tmp_path / "cache"))
+
+
 def test_vectors_and_types_survive(tmp_path: Path) -> None:
     rows = frame([record("q", "a")]).with_columns(
         vector=pl.Series([[1.0, 2.0]], dtype=pl.List(pl.Float32)), cluster=pl.lit(3, pl.Int32)

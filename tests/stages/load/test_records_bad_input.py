@@ -74,6 +74,14 @@ def lines_around(bad: bytes) -> bytes:
         (b'{"messages": [{"role": "user", "content": null}]}', "'content' is null"),
         (b'{"messages": [{"role": "user", "content": ""}]}', "turn 1 (user) is empty"),
         (b'{"messages": [{"role": "assistant", "content": "a"}]}', "there is no user turn"),
+        (
+            b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            "turn 1: part 1 of its content is no text (image_url)",
+        ),
+        (b'{"messages": [{"role": "user", "content": ["a"]}]}', "is no text (a text)"),
+        (b'{"messages": [{"role": "user", "content": []}]}', "turn 1 (user) is empty"),
+        (b'{"prompt": [], "completion": "b"}', "'completion' is a text, not a list"),
+        (b'{"data": [{"prompt": "a", "completion": "b"}]}', "no known format"),
         (b'{"conversations": [{"from": "human", "value": 1}]}', "'value' is a number"),
         (b'{"conversations": [{"value": "a"}]}', "turn 1: unknown role None"),
         (b'{"conversations": ["a", 2]}', "turn 2 is a number"),
@@ -131,6 +139,18 @@ def test_an_array_that_is_cut_keeps_its_whole_elements() -> None:
         assert instructions(frame) == [row["instruction"] for row in GOOD[: len(frame) - 1]]
     assert failures(load(whole + b"\n\n")) == []
     assert "more after the end" in failures(load(whole + b"[]"))[0][1]
+
+
+def test_an_object_around_the_rows_that_is_cut_keeps_its_whole_rows() -> None:
+    whole = json.dumps({"version": "1 {[", "data": GOOD, "more": [{"a": 1}]}).encode()
+    begins, ends = whole.index(b'[{"instruction') + 3, len(whole)
+    for end in range(begins, ends):
+        frame = load(whole[:end])
+        assert len(failures(frame)) == 1
+        assert instructions(frame) == [row["instruction"] for row in GOOD[: len(frame) - 1]]
+    assert failures(load(whole)) == failures(load(b"\n" + whole + b"\n")) == []
+    assert "more after the end" in failures(load(whole + b"}"))[0][1]
+    assert "not closed" in failures(load(whole[:-1]))[0][1]
 
 
 @pytest.mark.parametrize("compress", [gz, zst])

@@ -59,6 +59,11 @@ def as_dos_lines(rows: list[dict[str, Any]]) -> tuple[bytes, str]:
     return zst(b"\xef\xbb\xbf" + json_lines(rows).replace(b"\n", b"\r\n")), "rows"
 
 
+def as_field_of_an_object(rows: list[dict[str, Any]]) -> tuple[bytes, str]:
+    about = {"about [{": 'a "quoted" \\ text', "n": -1.5, "ok": None}
+    return json.dumps({**about, "data": rows, "more": [{}]}, indent=1).encode(), "rows.json"
+
+
 def as_csv(rows: list[dict[str, Any]]) -> tuple[bytes, str]:
     return _delimited(rows, ","), "rows.csv"
 
@@ -87,7 +92,7 @@ def _delimited(rows: list[dict[str, Any]], delimiter: str) -> bytes:
 
 Write = Callable[[list[dict[str, Any]]], tuple[bytes, str]]
 TABLES = [as_csv, as_tsv, as_parquet]
-ALL = [as_json_lines, as_json_array, as_compact_array, *TABLES]
+ALL = [as_json_lines, as_json_array, as_compact_array, as_field_of_an_object, *TABLES]
 
 
 def read(write: Write, rows: list[dict[str, Any]], **options: Any) -> pl.DataFrame:
@@ -297,6 +302,55 @@ def test_a_function_call_is_told_from_an_answer() -> None:
     frame = load(json_lines([row]))
     assert [role for role, _ in turns(frame)[0]] == ["user", "assistant", "tool", "assistant"]
     assert json.loads(frame["extra"][0])["conversations"][1] == {"from": "function_call"}
+
+
+def test_content_in_parts_is_one_text_and_stays_in_extra() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image_url": None}]
+    row = {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "c"}]}
+    frame = load(json_lines([row]))
+    assert turns(frame) == [[("user", "a\nb"), ("assistant", "c")]]
+    assert json.loads(frame["extra"][0]) == {"messages": [{"content": parts}, {}]}
+
+
+def test_turns_under_conversations_may_be_those_of_messages() -> None:
+    talk = [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}]
+    frame = load(json_lines([{"conversations": talk}]))
+    assert turns(frame) == [[("system", "s"), ("user", "a")]]
+
+
+def test_prompt_and_completion_may_be_messages() -> None:
+    row = {
+        "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}],
+    }
+    frame = load(json_lines([row]))
+    assert turns(frame) == [[("system", "s"), ("user", "a"), ("assistant", "b")]]
+    assert frame["extra"][0] == "{}"
+
+
+def test_a_system_prompt_beside_the_conversation_comes_first() -> None:
+    talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    own = [{"from": "system", "value": "its own"}, *talk]
+    rows = [{"system": "s", "conversations": talk}, {"system": "", "conversations": talk}]
+    frame = load(json_lines([*rows, {"system": "s", "conversations": own}]))
+    assert [conversation[0] for conversation in turns(frame)] == [
+        ("system", "s"),
+        ("user", "a"),
+        ("system", "its own"),
+    ]
+    assert frame["extra"].to_list() == ["{}", "{}", '{"system": "s"}']
+
+
+def test_the_context_of_dolly_is_the_input() -> None:
+    row = {"instruction": "a", "context": "c", "response": "b", "category": "qa"}
+    frame = load(json_lines([row, row | {"context": ""}, row | {"input": "", "context": "note"}]))
+    assert [conversation[0] for conversation in turns(frame)] == [
+        ("user", "a\n\nc"),
+        ("user", "a"),
+        ("user", "a"),
+    ]
+    assert frame["input_start"].to_list() == [3, None, None]
+    assert json.loads(frame["extra"][2]) == {"context": "note", "category": "qa"}
 
 
 @given(turns=st.lists(st.tuples(ROLE, st.text()), max_size=4))
