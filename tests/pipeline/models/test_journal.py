@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.models.journal import SELECT, Answer, Journal
+from pipeline.models.journal import NAME, SELECT, Answer, Journal
 
 ROOT = Path(__file__).parents[3]
 BATCH = 20
@@ -174,3 +174,15 @@ def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="journal") as told:
         Journal(tmp_path)
     assert told.value.where == str(tmp_path / "journal.sqlite")
+
+
+def test_a_journal_of_another_format_is_refused(tmp_path: Path) -> None:
+    """Its keys would not be found, and every answer would be paid again."""
+    journal = Journal(tmp_path)
+    journal.put_many(answers(3))
+    journal.close()
+    with sqlite3.connect(tmp_path / NAME) as file:
+        file.execute("PRAGMA user_version = 1")
+    with pytest.raises(UserError, match="its format is 1") as told:
+        Journal(tmp_path)
+    assert str(tmp_path / NAME) in str(told.value)
