@@ -17,6 +17,7 @@ from stages.load._stream import Container, Stream, lines
 from stages.load._tables import UNDECODED, Position, delimited, parquet
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
 _FIRST_KEY: Final = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")')
 _DECODER: Final = json.JSONDecoder()
 
@@ -71,14 +72,15 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
 def _json_array(stream: Stream) -> Iterator[Position]:
     """The elements of a JSON array, read one by one so that a broken one costs only itself."""
     data = b"".join(stream)
-    text = data.decode("utf-8", "surrogateescape")
-    dirty = UNDECODED.search(text) is not None
+    try:
+        text, dirty = data.decode("utf-8"), False
+    except UnicodeDecodeError:
+        text, dirty = data.decode("utf-8", "surrogateescape"), True
     del data
-    at = text.index("[") + 1
+    at = _behind(_SPACE, text, text.index("[") + 1)
     line, counted = 1, 0
     closed = False
     while not closed:
-        at = _space(text, at)
         line, counted = line + text.count("\n", counted, at), at
         closed = text.startswith("]", at)
         if closed or at == len(text):
@@ -91,8 +93,7 @@ def _json_array(stream: Stream) -> Iterator[Position]:
         yield line, value, error
         if end is None:
             return
-        at = _space(text, end)
-        at += text.startswith(",", at)
+        at = _behind(_COMMA, text, end)
     error = _end(text, at, closed, stream)
     if error:
         yield line, None, error
@@ -104,12 +105,12 @@ def _end(text: str, at: int, closed: bool, stream: Stream) -> str | None:
         return stream.cut
     if not closed:
         return "the JSON array is not closed: the file ends early"
-    more = _space(text, at + 1) < len(text)
+    more = _behind(_SPACE, text, at + 1) < len(text)
     return "there is more after the end of the JSON array" if more else None
 
 
-def _space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
+def _behind(mark: re.Pattern[str], text: str, at: int) -> int:
+    match = mark.match(text, at)
     return match.end() if match else at
 
 
