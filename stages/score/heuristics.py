@@ -32,6 +32,7 @@ from typing import Final
 
 import numpy as np
 import polars as pl
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pipeline.context import Context
@@ -125,32 +126,38 @@ def _numbers(words: pl.Series) -> NDArray[np.int64]:
 
 def _mtld(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean of the forward and the backward pass; NaN where no word repeats."""
-    forwards = _factors(words, offsets)
-    backwards = _factors(words[::-1], (offsets[-1] - offsets)[::-1])[::-1]
+    before = _before(words, offsets)
+    again = np.flatnonzero(before >= 0)
+    # Read from the end, what occurs again was there before.
+    behind = np.full(len(words), -1)
+    behind[before[again]] = len(words) - 1 - again
+    forwards = _factors(before, offsets)
+    backwards = _factors(behind[::-1], (offsets[-1] - offsets)[::-1])[::-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.diff(offsets) * (1 / forwards + 1 / backwards) / 2
     return np.where((forwards > 0) & (backwards > 0), mean, np.nan)
 
 
-def _factors(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+def _factors(before: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """For each text how many stretches use up their new words, the last one in part.
 
+    before: for each word the place of its last occurrence before it in its text, or -1.
     All texts go ahead at once, by a window of words each, or to the end of a stretch in it.
     A word is new in its stretch where its last occurrence lies before the stretch.
     """
-    before = _before(words, offsets)
+    windows = sliding_window_view(np.append(before, np.zeros(_WINDOW, dtype=np.int64)), _WINDOW)
+    ahead = np.arange(_WINDOW)
     start, ends = offsets[:-1].copy(), offsets[1:]
     closed, at, seen = np.zeros(len(ends)), start.copy(), np.zeros(len(ends), dtype=np.int64)
-    ahead = np.arange(_WINDOW)
     while len(left := np.flatnonzero(at < ends)):
-        places = at[left, None] + ahead
-        inside = places < ends[left, None]
-        new = inside & (before[np.where(inside, places, 0)] < start[left, None])
+        here, length = at[left], (at - start)[left]
+        inside = ahead < (ends[left] - here)[:, None]
+        new = inside & (windows[here] < start[left, None])
         types = seen[left, None] + np.cumsum(new, axis=1)
-        closes = inside & (types <= FACTOR * (places - start[left, None] + 1))
+        closes = inside & (types <= FACTOR * (length[:, None] + ahead + 1))
         first = closes.argmax(axis=1)
         done = closes[np.arange(len(left)), first]
-        at[left] = np.where(done, places[:, 0] + first + 1, places[:, 0] + _WINDOW)
+        at[left] = here + np.where(done, first + 1, _WINDOW)
         seen[left] = np.where(done, 0, types[:, -1])
         start[left[done]] = at[left[done]]
         closed[left] += done
@@ -160,7 +167,7 @@ def _factors(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np
 
 
 def _before(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each word the place of its last occurrence before it in its text; -1 without one."""
+    """For each word the place of its last occurrence before it in its text, or -1."""
     texts = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     keys = texts * (words.max(initial=0) + 1) + words
     order = np.argsort(keys, kind="stable")
@@ -178,7 +185,10 @@ def _compression(text: str | None) -> float | None:
 
 
 def _repetition(words: pl.Series, offsets: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """The share of n-grams that are there already; NaN for a text without any word."""
+    """The share of n-grams that are there already; NaN for a text without any word.
+
+    N-grams are compared by hash: two that differ share one with a probability near 2^-64.
+    """
     grams = ngram_hashes(Ragged(offsets, words.hash().to_numpy()), n)
     distinct = as_sets(grams, np.arange(len(offsets) - 1)).lengths
     share = 1 - distinct / np.maximum(grams.lengths, 1)
