@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -184,9 +185,14 @@ class Runner:
             used={},
             seconds=0.0,
             peak_memory_bytes=0,
-            libraries={name: metadata.version(name) for name in LIBRARIES},
+            libraries=_versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def _write(outcome: Outcome, staging: Path) -> None:
