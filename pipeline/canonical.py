@@ -82,13 +82,19 @@ def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
         state.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
         texts = column.drop_nulls()
         for start in range(0, len(texts), 65_536):
-            state.update("".join(texts[start : start + 65_536]).encode("utf-8"))
+            state.update(_joined(texts[start : start + 65_536]))
     else:
         values = column.drop_nulls().to_numpy()
         if values.dtype.hasobject:
             # The bytes of an array of objects are addresses, which change from run to run.
             raise TypeError(f"a column of type {dtype} has no stable encoding")
         state.update(values.tobytes())
+
+
+def _joined(texts: pl.Series) -> Any:
+    """The bytes of the texts one behind the other: Arrow's old layout holds them like that."""
+    _, _, data = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()
+    return data or b""
 
 
 def row_keys(frame: pl.DataFrame) -> pl.Series:

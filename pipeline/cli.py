@@ -7,6 +7,7 @@ alone; whatever else is raised is a bug and keeps its traceback.
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import os
 import shlex
@@ -82,6 +83,8 @@ def run(
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     wired, opened = _open(recipe, store, overrides)
+    # What is imported by now stays: the collector need not look through it again and again.
+    gc.freeze()
     progress = watch(len(wanted(wired, stages)))
     runner = Runner(wired, opened, progress, workers or os.cpu_count() or 1, accept_code)
     try:

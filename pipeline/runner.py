@@ -7,9 +7,11 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -154,13 +156,13 @@ class Runner:
     def _manifest(self, look: Planned, outcome: Outcome, staging: Path) -> Manifest:
         """Write the outcome into the staging folder and describe it."""
         stage = look.step.stage
-        for name in ("kept", "dropped", "failed"):
-            frame: pl.DataFrame = getattr(outcome, name)
-            if frame.width and (len(frame) or name == "kept"):
-                write_frame(staging / f"{name}.parquet", frame)
+        # Both let go of the interpreter's lock, so one goes on beside the other.
+        with ThreadPoolExecutor(1) as beside:
+            written = beside.submit(_write, outcome, staging)
+            columns = {name: column_digest(outcome.kept[name]) for name in outcome.kept.columns}
+            written.result()
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
-        columns = {name: column_digest(outcome.kept[name]) for name in outcome.kept.columns}
         files = file_entries(staging)
         made = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
         assert look.fingerprint is not None
@@ -183,9 +185,21 @@ class Runner:
             used={},
             seconds=0.0,
             peak_memory_bytes=0,
-            libraries={name: metadata.version(name) for name in LIBRARIES},
+            libraries=_versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def _write(outcome: Outcome, staging: Path) -> None:
+    for name in ("kept", "dropped", "failed"):
+        frame: pl.DataFrame = getattr(outcome, name)
+        if frame.width and (len(frame) or name == "kept"):
+            write_frame(staging / f"{name}.parquet", frame)
 
 
 def told(manifest: Manifest) -> str:

@@ -43,6 +43,9 @@ while the last answers of each are awaited."""
 WORTH_SPAWNING: Final = 6.0
 """Seconds of remaining work below which starting processes costs more than it saves."""
 
+TELLING: Final = 0.25
+"""Seconds that a chunk must take for its rate to count: one that is over at once is set-up."""
+
 WAKE: Final = 0.2
 PR_SET_PDEATHSIG: Final = 1
 
@@ -90,17 +93,19 @@ class Pool:
         start, size, rate = 0, JOURNALLED_CHUNK if journalled else FIRST_CHUNK, 0.0
         alone = self.count < 2 or call.stage.retries
         while start < len(rows):
-            # The first chunk tells too little about the rate: it pays for imports as well.
-            if not alone and start > FIRST_CHUNK and (len(rows) - start) / rate > WORTH_SPAWNING:
+            if not alone and rate and (len(rows) - start) / rate > WORTH_SPAWNING:
                 yield from self._spread(call, rows, start, rate, ctx)
                 return
             began = time.perf_counter()
             chunk = rows.slice(start, size)
             yield start, len(chunk), call(_within(ctx, start, len(chunk), len(rows)), chunk)
+            took = max(time.perf_counter() - began, 1e-6)
+            # The first chunk pays for imports as well.
+            if start and not journalled:
+                size = max(1, int(min(size * GROWTH, len(chunk) / took * CHUNK_SECONDS)))
+            if start and took > TELLING:
+                rate = len(chunk) / took
             start += len(chunk)
-            rate = len(chunk) / max(time.perf_counter() - began, 1e-6)
-            if start > FIRST_CHUNK and not journalled:
-                size = max(1, int(min(size * GROWTH, rate * CHUNK_SECONDS)))
 
     def _spread(
         self, call: Call, rows: pl.DataFrame, start: int, rate: float, ctx: Context

@@ -72,9 +72,7 @@ order of the file (question, choices, answer, ...)."""
 
 def polars_schema(schema: pa.Schema) -> dict[str, pl.DataType]:
     """The polars types of an Arrow schema."""
-    frame = pl.from_arrow(schema.empty_table())
-    assert isinstance(frame, pl.DataFrame)
-    return dict(frame.schema)
+    return dict(pl.Schema(schema))
 
 
 RECORD_COLUMNS: Final = polars_schema(RECORD)

@@ -38,6 +38,9 @@ Line = tuple[Any, ...]
 _BATCH: Final = 8192
 """Lines that are Python objects at one time; the rest are columns."""
 
+_TELL: Final = 64
+"""Positions between two reports of progress."""
+
 
 def located(
     ctx: Context,
@@ -53,8 +56,10 @@ def located(
     total, before = sum(path.stat().st_size for path in paths), 0
     for path in paths:
         stream = Stream(path)
-        for position in positions(stream, holds(path, head(path)[0]), nested):
-            ctx.progress(before + stream.read, total)
+        found = positions(stream, holds(path, head(path)[0]), nested)
+        for number, position in enumerate(found):
+            if number % _TELL == 0:
+                ctx.progress(before + stream.read, total)
             yield path.name, position
         before += path.stat().st_size
 

@@ -72,7 +72,10 @@ Found = Iterator[Conversation | Unusable]
 def recognise(row: Row, wanted: RowFormat | None = None) -> RowFormat | None:
     """The first format that a row's fields fit (of `wanted` alone, where it is given)."""
     formats = [wanted] if wanted else _FITS
-    return next((name for name in formats if _FITS[name](row)), None)
+    for name in formats:
+        if _FITS[name](row):
+            return name
+    return None
 
 
 _FITS: Final[dict[RowFormat, Callable[[Row], bool]]] = {

@@ -17,6 +17,7 @@ from stages.load._stream import WRAPPED, Container, Stream, lines
 from stages.load._tables import UNDECODED, Position, delimited, parquet
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*,?[ \t\n\r]*")
 _FIRST_KEY: Final = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")')
 _DECODER: Final = json.JSONDecoder()
 
@@ -74,15 +75,17 @@ def _json_array(stream: Stream) -> Iterator[Position]:
     The array is the whole file, or the field `data` of the object that is.
     """
     data = b"".join(stream)
-    text = data.decode("utf-8", "surrogateescape")
-    dirty = UNDECODED.search(text) is not None
+    try:
+        text, dirty = data.decode("utf-8"), False
+    except UnicodeDecodeError:
+        text, dirty = data.decode("utf-8", "surrogateescape"), True
     del data
     wrapped = WRAPPED.match(text)
-    first = at = wrapped.end() if wrapped else text.index("[") + 1
+    first = wrapped.end() if wrapped else text.index("[") + 1
+    at = _behind(_SPACE, text, first)
     line, counted = 1, 0
     closed = False
     while not closed:
-        at = _space(text, at)
         line, counted = line + text.count("\n", counted, at), at
         closed = text.startswith("]", at)
         if closed or at == len(text):
@@ -95,8 +98,7 @@ def _json_array(stream: Stream) -> Iterator[Position]:
         yield line, value, error
         if end is None:
             return
-        at = _space(text, end)
-        at += text.startswith(",", at)
+        at = _behind(_COMMA, text, end)
     error = _end(text, first, at, closed, stream)
     if error:
         yield line, None, error
@@ -121,8 +123,8 @@ def _end(text: str, first: int, at: int, closed: bool, stream: Stream) -> str | 
     return "there is more after the end of the JSON array"
 
 
-def _space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
+def _behind(mark: re.Pattern[str], text: str, at: int) -> int:
+    match = mark.match(text, at)
     return match.end() if match else at
 
 

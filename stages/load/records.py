@@ -49,6 +49,7 @@ from stages.load._tables import Position
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet"]
 
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
+_TURN: Final = {"role": pl.String, "content": pl.String}
 
 
 def _row_format(format: Format) -> RowFormat | None:
@@ -174,16 +175,15 @@ def _frame(batch: list[Line]) -> pl.DataFrame:
         zip(*batch, strict=True) if batch else [()] * 7
     )
     flat = [turn for each in turns for turn in each or ()]
-    values = pa.StructArray.from_arrays(
-        [
-            pa.array([role for role, _ in flat], pa.string()),
-            pa.array([content for _, content in flat], pa.large_string()),
-        ],
-        ["role", "content"],
+    roles, contents = zip(*flat, strict=True) if flat else [()] * 2
+    values = pl.DataFrame({"role": roles, "content": contents}, schema=_TURN).to_struct()
+    ends = list(accumulate((len(each or ()) for each in turns), initial=0))
+    # Not by pyarrow's `array`, which imports pandas first.
+    messages = pa.LargeListArray.from_arrays(
+        pl.Series(ends, dtype=pl.Int64).to_arrow(),
+        values.to_arrow(),
+        mask=pl.Series([each is None for each in turns], dtype=pl.Boolean).to_arrow(),
     )
-    ends = accumulate((len(each or ()) for each in turns), initial=0)
-    missing = pa.array([each is None for each in turns], pa.bool_())
-    messages = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, mask=missing)
     frame = pl.DataFrame(
         {
             "id": pl.Series(ids, dtype=pl.String),

@@ -25,22 +25,34 @@ A word is a run of letters and digits; those of the last three are in lower case
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 from typing import Final
 
+import numpy as np
 import polars as pl
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from schemas.records import first_user_turn, response, turns
+from stages._ragged import Ragged, distinct, offsets_of
+from stages._text import ngram_hashes
 
 WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
 """A run of letters and digits, apostrophes inside it included."""
 
 FACTOR: Final = 0.72
 """The type-token ratio at which MTLD closes a stretch (McCarthy and Jarvis 2010)."""
+
+_SLICE: Final = 4096
+"""Conversations measured at a time, which bounds the memory for their words."""
+
+_WINDOW: Final = 32
+"""Words of each text that are looked at together: about half a stretch."""
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -72,44 +84,98 @@ def heuristics(ctx: Context, rows: Records, *, ngram: int = 3) -> pl.DataFrame:
     Adds the columns that are listed above.
     The last three are null for a blank or missing answer.
     """
+    parts = rows.select("messages").iter_slices(_SLICE)
+    # zlib, polars and numpy let go of the interpreter's lock while they compute.
+    with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
+        measured = list(pool.map(partial(_measured, ngram=ngram), parts))
+    return pl.concat(measured) if measured else _measured(rows, ngram)
+
+
+def _measured(rows: pl.DataFrame, ngram: int) -> pl.DataFrame:
     texts = rows.select(
         turns("user").list.len().cast(pl.Int32).alias("turns"),
         first_user_turn().fill_null("").alias("prompt"),
         response(),
     )
-    answers = texts["response"]
-    words = answers.str.to_lowercase().str.extract_all(WORD).to_list()
+    words = texts["response"].fill_null("").str.to_lowercase().str.extract_all(WORD)
+    offsets = offsets_of(words.list.len().to_numpy())
+    flat = words.explode(empty_as_null=False, keep_nulls=False)
     return texts.select(
         "turns",
         pl.col("prompt").str.len_chars().cast(pl.Int32).alias("prompt_chars"),
         pl.col("prompt").str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
         pl.col("response").str.len_chars().cast(pl.Int32).alias("response_chars"),
+        # Lower case can have other words: that of "İ" is an i and a dot that is no letter.
         pl.col("response").str.count_matches(WORD).cast(pl.Int32).alias("response_words"),
-        # Loops: each reads one text with a state of its own; none is a table operation.
-        pl.Series("mtld", [_mtld(w) if w else None for w in words], pl.Float32),
-        pl.Series("compression_ratio", [_compression(a) for a in answers], pl.Float32),
-        pl.Series("repetition", [_repetition(w, ngram) if w else None for w in words], pl.Float32),
+        _column("mtld", _mtld(_numbers(flat), offsets)),
+        # A loop, since zlib reads one text at a time.
+        pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
+        _column("repetition", _repetition(flat, offsets, ngram)),
     )
 
 
-def _mtld(words: Sequence[str]) -> float | None:
-    """The mean of the forward and the backward pass; null where no word repeats."""
-    factors = _factors(words), _factors(words[::-1])
-    if not all(factors):
-        return None
-    return len(words) * (1 / factors[0] + 1 / factors[1]) / 2
+def _column(name: str, values: NDArray[np.float64]) -> pl.Series:
+    """The values as a stage adds them; null in place of NaN."""
+    return pl.Series(name, values, nan_to_null=True).cast(pl.Float32)
 
 
-def _factors(words: Sequence[str]) -> float:
-    """How many stretches of the text use up their new words, the last one in part."""
-    closed, seen, length = 0, set[str](), 0
-    for word in words:
-        seen.add(word)
-        length += 1
-        if len(seen) <= FACTOR * length:
-            closed, seen, length = closed + 1, set(), 0
-    rest = (1 - len(seen) / length) / (1 - FACTOR) if length else 0.0
+def _numbers(words: pl.Series) -> NDArray[np.int64]:
+    """For each word a number that only its equals have."""
+    indices = words.to_arrow().dictionary_encode().indices
+    return np.asarray(indices, dtype=np.int64)
+
+
+def _mtld(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The mean of the forward and the backward pass; NaN where no word repeats."""
+    before = _before(words, offsets)
+    again = np.flatnonzero(before >= 0)
+    # Read from the end, what occurs again was there before.
+    behind = np.full(len(words), -1)
+    behind[before[again]] = len(words) - 1 - again
+    forwards = _factors(before, offsets)
+    backwards = _factors(behind[::-1], (offsets[-1] - offsets)[::-1])[::-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.diff(offsets) * (1 / forwards + 1 / backwards) / 2
+    return np.where((forwards > 0) & (backwards > 0), mean, np.nan)
+
+
+def _factors(before: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """For each text how many stretches use up their new words, the last one in part.
+
+    before: for each word the place of its last occurrence before it in its text, or -1.
+    All texts go ahead at once, by a window of words each, or to the end of a stretch in it.
+    A word is new in its stretch where its last occurrence lies before the stretch.
+    """
+    windows = sliding_window_view(np.append(before, np.zeros(_WINDOW, dtype=np.int64)), _WINDOW)
+    ahead = np.arange(_WINDOW)
+    start, ends = offsets[:-1].copy(), offsets[1:]
+    closed, at, seen = np.zeros(len(ends)), start.copy(), np.zeros(len(ends), dtype=np.int64)
+    while len(left := np.flatnonzero(at < ends)):
+        here, length = at[left], (at - start)[left]
+        inside = ahead < (ends[left] - here)[:, None]
+        new = inside & (windows[here] < start[left, None])
+        types = seen[left, None] + np.cumsum(new, axis=1)
+        closes = inside & (types <= FACTOR * (length[:, None] + ahead + 1))
+        first = closes.argmax(axis=1)
+        done = closes[np.arange(len(left)), first]
+        at[left] = here + np.where(done, first + 1, _WINDOW)
+        seen[left] = np.where(done, 0, types[:, -1])
+        start[left[done]] = at[left[done]]
+        closed[left] += done
+    lengths = np.maximum(ends - start, 1)
+    rest = (1 - np.where(ends > start, seen / lengths, 1)) / (1 - FACTOR)
     return closed + rest
+
+
+def _before(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each word the place of its last occurrence before it in its text, or -1."""
+    texts = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    keys = texts * (words.max(initial=0) + 1) + words
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(np.diff(keys[order]) == 0)
+    before = np.full(len(words), -1)
+    before[order[again + 1]] = order[again]
+    return before
 
 
 def _compression(text: str | None) -> float | None:
@@ -119,6 +185,12 @@ def _compression(text: str | None) -> float | None:
     return len(zlib.compress(raw, 6)) / len(raw)
 
 
-def _repetition(words: Sequence[str], n: int) -> float:
-    grams = list(zip(*(words[i:] for i in range(n)), strict=False))
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+def _repetition(words: pl.Series, offsets: NDArray[np.int64], n: int) -> NDArray[np.float64]:
+    """The share of n-grams that are there already; NaN for a text without any word.
+
+    N-grams are compared by hash: two that differ share one with a probability near 2^-64.
+    """
+    grams = ngram_hashes(Ragged(offsets, words.hash().to_numpy()), n)
+    share = 1 - distinct(grams).lengths / np.maximum(grams.lengths, 1)
+    share[grams.lengths == 0] = 0
+    return np.where(np.diff(offsets) > 0, share, np.nan)

@@ -1,7 +1,7 @@
 """Load, heuristic filters, near-duplicates and Parquet: whole runs against whole runs.
 
-Ours is a call of the command line, its start and its store included; of theirs, imports
-do not count.
+Each run is a program from its start to its end, as people run it: ours a call of the
+command line on an empty store, theirs the same work in their own way (`peers_curation`).
 """
 
 from __future__ import annotations

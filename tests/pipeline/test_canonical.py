@@ -135,6 +135,15 @@ def test_columns_that_look_alike() -> None:
     assert len({column_digest(c) for c in columns}) == len(columns)
 
 
+def test_digests_stay_what_stores_hold() -> None:
+    texts = pl.Series(["naïve", None, "", "b"])
+    turns = pl.Series(
+        [[{"role": "user", "content": "a"}], [], None, [{"role": "x", "content": ""}]]
+    )
+    assert column_digest(texts) == "b0e9ee409a5a8d3d4354142ee7a021ef"
+    assert column_digest(turns) == "78cec6362222d5c58df42233cbf68178"
+
+
 def test_columns_without_stable_bytes_are_refused() -> None:
     with pytest.raises(TypeError, match="no stable encoding"):
         column_digest(pl.Series(["a", "b"], dtype=pl.Categorical))

@@ -214,6 +214,7 @@ def test_results_are_those_of_any_number_of_workers_and_chunk_size(
     recipe = wide(tmp_path, 900)
     wired = Recipe.load(str(recipe))
     monkeypatch.setattr("pipeline.workers.WORTH_SPAWNING", 0.0)
+    monkeypatch.setattr("pipeline.workers.TELLING", 0.0)
     monkeypatch.setenv("TOY_NAP", "0.001")
     run(wired, tmp_path / "two", workers=2)
     monkeypatch.setenv("TOY_NAP", "0")

@@ -6,9 +6,10 @@ import random
 import zlib
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -50,6 +51,11 @@ def test_lengths() -> None:
     assert (found["response_chars"], found["response_words"]) == (20, 4)
 
 
+def test_words_are_counted_before_lower_case() -> None:
+    """Lower case turns "İ" into an i and a dot above, which would cut the word in two."""
+    assert measure("Go.", "İstanbul")["response_words"] == 1
+
+
 def test_repetition() -> None:
     assert measure("Go.", "a b c a b c a b c")["repetition"] == pytest.approx(1 - 3 / 7)
     assert measure("Go.", "A b a B a b", ngram=2)["repetition"] == pytest.approx(1 - 2 / 5)
@@ -81,6 +87,40 @@ def test_odd_conversations_and_types() -> None:
     assert result["turns"].to_list().count(0) == 1
 
 
+def stretches(words: list[str]) -> float:
+    """MTLD's factors as McCarthy and Jarvis tell them, word by word."""
+    closed, seen, length = 0, set[str](), 0
+    for word in words:
+        seen.add(word)
+        length += 1
+        if len(seen) <= 0.72 * length:
+            closed, seen, length = closed + 1, set(), 0
+    return closed + ((1 - len(seen) / length) / (1 - 0.72) if length else 0.0)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from([f"w{i}" for i in range(24)]), max_size=150),
+        min_size=1,
+        max_size=6,
+    ),
+    st.integers(1, 4),
+)
+def test_many_rows_at_once_are_as_word_by_word(texts: list[list[str]], ngram: int) -> None:
+    rows = pl.concat([frame([record("Go.", " ".join(words) or "!")]) for words in texts])
+    for found, words in zip(
+        heuristics(CTX, rows, ngram=ngram).rows(named=True), texts, strict=True
+    ):
+        factors = stretches(words), stretches(words[::-1])
+        mtld = len(words) * (1 / factors[0] + 1 / factors[1]) / 2 if all(factors) else None
+        assert found["mtld"] == (mtld and np.float32(mtld))
+        grams = list(zip(*(words[i:] for i in range(ngram)), strict=False))
+        share = 1 - len(set(grams)) / len(grams) if grams else 0.0
+        assert found["repetition"] == (np.float32(share) if words else None)
+
+
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=80))
 def test_measures_are_in_their_ranges(words: list[str]) -> None:
     found = measure("Go.", " ".join(words))
