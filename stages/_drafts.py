@@ -38,6 +38,9 @@ Write = Callable[..., None]
 YES_OR_NO: Final = Decoding(max_tokens=4, choice=("yes", "no"))
 """How a question is answered that is answered by yes or no."""
 
+JUDGED: Final = 8
+"""Tokens of the label that `rate` asks for, at most."""
+
 _SHOWN: Final = 200
 """Characters of an answer that nothing was read from, kept as evidence: its end."""
 
@@ -156,7 +159,7 @@ def rate(
     See `stages._labels.expectation`; a judgement that cannot be read makes its draft fail.
     """
     alive = [draft for draft in drafts if draft.alive]
-    decoding = Decoding(max_tokens=8, choice=tuple(labels), logprobs=TOP)
+    decoding = Decoding(max_tokens=JUDGED, choice=tuple(labels), logprobs=TOP)
     requests = [Request(render(draft), decoding, seed, draft.number) for draft in alive]
     for draft, answer in zip(alive, ask(engine, requests), strict=True):
         draft.journal += answer.journal

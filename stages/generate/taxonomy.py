@@ -28,6 +28,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from schemas.records import digest, instruction
@@ -43,7 +44,8 @@ from stages._drafts import (
     write,
 )
 from stages._lines import Rejection, conversation
-from stages._prompts import prompt
+from stages._prompts import prompt, size
+from stages._sizes import characters, mean
 from stages.generate._axes import LEVELS, SKILLS, SUBJECTS, TOPICS
 from stages.generate._parse import listed_items
 
@@ -74,20 +76,35 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("method skills draws at random: say how many", hint="count: 100")
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
     """Concepts or encodings, then an instruction and its answer for each combination."""
+    model, limit = options.model, options.max_tokens
     if options.method == "skills":
-        return int((options.count or 0) * (1 + options.combine))
+        known = options.skills or SKILLS
+        skill = mean([len(name) + len(meaning) for name, meaning in known.items()])
+        write = size("generate/taxonomy/skills") + options.combine * skill
+        judged, number = size("generate/taxonomy/shown") + skill, options.count or 0
+        answer = YES_OR_NO.max_tokens
+        return [
+            Asking(model, number, write, limit),
+            Asking(model, number * options.combine, judged, answer, (limit,)),
+        ]
     if options.method == "curriculum":
         before = len(options.subjects) or sum(map(len, SUBJECTS.values()))
-        cells = before * options.concepts * len(options.levels)
+        cells, each, text = options.concepts * len(options.levels), "question", 0.0
+        first = "concepts"
     else:
-        seeds = rows.get("seeds")
+        seeds = rows("seeds")
         if seeds is None:
             return None
-        before, cells = seeds, seeds * options.per_seed
-    cells = cells if options.count is None else min(cells, options.count)
-    return int(before + cells * (1 + options.answer))
+        before, cells, each = len(seeds), options.per_seed, "instruction"
+        first, text = "metadata", characters(seeds, instruction())
+    number = before * cells if options.count is None else min(before * cells, options.count)
+    return [
+        Asking(model, before, text + size(f"generate/taxonomy/{first}"), limit),
+        Asking(model, number, size(f"generate/taxonomy/{each}"), limit),
+        Asking(model, number * options.answer, 0, limit, (limit,)),
+    ]
 
 
 @stage(version=1, scope="set", reads=["messages", "input_start"], adds=ADDS, check=_check)

@@ -171,10 +171,12 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
     run(wired, store, "a")
     counted = expected(wired)
     assert (counted["new"]["rows"], counted["new"]["requests"]) == (ROWS, ROWS)
-    assert counted["new"]["tokens"] is None, "nothing was seen of this model"
+    assert counted["new"]["at_most"], "nothing was seen of this model"
     runner = Runner(wired, Store(store), Lines(3, lambda text: None))
     runner.run()
     assert runner.used["new"].requests == ROWS
+    for unit in ("tokens", "money"):
+        assert 1 / 2 < counted["new"][unit] / getattr(runner.used["new"], unit) < 2
     assert expected(wired)["new"]["requests"] is None, "nothing is to be asked"
 
     more = recipe(tmp_path, port, prices=PRICES, new={"with": {"model": "m", "samples": 3}})

@@ -1,0 +1,76 @@
+"""What `generate.self_instruct` will ask, if all that it is given in return is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.forecast import Asking
+from stages._prompts import size
+from stages._sizes import mean
+from stages.generate._instances import CLASSIFYING
+from stages.generate._presets import Settings
+from stages.generate._tasks import Seed
+
+_FOLDER = "generate/self_instruct"
+
+
+def forecast(
+    options: SimpleNamespace, chosen: Settings, seeds: Sequence[Seed] | None
+) -> list[Asking]:
+    """Lists in whole rounds until they hold `count` tasks, and the instances of each task.
+
+    seeds: None where they are not there yet; the length of a prompt is then unknown.
+    """
+    lists = ceil(options.count / (chosen.last - chosen.demonstrations - 1))
+    rounds = ceil(lists / options.requests_per_round)
+    sent = min(rounds * options.requests_per_round, options.max_requests)
+    shown = [_characters(seed, chosen.fields) for seed in seeds or ()]
+    listed = size(f"{_FOLDER}/{chosen.prompt}") + chosen.demonstrations * mean(shown)
+    asked = [Asking(options.model, sent, listed, chosen.max_tokens)]
+    asked += _instances(options, chosen, seeds or ())
+    return asked if seeds is not None else [each._replace(prompt=None) for each in asked]
+
+
+def _instances(options: SimpleNamespace, chosen: Settings, seeds: Sequence[Seed]) -> list[Asking]:
+    """What is asked about each task that was accepted."""
+    instruction = mean([len(seed.instruction) for seed in seeds])
+    whole = mean([seed.characters for seed in seeds])
+    first, second = chosen.instance_max_tokens
+    shots = mean(chosen.instance_demonstrations)
+
+    def ask(prompt: float, answer: int, *shown: int) -> Asking:
+        return Asking(options.model, options.count, prompt, answer, shown)
+
+    def after(name: str, each: float, number: float) -> float:
+        return size(f"{_FOLDER}/{name}") + number * each + instruction
+
+    ways: dict[str, list[Any]] = {
+        "turns": [ask(instruction, first), ask(instruction, first, first)],
+        "simple": [ask(after("simple", whole, shots), max(first, second))],
+        "answered": [ask(after("answer", whole, shots), max(first, second))],
+        "examples": [
+            ask(
+                after("classification", instruction, sum(options.classification_demonstrations)),
+                CLASSIFYING.max_tokens,
+            ),
+            ask(after("input_first", whole, shots), max(first, second)),
+        ],
+    }
+    return ways.get(chosen.instances, [])
+
+
+def _characters(seed: Seed, fields: Sequence[str]) -> int:
+    """Of a demonstration: its instruction, or the task field by field."""
+    if not fields:
+        return len(seed.instruction)
+    one = seed.instances[0] if seed.instances else None
+    known = {
+        "instruction": seed.instruction,
+        "input": one.input if one else "",
+        "output": one.output if one else "",
+    }
+    values = {**{name: seed.fields.get(name) for name in fields}, **known}
+    return sum(len(name) + len(str(values[name] or "")) for name in fields)
