@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pipeline.forecast import Asking
+from pipeline.models.base import LanguageModel
 from stages._prompts import size
 from stages._sizes import mean
 from stages.generate._instances import CLASSIFYING
@@ -20,40 +21,45 @@ _FOLDER = "generate/self_instruct"
 def forecast(
     options: SimpleNamespace, chosen: Settings, seeds: Sequence[Seed] | None
 ) -> list[Asking]:
-    """Lists in whole rounds until they hold `count` tasks, and the instances of each task.
+    """Lists in whole rounds until they hold `count` tasks, and the instances of every task.
 
     seeds: None where they are not there yet; the length of a prompt is then unknown.
     """
-    lists = ceil(options.count / (chosen.last - chosen.demonstrations - 1))
-    rounds = ceil(lists / options.requests_per_round)
+    listed_tasks = chosen.last - chosen.demonstrations - 1
+    rounds = ceil(ceil(options.count / listed_tasks) / options.requests_per_round)
+    yes_no = sum(options.classification_demonstrations)
     sent = min(rounds * options.requests_per_round, options.max_requests)
     shown = [_characters(seed, chosen.fields) for seed in seeds or ()]
     listed = size(f"{_FOLDER}/{chosen.prompt}") + chosen.demonstrations * mean(shown)
     asked = [Asking(options.model, sent, listed, chosen.max_tokens)]
-    asked += _instances(options, chosen, seeds or ())
+    asked += _instances(options.model, chosen, sent * listed_tasks, seeds or (), yes_no)
     return asked if seeds is not None else [each._replace(prompt=None) for each in asked]
 
 
-def _instances(options: SimpleNamespace, chosen: Settings, seeds: Sequence[Seed]) -> list[Asking]:
-    """What is asked about each task that was accepted."""
+def _instances(
+    model: LanguageModel, chosen: Settings, tasks: int, seeds: Sequence[Seed], classified: int
+) -> list[Asking]:
+    """What is asked about each task. classified: demonstrations of what is classification."""
     instruction = mean([len(seed.instruction) for seed in seeds])
     whole = mean([seed.characters for seed in seeds])
     first, second = chosen.instance_max_tokens
     shots = mean(chosen.instance_demonstrations)
 
     def ask(prompt: float, answer: int, *shown: int) -> Asking:
-        return Asking(options.model, options.count, prompt, answer, shown)
+        return Asking(model, tasks, prompt, answer, shown)
 
     def after(name: str, each: float, number: float) -> float:
         return size(f"{_FOLDER}/{name}") + number * each + instruction
 
+    bare = chosen.prompting == "chat" and not shots
+    answered = instruction if bare else after("answer", whole, shots)
     ways: dict[str, list[Any]] = {
         "turns": [ask(instruction, first), ask(instruction, first, first)],
         "simple": [ask(after("simple", whole, shots), max(first, second))],
-        "answered": [ask(after("answer", whole, shots), max(first, second))],
+        "answered": [ask(answered, max(first, second))],
         "examples": [
             ask(
-                after("classification", instruction, sum(options.classification_demonstrations)),
+                after("classification", instruction, classified),
                 CLASSIFYING.max_tokens,
             ),
             ask(after("input_first", whole, shots), max(first, second)),

@@ -78,7 +78,7 @@ def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | No
     else:
         some = given.head(SAMPLE)
         drafts = _passages(some, options.passage_characters)
-        _sample(drafts, options.seed, None, options.per_document)
+        _sample(drafts, options.seed, options.max_passages, options.per_document)
         passages = [len(draft["passage"]) for draft in drafts if draft.alive]
         number = len(passages) * len(given) / max(1, len(some))
         if options.max_passages is not None:

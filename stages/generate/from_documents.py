@@ -158,7 +158,7 @@ def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | No
     if documents is None or (options.model is None and options.judge is None):
         return None
     some = documents.head(SAMPLE)
-    drafts = _drawn(some, options, None)
+    drafts = _drawn(some, options)
     lengths = [len(draft["passage"]) for draft in drafts if draft.alive]
     number = len(lengths) * len(documents) / max(1, len(some))
     if options.max_passages is not None:
@@ -181,12 +181,12 @@ def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | No
     return screened + (STEPS[method](work) if method in STEPS else [])
 
 
-def _drawn(documents: pl.DataFrame, options: SimpleNamespace, most: int | None) -> list[Draft]:
+def _drawn(documents: pl.DataFrame, options: SimpleNamespace) -> list[Draft]:
     """The passages of the documents, those that are not drawn rejected."""
     way = WAYS[options.method]
     characters = options.passage_characters
     drafts = passages(documents, characters, code=way.code, whole=way.whole)
-    return sample(drafts, options.seed, most, options.per_document)
+    return sample(drafts, options.seed, options.max_passages, options.per_document)
 
 
 def _screens(method: str, screen: bool | None) -> bool:
@@ -269,7 +269,7 @@ def from_documents(
         snippet_lines=snippet_lines,
         max_tokens=decoding.max_tokens,
     )
-    drafts = _drawn(documents, options, max_passages)
+    drafts = _drawn(documents, options)
     if _screens(method, screen):
         _screening.screen(means, drafts)
     _screening.thin_out(means, drafts)
