@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from types import SimpleNamespace
-from typing import Any
 
 from pipeline.forecast import Asking
 from pipeline.models.base import LanguageModel
@@ -53,15 +52,12 @@ def _instances(
 
     bare = chosen.prompting == "chat" and not shots
     answered = instruction if bare else after("answer", whole, shots)
-    ways: dict[str, list[Any]] = {
+    ways: dict[str, list[Asking]] = {
         "turns": [ask(instruction, first), ask(instruction, first, first)],
         "simple": [ask(after("simple", whole, shots), max(first, second))],
         "answered": [ask(answered, max(first, second))],
         "examples": [
-            ask(
-                after("classification", instruction, classified),
-                CLASSIFYING.max_tokens,
-            ),
+            ask(after("classification", instruction, classified), CLASSIFYING.max_tokens),
             ask(after("input_first", whole, shots), max(first, second)),
         ],
     }
