@@ -44,6 +44,7 @@ from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Embedder, Encoder, LanguageModel
 from pipeline.stage import Items, Records, stage
 from schemas.records import first_user_turn
+from stages._idle import refuse_idle
 from stages._prompts import size
 from stages._sizes import characters, mean
 from stages._verdicts import dropped
@@ -73,6 +74,10 @@ def _check(options: SimpleNamespace) -> None:
     for name in ("top_k", "min_words", "batch", "max_tokens"):
         if getattr(options, name) < 1:
             raise UserError(f"{name} must be at least 1")
+    refuse_idle(
+        *(semantic, options),
+        (options.judge is not None, "a judge", "temperature max_tokens"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

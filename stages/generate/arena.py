@@ -26,6 +26,7 @@ from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Records, stage
 from stages._drafts import Conversation, Draft, Prompt, model_names, table, user, write
+from stages._idle import refuse_idle
 from stages._lines import conversation
 from stages._prompts import prompt, size
 from stages.generate._instances import user_turn
@@ -81,6 +82,10 @@ def _check(options: SimpleNamespace) -> None:
         )
     if not 0 <= options.elo_weight <= 1:
         raise UserError(f"elo_weight is {options.elo_weight}", hint="a number from 0 to 1")
+    refuse_idle(
+        *(arena, options),
+        (options.challenges == "asked", "challenges: asked", "domain"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, _rows: Rows) -> list[Asking]:

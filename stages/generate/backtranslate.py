@@ -29,6 +29,7 @@ from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from schemas.records import Message, digest, first_user_turn, response
 from stages._drafts import JUDGED, Conversation, Draft, Prompt, keep, table, user, write
+from stages._idle import refuse_idle
 from stages._lines import Rejection, conversation
 from stages._prompts import prompt, size
 from stages._sizes import SAMPLE, characters, mean
@@ -53,6 +54,19 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("min_score has nothing to go by: curate is false", hint="min_score: null")
     if options.candidates < 1 or options.examples < 1 or not options.styles:
         raise UserError("candidates, examples and styles must be one or more")
+    of_documents = options.method not in _EDGES
+    method, in_words = options.method, options.score_from == "text"
+    rated, trained = _curates(method, options.curate), options.prompting == "trained"
+    refuse_idle(
+        *(backtranslate, options),
+        (of_documents, "passages of documents", "prompting passage_characters max_passages"),
+        (of_documents, "passages of documents", "per_document"),
+        (method == "longform" and not trained, "longform with prompting: asked", "styles"),
+        (not of_documents, "the methods inverse and induction", "candidates"),
+        (method == "induction", "method: induction", "group examples"),
+        (rated, "pairs that are rated: curate", "score_from"),
+        (rated and in_words, "ratings in words: curate", "strict score_max_tokens"),
+    )
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:

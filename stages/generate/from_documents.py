@@ -50,6 +50,7 @@ from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, Embedder, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from stages._drafts import Conversation, Draft, Write, table, write
+from stages._idle import refuse_idle
 from stages._lines import conversation
 from stages._sizes import SAMPLE, mean
 from stages.generate import _fanno, _reading, _screening, _wavecoder
@@ -82,6 +83,8 @@ ADDS: Final = {
     "round": pl.Int32,
     "tests": pl.String,
 }
+SHOWING: Final = ("fanno", "wavecoder", "instruction-pretraining")
+"""The methods that show examples."""
 _EVERY: Final = 1 << 30
 
 
@@ -150,6 +153,21 @@ def _check(options: SimpleNamespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", hint="1 or more")
+    judged = _screens(method, options.screen) or method in ("aitp", "wavecoder")
+    refuse_idle(
+        *(from_documents, options),
+        (method in ("fanno", "wavecoder"), "fanno and wavecoder", "count window"),
+        (method in SHOWING, "methods that show examples", "shots"),
+        (method in ("agentinstruct", "mammoth2"), "agentinstruct and mammoth2", "refine"),
+        (judged, "screening, aitp and wavecoder", "judge"),
+        (method == "fanno", "method: fanno", "seed_passages ascii_only"),
+        (method == "instruction-pretraining", "method: instruction-pretraining", "form"),
+        (method == "aitp", "method: aitp", "min_quality"),
+        (method == "selfcodealign", "method: selfcodealign", "samples language"),
+        (method == "oss-instruct", "method: oss-instruct", "snippet_lines"),
+        (method != "mammoth2", "methods that draw; mammoth2 takes all pairs", "per_passage"),
+        (options.embedder is not None, "an embedder", "communities"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

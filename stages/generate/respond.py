@@ -33,6 +33,7 @@ from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from schemas.records import Message, response
 from stages._drafts import Conversation, Draft, Prompt, Write, model_names, table, user, write
+from stages._idle import refuse_idle
 from stages._prompts import prompt, size
 from stages._sizes import characters, mean
 
@@ -64,6 +65,14 @@ def _check(options: SimpleNamespace) -> None:
             f"explanations: there is none called {', '.join(unknown)}",
             hint=f"they are {', '.join(_explanations())}",
         )
+    method = options.method
+    refuse_idle(
+        *(respond, options),
+        (method in ("answer", "context"), "the methods answer and context", "system"),
+        (method == "explain", "method: explain", "explanations"),
+        (method == "context", "method: context", "passages passage_words"),
+        (method == "continue", "method: continue", "cut most_documents"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

@@ -78,6 +78,7 @@ from pipeline.errors import UserError
 from pipeline.forecast import Asking, Rows
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Columns, Edges, InputFiles, Records, stage
+from stages._idle import refuse_idle
 from stages._lines import Line, Rejection, conversation, frame, line
 from stages.generate._axes import TOPICS
 from stages.generate._bootstrap import Bootstrap
@@ -157,6 +158,15 @@ def _check(options: SimpleNamespace) -> None:
         )
     if not options.topic_files:
         _topics(options.topics, (), chosen.topics_per_request)
+    by_kind = chosen.instances == "examples"
+    refuse_idle(
+        *(self_instruct, options),
+        (chosen.topics_per_request > 0, "topics_per_request", "topics topic_files"),
+        (chosen.fields == ("input",), "the preset self-guide", "task"),
+        (chosen.prompt in ("tasks/domain", "tasks/alpacare"), "presets of a domain", "domain"),
+        (by_kind, "instances: examples", "classification_demonstrations"),
+        (chosen.screen, "screen: true", "words keywords ascii_start"),
+    )
 
 
 @stage(

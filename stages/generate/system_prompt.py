@@ -35,6 +35,7 @@ from stages._drafts import (
     user,
     write,
 )
+from stages._idle import refuse_idle
 from stages._lines import Rejection
 from stages._prompts import prompt, size
 from stages._sizes import characters
@@ -51,6 +52,12 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError(f"rules is [{low}, {high}]", hint="rules: [FEWEST, MOST], 1 or more")
     if options.method == "profiles" and (options.profiles < 1 or not options.topics):
         raise UserError("there is no character to be invented", hint="profiles: 20, with topics")
+    method = options.method
+    refuse_idle(
+        *(system_prompt, options),
+        (method == "rules", "method: rules", "rules"),
+        (method == "profiles", "method: profiles", "profiles topics"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

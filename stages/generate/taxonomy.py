@@ -43,6 +43,7 @@ from stages._drafts import (
     user,
     write,
 )
+from stages._idle import refuse_idle
 from stages._lines import Rejection, conversation
 from stages._prompts import prompt, size
 from stages._sizes import characters, mean
@@ -74,6 +75,16 @@ def _check(options: SimpleNamespace) -> None:
         )
     if options.method == "skills" and options.count is None:
         raise UserError("method skills draws at random: say how many", hint="count: 100")
+    method = options.method
+    own = bool(options.subjects)
+    refuse_idle(
+        *(taxonomy, options),
+        (method == "curriculum", "method: curriculum", "subjects concepts levels"),
+        (own and method == "curriculum", "subjects of your own", "education"),
+        (method == "metadata", "method: metadata", "per_seed most_skills"),
+        (method == "skills", "method: skills", "skills topics combine"),
+        (method != "skills", "the methods curriculum and metadata", "answer"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

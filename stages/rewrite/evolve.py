@@ -37,6 +37,7 @@ from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from schemas.records import Message, first_user_turn
 from stages._drafts import Conversation, Draft, Write, keep, table, user, write
+from stages._idle import refuse_idle
 from stages._prompts import prompt, size
 from stages._sizes import characters
 from stages.rewrite._operators import OPERATORS, TURNS, leaked, refused
@@ -66,6 +67,12 @@ def _check(options: SimpleNamespace) -> None:
             f"operators: there is none called {', '.join(wrong)}",
             hint=f"there are: {', '.join(sorted(every))}",
         )
+    method = options.method
+    refuse_idle(
+        *(evolve, options),
+        (options.answer, "answer: true", "answerer"),
+        (method != "rubric", "the methods that draw operators", "operators"),
+    )
 
 
 def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:

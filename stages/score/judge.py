@@ -32,6 +32,7 @@ from pipeline.forecast import Asking, Rows
 from pipeline.models.asking import Answer, ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.stage import Records, stage
+from stages._idle import refuse_idle
 from stages._labels import TOP, YES, expectation
 from stages._prompts import prompt, size
 from stages._sizes import SAMPLE, mean
@@ -60,6 +61,14 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("there is nothing to rate", hint="aspects: [quality]")
     if options.method == "gap" and len(options.aspects) != 1:
         raise UserError("a gap is one of a single aspect", hint="aspects: [quality]")
+    method = options.method
+    refuse_idle(
+        *(judge, options),
+        (method == "rubric", "method: rubric", "criteria"),
+        (method in ("rating", "gap"), "the methods rating and gap", "aspects"),
+        (method == "rating", "method: rating", "turns"),
+        (method == "pairwise", "method: pairwise", "most_pairs"),
+    )
 
 
 def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:

@@ -42,6 +42,7 @@ from stages._budget import (
     uniform,
 )
 from stages._dsir import bags, log_weights
+from stages._idle import refuse_idle
 from stages._nearness import (
     log_density,
     mean_cosine,
@@ -106,6 +107,16 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError(f"dimensions: {options.dimensions}", hint="give 1 or more")
     if options.min_words < 0:
         raise UserError(f"min_words: {options.min_words} is negative", hint="give 0 or more")
+    mode = options.mode
+    refuse_idle(
+        *(target, options),
+        (mode == "distribution" and options.sample, "mode: distribution, sample: true", "seed"),
+        (mode == "nearest", "mode: nearest", "order"),
+        (mode == "distribution", "mode: distribution", "field min_words sample"),
+        (mode == "gaps", "mode: gaps", "dimensions"),
+        (mode != "distribution", "the modes nearest and gaps", "vector"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
 @stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
