@@ -118,7 +118,7 @@ def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | No
     ]
 
 
-@stage(version=1, scope="set", reads=["messages", "input_start"], adds=ADDS, check=_check)
+@stage(version=2, scope="set", reads=["messages", "input_start"], adds=ADDS, check=_check)
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,
@@ -158,8 +158,8 @@ def taxonomy(
     answer: have the instruction answered too; if not, the row ends with the user's turn,
         for `rewrite.evolve` or `generate.respond`.
 
-    Dropped: `not_sampled`, `repeated_concept`, `skill_not_shown`, and answers that were
-    cut or unreadable, by the name of what was to be written.
+    Dropped: `not_sampled`, `repeated_concept`, `skill_not_shown`, `no_instruction` (of a
+    seed), and answers that were cut or unreadable, by the name of what was to be written.
     """
     decoding = Decoding(max_tokens, temperature, top_p)
     ask = partial(write, ctx.open(model), decoding=decoding, seed=seed)
@@ -231,7 +231,8 @@ def _encode(ask: Write, seeds: pl.DataFrame | None, per_seed: int, most_skills: 
             hint="needs: {seeds: a stage that gives records}",
         )
     texts = seeds.select("id", instruction().alias("text")).iter_rows()
-    drafts = [Draft((id_,), {"seed": text}) for id_, text in texts if text]
+    drafts = [Draft((id_,), {"seed": text or ""}) for id_, text in texts]
+    keep(drafts, lambda d: None if d["seed"].strip() else ("no_instruction", {}))
 
     def encoding(draft: Draft) -> Any:
         return user(

@@ -181,6 +181,7 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
 
     more = recipe(tmp_path, port, prices=PRICES, new={"with": {"model": "m", "samples": 3}})
     seen = expected(more)["new"]
+    assert not seen["at_most"], "now its lengths are known"
     assert seen["requests"] == 3 * ROWS
     assert seen["tokens"] == pytest.approx(3 * runner.used["new"].tokens, rel=0.01)
     assert seen["money"] == pytest.approx(3 * runner.used["new"].money, rel=0.01)

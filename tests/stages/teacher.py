@@ -19,6 +19,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("tell private things", "no"),
     ("Answer yes or no.", "yes"),
     ("Is it classification?", "No"),
+    ("Each instruction comes with its output.", "output: It is number {0}.\n|EoS|"),
     ("Answer True or False.", "True"),
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.stage import Stage, find
+from tests.stages._options import options_of
 
 MODEL = LanguageModel(model="none")
 RUBRIC = {"method": "rubric", "criteria": ("It is short.",)}
@@ -124,10 +124,8 @@ EACH = [(stage, base, {name: value}) for stage, base, idle in IDLE for name, val
 
 
 def checked(stage: Stage, given: dict[str, Any], model: LanguageModel) -> None:
-    options = {option.name: option.default for option in stage.options}
-    options |= {"model": model} if "model" in options else {}
     assert stage.check is not None
-    stage.check(SimpleNamespace(**options | given))
+    stage.check(options_of(stage.function, **{"model": model} | given))
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,11 @@ from pipeline.models import LanguageModel, Request
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate._axes import TOPICS
 from stages.generate._parse import KEYWORDS, without_mark
-from stages.generate._presets import OPTIONS, PRESETS
+from stages.generate._presets import PRESETS
 from stages.generate.self_instruct import _check, added, expected_requests, self_instruct
 from stages.load.records import records
 from tests.conftest import ROOT
+from tests.stages._options import options_of
 from tests.stages._rows import json_lines
 from tests.stages.generate.scripted import Answer, Scripted, scripted
 
@@ -478,10 +479,8 @@ def test_the_published_figures() -> None:
 
 
 def namespace(**given: Any) -> SimpleNamespace:
-    defaults = {"preset": "self-instruct", "topics": (), "topic_files": (), "count": 14}
-    sending = {"model": MODEL, "max_requests": 9, "requests_per_round": 1}
-    sending["classification_demonstrations"] = (12, 19)
-    return SimpleNamespace(**{**dict.fromkeys(OPTIONS), **defaults, **sending, **given})
+    defaults = {"count": 14, "model": MODEL, "max_requests": 9, "requests_per_round": 1}
+    return options_of(self_instruct, **defaults | given)
 
 
 def number(options: SimpleNamespace) -> float:
