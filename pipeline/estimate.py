@@ -236,7 +236,7 @@ def _against(unit: str, thought: float | None, real: float, at_most: bool = Fals
     shown = f"{real:,}" if isinstance(real, int) else f"{real:,.4g}"
     if not thought or not real:
         return f"{shown} {unit}"
-    kind = "estimate of the most" if at_most else "estimate"
+    kind = "estimate for the longest answers" if at_most else "estimate"
     return f"{shown} {unit} ({kind} {thought / real - 1:+.0%})"
 
 

@@ -39,7 +39,7 @@ def test_a_tiny_recipe_runs_and_accounts_for_every_row(name: str, tmp_path: Path
     done = command("run", name, "--store", str(tmp_path), timeout=600)
     assert done.returncode == 0, done.stderr
     for line in (line for line in done.stderr.splitlines() if line.startswith("asked by ")):
-        told_before = re.findall(r"\(estimate(?: of the most)? ([+-]\d+)%\)", line)
+        told_before = re.findall(r"\(estimate(?: for the longest answers)? ([+-]\d+)%\)", line)
         assert len(told_before) == 2, f"requests and tokens were not both estimated: {line}"
         assert all(1 / 3 < 1 + int(off) / 100 < 3 for off in told_before), line
     told = command("status", name, "--store", str(tmp_path), "--json")

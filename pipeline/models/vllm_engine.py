@@ -19,6 +19,7 @@ import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -85,6 +86,7 @@ class Worker:
                 stderr=errors,
                 env=environment(model),
                 encoding="utf-8",
+                start_new_session=True,
             )
         self._lines: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -115,11 +117,15 @@ class Worker:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone, with unsent lines
             self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LEAVE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._kill()
+
+    def _kill(self) -> int:
+        """End whatever is left of it: with tensor parallelism it has processes of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -128,8 +134,7 @@ class Worker:
         self._lines.put(None)
 
     def _fail(self, why: str | None) -> NoReturn:
-        self._process.kill()
-        status = self._process.wait()
+        status = self._kill()
         ended = f"exit status {status}; {last_words(self.log, self._begin)}"
         raise UserError(
             "vLLM ended before its work was done" if why is None else "vLLM does not start",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +76,17 @@ def variant(folder: Path, weights: dict[str, np.ndarray], **config: object) -> s
 def tiny_weights() -> dict[str, np.ndarray]:
     parts = [load_file(path) for path in sorted(TINY.glob("*.safetensors"))]
     return {name: weight for part in parts for name, weight in part.items()}
+
+
+def is_gone(group: int) -> bool:
+    """Whether nothing of a group of processes is left, soon."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def local(model: LanguageModel) -> LanguageModel:
@@ -160,6 +173,10 @@ def test_two_processes_share_a_model(
     model = replace(MODEL, model=folder, dtype="float32", engine_options=options)
     asked = [replace(request, decoding=Decoding(3)) for request in ASKED[:4]]
     assert alike(texts(real, model, asked), texts(real, local(model), asked))
+    process = real.open(model)._loaded._worker._process  # type: ignore[attr-defined]
+    process.stdin.close()  # as when we die
+    process.wait(20)
+    assert is_gone(process.pid), "its processes outlived it"
 
 
 @pytest.mark.proof
