@@ -22,21 +22,24 @@ def forecast(
 ) -> list[Asking]:
     """Lists in whole rounds until they hold `count` tasks, and the instances of every task.
 
+    The last round is used whole: of what it brings beyond the count, half is expected.
+
     seeds: None where they are not there yet; the length of a prompt is then unknown.
     """
-    listed_tasks = chosen.last - chosen.demonstrations - 1
-    rounds = ceil(ceil(options.count / listed_tasks) / options.requests_per_round)
+    each = chosen.last - chosen.demonstrations - 1
+    rounds = ceil(ceil(options.count / each) / options.requests_per_round)
     yes_no = sum(options.classification_demonstrations)
     sent = min(rounds * options.requests_per_round, options.max_requests)
     shown = [_characters(seed, chosen.fields) for seed in seeds or ()]
     listed = size(f"{_FOLDER}/{chosen.prompt}") + chosen.demonstrations * mean(shown)
     asked = [Asking(options.model, sent, listed, chosen.max_tokens)]
-    asked += _instances(options.model, chosen, sent * listed_tasks, seeds or (), yes_no)
-    return asked if seeds is not None else [each._replace(prompt=None) for each in asked]
+    tasks = (min(options.count, sent * each) + sent * each) / 2
+    asked += _instances(options.model, chosen, tasks, seeds or (), yes_no)
+    return asked if seeds is not None else [one._replace(prompt=None) for one in asked]
 
 
 def _instances(
-    model: LanguageModel, chosen: Settings, tasks: int, seeds: Sequence[Seed], classified: int
+    model: LanguageModel, chosen: Settings, tasks: float, seeds: Sequence[Seed], classified: int
 ) -> list[Asking]:
     """What is asked about each task. classified: demonstrations of what is classification."""
     instruction = mean([len(seed.instruction) for seed in seeds])

@@ -84,6 +84,7 @@ def _cases() -> list[Case]:
 
     def preset(name: str, **options: Any) -> Case:
         given = {"preset": name, "count": 14, "max_rouge_l": 1.0, "instance_max_tokens": (24, 24)}
+        given["requests_per_round"] = 1
         one = case("generate.self_instruct", "", {"seeds": seeds}, **given, **options)
         return one._replace(method=name)
 
