@@ -86,14 +86,17 @@ def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | No
     asked = [Asking(options.model, number, text + _size(options.method, drawn), limit)]
     if options.method == "rubric":
         asked.append(Asking(options.model, number, text + size("rewrite/evolve/actions"), limit))
+    before: tuple[float, tuple[int, ...]] = (0, ())
     if options.method == "turns":
-        said = (limit,) * (options.rounds - 1)  # half of the turns of the earlier rounds
-        asked = [asked[0]._replace(shown=said)]
+        # Each round before has left two turns; on average half of the rounds are before.
+        before = text, (limit,) * (options.rounds - 1)
+        asked = [asked[0]._replace(shown=before[1])]
     elif _strict(options.method, options.eliminate):
         compared = text + size("rewrite/evolve/equal")
         asked.append(Asking(options.model, number, compared, _COMPARED.max_tokens, (limit,)))
     if options.answer:
-        asked.append(Asking(options.answerer or options.model, number, 0, limit, (limit,)))
+        answerer, (told, shown) = options.answerer or options.model, before
+        asked.append(Asking(answerer, number, told, limit, (*shown, limit)))
     return asked
 
 
