@@ -1,36 +1,58 @@
 """What stages will ask of language models: expected before a run, compared with the truth after it.
 
-How many requests: a stage's own word (`expected_requests` in its module), what its last
-run needed per row, one for each row that it annotates through an engine that only
-generates. How long they are: what its last run used per request, or what the journal
-has seen of the model. It is an estimate as if the journal knew none of the answers;
-those that it does know are free.
+How many requests, of which lengths: a stage's own word (see `pipeline.forecast`), which it
+gives before its first run. Lengths are better known once it has run: then they are what its
+last run used per request. Before that its answers are as long as the model's newest ones in
+the journal, but no longer than they may be; of a model that the journal has not seen they
+are as long as they may be, and tokens and money are *at most* what is told.
+
+Of a stage of a user's own that says nothing, requests are what its last run needed per row,
+or one for each row that it annotates through an engine that only generates; lengths are
+those of its last run or of the journal.
+
+It is an estimate as if the journal knew none of the answers; those that it does know are
+free.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import polars as pl
 
 from pipeline.artifact import Artifact
 from pipeline.budget import Account, Use
-from pipeline.models.base import LanguageModel, Price
+from pipeline.forecast import CHARACTERS, TEMPLATE, Asking, Rows
+from pipeline.models.base import LanguageModel
 from pipeline.models.identity import identity
 from pipeline.models.journal import Journal, journal_in
-from pipeline.plan import Planned
+from pipeline.plan import Made, Planned, edge_columns
 from pipeline.recipe import Recipe
 from pipeline.store import Store
 
 
 @dataclass(frozen=True)
 class Expected:
-    """rows: on the stage's first edge. None: not known yet. tokens: of prompts and answers."""
+    """rows: on the stage's first edge. None: not known yet. tokens: of prompts and answers.
+
+    at_most: tokens and money are those of the longest answers that are possible.
+    """
 
     rows: int | None = None
     requests: int | None = None
     tokens: int | None = None
     money: float | None = None
+    at_most: bool = False
+
+
+class Lengths(NamedTuple):
+    """Mean tokens of a prompt and of an answer."""
+
+    prompt: float
+    answer: float
 
 
 @dataclass(frozen=True)
@@ -64,56 +86,88 @@ def _models(look: Planned) -> list[LanguageModel]:
 
 def expectations(recipe: Recipe, store: Store, planned: Sequence[Planned]) -> dict[str, Expected]:
     """What every step that is to run will ask, by name; rows alone for those that ask nothing."""
-    kept: dict[str, int | None] = {}
+    made = Made()
     told: dict[str, Expected] = {}
     for look in planned:
         cached = look.state == "cached" and look.artifact is not None
-        told[look.step.name] = Expected() if cached else expect(recipe, store, look, kept)
-        kept[look.step.name] = look.artifact.kept if cached and look.artifact else None
+        told[look.step.name] = Expected() if cached else expect(recipe, store, look, made)
+        if cached and look.artifact:
+            made.add(look.step, look.artifact)
     return told
 
 
-def expect(recipe: Recipe, store: Store, look: Planned, kept: Mapping[str, int | None]) -> Expected:
-    """What a step will ask. kept: rows of the steps before it, as far as they are known."""
-    stage, step = look.step.stage, look.step
-    rows = {
-        edge.name: _sum([kept.get(name) for name in step.needs.get(edge.name, ())])
-        for edge in stage.edges
-    }
-    first = rows[stage.edges[0].name] if stage.edges else None
+def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
+    """What a step will ask. made: the steps before it, as far as they are there."""
+    rows = _first(look, made)
     if not asks(look):
-        return Expected(first if stage.annotates else None)
-    last = look.artifact or store.last(recipe.name, step.name)
-    requests = stage.expected_requests(look.options, rows)
+        return Expected(rows if look.step.stage.annotates else None)
+    last = look.artifact or store.last(recipe.name, look.step.name)
+    askings = look.step.stage.expected_requests(look.options, _reader(look, made))
+    if askings is None:
+        askings = _by_itself(look, last, rows)
+    if askings is None:
+        return Expected(rows)
     if look.state == "incomplete" and look.artifact:
-        requests = look.artifact.manifest["counts"]["failed"]
-    if requests is None:
-        requests = _as_before(last, first)
-    if requests is None and stage.annotates and _only_generate(look):
-        requests = first
-    if requests is None:
-        return Expected(first)
-    lengths = _lengths(store, look, last)
-    if lengths is None:
-        return Expected(first, requests)
-    prompt, answer = (round(requests * length) for length in lengths)
-    prices = [model.price for model in _models(look) if model.price]
-    dearest = max(prices, key=lambda p: p.prompt + p.completion, default=None)
-    return Expected(first, requests, prompt + answer, _money(prompt, answer, dearest))
+        share = _failed(look.artifact)
+        askings = [asking._replace(requests=asking.requests * share) for asking in askings]
+    requests = round(sum(asking.requests for asking in askings))
+    before = _of_last(last)
+    seen = {} if before else _seen(store, [asking.model for asking in askings])
+    lengths = [before or _lengths(asking, seen.get(asking.model)) for asking in askings]
+    uses = [
+        _use(asking, each)
+        for asking, each in zip(askings, lengths, strict=True)
+        if each is not None
+    ]
+    if len(uses) < len(askings):
+        return Expected(rows, requests)
+    priced = any(asking.model.price for asking in askings)
+    return Expected(
+        rows,
+        requests,
+        sum(use.tokens for use in uses),
+        sum(use.money for use in uses) if priced else None,
+        at_most=not before and any(asking.model not in seen for asking in askings),
+    )
+
+
+def _first(look: Planned, made: Made) -> int | None:
+    """How many rows stand on the stage's first edge."""
+    edges = look.step.stage.edges
+    names = look.step.needs.get(edges[0].name, ()) if edges else ()
+    known = [made.artifacts[name].kept for name in names if name in made.artifacts]
+    return sum(known) if known and len(known) == len(names) else None
+
+
+def _reader(look: Planned, made: Made) -> Rows:
+    step = look.step
+    kinds = {edge.name: edge.kind for edge in step.stage.edges}
+
+    def rows(edge: str) -> pl.DataFrame | None:
+        views = [made.views.get(name) for name in step.needs.get(edge, ())]
+        frames = [view.read(edge_columns(step, edge, kinds[edge], view)) for view in views if view]
+        return pl.concat(frames) if frames and len(frames) == len(views) else None
+
+    return rows
+
+
+def _by_itself(look: Planned, last: Artifact | None, rows: int | None) -> list[Asking] | None:
+    """Of a stage that says nothing: as many as before, or one for each row."""
+    requests = _as_before(last, rows)
+    if requests is None and look.step.stage.annotates and _only_generate(look):
+        requests = rows
+    return None if requests is None else [Asking(_models(look)[0], requests, None, 0)]
+
+
+def _failed(artifact: Artifact) -> float:
+    """The part of its rows that are to be tried again."""
+    counts = artifact.manifest["counts"]
+    return counts["failed"] / (counts["in"] + counts["created"])
 
 
 def _only_generate(look: Planned) -> bool:
     """Whether its models can do nothing else; those of transformers may score likelihoods."""
     return all(model.engine != "transformers" for model in _models(look))
-
-
-def _money(prompt: int, answer: int, price: Price | None) -> float | None:
-    return Use.of(0, prompt, answer, price).money if price else None
-
-
-def _sum(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
 
 
 def _as_before(last: Artifact | None, rows: int | None) -> int | None:
@@ -125,18 +179,37 @@ def _as_before(last: Artifact | None, rows: int | None) -> int | None:
     return round(asked * rows / came) if rows is not None and came else asked
 
 
-def _lengths(store: Store, look: Planned, last: Artifact | None) -> tuple[float, float] | None:
-    """Mean tokens of a prompt and of an answer."""
+def _of_last(last: Artifact | None) -> Lengths | None:
     used = last.manifest["used"] if last else {}
-    if sent := used.get("requests"):
-        return used.get("prompt_tokens", 0) / sent, used.get("completion_tokens", 0) / sent
+    sent = used.get("requests")
+    if not sent:
+        return None
+    return Lengths(used.get("prompt_tokens", 0) / sent, used.get("completion_tokens", 0) / sent)
+
+
+def _seen(store: Store, models: Sequence[LanguageModel]) -> dict[LanguageModel, Lengths]:
+    """What the journal has seen of each of these models."""
     journal: Journal | None = journal_in(store.root)
     if journal is None:
-        return None
-    seen = [journal.lengths(identity(model, store.files())) for model in _models(look)]
+        return {}
+    found = {model: journal.lengths(identity(model, store.files())) for model in {*models}}
     journal.close()
-    known = [lengths for lengths in seen if lengths is not None]
-    return max(known, key=sum, default=None)
+    return {model: Lengths(*lengths) for model, lengths in found.items() if lengths is not None}
+
+
+def _lengths(asking: Asking, seen: Lengths | None) -> Lengths | None:
+    """Of a request that the stage says itself; of one without a word what was seen."""
+    if asking.prompt is None:
+        return seen
+    longest = seen.answer if seen else math.inf
+    shown = sum(min(limit, longest) for limit in asking.shown)
+    prompt = TEMPLATE + asking.prompt / CHARACTERS + shown
+    return Lengths(prompt, min(asking.answer, longest))
+
+
+def _use(asking: Asking, lengths: Lengths) -> Use:
+    prompt, answer = (round(asking.requests * length) for length in lengths)
+    return Use.of(0, prompt, answer, asking.model.price)
 
 
 def comparison(expected: Mapping[str, Expected], used: Mapping[str, Used]) -> list[str]:
@@ -149,20 +222,22 @@ def comparison(expected: Mapping[str, Expected], used: Mapping[str, Used]) -> li
         told = [_against("requests", thought.requests, asked)]
         share = real.requests / asked
         scaled = thought.tokens and round(thought.tokens * share)
-        told += [_against("tokens", scaled, real.tokens)] if real.requests else []
+        most = thought.at_most
+        told += [_against("tokens", scaled, real.tokens, most)] if real.requests else []
         if real.money:
             money = thought.money and thought.money * share
-            told.append(_against("money", money, real.money))
+            told.append(_against("money", money, real.money, most))
         known = f"{real.cached:,} of them known before" if real.cached else ""
         lines.append(f"{name}: " + ", ".join(filter(None, [told[0], known, *told[1:]])))
     return lines
 
 
-def _against(unit: str, thought: float | None, real: float) -> str:
+def _against(unit: str, thought: float | None, real: float, at_most: bool = False) -> str:
     shown = f"{real:,}" if isinstance(real, int) else f"{real:,.4g}"
     if not thought or not real:
         return f"{shown} {unit}"
-    return f"{shown} {unit} (estimate {thought / real - 1:+.0%})"
+    kind = "estimate for the longest answers" if at_most else "estimate"
+    return f"{shown} {unit} ({kind} {thought / real - 1:+.0%})"
 
 
 def totals(recipe: Recipe, expected: Mapping[str, Expected]) -> list[str]:
@@ -174,7 +249,7 @@ def totals(recipe: Recipe, expected: Mapping[str, Expected]) -> list[str]:
             sums: list[Any] = [getattr(part, unit) or 0 for part in parts]
             if allowed is not None and sum(sums) > allowed:
                 whose = f"of {name}" if name else "of the run"
-                told.append(
-                    f"the budget {whose} is {allowed:,g} {unit}; {sum(sums):,.6g} are expected"
-                )
+                at_most = unit != "requests" and any(part.at_most for part in parts)
+                expects = f"{'at most ' if at_most else ''}{sum(sums):,.6g} are expected"
+                told.append(f"the budget {whose} is {allowed:,g} {unit}; {expects}")
     return told

@@ -134,8 +134,7 @@ class Runner:
         budget = Budget((self._account, own))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
         if asks(look):
-            rows = {n: artifact.kept for n, artifact in self.made.artifacts.items()}
-            self.expected[name] = expect(self.recipe, self.store, look, rows)
+            self.expected[name] = expect(self.recipe, self.store, look, self.made)
         began = time.perf_counter()
         reset_peak()
         pool.peak = 0

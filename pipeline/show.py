@@ -82,8 +82,10 @@ def plan_table(told: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for t in told:
         causes = t["causes"] or [""]
-        numbers = [_count(t[key]) for key in ("rows", "requests", "tokens")]
-        numbers += [f"{t['money']:,.4g}" if t["money"] else ""] if priced else []
+        most = "<= " if t["at_most"] else ""
+        numbers = [_count(t["rows"]), _count(t["requests"])]
+        numbers += [most + _count(t["tokens"]) if t["tokens"] else ""]
+        numbers += [f"{most}{t['money']:,.4g}" if t["money"] else ""] if priced else []
         rows.append([t["name"], t["uses"], t["state"], *numbers, causes[0]])
         rows += [["", "", "", *("" for _ in numbers), cause] for cause in causes[1:]]
     money = ["money"] if priced else []

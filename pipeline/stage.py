@@ -42,6 +42,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Embedder, LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
@@ -194,13 +195,8 @@ class Stage:
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
 
-    def expected_requests(
-        self, options: SimpleNamespace, rows: Mapping[str, int | None]
-    ) -> int | None:
-        """Requests to language models, if its module says: `expected_requests(options, rows)`.
-
-        rows: how many stand on each edge, by name; None where that is not known yet.
-        """
+    def expected_requests(self, options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+        """Requests to language models, if its module says: see `pipeline.forecast`."""
         named = getattr(sys.modules[self.function.__module__], "expected_requests", None)
         return named(options, rows) if named else None
 

@@ -198,15 +198,25 @@ def places_within(groups: NDArray[np.integer], keys: NDArray[np.float64]) -> NDA
     return places(np.lexsort((keys, groups)), len(groups)) - before
 
 
-def not_selected(chosen: NDArray[np.bool_], facts: Mapping[str, Any]) -> pl.DataFrame:
+def not_selected(
+    chosen: NDArray[np.bool_],
+    facts: Mapping[str, Any],
+    by: str | None = None,
+    keys: NDArray[np.float64] | None = None,
+) -> pl.DataFrame:
     """`drop_reason` and `evidence` where rows that are not chosen are dropped.
 
     facts: columns that tell of each row why; they become the evidence's JSON.
+    by, keys: the score that decides, and what it came to: a row that is dropped and has
+    none (NaN) is told apart as `missing_score`, and its evidence names the score.
     """
     left = pl.when(~pl.Series(chosen))
+    missing = pl.lit(False) if by is None or keys is None else pl.Series(np.isnan(keys))
+    reason = pl.when(missing).then(pl.lit("missing_score")).otherwise(pl.lit("not_selected"))
+    told = pl.when(missing).then(pl.struct(pl.lit(by).alias("by"), pl.all()).struct.json_encode())
     return pl.DataFrame(facts).select(
-        left.then(pl.lit("not_selected")).alias("drop_reason"),
-        left.then(pl.struct(pl.all()).struct.json_encode()).alias("evidence"),
+        left.then(reason).alias("drop_reason"),
+        left.then(told.otherwise(pl.struct(pl.all()).struct.json_encode())).alias("evidence"),
     )
 
 

@@ -11,7 +11,6 @@ nothing of, makes it *dropped*, with the end of the answer as evidence.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -38,10 +37,11 @@ Write = Callable[..., None]
 YES_OR_NO: Final = Decoding(max_tokens=4, choice=("yes", "no"))
 """How a question is answered that is answered by yes or no."""
 
+JUDGED: Final = 8
+"""Tokens of the label that `rate` asks for, at most."""
+
 _SHOWN: Final = 200
 """Characters of an answer that nothing was read from, kept as evidence: its end."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -156,7 +156,7 @@ def rate(
     See `stages._labels.expectation`; a judgement that cannot be read makes its draft fail.
     """
     alive = [draft for draft in drafts if draft.alive]
-    decoding = Decoding(max_tokens=8, choice=tuple(labels), logprobs=TOP)
+    decoding = Decoding(max_tokens=JUDGED, choice=tuple(labels), logprobs=TOP)
     requests = [Request(render(draft), decoding, seed, draft.number) for draft in alive]
     for draft, answer in zip(alive, ask(engine, requests), strict=True):
         draft.journal += answer.journal
@@ -217,7 +217,7 @@ def table(
     talk: a draft's messages, as far as they were written (fields may be missing where
         the draft is not alive). adds: the stage's own columns, each read from the field
         of that name, `journal` from the draft itself.
-    license: of the rows whose draft has none. Where no draft is left, a warning says why.
+    license: of the rows whose draft has none.
     """
     lines = []
     for draft in drafts:
@@ -236,14 +236,4 @@ def table(
                 **added,
             )
         )
-    _tell_if_nothing_is_left(drafts, source)
     return frame(lines, source, adds)
-
-
-def _tell_if_nothing_is_left(drafts: Sequence[Draft], source: str) -> None:
-    if any(draft.alive for draft in drafts):
-        return
-    reasons = Counter(draft.rejection[0] for draft in drafts if draft.rejection)
-    reasons["failed"] = sum(draft.error is not None for draft in drafts)
-    told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if number)
-    _log.warning("%s: none of %d drafts became a row: %s", source, len(drafts), told or "no input")

@@ -7,6 +7,8 @@ much a line as one that becomes a row, so that the sums come out.
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ Line = dict[str, Any]
 
 Rejection = tuple[str, dict[str, Any]]
 """A drop reason and the evidence for it."""
+
+_log = logging.getLogger(__name__)
 
 
 def conversation(
@@ -71,6 +75,7 @@ def frame(lines: Sequence[Line], source: str, adds: Mapping[str, Any]) -> pl.Dat
 
     Of equal conversations the first is kept, with the origins of all: an answer that was
     given twice counts twice (`select.response`). The others are dropped as duplicates.
+    Where nothing is kept, a warning says why.
     """
     first: dict[str, Line] = {}
     for index, entry in enumerate(lines):
@@ -81,5 +86,14 @@ def frame(lines: Sequence[Line], source: str, adds: Mapping[str, Any]) -> pl.Dat
             if kept is not entry:
                 kept["origins"] = [*kept["origins"], *entry["origins"]]
                 entry.update(drop_reason="duplicate", evidence=to_json({"twin": entry["id"]}))
+    if not first:
+        _tell_why_nothing_is_left(lines, source)
     verdict = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
     return pl.DataFrame(lines, schema={**RECORD_COLUMNS, **adds, **verdict})
+
+
+def _tell_why_nothing_is_left(lines: Sequence[Line], source: str) -> None:
+    reasons = Counter(one["drop_reason"] for one in lines if one["drop_reason"] is not None)
+    reasons["failed"] = sum(one["error"] is not None for one in lines)
+    told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if number)
+    _log.warning("%s: none of %d drafts became a row: %s", source, len(lines), told or "no input")

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jinja2
+
+_FOLDER: Final = Path(__file__).parent
 
 
 @cache
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(_FOLDER),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -31,5 +33,15 @@ def prompt(name: str, /, **values: Any) -> str:
 
     name: family, method and file: "generate/self_instruct/instructions".
     """
+    return _environment().get_template(_file(name)).render(**values)
+
+
+def size(*names: str) -> float:
+    """Characters of a prompt file, the mean of several: about what it adds to its values."""
+    lengths = [len((_FOLDER / _file(name)).read_text("utf-8")) for name in names]
+    return sum(lengths) / len(lengths)
+
+
+def _file(name: str) -> str:
     family, _, rest = name.partition("/")
-    return _environment().get_template(f"{family}/prompts/{rest}.jinja").render(**values)
+    return f"{family}/prompts/{rest}.jinja"

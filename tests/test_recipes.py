@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from pipeline.plan import plan
+from pipeline.plan import check, plan
 from pipeline.recipe import RECIPES, Recipe
 from pipeline.store import Store
 from tests.pipeline.running import command
 
 TINY = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml"))
 FULL = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in TINY)
+FACTOR = 4
+"""What an estimate before the first run may be off by: it takes every answer for a long and
+good one, and tinylm's are neither."""
 
 
-@pytest.mark.parametrize("name", FULL)
-def test_a_full_recipe_can_be_planned_without_its_models(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*FULL, *TINY])
+def test_a_recipe_can_be_planned_and_checked_without_its_models(name: str, tmp_path: Path) -> None:
     recipe = Recipe.load(name)
     planned = plan(recipe, Store(tmp_path))
     assert [look.step.name for look in planned] == list(recipe.steps)
     assert {look.state for look in planned} <= {"missing", "unknown"}
+    check(planned)
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -37,6 +42,10 @@ def test_a_tiny_recipe_is_the_small_form_of_another(name: str) -> None:
 def test_a_tiny_recipe_runs_and_accounts_for_every_row(name: str, tmp_path: Path) -> None:
     done = command("run", name, "--store", str(tmp_path), timeout=600)
     assert done.returncode == 0, done.stderr
+    for line in (line for line in done.stderr.splitlines() if line.startswith("asked by ")):
+        told_before = re.findall(r"\(estimate(?: for the longest answers)? ([+-]\d+)%\)", line)
+        assert len(told_before) == 2, f"requests and tokens were not both estimated: {line}"
+        assert all(1 / FACTOR < 1 + int(off) / 100 < FACTOR for off in told_before), line
     told = command("status", name, "--store", str(tmp_path), "--json")
     stages = json.loads(told.stdout)["stages"]
     for stage in stages:

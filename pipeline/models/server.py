@@ -24,7 +24,13 @@ from typing import Any, Final
 
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
-from pipeline.models.vllm_engine import engine_arguments, environment, interpreter, last_line
+from pipeline.models.vllm_engine import (
+    HINT,
+    engine_arguments,
+    environment,
+    interpreter,
+    last_words,
+)
 
 _POLL: Final = 0.25
 _LEAVE: Final = 20.0
@@ -46,6 +52,7 @@ class Server:
         script = Path(__file__).with_name("vllm_server.py")
         given = {"host": "127.0.0.1", "port": port, **_arguments(model, self.name)}
         with log.open("ab") as out:
+            self._begin = out.tell()
             self._process = subprocess.Popen(
                 [interpreter(model), "-I", str(script), *flags(given)],
                 stdin=subprocess.PIPE,
@@ -75,9 +82,8 @@ class Server:
                     "vLLM's server does not start",
                     where=str(self.log),
                     why=f"exit status {self._process.returncode}; "
-                    f"its last words: {last_line(self.log)}",
-                    hint="python: PATH names an interpreter that has vLLM; "
-                    "engine_options are its arguments",
+                    f"{last_words(self.log, self._begin)}",
+                    hint=HINT,
                 )
             time.sleep(_POLL)
 

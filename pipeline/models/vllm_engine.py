@@ -17,7 +17,9 @@ import contextlib
 import json
 import os
 import queue
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -47,7 +49,20 @@ _LEAVE: Final = 20.0
 """Seconds that the process has to leave by itself when it is no longer needed."""
 
 _TOLD: Final = 400
-"""Characters of the last line of the log that an error shows."""
+"""Characters of what an error tells of another one."""
+
+_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks of adapters that vLLM can make room for."""
+
+HINT: Final = (
+    "python: PATH names an interpreter that has vLLM; engine_options are its own arguments"
+)
+"""What to do about a vLLM that does not start."""
+
+_RAISED: Final = re.compile(
+    r"^(?:\(.*?\) |.*?\] )?(?:\w+\.)*(\w+(?:Error|Exception): .+(?:\n  \S.*)?)", re.MULTILINE
+)
+_POINTER: Final = "See root cause above"
 
 Message = dict[str, Any]
 
@@ -62,6 +77,7 @@ class Worker:
         self.log = log
         script = Path(__file__).with_name("vllm_worker.py")
         with log.open("ab") as errors:
+            self._begin = errors.tell()
             self._process = subprocess.Popen(
                 # -I: the folder of the script and its modules stay out of the other's imports.
                 [interpreter(model), "-I", str(script)],
@@ -70,6 +86,7 @@ class Worker:
                 stderr=errors,
                 env=environment(model),
                 encoding="utf-8",
+                start_new_session=True,
             )
         self._lines: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -100,11 +117,15 @@ class Worker:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is gone, with unsent lines
             self._process.stdin.close()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_LEAVE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._kill()
+
+    def _kill(self) -> int:
+        """End whatever is left of it: with tensor parallelism it has processes of its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -113,21 +134,32 @@ class Worker:
         self._lines.put(None)
 
     def _fail(self, why: str | None) -> NoReturn:
-        self._process.kill()
-        status = self._process.wait()
+        status = self._kill()
+        ended = f"exit status {status}; {last_words(self.log, self._begin)}"
         raise UserError(
             "vLLM ended before its work was done" if why is None else "vLLM does not start",
             where=str(self.log),
-            why=why or f"exit status {status}; its last words: {last_line(self.log)}",
-            hint="mend that and run again: answers that came are kept; "
-            "python: PATH names an interpreter that has vLLM",
+            why=ended if why is None or _POINTER in why else reason(why),
+            hint="mend that and run again: answers that came are kept; " + HINT,
         )
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log, or its end, for an error to show."""
-    lines = log.read_text("utf-8", "replace").strip().splitlines()
-    return lines[-1][-_TOLD:] if lines else "none"
+def last_words(log: Path, begin: int) -> str:
+    """What a process that has ended wrote last into its log, behind the first `begin` bytes."""
+    written = log.read_bytes()[begin:].decode("utf-8", "replace").strip()
+    return f"its last words: {reason(written)}" if written else "it said nothing"
+
+
+def reason(text: str) -> str:
+    """What the text of an error, or a log, comes down to: the last error that it tells, in a line.
+
+    That of an error which only points to another one above it is passed over, as are
+    pydantic's words around the message of a validator. Without any it is the last line.
+    """
+    raised = [told for told in _RAISED.findall(text) if _POINTER not in told]
+    first, _, second = (raised or text.strip().splitlines())[-1].partition("\n")
+    validator = second.strip().removeprefix("Value error, ").partition(" [type=")[0]
+    return (validator if "validation error" in first else first)[-_TOLD:]
 
 
 def interpreter(model: LanguageModel) -> str:
@@ -159,12 +191,21 @@ def engine_arguments(model: LanguageModel) -> Message:
         "tokenizer": model.tokenizer,
         "revision": found.get("revision"),
         "dtype": model.dtype,
-        "enable_lora": True if model.lora else None,
+        **(_adapter_arguments(model.lora) if model.lora else {}),
         # White space without end would be valid JSON, too.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
     }
     given = {name: value for name, value in arguments.items() if value is not None}
     return given | dict(model.engine_options)
+
+
+def _adapter_arguments(folder: str) -> Message:
+    """Room for the adapter: without it, vLLM refuses those of more than rank 16, row by row."""
+    config = Path(folder) / "adapter_config.json"
+    if not config.is_file():
+        return {"enable_lora": True}
+    rank = json.loads(config.read_text("utf-8"))["r"]
+    return {"enable_lora": True, "max_lora_rank": next((r for r in _RANKS if r >= rank), rank)}
 
 
 class Vllm:

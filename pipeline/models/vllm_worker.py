@@ -7,26 +7,36 @@ engine; the answer is `{"ready": ...}` or `{"fatal": "why"}`. Then in:
 `{"id", "tokens", "sampling"}`, and out, as soon as each is done and in any order:
 `{"id", "response"}` or `{"id", "error"}`.
 
-When stdin ends, nobody is left to answer: the process goes, whatever it was doing.
+When stdin ends, nobody is left to answer: the process goes after the step that it is
+in, and so do those that vLLM has for tensor parallelism. What has not gone by then is
+killed: all of them are one group, which whoever starts this process gives it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
+import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 Message = dict[str, Any]
+Lines = queue.SimpleQueue[Message | None]
+"""Requests as they came; None: there are no more, and nobody wants the answers."""
+
+_LEAVE = 10.0
+"""Seconds that vLLM has to end by itself."""
 
 
 def main() -> None:
     """Serve requests until stdin ends."""
     out = _claim_stdout()
-    lines: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    lines: Lines = queue.SimpleQueue()
     options = json.loads(sys.stdin.readline())["options"]
     threading.Thread(target=_read, args=(lines,), daemon=True).start()
     try:
@@ -35,11 +45,13 @@ def main() -> None:
         _say(out, fatal=f"{type(error).__name__}: {error}")
         sys.exit(1)
     _say(out, ready={"max_model_len": engine.vllm_config.model_config.max_model_len})
-    while True:
-        _take(engine, lines, out)
-        for output in engine.step():
-            if output.finished:
-                _say(out, id=output.request_id, response=_response(output))
+    with contextlib.suppress(BrokenPipeError):  # nobody reads any more
+        while _take(engine, lines, out):
+            for output in engine.step():
+                if output.finished:
+                    _say(out, id=output.request_id, response=_response(output))
+    engine.engine_core.shutdown()
+    os._exit(0)
 
 
 def _claim_stdout() -> TextIO:
@@ -54,11 +66,13 @@ def _say(out: TextIO, **message: Any) -> None:
     out.flush()
 
 
-def _read(lines: queue.SimpleQueue[Message]) -> None:
+def _read(lines: Lines) -> None:
     for line in sys.stdin:
         lines.put(json.loads(line))
+    lines.put(None)
+    time.sleep(_LEAVE)
     # A thread cannot end the process any other way while vLLM is at work.
-    os._exit(0)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _engine(options: Message) -> Any:
@@ -68,9 +82,14 @@ def _engine(options: Message) -> Any:
     return LLMEngine.from_engine_args(EngineArgs(**options))
 
 
-def _take(engine: Any, lines: queue.SimpleQueue[Message], out: TextIO) -> None:
-    """Hand over all requests that have come; wait for one where there is nothing to do."""
+def _take(engine: Any, lines: Lines, out: TextIO) -> bool:
+    """Hand over all requests that have come; wait for one where there is nothing to do.
+
+    False: there will be no more.
+    """
     for message in _waiting(lines, idle=not engine.has_unfinished_requests()):
+        if message is None:
+            return False
         try:
             prompt = {"prompt_token_ids": message["tokens"]}
             lora = _adapter(message["lora"]) if message.get("lora") else None
@@ -79,9 +98,10 @@ def _take(engine: Any, lines: queue.SimpleQueue[Message], out: TextIO) -> None:
             )
         except Exception as error:  # vLLM refuses this one request; the others go on
             _say(out, id=message["id"], error=str(error))
+    return True
 
 
-def _waiting(lines: queue.SimpleQueue[Message], idle: bool) -> Iterator[Message]:
+def _waiting(lines: Lines, idle: bool) -> Iterator[Message | None]:
     if idle:
         yield lines.get()
     while True:

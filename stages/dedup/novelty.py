@@ -24,6 +24,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from stages._apart import DropAt, keep_apart, lined_up, twins
+from stages._idle import refuse_idle
 from stages._novelty import greedy_novelty
 from stages._order import order_columns, ordering
 from stages._rouge import Vocabulary, tokenize
@@ -50,6 +51,11 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("numbers: novelty by cosine does not look at them", hint="dedup.semantic")
     if options.measure == "cosine" and options.stem:
         raise UserError("stem: words are compared by rouge_l only", hint="leave stem out")
+    refuse_idle(
+        *(novelty, options),
+        (options.measure == "rouge_l", "measure: rouge_l", "field"),
+        (options.measure == "cosine", "measure: cosine", "vector"),
+    )
 
 
 @stage(version=2, scope="set", reads=_reads, check=_check)

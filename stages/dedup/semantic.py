@@ -28,6 +28,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from stages._apart import Apart, DropAt, keep_apart, lined_up, nearest_before, twins
+from stages._idle import refuse_idle
 from stages._kmeans import kmeans
 from stages._order import order_columns, ordering
 from stages._text import field_reads, field_text, same_numbers
@@ -52,6 +53,10 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("threshold must be above 0 and at most 1")
     if options.clusters is not None and options.clusters < 1:
         raise UserError(f"clusters: {options.clusters} cannot be made", hint="give 1 or more")
+    refuse_idle(
+        *(semantic, options),
+        (options.exact_up_to is not None, "pools above exact_up_to", "clusters seed"),
+    )
 
 
 @stage(version=1, scope="set", reads=_reads, files=True, check=_check)

@@ -33,7 +33,7 @@ from stages.generate._tasks import Seed, Task
 
 _LONGEST_DEMONSTRATION: Final = 1000
 """Characters of a task with its instances in a prompt; the authors' longest have about as many."""
-_CLASSIFYING: Final = Decoding(max_tokens=3, stop=("\n", "Task"))
+CLASSIFYING: Final = Decoding(max_tokens=3, stop=("\n", "Task"))
 _PLACEHOLDER: Final = "<the user's words>"
 
 
@@ -186,7 +186,7 @@ class Answering:
         requests = [
             self._request(
                 "classification",
-                _CLASSIFYING,
+                CLASSIFYING,
                 demonstrations=shown,
                 instruction=task.instruction,
             )

@@ -53,6 +53,7 @@ _SCORE: Final = json.dumps(
         "additionalProperties": False,
     }
 )
+SCORED: Final = Decoding(max_tokens=64, json_schema=_SCORE)
 
 
 def bonito(means: Means, passages: list[Draft]) -> list[Draft]:
@@ -167,7 +168,7 @@ def aitp(means: Means, passages: list[Draft]) -> list[Draft]:
     means.judge(
         *(drafts, "score"),
         lambda d: user(prompt("generate/from_documents/aitp/score", question=d["instruction"])),
-        decoding=Decoding(max_tokens=64, json_schema=_SCORE),
+        decoding=SCORED,
     )
     keep(drafts, lambda d: _poor(d, means.min_quality))
     means.ask(drafts, "response", _answer_prompt)

@@ -19,7 +19,7 @@ from stages._prompts import prompt
 from stages._vectors import PRODUCTS, threads
 from stages.generate._passages import Means
 
-_QUESTIONS: Final = {
+QUESTIONS: Final = {
     "clear": ("yes", "unclear_passage"),
     "advertisement": ("no", "advertisement"),
     "private": ("no", "private_passage"),
@@ -29,7 +29,7 @@ _QUESTIONS: Final = {
 
 def screen(means: Means, passages: Sequence[Draft]) -> None:
     """Reject what the judge finds unfit, one question after the other."""
-    for name, (wanted, reason) in _QUESTIONS.items():
+    for name, (wanted, reason) in QUESTIONS.items():
 
         def asked(draft: Draft, name: str = name) -> Any:
             return user(prompt(f"generate/from_documents/screen/{name}", passage=draft["passage"]))

@@ -32,7 +32,7 @@ _NOTHING: Final = frozenset(
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
 _VERDICT: Final = re.compile(r"^\W*(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE)
-_JUDGED: Final = Decoding(max_tokens=500)
+JUDGED: Final = Decoding(max_tokens=500)
 
 Cases = dict[str, list[dict[str, Any]]]
 """Accepted or refused rows by their kind of task, with the code that they were made of."""
@@ -96,7 +96,7 @@ def _round(means: Means, drafts: Sequence[Draft]) -> None:
                 "row": "\n".join(f"{name}: {found[name]}" for name in _LABELS),
             }
             draft.notes["task"] = found["Task"]
-    means.judge(drafts, "verdicts", _discriminator_prompt, read=verdicts, decoding=_JUDGED)
+    means.judge(drafts, "verdicts", _discriminator_prompt, read=verdicts, decoding=JUDGED)
     keep(drafts, _judged)
 
 

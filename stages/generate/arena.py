@@ -12,7 +12,7 @@ stages of their own (the paper: judged difficulty, then k-center).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from types import SimpleNamespace
@@ -22,11 +22,13 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Records, stage
 from stages._drafts import Conversation, Draft, Prompt, model_names, table, user, write
+from stages._idle import refuse_idle
 from stages._lines import conversation
-from stages._prompts import prompt
+from stages._prompts import prompt, size
 from stages.generate._instances import user_turn
 
 ADDS: Final = {
@@ -80,13 +82,28 @@ def _check(options: SimpleNamespace) -> None:
         )
     if not 0 <= options.elo_weight <= 1:
         raise UserError(f"elo_weight is {options.elo_weight}", hint="a number from 0 to 1")
+    refuse_idle(
+        *(arena, options),
+        (options.challenges == "asked", "challenges: asked", "domain"),
+    )
 
 
-def expected_requests(options: SimpleNamespace, _rows: Mapping[str, int | None]) -> int:
+def expected_requests(options: SimpleNamespace, _rows: Rows) -> list[Asking]:
     """Challenges, two answers to each, and the votes of all judges in both orders."""
-    models = len(options.models)
-    judges = len(options.judges) or models - 2
-    return models * int(options.count) * (1 + 2 + 2 * judges)
+    models, count = options.models, int(options.count)
+    battles = len(models) * count
+    votes = battles if options.judges else battles - 2 * count
+    longest, answer = options.challenge_tokens, options.max_tokens
+    opening = size("generate/arena/challenge") if options.challenges == "asked" else 0
+    ballot = size("generate/arena/verdict")
+    return [
+        *(Asking(model, count, opening, longest) for model in models),
+        *(Asking(model, 2 * count, 0, answer, (longest,)) for model in models),
+        *(
+            Asking(judge, 2 * votes, ballot, _VERDICT.max_tokens, (longest, answer, answer))
+            for judge in options.judges or models
+        ),
+    ]
 
 
 @stage(version=1, scope="set", adds=ADDS, check=_check)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -24,13 +24,16 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
-from schemas.records import Message, digest
-from stages._drafts import Conversation, Draft, Prompt, keep, table, user, write
+from schemas.records import Message, digest, first_user_turn, response
+from stages._drafts import JUDGED, Conversation, Draft, Prompt, keep, table, user, write
+from stages._idle import refuse_idle
 from stages._lines import Rejection, conversation
-from stages._prompts import prompt
-from stages._strata import group_columns
+from stages._prompts import prompt, size
+from stages._sizes import SAMPLE, characters, mean
+from stages._strata import group_columns, groups_of
 from stages.generate._curation import curate_by_likelihood, curate_by_text, keep_best
 from stages.generate._inverse import applied, choose, codes, tasks, write_candidates
 from stages.generate._passages import cut
@@ -51,6 +54,19 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("min_score has nothing to go by: curate is false", hint="min_score: null")
     if options.candidates < 1 or options.examples < 1 or not options.styles:
         raise UserError("candidates, examples and styles must be one or more")
+    of_documents = options.method not in _EDGES
+    method, in_words = options.method, options.score_from == "text"
+    rated, trained = _curates(method, options.curate), options.prompting == "trained"
+    refuse_idle(
+        *(backtranslate, options),
+        (of_documents, "passages of documents", "prompting passage_characters max_passages"),
+        (of_documents, "passages of documents", "per_document"),
+        (method == "longform" and not trained, "longform with prompting: asked", "styles"),
+        (not of_documents, "the methods inverse and induction", "candidates"),
+        (method == "induction", "method: induction", "group examples"),
+        (rated, "pairs that are rated: curate", "score_from"),
+        (rated and in_words, "ratings in words: curate", "strict score_max_tokens"),
+    )
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
@@ -58,15 +74,53 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     return {"rows": list(dict.fromkeys(["messages", "input_start", "origins", *extra]))}
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
-    """Of passages only the most that are sent can be known before they are cut."""
-    if options.method == "inverse":
-        count = rows.get("rows")
-        return None if count is None else 2 * count * int(options.candidates)
-    if options.method == "induction" or options.max_passages is None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+    """An instruction for each passage, code or group, and what is asked about it."""
+    given = rows(_EDGES.get(options.method, "documents"))
+    if given is None:
         return None
-    rated = options.method == "humback" if options.curate is None else options.curate
-    return int(options.max_passages * (1 + (rated and options.score_from == "text")))
+    model, limit = options.model, options.max_tokens
+    folder = "generate/backtranslate"
+    if options.method in _EDGES:
+        sources, text = _sources(given, options)
+        asked, check = f"{folder}/{options.method}", f"{folder}/{options.method}_check"
+        number = sources * options.candidates
+        found = [
+            Asking(model, number, text + size(asked), limit),
+            Asking(model, number, text + size(check), JUDGED, (limit,)),
+        ]
+    else:
+        some = given.head(SAMPLE)
+        drafts = _passages(some, options.passage_characters)
+        _sample(drafts, options.seed, options.max_passages, options.per_document)
+        passages = [len(draft["passage"]) for draft in drafts if draft.alive]
+        number = len(passages) * len(given) / max(1, len(some))
+        if options.max_passages is not None:
+            number = min(number, options.max_passages)
+        text = mean(passages)
+        names = [f"longform_{style}" for style in options.styles]
+        names = names if options.method == "longform" else ["instruction"]
+        around = size(*(f"{folder}/{name}" for name in names))
+        shown = text if options.prompting == "trained" else text + around
+        found = [Asking(model, number, shown, limit)]
+    if _curates(options.method, options.curate) and options.score_from == "text":
+        rated = text + size(f"{folder}/curation")
+        found.append(Asking(model, number, rated, options.score_max_tokens, (limit,)))
+    return found
+
+
+def _sources(rows: pl.DataFrame, options: SimpleNamespace) -> tuple[int, float]:
+    """How many codes or groups there are, and the characters of one, or of its examples."""
+    if options.method == "inverse":
+        found = [len(draft["passage"]) for draft in codes(rows) if draft.alive]
+        return len(found), mean(found)
+    pair = characters(rows, first_user_turn()) + characters(rows, response())
+    groups = len(groups_of(rows, options.group).names)
+    return groups, min(options.examples, len(rows) / max(1, groups)) * pair
+
+
+def _curates(method: str, curate: bool | None) -> bool:
+    return method == "humback" if curate is None else curate
 
 
 @stage(version=2, scope="set", reads=_reads, adds=ADDS, check=_check)
@@ -136,7 +190,7 @@ def backtranslate(
         _sample(drafts, seed, max_passages, per_document)
         ask(drafts, "instruction", _asking(method, prompting, styles, seed))
         _check_lengths(drafts, instruction_characters)
-    if (method == "humback") if curate is None else curate:
+    if _curates(method, curate):
         if score_from == "text":
             curate_by_text(engine, drafts, Decoding(score_max_tokens), seed, strict)
         else:

@@ -46,14 +46,18 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, Embedder, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from stages._drafts import Conversation, Draft, Write, table, write
+from stages._idle import refuse_idle
 from stages._lines import conversation
+from stages._sizes import SAMPLE, mean
 from stages.generate import _fanno, _reading, _screening, _wavecoder
 from stages.generate._exercises import EXERCISES, self_supervised
 from stages.generate._flows import agentinstruct
 from stages.generate._passages import Means, passages, sample
+from stages.generate._passages_forecast import STEPS, Work, screening
 from stages.generate._pretraining import pretraining
 from stages.generate._skills import SKILLS
 from stages.generate._snippets import CATEGORIES, oss_instruct, selfcodealign
@@ -79,6 +83,8 @@ ADDS: Final = {
     "round": pl.Int32,
     "tests": pl.String,
 }
+SHOWING: Final = ("fanno", "wavecoder", "instruction-pretraining")
+"""The methods that show examples."""
 _EVERY: Final = 1 << 30
 
 
@@ -147,6 +153,62 @@ def _check(options: SimpleNamespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", hint="1 or more")
+    judged = _screens(method, options.screen) or method in ("aitp", "wavecoder")
+    refuse_idle(
+        *(from_documents, options),
+        (method in ("fanno", "wavecoder"), "fanno and wavecoder", "count window"),
+        (method in SHOWING, "methods that show examples", "shots"),
+        (method in ("agentinstruct", "mammoth2"), "agentinstruct and mammoth2", "refine"),
+        (judged, "screening, aitp and wavecoder", "judge"),
+        (method == "fanno", "method: fanno", "seed_passages ascii_only"),
+        (method == "instruction-pretraining", "method: instruction-pretraining", "form"),
+        (method == "aitp", "method: aitp", "min_quality"),
+        (method == "selfcodealign", "method: selfcodealign", "samples language"),
+        (method == "oss-instruct", "method: oss-instruct", "snippet_lines"),
+        (method != "mammoth2", "methods that draw; mammoth2 takes all pairs", "per_passage"),
+        (options.embedder is not None, "an embedder", "communities"),
+    )
+
+
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+    """The steps of the method for every passage; see `_passages_forecast.py`."""
+    documents, way, method = rows("documents"), WAYS[options.method], options.method
+    if documents is None or (options.model is None and options.judge is None):
+        return None
+    some = documents.head(SAMPLE)
+    drafts = _drawn(some, options)
+    lengths = [len(draft["passage"]) for draft in drafts if draft.alive]
+    number = len(lengths) * len(documents) / max(1, len(some))
+    if options.max_passages is not None:
+        number = min(number, options.max_passages)
+    work = Work(
+        model=options.model or options.judge,
+        judge=options.judge or options.model,
+        passages=number,
+        text=mean(lengths),
+        each=options.per_passage or way.per_passage,
+        task_types=len(options.task_types or way.task_types),
+        limit=options.max_tokens or way.decoding.max_tokens,
+        shots=options.shots or way.shots,
+        samples=options.samples or way.samples,
+        **{name: getattr(options, name) for name in ("count", "seed_passages", "window")},
+        refine=options.refine,
+        snippet_lines=options.snippet_lines,
+    )
+    screened = screening(work) if _screens(method, options.screen) else []
+    return screened + (STEPS[method](work) if method in STEPS else [])
+
+
+def _drawn(documents: pl.DataFrame, options: SimpleNamespace) -> list[Draft]:
+    """The passages of the documents, those that are not drawn rejected."""
+    way = WAYS[options.method]
+    characters = options.passage_characters
+    drafts = passages(documents, characters, code=way.code, whole=way.whole)
+    return sample(drafts, options.seed, options.max_passages, options.per_document)
+
+
+def _screens(method: str, screen: bool | None) -> bool:
+    return method == "fanno" if screen is None else screen
 
 
 @stage(version=1, scope="set", adds=ADDS, check=_check)
@@ -198,6 +260,7 @@ def from_documents(
     screen: throw out what is unclear, advertises or is private; by default for fanno.
     temperature, top_p, max_tokens: by default the method's; larger: limits for cut answers.
     """
+    options = SimpleNamespace(**locals())
     way = WAYS[method]
     decoding = _decoding(way, temperature, top_p, max_tokens)
     means = Means(
@@ -224,9 +287,8 @@ def from_documents(
         snippet_lines=snippet_lines,
         max_tokens=decoding.max_tokens,
     )
-    drafts = passages(documents, passage_characters, code=way.code, whole=way.whole)
-    drafts = sample(drafts, seed, max_passages, per_document)
-    if screen or (screen is None and method == "fanno"):
+    drafts = _drawn(documents, options)
+    if _screens(method, screen):
         _screening.screen(means, drafts)
     _screening.thin_out(means, drafts)
     return table(way.run(means, drafts), _talk, source, ADDS)

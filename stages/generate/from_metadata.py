@@ -23,10 +23,11 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.models.structured import Unreadable, json_value
 from pipeline.stage import InputFiles, Records, stage
-from stages._drafts import Conversation, Draft, branch, keep, table, user, write
+from stages._drafts import Conversation, Draft, branch, keep, table, write
 from stages._lines import Rejection, conversation
 from stages._prompts import prompt
 from stages.generate._cards import read_card, read_table, table_of
@@ -52,9 +53,13 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("a card names a table that is not there", where=", ".join(missing))
 
 
-def expected_requests(options: SimpleNamespace, _rows: Mapping[str, int | None]) -> int:
+def expected_requests(options: SimpleNamespace, _rows: Rows) -> list[Asking]:
     """One for each card and each way to show it: the rows cost nothing."""
-    return len(options.cards) * len(set(options.descriptions))
+    tables = {card: read_table(table_of(Path(card))) for card in options.cards}
+    asked = _questions(tables, options.descriptions, options.tasks, options.seed)
+    return [
+        Asking(options.model, 1, len(_asking(draft)[0][1]), options.max_tokens) for draft in asked
+    ]
 
 
 @stage(version=1, scope="set", adds=ADDS, check=_check)
@@ -92,17 +97,8 @@ def from_metadata(
     decoding = Decoding(max_tokens, temperature, top_p)
     ask = partial(write, ctx.open(model), decoding=decoding, seed=seed)
     tables = {card: read_table(table_of(Path(card))) for card in cards}
-    drafts = [
-        _question(card, tables[card], kind == "with", tasks, seed)
-        for card in sorted(tables)
-        for kind in dict.fromkeys(descriptions)
-    ]
-    ask(
-        drafts,
-        "tasks",
-        lambda d: user(prompt("generate/from_metadata/tasks", **d.fields)),
-        read=proposals,
-    )
+    drafts = _questions(tables, descriptions, tasks, seed)
+    ask(drafts, "tasks", _asking, read=proposals)
     drafts = branch(drafts, lambda d: d["tasks"][:tasks])
     seen: set[tuple[str, str]] = set()
     keep(drafts, lambda draft: _rejection(draft, tables[draft["card"]].columns, seen))
@@ -117,6 +113,21 @@ def from_metadata(
 def _talk(draft: Draft) -> Conversation:
     found = (str(draft.fields.get(name) or "") for name in ("instruction", "input", "output"))
     return conversation(*found)
+
+
+def _questions(
+    tables: Mapping[str, pl.DataFrame], descriptions: Sequence[str], count: int, seed: int
+) -> list[Draft]:
+    """A draft for each card and each way to show it."""
+    return [
+        _question(card, tables[card], kind == "with", count, seed)
+        for card in sorted(tables)
+        for kind in dict.fromkeys(descriptions)
+    ]
+
+
+def _asking(draft: Draft) -> tuple[tuple[str, str], ...]:
+    return (("user", prompt("generate/from_metadata/tasks", **draft.fields)),)
 
 
 def _question(card: str, rows: pl.DataFrame, described: bool, count: int, seed: int) -> Draft:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,11 +28,17 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
-from schemas.records import Message
+from schemas.records import Message, response
 from stages._drafts import Conversation, Draft, Prompt, Write, model_names, table, user, write
-from stages._prompts import prompt
+from stages._idle import refuse_idle
+from stages._prompts import prompt, size
+from stages._sizes import characters, mean
+
+Step = tuple[float, tuple[int, ...]]
+"""Characters of a prompt, and the limits in tokens of the answers that it shows."""
 
 Method = Literal["answer", "explain", "reason", "context", "continue"]
 
@@ -43,6 +49,8 @@ ADDS: Final = {
     "manner": pl.String,
 }
 _PROMPTS: Final = Path(__file__).parent / "prompts" / "respond"
+_WORD: Final = 6
+"""Characters of a word with its space, about."""
 _SENTENCE_END: Final = re.compile(r"[.!?。！？][\"')\]]*\s+")
 
 
@@ -57,17 +65,52 @@ def _check(options: SimpleNamespace) -> None:
             f"explanations: there is none called {', '.join(unknown)}",
             hint=f"they are {', '.join(_explanations())}",
         )
+    method = options.method
+    refuse_idle(
+        *(respond, options),
+        (method in ("answer", "context"), "the methods answer and context", "system"),
+        (method == "explain", "method: explain", "explanations"),
+        (method == "context", "method: context", "passages passage_words"),
+        (method == "continue", "method: continue", "cut most_documents"),
+    )
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
     """Every answer, with the steps that lead to it, if nothing is dropped on the way."""
-    prompts = rows.get("documents" if options.method == "continue" else "rows")
-    if prompts is None:
+    given = rows("documents" if options.method == "continue" else "rows")
+    if given is None:
         return None
-    if options.method == "continue" and options.most_documents is not None:
-        prompts = min(prompts, options.most_documents)
-    steps = 3 if options.method == "reason" else 1
-    return int(prompts * len(options.models) * options.n * steps)
+    number, limit = len(given), options.max_tokens
+    if options.method == "continue":
+        if options.most_documents is not None:
+            number = min(number, options.most_documents)
+        shown = characters(given, pl.col("text")) * options.cut
+        steps: list[Step] = [(shown + size("generate/respond/continue"), ())]
+    else:
+        turns = pl.col("messages").list.eval(pl.element().struct.field("content")).list.join("")
+        text = characters(given, turns) - characters(given, response())
+        steps = _steps(options, text)
+    return [
+        Asking(model, number * options.n, prompt, limit, shown)
+        for model in options.models
+        for prompt, shown in steps
+    ]
+
+
+def _steps(options: SimpleNamespace, text: float) -> list[Step]:
+    """The prompts that lead to an answer."""
+    if options.method == "reason":
+        told = [text + size(f"generate/respond/{name}") for name in ("adapted", "outline", "path")]
+        guidelines = prompt("generate/respond/guidelines").splitlines()
+        guideline, earlier = mean([len(line) for line in guidelines]), (options.max_tokens,)
+        return [(told[0] + guideline, ()), (told[1], earlier), (told[2], earlier)]
+    if options.method == "explain":
+        names = options.explanations or _explanations()
+        return [(text + size(*(f"generate/respond/explain/{name}" for name in names)), ())]
+    if options.method == "context":
+        passages = options.passages * options.passage_words * _WORD
+        return [(text + passages + size("generate/respond/context"), ())]
+    return [(text + len(options.system or ""), ())]
 
 
 @stage(

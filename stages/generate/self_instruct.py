@@ -67,7 +67,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -76,11 +75,14 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Columns, Edges, InputFiles, Records, stage
+from stages._idle import refuse_idle
 from stages._lines import Line, Rejection, conversation, frame, line
 from stages.generate._axes import TOPICS
 from stages.generate._bootstrap import Bootstrap
+from stages.generate._bootstrap_forecast import forecast
 from stages.generate._instances import Answering
 from stages.generate._parse import Instance
 from stages.generate._presets import (
@@ -98,8 +100,6 @@ from stages.generate._screens import drop_noise, drop_odd_lengths
 from stages.generate._tasks import Seed, Task, seeds_of
 
 ADDS: Final = {"journal": pl.List(pl.String), "nearest_rouge_l": pl.Float64}
-_ASKED_FOR_EACH: Final = {"examples": 2, "turns": 2, "simple": 1, "answered": 1}
-"""Requests for the instances of one task."""
 _log = logging.getLogger(__name__)
 
 
@@ -121,12 +121,12 @@ def _column(attribute: str) -> str:
     return attribute if attribute in ("constraints", "topics") else f"task_{attribute}"
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int:
-    """Lists that are all accepted, and what is asked about each task."""
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking]:
+    """Lists, and what is asked about each task; see `_bootstrap_forecast.py`."""
     chosen = _chosen(options)
-    lists = ceil(options.count / (chosen.last - chosen.demonstrations - 1))
-    about = options.count * _ASKED_FOR_EACH.get(chosen.instances, 0)
-    return int(min(lists, options.max_requests) + about)
+    given = rows("seeds")
+    seeds = None if given is None else seeds_of(given, chosen.fields == ("input",))
+    return forecast(options, chosen, seeds)
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -158,6 +158,15 @@ def _check(options: SimpleNamespace) -> None:
         )
     if not options.topic_files:
         _topics(options.topics, (), chosen.topics_per_request)
+    by_kind = chosen.instances == "examples"
+    refuse_idle(
+        *(self_instruct, options),
+        (chosen.topics_per_request > 0, "topics_per_request", "topics topic_files"),
+        (chosen.fields == ("input",), "the preset self-guide", "task"),
+        (chosen.prompt in ("tasks/domain", "tasks/alpacare"), "presets of a domain", "domain"),
+        (by_kind, "instances: examples", "classification_demonstrations"),
+        (chosen.screen, "screen: true", "words keywords ascii_start"),
+    )
 
 
 @stage(

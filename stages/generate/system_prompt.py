@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -21,6 +21,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from schemas.records import Message, first_user_turn
@@ -34,8 +35,10 @@ from stages._drafts import (
     user,
     write,
 )
+from stages._idle import refuse_idle
 from stages._lines import Rejection
-from stages._prompts import prompt
+from stages._prompts import prompt, size
+from stages._sizes import characters
 from stages.generate._axes import TOPICS
 from stages.generate._parse import listed_items
 
@@ -49,16 +52,32 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError(f"rules is [{low}, {high}]", hint="rules: [FEWEST, MOST], 1 or more")
     if options.method == "profiles" and (options.profiles < 1 or not options.topics):
         raise UserError("there is no character to be invented", hint="profiles: 20, with topics")
+    method = options.method
+    refuse_idle(
+        *(system_prompt, options),
+        (method == "rules", "method: rules", "rules"),
+        (method == "profiles", "method: profiles", "profiles topics"),
+    )
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
     """A system prompt and an answer for every row, and perhaps a look at whether it obeys."""
-    count = rows.get("rows")
-    if count is None:
+    given = rows("rows")
+    if given is None:
         return None
+    model, number, limit = options.model, len(given), options.max_tokens
+    text = characters(given, first_user_turn())
     if options.method == "profiles":
-        return int(options.profiles) + count * (2 if options.verify else 1)
-    return count * (3 if options.verify else 2)
+        profile = size("generate/system_prompt/profile")
+        asked = [Asking(model, options.profiles, profile, limit)]
+        text += size("generate/system_prompt/played")
+    else:
+        asked = [Asking(model, number, text + size("generate/system_prompt/rules"), limit)]
+    asked.append(Asking(model, number, text, limit, (limit,)))
+    if options.verify:
+        text += size("generate/system_prompt/obeyed")
+        asked.append(Asking(model, number, text, YES_OR_NO.max_tokens, (limit, limit)))
+    return asked
 
 
 @stage(version=1, scope="set", reads=["messages", "origins"], adds=ADDS, check=_check)

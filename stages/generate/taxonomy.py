@@ -28,6 +28,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from schemas.records import digest, instruction
@@ -42,8 +43,10 @@ from stages._drafts import (
     user,
     write,
 )
+from stages._idle import refuse_idle
 from stages._lines import Rejection, conversation
-from stages._prompts import prompt
+from stages._prompts import prompt, size
+from stages._sizes import characters, mean
 from stages.generate._axes import LEVELS, SKILLS, SUBJECTS, TOPICS
 from stages.generate._parse import listed_items
 
@@ -72,25 +75,50 @@ def _check(options: SimpleNamespace) -> None:
         )
     if options.method == "skills" and options.count is None:
         raise UserError("method skills draws at random: say how many", hint="count: 100")
+    method = options.method
+    own = bool(options.subjects)
+    refuse_idle(
+        *(taxonomy, options),
+        (method == "curriculum", "method: curriculum", "subjects concepts levels"),
+        (own and method == "curriculum", "subjects of your own", "education"),
+        (method == "metadata", "method: metadata", "per_seed most_skills"),
+        (method == "skills", "method: skills", "skills topics combine"),
+        (method != "skills", "the methods curriculum and metadata", "answer"),
+    )
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
     """Concepts or encodings, then an instruction and its answer for each combination."""
+    model, limit = options.model, options.max_tokens
     if options.method == "skills":
-        return int((options.count or 0) * (1 + options.combine))
+        known = options.skills or SKILLS
+        skill = mean([len(name) + len(meaning) for name, meaning in known.items()])
+        write = size("generate/taxonomy/skills") + options.combine * skill
+        judged, number = size("generate/taxonomy/shown") + skill, options.count or 0
+        answer = YES_OR_NO.max_tokens
+        return [
+            Asking(model, number, write, limit),
+            Asking(model, number * options.combine, judged, answer, (limit,)),
+        ]
     if options.method == "curriculum":
         before = len(options.subjects) or sum(map(len, SUBJECTS.values()))
-        cells = before * options.concepts * len(options.levels)
+        cells, each, text = options.concepts * len(options.levels), "question", 0.0
+        first = "concepts"
     else:
-        seeds = rows.get("seeds")
+        seeds = rows("seeds")
         if seeds is None:
             return None
-        before, cells = seeds, seeds * options.per_seed
-    cells = cells if options.count is None else min(cells, options.count)
-    return int(before + cells * (1 + options.answer))
+        before, cells, each = len(seeds), options.per_seed, "instruction"
+        first, text = "metadata", characters(seeds, instruction())
+    number = before * cells if options.count is None else min(before * cells, options.count)
+    return [
+        Asking(model, before, text + size(f"generate/taxonomy/{first}"), limit),
+        Asking(model, number, size(f"generate/taxonomy/{each}"), limit),
+        Asking(model, number * options.answer, 0, limit, (limit,)),
+    ]
 
 
-@stage(version=1, scope="set", reads=["messages", "input_start"], adds=ADDS, check=_check)
+@stage(version=2, scope="set", reads=["messages", "input_start"], adds=ADDS, check=_check)
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,
@@ -130,8 +158,8 @@ def taxonomy(
     answer: have the instruction answered too; if not, the row ends with the user's turn,
         for `rewrite.evolve` or `generate.respond`.
 
-    Dropped: `not_sampled`, `repeated_concept`, `skill_not_shown`, and answers that were
-    cut or unreadable, by the name of what was to be written.
+    Dropped: `not_sampled`, `repeated_concept`, `skill_not_shown`, `no_instruction` (of a
+    seed), and answers that were cut or unreadable, by the name of what was to be written.
     """
     decoding = Decoding(max_tokens, temperature, top_p)
     ask = partial(write, ctx.open(model), decoding=decoding, seed=seed)
@@ -203,7 +231,8 @@ def _encode(ask: Write, seeds: pl.DataFrame | None, per_seed: int, most_skills: 
             hint="needs: {seeds: a stage that gives records}",
         )
     texts = seeds.select("id", instruction().alias("text")).iter_rows()
-    drafts = [Draft((id_,), {"seed": text}) for id_, text in texts if text]
+    drafts = [Draft((id_,), {"seed": text or ""}) for id_, text in texts]
+    keep(drafts, lambda d: None if d["seed"].strip() else ("no_instruction", {}))
 
     def encoding(draft: Draft) -> Any:
         return user(

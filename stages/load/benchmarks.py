@@ -19,6 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
+from stages._idle import refuse_idle
 from stages.load._account import VERDICT, Line, columns, existing, located, peek
 from stages.load._stream import container
 
@@ -82,6 +83,10 @@ def check(options: SimpleNamespace) -> None:
         lines = [_line(name, texts, options.key, 0, (path.name, position)) for position in found]
         if whole:
             _assert_items(name, path, lines)
+    refuse_idle(
+        *(benchmarks, options),
+        (bool(options.path), "a benchmark of your own: path", "benchmark fields key"),
+    )
 
 
 def _named(benchmark: str | tuple[str, ...] | None, files: list[Path]) -> list[tuple[str, Path]]:

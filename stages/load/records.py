@@ -22,6 +22,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
+from stages._idle import refuse_idle
 from stages.load._account import (
     VERDICT,
     Line,
@@ -78,6 +79,10 @@ def check(options: SimpleNamespace) -> None:
         )
     for path in existing(options.path):
         _check_file(path, options.format, options.fields or {})
+    refuse_idle(
+        *(records, options),
+        (options.dataset is not None, "a dataset", "split revision"),
+    )
 
 
 def _check_file(path: Path, format: Format, fields: dict[str, str]) -> None:

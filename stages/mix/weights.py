@@ -50,6 +50,7 @@ from stages._budget import (
     scores,
     uniform,
 )
+from stages._idle import refuse_idle
 from stages._strata import Groups, check_shares, group_columns, groups_of
 from stages._vectors import Matrix, as_matrix
 
@@ -87,10 +88,20 @@ def _check(options: SimpleNamespace) -> None:
             raise UserError(f"{name}: {value}", hint=f"give {least} or more, or null")
     if options.temperature <= 0:
         raise UserError(f"temperature: {options.temperature}", hint="give more than 0")
+    method = options.method
+    refuse_idle(
+        *(weights, options),
+        (method in ("proportional", "temperature"), "the methods by size", "cap"),
+        (method == "temperature", "method: temperature", "temperature"),
+        (method == "submodular", "method: submodular", "redundancy groups vector"),
+        (options.by is not None, "a score: by", "descending"),
+        (options.by is None, "rows that are drawn, without by", "seed"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads=_reads,
     adds={"mix_group": pl.String, "mix_weight": pl.Float64, "mix_rank": pl.Int32},
@@ -135,9 +146,9 @@ def weights(
     vector, tokens: the columns of vectors, and of token counts.
 
     Adds `mix_group`, `mix_weight` (all groups' sum to 1) and `mix_rank`, the row's place in
-    its group. Dropped: `not_selected`, with all that and the group's quota. Writes
-    `budgets.json`: each group's rows, size (in the budget's unit), weight and quota,
-    and what was kept of it.
+    its group. Dropped: `not_selected`, or `missing_score` where it has none, with all that
+    and the group's quota. Writes `budgets.json`: each group's rows, size (in the budget's
+    unit), weight and quota, and what was kept of it.
     """
     found = groups_of(rows, group, shares or ())
     prices = costs(rows, unit, tokens)
@@ -167,7 +178,7 @@ def weights(
         "weight": facts["weight"][found.codes],
         "rank": pl.Series(ranks, dtype=pl.Int32),
     }
-    verdict = not_selected(chosen, {**told, "quota": quotas[found.codes]})
+    verdict = not_selected(chosen, {**told, "quota": quotas[found.codes]}, by, keys)
     return verdict.with_columns(pl.Series(f"mix_{name}", column) for name, column in told.items())
 
 

@@ -22,6 +22,7 @@ from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
 from stages._charts import dot_plot
+from stages._idle import refuse_idle
 from stages._overlap import build_index, overlaps
 from stages._sft import answer_tokens, check_template, cut, encode, tokenizer_for
 from stages._trainer import (
@@ -57,6 +58,11 @@ def _check(options: SimpleNamespace) -> None:
             why="one training per arm cannot tell a difference from chance",
             hint="give at least 2, better 3",
         )
+    method = options.method
+    refuse_idle(
+        *(ablation, options),
+        (method == "lora", "method: lora", "lora_rank"),
+    )
 
 
 @stage(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -32,11 +32,14 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
-from schemas.records import Message
+from schemas.records import Message, first_user_turn
 from stages._drafts import Conversation, Draft, Write, keep, table, user, write
-from stages._prompts import prompt
+from stages._idle import refuse_idle
+from stages._prompts import prompt, size
+from stages._sizes import characters
 from stages.rewrite._operators import OPERATORS, TURNS, leaked, refused
 
 Method = Literal["wizardlm", "wizardlm-code", "wizardcoder", "rubric", "turns"]
@@ -64,15 +67,52 @@ def _check(options: SimpleNamespace) -> None:
             f"operators: there is none called {', '.join(wrong)}",
             hint=f"there are: {', '.join(sorted(every))}",
         )
+    method = options.method
+    refuse_idle(
+        *(evolve, options),
+        (options.answer, "answer: true", "answerer"),
+        (method != "rubric", "the methods that draw operators", "operators"),
+    )
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
-    """Rewriting, comparing and answering every row in every round."""
-    count = rows.get("rows")
-    strict = options.method != "wizardlm-code" if options.eliminate is None else options.eliminate
-    compared = strict and options.method != "turns"
-    steps = 1 + (options.method == "rubric") + compared + options.answer
-    return None if count is None else count * int(options.rounds) * steps
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+    """Rewriting, comparing and answering every row in every round, at about its first length."""
+    given = rows("rows")
+    if given is None:
+        return None
+    number, limit = len(given) * options.rounds, options.max_tokens
+    text = characters(given, first_user_turn())
+    drawn = _drawn(options.method, options.operators)
+    asked = [Asking(options.model, number, text + _size(options.method, drawn), limit)]
+    if options.method == "rubric":
+        asked.append(Asking(options.model, number, text + size("rewrite/evolve/actions"), limit))
+    before: tuple[float, tuple[int, ...]] = (0, ())
+    if options.method == "turns":
+        # Each round before has left two turns; on average half of the rounds are before.
+        before = text, (limit,) * (options.rounds - 1)
+        asked = [asked[0]._replace(shown=before[1])]
+    elif _strict(options.method, options.eliminate):
+        compared = text + size("rewrite/evolve/equal")
+        asked.append(Asking(options.model, number, compared, _COMPARED.max_tokens, (limit,)))
+    if options.answer:
+        answerer, (told, shown) = options.answerer or options.model, before
+        asked.append(Asking(answerer, number, told, limit, (*shown, limit)))
+    return asked
+
+
+def _drawn(method: str, operators: Sequence[str]) -> tuple[str, ...]:
+    """The operators that are drawn from: those of the method, if none are named."""
+    return tuple(operators or (TURNS if method == "turns" else OPERATORS.get(method, ())))
+
+
+def _strict(method: str, eliminate: bool | None) -> bool:
+    return method != "wizardlm-code" if eliminate is None else eliminate
+
+
+def _size(method: str, operators: Sequence[str]) -> float:
+    """Characters of the prompts that rewrite."""
+    names = {"turns": ("turn",), "rubric": ("apply",)}.get(method, operators)
+    return size(*(f"rewrite/evolve/{name}" for name in names))
 
 
 @stage(
@@ -119,9 +159,8 @@ def evolve(
     writing = Decoding(max_tokens, temperature, top_p)
     ask = partial(write, engine, decoding=writing, seed=seed)
     reply = partial(write, ctx.open(answerer) if answerer else engine, decoding=writing, seed=seed)
-    drawn = operators or tuple(TURNS if method == "turns" else OPERATORS.get(method, ()))
-    strict = method != "wizardlm-code" if eliminate is None else eliminate
-    way = _Way(method, drawn, strict, answer, ask, reply)
+    drawn = _drawn(method, operators)
+    way = _Way(method, drawn, _strict(method, eliminate), answer, ask, reply)
     current = _starts(rows)
     lines = [draft for draft in current if not draft.alive]
     current = [draft for draft in current if draft.alive]

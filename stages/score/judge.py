@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
@@ -30,13 +28,16 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.forecast import Asking, Rows
 from pipeline.models.asking import Answer, ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.stage import Records, stage
-from schemas.records import prompt_id
+from stages._idle import refuse_idle
 from stages._labels import TOP, YES, expectation
-from stages._prompts import prompt
+from stages._prompts import prompt, size
+from stages._sizes import SAMPLE, mean
 from stages.score._judging import Bias
+from stages.score._talks import Talk, answers_of, pairs_of, talks
 
 Method = Literal["rating", "rubric", "p_true", "pairwise", "gap"]
 Aspect = Literal["quality", "complexity", "accuracy", "helpfulness"]
@@ -48,20 +49,9 @@ SCALES: Final[Mapping[str, tuple[int, int]]] = {
     "helpfulness": (1, 5),
 }
 _TRUTH: Final = {"True": 1.0, "False": 0.0}
+_ANSWER: Final = 4
+"""Tokens of an answer, at most: it is one label."""
 _VERDICT: Final = {"A": 1.0, "B": 0.0, "tie": 0.5}
-
-
-@dataclass(frozen=True)
-class Talk:
-    """A row as a judge sees it: the turns before an answer, as text, and the answer.
-
-    row: its position; prompt: what answers to the same prompt share.
-    """
-
-    row: int
-    conversation: str
-    response: str
-    prompt: str
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -71,6 +61,14 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("there is nothing to rate", hint="aspects: [quality]")
     if options.method == "gap" and len(options.aspects) != 1:
         raise UserError("a gap is one of a single aspect", hint="aspects: [quality]")
+    method = options.method
+    refuse_idle(
+        *(judge, options),
+        (method == "rubric", "method: rubric", "criteria"),
+        (method in ("rating", "gap"), "the methods rating and gap", "aspects"),
+        (method == "rating", "method: rating", "turns"),
+        (method == "pairwise", "method: pairwise", "most_pairs"),
+    )
 
 
 def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:
@@ -86,13 +84,41 @@ def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:
     return adds[options.method]
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
-    """A question for each row and aspect or criterion; pairs are only known by their prompts."""
-    count = rows.get("rows")
-    if count is None or options.method == "pairwise" or options.turns == "sum":
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+    """A question for each answer and aspect or criterion, and for each pair in both orders."""
+    given, method = rows("rows"), options.method
+    if given is None:
         return None
-    each = {"rating": len(options.aspects), "rubric": len(options.criteria), "gap": 2}
-    return count * each.get(options.method, 1)
+    model = options.model
+    if method == "pairwise":
+        pairs = pairs_of(talks(given), options.most_pairs)
+        lengths = [len(_ballot(*pair)) for pair in pairs[:SAMPLE]]
+        return [Asking(model, 2 * len(pairs), mean(lengths), _ANSWER)]
+    some = given.head(SAMPLE)
+    of = talks(some, every=options.turns == "sum" and method == "rating")
+    number = len(of) * len(given) / max(1, len(some))
+    talk = mean([len(each.conversation) for each in of])
+    both = talk + mean([len(each.response) for each in of])
+    if method == "rating":
+        return [
+            Asking(model, number, _size(aspect, talk, both), _ANSWER) for aspect in options.aspects
+        ]
+    if method == "rubric":
+        text = both + size("score/judge/criterion")
+        return [Asking(model, number, text + len(each), _ANSWER) for each in options.criteria]
+    if method == "p_true":
+        return [Asking(model, number, both + size("score/judge/true"), _ANSWER)]
+    against = rows("against")
+    if against is None:
+        return None
+    others = len(answers_of(talks(given), against))
+    (aspect,) = options.aspects
+    return [Asking(model, number + others, _size(aspect, talk, both), _ANSWER)]
+
+
+def _size(aspect: str, conversation: float, whole: float) -> float:
+    """Characters of a question: how complex a request is is told without its answer."""
+    return size(f"score/judge/{aspect}") + (conversation if aspect == "complexity" else whole)
 
 
 @stage(
@@ -151,18 +177,6 @@ def judge(
     return found
 
 
-def talks(rows: pl.DataFrame, every: bool = False) -> list[Talk]:
-    """The last answer of each row with what was said before it, or every answer."""
-    found = []
-    for place, messages in enumerate(rows["messages"].to_list()):
-        turns = [(m["role"], m["content"] or "") for m in messages or ()]
-        answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
-        for i in answers if every else answers[-1:]:
-            told = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in turns[:i])
-            found.append(Talk(place, told, turns[i][1], prompt_id(messages[: i + 1])))
-    return found
-
-
 Value = float | str
 """A judgement, or, as a text, why there is none."""
 
@@ -193,7 +207,7 @@ def _ask_each(
 
 
 def _request(text: str, labels: Mapping[str, float], seed: int) -> Request:
-    decoding = Decoding(max_tokens=4, choice=tuple(labels), logprobs=TOP)
+    decoding = Decoding(max_tokens=_ANSWER, choice=tuple(labels), logprobs=TOP)
     return Request((("user", text),), decoding, seed)
 
 
@@ -286,10 +300,7 @@ def _compare(
 ) -> pl.DataFrame:
     """All pairs of answers to one prompt, each in both orders."""
     of = talks(rows)
-    by_prompt: dict[str, list[Talk]] = {}
-    for talk in of:
-        by_prompt.setdefault(talk.prompt, []).append(talk)
-    pairs = [pair for group in by_prompt.values() for pair in list(combinations(group, 2))[:most]]
+    pairs = pairs_of(of, most)
     orders = [order for one, two in pairs for order in ((one, two), (two, one))]
     requests = [_request(_ballot(first, second), _VERDICT, seed) for first, second in orders]
     votes = [
@@ -343,11 +354,7 @@ def _gap(
             hint="needs: {rows: ONE, against: STAGE WITH THE OTHER ANSWERS}",
         )
     of = talks(rows)
-    wanted = {talk.prompt for talk in of}
-    others: dict[str, Talk] = {}
-    for talk in talks(against):
-        if talk.prompt in wanted:
-            others.setdefault(talk.prompt, talk)
+    others = answers_of(of, against)
     mine = _rated(engine, of, aspect, seed)
     theirs = dict(zip(others, _rated(engine, list(others.values()), aspect, seed), strict=True))
     _note_lengths(bias, of, mine)

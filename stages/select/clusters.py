@@ -56,6 +56,7 @@ from stages._budget import (
     scores,
     uniform,
 )
+from stages._idle import refuse_idle
 from stages._kmeans import kmeans
 from stages._spectral import spectral
 from stages._vectors import as_matrix, place, principal
@@ -102,9 +103,19 @@ def _check(options: SimpleNamespace) -> None:
     }
     for problem in (problem for problem, found in wrong.items() if found):
         raise UserError(f"select.clusters: {problem}")
+    method = options.method
+    refuse_idle(
+        *(clusters, options),
+        (options.by is not None, "a score: by", "descending"),
+        (method == "spectral", "method: spectral", "nearest"),
+        (not car, "rule: quota", "quota"),
+        (options.reweigh_by is not None, "reweigh_by", "update"),
+        (options.budget is not None, "a budget", "unit"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=3, scope="set", reads=_reads, adds=_adds, check=_check)
 def clusters(
     ctx: Context,
     rows: Records,
@@ -156,7 +167,7 @@ def clusters(
 
     Adds `cluster` and `cluster_rank` (1 being the best of its cluster); for rows
     chosen also `chosen_by` (score, cluster or both) under `rule: car`, and
-    `cluster_round` with `reweigh_by`. Dropped: `not_selected`, `held`.
+    `cluster_round` with `reweigh_by`. Dropped: `not_selected`, `missing_score`, `held`.
     """
     count = min(len(rows), max(1, isqrt(len(rows) // 2)) if k is None else k)
     share = CAR_VARIANCE if pca is None and rule == "car" else pca
@@ -166,11 +177,11 @@ def clusters(
     earlier = _earlier(rows, held, reweigh_by)
     if rule == "car":
         limit = CAR_BEST if best is None and budget is None else best
-        return _car(members, keys, earlier, limit, per_cluster, budget)
+        return _car(members, keys, earlier, limit, per_cluster, budget, by)
     weights = _weights(rows, members, quota, quota_by, count)
     measured = Scores(_values(rows, held, reweigh_by, earlier, rounds), earlier)
     told = in_rounds(members, weights, budget or 0, measured, rounds, update)
-    return _quota(members, earlier, *told, with_round=reweigh_by is not None)
+    return _quota(members, keys, earlier, *told, by, with_round=reweigh_by is not None)
 
 
 def _cluster(
@@ -283,6 +294,7 @@ def _car(
     best: int | None,
     per_cluster: int,
     budget: int | None,
+    by: str | None,
 ) -> pl.DataFrame:
     order = ranking(keys, descending=False)
     order = order[~np.isnan(keys[order])]
@@ -298,14 +310,16 @@ def _car(
         .alias("chosen_by")
     )
     facts = {"place": places(order, len(keys)), "per_cluster": [per_cluster] * len(keys)}
-    return _told(members, found.chosen, earlier, facts, added)
+    return _told(members, keys, found.chosen, earlier, facts, added, by)
 
 
 def _quota(
     members: Members,
+    keys: NDArray[np.float64],
     earlier: NDArray[np.int64],
     rounds: NDArray[np.int64],
     quotas: NDArray[np.int64],
+    by: str | None,
     with_round: bool,
 ) -> pl.DataFrame:
     chosen = rounds > 0
@@ -313,20 +327,23 @@ def _quota(
         pl.when(pl.Series(chosen)).then("cluster_round").cast(pl.Int32)
     )
     facts = {"quota": quotas[members.labels]}
-    return _told(members, chosen, earlier, facts, added if with_round else pl.DataFrame())
+    added = added if with_round else pl.DataFrame()
+    return _told(members, keys, chosen, earlier, facts, added, by)
 
 
 def _told(
     members: Members,
+    keys: NDArray[np.float64],
     chosen: NDArray[np.bool_],
     earlier: NDArray[np.int64],
     facts: dict[str, Any],
     added: pl.DataFrame,
+    by: str | None,
 ) -> pl.DataFrame:
     """The columns of the stage: cluster and rank, those of the rule, and the verdict."""
     own = {"cluster": members.labels, "rank": members.ranks}
     before = pl.when(pl.Series(earlier > 0)).then(pl.lit("held"))
-    verdict = not_selected(chosen, {**own, **facts}).with_columns(
+    verdict = not_selected(chosen, {**own, **facts}, by, keys).with_columns(
         before.otherwise("drop_reason").alias("drop_reason")
     )
     columns = pl.DataFrame(own).cast(pl.Int32).rename({"rank": "cluster_rank"})

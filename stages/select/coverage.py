@@ -24,6 +24,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from stages._budget import Unit, check_budget, cost_columns, costs
+from stages._idle import refuse_idle
 
 ADDS: Final = {
     "coverage_rank": pl.Int32(),
@@ -36,7 +37,12 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return list(dict.fromkeys([options.tags, *cost_columns(options.unit, options.tokens)]))
 
 
-@stage(version=1, scope="set", reads=_reads, adds=ADDS, check=check_budget)
+def _check(options: SimpleNamespace) -> None:
+    check_budget(options)
+    refuse_idle(coverage, options, (options.unit == "tokens", "unit: tokens", "tokens"))
+
+
+@stage(version=1, scope="set", reads=_reads, adds=ADDS, check=_check)
 def coverage(
     ctx: Context,
     rows: Records,

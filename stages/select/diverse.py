@@ -52,11 +52,14 @@ from stages._budget import (
     uniform,
 )
 from stages._greedy import Draw, Picks, greedy
+from stages._idle import refuse_idle
 from stages._points import Floats, Points, Positions, Similarity, directed, nearest
 from stages._vectors import Matrix, as_matrix, place, threads
 from stages.select._goals import Goal, Method, Parts, every, first_only, sampled
 
 WITH_EUCLIDEAN = ("k_center", "facility_location")
+COVERING = ("facility_location", "mutual_information", "conditional_gain")
+"""The objectives that add a row's score to what it covers."""
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
@@ -86,6 +89,23 @@ def _check(options: SimpleNamespace) -> None:
     for applies, what in mistakes:
         if applies:
             raise UserError(what)
+    scored = options.by is not None and name in COVERING
+    at_random = options.search == "stochastic" or options.first == "random"
+    refuse_idle(
+        *(diverse, options),
+        (scored, "a score of an objective that covers: by", "weight"),
+        (name in ("mutual_information", "conditional_gain"), "objectives with it", "relevance"),
+        (at_random, "search: stochastic, and first: random", "seed"),
+        (options.by is not None, "a score: by", "descending"),
+        (name == "threshold", "objective: threshold", "threshold"),
+        (name == "k_center", "objective: k_center", "first"),
+        (name == "graph_cut", "objective: graph_cut", "penalty"),
+        (name == "mutual_information", "objective: mutual_information", "represent"),
+        (name != "threshold", "the greedy objectives", "search"),
+        (options.search == "stochastic", "search: stochastic", "epsilon"),
+        (options.budget is not None, "a budget", "unit"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
 @stage(

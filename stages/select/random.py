@@ -7,6 +7,8 @@ rows to the pool moves no other row.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import polars as pl
 
 from pipeline.context import Context
@@ -22,6 +24,12 @@ from stages._budget import (
     ranking,
     uniform,
 )
+from stages._idle import refuse_idle
+
+
+def _check(options: SimpleNamespace) -> None:
+    check_budget(options)
+    refuse_idle(random, options, (options.unit == "tokens", "unit: tokens", "tokens"))
 
 
 @stage(
@@ -29,7 +37,7 @@ from stages._budget import (
     scope="set",
     reads=lambda options: cost_columns(options.unit, options.tokens),
     adds={"random_rank": pl.Int32},
-    check=check_budget,
+    check=_check,
 )
 def random(
     ctx: Context,

@@ -32,6 +32,7 @@ from pipeline.stage import Columns, Edges, Records, stage
 from schemas.records import prompt_id
 from schemas.records import response as answers
 from stages._budget import expression_columns, places_within, scores
+from stages._idle import refuse_idle
 from stages._strata import group_columns, groups_of
 from stages.select._consensus import Voice, consensus, normalized
 
@@ -73,6 +74,13 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError("a consensus is one answer", hint="leave out `keep`")
     if options.method != "consensus" and options.own is not None:
         raise UserError("`own` is for method consensus", hint="method: consensus")
+    method = options.method
+    refuse_idle(
+        *(response, options),
+        (options.by is not None, "a score: by", "descending"),
+        (method == "majority", "method: majority", "answer min_votes"),
+        (method == "consensus", "method: consensus", "voice agreement min_rouge_l"),
+    )
 
 
 @stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)

@@ -31,6 +31,7 @@ from stages._budget import (
     spread,
     uniform,
 )
+from stages._idle import refuse_idle
 from stages._strata import check_shares, group_columns, groups_of
 
 
@@ -47,10 +48,17 @@ def _check(options: SimpleNamespace) -> None:
         check_shares(options.shares)
     if options.minimum < 0:
         raise UserError(f"minimum: {options.minimum} is negative", hint="give 0 or more")
+    refuse_idle(
+        *(stratified, options),
+        (options.shares is None, "quotas by size, without shares", "quota"),
+        (options.by is not None, "a score: by", "descending"),
+        (options.by is None, "rows that are drawn, without by", "seed"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads=_reads,
     adds={"stratum": pl.String, "stratum_rank": pl.Int32},
@@ -92,7 +100,8 @@ def stratified(
         remains is spent on the rows left over, those of the best rank first.
 
     Adds `stratum` and `stratum_rank`, the row's place in it, 1 being the first.
-    Dropped: `not_selected`, with both and the stratum's quota.
+    Dropped: `not_selected`, and `missing_score` where there is none and others were better,
+    with both and the stratum's quota.
     """
     strata = groups_of(rows, group, shares or ())
     prices = costs(rows, unit, tokens)
@@ -110,4 +119,4 @@ def stratified(
     rank = pl.Series("stratum_rank", ranks, pl.Int32)
     names = strata.labels().alias("stratum")
     facts = {"stratum": names, "rank": rank, "quota": quotas[strata.codes]}
-    return not_selected(chosen, facts).with_columns(names, rank)
+    return not_selected(chosen, facts, by, keys).with_columns(names, rank)

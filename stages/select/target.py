@@ -42,6 +42,7 @@ from stages._budget import (
     uniform,
 )
 from stages._dsir import bags, log_weights
+from stages._idle import refuse_idle
 from stages._nearness import (
     log_density,
     mean_cosine,
@@ -106,9 +107,19 @@ def _check(options: SimpleNamespace) -> None:
         raise UserError(f"dimensions: {options.dimensions}", hint="give 1 or more")
     if options.min_words < 0:
         raise UserError(f"min_words: {options.min_words} is negative", hint="give 0 or more")
+    mode = options.mode
+    refuse_idle(
+        *(target, options),
+        (mode == "distribution" and options.sample, "mode: distribution, sample: true", "seed"),
+        (mode == "nearest", "mode: nearest", "order"),
+        (mode == "distribution", "mode: distribution", "field min_words sample"),
+        (mode == "gaps", "mode: gaps", "dimensions"),
+        (mode != "distribution", "the modes nearest and gaps", "vector"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
 def target(
     ctx: Context,
     rows: Records,
@@ -146,7 +157,8 @@ def target(
     Adds `target_score` (a cosine, a log-weight, a log-density ratio), `target_rank`
     (1 being the best; with turns, the chosen rows in the order of choice) and, for
     `nearest`, `target_id`, the nearest target row (with turns, the one that took
-    it); for `gaps`, `held_density`, the logarithm. Dropped: `not_selected`, `too_short`.
+    it); for `gaps`, `held_density`, the logarithm. Dropped: `not_selected`,
+    `missing_score` (a zero vector's), `too_short`.
     """
     connected = {"target": target, "held": held}
     _check_edges(mode, {name for name, frame in connected.items() if frame is not None})
@@ -251,7 +263,8 @@ def _verdict(found: Found, chosen: NDArray[np.bool_], min_words: int) -> pl.Data
     ranks = pl.Series(places(found.order, len(chosen)), dtype=pl.Int32)
     score = pl.Series(found.scores).fill_nan(None)
     rank = pl.select(pl.when(ranks > 0).then(ranks)).to_series()
-    told = not_selected(chosen, {"score": score, "rank": rank, **found.added})
+    facts = {"score": score, "rank": rank, **found.added}
+    told = not_selected(chosen, facts, "target_score", found.scores)
     if found.words is not None:
         short = pl.Series(found.words < max(1, min_words))
         words = pl.struct(words=pl.Series(found.words), minimum=pl.lit(max(1, min_words)))

@@ -40,6 +40,7 @@ from stages._budget import (
     places_within,
     scores,
 )
+from stages._idle import refuse_idle
 from stages._nltk_words import nltk_words
 from stages._strata import Groups, group_columns, groups_of
 
@@ -101,6 +102,14 @@ def _check(options: SimpleNamespace) -> None:
     low, high = options.percentiles or (0, 100)
     if not 0 <= low <= high <= 100:
         raise UserError(f"percentiles: {low}, {high} are no band", hint="such as [25, 75]")
+    limited = options.budget is not None or options.share is not None
+    refuse_idle(
+        *(top, options),
+        (limited, "a budget or a share", "unit"),
+        (options.share is not None, "a share", "share_of"),
+        (bool(_adds(options, {})), "a rank, which thresholds alone do not make", "descending"),
+        (options.unit == "tokens", "unit: tokens", "tokens"),
+    )
 
 
 @stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.shards import read_frame
 from pipeline.stage import Files, InputFiles, stage
+from stages._idle import refuse_idle
 from stages._sft import (
     answer_losses,
     check_template,
@@ -54,6 +55,11 @@ def _check(options: Any) -> None:
         raise UserError("`steps` or `epochs` is not above 0", hint="train for at least one step")
     check_hyperparameters(options)
     check_template(options.model, options.chat_template)
+    method = options.method
+    refuse_idle(
+        *(sft, options),
+        (method == "lora", "method: lora", "lora_rank"),
+    )
 
 
 @stage(version=1, scope="set", check=_check)

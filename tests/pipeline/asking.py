@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 
 from pipeline.context import Context
+from pipeline.forecast import Asking, Rows
 from pipeline.models import Decoding, LanguageModel, Request
 from pipeline.stage import Records, stage
 from schemas.records import RECORD_COLUMNS
@@ -25,10 +25,14 @@ def requests(rows: pl.DataFrame, tokens: int, samples: int = 1) -> list[Request]
     ]
 
 
-def expected_requests(options: SimpleNamespace, rows: Mapping[str, int | None]) -> int | None:
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
     """`respond` asks `samples` times for each row; `rate` leaves it to the engine."""
-    count = rows.get("rows")
-    return None if count is None else count * getattr(options, "samples", 1)
+    given = rows("rows")
+    if given is None or not hasattr(options, "samples"):
+        return None
+    text = sum(len(messages[0]["content"]) for messages in given["messages"].to_list())
+    number = len(given) * options.samples
+    return [Asking(options.model, number, text / len(given), options.tokens)]
 
 
 @stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.budget import Account, Allowance, Budget, Use
 from pipeline.cli import comparison
 from pipeline.errors import Exit, RecipeErrors, UserError
+from pipeline.estimate import expectations, totals
 from pipeline.models.base import Price
 from pipeline.models.engines import close_engines
 from pipeline.models.journal import Journal
@@ -21,7 +22,7 @@ from pipeline.plan import plan
 from pipeline.progress import Lines
 from pipeline.recipe import Recipe
 from pipeline.runner import Runner
-from pipeline.show import estimates
+from pipeline.show import estimates, plan_table
 from pipeline.store import Store
 from tests.pipeline.models.serving import NAME, Tiny, listening
 from tests.pipeline.running import artifact, command, contents, pool, run
@@ -171,14 +172,20 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
     run(wired, store, "a")
     counted = expected(wired)
     assert (counted["new"]["rows"], counted["new"]["requests"]) == (ROWS, ROWS)
-    assert counted["new"]["tokens"] is None, "nothing was seen of this model"
+    assert counted["new"]["at_most"], "nothing was seen of this model"
     runner = Runner(wired, Store(store), Lines(3, lambda text: None))
     runner.run()
     assert runner.used["new"].requests == ROWS
+    for unit in ("tokens", "money"):
+        assert 1 / 2 < counted["new"][unit] / getattr(runner.used["new"], unit) < 2
+    (line,) = [t for t in comparison(runner.expected, runner.used) if t.startswith("new")]
+    assert f"{ROWS} requests (estimate +0%), " in line
+    assert "tokens (estimate for the longest answers " in line
     assert expected(wired)["new"]["requests"] is None, "nothing is to be asked"
 
     more = recipe(tmp_path, port, prices=PRICES, new={"with": {"model": "m", "samples": 3}})
     seen = expected(more)["new"]
+    assert not seen["at_most"], "now its lengths are known"
     assert seen["requests"] == 3 * ROWS
     assert seen["tokens"] == pytest.approx(3 * runner.used["new"].tokens, rel=0.01)
     assert seen["money"] == pytest.approx(3 * runner.used["new"].money, rel=0.01)
@@ -191,6 +198,20 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
 
     other = artifact(more, store, "new")
     assert other.manifest["used"]["cached"] == ROWS
+
+
+def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int) -> None:
+    store, spare = tmp_path / "store", {"budget": {"requests": 99}}
+    run(recipe(tmp_path, port), store, "a")
+    limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
+    opened = Store(store)
+    found = expectations(limited, opened, plan(limited, opened))
+    (told,) = totals(limited, found)
+    tokens = found["new"].tokens
+    assert told == f"the budget of the run is 9 tokens; at most {tokens} are expected"
+    shown = plan_table(estimates(limited, opened, plan(limited, opened)))
+    assert f"<= {tokens}" in shown
+    assert "requests are expected" not in shown
 
 
 def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path, port: int) -> None:

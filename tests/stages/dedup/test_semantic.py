@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.models import Embedder
 from pipeline.stage import describe
 from stages.dedup.semantic import semantic
+from tests.stages._options import options_of
 from tests.stages._rows import DATA, conversations, evidence, json_lines
 
 
@@ -195,7 +196,7 @@ def test_a_recipe_reads_only_what_it_needs(ctx: Context) -> None:
     assert stage.check is not None
     for wrong in ({"threshold": 0}, {"threshold": 2}, {"clusters": 0}):
         with pytest.raises(UserError):
-            stage.check(SimpleNamespace(**{"threshold": 0.9, "clusters": None, **wrong}))
+            stage.check(options_of(semantic, **wrong))
 
 
 def test_records_of_any_text_are_kept_apart_by_vectors(ctx: Context, potion: Embedder) -> None:

@@ -17,7 +17,7 @@ Answer = tuple[str, str]
 
 
 class Scripted:
-    """An engine that answers with a function of the prompt, and remembers what it was asked."""
+    """Answers with a function of the prompt, and remembers what it was asked and said."""
 
     tokenizer: Any = None
     context_tokens: int | None = None
@@ -25,10 +25,13 @@ class Scripted:
     def __init__(self, script: Callable[[str], Answer]) -> None:
         self.script = script
         self.asked: list[list[Request]] = []
+        self.said: list[list[str]] = []
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         self.asked.append(list(requests))
-        return [self._answer(request) for request in requests]
+        answers = [self._answer(request) for request in requests]
+        self.said.append([answer.text for answer in answers])
+        return answers
 
     def _answer(self, request: Request) -> Completion:
         prompt = request.prompt

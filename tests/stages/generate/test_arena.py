@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.recipe import Recipe
 from stages.generate.arena import _check, arena, elo, expected
+from tests.stages._options import options_of
 from tests.stages.generate.scripted import Scripted
 
 MODELS = tuple(LanguageModel(model=name) for name in ("ann", "bob", "cid"))
@@ -106,10 +107,8 @@ def test_a_live_arena_accounts_for_every_answer(ctx: Context, tinylm: LanguageMo
 
 
 def test_two_models_need_a_judge_of_their_own() -> None:
-    from types import SimpleNamespace
-
     with pytest.raises(UserError, match="no arena"):
-        _check(SimpleNamespace(models=MODELS[:2], judges=(), elo_weight=0.5))
+        _check(options_of(arena, models=MODELS[:2]))
 
 
 def test_a_recipe_names_several_models() -> None:

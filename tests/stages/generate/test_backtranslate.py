@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from stages.generate._curation import curate_by_likelihood, ratings
 from stages.generate._passages import cut, paragraphs
 from stages.generate.backtranslate import _check, backtranslate
 from tests.conftest import ROOT
+from tests.stages._options import options_of
 from tests.stages._rows import conversations, json_lines
 from tests.stages.generate.scripted import Answer, scripted
 
@@ -264,16 +264,7 @@ def test_the_edge_that_a_method_reads_is_told(ctx: Context) -> None:
 
 
 def test_mistakes_are_told() -> None:
-    good = {
-        "passage_characters": (1, 2),
-        "instruction_characters": (1, 2),
-        "curate": True,
-        "min_score": 5,
-        "candidates": 1,
-        "examples": 1,
-        "styles": ("chat",),
-    }
-    _check(SimpleNamespace(**good))
+    _check(options_of(backtranslate))
     for wrong in ({"passage_characters": (3, 2)}, {"curate": False}, {"styles": ()}):
         with pytest.raises(UserError):
-            _check(SimpleNamespace(**good | wrong))
+            _check(options_of(backtranslate, **wrong))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.generate import _fanno, _reading
 from stages.generate._skills import SKILLS
 from stages.generate.from_documents import WAYS, _check, from_documents
+from tests.stages._options import options_of
 from tests.stages._rows import DATA, json_lines
 from tests.stages.generate.scripted import Answer, ScriptedContext, scripted
 
@@ -596,11 +596,7 @@ def test_empty_documents_say_so(ctx: Context, caplog: pytest.LogCaptureFixture) 
     assert len(run(scripted(ctx, agents), [], "mammoth2")) == 0
 
 
-GOOD: dict[str, Any] = {
-    **{"method": "bonito", "model": MODEL, "judge": None, "screen": None, "tuned": False},
-    **{"task_types": (), "passage_characters": (1, 2), "snippet_lines": (1, 2)},
-    **{"per_passage": None, "shots": None, "samples": None, "window": 1},
-}
+GOOD: dict[str, Any] = {"method": "bonito", "model": MODEL}
 
 
 @pytest.mark.parametrize(
@@ -618,7 +614,7 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_mistakes_are_told_before_anything_runs(wrong: dict[str, Any]) -> None:
-    _check(SimpleNamespace(**GOOD))
-    _check(SimpleNamespace(**GOOD | {"method": "self-supervised", "model": None}))
+    _check(options_of(from_documents, **GOOD))
+    _check(options_of(from_documents, method="self-supervised"))
     with pytest.raises(UserError):
-        _check(SimpleNamespace(**GOOD | wrong))
+        _check(options_of(from_documents, **GOOD | wrong))

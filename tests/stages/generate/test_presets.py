@@ -19,10 +19,11 @@ from pipeline.models import LanguageModel, Request
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate._axes import TOPICS
 from stages.generate._parse import KEYWORDS, without_mark
-from stages.generate._presets import OPTIONS, PRESETS
+from stages.generate._presets import PRESETS
 from stages.generate.self_instruct import _check, added, expected_requests, self_instruct
 from stages.load.records import records
 from tests.conftest import ROOT
+from tests.stages._options import options_of
 from tests.stages._rows import json_lines
 from tests.stages.generate.scripted import Answer, Scripted, scripted
 
@@ -474,18 +475,26 @@ def test_the_published_figures() -> None:
         options = namespace(preset=name, inputs="with" if name == "ensemble-instruct" else None)
         _check(options)
         assert {"journal", "nearest_rouge_l"} <= set(added(preset))
-        assert expected_requests(options, {}) >= 1
+        assert number(options) >= 1
 
 
 def namespace(**given: Any) -> SimpleNamespace:
-    defaults = {"preset": "self-instruct", "topics": (), "topic_files": (), "count": 14}
-    return SimpleNamespace(**{**dict.fromkeys(OPTIONS), **defaults, "max_requests": 9, **given})
+    defaults = {"count": 14, "model": MODEL, "max_requests": 9, "requests_per_round": 1}
+    return options_of(self_instruct, **defaults | given)
+
+
+def number(options: SimpleNamespace) -> float:
+    """Of requests, before the seeds are there."""
+    return sum(asking.requests for asking in expected_requests(options, lambda _: None))
 
 
 def test_expected_requests_count_lists_and_what_is_asked_of_each_task() -> None:
-    assert expected_requests(namespace(), {}) == 2 + 14 * 2
-    assert expected_requests(namespace(preset="alpaca", count=33), {}) == 3
-    assert expected_requests(namespace(preset="unnatural", count=4), {}) == 4 + 4
+    assert number(namespace()) == 2 + 14 * 2
+    assert number(namespace(preset="alpaca", count=33)) == 3
+    assert number(namespace(preset="unnatural", count=4)) == 4 + 4
+    rounds = namespace(count=15, requests_per_round=2)
+    assert number(rounds) == 4 + (15 + 28) / 2 * 2, "a round is asked for whole"
+    assert number(namespace(count=900)) == 9 + 63 * 2, "max_requests"
 
 
 @pytest.mark.parametrize(

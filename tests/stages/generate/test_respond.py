@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -13,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
 from stages.generate.respond import _check, _explanations, first_part, nearest, respond
+from tests.stages._options import options_of
 from tests.stages._rows import DATA, conversations, json_lines
 from tests.stages.generate.scripted import scripted
 
@@ -67,7 +67,7 @@ def test_explanations_are_dealt_out_and_stay(ctx: Context, rows: pl.DataFrame) -
     assert set(made["manner"]) <= set(_explanations())
     assert all(m[0]["role"] == "system" for m in made["messages"])
     with pytest.raises(UserError, match="none called"):
-        _check(SimpleNamespace(n=1, models=ONE, cut=0.5, explanations=("loud",)))
+        _check(options_of(respond, models=ONE, method="explain", explanations=("loud",)))
 
 
 def test_reasoning_goes_from_guideline_to_outline_to_path(ctx: Context, rows: pl.DataFrame) -> None:

@@ -17,10 +17,10 @@ from pipeline.models.journal import Journal
 from schemas.records import record_id
 from stages._rouge import rouge_l, tokenize
 from stages.generate import _parse
-from stages.generate._presets import OPTIONS
 from stages.generate.self_instruct import _check, self_instruct
 from stages.load.records import records
 from tests.conftest import ROOT
+from tests.stages._options import options_of
 from tests.stages.generate.scripted import Answer, ScriptedContext, scripted
 
 SMALL: dict[str, Any] = {
@@ -248,15 +248,12 @@ def test_surplus_instances_are_dropped_at_random_and_by_seed(
 
 
 def test_mistakes_are_told(ctx: Context, seeds: pl.DataFrame, tmp_path: Path) -> None:
-    from types import SimpleNamespace
-
     answer = script((LIST, "stop"), ("", "stop"), ("", "stop"))
     with pytest.raises(UserError, match="the seeds hold 3 instructions"):
         play(ctx, seeds.head(3), answer)
     with pytest.raises(UserError, match="what is classification and what is not"):
         play(ctx, seeds.with_columns(extra=pl.lit("{}")), answer)
-    good = {**dict.fromkeys(OPTIONS), "preset": "self-instruct", "topics": (), "topic_files": ()}
-    _check(SimpleNamespace(**good))
+    _check(options_of(self_instruct))
     for wrong in ({"list_until": 9}, {"machine_demonstrations": 9}):
         with pytest.raises(UserError, match=next(iter(wrong))):
-            _check(SimpleNamespace(**good | wrong))
+            _check(options_of(self_instruct, **wrong))

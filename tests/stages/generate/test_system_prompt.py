@@ -12,6 +12,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from stages.generate.system_prompt import _check, profile, system_prompt
+from tests.stages._options import options_of
 from tests.stages._rows import sample
 from tests.stages.generate.scripted import scripted
 
@@ -100,8 +101,5 @@ def test_a_live_model_that_cannot_is_told(ctx: Context, tinylm: LanguageModel) -
 
 @pytest.mark.parametrize("options", [{"rules": (0, 3)}, {"method": "profiles", "topics": ()}])
 def test_mistakes_are_told_before_anything_runs(options: dict) -> None:
-    from types import SimpleNamespace
-
-    given = {"rules": (1, 2), "method": "rules", "profiles": 2, "topics": ("a",)}
     with pytest.raises(UserError):
-        _check(SimpleNamespace(**given | options))
+        _check(options_of(system_prompt, **options))

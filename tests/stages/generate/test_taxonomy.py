@@ -14,6 +14,7 @@ from pipeline.models import LanguageModel
 from stages.generate._axes import LEVELS, SKILLS, SUBJECTS
 from stages.generate._parse import listed_items
 from stages.generate.taxonomy import metadata, taxonomy
+from tests.stages._options import options_of
 from tests.stages._rows import conversations
 from tests.stages.generate.scripted import scripted
 
@@ -119,13 +120,10 @@ def test_a_model_that_follows_nothing_is_told(
     "options", [{"levels": ("rember",)}, {"method": "skills"}, {"combine": 99}]
 )
 def test_mistakes_are_told_before_anything_runs(options: dict) -> None:
-    from types import SimpleNamespace
-
     from stages.generate.taxonomy import _check
 
-    given = {"levels": (), "method": "curriculum", "count": None, "skills": None, "combine": 3}
     with pytest.raises(UserError):
-        _check(SimpleNamespace(**given | options))
+        _check(options_of(taxonomy, **options))
 
 
 def test_metadata_without_seeds_is_told(ctx: Context) -> None:

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from stages.load.records import check
+from stages.load.records import check, records
+from tests.stages._options import options_of
 from tests.stages.load.helpers import (
     failures,
     gz,
@@ -245,8 +246,7 @@ def test_a_row_of_50_megabytes_loads_unchanged(name: str) -> None:
 
 
 def options(path: Path, **more: Any) -> SimpleNamespace:
-    known = {"dataset": None, "format": "auto", "fields": None} | more
-    return SimpleNamespace(path=(str(path),), **known)
+    return options_of(records, path=(str(path),), **more)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_file_that_is_not_there_or_forbidden(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder"):
         check(options(tmp_path))
     with pytest.raises(UserError, match="either `path` or `dataset`"):
-        check(SimpleNamespace(path=(), dataset=None, format="auto", fields=None))
+        check(options_of(records))
 
 
 STARTS = [

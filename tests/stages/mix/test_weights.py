@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from pipeline.recipe import Recipe
 from pipeline.store import Store
 from stages.mix.weights import weights
 from tests.pipeline.running import run
+from tests.stages._options import options_of
 
 QUIET = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -227,11 +227,8 @@ def test_types_and_empty_input(ctx: Context) -> None:
 
 def test_mistakes(ctx: Context) -> None:
     check = weights.__stage__.check  # type: ignore[attr-defined]
-    good = SimpleNamespace(
-        method="balanced", group="source", by=None, budget=3, shares=None, cap=None, limit=None,
-        groups=None, temperature=1.0,
-    )  # fmt: skip
-    check(good)
+    good: dict[str, Any] = {"method": "balanced", "budget": 3}
+    check(options_of(weights, **good))
     for change in (
         {"group": "kind +"}, {"by": "ifd +"}, {"budget": -1}, {"budget": None}, {"cap": 0},
         {"limit": -1}, {"groups": 0}, {"temperature": 0.0}, {"method": "fixed"},
@@ -239,7 +236,7 @@ def test_mistakes(ctx: Context) -> None:
         {"method": "fixed", "shares": {"a": 0.5}, "budget": None},
     ):  # fmt: skip
         with pytest.raises(UserError):
-            check(SimpleNamespace(**{**vars(good), **change}))
+            check(options_of(weights, **good | change))
     with pytest.raises(UserError, match="poetry"):
         weights(ctx, pool({"a": 3}), method="fixed", shares={"poetry": 1.0}, budget=2)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -14,6 +13,7 @@ from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite._operators import OPERATORS, TURNS, leaked, refused
 from stages.rewrite.evolve import _check, evolve
+from tests.stages._options import options_of
 from tests.stages._rows import conversations, sample
 from tests.stages.generate.scripted import Answer, scripted
 
@@ -156,6 +156,5 @@ def test_a_live_model_is_told_what_it_cannot_do(ctx: Context, tinylm: LanguageMo
     "wrong", [{"rounds": 0}, {"operators": ("deeper",)}, {"method": "turns", "answer": False}]
 )
 def test_mistakes_are_told_before_anything_runs(wrong: dict) -> None:
-    given = {"rounds": 1, "operators": (), "method": "wizardlm", "answer": True}
     with pytest.raises(UserError):
-        _check(SimpleNamespace(**given | wrong))
+        _check(options_of(evolve, **wrong))

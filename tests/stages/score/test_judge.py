@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -15,6 +14,7 @@ from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenL
 from stages._labels import expectation
 from stages.score._judging import Bias, rank_correlation
 from stages.score.judge import _check, judge, talks
+from tests.stages._options import options_of
 from tests.stages._rows import conversations, of
 from tests.stages.generate.scripted import Answer, scripted
 
@@ -171,6 +171,5 @@ def test_a_live_judge_s_expectation_is_that_of_its_probabilities(
     "wrong", [{"method": "rubric"}, {"aspects": ()}, {"method": "gap", "aspects": ("a", "b")}]
 )
 def test_mistakes_are_told_before_anything_runs(wrong: dict) -> None:
-    given = {"method": "rating", "aspects": ("quality",), "criteria": ()}
     with pytest.raises(UserError):
-        _check(SimpleNamespace(**given | wrong))
+        _check(options_of(judge, **wrong))

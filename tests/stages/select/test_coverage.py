@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.select.coverage import coverage
+from tests.stages._options import options_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 TAGS = st.lists(
@@ -136,6 +137,6 @@ def test_mistakes() -> None:
         coverage(CTX, pool([["x"]]), budget=2, tags="tokens")
     mark = coverage.__stage__  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="negative"):
-        mark.check(SimpleNamespace(budget=-1))
+        mark.check(options_of(coverage, budget=-1))
     options = SimpleNamespace(tags="topics", unit="tokens", tokens="length")
     assert mark.reads(options) == ["topics", "length"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.select.diverse import diverse
+from tests.stages._options import options_of
 
 CTX = Context(Path(), Path(), Path())  # the stage computes only
 GREEDY = ["k_center", "facility_location", "graph_cut", "mutual_information", "conditional_gain"]
@@ -432,12 +433,9 @@ def test_held_may_be_empty() -> None:
 
 def test_mistakes_are_told_before_anything_runs() -> None:
     check = diverse.__stage__.check  # type: ignore[attr-defined]
-    good = {
-        "objective": "facility_location", "budget": 5, "by": "score", "weight": 0.5,
-        "similarity": "cosine", "first": "mean", "penalty": 0.4, "relevance": 1.0, "epsilon": 0.01,
-    }  # fmt: skip
-    check(SimpleNamespace(**good))
-    check(SimpleNamespace(**{**good, "objective": "threshold", "budget": None}))
+    good: dict[str, Any] = {"objective": "facility_location", "budget": 5, "by": "score"}
+    check(options_of(diverse, **good))
+    check(options_of(diverse, objective="threshold", by="score"))
     for change in (
         {"objective": "threshold", "by": None},
         {"objective": "k_center", "by": None, "first": "score"},
@@ -452,7 +450,7 @@ def test_mistakes_are_told_before_anything_runs() -> None:
         {"by": "score +"},
     ):
         with pytest.raises(UserError):
-            check(SimpleNamespace(**{**good, **change}))
+            check(options_of(diverse, **good | change))
 
 
 def test_what_it_reads() -> None:

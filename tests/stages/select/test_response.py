@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from stages.select import response as module
 from stages.select._consensus import Voice, consensus, normalized
 from stages.select.response import response
 from tests.conftest import ROOT
+from tests.stages._options import options_of
 from tests.stages._rows import conversations, json_lines
 
 CTX = Context.__new__(Context)  # the stage computes only
@@ -269,13 +269,10 @@ def test_row_order_of_equal_scores_is_that_of_the_ids() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    good: dict[str, Any] = {
-        **{"method": "best", "by": "s", "group": "prompt", "keep": 1, "min_votes": 1},
-        **{"answer": None, "own": None, "voice": "source"},
-    }
-    module._check(SimpleNamespace(**good))
-    assert module._reads(SimpleNamespace(**good)) == ["messages", "s"]
+    good: dict[str, Any] = {"by": "s"}
+    module._check(options_of(module.response, **good))
+    assert module._reads(options_of(module.response, **good)) == ["messages", "s"]
     wrong = [{"by": None}, {"keep": 0}, {"method": "consensus", "keep": 2}, {"own": "x"}]
     for change in wrong:
         with pytest.raises(UserError):
-            module._check(SimpleNamespace(**good | change))
+            module._check(options_of(module.response, **good | change))

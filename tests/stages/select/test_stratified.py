@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from random import Random
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -18,6 +17,7 @@ from pipeline.errors import UserError
 from stages._budget import Quota
 from stages._strata import groups_of
 from stages.select.stratified import stratified
+from tests.stages._options import options_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 QUOTAS = st.sampled_from(["uniform", "proportional", "sqrt"])
@@ -177,11 +177,11 @@ def test_groups_of_every_kind() -> None:
 
 def test_mistakes_are_told_before_anything_runs() -> None:
     check = stratified.__stage__.check  # type: ignore[attr-defined]
-    good = SimpleNamespace(group="kind", by=None, budget=3, shares=None, minimum=0)
-    check(good)
+    good: dict[str, object] = {"group": "kind", "budget": 3}
+    check(options_of(stratified, **good))
     for change in (
         {"group": "kind +"}, {"by": "ifd +"}, {"budget": -1}, {"minimum": -1},
         {"shares": {"a": -1.0}}, {"shares": {"a": 0.0}}, {"shares": {}},
     ):  # fmt: skip
         with pytest.raises(UserError):
-            check(SimpleNamespace(**{**vars(good), **change}))
+            check(options_of(stratified, **good | change))

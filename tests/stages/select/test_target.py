@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from stages._dsir import BUCKETS, bags, log_weights
 from stages._nearness import log_density, mean_cosine, nearest, principal, project, take_turns
 from stages.select.target import target
+from tests.stages._options import options_of
 from tests.stages._rows import conversations, sample
 
 CTX = Context.__new__(Context)  # the stage computes only
@@ -359,11 +360,11 @@ def test_mistakes() -> None:
         target(CTX, data, frame(vectors(2, 3)), mode="nearest", budget=1)
     with pytest.raises(UserError, match="not finite"):
         target(CTX, data, frame(np.full((1, 6), np.nan, np.float32)), mode="nearest", budget=1)
-    good = SimpleNamespace(budget=1, dimensions=2, min_words=0)
-    mark.check(good)
+    good: dict[str, object] = {"mode": "gaps", "budget": 1}
+    mark.check(options_of(target, **good))
     for change in ({"budget": -1}, {"dimensions": 0}, {"min_words": -1}):
         with pytest.raises(UserError):
-            mark.check(SimpleNamespace(**{**vars(good), **change}))
+            mark.check(options_of(target, **good | change))
     options = SimpleNamespace(
         mode="distribution", field="instruction", vector="v", unit="tokens", tokens="length"
     )

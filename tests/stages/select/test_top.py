@@ -19,6 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from stages._nltk_words import nltk_words
 from stages.select.top import top
+from tests.stages._options import options_of
 from tests.stages._rows import conversations
 
 CTX = Context.__new__(Context)  # the stage computes only
@@ -39,8 +40,7 @@ def pool(scores: list[float | None]) -> pl.DataFrame:
 
 
 def options(**given_: object) -> SimpleNamespace:
-    names = ("by", "preset", "budget", "share", "minimum", "maximum", "percentiles", "group")
-    return SimpleNamespace(**{**dict.fromkeys(names), "unit": "rows", "tokens": "tokens", **given_})
+    return options_of(top, **given_)
 
 
 @settings(deadline=None)

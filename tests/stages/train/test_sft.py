@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from pipeline.stage import describe
 from schemas.records import record_id
 from stages import _sft, _trainer
 from stages.train.sft import sft
+from tests.stages._options import options_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -294,20 +294,8 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
 ) -> None:
     check = describe("train.sft", sft).check
     assert check is not None
-    options: dict[str, Any] = {
-        "model": tinylm,
-        "steps": 1,
-        "epochs": None,
-        "lr": 1e-4,
-        "warmup": 0.0,
-        "weight_decay": 0.0,
-        "batch_size": 1,
-        "gradient_accumulation": 1,
-        "max_tokens": 64,
-        "lora_rank": 4,
-        "chat_template": (),
-    }
-    check(SimpleNamespace(**options))
+    options: dict[str, Any] = {"model": tinylm, "steps": 1}
+    check(options_of(sft, **options))
     own = (ROOT / "data/models/tinylm/chat_template.jinja").read_text()
     unmarked = tmp_path / "unmarked.jinja"
     unmarked.write_text(own.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""))
@@ -319,15 +307,15 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
         )
     )
     with pytest.raises(UserError, match="chat_template"):
-        check(SimpleNamespace(**options | {"chat_template": (str(unmarked),)}))
+        check(options_of(sft, **options | {"chat_template": (str(unmarked),)}))
     with pytest.raises(UserError, match="end token"):
         _sft.tokenizer_for(tinylm, (str(no_end),))
     other = LanguageModel(model=tinylm.model, chat_template=str(unmarked))
     with pytest.raises(UserError, match="chat_template"):
-        check(SimpleNamespace(**options | {"model": other}))
+        check(options_of(sft, **options | {"model": other}))
     for wrong in ({"epochs": 1.0}, {"steps": None}, {"steps": 0}, {"lr": 0.0}, {"warmup": 1.0}):
         with pytest.raises(UserError):
-            check(SimpleNamespace(**options | wrong))
+            check(options_of(sft, **options | wrong))
 
 
 def test_rows_longer_than_the_model_reads_are_refused(
@@ -351,6 +339,7 @@ from pipeline.context import Context
 from pipeline.models import LanguageModel
 from stages import _trainer
 from stages.train.sft import sft
+from tests.stages._options import options_of
 _trainer.CHECKPOINT_SECONDS, _trainer.SAVING_SHARE = 0.0, 1e9
 sft(Context.scratch(Path(sys.argv[1])), Path(sys.argv[2]),
     model=LanguageModel(model="data/models/tinylm"), steps=40, gradient_accumulation=1,
