@@ -32,8 +32,8 @@ from stages._vectors import Each, Matrix, as_matrix, host, threads
 DropAt = Literal["above", "at"]
 Positions = NDArray[np.int64]
 
-_BLOCK = 256
-_PART = 128
+_BLOCK = 512
+_PART = 256
 """Rows of a block that a thread compares at a time."""
 
 _TILE = 4096
@@ -108,10 +108,9 @@ def keep_apart(
         for rows in _blocks(given, count):
             if left < cheapest[rows[0]]:
                 break
-            units = _units(space, rows)
-            bounds = short.of(units)
-            _compare(each, space, result, rows, bounds, tiles, short.slack)
-            left -= _settle(space, result, rows, units, (threshold, drop_at), prices, left)
+            units, bounds = _compare(each, space, short, result, rows, tiles)
+            products = _products(each, units)
+            left -= _settle(space, result, rows, products, (threshold, drop_at), prices, left)
             kept = np.flatnonzero(result.kept[rows])
             _extend(tiles, space, rows[kept], bounds[kept])
             if progress:
@@ -138,9 +137,7 @@ def nearest_before(
         _extend(tiles, space, part, short.of(_units(space, part)))
     with threads() as each:
         for i in range(0, len(rows), _BLOCK):
-            part = rows[i : i + _BLOCK]
-            bounds = short.of(_units(space, part))
-            _compare(each, space, result, part, bounds, tiles, short.slack)
+            _compare(each, space, short, result, rows[i : i + _BLOCK], tiles)
     return result.nearest[rows], result.similarity[rows]
 
 
@@ -240,28 +237,37 @@ def _extend(
 def _compare(
     each: Each,
     space: _Space,
+    short: Projection,
     result: Apart,
     rows: Positions,
-    bounds: Any,
     tiles: list[tuple[Positions, Any]],
-    slack: float,
-) -> None:
+) -> tuple[Any, Any]:
     """Find the nearest of all columns before each row of a block, on all cores.
 
-    bounds: of the rows, as those of the tiles: their products are bounds of the cosines.
+    tiles: columns and their projections. Returns the rows' unit vectors and projections.
     """
 
-    def part(places: slice) -> None:
+    def part(places: slice) -> tuple[Any, Any]:
         mine = rows[places]
+        units = _units(space, mine)
+        bounds = short.of(units)
         for columns, others in tiles:
-            products = bounds[places] @ others.T
+            products = bounds @ others.T
             if columns[-1] >= mine[0]:
                 xp = array_namespace(products)
                 late = xp.asarray(columns >= mine[:, None], device=device(products))
                 products = xp.where(late, -xp.inf, products)
-            _improve(space, result, mine, columns, products, slack)
+            _improve(space, result, mine, columns, products, short.slack)
+        return units, bounds
 
-    each(part, len(rows), _PART)
+    found = each(part, len(rows), _PART)
+    xp = array_namespace(found[0][0])
+    return xp.concat([units for units, _ in found]), xp.concat([bounds for _, bounds in found])
+
+
+def _products(each: Each, units: Any) -> NDArray[np.float32]:
+    """Of all rows of a block with all, on all cores and then on the host."""
+    return np.concatenate(each(lambda one: host(units[one] @ units.T), len(units), _PART))
 
 
 def _improve(
@@ -330,15 +336,19 @@ def _settle(
     space: _Space,
     result: Apart,
     rows: Positions,
-    units: Any,
+    products: NDArray[np.float32],
     limit: tuple[float, DropAt],
     prices: NDArray[np.int64],
     left: int,
 ) -> int:
-    """Judge the rows of a block against each other, in order; returns what the kept ones cost."""
+    """Judge the rows of a block against each other, in order; returns what the kept ones cost.
+
+    products: of the unit vectors of all rows of the block with all.
+    """
     places = np.flatnonzero(~_too_similar(result.similarity[rows], *limit))
     columns = rows[places]
-    products = host(units @ units[places].T)
+    if len(places) < len(rows):
+        products = products[:, places]
     earlier = columns < rows[:, None]
     near = _near(space, columns, products[places], earlier[places], limit)
     blocks = np.any(near, axis=0).tolist()

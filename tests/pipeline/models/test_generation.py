@@ -202,7 +202,7 @@ def test_a_model_without_a_template_gets_a_plain_one(tmp_path: Path, tinylm: Lan
 
 def _stored(folder: Path, answer: Completion) -> str:
     rows = journal(folder)._connection.execute(
-        "SELECT request FROM responses WHERE key = ?", [answer.key]
+        "SELECT request FROM responses WHERE key = ?", [bytes.fromhex(answer.key)]
     )
     return str(rows.fetchone()[0])
 
