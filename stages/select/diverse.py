@@ -53,7 +53,7 @@ from stages._budget import (
 )
 from stages._greedy import Draw, Picks, greedy
 from stages._idle import refuse_idle
-from stages._points import Floats, Points, Positions, Similarity, directed, nearest
+from stages._points import Floats, Points, Positions, Similarity, nearest
 from stages._vectors import Matrix, as_matrix, place, threads
 from stages.select._goals import Goal, Method, Parts, every, first_only, sampled
 
@@ -109,7 +109,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads=_reads,
     adds={"gain": pl.Float64, "gain_rank": pl.Int32},
@@ -158,7 +158,8 @@ def diverse(
         a random part of the rows, rows / picks * ln(1 / epsilon) of them. Both break ties by id.
     unit, tokens, vector, seed: as in the other selectors.
 
-    A zero vector has cosine 0 with all others and 1 with other zero vectors.
+    A zero vector has cosine 0 with all others and 1 with other zero vectors; under
+    threshold it resembles nothing, not even another one.
 
     Adds for rows chosen `gain_rank`, 1 for the first, and `gain`, what the row added to the
     objective (k_center: the distance to the nearest pick, threshold: 1 minus the cosine
@@ -269,7 +270,7 @@ def _apart(
     order = order[~np.isnan(quality[order])]
     places = np.concatenate([parts.held, order])
     found = keep_apart(
-        place(directed(vectors)[places]),
+        place(vectors[places]),
         given=given,
         threshold=threshold,
         costs=np.concatenate([np.zeros(given, np.int64), prices[order]]),
