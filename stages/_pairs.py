@@ -61,11 +61,12 @@ class Pairs:
 
     def get(self, rows: Positions) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """The pairs of some rows, one row's after the other's."""
-        if len(rows) == 1:
-            places: Any = slice(self._start[rows[0]], self._start[rows[0]] + self.length[rows[0]])
-            return self._others[places], self._values[places]
-        places = ranges(self._start[rows], self.length[rows])
-        return self._others.take(places), self._values.take(places)
+        # Slices are copied as they lie; numbers for all their places would cost more.
+        spans = self._spans(rows)
+        return (
+            np.concatenate([self._others[span] for span in spans]),
+            np.concatenate([self._values[span] for span in spans]),
+        )
 
     def keep(
         self,
@@ -76,8 +77,16 @@ class Pairs:
     ) -> None:
         """Of the pairs of some rows, as `get` gave them, keep those that are alive."""
         self.length[rows] = sums_of(alive, self.length[rows]).astype(np.int64)
-        places, kept = ranges(self._start[rows], self.length[rows]), np.flatnonzero(alive)
-        self._others[places], self._values[places] = others.take(kept), values.take(kept)
+        kept = np.flatnonzero(alive)
+        others, values = others.take(kept), values.take(kept)
+        ends = np.cumsum(self.length[rows]).tolist()
+        for span, start, stop in zip(self._spans(rows), [0, *ends[:-1]], ends, strict=True):
+            self._others[span], self._values[span] = others[start:stop], values[start:stop]
+
+    def _spans(self, rows: Positions) -> list[slice]:
+        starts = self._start[rows]
+        ends = starts + self.length[rows]
+        return [slice(*span) for span in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 def sums_of(values: NDArray[Any], lengths: Positions) -> NDArray[np.float64]:

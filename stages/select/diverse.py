@@ -1,7 +1,8 @@
 """Rows that differ from one another, or stand for all others: one greedy rule, six objectives.
 
 `threshold`: DEITA's filter (Liu et al. 2023, arXiv:2312.15685). The rows in the order of
-a score, each kept unless its cosine with a row kept before is above the threshold.
+a score, each kept unless its cosine with a row kept before is above the threshold. What
+is maximised is the sum of the scores.
 
 `k_center`: the row farthest from all rows picked so far (Sener and Savarese 2018,
 arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653) and
@@ -162,8 +163,8 @@ def diverse(
     threshold it resembles nothing, not even another one.
 
     Adds for rows chosen `gain_rank`, 1 for the first, and `gain`, what the row added to the
-    objective (k_center: the distance to the nearest pick, threshold: 1 minus the cosine
-    with it; null where there is none). Dropped: `too_similar` (with `nearest`, a row kept,
+    objective (k_center: the distance to the nearest pick, null where there is none;
+    threshold: the score, with its sign turned where the lower is the better). Dropped: `too_similar` (with `nearest`, a row kept,
     and `similarity`), `missing_score`, `held` (a row
     that is held as well), or `not_selected` (with the budget and the most
     similar row that was chosen or is held, where that is known).
@@ -273,6 +274,7 @@ def _apart(
         place(vectors[places]),
         given=given,
         threshold=threshold,
+        reach=threshold,
         costs=np.concatenate([np.zeros(given, np.int64), prices[order]]),
         budget=budget,
         progress=ctx.progress,
@@ -284,7 +286,7 @@ def _apart(
     picks = order[found.kept[given:]]
     close = cosine > threshold
     close[picks] = False
-    return _Found(Picks(picks, 1 - cosine[picks]), near, cosine, close)
+    return _Found(Picks(picks, quality[picks]), near, cosine, close)
 
 
 def _preference(
