@@ -39,8 +39,8 @@ _PART = 256
 _TILE = 4096
 """Kept rows that these are multiplied with at a time: 2 MiB of products."""
 
-_VALUES = 1 << 22
-"""Values of pairs of rows that are held in float64 at once: 32 MiB a side."""
+_VALUES = 1 << 17
+"""Values of pairs of rows that are held in float64 at once: 1 MiB a side."""
 
 
 class Apart(NamedTuple):

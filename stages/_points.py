@@ -22,8 +22,9 @@ Positions = NDArray[np.int64]
 CELLS: Final = 1 << 20
 """Products of a block: 4 MiB, which stay in a processor's cache."""
 
-_VALUES: Final = 1 << 22
-"""Values of pairs of rows that are held in float64 at once: 32 MiB a side."""
+_VALUES: Final = 1 << 17
+"""Values that are held in float64 at once: 1 MiB, which is taken from the same memory again
+and again. For more the system hands out new pages each time, which costs more than the work."""
 
 
 class Fast(NamedTuple):
@@ -90,7 +91,8 @@ class Points(NamedTuple):
             part = xp.astype(vectors[rows], xp.float64)
             lengths = xp.linalg.vector_norm(part, axis=1)
             norms[rows] = host(lengths)
-            fast[rows] = xp.astype(part / lengths[:, None], xp.float32)
+            part /= lengths[:, None]
+            fast[rows] = xp.astype(part, xp.float32)
         return cls(vectors, norms, Fast(fast, None, (vectors.shape[1] + 16) * 2.0**-24))
 
     @classmethod

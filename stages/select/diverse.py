@@ -164,10 +164,10 @@ def diverse(
 
     Adds for rows chosen `gain_rank`, 1 for the first, and `gain`, what the row added to the
     objective (k_center: the distance to the nearest pick, null where there is none;
-    threshold: the score, with its sign turned where the lower is the better). Dropped: `too_similar` (with `nearest`, a row kept,
-    and `similarity`), `missing_score`, `held` (a row
-    that is held as well), or `not_selected` (with the budget and the most
-    similar row that was chosen or is held, where that is known).
+    threshold: the score, with its sign turned where the lower is the better). Dropped:
+    `too_similar` (with `nearest`, a row kept, and `similarity`), `missing_score`, `held` (a
+    row that is held as well), or `not_selected` (with the budget and the most similar row
+    that was chosen or is held, where that is known).
     """
     _check_edges(objective, target, held)
     again = _held_already(rows, held)

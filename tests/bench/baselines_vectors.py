@@ -64,17 +64,17 @@ def k_center(folder: Path, file: str, picks: int) -> Run:
     return run
 
 
-def facility(folder: Path, file: str, picks: int) -> Run:
+def facility(folder: Path, file: str, picks: int, kind: str) -> Run:
     """Lazy greedy on the full matrix: a stale gain is a bound, so few rows are looked at again.
 
-    A cosine below 0 covers nothing, as in apricot and submodlib.
+    A cosine below 0 covers nothing, as in apricot and submodlib. kind: float64 or float32.
     """
-    vectors = np.load(folder / file)
+    vectors = np.load(folder / file).astype(kind)
 
     def run() -> dict[str, np.ndarray]:
         similar = vectors @ vectors.T
         np.maximum(similar, 0, out=similar)
-        cover = np.zeros(len(vectors), dtype=np.float32)
+        cover = np.zeros(len(vectors), dtype=kind)
         bounds = [(-gain, row) for row, gain in enumerate(similar.sum(axis=1, dtype=np.float64))]
         heapq.heapify(bounds)
         chosen: list[int] = []

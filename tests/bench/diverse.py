@@ -88,7 +88,10 @@ def k_center(data: Data) -> list[Line]:
 
 
 def facility(data: Data) -> list[Line]:
-    """The objective counts: the sum over all rows of the cosine, above 0, with the nearest pick."""
+    """The objective counts: the sum over all rows of the cosine, above 0, with the nearest pick.
+
+    The full matrix is one of float64, which is 3 GiB; in float32 it is shown besides.
+    """
     file = data.vectors(256, 20_000)
     fields = {"file": file, "picks": PICKS}
     ours = {"file": file, "objective": "facility_location", "budget": PICKS}
@@ -96,7 +99,8 @@ def facility(data: Data) -> list[Line]:
         data.folder,
         [
             Contestant("ours", "tests.bench.ours:diverse", ours),
-            Contestant("numpy", f"{BASELINES}:facility", fields),
+            Contestant("numpy", f"{BASELINES}:facility", {**fields, "kind": "float64"}),
+            Contestant("numpy32", f"{BASELINES}:facility", {**fields, "kind": "float32"}),
             Contestant("apricot", f"{PEERS}:apricot", fields, peer=True),
             Contestant("submodlib", f"{PEERS}:submodlib", fields, peer=True),
         ],
@@ -120,6 +124,7 @@ def facility(data: Data) -> list[Line]:
                 ("apricot", "apricot", 5.0),
                 ("submodlib", "submodlib", 20.0),
                 ("lazy greedy, full matrix", "numpy", 3.0),
+                ("the same in float32", "numpy32", None),
             )
         ),
         bound(
