@@ -98,6 +98,7 @@ def test_proposals_are_read_or_not(text: str, number: int) -> None:
     assert len(proposals(text) or []) == number
 
 
+@pytest.mark.proof
 def test_a_live_model_that_cannot_is_told(
     ctx: Context, tinylm: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -93,6 +93,7 @@ def test_profiles_have_all_four_parts() -> None:
     assert profile(PROFILE.replace("Refuses", "Hates")) is None
 
 
+@pytest.mark.proof
 def test_a_live_model_that_cannot_is_told(ctx: Context, tinylm: LanguageModel) -> None:
     made = system_prompt(ctx, sample("self_instruct.jsonl.gz")[:4], model=tinylm, max_tokens=24)
     assert len(made) == 4

@@ -101,6 +101,7 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
         assert (killed.files / name).read_bytes() == (whole.files / name).read_bytes()
 
 
+@pytest.mark.proof
 def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: LanguageModel) -> None:
     """The chosen rows are like the held-out ones, the rest of the pool is not: it must show."""
     like = records("oak", 30, "Zebras quarrel under violet umbrellas.")

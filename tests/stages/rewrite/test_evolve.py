@@ -145,6 +145,7 @@ def test_the_order_of_rows_does_not_matter(ctx: Context) -> None:
     assert one.sort(key)["operators"].to_list() == other.sort(key)["operators"].to_list()
 
 
+@pytest.mark.proof
 def test_a_live_model_is_told_what_it_cannot_do(ctx: Context, tinylm: LanguageModel) -> None:
     pool = sample("self_instruct.jsonl.gz")[:4]
     made = evolve(ctx, pool, model=tinylm, rounds=2, max_tokens=32)

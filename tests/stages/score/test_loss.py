@@ -276,6 +276,7 @@ def test_senseless_options_are_refused_before_anything_runs(options: dict) -> No
         check(SimpleNamespace(**{"formulas": ("ifd",), "max_tokens": 2048, **options}))
 
 
+@pytest.mark.proof
 def test_the_model_is_as_good_as_its_makers_say(ctx: Context, tinylm: LanguageModel) -> None:
     """Its README: 3.08 nats per answer token on unseen rows, IFD above 1 for a tenth of them."""
     rows = sample("self_instruct.jsonl.gz")[:250]
@@ -285,6 +286,7 @@ def test_the_model_is_as_good_as_its_makers_say(ctx: Context, tinylm: LanguageMo
     assert (got["ifd"] > 1).mean() == pytest.approx(0.10, abs=0.04)
 
 
+@pytest.mark.proof
 def test_rows_that_ifd_once_chose_stand_out_here_too(
     ctx: Context, tinylm: LanguageModel, shared: Path
 ) -> None:
