@@ -72,7 +72,9 @@ def facility(folder: Path, file: str, picks: int, kind: str) -> Run:
     vectors = np.load(folder / file).astype(kind)
 
     def run() -> dict[str, np.ndarray]:
-        similar = vectors @ vectors.T
+        # Of a copy: for a matrix and its own transpose numpy calls another routine of the
+        # BLAS, which ends with a segmentation fault at this size on some processors.
+        similar = vectors @ vectors.T.copy()
         np.maximum(similar, 0, out=similar)
         cover = np.zeros(len(vectors), dtype=kind)
         bounds = [(-gain, row) for row, gain in enumerate(similar.sum(axis=1, dtype=np.float64))]

@@ -54,7 +54,7 @@ def apricot(folder: Path, file: str, picks: int) -> Run:
 
     def choose(rows: np.ndarray, number: int) -> np.ndarray:
         selector = FacilityLocationSelection(number, metric="precomputed", optimizer="lazy")
-        similar = rows @ rows.T
+        similar = rows @ rows.T.copy()  # of a copy: see `baselines_vectors.facility`
         np.maximum(similar, 0, out=similar)
         return np.array(selector.fit(similar).ranking)
 
