@@ -9,7 +9,7 @@ servers that cache prefixes pay for their prompt once.
 What comes back is a response when it is JSON and can be read; it is journalled as the
 text that came. Everything else is a fault on the way and is tried again. The key is
 taken from the environment when something is sent, and is blotted out of whatever the
-server says.
+server says, answers and errors alike; so a key may not be a mere word.
 """
 
 from __future__ import annotations
@@ -39,6 +39,9 @@ from pipeline.models.wire import Wire
 
 BATCH: Final = 1000
 """Answers that are made durable together at most."""
+SECRET: Final = 8
+"""Characters of a key at least: one as short as `x` or `EMPTY` stands in many an answer by itself,
+and could neither be kept out of the journal nor blotted out without loss."""
 
 
 class Remote:
@@ -182,6 +185,14 @@ def _key(model: LanguageModel) -> str | None:
             where=model.model,
             why="there is a character in it that no header may carry, such as a line's end",
             hint=f"export {model.api_key_env}=...",
+        )
+    if len(key) < SECRET:
+        raise UserError(
+            f"the environment variable {model.api_key_env} holds no secret",
+            where=model.model,
+            why=f"a key of fewer than {SECRET} characters may be a word of an answer as well, "
+            "and no key is ever written down",
+            hint="leave api_key_env out for a server that wants no key, else give it a longer one",
         )
     return key
 

@@ -30,8 +30,6 @@ NOBODY: Final = frozenset({401, 403, 404, 405})
 """Status codes: worth another attempt; saying too much is asked; true for every request."""
 SHOWN: Final = 300
 """Characters of a server's own words in an error."""
-SECRET: Final = 16
-"""Characters that a key has at least if it is a secret; `none`, `EMPTY` and the like are words."""
 
 
 class Wire:
@@ -108,16 +106,16 @@ class Wire:
         try:
             text = response.content.decode("utf-8")
             parsed = json.loads(text)
+            clean = self._clean(parsed)
         except (ValueError, RecursionError):
             return Again("the answer is no valid JSON")
-        if not well_formed(parsed):
+        if not well_formed(clean):
             return Again("the answer has no completion in it")
-        # Nothing of an answer may be lost to a key that is a mere word.
-        return self._clean(text) if len(self._key or "") >= SECRET else text
+        return text if clean is parsed else json.dumps(clean, ensure_ascii=False)
 
     def _refused(self, response: Any) -> Again | Failure:
         code = response.status_code
-        said = self._told(_message(response))
+        said = self._told(self._message(response))
         if code in AGAIN:
             after = retry_after(response.headers)
             return Again(f"the server answered {code}: {said}", code in OVERLOAD, after)
@@ -134,8 +132,37 @@ class Wire:
         text = self._clean(str(what))
         return (" ".join(text.split()) or type(what).__name__)[:SHOWN]
 
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+    def _message(self, response: Any) -> str:
+        """What a server says is wrong: the message of OpenAI's errors, else all its words."""
+        try:
+            found = self._clean(json.loads(response.content))
+        except (ValueError, RecursionError):
+            return str(response.text)
+        inner = found.get("error", found) if isinstance(found, dict) else found
+        message = inner.get("message") if isinstance(inner, dict) else inner
+        return str(message or json.dumps(found, ensure_ascii=False))
+
+    def _clean(self, said: Any) -> Any:
+        """A text or parsed JSON without the key; the very object if the key is not in it."""
+        if self._key is None or _spelt(self._key) not in _spelt(said):
+            return said
+        return _without(said, self._key)
+
+
+def _spelt(said: Any) -> str:
+    """JSON spells a text in many ways; this is one. A text has no quotes about it here."""
+    spelt = json.dumps(said, ensure_ascii=False)
+    return spelt[1:-1] if isinstance(said, str) else spelt
+
+
+def _without(said: Any, key: str) -> Any:
+    if isinstance(said, str):
+        return said.replace(key, "[key]")
+    if isinstance(said, list):
+        return [_without(one, key) for one in said]
+    if isinstance(said, dict):
+        return {_without(name, key): _without(one, key) for name, one in said.items()}
+    return said
 
 
 def body(prepared: Prepared, name: str, guided: bool) -> dict[str, Any]:
@@ -180,14 +207,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return max(0.0, (asked - parsedate_to_datetime(headers["date"])).total_seconds())
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _message(response: Any) -> str:
-    """What a server says is wrong: the message of OpenAI's errors, else all its words."""
-    try:
-        found = response.json()
-    except (ValueError, RecursionError):
-        return str(response.text)
-    inner = found.get("error", found) if isinstance(found, dict) else found
-    message = inner.get("message") if isinstance(inner, dict) else inner
-    return str(message or response.text)

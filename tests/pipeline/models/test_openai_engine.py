@@ -219,16 +219,49 @@ def test_a_missing_key_is_told_by_its_name(tmp_path: Path, tiny: tuple[Tiny, int
         ask(tmp_path, served(tiny[1], api_key_env="TINY_NO_KEY"), questions(1))
 
 
-def test_a_key_that_is_a_mere_word_leaves_answers_whole(
+def test_a_key_that_is_a_mere_word_is_refused(
     tmp_path: Path, tiny: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Servers that want no key are often given one such as `EMPTY`, `none` or `x`."""
-    fine = ask(tmp_path / "fine", served(tiny[1]), questions(2))
-    for word in ("e", "text", "none"):
+    """It could not be told from the words of an answer, which must stay whole."""
+    for word in ("x", "EMPTY", "none", "7 chars"):
         monkeypatch.setenv("TINY_KEY", word)
-        answers = ask(tmp_path / word, served(tiny[1], api_key_env="TINY_KEY"), questions(2))
+        with pytest.raises(UserError, match="TINY_KEY holds no secret") as told:
+            ask(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
         close_engines()
-        assert answers == fine
+        assert "leave api_key_env out" in str(told.value)
+
+
+@pytest.mark.parametrize("key", [SECRET, "token-ab", 'quo"te\\s/@', "assistan"])
+@pytest.mark.parametrize("spelling", ["plain", "escaped"])
+def test_a_key_in_an_answer_is_blotted_out_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, spelling: str
+) -> None:
+    """However JSON spells it, and wherever it stands: in a name, in a text, in a list."""
+    monkeypatch.setenv("TINY_KEY", key)
+    text = f'Say "{key}{key}", or sk \u00e9\n.'
+    told = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    told |= {"usage": {"prompt_tokens": 3, "completion_tokens": 4}, "headers": {key: [f"B {key}"]}}
+    spelt = json.dumps(told)
+    if spelling == "escaped":
+        inside = json.dumps(key)[1:-1]
+        spelt = spelt.replace(inside, "".join(f"\\u{ord(letter):04x}" for letter in key))
+        assert key not in spelt
+
+    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        writer.write(message("200 OK", spelt.encode()))
+        writer.close()
+
+    with listening(answers) as port:
+        model = served(port, api_key_env="TINY_KEY")
+        (answer,) = ask(tmp_path, model, questions(1))
+        close_engines()
+    assert answer.text == 'Say "[key][key]", or sk \u00e9\n.'
+    assert answer.finish_reason == "stop"
+    assert (answer.prompt_tokens, answer.completion_tokens) == (3, 4)
+    assert not holding(tmp_path, key)
+    stored = journal(tmp_path).get_many([answer.key])[answer.key]
+    assert stored["headers"] == {"[key]": ["B [key]"]}
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\u00e9"])
