@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from stages._greedy import DECIMALS
 from stages._pairs import Pairs, Piece, sums_of
 from stages._points import Excess, Fast, Floats, Points, Positions, blocks
-from stages._vectors import Each, host
+from stages._vectors import host
 
 ROOM: Final = 48_000_000
 """Pairs that are kept: about 300 MB, or 400 MB above 65,536 represented rows."""
@@ -75,11 +75,13 @@ class Cover(NamedTuple):
 class Coverage:
     """The objective: `scale` times the sum of the covers, plus the `extra` of the picked rows."""
 
-    def __init__(self, each: Each, points: Points, cover: Cover, room: int = ROOM) -> None:
-        """each: from `stages._vectors.threads`. points: the rows, one for each of `extra`,
-        and behind them others. room: how many pairs may be kept."""
+    shrinking = True
+
+    def __init__(self, points: Points, cover: Cover, room: int = ROOM) -> None:
+        """points: the rows, one for each of `extra`, and behind them others. room: how many
+        pairs may be kept."""
         count = len(cover.extra)
-        self._each, self._points, self._task = each, points, cover
+        self._points, self._task = points, cover
         self._candidates = points.fast.take(slice(0, count))
         self._targets = points.fast.take(cover.represented)
         self._cover = cover.start.copy()
@@ -97,6 +99,9 @@ class Coverage:
         if points.norms is not None:
             self._excess, self._spent = Excess.of(points, count, cover.represented), 0.0
             self._lower_cheaply(self._excess)
+
+    def watch(self, rows: Positions) -> None:
+        """Nothing: what is worth doing at once is decided by what it costs."""
 
     def refresh(self, rows: Positions) -> None:
         if self._behind:
@@ -176,7 +181,7 @@ class Coverage:
         else:
             bounds = host(self._candidates.take(at).bounds(self._targets, 1))[0]
             others = np.flatnonzero(bounds > self._floor)
-        values = self._points.similarity(at, others + self._task.represented.start)
+        values = self._points.unrounded(at, others + self._task.represented.start)
         return others, values if self._task.cap is None else np.minimum(
             values, self._task.cap[others]
         )
@@ -281,7 +286,7 @@ class Coverage:
             parts[rows.start // _SIDE].append(found[0])
             if len(found) > 1:
                 parts[tile.start // _SIDE].append(found[1])
-        self._pairs = Pairs(parts, self._each)
+        self._pairs = Pairs(parts, self._points.each)
         every = np.arange(len(self.ceilings))
         self._lower(every, self._kept_sums(self._pairs, every))
 
@@ -345,10 +350,8 @@ class Coverage:
         return sums
 
     def _map(self, function: Callable[[slice], Any], parts: list[slice]) -> list[Any]:
-        """The results in order, on all threads where there is more than one part."""
-        if len(parts) < 2:
-            return [function(part) for part in parts]
-        return self._each(lambda one: function(parts[one.start]), len(parts), 1)
+        """The results in order, on all threads."""
+        return self._points.each(lambda one: function(parts[one.start]), len(parts), 1)
 
     def _on_device(self, values: NDArray[np.float32]) -> Any:
         like = self._targets.values

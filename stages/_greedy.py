@@ -22,13 +22,16 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from stages._points import CELLS, Floats, Points, Positions, blocks, nearest
+from stages._points import CELLS, Fast, Floats, Points, Positions, blocks
 from stages._vectors import host
 
 DECIMALS: Final = 9
 """Gains that agree to so many decimals are equal: float64 sums are only so exact."""
 
 _ROUNDED: Final = 10.0**-DECIMALS
+_AHEAD: Final = 1024
+"""Rows among which the best is sought until all must be looked at again."""
+
 _FIRST: Final = 128
 """Rows that are looked at first for each pick; twice as many each time that is too few."""
 
@@ -37,11 +40,17 @@ class Objective(Protocol):
     """What is maximised. It holds the rows picked so far and what the others would gain.
 
     ceilings: no row's gain is above its own; shape (rows,). fresh: which of them were
-    computed for the rows picked so far; the others are from before.
+    computed for the rows picked so far; the others are from before. shrinking: whether
+    gains, and so ceilings, never grow while rows are added.
     """
 
     ceilings: Floats
     fresh: NDArray[np.bool_]
+    shrinking: bool
+
+    def watch(self, rows: Positions) -> None:
+        """From now on, only these rows are asked for, until others are watched."""
+        ...
 
     def refresh(self, rows: Positions) -> None:
         """Lower the ceilings of rows to what they can gain now."""
@@ -63,8 +72,14 @@ class Picks(NamedTuple):
     gains: Floats
 
 
-Draw = Callable[[int, Positions], Positions]
-"""Given how many rows are picked, some of the rows that may be: among these the best is sought."""
+Draw = Callable[[int, NDArray[np.bool_]], Positions | None]
+"""Given how many rows are picked and which may be: among which of them the best is sought, None
+for all of them."""
+
+
+def every(picked: int, able: NDArray[np.bool_]) -> Positions | None:
+    """Draw all rows: the plain greedy search."""
+    return None
 
 
 def greedy(
@@ -72,7 +87,7 @@ def greedy(
     able: NDArray[np.bool_],
     prices: NDArray[np.int64],
     budget: int,
-    draw: Draw | None = None,
+    draw: Draw = every,
     progress: Callable[[int, int], None] | None = None,
 ) -> Picks:
     """Pick the row of the largest gain, of equal ones the first, until no other fits the budget.
@@ -80,20 +95,51 @@ def greedy(
     able: which rows may be picked. prices: what each takes from the budget. Rows that
     no longer fit are passed over.
     """
-    open_rows = able & (prices <= budget)
+    open_rows, search = able & (prices <= budget), _Search(objective)
     left, rows, gains = budget, list[int](), list[float]()
+    dearest = int(prices.max(initial=0))
     while open_rows.any():
-        candidates = np.flatnonzero(open_rows)
-        row, gain = best(objective, draw(len(rows), candidates) if draw else candidates)
+        drawn = draw(len(rows), open_rows)
+        row, gain = search.best(open_rows) if drawn is None else best(objective, drawn)
         objective.add(row)
         rows.append(row)
         gains.append(gain)
         left -= int(prices[row])
         open_rows[row] = False
-        open_rows &= prices <= left
+        if left < dearest:
+            open_rows &= prices <= left
         if progress:
             progress(budget - left, budget)
     return Picks(np.array(rows, np.int64), np.array(gains))
+
+
+class _Search:
+    """The best of all rows, sought among those that were ahead when all were looked at last.
+
+    A gain above all ceilings that the other rows had then is above their gains now.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._ahead, self._bar = np.zeros(0, np.int64), math.inf
+
+    def best(self, open_rows: NDArray[np.bool_]) -> tuple[int, float]:
+        """The row of the largest gain among those that are open, and its gain."""
+        ahead = self._ahead[open_rows[self._ahead]]
+        row, gain = best(self._objective, ahead)
+        if gain <= self._bar:
+            rows = np.flatnonzero(open_rows)
+            row, gain = best(self._objective, rows)
+            if self._objective.shrinking and len(rows) > _AHEAD:
+                self._look_ahead(rows)
+        return row, gain
+
+    def _look_ahead(self, rows: Positions) -> None:
+        ceilings = self._objective.ceilings[rows]
+        order = np.argpartition(ceilings, len(rows) - _AHEAD - 1)
+        self._ahead = np.sort(rows[order[-_AHEAD:]])
+        self._bar = float(ceilings[order[-_AHEAD - 1]])
+        self._objective.watch(self._ahead)
 
 
 def best(objective: Objective, rows: Positions) -> tuple[int, float]:
@@ -136,8 +182,11 @@ class KCenter:
     distance is 1 minus the cosine, or the Euclidean one; infinite without a centre.
 
     A row's distance is brought up to date only when the row can be the farthest, and
-    then with all centres that it has not seen, in one product.
+    then with all centres that it has not seen, in one product; that of a row which is
+    watched, at each pick.
     """
+
+    shrinking = True
 
     def __init__(self, points: Points, count: int, centres: Positions) -> None:
         """points: the rows, `count` of them, and behind them others that may be centres."""
@@ -145,30 +194,41 @@ class KCenter:
         self._centres = list(centres.tolist())
         self._far = 0.0 if points.norms is None else 1.0  # the distance at similarity 0
         self._seen = np.zeros(count, np.int64)
+        self._watched = np.zeros(0, np.int64)
         self.ceilings = np.full(count, np.inf)
         self.fresh = np.full(count, not self._centres)
 
+    def watch(self, rows: Positions) -> None:
+        self._watched = rows
+        self._near = self._points.fast.take(rows)
+        if not self.fresh[rows].all():
+            self.refresh(rows)
+
     def refresh(self, rows: Positions) -> None:
-        unseen = self._points.fast.take(np.array(self._centres[int(self._seen[rows].min()) :]))
-        xp = array_namespace(unseen.values)
+        first = int(self._seen[rows].min())
+        unseen = self._points.fast.take(np.array(self._centres[first:], np.int64))
         for part in blocks(len(rows), len(unseen.values), CELLS):
-            some = self._points.fast.take(rows[part])
-            near = host(xp.max(some.bounds(unseen, -1), axis=1)).astype(np.float64)
-            found = self._far - near + _ROUNDED
-            self.ceilings[rows[part]] = np.minimum(self.ceilings[rows[part]], found)
+            self._lower(rows[part], self._points.fast.take(rows[part]), unseen)
+
+    def _lower(self, rows: Positions, some: Fast, centres: Fast) -> None:
+        near = host(array_namespace(some.values).max(some.bounds(centres, -1), axis=1))
+        found = self._far - near.astype(np.float64) + _ROUNDED
+        self.ceilings[rows] = np.minimum(self.ceilings[rows], found)
         self._seen[rows] = len(self._centres)
         self.fresh[rows] = True
 
     def exact(self, rows: Positions) -> Floats:
         if not self._centres:
             return np.full(len(rows), np.inf)
-        gains = self._far - nearest(self._points, rows, np.array(self._centres))[1]
+        gains = self._far - self._points.nearest(rows, np.array(self._centres))[1]
         self.ceilings[rows] = np.round(gains, DECIMALS)
         return self.ceilings[rows]
 
     def add(self, row: int) -> None:
         self._centres.append(row)
         self.fresh[:] = False
+        if len(self._watched):
+            self._lower(self._watched, self._near, self._points.fast.take(np.array([row])))
 
 
 class GraphCut:
@@ -179,6 +239,8 @@ class GraphCut:
     The gain of u is the product of u with one vector, the sum of all rows minus twice
     the penalty times the sum of the picked ones, minus the penalty: no pair is needed.
     """
+
+    shrinking = False
 
     def __init__(self, points: Points, count: int, held: Positions, penalty: float) -> None:
         """points: the rows, `count` of them, and behind them others, picked before (`held`)."""
@@ -193,6 +255,9 @@ class GraphCut:
         aim = array_namespace(fast).asarray(self._aim.astype(np.float32), device=fast.device)
         slack = 2 * self._points.fast.error * float(np.linalg.norm(self._aim)) + _ROUNDED
         self.ceilings = host(fast @ aim).astype(np.float64) + (slack - self._penalty)
+
+    def watch(self, rows: Positions) -> None:
+        """Nothing, as with `refresh`."""
 
     def refresh(self, rows: Positions) -> None:
         """Nothing: all rows are evaluated at each pick, because gains may grow where s < 0."""

@@ -7,13 +7,14 @@ rounded to 12 decimals, so that equal ones are equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from stages._vectors import Matrix, host, place
+from stages._vectors import Each, Matrix, host, place
 
 Similarity = Literal["cosine", "euclidean"]
 Floats = NDArray[np.float64]
@@ -62,41 +63,55 @@ class Fast(NamedTuple):
         found *= 1 - sign * 2.0**-22  # the root is rounded, too
         return found
 
+    def rivals(self, others: Fast) -> Any:
+        """Which of the others may be a row's most similar: a mask of shape (rows, others)."""
+        products = self.values @ others.values.T
+        xp = array_namespace(products)
+        if self.squares is None:
+            return products >= xp.max(products, axis=1)[:, None] - 2 * self.error
+        squared = others.squares - 2 * products
+        return squared <= xp.min(squared, axis=1)[:, None] + 2 * self.error
+
 
 class Points(NamedTuple):
     """Vectors that can be compared.
 
     exact: the vectors as they came, on their device, from which float64 values are taken.
     norms: their lengths, shape (rows,), or None under the Euclidean distance. fast: what
-    is multiplied: vectors of length 1, or moved to have mean 0.
+    is multiplied: vectors of length 1, or moved to have mean 0. each: the threads that
+    what concerns many rows is shared out to, from `stages._vectors.threads`.
     """
 
     exact: Any
     norms: Floats | None
     fast: Fast
+    each: Each
 
     @classmethod
-    def of(cls, vectors: Matrix, similarity: Similarity) -> Points:
+    def of(cls, each: Each, vectors: Matrix, similarity: Similarity) -> Points:
         """Points from rows of any length, zero too; they go to the GPU if there is one."""
         if similarity == "euclidean":
-            return cls.euclidean(place(vectors))
-        return cls.cosine(place(directed(vectors)))
+            return cls.euclidean(each, place(vectors))
+        return cls.cosine(each, place(directed(vectors)))
 
     @classmethod
-    def cosine(cls, vectors: Any) -> Points:
+    def cosine(cls, each: Each, vectors: Any) -> Points:
         """Points from vectors on their device, none of them zero."""
         xp = array_namespace(vectors)
         norms, fast = np.zeros(len(vectors)), xp.empty_like(vectors)
-        for rows in blocks(len(vectors), vectors.shape[1], _VALUES):
+
+        def prepare(rows: slice) -> None:
             part = xp.astype(vectors[rows], xp.float64)
-            lengths = xp.linalg.vector_norm(part, axis=1)
+            lengths = xp.sqrt(xp.linalg.vecdot(part, part))
             norms[rows] = host(lengths)
             part /= lengths[:, None]
             fast[rows] = xp.astype(part, xp.float32)
-        return cls(vectors, norms, Fast(fast, None, (vectors.shape[1] + 16) * 2.0**-24))
+
+        each(prepare, len(vectors), _step(vectors))
+        return cls(vectors, norms, Fast(fast, None, (vectors.shape[1] + 16) * 2.0**-24), each)
 
     @classmethod
-    def euclidean(cls, vectors: Any) -> Points:
+    def euclidean(cls, each: Each, vectors: Any) -> Points:
         """Points from vectors on their device."""
         xp = array_namespace(vectors)
         moved = vectors - xp.mean(vectors, axis=0) if len(vectors) else vectors
@@ -104,10 +119,14 @@ class Points(NamedTuple):
         largest = float(xp.max(squares)) if len(vectors) else 0.0
         # Three terms, each a sum of so many products and at most this large or twice so.
         error = (vectors.shape[1] + 16) * 2.0**-22 * largest
-        return cls(vectors, None, Fast(moved, squares, error))
+        return cls(vectors, None, Fast(moved, squares, error), each)
 
     def similarity(self, left: Positions, right: Positions) -> Floats:
         """The similarities that decide, of pairs of rows; `left` may be a single row."""
+        return np.round(self.unrounded(left, right), 12)
+
+    def unrounded(self, left: Positions, right: Positions) -> Floats:
+        """The same for sums, which are rounded as a whole."""
         found = np.empty(len(right))
         for part in blocks(len(right), self.exact.shape[1], _VALUES):
             a, b = self._doubles(left if len(left) == 1 else left[part]), self._doubles(right[part])
@@ -118,35 +137,39 @@ class Points(NamedTuple):
                 found[part] = host(xp.linalg.vecdot(a, b))
         if self.norms is not None:
             found /= self.norms[left] * self.norms[right]
-        return np.round(found, 12)
+        return found
 
     def total(self, rows: Positions, weights: Floats | None = None) -> Floats:
         """The sum of the rows' directions, each times its weight: shape (dimensions,)."""
-        total = np.zeros(self.exact.shape[1])
-        for part in blocks(len(rows), len(total), _VALUES):
+
+        def summed(part: slice) -> Any:
             units = self._units(rows[part])
-            total += units.sum(axis=0) if weights is None else weights[part] @ units
-        return total
+            return units.sum(axis=0) if weights is None else weights[part] @ units
+
+        return sum(self._blockwise(summed, rows), np.zeros(self.exact.shape[1]))
 
     def times(self, rows: Positions, vector: Floats) -> Floats:
         """The products of the rows' directions with a vector, shape (rows,)."""
         assert self.norms is not None
-        found = np.empty(len(rows))
-        for part in blocks(len(rows), len(vector), _VALUES):
-            found[part] = np.einsum("ij,j->i", host(self._doubles(rows[part])), vector)
-        return found / self.norms[rows]
+
+        def product(part: slice) -> Any:
+            return np.einsum("ij,j->i", host(self._doubles(rows[part])), vector)
+
+        return np.concatenate([[], *self._blockwise(product, rows)]) / self.norms[rows]
 
     def energy(self, rows: Positions, others: Positions) -> Floats:
         """The sum of the squares of each row's cosines with the others, which takes no pairs."""
-        squares = np.zeros((self.exact.shape[1],) * 2)
-        for part in blocks(len(others), len(squares), _VALUES):
+
+        def squared(part: slice) -> Any:
             units = self._units(others[part])
-            squares += units.T @ units
-        found = np.empty(len(rows))
-        for part in blocks(len(rows), len(squares), _VALUES):
+            return units.T @ units
+
+        def product(part: slice) -> Any:
             units = self._units(rows[part])
-            found[part] = np.einsum("ij,ij->i", units @ squares, units)
-        return found
+            return np.einsum("ij,ij->i", units @ squares, units)
+
+        squares = sum(self._blockwise(squared, others), np.zeros((self.exact.shape[1],) * 2))
+        return np.concatenate([[], *self._blockwise(product, rows)])
 
     def centrality(self, rows: Positions) -> Floats:
         """How near each row is to the mean of the rows: the larger, the nearer.
@@ -155,12 +178,41 @@ class Points(NamedTuple):
         """
         if self.norms is not None:
             return self.times(rows, self.total(rows))
-        mean, found = np.zeros(self.exact.shape[1]), np.empty(len(rows))
-        for part in blocks(len(rows), len(mean), _VALUES):
-            mean += host(self._doubles(rows[part])).sum(axis=0) / len(rows)
-        for part in blocks(len(rows), len(mean), _VALUES):
-            found[part] = -np.linalg.norm(host(self._doubles(rows[part])) - mean, axis=1)
-        return found
+
+        def summed(part: slice) -> Any:
+            return host(self._doubles(rows[part])).sum(axis=0) / len(rows)
+
+        def distance(part: slice) -> Any:
+            return -np.linalg.norm(host(self._doubles(rows[part])) - mean, axis=1)
+
+        mean = sum(self._blockwise(summed, rows), np.zeros(self.exact.shape[1]))
+        return np.concatenate([[], *self._blockwise(distance, rows)])
+
+    def nearest(self, rows: Positions, others: Positions) -> tuple[Positions, Floats]:
+        """For each row the most similar of the others, the first of equal ones, and how similar.
+
+        others: at least one. Returns places in `others` and similarities, of shape (rows,).
+        """
+        targets = self.fast.take(others)
+
+        def search(part: slice) -> tuple[Positions, Floats]:
+            mine = rows[part]
+            able = self.fast.take(mine).rivals(targets)
+            row, other = (host(side) for side in array_namespace(able).nonzero(able))
+            value = self.similarity(mine[row], others[other])
+            if len(row) > len(mine):
+                order = np.lexsort((other, -value, row))
+                first = order[np.unique(row[order], return_index=True)[1]]
+                other, value = other[first], value[first]
+            return other, value
+
+        width = max(len(others), self.exact.shape[1])
+        found = self.each(search, len(rows), max(1, _VALUES // width))
+        places = np.concatenate([np.zeros(0, np.int64), *(place for place, _ in found)])
+        return places, np.concatenate([[], *(value for _, value in found)])
+
+    def _blockwise(self, function: Callable[[slice], Any], rows: Positions) -> list[Floats]:
+        return self.each(function, len(rows), _step(self.exact))
 
     def _units(self, rows: Positions) -> Floats:
         assert self.norms is not None
@@ -214,27 +266,12 @@ def directed(vectors: Matrix) -> Matrix:
     return np.concatenate([vectors, zero[:, None].astype(np.float32)], axis=1)
 
 
+def _step(vectors: Any) -> int:
+    """So many rows are in float64 at once."""
+    return max(1, _VALUES // max(1, int(vectors.shape[1])))
+
+
 def blocks(rows: int, width: int, values: int) -> list[slice]:
     """Slices of so many rows, each of at most so many values (rows times width)."""
     step = max(1, values // max(1, width))
     return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def nearest(points: Points, rows: Positions, others: Positions) -> tuple[Positions, Floats]:
-    """For each row the most similar of the others, the first of equal ones, and how similar.
-
-    others: at least one. Returns places in `others` and similarities, of shape (rows,).
-    """
-    found, values = np.zeros(len(rows), np.int64), np.zeros(len(rows))
-    targets = points.fast.take(others)
-    for part in blocks(len(rows), len(others), CELLS):
-        some = points.fast.take(rows[part])
-        xp = array_namespace(some.values)
-        least = xp.max(some.bounds(targets, -1), axis=1)
-        able = some.bounds(targets, 1) >= least[:, None]
-        row, other = (host(side) for side in xp.nonzero(able))
-        value = points.similarity(rows[part][row], others[other])
-        order = np.lexsort((other, -value, row))
-        first = order[np.unique(row[order], return_index=True)[1]]
-        found[part], values[part] = other[first], value[first]
-    return found, values

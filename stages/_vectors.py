@@ -179,11 +179,15 @@ def principal(vectors: Matrix, share: float) -> Matrix:
 
 @contextmanager
 def threads() -> Iterator[Each]:
-    """A function that maps another over the blocks of so many rows, results in order."""
+    """A function that maps another over the blocks of so many rows, results in order.
+
+    A single block is worked on by the caller's own thread.
+    """
     from threadpoolctl import threadpool_limits
 
     def each(function: Callable[[slice], Any], rows: int, size: int) -> list[Any]:
-        return list(pool.map(function, (slice(i, i + size) for i in range(0, rows, size))))
+        parts = [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+        return [*map(function, parts)] if len(parts) < 2 else [*pool.map(function, parts)]
 
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from stages._budget import uniform
 from stages._facility import Cover, Coverage
 from stages._greedy import DECIMALS, Draw, GraphCut, KCenter, Objective
-from stages._points import Floats, Points, Positions, nearest
-from stages._vectors import Each
+from stages._points import Floats, Points, Positions
 
 Method = Literal[
     "threshold",
@@ -47,19 +46,19 @@ class Goal(NamedTuple):
     represent: Literal["rows", "target"]
     relevance: float
 
-    def of(self, each: Each, points: Points, parts: Parts) -> Objective:
+    def of(self, points: Points, parts: Parts) -> Objective:
         """The objective over these points."""
         if self.objective == "k_center":
             return KCenter(points, len(parts.rows), parts.held)
         if self.objective == "graph_cut":
             return GraphCut(points, len(parts.rows), parts.held, self.penalty)
-        return Coverage(each, points, self._cover(points, parts))
+        return Coverage(points, self._cover(points, parts))
 
     def _cover(self, points: Points, parts: Parts) -> Cover:
         scale, span, cap = 1 - self.weight, parts.rows, None
         extra = self.weight * np.nan_to_num(self.quality)
         if self.objective == "mutual_information":
-            asked = nearest(points, parts.rows, parts.target)[1]
+            asked = points.nearest(parts.rows, parts.target)[1]
             asked = self.relevance * np.maximum(asked, 0)
             if self.represent == "target":
                 span, extra = parts.target, extra + scale * asked
@@ -70,7 +69,7 @@ class Goal(NamedTuple):
         start = np.full(len(span), least)
         if len(parts.held):
             share = self.relevance if self.objective == "conditional_gain" else 1.0
-            start = np.maximum(start, share * nearest(points, span, parts.held)[1])
+            start = np.maximum(start, share * points.nearest(span, parts.held)[1])
         return Cover(slice(int(span[0]), int(span[-1]) + 1), start, cap, scale, extra)
 
 
@@ -78,15 +77,13 @@ def first_only(preferred: Floats, draw: Draw) -> Draw:
     """Draw as `draw` does, but for the first pick only the row that is preferred most."""
     rounded = np.round(preferred, DECIMALS)
 
-    def drawn(picked: int, rows: Positions) -> Positions:
-        return draw(picked, rows) if picked else rows[[np.argmax(rounded[rows])]]
+    def drawn(picked: int, able: NDArray[np.bool_]) -> Positions | None:
+        if picked:
+            return draw(picked, able)
+        rows = np.flatnonzero(able)
+        return rows[[np.argmax(rounded[rows])]]
 
     return drawn
-
-
-def every(picked: int, rows: Positions) -> Positions:
-    """All rows that may be picked: the plain greedy search."""
-    return rows
 
 
 def sampled(ids: pl.Series, seed: int, picks: float, epsilon: float) -> Draw:
@@ -98,7 +95,8 @@ def sampled(ids: pl.Series, seed: int, picks: float, epsilon: float) -> Draw:
     size = math.ceil(len(ids) / max(1.0, min(picks, len(ids))) * math.log(1 / epsilon))
     keys = (uniform(ids, f"select.diverse:{seed}") * 2.0**53).astype(np.uint64)
 
-    def drawn(picked: int, rows: Positions) -> Positions:
+    def drawn(picked: int, able: NDArray[np.bool_]) -> Positions:
+        rows = np.flatnonzero(able)
         if size >= len(rows):
             return rows
         step = np.uint64((picked + 1) * 0x9E3779B97F4A7C15 % 2**64)

@@ -52,11 +52,11 @@ from stages._budget import (
     scores,
     uniform,
 )
-from stages._greedy import Draw, Picks, greedy
+from stages._greedy import Draw, Picks, every, greedy
 from stages._idle import refuse_idle
-from stages._points import Floats, Points, Positions, Similarity, nearest
+from stages._points import Floats, Points, Positions, Similarity
 from stages._vectors import Matrix, as_matrix, place, threads
-from stages.select._goals import Goal, Method, Parts, every, first_only, sampled
+from stages.select._goals import Goal, Method, Parts, first_only, sampled
 
 WITH_EUCLIDEAN = ("k_center", "facility_location")
 COVERING = ("facility_location", "mutual_information", "conditional_gain")
@@ -179,13 +179,14 @@ def diverse(
         found = _apart(vectors, parts, quality, threshold, prices, budget, ctx)
         return _verdict(ids, found, quality, again, by, budget, "similarity", threshold)
     goal = Goal(objective, quality, weight if by else 0.0, penalty, represent, relevance)
-    points = Points.of(vectors, similarity)
     draw: Draw = every
     if search == "stochastic":
         draw = sampled(rows["id"], seed, (budget or 0) / max(1.0, prices.mean()), epsilon)
-    if objective == "k_center" and not len(parts.held):
-        draw = first_only(_preference(first, points, parts, quality, rows["id"], seed), draw)
-    found = _greedy(points, parts, goal, prices, budget or 0, draw, ctx)
+    with threads() as each:
+        points = Points.of(each, vectors, similarity)
+        if objective == "k_center" and not len(parts.held):
+            draw = first_only(_preference(first, points, parts, quality, rows["id"], seed), draw)
+        found = _greedy(points, parts, goal, prices, budget or 0, draw, ctx)
     told = "similarity" if similarity == "cosine" else "distance"
     return _verdict(ids, found, quality, again, by, budget, told, None)
 
@@ -309,13 +310,12 @@ def _greedy(
 ) -> _Found:
     count, able = len(parts.rows), ~np.isnan(goal.quality)
     near, value = np.full(count, -1), np.full(count, np.nan)
-    with threads() as each:
-        picks = greedy(goal.of(each, points, parts), able, prices, budget, draw, ctx.progress)
-        others = np.concatenate([np.sort(picks.rows), parts.held])
-        rest = np.setdiff1d(parts.rows, picks.rows)
-        if len(others):
-            place_of, value[rest] = nearest(points, rest, others)
-            near[rest] = others[place_of]
+    picks = greedy(goal.of(points, parts), able, prices, budget, draw, ctx.progress)
+    others = np.concatenate([np.sort(picks.rows), parts.held])
+    rest = np.setdiff1d(parts.rows, picks.rows)
+    if len(others):
+        place_of, value[rest] = points.nearest(rest, others)
+        near[rest] = others[place_of]
     return _Found(picks, near, value, np.zeros(count, np.bool_))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from stages import _facility, _greedy, _points
 from stages._facility import Cover, Coverage
 from stages._greedy import GraphCut, KCenter, Objective, Picks, greedy
-from stages._points import Excess, Points, Similarity, nearest
+from stages._points import Excess, Points, Similarity
 from stages._vectors import Each, threads
 from tests.stages._rows import DATA, json_lines
 
@@ -44,24 +45,32 @@ def similarities(vectors: NDArray, similarity: Similarity = "cosine") -> NDArray
     return whole @ whole.T
 
 
-def plain(
-    value: Value, count: int, budget: int, prices: NDArray | None = None
-) -> tuple[list[int], list[float]]:
-    """The greedy loop: evaluate every row each time, the first of equal gains wins."""
+def possible(gains: NDArray) -> list[int]:
+    """Which rows may win: the first of those that are equal to 9 decimals.
+
+    Where a gain lies so near the border between two roundings that the last bits of a
+    float64 sum decide, either is right.
+    """
+    low, high = np.round(gains - 1e-11, 9), np.round(gains + 1e-11, 9)
+    able = np.flatnonzero(high >= low.max())
+    return able[:1].tolist() if (low == high)[able].all() else able.tolist()
+
+
+def is_greedy(
+    found: Picks, value: Value, count: int, budget: int, prices: NDArray | None = None
+) -> None:
+    """Each pick is what the plain loop, which evaluates every row each time, may pick then."""
     prices = np.ones(count, np.int64) if prices is None else prices
     picks: list[int] = []
-    gains: list[float] = []
-    while True:
-        rows = [r for r in range(count) if r not in picks and prices[r] <= budget]
-        if not rows:
-            return picks, gains
+    for row, gain in zip(found.rows.tolist(), found.gains.tolist(), strict=True):
+        rows = np.array([r for r in range(count) if r not in picks and prices[r] <= budget])
         before = value(picks)
-        found = {r: round(value([*picks, r]) - before, 8) for r in rows}
-        best = max(found.values())
-        row = min(r for r in rows if found[r] == best)
+        gains = np.array([value([*picks, r]) - before for r in rows.tolist()])
+        assert row in rows[possible(gains)]
+        assert gain == pytest.approx(gains.max(), abs=2e-9)
         picks.append(row)
-        gains.append(found[row])
         budget -= int(prices[row])
+    assert not any(prices[r] <= budget for r in range(count) if r not in picks)
 
 
 def facility(s: NDArray, cover: Cover) -> Value:
@@ -76,14 +85,12 @@ def facility(s: NDArray, cover: Cover) -> Value:
     return value
 
 
-def run(objective: Objective, count: int, budget: int, prices: NDArray | None = None) -> Picks:
+def run(
+    objective: Objective, count: int, budget: int, prices: NDArray | None = None, ahead: int = 1024
+) -> Picks:
     prices = np.ones(count, np.int64) if prices is None else prices
-    return greedy(objective, np.ones(count, np.bool_), prices, budget)
-
-
-def same(found: Picks, expected: tuple[list[int], list[float]]) -> None:
-    assert found.rows.tolist() == expected[0]
-    np.testing.assert_allclose(found.gains, expected[1], atol=2e-8)
+    with mock.patch.object(_greedy, "_AHEAD", ahead):
+        return greedy(objective, np.ones(count, np.bool_), prices, budget)
 
 
 def whole(count: int, least: float = 0.0) -> Cover:
@@ -107,6 +114,9 @@ grids = (
 )  # few different values: ties, copies, zeros
 
 
+aheads = st.sampled_from([1, 3, 1024])
+
+
 @settings(deadline=None, max_examples=120)
 @given(grids, st.integers(0, 30), st.sampled_from([0, 20, 10**6]), st.data())
 def test_coverage_is_the_plain_greedy_choice(
@@ -126,30 +136,29 @@ def test_coverage_is_the_plain_greedy_choice(
     cover = Cover(slice(0, count), start, cap, 0.75, 0.25 * quality)
     prices = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
     with threads() as each:
-        objective = Coverage(each, Points.of(vectors, similarity), cover, room)
-        found = run(objective, count, budget, prices)
-    same(found, plain(facility(s, cover), count, budget, prices))
+        objective = Coverage(Points.of(each, vectors, similarity), cover, room)
+        found = run(objective, count, budget, prices, data.draw(aheads))
+    is_greedy(found, facility(s, cover), count, budget, prices)
 
 
 @settings(deadline=None, max_examples=80)
-@given(grids, st.integers(1, 24), st.sampled_from(["cosine", "euclidean"]), st.booleans())
+@given(grids, st.integers(1, 24), st.sampled_from(["cosine", "euclidean"]), st.booleans(), aheads)
 def test_k_center_is_the_plain_greedy_choice(
-    vectors: NDArray, budget: int, similarity: Similarity, held: bool
+    vectors: NDArray, budget: int, similarity: Similarity, held: bool, ahead: int
 ) -> None:
     count = len(vectors)
     distances = (similarity == "cosine") - similarities(vectors, similarity)
     centres = [count - 1] if held else []
-    picks: list[int] = [] if held else [0]
-    gains = [np.inf] if picks else []
-    while len(picks) < min(budget, count):
-        far = np.round(distances[:, picks + centres].min(axis=1), 8)
-        far[picks] = -np.inf
-        picks.append(int(far.argmax()))
-        gains.append(far.max())
-    found = run(
-        KCenter(Points.of(vectors, similarity), count, np.array(centres, int)), count, budget
-    )
-    same(found, (picks, gains))
+    with threads() as each:
+        points = Points.of(each, vectors, similarity)
+        found = run(KCenter(points, count, np.array(centres, int)), count, budget, ahead=ahead)
+    far = np.full(count, np.inf) if not held else distances[:, centres[0]].copy()
+    for row, gain in zip(found.rows.tolist(), found.gains.tolist(), strict=True):
+        assert row in possible(far)
+        assert gain == pytest.approx(far.max(), abs=2e-9)
+        far = np.minimum(far, distances[:, row])
+        far[row] = -np.inf
+    assert len(found.rows) == min(budget, count)
 
 
 @settings(deadline=None, max_examples=80)
@@ -166,10 +175,11 @@ def test_graph_cut_is_the_plain_greedy_choice(
         both = picks + [count + i for i in before]
         return float(s[:count, both].sum() - penalty * s[np.ix_(both, both)].sum())
 
-    objective = GraphCut(
-        Points.of(everything, "cosine"), count, count + np.array(before, int), penalty
-    )
-    same(run(objective, count, budget), plain(value, count, budget))
+    with threads() as each:
+        points = Points.of(each, everything, "cosine")
+        objective = GraphCut(points, count, count + np.array(before, int), penalty)
+        found = run(objective, count, budget, ahead=1)
+    is_greedy(found, value, count, budget)
 
 
 @pytest.mark.parametrize("name", ["self_instruct.jsonl.gz", "selfbehave.jsonl.gz"])
@@ -178,7 +188,7 @@ def test_real_rows(each: Each, name: str, room: int) -> None:
     """On real vectors, copies among them, whatever is kept."""
     vectors = embedded(name)[:700]
     s = similarities(vectors)
-    found = run(Coverage(each, Points.of(vectors, "cosine"), whole(len(s)), room), len(s), 60)
+    found = run(Coverage(Points.of(each, vectors, "cosine"), whole(len(s)), room), len(s), 60)
     covers, picks = np.zeros(len(s)), []
     for _ in range(60):
         gains = np.round(np.maximum(s - covers[:, None], 0).sum(axis=0), 8)
@@ -191,8 +201,8 @@ def test_real_rows(each: Each, name: str, room: int) -> None:
 
 def test_gains_never_grow(each: Each) -> None:
     """Facility location and distances to centres are what the lazy search rests on."""
-    points = Points.of(embedded("selfbehave.jsonl.gz")[:500], "cosine")
-    for objective in (Coverage(each, points, whole(500)), KCenter(points, 500, np.array([3]))):
+    points = Points.of(each, embedded("selfbehave.jsonl.gz")[:500], "cosine")
+    for objective in (Coverage(points, whole(500)), KCenter(points, 500, np.array([3]))):
         gains = run(objective, 500, 500).gains
         assert len(gains) == 500
         assert (np.diff(gains) <= 1e-8).all()
@@ -202,10 +212,10 @@ def test_gains_never_grow(each: Each) -> None:
 def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:900]
     found = []
-    for cores, side, tile, summed, patience in (
-        (1, 512, 2048, 1 << 19, 0.25),
-        (3, 100, 64, 500, 0.0),
-        (5, 37, 300, 10_000, 9.0),
+    for cores, side, tile, summed, patience, ahead in (
+        (1, 512, 2048, 1 << 19, 0.25, 1024),
+        (3, 100, 64, 500, 0.0, 60),
+        (5, 37, 300, 10_000, 9.0, 7),
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
         monkeypatch.setattr(_facility, "_SIDE", side)
@@ -213,12 +223,13 @@ def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(_facility, "_SUMMED", summed)
         monkeypatch.setattr(_facility, "_PATIENCE", patience)
         monkeypatch.setattr(_greedy, "CELLS", tile * 100)
-        monkeypatch.setattr(_points, "CELLS", tile * 70)
-        for room in (0, 60_000, 10**8):
-            with threads() as each:
-                points = Points.of(vectors, "cosine")
-                found.append(run(Coverage(each, points, whole(len(vectors)), room), 900, 50))
-        found.append(run(KCenter(points, 900, np.array([0])), 900, 50))
+        monkeypatch.setattr(_points, "_VALUES", tile * 70)
+        with threads() as each:
+            points = Points.of(each, vectors, "cosine")
+            for room in (0, 60_000, 10**8):
+                objective = Coverage(points, whole(len(vectors)), room)
+                found.append(run(objective, 900, 50, ahead=ahead))
+            found.append(run(KCenter(points, 900, np.array([0])), 900, 50, ahead=ahead))
     for number, picks in enumerate(found):
         first = found[3 if number % 4 == 3 else 0]
         np.testing.assert_array_equal(picks.rows, first.rows)
@@ -232,16 +243,15 @@ def test_torch_picks_the_same(each: Each) -> None:
     count = len(vectors)
     for kind in (Points.cosine, Points.euclidean):
         found = []
-        for points in (kind(vectors), kind(torch.tensor(vectors))):
+        for points in (kind(each, vectors), kind(each, torch.tensor(vectors))):
             least = 0.0 if points.norms is not None else -9.0
             picks = [
-                run(Coverage(each, points, whole(count, least), room), count, 40)
-                for room in (0, 10**8)
+                run(Coverage(points, whole(count, least), room), count, 40) for room in (0, 10**8)
             ]
             picks.append(run(KCenter(points, count, np.array([5])), count, 40))
             if points.norms is not None:
                 picks.append(run(GraphCut(points, count, np.array([5]), 0.4), count, 40))
-            picks.append(Picks(*nearest(points, np.arange(count), np.arange(7, 300))))
+            picks.append(Picks(*points.nearest(np.arange(count), np.arange(7, 300))))
             found.append(picks)
         for ours, theirs in zip(*found, strict=True):
             np.testing.assert_array_equal(ours.rows, theirs.rows)
@@ -249,12 +259,12 @@ def test_torch_picks_the_same(each: Each) -> None:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_nearest_is_the_first_of_the_most_similar(similarity: Similarity) -> None:
+def test_nearest_is_the_first_of_the_most_similar(each: Each, similarity: Similarity) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.integers(-1, 2, (300, 4)).astype(np.float32)
     s = np.round(similarities(vectors, similarity), 10)
     others = np.sort(rng.choice(300, 120, replace=False))
-    place, value = nearest(Points.of(vectors, similarity), np.arange(300), others)
+    place, value = Points.of(each, vectors, similarity).nearest(np.arange(300), others)
     np.testing.assert_array_equal(place, s[:, others].argmax(axis=1))
     np.testing.assert_allclose(value, s[:, others].max(axis=1), atol=1e-9)
 
@@ -269,7 +279,7 @@ def test_ceilings_are_never_too_low(
     s, rows = similarities(vectors), np.arange(800)
     cap = s[:, :50].max(axis=1)
     objective = Coverage(
-        each, Points.of(vectors, "cosine"), whole(800)._replace(cap=cap), room=room
+        Points.of(each, vectors, "cosine"), whole(800)._replace(cap=cap), room=room
     )
     covers = np.zeros(800)
     for _ in range(12):
@@ -282,9 +292,9 @@ def test_ceilings_are_never_too_low(
         assert (objective.ceilings - gains).max() < 0.05
 
 
-def test_ceilings_without_pairs_hold() -> None:
+def test_ceilings_without_pairs_hold(each: Each) -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:400]
-    points = Points.of(vectors, "cosine")
+    points = Points.of(each, vectors, "cosine")
     s = similarities(vectors)[:300, 50:]
     excess = Excess.of(points, 300, slice(50, 400))
     for picks in ([], [3], [3, 120, 250]):
@@ -297,12 +307,12 @@ def test_ceilings_without_pairs_hold() -> None:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_bounds_hold(similarity: Similarity) -> None:
+def test_bounds_hold(each: Each, similarity: Similarity) -> None:
     """No float32 similarity, with its margin, is on the wrong side of the true one."""
     rng = np.random.default_rng(1)
     vectors = np.concatenate([rng.normal(size=(150, 300)), np.abs(rng.normal(size=(150, 300)))])
     vectors = np.concatenate([vectors, vectors[:50] + 1e-4]).astype(np.float32) * 3
-    points = Points.of(vectors, similarity)
+    points = Points.of(each, vectors, similarity)
     s = similarities(vectors, similarity)
     assert (points.fast.bounds(points.fast, 1) >= s).all()
     assert (points.fast.bounds(points.fast, -1) <= s).all()
@@ -313,8 +323,8 @@ def test_bounds_hold(similarity: Similarity) -> None:
 def test_many_equal_rows_are_no_burden(each: Each) -> None:
     """Copies share one evaluation; once all is covered the order is that of the rows."""
     vectors = np.repeat(np.eye(5, 8, dtype=np.float32), 800, axis=0)
-    points = Points.of(vectors, "cosine")
-    found = run(Coverage(each, points, whole(4000)), 4000, 40)
+    points = Points.of(each, vectors, "cosine")
+    found = run(Coverage(points, whole(4000)), 4000, 40)
     assert found.rows[:5].tolist() == [0, 800, 1600, 2400, 3200]
     assert found.rows[5:].tolist() == list(range(1, 36))
     assert found.gains[5:].tolist() == [0.0] * 35
@@ -341,5 +351,5 @@ def test_larger_pools(each: Each, kind: str) -> None:
         picks.append(int(gains.argmax()))
         covers = np.maximum(covers, s[picks[-1]])
     for room in (0, 2_000_000, 10**8):
-        found = run(Coverage(each, Points.of(vectors, "cosine"), whole(len(s)), room), len(s), 40)
+        found = run(Coverage(Points.of(each, vectors, "cosine"), whole(len(s)), room), len(s), 40)
         assert found.rows.tolist() == picks
