@@ -264,31 +264,34 @@ class Coverage:
         """Ceilings from the similarities of all rows with all, and the pairs that count."""
         kind = np.uint16 if len(self._cover) <= 1 << 16 else np.uint32
         parts: list[list[Piece]] = [[] for _ in blocks(len(self.ceilings), 1, _SIDE)]
+        sums = np.zeros(len(self.ceilings))
 
-        def better(found: Any, targets: slice, axis: int) -> Piece:
+        def better(found: Any, targets: slice, axis: int) -> tuple[Piece, Floats]:
             xp = array_namespace(found)
             floor = xp.reshape(self._on_device(self._floor[targets]), (1, -1) if axis else (-1, 1))
             above = found > floor if axis else (found > floor).T
             owners, width = above.shape
             flat = host(xp.nonzero(xp.reshape(above, (-1,)))[0])  # owner by owner
             lengths = np.diff(np.searchsorted(flat, np.arange(owners + 1) * width))
-            owner = np.repeat(np.arange(owners), lengths)
-            others = flat - owner * width
-            places = flat if axis else others * owners + owner
+            others = flat - np.repeat(np.arange(owners) * width, lengths)
+            places = flat
+            if not axis:
+                places = others * owners
+                places += np.repeat(np.arange(owners), lengths)
             index = xp.asarray(places, device=found.device)
             values = host(xp.take(xp.reshape(found, (-1,)), index))
-            others += targets.start
             if self._task.cap is not None:
-                values = np.minimum(values, _up(self._task.cap)[others])
-            return Piece(lengths, others.astype(kind), values)
+                values = np.minimum(values, _up(self._task.cap[targets]).take(others))
+            gaps = values - self._floor[targets].take(others)
+            others += targets.start
+            return Piece(lengths, others.astype(kind), values), sums_of(gaps, lengths)
 
         for rows, tile, found in self._sweep(better):
-            parts[rows.start // _SIDE].append(found[0])
-            if len(found) > 1:
-                parts[tile.start // _SIDE].append(found[1])
+            for owners, (piece, gained) in zip((rows, tile), found, strict=False):
+                parts[owners.start // _SIDE].append(piece)
+                sums[owners] += gained
+        self._lower(np.arange(len(sums)), sums * (1 + _SUM))
         self._pairs = Pairs(parts, self._points.each)
-        every = np.arange(len(self.ceilings))
-        self._lower(every, self._kept_sums(self._pairs, every))
 
     def _kept_sums(self, pairs: Pairs, rows: Positions) -> Floats:
         """The sums over the pairs that are kept; dead pairs go once they are the most."""
@@ -300,12 +303,12 @@ class Coverage:
             others, values = pairs.get(group)
             gaps = values - self._floor.take(others)
             alive = gaps > 0
-            found = sums_of(np.maximum(gaps, 0), pairs.length[group])
+            found = sums_of(np.maximum(gaps, 0, out=gaps), pairs.length[group])
             if 2 * np.count_nonzero(alive) < len(alive):
                 pairs.keep(group, alive, others, values)
             return found
 
-        return np.concatenate(self._map(sums, blocks(len(groups), 1, 1)))
+        return np.concatenate(self._map(sums, blocks(len(groups), 1, 1))) * (1 + _SUM)
 
     def _sweep(
         self, use: Callable[[Any, slice, int], Any]

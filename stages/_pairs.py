@@ -50,23 +50,22 @@ class Pairs:
             part, wide = parts[one.start], lengths[one.start]
             parts[one.start] = []
             span = slice(borders[one.start], borders[one.start + 1])
-            others, values = self._others[span], self._values[span]
-            # Behind the run of a row in one piece comes its run in the next.
-            starts = offsets_of(wide.sum(axis=0))[:-1] + np.cumsum(wide, axis=0) - wide
-            for piece, start in zip(part, starts, strict=True):
-                places = ranges(start, piece.lengths)
-                others[places], values[places] = piece.others, piece.values
+            # Row by row its run in each piece, which lie piece by piece.
+            starts = offsets_of(wide.sum(axis=1))[:-1, None] + np.cumsum(wide, axis=1) - wide
+            places = ranges(starts.T.ravel(), wide.T.ravel(), np.int32)
+            # With "clip" the values go where they belong at once; no place is out of bounds.
+            for whole, pieces in (
+                (self._others, [piece.others for piece in part]),
+                (self._values, [piece.values for piece in part]),
+            ):
+                np.concatenate(pieces).take(places, out=whole[span], mode="clip")
 
         each(join, len(parts), 1)
 
     def get(self, rows: Positions) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """The pairs of some rows, one row's after the other's."""
-        # Slices are copied as they lie; numbers for all their places would cost more.
-        spans = self._spans(rows)
-        return (
-            np.concatenate([self._others[span] for span in spans]),
-            np.concatenate([self._values[span] for span in spans]),
-        )
+        places = ranges(self._start[rows], self.length[rows], np.int32)
+        return self._others.take(places), self._values.take(places)
 
     def keep(
         self,
@@ -76,23 +75,16 @@ class Pairs:
         values: NDArray[np.float32],
     ) -> None:
         """Of the pairs of some rows, as `get` gave them, keep those that are alive."""
-        self.length[rows] = sums_of(alive, self.length[rows]).astype(np.int64)
+        self.length[rows] = sums_of(alive.astype(np.int64), self.length[rows])
         kept = np.flatnonzero(alive)
-        others, values = others.take(kept), values.take(kept)
-        ends = np.cumsum(self.length[rows]).tolist()
-        for span, start, stop in zip(self._spans(rows), [0, *ends[:-1]], ends, strict=True):
-            self._others[span], self._values[span] = others[start:stop], values[start:stop]
-
-    def _spans(self, rows: Positions) -> list[slice]:
-        starts = self._start[rows]
-        ends = starts + self.length[rows]
-        return [slice(*span) for span in zip(starts.tolist(), ends.tolist(), strict=True)]
+        places = ranges(self._start[rows], self.length[rows])
+        self._others[places], self._values[places] = others.take(kept), values.take(kept)
 
 
 def sums_of(values: NDArray[Any], lengths: Positions) -> NDArray[np.float64]:
-    """The sums of runs of so many values each."""
+    """The sums of runs of so many values each; in the type of the values, pairwise."""
     sums = np.zeros(len(lengths))
     if len(values):
         starts = np.cumsum(lengths) - lengths
-        sums[lengths > 0] = np.add.reduceat(values.astype(np.float64), starts[lengths > 0])
+        sums[lengths > 0] = np.add.reduceat(values, starts[lengths > 0])
     return sums
