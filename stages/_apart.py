@@ -21,13 +21,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import polars as pl
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
 from stages._projection import Projection, projection, sampled
-from stages._vectors import Each, Matrix, as_matrix, host, threads
+from stages._vectors import Each, host, threads
 
 DropAt = Literal["above", "at"]
 Positions = NDArray[np.int64]
@@ -139,42 +137,6 @@ def nearest_before(
         for i in range(0, len(rows), _BLOCK):
             _compare(each, space, short, result, rows[i : i + _BLOCK], tiles)
     return result.nearest[rows], result.similarity[rows]
-
-
-def lined_up(
-    rows: pl.DataFrame, before: pl.DataFrame | None, order: NDArray[Any], vector: str
-) -> tuple[list[str], Matrix]:
-    """Ids and vectors of the rows that come before and of the rows in their order.
-
-    vector: the column. Raises UserError where the vectors cannot be compared.
-    """
-    mine = as_matrix(rows[vector])[order]
-    ids = rows["id"].gather(order).to_list()
-    if before is None or not len(before):
-        return ids, mine
-    theirs = as_matrix(before[vector])
-    if len(rows) and theirs.shape[1] != mine.shape[1]:
-        raise UserError(
-            f"the vectors in {vector!r} have {mine.shape[1]} dimensions, "
-            f"those of the rows to compare with {theirs.shape[1]}",
-            hint="use the same embed stage for both",
-        )
-    return before["id"].to_list() + ids, np.concatenate([theirs, mine]) if len(rows) else theirs
-
-
-def twins(found: Apart, ids: list[str], order: NDArray[Any]) -> dict[int, dict[str, str | float]]:
-    """Why each row that is not kept is dropped: its twin and the cosine, by its place in the table.
-
-    ids, order: as `lined_up` gave and took them.
-    """
-    given = len(ids) - len(order)
-    return {
-        int(order[i - given]): {
-            "twin": ids[found.nearest[i]],
-            "cosine": float(found.similarity[i]),
-        }
-        for i in np.flatnonzero(~found.kept)
-    }
 
 
 def _too_similar(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._apart import DropAt, keep_apart, lined_up, twins
+from stages._apart import DropAt, keep_apart
 from stages._idle import refuse_idle
 from stages._novelty import greedy_novelty
 from stages._order import order_columns, ordering
@@ -31,6 +31,7 @@ from stages._rouge import Vocabulary, tokenize
 from stages._text import field_reads, field_text, same_numbers
 from stages._vectors import place
 from stages._verdicts import dropped
+from stages.dedup._twins import lined_up, twins
 
 Field = Literal["instruction", "prompt", "response"]
 

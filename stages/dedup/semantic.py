@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._apart import Apart, DropAt, keep_apart, lined_up, nearest_before, twins
+from stages._apart import Apart, DropAt, keep_apart, nearest_before
 from stages._idle import refuse_idle
 from stages._kmeans import kmeans
 from stages._order import order_columns, ordering
 from stages._text import field_reads, field_text, same_numbers
 from stages._vectors import Matrix, place
 from stages._verdicts import dropped
+from stages.dedup._twins import lined_up, twins
 
 CLUSTER: Final = 5000
 """Rows per cluster, on average: a cluster then takes about as long to compare as to find."""
