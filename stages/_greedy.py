@@ -191,12 +191,12 @@ class KCenter:
     def __init__(self, points: Points, count: int, centres: Positions) -> None:
         """points: the rows, `count` of them, and behind them others that may be centres."""
         self._points = points
-        self._centres = list(centres.tolist())
+        self._centres = _Centres(points, centres)
         self._far = 0.0 if points.norms is None else 1.0  # the distance at similarity 0
         self._seen = np.zeros(count, np.int64)
         self._watched = np.zeros(0, np.int64)
         self.ceilings = np.full(count, np.inf)
-        self.fresh = np.full(count, not self._centres)
+        self.fresh = np.full(count, not len(centres))
 
     def watch(self, rows: Positions) -> None:
         self._watched = rows
@@ -205,8 +205,7 @@ class KCenter:
             self.refresh(rows)
 
     def refresh(self, rows: Positions) -> None:
-        first = int(self._seen[rows].min())
-        unseen = self._points.fast.take(np.array(self._centres[first:], np.int64))
+        unseen = self._centres.since(int(self._seen[rows].min()))
         for part in blocks(len(rows), len(unseen.values), CELLS):
             self._lower(rows[part], self._points.fast.take(rows[part]), unseen)
 
@@ -214,21 +213,48 @@ class KCenter:
         near = host(array_namespace(some.values).max(some.bounds(centres, -1), axis=1))
         found = self._far - near.astype(np.float64) + _ROUNDED
         self.ceilings[rows] = np.minimum(self.ceilings[rows], found)
-        self._seen[rows] = len(self._centres)
+        self._seen[rows] = self._centres.count
         self.fresh[rows] = True
 
     def exact(self, rows: Positions) -> Floats:
-        if not self._centres:
+        centres = self._centres
+        if not centres.count:
             return np.full(len(rows), np.inf)
-        gains = self._far - self._points.nearest(rows, np.array(self._centres))[1]
-        self.ceilings[rows] = np.round(gains, DECIMALS)
+        near = self._points.nearest(rows, centres.rows[: centres.count], centres.since(0))[1]
+        self.ceilings[rows] = np.round(self._far - near, DECIMALS)
         return self.ceilings[rows]
 
     def add(self, row: int) -> None:
         self._centres.append(row)
         self.fresh[:] = False
         if len(self._watched):
-            self._lower(self._watched, self._near, self._points.fast.take(np.array([row])))
+            self._lower(self._watched, self._near, self._centres.since(self._centres.count - 1))
+
+
+class _Centres:
+    """Rows that become more, and their vectors in one piece, which has room for as many again."""
+
+    def __init__(self, points: Points, rows: Positions) -> None:
+        self._points, self.count = points, len(rows)
+        self._make_room(rows)
+
+    def append(self, row: int) -> None:
+        if self.count == len(self.rows):
+            self._make_room(self.rows)
+        at = self._points.fast.take(slice(row, row + 1))
+        self.rows[self.count] = row
+        self._fast.values[self.count] = at.values[0]
+        if self._fast.squares is not None:
+            self._fast.squares[self.count] = at.squares[0]
+        self.count += 1
+
+    def since(self, first: int) -> Fast:
+        """Those from a place on."""
+        return self._fast.take(slice(first, self.count))
+
+    def _make_room(self, rows: Positions) -> None:
+        self.rows = np.concatenate([rows, np.zeros(len(rows) + 1, np.int64)])
+        self._fast = self._points.fast.take(self.rows)
 
 
 class GraphCut:

@@ -188,12 +188,15 @@ class Points(NamedTuple):
         mean = sum(self._blockwise(summed, rows), np.zeros(self.exact.shape[1]))
         return np.concatenate([[], *self._blockwise(distance, rows)])
 
-    def nearest(self, rows: Positions, others: Positions) -> tuple[Positions, Floats]:
+    def nearest(
+        self, rows: Positions, others: Positions, taken: Fast | None = None
+    ) -> tuple[Positions, Floats]:
         """For each row the most similar of the others, the first of equal ones, and how similar.
 
-        others: at least one. Returns places in `others` and similarities, of shape (rows,).
+        others: at least one. taken: `fast` of them, if that is at hand. Returns places in
+        `others` and similarities, of shape (rows,).
         """
-        targets = self.fast.take(others)
+        targets = taken or self.fast.take(others)
 
         def search(part: slice) -> tuple[Positions, Floats]:
             mine = rows[part]
