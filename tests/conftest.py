@@ -16,6 +16,11 @@ SHARED = ROOT.parent / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quickstart first: it takes longest by far, and at the end others would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_quickstart.py")
+
+
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
     return Context.scratch(tmp_path / "ctx")
