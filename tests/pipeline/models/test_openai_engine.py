@@ -317,7 +317,7 @@ ctx.open(served(int(sys.argv[2]))).generate(questions(int(sys.argv[3])))
 
 def test_random_kills_lose_nothing_that_was_durable(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
     """SIGKILL at random instants: the next run asks only what has no durable answer."""
-    killed_at_random(tmp_path, tiny, kills=3, count=240)
+    killed_at_random(tmp_path, tiny, kills=3, count=120)
 
 
 @pytest.mark.proof
