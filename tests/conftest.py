@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.context import Context
 from pipeline.models import Embedder, LanguageModel
@@ -14,6 +15,14 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# No example fails for the time that it takes: that follows the machine's load.
+settings.register_profile("gristmill", deadline=None)
+settings.load_profile("gristmill")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quickstart first: it takes longest by far, and at the end others would wait for it."""
+    items.sort(key=lambda item: item.path.name != "test_quickstart.py")
 
 
 @pytest.fixture

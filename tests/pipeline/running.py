@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,6 +75,14 @@ def command(*arguments: str, timeout: float = 60, **more: str) -> subprocess.Com
         timeout=timeout,
         check=False,
     )
+
+
+def timed(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """`command`, and the seconds of CPU that it took: those of the clock follow others' load."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def started(*arguments: str, **more: str) -> subprocess.Popen[str]:

@@ -32,7 +32,7 @@ def recipe(model: dict[str, Any]) -> Recipe:
         **{"demonstrations": 3, "temperature": 1.0, "on_length": "keep_complete"},
         **{"capitalize": "first", "instances": "turns", "instance_max_tokens": [12, 12]},
     }
-    reversed_ = {"max_passages": 4, "passage_characters": [200, 500], "max_tokens": 12}
+    reversed_ = {"max_passages": 4, "passage_characters": [200, 300], "max_tokens": 12}
     score = {"score_max_tokens": 12, "min_score": None}
     seeds = {"path": str(SEEDS), "source": "seeds", "license": "Apache-2.0"}
     book = {"path": str(BOOK), "source": "book", "license": "MIT OR Apache-2.0"}

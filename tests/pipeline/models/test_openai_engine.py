@@ -35,6 +35,8 @@ from tests.pipeline.models.serving import (
 ROOT = Path(__file__).parents[3]
 SHORT = Decoding(max_tokens=4, temperature=0.9, top_p=0.9)
 QUICK = Limits(timeout=5.0)
+"""For what hangs. The server must know the answers by then: a busy machine may take longer over
+them, and an answer that comes too late is rightly asked for again."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_what_is_durable_is_what_came(tmp_path: Path, tiny: tuple[Tiny, int]) ->
 
 def test_faults_change_nothing(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
     asked = questions(80)
-    fine = ask(tmp_path / "fine", served(tiny[1], limits=QUICK), asked)
+    fine = ask(tmp_path / "fine", served(tiny[1]), asked)
     proxy = Proxy(tiny[1])
     with listening(proxy) as port:
         spoilt = ask(tmp_path / "spoilt", served(port, limits=QUICK), asked)
@@ -140,13 +142,14 @@ def test_faults_change_nothing(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
 @pytest.mark.parametrize("kind", FAULTS)
 def test_each_fault_by_itself(tmp_path: Path, tiny: tuple[Tiny, int], kind: str) -> None:
     proxy = Proxy(tiny[1], share=0.4, kinds=(kind,))
-    limits = Limits(timeout=5.0, concurrency=4, attempts=20)
+    limits = replace(QUICK, concurrency=4, attempts=20)
     asked = questions(10)
+    fine = ask(tmp_path / "fine", served(tiny[1]), asked)
     with listening(proxy) as port:
         answers = ask(tmp_path / "spoilt", served(port, limits=limits), asked)
         close_engines()
     assert proxy.made[kind] > 0
-    assert answers == ask(tmp_path / "fine", served(tiny[1]), asked)
+    assert answers == fine
     assert proxy.delivered.total() == len(asked)
 
 
@@ -314,7 +317,7 @@ ctx.open(served(int(sys.argv[2]))).generate(questions(int(sys.argv[3])))
 
 def test_random_kills_lose_nothing_that_was_durable(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
     """SIGKILL at random instants: the next run asks only what has no durable answer."""
-    killed_at_random(tmp_path, tiny, kills=3, count=240)
+    killed_at_random(tmp_path, tiny, kills=3, count=120)
 
 
 @pytest.mark.proof

@@ -50,7 +50,7 @@ def test_a_real_model_writes_rates_and_can_be_read_again(
     tinylm: LanguageModel, ctx: Context
 ) -> None:
     options: dict[str, Any] = {
-        "passage_characters": (200, 400),
+        "passage_characters": (200, 300),
         "max_passages": 8,
         "max_tokens": 32,
         "score_from": "likelihood",

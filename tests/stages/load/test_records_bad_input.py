@@ -296,9 +296,9 @@ def test_the_check_does_not_read_on(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "pool.gz", "wb", compresslevel=1) as file:
         for _ in range(50):
             file.write(json_lines(GOOD) * 10_000)
-    began = time.perf_counter()
+    began = time.process_time()
     check(options(tmp_path / "pool.gz"))
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_file_that_is_not_there_or_forbidden(tmp_path: Path) -> None:
