@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-
 _TEXTS: Final = 4_096
 """Texts joined at a time: their memory serves the next ones too, and stays in the cache."""
 
