@@ -59,7 +59,8 @@ class View:
         if layer.artifact.manifest["columns"]["id"] == last.manifest["columns"]["id"]:
             return layer.artifact.read("kept", wanted)
         frame = layer.artifact.read("kept", ["id", *wanted])
-        return ids.join(frame, on="id", how="left", maintain_order="left").drop("id")
+        # Both are in id order. A join would gather each text, which takes seven times as long.
+        return frame.filter(pl.col("id").is_in(ids["id"].implode())).drop("id")
 
     def digest(self, column: str, store: Store) -> str:
         """A digest of the column's values on the rows of the view."""

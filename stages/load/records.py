@@ -9,7 +9,7 @@ files or the field `data` of one), JSON lines, CSV, TSV or Parquet, plain or com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,13 +32,11 @@ from stages.load._account import (
     extra_json,
     located,
     peek,
-    quoted,
     settled,
 )
 from stages.load._formats import (
     LISTS,
     RowFormat,
-    Turn,
     Unusable,
     conversations,
     recognise,
@@ -153,46 +151,55 @@ def _lines(
     # Rows come one by one from a parser, and each may break in its own way.
     for file, (line, row, error) in found:
         if error:
-            yield (None, None, None, None, error, file, line)
+            yield (None, None, None, error, file, line)
             continue
         for conversation in conversations(row, wanted, fields):
             if isinstance(conversation, Unusable):
-                yield (None, None, None, None, str(conversation), file, line)
+                yield (None, None, None, str(conversation), file, line)
                 continue
             turns, start, extra = conversation
             try:
-                yield (identity(turns), turns, start, extra_json(extra), None, None, None)
+                "".join(text for _, text in turns).encode()
+                yield (turns, start, extra_json(extra), None, None, None)
             except UnicodeEncodeError:
-                yield (None, None, None, None, "a lone surrogate, which is no text", file, line)
+                yield (None, None, None, "a lone surrogate, which is no text", file, line)
             except RecursionError:
-                yield (None, None, None, None, "fields nested too deep", file, line)
+                yield (None, None, None, "fields nested too deep", file, line)
 
 
-def identity(turns: Sequence[Turn]) -> str:
-    """`schemas.records.record_id`, some six times faster: keys in order, texts escaped in C."""
-    parts = [f'{{"content":{quoted(text)},"role":"{role}"}}' for role, text in turns]
-    return digest_of(f"[{','.join(parts)}]")
+def identities(messages: pl.Series) -> pl.Series:
+    """`schemas.records.record_id` of each conversation, null for none: String.
+
+    messages: list[struct[role, content]]. JSON is written over columns, which takes half of
+    the time that it takes text by text: of 52,000 conversations 0.10 instead of 0.19 s.
+    """
+    turn = pl.element().struct
+    canonical = pl.struct(turn.field("content"), turn.field("role")).struct.json_encode()
+    told = messages.to_frame("m").select(
+        "[" + pl.col("m").list.eval(canonical).list.join(",") + "]"
+    )
+    ids = [None if text is None else digest_of(text) for text in told.to_series()]
+    return pl.Series(ids, dtype=pl.String)
 
 
 def _frame(batch: list[Line]) -> pl.DataFrame:
     """A batch of lines as columns; built flat, since a dict for every turn would be slow."""
-    ids, turns, starts, extras, errors, files, lines = (
-        zip(*batch, strict=True) if batch else [()] * 7
-    )
+    turns, starts, extras, errors, files, lines = zip(*batch, strict=True) if batch else [()] * 6
     flat = [turn for each in turns for turn in each or ()]
     roles, contents = zip(*flat, strict=True) if flat else [()] * 2
     values = pl.DataFrame({"role": roles, "content": contents}, schema=_TURN).to_struct()
     ends = list(accumulate((len(each or ()) for each in turns), initial=0))
     # Not by pyarrow's `array`, which imports pandas first.
-    messages = pa.LargeListArray.from_arrays(
+    lists = pa.LargeListArray.from_arrays(
         pl.Series(ends, dtype=pl.Int64).to_arrow(),
         values.to_arrow(),
         mask=pl.Series([each is None for each in turns], dtype=pl.Boolean).to_arrow(),
     )
+    messages = pl.Series(pl.from_arrow(lists))
     frame = pl.DataFrame(
         {
-            "id": pl.Series(ids, dtype=pl.String),
-            "messages": pl.Series(pl.from_arrow(messages)),
+            "id": identities(messages),
+            "messages": messages,
             "input_start": pl.Series(starts, dtype=pl.Int32),
             "extra": pl.Series(extras, dtype=pl.String),
             "error": pl.Series(errors, dtype=pl.String),

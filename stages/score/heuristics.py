@@ -40,7 +40,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from schemas.records import first_user_turn, response, turns
 from stages._ragged import Ragged, distinct, offsets_of
-from stages._text import ngram_hashes
+from stages._text import ngram_hashes, numbered
 
 WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
 """A run of letters and digits, apostrophes inside it included."""
@@ -105,9 +105,8 @@ def _measured(rows: pl.DataFrame, ngram: int) -> pl.DataFrame:
         pl.col("prompt").str.len_chars().cast(pl.Int32).alias("prompt_chars"),
         pl.col("prompt").str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
         pl.col("response").str.len_chars().cast(pl.Int32).alias("response_chars"),
-        # Lower case can have other words: that of "İ" is an i and a dot that is no letter.
-        pl.col("response").str.count_matches(WORD).cast(pl.Int32).alias("response_words"),
-        _column("mtld", _mtld(_numbers(flat), offsets)),
+        _word_counts(texts["response"], words).cast(pl.Int32).alias("response_words"),
+        _column("mtld", _mtld(numbered(flat)[1], offsets)),
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
         _column("repetition", _repetition(flat, offsets, ngram)),
@@ -119,10 +118,15 @@ def _column(name: str, values: NDArray[np.float64]) -> pl.Series:
     return pl.Series(name, values, nan_to_null=True).cast(pl.Float32)
 
 
-def _numbers(words: pl.Series) -> NDArray[np.int64]:
-    """For each word a number that only its equals have."""
-    indices = words.to_arrow().dictionary_encode().indices
-    return np.asarray(indices, dtype=np.int64)
+def _word_counts(texts: pl.Series, lowered: pl.Series) -> pl.Series:
+    """The number of words of each text as it is written; null for a missing text.
+
+    lowered: the words of the texts in lower case. Of plain ASCII these are as many. Other
+    texts are gone through again: the lower case of "İ" is an i and a dot that is no letter.
+    """
+    plain = (texts.str.len_bytes() == texts.str.len_chars()).fill_null(False)
+    others = (~plain).arg_true()
+    return lowered.list.len().scatter(others, texts.gather(others).str.count_matches(WORD))
 
 
 def _mtld(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -182,7 +182,7 @@ def top(
     return facts.select(
         *(pl.col(name.removeprefix("top_")).alias(name) for name in added),
         pl.col("reason").alias("drop_reason"),
-        _evidence(grouped=group is not None),
+        _evidence(facts, grouped=group is not None),
     )
 
 
@@ -266,11 +266,14 @@ def _cutoffs(
     return last[groups.codes]
 
 
-def _evidence(grouped: bool) -> pl.Expr:
-    """What the reason rests on, as a JSON object."""
+def _evidence(facts: pl.DataFrame, grouped: bool) -> pl.Series:
+    """What the reasons rest on, as JSON objects; null where there is no reason."""
     group = ["group"] if grouped else []
-    texts = [
+    told = [
         pl.when(pl.col("reason") == reason).then(pl.struct(*names, *group).struct.json_encode())
         for reason, names in EVIDENCE.items()
     ]
-    return pl.coalesce(texts).alias("evidence")
+    # Of the dropped rows alone: a when-then would write that of all, for half of the stage's time.
+    dropped = facts["reason"].is_not_null().arg_true()
+    nothing = pl.repeat(None, len(facts), dtype=pl.String, eager=True).alias("evidence")
+    return nothing.scatter(dropped, facts[dropped].select(pl.coalesce(told)).to_series())

@@ -142,6 +142,8 @@ def test_digests_stay_what_stores_hold() -> None:
     )
     assert column_digest(texts) == "b0e9ee409a5a8d3d4354142ee7a021ef"
     assert column_digest(turns) == "78cec6362222d5c58df42233cbf68178"
+    many = pl.Series([f"text {i}" if i % 7 else None for i in range(10_000)])
+    assert column_digest(many) == "f5bed95e4dd73c80d458fbd35a47277d"
 
 
 def test_columns_without_stable_bytes_are_refused() -> None:

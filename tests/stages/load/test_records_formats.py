@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import input_text, instruction, record_id
-from stages.load.records import identity
+from stages.load.records import identities
 from tests.stages.load.helpers import (
     Turns,
     failures,
@@ -353,6 +353,18 @@ def test_the_context_of_dolly_is_the_input() -> None:
     assert json.loads(frame["extra"][2]) == {"context": "note", "category": "qa"}
 
 
-@given(turns=st.lists(st.tuples(ROLE, st.text()), max_size=4))
-def test_identity_is_the_record_id(turns: Turns) -> None:
-    assert identity(turns) == record_id([{"role": r, "content": c} for r, c in turns])  # type: ignore[typeddict-item]
+CONVERSATIONS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+
+
+@given(talks=st.lists(st.none() | st.lists(st.tuples(ROLE, st.text()), max_size=4), max_size=4))
+def test_identity_is_the_record_id(talks: list[Turns | None]) -> None:
+    messages = [talk and [{"role": r, "content": c} for r, c in talk] for talk in talks]
+    expected = [None if one is None else record_id(one) for one in messages]  # type: ignore[arg-type]
+    assert identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list() == expected
+
+
+def test_identity_is_the_record_id_whatever_the_character() -> None:
+    everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    messages = [[{"role": "user", "content": everything}]]
+    found = identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list()
+    assert found == [record_id(messages[0])]  # type: ignore[arg-type]
