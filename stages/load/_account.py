@@ -56,11 +56,11 @@ def located(
     total, before = sum(path.stat().st_size for path in paths), 0
     for path in paths:
         stream = Stream(path)
-        found = positions(stream, holds(path, head(path)[0]), nested)
+        found, name = positions(stream, holds(path, head(path)[0]), nested), path.name
         for number, position in enumerate(found):
             if number % _TELL == 0:
                 ctx.progress(before + stream.read, total)
-            yield path.name, position
+            yield name, position
         before += path.stat().st_size
 
 
