@@ -24,6 +24,9 @@ Quota = Literal["proportional", "uniform", "sqrt"]
 EXPONENTS: Final = {"uniform": 0.0, "sqrt": 0.5, "proportional": 1.0}
 """A group's share of a budget is proportional to this power of its size."""
 
+FRACTION: Final = 6
+"""Decimals to which remainders of shares are equal: those of a billion are only so exact."""
+
 
 def check_budget(options: SimpleNamespace) -> None:
     """Raise UserError for a budget below zero."""
@@ -98,28 +101,19 @@ def costs(rows: pl.DataFrame, unit: Unit, tokens: str) -> NDArray[np.int64]:
     return column.cast(pl.Int64).to_numpy()
 
 
-def apportion(budget: int, capacities: NDArray[np.int64], quota: Quota) -> NDArray[np.int64]:
-    """Split a budget among groups, none of which gets more than its capacity.
-
-    Shares are proportional to 1 (uniform), the capacity (proportional) or its
-    root (sqrt). What a full group cannot take goes to the others in the same
-    proportion; fractions go to the largest remainders, the first group first
-    among equal ones. The shares sum to min(budget, sum of the capacities).
-    """
-    return divide(budget, capacities, capacities.astype(np.float64) ** EXPONENTS[quota])
-
-
 def divide(
     budget: int,
     capacities: NDArray[np.int64],
     weights: NDArray[np.float64],
     minimum: int = 0,
 ) -> NDArray[np.int64]:
-    """Split a budget among groups in proportion to their weights, as `apportion` does.
+    """Split a budget among groups in proportion to their weights, to none more than its capacity.
 
-    A group of weight 0 gets nothing. No other group gets less than `minimum`, or
-    than its capacity where that is less; a budget that cannot give so much to all
-    is shared out evenly.
+    What a full group cannot take goes to the others in the same proportion; fractions
+    go to the largest remainders, the first group first among equal ones. The shares
+    sum to min(budget, sum of the capacities). A group of weight 0 gets nothing. No
+    other group gets less than `minimum`, or than its capacity where that is less; a
+    budget that cannot give so much to all is shared out evenly.
     """
     floors = np.minimum(np.where(weights > 0, minimum, 0), capacities)
     if floors.sum() >= budget:
@@ -147,7 +141,8 @@ def _proportional(
         full = exact >= capacities[index]
         if not full.any():
             whole = np.floor(exact).astype(np.int64)
-            largest = np.argsort(whole - exact, kind="stable")[: left - int(whole.sum())]
+            remainders = np.round(exact - whole, FRACTION)
+            largest = np.argsort(-remainders, kind="stable")[: left - int(whole.sum())]
             whole[largest] += 1
             shares[index] = whole
             break

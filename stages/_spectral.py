@@ -22,6 +22,10 @@ from stages._vectors import BLOCK, host, neighbours, place, squared_lengths, thr
 DENSE: Final = 12_000
 """Rows up to which all eigenvectors may be taken, where k is a large share of the rows."""
 
+STARTS: Final = 10
+"""Runs of k-means among the eigenvectors: the best is kept, since one in a few ends in a bad
+optimum, and all of them take little beside the eigenvectors."""
+
 
 def spectral(vectors: Any, k: int, seed: int, nearest: int) -> Clusters:
     """k clusters of the graph that joins each row to its `nearest` nearest others.
@@ -49,7 +53,9 @@ def spectral(vectors: Any, k: int, seed: int, nearest: int) -> Clusters:
         places = found(_normalised(_connected(vectors, _graph(vectors, nearest))), k)
     lengths = np.linalg.norm(places, axis=1, keepdims=True)
     embedded = np.divide(places, lengths, out=np.zeros_like(places), where=lengths > 0)
-    return kmeans(place(embedded.astype(np.float32)), k, seed)
+    placed = place(embedded.astype(np.float32))
+    runs = (kmeans(placed, k, STARTS * seed + run) for run in range(STARTS))
+    return min(runs, key=lambda found: found.inertia)
 
 
 def _graph(vectors: Any, nearest: int) -> Any:

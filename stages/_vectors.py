@@ -36,6 +36,9 @@ DRIVERS: Final = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 BLOCK: Final = 4096
 """Rows of a block where a block is compared with a few hundred centres."""
 
+LARGEST: Final = 1e16
+"""The largest value that a vector may hold: four times a squared length must fit in float32."""
+
 PRODUCTS: Final = 1 << 24
 """Similarities that a block holds at once where rows are compared with all rows (64 MiB)."""
 
@@ -45,7 +48,7 @@ def as_matrix(column: pl.Series) -> Matrix:
 
     A column in one piece is not copied: the array is then read-only. Raises
     UserError for a column of another type, for a missing vector, for vectors of
-    different lengths and for values that are not finite.
+    different lengths and for values that are not finite or beyond `LARGEST`.
     """
     if not isinstance(column.dtype, pl.List | pl.Array):
         raise UserError(
@@ -61,9 +64,10 @@ def as_matrix(column: pl.Series) -> Matrix:
             hint="use the vectors of one embed stage for all rows",
         )
     flat = column.explode(empty_as_null=False).cast(pl.Float32).to_numpy()
-    step = 1 << 24  # in pieces: the answers are a byte per value
-    if not all(np.isfinite(flat[i : i + step]).all() for i in range(0, len(flat), step)):
-        raise UserError(f"the vectors in {column.name!r} hold values that are not finite")
+    if not (flat.min(initial=0) >= -LARGEST and flat.max(initial=0) <= LARGEST):  # NaN is neither
+        raise UserError(
+            f"the vectors in {column.name!r} hold values that are not finite, or above {LARGEST:g}"
+        )
     return flat.reshape(len(column), lengths[0] if len(column) else 0)
 
 

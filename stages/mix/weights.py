@@ -101,7 +101,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds={"mix_group": pl.String, "mix_weight": pl.Float64, "mix_rank": pl.Int32},

@@ -115,7 +115,7 @@ def _check(options: SimpleNamespace) -> None:
     )
 
 
-@stage(version=3, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=4, scope="set", reads=_reads, adds=_adds, check=_check)
 def clusters(
     ctx: Context,
     rows: Records,

@@ -231,7 +231,7 @@ def _quality(
 ) -> Floats:
     """How good each row is, larger is better; NaN for one that cannot be chosen."""
     values = np.zeros(len(rows)) if by is None else scores(rows, by)
-    if objective != "threshold" and np.isinf(values).any():
+    if objective in COVERING and np.isinf(values).any():
         raise UserError(
             f"{by!r} is infinite for {int(np.isinf(values).sum())} rows",
             why=f"{objective} adds the score to what a row covers",

@@ -58,7 +58,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds={"stratum": pl.String, "stratum_rank": pl.Int32},

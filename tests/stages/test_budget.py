@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from stages._budget import (
+    EXPONENTS,
     Quota,
-    apportion,
     costs,
     divide,
     expression,
@@ -26,6 +29,11 @@ from stages._budget import (
 )
 
 QUOTAS = st.sampled_from(["uniform", "proportional", "sqrt"])
+
+
+def apportion(budget: int, sizes: NDArray[np.int64], quota: Quota) -> NDArray[np.int64]:
+    """Shares by the groups' sizes, as the selectors ask for them."""
+    return divide(budget, sizes, sizes.astype(np.float64) ** EXPONENTS[quota])
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=40), st.integers(0, 20_000), QUOTAS)
@@ -73,6 +81,40 @@ def test_divided_budgets_keep_weights_capacities_and_minima(
         ratio = shares[free] / weights[free]
         slack = 1 / weights[free]
         assert (ratio - slack).max() <= (ratio + slack).min() + 1e-6
+
+
+def by_fractions(budget: int, sizes: list[int], weights: list[int]) -> list[int]:
+    """The same without a minimum, in numbers that are exact."""
+    shares, free = [0] * len(sizes), {i for i, size in enumerate(sizes) if size and weights[i]}
+    while free:
+        left, total = budget - sum(shares), sum(weights[i] for i in free)
+        exact = {i: Fraction(left * weights[i], total) for i in free}
+        full = {i for i in free if exact[i] >= sizes[i]}
+        for i in full or free:
+            shares[i] = sizes[i] if full else int(exact[i])
+        if not full:
+            order = sorted(free, key=lambda i: (shares[i] - exact[i], i))
+            for i in order[: budget - sum(shares)]:
+                shares[i] += 1
+            return shares
+        free -= full
+    return shares
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 60)), min_size=1), st.integers(0, 5000)
+)
+def test_shares_are_those_of_exact_fractions(groups: list[tuple[int, int]], budget: int) -> None:
+    sizes, weights = (list(side) for side in zip(*groups, strict=True))
+    shares = divide(budget, np.array(sizes), np.array(weights, np.float64))
+    assert shares.tolist() == by_fractions(budget, sizes, weights)
+
+
+def test_of_equal_remainders_the_first_group_gets_the_row() -> None:
+    """Of 20 rows, 9 and 7/13 are due to 31 of 65, 1 and 7/13 to 5: in float64, 1.538... is more."""
+    assert apportion(20, np.array([31, 29, 5]), "proportional").tolist() == [10, 9, 1]
+    assert divide(15, np.full(3, 20), np.array([0.1, 0.2, 0.7])).tolist() == [2, 3, 10]
+    assert divide(15, np.full(3, 20), np.array([0.7, 0.2, 0.1])).tolist() == [11, 3, 1]
 
 
 def test_known_divisions() -> None:

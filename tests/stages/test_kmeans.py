@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.models import Embedder
 from stages._kmeans import kmeans
-from stages._vectors import Matrix
+from stages._vectors import LARGEST, Matrix
 from tests.stages.test_vectors import blobs
 
 
@@ -94,6 +94,16 @@ def test_a_tensor_gives_what_the_array_gives() -> None:
         found, expected = kmeans(torch.from_numpy(vectors), 20, 0), kmeans(vectors, 20, 0)
         assert np.mean(found.labels == expected.labels) > 0.999
         assert found.inertia == pytest.approx(expected.inertia, rel=1e-4)
+
+
+def test_the_largest_vectors_are_clustered_like_small_ones() -> None:
+    """A power of two changes no digit, so the clusters are the same to the last row."""
+    vectors = blobs(2000, 24, 30, 0)
+    factor = np.float32(2.0 ** np.floor(np.log2(LARGEST / np.abs(vectors).max())))
+    large = kmeans(vectors * factor, 20, 0)
+    small = kmeans(vectors, 20, 0)
+    np.testing.assert_array_equal(large.labels, small.labels)
+    np.testing.assert_array_equal(large.centers, small.centers * factor)
 
 
 def test_seed_matters() -> None:

@@ -46,6 +46,23 @@ def test_it_agrees_with_scikit_learn_on_digits() -> None:
     assert agreement(found, digits.target) > 0.75
 
 
+def test_k_means_among_the_eigenvectors_ends_in_no_bad_optimum() -> None:
+    """The embedding by its definition, and scikit-learn's best of many starts there."""
+    from sklearn.cluster import KMeans
+    from sklearn.datasets import load_digits
+    from sklearn.neighbors import kneighbors_graph
+
+    vectors = load_digits().data[:700].astype(np.float32)
+    graph = kneighbors_graph(vectors, 10).toarray()
+    graph = (graph + graph.T) / 2
+    roots = np.sqrt(graph.sum(axis=1))
+    places = np.linalg.eigh(graph / roots / roots[:, None])[1][:, -14:]
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    best = KMeans(14, n_init=30, random_state=0).fit(places).inertia_
+    for seed in range(5):
+        assert spectral(vectors, 14, seed, 10).inertia < 1.02 * best
+
+
 def test_parts_without_an_edge_between_them() -> None:
     vectors = np.concatenate([blobs(100, 5, 1, s) + 20 * s for s in range(6)])
     parts = np.repeat(np.arange(6), 100)

@@ -62,6 +62,9 @@ def test_as_matrix_reads_lists_and_arrays() -> None:
         pl.Series("vector", [[1.0], None]),
         pl.Series("vector", [[1.0], [None]]),
         pl.Series("vector", [[1.0], [float("nan")]]),
+        pl.Series("vector", [[1.0], [float("-inf")]]),
+        pl.Series("vector", [[1.0], [2e16]]),
+        pl.Series("vector", [[1.0], [-2e16]]),
     ],
 )
 def test_what_are_no_vectors_is_told(column: pl.Series) -> None:

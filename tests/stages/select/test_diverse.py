@@ -386,6 +386,13 @@ def test_infinite_scores_are_refused(objective: str) -> None:
         select(rows, objective, budget=3, by="score")
 
 
+def test_infinite_scores_have_a_place_in_an_order() -> None:
+    """Where nothing is added to the score, infinity is the best or the worst one."""
+    rows = POOL.with_columns(score=pl.when(pl.int_range(90) == 40).then(np.inf).otherwise(-np.inf))
+    assert picked(select(rows, "k_center", budget=5, by="score", first="score"))[0] == 40
+    assert picked(select(rows, "threshold", budget=5, threshold=1.0))[:2] == [40, 0]
+
+
 def test_mutual_information_stays_near_the_target() -> None:
     asked = cosine(POOL, TARGET).max(axis=1)
     for represent in ("rows", "target"):
