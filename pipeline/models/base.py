@@ -35,7 +35,8 @@ class Limits:
     concurrency: most requests in flight; how many really are is found out while sending.
     requests_per_minute, tokens_per_minute: caps (tokens: prompt and longest answer).
     timeout: seconds for one attempt. attempts: how often a request is tried before
-    its row fails. patience: seconds without any answer after which nothing more is sent.
+    its row fails. patience: seconds without any answer after which nothing more is sent;
+    a server that asks to wait longer than that is not waited for.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
