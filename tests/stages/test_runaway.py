@@ -1,4 +1,4 @@
-"""A model that runs away fills its answer with one thing up to the limit: reading it stays cheap."""
+"""A model that runs away fills its answer with one thing up to the limit: that is read at once."""
 
 from __future__ import annotations
 
