@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -50,6 +51,8 @@ class Wire:
             headers=({"Authorization": f"Bearer {key}"} if key else {})
             | ({} if kept else {"Connection": "close"}),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=kept),
+            # Who sits between this machine and others has nothing to do, and no key to see, here.
+            trust_env=not on_loopback(base_url),
             # A whole attempt is timed, in `_asked`: a server that sends a byte now and
             # then is never silent for long.
             timeout=None,
@@ -151,6 +154,12 @@ class Wire:
         if self._key is None or _spelt(self._key) not in _spelt(said):
             return said
         return _without(said, self._key)
+
+
+def on_loopback(url: str) -> bool:
+    """Whether the server is on this machine, so that no proxy of the environment leads to it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def _spelt(said: Any) -> str:

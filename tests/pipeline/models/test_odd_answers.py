@@ -22,6 +22,8 @@ from pipeline.models import Completion, Decoding, LanguageModel, Limits, Price, 
 from pipeline.models.engines import close_engines
 from pipeline.models.requests import BYTES
 from pipeline.models.responses import well_formed
+from pipeline.models.server import _answers as ready
+from pipeline.models.wire import on_loopback
 from tests.pipeline.models.serving import listening, message, read_message, refusal, served
 
 KEY = "sk-very-secret-0123456789"
@@ -217,6 +219,33 @@ def test_wherever_a_server_says_the_key_it_is_not_repeated(
     assert "[key]" in (answer.error or answer.text)
     assert KEY not in repr(answer)
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_leads_to_a_server_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with saying(refusal("502 Bad Gateway", "I saw it all")) as (proxy, seen):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{proxy}")
+        with saying(choice(message={"content": "sea"})) as (port, asked):
+            assert generate(tmp_path, served(port))[0].text == "sea"
+            assert ready(f"http://127.0.0.1:{port}/health")
+    assert (len(asked), len(seen)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("https://127.example.org/v1", False),
+        ("https://api.example.org/v1", False),
+        ("no url", False),
+    ],
+)
+def test_what_is_on_this_machine(url: str, local: bool) -> None:
+    assert on_loopback(url) is local
 
 
 # Waits
