@@ -267,7 +267,7 @@ def test_what_was_never_sent_is_given_up_as_well(tmp_path: Path) -> None:
     """A server that is overloaded for good holds all back but a few."""
     account = Account("the budget", Allowance(requests=200))
     limits = Limits(patience=0.5, attempts=1000)
-    with saying(refusal("429 Too Many", "later")) as (port, asked):
+    with saying(refusal("429 Too Many", "later", retry_after="0.4")) as (port, asked):
         answers = generate(tmp_path, served(port, limits=limits), 200, budget=Budget([account]))
     assert len(set(asked)) < 200
     assert all("no answer for 0.5 s; last: the server" in str(one.error) for one in answers)
