@@ -308,8 +308,7 @@ def nearest(queries: Sequence[str], passages: Sequence[str], number: int) -> lis
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    passages = [passage for passage in passages if _WORDS.search(passage)]
-    if not passages:
+    if not any(map(_WORDS.search, passages)):
         return [[] for _ in queries]
     vectors = TfidfVectorizer(token_pattern=_WORDS.pattern, sublinear_tf=True)
     table_ = vectors.fit_transform(passages)
