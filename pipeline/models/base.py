@@ -25,6 +25,8 @@ from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the template for models that have none of their own; see `templates.py`."""
+SECRET: Final = frozenset({"hf_token", "api_key"})
+"""What vLLM also takes as an option, where it would reach journal and manifest."""
 _VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 
@@ -35,7 +37,8 @@ class Limits:
     concurrency: most requests in flight; how many really are is found out while sending.
     requests_per_minute, tokens_per_minute: caps (tokens: prompt and longest answer).
     timeout: seconds for one attempt. attempts: how often a request is tried before
-    its row fails. patience: seconds without any answer after which nothing more is sent.
+    its row fails. patience: seconds without any answer after which nothing more is sent;
+    a server that asks to wait longer than that is not waited for.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -260,8 +263,11 @@ def mistakes(model: LanguageModel) -> list[str]:
         "api_key_env is the NAME of an environment variable, never a key itself": model.api_key_env
         is not None
         and not _VARIABLE.fullmatch(model.api_key_env),
-        "base_url holds a name or a password; a key comes from the environment, by api_key_env": "@"
-        in (model.base_url or ""),
+        "base_url holds a name, a password or a query; a key comes from the environment, "
+        "by api_key_env": any(mark in (model.base_url or "") for mark in "@?#"),
+        "engine_options hold a key; it comes from the environment (HF_TOKEN)": any(
+            name in SECRET for name in model.engine_options
+        ),
         "engine_options are vLLM's; the engine transformers takes none": model.engine
         == "transformers"
         and bool(model.engine_options),

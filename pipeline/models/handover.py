@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
@@ -73,10 +74,15 @@ def bring(journal: Journal, path: Path) -> tuple[int, int]:
     """
     new = known = 0
     entries = _entries(path)
-    while batch := list(islice(entries, BATCH)):
-        added = journal.add_missing(batch)
+    while True:
+        batch: list[Answer] = []
+        try:
+            batch.extend(islice(entries, BATCH))
+        finally:
+            added = journal.add_missing(batch)
+        if not batch:
+            return new, known
         new, known = new + added, known + len(batch) - added
-    return new, known
 
 
 def _entries(path: Path) -> Iterator[Answer]:
@@ -84,19 +90,21 @@ def _entries(path: Path) -> Iterator[Answer]:
         with _open(path, "r", path.suffix == ".gz") as file:
             for number, line in enumerate(file, 1):
                 yield _entry(line, f"{path}:{number}")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError("the file cannot be read", where=str(path), why=str(error)) from None
 
 
 def _entry(line: str, where: str) -> Answer:
     try:
         given = json.loads(line)
-        key, request, response = given["key"], encode(given["request"]), given["response"]
-    except (ValueError, LookupError, TypeError) as error:
+        key, response = given["key"], given["response"]
+        request = encode(given["request"]).decode("utf-8")
+        given["request"]["model"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise UserError("this is no entry of a journal", where=where, why=repr(error)) from None
-    if wrong := _wrong(key, request, response):
+    if wrong := _wrong(key, request.encode(), response):
         raise UserError(f"the entry is not whole: {wrong}", where=where)
-    return Answer(key, request.decode("utf-8"), json.dumps(response))
+    return Answer(key, request, json.dumps(response))
 
 
 def _wrong(key: Any, request: bytes, response: Any) -> str | None:

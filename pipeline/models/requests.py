@@ -30,7 +30,7 @@ Response = dict[str, Any] | str
 """A raw response as a mapping, or as the JSON text that a server sent; see `responses.py`."""
 
 BYTES: Final = 3
-"""Bytes of a token, a low guess, to estimate a prompt that only the server tokenizes."""
+"""Bytes of a token, a low guess, to estimate what only the server tokenizes."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ class Gate:
         return not self._held
 
     def settle(self, prepared: Prepared, used: Use) -> None:
-        """A request has ended, with this use."""
+        """A request has ended, with this use; it may have failed before it was admitted."""
         with self._lock:
-            self.budget.settle(self._held.pop(prepared.key), used)
+            self.budget.settle(self._held.pop(prepared.key, Use()), used)
 
 
 Send = Callable[[list[Prepared], Gate], Iterator[Batch]]
@@ -197,7 +197,7 @@ def complete(
         known |= stored
         failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
         for one, _ in batch:
-            gate.settle(one, _used(stored.get(one.key), ctx, price))
+            gate.settle(one, _used(one, stored.get(one.key), ctx, price))
         done += len(batch)
         if len(batch) < len(gate.missing):
             ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
@@ -206,18 +206,21 @@ def complete(
     return [_completion(p, known.get(p.key), failures.get(p.key)) for p in prepared]
 
 
-def _used(response: dict[str, Any] | None, ctx: Context, price: Price | None) -> Use:
-    """What a request took, counted; nothing where it has no answer."""
+def _used(
+    prepared: Prepared, response: dict[str, Any] | None, ctx: Context, price: Price | None
+) -> Use:
+    """What a request took, counted; nothing where it has no answer.
+
+    Where a server does not say how many tokens there were, they are estimated, so that a
+    budget holds there too.
+    """
     if response is None:
         return Use()
     found = reading(response)
-    use = Use.of(1, found.prompt_tokens, found.completion_tokens, price)
-    ctx.count(
-        requests=1,
-        prompt_tokens=found.prompt_tokens,
-        completion_tokens=found.completion_tokens,
-    )
-    return use
+    prompt = found.prompt_tokens or prepared.prompt_tokens
+    completion = found.completion_tokens or -(-len(found.text.encode()) // BYTES)
+    ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
+    return Use.of(1, prompt, completion, price)
 
 
 def _completion(

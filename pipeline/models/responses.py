@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.models.base import TokenLogprobs
+
+BROKEN: Final = frozenset({"error", "abort"})
+"""Finish reasons of gateways and of vLLM for what broke off on the server's side."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def reading(response: Mapping[str, Any]) -> Reading:
     """Read a raw response. Raises LookupError or TypeError for what is none."""
     choice = response["choices"][0] if "choices" in response else response
     message = choice.get("message")
-    text = choice["text"] if message is None else message["content"]
+    text = choice["text"] if message is None else _content(message)
     reason = choice["finish_reason"]
     usage = response.get("usage") or {}
     withheld = reason == "content_filter"
@@ -47,10 +50,22 @@ def reading(response: Mapping[str, Any]) -> Reading:
 def well_formed(response: Any) -> bool:
     """Whether this is a response that can be read; anything else is a fault on the way here."""
     try:
-        found = reading(response)
+        reading(response)
+        choice = response["choices"][0] if "choices" in response else response
+        return choice["finish_reason"] not in BROKEN
     except (LookupError, TypeError, ValueError, AttributeError):
         return False
-    return isinstance(found.text, str)
+
+
+def _content(message: Mapping[str, Any]) -> str | None:
+    """The text of a message: as it is, in parts, or else why the model refuses.
+
+    A message that calls tools, or whose answer was withheld, may have no content at all.
+    """
+    content = message.get("content") or message.get("refusal")
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part["type"] == "text")
+    return content
 
 
 def _logprobs(given: Any) -> Iterable[TokenLogprobs]:
@@ -66,7 +81,7 @@ def _logprobs(given: Any) -> Iterable[TokenLogprobs]:
             TokenLogprobs(
                 _sound(entry["token"]),
                 entry["logprob"],
-                tuple((_sound(t["token"]), t["logprob"]) for t in entry["top_logprobs"]),
+                tuple((_sound(t["token"]), t["logprob"]) for t in entry.get("top_logprobs") or ()),
             )
             for entry in given["content"]
         )
@@ -75,7 +90,9 @@ def _logprobs(given: Any) -> Iterable[TokenLogprobs]:
         TokenLogprobs(
             _sound(token),
             logprob,
-            tuple(sorted(((_sound(t), p) for t, p in top.items()), key=lambda pair: -pair[1])),
+            tuple(
+                sorted(((_sound(t), p) for t, p in (top or {}).items()), key=lambda one: -one[1])
+            ),
         )
         for token, logprob, top in zip(
             given.get("tokens") or (), given.get("token_logprobs") or (), tops, strict=True

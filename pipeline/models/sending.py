@@ -82,15 +82,17 @@ class Sending:
         if self.fatal is not None:
             return True
         now = time.monotonic()
-        if self.failing_since is not None and now - self.failing_since > self.limits.patience:
-            self._give_up()
+        patience = self.limits.patience
+        if self.failing_since is not None and now - self.failing_since > patience:
+            self._give_up(f"no answer for {patience:g} s; last: {self.last_reason}")
+        elif (pause := self.pace.paused_until - now) > patience:
+            self._give_up(f"the server asks to wait for {pause:.0f} s, longer than {patience:g} s")
         done = not (self.fresh or self.waiting or self.in_flight)
         stuck = self.refused and not (self.waiting or self.in_flight) and self.gate.idle
         return done or stuck
 
-    def _give_up(self) -> None:
-        """Nothing was answered for too long: what has not been sent fails."""
-        why = f"no answer for {self.limits.patience:g} s; last: {self.last_reason}"
+    def _give_up(self, why: str) -> None:
+        """What has not been sent fails: nothing was, or will be, answered for too long."""
         for prepared in [*self.fresh, *(entry[2] for entry in self.waiting)]:
             self.deliver(prepared, Failure(why))
         self.fresh.clear()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -26,8 +27,11 @@ from pipeline.models.sending import Again
 
 AGAIN: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 OVERLOAD: Final = frozenset({408, 429, 503, 529})
-NOBODY: Final = frozenset({401, 403, 404, 405})
+NOBODY: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """Status codes: worth another attempt; saying too much is asked; true for every request."""
+FORBIDDEN: Final = 403
+"""True for every request where the list of models is kept back as well; else it is about one
+text: firewalls and moderation answer so."""
 SHOWN: Final = 300
 """Characters of a server's own words in an error."""
 
@@ -47,11 +51,13 @@ class Wire:
             headers=({"Authorization": f"Bearer {key}"} if key else {})
             | ({} if kept else {"Connection": "close"}),
             limits=httpx2.Limits(max_connections=most, max_keepalive_connections=kept),
+            # Who sits between this machine and others has nothing to do, and no key to see, here.
+            trust_env=not on_loopback(base_url),
             # A whole attempt is timed, in `_asked`: a server that sends a byte now and
             # then is never silent for long.
             timeout=None,
         )
-        self._reached = False
+        self._reached = self._welcome = False
 
     async def close(self) -> None:
         """Close all connections."""
@@ -65,7 +71,7 @@ class Wire:
             if self._reached:
                 return
             try:
-                await self._asked("GET", "models")
+                self._welcome = (await self._asked("GET", "models")).is_success
             except TimeoutError:
                 return
             except (httpx2.RequestError, httpx2.InvalidURL) as error:
@@ -100,9 +106,9 @@ class Wire:
 
     def _response(self, response: Any) -> str | Again:
         """The raw text, if it is a response; it may be cut, garbled or somebody else's page."""
-        kind = response.headers.get("content-type", "")
-        if "json" not in kind:
-            return Again(f"the answer is {kind or 'of no type'} instead of JSON")
+        kind = response.headers.get("content-type") or "of no type"
+        if "json" not in kind.lower():
+            return Again(f"the answer is {self._told(kind)} instead of JSON")
         try:
             text = response.content.decode("utf-8")
             parsed = json.loads(text)
@@ -110,8 +116,9 @@ class Wire:
         except (ValueError, RecursionError):
             return Again("the answer is no valid JSON")
         if not well_formed(clean):
-            return Again("the answer has no completion in it")
-        return text if clean is parsed else json.dumps(clean, ensure_ascii=False)
+            said = self._told(self._message(response))
+            return Again(f"the answer has no completion in it: {said}")
+        return text if clean is parsed else json.dumps(clean)
 
     def _refused(self, response: Any) -> Again | Failure:
         code = response.status_code
@@ -119,7 +126,7 @@ class Wire:
         if code in AGAIN:
             after = retry_after(response.headers)
             return Again(f"the server answered {code}: {said}", code in OVERLOAD, after)
-        if code in NOBODY:
+        if code in NOBODY and not (code == FORBIDDEN and self._welcome):
             raise UserError(
                 f"the server answered {code}",
                 where=self.where,
@@ -137,7 +144,7 @@ class Wire:
         try:
             found = self._clean(json.loads(response.content))
         except (ValueError, RecursionError):
-            return str(response.text)
+            return str(response.content.decode("utf-8", "replace")).strip() or "without a word"
         inner = found.get("error", found) if isinstance(found, dict) else found
         message = inner.get("message") if isinstance(inner, dict) else inner
         return str(message or json.dumps(found, ensure_ascii=False))
@@ -147,6 +154,12 @@ class Wire:
         if self._key is None or _spelt(self._key) not in _spelt(said):
             return said
         return _without(said, self._key)
+
+
+def on_loopback(url: str) -> bool:
+    """Whether the server is on this machine, so that no proxy of the environment leads to it."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
 
 
 def _spelt(said: Any) -> str:

@@ -24,7 +24,7 @@ KEYWORDS: Final = (
 )
 """What a model of texts cannot do anything with: the reference's list."""
 
-_NUMBER = re.compile(r"(?:^|\n)\s*\d+\s?\.(?=\s|$)")
+_NUMBER = re.compile(r"(?:^|\n)[^\S\n]*\d+\s?\.(?=\s|$)")
 _LISTED = re.compile(r"^[ \t]*(?:\d+[ \t]?[.)]|[-*•])[ \t]+(\S.*)$", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*#{3,}[ \t]*$", re.MULTILINE)
 _MARKED = re.compile(

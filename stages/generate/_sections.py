@@ -1,4 +1,9 @@
-"""Reading answers that are asked for with labels: pure functions from raw text to fields."""
+"""Reading answers that are asked for with labels: pure functions from raw text to fields.
+
+A model that runs away fills its answer with blank lines, spaces or stars up to the limit.
+Patterns therefore begin in the line that they find, and give nothing back of what only they
+can take (`*+`): otherwise they would try every beginning against every end.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +14,11 @@ from typing import Final
 PAIR: Final = ("Question", "Answer")
 
 _AROUND: Final = " \t\r\n*"
+_RULE: Final = re.compile(r"[\s#*]*")
 _BLOCK: Final = re.compile(r"^[ \t]*```[^\n]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _TESTS: Final = re.compile(
-    r"^[\s#*]*(?:\[tests?\]|(?:unit )?tests?\s*:?)[*: \t]*$", re.IGNORECASE | re.MULTILINE
+    r"^(?:[^\S\n]|[#*])*+(?:\[tests?\]|(?:unit )?tests?\s*:?)[*: \t]*$",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -23,7 +30,7 @@ def sections(text: str, labels: Sequence[str], empty: str = "") -> list[dict[str
     content are left out; that of the label `empty` may be empty.
     """
     named = "|".join(re.escape(label) for label in labels)
-    pattern = rf"^([ \t#*>-]*(?:\d+[.)])?[ \t*]*(?:{named})[ \t]*\d*[ \t*]*:[*]*)"
+    pattern = rf"^([ \t#*>-]*+(?:\d+[.)])?[ \t*]*+(?:{named})[ \t]*+\d*[ \t*]*+:[*]*)"
     _, *parts = re.split(pattern, text, flags=re.IGNORECASE | re.MULTILINE)
     groups: list[dict[str, str]] = []
     for mark, content in zip(parts[::2], parts[1::2], strict=True):
@@ -60,7 +67,10 @@ def answer_and_tests(text: str) -> tuple[str, str] | None:
     mark = _TESTS.search(text)
     if mark is None:
         return None
-    answer, tests = text[: mark.start()].strip(), code_blocks(text[mark.end() :])
+    lines = text[: mark.start()].split("\n")
+    while lines and _RULE.fullmatch(lines[-1]):
+        lines.pop()
+    answer, tests = "\n".join(lines).strip(), code_blocks(text[mark.end() :])
     return (answer, "\n".join(tests).strip()) if answer and any(map(str.strip, tests)) else None
 
 

@@ -31,7 +31,7 @@ _NOTHING: Final = frozenset(
     {"", "none", "noinput", "<noinput>", "no additional information is required"}
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
-_VERDICT: Final = re.compile(r"^\W*(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE)
+_VERDICT: Final = re.compile(r"^[^\w\n]*(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE)
 JUDGED: Final = Decoding(max_tokens=500)
 
 Cases = dict[str, list[dict[str, Any]]]

@@ -51,6 +51,7 @@ ADDS: Final = {
 _PROMPTS: Final = Path(__file__).parent / "prompts" / "respond"
 _WORD: Final = 6
 """Characters of a word with its space, about."""
+_WORDS: Final = re.compile(r"\w+")
 _SENTENCE_END: Final = re.compile(r"[.!?。！？][\"')\]]*\s+")
 
 
@@ -307,9 +308,9 @@ def nearest(queries: Sequence[str], passages: Sequence[str], number: int) -> lis
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if not passages:
+    if not any(map(_WORDS.search, passages)):
         return [[] for _ in queries]
-    vectors = TfidfVectorizer(token_pattern=r"\w+", sublinear_tf=True)
+    vectors = TfidfVectorizer(token_pattern=_WORDS.pattern, sublinear_tf=True)
     table_ = vectors.fit_transform(passages)
     found = []
     for row in vectors.transform(queries) if len(queries) else ():

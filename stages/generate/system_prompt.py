@@ -172,7 +172,7 @@ def profile(text: str) -> dict[str, str] | None:
     """The four parts of a character; None where one of them is missing."""
     found: dict[str, str] = {}
     for part in _PARTS:
-        line = re.search(rf"^\W*{part}\W*:\s*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
+        line = re.search(rf"^[^\w\n]*{part}\W*:\s*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
         if line is None:
             return None
         found[part] = line[1].strip(" .*")

@@ -56,8 +56,8 @@ ADDS: Final = {
     "level": pl.String,
     "attributes": pl.List(pl.String),
 }
-_USE_CASE = re.compile(r"^\W*use case\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
-_SKILLS = re.compile(r"^\W*skills\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_USE_CASE = re.compile(r"^[^\w\n]*use case\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_SKILLS = re.compile(r"^[^\w\n]*skills\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
 
 
 def _check(options: SimpleNamespace) -> None:

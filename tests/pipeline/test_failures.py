@@ -123,6 +123,8 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
         ({"model": "m", "engine_options": {"quantization": "fp8"}}, "takes none"),
         ({"engine": "openai", "model": "m", "base_url": "http://h", "api_key": "x"}, "api_key"),
         ({"engine": "openai", "model": "m", "base_url": "http://u:p@h"}, "from the environment"),
+        ({"engine": "openai", "model": "m", "base_url": "http://h?key=p"}, "from the environment"),
+        ({"engine": "vllm", "model": "m", "engine_options": {"hf_token": "p"}}, "HF_TOKEN"),
         ({"engine": "openai", "model": "m", "base_url": "h", "limits": {"tries": 3}}, "tries"),
         ({"engine": "vllm", "model": "m", "limits": {"timeout": 0.0}}, "above zero"),
         (

@@ -152,3 +152,34 @@ def test_the_command_line(tmp_path: Path, generated: Path) -> None:
     empty = command("journal", "stats", "--store", str(tmp_path / "nothing"))
     assert empty.returncode == Exit.MISTAKE
     assert "no journal" in empty.stderr
+
+
+def test_what_stands_before_a_mistake_is_taken_in(tmp_path: Path, generated: Path) -> None:
+    """However many lines are taken at a time: a cut file is as good as its whole lines."""
+    whole = tmp_path / "whole.jsonl"
+    count = export(Journal(generated / "journal"), whole)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    ends = {
+        "cut": lines[-1][:-10],
+        "nested": b'{"key": ' + b"[" * 100_000 + b"\n",
+        "no request": b'{"key": "0", "request": {}, "response": {}}\n',
+        "half a pair": b'{"key": "0", "request": {"model": "\\ud800"}, "response": {}}\n',
+    }
+    for name, end in ends.items():
+        journal, file = Journal(tmp_path / name), tmp_path / f"{name}.jsonl"
+        file.write_bytes(b"".join([*lines[:-1], lines[0], end]))
+        with pytest.raises(UserError, match="no entry of a journal") as error:
+            bring(journal, file)
+        assert error.value.where == f"{file}:{count + 1}"
+        assert journal.count() == count - 1
+        assert journal.most_answers() == 1
+
+
+def test_a_packed_file_that_is_spoilt_is_told(tmp_path: Path, generated: Path) -> None:
+    spoilt = tmp_path / "spoilt.jsonl.gz"
+    export(Journal(generated / "journal"), spoilt)
+    packed = bytearray(spoilt.read_bytes())
+    packed[len(packed) // 2 : len(packed) // 2 + 8] = b"\xff" * 8
+    spoilt.write_bytes(packed)
+    with pytest.raises(UserError, match=r"cannot be read|no entry"):
+        bring(Journal(tmp_path / "j"), spoilt)

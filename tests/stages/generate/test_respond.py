@@ -105,6 +105,7 @@ def test_nearest_passages_are_those_that_share_words() -> None:
         or nearest(["red pears please"], passages, 2)[0][0] == "red pears"
     )
     assert nearest(["a"], [], 2) == [[]]
+    assert nearest(["a"], ["* * *", "..."], 2) == [[]], "signs are no words"
     assert nearest([], passages, 2) == []
 
 
