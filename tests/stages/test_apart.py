@@ -74,7 +74,7 @@ vectors = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     vectors,
     st.sampled_from([-0.5, 0.0, 0.5, 0.8, 1.0]),

@@ -117,7 +117,7 @@ grids = (
 aheads = st.sampled_from([1, 3, 1024])
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(grids, st.integers(0, 30), st.sampled_from([0, 20, 10**6]), st.data())
 def test_coverage_is_the_plain_greedy_choice(
     vectors: NDArray, budget: int, room: int, data: st.DataObject
@@ -141,7 +141,7 @@ def test_coverage_is_the_plain_greedy_choice(
     is_greedy(found, facility(s, cover), count, budget, prices)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(grids, st.integers(1, 24), st.sampled_from(["cosine", "euclidean"]), st.booleans(), aheads)
 def test_k_center_is_the_plain_greedy_choice(
     vectors: NDArray, budget: int, similarity: Similarity, held: bool, ahead: int
@@ -161,7 +161,7 @@ def test_k_center_is_the_plain_greedy_choice(
     assert len(found.rows) == min(budget, count)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(grids, st.integers(0, 24), st.sampled_from([0.0, 0.4, 1.0]), st.booleans())
 def test_graph_cut_is_the_plain_greedy_choice(
     vectors: NDArray, budget: int, penalty: float, held: bool

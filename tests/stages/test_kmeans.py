@@ -120,7 +120,7 @@ def test_fewer_different_vectors_than_clusters() -> None:
     assert kmeans(np.zeros((9, 2), np.float32), 3, 0).inertia == 0
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(0, 5))
 def test_no_cluster_is_empty_while_vectors_differ(rows: int, k: int, seed: int) -> None:
     vectors = np.random.default_rng(seed).normal(size=(rows, 3)).astype(np.float32)

@@ -40,7 +40,7 @@ def told(verdicts: Verdicts) -> list[tuple[int, float]]:
     return list(zip(verdicts.twin.tolist(), verdicts.score.tolist(), strict=True))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=10), max_size=40),
     st.integers(0, 4),

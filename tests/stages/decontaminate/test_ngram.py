@@ -33,7 +33,7 @@ text = st.lists(word, max_size=14).map(" ".join)
 LONG = "the cat sat on the mat today as always with a friend of hers"
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.sampled_from([*RULES]),
     st.lists(st.lists(text, min_size=1, max_size=3), min_size=1, max_size=5),

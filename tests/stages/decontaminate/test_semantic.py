@@ -294,7 +294,7 @@ vectors = st.lists(
 ).map(lambda rows: unit(np.array(rows, np.float32)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(vectors, vectors, st.integers(1, 4), st.data())
 def test_nearest_equals_brute_force_on_either_library(
     items: np.ndarray, turns: np.ndarray, k: int, data: st.DataObject

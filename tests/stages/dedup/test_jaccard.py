@@ -37,7 +37,7 @@ word = st.sampled_from(["a", "b", "c", "1", "2", "+", "你"])
 talk = st.lists(st.lists(word, max_size=7).map(" ".join), min_size=1, max_size=3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(talk, min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
 def test_small_pools(
     tmp_path_factory: pytest.TempPathFactory, talks: list, threshold: float

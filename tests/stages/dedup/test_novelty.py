@@ -71,7 +71,7 @@ word = st.sampled_from(["write", "writes", "a", "poem", "on", "7", "8", "诗"])
 talks = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     talks,
     st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), max_size=4),

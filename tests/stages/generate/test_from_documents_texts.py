@@ -58,7 +58,6 @@ def test_labelled_answers_are_read(text: str, found: list[tuple[str, str]]) -> N
     assert (one is not None) == (len(found) == 1)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.text("ab \n1.?", min_size=1)] * 2), max_size=4))
 def test_what_is_written_with_labels_is_read_again(pairs: list[tuple[str, str]]) -> None:
     told = [(q.strip(), a.strip()) for q, a in pairs if q.strip() and a.strip()]
@@ -114,7 +113,6 @@ def test_concepts_stand_between_commas() -> None:
     assert concepts(" , ") is None
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99), st.integers(1, 40))
 def test_snippets_are_consecutive_lines(seed: int, height: int) -> None:
     code = "".join(f"line {n}\n" for n in range(height))
@@ -153,7 +151,7 @@ def brute_force(vectors: np.ndarray, threshold: float) -> list[int]:
     return centres
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(0, 10**6), st.sampled_from([0.3, 0.7, 0.9]))
 def test_communities_are_those_of_brute_force(size: int, seed: int, threshold: float) -> None:
     # Whole numbers in few dimensions: many equal vectors, no cosine near a threshold.

@@ -59,7 +59,7 @@ def test_texts_have_names(ctx: Context, name: str, texts: set[str]) -> None:
     items=st.lists(st.tuples(*[st.text(min_size=1)] * 3), min_size=1, unique=True),
     fields=st.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_items_come_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str, str]], fields: bool
 ) -> None:

@@ -54,7 +54,7 @@ pools = st.lists(
 
 
 @given(pools)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_concat_keeps_the_first_with_the_places_of_all(inputs: list[Rows]) -> None:
     frames = [pool(f"s{n}", rows) for n, rows in enumerate(inputs)]
     result = concat(NOWHERE, frames)

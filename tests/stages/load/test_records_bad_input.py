@@ -328,7 +328,7 @@ STARTS = [
     rest=st.binary(max_size=200),
     name=st.sampled_from(["x", "x.csv", "x.json.gz"]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_random_bytes_are_rows_or_failures(start: bytes, rest: bytes, name: str) -> None:
     load(start + rest, name=name)
 
@@ -349,7 +349,7 @@ WHOLE = [
     ),
     name=st.sampled_from(["x", "x.csv"]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_damaged_files_are_rows_or_failures(whole: bytes, changes: Any, name: str) -> None:
     data = bytearray(whole)
     for at, value in changes:
@@ -377,6 +377,6 @@ FIELDS += ["completion", "messages", "conversations", "instances", "other"]
 
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=5), max_size=5))
 @example([{"instruction": "a", "output": "b", "history": [[1, 2]]}])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_values_in_known_fields_are_rows_or_failures(rows: list[Any]) -> None:
     assert len(load(json_lines(rows))) >= len(rows)

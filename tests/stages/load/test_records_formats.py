@@ -29,7 +29,7 @@ from tests.stages.load.helpers import (
 
 TEXT = st.text(min_size=1, max_size=30)
 ROLE = st.sampled_from(["user", "assistant", "tool"])
-few = settings(max_examples=20, deadline=None)
+few = settings(max_examples=20)
 
 
 @st.composite

@@ -22,9 +22,7 @@ from stages.mix.weights import weights
 from tests.pipeline.running import run
 from tests.stages._options import options_of
 
-QUIET = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZED = st.sampled_from(["proportional", "temperature", "balanced", "submodular"])
 
 

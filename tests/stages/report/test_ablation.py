@@ -217,7 +217,7 @@ def test_a_random_draw_has_as_many_tokens_as_the_choice(
     assert wanted <= total < wanted + max(lengths)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**20))
 def test_intervals_agree_with_textbook_ones(seed: int) -> None:
     """Welch's interval is scipy's; the bootstrap comes near the normal one for a mean."""

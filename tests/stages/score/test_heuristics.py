@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -103,7 +103,6 @@ def stretches(words: list[str]) -> float:
     return closed + ((1 - len(seen) / length) / (1 - 0.72) if length else 0.0)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.sampled_from([f"w{i}" for i in range(24)]), max_size=150),
@@ -125,7 +124,6 @@ def test_many_rows_at_once_are_as_word_by_word(texts: list[list[str]], ngram: in
         assert found["repetition"] == (np.float32(share) if words else None)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=80))
 def test_measures_are_in_their_ranges(words: list[str]) -> None:
     found = measure("Go.", " ".join(words))

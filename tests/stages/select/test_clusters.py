@@ -39,7 +39,7 @@ def pool(rows: int, seed: int = 0) -> pl.DataFrame:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(0, 150), QUOTAS, st.integers(0, 3))
 def test_budget_in_rows_is_met_exactly(rows: int, budget: int, quota: Quota, seed: int) -> None:
     result = clusters(CTX, pool(rows, seed), budget=budget, quota=quota, by="ifd")
@@ -47,7 +47,7 @@ def test_budget_in_rows_is_met_exactly(rows: int, budget: int, quota: Quota, see
     assert (result["drop_reason"].is_null() == result["evidence"].is_null()).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(0, 3000), QUOTAS, st.integers(0, 3))
 def test_budget_in_tokens(rows: int, budget: int, quota: Quota, seed: int) -> None:
     data = pool(rows, seed)

@@ -55,7 +55,7 @@ def by_hand(rows: list[Row], budget: int) -> list[tuple[int, int, list[str]]]:
     return chosen
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TAGS, st.integers(0, 40), st.booleans(), st.randoms())
 def test_the_passes_are_those_of_the_paper(
     tags: list[list[str] | None], budget: int, in_tokens: bool, random: Random
@@ -101,7 +101,7 @@ def test_one_pass_covers_every_tag() -> None:
         assert set(new) == set(left)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.randoms(), st.integers(0, 20))
 def test_the_order_of_the_rows_does_not_matter(random: Random, budget: int) -> None:
     """Rows come in id order; with different numbers of tags even that does not matter."""

@@ -249,7 +249,7 @@ def test_the_first_centre() -> None:
     assert select(POOL, "k_center", budget=2, held=HELD)["gain"].null_count() == 88
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.sampled_from(EVERY), st.integers(0, 900), st.sampled_from(["lazy", "stochastic"]),
     st.integers(0, 2),

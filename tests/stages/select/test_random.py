@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -24,14 +24,12 @@ def kept(rows: pl.DataFrame, result: pl.DataFrame) -> set[str]:
     return set(rows["id"].filter(result["drop_reason"].is_null()))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 250), st.integers(0, 9))
 def test_budget_in_rows_is_met_exactly(rows: int, budget: int, seed: int) -> None:
     data = pool(rows)
     assert len(kept(data, random(CTX, data, budget=budget, seed=seed))) == min(rows, budget)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(0, 30_000), st.integers(0, 9))
 def test_budget_in_tokens(rows: int, budget: int, seed: int) -> None:
     data = pool(rows)

@@ -162,7 +162,7 @@ SCORED = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCORED, st.integers(1, 3), st.booleans())
 def test_the_best_few_of_every_prompt(
     pairs: list[tuple[int, float | None]], keep: int, descending: bool
@@ -210,7 +210,7 @@ VOTES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(VOTES, st.integers(1, 2))
 def test_the_majority_wins(votes: list[tuple[int, str]], keep: int) -> None:
     """Samples as rows: the steps of reasoning differ, the answers stand in a column."""

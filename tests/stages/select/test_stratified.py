@@ -42,7 +42,7 @@ def kept(data: pl.DataFrame, result: pl.DataFrame) -> pl.DataFrame:
     return data.with_columns(result).filter(pl.col("drop_reason").is_null())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 90),
     st.integers(0, 120),
@@ -69,7 +69,7 @@ def test_budget_in_rows_is_met_exactly(
             assert len(taken) >= min(minimum, len(members))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(0, 2000), QUOTAS, st.integers(0, 3))
 def test_budget_in_tokens(rows: int, budget: int, quota: Quota, seed: int) -> None:
     data = pool(rows, seed)
@@ -117,7 +117,7 @@ def test_the_best_of_each_stratum() -> None:
             assert members.sort("stratum_rank")["id"].to_list() == order["id"].to_list()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.randoms(), st.integers(0, 9))
 def test_the_order_of_the_rows_does_not_matter(random: Random, seed: int) -> None:
     data = pool(80)

@@ -43,7 +43,6 @@ def options(**given_: object) -> SimpleNamespace:
     return options_of(top, **given_)
 
 
-@settings(deadline=None)
 @given(SCORES, st.integers(0, 70), st.booleans())
 def test_the_best_rows_are_kept(scores: list[float | None], budget: int, descending: bool) -> None:
     data = pool(scores)
@@ -55,7 +54,6 @@ def test_the_best_rows_are_kept(scores: list[float | None], budget: int, descend
     assert set(missing) == set(data["id"]) - set(known["id"])
 
 
-@settings(deadline=None)
 @given(SCORES, st.floats(-5, 5), st.floats(-5, 5), st.one_of(st.none(), st.integers(0, 200)))
 def test_thresholds_and_tokens(
     scores: list[float | None], minimum: float, maximum: float, budget: int | None
@@ -119,7 +117,6 @@ def test_expression_over_columns_and_booleans() -> None:
     assert reads(options(preset="long-is-more", group="source")) == ["messages", "origins"]
 
 
-@settings(deadline=None)
 @given(SCORES, st.floats(0, 1), st.booleans(), st.booleans())
 def test_shares_are_truncated(
     scores: list[float | None], share: float, fitting: bool, descending: bool
@@ -135,7 +132,6 @@ def test_shares_are_truncated(
     assert sorted(kept) == sorted(sorted(fits, reverse=descending)[:wanted])
 
 
-@settings(deadline=None)
 @given(SCORES, st.integers(0, 100), st.integers(0, 100))
 def test_a_band_is_that_of_numpy(scores: list[float | None], one: int, two: int) -> None:
     band = (min(one, two), max(one, two))
@@ -158,7 +154,7 @@ def test_known_percentiles_keep_their_ends() -> None:
     assert result["top_rank"].to_list() == [None, 3, 2, 1, None]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(SCORES, st.integers(1, 9), st.booleans(), st.randoms())
 def test_groups_are_ranked_as_if_each_were_alone(
     scores: list[float | None], budget: int, tokens: bool, random: Random
@@ -209,7 +205,6 @@ def test_zero_is_a_score_and_infinity_too() -> None:
     assert all(told is None or json.loads(told) for told in result["evidence"])
 
 
-@settings(deadline=None)
 @given(SCORES, st.randoms())
 def test_other_orders_of_the_rows_choose_the_same(
     scores: list[float | None], random: Random
@@ -252,7 +247,7 @@ WORDS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.one_of(LETTERS, WORDS.map(" ".join), WORDS.map(", ".join).map("{}.".format)))
 def test_words_are_those_of_nltk(text: str) -> None:
     from nltk.tokenize import NLTKWordTokenizer
