@@ -38,7 +38,8 @@ from pipeline.store import Store
 class Expected:
     """rows: on the stage's first edge. None: not known yet. tokens: of prompts and answers.
 
-    at_most: tokens and money are those of the longest answers that are possible.
+    at_most: tokens and money are those of the longest answers that are possible. retried:
+    it is about the rows alone that failed before; the journal knows the others' answers.
     """
 
     rows: int | None = None
@@ -46,6 +47,7 @@ class Expected:
     tokens: int | None = None
     money: float | None = None
     at_most: bool = False
+    retried: bool = False
 
 
 class Lengths(NamedTuple):
@@ -107,7 +109,8 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         askings = _by_itself(look, last, rows)
     if askings is None:
         return Expected(rows)
-    if look.state == "incomplete" and look.artifact:
+    retried = look.state == "incomplete" and look.artifact is not None
+    if retried and look.artifact:
         share = _failed(look.artifact)
         askings = [asking._replace(requests=asking.requests * share) for asking in askings]
     requests = round(sum(asking.requests for asking in askings))
@@ -120,7 +123,7 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         if each is not None
     ]
     if len(uses) < len(askings):
-        return Expected(rows, requests)
+        return Expected(rows, requests, retried=retried)
     priced = any(asking.model.price for asking in askings)
     return Expected(
         rows,
@@ -128,6 +131,7 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         sum(use.tokens for use in uses),
         sum(use.money for use in uses) if priced else None,
         at_most=not before and any(asking.model not in seen for asking in askings),
+        retried=retried,
     )
 
 
@@ -216,18 +220,20 @@ def comparison(expected: Mapping[str, Expected], used: Mapping[str, Used]) -> li
     """Lines that hold the estimates against what was used; none where nothing was asked."""
     lines = []
     for name, real in used.items():
-        thought, asked = expected[name], real.requests + real.cached
-        if not asked:
+        thought = expected[name]
+        if not real.requests + real.cached:
             continue
+        asked = real.requests + (0 if thought.retried else real.cached)
         told = [_against("requests", thought.requests, asked)]
-        share = real.requests / asked
+        share = real.requests / asked if asked else 0
         scaled = thought.tokens and round(thought.tokens * share)
         most = thought.at_most
         told += [_against("tokens", scaled, real.tokens, most)] if real.requests else []
         if real.money:
             money = thought.money and thought.money * share
             told.append(_against("money", money, real.money, most))
-        known = f"{real.cached:,} of them known before" if real.cached else ""
+        whose = "more" if thought.retried else "of them"
+        known = f"{real.cached:,} {whose} known before" if real.cached else ""
         lines.append(f"{name}: " + ", ".join(filter(None, [told[0], known, *told[1:]])))
     return lines
 

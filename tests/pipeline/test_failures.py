@@ -12,11 +12,15 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors
+from pipeline.estimate import comparison
 from pipeline.models import LanguageModel
 from pipeline.models.engines import close_engines
 from pipeline.models.journal import Journal
+from pipeline.progress import Lines
 from pipeline.recipe import Recipe
+from pipeline.runner import Runner
 from pipeline.stage import find
+from pipeline.store import Store
 from pipeline.workers import Call, Pool
 from tests.pipeline.models.serving import NAME, Tiny, listening
 from tests.pipeline.running import artifact, command, contents, counts, pool, run
@@ -66,8 +70,12 @@ def test_failed_rows_are_told_and_tried_again(
     assert all("the server answered 400: refused" in reason for reason in reasons)
     tiny.refuse = ()
     before = tiny.answered.total()
-    assert run(wired, store) is Exit.DONE
+    again = Runner(wired, Store(store), Lines(3, lambda text: None))
+    assert again.run() is Exit.DONE
     assert tiny.answered.total() - before == 4
+    compared = comparison(again.expected, again.used)
+    assert len(compared) == 2
+    assert all("2 requests (estimate +0%)" in line for line in compared), "of what is tried again"
     assert counts(wired, store)["rated"] == (ROWS, 0, ROWS, {}, 0)
     free = tmp_path / "free"
     run(wired, free)
