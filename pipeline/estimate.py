@@ -109,9 +109,9 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         askings = _by_itself(look, last, rows)
     if askings is None:
         return Expected(rows)
-    retried = look.state == "incomplete" and look.artifact is not None
-    if retried and look.artifact:
-        share = _failed(look.artifact)
+    unfinished = look.artifact if look.state == "incomplete" else None
+    if unfinished:
+        share = _failed(unfinished)
         askings = [asking._replace(requests=asking.requests * share) for asking in askings]
     requests = round(sum(asking.requests for asking in askings))
     before = _of_last(last)
@@ -123,7 +123,7 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         if each is not None
     ]
     if len(uses) < len(askings):
-        return Expected(rows, requests, retried=retried)
+        return Expected(rows, requests, retried=unfinished is not None)
     priced = any(asking.model.price for asking in askings)
     return Expected(
         rows,
@@ -131,7 +131,7 @@ def expect(recipe: Recipe, store: Store, look: Planned, made: Made) -> Expected:
         sum(use.tokens for use in uses),
         sum(use.money for use in uses) if priced else None,
         at_most=not before and any(asking.model not in seen for asking in askings),
-        retried=retried,
+        retried=unfinished is not None,
     )
 
 

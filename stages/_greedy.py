@@ -49,7 +49,7 @@ class Objective(Protocol):
     shrinking: bool
 
     def watch(self, rows: Positions) -> None:
-        """From now on, only these rows are asked for, until others are watched."""
+        """These rows are asked for at each pick from now on, others only now and then."""
         ...
 
     def refresh(self, rows: Positions) -> None:

@@ -25,7 +25,7 @@ from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the template for models that have none of their own; see `templates.py`."""
-SECRET: Final = frozenset({"hf_token", "api_key"})
+KEYS: Final = frozenset({"hf_token", "api_key"})
 """What vLLM also takes as an option, where it would reach journal and manifest."""
 _VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -266,7 +266,7 @@ def mistakes(model: LanguageModel) -> list[str]:
         "base_url holds a name, a password or a query; a key comes from the environment, "
         "by api_key_env": any(mark in (model.base_url or "") for mark in "@?#"),
         "engine_options hold a key; it comes from the environment (HF_TOKEN)": any(
-            name in SECRET for name in model.engine_options
+            name in KEYS for name in model.engine_options
         ),
         "engine_options are vLLM's; the engine transformers takes none": model.engine
         == "transformers"
