@@ -24,9 +24,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
+from xxhash import xxh3_128_digest
 
 from stages._greedy import DECIMALS
-from stages._pairs import Pairs, Piece, sums_of
+from stages._pairs import Pairs, Piece, above, above_across
 from stages._points import Excess, Fast, Floats, Points, Positions, blocks
 from stages._vectors import host
 
@@ -40,8 +41,6 @@ _CELLS: Final = 1 << 18
 """Products of a block and a tile where some rows are multiplied with some: 1 MiB, too."""
 
 _TILE: Final = 2048
-_SUMMED: Final = 1 << 16
-"""Kept pairs that are summed at once."""
 
 _SAMPLE: Final = 128
 """Represented rows from which the number of pairs that count is estimated."""
@@ -85,6 +84,9 @@ class Coverage:
         self._candidates = points.fast.take(slice(0, count))
         self._targets = points.fast.take(cover.represented)
         self._cover = cover.start.copy()
+        self._caps = np.full(len(self._cover), np.inf, np.float32)
+        if cover.cap is not None:
+            self._caps = _up(cover.cap)
         self._columns: dict[int, tuple[Positions, Floats]] = {}
         self._pairs: Pairs | None = None
         self._twin = _twins(host(points.exact[:count]))
@@ -107,7 +109,7 @@ class Coverage:
         if self._behind:
             self._catch_up()
         if self._pairs is not None:
-            self._lower(rows, self._kept_sums(self._pairs, rows))
+            self._lower(rows, self._pairs.sums(rows, self._floor) * (1 + _SUM))
             return
         lagging = len(self._cover) if self._base is None else len(self._lag[0].values)
         self._spent += len(rows) * lagging
@@ -176,7 +178,7 @@ class Coverage:
         """The represented rows that a row may cover better, and how well, in float64."""
         at = np.array([row])
         if self._pairs is not None:
-            others, bounds = self._pairs.get(at)
+            others, bounds = self._pairs.get(row)
             others = others[bounds > self._floor[others]].astype(np.int64)
         else:
             bounds = host(self._candidates.take(at).bounds(self._targets, 1))[0]
@@ -262,53 +264,20 @@ class Coverage:
 
     def _keep_pairs(self) -> None:
         """Ceilings from the similarities of all rows with all, and the pairs that count."""
-        kind = np.uint16 if len(self._cover) <= 1 << 16 else np.uint32
-        parts: list[list[Piece]] = [[] for _ in blocks(len(self.ceilings), 1, _SIDE)]
+        parts: list[list[tuple[int, Piece]]] = [[] for _ in blocks(len(self.ceilings), 1, _SIDE)]
         sums = np.zeros(len(self.ceilings))
 
-        def better(found: Any, targets: slice, axis: int) -> tuple[Piece, Floats]:
-            xp = array_namespace(found)
-            floor = xp.reshape(self._on_device(self._floor[targets]), (1, -1) if axis else (-1, 1))
-            above = found > floor if axis else (found > floor).T
-            owners, width = above.shape
-            flat = host(xp.nonzero(xp.reshape(above, (-1,)))[0])  # owner by owner
-            lengths = np.diff(np.searchsorted(flat, np.arange(owners + 1) * width))
-            others = flat - np.repeat(np.arange(owners) * width, lengths)
-            places = flat
-            if not axis:
-                places = others * owners
-                places += np.repeat(np.arange(owners), lengths)
-            index = xp.asarray(places, device=found.device)
-            values = host(xp.take(xp.reshape(found, (-1,)), index))
-            if self._task.cap is not None:
-                values = np.minimum(values, _up(self._task.cap[targets]).take(others))
-            gaps = values - self._floor[targets].take(others)
-            others += targets.start
-            return Piece(lengths, others.astype(kind), values), sums_of(gaps, lengths)
+        def better(found: Any, targets: slice, axis: int) -> Piece:
+            search = above if axis else above_across
+            return Piece(*search(host(found), self._floor[targets], self._caps[targets]))
 
         for rows, tile, found in self._sweep(better):
-            for owners, (piece, gained) in zip((rows, tile), found, strict=False):
-                parts[owners.start // _SIDE].append(piece)
-                sums[owners] += gained
+            for owners, others, piece in zip((rows, tile), (tile, rows), found, strict=False):
+                parts[owners.start // _SIDE].append((others.start, piece))
+                sums[owners] += piece.gained
         self._lower(np.arange(len(sums)), sums * (1 + _SUM))
-        self._pairs = Pairs(parts, self._points.each)
-
-    def _kept_sums(self, pairs: Pairs, rows: Positions) -> Floats:
-        """The sums over the pairs that are kept; dead pairs go once they are the most."""
-        full = np.cumsum(pairs.length[rows]) // _SUMMED
-        groups = np.split(rows, np.flatnonzero(np.diff(full)) + 1)
-
-        def sums(part: slice) -> Floats:
-            group = groups[part.start]
-            others, values = pairs.get(group)
-            gaps = values - self._floor.take(others)
-            alive = gaps > 0
-            found = sums_of(np.maximum(gaps, 0, out=gaps), pairs.length[group])
-            if 2 * np.count_nonzero(alive) < len(alive):
-                pairs.keep(group, alive, others, values)
-            return found
-
-        return np.concatenate(self._map(sums, blocks(len(groups), 1, 1))) * (1 + _SUM)
+        kind = np.uint16 if len(self._cover) <= 1 << 16 else np.uint32
+        self._pairs = Pairs(parts, kind, self._points.each)
 
     def _sweep(
         self, use: Callable[[Any, slice, int], Any]
@@ -367,9 +336,9 @@ def _up(values: Floats) -> NDArray[np.float32]:
 
 def _twins(vectors: NDArray[np.float32]) -> Positions:
     """For each vector the position of the first that equals it."""
-    if not vectors.size:
-        return np.zeros(len(vectors), np.int64)
-    rows = np.ascontiguousarray(vectors + np.float32(0))  # no -0
-    whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
-    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
-    return first[group]
+    first: dict[bytes, int] = {}
+    found: list[int] = []
+    for part in blocks(len(vectors), vectors.shape[1], _CELLS):
+        for row in vectors[part] + np.float32(0):  # no -0
+            found.append(first.setdefault(xxh3_128_digest(row), len(found)))
+    return np.array(found, np.int64)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._ragged import offsets_of, ranges
+from stages._compiled import compiled
+from stages._ragged import offsets_of
 
 Positions = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_ROWS: Final = 64
+"""Rows that are summed at once."""
 
 
 class Piece(NamedTuple):
-    """Some pairs of each of several rows, one row's after the other's.
+    """The pairs of each of several rows with some of the others, one row's after the other's.
 
-    lengths: how many pairs each row has. others, values: of the pairs.
+    lengths: how many pairs each row has. others, values: of the pairs; others are counted
+    from `first`. gained: for each row the sum of what its values are above their floors.
     """
 
     lengths: Positions
-    others: NDArray[Any]
-    values: NDArray[np.float32]
+    others: NDArray[np.uint16]
+    values: Floats
+    gained: NDArray[np.float64]
 
 
 class Pairs:
@@ -31,62 +38,140 @@ class Pairs:
     """
 
     def __init__(
-        self, parts: list[list[Piece]], each: Callable[[Callable[[slice], None], int, int], object]
+        self,
+        parts: list[list[tuple[int, Piece]]],
+        kind: type[np.unsignedinteger[Any]],
+        each: Callable[[Callable[[slice], Any], int, int], list[Any]],
     ) -> None:
-        """parts: for each block of rows, in their order, the pieces that make up its lists.
+        """parts: for each block of rows, in their order, the pieces that make up its lists,
+        each behind the number of the first of its others. kind: the type of these numbers.
 
         They are taken out of `parts`, so that not all is there twice. each: from
         `stages._vectors.threads`.
         """
-        lengths = [np.stack([piece.lengths for piece in part]) for part in parts]
-        self.length = np.concatenate([whole.sum(axis=0) for whole in lengths])
+        self._each = each
+        lengths = [np.sum([piece.lengths for _, piece in part], axis=0) for part in parts]
+        self.length = np.concatenate(lengths)
         ends = offsets_of(self.length)
-        # Numbers of half the size take half the time, where they suffice.
-        self._kind = np.int32 if ends[-1] < 1 << 31 else np.int64
         self._start = ends[:-1]
-        self._others = np.empty(ends[-1], parts[0][0].others.dtype)
-        self._values = np.empty(ends[-1], np.float32)
-        borders = ends[offsets_of(np.array([whole.shape[1] for whole in lengths]))]
+        self._others, self._values = np.empty(ends[-1], kind), np.empty(ends[-1], np.float32)
+        borders = offsets_of(np.array([len(one) for one in lengths]))
 
         def join(one: slice) -> None:
-            part, wide = parts[one.start], lengths[one.start]
+            places = self._start[borders[one.start] : borders[one.stop]].copy()
+            for first, piece in parts[one.start]:
+                where = first, places, self._others, self._values
+                _move(piece.lengths, piece.others, piece.values, *where)
             parts[one.start] = []
-            span = slice(borders[one.start], borders[one.start + 1])
-            # Row by row its run in each piece, which lie piece by piece.
-            starts = offsets_of(wide.sum(axis=1))[:-1, None] + np.cumsum(wide, axis=1) - wide
-            places = ranges(starts.T.ravel(), wide.T.ravel(), self._kind)
-            # With "clip" the values go where they belong at once; no place is out of bounds.
-            for whole, pieces in (
-                (self._others, [piece.others for piece in part]),
-                (self._values, [piece.values for piece in part]),
-            ):
-                np.concatenate(pieces).take(places, out=whole[span], mode="clip")
 
         each(join, len(parts), 1)
 
-    def get(self, rows: Positions) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """The pairs of some rows, one row's after the other's."""
-        places = ranges(self._start[rows], self.length[rows], self._kind)
-        return self._others.take(places), self._values.take(places)
+    def get(self, row: int) -> tuple[NDArray[Any], Floats]:
+        """The pairs of a row."""
+        own = slice(self._start[row], self._start[row] + self.length[row])
+        return self._others[own], self._values[own]
 
-    def keep(
-        self,
-        rows: Positions,
-        alive: NDArray[np.bool_],
-        others: NDArray[Any],
-        values: NDArray[np.float32],
-    ) -> None:
-        """Of the pairs of some rows, as `get` gave them, keep those that are alive."""
-        self.length[rows] = sums_of(alive.astype(np.int64), self.length[rows])
-        kept = np.flatnonzero(alive)
-        places = ranges(self._start[rows], self.length[rows])
-        self._others[places], self._values[places] = others.take(kept), values.take(kept)
+    def sums(self, rows: Positions, floors: Floats) -> NDArray[np.float64]:
+        """For each of some rows the sum of what its values are above the floors of the others.
+
+        Floors only rise: pairs below them go once they are the most of a row's.
+        """
+
+        def some(part: slice) -> Any:
+            lists = self._start, self.length, self._others, self._values
+            return _sums(*lists, rows[part], floors)
+
+        return np.concatenate([np.zeros(0), *self._each(some, len(rows), _ROWS)])
 
 
-def sums_of(values: NDArray[Any], lengths: Positions) -> NDArray[np.float64]:
-    """The sums of runs of so many values each; in the type of the values, pairwise."""
-    sums = np.zeros(len(lengths))
-    if len(values):
-        starts = np.cumsum(lengths) - lengths
-        sums[lengths > 0] = np.add.reduceat(values, starts[lengths > 0])
+@compiled
+def above(values: Floats, floors: Floats, caps: Floats) -> Any:
+    """A Piece of what each row of values, shape (rows, others), has above the others' floors,
+    but no more than their caps. At most 65,536 others."""
+    rows, others = values.shape
+    lengths = np.zeros(rows, np.int64)
+    for row in range(rows):
+        count = 0
+        for other in range(others):
+            count += values[row, other] > floors[other]
+        lengths[row] = count
+    found, kept = np.empty(lengths.sum(), np.uint16), np.empty(lengths.sum(), np.float32)
+    gained, at = np.zeros(rows), 0
+    for row in range(rows):
+        for other in range(others):
+            value = values[row, other]
+            if value > floors[other]:
+                value = min(value, caps[other])
+                found[at], kept[at] = other, value
+                gained[row] += value - floors[other]
+                at += 1
+    return lengths, found, kept, gained
+
+
+@compiled
+def above_across(values: Floats, floors: Floats, caps: Floats) -> Any:
+    """The same of each column of values, shape (others, rows)."""
+    others, rows = values.shape
+    lengths = np.zeros(rows, np.int32)
+    for other in range(others):
+        floor = floors[other]
+        for row in range(rows):
+            lengths[row] += values[other, row] > floor
+    ends = lengths.cumsum()
+    found, kept = np.empty(ends[-1], np.uint16), np.empty(ends[-1], np.float32)
+    gained, places = np.zeros(rows), ends - lengths
+    for other in range(others):
+        floor, cap = floors[other], caps[other]
+        for row in range(rows):
+            value = values[other, row]
+            if value > floor:
+                value = min(value, cap)
+                at = places[row]
+                found[at], kept[at] = other, value
+                gained[row] += value - floor
+                places[row] = at + 1
+    return lengths.astype(np.int64), found, kept, gained
+
+
+@compiled
+def _move(
+    lengths: Positions,
+    others: NDArray[np.uint16],
+    values: Floats,
+    first: int,
+    places: Positions,
+    all_others: NDArray[Any],
+    all_values: Floats,
+) -> None:
+    """Put each row's pairs at its place, and the place behind them."""
+    at = 0
+    for row in range(len(lengths)):
+        to = places[row]
+        for _ in range(lengths[row]):
+            all_others[to], all_values[to] = others[at] + first, values[at]
+            at, to = at + 1, to + 1
+        places[row] = to
+
+
+@compiled
+def _sums(
+    start: Positions,
+    length: Positions,
+    others: NDArray[Any],
+    values: Floats,
+    rows: Positions,
+    floors: Floats,
+) -> Any:
+    sums = np.zeros(len(rows))
+    for place in range(len(rows)):
+        row = rows[place]
+        first, gained = start[row], 0.0
+        to = first
+        for at in range(first, first + length[row]):
+            other, value = others[at], values[at]
+            gap = value - floors[other]
+            gained += max(gap, np.float32(0))
+            others[to], values[to] = other, value  # whatever comes next overwrites what is dead
+            to += gap > 0
+        sums[place], length[row] = gained, to - first
     return sums

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages import _facility, _greedy, _points
+from stages import _facility, _greedy, _pairs, _points
 from stages._facility import Cover, Coverage
 from stages._greedy import GraphCut, KCenter, Objective, Picks, greedy
 from stages._points import Excess, Points, Similarity
@@ -213,14 +213,14 @@ def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch)
     vectors = embedded("self_instruct.jsonl.gz")[:900]
     found = []
     for cores, side, tile, summed, patience, ahead in (
-        (1, 512, 2048, 1 << 19, 0.25, 1024),
-        (3, 100, 64, 500, 0.0, 60),
-        (5, 37, 300, 10_000, 9.0, 7),
+        (1, 512, 2048, 64, 0.25, 1024),
+        (3, 100, 64, 5, 0.0, 60),
+        (5, 37, 300, 1000, 9.0, 7),
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
         monkeypatch.setattr(_facility, "_SIDE", side)
         monkeypatch.setattr(_facility, "_TILE", tile)
-        monkeypatch.setattr(_facility, "_SUMMED", summed)
+        monkeypatch.setattr(_pairs, "_ROWS", summed)
         monkeypatch.setattr(_facility, "_PATIENCE", patience)
         monkeypatch.setattr(_greedy, "CELLS", tile * 100)
         monkeypatch.setattr(_points, "_VALUES", tile * 70)
