@@ -30,9 +30,12 @@ from stages._vectors import Each, host, threads
 DropAt = Literal["above", "at"]
 Positions = NDArray[np.int64]
 
-_BLOCK = 512
-_PART = 256
-"""Rows of a block that a thread compares at a time."""
+_BLOCK = 256
+_PART = 128
+"""Rows of a block that a thread compares at a time, at least."""
+
+_SHARED = 1 << 20
+"""Products that are worth a thread's while, about a millisecond's."""
 
 _TILE = 4096
 """Kept rows that these are multiplied with at a time: 2 MiB of products."""
@@ -107,8 +110,8 @@ def keep_apart(
             if left < cheapest[rows[0]]:
                 break
             units, bounds = _compare(each, space, short, result, rows, tiles)
-            products = _products(each, units)
-            left -= _settle(space, result, rows, products, (threshold, drop_at), prices, left)
+            limit = threshold, drop_at
+            left -= _settle(space, result, rows, host(units @ units.T), limit, prices, left)
             kept = np.flatnonzero(result.kept[rows])
             _extend(tiles, space, rows[kept], bounds[kept])
             if progress:
@@ -222,14 +225,10 @@ def _compare(
             _improve(space, result, mine, columns, products, short.slack)
         return units, bounds
 
-    found = each(part, len(rows), _PART)
+    width = sum(len(columns) for columns, _ in tiles)
+    found = each(part, len(rows), max(_PART, -(-_SHARED // max(1, width))))
     xp = array_namespace(found[0][0])
     return xp.concat([units for units, _ in found]), xp.concat([bounds for _, bounds in found])
-
-
-def _products(each: Each, units: Any) -> NDArray[np.float32]:
-    """Of all rows of a block with all, on all cores and then on the host."""
-    return np.concatenate(each(lambda one: host(units[one] @ units.T), len(units), _PART))
 
 
 def _improve(
