@@ -27,6 +27,11 @@ DRAWN: Final = 8
 """Centres for which k-means++ draws candidates at once: one product for all of them."""
 
 
+_FAR: Final = 16
+"""The squared length of the mean, through that of a vector less the mean, above which the
+vectors are moved to have mean 0."""
+
+
 class Clusters(NamedTuple):
     """labels: cluster of each row, shape (rows,). distances: squared, of each row to its centre.
 
@@ -68,10 +73,27 @@ def kmeans(
         return xp.take(vectors, xp.asarray(index, device=device(vectors)), axis=0)
 
     with threads() as each:
+        middle = _far_middle(each, vectors)
+        if middle is not None:
+            vectors = vectors - array_namespace(vectors).asarray(middle, device=device(vectors))
         centers = _plus_plus(each, host(sample(halvings) if halvings else vectors), k, rng)
         for halved in range(halvings, 0, -1):
             centers = _relax(each, sample(halved), centers, 10 * tolerance, iterations).centers
-        return _relax(each, vectors, centers, tolerance, iterations, settle=True)
+        found = _relax(each, vectors, centers, tolerance, iterations, settle=True)
+    return found if middle is None else found._replace(centers=found.centers + middle)
+
+
+def _far_middle(each: Each, vectors: Any) -> Matrix | None:
+    """The mean of the vectors if it is far from 0 beside their spread, else None.
+
+    Squared distances are taken from squared lengths, which then cancel in float32.
+    """
+    xp = array_namespace(vectors)
+    sums = each(lambda rows: host(xp.sum(vectors[rows], axis=0)), len(vectors), BLOCK)
+    middle: Any = sum(sums, np.zeros(vectors.shape[1])) / max(1, len(vectors))
+    length = float(middle @ middle)
+    spread = float(squared_lengths(each, vectors).mean(dtype=np.float64)) - length if sums else 0.0
+    return middle.astype(np.float32) if length > _FAR * max(spread, 0) else None
 
 
 def _plus_plus(each: Each, sample: Matrix, k: int, rng: np.random.Generator) -> Matrix:

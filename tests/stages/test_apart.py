@@ -171,7 +171,7 @@ def test_a_limit_ends_the_work_early() -> None:
     whole = keep_apart(vectors, threshold=0.7)
     done: list[int] = []
     some = keep_apart(vectors, threshold=0.7, budget=40, progress=lambda d, _: done.append(d))
-    assert done[-1] == 512
+    assert done[-1] == 256
     first = np.flatnonzero(whole.kept)[:40]
     assert np.flatnonzero(some.kept).tolist() == first.tolist()
     assert some.reached == first[-1] + 1

@@ -106,6 +106,19 @@ def test_the_largest_vectors_are_clustered_like_small_ones() -> None:
     np.testing.assert_array_equal(large.centers, small.centers * factor)
 
 
+@pytest.mark.parametrize("offset", [3, 100, 10_000])
+def test_clusters_do_not_depend_on_where_the_vectors_lie(offset: int) -> None:
+    """Far from 0 squared lengths are large and their differences small."""
+    vectors = blobs(3000, 16, 40, 0)
+    moved = vectors + np.float32(offset)
+    near, far = (kmeans(placed, 40, 0) for placed in (vectors, moved))
+    exact = (((moved - far.centers[far.labels]).astype(np.float64)) ** 2).sum()
+    assert far.inertia == pytest.approx(exact, rel=1e-3)
+    assert far.inertia <= 1.02 * near.inertia + len(moved) * 16 * (offset * 2.0**-23) ** 2
+    same = np.full((500, 3), offset + 0.3, np.float32)
+    assert kmeans(same, 4, 0).inertia == 0
+
+
 def test_seed_matters() -> None:
     vectors = blobs(2000, 8, 100, 0)
     assert not np.array_equal(kmeans(vectors, 20, 0).centers, kmeans(vectors, 20, 1).centers)
