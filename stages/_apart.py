@@ -225,8 +225,9 @@ def _compare(
             _improve(space, result, mine, columns, products, short.slack)
         return units, bounds
 
-    width = sum(len(columns) for columns, _ in tiles)
-    found = each(part, len(rows), max(_PART, -(-_SHARED // max(1, width))))
+    products = len(rows) * sum(len(columns) for columns, _ in tiles)
+    parts = max(1, min(len(rows) // _PART, products // _SHARED))
+    found = each(part, len(rows), -(-len(rows) // parts))
     xp = array_namespace(found[0][0])
     return xp.concat([units for units, _ in found]), xp.concat([bounds for _, bounds in found])
 

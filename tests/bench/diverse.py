@@ -35,6 +35,7 @@ def threshold(data: Data) -> list[Line]:
             Contestant("ours", "tests.bench.ours:diverse", {**whole, **ours}),
             Contestant("numpy", f"{BASELINES}:threshold", {**whole, **given}),
         ],
+        rounds=5,
     )
     loop = race(
         data.folder,
