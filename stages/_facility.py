@@ -26,7 +26,7 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 from xxhash import xxh3_128_digest
 
-from stages._greedy import DECIMALS
+from stages._greedy import DECIMALS, Afterwards
 from stages._pairs import Pairs, Piece, above, above_across
 from stages._points import Excess, Fast, Floats, Points, Positions, blocks
 from stages._vectors import host
@@ -75,6 +75,7 @@ class Coverage:
     """The objective: `scale` times the sum of the covers, plus the `extra` of the picked rows."""
 
     shrinking = True
+    afterwards: Afterwards | None = None
 
     def __init__(self, points: Points, cover: Cover, room: int = ROOM) -> None:
         """points: the rows, one for each of `extra`, and behind them others. room: how many

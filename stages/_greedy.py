@@ -8,7 +8,8 @@ again: Minoux 1978, lazy greedy. It picks what the plain greedy picks.
 There are two kinds of numbers. Ceilings come from products in float32, raised by the
 most that such a product can be off, in whatever blocks are fast. What decides is taken
 in float64 from the vectors themselves, for the few rows that can still win, and is
-rounded, so that equal gains are equal and the first row wins. The choice therefore
+rounded, so that equal gains are equal and the first row wins. Where the ceilings alone
+say which row wins, it is not asked for its gain until all are picked. The choice therefore
 depends neither on blocks nor on threads, and numpy and torch agree.
 """
 
@@ -36,17 +37,30 @@ _FIRST: Final = 128
 """Rows that are looked at first for each pick; twice as many each time that is too few."""
 
 
+class Afterwards(NamedTuple):
+    """What allows an objective's gains to be found once all rows are picked.
+
+    blur: more than a fresh ceiling can be above the rounded gain. gains: given the rows
+    picked, in their order, what each of them gained, rounded.
+    """
+
+    blur: float
+    gains: Callable[[Positions], Floats]
+
+
 class Objective(Protocol):
     """What is maximised. It holds the rows picked so far and what the others would gain.
 
     ceilings: no row's gain is above its own; shape (rows,). fresh: which of them were
     computed for the rows picked so far; the others are from before. shrinking: whether
-    gains, and so ceilings, never grow while rows are added.
+    gains, and so ceilings, never grow while rows are added. afterwards: None where a gain
+    must be taken when its row is picked.
     """
 
     ceilings: Floats
     fresh: NDArray[np.bool_]
     shrinking: bool
+    afterwards: Afterwards | None
 
     def watch(self, rows: Positions) -> None:
         """These rows are asked for at each pick from now on, others only now and then."""
@@ -61,7 +75,7 @@ class Objective(Protocol):
         ...
 
     def add(self, row: int) -> None:
-        """Pick a row, one of those whose exact gain was just asked for."""
+        """Pick a row, the best one; its exact gain was just asked for, or will be afterwards."""
         ...
 
 
@@ -110,7 +124,10 @@ def greedy(
             open_rows &= prices <= left
         if progress:
             progress(budget - left, budget)
-    return Picks(np.array(rows, np.int64), np.array(gains))
+    picks = Picks(np.array(rows, np.int64), np.array(gains))
+    if objective.afterwards and np.isnan(picks.gains).any():
+        return picks._replace(gains=objective.afterwards.gains(picks.rows))
+    return picks
 
 
 class _Search:
@@ -124,9 +141,9 @@ class _Search:
         self._ahead, self._bar = np.zeros(0, np.int64), math.inf
 
     def best(self, open_rows: NDArray[np.bool_]) -> tuple[int, float]:
-        """The row of the largest gain among those that are open, and its gain."""
+        """The row of the largest gain among those that are open, and its gain, or NaN."""
         ahead = self._ahead[open_rows[self._ahead]]
-        row, gain = best(self._objective, ahead)
+        row, gain = best(self._objective, ahead, self._bar)
         if gain <= self._bar:
             rows = np.flatnonzero(open_rows)
             row, gain = best(self._objective, rows)
@@ -142,8 +159,17 @@ class _Search:
         self._objective.watch(self._ahead)
 
 
-def best(objective: Objective, rows: Positions) -> tuple[int, float]:
-    """The row of the largest gain among some, the first of equal ones, and its gain."""
+def best(objective: Objective, rows: Positions, bar: float = -math.inf) -> tuple[int, float]:
+    """The row of the largest gain among some, the first of equal ones, and its gain.
+
+    The gain is NaN if it can be found afterwards, and is above the bar in any case.
+    """
+    if objective.afterwards and len(rows):
+        ceilings = objective.ceilings[rows]
+        first = int(ceilings.argmax())
+        least, ceilings[first] = ceilings[first] - objective.afterwards.blur, -math.inf
+        if objective.fresh[rows[first]] and least > max(bar, ceilings.max()):
+            return int(rows[first]), math.nan
     winner, top, stale_size, fresh_size = -1, -math.inf, _FIRST, 1
     known = np.zeros(len(rows), np.bool_)
     while True:
@@ -197,6 +223,9 @@ class KCenter:
         self._watched = np.zeros(0, np.int64)
         self.ceilings = np.full(count, np.inf)
         self.fresh = np.full(count, not len(centres))
+        self.afterwards: Afterwards | None = None
+        if points.norms is not None:
+            self.afterwards = Afterwards(2 * points.fast.error + 2 * _ROUNDED, self._gained)
 
     def watch(self, rows: Positions) -> None:
         self._watched = rows
@@ -229,6 +258,22 @@ class KCenter:
         self.fresh[:] = False
         if len(self._watched):
             self._lower(self._watched, self._near, self._centres.since(self._centres.count - 1))
+
+    def _gained(self, picked: Positions) -> Floats:
+        """How far each of the picked rows, the last centres, is from those before it."""
+        rows, targets = self._centres.rows[: self._centres.count], self._centres.since(0)
+        before = len(rows) - len(picked)
+        near = np.full(len(picked), -np.inf)
+        for part in blocks(len(picked), len(rows), CELLS):
+            own = slice(before + part.start, before + part.stop)
+            products = host(targets.take(own).values @ targets.values.T)
+            earlier = np.arange(len(rows)) < np.arange(own.start, own.stop)[:, None]
+            products[~earlier] = -np.inf
+            least = products.max(axis=1, keepdims=True) - 2 * targets.error
+            mine, other = np.nonzero((products >= least) & earlier)
+            similar = self._points.similarity(rows[own][mine], rows[other])
+            np.maximum.at(near[part], mine, similar)
+        return np.round(self._far - near, DECIMALS)
 
 
 class _Centres:
@@ -267,6 +312,7 @@ class GraphCut:
     """
 
     shrinking = False
+    afterwards: Afterwards | None = None
 
     def __init__(self, points: Points, count: int, held: Positions, penalty: float) -> None:
         """points: the rows, `count` of them, and behind them others, picked before (`held`)."""
