@@ -32,11 +32,11 @@ async def read_message(reader: asyncio.StreamReader) -> tuple[str, Head, bytes] 
     """First line, headers and body of a request or a response; None at the end."""
     try:
         raw = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = raw.split("\r\n")
+        head = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines) if k}
+        return first, head, await reader.readexactly(int(head.get("content-length", 0)))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
-    first, *lines = raw.split("\r\n")
-    head = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines) if k}
-    return first, head, await reader.readexactly(int(head.get("content-length", 0)))
 
 
 def message(status: str, body: bytes, kind: str = "application/json", **more: str) -> bytes:

@@ -343,7 +343,9 @@ def killed_at_random(folder: Path, tiny: tuple[Tiny, int], kills: int, count: in
         during += durable < found < count
         durable = found
     assert during, "no kill fell while answers were written"
-    before = server.answered.total()
+    before = -1
+    while before != (before := server.answered.total()):
+        time.sleep(0.5)  # what a killed process had sent may not be read yet
     ctx = Context.scratch(folder)
     answers = ctx.open(served(port)).generate(questions(count))
     assert server.answered.total() - before == count - durable == ctx.counters["requests"]
