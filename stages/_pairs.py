@@ -22,7 +22,7 @@ class Piece(NamedTuple):
     """The pairs of each of several rows with some of the others, one row's after the other's.
 
     lengths: how many pairs each row has. others, values: of the pairs; others are counted
-    from `first`. gained: for each row the sum of what its values are above their floors.
+    from the first of these. gained: for each row the sum of what its values are above their floors.
     """
 
     lengths: Positions

@@ -6,7 +6,7 @@ What numpy does to a whole array at once it then does to all lists together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,16 +83,11 @@ def overlaps(sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]) ->
     return shared
 
 
-def ranges(
-    starts: NDArray[np.int64], counts: NDArray[np.integer], kind: type[np.signedinteger] = np.int64
-) -> NDArray[Any]:
-    """The numbers from each start on, as many as its count, one range behind the other.
-
-    kind: their type, int32 where all fit and there are so many that it saves time.
-    """
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
+    """The numbers from each start on, as many as its count, one range behind the other."""
     inside = offsets_of(counts)
-    found = np.repeat((starts - inside[:-1]).astype(kind), counts)
-    found += np.arange(inside[-1], dtype=kind)
+    found = np.repeat(starts - inside[:-1], counts)
+    found += np.arange(inside[-1])
     return found
 
 
