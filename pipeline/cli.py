@@ -189,17 +189,25 @@ def show_rows(
 
 
 @command
-def show_stages(name: str | None, as_json: bool) -> None:
-    """Print the stages' own documentation."""
-    from pipeline.stage import available, find
+def show_stages(name: str | None, as_json: bool) -> int:
+    """Print the stages' own documentation; a broken one is reported and hides no other."""
+    from pipeline.discovery import available, find
 
-    described = [show.stage_entry(find(n)) for n in ([name] if name else available())]
+    described, errors = [], []
+    for stage_name in [name] if name else available():
+        try:
+            described.append(show.stage_entry(find(stage_name)))
+        except UserError as error:
+            errors.append(error)
     if as_json:
         _print_json(described)
-    elif name:
+    elif name and described:
         print(show.stage_page(described[0]))
-    else:
+    elif described:
         print(show.stage_list(described))
+    for error in errors:
+        print(f"error: {error}", file=sys.stderr)
+    return Exit.MISTAKE if errors else Exit.DONE
 
 
 @command

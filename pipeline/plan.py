@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pipeline.artifact import Artifact, files_digest
 from pipeline.canonical import digest, plain
-from pipeline.code import code_hash
+from pipeline.code_hash import code_hash, prompts
 from pipeline.digests import FileDigests, file_digest
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.models.identity import identity
@@ -159,10 +159,7 @@ def fingerprint_parts(
             if option.is_model
         },
         "files": files.get_many(stage.input_files(options)),
-        "prompts": {
-            path.relative_to(stage.file.parent).as_posix(): file_digest(path)
-            for path in stage.prompts
-        },
+        "prompts": {name: file_digest(path) for name, path in prompts(stage).items()},
         "inputs": {
             edge.name: [
                 _input(step, edge.name, edge.kind, name, store, made)

@@ -16,11 +16,12 @@ from typing import Any, Final, TypeVar
 
 from pipeline import wiring
 from pipeline.budget import Allowance
+from pipeline.discovery import find
 from pipeline.document import Document, parse, set_value
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.models.base import Embedder, LanguageModel, Price
 from pipeline.options import bind, build_model, nearest, numbers
-from pipeline.stage import ROOT, Stage, find
+from pipeline.stage import ROOT, Stage
 from pipeline.wiring import Step
 
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")

@@ -21,7 +21,7 @@ import polars as pl
 from pipeline.artifact import Artifact, file_entries
 from pipeline.budget import Account, Allowance, Budget
 from pipeline.canonical import column_digest, digest
-from pipeline.code import code_hash
+from pipeline.code_hash import code_hash
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.estimate import Expected, Used, asks, expect

@@ -24,13 +24,8 @@ Failed source positions may also carry `file` and `line`.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import pkgutil
 import sys
-import traceback
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +36,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 
-from pipeline.errors import UserError
 from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Embedder, LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
@@ -200,12 +194,6 @@ class Stage:
         named = getattr(sys.modules[self.function.__module__], "expected_requests", None)
         return named(options, rows) if named else None
 
-    @property
-    def prompts(self) -> list[Path]:
-        """The stage's prompt files: `prompts/<method>/**` beside it."""
-        folder = self.file.parent / "prompts" / self.file.stem
-        return sorted(path for path in folder.rglob("*") if path.is_file())
-
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge, `id` apart (or ALL)."""
         reads = self._reads(options) if callable(self._reads) else self._reads
@@ -248,119 +236,3 @@ def stage(
         return function
 
     return mark
-
-
-def describe(name: str, function: Callable[..., Any]) -> Stage:
-    """Read a marked function's signature into a `Stage`."""
-    mark = function.__stage__  # type: ignore[attr-defined]
-    hints = typing.get_type_hints(function, include_extras=True)
-    if mark.scope == "row" and _kind(hints.get("return")):
-        raise TypeError(f"{name}: a stage that makes rows of its own has scope='set'")
-    edges: list[Edge] = []
-    options: list[Option] = []
-    for parameter in list(inspect.signature(function).parameters.values())[1:]:
-        if parameter.kind is parameter.KEYWORD_ONLY:
-            required = parameter.default is parameter.empty
-            default = None if required else parameter.default
-            options.append(Option(parameter.name, hints[parameter.name], default, required))
-        else:
-            edges.append(_edge(name, parameter.name, hints[parameter.name]))
-    return Stage(
-        name=name,
-        function=function,
-        version=mark.version,
-        scope=mark.scope,
-        makes=_kind(hints.get("return")),
-        gives_rows=hints.get("return") is not type(None),
-        edges=tuple(edges),
-        options=tuple(options),
-        fills_files=mark.files or hints.get("return") is type(None),
-        check=mark.check,
-        _reads=mark.reads,
-        _adds=mark.adds,
-    )
-
-
-def _kind(annotation: Any) -> Kind | None:
-    for mark in getattr(annotation, "__metadata__", ()):
-        if isinstance(mark, Kind):
-            return mark
-    return None
-
-
-def _edge(stage_name: str, name: str, annotation: Any) -> Edge:
-    members = typing.get_args(annotation)
-    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    many = typing.get_origin(annotation) is list
-    inner = members if is_union or many else (annotation,)
-    kinds = tuple(kind for member in inner if (kind := _kind(member)))
-    if not kinds:
-        raise TypeError(f"{stage_name}: edge {name!r} must be Records, Documents, Items or Files")
-    return Edge(name, kinds, many=many, optional=is_union and type(None) in members)
-
-
-def find(name: str) -> Stage:
-    """The stage of this name: `family.method` of ours, or the dotted path of a user's own.
-
-    Raises UserError with the nearest names when there is none.
-    """
-    for module_name, attribute in _places(name):
-        module = _module(module_name)
-        if module is None:
-            continue
-        if attribute is None:
-            marked = [f for f in vars(module).values() if hasattr(f, "__stage__")]
-            own = [f for f in marked if f.__module__ == module.__name__]
-            if len(own) == 1:
-                return describe(name, own[0])
-        elif hasattr(getattr(module, attribute, None), "__stage__"):
-            return describe(name, getattr(module, attribute))
-    raise UserError(f"there is no stage {name!r}", hint=_nearest(name))
-
-
-def _module(name: str) -> types.ModuleType | None:
-    """The module of this name, None when there is none; UserError when it is there but broken."""
-    if not all(part.isidentifier() for part in name.split(".")):
-        return None
-    try:
-        return importlib.import_module(name) if importlib.util.find_spec(name) else None
-    except Exception as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and f"{name}.".startswith(f"{absent}."):
-            return None
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{error.filename}:{error.lineno}" if isinstance(error, SyntaxError) else None
-        raise UserError(
-            f"the module {name} cannot be imported",
-            where=where or f"{place.filename}:{place.lineno}",
-            why=f"{type(error).__name__}: {error}",
-        ) from error
-
-
-def _places(name: str) -> list[tuple[str, str | None]]:
-    places: list[tuple[str, str | None]] = [(f"stages.{name}", None), (name, None)]
-    if "." in name:
-        module, _, attribute = name.rpartition(".")
-        places.append((module, attribute))
-    return places
-
-
-def _nearest(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, available(), n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "python -m pipeline stages lists them all; a stage of your own is its dotted path"
-
-
-def available() -> list[str]:
-    """The names of all stages under `stages/`, without importing any of them."""
-    root = ROOT / "stages"
-    return sorted(
-        f"{family.name}.{module.name}"
-        for family in pkgutil.iter_modules([str(root)])
-        if family.ispkg
-        for module in pkgutil.iter_modules([str(root / family.name)])
-        if not module.name.startswith("_")
-    )

@@ -26,10 +26,11 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import UserError
 from pipeline.memory import peak_memory
 from pipeline.models.base import LanguageModel
-from pipeline.stage import Kind, Stage, find
+from pipeline.stage import Kind, Stage
 
 FIRST_CHUNK: Final = 32
 GROWTH: Final = 8

@@ -36,8 +36,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @lru_cache
 def tracked() -> list[Path]:
+    """All files that git would take in: those that it knows and new ones that it does not ignore."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if listed.returncode:
         pytest.skip("needs a git checkout")

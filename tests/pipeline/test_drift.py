@@ -11,10 +11,8 @@ import polars as pl
 import pytest
 
 from pipeline import ledger
-from pipeline.code import code_hash
 from pipeline.errors import Exit, UserError
 from pipeline.recipe import Recipe
-from pipeline.stage import find
 from pipeline.store import Store
 from tests.pipeline.running import artifact, command, looks, pool, run, states, toys
 
@@ -131,11 +129,3 @@ def test_a_stage_that_failed_half_way_has_left_results_of_its_code(own: Own) -> 
         run(broken, own.store)
     with pytest.raises(UserError, match="changed, but its version did not"):
         run(own.write(), own.store)
-
-
-def test_the_private_modules_of_our_stages_count() -> None:
-    assert code_hash(find("select.random")) != code_hash(find("select.top"))
-    private = Path(find("select.random").file).parent.parent / "_budget.py"
-    from pipeline import code
-
-    assert private in code._shared(find("select.random").file)

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline import show
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import Exit, RecipeErrors
 from pipeline.recipe import Recipe
-from pipeline.stage import Files, Kind, Records, find, stage
+from pipeline.stage import Files, Kind, Records, stage
 from tests.pipeline.running import artifact, pool, recipe, run, states
 
 HERE = "tests.pipeline.test_edges"

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import Exit, RecipeErrors
 from pipeline.estimate import comparison
 from pipeline.models import LanguageModel
@@ -19,7 +20,6 @@ from pipeline.models.journal import Journal
 from pipeline.progress import Lines
 from pipeline.recipe import Recipe
 from pipeline.runner import Runner
-from pipeline.stage import find
 from pipeline.store import Store
 from pipeline.workers import Call, Pool
 from tests.pipeline.models.serving import NAME, Tiny, listening

@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
+from pipeline.discovery import find
 from pipeline.models import LanguageModel
-from pipeline.stage import Stage, find
+from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from tests.stages._rows import DATA, conversations, json_lines, sample
 

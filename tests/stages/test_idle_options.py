@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.discovery import find
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.stage import Stage, find
+from pipeline.stage import Stage
 from tests.stages._options import options_of
 
 MODEL = LanguageModel(model="none")

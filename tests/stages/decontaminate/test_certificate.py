@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import UserError
-from pipeline.stage import find
 from schemas.records import ITEM_COLUMNS, digest
 from stages.decontaminate._rules import RULES
 from stages.decontaminate.certificate import certificate

@@ -14,10 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.code_hash import prompts
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import UserError
 from pipeline.models import Embedder, LanguageModel
-from pipeline.stage import find
 from schemas.records import ITEM_COLUMNS
 from stages.decontaminate._nearest import Embedded, nearest, unit
 from stages.decontaminate._numbers import agreement, numbers_in
@@ -227,7 +228,7 @@ def test_another_conviction_outweighs_a_missing_judgement(
 
 def test_the_question_suits_the_kind(ctx: Context, potion: Embedder, tinylm: LanguageModel) -> None:
     rows = conversations([(SAME,)])
-    prompts = set()
+    questions = set()
     for kind in ("code", "number_substituted", "math", "knowledge"):
         context = judged(ctx, {SAME: "True"})
         given = {"gsm8k": kind}
@@ -236,9 +237,9 @@ def test_the_question_suits_the_kind(ctx: Context, potion: Embedder, tinylm: Lan
         text = request.prompt[-1][1]
         assert SAME in text
         assert ITEM in text
-        prompts.add(text)
-    assert len(prompts) == 4
-    assert len(find("decontaminate.semantic").prompts) == 4
+        questions.add(text)
+    assert len(questions) == 4
+    assert len(prompts(find("decontaminate.semantic"))) == 4
 
 
 def test_a_live_model_is_asked_once(ctx: Context, potion: Embedder, tinylm: LanguageModel) -> None:

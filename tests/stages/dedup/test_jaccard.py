@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import UserError
-from pipeline.stage import find
 from schemas.records import RECORD_COLUMNS
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash

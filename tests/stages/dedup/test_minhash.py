@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.context import Context
+from pipeline.discovery import find
 from pipeline.errors import UserError
-from pipeline.stage import find
 from stages import _minhash
 from stages._join import prefixes, similar
 from stages._minhash import MISS, banded, bands, signatures

@@ -22,8 +22,8 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 from pipeline.context import Context
+from pipeline.discovery import describe
 from pipeline.errors import UserError
-from pipeline.stage import describe
 from stages._apart import DropAt
 from stages._novelty import greedy_novelty
 from stages._rouge import Vocabulary, f1, tokenize

@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.context import Context
+from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import Embedder
-from pipeline.stage import describe
 from stages.dedup.semantic import semantic
 from tests.stages._options import options_of
 from tests.stages._rows import DATA, conversations, evidence, json_lines

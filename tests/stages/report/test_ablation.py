@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.stage import describe
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._sft import IGNORED
 from stages.report import _comparison

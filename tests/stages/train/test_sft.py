@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.shards import write_frame
-from pipeline.stage import describe
 from schemas.records import record_id
 from stages import _sft, _trainer
 from stages.train.sft import sft

@@ -1,0 +1,199 @@
+"""Stages are found by name wherever they may lie, and all code that they rest on is hashed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.stage import ROOT
+
+STAGE = '''\
+"""A stage."""
+import polars as pl
+from pipeline.context import Context
+from pipeline.stage import Records, stage
+{imports}
+
+@stage(version=1, scope="row", reads=["messages"], adds={{"n": pl.Int64}})
+def {name}(ctx: Context, rows: Records) -> pl.DataFrame:
+    """Count turns."""
+    return rows.select(pl.col("messages").list.len().cast(pl.Int64).alias("n"))
+'''
+
+
+class Tree:
+    """A copy of the three packages, to be changed at will."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for package in ("pipeline", "stages", "schemas"):
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("*.pyc"))
+
+    def write(self, path: str, text: str) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def stage(self, path: str, imports: str = "") -> None:
+        name = Path(path).parent.name if path.endswith("__init__.py") else Path(path).stem
+        self.write(path, STAGE.format(name=name, imports=imports))
+
+    def python(self, code: str, *arguments: str, folder: Path | None = None) -> str:
+        environment = {**os.environ, "PYTHONPATH": f"{self.root}{os.pathsep}{folder or ''}"}
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", code, *arguments],
+            cwd=self.root, env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def hashes(self, *names: str, folder: Path | None = None) -> dict[str, str]:
+        code = (
+            "import sys, json; from pipeline.discovery import find; "
+            "from pipeline.code_hash import code_hash, prompts; "
+            "print(json.dumps({n: [code_hash(find(n)), sorted(prompts(find(n)))] "
+            "for n in sys.argv[1:]}))"
+        )
+        return json.loads(self.python(code, *names, folder=folder))
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-B", "-m", "pipeline", *arguments],
+            cwd=self.root, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "tree")
+
+
+CHANGES = [
+    ("a helper without underscore", "stages/tag/helper.py", "from stages.tag.helper import x"),
+    ("a helper of another family", "stages/score/helper.py", "from stages.score import helper"),
+    ("a relative import", "stages/tag/near.py", "from .near import x"),
+    ("a relative import of a module", "stages/tag/near.py", "from . import near"),
+    ("a module in a room", "stages/_room/kernel.py", "from stages._room.kernel import x"),
+    ("a package's own file", "stages/_room/__init__.py", "from stages._room.kernel import y"),
+    ("a schema", "schemas/extra.py", "from schemas.extra import x"),
+    ("an import as a name", "schemas/extra.py", "import schemas.extra as extra"),
+    ("an import of an import", "stages/_room/far.py", "from stages._room.kernel import y"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "changed", "imports"), CHANGES, ids=[c[0] for c in CHANGES])
+def test_a_change_to_whatever_a_stage_imports_is_drift(
+    tree: Tree, what: str, changed: str, imports: str
+) -> None:
+    tree.write("stages/_room/__init__.py", '"""A room."""\n')
+    tree.write("stages/_room/far.py", '"""Far."""\nx = 0\n')
+    tree.write("stages/_room/kernel.py", '"""Near."""\nfrom stages._room.far import x\ny = x\n')
+    tree.write(changed, (tree.root / changed).read_text() if (tree.root / changed).exists() else "")
+    tree.write(changed, (tree.root / changed).read_text() + "x = 1\n")
+    tree.stage("stages/tag/mine.py", imports)
+    before = tree.hashes("tag.mine", "select.random")
+    tree.write(changed, (tree.root / changed).read_text() + "# a comment\n")
+    assert tree.hashes("tag.mine") == {"tag.mine": before["tag.mine"]}
+    tree.write(changed, (tree.root / changed).read_text() + "x = 2\n")
+    after = tree.hashes("tag.mine", "select.random")
+    assert after["tag.mine"] != before["tag.mine"]
+    assert after["select.random"] == before["select.random"]
+
+
+def test_the_schemas_are_followed_and_the_engine_is_not(tree: Tree) -> None:
+    before = tree.hashes("score.heuristics")
+    tree.write("pipeline/progress.py", (tree.root / "pipeline/progress.py").read_text() + "x = 1\n")
+    assert tree.hashes("score.heuristics") == before
+    records = tree.root / "schemas/records.py"
+    records.write_text(records.read_text() + "\nx = 1\n")
+    assert tree.hashes("score.heuristics") != before
+
+
+def test_data_files_and_prompts_of_a_module_count(tree: Tree) -> None:
+    tree.stage("stages/tag/mine.py", 'WORDS = "words.txt"\nfrom stages.tag import _helper')
+    tree.write("stages/tag/_helper.py", '"""Help."""\n')
+    tree.write("stages/tag/words.txt", "a")
+    tree.write("stages/tag/prompts/_helper/ask.jinja", "Hm?")
+    tree.write("stages/tag/prompts/other/ask.jinja", "Hm?")
+    before = tree.hashes("tag.mine")["tag.mine"]
+    assert before[1] == ["stages/tag/prompts/_helper/ask.jinja"]
+    tree.write("stages/tag/words.txt", "b")
+    assert tree.hashes("tag.mine")["tag.mine"][0] != before[0]
+
+
+def test_a_stage_may_be_a_package(tree: Tree) -> None:
+    tree.stage("stages/tag/whole/__init__.py", "from stages.tag.whole import part")
+    tree.write("stages/tag/whole/part.py", '"""A part."""\nx = 1\n')
+    tree.write("stages/tag/whole/prompts/ask.jinja", "?")
+    tree.write("stages/tag/whole/prompts/part/ask.jinja", "?")
+    before = tree.hashes("tag.whole")["tag.whole"]
+    assert [p.removeprefix("stages/tag/whole/prompts/") for p in before[1]] == [
+        "ask.jinja",
+        "part/ask.jinja",
+    ]
+    tree.write("stages/tag/whole/part.py", '"""A part."""\nx = 2\n')
+    assert tree.hashes("tag.whole")["tag.whole"][0] != before[0]
+    assert "tag.whole " in tree.command("stages").stdout
+
+
+def test_the_modules_beside_a_users_own_stage_count(tree: Tree, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.py").write_text(STAGE.format(name="mine", imports="import polars\nimport helper"))
+    (own / "helper.py").write_text("x = 1\n")
+    before = tree.hashes("mine", folder=own)
+    (own / "helper.py").write_text("x = 2\n")
+    assert tree.hashes("mine", folder=own) != before
+
+
+def test_helpers_are_no_stages_and_a_broken_module_hides_no_other(tree: Tree) -> None:
+    tree.stage("stages/fresh/mine.py")  # a family without __init__.py
+    tree.write("stages/fresh/helper.py", '"""No stage: it only speaks of @stage."""\n')
+    tree.write("stages/fresh/broken.py", "import absent_module\n@stage(version=1)\ndef f(): ...\n")
+    listed = tree.command("stages")
+    assert listed.returncode == 2
+    names = [line.split()[0] for line in listed.stdout.splitlines() if line]
+    assert "fresh.mine" in names
+    assert "score.loss" in names
+    assert not [n for n in names if n.startswith("_") or n == "fresh.helper"]
+    assert "the module stages.fresh.broken cannot be imported" in listed.stderr
+    assert "Traceback" not in listed.stderr
+
+
+SIGNATURES = [
+    ("(ctx: Context, rows: Records, *, n)", "the parameter 'n' has no annotation"),
+    ("(ctx: Context, rows)", "the parameter 'rows' has no annotation"),
+    ("(ctx: Context, rows: int)", "the edge 'rows' must be Records"),
+    ("(ctx: Context, rows: Records, *, n: Absent)", "name 'Absent' is not defined"),
+    ("(ctx: Context, rows: Records, **more: int)", "*args and **kwargs are not allowed"),
+    ("()", "the first parameter must be ctx"),
+    ("(ctx: Context)", "there is no edge before the star"),
+]
+
+
+@pytest.mark.parametrize(("signature", "why"), SIGNATURES)
+def test_a_wrong_signature_is_explained(tree: Tree, signature: str, why: str) -> None:
+    tree.stage("stages/tag/mine.py")
+    text = (tree.root / "stages/tag/mine.py").read_text()
+    text = "from __future__ import annotations\n" + text.replace(
+        "(ctx: Context, rows: Records)", signature
+    )
+    tree.write("stages/tag/mine.py", text)
+    page = tree.command("stages", "tag.mine")
+    assert page.returncode == 2
+    assert why in page.stderr
+    assert "stages/tag/mine.py:" in page.stderr
+    assert "Traceback" not in page.stderr
+
+
+def test_a_wrong_return_annotation_is_explained(tree: Tree) -> None:
+    tree.stage("stages/tag/mine.py")
+    file = tree.root / "stages/tag/mine.py"
+    file.write_text(file.read_text().replace("-> pl.DataFrame", "-> list[int]"))
+    page = tree.command("stages", "tag.mine")
+    assert (page.returncode, "the return annotation must be" in page.stderr) == (2, True)
