@@ -197,8 +197,8 @@ def show_stages(name: str | None, as_json: bool) -> int:
     for stage_name in [name] if name else available():
         try:
             described.append(show.stage_entry(find(stage_name)))
-        except UserError as error:
-            errors.append(error)
+        except UserError as broken:
+            errors.append(broken)
     if as_json:
         _print_json(described)
     elif name and described:

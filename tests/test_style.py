@@ -36,7 +36,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @lru_cache
 def tracked() -> list[Path]:
-    """All files that git would take in: those that it knows and new ones that it does not ignore."""
+    """All files that git knows, and new ones that it does not ignore."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
