@@ -47,9 +47,9 @@ def run(
     ] = False,
 ) -> None:
     """Run what is missing: all stages, or up to the named ones."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.run(recipe, stages or [], store, overrides, workers, accept_code)
+    commands.run(recipe, stages or [], store, overrides, workers, accept_code)
 
 
 @app.command()
@@ -61,9 +61,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What would run and why; runs nothing."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_plan(recipe, stages or [], store, overrides, as_json)
+    commands.show_plan(recipe, stages or [], store, overrides, as_json)
 
 
 @app.command()
@@ -74,9 +74,9 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """What is there: state and row counts of every stage."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_status(recipe, store, overrides, as_json)
+    commands.show_status(recipe, store, overrides, as_json)
 
 
 @app.command()
@@ -88,9 +88,9 @@ def why(
     as_json: AsJson = False,
 ) -> None:
     """Which part of a stage's fingerprint changed since its last artifact."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_why(recipe, stage, store, overrides, as_json)
+    commands.show_why(recipe, stage, store, overrides, as_json)
 
 
 @app.command()
@@ -102,9 +102,9 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """A record's way through the graph: origins, columns and verdict at each stage."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_way(recipe, record, store, overrides, as_json)
+    commands.show_way(recipe, record, store, overrides, as_json)
 
 
 @app.command()
@@ -120,9 +120,9 @@ def cat(
     ] = None,
 ) -> None:
     """The rows of a stage with all columns visible there."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_rows(recipe, stage, store, overrides, dropped, failed, output)
+    commands.show_rows(recipe, stage, store, overrides, dropped, failed, output)
 
 
 @app.command()
@@ -131,17 +131,17 @@ def stages(
     as_json: AsJson = False,
 ) -> None:
     """Every stage with its options, types, defaults and source."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.show_stages(name, as_json)
+    commands.show_stages(name, as_json)
 
 
 @app.command()
 def doctor(store: StoreFolder = STORE) -> None:
     """Whether this machine has what is needed, and what to do where it has not."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.doctor(store)
+    commands.doctor(store)
 
 
 journals = typer.Typer(
@@ -157,33 +157,33 @@ ExportFile = Annotated[str, typer.Argument(metavar="FILE", help="FILE.jsonl or F
 @journals.command()
 def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
     """Requests and tokens by model, what was cut, what was answered more than once."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.journal("stats", None, store, as_json)
+    commands.journal("stats", None, store, as_json)
 
 
 @journals.command()
 def verify(store: StoreFolder = STORE) -> None:
     """Whether every entry is whole and its key that of its request."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.journal("verify", None, store, False)
+    commands.journal("verify", None, store, False)
 
 
 @journals.command()
 def export(file: ExportFile, store: StoreFolder = STORE) -> None:
     """Write all answers to a file; with it `engine: replay` rebuilds the data set."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.journal("export", file, store, False)
+    commands.journal("export", file, store, False)
 
 
 @journals.command("import")
 def import_(file: ExportFile, store: StoreFolder = STORE) -> None:
     """Take in the answers of such a file; where there is one already, it stays."""
-    from pipeline import cli
+    from pipeline.cli import commands
 
-    cli.journal("import", file, store, False)
+    commands.journal("import", file, store, False)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
-from pipeline.budget import Budget
 from pipeline.models.base import Embedder, Encoder, Engine, LanguageModel
+from pipeline.models.budget import Budget
 
 Report = Callable[[float, float | None], None]
 
@@ -61,6 +61,6 @@ class Context:
     def open(self, model: Embedder) -> Encoder: ...
     def open(self, model: LanguageModel | Embedder) -> Engine | Encoder:
         """The running engine of a model; loaded once per process."""
-        from pipeline.models.engines import open_engine
+        from pipeline.models.engines.registry import open_engine
 
         return open_engine(model, self)

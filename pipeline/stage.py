@@ -36,8 +36,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.expected_requests import Asking, Rows
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
 Columns = Mapping[str, Any]
@@ -57,7 +57,7 @@ RESERVED: typing.Final = frozenset({"id", "file", "line", *VERDICT})
 """Names that no stage may give to a column that it adds."""
 
 
-class Kind(StrEnum):
+class DataKind(StrEnum):
     """What flows along an edge."""
 
     RECORDS = "records"
@@ -70,18 +70,18 @@ class InputFilesMark:
     """Marks an option whose value names files: it is hashed by content, never by path."""
 
 
-Records = Annotated[pl.DataFrame, Kind.RECORDS]
-Documents = Annotated[pl.DataFrame, Kind.DOCUMENTS]
-Items = Annotated[pl.DataFrame, Kind.ITEMS]
-Files = Annotated[Path, Kind.FILES]
+Records = Annotated[pl.DataFrame, DataKind.RECORDS]
+Documents = Annotated[pl.DataFrame, DataKind.DOCUMENTS]
+Items = Annotated[pl.DataFrame, DataKind.ITEMS]
+Files = Annotated[Path, DataKind.FILES]
 InputFiles = Annotated[tuple[str, ...], InputFilesMark]
 """One path, a list, or glob patterns; resolved to existing files, in sorted order per pattern."""
 
-BASE_COLUMNS: typing.Final[dict[Kind, Columns]] = {
-    Kind.RECORDS: RECORD_COLUMNS,
-    Kind.DOCUMENTS: DOCUMENT_COLUMNS,
-    Kind.ITEMS: ITEM_COLUMNS,
-    Kind.FILES: {},
+BASE_COLUMNS: typing.Final[dict[DataKind, Columns]] = {
+    DataKind.RECORDS: RECORD_COLUMNS,
+    DataKind.DOCUMENTS: DOCUMENT_COLUMNS,
+    DataKind.ITEMS: ITEM_COLUMNS,
+    DataKind.FILES: {},
 }
 
 Reads = Sequence[str] | str | Mapping[str, Sequence[str]] | Callable[[Any], Any]
@@ -97,16 +97,16 @@ class Edge:
     """
 
     name: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[DataKind, ...]
     many: bool
     optional: bool
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> DataKind:
         """What flows along it."""
         return self.kinds[0]
 
-    def narrowed(self, kind: Kind) -> Edge:
+    def narrowed(self, kind: DataKind) -> Edge:
         """The edge, for one of its kinds."""
         return replace(self, kinds=(kind,))
 
@@ -153,7 +153,7 @@ class Stage:
     function: Callable[..., Any]
     version: int
     scope: Literal["row", "set"]
-    makes: Kind | None
+    makes: DataKind | None
     gives_rows: bool
     edges: tuple[Edge, ...]
     options: tuple[Option, ...]
@@ -190,7 +190,7 @@ class Stage:
         return list(named(options)) if named else []
 
     def expected_requests(self, options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-        """Requests to language models, if its module says: see `pipeline.forecast`."""
+        """Requests to language models, if its module says."""
         named = getattr(sys.modules[self.function.__module__], "expected_requests", None)
         return named(options, rows) if named else None
 

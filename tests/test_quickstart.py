@@ -20,13 +20,13 @@ import polars as pl
 import pytest
 
 from pipeline.errors import Exit
-from pipeline.ledger import resolve, rows
-from pipeline.models.journal import Journal, journal_in
-from pipeline.recipe import RECIPES, Recipe
-from pipeline.shards import read_frame
+from pipeline.execution.history import resolve, rows
+from pipeline.models.journal.journal import Journal, journal_in
+from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.stage import ROOT
-from pipeline.store import Store
-from tests.pipeline.running import command, run, started, timed
+from pipeline.store.parquet import read_frame
+from pipeline.store.store import Store
+from tests.support.running import command, run, started, timed
 
 SMALL = {
     "invented.with.count": 6,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plan import check, plan
-from pipeline.recipe import RECIPES, Recipe
-from pipeline.store import Store
-from tests.pipeline.running import command
+from pipeline.execution.plan import check, plan
+from pipeline.recipe.recipe import RECIPES, Recipe
+from pipeline.store.store import Store
+from tests.support.running import command
 
 TINY = sorted(path.stem for path in RECIPES.glob("*-tiny.yaml"))
 FULL = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem not in TINY)

@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.canonical import digest
-from pipeline.digests import FileDigests
 from pipeline.errors import UserError
 from pipeline.models.base import PLAIN, Embedder, LanguageModel, local_folder
+from pipeline.store.file_hashes import FileDigests
+from pipeline.store.hashing import digest
 
 SUFFIXES: Final = frozenset(
     {".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors", ".tiktoken", ".txt"}

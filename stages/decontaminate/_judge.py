@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from pipeline.models.asking import ask
+from pipeline.models.ask import ask
 from pipeline.models.base import Decoding, Engine, Request
-from stages._prompts import prompt
+from stages._llm.prompts import Prompts
+
+PROMPTS: Final = Prompts(__file__)
 
 Kind = Literal["code", "number_substituted", "math", "knowledge"]
 
@@ -35,9 +37,7 @@ def judgements(
     """A judgement for each pair of a turn and an item's text, in words that fit the kind."""
     decoding = Decoding(max_tokens, temperature, choice=ANSWERS)
     requests = [
-        Request(
-            (("user", prompt(f"decontaminate/semantic/{kind}", turn=turn, item=item)),), decoding
-        )
+        Request((("user", PROMPTS.render(f"{kind}", turn=turn, item=item)),), decoding)
         for kind, turn, item in pairs
     ]
     return [

@@ -14,8 +14,8 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._text import words
-from stages._vectors import PRODUCTS, Matrix, host, place
+from stages._text.tokens import words
+from stages._vectors.arrays import PRODUCTS, Matrix, to_device, to_host
 from stages.decontaminate._rules import Exams
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -73,7 +73,7 @@ def embedded(
     )
     names = texts["benchmark"]
     groups = [0, *(np.flatnonzero((names != names.shift()).fill_null(False)).tolist()), len(names)]
-    return Embedded(texts, vectors, place(vectors), groups)
+    return Embedded(texts, vectors, to_device(vectors), groups)
 
 
 def unit(vectors: NDArray[np.floating]) -> Matrix:
@@ -127,4 +127,4 @@ def candidates(
             left = xp.where(left >= best, xp.full_like(left, -2.0), left)
             best = xp.max(left, axis=1, keepdims=True)
         turn, text = xp.nonzero(scores >= best - SLACK)
-        yield first, np.stack([host(turn), host(text)]).astype(np.int64)
+        yield first, np.stack([to_host(turn), to_host(text)]).astype(np.int64)

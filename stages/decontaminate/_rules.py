@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from schemas.records import digest
-from stages._overlap import DISTINCT, Index, Measure, Overlaps, build_index, scan
-from stages._substring import Needles, build_needles, contained
+from stages._text.ngram_index import DISTINCT, Index, Measure, Overlaps, build_index, scan
+from stages.decontaminate._substrings import Needles, build_needles, contained
 
 Name = Literal[
     "gpt3-13", "tulu3-8-50", "palm-8-70", "llama3", "deepseek-10", "qwen-13-lcs", "substring"
@@ -57,7 +57,7 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-def chosen(name: Name, **given: object) -> Rule:
+def rules_named(name: Name, **given: object) -> Rule:
     """The preset with the options that are given (not None) in place of its own.
 
     Raises UserError for options that say nothing.

@@ -20,8 +20,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Items, Records, stage
 from schemas.records import digest
-from stages._charts import table
-from stages._overlap import Overlaps
+from stages._common.charts import table
+from stages._text.ngram_index import Overlaps
 from stages.decontaminate._rules import RULES, Exams, Name, Rule, found, turns_of
 
 POOLS: Final = ("before", "after")

@@ -1,7 +1,7 @@
 """Decontamination by shared words: rows that hold (parts of) evaluation items.
 
 The rules of the literature are presets. Papers count tokens of their own tokenisers in
-whole documents. Here the unit is a word (`stages._text.words`: lower case, no
+whole documents. Here the unit is a word (`stages._text.tokens.words`: lower case, no
 punctuation, numbers stay, a character of Chinese is a word) and each turn of a
 conversation is looked at by itself. What else differs:
 
@@ -48,24 +48,24 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.stage import Items, Records, stage
-from stages._overlap import Index, Overlaps
-from stages._substring import Needles
-from stages._verdicts import dropped
+from stages._common.verdicts import dropped
+from stages._text.ngram_index import Index, Overlaps
 from stages.decontaminate._rules import (
     Coverage,
     Exams,
     Name,
     Rule,
     Turns,
-    chosen,
     found,
+    rules_named,
     turns_of,
 )
+from stages.decontaminate._substrings import Needles
 
 
 def _rule(options: SimpleNamespace) -> Rule:
     given = {name: getattr(options, name) for name in ("n", "coverage", "turns", "min_words")}
-    return chosen(options.rule, **given)
+    return rules_named(options.rule, **given)
 
 
 def _check(options: SimpleNamespace) -> None:

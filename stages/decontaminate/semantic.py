@@ -40,14 +40,10 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Embedder, Encoder, LanguageModel
 from pipeline.stage import Items, Records, stage
-from schemas.records import first_user_turn
-from stages._idle import refuse_idle
-from stages._prompts import size
-from stages._sizes import characters, mean
-from stages._verdicts import dropped
+from stages._common.unused_options import refuse_idle
+from stages._common.verdicts import dropped
 from stages.decontaminate._judge import Judgement, Kind, judgements
 from stages.decontaminate._nearest import Embedded, Near, embedded, nearest, unit
 from stages.decontaminate._numbers import agreement, numbers_in
@@ -78,18 +74,6 @@ def _check(options: SimpleNamespace) -> None:
         *(semantic, options),
         (options.judge is not None, "a judge", "temperature max_tokens"),
     )
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """At most `top_k` questions for each row and benchmark: how few are near is seen in the run."""
-    given, exams = rows("rows"), rows("exams")
-    if options.judge is None or given is None or exams is None:
-        return None
-    number = len(given) * exams["benchmark"].n_unique() * options.top_k
-    texts = exams["texts"].explode().struct.field("text").drop_nulls().str.len_chars()
-    text = characters(given, first_user_turn()) + mean(texts.to_list())
-    asked = text + size("decontaminate/semantic/knowledge")
-    return [Asking(options.judge, number, asked, options.max_tokens)]
 
 
 @stage(version=2, scope="row", reads={"rows": ["messages"]}, adds=ADDS, check=_check)

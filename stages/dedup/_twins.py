@@ -1,4 +1,4 @@
-"""From rows with vectors to `stages._apart`, and from what it found to evidence."""
+"""From rows with vectors to `stages._vectors.greedy_dedup`, and from what it found to evidence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._apart import Apart
-from stages._vectors import Matrix, as_matrix
+from stages._vectors.arrays import Matrix, as_matrix
+from stages._vectors.greedy_dedup import DedupResult
 
 
 def lined_up(
@@ -34,7 +34,9 @@ def lined_up(
     return before["id"].to_list() + ids, np.concatenate([theirs, mine]) if len(rows) else theirs
 
 
-def twins(found: Apart, ids: list[str], order: NDArray[Any]) -> dict[int, dict[str, str | float]]:
+def twins(
+    found: DedupResult, ids: list[str], order: NDArray[Any]
+) -> dict[int, dict[str, str | float]]:
     """Why each row that is not kept is dropped: its twin and the cosine, by its place in the table.
 
     ids, order: as `lined_up` gave and took them.

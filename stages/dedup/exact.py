@@ -11,9 +11,9 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from stages._order import order_columns, ordering
-from stages._text import Field, Step, field_reads, field_text, normalise
-from stages._verdicts import dropped
+from stages._common.verdicts import dropped
+from stages._text.tokens import Field, Step, field_reads, field_text, normalise
+from stages.dedup._order import order_columns, ordering
 
 
 @stage(

@@ -2,7 +2,7 @@
 
 Broder 1997; the banding after Leskovec, Rajaraman and Ullman, Mining of Massive
 Datasets, chapter 3. The only approximation is a pair that shares no band: at the
-threshold itself that happens with a probability of at most `stages._minhash.MISS`,
+threshold itself that happens with a probability of at most `stages.dedup._jaccard.minhash.MISS`,
 above it much more rarely, and the component may still hold together through other
 pairs. `dedup.jaccard` does the same without any.
 """
@@ -17,9 +17,9 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Files, Records, stage
-from stages._minhash import banded, bands
-from stages._near import Near, near_check, near_duplicates, near_reads
-from stages._text import Field
+from stages._text.tokens import Field
+from stages.dedup._jaccard.minhash import banded, bands
+from stages.dedup._jaccard.near_duplicates import Near, near_check, near_duplicates, near_reads
 
 
 def _check(options: SimpleNamespace) -> None:

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._apart import DropAt, keep_apart
-from stages._idle import refuse_idle
-from stages._novelty import greedy_novelty
-from stages._order import order_columns, ordering
-from stages._rouge import Vocabulary, tokenize
-from stages._text import field_reads, field_text, same_numbers
-from stages._vectors import place
-from stages._verdicts import dropped
+from stages._common.unused_options import refuse_idle
+from stages._common.verdicts import dropped
+from stages._text.rouge import Vocabulary, tokenize
+from stages._text.tokens import field_reads, field_text, same_numbers
+from stages._vectors.arrays import to_device
+from stages._vectors.greedy_dedup import DropAt, greedy_dedup
+from stages.dedup._novelty.greedy_filter import greedy_novelty
+from stages.dedup._order import order_columns, ordering
 from stages.dedup._twins import lined_up, twins
 
 Field = Literal["instruction", "prompt", "response"]
@@ -102,8 +102,8 @@ def novelty(
     else:
         ids, vectors = lined_up(rows, against, order, vector)
         given = len(ids) - len(rows)
-        found = keep_apart(
-            place(vectors),
+        found = greedy_dedup(
+            to_device(vectors),
             given=given,
             threshold=limit,
             drop_at=drop_at,

@@ -1,6 +1,6 @@
 """Semantic duplicates: rows whose vectors point the same way.
 
-Up to `exact_up_to` rows every pair that matters is compared (`stages._apart`): no
+Up to `exact_up_to` rows every pair that matters is compared (`stages._vectors.greedy_dedup`): no
 pair above the threshold is missed, as an approximate index would. Beyond, the
 rows are compared within k-means clusters only, as in SemDeDup (Abbas et al. 2023,
 arXiv:2303.09540), and the duplicates that this misses are measured on a sample.
@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._apart import Apart, DropAt, keep_apart, nearest_before
-from stages._idle import refuse_idle
-from stages._kmeans import kmeans
-from stages._order import order_columns, ordering
-from stages._text import field_reads, field_text, same_numbers
-from stages._vectors import Matrix, place
-from stages._verdicts import dropped
+from stages._common.unused_options import refuse_idle
+from stages._common.verdicts import dropped
+from stages._text.tokens import field_reads, field_text, same_numbers
+from stages._vectors.arrays import Matrix, to_device
+from stages._vectors.greedy_dedup import DedupResult, DropAt, greedy_dedup, nearest_before
+from stages._vectors.kmeans import kmeans
+from stages.dedup._order import order_columns, ordering
 from stages.dedup._twins import lined_up, twins
 
 CLUSTER: Final = 5000
@@ -120,8 +120,8 @@ def semantic(
         found = _within(ctx, vectors, groups, given, threshold, drop_at)
         report: dict[str, Any] = {"mode": "exact", "groups_of_numbers": len(groups)}
     elif exact:
-        found = keep_apart(
-            place(vectors),
+        found = greedy_dedup(
+            to_device(vectors),
             given=given,
             threshold=threshold,
             drop_at=drop_at,
@@ -146,11 +146,11 @@ def _by_clusters(
     drop_at: DropAt,
     count: int,
     seed: int,
-) -> tuple[Apart, dict[str, Any]]:
+) -> tuple[DedupResult, dict[str, Any]]:
     """What became of each row where rows are compared within clusters, and how well that did."""
     norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     units = vectors * (1 / np.where(norms > 0, norms, 1)).astype(np.float32)[:, None]
-    labels = kmeans(place(units), count, seed).labels
+    labels = kmeans(to_device(units), count, seed).labels
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels)))[:-1]
     found = _within(ctx, vectors, members, given, threshold, drop_at)
     sizes = {"mode": "clusters", "clusters": count, "largest": max(map(len, members), default=0)}
@@ -164,15 +164,17 @@ def _within(
     given: int,
     threshold: float,
     drop_at: DropAt,
-) -> Apart:
+) -> DedupResult:
     """What became of each row where rows are compared within groups only."""
     total = len(vectors)
-    found = Apart(np.zeros(total, np.bool_), np.full(total, -1), np.full(total, np.nan), total)
+    found = DedupResult(
+        np.zeros(total, np.bool_), np.full(total, -1), np.full(total, np.nan), total
+    )
     done = 0
     for cluster in groups:
         before = int(np.searchsorted(cluster, given))
-        part = keep_apart(
-            place(vectors[cluster]),
+        part = greedy_dedup(
+            to_device(vectors[cluster]),
             given=before,
             threshold=threshold,
             drop_at=drop_at,
@@ -198,7 +200,7 @@ def _recall(
     mine = np.flatnonzero(kept[given:]) + given
     rng = np.random.default_rng(seed)
     sample = np.sort(rng.choice(mine, min(SAMPLED, len(mine)), replace=False))
-    _, cosine = nearest_before(place(vectors), sample, np.flatnonzero(kept))
+    _, cosine = nearest_before(to_device(vectors), sample, np.flatnonzero(kept))
     missed = int((cosine > threshold if drop_at == "above" else cosine >= threshold).sum())
     dropped_rows = int((~kept).sum())
     all_missed = missed / max(1, len(sample)) * len(mine)

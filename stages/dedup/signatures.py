@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._near import write_signatures
-from stages._text import Field, field_reads
+from stages._text.tokens import Field, field_reads
+from stages.dedup._jaccard.near_duplicates import write_signatures
 
 
 def _check(options: SimpleNamespace) -> None:

@@ -24,10 +24,10 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.shards import to_arrow, write_table
 from pipeline.stage import Records, stage
+from pipeline.store.parquet import to_arrow, write_table
 from schemas.records import turns
-from stages._budget import uniform
+from stages._selection.budget import uniform
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""

@@ -22,14 +22,23 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Records, stage
-from stages._drafts import Conversation, Draft, Prompt, model_names, table, user, write
-from stages._idle import refuse_idle
-from stages._lines import conversation
-from stages._prompts import prompt, size
-from stages.generate._instances import user_turn
+from stages._common.unused_options import refuse_idle
+from stages._llm.drafts import (
+    Draft,
+    Prompt,
+    RowMessages,
+    generate_field,
+    model_names,
+    to_frame,
+    user,
+)
+from stages._llm.prompts import Prompts
+from stages._llm.rows import task_messages
+from stages.generate.self_instruct.instances import user_turn
+
+PROMPTS: Final = Prompts(__file__)
 
 ADDS: Final = {
     "journal": pl.List(pl.String),
@@ -88,24 +97,6 @@ def _check(options: SimpleNamespace) -> None:
     )
 
 
-def expected_requests(options: SimpleNamespace, _rows: Rows) -> list[Asking]:
-    """Challenges, two answers to each, and the votes of all judges in both orders."""
-    models, count = options.models, int(options.count)
-    battles = len(models) * count
-    votes = battles if options.judges else battles - 2 * count
-    longest, answer = options.challenge_tokens, options.max_tokens
-    opening = size("generate/arena/challenge") if options.challenges == "asked" else 0
-    ballot = size("generate/arena/verdict")
-    return [
-        *(Asking(model, count, opening, longest) for model in models),
-        *(Asking(model, 2 * count, 0, answer, (longest,)) for model in models),
-        *(
-            Asking(judge, 2 * votes, ballot, _VERDICT.max_tokens, (longest, answer, answer))
-            for judge in options.judges or models
-        ),
-    ]
-
-
 @stage(version=1, scope="set", adds=ADDS, check=_check)
 def arena(
     ctx: Context,
@@ -161,7 +152,7 @@ def arena(
         for battle in battles
         for author in (battle.attacker, battle.defender)
     ]
-    return table(drafts, _talk, source, ADDS, license)
+    return to_frame(drafts, _talk, source, ADDS, license)
 
 
 def _challenge(
@@ -179,7 +170,7 @@ def _challenge(
         engine = ctx.open(model)
         opening, stops = _opening(engine, how, domain)
         found = [Draft((), {}, number=number) for number in range(count)]
-        write(
+        generate_field(
             *(engine, found, "challenge", lambda _, opening=opening: opening),
             Decoding(decoding.max_tokens, decoding.temperature, decoding.top_p, stop=stops),
             seed=seed,
@@ -192,7 +183,7 @@ def _challenge(
 
 def _opening(engine: Engine, how: str, domain: str) -> tuple[Prompt, tuple[str, ...]]:
     if how == "asked":
-        return user(prompt("generate/arena/challenge", domain=domain)), ()
+        return user(PROMPTS.render("challenge", domain=domain)), ()
     before, after = user_turn(engine)
     return before, (after,) if after else ()
 
@@ -213,7 +204,7 @@ def _answer(
             battle.answers[place].rejection = asked.rejection
             battle.answers[place].error = asked.error
         answers = [battle.answers[place] for battle in mine]
-        write(
+        generate_field(
             *(ctx.open(model), answers, "response", lambda d: user(d["challenge"]), decoding),
             seed=seed,
         )
@@ -227,7 +218,7 @@ def _vote(
     seed: int,
 ) -> None:
     """All judges vote on all battles that they are not in, in both orders."""
-    fought = [b for b in battles if all(answer.alive for answer in b.answers.values())]
+    fought = [b for b in battles if all(answer.active for answer in b.answers.values())]
     for place, judge in enumerate(judges or models):
         mine = [b for b in fought if judges or place not in (b.attacker, b.defender)]
         ballots = [
@@ -235,12 +226,12 @@ def _vote(
             for battle in mine
             for order in permutations((battle.attacker, battle.defender))
         ]
-        write(ctx.open(judge), ballots, "verdict", _ballot, _VERDICT, seed=seed)
+        generate_field(ctx.open(judge), ballots, "verdict", _ballot, _VERDICT, seed=seed)
         for ballot in ballots:
             battle: Battle = ballot["battle"]
             battle.journal += ballot.journal
             battle.error = battle.error or ballot.error
-            if ballot.alive:
+            if ballot.active:
                 share = _SHARE[ballot["verdict"]]
                 first = ballot["order"][0] == battle.attacker
                 battle.shares.append(share if first else 1 - share)
@@ -250,7 +241,7 @@ def _ballot(draft: Draft) -> Prompt:
     battle, order = draft["battle"], draft["order"]
     first, second = (battle.answers[place]["response"] for place in order)
     challenge = battle.challenge["challenge"]
-    return user(prompt("generate/arena/verdict", challenge=challenge, first=first, second=second))
+    return user(PROMPTS.render("verdict", challenge=challenge, first=first, second=second))
 
 
 def elo(battles: Sequence[tuple[int, int, float]], players: int) -> list[float]:
@@ -293,15 +284,15 @@ def _row(
         "voters": len(battle.shares),
         "elo": ratings[author],
     }
-    if draft.alive and battle.error is not None:
+    if draft.active and battle.error is not None:
         draft.error = battle.error
     elif share is not None:
         strength = expected(ratings[author], ratings[opponent])
         draft.fields["arena_score"] = (1 - weight) * share + weight * strength
-    elif draft.alive:
-        draft.reject("no_votes", opponent_answered=battle.answers[opponent].alive)
+    elif draft.active:
+        draft.reject("no_votes", opponent_answered=battle.answers[opponent].active)
     return draft
 
 
-def _talk(draft: Draft) -> Conversation:
-    return conversation(draft.fields.get("challenge", ""), "", draft.fields.get("response", ""))
+def _talk(draft: Draft) -> RowMessages:
+    return task_messages(draft.fields.get("challenge", ""), "", draft.fields.get("response", ""))

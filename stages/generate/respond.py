@@ -28,14 +28,23 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
-from schemas.records import Message, response
-from stages._drafts import Conversation, Draft, Prompt, Write, model_names, table, user, write
-from stages._idle import refuse_idle
-from stages._prompts import prompt, size
-from stages._sizes import characters, mean
+from schemas.records import Message
+from stages._common.unused_options import refuse_idle
+from stages._llm.drafts import (
+    Draft,
+    GenerateField,
+    Prompt,
+    RowMessages,
+    generate_field,
+    model_names,
+    to_frame,
+    user,
+)
+from stages._llm.prompts import Prompts
+
+PROMPTS: Final = Prompts(__file__)
 
 Step = tuple[float, tuple[int, ...]]
 """Characters of a prompt, and the limits in tokens of the answers that it shows."""
@@ -49,8 +58,6 @@ ADDS: Final = {
     "manner": pl.String,
 }
 _PROMPTS: Final = Path(__file__).parent / "prompts" / "respond"
-_WORD: Final = 6
-"""Characters of a word with its space, about."""
 _WORDS: Final = re.compile(r"\w+")
 _SENTENCE_END: Final = re.compile(r"[.!?。！？][\"')\]]*\s+")
 
@@ -74,44 +81,6 @@ def _check(options: SimpleNamespace) -> None:
         (method == "context", "method: context", "passages passage_words"),
         (method == "continue", "method: continue", "cut most_documents"),
     )
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """Every answer, with the steps that lead to it, if nothing is dropped on the way."""
-    given = rows("documents" if options.method == "continue" else "rows")
-    if given is None:
-        return None
-    number, limit = len(given), options.max_tokens
-    if options.method == "continue":
-        if options.most_documents is not None:
-            number = min(number, options.most_documents)
-        shown = characters(given, pl.col("text")) * options.cut
-        steps: list[Step] = [(shown + size("generate/respond/continue"), ())]
-    else:
-        turns = pl.col("messages").list.eval(pl.element().struct.field("content")).list.join("")
-        text = characters(given, turns) - characters(given, response())
-        steps = _steps(options, text)
-    return [
-        Asking(model, number * options.n, prompt, limit, shown)
-        for model in options.models
-        for prompt, shown in steps
-    ]
-
-
-def _steps(options: SimpleNamespace, text: float) -> list[Step]:
-    """The prompts that lead to an answer."""
-    if options.method == "reason":
-        told = [text + size(f"generate/respond/{name}") for name in ("adapted", "outline", "path")]
-        guidelines = prompt("generate/respond/guidelines").splitlines()
-        guideline, earlier = mean([len(line) for line in guidelines]), (options.max_tokens,)
-        return [(told[0] + guideline, ()), (told[1], earlier), (told[2], earlier)]
-    if options.method == "explain":
-        names = options.explanations or _explanations()
-        return [(text + size(*(f"generate/respond/explain/{name}" for name in names)), ())]
-    if options.method == "context":
-        passages = options.passages * options.passage_words * _WORD
-        return [(text + passages + size("generate/respond/context"), ())]
-    return [(text + len(options.system or ""), ())]
 
 
 @stage(
@@ -176,26 +145,26 @@ def respond(
     answers: list[Draft] = []
     for name, model in zip(model_names(models), models, strict=True):
         drafts = [_copy(draft, name, sample) for draft in asked for sample in range(n)]
-        ask = partial(write, ctx.open(model), decoding=decoding, seed=seed, larger=larger)
+        ask = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed, larger=larger)
         _ways(explanations)[method](ask, drafts, seed)
         answers += drafts
-    return table(answers, _talk, source, ADDS)
+    return to_frame(answers, _talk, source, ADDS)
 
 
 def _ways(explanations: Sequence[str]) -> dict[str, Any]:
     """What each method asks of the model."""
 
-    def explain(ask: Write, drafts: list[Draft], seed: int) -> None:
+    def explain(ask: GenerateField, drafts: list[Draft], seed: int) -> None:
         names = list(explanations or _explanations())
         for draft in drafts:
             order = random.Random(f"{seed} explain {draft.parents}").sample(names, len(names))
             draft.fields["manner"] = order[draft.number % len(order)]
-            text = prompt(f"generate/respond/explain/{draft['manner']}")
+            text = PROMPTS.render(f"explain/{draft['manner']}")
             draft.fields["before"] = (("system", text), *_without_system(draft["before"]))
         plainly(ask, drafts, seed)
 
-    def reason(ask: Write, drafts: list[Draft], seed: int) -> None:
-        guidelines = prompt("generate/respond/guidelines").splitlines()
+    def reason(ask: GenerateField, drafts: list[Draft], seed: int) -> None:
+        guidelines = PROMPTS.render("guidelines").splitlines()
         for draft in drafts:
             order = random.Random(f"{seed} reason {draft.parents}").sample(
                 guidelines, len(guidelines)
@@ -203,9 +172,9 @@ def _ways(explanations: Sequence[str]) -> dict[str, Any]:
             guideline = order[draft.number % len(order)]
             draft.fields |= {"manner": guideline, "guideline": guideline}
         for step, into in (("adapted", "adapted"), ("outline", "outline"), ("path", "response")):
-            ask(drafts, into, partial(_step, f"generate/respond/{step}"))
+            ask(drafts, into, partial(_step, step))
 
-    def plainly(ask: Write, drafts: list[Draft], _: int) -> None:
+    def plainly(ask: GenerateField, drafts: list[Draft], _: int) -> None:
         ask(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
 
     return {
@@ -217,7 +186,7 @@ def _ways(explanations: Sequence[str]) -> dict[str, Any]:
 def _step(name: str, draft: Draft) -> Prompt:
     """A step of a chain of thought about the last thing that the user said."""
     *history, (_, instruction) = draft["before"]
-    text = prompt(name, **{**draft.fields, "instruction": instruction})
+    text = PROMPTS.render(name, **{**draft.fields, "instruction": instruction})
     return (*history, ("user", text))
 
 
@@ -256,12 +225,12 @@ def _beginnings(documents: pl.DataFrame, cut: float, most: int | None, seed: int
     for id_, text, origins in documents.select("id", "text", "origins").iter_rows():
         license = next((origin["license"] for origin in origins or ()), None)
         beginning = first_part(text or "", cut)
-        shown = user(prompt("generate/respond/continue", beginning=beginning))
+        shown = user(PROMPTS.render("continue", beginning=beginning))
         draft = Draft((id_,), {"before": (("user", beginning),), "shown": shown}, license)
         if not beginning:
             draft.reject("no_prompt")
         drafts.append(draft)
-    alive = [draft for draft in drafts if draft.alive]
+    alive = [draft for draft in drafts if draft.active]
     ranked = sorted(alive, key=lambda d: random.Random(f"{seed} continue {d.parents}").random())
     for draft in ranked[most:] if most is not None else ():
         draft.reject("not_sampled", documents=len(alive))
@@ -286,7 +255,7 @@ def first_part(text: str, share: float) -> str:
 
 def _show(asked: Sequence[Draft], documents: pl.DataFrame, number: int, words: int) -> None:
     """Put the nearest passages before what each prompt asks; the row stays without them."""
-    alive = [draft for draft in asked if draft.alive]
+    alive = [draft for draft in asked if draft.active]
     found = nearest(
         [draft["before"][-1][1] for draft in alive],
         [p for text in documents["text"].to_list() for p in _pieces(text or "", words)],
@@ -294,7 +263,7 @@ def _show(asked: Sequence[Draft], documents: pl.DataFrame, number: int, words: i
     )
     for draft, shown in zip(alive, found, strict=True):
         *history, (_, instruction) = draft["before"]
-        text = prompt("generate/respond/context", passages=shown, instruction=instruction)
+        text = PROMPTS.render("context", passages=shown, instruction=instruction)
         draft.fields["shown"] = (*history, ("user", text))
 
 
@@ -325,7 +294,7 @@ def _explanations() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in (_PROMPTS / "explain").glob("*.jinja")))
 
 
-def _talk(draft: Draft) -> Conversation:
+def _talk(draft: Draft) -> RowMessages:
     turns = [*draft["before"]]
     if draft.fields.get("response"):
         turns.append(("assistant", draft["response"]))

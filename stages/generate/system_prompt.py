@@ -21,26 +21,26 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from schemas.records import Message, first_user_turn
-from stages._drafts import (
+from stages._common.unused_options import refuse_idle
+from stages._llm.drafts import (
     YES_OR_NO,
-    Conversation,
     Draft,
-    Write,
-    keep,
-    table,
+    GenerateField,
+    RowMessages,
+    filter_drafts,
+    generate_field,
+    to_frame,
     user,
-    write,
 )
-from stages._idle import refuse_idle
-from stages._lines import Rejection
-from stages._prompts import prompt, size
-from stages._sizes import characters
-from stages.generate._axes import TOPICS
-from stages.generate._parse import listed_items
+from stages._llm.prompts import Prompts
+from stages._llm.rows import Rejection
+from stages.generate._parsing.lists import listed_items
+from stages.generate.taxonomy.axes import TOPICS
+
+PROMPTS: Final = Prompts(__file__)
 
 ADDS: Final = {"journal": pl.List(pl.String), "rules": pl.List(pl.String)}
 _PARTS: Final = ("name", "knows", "speaks", "refuses")
@@ -58,26 +58,6 @@ def _check(options: SimpleNamespace) -> None:
         (method == "rules", "method: rules", "rules"),
         (method == "profiles", "method: profiles", "profiles topics"),
     )
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """A system prompt and an answer for every row, and perhaps a look at whether it obeys."""
-    given = rows("rows")
-    if given is None:
-        return None
-    model, number, limit = options.model, len(given), options.max_tokens
-    text = characters(given, first_user_turn())
-    if options.method == "profiles":
-        profile = size("generate/system_prompt/profile")
-        asked = [Asking(model, options.profiles, profile, limit)]
-        text += size("generate/system_prompt/played")
-    else:
-        asked = [Asking(model, number, text + size("generate/system_prompt/rules"), limit)]
-    asked.append(Asking(model, number, text, limit, (limit,)))
-    if options.verify:
-        text += size("generate/system_prompt/obeyed")
-        asked.append(Asking(model, number, text, YES_OR_NO.max_tokens, (limit, limit)))
-    return asked
 
 
 @stage(version=1, scope="set", reads=["messages", "origins"], adds=ADDS, check=_check)
@@ -113,7 +93,7 @@ def system_prompt(
     user's turn), `rules_broken`, and answers that were cut or unreadable.
     """
     ask = partial(
-        write,
+        generate_field,
         ctx.open(model),
         decoding=Decoding(max_tokens, temperature, top_p),
         seed=seed,
@@ -126,8 +106,8 @@ def system_prompt(
     ask(drafts, "response", lambda d: user(d["instruction"], system=d["system"]))
     if verify:
         ask(drafts, "obeyed", _asked_whether_obeyed, decoding=YES_OR_NO)
-        keep(drafts, lambda d: None if d["obeyed"] == "yes" else ("rules_broken", {}))
-    return table(drafts, _talk, source, ADDS)
+        filter_drafts(drafts, lambda d: None if d["obeyed"] == "yes" else ("rules_broken", {}))
+    return to_frame(drafts, _talk, source, ADDS)
 
 
 def _drafts(given: pl.DataFrame) -> list[Draft]:
@@ -142,27 +122,29 @@ def _drafts(given: pl.DataFrame) -> list[Draft]:
     return drafts
 
 
-def _lay_down(ask: Write, drafts: Sequence[Draft], most: tuple[int, int], seed: int) -> None:
+def _lay_down(
+    ask: GenerateField, drafts: Sequence[Draft], most: tuple[int, int], seed: int
+) -> None:
     """Have a role with rules written for every instruction."""
     for draft in drafts:
         draft.fields["count"] = random.Random(f"{seed} rules {draft.parents}").randint(*most)
-    ask(drafts, "system", lambda d: user(prompt("generate/system_prompt/rules", **d.fields)))
+    ask(drafts, "system", lambda d: user(PROMPTS.render("rules", **d.fields)))
 
     def ruled(draft: Draft) -> Rejection | None:
         draft.fields["rules"] = listed_items(draft["system"])
         return None if draft["rules"] else ("no_rules", {"system_end": draft["system"][-200:]})
 
-    keep(drafts, ruled)
+    filter_drafts(drafts, ruled)
 
 
-def _invent(ask: Write, profiles: int, topics: Sequence[str]) -> list[Draft]:
+def _invent(ask: GenerateField, profiles: int, topics: Sequence[str]) -> list[Draft]:
     """Characters: drafts of their own, which become no rows but lead to them."""
     found = [
         Draft((), {"topic": topics[number % len(topics)]}, number=number // len(topics))
         for number in range(profiles)
     ]
     ask(
-        *(found, "profile", lambda d: user(prompt("generate/system_prompt/profile", **d.fields))),
+        *(found, "profile", lambda d: user(PROMPTS.render("profile", **d.fields))),
         read=profile,
     )
     return found
@@ -181,9 +163,9 @@ def profile(text: str) -> dict[str, str] | None:
 
 def _deal_out(drafts: Sequence[Draft], characters: Sequence[Draft], seed: int) -> None:
     """Give each row a character, drawn by its id; without any the rows say why."""
-    usable = [character for character in characters if character.alive]
+    usable = [character for character in characters if character.active]
     for draft in drafts:
-        if not draft.alive:
+        if not draft.active:
             continue
         if not usable:
             first = characters[0]
@@ -195,17 +177,17 @@ def _deal_out(drafts: Sequence[Draft], characters: Sequence[Draft], seed: int) -
         draft.journal += character.journal
         draft.notes["character"] = parts["name"]
         draft.fields |= {
-            "system": prompt("generate/system_prompt/played", **parts),
+            "system": PROMPTS.render("played", **parts),
             "rules": [parts["speaks"], parts["refuses"]],
         }
 
 
 def _asked_whether_obeyed(draft: Draft) -> Any:
     names = ("system", "instruction", "response")
-    return user(prompt("generate/system_prompt/obeyed", **{n: draft[n] for n in names}))
+    return user(PROMPTS.render("obeyed", **{n: draft[n] for n in names}))
 
 
-def _talk(draft: Draft) -> Conversation:
+def _talk(draft: Draft) -> RowMessages:
     roles = {"system": "system", "instruction": "user", "response": "assistant"}
     messages: list[Message] = [
         {"role": role, "content": draft.fields[name]}

@@ -19,7 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
-from stages._idle import refuse_idle
+from stages._common.unused_options import refuse_idle
 from stages.load._account import VERDICT, Line, columns, existing, located, peek
 from stages.load._stream import container
 

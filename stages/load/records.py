@@ -22,7 +22,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
-from stages._idle import refuse_idle
+from stages._common.unused_options import refuse_idle
 from stages.load._account import (
     VERDICT,
     Line,

@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     Unit,
     check_budget,
     cost_columns,
@@ -46,13 +47,12 @@ from stages._budget import (
     expression_columns,
     fill_groups,
     not_selected,
-    places_within,
+    ranks_within,
     scores,
     uniform,
 )
-from stages._idle import refuse_idle
-from stages._strata import Groups, check_shares, group_columns, groups_of
-from stages._vectors import Matrix, as_matrix
+from stages._selection.groups import Groups, check_shares, group_columns, groups_of
+from stages._vectors.arrays import Matrix, as_matrix
 
 TINY: Final = float(np.finfo(np.float64).tiny)
 
@@ -167,7 +167,7 @@ def weights(
     keys = uniform(rows["id"], f"mix.weights:{seed}")
     if by is not None:
         keys = -scores(rows, by) if descending else scores(rows, by)
-    ranks = places_within(found.codes, keys)
+    ranks = ranks_within(found.codes, keys)
     order = np.argsort(ranks, kind="stable")
     order = order[quotas[found.codes[order]] > 0]
     chosen = fill_groups(prices, found.codes, order, quotas)

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._charts import table
+from stages._common.charts import table
 
 RESAMPLES: Final = 2000
 WIDTH: Final = 92

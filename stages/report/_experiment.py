@@ -20,8 +20,8 @@ import polars as pl
 
 from pipeline.models.base import LanguageModel
 from schemas.records import digest
-from stages._sft import answer_losses, answer_tokens, dataset
-from stages._trainer import Hyperparameters, fit, load_model, write_json
+from stages._training.dataset import answer_losses, answer_tokens, dataset
+from stages._training.trainer import Hyperparameters, fit, load_model, write_json
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
-from stages._charts import dot_plot
-from stages._idle import refuse_idle
-from stages._overlap import build_index, overlaps
-from stages._sft import answer_tokens, check_template, cut, encode, tokenizer_for
-from stages._trainer import (
+from stages._common.charts import dot_plot
+from stages._common.unused_options import refuse_idle
+from stages._text.ngram_index import build_index, overlaps
+from stages._training.dataset import answer_tokens, check_template, cut, encode, tokenizer_for
+from stages._training.trainer import (
     Hyperparameters,
     Method,
     Schedule,

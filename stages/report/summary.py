@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Files, Records, stage
-from stages._charts import table
+from stages._common.charts import table
 
 MOST: Final = 12
 """Values of a column that get a line of their own; the others share one."""

@@ -7,7 +7,7 @@ import string
 from functools import cache
 from typing import Final
 
-from stages._lines import Rejection
+from stages._llm.rows import Rejection
 
 DEPTH: Final = ("constraints", "deepen", "concretize", "reasoning", "complicate")
 CODE: Final = tuple(

@@ -32,15 +32,23 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
-from schemas.records import Message, first_user_turn
-from stages._drafts import Conversation, Draft, Write, keep, table, user, write
-from stages._idle import refuse_idle
-from stages._prompts import prompt, size
-from stages._sizes import characters
+from schemas.records import Message
+from stages._common.unused_options import refuse_idle
+from stages._llm.drafts import (
+    Draft,
+    GenerateField,
+    RowMessages,
+    filter_drafts,
+    generate_field,
+    to_frame,
+    user,
+)
+from stages._llm.prompts import Prompts
 from stages.rewrite._operators import OPERATORS, TURNS, leaked, refused
+
+PROMPTS: Final = Prompts(__file__)
 
 Method = Literal["wizardlm", "wizardlm-code", "wizardcoder", "rubric", "turns"]
 
@@ -75,31 +83,6 @@ def _check(options: SimpleNamespace) -> None:
     )
 
 
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """Rewriting, comparing and answering every row in every round, at about its first length."""
-    given = rows("rows")
-    if given is None:
-        return None
-    number, limit = len(given) * options.rounds, options.max_tokens
-    text = characters(given, first_user_turn())
-    drawn = _drawn(options.method, options.operators)
-    asked = [Asking(options.model, number, text + _size(options.method, drawn), limit)]
-    if options.method == "rubric":
-        asked.append(Asking(options.model, number, text + size("rewrite/evolve/actions"), limit))
-    before: tuple[float, tuple[int, ...]] = (0, ())
-    if options.method == "turns":
-        # Each round before has left two turns; on average half of the rounds are before.
-        before = text, (limit,) * (options.rounds - 1)
-        asked = [asked[0]._replace(shown=before[1])]
-    elif _strict(options.method, options.eliminate):
-        compared = text + size("rewrite/evolve/equal")
-        asked.append(Asking(options.model, number, compared, _COMPARED.max_tokens, (limit,)))
-    if options.answer:
-        answerer, (told, shown) = options.answerer or options.model, before
-        asked.append(Asking(answerer, number, told, limit, (*shown, limit)))
-    return asked
-
-
 def _drawn(method: str, operators: Sequence[str]) -> tuple[str, ...]:
     """The operators that are drawn from: those of the method, if none are named."""
     return tuple(operators or (TURNS if method == "turns" else OPERATORS.get(method, ())))
@@ -107,12 +90,6 @@ def _drawn(method: str, operators: Sequence[str]) -> tuple[str, ...]:
 
 def _strict(method: str, eliminate: bool | None) -> bool:
     return method != "wizardlm-code" if eliminate is None else eliminate
-
-
-def _size(method: str, operators: Sequence[str]) -> float:
-    """Characters of the prompts that rewrite."""
-    names = {"turns": ("turn",), "rubric": ("apply",)}.get(method, operators)
-    return size(*(f"rewrite/evolve/{name}" for name in names))
 
 
 @stage(
@@ -157,20 +134,22 @@ def evolve(
     """
     engine = ctx.open(model)
     writing = Decoding(max_tokens, temperature, top_p)
-    ask = partial(write, engine, decoding=writing, seed=seed)
-    reply = partial(write, ctx.open(answerer) if answerer else engine, decoding=writing, seed=seed)
+    ask = partial(generate_field, engine, decoding=writing, seed=seed)
+    reply = partial(
+        generate_field, ctx.open(answerer) if answerer else engine, decoding=writing, seed=seed
+    )
     drawn = _drawn(method, operators)
     way = _Way(method, drawn, _strict(method, eliminate), answer, ask, reply)
     current = _starts(rows)
-    lines = [draft for draft in current if not draft.alive]
-    current = [draft for draft in current if draft.alive]
+    lines = [draft for draft in current if not draft.active]
+    current = [draft for draft in current if draft.active]
     for number in range(1, rounds + 1):
         tried = [way.begin(draft, number, seed) for draft in current]
         way.evolve(tried)
         lines += tried
-        current = [new if new.alive else old for new, old in zip(tried, current, strict=True)]
+        current = [new if new.active else old for new, old in zip(tried, current, strict=True)]
         ctx.progress(number, rounds)
-    return table(lines, _talk, source, ADDS)
+    return to_frame(lines, _talk, source, ADDS)
 
 
 @dataclass(frozen=True)
@@ -181,8 +160,8 @@ class _Way:
     operators: Sequence[str]
     eliminate: bool
     answer: bool
-    ask: Write
-    reply: Write
+    ask: GenerateField
+    reply: GenerateField
 
     def begin(self, draft: Draft, number: int, seed: int) -> Draft:
         """A draft for one round of a row, with its operator drawn."""
@@ -204,29 +183,29 @@ class _Way:
             self._write_actions(drafts)
         self.ask(drafts, "evolved", self._prompt)
         for draft in drafts:
-            if draft.alive:
+            if draft.active:
                 draft.fields |= self._taken(draft)
         if self.eliminate:
-            keep(drafts, lambda d: leaked(d["instruction"], d["evolved_from"]))
+            filter_drafts(drafts, lambda d: leaked(d["instruction"], d["evolved_from"]))
             self._compare(drafts)
         if not self.answer:
             return
         self.reply(drafts, "response", lambda d: tuple(d["turns"]))
         if self.eliminate:
-            keep(drafts, lambda d: refused(d["response"]))
+            filter_drafts(drafts, lambda d: refused(d["response"]))
         for draft in drafts:
-            if draft.alive:
+            if draft.active:
                 draft.fields["turns"] = [*draft["turns"], ("assistant", draft["response"])]
 
     def _write_actions(self, drafts: Sequence[Draft]) -> None:
         """What to change in each instruction so that it becomes harder, and one of it."""
 
         def asked(draft: Draft) -> Any:
-            return user(prompt("rewrite/evolve/actions", count=4, instruction=draft["instruction"]))
+            return user(PROMPTS.render("actions", count=4, instruction=draft["instruction"]))
 
         self.ask(drafts, "actions", asked, read=lambda text: _ACTION.findall(text) or None)
         for draft in drafts:
-            if draft.alive:
+            if draft.active:
                 actions = draft["actions"]
                 draft.fields["action"] = actions[int(draft["draw"] * len(actions))].strip()
 
@@ -234,22 +213,22 @@ class _Way:
         given = draft["instruction"]
         if self.method == "turns":
             manner = TURNS[draft["operator"]]
-            return user(prompt("rewrite/evolve/turn", turns=draft["turns"], manner=manner))
+            return user(PROMPTS.render("turn", turns=draft["turns"], manner=manner))
         if self.method == "rubric":
             action = draft["action"]
-            return user(prompt("rewrite/evolve/apply", instruction=given, action=action))
-        return user(prompt(f"rewrite/evolve/{draft['operator']}", instruction=given))
+            return user(PROMPTS.render("apply", instruction=given, action=action))
+        return user(PROMPTS.render(f"{draft['operator']}", instruction=given))
 
     def _compare(self, drafts: Sequence[Draft]) -> None:
         """Drop what asks no more than before. A turn that goes on is always new."""
 
         def asked(draft: Draft) -> Any:
             given, evolved = draft["evolved_from"], draft["instruction"]
-            return user(prompt("rewrite/evolve/equal", given=given, evolved=evolved))
+            return user(PROMPTS.render("equal", given=given, evolved=evolved))
 
         compared = [d for d in drafts if self.method != "turns"]
         self.ask(compared, "gain", asked, decoding=_COMPARED)
-        keep(compared, lambda d: ("no_gain", {}) if d["gain"] == "equal" else None)
+        filter_drafts(compared, lambda d: ("no_gain", {}) if d["gain"] == "equal" else None)
 
     def _taken(self, draft: Draft) -> dict[str, Any]:
         """The new instruction in the place of the old one, or as a turn after it."""
@@ -273,6 +252,6 @@ def _starts(rows: pl.DataFrame) -> list[Draft]:
     return drafts
 
 
-def _talk(draft: Draft) -> Conversation:
+def _talk(draft: Draft) -> RowMessages:
     messages: list[Message] = [{"role": role, "content": text} for role, text in draft["turns"]]
     return messages, None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stages._charts import table
+from stages._common.charts import table
 
 
 @dataclass

@@ -39,8 +39,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from schemas.records import first_user_turn, response, turns
-from stages._ragged import Ragged, distinct, offsets_of
-from stages._text import ngram_hashes, numbered
+from stages._text.ragged import Ragged, distinct, offsets_of
+from stages._text.tokens import ngram_hashes, numbered
 
 WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
 """A run of letters and digits, apostrophes inside it included."""

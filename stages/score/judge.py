@@ -28,16 +28,16 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, Rows
-from pipeline.models.asking import Answer, ask
+from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.stage import Records, stage
-from stages._idle import refuse_idle
-from stages._labels import TOP, YES, expectation
-from stages._prompts import prompt, size
-from stages._sizes import SAMPLE, mean
+from stages._common.unused_options import refuse_idle
+from stages._llm.label_scores import TOP_LOGPROBS, YES, expectation
+from stages._llm.prompts import Prompts
 from stages.score._judging import Bias
 from stages.score._talks import Talk, answers_of, pairs_of, talks
+
+PROMPTS: Final = Prompts(__file__)
 
 Method = Literal["rating", "rubric", "p_true", "pairwise", "gap"]
 Aspect = Literal["quality", "complexity", "accuracy", "helpfulness"]
@@ -82,43 +82,6 @@ def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:
         "gap": {"judge_score": pl.Float64, "judge_against": pl.Float64, "judge_gap": pl.Float64},
     }
     return adds[options.method]
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """A question for each answer and aspect or criterion, and for each pair in both orders."""
-    given, method = rows("rows"), options.method
-    if given is None:
-        return None
-    model = options.model
-    if method == "pairwise":
-        pairs = pairs_of(talks(given), options.most_pairs)
-        lengths = [len(_ballot(*pair)) for pair in pairs[:SAMPLE]]
-        return [Asking(model, 2 * len(pairs), mean(lengths), _ANSWER)]
-    some = given.head(SAMPLE)
-    of = talks(some, every=options.turns == "sum" and method == "rating")
-    number = len(of) * len(given) / max(1, len(some))
-    talk = mean([len(each.conversation) for each in of])
-    both = talk + mean([len(each.response) for each in of])
-    if method == "rating":
-        return [
-            Asking(model, number, _size(aspect, talk, both), _ANSWER) for aspect in options.aspects
-        ]
-    if method == "rubric":
-        text = both + size("score/judge/criterion")
-        return [Asking(model, number, text + len(each), _ANSWER) for each in options.criteria]
-    if method == "p_true":
-        return [Asking(model, number, both + size("score/judge/true"), _ANSWER)]
-    against = rows("against")
-    if against is None:
-        return None
-    others = len(answers_of(talks(given), against))
-    (aspect,) = options.aspects
-    return [Asking(model, number + others, _size(aspect, talk, both), _ANSWER)]
-
-
-def _size(aspect: str, conversation: float, whole: float) -> float:
-    """Characters of a question: how complex a request is is told without its answer."""
-    return size(f"score/judge/{aspect}") + (conversation if aspect == "complexity" else whole)
 
 
 @stage(
@@ -192,8 +155,8 @@ def _ask_each(
     """One question about each talk, answered by one of the labels."""
     requests = [
         _request(
-            prompt(
-                f"score/judge/{name}",
+            PROMPTS.render(
+                f"{name}",
                 conversation=talk.conversation,
                 response=talk.response,
                 **values,
@@ -207,11 +170,11 @@ def _ask_each(
 
 
 def _request(text: str, labels: Mapping[str, float], seed: int) -> Request:
-    decoding = Decoding(max_tokens=_ANSWER, choice=tuple(labels), logprobs=TOP)
+    decoding = Decoding(max_tokens=_ANSWER, choice=tuple(labels), logprobs=TOP_LOGPROBS)
     return Request((("user", text),), decoding, seed)
 
 
-def _value(answer: Answer, labels: Mapping[str, float]) -> Value:
+def _value(answer: ParsedCompletion, labels: Mapping[str, float]) -> Value:
     if answer.error is not None:
         return answer.error
     found = expectation(answer.completion, labels)
@@ -331,8 +294,8 @@ def _compare(
 
 
 def _ballot(first: Talk, second: Talk) -> str:
-    return prompt(
-        "score/judge/pair",
+    return PROMPTS.render(
+        "pair",
         conversation=first.conversation,
         first=first.response,
         second=second.response,

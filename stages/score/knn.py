@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._vectors import as_matrix, neighbours
+from stages._vectors.arrays import as_matrix, neighbours
 
 
 def _check(options: SimpleNamespace) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
-from stages._rouge import rouge_l, tokenize
+from stages._text.rouge import rouge_l, tokenize
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

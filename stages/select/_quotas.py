@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._budget import divide, fill, fill_groups
+from stages._selection.budget import divide, fill, fill_groups
 
 Update = Literal["share", "softmax"]
 

@@ -41,7 +41,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Edges, Records, stage
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     EXPONENTS,
     Quota,
     Unit,
@@ -50,17 +51,16 @@ from stages._budget import (
     costs,
     expression_columns,
     not_selected,
-    places,
-    places_within,
     ranking,
+    ranks,
+    ranks_within,
     scores,
     uniform,
 )
-from stages._idle import refuse_idle
-from stages._kmeans import kmeans
-from stages._spectral import spectral
-from stages._vectors import as_matrix, place, principal
+from stages._vectors.arrays import as_matrix, principal, to_device
+from stages._vectors.kmeans import kmeans
 from stages.select._quotas import Members, Scores, Update, cluster_means, in_rounds, union
+from stages.select._spectral import spectral
 
 CAR_VARIANCE: Final = 0.95
 CAR_BEST: Final = 1000
@@ -173,7 +173,7 @@ def clusters(
     share = CAR_VARIANCE if pca is None and rule == "car" else pca
     labels, gaps = _cluster(rows[vector], method, count, share, nearest, seed)
     keys = _keys(rows, gaps, by, descending, seed if draw else None)
-    members = Members(costs(rows, unit, tokens), labels, places_within(labels, keys))
+    members = Members(costs(rows, unit, tokens), labels, ranks_within(labels, keys))
     earlier = _earlier(rows, held, reweigh_by)
     if rule == "car":
         limit = CAR_BEST if best is None and budget is None else best
@@ -196,7 +196,7 @@ def _cluster(
     vectors = as_matrix(column)
     if not len(vectors):
         return np.zeros(0, np.int32), np.zeros(0)
-    placed = place(vectors if share is None else principal(vectors, share))
+    placed = to_device(vectors if share is None else principal(vectors, share))
     if method == "kmeans":
         found = kmeans(placed, count, seed)
     else:
@@ -309,7 +309,7 @@ def _car(
         .otherwise(pl.lit("score"))
         .alias("chosen_by")
     )
-    facts = {"place": places(order, len(keys)), "per_cluster": [per_cluster] * len(keys)}
+    facts = {"place": ranks(order, len(keys)), "per_cluster": [per_cluster] * len(keys)}
     return _told(members, keys, found.chosen, earlier, facts, added, by)
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._budget import Unit, check_budget, cost_columns, costs
-from stages._idle import refuse_idle
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import Unit, check_budget, cost_columns, costs
 
 ADDS: Final = {
     "coverage_rank": pl.Int32(),

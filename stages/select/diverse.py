@@ -41,8 +41,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._apart import keep_apart
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     Unit,
     check_budget,
     cost_columns,
@@ -52,11 +52,11 @@ from stages._budget import (
     scores,
     uniform,
 )
-from stages._greedy import Draw, Picks, every, greedy
-from stages._idle import refuse_idle
-from stages._points import Floats, Points, Positions, Similarity
-from stages._vectors import Matrix, as_matrix, place, threads
-from stages.select._goals import Goal, Method, Parts, first_only, sampled
+from stages._vectors.arrays import Matrix, as_matrix, parallel_map, to_device
+from stages._vectors.greedy_dedup import greedy_dedup
+from stages.select._submodular.greedy import Draw, Picks, every, greedy
+from stages.select._submodular.mixed_precision import Floats, Points, Positions, Similarity
+from stages.select._submodular.objectives import Goal, Method, Parts, first_only, sampled
 
 WITH_EUCLIDEAN = ("k_center", "facility_location")
 COVERING = ("facility_location", "mutual_information", "conditional_gain")
@@ -182,7 +182,7 @@ def diverse(
     draw: Draw = every
     if search == "stochastic":
         draw = sampled(rows["id"], seed, (budget or 0) / max(1.0, prices.mean()), epsilon)
-    with threads() as each:
+    with parallel_map() as each:
         points = Points.of(each, vectors, similarity)
         if objective == "k_center" and not len(parts.held):
             draw = first_only(_preference(first, points, parts, quality, rows["id"], seed), draw)
@@ -271,8 +271,8 @@ def _apart(
     order = ranking(quality, descending=True)
     order = order[~np.isnan(quality[order])]
     places = np.concatenate([parts.held, order])
-    found = keep_apart(
-        place(vectors[places]),
+    found = greedy_dedup(
+        to_device(vectors[places]),
         given=given,
         threshold=threshold,
         reach=threshold,

@@ -13,18 +13,18 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     Unit,
     check_budget,
     cost_columns,
     costs,
     fill,
     not_selected,
-    places,
     ranking,
+    ranks,
     uniform,
 )
-from stages._idle import refuse_idle
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -59,5 +59,5 @@ def random(
     """
     order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
     chosen = fill(costs(rows, unit, tokens), order.tolist(), budget)
-    ranks = pl.Series("random_rank", places(order, len(rows)), pl.Int32)
-    return not_selected(chosen, {"rank": ranks}).with_columns(ranks)
+    column = pl.Series("random_rank", ranks(order, len(rows)), pl.Int32)
+    return not_selected(chosen, {"rank": column}).with_columns(column)

@@ -31,9 +31,9 @@ from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from schemas.records import prompt_id
 from schemas.records import response as answers
-from stages._budget import expression_columns, places_within, scores
-from stages._idle import refuse_idle
-from stages._strata import group_columns, groups_of
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import expression_columns, ranks_within, scores
+from stages._selection.groups import group_columns, groups_of
 from stages.select._consensus import Voice, consensus, normalized
 
 ADDS: Final[dict[str, Columns]] = {
@@ -171,7 +171,7 @@ def _best(
         {
             "id": rows["id"],
             "group": codes,
-            "rank": places_within(codes, keys) if len(codes) else codes,
+            "rank": ranks_within(codes, keys) if len(codes) else codes,
             "score": pl.Series(values, dtype=pl.Float64).fill_nan(None),
         }
     )

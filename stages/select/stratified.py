@@ -16,7 +16,8 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     EXPONENTS,
     Quota,
     Unit,
@@ -26,13 +27,12 @@ from stages._budget import (
     divide,
     expression_columns,
     not_selected,
-    places_within,
+    ranks_within,
     scores,
     spread,
     uniform,
 )
-from stages._idle import refuse_idle
-from stages._strata import check_shares, group_columns, groups_of
+from stages._selection.groups import check_shares, group_columns, groups_of
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
@@ -114,7 +114,7 @@ def stratified(
         keys = uniform(rows["id"], f"select.stratified:{seed}")
     else:
         keys = -scores(rows, by) if descending else scores(rows, by)
-    ranks = places_within(strata.codes, keys)
+    ranks = ranks_within(strata.codes, keys)
     chosen = spread(prices, strata.codes, ranks, quotas, budget)
     rank = pl.Series("stratum_rank", ranks, pl.Int32)
     names = strata.labels().alias("stratum")

@@ -30,20 +30,22 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     Unit,
     check_budget,
     cost_columns,
     costs,
     fill,
     not_selected,
-    places,
     ranking,
+    ranks,
     uniform,
 )
-from stages._dsir import bags, log_weights
-from stages._idle import refuse_idle
-from stages._nearness import (
+from stages._text.tokens import Field, field_reads, field_text
+from stages._vectors.arrays import Matrix, as_matrix, to_device
+from stages.select._dsir import bags, log_weights
+from stages.select._target_similarity import (
     log_density,
     mean_cosine,
     nearest,
@@ -51,8 +53,6 @@ from stages._nearness import (
     project,
     take_turns,
 )
-from stages._text import Field, field_reads, field_text
-from stages._vectors import Matrix, as_matrix, place
 
 Mode = Literal["nearest", "distribution", "gaps"]
 Order = Literal["max", "mean", "turns"]
@@ -241,7 +241,7 @@ def _gaps(
 
 def _placed(first: NDArray[Any], *others: NDArray[Any]) -> list[Any]:
     """Arrays where kernels run fastest, all on one device."""
-    placed = place(first)
+    placed = to_device(first)
     xp = array_namespace(placed)
     return [placed, *(xp.asarray(other.copy(), device=device(placed)) for other in others)]
 
@@ -260,9 +260,9 @@ def _matrices(frames: Sequence[pl.DataFrame], vector: str) -> list[Matrix]:
 
 def _verdict(found: Found, chosen: NDArray[np.bool_], min_words: int) -> pl.DataFrame:
     """The added columns, and the verdict on each row."""
-    ranks = pl.Series(places(found.order, len(chosen)), dtype=pl.Int32)
+    position = pl.Series(ranks(found.order, len(chosen)), dtype=pl.Int32)
     score = pl.Series(found.scores).fill_nan(None)
-    rank = pl.select(pl.when(ranks > 0).then(ranks)).to_series()
+    rank = pl.select(pl.when(position > 0).then(position)).to_series()
     facts = {"score": score, "rank": rank, **found.added}
     told = not_selected(chosen, facts, "target_score", found.scores)
     if found.words is not None:

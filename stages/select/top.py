@@ -30,19 +30,19 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from schemas.records import response
-from stages._budget import (
+from stages._common.unused_options import refuse_idle
+from stages._selection.budget import (
     Unit,
     check_budget,
     cost_columns,
     costs,
     expression_columns,
     fill_groups,
-    places_within,
+    ranks_within,
     scores,
 )
-from stages._idle import refuse_idle
-from stages._nltk_words import nltk_words
-from stages._strata import Groups, group_columns, groups_of
+from stages._selection.groups import Groups, group_columns, groups_of
+from stages.select._nltk_words import nltk_words
 
 Preset = Literal["long-is-more"]
 Band = tuple[float, float]
@@ -161,7 +161,7 @@ def top(
     if preset and all(x is None for x in (budget, share, minimum, maximum, percentiles)):
         budget = LONGEST
     keys = np.where(fits, -values if descending else values, np.nan)
-    ranks = np.where(fits, places_within(groups.codes, keys), 0)
+    ranks = np.where(fits, ranks_within(groups.codes, keys), 0)
     chosen = fits
     if budget is not None or share is not None:
         prices = costs(rows, unit, tokens)

@@ -17,10 +17,10 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
-from pipeline.shards import read_frame
 from pipeline.stage import Files, InputFiles, stage
-from stages._idle import refuse_idle
-from stages._sft import (
+from pipeline.store.parquet import read_frame
+from stages._common.unused_options import refuse_idle
+from stages._training.dataset import (
     answer_losses,
     check_template,
     cut,
@@ -31,7 +31,7 @@ from stages._sft import (
     reversed_pairs,
     tokenizer_for,
 )
-from stages._trainer import (
+from stages._training.trainer import (
     Hyperparameters,
     Method,
     Schedule,

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from stages._overlap import DISTINCT, TELLING
-from stages._text import words
+from stages._text.ngram_index import DISTINCT, TELLING
+from stages._text.tokens import words
 
 Words = list[str]
 

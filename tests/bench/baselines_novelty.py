@@ -16,7 +16,7 @@ import polars as pl
 from rapidfuzz.distance import Indel, LCSseq
 from rapidfuzz.process import cdist
 
-from stages._text import field_text
+from stages._text.tokens import field_text
 
 BLOCK = 2048
 

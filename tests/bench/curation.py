@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from stages._text import field_text
+from stages._text.tokens import field_text
 from tests.bench.command_line import timed
 from tests.bench.data import Data
 from tests.bench.race import Contestant, race

@@ -22,7 +22,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.models import Embedder
 from schemas.records import RECORD_COLUMNS
-from stages._text import field_text, tokens
+from stages._text.tokens import field_text, tokens
 from tests.bench import ROOT
 from tests.bench.pools import edited_pool, records
 

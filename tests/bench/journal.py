@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from pipeline.context import Context
 from pipeline.models import Decoding, LanguageModel, Limits, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.journal import Answer, Journal
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.journal.journal import Journal, JournalEntry
 from tests.bench.table import Line, bound
 
 PROMPTS = 2000
@@ -73,7 +73,7 @@ def write(folder: Path, start: int, stop: int, batch: int = 1000) -> float:
     began = time.perf_counter()
     for first in range(start, stop, batch):
         opened.put_many(
-            Answer(key(i), "p" * 400, {"text": "t" * 280, "n": i})
+            JournalEntry(key(i), "p" * 400, {"text": "t" * 280, "n": i})
             for i in range(first, first + batch)
         )
     seconds = time.perf_counter() - began

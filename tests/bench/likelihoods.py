@@ -23,7 +23,7 @@ def measure(data: Data) -> list[Line]:
 
     from pipeline.context import Context
     from pipeline.models import LanguageModel, Scored
-    from pipeline.models.likelihood import packs
+    from pipeline.models.local.likelihood import packs
 
     path = str(ROOT / "data/models/tinylm")
     engine = Context.scratch(Path(data.folder / "likelihoods")).open(LanguageModel(model=path))

@@ -75,11 +75,11 @@ def ngrams(folder: Path, file: str, exams: str, **options: Any) -> Run:
 
 def kmeans(folder: Path, file: str, k: int, seed: int) -> Run:
     """The k-means of select.clusters: `labels`."""
-    from stages._kmeans import kmeans as kernel
-    from stages._vectors import as_matrix, place
+    from stages._vectors.arrays import as_matrix, to_device
+    from stages._vectors.kmeans import kmeans as kernel
 
     rows = _embedded(folder, file)
-    return lambda: {"labels": kernel(place(as_matrix(rows["vector"])), k, seed).labels}
+    return lambda: {"labels": kernel(to_device(as_matrix(rows["vector"])), k, seed).labels}
 
 
 def semantic(folder: Path, file: str, **options: Any) -> Run:

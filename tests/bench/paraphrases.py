@@ -28,9 +28,9 @@ import numpy as np
 
 from pipeline.context import Context
 from pipeline.models import Embedder
-from stages._charts import STYLE, table
+from stages._common.charts import STYLE, table
 from stages.decontaminate.semantic import semantic
-from tests.stages._rows import DATA, conversations, exam, json_lines
+from tests.support.rows import DATA, conversations, exam, json_lines
 
 ROOT = DATA.parent
 TRAIN = Path(

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.models import LanguageModel
-from pipeline.models.server import Server
+from pipeline.models.engines.vllm_server import Server
 from tests.bench.journal import PROMPTS, compare
 from tests.bench.table import Line
 

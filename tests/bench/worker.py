@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.memory import peak_memory, reset_peak
+from pipeline.execution.peak_memory import peak_memory, reset_peak
 
 
 def main() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ledger
 from pipeline.errors import Exit, UserError
-from pipeline.store import Store
-from tests.pipeline.running import artifact, contents, counts, pool, recipe, run, states
+from pipeline.execution import history
+from pipeline.store.store import Store
+from tests.support.running import artifact, contents, counts, pool, recipe, run, states
 
 
 def test_each_kind_of_stage_accounts_for_its_rows(tmp_path: Path) -> None:
@@ -55,19 +55,19 @@ def test_dropped_and_failed_rows_can_be_read_with_their_reasons(tmp_path: Path) 
     )
     run(wired, tmp_path / "store")
     store = Store(tmp_path / "store")
-    failed = ledger.rows(wired, store, "a", "failed")
+    failed = history.rows(wired, store, "a", "failed")
     assert failed.columns == ["id", "file", "line", "error"]
     assert failed.rows() == [(None, "a", 3, "no tab in 'broken'")]
-    (unread,) = ledger.rows(wired, store, "sized", "failed").to_dicts()
+    (unread,) = history.rows(wired, store, "sized", "failed").to_dicts()
     assert unread["error"] == "cannot be read"
     assert unread["id"] in artifact(wired, store.root, "a").read("kept", ["id"])["id"]
-    (merged,) = ledger.rows(wired, store, "a", "dropped").to_dicts()
+    (merged,) = history.rows(wired, store, "a", "dropped").to_dicts()
     assert merged["evidence"] == f'{{"id": "{merged["id"]}", "kept": 1, "dropped": 4}}'
-    (dropped,) = ledger.rows(wired, store, "brief", "dropped").to_dicts()
+    (dropped,) = history.rows(wired, store, "brief", "dropped").to_dicts()
     assert set(dropped) >= {"id", "messages", "extra", "drop_reason", "evidence"}
     assert dropped["messages"][1]["content"] == "long answer"
     assert (dropped["drop_reason"], dropped["evidence"]) == ("too_long", '{"length":11}')
-    (kept,) = ledger.rows(wired, store, "brief", "kept").to_dicts()
+    (kept,) = history.rows(wired, store, "brief", "kept").to_dicts()
     assert kept["messages"][1]["content"] == "short"
     assert kept["length"] == 5
     assert [o["index"] for o in kept["origins"]] == [1]
@@ -100,7 +100,7 @@ def test_a_stage_without_rows_passes_on_none(tmp_path: Path) -> None:
     assert run(wired, tmp_path / "store") is Exit.DONE
     told = counts(wired, tmp_path / "store")
     assert {name: c[:3] for name, c in told.items()} == dict.fromkeys(steps, (0, 0, 0))
-    unique = ledger.rows(wired, Store(tmp_path / "store"), "unique", "kept")
+    unique = history.rows(wired, Store(tmp_path / "store"), "unique", "kept")
     assert unique.columns[-2:] == ["length", "rank"]
     assert set(states(wired, tmp_path / "store").values()) == {"cached"}
 

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.budget import Account, Allowance, Budget, Use
-from pipeline.cli import comparison
+from pipeline.cli.commands import comparison
+from pipeline.cli.tables import estimates, plan_table
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.estimate import expectations, totals
+from pipeline.execution.estimate import expectations, totals
+from pipeline.execution.plan import plan
+from pipeline.execution.progress import LineProgress
+from pipeline.execution.runner import Runner
 from pipeline.models.base import Price
-from pipeline.models.engines import close_engines
-from pipeline.models.journal import Journal
-from pipeline.plan import plan
-from pipeline.progress import Lines
-from pipeline.recipe import Recipe
-from pipeline.runner import Runner
-from pipeline.show import estimates, plan_table
-from pipeline.store import Store
-from tests.pipeline.models.serving import NAME, Tiny, listening
-from tests.pipeline.running import artifact, command, contents, pool, run
+from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Usage
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.journal.journal import Journal
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
+from tests.support.running import artifact, command, contents, pool, run
+from tests.support.serving import NAME, Tiny, listening
 
 ROWS = 14
 
@@ -39,9 +39,9 @@ def port() -> Iterator[int]:
 
 def recipe(folder: Path, port: int, **more: Any) -> Recipe:
     path = pool(folder / "rows.txt", ROWS)
-    uses = "tests.pipeline.asking."
+    uses = "tests.support.asking."
     stages: dict[str, Any] = {
-        "a": {"uses": "tests.pipeline.toys.load", "with": {"path": str(path)}},
+        "a": {"uses": "tests.support.toys.load", "with": {"path": str(path)}},
         "new": {"uses": uses + "respond", "needs": "a", "with": {"model": "m"}},
         "rated": {"uses": uses + "rate", "needs": "a", "with": {"model": "m", "tokens": 3}},
     }
@@ -122,8 +122,8 @@ name: spent
 models: {{m: {json.dumps(model(port))}}}
 budget: {{requests: 4}}
 stages:
-  a: {{uses: tests.pipeline.toys.load, with: {{path: rows.txt}}}}
-  new: {{uses: tests.pipeline.asking.respond, needs: a, with: {{model: m}}}}
+  a: {{uses: tests.support.toys.load, with: {{path: rows.txt}}}}
+  new: {{uses: tests.support.asking.respond, needs: a, with: {{model: m}}}}
 """
     (tmp_path / "spent.yaml").write_text(text)
     call = (str(tmp_path / "spent.yaml"), "--store", str(tmp_path / "store"))
@@ -173,7 +173,7 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
     counted = expected(wired)
     assert (counted["new"]["rows"], counted["new"]["requests"]) == (ROWS, ROWS)
     assert counted["new"]["at_most"], "nothing was seen of this model"
-    runner = Runner(wired, Store(store), Lines(3, lambda text: None))
+    runner = Runner(wired, Store(store), LineProgress(3, lambda text: None))
     runner.run()
     assert runner.used["new"].requests == ROWS
     for unit in ("tokens", "money"):
@@ -189,7 +189,7 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
     assert seen["requests"] == 3 * ROWS
     assert seen["tokens"] == pytest.approx(3 * runner.used["new"].tokens, rel=0.01)
     assert seen["money"] == pytest.approx(3 * runner.used["new"].money, rel=0.01)
-    again = Runner(more, Store(store), Lines(3, lambda text: None))
+    again = Runner(more, Store(store), LineProgress(3, lambda text: None))
     again.run()
     (line,) = [t for t in comparison(again.expected, again.used) if t.startswith("new")]
     assert f"{3 * ROWS} requests (estimate +0%), {ROWS} of them known before" in line
@@ -233,14 +233,14 @@ def test_a_budget_is_never_exceeded(
     uses: list[tuple[int, int, int]], tokens: int, width: int
 ) -> None:
     """Whatever is reserved, in flight and settled, at any time."""
-    account = Account("the budget", Allowance(tokens=tokens, money=tokens / 10))
+    account = BudgetTracker("the budget", BudgetLimit(tokens=tokens, money=tokens / 10))
     price, budget = Price(100_000.0, 100_000.0), Budget([account])
-    open_: list[tuple[Use, Use]] = []
+    open_: list[tuple[Usage, Usage]] = []
     spent = 0
     for prompt, longest, real in uses:
-        reserved = Use.of(1, prompt, longest, price)
+        reserved = Usage.of(1, prompt, longest, price)
         if budget.reserve(reserved):
-            actual = Use.of(1, prompt, min(real, longest), price)
+            actual = Usage.of(1, prompt, min(real, longest), price)
             open_.append((reserved, actual))
         if len(open_) >= width:
             one = open_.pop(0)

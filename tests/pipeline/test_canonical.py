@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.canonical import column_digest, digest, encode, plain, row_keys
+from pipeline.store.hashing import column_digest, digest, encode, row_keys, to_json_value
 
 LEAVES = (
     st.none()
@@ -65,7 +65,7 @@ def test_tuples_are_lists() -> None:
 )
 def test_what_is_not_stable_is_refused_with_its_place(bad: Any) -> None:
     with pytest.raises(TypeError, match=r"options\.filters\[1\]\.x"):
-        plain({"filters": [{}, {"x": bad}]}, "options")
+        to_json_value({"filters": [{}, {"x": bad}]}, "options")
     with pytest.raises(TypeError, match="value"):
         encode(bad)
 
@@ -77,7 +77,7 @@ def test_keys_are_texts() -> None:
 
 def test_digests_are_the_same_in_every_process() -> None:
     value = {"b": [1, 2.5, None, "ä\ud800"], "a": {"y": True, "x": ""}}
-    code = f"from pipeline.canonical import digest; print(digest({value!a}))"
+    code = f"from pipeline.store.hashing import digest; print(digest({value!a}))"
     root = Path(__file__).parent.parent.parent
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
     assert told.stdout.decode().strip() == digest(value)

@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import show
-from pipeline.recipe import Recipe
+from pipeline.cli import tables
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
-from tests.pipeline.running import artifact, command, environment, pool, run, timed, toys
+from tests.support.running import artifact, command, environment, pool, run, timed, toys
 
 TEXT = """\
 name: cli
@@ -144,7 +144,7 @@ def test_mistakes_with_cat(ran: tuple[str, str], more: list[str], what: str) -> 
 def test_branches_that_agree_on_a_record_both_say_so() -> None:
     verdict = {"verdict": "dropped", "cluster": 3, "drop_reason": "not_selected"}
     told = {"id": "x", "way": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")]}
-    paragraphs = show.way(told).split("\n\n")
+    paragraphs = tables.way(told).split("\n\n")
     assert len(paragraphs) == 3
     for paragraph in paragraphs[1:]:
         assert "  cluster: 3\n  drop_reason: not_selected" in paragraph

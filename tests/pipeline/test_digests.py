@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import digests
-from pipeline.digests import FileDigests, file_digest
+from pipeline.store import file_hashes as file_hashes_module
+from pipeline.store.file_hashes import FileDigests, file_digest
 
 
 def sha(content: bytes) -> str:
@@ -17,7 +17,7 @@ def sha(content: bytes) -> str:
 
 
 def test_a_digest_is_the_sha256_of_the_content(tmp_path: Path) -> None:
-    content = os.urandom(3 * digests.BLOCK + 17)
+    content = os.urandom(3 * file_hashes_module.BLOCK + 17)
     (tmp_path / "a").write_bytes(content)
     assert file_digest(tmp_path / "a") == sha(content)
     assert FileDigests(tmp_path / "store/files.json").get(tmp_path / "a") == sha(content)
@@ -26,7 +26,7 @@ def test_a_digest_is_the_sha256_of_the_content(tmp_path: Path) -> None:
 def test_an_unchanged_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a").write_bytes(b"one")
     FileDigests(tmp_path / "files.json").get(tmp_path / "a")
-    monkeypatch.setattr(digests, "file_digest", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr(file_hashes_module, "file_digest", lambda path: pytest.fail("read again"))
     assert FileDigests(tmp_path / "files.json").get(tmp_path / "a") == sha(b"one")
 
 

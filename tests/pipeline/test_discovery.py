@@ -54,8 +54,8 @@ class Tree:
 
     def hashes(self, *names: str, folder: Path | None = None) -> dict[str, str]:
         code = (
-            "import sys, json; from pipeline.discovery import find; "
-            "from pipeline.code_hash import code_hash, prompts; "
+            "import sys, json; from pipeline.recipe.discovery import find; "
+            "from pipeline.execution.code_hash import code_hash, prompts; "
             "print(json.dumps({n: [code_hash(find(n)), sorted(prompts(find(n)))] "
             "for n in sys.argv[1:]}))"
         )
@@ -107,7 +107,10 @@ def test_a_change_to_whatever_a_stage_imports_is_drift(
 
 def test_the_schemas_are_followed_and_the_engine_is_not(tree: Tree) -> None:
     before = tree.hashes("score.heuristics")
-    tree.write("pipeline/progress.py", (tree.root / "pipeline/progress.py").read_text() + "x = 1\n")
+    tree.write(
+        "pipeline/execution/progress.py",
+        (tree.root / "pipeline/execution/progress.py").read_text() + "x = 1\n",
+    )
     assert tree.hashes("score.heuristics") == before
     records = tree.root / "schemas/records.py"
     records.write_text(records.read_text() + "\nx = 1\n")

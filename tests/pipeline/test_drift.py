@@ -10,11 +10,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import ledger
 from pipeline.errors import Exit, UserError
-from pipeline.recipe import Recipe
-from pipeline.store import Store
-from tests.pipeline.running import artifact, command, looks, pool, run, states, toys
+from pipeline.execution import history
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
+from tests.support.running import artifact, command, looks, pool, run, states, toys
 
 CODE = '''\
 """A stage of a user's own."""
@@ -96,7 +96,7 @@ def test_a_raised_version_recomputes(own: Own) -> None:
     look = looks(raised, own.store)["n"]
     assert (look.state, look.drifted, look.causes) == ("stale", False, ["version: 1 -> 2"])
     assert run(raised, own.store) is Exit.DONE
-    assert ledger.rows(raised, Store(own.store), "n", "kept")["n"].unique().to_list() == [7]
+    assert history.rows(raised, Store(own.store), "n", "kept")["n"].unique().to_list() == [7]
 
 
 def test_comments_docstrings_and_layout_do_not_count(own: Own) -> None:

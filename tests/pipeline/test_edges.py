@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import show
+from pipeline.cli import tables
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import Exit, RecipeErrors
-from pipeline.recipe import Recipe
-from pipeline.stage import Files, Kind, Records, stage
-from tests.pipeline.running import artifact, pool, recipe, run, states
+from pipeline.recipe.discovery import find
+from pipeline.recipe.recipe import Recipe
+from pipeline.stage import DataKind, Files, Records, stage
+from tests.support.running import artifact, pool, recipe, run, states
 
 HERE = "tests.pipeline.test_edges"
 
@@ -93,7 +93,7 @@ def test_neither_kind_is_a_mistake_that_names_both(tmp_path: Path) -> None:
 def test_a_stage_tells_all_kinds_it_takes() -> None:
     described = find(f"{HERE}.either")
     assert [edge.kinds for edge in described.edges] == [
-        (Kind.RECORDS,),
-        (Kind.RECORDS, Kind.FILES),
+        (DataKind.RECORDS,),
+        (DataKind.RECORDS, DataKind.FILES),
     ]
-    assert show.stage_entry(described)["edges"]["other"] == "records or files (optional)"
+    assert tables.stage_entry(described)["edges"]["other"] == "records or files (optional)"

@@ -11,19 +11,19 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import Exit, RecipeErrors
-from pipeline.estimate import comparison
+from pipeline.execution.estimate import comparison
+from pipeline.execution.progress import LineProgress
+from pipeline.execution.runner import Runner
+from pipeline.execution.workers import StageCall, WorkerPool
 from pipeline.models import LanguageModel
-from pipeline.models.engines import close_engines
-from pipeline.models.journal import Journal
-from pipeline.progress import Lines
-from pipeline.recipe import Recipe
-from pipeline.runner import Runner
-from pipeline.store import Store
-from pipeline.workers import Call, Pool
-from tests.pipeline.models.serving import NAME, Tiny, listening
-from tests.pipeline.running import artifact, command, contents, counts, pool, run
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.journal.journal import Journal
+from pipeline.recipe.discovery import find
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
+from tests.support.running import artifact, command, contents, counts, pool, run
+from tests.support.serving import NAME, Tiny, listening
 
 ROWS = 10
 SECRET = "sk-a-key-that-nobody-may-see-42"
@@ -32,9 +32,9 @@ name: failing
 models:
   m: {{engine: {engine}, model: {name}, base_url: "http://127.0.0.1:{port}/v1", {more}}}
 stages:
-  a: {{uses: tests.pipeline.toys.load, with: {{path: rows.txt}}}}
-  new: {{uses: tests.pipeline.asking.respond, needs: a, with: {{model: m}}}}
-  rated: {{uses: tests.pipeline.asking.rate, needs: a, with: {{model: m, tokens: 3}}}}
+  a: {{uses: tests.support.toys.load, with: {{path: rows.txt}}}}
+  new: {{uses: tests.support.asking.respond, needs: a, with: {{model: m}}}}
+  rated: {{uses: tests.support.asking.rate, needs: a, with: {{model: m, tokens: 3}}}}
 """
 
 
@@ -70,7 +70,7 @@ def test_failed_rows_are_told_and_tried_again(
     assert all("the server answered 400: refused" in reason for reason in reasons)
     tiny.refuse = ()
     before = tiny.answered.total()
-    again = Runner(wired, Store(store), Lines(3, lambda text: None))
+    again = Runner(wired, Store(store), LineProgress(3, lambda text: None))
     assert again.run() is Exit.DONE
     assert tiny.answered.total() - before == 4
     compared = comparison(again.expected, again.used)
@@ -146,7 +146,7 @@ def test_what_does_not_go_together_is_told_before_anything_runs(
 ) -> None:
     pool(tmp_path / "rows.txt", 2)
     stages = {
-        "a": {"uses": "tests.pipeline.toys.load", "with": {"path": str(tmp_path / "rows.txt")}}
+        "a": {"uses": "tests.support.toys.load", "with": {"path": str(tmp_path / "rows.txt")}}
     }
     with pytest.raises(RecipeErrors, match=told):
         Recipe.of("wrong", stages, {"m": model})
@@ -158,11 +158,11 @@ def test_a_served_model_gets_all_rows_at_once() -> None:
     for engine, chunks in (("replay", 1), ("transformers", 2)):
         seen: list[int] = []
         stage = replace(
-            find("tests.pipeline.asking.rate"),
+            find("tests.support.asking.rate"),
             function=lambda ctx, rows, seen=seen, **_: seen.append(len(rows)),
         )
         options = SimpleNamespace(model=LanguageModel("m", engine), tokens=1)  # type: ignore[arg-type]
-        call = Call(stage, options, {}, Path())
-        list(Pool(1).run(call, rows, Context(Path(), Path(), Path())))
+        call = StageCall(stage, options, {}, Path())
+        list(WorkerPool(1).run(call, rows, Context(Path(), Path(), Path())))
         assert sum(seen) == 500
         assert min(len(seen), 2) == chunks

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artifact import open_artifact
 from pipeline.errors import Exit
-from pipeline.recipe import Recipe
-from tests.pipeline.running import artifact, contents, pool, run, started, toys
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.artifact import open_artifact
+from tests.support.running import artifact, contents, pool, run, started, toys
 
 SLOW = """\
 name: slow
@@ -213,15 +213,15 @@ def test_results_are_those_of_any_number_of_workers_and_chunk_size(
 ) -> None:
     recipe = wide(tmp_path, 900)
     wired = Recipe.load(str(recipe))
-    monkeypatch.setattr("pipeline.workers.WORTH_SPAWNING", 0.0)
-    monkeypatch.setattr("pipeline.workers.TELLING", 0.0)
+    monkeypatch.setattr("pipeline.execution.workers.WORTH_SPAWNING", 0.0)
+    monkeypatch.setattr("pipeline.execution.workers.TELLING", 0.0)
     monkeypatch.setenv("TOY_NAP", "0.001")
     run(wired, tmp_path / "two", workers=2)
     monkeypatch.setenv("TOY_NAP", "0")
     used = artifact(wired, tmp_path / "two", "sized").manifest["used"]
     assert used == {"rows": 900}, "what workers count is counted"
     for chunk in (7, 100_000):
-        monkeypatch.setattr("pipeline.workers.FIRST_CHUNK", chunk)
+        monkeypatch.setattr("pipeline.execution.workers.FIRST_CHUNK", chunk)
         run(wired, tmp_path / f"chunk{chunk}")
     assert contents(tmp_path / "chunk7", wired) == contents(tmp_path / "two", wired)
     assert contents(tmp_path / "chunk100000", wired) == contents(tmp_path / "two", wired)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import ledger, show
+from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
-from pipeline.plan import wanted
-from pipeline.recipe import Recipe
-from pipeline.store import Store
-from tests.pipeline.running import MODEL, TOY, artifact, looks, pool, recipe, run, states
+from pipeline.execution import history
+from pipeline.execution.plan import select_steps
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
+from tests.support.running import MODEL, TOY, artifact, looks, pool, recipe, run, states
 
 
 def chain(folder: Path, **options: Any) -> Recipe:
@@ -35,7 +36,7 @@ def chain(folder: Path, **options: Any) -> Recipe:
 
 
 def why(wired: Recipe, store: Path, step: str) -> list[str]:
-    told = show.reasons(wired, Store(store), step)["stages"]
+    told = tables.reasons(wired, Store(store), step)["stages"]
     return next(t["causes"] for t in told if t["name"] == step)
 
 
@@ -150,9 +151,9 @@ def test_another_name_for_a_column_is_another_artifact(tmp_path: Path) -> None:
 
     run(wired("one"), store)
     assert why(wired("two"), store, "sized") == ["as: {'length': 'one'} -> {'length': 'two'}"]
-    assert ledger.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "one"
+    assert history.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "one"
     run(wired("two"), store)
-    assert ledger.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "two"
+    assert history.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "two"
     assert artifact(wired("two"), store, "sized").manifest["computed"] == 0, "values are remembered"
 
 
@@ -243,7 +244,7 @@ def test_a_model_that_a_stage_made_is_an_input(tmp_path: Path) -> None:
 
     assert states(wired(1), store)["applied"] == "unknown"
     assert list(wired(1).steps) == ["a", "trained", "applied", "size"]
-    assert [s.name for s in wanted(wired(1), ["applied"])] == ["a", "trained", "applied"]
+    assert [s.name for s in select_steps(wired(1), ["applied"])] == ["a", "trained", "applied"]
     run(wired(1), store)
     assert artifact(wired(1), store, "applied").read("kept")["told"].unique().to_list() == [2]
     run(wired(2), store, "trained")
@@ -260,15 +261,15 @@ def test_rows_of_a_stale_stage_are_never_mixed_with_those_of_another_run(tmp_pat
     wired, store = chain(tmp_path, maximum=90), tmp_path / "store"
     run(wired, store)
     changed = chain(tmp_path, maximum=3)
-    kept = ledger.rows(changed, Store(store), "brief", "kept")
+    kept = history.rows(changed, Store(store), "brief", "kept")
     assert len(kept) == 12, "stale, but its input is as it was: the last run's rows"
     pool(tmp_path / "a.txt", 12, start=100)
     run(wired, store, "a")
     for step in ("sized", "brief"):
         with pytest.raises(UserError, match="made from other rows"):
-            ledger.rows(wired, Store(store), step, "kept")
+            history.rows(wired, Store(store), step, "kept")
     run(wired, store)
-    kept = ledger.rows(wired, Store(store), "brief", "kept")
+    kept = history.rows(wired, Store(store), "brief", "kept")
     lengths = kept["messages"].list.last().struct.field("content").str.len_chars()
     assert lengths.to_list() == kept["length"].to_list()
 
@@ -297,7 +298,7 @@ def test_status_tells_all_stages(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 30)
     wired, store = chain(tmp_path, maximum=10), Store(tmp_path / "store")
     run(wired, store.root)
-    told = json.loads(json.dumps(ledger.status(wired, store)))
+    told = json.loads(json.dumps(history.status(wired, store)))
     assert told["recipe"] == "toys"
     keys = "name uses state fingerprint rows_in created kept dropped failed seconds"
     for stage in told["stages"]:

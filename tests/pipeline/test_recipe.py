@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import RecipeErrors, UserError
-from pipeline.plan import plan
-from pipeline.recipe import Recipe
-from pipeline.store import Store
-from tests.pipeline.running import MODEL, TOY, pool, recipe, run, toys
+from pipeline.execution.plan import plan
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
+from tests.support.running import MODEL, TOY, pool, recipe, run, toys
 
 
 def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:

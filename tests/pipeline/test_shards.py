@@ -12,7 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.shards import ROW_GROUP, column_names, read_frame, to_arrow, write_frame, write_table
+from pipeline.store.parquet import (
+    ROW_GROUP,
+    column_names,
+    read_frame,
+    to_arrow,
+    write_frame,
+    write_table,
+)
 
 
 def frame(rows: int) -> pl.DataFrame:

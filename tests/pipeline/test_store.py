@@ -13,11 +13,11 @@ import polars as pl
 import pytest
 
 from pipeline.errors import Exit, UserError
-from pipeline.memo import KEY, MANY, Memo
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
-from pipeline.store import Store
-from tests.pipeline.running import (
+from pipeline.store.row_cache import KEY, MANY, RowCache
+from pipeline.store.store import Store
+from tests.support.running import (
     artifact,
     command,
     contents,
@@ -185,7 +185,7 @@ def test_a_limit_on_the_size_of_files_is_told(small: Path) -> None:
 
 
 def test_a_memo_joins_its_files_and_forgets_nothing(tmp_path: Path) -> None:
-    memo = Memo(tmp_path)
+    memo = RowCache(tmp_path)
     (tmp_path / ".half").write_bytes(b"PAR1")
     for i in range(MANY + 3):
         memo.add(pl.DataFrame({KEY: [f"{i}", f"{i}b"], "x": [i, i]}))
@@ -193,7 +193,7 @@ def test_a_memo_joins_its_files_and_forgets_nothing(tmp_path: Path) -> None:
     memo.compact()
     assert len(list(tmp_path.glob("*.parquet"))) == 1
     assert memo.read().sort(KEY).equals(known)
-    assert Memo(tmp_path).read().sort(KEY).equals(known)
+    assert RowCache(tmp_path).read().sort(KEY).equals(known)
     assert [p.suffix for p in tmp_path.iterdir()] == [".parquet"]
 
 

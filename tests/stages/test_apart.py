@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.models import Embedder
-from stages._apart import Apart, keep_apart, nearest_before
-from stages._projection import projection
-from stages._vectors import place
-from tests.stages._rows import DATA, json_lines
+from stages._vectors.arrays import to_device
+from stages._vectors.greedy_dedup import DedupResult, greedy_dedup, nearest_before
+from stages._vectors.projection import projection
+from tests.support.rows import DATA, json_lines
 
 
 def loop(
@@ -51,7 +51,9 @@ def loop(
     return told
 
 
-def assert_equal(found: Apart, expected: list[tuple[bool, int, float]], given: int = 0) -> None:
+def assert_equal(
+    found: DedupResult, expected: list[tuple[bool, int, float]], given: int = 0
+) -> None:
     until = found.reached
     assert found.kept.tolist() == [keep for keep, _, _ in expected]
     assert found.nearest[:until].tolist() == [near for _, near, _ in expected][:until]
@@ -98,14 +100,14 @@ def test_equals_the_loop(
     costs = np.array(prices[: len(rows)])
     expected = loop(vectors, threshold, drop_at, seeds, costs, budget)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages._apart._BLOCK", block)
-        patch.setattr("stages._apart._TILE", 2 * block)
+        patch.setattr("stages._vectors.greedy_dedup._BLOCK", block)
+        patch.setattr("stages._vectors.greedy_dedup._TILE", 2 * block)
         for array in (vectors, torch.tensor(vectors)):
-            found = keep_apart(
+            found = greedy_dedup(
                 array, given=seeds, threshold=threshold, drop_at=drop_at, costs=costs, budget=budget
             )
             assert_equal(found, expected)
-        near = keep_apart(
+        near = greedy_dedup(
             vectors, given=seeds, threshold=threshold, drop_at=drop_at, reach=threshold,
             costs=costs, budget=budget,
         )  # fmt: skip
@@ -123,11 +125,11 @@ def clustered(rows: int, dimensions: int, seed: int, spread: float = 0.35) -> ND
 def test_clustered_vectors(threshold: float) -> None:
     vectors = clustered(900, 48, 1) * np.float32(7)
     expected = loop(vectors, threshold, given=30)
-    found = keep_apart(vectors, threshold=threshold, given=30)
+    found = greedy_dedup(vectors, threshold=threshold, given=30)
     assert_equal(found, expected)
     assert 50 < found.kept.sum() < 850
     assert found.reached == 900
-    tensors = keep_apart(torch.tensor(vectors), threshold=threshold, given=30)
+    tensors = greedy_dedup(torch.tensor(vectors), threshold=threshold, given=30)
     for mine, other in zip(found, tensors, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -138,9 +140,9 @@ def test_blocks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     found = []
     for block, tile, cores in [(512, 4096, 2), (37, 37, 1), (1500, 1, 5), (1, 200, 2)]:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
-        monkeypatch.setattr("stages._apart._BLOCK", block)
-        monkeypatch.setattr("stages._apart._TILE", tile)
-        found.append(keep_apart(vectors, threshold=1.0, drop_at="at"))
+        monkeypatch.setattr("stages._vectors.greedy_dedup._BLOCK", block)
+        monkeypatch.setattr("stages._vectors.greedy_dedup._TILE", tile)
+        found.append(greedy_dedup(vectors, threshold=1.0, drop_at="at"))
     assert not found[0].kept[700:800].any()
     for other in found[1:]:
         for mine, theirs in zip(found[0], other, strict=True):
@@ -162,22 +164,22 @@ def test_the_threshold_is_not_blurred_by_float32() -> None:
     gaps = np.array([cosine for _, _, cosine in expected[1:]]) - 0.9
     assert (np.abs(gaps) < 1e-7).sum() > 100
     assert 20 < (gaps > 0).sum() < 180
-    assert_equal(keep_apart(vectors, threshold=0.9), expected)
-    assert_equal(keep_apart(torch.tensor(vectors), threshold=0.9), expected)
+    assert_equal(greedy_dedup(vectors, threshold=0.9), expected)
+    assert_equal(greedy_dedup(torch.tensor(vectors), threshold=0.9), expected)
 
 
 def test_a_limit_ends_the_work_early() -> None:
     vectors = clustered(3000, 16, 3)
-    whole = keep_apart(vectors, threshold=0.7)
+    whole = greedy_dedup(vectors, threshold=0.7)
     done: list[int] = []
-    some = keep_apart(vectors, threshold=0.7, budget=40, progress=lambda d, _: done.append(d))
+    some = greedy_dedup(vectors, threshold=0.7, budget=40, progress=lambda d, _: done.append(d))
     assert done[-1] == 256
     first = np.flatnonzero(whole.kept)[:40]
     assert np.flatnonzero(some.kept).tolist() == first.tolist()
     assert some.reached == first[-1] + 1
     np.testing.assert_array_equal(some.nearest[: some.reached], whole.nearest[: some.reached])
-    assert keep_apart(vectors, threshold=0.7, budget=0).reached == 0
-    ample = keep_apart(vectors, threshold=0.7, budget=10_000)
+    assert greedy_dedup(vectors, threshold=0.7, budget=0).reached == 0
+    ample = greedy_dedup(vectors, threshold=0.7, budget=10_000)
     for mine, other in zip(whole, ample, strict=True):
         np.testing.assert_array_equal(mine, other)
 
@@ -202,17 +204,17 @@ def test_nearest_before_equals_the_loop() -> None:
 
 
 def test_all_equal_none_and_one() -> None:
-    same = keep_apart(np.ones((1300, 8), np.float32), threshold=0.9)
+    same = greedy_dedup(np.ones((1300, 8), np.float32), threshold=0.9)
     assert np.flatnonzero(same.kept).tolist() == [0]
     assert (same.nearest[1:] == 0).all()
     assert (same.similarity[1:] == 1).all()
-    assert keep_apart(np.ones((1, 8), np.float32), threshold=0.9).kept.tolist() == [True]
-    assert keep_apart(np.ones((0, 8), np.float32), threshold=0.9).kept.tolist() == []
+    assert greedy_dedup(np.ones((1, 8), np.float32), threshold=0.9).kept.tolist() == [True]
+    assert greedy_dedup(np.ones((0, 8), np.float32), threshold=0.9).kept.tolist() == []
 
 
 def test_zero_vectors_resemble_nothing() -> None:
     vectors = np.array([[0, 0], [1, 0], [0, 0], [3e38, 0], [1e-40, 0]], np.float32)
-    found = keep_apart(vectors, threshold=-1.0)
+    found = greedy_dedup(vectors, threshold=-1.0)
     assert found.kept.tolist() == [True, True, True, False, False]
     assert found.nearest.tolist() == [-1, -1, -1, 1, 1]
     assert np.isnan(found.similarity[:3]).all()
@@ -230,9 +232,9 @@ def test_projections_change_nothing(
     vectors = rng.permutation(vectors).astype(np.float32)
     expected = within(loop(vectors, 0.6), reach)
     for width in (None, 1, 16, 63, 64):
-        monkeypatch.setattr("stages._projection._width", lambda *_, w=width: w)
+        monkeypatch.setattr("stages._vectors.projection._width", lambda *_, w=width: w)
         for array in (vectors, torch.tensor(vectors)):
-            assert_equal(keep_apart(array, threshold=0.6, reach=reach), expected)
+            assert_equal(greedy_dedup(array, threshold=0.6, reach=reach), expected)
 
 
 def test_a_width_is_found_where_it_pays() -> None:
@@ -258,4 +260,4 @@ def test_real_vectors(ctx: Context, potion: Embedder) -> None:
     for threshold in (0.6, 0.8):
         expected = loop(vectors, threshold)
         assert 5 < sum(not keep for keep, _, _ in expected) < 500
-        assert_equal(keep_apart(place(vectors), threshold=threshold), expected)
+        assert_equal(greedy_dedup(to_device(vectors), threshold=threshold), expected)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._budget import (
+from stages._selection.budget import (
     EXPONENTS,
     Quota,
     costs,
@@ -22,8 +22,8 @@ from stages._budget import (
     fill,
     fill_groups,
     not_selected,
-    places_within,
     ranking,
+    ranks_within,
     scores,
     uniform,
 )
@@ -140,8 +140,8 @@ def test_groups_are_filled_as_if_each_were_alone(rows: list[tuple[int, int]], bu
 def test_places_within_groups() -> None:
     groups = np.array([0, 1, 0, 1, 0])
     keys = np.array([2.0, np.nan, 1.0, 5.0, 1.0])
-    assert places_within(groups, keys).tolist() == [3, 2, 1, 1, 2]
-    assert places_within(groups[:0], keys[:0]).tolist() == []
+    assert ranks_within(groups, keys).tolist() == [3, 2, 1, 1, 2]
+    assert ranks_within(groups[:0], keys[:0]).tolist() == []
 
 
 def test_verdict_of_rows_that_are_not_selected() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.models import Decoding, LanguageModel
-from stages._drafts import Draft, branch, keep, table, user, write
-from stages._lines import conversation
-from tests.stages.generate.scripted import scripted
+from stages._llm.drafts import Draft, expand, filter_drafts, generate_field, to_frame, user
+from stages._llm.rows import task_messages
+from stages.generate.backtranslate import PROMPTS
+from tests.support.scripted import scripted
 
 ADDS = {"journal": pl.List(pl.String), "topic": pl.String}
 NO_MODEL = LanguageModel(model="none")
@@ -23,9 +24,9 @@ def drafts(*topics: str) -> list[Draft]:
 
 
 def made_of(found: list[Draft]) -> pl.DataFrame:
-    return table(
+    return to_frame(
         found,
-        lambda d: conversation(d.fields.get("question", ""), "", d.fields.get("answer", "")),
+        lambda d: task_messages(d.fields.get("question", ""), "", d.fields.get("answer", "")),
         "test",
         ADDS,
     )
@@ -44,9 +45,9 @@ def test_every_draft_is_kept_dropped_or_failed(ctx: Context) -> None:
     context = scripted(ctx, script)
     engine = context.open(NO_MODEL)
     found = drafts("good", "long", "empty", "broken", "refused")
-    write(engine, found, "question", lambda d: user(d["topic"]), Decoding(8))
-    keep(found, lambda d: ("too_dull", {"why": "?"}) if d["topic"] == "refused" else None)
-    write(engine, found, "answer", lambda d: user(d["question"]), Decoding(8))
+    generate_field(engine, found, "question", lambda d: user(d["topic"]), Decoding(8))
+    filter_drafts(found, lambda d: ("too_dull", {"why": "?"}) if d["topic"] == "refused" else None)
+    generate_field(engine, found, "answer", lambda d: user(d["question"]), Decoding(8))
     made = made_of(found)
     assert [len(asked) for asked in engine.asked] == [5, 1]
     assert made["drop_reason"].to_list() == [
@@ -65,7 +66,7 @@ def test_every_draft_is_kept_dropped_or_failed(ctx: Context) -> None:
 def test_a_draft_becomes_several_and_one_without_parts_says_so(ctx: Context) -> None:
     found = drafts("a,b", "", "c")
     found[2].reject("earlier")
-    parts = branch(found, lambda d: [{"question": q} for q in d["topic"].split(",") if q])
+    parts = expand(found, lambda d: [{"question": q} for q in d["topic"].split(",") if q])
     assert [d.fields.get("question") for d in parts] == ["a", "b", None, None]
     assert [d.rejection and d.rejection[0] for d in parts] == [
         *(None, None, "nothing_parsed", "earlier"),
@@ -77,8 +78,10 @@ def test_a_draft_becomes_several_and_one_without_parts_says_so(ctx: Context) -> 
 def test_a_cut_answer_may_be_wanted(ctx: Context) -> None:
     found = drafts("long")
     engine = scripted(ctx, script).open(NO_MODEL)
-    write(engine, found, "question", lambda d: user(d["topic"]), Decoding(8), keep_cut=True)
-    assert found[0].alive
+    generate_field(
+        engine, found, "question", lambda d: user(d["topic"]), Decoding(8), keep_cut=True
+    )
+    assert found[0].active
     assert found[0]["question"] == "never end"
 
 
@@ -90,10 +93,8 @@ def test_equal_rows_are_one_and_a_twin(ctx: Context) -> None:
 
 
 def test_what_a_model_wrote_is_no_template(ctx: Context) -> None:
-    from stages._prompts import prompt
-
     evil = "{{ 7 * 7 }}{% for x in y %}"
-    assert evil in prompt("generate/backtranslate/instruction", passage=evil)
+    assert evil in PROMPTS.render("instruction", passage=evil)
 
 
 def test_nothing_left_is_told_with_reasons(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.context import Context
-from pipeline.forecast import CHARACTERS, TEMPLATE
-from tests.stages.cases import CASES, NAMES, Case
-from tests.stages.generate.scripted import Scripted, scripted
-from tests.stages.teacher import teacher
+from pipeline.models.expected_requests import CHARACTERS, TEMPLATE
+from tests.support.cases import CASES, NAMES, Case
+from tests.support.scripted import Scripted, scripted
+from tests.support.teacher import teacher
 
 FACTOR = 1.5
 """What the number of requests and the length of prompts may be off by, either way."""

@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages import _facility, _greedy, _pairs, _points
-from stages._facility import Cover, Coverage
-from stages._greedy import GraphCut, KCenter, Objective, Picks, greedy
-from stages._points import Excess, Points, Similarity
-from stages._vectors import Each, threads
-from tests.stages._rows import DATA, json_lines
+from stages._vectors.arrays import ParallelMap, parallel_map
+from stages.select._submodular import facility_location as facility_location_module
+from stages.select._submodular import greedy as greedy_module
+from stages.select._submodular import mixed_precision as mixed_precision_module
+from stages.select._submodular import sparse_gains as sparse_gains_module
+from stages.select._submodular.facility_location import Cover, Coverage
+from stages.select._submodular.greedy import GraphCut, KCenter, Objective, Picks, greedy
+from stages.select._submodular.mixed_precision import Excess, Points, Similarity
+from tests.support.rows import DATA, json_lines
 
 Value = Callable[[list[int]], float]
 """A set function, written as its formula says."""
@@ -89,7 +92,7 @@ def run(
     objective: Objective, count: int, budget: int, prices: NDArray | None = None, ahead: int = 1024
 ) -> Picks:
     prices = np.ones(count, np.int64) if prices is None else prices
-    with mock.patch.object(_greedy, "_AHEAD", ahead):
+    with mock.patch.object(greedy_module, "_AHEAD", ahead):
         return greedy(objective, np.ones(count, np.bool_), prices, budget)
 
 
@@ -98,8 +101,8 @@ def whole(count: int, least: float = 0.0) -> Cover:
 
 
 @pytest.fixture
-def each() -> Iterator[Each]:
-    with threads() as found:
+def each() -> Iterator[ParallelMap]:
+    with parallel_map() as found:
         yield found
 
 
@@ -135,7 +138,7 @@ def test_coverage_is_the_plain_greedy_choice(
     quality = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=count, max_size=count)))
     cover = Cover(slice(0, count), start, cap, 0.75, 0.25 * quality)
     prices = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
-    with threads() as each:
+    with parallel_map() as each:
         objective = Coverage(Points.of(each, vectors, similarity), cover, room)
         found = run(objective, count, budget, prices, data.draw(aheads))
     is_greedy(found, facility(s, cover), count, budget, prices)
@@ -149,7 +152,7 @@ def test_k_center_is_the_plain_greedy_choice(
     count = len(vectors)
     distances = (similarity == "cosine") - similarities(vectors, similarity)
     centres = [count - 1] if held else []
-    with threads() as each:
+    with parallel_map() as each:
         points = Points.of(each, vectors, similarity)
         found = run(KCenter(points, count, np.array(centres, int)), count, budget, ahead=ahead)
     far = np.full(count, np.inf) if not held else distances[:, centres[0]].copy()
@@ -175,7 +178,7 @@ def test_graph_cut_is_the_plain_greedy_choice(
         both = picks + [count + i for i in before]
         return float(s[:count, both].sum() - penalty * s[np.ix_(both, both)].sum())
 
-    with threads() as each:
+    with parallel_map() as each:
         points = Points.of(each, everything, "cosine")
         objective = GraphCut(points, count, count + np.array(before, int), penalty)
         found = run(objective, count, budget, ahead=1)
@@ -184,7 +187,7 @@ def test_graph_cut_is_the_plain_greedy_choice(
 
 @pytest.mark.parametrize("name", ["self_instruct.jsonl.gz", "selfbehave.jsonl.gz"])
 @pytest.mark.parametrize("room", [0, 40_000, 10**8])
-def test_real_rows(each: Each, name: str, room: int) -> None:
+def test_real_rows(each: ParallelMap, name: str, room: int) -> None:
     """On real vectors, copies among them, whatever is kept."""
     vectors = embedded(name)[:700]
     s = similarities(vectors)
@@ -199,7 +202,7 @@ def test_real_rows(each: Each, name: str, room: int) -> None:
     assert found.gains.sum() == pytest.approx(covers.sum(), abs=1e-6)
 
 
-def test_gains_never_grow(each: Each) -> None:
+def test_gains_never_grow(each: ParallelMap) -> None:
     """Facility location and distances to centres are what the lazy search rests on."""
     points = Points.of(each, embedded("selfbehave.jsonl.gz")[:500], "cosine")
     for objective in (Coverage(points, whole(500)), KCenter(points, 500, np.array([3]))):
@@ -218,13 +221,13 @@ def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch)
         (5, 37, 300, 1000, 9.0, 7),
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
-        monkeypatch.setattr(_facility, "_SIDE", side)
-        monkeypatch.setattr(_facility, "_TILE", tile)
-        monkeypatch.setattr(_pairs, "_ROWS", summed)
-        monkeypatch.setattr(_facility, "_PATIENCE", patience)
-        monkeypatch.setattr(_greedy, "CELLS", tile * 100)
-        monkeypatch.setattr(_points, "_VALUES", tile * 70)
-        with threads() as each:
+        monkeypatch.setattr(facility_location_module, "_SIDE", side)
+        monkeypatch.setattr(facility_location_module, "_TILE", tile)
+        monkeypatch.setattr(sparse_gains_module, "_ROWS", summed)
+        monkeypatch.setattr(facility_location_module, "_PATIENCE", patience)
+        monkeypatch.setattr(greedy_module, "CELLS", tile * 100)
+        monkeypatch.setattr(mixed_precision_module, "_VALUES", tile * 70)
+        with parallel_map() as each:
             points = Points.of(each, vectors, "cosine")
             for room in (0, 60_000, 10**8):
                 objective = Coverage(points, whole(len(vectors)), room)
@@ -236,7 +239,7 @@ def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch)
         np.testing.assert_array_equal(picks.gains, first.gains)
 
 
-def test_torch_picks_the_same(each: Each) -> None:
+def test_torch_picks_the_same(each: ParallelMap) -> None:
     torch = pytest.importorskip("torch")
     vectors = embedded("self_instruct.jsonl.gz")[:600]
     vectors = np.concatenate([vectors, vectors[:40]])  # equal rows: ties
@@ -259,7 +262,9 @@ def test_torch_picks_the_same(each: Each) -> None:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_nearest_is_the_first_of_the_most_similar(each: Each, similarity: Similarity) -> None:
+def test_nearest_is_the_first_of_the_most_similar(
+    each: ParallelMap, similarity: Similarity
+) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.integers(-1, 2, (300, 4)).astype(np.float32)
     s = np.round(similarities(vectors, similarity), 10)
@@ -271,10 +276,10 @@ def test_nearest_is_the_first_of_the_most_similar(each: Each, similarity: Simila
 
 @pytest.mark.parametrize(("room", "patience"), [(0, 0.0), (0, 9.0), (10**8, 9.0)])
 def test_ceilings_are_never_too_low(
-    each: Each, monkeypatch: pytest.MonkeyPatch, room: int, patience: float
+    each: ParallelMap, monkeypatch: pytest.MonkeyPatch, room: int, patience: float
 ) -> None:
     """However the gains are summed up in float32, the true ones are not above, and close."""
-    monkeypatch.setattr(_facility, "_PATIENCE", patience)
+    monkeypatch.setattr(facility_location_module, "_PATIENCE", patience)
     vectors = embedded("self_instruct.jsonl.gz")[:800]
     s, rows = similarities(vectors), np.arange(800)
     cap = s[:, :50].max(axis=1)
@@ -283,7 +288,7 @@ def test_ceilings_are_never_too_low(
     )
     covers = np.zeros(800)
     for _ in range(12):
-        row, _ = _greedy.best(objective, rows)
+        row, _ = greedy.best(objective, rows)
         objective.add(row)
         covers = np.maximum(covers, np.minimum(s[:, row], cap))
         gains = np.maximum(np.minimum(s, cap[:, None]) - covers[:, None], 0).sum(axis=0)
@@ -292,7 +297,7 @@ def test_ceilings_are_never_too_low(
         assert (objective.ceilings - gains).max() < 0.05
 
 
-def test_ceilings_without_pairs_hold(each: Each) -> None:
+def test_ceilings_without_pairs_hold(each: ParallelMap) -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:400]
     points = Points.of(each, vectors, "cosine")
     s = similarities(vectors)[:300, 50:]
@@ -307,7 +312,7 @@ def test_ceilings_without_pairs_hold(each: Each) -> None:
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_bounds_hold(each: Each, similarity: Similarity) -> None:
+def test_bounds_hold(each: ParallelMap, similarity: Similarity) -> None:
     """No float32 similarity, with its margin, is on the wrong side of the true one."""
     rng = np.random.default_rng(1)
     vectors = np.concatenate([rng.normal(size=(150, 300)), np.abs(rng.normal(size=(150, 300)))])
@@ -320,7 +325,7 @@ def test_bounds_hold(each: Each, similarity: Similarity) -> None:
         assert np.abs(points.fast.bounds(points.fast, 1) - s).max() < 1e-4
 
 
-def test_many_equal_rows_are_no_burden(each: Each) -> None:
+def test_many_equal_rows_are_no_burden(each: ParallelMap) -> None:
     """Copies share one evaluation; once all is covered the order is that of the rows."""
     vectors = np.repeat(np.eye(5, 8, dtype=np.float32), 800, axis=0)
     points = Points.of(each, vectors, "cosine")
@@ -336,7 +341,7 @@ def test_many_equal_rows_are_no_burden(each: Each) -> None:
 
 @pytest.mark.proof
 @pytest.mark.parametrize("kind", ["mixture", "normal"])
-def test_larger_pools(each: Each, kind: str) -> None:
+def test_larger_pools(each: ParallelMap, kind: str) -> None:
     """The lazy search over the whole matrix, on data of two shapes."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6000, 64))

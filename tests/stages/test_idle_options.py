@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.discovery import find
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 MODEL = LanguageModel(model="none")
 RUBRIC = {"method": "rubric", "criteria": ("It is short.",)}

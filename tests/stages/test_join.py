@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages import _join, _sets
-from stages._join import Similar, prefixes, similar
-from stages._minhash import banded
-from stages._ragged import Ragged, offsets_of
-from stages._sets import Components, commonness, multiplicity
+from stages._text.ragged import Ragged, offsets_of
+from stages.dedup._jaccard import candidates as candidates_module
+from stages.dedup._jaccard import join as join_module
+from stages.dedup._jaccard.candidates import Components, commonness, multiplicity
+from stages.dedup._jaccard.join import Similar, prefixes, similar
+from stages.dedup._jaccard.minhash import banded
 
 HASHES = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)
 MANY = partial(banded, permutations=128, seed=0)
@@ -95,27 +96,27 @@ def test_larger_pools(buckets: object, threshold: float) -> None:
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the pairs whose elements are compared."""
     counts: list[int] = []
-    overlaps = _sets.overlaps
+    overlaps = candidates_module.overlaps
 
     def counting(sets: Ragged, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         counts.append(len(left))
         return overlaps(sets, left, right)
 
-    monkeypatch.setattr(_sets, "overlaps", counting)
-    monkeypatch.setattr(_join, "overlaps", counting)
+    monkeypatch.setattr(candidates_module, "overlaps", counting)
+    monkeypatch.setattr(join_module, "overlaps", counting)
     return counts
 
 
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the pairs that buckets put together."""
     counts: list[int] = []
-    once = _join._once
+    once = join_module._once
 
     def counting(left: np.ndarray, right: np.ndarray) -> tuple:
         counts.append(len(left))
         return once(left, right)
 
-    monkeypatch.setattr(_join, "_once", counting)
+    monkeypatch.setattr(join_module, "_once", counting)
     return counts
 
 
@@ -169,8 +170,8 @@ def test_wide_buckets_and_stretches_change_nothing(monkeypatch: pytest.MonkeyPat
     random = np.random.default_rng(2)
     sets = [set(random.choice(60, 30, replace=False).tolist()) for _ in range(400)]
     expected = brute(sets, 0.5)
-    monkeypatch.setattr(_join, "_WIDE", 4)
-    monkeypatch.setattr(_join, "_PAIRS", 64)
+    monkeypatch.setattr(join_module, "_WIDE", 4)
+    monkeypatch.setattr(join_module, "_PAIRS", 64)
     assert roots(similar(ragged(sets), 0, 0.5, prefixes), 400) == expected
     assert 1 < len({*expected}) < 400
 
@@ -185,7 +186,7 @@ def test_parts_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, fresh = commonness(values), commonness(values, flags)
     assert whole.tolist() == [int(8 * np.log2(count)) for count in counts]
     assert ((fresh > 0) == ((np.array(counts) > 1) & (np.array(marked) > 0))).all()
-    monkeypatch.setattr(_sets, "_PART", 64)
+    monkeypatch.setattr(candidates_module, "_PART", 64)
     assert commonness(values).tolist() == whole.tolist()
     assert commonness(values, flags).tolist() == fresh.tolist()
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.models import Embedder
-from stages._kmeans import kmeans
-from stages._vectors import LARGEST, Matrix
+from stages._vectors.arrays import LARGEST, Matrix
+from stages._vectors.kmeans import kmeans
 from tests.stages.test_vectors import blobs
 
 
@@ -146,7 +146,7 @@ def test_time_and_memory_over_sizes() -> None:
     """At a fixed k the time grows no worse than n log n; a million rows stay under 4 GiB."""
     import time
 
-    from pipeline.memory import peak_memory, reset_peak
+    from pipeline.execution.peak_memory import peak_memory, reset_peak
 
     reset_peak()
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.discovery import find
+from pipeline.recipe.discovery import find
 
 ROWS = 24
 SCORES = [float(n) if n % 3 else None for n in range(ROWS)]

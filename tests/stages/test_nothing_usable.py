@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from tests.stages.cases import CASES, NAMES, Case
-from tests.stages.generate.scripted import Answer, scripted
-from tests.stages.teacher import saying, teacher
+from tests.support.cases import CASES, NAMES, Case
+from tests.support.scripted import Answer, scripted
+from tests.support.teacher import saying, teacher
 
 WRITING = [
     pytest.param(case, id=name)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
 
-from stages._bounds import differing, ranked, signatures, wider, width
-from stages._novelty import Verdicts, greedy_novelty
-from stages._rouge import Vocabulary, f1, tokenize
-from tests.stages._rows import DATA, json_lines
+from stages._text.rouge import Vocabulary, f1, tokenize
+from stages.dedup._novelty.greedy_filter import Verdicts, greedy_novelty
+from stages.dedup._novelty.lcs_bounds import differing, ranked, signatures, wider, width
+from tests.support.rows import DATA, json_lines
 
 
 def loop(
@@ -54,8 +54,8 @@ def test_equals_the_loop(
 ) -> None:
     seeds = min(seeds, len(sequences))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages._novelty._BLOCK", block)
-        patch.setattr("stages._novelty._SAMPLE", sample)
+        patch.setattr("stages.dedup._novelty.greedy_filter._BLOCK", block)
+        patch.setattr("stages.dedup._novelty.greedy_filter._SAMPLE", sample)
         found = greedy_novelty(sequences, given=seeds, threshold=threshold, drop_at=drop_at)
     assert told(found) == loop(sequences, seeds, threshold, drop_at)
 
@@ -83,17 +83,17 @@ def test_short_and_long_texts(
     assert 10 < sum(twin >= 0 for twin, _ in expected) < count
     assert told(greedy_novelty(sequences, given=20, threshold=threshold)) == expected
     for block, cells, cores in [(16, 1, 1), (100, 700, 3)]:
-        monkeypatch.setattr("stages._novelty._BLOCK", block)
-        monkeypatch.setattr("stages._novelty._CELLS", cells)
-        monkeypatch.setattr("stages._bounds._CELLS", cells)
-        monkeypatch.setattr("stages._novelty.threads", lambda n=cores: n)
+        monkeypatch.setattr("stages.dedup._novelty.greedy_filter._BLOCK", block)
+        monkeypatch.setattr("stages.dedup._novelty.greedy_filter._CELLS", cells)
+        monkeypatch.setattr("stages.dedup._novelty.lcs_bounds._CELLS", cells)
+        monkeypatch.setattr("stages.dedup._novelty.greedy_filter.threads", lambda n=cores: n)
         assert told(greedy_novelty(sequences, given=20, threshold=threshold)) == expected
 
 
 @pytest.mark.parametrize("codes", [0x110000, 10])
 def test_more_words_than_characters(codes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks run through the surrogates, which are no characters; past all codes, lists serve."""
-    monkeypatch.setattr("stages._novelty._CODES", codes)
+    monkeypatch.setattr("stages.dedup._novelty.greedy_filter._CODES", codes)
     texts = [list(range(i, i + 10)) for i in range(0, 60_000, 10)]
     copies = [[*text[:9], text[9] + 1] for text in texts[5000:6000]]
     verdicts = greedy_novelty([*texts, *copies], threshold=0.7)

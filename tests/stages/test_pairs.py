@@ -9,9 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages._compiled import compiled
-from stages._pairs import Pairs, Piece, above, above_across
-from stages._vectors import threads
+from stages._vectors.arrays import parallel_map
+from stages.select._submodular.jit import compiled
+from stages.select._submodular.sparse_gains import Pairs, Piece, above, above_across
 
 
 def lists(piece: Piece) -> list[tuple[list[int], list[float]]]:
@@ -48,7 +48,7 @@ def test_sums_while_floors_rise() -> None:
     rng = np.random.default_rng(0)
     values = rng.random((50, 70), np.float32)
     floors, caps = np.full(70, 0.2, np.float32), np.full(70, np.inf, np.float32)
-    with threads() as each:
+    with parallel_map() as each:
         halves = [(0, slice(0, 30)), (30, slice(30, 70))]
         parts = [
             [

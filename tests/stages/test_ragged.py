@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._ragged import Ragged, blocks, distinct, offsets_of, overlaps, sort_each, take
+from stages._text.ragged import Ragged, blocks, distinct, offsets_of, overlaps, sort_each, take
 
 ragged_values = st.lists(st.lists(st.integers(0, 6), max_size=7), max_size=9)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from stages._rouge import NoveltyPool, f1, rouge_l, tokenize
+from stages._text.rouge import NoveltyPool, f1, rouge_l, tokenize
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = {stem: RougeScorer(["rougeL"], use_stemmer=stem) for stem in (False, True)}

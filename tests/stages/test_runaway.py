@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.context import Context
-from tests.stages.cases import Case
-from tests.stages.generate.scripted import scripted
-from tests.stages.teacher import saying
 from tests.stages.test_nothing_usable import WRITING
+from tests.support.cases import Case
+from tests.support.scripted import scripted
+from tests.support.teacher import saying
 
 LONG = 30_000
 RUNS = ("\n", "\n ", " ", "* ", "**", "\t", "#", "```\n", "[", "{", "1")

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages import _spectral
-from stages._kmeans import kmeans
-from stages._spectral import spectral
+from stages._vectors.kmeans import kmeans
+from stages.select import _spectral
+from stages.select._spectral import spectral
 from tests.stages.test_vectors import blobs
 
 

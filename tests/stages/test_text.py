@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._ragged import overlaps
-from stages._text import (
+from stages._text.ragged import overlaps
+from stages._text.tokens import (
     hash_tokens,
     ngram_hashes,
     normalise,
@@ -61,9 +61,9 @@ def test_sets_overlap_as_those_of_python(texts: list[str], n: int) -> None:
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pl.Series(["one two three", "", "four", "one two three four five", "6 7"])
     whole = shingles(texts, 2)
-    monkeypatch.setattr("stages._text._CHUNK", 2)
+    monkeypatch.setattr("stages._text.tokens._CHUNK", 2)
     parts = shingles(texts, 2)
-    monkeypatch.setattr("stages._ragged._BLOCK", 2)
+    monkeypatch.setattr("stages._text.ragged._BLOCK", 2)
     assert listed(shingle_sets(texts, 2)) == [sorted(set(part)) for part in listed(whole)]
     assert listed(shingle_sets(texts.clear(), 2)) == []
     assert parts.offsets.tolist() == whole.offsets.tolist()

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._vectors import DRIVERS, as_matrix, host, neighbours, place, principal
+from stages._vectors.arrays import DRIVERS, as_matrix, neighbours, principal, to_device, to_host
 
 
 def blobs(rows: int, dimensions: int, groups: int, seed: int, spread: float = 0.3) -> NDArray:
@@ -75,9 +75,9 @@ def test_what_are_no_vectors_is_told(column: pl.Series) -> None:
 @pytest.mark.skipif(any(map(os.path.exists, DRIVERS)), reason="a GPU's driver is there")
 def test_without_a_driver_vectors_stay_and_torch_is_not_imported() -> None:
     program = (
-        "import sys, numpy as np; from stages._vectors import host, place\n"
+        "import sys, numpy as np; from stages._vectors.arrays import to_host, to_device\n"
         "vectors = np.eye(3, dtype=np.float32)\n"
-        "assert host(place(vectors)) is vectors and 'torch' not in sys.modules"
+        "assert to_host(to_device(vectors)) is vectors and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
@@ -85,22 +85,22 @@ def test_without_a_driver_vectors_stay_and_torch_is_not_imported() -> None:
 def test_place_and_host_are_inverse() -> None:
     """On a GPU where there is one; a driver without a GPU leaves the vectors alone."""
     vectors = blobs(50, 4, 3, 0)
-    np.testing.assert_array_equal(host(place(vectors)), vectors)
+    np.testing.assert_array_equal(to_host(to_device(vectors)), vectors)
 
 
 def test_a_broken_driver_leaves_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr("stages._vectors.DRIVERS", ("/",))
+    monkeypatch.setattr("stages._vectors.arrays.DRIVERS", ("/",))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     vectors = blobs(50, 4, 3, 0)
-    assert place(vectors) is vectors
+    assert to_device(vectors) is vectors
 
 
 def test_host_reads_tensors() -> None:
     import torch
 
-    assert host(torch.arange(3)).tolist() == [0, 1, 2]
+    assert to_host(torch.arange(3)).tolist() == [0, 1, 2]
 
 
 def test_vectors_are_not_copied() -> None:

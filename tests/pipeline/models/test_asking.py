@@ -14,8 +14,8 @@ import torch
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request
-from pipeline.models.asking import ask
-from pipeline.models.structured import Unreadable, fitting, json_value, one_of
+from pipeline.models.ask import ask
+from pipeline.models.structured_output import Unreadable, fitting, json_value, one_of
 
 SCHEMA = json.dumps(
     {
@@ -202,7 +202,7 @@ def test_top_k_1_is_greedy_and_frequency_penalty_changes_more_with_each_use(
 
 
 def test_fields_that_say_nothing_stand_in_no_payload() -> None:
-    from pipeline.models.requests import prepare
+    from pipeline.models.journal.requests import prepare
 
     def payload(decoding: Decoding) -> dict[str, Any]:
         found = prepare(Request("p", decoding), {}, None, None)

@@ -11,8 +11,8 @@ import torch
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Embedder, Encoder, LanguageModel
-from pipeline.models.encoders import width_of
-from tests.stages._rows import sample
+from pipeline.models.engines.sentence_transformers import width_of
+from tests.support.rows import sample
 
 
 @pytest.fixture(scope="module")

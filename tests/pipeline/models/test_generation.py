@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.budget import Budget, Use
 from pipeline.context import Context
 from pipeline.models import Completion, Decoding, LanguageModel, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.journal import Journal
-from pipeline.models.requests import Batch, Gate, Prepared, in_batches, prepare
-from pipeline.models.transformers_engine import TransformersEngine, batches, rows_of, width_of
+from pipeline.models.budget import Budget, Usage
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.engines.transformers import TransformersEngine, batches, rows_of, width_of
+from pipeline.models.journal.journal import Journal
+from pipeline.models.journal.requests import Batch, Gate, Prepared, in_batches, prepare
 
 SAMPLED = Decoding(max_tokens=24, temperature=0.9, top_p=0.8, presence_penalty=0.5)
 
@@ -244,6 +244,6 @@ def test_a_resumed_run_cuts_the_same_batches(ctx: Context, tinylm: LanguageModel
     gate = Gate(frozenset(missing), Budget(), None)
     for batch in in_batches(iter(whole), gate, answer):
         for row, _ in batch:
-            gate.settle(row, Use())
+            gate.settle(row, Usage())
     expected = [(w, [p.key for p in rows if p.key in missing]) for w, rows in whole]
     assert sent == [(width, keys) for width, keys in expected if keys]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pipeline.errors import Exit, UserError
-from pipeline.models.handover import bring, export, stats, verify
-from pipeline.models.journal import Journal
-from pipeline.recipe import Recipe
+from pipeline.models.journal.export import export, import_entries, stats, verify
+from pipeline.models.journal.journal import Journal
+from pipeline.recipe.recipe import Recipe
 from tests.pipeline.models.test_journal import ROOT
-from tests.pipeline.running import command, contents, run
+from tests.support.running import command, contents, run
 
 SEEDS = ROOT / "data/seeds/self_instruct_seed_tasks.jsonl"
 BOOK = ROOT / "data/samples/rust_book.jsonl.gz"
@@ -70,7 +70,7 @@ def test_an_exported_journal_rebuilds_the_data_set_without_the_weights(
     bare.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"):
         shutil.copy(ROOT / "data/models/tinylm" / name, bare)
-    assert bring(Journal(other / "journal"), tmp_path / "j.jsonl.gz") == (count, 0)
+    assert import_entries(Journal(other / "journal"), tmp_path / "j.jsonl.gz") == (count, 0)
     replayed = recipe({"engine": "replay", "model": str(bare), "id": "tiny-1"})
     run(replayed, other)
     assert contents(other, replayed) == contents(generated, recipe(MODEL))
@@ -90,10 +90,10 @@ def test_there_and_back_is_the_same(tmp_path: Path, generated: Path) -> None:
     one = Journal(generated / "journal")
     count = export(one, first)
     other = Journal(tmp_path / "j")
-    bring(other, first)
+    import_entries(other, first)
     export(other, second)
     assert first.read_bytes() == second.read_bytes()
-    assert bring(other, first) == (0, count)
+    assert import_entries(other, first) == (0, count)
     assert other.most_answers() == 1, "an import is no second answer"
     assert verify(one) == verify(other) == count
     assert list(stats(one)["models"]) == list(stats(other)["models"])
@@ -115,13 +115,13 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, generated: Path) -> 
         bad = tmp_path / "bad.jsonl"
         bad.write_text(json.dumps(line) + "\n" + text + "\n")
         with pytest.raises(UserError, match=told) as error:
-            bring(Journal(tmp_path / "j"), bad)
+            import_entries(Journal(tmp_path / "j"), bad)
         assert error.value.where == f"{bad}:2"
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(good.read_bytes())[:-40])
     for path in (cut, tmp_path / "nowhere.jsonl"):
         with pytest.raises(UserError, match="cannot be read"):
-            bring(Journal(tmp_path / "j"), path)
+            import_entries(Journal(tmp_path / "j"), path)
 
 
 def test_what_was_tampered_with_is_found(tmp_path: Path, generated: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_stands_before_a_mistake_is_taken_in(tmp_path: Path, generated: Pat
         journal, file = Journal(tmp_path / name), tmp_path / f"{name}.jsonl"
         file.write_bytes(b"".join([*lines[:-1], lines[0], end]))
         with pytest.raises(UserError, match="no entry of a journal") as error:
-            bring(journal, file)
+            import_entries(journal, file)
         assert error.value.where == f"{file}:{count + 1}"
         assert journal.count() == count - 1
         assert journal.most_answers() == 1
@@ -182,4 +182,4 @@ def test_a_packed_file_that_is_spoilt_is_told(tmp_path: Path, generated: Path) -
     packed[len(packed) // 2 : len(packed) // 2 + 8] = b"\xff" * 8
     spoilt.write_bytes(packed)
     with pytest.raises(UserError, match=r"cannot be read|no entry"):
-        bring(Journal(tmp_path / "j"), spoilt)
+        import_entries(Journal(tmp_path / "j"), spoilt)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.digests import FileDigests
 from pipeline.errors import UserError
 from pipeline.models import Embedder, LanguageModel, Limits, Price
 from pipeline.models.identity import identity
+from pipeline.store.file_hashes import FileDigests
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -126,7 +126,7 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, files: FileDigests
     """In a process of its own: the hub's library reads its address once."""
     code = (
         "from pathlib import Path\n"
-        "from pipeline.digests import FileDigests\n"
+        "from pipeline.store.file_hashes import FileDigests\n"
         "from pipeline.models import LanguageModel\n"
         "from pipeline.models.identity import identity\n"
         f"identity(LanguageModel('nobody/nothing'), FileDigests(Path({str(tmp_path)!r}) / 'f'))\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.models.journal import NAME, SELECT, Answer, Journal
+from pipeline.models.journal.journal import NAME, SELECT, Journal, JournalEntry
 
 ROOT = Path(__file__).parents[3]
 BATCH = 20
@@ -24,7 +24,7 @@ BATCH = 20
 WRITER = f"""
 import sys
 from pathlib import Path
-from pipeline.models.journal import Answer, Journal
+from pipeline.models.journal.journal import Answer, Journal
 from tests.pipeline.models.test_journal import key
 
 journal, writer = Journal(Path(sys.argv[1])), sys.argv[2]
@@ -41,9 +41,11 @@ def key(name: str) -> str:
     return blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def answers(count: int, name: str = "k") -> list[Answer]:
+def answers(count: int, name: str = "k") -> list[JournalEntry]:
     return [
-        Answer(key(f"{name}{i}"), json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"})
+        JournalEntry(
+            key(f"{name}{i}"), json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"}
+        )
         for i in range(count)
     ]
 
@@ -66,9 +68,11 @@ def test_the_first_answer_stays_and_the_second_is_counted(tmp_path: Path) -> Non
     journal = Journal(tmp_path)
     assert journal.most_answers() == 0
     a, b = key("a"), key("b")
-    journal.put_many([Answer(a, "{}", {"text": "first"}), Answer(b, "{}", {"text": "b"})])
+    journal.put_many(
+        [JournalEntry(a, "{}", {"text": "first"}), JournalEntry(b, "{}", {"text": "b"})]
+    )
     assert journal.most_answers() == 1
-    journal.put_many([Answer(a, "{}", {"text": "second"})])
+    journal.put_many([JournalEntry(a, "{}", {"text": "second"})])
     assert journal.get_many([a]) == {a: {"text": "first"}}
     assert (journal.count(), journal.most_answers()) == (2, 2)
 
@@ -76,9 +80,9 @@ def test_the_first_answer_stays_and_the_second_is_counted(tmp_path: Path) -> Non
 def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(TypeError):
-        journal.put_many([*answers(5), Answer(key("bad"), "{}", {"text": object()})])
+        journal.put_many([*answers(5), JournalEntry(key("bad"), "{}", {"text": object()})])
     with pytest.raises(sqlite3.Error):
-        journal.put_many([*answers(5), Answer(key("bad"), None, {})])  # type: ignore[arg-type]
+        journal.put_many([*answers(5), JournalEntry(key("bad"), None, {})])  # type: ignore[arg-type]
     assert journal.count() == 0
     journal.put_many(answers(2))
     assert journal.count() == 2
@@ -128,7 +132,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
 
 def test_ten_thousand_responses_a_second(tmp_path: Path) -> None:
     """Measured at 40,000; the bound leaves room for a busy machine."""
-    rows = [Answer(f"{i:032x}", "p" * 1000, {"text": "t" * 700}) for i in range(20_000)]
+    rows = [JournalEntry(f"{i:032x}", "p" * 1000, {"text": "t" * 700}) for i in range(20_000)]
     journal = Journal(tmp_path)
     began = time.perf_counter()
     for start in range(0, len(rows), 1000):
@@ -161,7 +165,7 @@ def test_what_is_brought_in_is_counted_without_other_writers(tmp_path: Path) -> 
     journal, other = Journal(tmp_path), Journal(tmp_path)
     journal.put_many(answers(2))
 
-    def brought() -> Iterator[Answer]:
+    def brought() -> Iterator[JournalEntry]:
         yield from answers(5)
         other.put_many(answers(7, name="other"))
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.models import LanguageModel, Scored
-from pipeline.models.likelihood import PACK, SHORT, STEP, Likelihoods, packs
-from pipeline.models.transformers_engine import TransformersEngine
-from tests.stages._rows import sample
+from pipeline.models.engines.transformers import TransformersEngine
+from pipeline.models.local.likelihood import PACK, SHORT, STEP, Likelihoods, packs
+from tests.support.rows import sample
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 
-from pipeline.budget import Account, Allowance, Budget
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Limits, Price, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.requests import BYTES
-from pipeline.models.responses import well_formed
-from pipeline.models.server import _answers as ready
-from pipeline.models.wire import on_loopback
-from tests.pipeline.models.serving import listening, message, read_message, refusal, served
+from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.engines.vllm_server import _answers as ready
+from pipeline.models.http.client import on_loopback
+from pipeline.models.journal.requests import BYTES
+from pipeline.models.journal.responses import well_formed
+from tests.support.serving import listening, message, read_message, refusal, served
 
 KEY = "sk-very-secret-0123456789"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4}
@@ -265,7 +265,7 @@ def test_a_wait_longer_than_patience_is_not_waited_for(tmp_path: Path, after: st
 
 def test_what_was_never_sent_is_given_up_as_well(tmp_path: Path) -> None:
     """A server that is overloaded for good holds all back but a few."""
-    account = Account("the budget", Allowance(requests=200))
+    account = BudgetTracker("the budget", BudgetLimit(requests=200))
     limits = Limits(patience=0.5, attempts=1000)
     with saying(refusal("429 Too Many", "later", retry_after="0.4")) as (port, asked):
         answers = generate(tmp_path, served(port, limits=limits), 200, budget=Budget([account]))
@@ -282,7 +282,7 @@ def test_a_server_that_does_not_count_is_counted_for(tmp_path: Path) -> None:
     said = {"choices": [{"message": {"content": "sea" * 8}, "finish_reason": "stop"}]}
     price = Price(prompt=1e6, completion=2e6)
     prompt, answer = len("Name 0 seas.") // BYTES + 8, len("sea" * 8) // BYTES
-    account = Account("the budget", Allowance(tokens=2 * (prompt + answer)))
+    account = BudgetTracker("the budget", BudgetLimit(tokens=2 * (prompt + answer)))
     with saying(message("200 OK", json.dumps(said).encode())) as (port, asked):
         model = served(port, price=price, limits=Limits(concurrency=1))
         with pytest.raises(UserError) as told:

@@ -19,9 +19,9 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Limits, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.journal import Journal
-from tests.pipeline.models.serving import (
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.journal.journal import Journal
+from tests.support.serving import (
     FAULTS,
     NAME,
     Proxy,
@@ -307,7 +307,7 @@ CLIENT = """
 import sys
 from pathlib import Path
 from pipeline.context import Context
-from tests.pipeline.models.serving import served
+from tests.support.serving import served
 from tests.pipeline.models.test_openai_engine import questions
 
 ctx = Context.scratch(Path(sys.argv[1]))
@@ -382,7 +382,7 @@ class Malicious(Tiny):
 def test_what_a_model_writes_is_never_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.models.asking import ask as ask_structured
+    from pipeline.models.ask import ask as ask_structured
 
     monkeypatch.chdir(tmp_path)
     with listening(Malicious()) as port:

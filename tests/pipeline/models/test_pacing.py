@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.models import Decoding, Limits, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.pacing import BASE, FIRST, LONGEST, Bucket, Concurrency, Pace, backoff
-from pipeline.models.wire import retry_after
-from tests.pipeline.models.serving import Tiny, listening, served
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.http.client import retry_after
+from pipeline.models.http.rate_limit import (
+    BASE,
+    FIRST,
+    LONGEST,
+    Bucket,
+    Concurrency,
+    RateLimiter,
+    backoff,
+)
+from tests.support.serving import Tiny, listening, served
 
 
 def test_concurrency_grows_until_the_server_complains() -> None:
@@ -74,13 +82,13 @@ def test_a_cap_per_minute_holds_over_every_span(
 
 
 def test_no_cap_never_waits_and_a_pause_holds_all() -> None:
-    pace = Pace(Limits(concurrency=4))
+    pace = RateLimiter(Limits(concurrency=4))
     assert pace.wait(0.0, 0, 10**9) == 0.0
     assert pace.wait(0.0, 4, 1) is None
     pace.pause(10.0, 3.0)
     pace.pause(10.0, 1.0)
     assert pace.wait(11.0, 0, 1) == pytest.approx(2.0)
-    assert Pace(Limits(concurrency=4)).concurrency.limit == 4 < FIRST
+    assert RateLimiter(Limits(concurrency=4)).concurrency.limit == 4 < FIRST
 
 
 def test_back_off_doubles_with_full_jitter() -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipeline.models.base import Decoding
-from pipeline.models.requests import Prepared
-from pipeline.models.sampling import NUCLEUS, Sampler, noise
+from pipeline.models.journal.requests import Prepared
+from pipeline.models.local.sampling import NUCLEUS, Sampler, noise
 
 CPU = torch.device("cpu")
 

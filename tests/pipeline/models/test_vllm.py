@@ -17,10 +17,10 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Request
-from pipeline.models.engines import close_engines, end_processes
-from pipeline.models.journal import Journal
-from pipeline.models.server import flags
-from pipeline.models.vllm_engine import Vllm, engine_arguments, sampling
+from pipeline.models.engines.registry import close_engines, end_processes
+from pipeline.models.engines.vllm import Vllm, engine_arguments, sampling
+from pipeline.models.engines.vllm_server import flags
+from pipeline.models.journal.journal import Journal
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-vllm/bin/python"

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Request
-from pipeline.models.engines import close_engines
-from pipeline.models.vllm_engine import engine_arguments, reason
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.engines.vllm import engine_arguments, reason
 from stages.train.sft import sft
 from tests.conftest import ROOT
 from tests.pipeline.models.test_vllm import MODEL, OPTIONS, PYTHON

@@ -15,11 +15,11 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Limits, Request
-from pipeline.models.engines import close_engines, end_processes
-from pipeline.models.journal import Journal
-from pipeline.models.server import Server
-from tests.pipeline.models.serving import FAULTS, Proxy, listening
+from pipeline.models.engines.registry import close_engines, end_processes
+from pipeline.models.engines.vllm_server import Server
+from pipeline.models.journal.journal import Journal
 from tests.pipeline.models.test_vllm import MODEL, OPTIONS, PYTHON
+from tests.support.serving import FAULTS, Proxy, listening
 
 pytestmark = pytest.mark.proof
 

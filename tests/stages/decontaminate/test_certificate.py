@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
+from pipeline.recipe.discovery import find
 from schemas.records import ITEM_COLUMNS, digest
 from stages.decontaminate._rules import RULES
 from stages.decontaminate.certificate import certificate
 from stages.decontaminate.ngram import ngram
 from stages.load.benchmarks import benchmarks
-from tests.stages._rows import DATA, conversations, exam, json_lines, of, sample
-from tests.stages.decontaminate.brute import pairs
+from tests.support.ngram_oracle import pairs
+from tests.support.rows import DATA, conversations, exam, json_lines, of, sample
 
 EVERY = tuple(RULES)
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
+from pipeline.recipe.discovery import find
 from schemas.records import ITEM_COLUMNS
-from stages.decontaminate._rules import RULES, chosen
+from stages.decontaminate._rules import RULES, rules_named
 from stages.decontaminate.ngram import ngram
 from stages.load.benchmarks import benchmarks
-from tests.stages._rows import DATA, conversations, evidence, exam, json_lines, of, sample
-from tests.stages.decontaminate.brute import largest, split
+from tests.support.ngram_oracle import largest, split
+from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
 
 QUESTION = "Natalia sold clips to 48 of her friends in April, and then half as many in May."
 
@@ -57,7 +57,7 @@ def test_small_pools(
     rows = conversations(talks)
     exams = exam("b", [{"q": LONG}, *items])
     told = found(ctx, rows, exams, rule=name, **options)
-    rule = chosen(name, **options)
+    rule = rules_named(name, **options)
     expected = largest(rule, rows, exams)
     assert {key: cause["overlap"] for key, cause in told.items()} == pytest.approx(expected)
     by_id = dict(rows.select("id", "messages").iter_rows())
@@ -87,7 +87,7 @@ def test_real_items_in_real_rows(ctx: Context) -> None:
     some = pl.concat([some, rows.head(20)]).unique("id").sort("id")
     for name in ("tulu3-8-50", "palm-8-70", "qwen-13-lcs", "deepseek-10", "substring"):
         told = found(ctx, some, few, rule=name)
-        expected = largest(chosen(name), some, few)
+        expected = largest(rules_named(name), some, few)
         assert {key: cause["overlap"] for key, cause in told.items()} == pytest.approx(expected)
 
 

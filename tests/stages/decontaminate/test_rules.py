@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages import _overlap
-from stages._overlap import build_index, overlaps, scan
-from stages._substring import build_needles, contained
+from stages._text import ngram_index as ngram_index_module
+from stages._text.ngram_index import build_index, overlaps, scan
 from stages.decontaminate._rules import RULES, Name
+from stages.decontaminate._substrings import build_needles, contained
 from stages.decontaminate.ngram import ngram
 from tests.bench.baselines_ngram import word_tuples
-from tests.stages._rows import DATA, conversations, evidence, exam, json_lines, of, sample
-from tests.stages.decontaminate.brute import telling
+from tests.support.ngram_oracle import telling
+from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
 
 GOLDEN = DATA.parent / "tests/golden"
 WORDS = [f"w{i}x" for i in range(100)]
@@ -207,13 +207,13 @@ def test_a_template_of_all_items_takes_no_memory(monkeypatch: pytest.MonkeyPatch
     rows = pl.Series([f"{template} something else {i}" for i in range(300)])
     whole = overlaps(index, rows)
     assert len(whole.row) == 300 * 300
-    monkeypatch.setattr(_overlap, "_MATCHES", 5000)
+    monkeypatch.setattr(ngram_index_module, "_MATCHES", 5000)
     parts = list(scan(index, rows))
     assert max(len(part.row) for part in parts) <= 5000
     assert all(
         (a == np.concatenate(b)).all() for a, b in zip(whole, zip(*parts, strict=True), strict=True)
     )
-    monkeypatch.setattr(_overlap, "_MATCHES", 5)  # less than one row has: it stays whole
+    monkeypatch.setattr(ngram_index_module, "_MATCHES", 5)  # less than one row has: it stays whole
     assert sorted({len(part.row) for part in scan(index, rows)}) == [0, 300]
 
 

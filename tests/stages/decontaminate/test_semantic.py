@@ -14,18 +14,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.code_hash import prompts
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
+from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
+from pipeline.recipe.discovery import find
 from schemas.records import ITEM_COLUMNS
 from stages.decontaminate._nearest import Embedded, nearest, unit
 from stages.decontaminate._numbers import agreement, numbers_in
 from stages.decontaminate.semantic import semantic
 from tests.bench.paraphrases import THRESHOLDS, chart, curves, page
-from tests.stages._rows import DATA, conversations, evidence, exam, json_lines, of, sample
-from tests.stages.generate.scripted import Answer, Scripted
+from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
+from tests.support.scripted import Answer, Scripted
 
 GOLDEN = DATA.parent / "tests/golden"
 ITEM = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total?"

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
+from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
 from tests.bench.pools import edited_pool, records
-from tests.stages._rows import conversations, evidence, of, sample
-from tests.stages.conversations import frame, record
-from tests.stages.dedup.near import Stage, agree, components, kept
+from tests.support.near_duplicates import Stage, agree, components, kept
+from tests.support.records import frame, record
+from tests.support.rows import conversations, evidence, of, sample
 
 both = pytest.mark.parametrize("stage", [jaccard, minhash])
 

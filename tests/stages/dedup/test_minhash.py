@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
-from stages import _minhash
-from stages._join import prefixes, similar
-from stages._minhash import MISS, banded, bands, signatures
-from stages._ragged import Ragged
-from stages._sets import condensed
+from pipeline.recipe.discovery import find
+from stages._text.ragged import Ragged
+from stages.dedup._jaccard import minhash as minhash_module
+from stages.dedup._jaccard.candidates import condensed
+from stages.dedup._jaccard.join import prefixes, similar
+from stages.dedup._jaccard.minhash import MISS, banded, bands, signatures
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
-from tests.stages._rows import sample
 from tests.stages.test_join import DENSE, PAIRED, ragged, roots
+from tests.support.rows import sample
 
 
 def test_bands_keep_the_miss_small() -> None:
@@ -46,7 +46,7 @@ def test_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = ragged([set(range(i, i + 1 + i % 9)) for i in range(50)] + [set()])
     whole = signatures(sets, 16, seed=0)
     assert (whole[:, -1] == 0).all()
-    monkeypatch.setattr(_minhash, "_VALUES", 3)
+    monkeypatch.setattr(minhash_module, "_VALUES", 3)
     assert (signatures(sets, 16, seed=0) == whole).all()
     assert (signatures(sets, 16, seed=1) != whole)[:, :-1].any(axis=0).all()
 
@@ -56,7 +56,7 @@ def test_crowded_buckets_give_way_to_rare_elements(sets: list) -> None:
     pool = condensed(ragged(sets), 0, 0.7)
     rare, bucketed = banded(pool, 128, 0)
     assert bool(len(rare.row)) == (sets is DENSE)
-    assert (bucketed.stop - bucketed.start).max(initial=0) < _minhash._CROWD
+    assert (bucketed.stop - bucketed.start).max(initial=0) < minhash_module._CROWD
     by_bands = similar(ragged(sets), 0, 0.7, lambda pool: banded(pool, 128, 0))
     exact = similar(ragged(sets), 0, 0.7, prefixes)
     assert roots(by_bands, len(sets)) == roots(exact, len(sets))

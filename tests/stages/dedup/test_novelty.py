@@ -22,13 +22,13 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
 from pipeline.context import Context
-from pipeline.discovery import describe
 from pipeline.errors import UserError
-from stages._apart import DropAt
-from stages._novelty import greedy_novelty
-from stages._rouge import Vocabulary, f1, tokenize
+from pipeline.recipe.discovery import describe
+from stages._text.rouge import Vocabulary, f1, tokenize
+from stages._vectors.greedy_dedup import DropAt
+from stages.dedup._novelty.greedy_filter import greedy_novelty
 from stages.dedup.novelty import novelty
-from tests.stages._rows import DATA, conversations, evidence, json_lines, of
+from tests.support.rows import DATA, conversations, evidence, json_lines, of
 
 
 class Remembering(DefaultTokenizer):
@@ -108,7 +108,7 @@ def test_real_instructions(
     at: bool,
     stem: bool,
 ) -> None:
-    monkeypatch.setattr("stages._novelty._BLOCK", 64)
+    monkeypatch.setattr("stages.dedup._novelty.greedy_filter._BLOCK", 64)
     pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")[:350]
     seeds = json_lines(DATA / "seeds/self_instruct_seed_tasks.jsonl")[:40]
     rows = conversations([(row["instruction"],) for row in pool])

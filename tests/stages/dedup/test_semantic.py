@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import Embedder
+from pipeline.recipe.discovery import describe
 from stages.dedup.semantic import semantic
-from tests.stages._options import options_of
-from tests.stages._rows import DATA, conversations, evidence, json_lines
+from tests.support.options import options_of
+from tests.support.rows import DATA, conversations, evidence, json_lines
 
 
 def table(vectors: NDArray, prefix: str = "r", **columns: Any) -> pl.DataFrame:

@@ -8,20 +8,20 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.artifact import Artifact
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.recipe import Recipe
-from pipeline.shards import read_frame
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.artifact import Artifact
+from pipeline.store.parquet import read_frame
 from schemas.records import RECORD_COLUMNS
-from stages._text import shingle_sets
+from stages._text.tokens import shingle_sets
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
 from stages.dedup.signatures import signatures
 from tests.bench.pools import edited_pool, records
-from tests.pipeline.running import artifact, counts, run, states
-from tests.stages._rows import DATA, conversations, sample
-from tests.stages.dedup.near import Stage
+from tests.support.near_duplicates import Stage
+from tests.support.rows import DATA, conversations, sample
+from tests.support.running import artifact, counts, run, states
 
 both = pytest.mark.parametrize("stage", [jaccard, minhash])
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.recipe import Recipe
+from pipeline.recipe.recipe import Recipe
 from stages.generate.arena import _check, arena, elo, expected
-from tests.stages._options import options_of
-from tests.stages.generate.scripted import Scripted
+from tests.support.options import options_of
+from tests.support.scripted import Scripted
 
 MODELS = tuple(LanguageModel(model=name) for name in ("ann", "bob", "cid"))
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.models.journal import Journal
+from pipeline.models.journal.journal import Journal
 from schemas.records import DOCUMENT_COLUMNS, digest, record_id
-from stages._drafts import Draft
-from stages.generate._curation import curate_by_likelihood, ratings
-from stages.generate._passages import cut, paragraphs
+from stages._llm.drafts import Draft
 from stages.generate.backtranslate import _check, backtranslate
+from stages.generate.backtranslate.curation import curate_by_likelihood, ratings
+from stages.generate.from_documents.passages import cut, paragraphs
 from tests.conftest import ROOT
-from tests.stages._options import options_of
-from tests.stages._rows import conversations, json_lines
-from tests.stages.generate.scripted import Answer, scripted
+from tests.support.options import options_of
+from tests.support.rows import conversations, json_lines
+from tests.support.scripted import Answer, scripted
 
 BOOK = json_lines(ROOT / "data/samples/rust_book.jsonl.gz")
 MODEL = LanguageModel("scripted")

@@ -14,12 +14,11 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Embedder, LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, digest
-from stages.generate import _fanno, _reading
-from stages.generate._skills import SKILLS
-from stages.generate.from_documents import WAYS, _check, from_documents
-from tests.stages._options import options_of
-from tests.stages._rows import DATA, json_lines
-from tests.stages.generate.scripted import Answer, ScriptedContext, scripted
+from stages.generate.from_documents import WAYS, _check, bonito, fanno, from_documents
+from stages.generate.from_documents.agentinstruct_skills import SKILLS
+from tests.support.options import options_of
+from tests.support.rows import DATA, json_lines
+from tests.support.scripted import Answer, ScriptedContext, scripted
 
 MODEL = LanguageModel("none")
 BOOK = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
@@ -81,7 +80,7 @@ def test_fanno_screens_seeds_and_thinks_differently(ctx: Context) -> None:
     seeds = made.filter(pl.col("round") == 0)
     # Two passages in every combination of 4 demands, 12 kinds and 2 forms.
     assert Counter(zip(seeds["task_type"], seeds["level"], strict=True)) == {
-        (kind, demand): 4 for kind in _fanno.KINDS for demand in _fanno.DEMANDS
+        (kind, demand): 4 for kind in fanno.KINDS for demand in fanno.DEMANDS
     }
     # 192 seeds and one round of ten are enough; the other passages say so.
     assert Counter(made["round"]) == {0: 192, 1: 10, None: 19}
@@ -149,7 +148,7 @@ def test_the_bandit_is_the_formula() -> None:
 
     counts, total = [0] * 200, 200
     scaled = [(n - min(lengths)) / (max(lengths) - min(lengths)) for n in lengths.tolist()]
-    for taken in _fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
+    for taken in fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
         both = zip(scaled, counts, strict=True)
         value = [s + 3 * np.sqrt(2 * np.log(total) / (c + 1)) for s, c in both]
         assert taken == sorted(range(200), key=lambda i: (-value[i], i))[:3]
@@ -157,7 +156,7 @@ def test_the_bandit_is_the_formula() -> None:
             counts[i] += 1
         total += 3
     assert shown.tolist() == counts
-    assert _fanno.bandit(np.array([4, 4]), np.zeros(2, np.int64), 1, 3, First2())[0] == [0, 1]
+    assert fanno.bandit(np.array([4, 4]), np.zeros(2, np.int64), 1, 3, First2())[0] == [0, 1]
 
 
 class First2:
@@ -180,9 +179,9 @@ class First2:
     ],
 )
 def test_fannos_rules(text: str, reason: str | None) -> None:
-    found = _fanno.unusable(text)
+    found = fanno.unusable(text)
     assert (found[0] if found else None) == reason
-    assert (_fanno.unusable(text, ascii_only=False) is None) == (reason in (None, "outside_ascii"))
+    assert (fanno.unusable(text, ascii_only=False) is None) == (reason in (None, "outside_ascii"))
 
 
 # --- bonito
@@ -192,7 +191,7 @@ def test_bonito_draws_types_and_shows_the_passage(ctx: Context) -> None:
     said = "**Instruction:** Is it so?\n**Answer:** Yes."
     context = scripted(ctx, lambda _: (said, "stop"))
     made = run(context, [TREES, WHALES], "bonito", per_passage=16)
-    assert Counter(made["task_type"]) == dict.fromkeys(_reading.TASKS, 2)
+    assert Counter(made["task_type"]) == dict.fromkeys(bonito.TASKS, 2)
     assert turns(made)[0] in ([f"Is it so?\n\n{t.strip()}", "Yes."] for t in (TREES, WHALES))
     assert kept(made)["input_start"].to_list() == [11, 11]
     [request, *_] = context.engine.asked[0]
@@ -211,8 +210,8 @@ def test_the_released_bonito_is_asked_in_its_form(ctx: Context) -> None:
     assert prompt == f"<|tasktype|>\n{task}\n<|context|>\n{TREES.strip()}\n<|task|>\n"
     # What the model wrote is a value and no template.
     assert turns(made) == [[f"{TREES.strip()}\nIs that {{{{ 7 * 7 }}}}?", "Yes."]]
-    assert _reading.piped("a<|pipe|>b<|pipe|>c") is None
-    assert _reading.piped("a<|pipe|> ") is None
+    assert reading.piped("a<|pipe|>b<|pipe|>c") is None
+    assert reading.piped("a<|pipe|> ") is None
 
 
 # --- mammoth2
@@ -261,9 +260,9 @@ def test_a_page_without_pairs_says_so(ctx: Context) -> None:
 
 def test_only_what_is_there_is_contained() -> None:
     for part in ("What is 3 + 4?", "the whale does", "3 - (-4) = 7", "它"):
-        assert _reading.contained(part, PAGE + "它们"), part
+        assert reading.contained(part, PAGE + "它们"), part
     for part in ("", "...", "3 + (-4) = 7", "whale breathes", "hale does", "the WHALES does"):
-        assert not _reading.contained(part, PAGE), part
+        assert not reading.contained(part, PAGE), part
 
 
 # --- aitp
@@ -544,7 +543,7 @@ def test_rows_of_wavecoder_have_a_form(ctx: Context, kind: str, row: str, reason
 
 
 def test_every_kind_of_wavecoder_has_rules(ctx: Context) -> None:
-    from stages.generate._wavecoder import KINDS, rules
+    from stages.generate.from_documents.wavecoder import KINDS, rules
 
     assert all(len(rules(kind)) >= 4 for kind in KINDS)
 

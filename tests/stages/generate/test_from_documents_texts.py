@@ -15,20 +15,21 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from schemas.records import DOCUMENT_COLUMNS, digest
-from stages.generate._exercises import EXERCISES, material
-from stages.generate._passages import cut, title
-from stages.generate._pretraining import synthesized
-from stages.generate._screening import communities
-from stages.generate._sections import (
+from stages.generate._parsing.sections import (
     answer_and_tests,
     one_section,
     problem_and_solution,
     sections,
 )
-from stages.generate._snippets import concepts, snippet
-from stages.generate._wavecoder import verdicts, written
 from stages.generate.from_documents import from_documents
-from tests.stages._rows import DATA, json_lines
+from stages.generate.from_documents.instruction_pretraining import synthesized
+from stages.generate.from_documents.oss_instruct import snippet
+from stages.generate.from_documents.passage_filters import communities
+from stages.generate.from_documents.passages import cut, title
+from stages.generate.from_documents.self_tuning import EXERCISES, material
+from stages.generate.from_documents.selfcodealign import concepts
+from stages.generate.from_documents.wavecoder import verdicts, written
+from tests.support.rows import DATA, json_lines
 
 BOOK = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
 GOLDEN = Path(__file__).parents[2] / "golden"

@@ -13,8 +13,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from stages.generate.from_metadata import _check, from_metadata, input_files, proposals
-from tests.stages._rows import DATA
-from tests.stages.generate.scripted import scripted
+from tests.support.rows import DATA
+from tests.support.scripted import scripted
 
 NO_MODEL = LanguageModel(model="none")
 GSM8K = DATA / "benchmarks/gsm8k_test.jsonl.gz"

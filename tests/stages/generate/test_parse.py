@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._drafts import says_yes
-from stages.generate._parse import (
+from stages._llm.drafts import says_yes
+from stages.generate._parsing.lists import (
     Instance,
     Rules,
     continued_turn,
@@ -25,7 +25,7 @@ from stages.generate._parse import (
     without_mark,
 )
 from tests.conftest import ROOT
-from tests.stages._rows import json_lines
+from tests.support.rows import json_lines
 
 GOLDEN = ROOT / "tests/golden"
 

@@ -17,15 +17,15 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel, Request
 from schemas.records import RECORD_COLUMNS, record_id
-from stages.generate._axes import TOPICS
-from stages.generate._parse import KEYWORDS, without_mark
-from stages.generate._presets import PRESETS
-from stages.generate.self_instruct import _check, added, expected_requests, self_instruct
+from stages.generate._parsing.lists import KEYWORDS, without_mark
+from stages.generate.self_instruct import _check, added, self_instruct
+from stages.generate.self_instruct.presets import PRESETS
+from stages.generate.taxonomy.axes import TOPICS
 from stages.load.records import records
 from tests.conftest import ROOT
-from tests.stages._options import options_of
-from tests.stages._rows import json_lines
-from tests.stages.generate.scripted import Answer, Scripted, scripted
+from tests.support.options import options_of
+from tests.support.rows import json_lines
+from tests.support.scripted import Answer, Scripted, scripted
 
 MODEL = LanguageModel("scripted")
 

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 
 from pipeline.models import Decoding
-from stages.generate import _fanno
-from stages.generate._presets import PRESETS, settings
-from stages.generate.from_documents import WAYS, from_documents
+from stages.generate.from_documents import WAYS, fanno, from_documents
+from stages.generate.self_instruct.presets import PRESETS, settings
 from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 from stages.rewrite.evolve import evolve
 from stages.score.judge import SCALES
 from stages.select.response import response
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def test_evol_instruct() -> None:
 
 
 def test_fanno_bonito_and_oss_instruct() -> None:
-    assert (_fanno._TOP, _fanno._EXPLORATION) == (0.05, 3.0)
+    assert (fanno._TOP, fanno._EXPLORATION) == (0.05, 3.0)
     assert WAYS["bonito"].decoding == Decoding(256, 0.5, 0.95)
     assert WAYS["oss-instruct"].decoding.temperature == 0.0
     assert WAYS["selfcodealign"].decoding.temperature == 0.7

@@ -12,9 +12,9 @@ from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
 from stages.generate.respond import _check, _explanations, first_part, nearest, respond
-from tests.stages._options import options_of
-from tests.stages._rows import DATA, conversations, json_lines
-from tests.stages.generate.scripted import scripted
+from tests.support.options import options_of
+from tests.support.rows import DATA, conversations, json_lines
+from tests.support.scripted import scripted
 
 ONE = (LanguageModel(model="teacher"),)
 TWO = (*ONE, LanguageModel(model="other"))

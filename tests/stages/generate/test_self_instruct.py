@@ -13,15 +13,15 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.models.journal import Journal
+from pipeline.models.journal.journal import Journal
 from schemas.records import record_id
-from stages._rouge import rouge_l, tokenize
-from stages.generate import _parse
+from stages._text.rouge import rouge_l, tokenize
+from stages.generate._parsing import lists
 from stages.generate.self_instruct import _check, self_instruct
 from stages.load.records import records
 from tests.conftest import ROOT
-from tests.stages._options import options_of
-from tests.stages.generate.scripted import Answer, ScriptedContext, scripted
+from tests.support.options import options_of
+from tests.support.scripted import Answer, ScriptedContext, scripted
 
 SMALL: dict[str, Any] = {
     "count": 8,
@@ -100,9 +100,9 @@ def test_a_row_can_be_read_again_from_its_journal(run: tuple[pl.DataFrame, Conte
         answers = journal.get_many(row["journal"])
         listed, given, answer = (answers[key]["text"] for key in row["journal"])
         instruction = _instruction(row)
-        items = [item[:1].upper() + item[1:] for item in _parse.numbered_items(listed)]
+        items = [item[:1].upper() + item[1:] for item in lists.numbered_items(listed)]
         assert instruction in items
-        given = _parse.continued_turn(given)
+        given = lists.continued_turn(given)
         user = f"{instruction}\n\n{given}" if given else instruction
         assert [m["content"] for m in row["messages"]] == [user, answer.strip()]
 
@@ -114,9 +114,9 @@ def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
     ctx: Context,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pipeline.models import transformers_engine
+    from pipeline.models.engines import transformers as transformers_module
 
-    send, sent = transformers_engine._answer, [0]
+    send, sent = transformers_module._answer, [0]
 
     def killed_at_the_second(*args: Any) -> Any:
         sent[0] += 1
@@ -125,7 +125,7 @@ def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
         return send(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(transformers_engine, "_answer", killed_at_the_second)
+        patch.setattr(transformers_module, "_answer", killed_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             self_instruct(ctx, seeds, model=tinylm, **SMALL)
     journal = Journal(ctx.store / "journal")

@@ -12,9 +12,9 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from stages.generate.system_prompt import _check, profile, system_prompt
-from tests.stages._options import options_of
-from tests.stages._rows import sample
-from tests.stages.generate.scripted import scripted
+from tests.support.options import options_of
+from tests.support.rows import sample
+from tests.support.scripted import scripted
 
 NO_MODEL = LanguageModel(model="none")
 PROFILE = "Name: Ada.\nKnows: engines; numbers\n**Speaks:** dryly\nRefuses: gossip"

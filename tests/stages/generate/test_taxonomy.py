@@ -11,12 +11,12 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from stages.generate._axes import LEVELS, SKILLS, SUBJECTS
-from stages.generate._parse import listed_items
+from stages.generate._parsing.lists import listed_items
 from stages.generate.taxonomy import metadata, taxonomy
-from tests.stages._options import options_of
-from tests.stages._rows import conversations
-from tests.stages.generate.scripted import scripted
+from stages.generate.taxonomy.axes import LEVELS, SKILLS, SUBJECTS
+from tests.support.options import options_of
+from tests.support.rows import conversations
+from tests.support.scripted import scripted
 
 NO_MODEL = LanguageModel(model="none")
 

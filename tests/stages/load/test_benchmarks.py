@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.load.benchmarks import BUNDLED, Name, benchmarks, check, input_files
-from tests.stages.load.helpers import assert_accounted, failures, json_lines
+from tests.support.loading import assert_accounted, failures, json_lines
 
 COUNTS = {
     "gsm8k": 1319,

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from schemas.records import digest
 from stages.load.documents import check, documents
 from tests.conftest import ROOT
-from tests.stages.load.helpers import assert_accounted, failures, gz, json_array, json_lines, zst
+from tests.support.loading import assert_accounted, failures, gz, json_array, json_lines, zst
 
 BOOK = ROOT / "data/samples/rust_book.jsonl.gz"
 ROWS = [{"text": f"text {n}", "title": f"title {n}", "n": n} for n in range(5)]

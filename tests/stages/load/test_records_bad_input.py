@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UserError
 from stages.load.records import check, records
-from tests.stages._options import options_of
-from tests.stages.load.helpers import (
+from tests.support.loading import (
     failures,
     gz,
     json_array,
@@ -27,6 +26,7 @@ from tests.stages.load.helpers import (
     turns,
     zst,
 )
+from tests.support.options import options_of
 
 GOOD = [{"instruction": f"do {n}", "input": "", "output": f"done {n}"} for n in range(6)]
 ARRAY = json_array(GOOD)

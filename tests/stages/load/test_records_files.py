@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from schemas.records import record_id
 from stages.load.records import records
 from tests.conftest import ROOT
-from tests.stages.load.helpers import failures, json_lines, kept, load, turns
+from tests.support.loading import failures, json_lines, kept, load, turns
 
 DATA = ROOT / "data"
 
@@ -156,7 +156,8 @@ def test_a_million_rows_stay_under_4_gib(tmp_path: Path, array: bool) -> None:
             file.write(row + (",\n" if array and n < 999_999 else "\n"))
         file.write("]" if array else "")
     code = (
-        "import sys; from pathlib import Path; from pipeline.memory import peak_memory\n"
+        "import sys; from pathlib import Path\n"
+        "from pipeline.execution.peak_memory import peak_memory\n"
         "from pipeline.context import Context; from stages.load.records import records\n"
         "frame = records(Context.scratch(Path(sys.argv[1])), path=(sys.argv[2],), "
         "source='s', license='l')\n"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.records import input_text, instruction, record_id
 from stages.load.records import identities
-from tests.stages.load.helpers import (
+from tests.support.loading import (
     Turns,
     failures,
     gz,

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
-from pipeline.recipe import Recipe
-from pipeline.store import Store
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
 from stages.mix.weights import weights
-from tests.pipeline.running import run
-from tests.stages._options import options_of
+from tests.support.options import options_of
+from tests.support.running import run
 
 QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZED = st.sampled_from(["proportional", "temperature", "balanced", "submodular"])

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import describe
 from schemas.records import RECORD_COLUMNS, record_id
-from stages._sft import IGNORED
+from stages._training.dataset import IGNORED
 from stages.report import _comparison
 from stages.report._experiment import Experiment, blocks, candidates
 from stages.report.ablation import _refuse_overlaps, ablation

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.discovery import describe
 from pipeline.errors import UserError
+from pipeline.recipe.discovery import describe
 from schemas.records import RECORD_COLUMNS
 from stages.report.summary import MOST, summary
 

@@ -13,9 +13,9 @@ from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite._operators import OPERATORS, TURNS, leaked, refused
 from stages.rewrite.evolve import _check, evolve
-from tests.stages._options import options_of
-from tests.stages._rows import conversations, sample
-from tests.stages.generate.scripted import Answer, scripted
+from tests.support.options import options_of
+from tests.support.rows import conversations, sample
+from tests.support.scripted import Answer, scripted
 
 NO_MODEL = LanguageModel(model="none")
 ONE = conversations([("Name a fruit.", "Apple.")])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.score.heuristics import heuristics
-from tests.stages.conversations import frame, record, self_instruct
+from tests.support.records import frame, record, self_instruct
 
 CTX = Context.__new__(Context)  # the stage computes only
 

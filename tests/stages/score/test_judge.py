@@ -11,12 +11,12 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenLogprobs
-from stages._labels import expectation
+from stages._llm.label_scores import expectation
 from stages.score._judging import Bias, rank_correlation
 from stages.score.judge import _check, judge, talks
-from tests.stages._options import options_of
-from tests.stages._rows import conversations, of
-from tests.stages.generate.scripted import Answer, scripted
+from tests.support.options import options_of
+from tests.support.rows import conversations, of
+from tests.support.scripted import Answer, scripted
 
 NO_MODEL = LanguageModel(model="none")
 ROWS = conversations([("Why?", "Because."), ("A?", "B.", "C?", "D, and more of it."), ("Who?",)])

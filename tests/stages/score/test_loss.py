@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.models.engines import close_engines
+from pipeline.models.engines.registry import close_engines
+from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.score.loss import FORMULAS, Formula, loss
-from tests.stages._rows import DATA, conversations, json_lines, sample
+from tests.support.rows import DATA, conversations, json_lines, sample
 
 HEADER = "<|im_start|>assistant\n"
 ALL = ("ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl")

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import find
 from pipeline.errors import UserError
-from stages._budget import Quota
+from pipeline.recipe.discovery import find
+from stages._selection.budget import Quota
 from stages.select.clusters import clusters
 from stages.select.random import random
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.select.coverage import coverage
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 TAGS = st.lists(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.select.diverse import diverse
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 CTX = Context(Path(), Path(), Path())  # the stage computes only
 GREEDY = ["k_center", "facility_location", "graph_cut", "mutual_information", "conditional_gain"]

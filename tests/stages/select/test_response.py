@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
-from stages._lines import frame, line
+from stages._llm.rows import make_row, rows_to_frame
 from stages.load.concat import concat
 from stages.select import response as module
 from stages.select._consensus import Voice, consensus, normalized
 from stages.select.response import response
 from tests.conftest import ROOT
-from tests.stages._options import options_of
-from tests.stages._rows import conversations, json_lines
+from tests.support.options import options_of
+from tests.support.rows import conversations, json_lines
 
 CTX = Context.__new__(Context)  # the stage computes only
 GOLDEN = ROOT / "tests/golden"
@@ -145,10 +145,12 @@ def test_generated_duplicates_count_as_votes() -> None:
     """What a generator drops as a duplicate leaves its place in the origins of the row kept."""
     turns = [{"role": "user", "content": "Q"}]
     lines = [
-        line([*turns, {"role": "assistant", "content": text}], license="x", parents=[], extra={})
+        make_row(
+            [*turns, {"role": "assistant", "content": text}], license="x", parents=[], extra={}
+        )
         for text in ("4", "5", "5", "5")
     ]
-    rows = frame(lines, "samples", {})
+    rows = rows_to_frame(lines, "samples", {})
     assert rows["drop_reason"].to_list() == [None, None, "duplicate", "duplicate"]
     rows = rows.filter(pl.col("drop_reason").is_null()).drop("drop_reason", "evidence", "error")
     verdict = response(CTX, rows.sort("id"), method="majority")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages._budget import Quota
-from stages._strata import groups_of
+from stages._selection.budget import Quota
+from stages._selection.groups import groups_of
 from stages.select.stratified import stratified
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 QUOTAS = st.sampled_from(["uniform", "proportional", "sqrt"])

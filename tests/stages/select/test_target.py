@@ -20,11 +20,18 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages._dsir import BUCKETS, bags, log_weights
-from stages._nearness import log_density, mean_cosine, nearest, principal, project, take_turns
+from stages.select._dsir import BUCKETS, bags, log_weights
+from stages.select._target_similarity import (
+    log_density,
+    mean_cosine,
+    nearest,
+    principal,
+    project,
+    take_turns,
+)
 from stages.select.target import target
-from tests.stages._options import options_of
-from tests.stages._rows import conversations, sample
+from tests.support.options import options_of
+from tests.support.rows import conversations, sample
 
 CTX = Context.__new__(Context)  # the stage computes only
 SMALL = st.integers(-2, 2).map(float)  # few values: many ties, zero vectors, equal rows

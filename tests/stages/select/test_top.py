@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages._nltk_words import nltk_words
+from stages.select._nltk_words import nltk_words
 from stages.select.top import top
-from tests.stages._options import options_of
-from tests.stages._rows import conversations
+from tests.support.options import options_of
+from tests.support.rows import conversations
 
 CTX = Context.__new__(Context)  # the stage computes only
 SCORES = st.lists(

@@ -12,7 +12,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.tag.surface import surface
-from tests.stages.conversations import SAMPLES, alpaca, frame, read_json, record, self_instruct
+from tests.support.records import SAMPLES, alpaca, frame, read_json, record, self_instruct
 
 CTX = Context.__new__(Context)  # the stage computes only
 

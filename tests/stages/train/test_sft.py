@@ -19,14 +19,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.discovery import describe
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.shards import write_frame
+from pipeline.recipe.discovery import describe
+from pipeline.store.parquet import write_frame
 from schemas.records import record_id
-from stages import _sft, _trainer
+from stages._training import dataset
+from stages._training import trainer as trainer_module
 from stages.train.sft import sft
-from tests.stages._options import options_of
+from tests.support.options import options_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -81,11 +82,11 @@ def metrics(ctx: Context) -> dict[str, Any]:
 
 
 def test_supervised_tokens_are_exactly_the_assistants_turns(tinylm: LanguageModel) -> None:
-    tokenizer, marked = _sft.tokenizer_for(tinylm)
-    encoded = _sft.encode(tokenizer, marked, pl.Series([CONVERSATION]))
+    tokenizer, marked = dataset.tokenizer_for(tinylm)
+    encoded = dataset.encode(tokenizer, marked, pl.Series([CONVERSATION]))
     labels = encoded["labels"][0].to_numpy()
-    turns = np.split(labels, np.flatnonzero(np.diff(labels == _sft.IGNORED)) + 1)
-    texts = [tokenizer.decode(turn) for turn in turns if turn[0] != _sft.IGNORED]
+    turns = np.split(labels, np.flatnonzero(np.diff(labels == dataset.IGNORED)) + 1)
+    texts = [tokenizer.decode(turn) for turn in turns if turn[0] != dataset.IGNORED]
     assert texts == ["Blue.<|im_end|>", "Red, \n often.<|im_end|>"]
     whole = tokenizer.decode(encoded["input_ids"][0].to_list())
     assert whole == tokenizer.apply_chat_template(CONVERSATION, tokenize=False)
@@ -99,11 +100,11 @@ def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
     from trl import SFTConfig, SFTTrainer
 
     files = [str(f) for f in sorted((shards / "data").glob("train-*.parquet"))]
-    with _trainer.quiet():
+    with trainer_module.quiet():
         data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
-        tokenizer, marked = _sft.tokenizer_for(tinylm)
+        tokenizer, marked = dataset.tokenizer_for(tinylm)
         trainer = SFTTrainer(
-            model=_trainer.load_model(tinylm, "full", 256),
+            model=trainer_module.load_model(tinylm, "full", 256),
             args=SFTConfig(
                 output_dir=str(tmp_path),
                 assistant_only_loss=True,
@@ -115,7 +116,7 @@ def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
             train_dataset=data,
             processing_class=tokenizer,
         )
-    ours, counts = _sft.cut(_sft.encode(tokenizer, marked, rows()["messages"]), 60)
+    ours, counts = dataset.cut(dataset.encode(tokenizer, marked, rows()["messages"]), 60)
     assert counts["rows_cut"] > 0
     assert trainer.train_dataset["input_ids"][:] == ours["input_ids"].to_list()
     assert trainer.train_dataset["labels"][:] == ours["labels"].to_list()
@@ -134,7 +135,7 @@ def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
             logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="none"
         ).view(ids.shape[0], -1)
         positions = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
-        for row, column in (labels[:, 1:] != _sft.IGNORED).nonzero().tolist():
+        for row, column in (labels[:, 1:] != dataset.IGNORED).nonzero().tolist():
             start = column + 1 - int(positions[row, column + 1])
             found[tuple(ids[row, start : column + 2].tolist())] = float(losses[row, column])
     return found
@@ -144,12 +145,12 @@ def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
 def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str) -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    tokenizer, marked = _sft.tokenizer_for(tinylm)
-    encoded = _sft.encode(tokenizer, marked, rows()["messages"])
-    with _trainer.quiet():
-        model = _trainer.load_model(tinylm, "full", 256).eval()
+    tokenizer, marked = dataset.tokenizer_for(tinylm)
+    encoded = dataset.encode(tokenizer, marked, rows()["messages"])
+    with trainer_module.quiet():
+        model = trainer_module.load_model(tinylm, "full", 256).eval()
         model.set_attn_implementation(attention)
-        blocks = _sft.pack(encoded, 256)
+        blocks = dataset.pack(encoded, 256)
     assert max(map(len, blocks["seq_lengths"])) > 2
     packed = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=True)
     plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
@@ -159,7 +160,7 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     assert together.keys() == apart.keys()
     assert together == pytest.approx(apart, abs=1e-5)
     assert sum(together.values()) == pytest.approx(
-        _sft.answer_losses(model, encoded)["loss"].sum(), rel=1e-6
+        dataset.answer_losses(model, encoded)["loss"].sum(), rel=1e-6
     )
 
 
@@ -171,7 +172,7 @@ def test_whatever_is_cut_is_counted(lengths: list[int], limit: int) -> None:
     ).with_columns(labels=pl.col("input_ids").list.eval(
         pl.when(pl.element() >= 3).then(pl.element()).otherwise(-100)
     ))  # fmt: skip
-    left, counts = _sft.cut(frame, limit)
+    left, counts = dataset.cut(frame, limit)
     kept = [min(n, limit) for n in lengths if min(n, limit) > 3]
     assert left["input_ids"].list.len().to_list() == kept
     assert counts == {
@@ -207,10 +208,10 @@ def test_a_training_gives_a_loadable_better_model_and_says_what_it_did(
     assert told["validation"]["after"] < told["validation"]["before"]
     loaded = AutoModelForCausalLM.from_pretrained(ctx.files / "model")
     tokenizer = AutoTokenizer.from_pretrained(ctx.files / "model")
-    encoded, _ = _sft.cut(
-        _sft.encode(tokenizer, tokenizer.chat_template, train[:6]["messages"]), 64
+    encoded, _ = dataset.cut(
+        dataset.encode(tokenizer, tokenizer.chat_template, train[:6]["messages"]), 64
     )
-    again = _sft.answer_losses(loaded, encoded).sum()
+    again = dataset.answer_losses(loaded, encoded).sum()
     assert again["loss"][0] / again["tokens"][0] == pytest.approx(told["validation"]["after"])
 
 
@@ -250,8 +251,8 @@ def test_a_resumed_training_equals_an_undisturbed_one(
 
     whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
     train(whole)
-    monkeypatch.setattr(_trainer, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(_trainer, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SAVING_SHARE", 1e9)
     killed.report = dies_at(4)
     with pytest.raises(Killed):
         train(killed)
@@ -277,7 +278,7 @@ def test_an_adapter_is_saved_beside_the_weights_that_it_is_merged_into(
     from transformers import AutoModelForCausalLM
 
     sft(ctx, shards, model=tinylm, steps=2, method="lora", lora_rank=4, lr=1e-2, max_tokens=64)
-    with _trainer.quiet():
+    with trainer_module.quiet():
         base = AutoModelForCausalLM.from_pretrained(tinylm.model, dtype="float32")
         before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
         merged = PeftModel.from_pretrained(base, ctx.files / "adapter").merge_and_unload()
@@ -309,7 +310,7 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
     with pytest.raises(UserError, match="chat_template"):
         check(options_of(sft, **options | {"chat_template": (str(unmarked),)}))
     with pytest.raises(UserError, match="end token"):
-        _sft.tokenizer_for(tinylm, (str(no_end),))
+        dataset.tokenizer_for(tinylm, (str(no_end),))
     other = LanguageModel(model=tinylm.model, chat_template=str(unmarked))
     with pytest.raises(UserError, match="chat_template"):
         check(options_of(sft, **options | {"model": other}))
@@ -337,10 +338,9 @@ import sys
 from pathlib import Path
 from pipeline.context import Context
 from pipeline.models import LanguageModel
-from stages import _trainer
 from stages.train.sft import sft
-from tests.stages._options import options_of
-_trainer.CHECKPOINT_SECONDS, _trainer.SAVING_SHARE = 0.0, 1e9
+from tests.support.options import options_of
+trainer_module.CHECKPOINT_SECONDS, trainer_module.SAVING_SHARE = 0.0, 1e9
 sft(Context.scratch(Path(sys.argv[1])), Path(sys.argv[2]),
     model=LanguageModel(model="data/models/tinylm"), steps=40, gradient_accumulation=1,
     max_tokens=64, lr=1e-3)

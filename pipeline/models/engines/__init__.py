@@ -1,0 +1,1 @@
+"""The engines behind a model: transformers, vLLM, OpenAI-compatible servers, replay, embedders."""

@@ -1,0 +1,1 @@
+"""Requests over HTTP: client, scheduler and rate limits."""

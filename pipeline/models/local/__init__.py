@@ -1,0 +1,1 @@
+"""Models in this process: chat templates, sampling and likelihoods."""

@@ -1,0 +1,1 @@
+"""A recipe: YAML, options, wiring and checks, all mistakes reported together."""

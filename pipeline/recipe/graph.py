@@ -1,0 +1,195 @@
+"""Order and types of a graph, checked before anything runs.
+
+Columns are known statically: every stage declares what it reads and adds, so a
+missing or doubled column is a mistake of the recipe and not of the night's run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+
+from pipeline.errors import UserError
+from pipeline.recipe.options import nearest
+from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, DataKind, Edge, Stage
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a recipe, wired and checked.
+
+    needs: for each edge, the names of the steps connected to it.
+    columns: what its output rows carry, with polars types.
+    own: the columns that it adds itself, after renaming.
+    """
+
+    name: str
+    stage: Stage
+    options: SimpleNamespace
+    needs: Mapping[str, list[str]]
+    rename: Mapping[str, str]
+    where: str
+    columns: Columns = field(default_factory=dict)
+    own: Columns = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        """The step whose rows an annotating stage goes through."""
+        return self.needs[self.stage.edges[0].name][0]
+
+    @property
+    def upstream(self) -> list[str]:
+        """The steps that this one depends on, models included."""
+        edges = [name for names in self.needs.values() for name in names]
+        return [*edges, *self.makers]
+
+    @property
+    def makers(self) -> list[str]:
+        """The steps whose weights its models have."""
+        found: list[str | None] = []
+        for option in self.stage.options:
+            if option.is_model:
+                option.each(getattr(self.options, option.name), lambda m: found.append(m.made_by))
+        return [maker for maker in dict.fromkeys(found) if maker is not None]
+
+
+def topological_order(steps: Mapping[str, Step], problems: list[UserError]) -> list[Step]:
+    """The steps such that each follows what it needs; a cycle is a problem with its path."""
+    ordered: dict[str, Step] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in path:
+            cycle = " -> ".join([*path[path.index(name) :], name])
+            problems.append(UserError(f"the stages form a cycle: {cycle}", where=steps[name].where))
+        elif name in steps and name not in ordered:
+            path.append(name)
+            for needed in steps[name].upstream:
+                visit(needed)
+            path.pop()
+            ordered[name] = steps[name]
+
+    for name in steps:
+        visit(name)
+    return list(ordered.values())
+
+
+def wire_columns(ordered: list[Step], problems: list[UserError]) -> dict[str, Step]:
+    """Follow the columns along the edges, and check kinds and columns on the way."""
+    connected: dict[str, Step] = {}
+    for step in ordered:
+        before = len(problems)
+        step = _narrowed(step, connected)
+        try:
+            for edge in step.stage.edges:
+                for name in step.needs.get(edge.name, ()):
+                    if name in connected:
+                        _check_edge(step, edge, connected[name], problems)
+        except UserError as error:  # what a stage reads may follow from an option that is wrong
+            what = f"{step.name} ({step.stage.name}): {error.what}"
+            problems.append(UserError(what, where=step.where, why=error.why, hint=error.hint))
+        for maker in step.makers:
+            if maker in connected and not connected[maker].stage.fills_files:
+                what = f"{step.name}: its model is from {maker!r}, which makes no files"
+                problems.append(UserError(what, where=step.where))
+        if all(name in connected for name in step.upstream) and len(problems) == before:
+            whole = _with_columns(step, connected, problems)
+            if len(problems) == before:
+                connected[step.name] = whole
+    return connected
+
+
+def wrong_options(step: Step, options: SimpleNamespace) -> UserError | None:
+    """What the stage's own check says of the options."""
+    try:
+        if step.stage.check:
+            step.stage.check(options)
+    except UserError as error:
+        where = f"{step.where}: {step.name} ({step.stage.name})"
+        return UserError(error.what, where=where, why=error.why, hint=error.hint)
+    return None
+
+
+def kind_of(step: Step) -> DataKind:
+    """What a step's rows are (records follow their input's kind through annotating stages)."""
+    if step.stage.makes:
+        return step.stage.makes
+    return step.stage.edges[0].kind if step.stage.annotates else DataKind.FILES
+
+
+def _gives(source: Step, kind: DataKind) -> bool:
+    return source.stage.fills_files if kind is DataKind.FILES else kind_of(source) is kind
+
+
+def _narrowed(step: Step, connected: Mapping[str, Step]) -> Step:
+    """The step with each edge that takes several kinds set to the one that comes."""
+    edges = []
+    for edge in step.stage.edges:
+        sources = [connected[name] for name in step.needs.get(edge.name, ()) if name in connected]
+        kinds = [kind for kind in edge.kinds if all(_gives(source, kind) for source in sources)]
+        edges.append(edge.narrowed(kinds[0]) if sources and kinds else edge)
+    return replace(step, stage=replace(step.stage, edges=tuple(edges)))
+
+
+def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:
+    if not _gives(source, edge.kind):
+        wanted = " or ".join(edge.kinds)
+        what = f"{step.name} ({step.stage.name}) needs {wanted} for {edge.name!r}"
+        gives = "files" if kind_of(source) is DataKind.FILES else str(kind_of(source))
+        problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=step.where))
+        return
+    if edge.kind is not DataKind.RECORDS:
+        return
+    reads = step.stage.reads(edge.name, step.options)
+    for column in () if reads == ALL else reads:
+        if column not in source.columns:
+            what = f"{step.name} ({step.stage.name}) reads the column {column!r}"
+            added = [c for c in source.columns if c not in BASE_COLUMNS[DataKind.RECORDS]]
+            problems.append(
+                UserError(
+                    f"{what}, which {source.name!r} does not have",
+                    where=step.where,
+                    hint=nearest(column, added) or "add a stage before it that makes the column",
+                )
+            )
+
+
+def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[UserError]) -> Step:
+    edges = {
+        edge.name: [connected[name].columns for name in step.needs.get(edge.name, ())]
+        for edge in step.stage.edges
+    }
+    try:
+        added = dict(step.stage.adds(step.options, edges))
+    except UserError as error:
+        problems.append(UserError(error.what, where=step.where, why=error.why, hint=error.hint))
+        return step
+    base: Columns = {}
+    if step.stage.makes:
+        base = BASE_COLUMNS[step.stage.makes]
+    elif step.stage.annotates:
+        base = edges[step.stage.edges[0].name][0]
+    own: Columns = {step.rename.get(name, name): dtype for name, dtype in added.items()}
+    for what, hint in _wrong_names(step, added, own, base):
+        problems.append(UserError(f"{step.name}{what}", where=step.where, hint=hint))
+    return replace(step, columns={**base, **own}, own=own)
+
+
+def _wrong_names(
+    step: Step, added: Columns, own: Columns, base: Columns
+) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with the names of the added columns, with hints."""
+    for name in step.rename:
+        if name not in added:
+            yield (
+                f": 'as' renames {name!r}, which {step.stage.name} does not add",
+                nearest(name, added),
+            )
+    if len(own) < len(added):
+        yield ": 'as' gives two columns one name", None
+    for name in own:
+        if name in base or name in RESERVED:
+            told = "is there already" if name in base else "is a name of the engine's own"
+            hint = f"as: {{{name}: another_name}}"
+            yield f" ({step.stage.name}) adds {name!r}, which {told}", hint

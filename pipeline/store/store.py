@@ -1,0 +1,206 @@
+"""The store: one folder that holds artifacts, memories and the journal, for any number of recipes.
+
+    artifacts/<fingerprint>/   committed artifacts
+    work/<fingerprint>/        what survives a kill until the stage is committed
+    memo/<key>/                results per row of row-scope stages
+    journal/                   requests to language models with their raw responses
+    refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
+    code/<stage>@<version>     the code that made this version's artifacts
+    digests.json, files.json   caches; removing them costs time and nothing else
+
+One run at a time: the lock is held by an open file and vanishes with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.store.artifact import Artifact, commit, open_artifact, restore
+from pipeline.store.file_hashes import FileDigests
+from schemas.manifest import Manifest
+
+
+@dataclass
+class Store:
+    """A store at a folder, which is made when something is first written."""
+
+    root: Path
+    _token: str | None = None
+    _digests: dict[str, str] | None = field(default=None, repr=False)
+
+    def artifact(self, fingerprint: str) -> Artifact | None:
+        """The complete artifact of a fingerprint, if there is one."""
+        return open_artifact(self.root / "artifacts" / fingerprint)
+
+    def work(self, fingerprint: str) -> Path:
+        """The folder of a fingerprint that survives kills."""
+        folder = self.root / "work" / fingerprint
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def memo(self, key: str) -> Path:
+        """The folder of a row-scope stage's remembered results."""
+        folder = self.root / "memo" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def files(self) -> FileDigests:
+        """Digests of input files and weights."""
+        return FileDigests(self.root / "files.json")
+
+    # What a recipe's stages were
+
+    def history(self, recipe: str, step: str) -> list[str]:
+        """The fingerprints that this stage of this recipe had, newest last."""
+        return list(_read_json(self._ref(recipe, step)) or [])
+
+    def last(self, recipe: str, step: str, *, other_than: str | None = None) -> Artifact | None:
+        """The newest artifact of a recipe's stage, leaving out one fingerprint."""
+        for fingerprint in reversed(self.history(recipe, step)):
+            artifact = self.artifact(fingerprint) if fingerprint != other_than else None
+            if artifact:
+                return artifact
+        return None
+
+    def remember(self, recipe: str, step: str, fingerprint: str) -> None:
+        """Note that a recipe's stage now is this artifact."""
+        history = self.history(recipe, step)
+        if history[-1:] != [fingerprint]:
+            others = [known for known in history if known != fingerprint]
+            _write_json(self._ref(recipe, step), [*others, fingerprint])
+
+    def _ref(self, recipe: str, step: str) -> Path:
+        return self.root / "refs" / recipe / f"{step}.json"
+
+    # Code that made a version
+
+    def code(self, stage: str, version: int) -> str | None:
+        """The hash of the code that made this version's artifacts here, if any were made."""
+        value = _read_json(self._code(stage, version))
+        return str(value) if value else None
+
+    def set_code(self, stage: str, version: int, code: str) -> None:
+        if self.code(stage, version) != code:
+            _write_json(self._code(stage, version), code)
+
+    def forget_code(self, stage: str, version: int) -> None:
+        """The version has made nothing that is kept: its code may still change."""
+        self._code(stage, version).unlink(missing_ok=True)
+
+    def _code(self, stage: str, version: int) -> Path:
+        return self.root / "code" / f"{stage}@{version}"
+
+    # Digests of columns on narrowed rows
+
+    def digest(self, key: str) -> str | None:
+        """A remembered digest."""
+        if self._digests is None:
+            self._digests = dict(_read_json(self.root / "digests.json") or {})
+        return self._digests.get(key)
+
+    def set_digest(self, key: str, value: str) -> None:
+        """Remember a digest; written to the disk only by whoever holds the lock."""
+        self.digest(key)
+        assert self._digests is not None
+        self._digests[key] = value
+        if self._token:
+            _write_json(self.root / "digests.json", self._digests)
+
+    # Writing
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for one run; what a killed run left half written is cleared away.
+
+        Raises UserError when another run holds it, or it cannot be written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            opened = (self.root / "lock").open("a+")
+        except OSError as error:
+            raise UserError(
+                "the store cannot be written to",
+                where=str(self.root),
+                why=error.strerror,
+                hint="choose a folder that can be written to: --store DIR",
+            ) from error
+        with opened as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                holder = lock.read().split()[:1]
+                raise UserError(
+                    f"another run{f' (process {holder[0]})' if holder else ''} uses this store",
+                    where=str(self.root),
+                    hint="wait until it has ended, or use another store: --store DIR",
+                ) from None
+            self._token = uuid.uuid4().hex
+            lock.truncate(0)
+            lock.write(f"{os.getpid()} {self._token}\n")
+            lock.flush()
+            self._clear()
+            try:
+                yield
+            finally:
+                self._token = None
+
+    def _clear(self) -> None:
+        for leftover in (self.root / "artifacts").glob(".*"):
+            restore(leftover)
+
+    def _owned(self) -> bool:
+        """Whether the lock on the disk is still ours: somebody may have removed it by hand."""
+        try:
+            held = (self.root / "lock").read_text().split()
+        except OSError:
+            return False
+        return self._token is not None and held[1:] == [self._token]
+
+    def ensure_owned(self) -> None:
+        """Raises UserError when the lock was taken away: another run may be writing here."""
+        if not self._owned():
+            raise UserError(
+                "the store's lock was taken away during the run; nothing was committed",
+                where=str(self.root),
+                hint="end other runs on this store, then run again: finished work is kept",
+            )
+
+    def staging(self, fingerprint: str) -> Path:
+        """An empty folder beside the place of an artifact, to prepare it in."""
+        folder = self.root / "artifacts" / f".{fingerprint}-{uuid.uuid4().hex[:8]}"
+        (folder / "files").mkdir(parents=True)
+        return folder
+
+    def commit(self, staging: Path, manifest: Manifest) -> Artifact:
+        """Commit a prepared artifact. Raises UserError when the lock was taken away."""
+        self.ensure_owned()
+        fingerprint = manifest["fingerprint"]
+        artifact = commit(staging, self.root / "artifacts" / fingerprint, manifest)
+        self.remember(manifest["recipe"], manifest["name"], fingerprint)
+        shutil.rmtree(self.root / "work" / fingerprint, ignore_errors=True)
+        return artifact
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, ensure_ascii=False), "utf-8")
+    temporary.replace(path)

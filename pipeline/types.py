@@ -1,0 +1,71 @@
+"""Types of options: ranges, and groups of options that belong to one method.
+
+A stage's keyword annotations are the schema of its options. What an option may be is
+said by its type, never by code of the stage:
+
+    @option_group
+    class KCenter:
+        \"\"\"The row farthest from all rows picked so far (Sener and Savarese 2018).
+
+        Args:
+            budget: Rows to pick.
+            init: The first row.
+        \"\"\"
+
+        name: Literal["k_center"] = "k_center"
+        budget: Count
+        init: Literal["mean", "random"] = "mean"
+
+    Method = Annotated[Threshold | KCenter, Field(discriminator="name")]
+
+    def diverse(ctx: Context, rows: Records, *, method: Method) -> pl.DataFrame: ...
+
+A recipe then writes `method: {name: k_center, budget: 500}`, or `method: k_center` where
+everything else has a default. An option of one method cannot be given to another. What
+two options must be together is checked in the group's `__post_init__`, which raises a
+ValueError whose text follows the name of the group: "must be ..., got ...".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import AfterValidator, Field
+
+T = TypeVar("T")
+
+Count = Annotated[int, Field(ge=1)]
+"""A number of things, at least 1."""
+
+NonNegativeInt = Annotated[int, Field(ge=0)]
+"""A number of things, possibly none."""
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, from 0 to 1."""
+
+NonEmpty = Field(min_length=1)
+"""Marks a tuple or a text that must hold something: `Annotated[tuple[str, ...], NonEmpty]`."""
+
+
+def _increasing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if any(a > b for a, b in pairwise(values)):
+        raise ValueError(f"must be increasing, got {list(values)}")
+    return values
+
+
+Range = Annotated[tuple[Count, Count], AfterValidator(_increasing)]
+"""The smallest and the largest of a number of things, each at least 1."""
+
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def option_group(cls: type[T]) -> type[T]:
+    """Make a class a group of options: a frozen dataclass that refuses unknown names."""
+    cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
+    return dataclass(frozen=True, kw_only=True)(cls)

@@ -1,0 +1,1 @@
+"""Charts, verdicts and checks that any stage may use."""

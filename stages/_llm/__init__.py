@@ -1,0 +1,1 @@
+"""What stages share that ask language models: drafts, rows, prompts, label scores."""

@@ -1,0 +1,1 @@
+"""Budgets, scores and groups: what selectors share."""

@@ -1,0 +1,220 @@
+"""Texts as numbers: normalise -> tokens -> n-gram hashes -> sets, over whole columns.
+
+Near-duplicates and contamination ask the same of a text: which runs of n tokens
+does it hold? Here a column of texts becomes flat arrays of 64-bit hashes with
+offsets, one slice per text, so that all that follows is numpy over millions of
+n-grams. Hashes are xxh3, the same on every machine. Two different n-grams share
+one with a probability near 2^-64.
+
+Nothing here normalises a number away: digits, operators and signs stay, because
+"3 apples" and "4 apples" are different problems.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+from schemas.records import first_user_turn, instruction, response
+from stages._text.ragged import Ragged, distinct, offsets_of, ranges
+from stages._vectors.arrays import parallel_map
+
+Field = Literal["conversation", "prompt", "instruction", "response", "both"]
+Step = Literal["case", "space", "punctuation", "unicode", "nfkc"]
+
+MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
+"""Sentence marks and quotes. Brackets and operators are not among them: they carry
+meaning in mathematics and code ("C++" is not "C")."""
+
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts written without spaces between words: every character is a token."""
+
+_NUMBER = r"\p{N}+(?:(?:[.,:]\p{N}+)+!?|!)"
+"""Marks inside a number and a factorial behind it belong to it: 3.5 is not 3:5, nor 5! a 5."""
+
+_WORD = rf"[{_UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}_--[{_UNSPACED}]]+"
+_SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
+
+_CHUNK = 4_096
+"""Texts tokenised at a time, which bounds the memory for token strings.
+
+There are enough such parts, of 50,000 texts as well, for all threads to end at about the
+same time."""
+
+_BASE = np.uint64(0x9E3779B97F4A7C15)
+_SHORT = 0x5851F42D4C957F2D
+
+
+def field_reads(field: Field) -> list[str]:
+    """The record columns that `field_text` needs."""
+    return ["messages", "input_start"] if field == "instruction" else ["messages"]
+
+
+def field_text(field: Field) -> pl.Expr:
+    """The text of a record that a stage compares; an empty text where there is none.
+
+    conversation: all turns; prompt: the first user turn with its input; instruction:
+    the same without it; response: the last assistant turn; both: prompt and response.
+    """
+    contents = pl.element().struct.field("content").fill_null("")
+    expression = {
+        "conversation": pl.col("messages").list.eval(contents).list.join("\n"),
+        "prompt": first_user_turn(),
+        "instruction": instruction(),
+        "response": response(),
+        "both": pl.concat_str(first_user_turn(), response(), separator="\n", ignore_nulls=True),
+    }[field]
+    return expression.fill_null("").alias("text")
+
+
+def normalise(text: pl.Expr, steps: tuple[Step, ...]) -> pl.Expr:
+    """The text with differences of the named kinds taken out.
+
+    case: lower-cased. space: runs of white space are one space, none at the ends.
+    punctuation: sentence marks and quotes go, save those of a number ("3.5", "5!").
+    unicode: NFC, one encoding per character. nfkc: compatibility forms too ("ﬁ" is
+    "fi", "２" is "2"); it also makes "2³" a "23", so it has to be asked for.
+    """
+    if "nfkc" in steps:
+        text = text.str.normalize("NFKC")
+    elif "unicode" in steps:
+        text = text.str.normalize("NFC")
+    if "case" in steps:
+        text = text.str.to_lowercase()
+    if "punctuation" in steps:
+        marks = re.escape(MARKS)
+        text = text.str.replace_all(rf"((?:[.,:]?\p{{N}})+!?)|[{marks}]", "$1")
+    if "space" in steps:
+        text = text.str.replace_all(r"\s+", " ").str.strip_chars()
+    return text
+
+
+def tokens(texts: pl.Series) -> pl.Series:
+    """Lower-cased words, numbers ("1,000", "3.5") and runs of signs ("+", "++", "=>"),
+    without sentence marks.
+
+    Returns list[str] per text. For comparing texts with each other.
+    """
+    return _nfc(texts).str.to_lowercase().str.extract_all(f"{_NUMBER}|{_WORD}|{_SIGNS}")
+
+
+def _nfc(texts: pl.Series) -> pl.Series:
+    """NFC, computed where it can make a difference: plain ASCII is in that form."""
+    places = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    return texts.scatter(places, texts.gather(places).str.normalize("NFC"))
+
+
+def same_numbers(texts: pl.Series) -> list[NDArray[np.int64]]:
+    """The positions of texts that hold the same numbers, each as often, for each such group.
+
+    Numbers are written in digits, with what stands inside them ("3.5", "1,000"). Each text
+    is in one group; positions ascend.
+    """
+    found = texts.str.extract_all(r"\p{N}+(?:[.,:/]\p{N}+)*").list.sort().list.join(" ")
+    groups = pl.DataFrame({"numbers": found.fill_null("")}).with_row_index("place")
+    members = groups.group_by("numbers", maintain_order=True).agg("place")["place"]
+    return [np.array(places, dtype=np.int64) for places in members.to_list()]
+
+
+def words(texts: pl.Series) -> pl.Series:
+    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes dropped.
+
+    Returns list[str] per text. For finding a text inside another whatever its layout.
+    """
+    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
+    return plain.str.extract_all(_WORD)
+
+
+def numbered(words: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:
+    """The distinct words by their first occurrence, and for each word its place among them."""
+    encoded = words.to_arrow().dictionary_encode()
+    # By way of polars: numpy's own conversion has pyarrow import pandas, for a quarter second.
+    indices = pl.Series(pl.from_arrow(encoded.indices))
+    return pl.Series(pl.from_arrow(encoded.dictionary)), indices.to_numpy().astype(np.int64)
+
+
+def hash_tokens(tokenised: pl.Series) -> Ragged:
+    """The 64-bit hash of each token; each distinct token is hashed once."""
+    flat = tokenised.explode(empty_as_null=False, keep_nulls=False)
+    distinct, places = numbered(flat)
+    hashes = np.fromiter((xxh3_64_intdigest(token.encode()) for token in distinct), np.uint64)
+    return Ragged(offsets_of(tokenised.list.len().to_numpy()), hashes[places])
+
+
+def rolling_hashes(
+    values: NDArray[np.uint64], longest: int
+) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    """For n = 1 ... longest the hashes of all runs of n values, over text borders too.
+
+    Element i belongs to values[i:i + n]. A run of n differs from a run of another
+    length, because the hashes of tokens are as good as random.
+    """
+    rolled = np.zeros(len(values) + 1, dtype=np.uint64)
+    for k in range(longest):
+        rolled = rolled[:-1] * _BASE + values[k:]
+        yield k + 1, rolled
+        if not len(rolled):
+            return
+
+
+def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
+    """One hash for every run of n tokens, in the order of the text."""
+    rolled = np.zeros(0, dtype=np.uint64)
+    for length, hashes in rolling_hashes(hashed.values, n):
+        rolled = hashes if length == n else rolled
+    counts = np.maximum(hashed.lengths - (n - 1), 0)
+    return Ragged(offsets_of(counts), _mix(rolled[ranges(hashed.offsets[:-1], counts)]))
+
+
+def shingles(texts: pl.Series, n: int) -> Ragged:
+    """The hashes of each text's n-grams of `tokens`, repeats included.
+
+    A text of fewer than n tokens has one: the hash of the whole text. A text
+    without any token has none, and so resembles nothing.
+    """
+    parts = []
+    for start in range(0, len(texts), _CHUNK):
+        hashed = hash_tokens(tokens(texts.slice(start, _CHUNK)))
+        parts.append(_with_short_texts(ngram_hashes(hashed, n), hashed, n))
+    counts = [part.lengths for part in parts] or [np.zeros(0, dtype=np.int64)]
+    values = [part.values for part in parts] or [np.zeros(0, dtype=np.uint64)]
+    return Ragged(offsets_of(np.concatenate(counts)), np.concatenate(values))
+
+
+def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
+    counts = grams.lengths.copy()
+    values = [grams.values]
+    places = [grams.owners()]
+    for length in range(1, n):
+        short = np.flatnonzero(hashed.lengths == length)
+        first = hashed.offsets[short]
+        # The length goes in first, so that no short text equals an n-gram of a longer one.
+        whole = np.full(len(short), (_SHORT * length) & (2**64 - 1), dtype=np.uint64)
+        for k in range(length):
+            whole = whole * _BASE + hashed.values[first + k]
+        counts[short] = 1
+        values.append(_mix(whole))
+        places.append(short)
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Ragged(offsets_of(counts), np.concatenate(values)[order])
+
+
+def shingle_sets(texts: pl.Series, n: int) -> Ragged:
+    """The `shingles` of each text, each once and in order of their hashes."""
+    with parallel_map() as each:
+        parts = each(lambda rows: distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK)
+    counts = np.concatenate([part.lengths for part in parts])
+    return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Spread every input bit over the whole word (the finaliser of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

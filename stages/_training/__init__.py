@@ -1,0 +1,1 @@
+"""Fine-tuning: data sets of tokens and the trainer."""

@@ -1,0 +1,229 @@
+"""What supervised fine-tuning trains on: rows as tokens and labels, in blocks, in an order.
+
+Rows are rendered, masked, cut, packed and ordered here, before TRL's trainer starts
+(`_trainer.py`). So what is cut can be counted, two trainings can be given equal
+tokens, and a resumed training sees what the interrupted one would have seen.
+
+Loss is on every assistant turn with its end token, and on nothing else: the
+`{% generation %}` marks of the chat template say where they are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
+from pipeline.models.local.chat_template import PLAIN_TEMPLATE
+from pipeline.store.parquet import to_arrow
+
+IGNORED: Final = -100
+"""The label of a token that is read and not predicted (torch's `ignore_index`)."""
+
+ENCODED_AT_ONCE: Final = 10_000
+"""Rows that are held as Python lists at one time."""
+
+HINT: Final = (
+    "set the option `chat_template` to a file that marks what the assistant says, its end token "
+    "included: {% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+)
+MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def check_template(model: LanguageModel | None, template: Sequence[str] = ()) -> None:
+    """Refuse a chat template without marks before anything runs, where it can be read.
+
+    template: the file of an option `chat_template`; none means the model's own.
+    """
+    if len(template) > 1:
+        raise UserError("`chat_template` names several files", hint="name the one to render with")
+    if model is None:
+        return  # made by an earlier stage of the recipe: only known once that has run
+    text = Path(template[0]).read_text("utf-8") if template else _own_template(model)
+    if text is not None and not MARKS.search(text):
+        tokenizer_for(model, template)
+
+
+def _own_template(model: LanguageModel) -> str | None:
+    """The template of a model that lies here, without loading any library; else None."""
+    if model.chat_template == PLAIN:
+        return PLAIN_TEMPLATE
+    if model.chat_template:
+        return Path(model.chat_template).read_text("utf-8")
+    folder = local_folder(model.model)
+    if folder is None:
+        return None
+    file, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if file.exists():
+        return file.read_text("utf-8")
+    own = json.loads(config.read_text("utf-8")).get("chat_template") if config.exists() else None
+    return own if isinstance(own, str) else None
+
+
+def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[Any, str]:
+    """The model's tokenizer and a template that marks what the assistant says.
+
+    That is the template of the option, else the model's own, else TRL's marked version
+    of the model's own, which renders the same text and exists for common families.
+    Raises UserError when there is none, or when it leaves the end token unmarked: a
+    model that is never trained to stop does not stop.
+    """
+    from transformers import AutoTokenizer
+    from trl.chat_template_utils import (
+        get_training_chat_template,
+        is_chat_template_stop_token_trained,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
+    file = template[0] if template else model.chat_template
+    if file:
+        plain = PLAIN_TEMPLATE if file == PLAIN else None
+        tokenizer.chat_template = plain or Path(file).read_text("utf-8")
+    where = file or f"the chat template of {model.model}"
+    if not tokenizer.chat_template:
+        raise UserError(f"{model.model} has no chat template", hint=HINT)
+    marked = tokenizer.chat_template
+    if not MARKS.search(marked):
+        try:
+            marked = get_training_chat_template(tokenizer)
+        except ValueError:
+            raise UserError(
+                "the chat template does not mark what the assistant says",
+                where=where,
+                why="only the assistant's tokens are trained on, and {% generation %} marks them",
+                hint=HINT,
+            ) from None
+    if not is_chat_template_stop_token_trained(tokenizer, marked):
+        raise UserError(
+            "the chat template leaves the end token of the assistant's turns unmarked",
+            where=where,
+            why="a model that is never trained to end its turn does not end it",
+            hint=HINT,
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, marked
+
+
+def reversed_pairs(messages: pl.Series) -> pl.Series:
+    """Each conversation's first answer as the user's turn, and what it answers as the answer.
+
+    A conversation without both has no assistant's turn here, and is left out as such.
+    """
+
+    def reversed_pair(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        asked = next((t["content"] for t in turns if t["role"] == "user"), None)
+        answered = next((t["content"] for t in turns if t["role"] == "assistant"), None)
+        pair = [{"role": "user", "content": answered or ""}]
+        return [*pair, {"role": "assistant", "content": asked}] if asked and answered else pair
+
+    pairs = [reversed_pair(turns) for turns in messages.to_list()]
+    return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
+
+
+def encode(tokenizer: Any, template: str, messages: pl.Series) -> pl.DataFrame:
+    """Rows as tokens: `input_ids` and `labels`, list[i32] each, one line per row.
+
+    `labels` repeats the assistant's tokens and is IGNORED elsewhere. A row without an
+    assistant's turn has no label.
+    """
+    kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
+    parts = [
+        pl.DataFrame(
+            [_tokens(tokenizer, template, row) for row in part.to_series()], kind, orient="row"
+        )
+        for part in messages.to_frame().iter_slices(ENCODED_AT_ONCE)
+    ]
+    return pl.concat(parts) if parts else pl.DataFrame(schema=kind)
+
+
+def _tokens(tokenizer: Any, template: str, messages: Any) -> tuple[list[int], list[int]]:
+    """One conversation's tokens and labels. Rendering is a template's work, row by row."""
+    encoded = tokenizer.apply_chat_template(
+        messages,
+        chat_template=template,
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    ids, marks = encoded["input_ids"], encoded["assistant_masks"]
+    return ids, [token if mark else IGNORED for token, mark in zip(ids, marks, strict=True)]
+
+
+def answer_tokens() -> pl.Expr:
+    """The tokens that loss is on. The first token of a row has no context, so it is none."""
+    scored = pl.element().slice(1) != IGNORED
+    return pl.col("labels").list.eval(scored).list.sum().fill_null(0)
+
+
+def cut(rows: pl.DataFrame, max_tokens: int) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Encoded rows cut at max_tokens, those left without an answer taken out, and the counts.
+
+    Cutting is from the end, as TRL does it. What was cut and what was left out is told:
+    `rows` and `tokens` are what is left, `rows_cut` and `tokens_cut` what was shortened,
+    `rows_without_answer` what is not trained on.
+    """
+    length = pl.col("input_ids").list.len()
+    over = rows.select(length.cast(pl.Int64) - max_tokens).to_series().clip(0)
+    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_tokens))
+    left = short.filter(answer_tokens() > 0)
+    counts = {
+        "rows": left.height,
+        "tokens": int(left.select(length.sum()).item()),
+        "answer_tokens": int(left.select(answer_tokens().sum()).item()),
+        "rows_cut": int((over > 0).sum()),
+        "tokens_cut": int(over.sum()),
+        "rows_without_answer": rows.height - left.height,
+    }
+    return left, counts
+
+
+def pack(rows: pl.DataFrame, max_tokens: int) -> Any:
+    """Whole rows in blocks of at most max_tokens (TRL's best fit decreasing).
+
+    Adds `seq_lengths`: the rows' lengths within the block, from which TRL makes the
+    position ids that keep packed rows apart (see `_trainer.py`).
+    """
+    from trl.data_utils import pack_dataset
+
+    return pack_dataset(dataset(rows), max_tokens, "bfd")
+
+
+def dataset(rows: pl.DataFrame) -> Any:
+    """A frame as a `datasets.Dataset`, in memory."""
+    from datasets import Dataset
+
+    return Dataset(to_arrow(rows))
+
+
+def passes(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """`wanted` positions: one shuffled pass over `count` of them after another."""
+    generator = np.random.default_rng(seed)
+    orders = [generator.permutation(count) for _ in range(-(-wanted // count))]
+    return np.concatenate(orders)[:wanted]
+
+
+def answer_losses(model: Any, rows: pl.DataFrame) -> pl.DataFrame:
+    """How well a model predicts the assistant's tokens of encoded rows.
+
+    Gives `loss` (the summed negative log-likelihood, nats) and `tokens`, one line per
+    row. Every row has an answer (see `cut`). A row's loss depends on the row alone.
+    """
+    from pipeline.models.local.likelihood import Likelihoods
+
+    model.eval()
+    ids = [np.asarray(row) for row in rows["input_ids"]]
+    scored = [np.flatnonzero(np.asarray(row[1:]) != IGNORED) + 1 for row in rows["labels"]]
+    asked = [Scored(tuple(row.tolist()), int(at[0])) for row, at in zip(ids, scored, strict=True)]
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapter's
+    found = Likelihoods(plain).score(asked)
+    sums = [-part[at - at[0]].sum(dtype=np.float64) for part, at in zip(found, scored, strict=True)]
+    return pl.DataFrame({"loss": sums, "tokens": [len(at) for at in scored]})

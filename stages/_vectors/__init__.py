@@ -1,0 +1,1 @@
+"""Vectors: arrays, projections, k-means, greedy deduplication."""

@@ -1,0 +1,1 @@
+"""Near-duplicates by the Jaccard index of n-gram sets, exact and by MinHash."""

@@ -1,0 +1,1 @@
+"""Reading models' answers: lists, fields and sections."""

@@ -1,0 +1,1 @@
+"""Greedy maximisation of submodular objectives over vectors."""

@@ -1,0 +1,1 @@
+"""What tests share: rows, scripted models, toy stages, servers, oracles."""

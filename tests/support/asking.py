@@ -1,0 +1,61 @@
+"""Stages that ask a language model, one that creates and one that annotates."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.models import Decoding, LanguageModel, Request
+from pipeline.models.expected_requests import Asking, Rows
+from pipeline.stage import Records, stage
+from schemas.records import RECORD_COLUMNS
+from tests.support.toys import VERDICT, conversation
+
+JOURNAL = {"journal": pl.List(pl.String)}
+
+
+def requests(rows: pl.DataFrame, tokens: int, samples: int = 1) -> list[Request]:
+    decoding = Decoding(max_tokens=tokens, temperature=0.8)
+    asked = [messages[0]["content"] for messages in rows["messages"].to_list()]
+    return [
+        Request((("user", text),), decoding, sample=i) for text in asked for i in range(samples)
+    ]
+
+
+def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
+    """`respond` asks `samples` times for each row; `rate` leaves it to the engine."""
+    given = rows("rows")
+    if given is None or not hasattr(options, "samples"):
+        return None
+    text = sum(len(messages[0]["content"]) for messages in given["messages"].to_list())
+    number = len(given) * options.samples
+    return [Asking(options.model, number, text / len(given), options.tokens)]
+
+
+@stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)
+def respond(
+    ctx: Context, rows: Records, *, model: LanguageModel, tokens: int = 4, samples: int = 1
+) -> Records:
+    """New conversations: the model's answers to the first turns."""
+    asked = requests(rows, tokens, samples)
+    lines: list[dict[str, Any]] = []
+    for i, (request, answer) in enumerate(zip(asked, ctx.open(model).generate(asked), strict=True)):
+        row = conversation(request.prompt[0][1], f"{i} {answer.text}", "respond", i)
+        lines.append({**row, "journal": [answer.key], "error": answer.error})
+    return pl.DataFrame(lines, schema={**RECORD_COLUMNS, **JOURNAL, **VERDICT})
+
+
+@stage(version=1, scope="row", reads=["messages"], adds={"words": pl.Int32})
+def rate(ctx: Context, rows: Records, *, model: LanguageModel, tokens: int = 4) -> pl.DataFrame:
+    """How many words the model answers with."""
+    answers = ctx.open(model).generate(requests(rows, tokens))
+    return pl.DataFrame(
+        {
+            "words": [len(answer.text.split()) for answer in answers],
+            "error": pl.Series([answer.error for answer in answers], dtype=pl.String),
+        },
+        schema_overrides={"words": pl.Int32},
+    )

@@ -1,0 +1,118 @@
+"""Running recipes on small stores, in this process and as a command."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Exit
+from pipeline.execution.plan import PlannedStep, plan
+from pipeline.execution.progress import LineProgress
+from pipeline.execution.runner import Runner
+from pipeline.recipe.recipe import Recipe
+from pipeline.stage import ROOT
+from pipeline.store.artifact import Artifact
+from pipeline.store.store import Store
+
+TOY = "tests.support.toys"
+MODEL = {"toy": {"engine": "transformers", "model": "nowhere", "id": "toy-1"}}
+
+
+def toys(text: str) -> str:
+    """A recipe's text with `toy.` in place of the toys' long name."""
+    return text.replace("toy.", f"{TOY}.")
+
+
+def pool(path: Path, rows: int, start: int = 0) -> Path:
+    """A file of questions with answers of 1 to 50 characters; every one is different."""
+    lines = [f"question {i}\t{'x' * (i % 40)}{i}" for i in range(start, start + rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def recipe(stages: Mapping[str, Any], name: str = "toys") -> Recipe:
+    named = {k: {**v, "uses": v["uses"].replace("toy.", f"{TOY}.")} for k, v in stages.items()}
+    return Recipe.of(name, named, MODEL)
+
+
+def run(wired: Recipe, store: Path, *targets: str, workers: int = 1, accept: bool = False) -> Exit:
+    lines = LineProgress(len(wired.steps), lambda text: None)
+    return Runner(wired, Store(store), lines, workers, accept).run(targets)
+
+
+def states(wired: Recipe, store: Path) -> dict[str, str]:
+    return {look.step.name: look.state for look in plan(wired, Store(store))}
+
+
+def looks(wired: Recipe, store: Path) -> dict[str, PlannedStep]:
+    return {look.step.name: look for look in plan(wired, Store(store))}
+
+
+def artifact(wired: Recipe, store: Path, step: str) -> Artifact:
+    """The newest artifact of a step."""
+    found = Store(store).last(wired.name, step)
+    assert found is not None
+    return found
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def command(*arguments: str, timeout: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
+    """`python -m pipeline ...` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=ROOT,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def timed(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    """`command`, and the seconds of CPU that it took: those of the clock follow others' load."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def started(*arguments: str, **more: str) -> subprocess.Popen[str]:
+    """`python -m pipeline ...`, running, in a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", *arguments],
+        cwd=ROOT,
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def contents(store: Path, wired: Recipe) -> dict[str, Any]:
+    """What the artifacts hold, byte for byte: sha256 of every file of every stage."""
+    held = {}
+    for name in wired.steps:
+        manifest = artifact(wired, store, name).manifest
+        held[name] = {file: entry["sha256"] for file, entry in manifest["files"].items()}
+    return held
+
+
+def counts(wired: Recipe, store: Path) -> dict[str, tuple[int, int, int, dict[str, int], int]]:
+    """in, created, kept, dropped, failed of every stage; the sums are checked."""
+    told = {}
+    for name in wired.steps:
+        c = artifact(wired, store, name).manifest["counts"]
+        total = c["kept"] + sum(c["dropped"].values()) + c["failed"]
+        assert c["in"] + c["created"] == total, name
+        told[name] = (c["in"], c["created"], c["kept"], c["dropped"], c["failed"])
+    return told

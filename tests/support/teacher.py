@@ -1,0 +1,76 @@
+"""A stand-in for a strong model that follows every prompt of every stage, at about one length."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Final
+
+from schemas.records import digest
+from tests.support.scripted import Answer
+
+SENTENCE: Final = "Why would anybody build the house number {0} out of paper, glass or straw?"
+_CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
+_SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
+
+_ANSWERS: Final[list[tuple[str, str]]] = [
+    ("an advertisement?", "no"),
+    ("tell private things", "no"),
+    ("Answer yes or no.", "yes"),
+    ("Is it classification?", "No"),
+    ("Each instruction comes with its output.", "output: It is number {0}.\n|EoS|"),
+    ("Answer True or False.", "True"),
+    ("Answer equal or different.", "different"),
+    ("Say A, B or tie", "A"),
+    ("a single number:", "4"),
+    ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
+    ("Write one JSON object", json.dumps({"quality": 9, "difficulty": 5, "needs_more": False})),
+    (
+        "Write JSON and nothing else",
+        json.dumps([{"instruction": "Do it.", "input_fields": [], "output_field": "answer"}]),
+    ),
+    ("Use case: what it is for", "Use case: building {0}\nSkills: tact; grammar; arithmetic"),
+    ("Describe the character", "Name: Ada {0}\nKnows: numbers\nSpeaks: dryly\nRefuses: gossip"),
+    ("Then list", "You are a clerk.\n1. Be brief about {0}.\n2. Name a number."),
+    ("List 2 concepts", "1. Supply {0}\n2. Demand {0}"),
+    (
+        "You write training rows out of raw code",
+        "Task: A house\nInstruction: " + SENTENCE + "\nInformation: None\nSolution: " + _CODE,
+    ),
+    ("Revised question:", "Revised question: " + SENTENCE + "\nRevised answer: It is light."),
+    ("Question: ...", _SECTIONS),
+    ("Instruction: ...", "Instruction: " + SENTENCE + "\nAnswer: It is light and cheap."),
+    ("[Problem Description]", "[Problem Description]\n" + SENTENCE + "\n[Solution]\n" + _CODE),
+    ("[Tests]", _CODE + "\n[Tests]\n```python\nassert house_{0}() == {0}\n```"),
+    ("Which concepts of programming", "loops {0}, recursion, hash tables, sorting"),
+    ("For each rule write one line", "\n".join(f"{n}. yes: it does" for n in range(1, 9))),
+    ("criteria", "1. Ask for {0}.\n2. Ask for a rare one.\n3. Ask for two.\n4. Ask for more."),
+    ("on each line, numbered", "1. " + SENTENCE + "\n2. " + SENTENCE + "\n3. And the {0} again?"),
+    ("each on one line, numbered", "1. " + SENTENCE + "\n2. Who lives in the house {0}?"),
+]
+"""What a prompt of this form is answered with, the first that fits; {0} is a number of its own."""
+
+
+def _listed(text: str) -> str | None:
+    """The end of a list of tasks that the prompt begins, or the list that it asks for."""
+    begun, asked = re.search(r"\n(\d+)\.$", text), re.search(r"numbered from (\d+)", text)
+    if begun is None and asked is None:
+        return None
+    wanted = re.search(r"Write (\d+) more", text)
+    number = int(wanted[1]) if wanted else 8
+    first = int((begun or asked)[1])  # type: ignore[index]
+    tasks = [f"{first + n}. Build the house {{0}}, part {n}." for n in range(number)]
+    return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
+
+
+def teacher(text: str) -> Answer:
+    """Says what the prompt's form asks for; the number in it differs from prompt to prompt."""
+    number = int(digest(text)[:6], 16)
+    form = _listed(text) or next((said for mark, said in _ANSWERS if mark in text), SENTENCE)
+    return form.replace("{0}", str(number)), "stop"
+
+
+def saying(answer: Answer) -> Callable[[str], Answer]:
+    """A model that says one thing whatever it is asked."""
+    return lambda _: answer
