@@ -53,6 +53,20 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class OptionError(UserError):
+    """An option of a stage that cannot be what it is, given the others.
+
+    option: the option's name, or the path to it: "method.budget". The recipe's line of it
+    is found by it.
+    """
+
+    def __init__(
+        self, option: str, what: str, *, why: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(f"{option} {what}", why=why, hint=hint)
+        self.option = option
+
+
 class RecipeErrors(UserError):
     """All that is wrong with a recipe, told together, before anything runs."""
 

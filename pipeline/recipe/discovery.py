@@ -16,13 +16,13 @@ import traceback
 import types
 import typing
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 
 from pipeline.errors import UserError
+from pipeline.recipe.problems import suggest
 from pipeline.stage import ROOT, DataKind, Edge, Option, Stage
 
 FAMILIES: Final = ROOT / "stages"
@@ -82,9 +82,9 @@ def _import(name: str) -> types.ModuleType | None:
 
 
 def _suggestion(name: str) -> str:
-    close = get_close_matches(name, available(), n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    hint = suggest(name, available())
+    if hint and hint.startswith("did you mean"):
+        return hint
     return "python -m pipeline stages lists them all; a stage of your own is its dotted path"
 
 

@@ -6,12 +6,12 @@ missing or doubled column is a mistake of the recipe and not of the night's run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
-from pipeline.errors import UserError
-from pipeline.recipe.options import nearest
+from pipeline.errors import OptionError, UserError
+from pipeline.recipe.problems import suggest
 from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, DataKind, Edge, Stage
 
 
@@ -22,6 +22,7 @@ class Step:
     needs: for each edge, the names of the steps connected to it.
     columns: what its output rows carry, with polars types.
     own: the columns that it adds itself, after renaming.
+    locate: the recipe's line of a key of the step, such as ("with", "budget").
     """
 
     name: str
@@ -30,6 +31,7 @@ class Step:
     needs: Mapping[str, list[str]]
     rename: Mapping[str, str]
     where: str
+    locate: Callable[[Sequence[str]], str] = field(compare=False)
     columns: Columns = field(default_factory=dict)
     own: Columns = field(default_factory=dict)
 
@@ -88,7 +90,8 @@ def wire_columns(ordered: list[Step], problems: list[UserError]) -> dict[str, St
                         _check_edge(step, edge, connected[name], problems)
         except UserError as error:  # what a stage reads may follow from an option that is wrong
             what = f"{step.name} ({step.stage.name}): {error.what}"
-            problems.append(UserError(what, where=step.where, why=error.why, hint=error.hint))
+            where = where_of(error, step)
+            problems.append(UserError(what, where=where, why=error.why, hint=error.hint))
         for maker in step.makers:
             if maker in connected and not connected[maker].stage.fills_files:
                 what = f"{step.name}: its model is from {maker!r}, which makes no files"
@@ -106,9 +109,16 @@ def wrong_options(step: Step, options: SimpleNamespace) -> UserError | None:
         if step.stage.check:
             step.stage.check(options)
     except UserError as error:
-        where = f"{step.where}: {step.name} ({step.stage.name})"
-        return UserError(error.what, where=where, why=error.why, hint=error.hint)
+        what = f"{step.name} ({step.stage.name}): {error.what}"
+        return UserError(what, where=where_of(error, step), why=error.why, hint=error.hint)
     return None
+
+
+def where_of(error: UserError, step: Step) -> str:
+    """The line of the option that is wrong, or of the step."""
+    if isinstance(error, OptionError):
+        return step.locate(("with", *error.option.split(".")))
+    return step.where
 
 
 def kind_of(step: Step) -> DataKind:
@@ -150,7 +160,7 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
                 UserError(
                     f"{what}, which {source.name!r} does not have",
                     where=step.where,
-                    hint=nearest(column, added) or "add a stage before it that makes the column",
+                    hint=suggest(column, added) or "add a stage before it that makes the column",
                 )
             )
 
@@ -163,7 +173,8 @@ def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[User
     try:
         added = dict(step.stage.adds(step.options, edges))
     except UserError as error:
-        problems.append(UserError(error.what, where=step.where, why=error.why, hint=error.hint))
+        where = where_of(error, step)
+        problems.append(UserError(error.what, where=where, why=error.why, hint=error.hint))
         return step
     base: Columns = {}
     if step.stage.makes:
@@ -184,7 +195,7 @@ def _wrong_names(
         if name not in added:
             yield (
                 f": 'as' renames {name!r}, which {step.stage.name} does not add",
-                nearest(name, added),
+                suggest(name, added),
             )
     if len(own) < len(added):
         yield ": 'as' gives two columns one name", None

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -18,89 +17,95 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.models.base import Embedder, LanguageModel, mistakes
+from pipeline.recipe.problems import Problem, names_in, option_groups, problems_in, suggest
 from pipeline.stage import ROOT, Option, Stage
 
-Kind = TypeVar("Kind")
-Problem = tuple[str, str, str | None]
-"""Option, what is wrong, hint."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """A "did you mean" for a name, or the names there are."""
-    names = [str(k) for k in known]
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "there are: " + ", ".join(names) if names else None
+T = TypeVar("T")
 
 
 def bind(
-    stage: Stage, given: Mapping[str, Any], models: Mapping[str, Any], folder: Path
+    stage: Stage, raw_options: Mapping[str, Any], models: Mapping[str, Any], folder: Path
 ) -> tuple[SimpleNamespace, list[Problem]]:
-    """The stage's options with defaults, and what is wrong with the given ones.
+    """The stage's options with defaults, and all that is wrong with those in the recipe.
 
-    folder: where relative paths are looked for first; then in the repository.
+    Args:
+        stage: The stage whose keywords are the schema.
+        raw_options: The options as the recipe writes them.
+        models: The recipe's models by name.
+        folder: Where relative paths are looked for first; then in the repository.
+
+    Returns:
+        The options, complete where nothing is wrong, and the problems.
     """
-    known = {option.name: option for option in stage.options}
-    problems: list[Problem] = [
-        (str(name), f"unknown option {name!r}", nearest(str(name), known))
-        for name in given
-        if name not in known
-    ]
+    options = {option.name: option for option in stage.options}
+    problems = [_unknown(str(name), options) for name in raw_options if name not in options]
     values: dict[str, Any] = {}
     for option in stage.options:
-        if option.name in given:
-            values[option.name], problem = _value(option, given[option.name], models, folder)
-            problems += [problem] if problem else []
+        if option.name in raw_options:
+            values[option.name], wrong = _value(option, raw_options[option.name], models, folder)
+            problems += wrong
         elif option.required:
-            problems.append((option.name, f"the option {option.name!r} is missing", None))
+            problems.append(Problem((option.name,), f"the option {option.name!r} is missing"))
             values[option.name] = None
         else:
             values[option.name] = option.default
     return SimpleNamespace(**values), problems
 
 
+def _unknown(name: str, options: Mapping[str, Option]) -> Problem:
+    """An option that the stage does not have; it may be one of a method's own."""
+    for option in options.values():
+        owners = [n for n, g in option_groups(option.annotation).items() if name in names_in(g)]
+        if owners:
+            example = f"{option.name}: {{name: {owners[0]}, {name}: ...}}"
+            what = f"{name!r} is an option of {option.name}: {' or '.join(owners)}"
+            return Problem((name,), what, f"write {example}")
+    return Problem((name,), f"unknown option {name!r}", suggest(name, options))
+
+
 def _value(
     option: Option, raw: Any, models: Mapping[str, Any], folder: Path
-) -> tuple[Any, Problem | None]:
+) -> tuple[Any, list[Problem]]:
     if option.is_model and isinstance(raw, str):
-        found, problem = _model(option, raw, models)
-        return (found,) if option.takes_models else found, problem
+        model, wrong = _model(option, raw, models)
+        return (model,) if option.takes_models else model, wrong
     if option.takes_models and isinstance(raw, list) and all(isinstance(n, str) for n in raw):
-        each = [_model(option, name, models) for name in raw]
-        return tuple(m for m, _ in each), next((problem for _, problem in each if problem), None)
+        results = [_model(option, name, models) for name in raw]
+        return tuple(m for m, _ in results), [p for _, wrong in results for p in wrong]
     if option.names_files and raw is not None:
-        found, missing = resolve(raw, folder)
-        if missing:
-            return (), (option.name, missing, None)
-        return found, None
+        paths, missing = resolve(raw, folder)
+        return paths, [Problem((option.name,), missing)] if missing else []
     return _typed(option, raw)
 
 
-def _model(option: Option, name: str, models: Mapping[str, Any]) -> tuple[Any, Problem | None]:
+def _model(option: Option, name: str, models: Mapping[str, Any]) -> tuple[Any, list[Problem]]:
     """The model of this name in the recipe."""
     if name not in models:
-        return None, (option.name, f"there is no model {name!r}", nearest(name, models))
+        what = f"there is no model {name!r}"
+        return None, [Problem((option.name,), what, suggest(name, models))]
     model = models[name]
-    fits = isinstance(model, LanguageModel) if option.takes_models else option.accepts(type(model))
-    if model is not None and not fits:
-        return None, (option.name, f"model {name!r} is of the wrong kind for {option.name}", None)
-    return model, None
+    kind = LanguageModel if option.takes_models else type(model)
+    matches = isinstance(model, kind) and (option.takes_models or option.accepts(kind))
+    if model is not None and not matches:
+        what = f"{option.name} must be a model of another kind, got {name!r}"
+        hint = "language models have an engine such as vllm, embedders sentence-transformers"
+        return None, [Problem((option.name,), what, hint)]
+    return model, []
 
 
-def _typed(option: Option, raw: Any) -> tuple[Any, Problem | None]:
+def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
+    """A value checked against the option's annotation; pydantic is strict: no "200" for 200."""
+    if isinstance(raw, str) and raw in option_groups(option.annotation):
+        raw = {"name": raw}  # `method: kmeans` is short for `method: {name: kmeans}`
     try:
         # Through JSON, so that strictness still lets a YAML list be a tuple.
         text = json.dumps(raw, allow_nan=False)
-        value = TypeAdapter(option.annotation).validate_json(text, strict=True)
+        return TypeAdapter(option.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
-        first = error.errors()[0]
-        where = "".join(f"[{part!r}]" for part in first["loc"] if isinstance(part, int))
-        what = f"{option.name}{where} = {first['input']!r}: {first['msg']}"
-        return None, (option.name, what, None)
+        return None, problems_in(option.name, raw, option.annotation, error)
     except (TypeError, ValueError):
-        return None, (option.name, f"{option.name} = {raw!r} is no plain, finite value", None)
-    return value, None
+        what = f"{option.name} must be a plain, finite value, got {raw!r}"
+        return None, [Problem((option.name,), what)]
 
 
 def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
@@ -145,7 +150,7 @@ def build_model(spec: dict[str, Any], folder: Path) -> tuple[Any, list[str]]:
     engine = spec.get("engine", "transformers")
     kind = Embedder if engine == "sentence-transformers" else LanguageModel
     names = [f.name for f in fields(kind) if f.name != "made_by"]
-    unknown = [f"unknown key {k!r}; {nearest(str(k), names)}" for k in spec if k not in names]
+    unknown = [f"unknown key {k!r}; {suggest(str(k), names)}" for k in spec if k not in names]
     if unknown:
         return None, unknown
     for key in ("model", "chat_template", "lora", "tokenizer"):
@@ -158,7 +163,7 @@ def build_model(spec: dict[str, Any], folder: Path) -> tuple[Any, list[str]]:
         return None, [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
 
 
-def numbers(raw: Any, kind: type[Kind]) -> tuple[Kind | None, list[str]]:
+def numbers(raw: Any, kind: type[T]) -> tuple[T | None, list[str]]:
     """A dataclass of numbers that are not negative, from a recipe's mapping."""
     try:
         text = json.dumps(raw, allow_nan=False)

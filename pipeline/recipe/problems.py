@@ -19,7 +19,6 @@ _TYPES: Final = {
     "dataclass_type": "a mapping", "finite_number": "a finite number",
     "none_required": "null", "model_attributes_type": "a mapping",
 }  # fmt: skip
-_SUBJECT: Final = ("greater_than", "less_than", "too_short", "too_long", "string_too")
 
 
 class Problem(NamedTuple):
@@ -42,7 +41,7 @@ def suggest(name: str, valid: Iterable[str]) -> str | None:
     return "there are: " + ", ".join(names) if names else None
 
 
-def groups(annotation: Any) -> dict[str, type]:
+def option_groups(annotation: Any) -> dict[str, type]:
     """The option groups in an annotation, by the value of their `name` (or the class's name)."""
     found: dict[str, type] = {}
     for member in (annotation, *_members(annotation)):
@@ -52,7 +51,7 @@ def groups(annotation: Any) -> dict[str, type]:
     return found
 
 
-def problems(name: str, raw: Any, annotation: Any, error: ValidationError) -> list[Problem]:
+def problems_in(name: str, raw: Any, annotation: Any, error: ValidationError) -> list[Problem]:
     """All that pydantic found wrong with a value, one problem for each key."""
     by_path: dict[tuple[str, ...], Problem] = {}
     for entry in error.errors():
@@ -67,23 +66,35 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
     subject = ".".join(path) + shown
     group = _group_at(annotation, raw, keys[:-1] if keys else [])
     if "unexpected" in kind or kind == "extra_forbidden":
-        hint = suggest(keys[-1], _option_names(group)) if keys else None
+        hint = suggest(keys[-1], names_in(group)) if keys else None
         owner = f"{'.'.join(path[:-1])} ({_name_of(group)})" if group else ".".join(path[:-1])
         return Problem(path, f"{owner} has no option {keys[-1] if keys else name!r}", hint)
     if missing is not None or kind.startswith("missing"):
         return Problem(path, f"the option {'.'.join((*path, missing or ''))!r} is missing")
+    if isinstance(value, str) and not keys and option_groups(annotation):
+        hint = suggest(value, option_groups(annotation))
+        return Problem(path, f"{subject}: there is no {value!r}", hint)
     if kind == "union_tag_not_found":
         return Problem(path, f"{subject} must say which: {{name: ...}}", _names(annotation))
     if kind == "union_tag_invalid":
         tag = str(raw.get("name")) if isinstance(raw, Mapping) else str(raw)
-        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, groups(annotation)))
+        return Problem(
+            path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(annotation))
+        )
     if kind == "value_error":
-        return Problem(path, f"{subject} {entry['ctx']['error']}")
+        # A group's text begins with the name of the option that is wrong.
+        between = "." if isinstance(value, Mapping) else " "
+        return Problem(path, f"{subject}{between}{entry['ctx']['error']}")
     if kind == "literal_error":
         hint = suggest(value, _literals(annotation)) if isinstance(value, str) else None
         hint = hint if hint and hint.startswith("did") else None
         return Problem(path, f"{subject} must be {entry['ctx']['expected']}, got {value!r}", hint)
-    return Problem(path, f"{subject} must be {_expected(kind, entry, annotation)}, got {value!r}")
+    own = (
+        typing.get_type_hints(group, include_extras=True).get(keys[-1]) if group and keys else None
+    )
+    return Problem(
+        path, f"{subject} must be {_expected(kind, entry, own or annotation)}, got {value!r}"
+    )
 
 
 def _walk(raw: Any, loc: tuple[Any, ...]) -> tuple[list[str], str, str | None]:
@@ -148,7 +159,7 @@ def _bounds(annotation: Any) -> dict[str, Any]:
 
 def _group_at(annotation: Any, raw: Any, keys: list[str]) -> type | None:
     """The option group that the keys lead to."""
-    members = groups(annotation)
+    members = option_groups(annotation)
     name = raw.get("name") if isinstance(raw, Mapping) else None
     group = members.get(str(name)) or (next(iter(members.values())) if len(members) == 1 else None)
     for key in keys:
@@ -160,7 +171,8 @@ def _group_at(annotation: Any, raw: Any, keys: list[str]) -> type | None:
     return group
 
 
-def _option_names(group: type | None) -> list[str]:
+def names_in(group: type | None) -> list[str]:
+    """The names of a group's options; none for None."""
     return [f.name for f in fields(group)] if group and is_dataclass(group) else []
 
 
@@ -169,7 +181,9 @@ def _name_of(group: type) -> str:
 
 
 def _names(annotation: Any) -> str | None:
-    return "there are: " + ", ".join(groups(annotation)) if groups(annotation) else None
+    return (
+        "there are: " + ", ".join(option_groups(annotation)) if option_groups(annotation) else None
+    )
 
 
 def _literals(annotation: Any) -> list[str]:

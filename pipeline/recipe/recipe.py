@@ -20,12 +20,13 @@ from pipeline.models.budget import BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
-from pipeline.recipe.options import bind, build_model, nearest, numbers
+from pipeline.recipe.options import bind, build_model, numbers
+from pipeline.recipe.problems import suggest
 from pipeline.recipe.yaml_document import RecipeDocument, parse, set_value
 from pipeline.stage import ROOT, Stage
 
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
-Kind = TypeVar("Kind")
+T = TypeVar("T")
 RECIPES: Final = ROOT / "pipeline" / "recipes"
 
 
@@ -144,7 +145,7 @@ class _Builder:
         for key, value in found.items():
             if key not in allowed:
                 self._problem(
-                    (*place, str(key)), f"unknown key {key!r}", nearest(str(key), allowed)
+                    (*place, str(key)), f"unknown key {key!r}", suggest(str(key), allowed)
                 )
             elif value is not None and not isinstance(value, allowed[key]):
                 self._problem((*place, key), f"{key!r} has the wrong type: {value!r}")
@@ -176,7 +177,7 @@ class _Builder:
             place = ("prices", str(name))
             price = self._typed(place, raw, Price)
             if name not in self.models:
-                self._problem(place, f"there is no model {name!r}", nearest(name, self.models))
+                self._problem(place, f"there is no model {name!r}", suggest(name, self.models))
             elif isinstance(self.models[name], Embedder):
                 self._problem(place, f"{name!r} is an embedder: only language models have a price")
             elif price is not None and self.models[name] is not None:
@@ -199,7 +200,7 @@ class _Builder:
             )
         return found
 
-    def _typed(self, place: tuple[str, ...], raw: Any, kind: type[Kind]) -> Kind | None:
+    def _typed(self, place: tuple[str, ...], raw: Any, kind: type[T]) -> T | None:
         """A mapping of numbers as the dataclass that it describes."""
         found, problems = numbers(raw, kind)
         for problem in problems:
@@ -210,7 +211,7 @@ class _Builder:
         known = [str(name) for name in self._stages()]
         if needed not in known:
             self._problem(
-                place, f"{what} {needed!r}, which the recipe does not have", nearest(needed, known)
+                place, f"{what} {needed!r}, which the recipe does not have", suggest(needed, known)
             )
 
     def _step(self, name: str, raw: Any) -> Step | None:
@@ -234,8 +235,8 @@ class _Builder:
             return None
         given = raw.get("with") or {}
         options, problems = bind(stage, given, self.models, self.folder)
-        for option, what, hint in problems:
-            self._problem((*place, "with", option), f"{name} ({stage.name}): {what}", hint)
+        for path, what, hint in problems:
+            self._problem((*place, "with", *path), f"{name} ({stage.name}): {what}", hint)
         self.budgets[name] = self._allowance(place, raw)
         return Step(
             name=name,
@@ -244,6 +245,7 @@ class _Builder:
             needs=self._needs(place, stage, raw.get("needs")),
             rename=self._rename(place, raw.get("as") or {}),
             where=self.document.where(place),
+            locate=lambda keys: self.document.where((*place, *keys)),
         )
 
     def _rename(self, place: tuple[str, ...], raw: Mapping[Any, Any]) -> dict[str, str]:
@@ -269,7 +271,7 @@ class _Builder:
                 self._problem(
                     (*place, "needs"),
                     f"{stage.name} has no edge {name!r}",
-                    nearest(str(name), edges),
+                    suggest(str(name), edges),
                 )
             elif len(names) > 1 and not edges[name].many:
                 self._problem((*place, "needs"), f"{stage.name}: edge {name!r} takes one input")
@@ -295,7 +297,7 @@ def locate(reference: str) -> Path:
     if named.is_file():
         return named
     known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
-    raise UserError(f"there is no recipe {reference!r}", hint=nearest(reference, known))
+    raise UserError(f"there is no recipe {reference!r}", hint=suggest(reference, known))
 
 
 def display(path: Path) -> str:

@@ -23,7 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.recipe.options import nearest
+from pipeline.recipe.problems import suggest
 from stages._selection.budget import expression, expression_columns
 
 SOURCE: Final = "source"
@@ -51,7 +51,7 @@ class Groups(NamedTuple):
         if unknown and self.names:
             raise UserError(
                 f"shares: there is no group {', '.join(map(repr, unknown))}",
-                hint=nearest(unknown[0], self.names),
+                hint=suggest(unknown[0], self.names),
             )
         return np.array([shares.get(name, 0.0) for name in self.names])
 

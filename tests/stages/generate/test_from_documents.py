@@ -210,8 +210,8 @@ def test_the_released_bonito_is_asked_in_its_form(ctx: Context) -> None:
     assert prompt == f"<|tasktype|>\n{task}\n<|context|>\n{TREES.strip()}\n<|task|>\n"
     # What the model wrote is a value and no template.
     assert turns(made) == [[f"{TREES.strip()}\nIs that {{{{ 7 * 7 }}}}?", "Yes."]]
-    assert reading.piped("a<|pipe|>b<|pipe|>c") is None
-    assert reading.piped("a<|pipe|> ") is None
+    assert bonito.piped("a<|pipe|>b<|pipe|>c") is None
+    assert bonito.piped("a<|pipe|> ") is None
 
 
 # --- mammoth2
@@ -260,9 +260,9 @@ def test_a_page_without_pairs_says_so(ctx: Context) -> None:
 
 def test_only_what_is_there_is_contained() -> None:
     for part in ("What is 3 + 4?", "the whale does", "3 - (-4) = 7", "它"):
-        assert reading.contained(part, PAGE + "它们"), part
+        assert mammoth2.contained(part, PAGE + "它们"), part
     for part in ("", "...", "3 + (-4) = 7", "whale breathes", "hale does", "the WHALES does"):
-        assert not reading.contained(part, PAGE), part
+        assert not mammoth2.contained(part, PAGE), part
 
 
 # --- aitp

@@ -481,32 +481,3 @@ def test_the_published_figures() -> None:
 def namespace(**given: Any) -> SimpleNamespace:
     defaults = {"count": 14, "model": MODEL, "max_requests": 9, "requests_per_round": 1}
     return options_of(self_instruct, **defaults | given)
-
-
-def number(options: SimpleNamespace) -> float:
-    """Of requests, before the seeds are there."""
-    return sum(asking.requests for asking in expected_requests(options, lambda _: None))
-
-
-def test_expected_requests_count_lists_and_what_is_asked_of_each_task() -> None:
-    assert number(namespace()) == 2 + 14 * 2
-    assert number(namespace(preset="alpaca", count=33)) == 3
-    assert number(namespace(preset="unnatural", count=4)) == 4 + 4
-    rounds = namespace(count=15, requests_per_round=2)
-    assert number(rounds) == 4 + (15 + 28) / 2 * 2, "a round is asked for whole"
-    assert number(namespace(count=900)) == 9 + 63 * 2, "max_requests"
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"preset": "ensemble-instruct"},
-        {"preset": "alpaca", "instances": "turns"},
-        {"preset": "unnatural", "instances": "written"},
-        {"topics_per_request": 2, "topics": ("one",)},
-        {"preset": "alpaca", "list_until": 4},
-    ],
-)
-def test_what_does_not_go_together_is_told(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
-        _check(namespace(**wrong))
