@@ -14,7 +14,14 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Embedder, LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, digest
-from stages.generate.from_documents import WAYS, _check, bonito, fanno, from_documents
+from stages.generate.from_documents import (
+    WAYS,
+    _check,
+    bonito,
+    fanno,
+    from_documents,
+    mammoth2,
+)
 from stages.generate.from_documents.agentinstruct_skills import SKILLS
 from tests.support.options import options_of
 from tests.support.rows import DATA, json_lines
