@@ -37,7 +37,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.expected_requests import Asking, Rows
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
 Columns = Mapping[str, Any]
@@ -188,11 +187,6 @@ class Stage:
         """
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
-
-    def expected_requests(self, options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-        """Requests to language models, if its module says."""
-        named = getattr(sys.modules[self.function.__module__], "expected_requests", None)
-        return named(options, rows) if named else None
 
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge, `id` apart (or ALL)."""

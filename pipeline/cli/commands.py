@@ -20,7 +20,7 @@ from typing import Any, ParamSpec
 from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
-from pipeline.execution.estimate import comparison, expectations, totals
+from pipeline.execution.estimate import budget_warnings, comparison, estimate_steps
 from pipeline.execution.plan import check
 from pipeline.execution.plan import plan as make_plan
 from pipeline.execution.progress import watch
@@ -130,7 +130,7 @@ def show_plan(
         _print_json({"recipe": wired.name, "stages": estimates})
     else:
         print(tables.plan_table(estimates))
-        for warning in totals(wired, expectations(wired, opened, planned)):
+        for warning in budget_warnings(wired, estimate_steps(wired, opened, planned)):
             print(f"warning: {warning}")
 
 

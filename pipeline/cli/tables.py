@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.errors import UserError
-from pipeline.execution.estimate import expectations
+from pipeline.execution.estimate import estimate_steps
 from pipeline.execution.plan import PlannedStep, differences, plan
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import BASE_COLUMNS, ROOT, Stage
@@ -61,7 +61,7 @@ def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
 
 def estimates(recipe: Recipe, store: Store, planned: Sequence[PlannedStep]) -> list[dict[str, Any]]:
     """The plan with what can be expected of it; see `pipeline.execution.estimate`."""
-    expected = expectations(recipe, store, planned)
+    expected = estimate_steps(recipe, store, planned)
     return [
         {
             "name": look.step.name,

@@ -22,6 +22,9 @@ from typing import Final, NamedTuple
 
 from pipeline.stage import ROOT, Stage
 
+SAMPLE_ANSWER: Final = ".answer.jinja"
+"""Samples of answers, by which requests are counted, change no result."""
+
 OURS: Final = ("stages", "schemas")
 
 
@@ -49,6 +52,8 @@ def prompts(stage: Stage) -> dict[str, Path]:
             folder = path.parent / "prompts"
         root = _root(stage)
         for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            if file.name.endswith(SAMPLE_ANSWER):
+                continue
             base = ROOT if file.is_relative_to(ROOT) else root
             files[file.relative_to(base).as_posix()] = file
     return files

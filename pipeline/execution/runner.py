@@ -21,7 +21,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.code_hash import code_hash
-from pipeline.execution.estimate import Expected, Used, asks, expect
+from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress
@@ -65,8 +65,8 @@ class Runner:
     workers: int = 1
     accept_code: bool = False
     made: StepOutputs = field(default_factory=StepOutputs)
-    expected: dict[str, Expected] = field(default_factory=dict)
-    used: dict[str, Used] = field(default_factory=dict)
+    expected: dict[str, Estimate] = field(default_factory=dict)
+    used: dict[str, ActualUsage] = field(default_factory=dict)
     _account: BudgetTracker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,8 +133,8 @@ class Runner:
         own = BudgetTracker(f"the budget of {name}", self.recipe.budgets.get(name, BudgetLimit()))
         budget = Budget((self._account, own))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
-        if asks(look):
-            self.expected[name] = expect(self.recipe, self.store, look, self.made)
+        if uses_language_model(look):
+            self.expected[name] = estimate_step(self.recipe, self.store, look, self.made)
         began = time.perf_counter()
         reset_peak()
         pool.peak = 0
@@ -144,8 +144,8 @@ class Runner:
             error.where = error.where or f"{look.step.where}: {look.step.name}"
             raise
         finally:
-            if asks(look):
-                self.used[name] = Used.of(ctx.counters, own)
+            if uses_language_model(look):
+                self.used[name] = ActualUsage.of(ctx.counters, own)
         manifest = self._manifest(look, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - began, 3)

@@ -21,6 +21,7 @@ import polars as pl
 
 from pipeline.models.ask import ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
+from pipeline.models.counting import is_counting
 from schemas.records import Message
 from stages._llm.label_scores import TOP_LOGPROBS, YES, expectation
 from stages._llm.rows import Rejection, make_row, rows_to_frame
@@ -200,7 +201,7 @@ def expand(
 
 def filter_drafts(drafts: Sequence[Draft], judge: Callable[[Draft], Rejection | None]) -> None:
     """Drop every draft that is alive and for which `judge` names a reason."""
-    for draft in drafts:
+    for draft in [] if is_counting() else drafts:
         if draft.active:
             draft.rejection = judge(draft)
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import jinja2
 
+from pipeline.models.counting import is_counting, note_sample
+
 
 class Prompts:
     """The prompt files of one module.
@@ -32,12 +34,11 @@ class Prompts:
 
     def render(self, name: str, /, **values: Any) -> str:
         """The text of the prompt file `<name>.jinja` with the values filled in."""
-        return self._environment.get_template(f"{name}.jinja").render(**values)
-
-    def size(self, *names: str) -> float:
-        """Characters of a prompt file, the mean of several: about what it adds to its values."""
-        lengths = [len((self.folder / f"{name}.jinja").read_text("utf-8")) for name in names]
-        return sum(lengths) / len(lengths)
+        text = self._environment.get_template(f"{name}.jinja").render(**values)
+        if is_counting() and (self.folder / f"{name}.answer.jinja").is_file():
+            answer = self._environment.get_template(f"{name}.answer.jinja").render(**values)
+            note_sample(text, answer)
+        return text
 
     @cached_property
     def _environment(self) -> jinja2.Environment:

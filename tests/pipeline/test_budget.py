@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.cli.commands import comparison
 from pipeline.cli.tables import estimates, plan_table
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.estimate import expectations, totals
+from pipeline.execution.estimate import budget_warnings, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
@@ -205,10 +205,11 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     run(recipe(tmp_path, port), store, "a")
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
-    found = expectations(limited, opened, plan(limited, opened))
-    (told,) = totals(limited, found)
+    found = estimate_steps(limited, opened, plan(limited, opened))
+    (told,) = budget_warnings(limited, found)
     tokens = found["new"].tokens
-    assert told == f"the budget of the run is 9 tokens; at most {tokens} are expected"
+    total = sum(estimate.tokens or 0 for estimate in found.values())
+    assert told == f"the budget of the run is 9 tokens; at most {total} are expected"
     shown = plan_table(estimates(limited, opened, plan(limited, opened)))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
@@ -221,7 +222,7 @@ def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path,
     wired = recipe(tmp_path, port)
     told = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
     assert told["rated"]["requests"] == ROWS
-    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.05)
+    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.15)
 
 
 @given(

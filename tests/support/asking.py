@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 
 from pipeline.context import Context
 from pipeline.models import Decoding, LanguageModel, Request
-from pipeline.models.expected_requests import Asking, Rows
 from pipeline.stage import Records, stage
 from schemas.records import RECORD_COLUMNS
 from tests.support.toys import VERDICT, conversation
@@ -23,16 +21,6 @@ def requests(rows: pl.DataFrame, tokens: int, samples: int = 1) -> list[Request]
     return [
         Request((("user", text),), decoding, sample=i) for text in asked for i in range(samples)
     ]
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """`respond` asks `samples` times for each row; `rate` leaves it to the engine."""
-    given = rows("rows")
-    if given is None or not hasattr(options, "samples"):
-        return None
-    text = sum(len(messages[0]["content"]) for messages in given["messages"].to_list())
-    number = len(given) * options.samples
-    return [Asking(options.model, number, text / len(given), options.tokens)]
 
 
 @stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)
@@ -59,3 +47,9 @@ def rate(ctx: Context, rows: Records, *, model: LanguageModel, tokens: int = 4) 
         },
         schema_overrides={"words": pl.Int32},
     )
+
+
+@stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)
+def some(ctx: Context, rows: Records, *, model: LanguageModel, most: int = 10) -> Records:
+    """As `respond`, for the first rows alone."""
+    return respond(ctx, rows.head(most), model=model)

@@ -53,10 +53,6 @@ class Case(NamedTuple):
             given["cards"] = (str(folder / "card.json"),)
         return given
 
-    def rows(self, edge: str) -> pl.DataFrame | None:
-        """As `pipeline.models.expected_requests.Rows`."""
-        return self.edges.get(edge)
-
     def namespace(self, folder: Path) -> SimpleNamespace:
         return SimpleNamespace(**self.all_options(folder))
 

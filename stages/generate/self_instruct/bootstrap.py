@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.context import Context
 from pipeline.models.base import Completion, Decoding, Engine, Request
+from pipeline.models.counting import is_counting
 from stages._llm.drafts import Prompt, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
@@ -84,6 +85,8 @@ class Bootstrap:
 
     def _judge(self, task: Task, pool: NoveltyPool, accepted: set[str]) -> None:
         """Reject a task that is not new: too like another, or a whole one that equals another."""
+        if is_counting():
+            return
         whole = bool(self.settings.fields)
         if task.active and (self.settings.max_rouge_l < 1 or not whole):
             self._compare(task, pool)
@@ -220,7 +223,7 @@ class Bootstrap:
             return "fields_missing", {"response": text[:_SHOWN]}
         if self.settings.fields and (_tidied(text), given.get("input", "")) in shown:
             return "repeats_demonstration", {}
-        if not self.settings.screen:
+        if is_counting() or not self.settings.screen:
             return None
         rules = Rules(*self.settings.words, self.settings.keywords, self.settings.ascii_start)
         return rules.rejection(text)
