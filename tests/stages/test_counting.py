@@ -108,7 +108,7 @@ def test_of_many_rows_a_sample_is_counted_and_scaled(
         "b": {
             "uses": asking,
             "needs": "a",
-            "with": {"model": "m"} | ({"most": bound} if bound else {}),
+            "with": options,
         },
     }
     recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
