@@ -78,7 +78,9 @@ def _stage_pages() -> Iterator[Any]:
             inputs = ", ".join(f"`{e.name}` ({' or '.join(e.kinds)})" for e in stage.edges)
             facts = f"Version {stage.version}, {stage.scope} scope; makes {makes}."
             text = f"# {name}\n\n{facts} Inputs: {inputs or 'none'}.\n\n"
-            text += f"::: {stage.function.__module__}\n    options:\n      show_root_heading: false\n"
+            text += (
+                f"::: {stage.function.__module__}\n    options:\n      show_root_heading: false\n"
+            )
             members.append({name: _page(f"stages/{family}/{name.partition('.')[2]}.md", text)})
             link = f"[{name}]({family}/{name.partition('.')[2]}.md)"
             table.append(f"| {link} | {stage.scope} | {makes} | {about} |")

@@ -26,14 +26,42 @@ MACHINE = re.compile(
 )
 """What only one machine knows: folders of its own, and package indexes beside the public one."""
 
-ENGINE = tuple(
-    f"pipeline/models/{name}.py" for name in ("transformers_engine", "likelihood", "sampling")
+ENGINE = (
+    "pipeline/models/engines/transformers.py",
+    "pipeline/models/local/likelihood.py",
+    "pipeline/models/local/sampling.py",
 )
 """An engine is itself imported only by need, and may import what it is about."""
 
 PRIVATE = set(
-    "found told look looks made way ways given mine theirs twin twins slack blur apart able spoken "
-    "voice alive asks wanted taken settle settled talk talks".split()
+    [
+        "found",
+        "told",
+        "look",
+        "looks",
+        "made",
+        "way",
+        "ways",
+        "given",
+        "mine",
+        "theirs",
+        "twin",
+        "twins",
+        "slack",
+        "blur",
+        "apart",
+        "able",
+        "spoken",
+        "voice",
+        "alive",
+        "asks",
+        "wanted",
+        "taken",
+        "settle",
+        "settled",
+        "talk",
+        "talks",
+    ]
 )
 """Words of ours that no reader brings along; the field has terms for what they meant."""
 

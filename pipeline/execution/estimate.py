@@ -1,51 +1,37 @@
 """What stages will ask of language models: estimated before a run, compared after it.
 
-The requests of a stage are counted by running its own function on its rows against engines
-that send nothing (`pipeline.models.counting`); of more than `SAMPLE` rows a sample is run,
-and scaled. An estimate is as if nothing were dropped on the way and as if the journal knew
-none of the answers; those that it does know are free.
+Requests are counted by running the stage (`count_requests`). An estimate is as if nothing
+were dropped on the way and as if the journal knew none of the answers; those that it does
+know are free.
 
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
 that the journal has not seen are as long as they may be, and then tokens and money are *at
 most* the estimate.
-
-Where the rows are not there yet, the requests are known if they do not depend on the rows:
-a stage that is told how many rows to make asks as much whatever it is given.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any
 
-import polars as pl
-
-from pipeline.context import Context
-from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
-from pipeline.models.base import Embedder, LanguageModel
+from pipeline.execution.count_requests import (
+    Counts,
+    Lengths,
+    count_requests,
+    language_models,
+    requests_without_rows,
+)
+from pipeline.execution.plan import PlannedStep, StepOutputs
+from pipeline.models.base import LanguageModel
 from pipeline.models.budget import BudgetTracker, Usage
-from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.models.identity import identity
 from pipeline.models.journal.journal import Journal, journal_in
 from pipeline.recipe.recipe import Recipe
-from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
 from pipeline.store.store import Store
-from schemas.records import RECORD_COLUMNS
-
-SAMPLE: Final = 4000
-"""Rows on which a stage is counted: ids are digests, so the first are any."""
-
-_STAND_INS: Final = (64, 96)
-"""Rows of the two made-up inputs by which requests that do not depend on rows are known."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +71,9 @@ class ActualUsage:
         return cls(account.requests, counters.get("cached", 0), account.tokens, account.money)
 
 
-class Lengths(NamedTuple):
-    """Mean tokens of a prompt and of an answer."""
-
-    prompt: float
-    answer: float
-
-
-class Counts(NamedTuple):
-    """Requests to one model with the tokens of their prompts and answers, scaled to all rows."""
-
-    requests: float
-    prompt_tokens: float
-    answer_tokens: float
-
-    def times(self, factor: float) -> Counts:
-        """All three multiplied."""
-        return Counts(*(value * factor for value in self))
-
-
 def uses_language_model(planned: PlannedStep) -> bool:
     """Whether a step sends requests to a language model, or may."""
-    return bool(_models(planned)) and planned.step.stage.gives_rows
+    return bool(language_models(planned)) and planned.step.stage.gives_rows
 
 
 def estimate_steps(
@@ -140,13 +107,13 @@ def estimate_step(
     if not uses_language_model(planned):
         return Estimate(rows if planned.step.stage.annotates else None)
     last = planned.artifact or store.last(recipe.name, planned.step.name)
-    seen = _lengths_in_journal(store, _models(planned))
-    counts = _count(planned, outputs, seen)
+    seen = _lengths_in_journal(store, language_models(planned))
+    counts = count_requests(planned, outputs, seen)
     if counts is None:
-        requests = _requests_without_rows(planned)
+        requests = requests_without_rows(planned)
         if requests is None:
             requests = _as_before(planned, last, rows)
-        counts = None if requests is None else {_models(planned)[0]: Counts(requests, 0, 0)}
+        counts = None if requests is None else {language_models(planned)[0]: Counts(requests, 0, 0)}
         measured = False
     else:
         measured = True
@@ -158,7 +125,7 @@ def estimate_step(
     requests = round(sum(c.requests for c in counts.values()))
     before = _lengths_of_last_run(last)
     if before is None and not measured:
-        before = seen.get(_models(planned)[0])
+        before = seen.get(language_models(planned)[0])
         if before is None:
             return Estimate(rows, requests, retried=retried)
     usages = [_usage(model, c, before) for model, c in counts.items()]
@@ -172,158 +139,12 @@ def estimate_step(
     )
 
 
-def _models(planned: PlannedStep) -> list[LanguageModel]:
-    models: list[Any] = []
-    for option in planned.step.stage.options:
-        if option.is_model:
-            option.each(getattr(planned.options, option.name), models.append)
-    return [model for model in models if isinstance(model, LanguageModel)]
-
-
 def _rows_of_first_edge(planned: PlannedStep, outputs: StepOutputs) -> int | None:
     """How many rows come in on the stage's first edge, if its inputs are there."""
     edges = planned.step.stage.edges
     names = planned.step.needs.get(edges[0].name, ()) if edges else ()
     counts = [outputs.artifacts[name].kept for name in names if name in outputs.artifacts]
     return sum(counts) if counts and len(counts) == len(names) else None
-
-
-class _CountingContext(Context):
-    """A context whose models send nothing. seen: lengths that the journal knows."""
-
-    engines: dict[LanguageModel, CountingEngine]
-    seen: Mapping[LanguageModel, Lengths]
-
-    @classmethod
-    def of(cls, folder: Path, seen: Mapping[LanguageModel, Lengths]) -> _CountingContext:
-        context = cls(folder / "files", folder / "work", folder / "store")
-        for path in (context.files, context.work, context.store):
-            path.mkdir()
-        context.engines, context.seen = {}, seen
-        return context
-
-    def open(self, model: LanguageModel | Embedder) -> Any:
-        if not isinstance(model, LanguageModel):
-            return CountingEncoder()
-        lengths = self.seen.get(model)
-        answer = lengths.answer if lengths else None
-        return self.engines.setdefault(model, CountingEngine(model, answer))
-
-
-def _count(
-    planned: PlannedStep, outputs: StepOutputs, seen: Mapping[LanguageModel, Lengths]
-) -> dict[LanguageModel, Counts] | None:
-    """The requests of a step by model; None where its rows are not there, or cannot be counted.
-
-    Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
-    sample asks clearly more than its half, the requests grow with the rows and are
-    scaled, else they are bounded by the options.
-    """
-    inputs = _inputs(planned, outputs)
-    if inputs is None:
-        return None
-    number = max((len(i) for i in inputs.values() if isinstance(i, pl.DataFrame)), default=0)
-    counts = _run(planned, {name: _head(i, SAMPLE) for name, i in inputs.items()}, seen)
-    if counts is None or number <= SAMPLE:
-        return counts
-    half = _run(planned, {name: _head(i, SAMPLE // 2) for name, i in inputs.items()}, seen)
-    scaled = {}
-    for model, whole in counts.items():
-        part = half[model].requests if half and model in half else 0.0
-        grows = whole.requests > 1.5 * part
-        scaled[model] = whole.times(number / SAMPLE) if grows else whole
-    return scaled
-
-
-def _run(
-    planned: PlannedStep, inputs: Mapping[str, Any], seen: Mapping[LanguageModel, Lengths]
-) -> dict[LanguageModel, Counts] | None:
-    """Run the stage against counting engines; None where it cannot be run so."""
-    with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
-        context = _CountingContext.of(Path(folder), seen)
-        try:
-            planned.step.stage.function(context, **inputs, **vars(planned.options))
-        except Exception:
-            # Whatever is wrong with the rows or the stage is told when it runs.
-            return None
-    return {
-        model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens)
-        for model, e in context.engines.items()
-    }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings of a stage are about real answers."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any] | None:
-    """What the stage takes on its edges; None where something that it needs has not run."""
-    inputs: dict[str, Any] = {}
-    for edge in planned.step.stage.edges:
-        names = planned.step.needs.get(edge.name, ())
-        if any(name not in outputs.artifacts for name in names):
-            return None
-        values: list[Any] = []
-        for name in names:
-            if edge.kind is DataKind.FILES:
-                values.append(outputs.artifacts[name].files)
-            else:
-                view = outputs.views[name]
-                values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
-        inputs[edge.name] = values if edge.many else next(iter(values), None)
-    return inputs
-
-
-def _head(value: Any, rows: int) -> Any:
-    if isinstance(value, list):
-        return [_head(one, rows) for one in value]
-    return value.head(rows) if isinstance(value, pl.DataFrame) else value
-
-
-def _requests_without_rows(planned: PlannedStep) -> int | None:
-    """The requests of a step whatever its rows are, or None where they depend on them.
-
-    The stage is counted on two made-up inputs of different sizes: what comes out the same
-    is decided by the options.
-    """
-    totals = []
-    for number in _STAND_INS:
-        inputs = {
-            edge.name: None if edge.name not in planned.step.needs else _stand_ins(number)
-            for edge in planned.step.stage.edges
-            if edge.kind is DataKind.RECORDS and not edge.many
-        }
-        if len(inputs) < len(planned.step.stage.edges):
-            return None
-        counts = _run(planned, inputs, {})
-        totals.append(None if counts is None else sum(c.requests for c in counts.values()))
-    return round(totals[0]) if totals[0] is not None and totals[0] == totals[1] else None
-
-
-def _stand_ins(number: int) -> pl.DataFrame:
-    """Records that say nothing, each of its own."""
-    rows = [
-        {
-            "id": f"{i:032x}",
-            "messages": [
-                {"role": "user", "content": f"What is the number {i} of the row called?"},
-                {"role": "assistant", "content": f"It is called {i}."},
-            ],
-            "input_start": None,
-            "origins": [{"source": "stand-in", "index": i, "license": "CC0-1.0"}],
-            "parents": [],
-            "extra": json.dumps({"is_classification": i % 2 == 0}),  # as seed tasks have it
-        }
-        for i in range(number)
-    ]
-    return pl.DataFrame(rows, schema=RECORD_COLUMNS)
 
 
 def _as_before(planned: PlannedStep, last: Artifact | None, rows: int | None) -> int | None:
@@ -333,7 +154,7 @@ def _as_before(planned: PlannedStep, last: Artifact | None, rows: int | None) ->
     nothing but generate.
     """
     if last is None:
-        only_generate = all(model.engine != "transformers" for model in _models(planned))
+        only_generate = all(model.engine != "transformers" for model in language_models(planned))
         return rows if planned.step.stage.annotates and only_generate else None
     used, rows_before = last.manifest["used"], last.manifest["counts"]["in"]
     requests = used.get("requests", 0) + used.get("cached", 0)

@@ -99,7 +99,7 @@ def test_requests_that_only_the_options_decide_are_known_before_the_rows(tmp_pat
 def test_of_many_rows_a_sample_is_counted_and_scaled(
     rows: int, bound: int | None, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.execution.estimate.SAMPLE", 100)
+    monkeypatch.setattr("pipeline.execution.count_requests.SAMPLE", 100)
     pool(tmp_path / "rows.txt", rows)
     options = {"model": "m"} | ({"most": bound} if bound else {})
     asking = "tests.support.asking.respond" if bound is None else "tests.support.asking.some"
