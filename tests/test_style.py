@@ -33,36 +33,11 @@ ENGINE = (
 )
 """An engine is itself imported only by need, and may import what it is about."""
 
-PRIVATE = set(
-    [
-        "found",
-        "told",
-        "look",
-        "looks",
-        "made",
-        "way",
-        "ways",
-        "given",
-        "mine",
-        "theirs",
-        "twin",
-        "twins",
-        "slack",
-        "blur",
-        "apart",
-        "able",
-        "spoken",
-        "voice",
-        "alive",
-        "asks",
-        "wanted",
-        "taken",
-        "settle",
-        "settled",
-        "talk",
-        "talks",
-    ]
-)
+PRIVATE = {
+    "found", "told", "look", "looks", "made", "way", "ways", "given", "mine", "theirs", "twin",
+    "twins", "slack", "blur", "apart", "able", "spoken", "voice", "alive", "asks", "wanted",
+    "taken", "settle", "settled", "talk", "talks",
+}  # fmt: skip
 """Words of ours that no reader brings along; the field has terms for what they meant."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
