@@ -61,8 +61,7 @@ class Example:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
         reads = self.stage.reads(edge.name, self.options)
         columns = list(_BASE) if reads == ALL else [c for c in reads if c not in _BASE]
-        frame = _records(part).with_columns(_column(_records(part), name) for name in columns)
-        return frame
+        return _records(part).with_columns(_column(_records(part), name) for name in columns)
 
 
 def example_of(stage: Stage) -> Example:
