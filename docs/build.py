@@ -36,6 +36,9 @@ def main() -> int:
     """Write the reference, build the site, and look for what it would fetch."""
     shutil.rmtree(PAGES / "reference", ignore_errors=True)
     shutil.rmtree(DOCS / "site", ignore_errors=True)
+    from pipeline.cli.stage_lists import update_readme
+
+    update_readme()
     shutil.copy(ROOT / "CHANGELOG.md", PAGES / "changelog.md")
     config = yaml.safe_load((DOCS / "mkdocs.yml").read_text("utf-8"))
     config["nav"] = [

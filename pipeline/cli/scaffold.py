@@ -15,6 +15,7 @@ from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.cli.stage_lists import update_readme
 from pipeline.errors import Exit, UserError
 from pipeline.recipe.discovery import available
 from pipeline.stage import ROOT
@@ -73,6 +74,7 @@ def scaffold(name: str, root: Path = ROOT) -> list[Path]:
     text = changelog.read_text("utf-8")
     line = f"- `{name}`: say here what a user can do with it.\n"
     changelog.write_text(text.replace(_UNRELEASED, f"{_UNRELEASED}\n{line}", 1), "utf-8")
+    update_readme(root)
     return [*files, changelog]
 
 

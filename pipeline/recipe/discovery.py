@@ -88,15 +88,15 @@ def _suggestion(name: str) -> str:
     return "python -m pipeline stages lists them all; a stage of your own is its dotted path"
 
 
-def available() -> list[str]:
-    """The names of all stages under `stages/`, without importing any of them.
+def available(folder: Path = FAMILIES) -> list[str]:
+    """The names of all stages under a folder of families, without importing any of them.
 
     A module is a stage if it holds a function under `@stage(...)`; helpers and rooms
     whose names begin with an underscore are not looked into.
     """
     return sorted(
         f"{family.name}.{module.stem}"
-        for family in _public(FAMILIES)
+        for family in _public(folder)
         if family.is_dir()
         for module in _public(family)
         if _MARK.search(_text(module))

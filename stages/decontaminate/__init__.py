@@ -1,1 +1,1 @@
-"""Rows that hold what an evaluation asks."""
+"""Rows that hold items of evaluation benchmarks."""

@@ -1,1 +1,1 @@
-"""Rows that say what another row already says."""
+"""Duplicates, near-duplicates and rows that are not novel."""

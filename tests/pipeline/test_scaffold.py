@@ -21,7 +21,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tree")
     for package in ("pipeline", "stages", "schemas", "tests"):
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("*.pyc"))
-    for file in ("pyproject.toml", "CHANGELOG.md"):
+    for file in ("pyproject.toml", "CHANGELOG.md", "README.md"):
         shutil.copy(ROOT / file, root / file)
     (root / "data").symlink_to(ROOT / "data")
     for name in NEW:
@@ -54,9 +54,11 @@ def test_they_are_clean_listed_and_in_the_changelog(tree: Path) -> None:
         done = python(tree, "-m", "ruff", *tool, "--no-cache", "stages", "tests")
         assert done.returncode == 0, done.stdout
     listed = python(tree, "-m", "pipeline", "stages").stdout
+    readme = (tree / "README.md").read_text("utf-8")
     changelog = (tree / "CHANGELOG.md").read_text("utf-8")
     for name in NEW:
         assert f"{name} " in listed
+        assert f"`{name.partition('.')[2]}`" in readme
         assert changelog.count(f"- `{name}`: ") == 1
 
 
