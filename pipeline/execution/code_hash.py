@@ -105,15 +105,15 @@ def _origin(function: Callable[..., Any]) -> _Origin:
 def _modules(function: Callable[..., Any]) -> tuple[Path, ...]:
     """The files of all modules that count, in an order that no folder's name decides."""
     file, root = _origin(function)
-    found: set[Path] = set()
+    modules: set[Path] = set()
     # The packages above the stage are executed with it.
     pending = [file, *_files_of(function.__module__.split("."), root)]
     while pending:
         path = pending.pop()
-        if path not in found:
-            found.add(path)
+        if path not in modules:
+            modules.add(path)
             pending += _imported_files(path, root, _parse(path.read_bytes()).imports)
-    return tuple(sorted(found, key=lambda path: _stable_name(path, root)))
+    return tuple(sorted(modules, key=lambda path: _stable_name(path, root)))
 
 
 def _stable_name(path: Path, root: Path) -> str:

@@ -73,8 +73,8 @@ class Used:
         return cls(*asked, account.tokens, account.money)
 
 
-def asks(look: PlannedStep) -> bool:
-    """Whether a step asks a language model anything."""
+def uses_language_model(look: PlannedStep) -> bool:
+    """Whether one of the step's options is a language model."""
     return bool(_models(look))
 
 
@@ -103,9 +103,9 @@ def expectations(
 def expect(recipe: Recipe, store: Store, look: PlannedStep, made: StepOutputs) -> Expected:
     """What a step will ask. made: the steps before it, as far as they are there."""
     rows = _first(look, made)
-    if not asks(look):
+    if not uses_language_model(look):
         return Expected(rows if look.step.stage.annotates else None)
-    last = look.artifact or store.last(recipe.name, look.step.name)
+    last = look.artifact or store.latest(recipe.name, look.step.name)
     askings = look.step.stage.expected_requests(look.options, _reader(look, made))
     if askings is None:
         askings = _by_itself(look, last, rows)

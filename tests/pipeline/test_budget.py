@@ -32,8 +32,8 @@ ROWS = 14
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with listening(Tiny()) as found:
-        yield found
+    with listening(Tiny()) as opened:
+        yield opened
     close_engines()
 
 
@@ -111,7 +111,7 @@ def test_a_budget_is_in_no_fingerprint(tmp_path: Path, port: int) -> None:
     store = tmp_path / "store"
     run(recipe(tmp_path, port), store)
     limited = recipe(tmp_path, port, prices=PRICES, budget={"requests": 0})
-    assert {look.state for look in plan(limited, Store(store))} == {"cached"}
+    assert {planned.state for planned in plan(limited, Store(store))} == {"cached"}
     assert run(limited, store) is Exit.DONE
 
 
@@ -142,7 +142,7 @@ stages:
 
 
 def test_mistakes_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(RecipeErrors) as told:
+    with pytest.raises(RecipeErrors) as caught:
         recipe(
             tmp_path,
             9,
@@ -150,7 +150,7 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
             budget={"requests": -1, "money": 3},
             new={"budget": {"request": 1}},
         )
-    text = str(told.value)
+    text = str(caught.value)
     assert "there is no model 'n'" in text
     assert "prices.m: " in text
     assert "budget: requests is below 0" in text
@@ -205,10 +205,10 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     run(recipe(tmp_path, port), store, "a")
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
-    found = expectations(limited, opened, plan(limited, opened))
-    (told,) = totals(limited, found)
-    tokens = found["new"].tokens
-    assert told == f"the budget of the run is 9 tokens; at most {tokens} are expected"
+    expected = expectations(limited, opened, plan(limited, opened))
+    (warning,) = totals(limited, expected)
+    tokens = expected["new"].tokens
+    assert warning == f"the budget of the run is 9 tokens; at most {tokens} are expected"
     shown = plan_table(estimates(limited, opened, plan(limited, opened)))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
@@ -219,9 +219,9 @@ def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path,
     run(recipe(tmp_path, port), store, "new")
     opened = Store(store)
     wired = recipe(tmp_path, port)
-    told = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
-    assert told["rated"]["requests"] == ROWS
-    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.05)
+    by_step = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
+    assert by_step["rated"]["requests"] == ROWS
+    assert by_step["rated"]["tokens"] == pytest.approx(used(store), rel=0.05)
 
 
 @given(
