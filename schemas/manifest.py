@@ -20,7 +20,12 @@ FAILED: Final = pa.schema(
 
 
 class FileEntry(TypedDict):
-    """One file of an artifact."""
+    """One file of an artifact.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Hash of its content, 64 hex digits.
+    """
 
     bytes: int
     sha256: str

@@ -62,7 +62,12 @@ def prompts(stage: Stage) -> dict[str, Path]:
 
 
 class _Origin(NamedTuple):
-    """Where a stage comes from: its file, and the folder from which that was imported."""
+    """Where a stage comes from.
+
+    Attributes:
+        file: Its file.
+        root: The folder from which its module was imported, links resolved.
+    """
 
     file: Path
     root: Path
@@ -71,9 +76,10 @@ class _Origin(NamedTuple):
 class _Source(NamedTuple):
     """What counts of a module's text.
 
-    code: the syntax tree as bytes, without docstrings.
-    imports: level, module and names of every import statement.
-    strings: all strings with a dot in them: what may be the name of a data file.
+    Attributes:
+        code: The syntax tree as bytes, without docstrings.
+        imports: Level, module and names of every import statement.
+        strings: All strings with a dot in them: what may be the name of a data file.
     """
 
     code: bytes

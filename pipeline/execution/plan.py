@@ -61,7 +61,12 @@ class PlannedStep:
 
 @dataclass
 class StepOutputs:
-    """The artifacts of the steps so far, and the views over their rows, by step."""
+    """What the steps so far have given.
+
+    Attributes:
+        artifacts: Their artifacts by step.
+        views: The rows behind each step; none for steps that give files.
+    """
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
@@ -273,6 +278,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
             by_content = section in ("files", "prompts")
             values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
             causes.append(f"{section}{values}")
+    if _same_texts(old.get("prompts"), new["prompts"]):
+        causes = ["prompts moved to other files" if c == "prompts changed" else c for c in causes]
     for kind, section in (("option", "options"), ("model", "models")):
         causes += _value_differences(kind, old.get(section, {}), new[section])
     for edge, inputs in new["inputs"].items():
@@ -283,6 +290,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
     removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
     causes += [f"input {edge} was removed" for edge in removed]
     return causes or ["its last artifact is gone"]
+
+
+def _same_texts(old: Any, new: Mapping[str, str]) -> bool:
+    """Whether two mappings from prompt files to digests have the same digests."""
+    return isinstance(old, Mapping) and sorted(old.values()) == sorted(new.values())
 
 
 def _value_differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:

@@ -63,6 +63,13 @@ class LineProgress:
         self._start = self._last_line = 0.0
 
     def start(self, number: int, name: str, uses: str) -> None:
+        """Print the first line of a step.
+
+        Args:
+            number: Its position in the run, from 1.
+            name: Its name in the recipe.
+            uses: The full name of its stage.
+        """
         self.begin(number, name)
         self.note(f"{self._prefix()} {name} ({uses})")
 
@@ -72,6 +79,7 @@ class LineProgress:
         self._start = self._last_line = time.monotonic()
 
     def update(self, done: float, total: float | None) -> None:
+        """Print a line if the last one is ten seconds old."""
         now = time.monotonic()
         if now - self._last_line >= LOG_EVERY:
             self._last_line = now
@@ -81,6 +89,7 @@ class LineProgress:
             self.note(f"{self._prefix()} {self._name}: {done:,.0f}{of} ({rate:,.1f}/s{remaining})")
 
     def finish(self, summary: str) -> None:
+        """Print the last line of a step."""
         self.note(f"{self._prefix()} {self._name}: {summary}")
 
     def close(self) -> None:
@@ -119,19 +128,29 @@ class Live:
         self._start = 0.0
 
     def start(self, number: int, name: str, uses: str) -> None:
+        """Show the bar of a step.
+
+        Args:
+            number: Its position in the run, from 1.
+            name: Its name in the recipe.
+            uses: The full name of its stage.
+        """
         self._lines.begin(number, name)
         self._start = time.monotonic()
         self._task = self._bars.add_task(f"{name} ({uses})", total=None, rate="")
 
     def update(self, done: float, total: float | None) -> None:
+        """Move the bar."""
         rate = done / max(time.monotonic() - self._start, 1e-9)
         self._bars.update(self._task, completed=int(done), total=total, rate=f"{rate:,.1f}/s")
 
     def finish(self, summary: str) -> None:
+        """Replace the bar by the last line of the step."""
         self._bars.remove_task(self._task)
         self._lines.finish(summary)
 
     def close(self) -> None:
+        """Give the terminal back."""
         self._bars.stop()
 
 

@@ -20,7 +20,12 @@ from pipeline.store.store import Store
 
 @dataclass(frozen=True)
 class Layer:
-    """One artifact and the columns that are read from it."""
+    """One artifact of a view.
+
+    Attributes:
+        artifact: The artifact.
+        columns: The columns that are read from it.
+    """
 
     artifact: Artifact
     columns: tuple[str, ...]

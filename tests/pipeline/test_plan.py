@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
-from pipeline.execution.plan import select_steps
+from pipeline.execution.plan import differences, select_steps
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.running import MODEL, TOY, artifact, planned_steps, pool, recipe, run, states
@@ -272,6 +273,65 @@ def test_rows_of_a_stale_stage_are_never_mixed_with_those_of_another_run(tmp_pat
     kept = history.rows(wired, Store(store), "brief", "kept")
     lengths = kept["messages"].list.last().struct.field("content").str.len_chars()
     assert lengths.to_list() == kept["length"].to_list()
+
+
+def test_prompts_that_only_moved_are_said_to_have_moved(tmp_path: Path) -> None:
+    pool(tmp_path / "a.txt", 3)
+    wired, store = chain(tmp_path), tmp_path / "store"
+    run(wired, store, "sized")
+    planned = planned_steps(wired, store)["sized"]
+    assert planned.parts is not None
+    old = {**planned.parts, "prompts": {"old/a": "1", "old/b": "2"}}
+    moved = {**planned.parts, "prompts": {"new/b": "2", "new/a": "1"}}
+    changed = {**planned.parts, "prompts": {"old/a": "1", "old/b": "3"}}
+    assert differences(old, moved, planned.step) == ["prompts moved to other files"]
+    assert differences(old, changed, planned.step) == ["prompts changed"]
+
+
+OLD_PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "another stage": lambda parts: {**parts, "stage": "toy.older", "version": 7},
+    "other options": lambda parts: {**parts, "options": {"older": {"a": [1]}}},
+    "another edge": lambda parts: {**parts, "inputs": {"older": parts["inputs"]["rows"]}},
+    "an input of files": lambda parts: {**parts, "inputs": {"rows": [{"files": "0"}]}},
+    "no inputs": lambda parts: {**parts, "inputs": {}},
+    "fewer parts": lambda parts: {"stage": parts["stage"]},
+}
+
+
+@pytest.mark.parametrize("old", OLD_PARTS)
+def test_an_artifact_of_older_code_can_be_looked_at(tmp_path: Path, old: str) -> None:
+    """Only its parts differ: an artifact's columns and rows are what they were."""
+    pool(tmp_path / "a.txt", 12)
+    before, store = chain(tmp_path, sized={"plus": 1}), tmp_path / "store"
+    run(before, store)
+    for name in ("sized", "brief", "unique"):
+        file = artifact(before, store, name).folder / "manifest.json"
+        manifest = json.loads(file.read_text())
+        file.write_text(json.dumps({**manifest, "parts": OLD_PARTS[old](manifest["parts"])}))
+    now, opened = chain(tmp_path), Store(store)
+    assert states(now, store)["sized"] == "stale"
+    assert why(now, store, "sized")
+    assert history.status(now, opened)["stages"][1]["kept"] == 12
+    record = artifact(now, store, "a").read("kept")["id"][0]
+    events = [event["stage"] for event in history.explain(now, opened, record)["history"]]
+    assert events[:2] == ["a", "sized"]
+    assert len(history.rows(now, opened, "a", "kept")) == 12
+    if old in ("another stage", "other options", "another edge"):
+        assert len(history.rows(now, opened, "sized", "kept")) == 12
+    else:
+        with pytest.raises(UserError, match="made from other rows"):
+            history.rows(now, opened, "sized", "kept")
+
+
+def test_a_step_whose_stage_made_rows_before_is_not_mixed_with_its_input(tmp_path: Path) -> None:
+    pool(tmp_path / "a.txt", 6)
+    load = {"uses": "toy.load", "with": {"path": str(tmp_path / "a.txt")}}
+    store = tmp_path / "store"
+    run(recipe({"a": load, "b": {"uses": "toy.merge", "needs": ["a"]}}), store)
+    now = recipe({"a": load, "b": {"uses": "toy.length", "needs": "a"}})
+    assert history.status(now, Store(store))["stages"][1]["kept"] == 6
+    with pytest.raises(UserError, match="made from other rows"):
+        history.rows(now, Store(store), "b", "kept")
 
 
 def test_the_stage_itself_may_change(tmp_path: Path) -> None:
