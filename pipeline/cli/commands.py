@@ -98,10 +98,10 @@ def run(
         progress.close()
         for line in comparison(runner.expected, runner.used):
             print(f"asked by {line}", file=sys.stderr)
-    names = list(runner.made.artifacts)
+    names = list(runner.outputs.artifacts)
     shown = [s for s in history.status(wired, opened)["stages"] if s["name"] in names]
     print(tables.funnel(shown))
-    for text in history.summaries(list(runner.made.artifacts.values())):
+    for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
     if code is Exit.ROWS_FAILED:
         told = ", ".join(s["name"] for s in shown if s["failed"])

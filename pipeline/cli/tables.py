@@ -120,7 +120,7 @@ def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:
 
 
 def _last_change(recipe: Recipe, store: Store, look: PlannedStep) -> list[str]:
-    before = store.last(recipe.name, look.step.name, other_than=look.fingerprint)
+    before = store.latest(recipe.name, look.step.name, other_than=look.fingerprint)
     if before is None or look.parts is None:
         return ["nothing changed since its only artifact"]
     changed = differences(before.manifest["parts"], look.parts, look.step)
@@ -131,7 +131,7 @@ def way(told: Mapping[str, Any]) -> str:
     """A record's way, a paragraph a stage."""
     lines = [f"record {told['id']}"]
     known: dict[str, Any] = {}
-    for event in told["way"]:
+    for event in told["history"]:
         lines.append(f"\n{event['stage']} ({event['uses']}): {event['verdict']}")
         for key, value in event.items():
             told_before = key in REPEATED and known.get(key) == value

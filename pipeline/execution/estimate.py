@@ -106,7 +106,7 @@ def estimate_step(
     rows = _rows_of_first_edge(planned, outputs)
     if not uses_language_model(planned):
         return Estimate(rows if planned.step.stage.annotates else None)
-    last = planned.artifact or store.last(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.name, planned.step.name)
     seen = _lengths_in_journal(store, language_models(planned))
     counts = count_requests(planned, outputs, seen)
     if counts is None:

@@ -32,8 +32,8 @@ ROWS = 14
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with listening(Tiny()) as found:
-        yield found
+    with listening(Tiny()) as opened:
+        yield opened
     close_engines()
 
 
@@ -111,7 +111,7 @@ def test_a_budget_is_in_no_fingerprint(tmp_path: Path, port: int) -> None:
     store = tmp_path / "store"
     run(recipe(tmp_path, port), store)
     limited = recipe(tmp_path, port, prices=PRICES, budget={"requests": 0})
-    assert {look.state for look in plan(limited, Store(store))} == {"cached"}
+    assert {planned.state for planned in plan(limited, Store(store))} == {"cached"}
     assert run(limited, store) is Exit.DONE
 
 
@@ -142,7 +142,7 @@ stages:
 
 
 def test_mistakes_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(RecipeErrors) as told:
+    with pytest.raises(RecipeErrors) as caught:
         recipe(
             tmp_path,
             9,
@@ -150,7 +150,7 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
             budget={"requests": -1, "money": 3},
             new={"budget": {"request": 1}},
         )
-    text = str(told.value)
+    text = str(caught.value)
     assert "there is no model 'n'" in text
     assert "prices.m: " in text
     assert "budget: requests is below 0" in text

@@ -126,11 +126,11 @@ def test_rows_are_printed_and_saved(ran: tuple[str, str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (["brief", "-o", "x.csv"], "ends in neither .parquet nor .jsonl"),
+        (["brief", "-o", "x.csv"], "must end in .parquet or .jsonl, got 'x.csv'"),
         (["brief", "-o", "/proc/none/x.parquet"], "cannot be written"),
         (["brief", "-o", "/proc/none/x.jsonl"], "cannot be written"),
         (["breif"], "the recipe has no stage 'breif'"),
-        (["out"], "makes files and no rows"),
+        (["out"], "gives files, not rows"),
         (["brief", "--dropped", "--failed"], "exclude each other"),
     ],
 )
@@ -143,7 +143,10 @@ def test_mistakes_with_cat(ran: tuple[str, str], more: list[str], what: str) -> 
 
 def test_branches_that_agree_on_a_record_both_say_so() -> None:
     verdict = {"verdict": "dropped", "cluster": 3, "drop_reason": "not_selected"}
-    told = {"id": "x", "way": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")]}
+    told = {
+        "id": "x",
+        "history": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")],
+    }
     paragraphs = tables.way(told).split("\n\n")
     assert len(paragraphs) == 3
     for paragraph in paragraphs[1:]:

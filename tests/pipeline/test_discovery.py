@@ -154,6 +154,17 @@ def test_the_modules_beside_a_users_own_stage_count(tree: Tree, tmp_path: Path) 
     assert tree.hashes("mine", folder=own) != before
 
 
+def test_the_hash_does_not_depend_on_where_the_modules_lie(tree: Tree, tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "z"):  # one sorts before the repository's folder, one after it
+        (tmp_path / name).mkdir()
+        imports = "import schemas.records\nimport helper"
+        (tmp_path / name / "mine.py").write_text(STAGE.format(name="mine", imports=imports))
+        (tmp_path / name / "helper.py").write_text("x = 1\n")
+        hashes.append(tree.hashes("mine", folder=tmp_path / name))
+    assert hashes[0] == hashes[1]
+
+
 def test_helpers_are_no_stages_and_a_broken_module_hides_no_other(tree: Tree) -> None:
     tree.stage("stages/fresh/mine.py")  # a family without __init__.py
     tree.write("stages/fresh/helper.py", '"""No stage: it only speaks of @stage."""\n')

@@ -53,7 +53,7 @@ def recipe(folder: Path, port: int, engine: str = "openai", more: str = "") -> R
     return Recipe.load(str(path))
 
 
-def test_failed_rows_are_told_and_tried_again(
+def test_failed_rows_are_reported_and_retried(
     tmp_path: Path, server: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 4, the other rows go on, the next run asks only what failed, a replay agrees."""
@@ -63,9 +63,9 @@ def test_failed_rows_are_told_and_tried_again(
     wired, store = recipe(tmp_path, port, more=key), tmp_path / "store"
     tiny.refuse = ("question 3", "question 7")
     assert run(wired, store) is Exit.ROWS_FAILED
-    told = counts(wired, store)
-    assert told["new"] == (0, ROWS, ROWS - 2, {}, 2)
-    assert told["rated"] == (ROWS, 0, ROWS - 2, {}, 2)
+    by_step = counts(wired, store)
+    assert by_step["new"] == (0, ROWS, ROWS - 2, {}, 2)
+    assert by_step["rated"] == (ROWS, 0, ROWS - 2, {}, 2)
     reasons = artifact(wired, store, "rated").read("failed")["error"].to_list()
     assert all("the server answered 400: refused" in reason for reason in reasons)
     tiny.refuse = ()
@@ -85,11 +85,11 @@ def test_failed_rows_are_told_and_tried_again(
     for call in (("export", store), ("import", other)):
         file = str(tmp_path / "journal.jsonl")
         assert command("journal", call[0], file, "--store", str(call[1])).returncode == Exit.DONE
-    asked = tiny.answered.total()
+    sent = tiny.answered.total()
     replayed = recipe(tmp_path, port, engine="replay")
     assert run(replayed, other) is Exit.DONE
     assert contents(other, replayed) == contents(store, wired)
-    assert tiny.answered.total() == asked
+    assert tiny.answered.total() == sent
 
 
 def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[Tiny, int]) -> None:
@@ -123,7 +123,7 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
         ({"engine": "openai", "model": "m"}, "needs base_url"),
         ({"engine": "openai", "model": "m", "base_url": "http://h", "serve": True}, "needs base"),
@@ -142,13 +142,13 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together_is_told_before_anything_runs(
-    tmp_path: Path, model: dict[str, object], told: str
+    tmp_path: Path, model: dict[str, object], message: str
 ) -> None:
     pool(tmp_path / "rows.txt", 2)
     stages = {
         "a": {"uses": "tests.support.toys.load", "with": {"path": str(tmp_path / "rows.txt")}}
     }
-    with pytest.raises(RecipeErrors, match=told):
+    with pytest.raises(RecipeErrors, match=message):
         Recipe.of("wrong", stages, {"m": model})
 
 

@@ -269,7 +269,7 @@ def test_selectors_follow_one_another_in_a_recipe(tmp_path: Path) -> None:
         },
     )
     assert run(wired, tmp_path) == Exit.DONE
-    kept = Store(tmp_path).last("mixture", "mix")
+    kept = Store(tmp_path).latest("mixture", "mix")
     assert kept is not None
     assert kept.manifest["counts"]["kept"] == 40
     assert json.loads((kept.files / "budgets.json").read_text())[1]["kept"] == 30

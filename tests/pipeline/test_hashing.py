@@ -1,4 +1,4 @@
-"""The canonical encoding: stable, and no two values alike."""
+"""The canonical encoding is stable, and no two values have the same."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_what_is_not_stable_is_refused_with_its_place(bad: Any) -> None:
 
 
 def test_keys_are_texts() -> None:
-    with pytest.raises(TypeError, match=r"value\.a: the key 3 is no text"):
+    with pytest.raises(TypeError, match=r"value\.a: keys must be strings, got 3"):
         encode({"a": {3: 4}})
 
 
@@ -79,8 +79,8 @@ def test_digests_are_the_same_in_every_process() -> None:
     value = {"b": [1, 2.5, None, "ä\ud800"], "a": {"y": True, "x": ""}}
     code = f"from pipeline.store.hashing import digest; print(digest({value!a}))"
     root = Path(__file__).parent.parent.parent
-    told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
-    assert told.stdout.decode().strip() == digest(value)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True)
+    assert done.stdout.decode().strip() == digest(value)
 
 
 TEXTS = st.none() | st.text(max_size=4)
