@@ -25,6 +25,9 @@ from typing import Any, Final, NamedTuple
 
 from pipeline.stage import ROOT, Stage
 
+SAMPLE_ANSWER: Final = ".answer.jinja"
+"""Ending of sample answers beside a prompt, by which requests are counted: no result needs them."""
+
 SHARED_PACKAGES: Final = ("stages", "schemas")
 """Packages that are followed from any stage, also from one that lies elsewhere."""
 
@@ -57,7 +60,8 @@ def prompts(stage: Stage) -> dict[str, Path]:
         else:
             entries = folder.rglob("*") if path == origin.file else folder.glob("*")
         for file in sorted(entry for entry in entries if entry.is_file()):
-            files[_stable_name(file, origin.root)] = file
+            if not file.name.endswith(SAMPLE_ANSWER):
+                files[_stable_name(file, origin.root)] = file
     return files
 
 
