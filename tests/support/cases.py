@@ -24,6 +24,7 @@ from stages.generate.from_documents import (
     SelfCodeAlign,
     WaveCoder,
 )
+from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -112,9 +113,12 @@ def _cases() -> list[Case]:
         case("generate.respond", "continue", prose, most_documents=4),
         *(case("generate.system_prompt", m, {"rows": _ROWS}, verify=True) for m in ("rules",)),
         case("generate.system_prompt", "profiles", {"rows": _ROWS}, profiles=4),
-        case("generate.taxonomy", "curriculum", {}, subjects=("law", "art"), concepts=2),
-        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, per_seed=2),
-        case("generate.taxonomy", "skills", {}, count=6),
+        case(
+            *("generate.taxonomy", "curriculum", {}),
+            method=Curriculum(subjects=("law", "art"), num_concepts=2),
+        ),
+        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, method=Metadata(per_seed=2)),
+        case("generate.taxonomy", "skills", {}, method=Skills(num_rows=6)),
         case("generate.from_metadata", "", {}),
         case("generate.arena", "", {}, count=3, challenges="asked", challenge_tokens=LIMIT),
         case("generate.backtranslate", "humback", prose, score_max_tokens=24),
