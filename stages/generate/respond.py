@@ -145,7 +145,9 @@ def respond(
     answers: list[Draft] = []
     for name, model in zip(model_names(models), models, strict=True):
         drafts = [_copy(draft, name, sample) for draft in asked for sample in range(n)]
-        ask = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed, larger=larger)
+        ask = partial(
+            generate_field, ctx.open(model), decoding=decoding, seed=seed, retry_max_tokens=larger
+        )
         _ways(explanations)[method](ask, drafts, seed)
         answers += drafts
     return to_frame(answers, _talk, source, ADDS)

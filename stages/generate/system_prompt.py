@@ -145,7 +145,7 @@ def _invent(ask: GenerateField, profiles: int, topics: Sequence[str]) -> list[Dr
     ]
     ask(
         *(found, "profile", lambda d: user(PROMPTS.render("profile", **d.fields))),
-        read=profile,
+        parse=profile,
     )
     return found
 

@@ -203,7 +203,7 @@ class _Way:
         def asked(draft: Draft) -> Any:
             return user(PROMPTS.render("actions", count=4, instruction=draft["instruction"]))
 
-        self.ask(drafts, "actions", asked, read=lambda text: _ACTION.findall(text) or None)
+        self.ask(drafts, "actions", asked, parse=lambda text: _ACTION.findall(text) or None)
         for draft in drafts:
             if draft.active:
                 actions = draft["actions"]

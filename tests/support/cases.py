@@ -13,6 +13,18 @@ from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages.generate.from_documents import (
+    AgentInstruct,
+    Aitp,
+    Bonito,
+    Fanno,
+    InstructionPretraining,
+    Mammoth2,
+    OssInstruct,
+    SelfCodeAlign,
+    WaveCoder,
+)
+from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -71,7 +83,7 @@ def _cases() -> list[Case]:
     seeds = conversations([(f"Say number {n} aloud, please.", f"{n}!") for n in range(30)])
     prose = {"documents": book}
 
-    def case(stage: str, method: str, edges: dict[str, pl.DataFrame], **options: Any) -> Case:
+    def case(stage: str, method: str, edges: dict[str, pl.DataFrame], /, **options: Any) -> Case:
         models = {"models": (MODEL,)} if stage == "generate.respond" else {"model": MODEL}
         if stage == "generate.arena":
             models = {"models": (MODEL,) * 3}
@@ -97,9 +109,12 @@ def _cases() -> list[Case]:
         case("generate.respond", "continue", prose, most_documents=4),
         *(case("generate.system_prompt", m, {"rows": _ROWS}, verify=True) for m in ("rules",)),
         case("generate.system_prompt", "profiles", {"rows": _ROWS}, profiles=4),
-        case("generate.taxonomy", "curriculum", {}, subjects=("law", "art"), concepts=2),
-        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, per_seed=2),
-        case("generate.taxonomy", "skills", {}, count=6),
+        case(
+            *("generate.taxonomy", "curriculum", {}),
+            method=Curriculum(subjects=("law", "art"), num_concepts=2),
+        ),
+        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, method=Metadata(per_seed=2)),
+        case("generate.taxonomy", "skills", {}, method=Skills(num_rows=6)),
         case("generate.from_metadata", "", {}),
         case("generate.arena", "", {}, count=3, challenges="asked", challenge_tokens=LIMIT),
         case("generate.backtranslate", "humback", prose, score_max_tokens=24),
@@ -110,14 +125,22 @@ def _cases() -> list[Case]:
         ),
         *(case("score.judge", m, judged, **criteria) for m in fields),
         *(
-            case("generate.from_documents", m, prose, max_passages=9, per_passage=2)
-            for m in ("bonito", "agentinstruct", "aitp", "instruction-pretraining")
+            case("generate.from_documents", method.name, prose, max_passages=9, method=method)
+            for method in (
+                Bonito(per_passage=2),
+                AgentInstruct(per_passage=2),
+                Aitp(),
+                InstructionPretraining(per_passage=2),
+            )
         ),
-        case("generate.from_documents", "mammoth2", prose, refine=False),
-        case("generate.from_documents", "fanno", prose, seed_passages=1, per_passage=6),
+        case("generate.from_documents", "mammoth2", prose, method=Mammoth2(refine=False)),
+        case(
+            *("generate.from_documents", "fanno", prose),
+            method=Fanno(num_seed_passages=1, per_passage=6),
+        ),
         *(
-            case("generate.from_documents", m, {"documents": code}, samples=2)
-            for m in ("selfcodealign", "wavecoder", "oss-instruct")
+            case("generate.from_documents", method.name, {"documents": code}, method=method)
+            for method in (SelfCodeAlign(num_samples=2), WaveCoder(), OssInstruct())
         ),
         preset("self-instruct", instances="simple", inputs="without"),
         preset("lamini"),

@@ -29,7 +29,7 @@ def curate_by_text(
     generate_field(
         *(engine, drafts, "score", lambda draft: _question(draft, True), decoding),
         seed=seed,
-        read=lambda text: score(text, strict),
+        parse=lambda text: score(text, strict),
         keep_cut=True,
     )
     for draft in drafts:

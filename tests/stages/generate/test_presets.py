@@ -107,7 +107,7 @@ def test_alpaca_has_whole_tasks_written_after_three_seeds(
         ("Sort these numbers upwards:\n\n3, 1,\n2", "1, 2, 3"),
     ]
     assert Counter(rows["drop_reason"]) == {
-        **{None: 2, "fields_missing": 2, "keyword": 2, "empty_output": 1},
+        **{None: 2, "fields_missing": 2, "banned_keyword": 2, "empty_output": 1},
         **{"not_novel": 5, "response_cut": 2},
     }
     first, second = (asked[0] for asked in engine.asked)
