@@ -127,7 +127,7 @@ def generate_field(
     read = read or (_same if formed else stripped)
     alive = [draft for draft in drafts if draft.active]
     requests = [Request(render(draft), decoding, seed, draft.number) for draft in alive]
-    answers = ask(engine, requests, larger=larger, repair=formed)
+    answers = ask(engine, requests, retry_max_tokens=larger, repair=formed)
     for draft, answer in zip(alive, answers, strict=True):
         completion = answer.completion
         draft.journal += answer.journal

@@ -36,7 +36,7 @@ def test_closing_frees_the_weights(ctx: Context, tinylm: LanguageModel) -> None:
     assert ctx.open(tinylm).tokenizer is not before
 
 
-def test_a_folder_without_a_language_model_is_told(ctx: Context, tmp_path: Path) -> None:
+def test_a_folder_without_a_language_model_is_refused(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="language model cannot be loaded"):
         ctx.open(LanguageModel(str(tmp_path)))
