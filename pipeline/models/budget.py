@@ -110,7 +110,7 @@ class BudgetTracker:
     money: float = 0.0
 
     def exceeded_by(self, usage: Usage) -> str | None:
-        """The limit that this usage would exceed, such as "1,000 requests"; None if none."""
+        """The limit that this usage would exceed, such as "1,000 requests"; None if it fits."""
         limit = self.limit
         if limit.requests is not None and self.requests + usage.requests > limit.requests:
             return f"{limit.requests:,} requests"
