@@ -167,7 +167,7 @@ class Budget:
         """The error that ends the run, with the number of requests that were not sent."""
         return UserError(
             self._exhausted or "the budget is reached",
-            why=f"{remaining:,} requests are not answered yet",
+            why=f"{remaining:,} requests are left",
             hint="run again to continue with a new budget, or raise it; all answers are kept",
             code=Exit.BUDGET,
         )

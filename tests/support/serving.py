@@ -41,7 +41,7 @@ class HttpMessage(NamedTuple):
     body: bytes
 
 
-Answer = Callable[[HttpMessage], Awaitable[bytes]]
+Responder = Callable[[HttpMessage], Awaitable[bytes]]
 """From a POST to the complete response."""
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
@@ -181,7 +181,7 @@ class FakeServer:
         max_concurrent: Most requests that were in flight at once.
     """
 
-    answer: Answer = field(default_factory=lambda: TinyLM())
+    answer: Responder = field(default_factory=lambda: TinyLM())
     models: bytes = MODELS
     key: str | None = None
     refuse: tuple[str, ...] = ()
@@ -235,7 +235,7 @@ class FakeServer:
 # Answers
 
 
-def fixed(response: bytes) -> Answer:
+def fixed(response: bytes) -> Responder:
     """The same response to every request."""
 
     async def answer(request: HttpMessage) -> bytes:
@@ -244,7 +244,7 @@ def fixed(response: bytes) -> Answer:
     return answer
 
 
-def forward_to(port: int) -> Answer:
+def forward_to(port: int) -> Responder:
     """The response of another server on this machine."""
 
     async def answer(request: HttpMessage) -> bytes:
@@ -278,7 +278,7 @@ class TinyLM:
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, request: HttpMessage) -> bytes:
-        """Answer a POST."""
+        """Responder a POST."""
         content = json.loads(request.body)
         if request.body not in self._responses:
             self._responses[request.body] = await self._compute(content, request.body)

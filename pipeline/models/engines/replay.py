@@ -42,7 +42,11 @@ MAX_SHOWN: Final = 200
 
 
 class Replay:
-    """What renders the prompts; there is nothing else to load."""
+    """What renders the prompts; there is nothing else to load.
+
+    Args:
+        model: The model whose answers are read.
+    """
 
     process = False
 

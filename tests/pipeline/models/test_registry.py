@@ -42,10 +42,11 @@ def test_a_folder_without_a_language_model_is_refused(ctx: Context, tmp_path: Pa
         ctx.open(LanguageModel(str(tmp_path)))
 
 
-def test_the_contract_imports_nothing_heavy() -> None:
+def test_engines_are_imported_without_heavy_libraries_and_without_the_context() -> None:
     code = (
         "import sys, pipeline.models.engines.registry, pipeline.models.journal.journal;"
         "import pipeline.models.journal.requests;"
-        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules);"
+        "assert 'pipeline.context' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
