@@ -226,7 +226,7 @@ def journal(verb: str, file: str | None, store: str, as_json: bool) -> None:
             _print_json(told)
             return
         header = ["model", "requests", "prompt tokens", "answer tokens", "cut", "answered again"]
-        print(tables.table(header, list(export.told(told)), right=(1, 2, 3, 4, 5)))
+        print(tables.table(header, list(export.stats_rows(told)), right=(1, 2, 3, 4, 5)))
         print(f"\n{told['requests']:,} requests, {told['bytes'] / 2**20:,.1f} MiB")
     elif verb == "verify":
         print(f"{export.verify(found):,} entries, all of them whole")

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.models.base import Embedder, LanguageModel, mistakes
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.validation import mistakes
 from pipeline.recipe.problems import Problem, names_in, option_groups, problems_in, suggest
 from pipeline.stage import ROOT, Option, Stage
 

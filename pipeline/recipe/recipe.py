@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pipeline.errors import RecipeErrors, UserError
-from pipeline.models.base import Embedder, LanguageModel, Price
-from pipeline.models.budget import BudgetLimit
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.budget import BudgetLimit, Price
 from pipeline.recipe import graph
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step

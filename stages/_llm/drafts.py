@@ -177,7 +177,7 @@ def generate_field(
     parse = parse or (_identity if structured else stripped)
     active = [draft for draft in drafts if draft.active]
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
-    answers = ask(engine, requests, larger=retry_max_tokens, repair=structured)
+    answers = ask(engine, requests, retry_max_tokens=retry_max_tokens, repair=structured)
     for draft, answer in zip(active, answers, strict=True):
         completion = answer.completion
         draft.journal += answer.journal

@@ -18,21 +18,21 @@ from pipeline.execution.estimate import budget_warnings, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
-from pipeline.models.base import Price
-from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Usage
+from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Price, Usage
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
+from tests.support.journals import max_answers
 from tests.support.running import artifact, command, contents, pool, run
-from tests.support.serving import NAME, Tiny, listening
+from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 14
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with listening(Tiny()) as opened:
+    with listening(FakeServer()) as opened:
         yield opened
     close_engines()
 
@@ -55,7 +55,7 @@ def model(port: int) -> dict[str, Any]:
 
 def answered(store: Path) -> int:
     journal = Journal(store / "journal")
-    assert journal.most_answers() <= 1
+    assert max_answers(journal) <= 1
     return journal.count()
 
 
@@ -245,11 +245,11 @@ def test_a_budget_is_never_exceeded(
             open_.append((reserved, actual))
         if len(open_) >= width:
             one = open_.pop(0)
-            budget.settle(*one)
+            budget.reconcile(*one)
             spent += one[1].tokens
         assert account.tokens <= tokens
         assert account.money <= tokens / 10 + 1e-6
     for one in open_:
-        budget.settle(*one)
+        budget.reconcile(*one)
         spent += one[1].tokens
     assert spent == account.tokens <= tokens

@@ -23,7 +23,7 @@ from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.running import artifact, command, contents, counts, pool, run
-from tests.support.serving import NAME, Tiny, listening
+from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 10
 SECRET = "sk-a-key-that-nobody-may-see-42"
@@ -39,8 +39,8 @@ stages:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[Tiny, int]]:
-    tiny = Tiny(key=SECRET)
+def server() -> Iterator[tuple[FakeServer, int]]:
+    tiny = FakeServer(key=SECRET)
     with listening(tiny) as port:
         yield tiny, port
         close_engines()
@@ -54,7 +54,7 @@ def recipe(folder: Path, port: int, engine: str = "openai", more: str = "") -> R
 
 
 def test_failed_rows_are_reported_and_retried(
-    tmp_path: Path, server: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: tuple[FakeServer, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 4, the other rows go on, the next run asks only what failed, a replay agrees."""
     tiny, port = server
@@ -92,7 +92,7 @@ def test_failed_rows_are_reported_and_retried(
     assert tiny.answered.total() == sent
 
 
-def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[Tiny, int]) -> None:
+def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[FakeServer, int]) -> None:
     """The server repeats the key in its errors, as some do."""
     tiny, port = server
     tiny.refuse = ("question 3",)
@@ -125,16 +125,19 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"engine": "openai", "model": "m"}, "needs base_url"),
-        ({"engine": "openai", "model": "m", "base_url": "http://h", "serve": True}, "needs base"),
-        ({"engine": "vllm", "model": "m", "serve": True}, "not for the engine vllm"),
-        ({"model": "m", "engine_options": {"quantization": "fp8"}}, "takes none"),
+        ({"engine": "openai", "model": "m"}, "got neither"),
+        (
+            {"engine": "openai", "model": "m", "base_url": "http://h", "serve": True},
+            "got base_url and serve",
+        ),
+        ({"engine": "vllm", "model": "m", "serve": True}, "engine vllm, got serve: true"),
+        ({"model": "m", "engine_options": {"quantization": "fp8"}}, "must be empty"),
         ({"engine": "openai", "model": "m", "base_url": "http://h", "api_key": "x"}, "api_key"),
         ({"engine": "openai", "model": "m", "base_url": "http://u:p@h"}, "from the environment"),
         ({"engine": "openai", "model": "m", "base_url": "http://h?key=p"}, "from the environment"),
         ({"engine": "vllm", "model": "m", "engine_options": {"hf_token": "p"}}, "HF_TOKEN"),
         ({"engine": "openai", "model": "m", "base_url": "h", "limits": {"tries": 3}}, "tries"),
-        ({"engine": "vllm", "model": "m", "limits": {"timeout": 0.0}}, "above zero"),
+        ({"engine": "vllm", "model": "m", "limits": {"timeout": 0.0}}, "must be above 0, got 0.0"),
         (
             {"engine": "openai", "model": "m", "base_url": "http://h", "chat_template": "x.jinja"},
             "needs a tokenizer",

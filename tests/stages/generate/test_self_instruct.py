@@ -20,6 +20,7 @@ from stages.generate._parsing import lists
 from stages.generate.self_instruct import _check, self_instruct
 from stages.load.records import records
 from tests.conftest import ROOT
+from tests.support.journals import max_answers
 from tests.support.options import options_of
 from tests.support.scripted import Answer, ScriptedContext, scripted
 
@@ -139,7 +140,7 @@ def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
     third = Context.scratch(ctx.store.parent)
     assert self_instruct(third, seeds, model=tinylm, **SMALL).equals(rows)
     assert third.counters["requests"] == 0
-    assert journal.most_answers() == 1
+    assert max_answers(journal) == 1
 
 
 def script(listing: Answer, examples: Answer, labels: Answer) -> Callable[[str], Answer]:

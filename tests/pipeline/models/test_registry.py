@@ -36,16 +36,17 @@ def test_closing_frees_the_weights(ctx: Context, tinylm: LanguageModel) -> None:
     assert ctx.open(tinylm).tokenizer is not before
 
 
-def test_a_folder_without_a_language_model_is_told(ctx: Context, tmp_path: Path) -> None:
+def test_a_folder_without_a_language_model_is_refused(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="language model cannot be loaded"):
         ctx.open(LanguageModel(str(tmp_path)))
 
 
-def test_the_contract_imports_nothing_heavy() -> None:
+def test_engines_are_imported_without_heavy_libraries_and_without_the_context() -> None:
     code = (
         "import sys, pipeline.models.engines.registry, pipeline.models.journal.journal;"
         "import pipeline.models.journal.requests;"
-        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules)"
+        "assert not {'torch', 'transformers', 'sentence_transformers'} & set(sys.modules);"
+        "assert 'pipeline.context' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

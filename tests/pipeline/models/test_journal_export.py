@@ -1,4 +1,4 @@
-"""A journal handed to others rebuilds the data set, byte for byte, without the model."""
+"""An exported journal rebuilds the data set elsewhere, byte for byte, without the model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pipeline.models.journal.export import export, import_entries, stats, verify
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.recipe import Recipe
 from tests.pipeline.models.test_journal import ROOT
+from tests.support.journals import max_answers
 from tests.support.running import command, contents, run
 
 SEEDS = ROOT / "data/seeds/self_instruct_seed_tasks.jsonl"
@@ -26,7 +27,7 @@ MODEL = {"engine": "transformers", "model": "data/models/tinylm", "id": "tiny-1"
 
 def recipe(model: dict[str, Any]) -> Recipe:
     """The quickstart's generating stages, on few rows."""
-    asked = {"model": "m", "source": "s"}
+    common = {"model": "m", "source": "s"}
     invented = {
         **{"count": 2, "max_requests": 4, "requests_per_round": 4, "max_tokens": 32},
         **{"demonstrations": 3, "temperature": 1.0, "on_length": "keep_complete"},
@@ -42,12 +43,12 @@ def recipe(model: dict[str, Any]) -> Recipe:
         "invented": {
             "uses": "generate.self_instruct",
             "needs": "seeds",
-            "with": {**asked, **invented},
+            "with": {**common, **invented},
         },
         "reversed": {
             "uses": "generate.backtranslate",
             "needs": "documents",
-            "with": {**asked, **reversed_, **score},
+            "with": {**common, **reversed_, **score},
         },
     }
     return Recipe.of("handed", stages, {"m": model})
@@ -74,15 +75,16 @@ def test_an_exported_journal_rebuilds_the_data_set_without_the_weights(
     replayed = recipe({"engine": "replay", "model": str(bare), "id": "tiny-1"})
     run(replayed, other)
     assert contents(other, replayed) == contents(generated, recipe(MODEL))
-    assert Journal(other / "journal").most_answers() == 1
+    assert max_answers(Journal(other / "journal")) == 1
 
 
 def test_a_miss_names_the_request(tmp_path: Path) -> None:
     replayed = recipe({**MODEL, "engine": "replay"})
-    with pytest.raises(UserError, match=r"no answer to the request [0-9a-f]{32} \(\d+ are") as told:
+    with pytest.raises(
+        UserError, match=r"no answer to the request [0-9a-f]{32} \(\d+ are"
+    ) as error:
         run(replayed, tmp_path)
-    assert told.value.why
-    assert "its prompt begins" in told.value.why
+    assert "its prompt begins" in str(error.value.why)
 
 
 def test_there_and_back_is_the_same(tmp_path: Path, generated: Path) -> None:
@@ -94,7 +96,7 @@ def test_there_and_back_is_the_same(tmp_path: Path, generated: Path) -> None:
     export(other, second)
     assert first.read_bytes() == second.read_bytes()
     assert import_entries(other, first) == (0, count)
-    assert other.most_answers() == 1, "an import is no second answer"
+    assert max_answers(other) == 1, "an import is no second answer"
     assert verify(one) == verify(other) == count
     assert list(stats(one)["models"]) == list(stats(other)["models"])
     total = stats(one)["models"][0]
@@ -102,19 +104,19 @@ def test_there_and_back_is_the_same(tmp_path: Path, generated: Path) -> None:
     assert total["completion_tokens"] > 0
 
 
-def test_mistakes_are_told_with_their_place(tmp_path: Path, generated: Path) -> None:
+def test_corrupt_entries_are_refused_with_their_line(tmp_path: Path, generated: Path) -> None:
     good = tmp_path / "good.jsonl"
     export(Journal(generated / "journal"), good)
     line = json.loads(good.read_text().splitlines()[0])
     wrong = {
-        "no entry": "{",
-        "not that of its request": json.dumps(line | {"key": "0" * 32}),
-        "cannot be read": json.dumps(line | {"response": {"text": 3}}),
+        "not a journal entry": "{",
+        "key does not match the request": json.dumps(line | {"key": "0" * 32}),
+        "response cannot be read": json.dumps(line | {"response": {"text": 3}}),
     }
-    for told, text in wrong.items():
+    for message, text in wrong.items():
         bad = tmp_path / "bad.jsonl"
         bad.write_text(json.dumps(line) + "\n" + text + "\n")
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(UserError, match=message) as error:
             import_entries(Journal(tmp_path / "j"), bad)
         assert error.value.where == f"{bad}:2"
     cut = tmp_path / "cut.jsonl.gz"
@@ -124,7 +126,7 @@ def test_mistakes_are_told_with_their_place(tmp_path: Path, generated: Path) -> 
             import_entries(Journal(tmp_path / "j"), path)
 
 
-def test_what_was_tampered_with_is_found(tmp_path: Path, generated: Path) -> None:
+def test_a_changed_request_is_detected(tmp_path: Path, generated: Path) -> None:
     shutil.copytree(generated / "journal", tmp_path / "journal")
     journal = Journal(tmp_path / "journal")
     verify(journal)
@@ -132,7 +134,7 @@ def test_what_was_tampered_with_is_found(tmp_path: Path, generated: Path) -> Non
         "UPDATE responses SET request = replace(request, '\"seed\":0', '\"seed\":7') "
         "WHERE key = (SELECT min(key) FROM responses)"
     )
-    with pytest.raises(UserError, match="1 mistakes"):
+    with pytest.raises(UserError, match="has 1 problem"):
         verify(journal)
 
 
@@ -147,18 +149,18 @@ def test_the_command_line(tmp_path: Path, generated: Path) -> None:
         done = command("journal", *call)
         assert done.returncode == Exit.DONE, done.stderr
         assert expected in done.stdout
-    told = json.loads(command("journal", "stats", "--json", "--store", store).stdout)
-    assert told["requests"] == Journal(generated / "journal").count()
+    counts = json.loads(command("journal", "stats", "--json", "--store", store).stdout)
+    assert counts["requests"] == Journal(generated / "journal").count()
     empty = command("journal", "stats", "--store", str(tmp_path / "nothing"))
     assert empty.returncode == Exit.MISTAKE
     assert "no journal" in empty.stderr
 
 
-def test_what_stands_before_a_mistake_is_taken_in(tmp_path: Path, generated: Path) -> None:
-    """However many lines are taken at a time: a cut file is as good as its whole lines."""
-    whole = tmp_path / "whole.jsonl"
-    count = export(Journal(generated / "journal"), whole)
-    lines = whole.read_bytes().splitlines(keepends=True)
+def test_entries_before_a_corrupt_one_are_imported(tmp_path: Path, generated: Path) -> None:
+    """However many lines are committed at a time: a truncated file is as good as its lines."""
+    complete = tmp_path / "complete.jsonl"
+    count = export(Journal(generated / "journal"), complete)
+    lines = complete.read_bytes().splitlines(keepends=True)
     ends = {
         "cut": lines[-1][:-10],
         "nested": b'{"key": ' + b"[" * 100_000 + b"\n",
@@ -168,18 +170,18 @@ def test_what_stands_before_a_mistake_is_taken_in(tmp_path: Path, generated: Pat
     for name, end in ends.items():
         journal, file = Journal(tmp_path / name), tmp_path / f"{name}.jsonl"
         file.write_bytes(b"".join([*lines[:-1], lines[0], end]))
-        with pytest.raises(UserError, match="no entry of a journal") as error:
+        with pytest.raises(UserError, match="not a journal entry") as error:
             import_entries(journal, file)
         assert error.value.where == f"{file}:{count + 1}"
         assert journal.count() == count - 1
-        assert journal.most_answers() == 1
+        assert max_answers(journal) == 1
 
 
-def test_a_packed_file_that_is_spoilt_is_told(tmp_path: Path, generated: Path) -> None:
-    spoilt = tmp_path / "spoilt.jsonl.gz"
-    export(Journal(generated / "journal"), spoilt)
-    packed = bytearray(spoilt.read_bytes())
-    packed[len(packed) // 2 : len(packed) // 2 + 8] = b"\xff" * 8
-    spoilt.write_bytes(packed)
-    with pytest.raises(UserError, match=r"cannot be read|no entry"):
-        import_entries(Journal(tmp_path / "j"), spoilt)
+def test_a_corrupt_compressed_file_is_refused(tmp_path: Path, generated: Path) -> None:
+    corrupt = tmp_path / "corrupt.jsonl.gz"
+    export(Journal(generated / "journal"), corrupt)
+    content = bytearray(corrupt.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 8] = b"\xff" * 8
+    corrupt.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read|not a journal entry"):
+        import_entries(Journal(tmp_path / "j"), corrupt)

@@ -1,4 +1,4 @@
-"""Answers of a form, cut answers, repairs: with the real model where one is needed."""
+"""Answers of a form, truncated answers, repairs: with the real model where one is needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request
 from pipeline.models.ask import ask
-from pipeline.models.structured_output import Unreadable, fitting, json_value, one_of
+from pipeline.models.structured_output import Unreadable, choice_parser, json_parser, json_value
 
 SCHEMA = json.dumps(
     {
@@ -39,13 +39,13 @@ SCHEMA = json.dumps(
 )
 def test_json_is_found_in_what_models_put_around_it(text: str) -> None:
     assert json_value(text) == {"score": 4}
-    assert fitting(SCHEMA)(text) == {"score": 4}
+    assert json_parser(SCHEMA)(text) == {"score": 4}
 
 
 @pytest.mark.parametrize(
     "text", ["", "no", "{", '{"score": 4', "{'score': 4}", "[NaN]", "[" * 99999]
 )
-def test_what_is_no_json_is_told(text: str) -> None:
+def test_an_answer_without_json_is_unreadable(text: str) -> None:
     with pytest.raises(Unreadable, match="valid JSON"):
         json_value(text)
 
@@ -53,36 +53,36 @@ def test_what_is_no_json_is_told(text: str) -> None:
 @pytest.mark.parametrize("text", ['{"score": 6}', '{"score": "4"}', "{}", "[4]", '{"score": 4.5}'])
 def test_json_must_fit_its_schema(text: str) -> None:
     with pytest.raises(Unreadable, match="does not fit"):
-        fitting(SCHEMA)(text)
+        json_parser(SCHEMA)(text)
 
 
-def test_a_schema_that_is_none_is_the_user_s_mistake() -> None:
+def test_a_wrong_schema_is_the_user_s_mistake() -> None:
     for schema in ("{", '{"type": "nothing"}'):
-        with pytest.raises(UserError, match="no JSON schema"):
-            fitting(schema)
+        with pytest.raises(UserError, match="json_schema must be a JSON schema"):
+            json_parser(schema)
 
 
-def test_a_choice_is_read_without_its_dress() -> None:
-    read = one_of(("Yes", "No", "Not sure"))
-    assert [read(t) for t in ("Yes", " yes.\n", '"No"', "**not sure**")] == [
+def test_a_choice_is_parsed_whatever_its_case_and_quotes() -> None:
+    parse = choice_parser(("Yes", "No", "Not sure"))
+    assert [parse(t) for t in ("Yes", " yes.\n", '"No"', "**not sure**")] == [
         *("Yes", "Yes", "No", "Not sure")
     ]
     for text in ("", "yes and no", "maybe", "Yesterday"):
         with pytest.raises(Unreadable, match="one of: Yes, No, Not sure"):
-            read(text)
+            parse(text)
 
 
 class Scripted:
-    """An engine that answers as told, and remembers what it was asked."""
+    """An engine that gives these answers in turn and records its requests."""
 
     tokenizer: Any = None
     context_tokens = None
 
     def __init__(self, *answers: str) -> None:
-        self.answers, self.asked = list(answers), list[Request]()
+        self.answers, self.requests = list(answers), list[Request]()
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        self.asked += requests
+        self.requests += requests
         return [self._one(request) for request in requests]
 
     def _one(self, request: Request) -> Completion:
@@ -91,57 +91,59 @@ class Scripted:
             return Completion(f"k{len(self.answers)}", "", "error", 1, 0, "gone")
         words = text.split()
         cut = len(words) > request.decoding.max_tokens
-        given = " ".join(words[: request.decoding.max_tokens])
+        text = " ".join(words[: request.decoding.max_tokens])
         reason = "length" if cut else "stop"
-        return Completion(f"k{len(self.answers)}", given, reason, 1, len(given.split()))
+        return Completion(f"k{len(self.answers)}", text, reason, 1, len(text.split()))
 
     def loglikelihood(self, sequences: Any) -> list[Any]:
         return []
 
 
-def test_only_what_was_cut_is_asked_again_with_more() -> None:
+def test_only_truncated_answers_are_retried_with_a_larger_limit() -> None:
     five, six = "one two three four five", "one two three four five six"
     engine = Scripted("short", six, five, six, five, six)
-    asked = [Request(f"p{i}", Decoding(max_tokens=3)) for i in range(3)]
-    answers = ask(engine, asked, larger=(5, 8))
+    requests = [Request(f"p{i}", Decoding(max_tokens=3)) for i in range(3)]
+    answers = ask(engine, requests, retry_max_tokens=(5, 8))
     assert [a.value for a in answers] == ["short", six, five]
-    sent = [(r.prompt, r.decoding.max_tokens) for r in engine.asked]
+    sent = [(r.prompt, r.decoding.max_tokens) for r in engine.requests]
     assert sent == [("p0", 3), ("p1", 3), ("p2", 3), ("p1", 5), ("p2", 5), ("p1", 8)]
     assert [len(a.journal) for a in answers] == [1, 3, 2]
 
 
-def test_what_stays_cut_is_read_as_it_stands() -> None:
-    (answer,) = ask(Scripted("a b c d", "a b c d"), [Request("p", Decoding(2))], larger=(3,))
+def test_an_answer_truncated_at_the_last_limit_is_parsed_as_it_is() -> None:
+    (answer,) = ask(
+        Scripted("a b c d", "a b c d"), [Request("p", Decoding(2))], retry_max_tokens=(3,)
+    )
     assert (answer.value, answer.completion.finish_reason) == ("a b c", "length")
 
 
-def test_one_repair_is_asked_and_shows_what_was_wrong() -> None:
+def test_one_repair_is_requested_and_shows_what_was_wrong() -> None:
     engine = Scripted("I say four", '{"score": 9}', "error", '{"score": 4}', '{"score": 7}')
     decoding = Decoding(max_tokens=50, json_schema=SCHEMA)
-    asked = [Request((("user", f"p{i}"),), decoding) for i in range(3)]
-    good, bad, gone = ask(engine, asked)
+    requests = [Request((("user", f"p{i}"),), decoding) for i in range(3)]
+    good, bad, gone = ask(engine, requests)
     assert (good.value, good.error, len(good.journal)) == ({"score": 4}, None, 2)
     assert bad.value is None
     assert "does not fit the schema at ['score']" in str(bad.error)
     assert (gone.error, len(gone.journal)) == ("gone", 1)
-    assert len(engine.asked) == 5, "one repair each, none for what was not answered"
-    roles, texts = zip(*engine.asked[3].prompt, strict=True)
+    assert len(engine.requests) == 5, "one repair each, none for what was not answered"
+    roles, texts = zip(*engine.requests[3].prompt, strict=True)
     assert roles == ("user", "assistant", "user")
     assert texts[1] == "I say four"
     assert "valid JSON" in texts[2]
 
 
-def test_a_cut_answer_is_not_repaired() -> None:
+def test_a_truncated_answer_is_not_repaired() -> None:
     engine = Scripted('{"score": 4, "why": "a b c d')
     (answer,) = ask(engine, [Request("p", Decoding(max_tokens=3, json_schema=SCHEMA))])
     assert "cut at 3 tokens" in str(answer.error)
-    assert len(engine.asked) == 1
+    assert len(engine.requests) == 1
 
 
 CHOICES = ("Yes", "No", "Not at all", "1", "10")
 
 
-def test_choices_are_held_to(ctx: Context, tinylm: LanguageModel) -> None:
+def test_answers_are_restricted_to_the_choices(ctx: Context, tinylm: LanguageModel) -> None:
     decoding = Decoding(max_tokens=16, temperature=1.5, choice=CHOICES)
     requests = [Request((("user", f"Is {i} odd?"),), decoding, seed=i) for i in range(60)]
     answers = ctx.open(tinylm).generate(requests)
@@ -201,12 +203,12 @@ def test_top_k_1_is_greedy_and_frequency_penalty_changes_more_with_each_use(
     assert len(set(ids)) > 0.9 * len(ids)
 
 
-def test_fields_that_say_nothing_stand_in_no_payload() -> None:
+def test_optional_fields_are_in_a_payload_only_if_they_differ_from_the_default() -> None:
     from pipeline.models.journal.requests import prepare
 
     def payload(decoding: Decoding) -> dict[str, Any]:
-        found = prepare(Request("p", decoding), {}, None, None)
-        return dict(json.loads(found.payload)["decoding"])
+        prepared = prepare(Request("p", decoding), {}, None, None)
+        return dict(json.loads(prepared.payload)["decoding"])
 
     assert set(payload(Decoding())) == {
         *("max_tokens", "temperature", "top_p", "presence_penalty", "stop")

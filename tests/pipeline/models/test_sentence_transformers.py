@@ -51,7 +51,9 @@ def embedder(request: pytest.FixtureRequest, potion: Embedder, contextual: Embed
     return potion if request.param == "static" else contextual
 
 
-def test_they_are_the_library_s_vectors(ctx: Context, embedder: Embedder, texts: list[str]) -> None:
+def test_vectors_are_those_of_the_library(
+    ctx: Context, embedder: Embedder, texts: list[str]
+) -> None:
     from sentence_transformers import SentenceTransformer
 
     encoder: Encoder = ctx.open(embedder)
@@ -86,11 +88,11 @@ def test_a_text_of_any_length_has_the_vector_of_its_words(ctx: Context, potion: 
     assert np.allclose(short, long, atol=1e-3)
 
 
-def test_a_static_model_says_nothing_of_nothing(ctx: Context, potion: Embedder) -> None:
+def test_a_static_model_gives_zeros_for_an_empty_text(ctx: Context, potion: Embedder) -> None:
     assert not ctx.open(potion).encode([""]).any()
 
 
-def test_a_folder_without_an_encoder_is_told(ctx: Context, tmp_path: Path) -> None:
+def test_a_folder_without_an_encoder_is_refused(ctx: Context, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="embedder cannot be loaded"):
         ctx.open(Embedder(str(tmp_path)))
