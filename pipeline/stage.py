@@ -36,6 +36,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 
+from pipeline import ROOT as ROOT
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.expected_requests import Asking, Rows
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
@@ -45,9 +46,6 @@ Columns = Mapping[str, Any]
 
 Edges = Mapping[str, list[Columns]]
 """For each edge by parameter name, the columns of what is connected to it."""
-
-ROOT: typing.Final = Path(__file__).resolve().parent.parent
-"""The repository: the engine, the stages and the data that come with them."""
 
 ALL: typing.Final = "*"
 """`reads=ALL`: every column of the edge."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import UserError, program
 from pipeline.models.base import Completion, LanguageModel, Request, Scored
 from pipeline.models.journal.journal import Journal
 from pipeline.models.journal.requests import Batch, Gate, Prepared, complete
@@ -80,7 +80,7 @@ def _miss(prepared: list[Prepared], gate: Gate) -> Iterator[Batch]:
     raise UserError(
         f"the journal has no answer to the request {first.key} ({len(missing):,} are missing)",
         why=f"its prompt begins: {' '.join(text.split())[:SHOWN]}",
-        hint="import the journal that has it (python -m pipeline journal import FILE), "
+        hint=f"import the journal that has it ({program()} journal import FILE), "
         "or name an engine that can answer",
     )
     yield []
