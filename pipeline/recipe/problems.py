@@ -169,7 +169,7 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield from _members(member)
 
 
-def marks_of(metadata: Iterable[Any]) -> dict[str, Any]:
+def constraints_in(metadata: Iterable[Any]) -> dict[str, Any]:
     """The constraints in the metadata of an `Annotated`: ge, le, gt, lt, min_length, max_length."""
     constraints: dict[str, Any] = {}
     for mark in metadata:
@@ -184,7 +184,7 @@ def _bounds(annotation: Any) -> dict[str, Any]:
     """The numeric bounds anywhere in an annotation; only of use where there is one pair."""
     bounds: dict[str, Any] = {}
     for member in (annotation, *_members(annotation)):
-        bounds |= marks_of(getattr(member, "__metadata__", ()))
+        bounds |= constraints_in(getattr(member, "__metadata__", ()))
     return bounds
 
 

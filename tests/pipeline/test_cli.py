@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -141,10 +143,77 @@ def test_mistakes_with_cat(ran: tuple[str, str], more: list[str], what: str) -> 
     assert told.stdout == ""
 
 
+def test_hints_repeat_profile_overrides_and_store(ran: tuple[str, str], tmp_path: Path) -> None:
+    changed = tmp_path / "cli.yaml"
+    text = Path(ran[0]).read_text().replace("rows.txt", str(Path(ran[0]).parent / "rows.txt"))
+    changed.write_text(text + "profiles: {brief: {stages.brief.with.maximum: 9}}\n")
+    options = ["--profile", "brief", "--set", "stages.a.with.source=b c", "--store", "x y"]
+    failed = command("cat", str(changed), "brief", *options)
+    assert failed.returncode == 2
+    quoted = "--profile brief --set 'stages.a.with.source=b c' --store 'x y'"
+    assert f"try: python -m pipeline run {changed} brief {quoted}\n" in failed.stderr
+    planned = command("plan", str(changed), "brief", *options, "--json")
+    assert json.loads(planned.stdout)["stages"][0]["name"] == "a"
+    unknown = command("status", str(changed), "--profile", "breif")
+    assert (unknown.returncode, "did you mean 'brief'?" in unknown.stderr) == (2, True)
+
+
+HELP = ["", "run", "plan", "status", "why", "explain", "cat", "stages", "doctor", "journal"]
+HELP += [f"journal {verb}" for verb in ("stats", "verify", "export", "import")]
+
+
+@pytest.mark.parametrize("verb", HELP)
+def test_help_is_complete(verb: str) -> None:
+    text = command(*verb.split(), "--help").stdout
+    usage = text.split("\n\n")[0]
+    assert "[[" not in usage
+    assert not re.search(r"<(?!str>|list\[str\]>|path>)|\w\.\.\.$", text, re.MULTILINE), (
+        "cut or bare"
+    )
+    for option, metavar in (("--store", "DIR"), ("--set", "PATH=VALUE"), ("--workers", "N")):
+        assert option not in text or f"{option} {metavar} " in text
+    if verb in HELP[1:7]:
+        assert "--profile NAME" in text
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert command("--version").stdout == f"gristmill {project['version']}\n"
+
+
+def test_the_launcher_works_from_any_folder(ran: tuple[str, str], tmp_path: Path) -> None:
+    launcher = tmp_path / "bin of mine" / "gristmill"
+    launcher.parent.mkdir()
+    call = [sys.executable, "-m", "pipeline.cli.launcher", str(launcher)]
+    subprocess.run(call, cwd=ROOT, check=True)
+    (tmp_path / "pipeline").mkdir()  # not to be taken for ours
+    (tmp_path / "cli.yaml").write_text(Path(ran[0]).read_text())
+    pool(tmp_path / "rows.txt", 5)
+
+    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            [launcher, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    assert started("--help").stdout.startswith("Usage: gristmill [OPTIONS]")
+    before = started("cat", "cli.yaml", "brief", "--store", "store")
+    assert before.stderr.endswith("try: gristmill run cli.yaml brief --store store\n")
+    done = started("run", "cli.yaml", "brief", "--store", "store", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store/artifacts").is_dir()
+    assert started("cat", "cli.yaml", "brief", "--store", "store", "-o", "rows.jsonl").stderr == ""
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5
+    assert "data/artifacts" in started("doctor").stdout
+    assert not (tmp_path / "data").exists()
+    wrong = started("stages", "nowhere")
+    assert "gristmill stages lists them all" in wrong.stderr
+
+
 def test_branches_that_agree_on_a_record_both_say_so() -> None:
     verdict = {"verdict": "dropped", "cluster": 3, "drop_reason": "not_selected"}
     told = {"id": "x", "way": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")]}
-    paragraphs = tables.way(told).split("\n\n")
+    paragraphs = tables.record_history(told).split("\n\n")
     assert len(paragraphs) == 3
     for paragraph in paragraphs[1:]:
         assert "  cluster: 3\n  drop_reason: not_selected" in paragraph
@@ -177,7 +246,7 @@ def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
         (["run", "README.md"], "error: "),
         (["run", "/"], "there is no recipe '/'"),
         (["run", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
-        (["run", "RECIPE", "--set", "x"], "is not of the form path=value"),
+        (["run", "RECIPE", "--set", "x"], "must be of the form PATH=VALUE"),
         (["why", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
         (["cat", "RECIPE", "brief", "--store", "/tmp/none-there"], "brief has not run yet"),
         (["stages", "score.los"], "did you mean 'score.loss'"),
@@ -211,7 +280,7 @@ def test_the_stages_document_themselves() -> None:
     for name in ("load.records", "score.loss", "dedup.minhash", "select.random"):
         assert name in told.stdout
     page = command("stages", "select.random").stdout
-    for part in ("budget: int  (required)", "seed: int  (default 0)", "rows: records", "version 2"):
+    for part in ("seed: integer", "(default 0)", "rows: records", "version 2"):
         assert part in page
     (entry,) = json.loads(command("stages", "load.records", "--json").stdout)
     assert entry["options"]["path"]["type"] == "path, list or glob"

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.cli import tables
+from pipeline.cli.stage_docs import stage_entry
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors
 from pipeline.recipe.discovery import find
@@ -96,4 +96,4 @@ def test_a_stage_tells_all_kinds_it_takes() -> None:
         (DataKind.RECORDS,),
         (DataKind.RECORDS, DataKind.FILES),
     ]
-    assert tables.stage_entry(described)["edges"]["other"] == "records or files (optional)"
+    assert stage_entry(described)["edges"]["other"]["kind"] == "records or files (optional)"
