@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from pipeline.models.base import Embedder, LanguageModel
+
 _TYPES: Final = {
     "int_type": "an integer", "int_from_float": "an integer", "int_parsing": "an integer",
     "float_type": "a number", "float_parsing": "a number", "bool_type": "true or false",
@@ -58,7 +60,15 @@ def suggest(name: str, valid: Iterable[Any]) -> str | None:
 
 
 def option_groups(annotation: Any) -> dict[str, type]:
-    """The option groups in an annotation, by the value of their `name` (or the class's name)."""
+    """The option groups in an annotation, by the value of their `name` (or the class's name).
+
+    Models are dataclasses too, but a recipe names them and does not write them there.
+    """
+    models = (LanguageModel, Embedder)
+    return {name: kind for name, kind in _dataclasses(annotation).items() if kind not in models}
+
+
+def _dataclasses(annotation: Any) -> dict[str, type]:
     return {
         _name_of(member): member
         for member in (annotation, *_members(annotation))
@@ -190,7 +200,7 @@ def _bounds(annotation: Any) -> dict[str, Any]:
 
 def _group_at(annotation: Any, raw: Any, keys: list[str]) -> type | None:
     """The option group that the keys lead to."""
-    members = option_groups(annotation)
+    members = _dataclasses(annotation)
     name = raw.get("name") if isinstance(raw, Mapping) else None
     group = members.get(str(name)) or (next(iter(members.values())) if len(members) == 1 else None)
     for key in keys:

@@ -280,7 +280,8 @@ class _Reader:
             # PyYAML checks only the form of dates, and nothing of what a tag says.
             self._loader.recursive_objects.pop(node, None)
             kind = node.tag.rpartition(":")[2]
-            what = f"the value must be {_SCALARS.get(kind, f'a valid {kind}')}, got {node.value!r}"
+            expected = _SCALARS.get(kind, f"a valid {kind}")
+            what = f"the value must be {expected}, got {node.value[:80]!r}"
             self._problem(what, node, "put it in quotes if it is a text")
             return str(node.value)
 
