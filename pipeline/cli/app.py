@@ -125,8 +125,8 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False))
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         import tomllib
 
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

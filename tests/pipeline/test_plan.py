@@ -36,8 +36,8 @@ def chain(folder: Path, **options: Any) -> Recipe:
 
 
 def why(wired: Recipe, store: Path, step: str) -> list[str]:
-    told = tables.reasons(wired, Store(store), step)["stages"]
-    return next(t["causes"] for t in told if t["name"] == step)
+    entries = tables.reasons(wired, Store(store), step)["stages"]
+    return next(e["causes"] for e in entries if e["name"] == step)
 
 
 def test_a_store_goes_from_missing_to_cached(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_another_threshold_recomputes_that_stage_and_its_dependents(tmp_path: Pa
     run(before, store)
     assert list(states(after, store).values()) == ["cached"] * 2 + ["stale"] + ["unknown"] * 2
     assert why(after, store, "brief") == ["option maximum: 20 -> 10"]
-    prints = {name: look.fingerprint for name, look in looks(before, store).items()}
+    prints = {name: p.fingerprint for name, p in looks(before, store).items()}
     run(after, store)
-    again = {name: look.fingerprint for name, look in looks(after, store).items()}
+    again = {name: p.fingerprint for name, p in looks(after, store).items()}
     assert [name for name in prints if prints[name] != again[name]] == ["brief", "unique", "out"]
     assert why(after, store, "brief") == [
         "changed since the artifact before: option maximum: 20 -> 10"
@@ -109,8 +109,8 @@ def test_a_column_that_is_not_read_changes_nothing(tmp_path: Path) -> None:
     before, after = chain(tmp_path, maximum=90), chain(tmp_path, sized={"plus": 1}, maximum=90)
     run(before, tmp_path / "store")
     run(after, tmp_path / "store", "sized")
-    told = states(after, tmp_path / "store")
-    assert told["brief"] == "stale", "it reads the length"
+    after_change = states(after, tmp_path / "store")
+    assert after_change["brief"] == "stale", "it reads the length"
     run(after, tmp_path / "store", "brief")
     assert states(after, tmp_path / "store")["unique"] == "cached", "it reads the messages only"
 
@@ -298,11 +298,11 @@ def test_status_tells_all_stages(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 30)
     wired, store = chain(tmp_path, maximum=10), Store(tmp_path / "store")
     run(wired, store.root)
-    told = json.loads(json.dumps(history.status(wired, store)))
-    assert told["recipe"] == "toys"
+    report = json.loads(json.dumps(history.status(wired, store)))
+    assert report["recipe"] == "toys"
     keys = "name uses state fingerprint rows_in created kept dropped failed seconds"
-    for stage in told["stages"]:
+    for stage in report["stages"]:
         assert set(keys.split()) | {"peak_memory_bytes"} <= set(stage)
         assert stage["peak_memory_bytes"] > 1_000_000
-    brief = told["stages"][2]
+    brief = report["stages"][2]
     assert brief["rows_in"] == 30 == brief["kept"] + brief["dropped"]["too_long"]

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a recipe is told together, before anything runs."""
+"""Everything that is wrong with a recipe is reported together, before anything runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:
     return Recipe.load(str(path), overrides)
 
 
-def told(tmp_path: Path, text: str, *overrides: str) -> str:
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load(tmp_path, text, *overrides)
     return str(caught.value).replace(f"{TOY}.", "toy.").replace(str(tmp_path), "")
@@ -69,7 +69,7 @@ extra: 1
 
 
 def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None:
-    text = told(tmp_path, MANY)
+    text = mistakes(tmp_path, MANY)
     expected = {
         3: ["unknown key 'dytpe'", "did you mean 'dtype'?"],
         5: ["unknown option 'pth'", "did you mean 'path'?"],
@@ -100,8 +100,10 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         assert len(of_line) == 2, f"nothing of line {line} in\n{text}"
         for part in parts:
             assert part in text, part
-            told_at = text[: text.index(part)].rpartition("r.yaml:")[2].split(":")[0]
-            assert told_at == str(line), f"{part}: told at line {told_at}, stands on {line}"
+            reported_at = text[: text.index(part)].rpartition("r.yaml:")[2].split(":")[0]
+            assert reported_at == str(line), (
+                f"{part}: reported at line {reported_at}, stands on {line}"
+            )
     number = len([line for line in text.splitlines() if "r.yaml:" in line])
     assert text.endswith(f"{number} mistakes in the recipe")
 
@@ -139,7 +141,7 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
     ],
 )
 def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str) -> None:
-    assert what in told(tmp_path, text)
+    assert what in mistakes(tmp_path, text)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_options_are_typed_strictly(tmp_path: Path, options: str, what: str | No
     if what is None:
         assert load(tmp_path, text).steps["t"].stage.name == f"{TOY}.typed"
     else:
-        problem = told(tmp_path, text)
+        problem = mistakes(tmp_path, text)
         assert what in problem
         assert "r.yaml:8: " in problem
 
@@ -178,20 +180,20 @@ def test_wrong_columns_and_models_of_a_graph(tmp_path: Path) -> None:
   base: {uses: toy.judge, needs: a, with: {model: m, criteria: [messages]}}
   back: {uses: toy.judge, needs: own, with: {model: m}}
 """
-    text = told(tmp_path, GOOD + steps)
+    text = mistakes(tmp_path, GOOD + steps)
     assert "two: 'as' gives two columns one name" in text
     assert "adds 'line', which is a name of the engine's own" in text
     assert "the new name of 'quality' must be a text, got 3" in text
     assert "adds 'messages', which is there already" in text
     assert "4 mistakes" in text
     models = GOOD.replace("model: nowhere, id: m1", "from: a")
-    text = told(tmp_path, models + "  j: {uses: toy.judge, needs: a, with: {model: m}}\n")
+    text = mistakes(tmp_path, models + "  j: {uses: toy.judge, needs: a, with: {model: m}}\n")
     assert "its model is from 'a', which makes no files" in text
 
 
 def test_what_a_stage_cannot_read_is_told_with_its_line(tmp_path: Path) -> None:
     steps = "  best: {uses: select.top, needs: brief, with: {by: length *, budget: 3}}\n"
-    text = told(tmp_path, GOOD + steps)
+    text = mistakes(tmp_path, GOOD + steps)
     assert "r.yaml:8: best (select.top): 'length *' is no expression over columns" in text
     assert "1 mistake" in text
 
@@ -206,7 +208,7 @@ def test_what_a_stage_says_of_its_options_is_told_beside_mistakes_of_the_graph(
           b: {uses: select.random, needs: a, with: {budget: -1}}
           c: {uses: toy.at_most, needs: a, with: {maximum: 1}}
         """
-    message = told(tmp_path, textwrap.dedent(text))
+    message = mistakes(tmp_path, textwrap.dedent(text))
     assert "/r.yaml:4: b (select.random): budget: -1 is negative" in message
     assert "/r.yaml:5: c (toy.at_most) reads the column 'length'" in message
 
@@ -247,7 +249,7 @@ def test_what_is_set_from_outside_replaces_what_is_written(tmp_path: Path) -> No
     ],
 )
 def test_what_is_set_wrongly_is_told(tmp_path: Path, override: str, what: str) -> None:
-    assert what in told(tmp_path, GOOD, override)
+    assert what in mistakes(tmp_path, GOOD, override)
 
 
 def test_paths_are_looked_up_beside_the_recipe(tmp_path: Path, monkeypatch: Any) -> None:
@@ -281,7 +283,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(tmp_path: Path) 
     (tmp_path / "broken_toy_module.py").write_text("import json\nraise ValueError('no luck')\n")
     (tmp_path / "unparsable_toy_module.py").write_text("def f(:\n")
     text = GOOD + "  x: {uses: broken_toy_module}\n  y: {uses: unparsable_toy_module.f}\n"
-    problem = told(tmp_path, text)
+    problem = mistakes(tmp_path, text)
     assert "broken_toy_module.py:2: ValueError: no luck" in problem
     assert "unparsable_toy_module.py:1: SyntaxError" in problem
 
@@ -294,14 +296,14 @@ def test_a_recipe_in_python_is_the_same_object(tmp_path: Path) -> None:
         "sized": {"uses": "toy.length", "needs": {"rows": ["a"]}, "with": {"plus": 1}},
         "brief": {"uses": "toy.at_most", "needs": "sized", "with": {"maximum": 5}},
     }
-    spoken = recipe(steps, "other")
+    in_python = recipe(steps, "other")
     store = Store(tmp_path / "store")
-    prints = {look.step.name: look.fingerprint for look in plan(written, store)}
+    prints = {p.step.name: p.fingerprint for p in plan(written, store)}
     assert None not in prints.values()
-    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+    assert prints == {p.step.name: p.fingerprint for p in plan(in_python, store)}
     shutil.rmtree(tmp_path / "store")
-    run(spoken, tmp_path / "store")
-    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+    run(in_python, tmp_path / "store")
+    assert prints == {p.step.name: p.fingerprint for p in plan(in_python, store)}
 
 
 def test_steps_come_in_an_order_in_which_each_follows_what_it_needs() -> None:
