@@ -24,7 +24,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-SECTIONS: Final = frozenset({"Args:", "Arguments:", "Attributes:"})
+HEADERS: Final = frozenset({"Args:", "Arguments:", "Attributes:"})
 """Headers of sections that document names; both may describe a dataclass's fields."""
 
 _ENTRY: Final = re.compile(r"\*{0,2}(\w+)(?:\s*\([^)]*\))?:(?:\s+(.*))?$")
@@ -67,7 +67,7 @@ def parse(docstring: str) -> Docstring:
     lines = inspect.cleandoc(docstring).splitlines()
     i = 0
     while i < len(lines):
-        if lines[i] in SECTIONS:
+        if lines[i] in HEADERS:
             end = _end(lines, i + 1)
             arguments |= _entries(lines[i + 1 : end])
             # The blank line before the section is enough.

@@ -27,7 +27,7 @@ MAX_VALUES: Final = 100_000
 """Values after aliases are expanded: a few lines of aliases of aliases make billions."""
 
 MERGE: Final = "tag:yaml.org,2002:merge"
-SECTIONS: Final = ("models", "stages", "prices", "budget")
+CHANGEABLE: Final = ("models", "stages", "prices", "budget")
 """What `--set` and a profile may change."""
 
 _SCALARS: Final = {
@@ -95,9 +95,9 @@ class RecipeDocument:
 
     def _mapping_at(self, keys: list[str], where: str) -> dict[str, Any]:
         """The mapping that the keys lead to; sections that the recipe leaves out are added."""
-        if keys[0] not in SECTIONS:
+        if keys[0] not in CHANGEABLE:
             what = f"{keys[0]!r} cannot be set"
-            raise UserError(what, where=where, hint=suggest(keys[0], SECTIONS))
+            raise UserError(what, where=where, hint=suggest(keys[0], CHANGEABLE))
         target: Any = self.content
         for i, key in enumerate(keys):
             raw = target.get(key)
