@@ -13,7 +13,10 @@ RUN    := $(PY) -m pipeline
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## Make .venv with everything that running and testing need
+setup: $(VENV)/bin/gristmill ## Make .venv with everything that running and testing need
+
+$(VENV)/bin/gristmill: $(VENV)/.ready pipeline/cli/launcher.py
+	$(PY) -m pipeline.cli.launcher $@
 
 # The stamp comes last: an interrupted set-up starts again, a finished one is never repeated.
 $(VENV)/.ready: pyproject.toml constraints.txt

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.errors import UserError
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
 from pipeline.recipe.graph import Step, kind_of
-from pipeline.recipe.recipe import Recipe, display
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
 from pipeline.store.parquet import write_frame
@@ -106,7 +106,7 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
     if name not in outputs.views:
         raise UserError(
             f"{name} was made from other rows than {step.first} has now",
-            hint=f"python -m pipeline run {_reference(recipe)} {name}",
+            hint=recipe.command("run", name, store=store.root),
         )
     if part == "kept":
         view = outputs.views[name]
@@ -122,19 +122,12 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
 
 def _outputs_with(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, StepOutputs]:
     """The newest artifact of one step, and those of all steps."""
-    if name not in recipe.steps:
-        known = ", ".join(recipe.steps)
-        raise UserError(f"the recipe has no stage {name!r}", hint=f"there are: {known}")
+    recipe.step(name)
     _, outputs = resolve(recipe, store)
     if name not in outputs.artifacts:
-        hint = f"python -m pipeline run {_reference(recipe)} {name}"
+        hint = recipe.command("run", name, store=store.root)
         raise UserError(f"{name} has not run yet", hint=hint)
     return outputs.artifacts[name], outputs
-
-
-def _reference(recipe: Recipe) -> str:
-    """The recipe as the command line takes it."""
-    return display(recipe.path) if recipe.path else recipe.name
 
 
 def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
@@ -162,7 +155,7 @@ def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
     if not ids:
         raise UserError(
             f"no row of {recipe.name} has an id that begins with {prefix!r}",
-            hint=f"python -m pipeline cat {_reference(recipe)} STAGE lists ids",
+            hint=f"{recipe.command('cat', 'STAGE', store=store.root)} lists ids",
         )
     if len(ids) > 1:
         first_ids = ", ".join(sorted(ids)[:5])

@@ -107,12 +107,7 @@ def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[Plan
 
 def select_steps(recipe: Recipe, targets: Sequence[str]) -> list[Step]:
     """The steps that lead to the targets, in the recipe's order; all of them without targets."""
-    for target in targets:
-        if target not in recipe.steps:
-            raise UserError(
-                f"the recipe has no stage {target!r}", hint="there are: " + ", ".join(recipe.steps)
-            )
-    needed = set(targets or recipe.steps)
+    needed = {recipe.step(target).name for target in targets} or set(recipe.steps)
     for step in reversed(list(recipe.steps.values())):
         if step.name in needed:
             needed.update(step.upstream)

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.commands import comparison
 from pipeline.cli.tables import estimates, plan_table
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.estimate import budget_warnings, estimate_steps
+from pipeline.execution.estimate import budget_warnings, comparison, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
@@ -153,8 +152,8 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "there is no model 'n'" in text
     assert "prices.m: " in text
-    assert "budget: requests is below 0" in text
-    assert "stages.new.budget: request:" in text
+    assert "budget: requests must be at least 0, got -1" in text
+    assert "stages.new.budget: unknown key 'request'" in text
     with pytest.raises(RecipeErrors, match="'m' has no price"):
         recipe(tmp_path, 9, budget={"money": 3})
 

@@ -76,8 +76,8 @@ def tree(tmp_path: Path) -> Tree:
 CHANGES = [
     ("a helper without underscore", "stages/tag/helper.py", "from stages.tag.helper import x"),
     ("a helper of another family", "stages/score/helper.py", "from stages.score import helper"),
-    ("a relative import", "stages/tag/near.py", "from .near import x"),
-    ("a relative import of a module", "stages/tag/near.py", "from . import near"),
+    ("a relative import", "stages/tag/near_by.py", "from .near_by import x"),
+    ("a relative import of a module", "stages/tag/near_by.py", "from . import near_by"),
     ("a module in a room", "stages/_room/kernel.py", "from stages._room.kernel import x"),
     ("a package's own file", "stages/_room/__init__.py", "from stages._room.kernel import y"),
     ("a schema", "schemas/extra.py", "from schemas.extra import x"),

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, program
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.journal.requests import Batch, Gate, PreparedRequest
@@ -73,7 +73,7 @@ class ReplayEngine(JournaledEngine):
         raise UserError(
             f"the journal has no answer to the request {first.key} ({len(missing):,} are missing)",
             why=f"its prompt begins: {' '.join(text.split())[:MAX_SHOWN]}",
-            hint="import the journal that has it (python -m pipeline journal import FILE), "
+            hint=f"import the journal that has it ({program()} journal import FILE), "
             "or name an engine that can answer",
         )
         yield []

@@ -142,9 +142,9 @@ def test_the_command_line(tmp_path: Path, generated: Path) -> None:
     store, file = str(tmp_path / "store"), str(tmp_path / "j.jsonl.gz")
     for call, expected in (
         (("stats", "--store", str(generated)), "prompt tokens"),
-        (("verify", "--store", str(generated)), "all of them whole"),
+        (("verify", "--store", str(generated)), "all of them complete"),
         (("export", file, "--store", str(generated)), "entries written"),
-        (("import", file, "--store", store), "0 were there before"),
+        (("import", file, "--store", store), "0 existed before"),
     ):
         done = command("journal", *call)
         assert done.returncode == Exit.DONE, done.stderr
