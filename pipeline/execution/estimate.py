@@ -109,7 +109,8 @@ def estimate_step(
     last = planned.artifact or store.latest(recipe.name, planned.step.name)
     seen = _lengths_in_journal(store, language_models(planned))
     counts = count_requests(planned, outputs, seen)
-    if counts is None:
+    if not counts or not any(c.requests for c in counts.values()):
+        # Nothing could be counted: its rows are not there, or it sends requests in other ways.
         requests = requests_without_rows(planned)
         if requests is None:
             requests = _as_before(planned, last, rows)
