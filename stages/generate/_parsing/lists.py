@@ -125,7 +125,7 @@ class Rules:
             return "too_long", {"words": words}
         for keyword in self.keywords:
             if re.search(rf"\b{re.escape(keyword)}\b", instruction, re.IGNORECASE):
-                return "keyword", {"keyword": keyword}
+                return "banned_keyword", {"keyword": keyword}
         if instruction.lower().startswith("write a program"):
             return "write_a_program", {}
         if instruction[0] in string.punctuation:
