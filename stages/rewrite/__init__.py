@@ -1,1 +1,1 @@
-"""Instructions and answers made better, harder or other than they were."""
+"""Instructions and answers changed: made better, harder or different."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.models.base import Decoding, Engine, Scored
 from pipeline.types import Count, option_group
-from stages._llm.drafts import Draft, Prompt, filter_drafts, generate_field, user
+from stages._llm.drafts import Draft, filter_drafts, generate_field, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate._parsing.lists import score
@@ -96,7 +96,7 @@ def curate_by_text(
         seed: Seed of the requests.
     """
     generate_field(
-        *(engine, drafts, "score", lambda draft: _prompt(draft, reasoning=True)),
+        *(engine, drafts, "score", lambda draft: user(_question(draft, reasoning=True))),
         Decoding(curation.max_tokens),
         seed=seed,
         read=lambda text: score(text, curation.strict),
@@ -121,7 +121,7 @@ def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft]) -> None:
 
 def ratings(engine: Engine, draft: Draft) -> list[Scored]:
     """The prompt with each of the five answers, to be scored from where they differ."""
-    messages = [{"role": role, "content": text} for role, text in _prompt(draft, reasoning=False)]
+    messages = [{"role": "user", "content": _question(draft, reasoning=False)}]
     before: str = engine.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
@@ -131,12 +131,10 @@ def ratings(engine: Engine, draft: Draft) -> list[Scored]:
     return [Scored(tuple(ids), start) for ids in tokens]
 
 
-def _prompt(draft: Draft, *, reasoning: bool) -> Prompt:
-    return user(
-        PROMPTS.render(
-            "rating",
-            instruction=draft["instruction"],
-            passage=draft["passage"],
-            reasoning=reasoning,
-        )
+def _question(draft: Draft, *, reasoning: bool) -> str:
+    return PROMPTS.render(
+        "rating",
+        instruction=draft["instruction"],
+        passage=draft["passage"],
+        reasoning=reasoning,
     )

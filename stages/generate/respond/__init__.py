@@ -128,12 +128,12 @@ def respond(
     decoding = Decoding(max_tokens, temperature, top_p)
     answers: list[Draft] = []
     for name, model in zip(model_names(models), models, strict=True):
-        drafts = [_copy(prompt, name, sample) for prompt in prompts for sample in range(num_answers)]
+        drafts = [
+            _copy(prompt, name, sample) for prompt in prompts for sample in range(num_answers)
+        ]
+        engine = ctx.open(model)
         write = partial(
-            *(generate_field, ctx.open(model)),
-            decoding=decoding,
-            seed=seed,
-            larger=retry_max_tokens,
+            generate_field, engine, decoding=decoding, seed=seed, larger=retry_max_tokens
         )
         if isinstance(method, Reason):
             write_reasoning(write, drafts, seed)
