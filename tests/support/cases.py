@@ -15,6 +15,17 @@ from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
+from stages.generate.from_documents import (
+    AgentInstruct,
+    Aitp,
+    Bonito,
+    Fanno,
+    InstructionPretraining,
+    Mammoth2,
+    OssInstruct,
+    SelfCodeAlign,
+    WaveCoder,
+)
 from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.rewrite import evolve
@@ -135,18 +146,28 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(case("score.judge", m, judged, **criteria) for m in fields),
         *(
-            case("generate.from_documents", m, prose, max_passages=9, per_passage=2)
-            for m in ("bonito", "agentinstruct", "aitp", "instruction-pretraining")
+            case("generate.from_documents", method.name, prose, max_passages=9, method=method)
+            for method in (
+                Bonito(per_passage=2),
+                AgentInstruct(per_passage=2),
+                Aitp(),
+                InstructionPretraining(per_passage=2),
+            )
         ),
-        case("generate.from_documents", "mammoth2", prose, refine=False),
-        case("generate.from_documents", "fanno", prose, seed_passages=1, per_passage=6),
+        case("generate.from_documents", "mammoth2", prose, method=Mammoth2(refine=False)),
+        case(
+            *("generate.from_documents", "fanno", prose),
+            method=Fanno(num_seed_passages=1, per_passage=6),
+        ),
         *(
-            case("generate.from_documents", m, {"documents": code}, samples=2)
-            for m in ("selfcodealign", "wavecoder", "oss-instruct")
+            case("generate.from_documents", method.name, {"documents": code}, method=method)
+            for method in (SelfCodeAlign(num_samples=2), WaveCoder(), OssInstruct())
         ),
         written(
             SelfInstruct(
-                **{"inputs": "without", "max_tokens": LIMIT, "max_rouge_l": 1.0},
+                inputs="without",
+                max_tokens=LIMIT,
+                max_rouge_l=1.0,
                 instances=Simple(
                     num_shots=(11, 16), temperature=0.0, presence_penalty=1.5, max_tokens=(24, 24)
                 ),

@@ -138,7 +138,7 @@ def _from_documents(
     write: GenerateField, documents: pl.DataFrame, method: Humback | LongForm, seed: int
 ) -> list[Draft]:
     """An instruction for each sampled passage of the documents."""
-    drafts = passages(documents, method.passage_characters, code=False, whole=False)
+    drafts = passages(documents, method.passage_characters, headings=True, split=True)
     sample(drafts, seed, method.max_passages, method.max_passages_per_document)
     if isinstance(method, Humback):
         prompt = partial(humback.prompt, method=method)

@@ -99,7 +99,7 @@ def curate_by_text(
         *(engine, drafts, "score", lambda draft: user(_question(draft, reasoning=True))),
         Decoding(curation.max_tokens),
         seed=seed,
-        read=lambda text: score(text, curation.strict),
+        parse=lambda text: score(text, curation.strict),
         keep_cut=True,
     )
     for draft in drafts:

@@ -133,7 +133,7 @@ def respond(
         ]
         engine = ctx.open(model)
         write = partial(
-            generate_field, engine, decoding=decoding, seed=seed, larger=retry_max_tokens
+            generate_field, engine, decoding=decoding, seed=seed, retry_max_tokens=retry_max_tokens
         )
         if isinstance(method, Reason):
             write_reasoning(write, drafts, seed)

@@ -45,7 +45,7 @@ def write_profiles(write: GenerateField, method: Profiles) -> list[Draft]:
     ]
     write(
         *(drafts, "profile", lambda d: user(PROMPTS.render("profile", **d.fields))),
-        read=parse_profile,
+        parse=parse_profile,
     )
     return drafts
 

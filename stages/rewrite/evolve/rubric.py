@@ -42,7 +42,7 @@ def write_actions(write: GenerateField, drafts: Sequence[Draft]) -> None:
         text = PROMPTS.render("actions", count=_NUM_ACTIONS, instruction=draft["instruction"])
         return user(text)
 
-    write(drafts, "actions", request, read=lambda text: _ACTION.findall(text) or None)
+    write(drafts, "actions", request, parse=lambda text: _ACTION.findall(text) or None)
     for draft in drafts:
         if draft.active:
             actions = draft["actions"]
