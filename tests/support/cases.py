@@ -13,6 +13,7 @@ from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -89,9 +90,9 @@ def _cases() -> list[Case]:
         one = case("generate.self_instruct", "", {"seeds": seeds}, **given, **options)
         return one._replace(method=name)
 
-    fields = ("rating", "rubric", "p_true", "pairwise", "gap")
-    judged = {"rows": _ANSWERS, "against": _OTHERS}
-    criteria = {"criteria": ("It is short.", "It is true.")}
+    judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
+    rubric = Rubric(criteria=("It is short.", "It is true."))
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
     return [
         *(case("rewrite.evolve", m, {"rows": _ROWS}, rounds=2) for m in ("wizardlm", "rubric")),
         *(case("rewrite.evolve", m, {"rows": _ROWS}, rounds=2) for m in ("wizardlm-code", "turns")),
@@ -112,7 +113,7 @@ def _cases() -> list[Case]:
             case("generate.backtranslate", m, {"rows": _CODE}, candidates=3)
             for m in ("inverse", "induction")
         ),
-        *(case("score.judge", m, judged, **criteria) for m in fields),
+        *(case("score.judge", m.name, judged, method=m) for m in judging),
         *(
             case("generate.from_documents", m, prose, max_passages=9, per_passage=2)
             for m in ("bonito", "agentinstruct", "aitp", "instruction-pretraining")
