@@ -80,9 +80,8 @@ def _cases() -> list[Case]:
         models = {"models": (MODEL,)} if stage == "generate.respond" else {"model": MODEL}
         if stage == "generate.arena":
             models = {"models": (MODEL,) * 3}
-        limit = {} if stage == "score.judge" else {"max_tokens": LIMIT}
         named = {} if method in ("", "tuned") else {"method": method}
-        return Case(stage, method, edges, {**models, **limit, **named, **options})
+        return Case(stage, method, edges, {**models, "max_tokens": LIMIT, **named, **options})
 
     def preset(name: str, **options: Any) -> Case:
         given = {"preset": name, "count": 14, "max_rouge_l": 1.0, "instance_max_tokens": (24, 24)}
@@ -113,7 +112,7 @@ def _cases() -> list[Case]:
             case("generate.backtranslate", m, {"rows": _CODE}, candidates=3)
             for m in ("inverse", "induction")
         ),
-        *(case("score.judge", m.name, judged, method=m) for m in judging),
+        *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
         *(
             case("generate.from_documents", m, prose, max_passages=9, per_passage=2)
             for m in ("bonito", "agentinstruct", "aitp", "instruction-pretraining")
