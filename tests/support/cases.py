@@ -29,6 +29,7 @@ from stages.generate.from_documents import (
 from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.rewrite import evolve
+from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -95,9 +96,8 @@ def _cases() -> list[Case]:
         models = {"models": (MODEL,)} if stage == "generate.respond" else {"model": MODEL}
         if stage == "generate.arena":
             models = {"models": (MODEL,) * 3}
-        limit = {} if stage == "score.judge" else {"max_tokens": LIMIT}
         named = {} if method in ("", "tuned") else {"method": method}
-        return Case(stage, method, edges, {**models, **limit, **named, **options})
+        return Case(stage, method, edges, {**models, "max_tokens": LIMIT, **named, **options})
 
     def written(method: Any) -> Case:
         options: dict[str, Any] = {"num_rows": 14, "requests_per_round": 1, "method": method}
@@ -117,9 +117,9 @@ def _cases() -> list[Case]:
         edges = {"rows": _ROWS}
         return case("generate.system_prompt", method.name, edges, method=method, **options)
 
-    fields = ("rating", "rubric", "p_true", "pairwise", "gap")
-    judged = {"rows": _ANSWERS, "against": _OTHERS}
-    criteria = {"criteria": ("It is short.", "It is true.")}
+    judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
+    rubric = Rubric(criteria=("It is short.", "It is true."))
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
         *(
@@ -144,7 +144,7 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.LongForm(max_passages=5), prose),
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
-        *(case("score.judge", m, judged, **criteria) for m in fields),
+        *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
         *(
             case("generate.from_documents", method.name, prose, max_passages=9, method=method)
             for method in (

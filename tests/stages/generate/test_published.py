@@ -11,7 +11,7 @@ from stages.generate.from_documents import WAYS, fanno, from_documents
 from stages.generate.self_instruct.presets import PRESETS, settings
 from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 from stages.rewrite.evolve import evolve
-from stages.score.judge import SCALES
+from stages.score.judge.rating import SCALES
 from stages.select.response import response
 from tests.support.options import options_of
 
