@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stages.generate.from_documents.self_tuning import EXERCISES, material
 
 from pipeline.context import Context
 from schemas.records import DOCUMENT_COLUMNS, digest
@@ -26,7 +27,6 @@ from stages.generate.from_documents.instruction_pretraining import synthesized
 from stages.generate.from_documents.oss_instruct import snippet
 from stages.generate.from_documents.passage_filters import communities
 from stages.generate.from_documents.passages import cut, title
-from stages.generate.from_documents.self_tuning import EXERCISES, material
 from stages.generate.from_documents.selfcodealign import concepts
 from stages.generate.from_documents.wavecoder import verdicts, written
 from tests.support.rows import DATA, json_lines

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from stages.generate.self_instruct.presets import PRESETS, settings
+from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 
 from pipeline.models import Decoding
 from stages.generate.from_documents import WAYS, fanno, from_documents
-from stages.generate.self_instruct.presets import PRESETS, settings
-from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 from stages.rewrite.evolve import evolve
 from stages.score.judge.rating import SCALES
 from stages.select.response import response
