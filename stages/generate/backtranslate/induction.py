@@ -45,7 +45,13 @@ class Induction:
 
 
 def tasks(rows: pl.DataFrame, method: Induction, seed: int) -> list[Draft]:
-    """A draft for each group of pairs, with the pairs that are shown."""
+    """A draft for each group of pairs, with the pairs that are shown.
+
+    Args:
+        rows: The pairs: the first user's turn is the input, the last answer the output.
+        method: How pairs are grouped and how many are shown.
+        seed: Seed of the choice of the pairs that are shown.
+    """
     groups = groups_of(rows, method.group)
     pairs = rows.select(
         "id", first_user_turn().alias("input"), response().alias("output"), "origins"

@@ -56,7 +56,7 @@ def is_idle(code: str) -> bool:
     >>> is_idle("# A greeting\nprint('Hi')")
     True
     """
-    return all(_IDLE.match(line) for line in code.splitlines())
+    return all(map(_IDLE.match, code.splitlines()))
 
 
 def codes(rows: pl.DataFrame) -> list[Draft]:

@@ -36,7 +36,13 @@ class LongForm(PassageOptions):
 
 
 def prompt(draft: Draft, method: LongForm, seed: int) -> Prompt:
-    """The request for an instruction of the passage's style, which is noted in the draft."""
+    """The request for an instruction of the passage's style, which is noted in the draft.
+
+    Args:
+        draft: The passage.
+        method: The styles.
+        seed: Seed of the choice of the style.
+    """
     rng = random.Random(f"{seed} style {draft.parents} {draft.notes['passage']}")
     draft.notes["style"] = style = rng.choice(method.styles)
     return user(PROMPTS.render(style, passage=draft["passage"]))

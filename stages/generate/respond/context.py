@@ -39,7 +39,13 @@ class InContext:
 
 
 def show_passages(prompts: Sequence[Draft], documents: pl.DataFrame, method: InContext) -> None:
-    """Set `shown`: the prompt with the nearest passages before what it requests."""
+    """Set `shown`: the prompt with the nearest passages before what it requests.
+
+    Args:
+        prompts: The prompts, with `before`; changed in place.
+        documents: The texts that are searched.
+        method: Number and size of the passages.
+    """
     active = [draft for draft in prompts if draft.active]
     texts = documents["text"].to_list()
     passages = nearest_passages(

@@ -38,7 +38,13 @@ class Continue:
 
 
 def beginnings(documents: pl.DataFrame, method: Continue, seed: int) -> list[Draft]:
-    """The first part of each document as a prompt; surplus ones are `not_sampled`."""
+    """The first part of each document as a prompt; surplus ones are `not_sampled`.
+
+    Args:
+        documents: Rows with id, text and origins.
+        method: How much of a document is shown, and how many are continued.
+        seed: Seed of the choice of documents.
+    """
     drafts = []
     for id_, text, origins in documents.select("id", "text", "origins").iter_rows():
         beginning = first_part(text or "", method.prefix_fraction)

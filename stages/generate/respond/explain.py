@@ -39,7 +39,13 @@ class Explain:
 
 
 def set_system_prompts(drafts: Sequence[Draft], method: Explain, seed: int) -> None:
-    """Put a system prompt before each draft's turns and its name into `manner`."""
+    """Put a system prompt before each draft's turns and its name into `manner`.
+
+    Args:
+        drafts: The prompts, with `before`; changed in place.
+        method: The system prompts.
+        seed: Seed of the choice.
+    """
     names = list(method.system_prompts)
     for draft in drafts:
         order = random.Random(f"{seed} explain {draft.parents}").sample(names, len(names))

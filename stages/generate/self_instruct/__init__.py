@@ -206,8 +206,8 @@ def _of_one_task(seeds: Sequence[Seed], task: str | None) -> list[Seed]:
 
 def _topics(topics: tuple[str, ...], files: Sequence[str], number: int) -> tuple[str, ...]:
     """The topics of the option and of each line of the files; the built-in ones without either."""
-    lines = [line for file in files for line in Path(file).read_text("utf-8").splitlines()]
-    pool = (*topics, *(line.strip() for line in lines if line.strip())) or TOPICS
+    texts = [text for file in files for text in Path(file).read_text("utf-8").splitlines()]
+    pool = (*topics, *(text.strip() for text in texts if text.strip())) or TOPICS
     if len(pool) < number:
         raise OptionError(
             "method.topics_per_request",

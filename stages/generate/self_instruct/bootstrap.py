@@ -38,7 +38,13 @@ _EVIDENCE_CHARACTERS: Final = 200
 
 
 class Shots(NamedTuple):
-    """What a prompt shows: tasks, the ids of the seeds among them, and topics."""
+    """What a prompt shows.
+
+    Attributes:
+        tasks: The tasks, in their order.
+        parents: Ids of the seeds among them.
+        topics: Topics that the prompt asks for.
+    """
 
     tasks: Sequence[Seed | Task]
     parents: tuple[str, ...]
@@ -83,7 +89,7 @@ class Bootstrap:
         while len(accepted) < self.num_rows and sent < self.max_requests:
             numbers = range(sent, min(sent + self.requests_per_round, self.max_requests))
             for task in self._round(engine, seeds, accepted, numbers):
-                self._reject_known(task, pool, keys)
+                self._reject_similar(task, pool, keys)
                 if task.active:
                     pool.add(task.key, task.instruction)
                     keys.add(task.key)
@@ -93,7 +99,7 @@ class Bootstrap:
             ctx.progress(len(accepted), self.num_rows)
         return proposed
 
-    def _reject_known(self, task: Task, pool: NoveltyPool, accepted: set[str]) -> None:
+    def _reject_similar(self, task: Task, pool: NoveltyPool, accepted: set[str]) -> None:
         """Reject a task that is too similar to another, or a complete one that equals another."""
         complete = bool(self.method.fields)
         if task.active and (self.method.max_rouge_l < 1 or not complete):
@@ -233,7 +239,7 @@ class Bootstrap:
     ) -> Rejection | None:
         if fields is None:
             return "fields_missing", {"response": text[:_EVIDENCE_CHARACTERS]}
-        if self.method.fields and (_one_line(text), fields.get("input", "")) in shown:
+        if self.method.fields and (_unwrapped(text), fields.get("input", "")) in shown:
             return "repeats_demonstration", {}
         rules = self.method.instruction_filter
         if rules is None:
@@ -262,10 +268,10 @@ class Bootstrap:
 
 def _listed(task: Seed | Task) -> str:
     """An instruction as it stands in the list: on one line, without a colon at its end."""
-    return _one_line(task.instruction)
+    return _unwrapped(task.instruction)
 
 
-def _one_line(text: str) -> str:
+def _unwrapped(text: str) -> str:
     return " ".join(text.split()).rstrip(":")
 
 

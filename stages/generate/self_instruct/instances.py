@@ -174,7 +174,13 @@ class InstanceWriter:
     seed: int
 
     def write(self, engine: Engine, tasks: Sequence[Task], seeds: Sequence[Seed]) -> None:
-        """Set `instances` of every task, or its `error` or `rejection`."""
+        """Set `instances` of every task, or its `error` or `rejection`.
+
+        Args:
+            engine: The model that writes.
+            tasks: Accepted tasks; changed in place.
+            seeds: Human tasks to show.
+        """
         match self.method:
             case Examples() as method:
                 self._by_examples(method, engine, tasks, seeds)
