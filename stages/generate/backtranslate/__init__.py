@@ -17,7 +17,6 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
@@ -32,6 +31,7 @@ from stages._llm.drafts import (
 )
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
+from stages.generate._edges import connected
 from stages.generate.backtranslate import humback, induction, inverse, longform
 from stages.generate.backtranslate.candidates import keep_most_certain, write_candidates
 from stages.generate.backtranslate.curation import curate
@@ -114,24 +114,17 @@ def backtranslate(
     decoding = Decoding(max_tokens, temperature, top_p)
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
     if isinstance(method, Humback | LongForm):
-        frame = _connected(documents, "documents", method)
+        frame = connected(documents, "documents", method.name)
         drafts = _from_documents(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
     else:
-        frame = _connected(rows, "rows", method)
+        frame = connected(rows, "rows", method.name)
         drafts = _from_rows(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
         drafts = _select(engine, drafts, method, seed)
     if method.curation is not None:
         curate(engine, drafts, method.curation, seed)
     return to_frame(drafts, partial(_messages, system=system), source, ADDS)
-
-
-def _connected(frame: pl.DataFrame | None, edge: str, method: Method) -> pl.DataFrame:
-    if frame is None:
-        what = f"the edge {edge!r} must be connected for method {method.name}"
-        raise UserError(what, hint=f"needs: {{{edge}: STAGE}}")
-    return frame
 
 
 def _from_documents(

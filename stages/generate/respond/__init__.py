@@ -20,13 +20,14 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import OptionError, UserError
+from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.records import Message
 from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
 from stages._llm.rows import license_of
+from stages.generate._edges import connected
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
 from stages.generate.respond.explain import Explain, set_system_prompts
@@ -150,19 +151,12 @@ def _prompts(
 ) -> list[Draft]:
     """A draft for each prompt: `before` is the row's turns, `shown` what the model sees instead."""
     if isinstance(method, Continue):
-        return beginnings(_connected(documents, "documents", method), method, seed)
+        return beginnings(connected(documents, "documents", method.name), method, seed)
     system = method.system if isinstance(method, Answer | InContext) else None
-    prompts = _last_requests(_connected(rows, "rows", method), system)
+    prompts = _last_requests(connected(rows, "rows", method.name), system)
     if isinstance(method, InContext):
-        show_passages(prompts, _connected(documents, "documents", method), method)
+        show_passages(prompts, connected(documents, "documents", method.name), method)
     return prompts
-
-
-def _connected(frame: pl.DataFrame | None, edge: str, method: Method) -> pl.DataFrame:
-    if frame is None:
-        what = f"the edge {edge!r} must be connected for method {method.name}"
-        raise UserError(what, hint=f"needs: {{{edge}: STAGE}}")
-    return frame
 
 
 def _last_requests(rows: pl.DataFrame, system: str | None) -> list[Draft]:

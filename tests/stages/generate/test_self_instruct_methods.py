@@ -214,8 +214,8 @@ def test_unnatural_filters_what_is_copied_or_lacks_a_field(ctx: Context) -> None
 
 def raw(name: str) -> dict[str, str]:
     """Raw completions of a real run, by instruction."""
-    found = json_lines(ROOT / f"tests/golden/ensemble_instruct_{name}_instances.jsonl.gz")
-    return {without_mark(row["instruction"]): row["raw_instances"] for row in found}
+    completions = json_lines(ROOT / f"tests/golden/ensemble_instruct_{name}_instances.jsonl.gz")
+    return {without_mark(row["instruction"]): row["raw_instances"] for row in completions}
 
 
 @pytest.mark.parametrize(("inputs", "name", "shown"), [("with", "io", 24), ("without", "o", 10)])
@@ -253,13 +253,13 @@ def test_ensemble_instruct_has_two_pipelines_of_simple_prompts(
         if row["instruction"] in completions and bool(row["input"]) == (inputs == "with")
     }
     assert len(published) > 60
-    found = {
+    instances_read = {
         (m[0]["content"][: start - 2], m[0]["content"][start:].partition("\n")[0].strip())
         if start is not None
         else (m[0]["content"], "")
         for m, start in rows[["messages", "input_start"]].iter_rows()
     }
-    assert published <= found
+    assert published <= instances_read
     assert set(rows["drop_reason"].drop_nulls()) <= {
         *("no_instances", "input_equals_output", "ends_with_colon", "empty_output"),
     }
