@@ -28,6 +28,7 @@ from stages.generate.from_documents import (
 )
 from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
+from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, json_lines, sample
@@ -131,9 +132,12 @@ def _cases() -> list[Case]:
         answered(respond.Continue(max_documents=4), prose),
         prompted(system_prompt.Rules(), verify=True),
         prompted(system_prompt.Profiles(num_profiles=4)),
-        case("generate.taxonomy", "curriculum", {}, subjects=("law", "art"), concepts=2),
-        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, per_seed=2),
-        case("generate.taxonomy", "skills", {}, count=6),
+        case(
+            *("generate.taxonomy", "curriculum", {}),
+            method=Curriculum(subjects=("law", "art"), num_concepts=2),
+        ),
+        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, method=Metadata(per_seed=2)),
+        case("generate.taxonomy", "skills", {}, method=Skills(num_rows=6)),
         case("generate.from_metadata", "", {}),
         case(
             *("generate.arena", "", {}),

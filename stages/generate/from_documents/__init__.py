@@ -37,7 +37,7 @@ from stages.generate.from_documents.passage_filters import (
     reject_duplicates,
     reject_unusable,
 )
-from stages.generate.from_documents.passages import passages, sample
+from stages.generate.from_documents.passages import sample, split_documents
 from stages.generate.from_documents.self_supervised import SelfSupervised
 from stages.generate.from_documents.selfcodealign import SelfCodeAlign
 from stages.generate.from_documents.wavecoder import WaveCoder
@@ -178,7 +178,7 @@ def from_documents(
         progress=ctx.progress,
         seed=seed,
     )
-    drafts = passages(
+    drafts = split_documents(
         *(documents, passage_characters),
         headings=not method.documents_are_code,
         split=method.splits_documents,

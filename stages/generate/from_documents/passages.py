@@ -23,7 +23,7 @@ _HEADING = re.compile(r"#{1,6} ")
 _FILE = re.compile(r"\S+\.\w{1,5}")
 
 
-def passages(
+def split_documents(
     documents: pl.DataFrame, characters: tuple[int, int], *, headings: bool, split: bool
 ) -> list[Draft]:
     """A draft for each passage of each document, in order.

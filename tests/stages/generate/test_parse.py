@@ -119,14 +119,14 @@ def test_instances_with_the_input_first() -> None:
 
 def test_instances_with_the_label_first() -> None:
     text = "Class label: spam\nBuy now!\nReally!\nClass label: ham\nSee you.\n\nClass label: none"
-    wanted = [Instance("Buy now!\nReally!", "spam"), Instance("See you.", "ham")]
-    assert output_first(text) == [*wanted, Instance("", "none")]
+    expected = [Instance("Buy now!\nReally!", "spam"), Instance("See you.", "ham")]
+    assert output_first(text) == [*expected, Instance("", "none")]
     assert output_first("spam") == []
 
 
 def test_what_is_wrong_with_instances() -> None:
-    given_ = [("a", ""), ("a", "a"), ("a", "b:"), ("c:", "d"), ("a", "b"), ("a", "b"), ("x", "y")]
-    judged = judge_instances([Instance(*pair) for pair in given_], cut=True)
+    pairs = [("a", ""), ("a", "a"), ("a", "b:"), ("c:", "d"), ("a", "b"), ("a", "b"), ("x", "y")]
+    judged = judge_instances([Instance(*pair) for pair in pairs], cut=True)
     assert [r and r[0] for _, r in judged] == [
         "empty_output",
         "input_equals_output",
@@ -180,12 +180,12 @@ RAW = {
 
 def test_labelled_instances_of_real_completions_that_run_on() -> None:
     read = {kind: [labelled_instance(text, kind) for text in texts] for kind, texts in RAW.items()}
-    assert [sum(i is None for i in found) for found in read.values()] == [12, 13]
-    for kind, found in read.items():
-        for text, instance in zip(RAW[kind], found, strict=True):
+    assert [sum(i is None for i in instances) for instances in read.values()] == [12, 13]
+    for kind, instances in read.items():
+        for text, instance in zip(RAW[kind], instances, strict=True):
             if instance is None:
-                own = text.lstrip().split("instruction:")[0]
-                assert not own.startswith("input:" if kind else "output:") or "output:" not in own
+                head = text.lstrip().split("instruction:")[0]
+                assert not head.startswith("input:" if kind else "output:") or "output:" not in head
                 continue
             assert "|EoS|" not in instance.input + instance.output
             assert "instruction:" not in instance.output.splitlines()

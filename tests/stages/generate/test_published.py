@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 
 from pipeline.models import Decoding
-from stages.generate.from_documents import WAYS, fanno, from_documents
+from pipeline.recipe.problems import option_groups
+from stages.generate.from_documents import Method, fanno
 from stages.generate.self_instruct.instances import Examples
 from stages.generate.self_instruct.methods import (
     Alpaca,
     EnsembleInstruct,
-    Method,
     SelfInstruct,
     Unnatural,
 )
+from stages.generate.self_instruct.task_options import TaskWriting
 from stages.rewrite.evolve import evolve
 from stages.rewrite.evolve.elimination import REFUSAL_WORDS
 from stages.rewrite.evolve.operators import WizardLM, WizardLMCode
@@ -36,7 +37,7 @@ from tests.support.options import options_of
         (EnsembleInstruct(inputs="without"), {"shots": 10}),
     ],
 )
-def test_self_instruct_and_its_successors(method: Method, stated: dict[str, Any]) -> None:
+def test_self_instruct_and_its_successors(method: TaskWriting, stated: dict[str, Any]) -> None:
     assert {name: getattr(method, name) for name in stated} == stated
 
 
@@ -58,13 +59,28 @@ def test_evol_instruct() -> None:
     assert [len(method.operators) for method in (WizardLM(), WizardLMCode())] == [6, 5]
 
 
-def test_fanno_bonito_and_oss_instruct() -> None:
+STATED: dict[str, dict[str, Any]] = {
+    "fanno": {"decoding": Decoding(2048, 0.0, 0.9), "num_shots": 3, "num_seed_passages": 10}
+    | {"passages_per_round": 200, "filters_passages": True},
+    "instruction-pretraining": {"decoding": Decoding(400, 0.0), "per_passage": 5},
+    "bonito": {"decoding": Decoding(256, 0.5, 0.95)},
+    "agentinstruct": {"decoding": Decoding(2048, 0.7)},
+    "mammoth2": {"decoding": Decoding(2048, 0.0)},
+    "aitp": {"decoding": Decoding(1024, 0.7), "per_passage": 2, "min_quality": 7},
+    "self-supervised": {"uses_model": False, "per_passage": None},
+    "selfcodealign": {"decoding": Decoding(1536, 0.7), "num_samples": 10},
+    "wavecoder": {"decoding": Decoding(800, 0.0), "num_shots": 1},
+    "oss-instruct": {"decoding": Decoding(2500, 0.0), "snippet_lines": (1, 15)},
+}
+
+
+def test_every_method_from_documents() -> None:
+    groups = option_groups(Method)
+    assert list(groups) == list(STATED)
+    for name, stated in STATED.items():
+        method = groups[name]()
+        assert {key: getattr(method, key) for key in stated} == stated, name
     assert (fanno._TOP, fanno._EXPLORATION) == (0.05, 3.0)
-    assert WAYS["bonito"].decoding == Decoding(256, 0.5, 0.95)
-    assert WAYS["oss-instruct"].decoding.temperature == 0.0
-    assert WAYS["selfcodealign"].decoding.temperature == 0.7
-    options = options_of(from_documents, method="oss-instruct", model=None)
-    assert options.snippet_lines == (1, 15)
 
 
 def test_judges_and_consensus() -> None:
