@@ -111,9 +111,7 @@ def estimate_step(
     counts = count_requests(planned, outputs, seen)
     if not counts or not any(c.requests for c in counts.values()):
         # Nothing could be counted: its rows are not there, or it sends requests in other ways.
-        requests = requests_without_rows(planned)
-        if requests is None:
-            requests = _as_before(planned, last, rows)
+        requests = requests_without_rows(planned) or _as_before(planned, last, rows)
         counts = None if requests is None else {language_models(planned)[0]: Counts(requests, 0, 0)}
         measured = False
     else:

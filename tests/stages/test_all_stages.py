@@ -12,12 +12,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from pipeline.recipe.docstrings import arguments_of
 from polars.testing import assert_frame_equal
 
 from pipeline.models import LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.recipe.discovery import available, find
+from pipeline.recipe.docstrings import arguments_of
 from pipeline.recipe.problems import option_groups
 from pipeline.stage import Stage
 from tests.support.examples import ExampleContext, example_of, run

@@ -111,7 +111,7 @@ def from_documents(
     ctx: Context,
     documents: Documents,
     *,
-    method: Method = Fanno(),  # noqa: B008 (frozen)
+    method: Method = Fanno(),
     model: LanguageModel | None = None,
     judge: LanguageModel | None = None,
     embedder: Embedder | None = None,

@@ -40,7 +40,7 @@ def taxonomy(
     ctx: Context,
     seeds: Records | None = None,
     *,
-    method: Method = Curriculum(),  # noqa: B008 (frozen)
+    method: Method = Curriculum(),
     model: LanguageModel,
     seed: int = 0,
     temperature: NonNegativeFloat = 0.7,

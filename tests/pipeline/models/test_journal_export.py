@@ -29,12 +29,20 @@ def recipe(model: dict[str, Any]) -> Recipe:
     """The quickstart's generating stages, on few rows."""
     common = {"model": "m", "source": "s"}
     invented = {
-        **{"count": 2, "max_requests": 4, "requests_per_round": 4, "max_tokens": 32},
-        **{"demonstrations": 3, "temperature": 1.0, "on_length": "keep_complete"},
-        **{"capitalize": "first", "instances": "turns", "instance_max_tokens": [12, 12]},
+        **{"num_rows": 2, "max_requests": 4, "requests_per_round": 4},
+        "method": {
+            **{"name": "self-instruct", "num_shots": 3, "max_tokens": 32, "temperature": 1.0},
+            **{"on_length": "keep_complete", "capitalize": "first"},
+            "instances": {"name": "turns", "max_tokens": 12},
+        },
     }
-    reversed_ = {"max_passages": 4, "passage_characters": [200, 300], "max_tokens": 12}
-    score = {"score_max_tokens": 12, "min_score": None}
+    reversed_ = {
+        "max_tokens": 12,
+        "method": {
+            **{"name": "humback", "max_passages": 4, "passage_characters": [200, 300]},
+            "curation": {"name": "text", "max_tokens": 12, "min_score": None},
+        },
+    }
     seeds = {"path": str(SEEDS), "source": "seeds", "license": "Apache-2.0"}
     book = {"path": str(BOOK), "source": "book", "license": "MIT OR Apache-2.0"}
     stages = {
@@ -48,7 +56,7 @@ def recipe(model: dict[str, Any]) -> Recipe:
         "reversed": {
             "uses": "generate.backtranslate",
             "needs": "documents",
-            "with": {**common, **reversed_, **score},
+            "with": {**common, **reversed_},
         },
     }
     return Recipe.of("handed", stages, {"m": model})

@@ -12,7 +12,7 @@ from pipeline.context import Context
 from pipeline.models import Decoding, LanguageModel
 from stages._llm.drafts import Draft, expand, filter_drafts, generate_field, to_frame, user
 from stages._llm.rows import task_messages
-from stages.generate.backtranslate import PROMPTS
+from stages.generate.backtranslate.humback import PROMPTS
 from tests.support.scripted import scripted
 
 ADDS = {"journal": pl.List(pl.String), "topic": pl.String}

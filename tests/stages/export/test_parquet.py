@@ -15,7 +15,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.export.parquet import parquet
-from tests.support.records import frame, record, self_instruct
+from tests.support.rows import frame, record, self_instruct
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from pipeline.models.engines.registry import close_engines
 from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.score.loss import FORMULAS, Formula, loss
+from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 HEADER = "<|im_start|>assistant\n"
@@ -161,7 +162,7 @@ def test_superfiltering_is_the_code_s(
         text = "\n".join(filter(None, (line["instruction"], line["input"]))) + "\n"
         want.append(superfilter(plain, text, line["output"], limit))
     frame = pl.DataFrame(rows, schema_overrides=RECORD_COLUMNS)
-    got = loss(ctx, frame, model=tinylm, formulas=("ifd_superfilter",), max_tokens=limit)
+    got = loss(ctx, frame, model=tinylm, formulas=("ifd_superfilter",), max_length=limit)
     assert got["ifd_superfilter"].is_null().to_list() == [w is None for w in want]
     assert np.allclose(
         got["ifd_superfilter"].drop_nulls(), [w for w in want if w is not None], rtol=1e-4
@@ -173,7 +174,7 @@ def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: Langua
     rows = conversations(
         [["A question?"], ["Q?", ""], ["Q?", " \n"], ["Q?", "word " * 300], ["Q?", "Yes"]]
     )
-    got = loss(ctx, rows, model=tinylm, formulas=ALL, max_tokens=100)
+    got = loss(ctx, rows, model=tinylm, formulas=ALL, max_length=100)
     by_turn = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
     for content in ("A question?", "", " \n"):
         assert all(by_turn[content][name] is None for name in (*ALL, "error"))
@@ -251,12 +252,12 @@ def test_a_template_that_rewrites_an_answer_or_refuses_a_row_fails_that_row(
     )
     rows = conversations([["Q?", "fine"], ["Q?", "bad idea"], ["Q?", "my secret"]])
     got = loss(ctx, rows, model=variant(template), formulas=("loss",))
-    told = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
-    assert told["fine"]["error"] is None
-    assert told["fine"]["loss"] > 0
-    assert "changes the text" in told["bad idea"]["error"]
-    assert "not that" in told["my secret"]["error"]
-    assert told["bad idea"]["loss"] is told["my secret"]["tokens"] is None
+    by_answer = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
+    assert by_answer["fine"]["error"] is None
+    assert by_answer["fine"]["loss"] > 0
+    assert "changes the text" in by_answer["bad idea"]["error"]
+    assert "not that" in by_answer["my secret"]["error"]
+    assert by_answer["bad idea"]["loss"] is by_answer["my secret"]["tokens"] is None
 
 
 def test_a_template_that_refuses_every_question_is_the_user_s_mistake(
@@ -267,13 +268,17 @@ def test_a_template_that_refuses_every_question_is_the_user_s_mistake(
 
 
 @pytest.mark.parametrize(
-    "options", [{"formulas": ()}, {"formulas": ("ifd", "ifd")}, {"max_tokens": 1}]
+    ("options", "problem"),
+    [
+        ({"formulas": []}, "formulas must be of at least 1 element, got []"),
+        ({"formulas": ["ifd", "ifd"]}, "formulas must name each once, got ['ifd', 'ifd']"),
+        ({"max_length": 1}, "max_length must be at least 2, got 1"),
+    ],
 )
-def test_senseless_options_are_refused_before_anything_runs(options: dict) -> None:
-    check = find("score.loss").check
-    assert check is not None
-    with pytest.raises(UserError):
-        check(SimpleNamespace(**{"formulas": ("ifd",), "max_tokens": 2048, **options}))
+def test_options_without_sense_are_refused_before_anything_runs(
+    options: dict, problem: str
+) -> None:
+    assert problems("score.loss", **options) == [problem]
 
 
 @pytest.mark.proof
