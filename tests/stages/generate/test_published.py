@@ -9,6 +9,7 @@ import pytest
 from pipeline.models import Decoding
 from pipeline.recipe.problems import option_groups
 from stages.generate.from_documents import Method, fanno
+from stages.generate.from_documents.context import DocumentMethod
 from stages.generate.self_instruct.presets import PRESETS, settings
 from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 from stages.rewrite.evolve import evolve
@@ -31,8 +32,8 @@ from tests.support.options import options_of
     ],
 )
 def test_self_instruct_and_its_kin(preset: str, stated: dict[str, Any]) -> None:
-    found = vars(PRESETS[preset])
-    assert {name: found[name] for name in stated} == stated
+    settings_of = vars(PRESETS[preset])
+    assert {name: settings_of[name] for name in stated} == stated
 
 
 def test_ensemble_instruct_without_inputs_shows_ten() -> None:
@@ -67,6 +68,8 @@ def test_every_method_from_documents() -> None:
     for name, stated in STATED.items():
         method = groups[name]()
         assert {key: getattr(method, key) for key in stated} == stated, name
+        assert groups[name].__module__.rsplit(".", 1)[1] == name.replace("-", "_")
+    assert set(DocumentMethod.__subclasses__()) == set(groups.values())
     assert (fanno._TOP, fanno._EXPLORATION) == (0.05, 3.0)
 
 
