@@ -32,8 +32,8 @@ from tests.support.options import options_of
     ],
 )
 def test_self_instruct_and_its_kin(preset: str, stated: dict[str, Any]) -> None:
-    settings_of = vars(PRESETS[preset])
-    assert {name: settings_of[name] for name in stated} == stated
+    found = vars(PRESETS[preset])
+    assert {name: found[name] for name in stated} == stated
 
 
 def test_ensemble_instruct_without_inputs_shows_ten() -> None:
