@@ -1,6 +1,6 @@
 """From the probabilities of a completion's first token to a number: ratings, yes or no.
 
-A model that is asked for a rating puts probability on several of them. The expected value
+A model that writes a rating gives some probability to several of them. The expected value
 separates rows that the most probable rating alone would tie (DEITA, Liu et al. 2023,
 arXiv:2312.15685, section 3).
 """

@@ -134,6 +134,11 @@ def from_documents(
     and WaveCoder); `tests`, the test code that the model wrote for its answer (SelfCodeAlign;
     it is not run).
 
+    Dropped rows, whatever the method: `passage_too_short`, `passage_too_long`,
+    `not_sampled`; `unclear_passage`, `advertisement`, `private_passage`; `same_community`;
+    and completions that were cut or unreadable, such as `response_cut` and
+    `pairs_unparsed`. The groups of options name those of the methods.
+
     Example:
         A recipe:
 

@@ -43,6 +43,8 @@ _SCORE_DECODING: Final = Decoding(max_tokens=64, json_schema=_SCORE)
 class Aitp(DocumentMethod):
     """AITP: scored questions (Liang et al. 2025).
 
+    Drops `needs_context` and `low_quality`. The column `level` is the difficulty, 1 to 10.
+
     Args:
         name: The method.
         per_passage: Questions of a passage.

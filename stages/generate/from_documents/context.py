@@ -20,6 +20,7 @@ name the class in the union `Method` of the package:
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -75,7 +76,7 @@ class GenerationContext:
         return self.rng(purpose, draft).sample(candidates, size)
 
 
-class DocumentMethod:
+class DocumentMethod(ABC):
     """Base of the groups of options: what the stage must know of a method.
 
     Attributes:
@@ -96,6 +97,7 @@ class DocumentMethod:
     uses_model: ClassVar[bool] = True
     uses_judge: ClassVar[bool] = False
 
+    @abstractmethod
     def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
         """Make drafts of rows from drafts of passages.
 
@@ -104,7 +106,6 @@ class DocumentMethod:
             passages: Drafts with the fields `document`, `passage_number`, `passage` and
                 `title`. Those that are not active were filtered out and stay in the result.
         """
-        raise NotImplementedError
 
 
 def check_names(option: str, names: Sequence[str], valid: Sequence[str]) -> None:

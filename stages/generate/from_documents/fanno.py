@@ -88,6 +88,9 @@ _EXPLORATION: Final = 3.0
 class Fanno(DocumentMethod):
     """FANNO: seeds by tags, then rounds of "think different" (Zhu et al. 2024).
 
+    Drops `outside_ascii`, `too_short`, `banned_keyword`, `few_letters`, `same_community`; and
+    passages as `no_seeds` or `target_count_reached`.
+
     Args:
         name: The method.
         task_types: Types of the seeds' tasks.

@@ -1,7 +1,7 @@
 """MAmmoTH2 (Yue et al. 2024, arXiv:2405.03548): the question-answer pairs of a page, completed.
 
-A model copies the pairs that stand in the text, and another request adds the reasoning that
-an answer lacks. That a pair really stands in the text is checked without a model; the paper
+A model copies the pairs in a text, and another request adds the reasoning that
+an answer lacks. That a pair really is in the text is checked without a model; the paper
 leaves it to the model.
 """
 
@@ -31,6 +31,8 @@ _REVISED: Final = ("Revised question", "Revised answer")
 @option_group
 class Mammoth2(DocumentMethod):
     """MAmmoTH2: pairs that a text holds (Yue et al. 2024).
+
+    Drops `no_pairs` and `not_in_document`.
 
     Args:
         name: The method.

@@ -26,6 +26,9 @@ PROMPTS: Final = Prompts(__file__)
 class OssInstruct(DocumentMethod):
     """OSS-Instruct: problems inspired by a few lines of code (Wei et al. 2023).
 
+    Drops `empty_snippet`, `repeated_snippet`, `repeated_instruction`, `repeated_response` and
+    `solution_copies_problem`.
+
     Args:
         name: The method.
         per_passage: Snippets of a document.
@@ -104,7 +107,7 @@ def reject_repeated(drafts: Sequence[Draft], *fields: str) -> None:
 
 
 def _copied(draft: Draft) -> Rejection | None:
-    """A block of code that stands in the problem and in the solution solves nothing."""
+    """Reject a solution that repeats a block of code of the problem."""
     in_problem, in_solution = (
         {"".join(block.split()) for block in code_blocks(draft[name])}
         for name in ("instruction", "response")

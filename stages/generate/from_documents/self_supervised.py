@@ -257,6 +257,8 @@ EXERCISES: Final[dict[str, ExerciseType]] = {
 class SelfSupervised(DocumentMethod):
     """Self-Tuning: exercises without a model (Zhang et al. 2024).
 
+    Drops `no_material`.
+
     Args:
         name: The method.
         task_types: Types of exercises.

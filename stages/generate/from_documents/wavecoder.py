@@ -44,12 +44,15 @@ _VERDICT: Final = re.compile(r"^[^\w\n]*(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECA
 _VERDICT_DECODING: Final = Decoding(max_tokens=500)
 
 Examples = dict[str, list[dict[str, Any]]]
-"""Judged rows with the code that they were made of, by their task type."""
+"""Judged rows with the code that they describe, by task type."""
 
 
 @option_group
 class WaveCoder(DocumentMethod):
     """WaveCoder: generator and discriminator (Yu et al. 2023).
+
+    Drops `empty_part`, `instruction_too_long`, `information_too_long`, `verdict_missing`,
+    `rule_broken` and `target_count_reached`.
 
     Args:
         name: The method.

@@ -1,8 +1,8 @@
 """Dynosaur (Yin et al. 2023, arXiv:2305.14327): labelled data sets become instructions.
 
 A model reads a data set's name, description and fields, and proposes tasks: an instruction,
-the input fields and the output field. It is asked once with the description and once
-without, for more different tasks. The rows of the data set then fill the tasks; no model
+the input fields and the output field. One prompt shows the description and one does not,
+for more different tasks. The rows of the data set then fill the tasks; no model
 writes an answer, so a row costs nothing. The filters are those of the paper and its code:
 unreadable proposals, no output field, fields that do not exist, an output field that is an
 input field too, and an instruction that the data set has already. The prompt is ours.
@@ -104,7 +104,7 @@ def from_metadata(
     Args:
         model: Proposes the tasks.
         cards: YAML or JSON files with name, description, license and rows (the table).
-        num_tasks: Tasks that a request asks for.
+        num_tasks: Largest number of tasks of a completion.
         descriptions: Whether the card's description is shown; one request for each value.
             Both are the paper's.
         max_instances: Size of the random sample of rows that fill a task.

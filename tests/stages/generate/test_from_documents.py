@@ -179,11 +179,11 @@ def test_the_bandit_is_the_formula() -> None:
 
     counts, total = [0] * 200, 200
     scaled = [(n - min(lengths)) / (max(lengths) - min(lengths)) for n in lengths.tolist()]
-    for taken in fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
+    for choice in fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
         both = zip(scaled, counts, strict=True)
         value = [s + 3 * np.sqrt(2 * np.log(total) / (c + 1)) for s, c in both]
-        assert taken == sorted(range(200), key=lambda i: (-value[i], i))[:3]
-        for i in taken:
+        assert choice == sorted(range(200), key=lambda i: (-value[i], i))[:3]
+        for i in choice:
             counts[i] += 1
         total += 3
     assert shown.tolist() == counts

@@ -221,7 +221,7 @@ def test_whole_tasks_come_back_field_by_field(
     assert [values for _, values in field_tasks(text, FIELDS)] == expected
 
 
-def test_tasks_with_other_fields_are_told_and_not_read() -> None:
+def test_tasks_with_other_fields_are_returned_unread() -> None:
     good = "4. Instruction: a\n4. Input:\n<noinput>\n4. Output: b\n\nOutput: c\n5. d"
     [(_, read)] = field_tasks(good, FIELDS)
     assert read == {"instruction": "a", "input": "", "output": "b\n\nOutput: c\n5. d"}

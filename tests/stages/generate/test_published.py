@@ -9,6 +9,7 @@ import pytest
 from pipeline.models import Decoding
 from pipeline.recipe.problems import option_groups
 from stages.generate.from_documents import Method, fanno
+from stages.generate.from_documents.context import DocumentMethod
 from stages.generate.self_instruct.instances import Examples
 from stages.generate.self_instruct.methods import (
     Alpaca,
@@ -80,6 +81,8 @@ def test_every_method_from_documents() -> None:
     for name, stated in STATED.items():
         method = groups[name]()
         assert {key: getattr(method, key) for key in stated} == stated, name
+        assert groups[name].__module__.rsplit(".", 1)[1] == name.replace("-", "_")
+    assert set(DocumentMethod.__subclasses__()) == set(groups.values())
     assert (fanno._TOP, fanno._EXPLORATION) == (0.05, 3.0)
 
 
