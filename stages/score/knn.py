@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._vectors.arrays import as_matrix, neighbours
+from stages._vectors.arrays import as_matrix, nearest_neighbors
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -43,5 +43,5 @@ def knn(ctx: Context, rows: Records, *, k: int = 6, vector: str = "vector") -> p
     """
     if len(rows) <= k:
         return pl.DataFrame({"knn_distance": [None] * len(rows)}, {"knn_distance": pl.Float32})
-    _, distances = neighbours(as_matrix(rows[vector]), k)
+    _, distances = nearest_neighbors(as_matrix(rows[vector]), k)
     return pl.DataFrame({"knn_distance": distances[:, -1].astype(np.float32)})

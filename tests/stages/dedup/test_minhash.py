@@ -17,7 +17,7 @@ from stages.dedup._jaccard.join import prefixes, similar
 from stages.dedup._jaccard.minhash import MISS, banded, bands, signatures
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
-from tests.stages.test_join import DENSE, PAIRED, ragged, roots
+from tests.stages.dedup.test_join import DENSE, PAIRED, ragged, roots
 from tests.support.rows import sample
 
 

@@ -21,7 +21,7 @@ from stages._text.tokens import (
     tokens,
     words,
 )
-from tests.stages.test_ragged import listed
+from tests.stages._text.test_ragged import listed
 
 few_words = st.lists(st.sampled_from(["a", "b", "c", "1", "2", "+", "你"]), max_size=9).map(
     " ".join

@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from stages._text.rouge import NoveltyPool, f1, rouge_l, tokenize
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REFERENCE = {stem: RougeScorer(["rougeL"], use_stemmer=stem) for stem in (False, True)}
 
 words = st.sampled_from(
