@@ -1,1 +1,1 @@
-"""Rows that hold what an evaluation asks."""
+"""Benchmark decontamination."""

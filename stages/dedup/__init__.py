@@ -1,1 +1,1 @@
-"""Rows that say what another row already says."""
+"""Duplicate removal."""
