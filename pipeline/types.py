@@ -51,6 +51,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, from 0 to 1."""
 
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+"""The threshold of a similarity, above 0 and at most 1."""
+
 NonEmpty = Field(min_length=1)
 """Marks a tuple or a text that must hold something: `Annotated[tuple[str, ...], NonEmpty]`."""
 

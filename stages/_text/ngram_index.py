@@ -1,36 +1,42 @@
-"""Which texts hold runs of words from evaluation items, exactly.
+"""Find the runs of words that texts share with evaluation items, exactly.
 
-The n-grams of the items, the small side, are hashed once; the rows stream past
-them through a rolling hash. A bitmap answers "no" for nearly every position, a
-sorted search for the few that remain, and the words themselves are compared at
-last (by their own 64-bit hashes), so that no collision of runs convicts a row.
+In: the texts of evaluation items, and the texts to search. Out: for each pair that shares
+an n-gram the overlap and the first shared n-gram. See `build_index` and `find_overlaps`.
 
-Matches are worked on in parts of bounded size: a template that thousands of items
-share, found in thousands of rows, takes time but no memory.
+The result is that of loops over word tuples (`overlap` in tests/support/ngram_oracle.py),
+faster because the n-grams of the items, the small side, are hashed once and the texts
+stream past them through a rolling hash. A bitmap answers "no" for nearly every position, a
+sorted search for the few that remain. Exact, because the words themselves are compared at
+last (by their own 64-bit hashes), so that a collision of n-gram hashes is no match.
+
+Matches are processed in parts of bounded size: a template that thousands of items share,
+found in thousands of rows, takes time but no memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages._text.ragged import Ragged, offsets_of
+from stages._text.ragged import Ragged, offsets_of, ranges
 from stages._text.tokens import hash_tokens, rolling_hashes, words
 
-DISTINCT: Final = 3
-"""An n-gram of fewer distinct words says nothing: a run of zeros is no leak. Nor does
-one of numbers and single letters alone: many texts count from 1 to 13."""
+Integers = NDArray[np.int64]
 
-TELLING: Final = 8
-"""A whole text of fewer words (an answer such as "the fall of the Berlin wall") occurs
+MIN_DISTINCT_WORDS: Final = 3
+"""An n-gram of fewer distinct words is ignored: a run of zeros is no leak. So is one of
+numbers and single letters alone: many texts count from 1 to 13."""
+
+MIN_WORDS_ANYWHERE: Final = 8
+"""A complete text of fewer words (an answer such as "the fall of the Berlin wall") occurs
 by chance inside longer ones, so it must be at least half of the turn that it is in."""
 
 Measure = Literal["words", "ngrams", "sequence"]
-"""What the overlap is a share of. words: the exam text's words, counted where a shared
+"""What the overlap is a fraction of. words: the item text's words, counted where a shared
 n-gram covers them. ngrams: its n-grams. sequence: the words of the shorter of both
 texts, counted where their longest common subsequence has them."""
 
@@ -39,151 +45,198 @@ _CHUNK = 16_384
 _MATCHES = 1 << 20
 """Matches that are compared at one time; more where a single text has more."""
 
+_Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
-class Table(NamedTuple):
-    """The exam n-grams of one length, one entry for each occurrence, ordered by hash.
 
-    keys: uint64 hashes; text, start: which text an n-gram is in, and at which word.
-    bitmap: true where the top bits of some key point.
+class NgramTable(NamedTuple):
+    """The n-grams of one length, one entry for each occurrence, ordered by hash.
+
+    Attributes:
+        length: Words per n-gram.
+        keys: Hashes, uint64, ascending.
+        text: The text that an n-gram is in.
+        start: Its first word, counted within the text.
+        bitmap: True at the top bits of every key.
     """
 
     length: int
     keys: NDArray[np.uint64]
-    text: NDArray[np.int64]
-    start: NDArray[np.int64]
+    text: Integers
+    start: Integers
     bitmap: NDArray[np.bool_]
 
-    def search(
-        self, hashes: NDArray[np.uint64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Which of the hashes are among the keys; the first entry of each, and how many."""
-        place = np.flatnonzero(self.bitmap[hashes >> _shift(self.bitmap)])
-        low = np.searchsorted(self.keys, hashes[place], side="left")
-        counts = np.searchsorted(self.keys, hashes[place], side="right") - low
-        held = counts > 0
-        return place[held], low[held], counts[held]
+    def search(self, hashes: NDArray[np.uint64]) -> tuple[Integers, Integers, Integers]:
+        """Positions of the hashes that are keys, the first entry of each, and how many."""
+        position = np.flatnonzero(self.bitmap[hashes >> _shift(self.bitmap)])
+        low = np.searchsorted(self.keys, hashes[position], side="left")
+        counts = np.searchsorted(self.keys, hashes[position], side="right") - low
+        present = counts > 0
+        return position[present], low[present], counts[present]
 
 
 class Index(NamedTuple):
-    """The n-grams of the exam texts.
+    """The n-grams of item texts.
 
-    n: words per n-gram. texts: frame with one line per text: what names it, its
-    `length` in words, and what of it can be found at all: so many `ngrams`, which
-    cover so many words (`findable`). values: hashes of the words of all texts, flat:
-    the words themselves. short_anywhere: see `build_index`.
+    Attributes:
+        ngram_size: Words per n-gram.
+        texts: One row per text: the columns that name it, its `length` in words, and what
+            of it is indexed: so many `ngrams`, which cover so many words (`findable`).
+        flat: The words of all texts.
+        values: Their hashes, by text.
+        tables: One for each length of n-gram.
+        short_anywhere: See `build_index`.
     """
 
-    n: int
+    ngram_size: int
     texts: pl.DataFrame
     flat: pl.Series
     values: Ragged
-    tables: list[Table]
+    tables: list[NgramTable]
     short_anywhere: bool
 
-    def usable(self) -> NDArray[np.int64]:
-        """The numbers of the texts of which anything can be found."""
+    def searchable(self) -> Integers:
+        """Positions of the texts of which anything is indexed."""
         return np.flatnonzero(self.texts["ngrams"].to_numpy())
 
-    def run(self, text: int, start: int, length: int) -> str:
+    def excerpt(self, text: int, start: int, length: int) -> str:
         """Some of a text's words, separated by spaces."""
         return " ".join(self.flat.slice(int(self.values.offsets[text]) + start, length))
 
 
 class Overlaps(NamedTuple):
-    """Pairs of a text and an exam text that share n-grams.
+    """Pairs of a searched text and an item text that share n-grams; arrays of one length.
 
-    row, text: their numbers; overlap: the share that is common, above 0 and at most 1;
-    start, length: the first shared n-gram, in words of the exam text.
+    Attributes:
+        row: Position of the searched text.
+        text: Position of the item text.
+        overlap: The fraction in common, above 0 and at most 1.
+        start: The first shared n-gram, in words of the item text.
+        length: Its number of words.
     """
 
-    row: NDArray[np.int64]
-    text: NDArray[np.int64]
+    row: Integers
+    text: Integers
     overlap: NDArray[np.float64]
-    start: NDArray[np.int64]
-    length: NDArray[np.int64]
+    start: Integers
+    length: Integers
 
 
 class _Hits(NamedTuple):
-    """Where a text may hold exam n-grams. place: word of the chunk.
+    """Where a searched text may hold an indexed n-gram.
 
-    first, entries: where the n-gram's entries in the table begin, and how many there are.
+    Attributes:
+        table: Position of the table.
+        row: Position of the text in its chunk.
+        word: First word, counted over the chunk.
+        first: The n-gram's first entry in the table.
+        entries: How many entries it has.
     """
 
-    table: NDArray[np.int64]
-    row: NDArray[np.int64]
-    place: NDArray[np.int64]
-    first: NDArray[np.int64]
-    entries: NDArray[np.int64]
+    table: Integers
+    row: Integers
+    word: Integers
+    first: Integers
+    entries: Integers
+
+
+class _Matches(NamedTuple):
+    """Runs of words that a searched text and an item text share."""
+
+    row: Integers
+    text: Integers
+    start: Integers
+    length: Integers
+
+
+_NONE: Final = np.zeros(0, dtype=np.int64)
 
 
 def build_index(
-    texts: pl.DataFrame, n: int, shortest: int, *, short_anywhere: bool = False
+    texts: pl.DataFrame, ngram_size: int, min_words: int, *, short_anywhere: bool = False
 ) -> Index:
-    """Index the n-grams of texts: a frame with `text` and what names it.
+    """Index the n-grams of texts.
 
-    A text of fewer than n words, but at least `shortest`, is one n-gram as a whole; of
-    fewer than `TELLING` it must also be half of a turn, unless `short_anywhere`.
+    Args:
+        texts: A frame with `text`, and columns that name it.
+        ngram_size: Words per n-gram.
+        min_words: A text of fewer than `ngram_size` words, but at least so many, is one
+            n-gram; shorter texts are left out.
+        short_anywhere: Find texts of fewer than `MIN_WORDS_ANYWHERE` words in a turn of any
+            length; otherwise they must be at least half of it.
+
+    Example:
+        >>> items = pl.DataFrame({"name": ["q"], "text": ["How many apples does Tom have left?"]})
+        >>> index = build_index(items, ngram_size=4, min_words=3)
+        >>> rows = pl.Series(["So how many apples does he have?", "Nothing alike"])
+        >>> pairs = find_overlaps(index, rows)
+        >>> pairs.row.tolist(), pairs.overlap.round(3).tolist()
+        ([0], [0.571])
+        >>> index.excerpt(0, pairs.start[0], pairs.length[0])
+        'how many apples does'
     """
-    tokenised = words(texts["text"])
-    hashed = hash_tokens(tokenised)
-    flat = tokenised.explode(empty_as_null=False, keep_nulls=False)
-    telling = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
+    tokenized = words(texts["text"])
+    hashed = hash_tokens(tokenized)
+    flat = tokenized.explode(empty_as_null=False, keep_nulls=False)
+    nontrivial = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
     tables = []
-    for length, rolled in rolling_hashes(hashed.values, n):
-        if length == n:
-            counts = np.maximum(hashed.lengths - (n - 1), 0)
-            inside = offsets_of(counts)
-            places = np.repeat(hashed.offsets[:-1] - inside[:-1], counts) + np.arange(inside[-1])
-            places = places[telling[places + n] > telling[places]]
-        elif length >= shortest:
-            places = hashed.offsets[:-1][hashed.lengths == length]
+    for length, rolled in rolling_hashes(hashed.values, ngram_size):
+        if length == ngram_size:
+            counts = np.maximum(hashed.lengths - (ngram_size - 1), 0)
+            starts = ranges(hashed.offsets[:-1], counts)
+            starts = starts[nontrivial[starts + ngram_size] > nontrivial[starts]]
+        elif length >= min_words:
+            starts = hashed.offsets[:-1][hashed.lengths == length]
         else:
             continue
-        places = places[_distinct(hashed.values, places, length)]
-        tables.append(make_table(length, rolled[places], places, hashed.offsets))
-    lines = texts.drop("text").with_columns(
-        pl.Series("length", hashed.lengths), *_findable(tables, hashed.offsets)
+        starts = starts[_has_distinct_words(hashed.values, starts, length)]
+        tables.append(make_table(length, rolled[starts], starts, hashed.offsets))
+    named = texts.drop("text").with_columns(
+        pl.Series("length", hashed.lengths), *_indexed(tables, hashed.offsets)
     )
-    return Index(n, lines, flat, hashed, tables, short_anywhere)
+    return Index(ngram_size, named, flat, hashed, tables, short_anywhere)
 
 
 def make_table(
-    length: int,
-    keys: NDArray[np.uint64],
-    places: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-) -> Table:
-    """The table of n-grams that begin at these places, which ascend, of the flat words."""
-    text = np.searchsorted(offsets, places, side="right") - 1
-    start = places - offsets[text]
+    length: int, keys: NDArray[np.uint64], starts: Integers, offsets: Integers
+) -> NgramTable:
+    """A table of n-grams.
+
+    Args:
+        length: Words per n-gram.
+        keys: The hash of each n-gram.
+        starts: Its first word, counted over all texts, ascending.
+        offsets: Where each text begins among all words, and the end of the last.
+    """
+    text = np.searchsorted(offsets, starts, side="right") - 1
+    start = starts - offsets[text]
     order = np.argsort(keys, kind="stable")
     keys, text, start = keys[order], text[order], start[order]
-    # 32 places per key: one hash in 32 of those that are not there goes on to the search.
+    # 32 bits per key: one absent hash in 32 goes on to the search.
     bitmap = np.zeros(1 << max(10, (32 * len(keys)).bit_length()), dtype=np.bool_)
     bitmap[keys >> _shift(bitmap)] = True
-    return Table(length, keys, text, start, bitmap)
+    return NgramTable(length, keys, text, start, bitmap)
 
 
 def _shift(bitmap: NDArray[np.bool_]) -> np.uint64:
     return np.uint64(64 - (len(bitmap).bit_length() - 1))
 
 
-def _distinct(
-    values: NDArray[np.uint64], places: NDArray[np.int64], length: int
+def _has_distinct_words(
+    values: NDArray[np.uint64], starts: Integers, length: int
 ) -> NDArray[np.bool_]:
-    """Whether each run of `length` words has `DISTINCT` different ones."""
-    first = values[places]
-    second, seen = first.copy(), np.zeros(len(places), dtype=np.bool_)
+    """Whether each run of `length` words has `MIN_DISTINCT_WORDS` different ones."""
+    first = values[starts]
+    second, seen = first.copy(), np.zeros(len(starts), dtype=np.bool_)
     third = seen.copy()
     for k in range(1, length):
-        value = values[places + k]
+        value = values[starts + k]
         third |= seen & (value != first) & (value != second)
         second = np.where(seen, second, value)
         seen |= value != first
     return third
 
 
-def _findable(tables: list[Table], offsets: NDArray[np.int64]) -> list[pl.Series]:
+def _indexed(tables: list[NgramTable], offsets: Integers) -> list[pl.Series]:
     """How many n-grams of each text are indexed, and how many words these cover."""
     size = len(offsets) - 1
     ngrams = np.zeros(size, dtype=np.int64)
@@ -197,42 +250,64 @@ def _findable(tables: list[Table], offsets: NDArray[np.int64]) -> list[pl.Series
     return [pl.Series("ngrams", ngrams), pl.Series("findable", np.diff(covered[offsets]))]
 
 
-def overlaps(index: Index, texts: pl.Series, measure: Measure = "words") -> Overlaps:
-    """All pairs of a text and an exam text that share an n-gram; rows ascending."""
-    parts = list(scan(index, texts, measure))
-    return Overlaps(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def find_overlaps(index: Index, texts: pl.Series, measure: Measure = "words") -> Overlaps:
+    """All pairs of a text and an item text that share an n-gram; rows ascending.
+
+    Args:
+        index: Of the items' texts.
+        texts: The texts to search.
+        measure: What the overlap is a fraction of.
+    """
+    return _concat(Overlaps, list(scan_overlaps(index, texts, measure)))
 
 
-def scan(index: Index, texts: pl.Series, measure: Measure = "words") -> Iterator[Overlaps]:
-    """The pairs of `overlaps` in parts, at least one; all pairs of a row are in one part."""
-    nothing = np.zeros(0, dtype=np.int64)
-    yield Overlaps(nothing, nothing, nothing.astype(np.float64), nothing, nothing)
+def scan_overlaps(index: Index, texts: pl.Series, measure: Measure = "words") -> Iterator[Overlaps]:
+    """`find_overlaps` in parts, at least one; all pairs of a row are in one part.
+
+    Args:
+        index: Of the items' texts.
+        texts: The texts to search.
+        measure: What the overlap is a fraction of.
+    """
+    yield Overlaps(_NONE, _NONE, _NONE.astype(np.float64), _NONE, _NONE)
     for chunk in range(0, len(texts), _CHUNK):
         hashed = hash_tokens(words(texts.slice(chunk, _CHUNK)))
         for hits in _bounded(_hits(index, hashed)):
-            pairs = _measure(index, hashed, measure, *_matches(index, hits, hashed))
+            pairs = _overlaps(index, hashed, measure, _matches(index, hits, hashed))
             yield pairs._replace(row=pairs.row + chunk)
 
 
+def _concat(kind: type[_Columns], parts: list[_Columns]) -> _Columns:
+    """Parts of columns as one."""
+    return kind(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _select(columns: _Columns, rows: Any) -> _Columns:
+    """Some rows of columns, by their positions, a mask or a slice."""
+    return type(columns)(*(column[rows] for column in columns))
+
+
 def _hits(index: Index, hashed: Ragged) -> _Hits:
-    """Where the texts of a chunk may hold an exam n-gram, each n-gram once per text, by text."""
-    parts = [np.zeros((5, 0), dtype=np.int64)]
+    """Where the texts of a chunk may hold an n-gram, each n-gram once per text, by text."""
+    parts = [_Hits(_NONE, _NONE, _NONE, _NONE, _NONE)]
     tables = {t.length: (number, t) for number, t in enumerate(index.tables) if len(t.keys)}
     for length, rolled in rolling_hashes(hashed.values, max(tables, default=0)):
         if length not in tables:
             continue
         number, table = tables[length]
-        place, first, count = table.search(rolled)
-        row = np.searchsorted(hashed.offsets, place, side="right") - 1
-        good = place + length <= hashed.offsets[row + 1]
-        if length < min(index.n, TELLING) and not index.short_anywhere:
-            good &= 2 * length >= hashed.lengths[row]
-        parts.append(np.stack([np.full_like(row, number), row, place, first, count])[:, good])
-    found = np.concatenate(parts, axis=1)
-    order = np.lexsort((found[2], found[3], found[0], found[1]))
-    found = found[:, order]
-    again = (found[:2, 1:] == found[:2, :-1]).all(axis=0) & (found[3, 1:] == found[3, :-1])
-    return _Hits(*found[:, np.concatenate([[True], ~again])[: found.shape[1]]])
+        word, first, entries = table.search(rolled)
+        row = np.searchsorted(hashed.offsets, word, side="right") - 1
+        inside = word + length <= hashed.offsets[row + 1]
+        if length < min(index.ngram_size, MIN_WORDS_ANYWHERE) and not index.short_anywhere:
+            inside &= 2 * length >= hashed.lengths[row]
+        hits = _Hits(np.full_like(row, number), row, word, first, entries)
+        parts.append(_select(hits, inside))
+    hits = _concat(_Hits, parts)
+    hits = _select(hits, np.lexsort((hits.word, hits.first, hits.table, hits.row)))
+    same_ngram = np.ones(max(len(hits.row) - 1, 0), dtype=np.bool_)
+    for column in (hits.table, hits.row, hits.first):
+        same_ngram &= column[1:] == column[:-1]
+    return _select(hits, np.append(True, ~same_ngram)[: len(hits.row)])
 
 
 def _bounded(hits: _Hits) -> Iterator[_Hits]:
@@ -243,73 +318,61 @@ def _bounded(hits: _Hits) -> Iterator[_Hits]:
     while begin < len(hits.row):
         end = max(int(np.searchsorted(through, done + _MATCHES, side="right")) - 1, 0)
         end = max(end, int(np.searchsorted(last, begin)))
-        yield _Hits(*(column[begin : last[end] + 1] for column in hits))
+        yield _select(hits, slice(begin, last[end] + 1))
         begin, done = int(last[end]) + 1, int(through[end])
 
 
-def _matches(
-    index: Index, hits: _Hits, hashed: Ragged
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Row, exam text, first word in it and length of every run of words that both hold."""
-    parts = [np.zeros((4, 0), dtype=np.int64)]
+def _matches(index: Index, hits: _Hits, hashed: Ragged) -> _Matches:
+    """Every run of words that a text of the chunk and an item text share, by pair."""
+    parts = [_Matches(_NONE, _NONE, _NONE, _NONE)]
     for number, table in enumerate(index.tables):
-        chosen = np.flatnonzero(hits.table == number)
-        counts = hits.entries[chosen]
-        inside = offsets_of(counts)
-        entry = np.repeat(hits.first[chosen] - inside[:-1], counts) + np.arange(inside[-1])
-        row, place = np.repeat(hits.row[chosen], counts), np.repeat(hits.place[chosen], counts)
+        here = _select(hits, np.flatnonzero(hits.table == number))
+        entry = ranges(here.first, here.entries)
+        row, word = np.repeat(here.row, here.entries), np.repeat(here.word, here.entries)
         text, start = table.text[entry], table.start[entry]
-        theirs = index.values.offsets[text] + start
+        item_word = index.values.offsets[text] + start
         equal = np.ones(len(row), dtype=np.bool_)
         for k in range(table.length):
-            equal &= hashed.values[place + k] == index.values.values[theirs + k]
-        parts.append(np.stack([row, text, start, np.full_like(row, table.length)])[:, equal])
-    found = np.concatenate(parts, axis=1)
-    order = np.lexsort((found[2], found[1], found[0]))
-    row, text, start, length = found[:, order]
-    return row, text, start, length
+            equal &= hashed.values[word + k] == index.values.values[item_word + k]
+        matches = _Matches(row, text, start, np.full_like(row, table.length))
+        parts.append(_select(matches, equal))
+    matches = _concat(_Matches, parts)
+    return _select(matches, np.lexsort((matches.start, matches.text, matches.row)))
 
 
-def _measure(
-    index: Index,
-    hashed: Ragged,
-    measure: Measure,
-    row: NDArray[np.int64],
-    text: NDArray[np.int64],
-    start: NDArray[np.int64],
-    length: NDArray[np.int64],
-) -> Overlaps:
+def _overlaps(index: Index, hashed: Ragged, measure: Measure, matches: _Matches) -> Overlaps:
     """The overlap of each pair, from its matches in the order of their starts."""
-    again = (row[1:] == row[:-1]) & (text[1:] == text[:-1])
-    first = np.flatnonzero(np.concatenate([[True], ~again])[: len(row)])
+    row, text, start, length = matches
+    same_pair = (row[1:] == row[:-1]) & (text[1:] == text[:-1])
+    first = np.flatnonzero(np.append(True, ~same_pair)[: len(row)])
     texts = text[first]
     if measure == "sequence":
-        share = _common(index, hashed, row[first], texts)
+        overlap = _common_subsequence(index, hashed, row[first], texts)
     elif measure == "ngrams":
         counts = np.diff(np.append(first, len(row)))
-        share = counts / index.texts["ngrams"].to_numpy()[texts]
+        overlap = counts / index.texts["ngrams"].to_numpy()[texts]
     else:
         # All matches of a pair have one length, so a word is new if no match before reached it.
-        fresh = length.copy()
-        fresh[1:][again] = np.minimum(length[1:], np.diff(start))[again]
-        covered = np.add.reduceat(fresh, first) if len(first) else np.zeros(0, dtype=np.int64)
-        share = covered / index.texts["findable"].to_numpy()[texts]
-    return Overlaps(row[first], texts, share, start[first], length[first])
+        new = length.copy()
+        new[1:][same_pair] = np.minimum(length[1:], np.diff(start))[same_pair]
+        covered = np.add.reduceat(new, first) if len(first) else _NONE
+        overlap = covered / index.texts["findable"].to_numpy()[texts]
+    return Overlaps(row[first], texts, overlap, start[first], length[first])
 
 
-def _common(
-    index: Index, hashed: Ragged, row: NDArray[np.int64], text: NDArray[np.int64]
+def _common_subsequence(
+    index: Index, hashed: Ragged, row: Integers, text: Integers
 ) -> NDArray[np.float64]:
-    """The longest common subsequence of words, as a share of the shorter text."""
+    """The longest common subsequence of words, as a fraction of the shorter text."""
     from rapidfuzz.distance import LCSseq
 
     length: Callable[..., int] = LCSseq.similarity
-    shares = np.zeros(len(row))
+    fractions = np.zeros(len(row))
     # A loop over pairs that share an n-gram only.
-    for i, (mine, other) in enumerate(zip(row.tolist(), text.tolist(), strict=True)):
-        ours, theirs = _words_of(hashed, mine), _words_of(index.values, other)
-        shares[i] = length(ours, theirs) / min(len(ours), len(theirs))
-    return shares
+    for i, (searched, item) in enumerate(zip(row.tolist(), text.tolist(), strict=True)):
+        a, b = _words_of(hashed, searched), _words_of(index.values, item)
+        fractions[i] = length(a, b) / min(len(a), len(b))
+    return fractions
 
 
 def _words_of(ragged: Ragged, number: int) -> list[int]:

@@ -1,6 +1,6 @@
-"""Lists of arrays as one: ragged arrays, for kernels over sets and sequences of unequal length.
+"""Ragged arrays: lists of arrays as one, for kernels over sets and sequences of unequal length.
 
-What numpy does to a whole array at once it then does to all lists together.
+What numpy does to one array at once it then does to all lists together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _BLOCK = 1 << 20
 class Ragged(NamedTuple):
     """A list of arrays as one: the values of list i are values[offsets[i]:offsets[i + 1]].
 
-    offsets: int64 of length lists + 1; values: uint64.
+    Attributes:
+        offsets: int64 of length lists + 1.
+        values: uint64.
     """
 
     offsets: NDArray[np.int64]
@@ -26,15 +28,16 @@ class Ragged(NamedTuple):
 
     @property
     def lengths(self) -> NDArray[np.int64]:
+        """The length of each list."""
         return np.diff(self.offsets)
 
     def owners(self) -> NDArray[np.int64]:
-        """For each value the number of its list."""
+        """For each value the position of its list."""
         return np.repeat(np.arange(len(self.offsets) - 1), self.lengths)
 
 
 def take(ragged: Ragged, rows: NDArray[np.int64]) -> Ragged:
-    """A copy of some of the lists' values, in the order of `rows`."""
+    """A copy of some of the lists, in the order of `rows`."""
     counts = ragged.lengths[rows]
     return Ragged(offsets_of(counts), ragged.values[ranges(ragged.offsets[rows], counts)])
 
@@ -51,57 +54,86 @@ def sort_each(ragged: Ragged) -> None:
     for rows in np.split(order, borders) if len(order) else ():
         length = int(ragged.lengths[rows[0]])
         for part in blocks(np.full(len(rows), length), _BLOCK):
-            places = ragged.offsets[rows[part], None] + np.arange(length)
-            ragged.values[places] = np.sort(ragged.values[places], axis=1)
+            index = ragged.offsets[rows[part], None] + np.arange(length)
+            ragged.values[index] = np.sort(ragged.values[index], axis=1)
 
 
 def _repeats(ragged: Ragged) -> NDArray[np.bool_]:
     """Where a value equals the one before it in the same list."""
-    again = np.zeros(len(ragged.values), dtype=np.bool_)
-    np.equal(ragged.values[1:], ragged.values[:-1], out=again[1:])
+    repeats = np.zeros(len(ragged.values), dtype=np.bool_)
+    np.equal(ragged.values[1:], ragged.values[:-1], out=repeats[1:])
     starts = ragged.offsets[:-1]
-    again[starts[starts < len(again)]] = False
-    return again
+    repeats[starts[starts < len(repeats)]] = False
+    return repeats
 
 
 def distinct(ragged: Ragged) -> Ragged:
-    """Each list's values sorted and without repeats; the given ones are sorted in place."""
+    """Each list's values sorted and without repeats; the argument is sorted in place.
+
+    Example:
+        >>> sets = distinct(Ragged(np.array([0, 3, 4]), np.array([7, 5, 7, 9], np.uint64)))
+        >>> sets.offsets.tolist(), sets.values.tolist()
+        ([0, 2, 3], [5, 7, 9])
+    """
     sort_each(ragged)
     once = ~_repeats(ragged)
-    return Ragged(offsets_of(sums(once, ragged.offsets)), ragged.values[once])
+    return Ragged(offsets_of(count_set(once, ragged.offsets)), ragged.values[once])
 
 
-def overlaps(sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """|A and B| of pairs of sets, exactly: what occurs twice when both are put together."""
+def intersection_sizes(
+    sets: Ragged, left: NDArray[np.int64], right: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """|A and B| of pairs of sets, exactly: what occurs twice when both are put together.
+
+    Args:
+        sets: Without repeats (`distinct`).
+        left: Position of the first set of each pair.
+        right: Position of the second.
+
+    Example:
+        >>> sets = Ragged(np.array([0, 2, 5]), np.array([5, 7, 5, 7, 9], np.uint64))
+        >>> intersection_sizes(sets, np.array([0]), np.array([1])).tolist()
+        [2]
+    """
     shared = np.zeros(len(left), dtype=np.int64)
     both = np.stack([left, right], axis=1)
     for part in blocks(sets.lengths[left] + sets.lengths[right], _BLOCK):
-        each = take(sets, both[part].ravel())
-        pairs = Ragged(each.offsets[::2], each.values)
+        members = take(sets, both[part].ravel())
+        pairs = Ragged(members.offsets[::2], members.values)
         sort_each(pairs)
-        shared[part] = sums(_repeats(pairs), pairs.offsets)
+        shared[part] = count_set(_repeats(pairs), pairs.offsets)
     return shared
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.integer]) -> NDArray[np.int64]:
-    """The numbers from each start on, as many as its count, one range behind the other."""
+    """The numbers from each start on, as many as its count, one range behind the other.
+
+    Example:
+        >>> ranges(np.array([10, 3]), np.array([2, 3])).tolist()
+        [10, 11, 3, 4, 5]
+    """
     inside = offsets_of(counts)
-    found = np.repeat(starts - inside[:-1], counts)
-    found += np.arange(inside[-1])
-    return found
+    result = np.repeat(starts - inside[:-1], counts)
+    result += np.arange(inside[-1])
+    return result
 
 
-def sums(flags: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def count_set(flags: NDArray[np.bool_], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many flags are set in each of the slices between the offsets."""
     counts = np.zeros(len(offsets) - 1, dtype=np.int64)
-    some = np.flatnonzero(np.diff(offsets))
-    if len(some):
-        counts[some] = np.add.reduceat(flags, offsets[some], dtype=np.int64)
+    filled = np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        counts[filled] = np.add.reduceat(flags, offsets[filled], dtype=np.int64)
     return counts
 
 
 def blocks(costs: NDArray[np.integer], limit: int) -> Iterator[slice]:
-    """Slices that follow each other, each of at most `limit` in costs or of one element."""
+    """Consecutive slices, each of at most `limit` in costs or of one element.
+
+    Example:
+        >>> [(part.start, part.stop) for part in blocks(np.array([3, 3, 9, 1]), 6)]
+        [(0, 2), (2, 3), (3, 4)]
+    """
     ends, start = np.cumsum(costs, dtype=np.int64), 0
     while start < len(ends):
         before = int(ends[start - 1]) if start else 0

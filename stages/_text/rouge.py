@@ -1,12 +1,14 @@
 """ROUGE-L between short texts, at the speed of bit-parallel longest common subsequences.
 
+In: two token lists. Out: the F1 of their longest common subsequence. See `rouge_l`.
+
 Self-Instruct (Wang et al. 2022, arXiv:2212.10560) drops a new instruction that is
 too similar to any earlier one, by the F1 of ROUGE-L (Lin 2004). The scores here
-equal those of the `rouge_score` package bit for bit: the longest common
-subsequence is an integer, found exactly by rapidfuzz, and the F1 is taken from it
+are the same as those of the `rouge_score` package, bit for bit: the longest common
+subsequence is an integer, computed exactly by rapidfuzz, and the F1 follows from it
 by the same float64 operations, 2pr / (p + r) with p = lcs/m and r = lcs/n. The
 shorter 2 lcs / (m + n) differs from it in the last bit for many lengths, and a
-threshold of exactly 0.7 feels that.
+threshold of exactly 0.7 depends on it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ def tokenize(text: str, stem: bool = False) -> list[str]:
     """Runs of a-z and 0-9 in the lower-cased text; with `stem`, Porter-stemmed.
 
     A text in another script has no token at all, so its score is 0 with any other.
+
+    Example:
+        >>> tokenize("Write 3 haikus, please!")
+        ['write', '3', 'haikus', 'please']
     """
     tokens = _NOT_ALPHANUMERIC.sub(" ", text.lower()).split()
     if not stem:
@@ -47,9 +53,15 @@ def _porter() -> Callable[[str], str]:
 
 
 def f1(lcs: Any, m: Any, n: Any) -> NDArray[np.float64]:
-    """F1 of a common subsequence of length `lcs` between texts of m and n tokens.
+    """F1 of a common subsequence between two texts.
 
-    Arrays of any shapes that broadcast; 0 where nothing is shared.
+    Args:
+        lcs: Its length in tokens. All three are arrays of any shapes that broadcast.
+        m: Tokens of the one text.
+        n: Tokens of the other text.
+
+    Returns:
+        The F1, 0 where nothing is shared.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = np.divide(lcs, m), np.divide(lcs, n)
@@ -58,7 +70,12 @@ def f1(lcs: Any, m: Any, n: Any) -> NDArray[np.float64]:
 
 
 def rouge_l(a: Sequence[str], b: Sequence[str]) -> float:
-    """ROUGE-L F1 of two token lists; symmetric, and 0 where either is empty."""
+    """ROUGE-L F1 of two token lists; symmetric, and 0 where either is empty.
+
+    Example:
+        >>> round(rouge_l(["name", "a", "river"], ["name", "one", "long", "river"]), 4)
+        0.5714
+    """
     return float(f1(LCSseq.similarity(a, b), len(a), len(b)))
 
 
@@ -68,20 +85,30 @@ def num_threads() -> int:
 
 
 class Vocabulary(dict[str, int]):
-    """Numbers for tokens, given out as they come: comparing ints is faster than strings."""
+    """Assigns numbers to tokens as they come: comparing integers is faster than strings."""
 
     def __missing__(self, token: str) -> int:
         self[token] = len(self)
         return self[token]
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
+        """The numbers of tokens; new ones are added."""
         return [self[token] for token in tokens]
 
 
 class NoveltyPool:
     """Texts to which new ones are compared one at a time, as a generator accepts them.
 
-    For many texts at once, `stages.dedup._novelty.greedy_filter.greedy_novelty` is faster.
+    For many texts at once, `stages.dedup.novelty.greedy_filter.greedy_novelty` is faster.
+
+    Args:
+        stem: Porter-stem the tokens.
+
+    Example:
+        >>> pool = NoveltyPool()
+        >>> pool.add("first", "Name a river.")
+        >>> pool.scores("Name a long river").round(4).tolist()
+        [0.8571]
     """
 
     def __init__(self, stem: bool = False) -> None:
@@ -95,7 +122,7 @@ class NoveltyPool:
         return len(self.keys)
 
     def add(self, key: str, text: str) -> None:
-        """Put a text into the pool under a key of the caller's (its id)."""
+        """Add a text under a key of the caller's (its id)."""
         sequence = self._vocabulary.encode(tokenize(text, self.stem))
         self.keys.append(key)
         self._sequences.append(sequence)
@@ -112,9 +139,3 @@ class NoveltyPool:
             return np.zeros(0)
         lcs = cdist([sequence], self._sequences, scorer=LCSseq.similarity, dtype=np.uint32)[0]
         return f1(lcs, len(sequence), np.array(self._lengths))
-
-    def most_similar(self, text: str, top: int = 10) -> list[tuple[str, float]]:
-        """The keys and scores of the nearest texts, best first; of equals, the older first."""
-        scores = self.scores(text)
-        order = np.argsort(-scores, kind="stable")[:top]
-        return [(self.keys[i], float(scores[i])) for i in order]

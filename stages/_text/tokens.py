@@ -1,12 +1,15 @@
-"""Texts as numbers: normalise -> tokens -> n-gram hashes -> sets, over whole columns.
+"""Texts as numbers: normalize -> tokens -> n-gram hashes -> sets, over columns of texts.
 
-Near-duplicates and contamination ask the same of a text: which runs of n tokens
-does it hold? Here a column of texts becomes flat arrays of 64-bit hashes with
-offsets, one slice per text, so that all that follows is numpy over millions of
-n-grams. Hashes are xxh3, the same on every machine. Two different n-grams share
-one with a probability near 2^-64.
+In: a column of texts. Out: flat arrays of 64-bit hashes with offsets, one slice per text
+(`shingle_sets`), so that all that follows is numpy over millions of n-grams.
 
-Nothing here normalises a number away: digits, operators and signs stay, because
+Near-duplicates and contamination need the same of a text: the runs of n tokens that it
+holds. The sets are those of tuples of tokens (`grams` in tests/support/near_duplicates.py),
+faster because each distinct token is hashed once and n-grams by a rolling hash. Hashes
+are xxh3, the same on every machine. Two different n-grams share one with a probability
+near 2^-64.
+
+Nothing here normalizes a number away: digits, operators and signs stay, because
 "3 apples" and "4 apples" are different problems.
 """
 
@@ -26,7 +29,7 @@ from stages._text.ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors.arrays import parallel_map
 
 Field = Literal["conversation", "prompt", "instruction", "response", "both"]
-Step = Literal["case", "space", "punctuation", "unicode", "nfkc"]
+Normalization = Literal["case", "space", "punctuation", "unicode", "nfkc"]
 
 MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
 """Sentence marks and quotes. Brackets and operators are not among them: they carry
@@ -42,9 +45,9 @@ _WORD = rf"[{_UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}_--[{_UNSPACED}]]+"
 _SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
 
 _CHUNK = 4_096
-"""Texts tokenised at a time, which bounds the memory for token strings.
+"""Texts tokenized at a time, which bounds the memory for token strings.
 
-There are enough such parts, of 50,000 texts as well, for all threads to end at about the
+Of 50,000 texts, too, there are enough such parts for all threads to end at about the
 same time."""
 
 _BASE = np.uint64(0x9E3779B97F4A7C15)
@@ -73,13 +76,21 @@ def field_text(field: Field) -> pl.Expr:
     return expression.fill_null("").alias("text")
 
 
-def normalise(text: pl.Expr, steps: tuple[Step, ...]) -> pl.Expr:
-    """The text with differences of the named kinds taken out.
+def normalize(text: pl.Expr, steps: tuple[Normalization, ...]) -> pl.Expr:
+    """Remove differences of the named kinds from a text.
 
-    case: lower-cased. space: runs of white space are one space, none at the ends.
-    punctuation: sentence marks and quotes go, save those of a number ("3.5", "5!").
-    unicode: NFC, one encoding per character. nfkc: compatibility forms too ("ﬁ" is
-    "fi", "２" is "2"); it also makes "2³" a "23", so it has to be asked for.
+    Args:
+        text: The text.
+        steps: case: lower-cased. space: runs of white space are one space, none at the ends.
+            punctuation: sentence marks and quotes are removed, save those of a number
+            ("3.5", "5!"). unicode: NFC, one encoding per character. nfkc: compatibility
+            forms too ("ﬁ" is "fi", "２" is "2"); it also makes "2³" a "23", so it is
+            never a default.
+
+    Example:
+        >>> frame = pl.DataFrame({"text": ["  Hello,   World! 3.5"]})
+        >>> frame.select(normalize(pl.col("text"), ("case", "space", "punctuation"))).item()
+        'hello world 3.5'
     """
     if "nfkc" in steps:
         text = text.str.normalize("NFKC")
@@ -100,60 +111,90 @@ def tokens(texts: pl.Series) -> pl.Series:
     without sentence marks.
 
     Returns list[str] per text. For comparing texts with each other.
+
+    Example:
+        >>> tokens(pl.Series(["C++ is 3.5 times faster!"])).to_list()
+        [['c', '++', 'is', '3.5', 'times', 'faster']]
     """
     return _nfc(texts).str.to_lowercase().str.extract_all(f"{_NUMBER}|{_WORD}|{_SIGNS}")
 
 
 def _nfc(texts: pl.Series) -> pl.Series:
     """NFC, computed where it can make a difference: plain ASCII is in that form."""
-    places = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
-    return texts.scatter(places, texts.gather(places).str.normalize("NFC"))
+    positions = (texts.str.len_bytes() != texts.str.len_chars()).arg_true()
+    return texts.scatter(positions, texts.gather(positions).str.normalize("NFC"))
 
 
-def same_numbers(texts: pl.Series) -> list[NDArray[np.int64]]:
-    """The positions of texts that hold the same numbers, each as often, for each such group.
+def group_by_numbers(texts: pl.Series) -> list[NDArray[np.int64]]:
+    """Group texts that hold the same numbers, each as often.
 
-    Numbers are written in digits, with what stands inside them ("3.5", "1,000"). Each text
-    is in one group; positions ascend.
+    Numbers are written in digits, with the marks inside them ("3.5", "1,000").
+
+    Returns:
+        Positions of each group's texts, ascending; each text is in one group.
+
+    Example:
+        >>> groups = group_by_numbers(pl.Series(["3 of 5", "7", "5 and 3"]))
+        >>> [group.tolist() for group in groups]
+        [[0, 2], [1]]
     """
-    found = texts.str.extract_all(r"\p{N}+(?:[.,:/]\p{N}+)*").list.sort().list.join(" ")
-    groups = pl.DataFrame({"numbers": found.fill_null("")}).with_row_index("place")
-    members = groups.group_by("numbers", maintain_order=True).agg("place")["place"]
-    return [np.array(places, dtype=np.int64) for places in members.to_list()]
+    numbers = texts.str.extract_all(r"\p{N}+(?:[.,:/]\p{N}+)*").list.sort().list.join(" ")
+    frame = pl.DataFrame({"numbers": numbers.fill_null("")}).with_row_index("position")
+    groups = frame.group_by("numbers", maintain_order=True).agg("position")["position"]
+    return [np.array(positions, dtype=np.int64) for positions in groups.to_list()]
 
 
 def words(texts: pl.Series) -> pl.Series:
     """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes dropped.
 
     Returns list[str] per text. For finding a text inside another whatever its layout.
+
+    Example:
+        >>> words(pl.Series(["It isn't C++, is it?"])).to_list()
+        [['it', 'isnt', 'c', 'is', 'it']]
     """
     plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
     return plain.str.extract_all(_WORD)
 
 
-def numbered(words: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:
-    """The distinct words by their first occurrence, and for each word its place among them."""
+def factorize(words: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:
+    """The distinct words by their first occurrence, and for each word its index among them.
+
+    Example:
+        >>> distinct_words, codes = factorize(pl.Series(["b", "a", "b"]))
+        >>> distinct_words.to_list(), codes.tolist()
+        (['b', 'a'], [0, 1, 0])
+    """
     encoded = words.to_arrow().dictionary_encode()
-    # By way of polars: numpy's own conversion has pyarrow import pandas, for a quarter second.
+    # Through polars: numpy's own conversion has pyarrow import pandas, for a quarter second.
     indices = pl.Series(pl.from_arrow(encoded.indices))
     return pl.Series(pl.from_arrow(encoded.dictionary)), indices.to_numpy().astype(np.int64)
 
 
-def hash_tokens(tokenised: pl.Series) -> Ragged:
+def hash_tokens(tokenized: pl.Series) -> Ragged:
     """The 64-bit hash of each token; each distinct token is hashed once."""
-    flat = tokenised.explode(empty_as_null=False, keep_nulls=False)
-    distinct, places = numbered(flat)
-    hashes = np.fromiter((xxh3_64_intdigest(token.encode()) for token in distinct), np.uint64)
-    return Ragged(offsets_of(tokenised.list.len().to_numpy()), hashes[places])
+    flat = tokenized.explode(empty_as_null=False, keep_nulls=False)
+    distinct_tokens, codes = factorize(flat)
+    hashes = np.fromiter(
+        (xxh3_64_intdigest(token.encode()) for token in distinct_tokens), np.uint64
+    )
+    return Ragged(offsets_of(tokenized.list.len().to_numpy()), hashes[codes])
 
 
 def rolling_hashes(
     values: NDArray[np.uint64], longest: int
 ) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """For n = 1 ... longest the hashes of all runs of n values, over text borders too.
+    """For n = 1 ... longest the hashes of all runs of n values, across text borders too.
 
-    Element i belongs to values[i:i + n]. A run of n differs from a run of another
-    length, because the hashes of tokens are as good as random.
+    A run of n differs from a run of another length, because the hashes of tokens are as
+    good as random.
+
+    Args:
+        values: Hashes of tokens.
+        longest: The longest run.
+
+    Yields:
+        n, and the hashes: element i belongs to values[i:i + n].
     """
     rolled = np.zeros(len(values) + 1, dtype=np.uint64)
     for k in range(longest):
@@ -175,8 +216,8 @@ def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
 def shingles(texts: pl.Series, n: int) -> Ragged:
     """The hashes of each text's n-grams of `tokens`, repeats included.
 
-    A text of fewer than n tokens has one: the hash of the whole text. A text
-    without any token has none, and so resembles nothing.
+    A text of fewer than n tokens has one: the hash of all its tokens. A text
+    without any token has none, and so is similar to nothing.
     """
     parts = []
     for start in range(0, len(texts), _CHUNK):
@@ -190,31 +231,38 @@ def shingles(texts: pl.Series, n: int) -> Ragged:
 def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
     counts = grams.lengths.copy()
     values = [grams.values]
-    places = [grams.owners()]
+    owners = [grams.owners()]
     for length in range(1, n):
         short = np.flatnonzero(hashed.lengths == length)
         first = hashed.offsets[short]
         # The length goes in first, so that no short text equals an n-gram of a longer one.
-        whole = np.full(len(short), (_SHORT * length) & (2**64 - 1), dtype=np.uint64)
+        rolled = np.full(len(short), (_SHORT * length) & (2**64 - 1), dtype=np.uint64)
         for k in range(length):
-            whole = whole * _BASE + hashed.values[first + k]
+            rolled = rolled * _BASE + hashed.values[first + k]
         counts[short] = 1
-        values.append(_mix(whole))
-        places.append(short)
-    order = np.argsort(np.concatenate(places), kind="stable")
+        values.append(_mix(rolled))
+        owners.append(short)
+    order = np.argsort(np.concatenate(owners), kind="stable")
     return Ragged(offsets_of(counts), np.concatenate(values)[order])
 
 
 def shingle_sets(texts: pl.Series, n: int) -> Ragged:
-    """The `shingles` of each text, each once and in order of their hashes."""
-    with parallel_map() as each:
-        parts = each(lambda rows: distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK)
+    """The `shingles` of each text, each once and in order of their hashes.
+
+    Example:
+        >>> shingle_sets(pl.Series(["a b a b", "a", ""]), 2).lengths.tolist()
+        [2, 1, 0]
+    """
+    with parallel_map() as map_blocks:
+        parts = map_blocks(
+            lambda rows: distinct(shingles(texts[rows], n)), max(len(texts), 1), _CHUNK
+        )
     counts = np.concatenate([part.lengths for part in parts])
     return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread every input bit over the whole word (the finaliser of splitmix64)."""
+    """Spread every input bit over all 64 bits (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -1,13 +1,13 @@
-"""Projections of unit vectors whose products are no less than the cosines, in fewer dimensions.
+"""Projections of unit vectors whose products are upper bounds of the cosines.
 
 A unit vector u is split into its part in the span of the first principal axes, p(u), and
 the rest. Of the rest only the length r(u) is kept, as one more dimension. By Cauchy and
-Schwarz <u, v> <= <p(u), p(v)> + r(u) r(v), which is the product of what was kept. Where
-only cosines above some floor matter, most pairs end here at a part of the cost, and the
-others are taken from the vectors themselves.
+Schwarz <u, v> <= <p(u), p(v)> + r(u) r(v), which is the product of the two projections.
+Where only cosines above some floor matter, most pairs are excluded by the bound at a part
+of the cost, and the others are computed from the vectors themselves.
 
-How many axes pay is tried on a sample. It changes the time alone, never what is found:
-a bound rules out nothing that is not ruled out.
+How many axes pay off is measured on a sample. It changes the time alone, never the result:
+a bound excludes nothing that the cosine would not.
 """
 
 from __future__ import annotations
@@ -18,80 +18,98 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from stages._vectors.arrays import to_host
+from stages._vectors.arrays import product_tolerance, to_host
 
-_WORTH: Final = 8
-"""So many rows for each dimension, or finding the axes costs more than they save."""
+_MIN_ROWS: Final = 8
+"""Rows for each dimension below which finding the axes costs more than they save."""
 
 _SAMPLE: Final = 2048
-_ASKED: Final = 64
+_QUERIES: Final = 64
 """Rows of the sample for which it is counted how many others a bound leaves."""
 
-_SHARES: Final = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8)
+_WIDTHS: Final = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8)
+"""Numbers of axes that are tried, as fractions of the dimensions."""
 
-_EXACT: Final = 200.0
-"""A cosine taken from the vectors themselves costs as much as so many products of their
+_EXACT_COST: Final = 200.0
+"""A cosine computed from the vectors themselves costs as much as so many products of their
 dimensions in one large matrix product, where memory is read in order."""
 
 
 class Projection(NamedTuple):
-    """basis: the axes, float32 of shape (dimensions, axes) on the vectors' device; None to
-    keep the vectors as they are. slack: more than the product of two projections can lie
-    below the cosine."""
+    """A projection of unit vectors, or the identity.
+
+    Attributes:
+        basis: The axes, float32 of shape (dimensions, axes) on the vectors' device; None to
+            keep the vectors as they are.
+        tolerance: More than the product of two projections can lie below the cosine.
+    """
 
     basis: Any | None
-    slack: float
+    tolerance: float
 
-    def of(self, units: Any) -> Any:
-        """Projections of unit vectors in float32: shape (rows, axes + 1); NaN stays NaN."""
+    def transform(self, units: Any) -> Any:
+        """Project float32 unit vectors: shape (rows, axes + 1); NaN stays NaN."""
         if self.basis is None:
             return units
         xp = array_namespace(units)
         inside = units @ self.basis
         rest = 1 - xp.sum(inside * inside, axis=1)
-        rest = xp.sqrt(xp.maximum(rest, xp.zeros_like(rest)) + self.slack)
+        rest = xp.sqrt(xp.maximum(rest, xp.zeros_like(rest)) + self.tolerance)
         return xp.concat([inside, rest[:, None]], axis=1)
 
 
-def projection(units: Any, count: int, reach: float) -> Projection:
-    """The projection that finds the nearest of rows fastest.
+def fit_projection(sample: Any, n_rows: int, min_similarity: float) -> Projection:
+    """Choose the projection with which the nearest rows are found fastest.
 
-    units: a sample of the rows, unit vectors in float32, evenly drawn (see `sampled`).
-    count: how many rows there are. reach: only cosines that reach it are looked for.
+    Args:
+        sample: Some of the rows, unit vectors in float32, evenly drawn (`sample_positions`).
+        n_rows: How many rows there are.
+        min_similarity: Only cosines of at least this are searched for.
+
+    Example:
+        >>> units = np.eye(3, dtype=np.float32)
+        >>> fit_projection(units, 3, 0.5).basis is None  # too few rows
+        True
     """
-    dimensions = units.shape[1]
-    slack = (dimensions + 8) * 2.0**-23
-    if count < _WORTH * dimensions or not len(units):
-        return Projection(None, slack)
-    sample = to_host(units)
-    axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))[1][:, ::-1].astype(np.float32)
-    width = _width(sample, axes, reach)
+    dimensions = sample.shape[1]
+    tolerance = product_tolerance(dimensions)
+    if n_rows < _MIN_ROWS * dimensions or not len(sample):
+        return Projection(None, tolerance)
+    units = to_host(sample)
+    axes = np.linalg.eigh((units.T @ units).astype(np.float64))[1][:, ::-1].astype(np.float32)
+    width = _best_width(units, axes, min_similarity)
     if width is None:
-        return Projection(None, slack)
-    xp = array_namespace(units)
+        return Projection(None, tolerance)
+    xp = array_namespace(sample)
     basis = np.ascontiguousarray(axes[:, :width])
-    return Projection(xp.asarray(basis, device=device(units)), 4 * slack)
+    return Projection(xp.asarray(basis, device=device(sample)), 4 * tolerance)
 
 
-def sampled(count: int) -> NDArray[np.int64]:
-    """Positions of an even sample of so many rows."""
-    return np.unique(np.linspace(0, count - 1, min(count, _SAMPLE)).astype(np.int64))
+def sample_positions(n_rows: int) -> NDArray[np.int64]:
+    """Positions of an even sample of the rows: ascending, at most `_SAMPLE`."""
+    return _evenly(n_rows, _SAMPLE)
 
 
-def _width(sample: NDArray[np.float32], axes: NDArray[np.float32], reach: float) -> int | None:
-    """How many axes make the search cheapest; None if all dimensions do."""
-    asked = np.unique(np.linspace(0, len(sample) - 1, min(len(sample), _ASKED)).astype(np.int64))
-    cosines = sample[asked] @ sample.T
-    itself = (np.arange(len(asked)), asked)
+def _evenly(n_rows: int, limit: int) -> NDArray[np.int64]:
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, limit)).astype(np.int64))
+
+
+def _best_width(
+    units: NDArray[np.float32], axes: NDArray[np.float32], min_similarity: float
+) -> int | None:
+    """The number of axes with which the search costs least; None if all dimensions do."""
+    queries = _evenly(len(units), _QUERIES)
+    cosines = units[queries] @ units.T
+    itself = (np.arange(len(queries)), queries)
     cosines[itself] = -np.inf
-    floor = np.maximum(cosines.max(axis=1), reach)[:, None]
-    turned = sample @ axes
-    costs: dict[int | None, float] = {None: float(sample.shape[1])}
-    for share in _SHARES:
-        width = max(1, int(share * sample.shape[1]))
-        inside, rest = turned[:, :width], np.sqrt((turned[:, width:] ** 2).sum(axis=1))
-        bound = inside[asked] @ inside.T + rest[asked, None] * rest
+    floor = np.maximum(cosines.max(axis=1), min_similarity)[:, None]
+    rotated = units @ axes
+    costs: dict[int | None, float] = {None: float(units.shape[1])}
+    for fraction in _WIDTHS:
+        width = max(1, int(fraction * units.shape[1]))
+        inside, rest = rotated[:, :width], np.sqrt((rotated[:, width:] ** 2).sum(axis=1))
+        bound = inside[queries] @ inside.T + rest[queries, None] * rest
         bound[itself] = -np.inf
-        left = float((bound >= floor).mean())
-        costs[width] = width + 1 + left * _EXACT * sample.shape[1]
+        remaining = float((bound >= floor).mean())
+        costs[width] = width + 1 + remaining * _EXACT_COST * units.shape[1]
     return min(costs, key=lambda width: costs[width])

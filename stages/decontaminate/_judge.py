@@ -1,7 +1,7 @@
-"""A language model's word on whether a turn and an evaluation item ask the same.
+"""A language model decides whether a turn and an evaluation item are the same question.
 
-Yang et al. 2023 (LLM decontaminator), arXiv:2311.04850. The answer is read strictly:
-"True" or "False", nothing else, with one request to mend what is neither.
+Yang et al. 2023 (LLM decontaminator), arXiv:2311.04850. The answer is parsed strictly:
+"True" or "False", nothing else, with one repeated request where it is neither.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from stages._llm.prompts import Prompts
 
 PROMPTS: Final = Prompts(__file__)
 
-Kind = Literal["code", "number_substituted", "math", "knowledge"]
+TaskType = Literal["code", "number_substituted", "math", "knowledge"]
 
 ANSWERS: Final = ("True", "False")
 
 
-class Judgement(NamedTuple):
-    """same: the model's answer, None where there is none (`error` says why).
+class Judgment(NamedTuple):
+    """A model's decision on a pair.
 
-    journal: keys of the completions that it was read from.
+    Attributes:
+        same: The answer, None where there is none.
+        error: Why there is none.
+        journal: Keys of the completions that it was parsed from.
     """
 
     same: bool | None
@@ -31,16 +34,23 @@ class Judgement(NamedTuple):
     journal: list[str]
 
 
-def judgements(
-    engine: Engine, pairs: Sequence[tuple[Kind, str, str]], temperature: float, max_tokens: int
-) -> list[Judgement]:
-    """A judgement for each pair of a turn and an item's text, in words that fit the kind."""
+def judge_pairs(
+    engine: Engine, pairs: Sequence[tuple[TaskType, str, str]], temperature: float, max_tokens: int
+) -> list[Judgment]:
+    """Judge pairs of a turn and an item's text.
+
+    Args:
+        engine: The language model.
+        pairs: Type of the task, which selects the prompt, the turn and the item's text.
+        temperature: Of the sampling.
+        max_tokens: Of an answer.
+    """
     decoding = Decoding(max_tokens, temperature, choice=ANSWERS)
     requests = [
-        Request((("user", PROMPTS.render(f"{kind}", turn=turn, item=item)),), decoding)
-        for kind, turn, item in pairs
+        Request((("user", PROMPTS.render(f"{task_type}", turn=turn, item=item)),), decoding)
+        for task_type, turn, item in pairs
     ]
     return [
-        Judgement(None if a.error else a.value == "True", a.error, a.journal)
+        Judgment(None if a.error else a.value == "True", a.error, a.journal)
         for a in ask(engine, requests)
     ]

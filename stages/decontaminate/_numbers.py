@@ -1,4 +1,4 @@
-"""The numbers of a text, in digits or in English words: what a paraphrase keeps.
+"""The numbers of a text, in digits or in English words: a paraphrase keeps them.
 
 "Three dozen eggs" and "36 eggs" name different numbers here (3 dozen are 36 only as a
 product), while "thirty-six" and "36" are equal. "One" is left out, since it is a
@@ -37,47 +37,52 @@ _PIECE = re.compile(r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|[^\W\d_]+")
 
 @lru_cache(maxsize=1 << 16)
 def numbers_in(text: str) -> frozenset[float]:
-    """All different numbers that a text names."""
-    found: set[float] = set()
+    """All different numbers that a text names.
+
+    Example:
+        >>> sorted(numbers_in("Two hundred five apples and 3.5 pears, half of them ripe"))
+        [0.5, 3.5, 205.0]
+    """
+    numbers: set[float] = set()
     spelled: list[str] = []
     for piece in _PIECE.findall(text.lower()):
         if piece in SMALL or piece in SCALES:
             spelled.append(piece)
         elif piece != "and" or not spelled:
-            found |= _spelled(spelled)
+            numbers |= _spelled_numbers(spelled)
             spelled = []
             if piece[0].isdecimal():
-                found.add(float(piece.replace(",", "")))
+                numbers.add(float(piece.replace(",", "")))
             elif piece in PARTS:
-                found.add(PARTS[piece])
-    return frozenset(found | _spelled(spelled))
+                numbers.add(PARTS[piece])
+    return frozenset(numbers | _spelled_numbers(spelled))
 
 
-def _spelled(words: list[str]) -> set[float]:
-    """The numbers of neighbouring number words: "two hundred five" is one, "two three" two."""
-    found: set[float] = set()
-    whole, part = 0, None
+def _spelled_numbers(words: list[str]) -> set[float]:
+    """The numbers of adjacent number words: "two hundred five" is one, "two three" two."""
+    numbers: set[float] = set()
+    total, part = 0, None
     for word in words:
         if word == "hundred":
             part = (part or 1) * 100
         elif word in SCALES:
-            whole, part = whole + (part or 1) * SCALES[word], None
+            total, part = total + (part or 1) * SCALES[word], None
         elif part is None or _continues(part, SMALL[word]):
             part = (part or 0) + SMALL[word]
         else:
-            found.add(float(whole + part))
-            whole, part = 0, SMALL[word]
+            numbers.add(float(total + part))
+            total, part = 0, SMALL[word]
     if words and words != ["one"]:
-        found.add(float(whole + (part or 0)))
-    return found
+        numbers.add(float(total + (part or 0)))
+    return numbers
 
 
 def _continues(part: int, value: int) -> bool:
-    """Whether what has been named leaves room for the value: "two hundred" does for "forty"."""
+    """Whether a value can follow within one number: "forty" after "two hundred" does."""
     tens = part % 100
     return part > 0 and (tens == 0 or (tens >= 20 and tens % 10 == 0 and value < 10))
 
 
 def agreement(item: frozenset[float], turn: frozenset[float]) -> float:
-    """The share of an item's numbers that a turn names too; 1 for an item without any."""
+    """The fraction of an item's numbers that a turn names too; 1 for an item without any."""
     return len(item & turn) / len(item) if item else 1.0

@@ -1,196 +1,337 @@
-"""The rules behind `decontaminate.ngram` and the certificate; `ngram` tells their sources."""
+"""The rules of `decontaminate.ngram` and of the certificate: one group of options for each.
+
+Papers count tokens of their own tokenizers in complete documents. Here the unit is a word
+(`stages._text.tokens.words`: lower case, no punctuation, numbers stay, a character of
+Chinese is a word) and each turn of a conversation is compared separately. The groups say
+what else differs.
+
+GPT-4's three random substrings of 50 characters (arXiv:2303.08774) are left out: chance
+decides what they find.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import Field
 
-from pipeline.errors import UserError
-from schemas.records import digest
-from stages._text.ngram_index import DISTINCT, Index, Measure, Overlaps, build_index, scan
-from stages.decontaminate._substrings import Needles, build_needles, contained
+from pipeline.types import option_group
+from stages._text.ngram_index import (
+    MIN_DISTINCT_WORDS,
+    Index,
+    Measure,
+    Overlaps,
+    build_index,
+    scan_overlaps,
+)
+from stages.decontaminate._benchmarks import Benchmarks, Turns, by_benchmark
+from stages.decontaminate._substrings import Needles, build_needles, find_contained
 
+Words = Annotated[int, Field(ge=MIN_DISTINCT_WORDS)]
+"""A number of words: fewer than three are no evidence."""
+
+Exceeded = Annotated[
+    float | dict[str, float], by_benchmark("at least 0 and below 1", lambda f: 0 <= f < 1)
+]
+"""A fraction that an overlap must exceed, for all benchmarks or by benchmark."""
+
+Reached = Annotated[
+    float | dict[str, float], by_benchmark("between 0 and 1", lambda f: 0 <= f <= 1)
+]
+"""A fraction that an overlap must reach, for all benchmarks or by benchmark."""
+
+
+@option_group
+class GPT3:
+    """Any shared 13-gram: Brown et al. 2020, arXiv:2005.14165, appendix C.
+
+    Also the rule of lm-evaluation-harness. The paper cuts 200 characters around the match
+    out of a document and ignores 13-grams found in more than 10 documents; here the row is
+    dropped, and no n-gram is ignored for being frequent in the pool, since a row is judged
+    alone.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the item's words in shared n-grams that must be exceeded; 0:
+            any shared n-gram.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "words"
+    inclusive: ClassVar[bool] = False
+    short_anywhere: ClassVar[bool] = False
+    name: Literal["gpt3-13"] = "gpt3-13"
+    ngram_size: Words = 13
+    coverage: Exceeded = 0.0
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+@option_group
+class Tulu3:
+    """More than half of the item's words in shared 8-grams: Lambert et al. 2024,
+    arXiv:2411.15124, section 3.2.
+
+    The 8-grams must be shared with one user turn. The paper drops a data set when it
+    touches over 2% of an evaluation's items: the certificate reports that fraction.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the item's words in shared n-grams that must be exceeded.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "words"
+    inclusive: ClassVar[bool] = False
+    short_anywhere: ClassVar[bool] = False
+    name: Literal["tulu3-8-50"] = "tulu3-8-50"
+    ngram_size: Words = 8
+    coverage: Exceeded = 0.5
+    turns: Turns = "user"
+    min_words: Words = 5
+
+
+@option_group
+class PaLM:
+    """At least 70% of the item's 8-grams: Chowdhery et al. 2022, arXiv:2204.02311, section 8.
+
+    The paper marks items, by 8-grams seen anywhere in the training data; here one turn must
+    hold them, for which a row can be dropped.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the item's n-grams that must be reached.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "ngrams"
+    inclusive: ClassVar[bool] = True
+    short_anywhere: ClassVar[bool] = False
+    name: Literal["palm-8-70"] = "palm-8-70"
+    ngram_size: Words = 8
+    coverage: Reached = 0.7
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+@option_group
+class Llama3:
+    """A fraction T of the item's words in shared 8-grams: Grattafiori et al. 2024,
+    arXiv:2407.21783, section 5.1.4, after Singh et al., arXiv:2411.03923.
+
+    T is chosen per benchmark by its effect on scores and not published: set `coverage`, by
+    benchmark if needed; the default is ours. The paper, too, judges items and the complete
+    corpus.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the item's words in shared n-grams that must be reached.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "words"
+    inclusive: ClassVar[bool] = True
+    short_anywhere: ClassVar[bool] = False
+    name: Literal["llama3"] = "llama3"
+    ngram_size: Words = 8
+    coverage: Reached = 0.5
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+@option_group
+class DeepSeek:
+    """Any shared 10-gram, or a complete item of 3 to 9 words: Shao et al. 2024,
+    arXiv:2402.03300, section 2.1.
+
+    Short items count wherever they stand. Short answers ("all of the above") then match by
+    chance: choose `fields`.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the item's words in shared n-grams that must be exceeded; 0:
+            any shared n-gram.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "words"
+    inclusive: ClassVar[bool] = False
+    short_anywhere: ClassVar[bool] = True
+    name: Literal["deepseek-10"] = "deepseek-10"
+    ngram_size: Words = 10
+    coverage: Exceeded = 0.0
+    turns: Turns = "all"
+    min_words: Words = 3
+
+
+@option_group
+class Qwen2:
+    """A shared 13-gram and a long common subsequence: Yang et al. 2024 (Qwen2),
+    arXiv:2407.10671, section 5.2.6.
+
+    The report asks for a subsequence of 13 words where this asks for 13 in a row, as the
+    report's strict check does.
+
+    Args:
+        ngram_size: Words per n-gram.
+        coverage: Fraction of the words of the shorter of turn and item in their longest
+            common subsequence that must be reached.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "sequence"
+    inclusive: ClassVar[bool] = True
+    short_anywhere: ClassVar[bool] = False
+    name: Literal["qwen-13-lcs"] = "qwen-13-lcs"
+    ngram_size: Words = 13
+    coverage: Reached = 0.6
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+@option_group
+class Substring:
+    """The item's text is contained in the turn, whatever the case: the filter of BigCode and
+    Magicoder (arXiv:2305.06161, arXiv:2312.02120).
+
+    For prompts, docstrings and solutions. Their code exempts four HumanEval solutions by
+    name ("return x + y"); here every text of fewer than `min_words` words is exempt.
+
+    Args:
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for.
+    """
+
+    measure: ClassVar[Literal["text"]] = "text"
+    inclusive: ClassVar[bool] = False
+    short_anywhere: ClassVar[bool] = False
+    ngram_size: ClassVar[int] = 0
+    coverage: ClassVar[float] = 0.0
+    name: Literal["substring"] = "substring"
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+Rule = GPT3 | Tulu3 | PaLM | Llama3 | DeepSeek | Qwen2 | Substring
+Method = Annotated[Rule, Field(discriminator="name")]
 Name = Literal[
     "gpt3-13", "tulu3-8-50", "palm-8-70", "llama3", "deepseek-10", "qwen-13-lcs", "substring"
 ]
-Turns = Literal["all", "user", "assistant"]
-Coverage = float | dict[str, float]
 
-
-class Rule(NamedTuple):
-    """When a turn overlaps with an item's text.
-
-    name: the preset's, and what was changed. n: words per n-gram. measure: what is
-    counted; "text" for the whole text. coverage: the share that must be exceeded
-    (`reached`: or met), for all or by benchmark. turns: which are looked at.
-    min_words: the fewest words of a text that is looked for as a whole.
-    short_anywhere: such a text convicts a turn of any length.
-    """
-
-    name: str
-    n: int
-    measure: Measure | Literal["text"] = "words"
-    coverage: float | Mapping[str, float] = 0.0
-    reached: bool = False
-    turns: Turns = "all"
-    min_words: int = 5
-    short_anywhere: bool = False
-
-
-RULES: Final[Mapping[str, Rule]] = {
-    rule.name: rule
-    for rule in (
-        Rule("gpt3-13", 13),
-        Rule("tulu3-8-50", 8, coverage=0.5, turns="user"),
-        Rule("palm-8-70", 8, "ngrams", coverage=0.7, reached=True),
-        Rule("llama3", 8, coverage=0.5, reached=True),
-        Rule("deepseek-10", 10, min_words=3, short_anywhere=True),
-        Rule("qwen-13-lcs", 13, "sequence", coverage=0.6, reached=True),
-        Rule("substring", 0, "text"),
-    )
+METHODS: Final[Mapping[str, type[Rule]]] = {
+    "gpt3-13": GPT3,
+    "tulu3-8-50": Tulu3,
+    "palm-8-70": PaLM,
+    "llama3": Llama3,
+    "deepseek-10": DeepSeek,
+    "qwen-13-lcs": Qwen2,
+    "substring": Substring,
 }
 
 
-def rules_named(name: Name, **given: object) -> Rule:
-    """The preset with the options that are given (not None) in place of its own.
+def label(rule: Rule) -> str:
+    """A rule's name, and the options that differ from its defaults.
 
-    Raises UserError for options that say nothing.
+    Example:
+        >>> label(Tulu3(coverage=0.4))
+        'tulu3-8-50, coverage=0.4'
     """
-    changes = {option: value for option, value in sorted(given.items()) if value is not None}
-    rule = RULES[name]._replace(**changes)  # type: ignore[arg-type]
-    if rule.measure == "text" and changes.keys() & {"n", "coverage"}:
-        raise UserError("substring looks for whole texts: it has no n and no coverage")
-    if rule.min_words < DISTINCT or (rule.measure != "text" and rule.n < DISTINCT):
-        raise UserError(f"n and min_words must be at least {DISTINCT}: fewer words say nothing")
-    shares = rule.coverage.values() if isinstance(rule.coverage, Mapping) else [rule.coverage]
-    if not all(0 <= share <= 1 if rule.reached else 0 <= share < 1 for share in shares):
-        raise UserError(
-            f"coverage is a share: at least 0, and {'at most' if rule.reached else 'below'} 1"
-        )
-    told = ", ".join(f"{option}={value}" for option, value in changes.items())
-    return rule._replace(name=f"{name}, {told}") if told else rule
+    values = {f.name: (getattr(rule, f.name), f.default) for f in dataclass_fields(rule)}
+    changes = [f"{n}={value}" for n, (value, default) in sorted(values.items()) if value != default]
+    return ", ".join([rule.name, *changes])
 
 
-@dataclass(frozen=True)
-class Exams:
-    """Evaluation items that hash by their content, so that what is made of them once stays.
-
-    Raises UserError where there are none: an empty benchmark finds nothing, which is
-    not the same as clean.
-    """
-
-    items: pl.DataFrame = field(compare=False)
-    key: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not len(self.items):
-            raise UserError("there is no evaluation item to compare with")
-        content = self.items.select("benchmark", "item", "id", "texts").hash_rows().to_list()
-        object.__setattr__(self, "key", digest(content))
-
-    def texts(self, fields: tuple[str, ...] | None) -> pl.DataFrame:
-        """One line per text of an item: benchmark, item, id, field and text."""
-        name = pl.col("texts").struct.field("name").alias("field")
-        text = pl.col("texts").struct.field("text").fill_null("")
-        texts = (
-            self.items.sort("benchmark", "item", "id")
-            .select("benchmark", "item", "id", "texts")
-            .explode("texts")
-            .select("benchmark", "item", "id", name, text.alias("text"))
-        )
-        return texts if fields is None else texts.filter(pl.col("field").is_in(fields))
-
-    def require(self, benchmarks: set[str], why: str) -> None:
-        """Raises UserError for a benchmark of the items that is not among these."""
-        unusable = sorted(set(self.items["benchmark"]) - benchmarks)
-        if unusable:
-            names = self.texts(None)["field"].drop_nulls().unique().sort().to_list()
-            raise UserError(
-                f"nothing of {', '.join(unusable)} can be compared",
-                why=why,
-                hint=f"the fields are {', '.join(names)}; or lower min_words",
-            )
-
-    def limits(
-        self, option: str, value: float | Mapping[str, float], texts: pl.DataFrame
-    ) -> NDArray[np.float64]:
-        """The number that an option sets for each text, itself or by the text's benchmark.
-
-        Raises UserError where it names other benchmarks than these.
-        """
-        if not isinstance(value, Mapping):
-            return np.full(len(texts), float(value))
-        known = set(self.items["benchmark"])
-        if wrong := sorted(value.keys() ^ known):
-            raise UserError(
-                f"{option} and the exams differ in {', '.join(wrong)}",
-                hint=f"give one number, or one for each of {', '.join(sorted(known))}",
-            )
-        numbers = texts["benchmark"].replace_strict(value, return_dtype=pl.Float64)
-        return np.asarray(numbers.to_numpy(), dtype=np.float64)
+def as_json(rule: Rule) -> dict[str, Any]:
+    """A rule as `certificate.json` describes it."""
+    return {
+        "name": label(rule),
+        "n": rule.ngram_size,
+        "measure": rule.measure,
+        "coverage": rule.coverage,
+        "reached": rule.inclusive,
+        "turns": rule.turns,
+        "min_words": rule.min_words,
+        "short_anywhere": rule.short_anywhere,
+    }
 
 
-def turns_of(rows: pl.DataFrame, which: Turns) -> pl.DataFrame:
-    """One line per turn: row and turn (positions) and text."""
-    role, content = (pl.col("messages").struct.field(name) for name in ("role", "content"))
-    lines = rows.select(
-        pl.int_range(pl.len()).alias("row"),
-        pl.int_ranges(pl.col("messages").list.len()).alias("turn"),
-        "messages",
-    ).explode("turn", "messages")
-    spoken = lines.select("row", "turn", role, content.fill_null("").alias("text"))
-    return spoken if which == "all" else spoken.filter(pl.col("role") == which)
+class _IndexOptions(NamedTuple):
+    """What an index depends on beside the items."""
+
+    ngram_size: int
+    is_substring: bool
+    min_words: int
+    short_anywhere: bool
+    fields: tuple[str, ...] | None
 
 
 @lru_cache(maxsize=4)
-def index_of(
-    exams: Exams,
-    n: int,
-    measure: Measure | Literal["text"],
-    min_words: int,
-    short_anywhere: bool,
-    fields: tuple[str, ...] | None,
-) -> Index | Needles:
-    """What of the items is looked for. Raises UserError for a benchmark without any of it."""
-    texts = exams.texts(fields)
+def index_of(benchmarks: Benchmarks, options: _IndexOptions) -> Index | Needles:
+    """The index of the items' texts.
+
+    Raises:
+        UserError: No text of a benchmark can be compared.
+    """
+    texts = benchmarks.texts(options.fields)
     index: Index | Needles
-    if measure == "text":
-        index, fewest = build_needles(texts, min_words), min_words
+    if options.is_substring:
+        index, fewest = build_needles(texts, options.min_words), options.min_words
     else:
-        index = build_index(texts, n, min_words, short_anywhere=short_anywhere)
-        fewest = min(n, min_words)
-    exams.require(
-        set(index.texts["benchmark"].gather(index.usable())),
-        f"no text of the chosen fields has {fewest} or more telling words",
+        index = build_index(
+            texts, options.ngram_size, options.min_words, short_anywhere=options.short_anywhere
+        )
+        fewest = min(options.ngram_size, options.min_words)
+    benchmarks.require(
+        set(index.texts["benchmark"].gather(index.searchable())),
+        f"no text of the chosen fields has {fewest} or more words (repeated words apart)",
     )
     return index
 
 
-def found(
-    rule: Rule, exams: Exams, fields: tuple[str, ...] | None, texts: pl.Series
+def search(
+    rule: Rule, benchmarks: Benchmarks, fields: tuple[str, ...] | None, texts: pl.Series
 ) -> tuple[Index | Needles, Iterator[tuple[Overlaps, NDArray[np.bool_]]]]:
-    """The index of a rule, and all overlaps of texts with items, in parts.
+    """Find all overlaps of texts with items by a rule.
 
-    With each part comes which of its pairs overlap as much as the rule asks for.
+    Args:
+        rule: The rule.
+        benchmarks: The items.
+        fields: Names of the items' texts that count; None: all.
+        texts: The texts to search.
+
+    Returns:
+        The index of the items' texts, and the overlaps in parts; with each part a mask of
+        the pairs that overlap enough for the rule.
+
+    Raises:
+        UserError: No text of a benchmark can be compared.
     """
-    measures = rule.n, rule.measure, rule.min_words, rule.short_anywhere
-    index = index_of(exams, *measures, fields)
-    limits = exams.limits("coverage", rule.coverage, index.texts)
+    options = _IndexOptions(
+        rule.ngram_size, rule.measure == "text", rule.min_words, rule.short_anywhere, fields
+    )
+    index = index_of(benchmarks, options)
+    limits = benchmarks.limits("coverage", rule.coverage, index.texts)
     if isinstance(index, Needles):
-        parts = contained(index, texts)
+        parts = find_contained(index, texts)
     else:
         assert rule.measure != "text"
-        parts = scan(index, texts, rule.measure)
+        parts = scan_overlaps(index, texts, rule.measure)
 
     def judged() -> Iterator[tuple[Overlaps, NDArray[np.bool_]]]:
         for pairs in parts:
             limit = limits[pairs.text]
-            yield pairs, pairs.overlap >= limit if rule.reached else pairs.overlap > limit
+            yield pairs, pairs.overlap >= limit if rule.inclusive else pairs.overlap > limit
 
     return index, judged()

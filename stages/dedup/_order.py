@@ -1,7 +1,7 @@
-"""The order in which rows are looked at, where order matters (greedy methods, `keep: first`).
+"""The order of the rows, where it matters (greedy methods, `keep: first`).
 
 `order_by` is `id` (the default), `origin` (source, then index: the order of the
-files) or a column; ` desc` behind it turns it round. Ties are broken by id, so
+files) or a column; ` desc` after it reverses the order. Ties are broken by id, so
 the order in which files or rows were read never matters.
 """
 
@@ -18,9 +18,14 @@ def order_columns(order_by: str) -> list[str]:
 
 
 def ordering(rows: pl.DataFrame, order_by: str) -> pl.Series:
-    """Positions of the rows of a frame in the wanted order: u32 of length len(rows).
+    """Positions of the rows of a frame in the requested order: u32 of length len(rows).
 
     Nulls and NaN of a column come last in either direction.
+
+    Example:
+        >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "score": [1.0, 3.0, None]})
+        >>> ordering(rows, "score desc").to_list()
+        [1, 0, 2]
     """
     name, descending = order_by.removesuffix(" desc").strip(), order_by.endswith(" desc")
     frame = rows.select(

@@ -2,9 +2,9 @@
 
 Broder 1997; the banding after Leskovec, Rajaraman and Ullman, Mining of Massive
 Datasets, chapter 3. The only approximation is a pair that shares no band: at the
-threshold itself that happens with a probability of at most `stages.dedup._jaccard.minhash.MISS`,
-above it much more rarely, and the component may still hold together through other
-pairs. `dedup.jaccard` does the same without any.
+threshold itself that happens with a probability of at most
+`stages.dedup._jaccard.minhash.MAX_MISS`, above it much more rarely, and the group may still
+be connected by other pairs. `dedup.jaccard` is the same without the approximation.
 """
 
 from __future__ import annotations
@@ -15,53 +15,69 @@ from types import SimpleNamespace
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError
 from pipeline.stage import Files, Records, stage
+from pipeline.types import Count, PositiveFraction
 from stages._text.tokens import Field
-from stages.dedup._jaccard.minhash import banded, bands
-from stages.dedup._jaccard.near_duplicates import Near, near_check, near_duplicates, near_reads
+from stages.dedup._jaccard.minhash import band_buckets, bands
+from stages.dedup._jaccard.near_duplicates import (
+    Keep,
+    SharedOptions,
+    drop_near_duplicates,
+    reads,
+)
 
 
 def _check(options: SimpleNamespace) -> None:
-    near_check(options)
-    if bands(options.permutations, options.jaccard) is None:
-        raise UserError(
-            f"{options.permutations} permutations are too few to find pairs of "
-            f"similarity {options.jaccard}",
-            hint="raise permutations, or jaccard",
+    if bands(options.num_perm, options.threshold) is None:
+        raise OptionError(
+            "num_perm",
+            f"must be larger to find pairs of similarity {options.threshold}, "
+            f"got {options.num_perm}",
+            hint="raise num_perm or threshold",
         )
 
 
-@stage(version=2, scope="set", reads=near_reads, check=_check)
+@stage(version=2, scope="set", reads=reads, check=_check)
 def minhash(
     ctx: Context,
     rows: Records,
     held: Records | Files | None = None,
     *,
-    jaccard: float = 0.8,
-    ngram: int = 5,
-    permutations: int = 128,
+    threshold: PositiveFraction = 0.8,
+    ngram_size: Count = 5,
+    num_perm: Count = 128,
     field: Field = "conversation",
-    keep: str = "first",
+    keep: Keep = "first",
     order_by: str = "id",
     seed: int = 0,
 ) -> pl.DataFrame:
     """Keep one row of each group of near-duplicates; drop the others as `near_duplicate`.
 
-    held: rows that are there already, or their `dedup.signatures`: they always win
-        over `rows`.
-    jaccard: the least similarity of near-duplicates, a share of the n-grams of both.
-    ngram: words per n-gram. A shorter text is compared whole; an empty one is kept.
-    permutations: length of the signatures; more find the same pairs with fewer checks.
-    field: the text compared: conversation (all turns), prompt (first user turn with
-        its input), instruction (without it), response, or both (prompt and response).
-    keep: which row of a group stays: the first in the order, the longest text, or
-        best:COLUMN, the one with the highest value; ties go by the order.
-    order_by: id, origin or a column.
+    Args:
+        rows: As in `dedup.jaccard`.
+        held: As in `dedup.jaccard`.
+        threshold: As in `dedup.jaccard`: smallest Jaccard similarity of near-duplicates.
+        ngram_size: As in `dedup.jaccard`: words per n-gram.
+        num_perm: Length of the signatures; more find the same pairs with fewer checks.
+        field: As in `dedup.jaccard`: the text compared.
+        keep: As in `dedup.jaccard`: `first`, `longest` or `best:COLUMN`.
+        order_by: As in `dedup.jaccard`: id, origin or a column.
+        seed: Of the permutations.
 
-    Evidence: `twin`, the id of the row kept, and `jaccard`, the similarity with it.
-    A row may belong to the group through others only. If so, `jaccard` is below the
-    threshold, and `through` and `through_jaccard` name a row that links it.
+    Returns:
+        The verdicts, with the evidence of `dedup.jaccard`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> messages = [[{"role": "user", "content": text}] for text in
+        ...             ("Name a river in Asia", "Name a long river in Asia", "Sing")]
+        >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "messages": messages})
+        >>> ctx = Context.scratch(Path(tempfile.mkdtemp()))
+        >>> minhash(ctx, rows, threshold=0.4, ngram_size=2)["evidence"].to_list()
+        [None, '{"duplicate_of":"a","jaccard":0.5}', None]
     """
-    buckets = partial(banded, permutations=permutations, seed=seed)
-    return near_duplicates(rows, held, Near(jaccard, ngram, field, keep, order_by), buckets)
+    buckets = partial(band_buckets, num_perm=num_perm, seed=seed)
+    options = SharedOptions(threshold, ngram_size, field, keep, order_by)
+    return drop_near_duplicates(rows, held, options, buckets)

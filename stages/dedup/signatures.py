@@ -1,4 +1,4 @@
-"""Signatures of rows for near-duplicates to come: what a later pool is compared with.
+"""Signatures of rows for later deduplication: new pools are compared with them.
 
 A signature is the set of hashes of a row's n-grams, from which the Jaccard similarity
 with any other row is exact. With it on the edge `held` of `dedup.jaccard` or
@@ -7,33 +7,38 @@ with any other row is exact. With it on the edge `held` of `dedup.jaccard` or
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.stage import Records, stage
+from pipeline.types import Count
 from stages._text.tokens import Field, field_reads
 from stages.dedup._jaccard.near_duplicates import write_signatures
 
 
-def _check(options: SimpleNamespace) -> None:
-    if options.ngram < 1:
-        raise UserError("ngram must be at least 1")
-
-
-@stage(version=1, scope="set", reads=lambda options: field_reads(options.field), check=_check)
+@stage(version=1, scope="set", reads=lambda options: field_reads(options.field))
 def signatures(
     ctx: Context,
     rows: Records,
     *,
-    ngram: int = 5,
+    ngram_size: Count = 5,
     field: Field = "conversation",
 ) -> None:
     """Write the set of n-gram hashes of every row.
 
-    ngram, field: as in the stage that they are for; it refuses others.
-
     Files: `signatures.parquet` (id; shingles, sorted 64-bit hashes, none for an empty
     text) and `signatures.json` (format, field, ngram, rows).
+
+    Args:
+        rows: The rows to hash.
+        ngram_size: Words per n-gram, as in the stage that reads the signatures.
+        field: The text, as in the stage that reads the signatures.
+
+    Example:
+        >>> import tempfile, polars as pl
+        >>> from pathlib import Path
+        >>> rows = pl.DataFrame({"id": ["a"], "messages": [[{"role": "user", "content": "Sing"}]]})
+        >>> ctx = Context.scratch(Path(tempfile.mkdtemp()))
+        >>> signatures(ctx, rows, ngram_size=2)
+        >>> sorted(path.name for path in ctx.files.iterdir())
+        ['signatures.json', 'signatures.parquet']
     """
-    write_signatures(ctx.files, rows, field, ngram)
+    write_signatures(ctx.files, rows, field, ngram_size)

@@ -23,7 +23,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
 from stages._common.charts import dot_plot
 from stages._common.unused_options import refuse_idle
-from stages._text.ngram_index import build_index, overlaps
+from stages._text.ngram_index import build_index, find_overlaps
 from stages._training.dataset import answer_tokens, check_template, cut, encode, tokenizer_for
 from stages._training.trainer import (
     Hyperparameters,
@@ -203,7 +203,7 @@ def _refuse_overlaps(edges: Mapping[str, pl.DataFrame]) -> None:
     for name in ("pool", "chosen"):
         same = edges[name].join(edges["heldout"], on="id", how="semi")["id"]
         turns = _turns(edges[name])
-        found = overlaps(index, turns["text"])
+        found = find_overlaps(index, turns["text"])
         pairs = pl.DataFrame(
             {"row": turns["id"][found.row], "heldout": heldout["id"][found.text]}
         ).filter(~pl.col("row").is_in(same.implode()))
@@ -220,7 +220,7 @@ def _refuse_overlaps(edges: Mapping[str, pl.DataFrame]) -> None:
             "the arms contain held-out rows",
             why="\n    ".join(problems),
             hint="take them out of the pool before choosing: decontaminate.ngram, with the "
-            "held-out file loaded by load.benchmarks (path: FILE, benchmark: heldout) as exams",
+            "held-out file loaded by load.benchmarks (path: FILE, benchmark: heldout) as benchmarks",
         )
 
 

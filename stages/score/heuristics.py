@@ -39,7 +39,7 @@ from pipeline.stage import Records, stage
 from pipeline.types import Count
 from schemas.records import first_user_turn, response, turns
 from stages._text.ragged import Ragged, distinct, offsets_of
-from stages._text.tokens import ngram_hashes, numbered
+from stages._text.tokens import factorize, ngram_hashes
 
 WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
 """A run of letters and digits, apostrophes inside it included."""
@@ -113,7 +113,7 @@ def _measured(rows: pl.DataFrame, ngram_size: int) -> pl.DataFrame:
         pl.col("prompt").str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
         pl.col("response").str.len_chars().cast(pl.Int32).alias("response_chars"),
         _word_counts(texts["response"], words).cast(pl.Int32).alias("response_words"),
-        _column("mtld", _mtld(numbered(flat)[1], offsets)),
+        _column("mtld", _mtld(factorize(flat)[1], offsets)),
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
         _column("repetition", _repetition(flat, offsets, ngram_size)),

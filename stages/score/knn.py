@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.stage import Records, stage
 from pipeline.types import Count
-from stages._vectors.arrays import as_matrix, neighbours
+from stages._vectors.arrays import as_matrix, nearest_neighbors
 
 
 @stage(
@@ -48,5 +48,5 @@ def knn(
     """
     if len(rows) <= n_neighbors:
         return pl.DataFrame({"knn_distance": [None] * len(rows)}, {"knn_distance": pl.Float32})
-    _, distances = neighbours(as_matrix(rows[vector]), n_neighbors)
+    _, distances = nearest_neighbors(as_matrix(rows[vector]), n_neighbors)
     return pl.DataFrame({"knn_distance": distances[:, -1].astype(np.float32)})

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from stages._vectors.arrays import (
     BLOCK,
-    neighbours,
+    nearest_neighbors,
     parallel_map,
-    squared_lengths,
+    squared_norms,
     to_device,
     to_host,
 )
@@ -71,7 +71,7 @@ def _graph(vectors: Any, nearest: int) -> Any:
 
     count = len(vectors)
     k = min(nearest, count - 1)
-    named, _ = neighbours(vectors, k)
+    named, _ = nearest_neighbors(vectors, k)
     weights = np.full(count * k, 0.5)
     half = csr_array((weights, named.ravel(), np.arange(count + 1) * k), (count, count))
     return half + half.T
@@ -117,7 +117,7 @@ def _nearest_outside(
         return to_host(best), lengths[rows[block]] - to_host(near)
 
     with parallel_map() as each:
-        lengths = squared_lengths(each, vectors)
+        lengths = squared_norms(each, vectors)
         lengths_there = xp.asarray(lengths, device=at)
         found = each(search, len(rows), max(1, BLOCK * BLOCK // len(vectors)))
     return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])

@@ -57,7 +57,7 @@ from stages._selection.budget import (
     scores,
     uniform,
 )
-from stages._vectors.arrays import as_matrix, principal, to_device
+from stages._vectors.arrays import as_matrix, principal_components, to_device
 from stages._vectors.kmeans import kmeans
 from stages.select._quotas import Members, Scores, Update, cluster_means, in_rounds, union
 from stages.select._spectral import spectral
@@ -196,7 +196,7 @@ def _cluster(
     vectors = as_matrix(column)
     if not len(vectors):
         return np.zeros(0, np.int32), np.zeros(0)
-    placed = to_device(vectors if share is None else principal(vectors, share))
+    placed = to_device(vectors if share is None else principal_components(vectors, share))
     if method == "kmeans":
         found = kmeans(placed, count, seed)
     else:

@@ -273,9 +273,9 @@ def _apart(
     places = np.concatenate([parts.held, order])
     found = greedy_dedup(
         to_device(vectors[places]),
-        given=given,
+        n_reference=given,
         threshold=threshold,
-        reach=threshold,
+        min_similarity=threshold,
         costs=np.concatenate([np.zeros(given, np.int64), prices[order]]),
         budget=budget,
         progress=ctx.progress,

@@ -11,22 +11,22 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from stages._text.ngram_index import DISTINCT, TELLING
+from stages._text.ngram_index import MIN_DISTINCT_WORDS, MIN_WORDS_ANYWHERE
 from stages._text.tokens import words
 
 Words = list[str]
 
 
 def word_tuples(
-    rows: pl.DataFrame, exams: pl.DataFrame, n: int = 13, shortest: int = 5
+    rows: pl.DataFrame, benchmarks: pl.DataFrame, n: int = 13, min_words: int = 5
 ) -> set[str]:
-    """The ids of the rows of which a turn holds an n-gram, or a short text whole, of the items."""
+    """Ids of the rows of which a turn holds an n-gram, or a complete short text, of the items."""
     grams: set[tuple[str, ...]] = set()
     short: dict[int, set[tuple[str, ...]]] = {}
-    for item in _words(exams, "texts", "text"):
+    for item in _words(benchmarks, "texts", "text"):
         if len(item) >= n:
             grams.update(_ngrams(item, n))
-        elif len(item) >= shortest and len(set(item)) >= DISTINCT:
+        elif len(item) >= min_words and len(set(item)) >= MIN_DISTINCT_WORDS:
             short.setdefault(len(item), set()).add(tuple(item))
     flagged = set()
     lengths = rows["messages"].list.len()
@@ -49,17 +49,17 @@ def _ngrams(text: Words, n: int) -> Iterator[tuple[str, ...]]:
 def _any_gram(turn: Words, grams: set[tuple[str, ...]], n: int) -> bool:
     if grams.isdisjoint(_ngrams(turn, n)):
         return False
-    return any(_says_something(gram) for gram in _ngrams(turn, n) if gram in grams)
+    return any(_is_evidence(gram) for gram in _ngrams(turn, n) if gram in grams)
 
 
 def _any_short(turn: Words, short: dict[int, set[tuple[str, ...]]], n: int) -> bool:
     return any(
-        not whole.isdisjoint(_ngrams(turn, length))
-        for length, whole in short.items()
-        if length >= min(n, TELLING) or 2 * length >= len(turn)
+        not texts.isdisjoint(_ngrams(turn, length))
+        for length, texts in short.items()
+        if length >= min(n, MIN_WORDS_ANYWHERE) or 2 * length >= len(turn)
     )
 
 
-def _says_something(gram: tuple[str, ...]) -> bool:
-    telling = (not w.isnumeric() and not (len(w) == 1 and w.isascii()) for w in gram)
-    return len(set(gram)) >= DISTINCT and any(telling)
+def _is_evidence(gram: tuple[str, ...]) -> bool:
+    nontrivial = (not w.isnumeric() and not (len(w) == 1 and w.isascii()) for w in gram)
+    return len(set(gram)) >= MIN_DISTINCT_WORDS and any(nontrivial)

@@ -20,7 +20,7 @@ def threshold(folder: Path, file: str, scores: str, limit: float) -> Run:
 
     def run() -> dict[str, np.ndarray]:
         order = np.lexsort((np.arange(len(score)), -score))
-        return {"kept": _apart(vectors, order, limit)}
+        return {"kept": _greedy(vectors, order, limit)}
 
     return run
 
@@ -28,21 +28,21 @@ def threshold(folder: Path, file: str, scores: str, limit: float) -> Run:
 def duplicates(folder: Path, file: str, limit: float) -> Run:
     """The same in the order of the rows: exact semantic duplicates."""
     vectors = np.load(folder / file)
-    return lambda: {"kept": _apart(vectors, np.arange(len(vectors)), limit)}
+    return lambda: {"kept": _greedy(vectors, np.arange(len(vectors)), limit)}
 
 
-def _apart(vectors: np.ndarray, order: np.ndarray, limit: float, block: int = 1024) -> np.ndarray:
+def _greedy(vectors: np.ndarray, order: np.ndarray, limit: float, block: int = 1024) -> np.ndarray:
     kept, count = np.empty_like(vectors), 0
     mask = np.zeros(len(vectors), dtype=bool)
     for start in range(0, len(order), block):
         rows = order[start : start + block]
         part = vectors[rows]
-        able = (part @ kept[:count].T).max(axis=1, initial=-1.0) <= limit
+        new = (part @ kept[:count].T).max(axis=1, initial=-1.0) <= limit
         inside = part @ part.T <= limit
-        for i in np.flatnonzero(able):
-            if able[i]:
-                able[i + 1 :] &= inside[i, i + 1 :]
-        chosen = rows[able]
+        for i in np.flatnonzero(new):
+            if new[i]:
+                new[i + 1 :] &= inside[i, i + 1 :]
+        chosen = rows[new]
         kept[count : count + len(chosen)] = vectors[chosen]
         count += len(chosen)
         mask[chosen] = True

@@ -35,11 +35,12 @@ def _embedded(folder: Path, file: str) -> pl.DataFrame:
 
 
 def novelty(folder: Path, file: str, **options: Any) -> Run:
-    """dedup.novelty: `kept` as a mask."""
+    """dedup.novelty by ROUGE-L: `kept` as a mask."""
+    from stages.dedup.novelty import RougeL
     from stages.dedup.novelty import novelty as stage
 
     rows, ctx = pl.read_parquet(folder / file), _context(folder)
-    return lambda: _kept(stage(ctx, rows, **options))
+    return lambda: _kept(stage(ctx, rows, method=RougeL(**options)))
 
 
 def minhash(folder: Path, file: str, **options: Any) -> Run:
@@ -58,17 +59,17 @@ def jaccard(folder: Path, file: str, **options: Any) -> Run:
     return lambda: _kept(stage(ctx, rows, **options))
 
 
-def ngrams(folder: Path, file: str, exams: str, **options: Any) -> Run:
+def ngrams(folder: Path, file: str, benchmarks: str, method: str = "gpt3-13") -> Run:
     """decontaminate.ngram: `kept` as a mask."""
     from stages.decontaminate import _rules
     from stages.decontaminate.ngram import ngram as stage
 
     rows, ctx = pl.read_parquet(folder / file), _context(folder)
-    items = pl.read_parquet(folder / exams)
+    items = pl.read_parquet(folder / benchmarks)
 
     def run() -> dict[str, np.ndarray]:
         _rules.index_of.cache_clear()  # each run builds the index anew
-        return _kept(stage(ctx, rows, items, **options))
+        return _kept(stage(ctx, rows, items, method=_rules.METHODS[method]()))
 
     return run
 

@@ -4,8 +4,8 @@
 
 For each threshold: how many rephrased items of GSM8K and HumanEval are found (recall,
 each against its own benchmark), and how many of GSM8K's training problems, which are of
-the same kind and not the test, are taken for one (false positives); by the cosine alone
-and with the numbers' agreement. Prints a table and draws `paraphrases.svg`. The
+the same kind and not the test, are dropped as one (false positives); by the cosine alone
+and with the overlap of numbers. Prints a table and draws `paraphrases.svg`. The
 `threshold` of `decontaminate.semantic` is chosen from it, for every encoder anew.
 
 The rephrased items are the published ones of LLM decontaminator (arXiv:2311.04850). The
@@ -42,7 +42,7 @@ THRESHOLDS = (0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
 NUMBERS = 0.75
 
 Curves = Mapping[str, Sequence[float]]
-"""What was looked for, and the share of it that is found at each threshold."""
+"""A set of texts by name, and the fraction of it that is dropped at each threshold."""
 
 
 def main() -> None:
@@ -50,41 +50,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the curve of paraphrase decontamination")
     parser.add_argument("model", nargs="?", default=str(ROOT / "data/models/potion-base-4m"))
     parser.add_argument("-o", "--output", type=Path, default=Path())
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     if not TRAIN.exists():
         sys.exit("name the file of GSM8K's training problems in GRISTMILL_GSM8K_TRAIN")
     with tempfile.TemporaryDirectory() as folder:
-        measured = curves(Context.scratch(Path(folder)), Embedder(model=given.model))
+        measured = curves(Context.scratch(Path(folder)), Embedder(model=arguments.model))
     print(page(measured))
-    (given.output / "paraphrases.svg").write_text(chart(measured), "utf-8")
+    (arguments.output / "paraphrases.svg").write_text(chart(measured), "utf-8")
 
 
 def curves(ctx: Context, embedder: Embedder) -> Curves:
-    """The shares found, by the cosine alone and where the numbers have to agree."""
+    """The fractions dropped, by the cosine alone and where the numbers have to agree."""
     gsm8k = _texts(DATA / "benchmarks/gsm8k_test.jsonl.gz", "question")
     code = _texts(DATA / "benchmarks/HumanEval.jsonl.gz", "prompt")
     sets = {
         "rephrased GSM8K": ("gsm8k", gsm8k, "tests/golden/rephrase_gsm8k.jsonl.gz"),
         "rephrased HumanEval": ("humaneval", code, "tests/golden/humaneval_python.jsonl.gz"),
     }
-    found = {}
+    measured = {}
     for numbers in (0.0, NUMBERS):
-        told = f", numbers {numbers:.0%}" if numbers else ""
+        suffix = f", numbers {numbers:.0%}" if numbers else ""
         for name, (benchmark, items, golden) in sets.items():
             if not numbers or benchmark == "gsm8k":
                 texts = _texts(ROOT / golden, "text")
-                found[name + told] = _found(ctx, embedder, benchmark, items, texts, numbers)
+                measured[name + suffix] = _recall(ctx, embedder, benchmark, items, texts, numbers)
         others = _texts(TRAIN, "question")
-        wrong = _found(ctx, embedder, "gsm8k", gsm8k, others, numbers)
-        found["GSM8K train (wrong)" + told] = wrong
-    return found
+        wrong = _recall(ctx, embedder, "gsm8k", gsm8k, others, numbers)
+        measured["GSM8K train (wrong)" + suffix] = wrong
+    return measured
 
 
 def _texts(path: Path, field: str) -> list[str]:
     return [row[field] for row in json_lines(path) if row[field].strip()]
 
 
-def _found(
+def _recall(
     ctx: Context,
     embedder: Embedder,
     benchmark: str,
@@ -92,31 +92,38 @@ def _found(
     texts: list[str],
     numbers: float,
 ) -> list[float]:
-    """The share of the texts that the stage convicts at each threshold."""
+    """The fraction of the texts that the stage drops at each threshold."""
     rows = conversations([(text,) for text in texts])
-    exams = exam(benchmark, [{"question": item} for item in items])
+    items_of = exam(benchmark, [{"question": item} for item in items])
     verdict = semantic(
-        ctx, rows, exams, embedder=embedder, threshold=min(THRESHOLDS), numbers=numbers
+        ctx,
+        rows,
+        items_of,
+        embedder=embedder,
+        threshold=min(THRESHOLDS),
+        min_number_overlap=numbers,
     )
     causes = [json.loads(cause) for cause in verdict["evidence"].drop_nulls()]
     similarity = np.array([cause["similarity"] for cause in causes])
     return [float((similarity >= threshold).sum() / len(rows)) for threshold in THRESHOLDS]
 
 
-def page(found: Curves) -> str:
+def page(measured: Curves) -> str:
     """The curves as a Markdown table, in per cent."""
     header = ["found at threshold, %", *(f"{threshold:.2f}" for threshold in THRESHOLDS)]
-    return table(header, [[name, *(f"{100 * s:.1f}" for s in row)] for name, row in found.items()])
+    return table(
+        header, [[name, *(f"{100 * s:.1f}" for s in row)] for name, row in measured.items()]
+    )
 
 
-def chart(found: Curves) -> str:
-    """The curves as an SVG: the share found, upwards, over the threshold."""
+def chart(measured: Curves) -> str:
+    """The curves as an SVG: the fraction dropped, upwards, over the threshold."""
     left, top, width, height = 60, 30, 400, 300
 
-    def place(threshold: float, share: float) -> str:
+    def point(threshold: float, fraction: float) -> str:
         span = THRESHOLDS[-1] - THRESHOLDS[0]
         across = left + width * (threshold - THRESHOLDS[0]) / span
-        return f"{across:.1f},{top + height * (1 - share):.1f}"
+        return f"{across:.1f},{top + height * (1 - fraction):.1f}"
 
     parts = []
     for tenth in range(0, 11, 2):
@@ -124,13 +131,13 @@ def chart(found: Curves) -> str:
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{left + width}" y2="{y}"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{10 * tenth}%</text>')
     for threshold in THRESHOLDS:
-        x = place(threshold, 0).split(",")[0]
+        x = point(threshold, 0).split(",")[0]
         parts.append(
             f'<text x="{x}" y="{top + height + 20}" text-anchor="middle">{threshold}</text>'
         )
-    for i, (name, shares) in enumerate(found.items()):
-        points = " ".join(map(place, THRESHOLDS, shares))
-        color = f"hsl({i * 360 // len(found)} 70% 45%)"
+    for i, (name, fractions) in enumerate(measured.items()):
+        points = " ".join(map(point, THRESHOLDS, fractions))
+        color = f"hsl({i * 360 // len(measured)} 70% 45%)"
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         y = top + 20 * i + 10
         parts.append(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 
-def datatrove(folder: Path, file: str, exams: str) -> Callable[[], dict[str, np.ndarray]]:
+def datatrove(folder: Path, file: str, benchmarks: str) -> Callable[[], dict[str, np.ndarray]]:
     """From files to files with two workers; the ids that are `kept`.
 
     Its indexer wants lighteval, so the index is written here, by its own functions.
@@ -32,7 +32,7 @@ def datatrove(folder: Path, file: str, exams: str) -> Callable[[], dict[str, np.
     pq.write_table(table.slice(0, half), source / "0.parquet")
     pq.write_table(table.slice(half), source / "1.parquet")
     ids = table["id"].to_pylist()
-    items = pq.read_table(folder / exams, columns=["benchmark", "texts"]).to_pylist()
+    items = pq.read_table(folder / benchmarks, columns=["benchmark", "texts"]).to_pylist()
     config = NGramsDecontConfig(n_grams=13, find_query_ngrams=True)
 
     def run() -> dict[str, np.ndarray]:

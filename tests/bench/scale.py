@@ -36,7 +36,7 @@ def measure(data: Data) -> list[Line]:
         "dedup.jaccard": [Contestant("ours", f"{ours}:jaccard", {"file": files[n]}) for n in sizes],
         "dedup.minhash": [Contestant("ours", f"{ours}:minhash", {"file": files[n]}) for n in sizes],
         "decontaminate.ngram": [
-            Contestant("ours", f"{ours}:ngrams", {"file": files[n], "exams": data.exams})
+            Contestant("ours", f"{ours}:ngrams", {"file": files[n], "benchmarks": data.exams})
             for n in sizes
         ],
         "k-means, 384 dimensions, k = 161": [

@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from stages._vectors.kmeans import kmeans
 from stages.select import _spectral
 from stages.select._spectral import spectral
-from tests.stages.test_vectors import blobs
+from tests.stages._vectors.test_arrays import blobs
 
 
 def agreement(first: NDArray, second: NDArray) -> float:

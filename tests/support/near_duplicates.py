@@ -1,4 +1,4 @@
-"""What near-duplicates are, in plain Python: the oracle for the stages that look for them."""
+"""Near-duplicates in plain Python: the oracle of `dedup.jaccard` and `dedup.minhash`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def brute(sets: dict[str, set], threshold: float) -> tuple[dict[str, str], dict[
         for gram in of:
             posting.setdefault(gram, []).append(key)
     close = {pair for keys in posting.values() for pair in combinations(keys, 2)}
-    near = {pair: similarity(sets[pair[0]], sets[pair[1]]) for pair in close}
-    near = {pair: value for pair, value in near.items() if value >= threshold}
+    similar = {pair: similarity(sets[pair[0]], sets[pair[1]]) for pair in close}
+    similar = {pair: value for pair, value in similar.items() if value >= threshold}
     root = {key: key for key in sets}
 
     def top(key: str) -> str:
@@ -48,30 +48,30 @@ def brute(sets: dict[str, set], threshold: float) -> tuple[dict[str, str], dict[
             key = root[key]
         return key
 
-    for a, b in near:
+    for a, b in similar:
         low, high = sorted((top(a), top(b)))
         root[high] = low
-    return {key: top(key) for key in sets}, near
+    return {key: top(key) for key in sets}, similar
 
 
 def agree(
     stages: Sequence[Stage], ctx: Context, rows: pl.DataFrame, threshold: float, n: int = 5
 ) -> int:
-    """Check what stages say of rows against the brute force; the number of rows dropped."""
+    """Check verdicts of stages against the brute force; the number of rows dropped."""
     sets = sets_of(rows, n)
-    roots, near = brute(sets, threshold)
-    lost = {key: root for key, root in roots.items() if key != root}
+    roots, similar = brute(sets, threshold)
+    expected = {key: root for key, root in roots.items() if key != root}
     for stage in stages:
-        found = evidence(rows, stage(ctx, rows, jaccard=threshold, ngram=n))
-        assert {key: told["twin"] for key, told in found.items()} == lost
-        for key, told in found.items():
-            assert told["jaccard"] == similarity(sets[key], sets[told["twin"]])
-            if told["jaccard"] < threshold:
-                link = tuple(sorted((key, told["through"])))
-                assert near[link] == told["through_jaccard"]
+        dropped = evidence(rows, stage(ctx, rows, threshold=threshold, ngram_size=n))
+        assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected
+        for key, cause in dropped.items():
+            assert cause["jaccard"] == similarity(sets[key], sets[cause["duplicate_of"]])
+            if cause["jaccard"] < threshold:
+                link = tuple(sorted((key, cause["through"])))
+                assert similar[link] == cause["through_jaccard"]
             else:
-                assert "through" not in told
-    return len(lost)
+                assert "through" not in cause
+    return len(expected)
 
 
 def components(texts: list[str], n: int, threshold: float) -> list[int]:
@@ -84,12 +84,12 @@ def components(texts: list[str], n: int, threshold: float) -> list[int]:
 
     columns: dict[tuple, int] = {}
     words = tokens(pl.Series(texts)).to_list()
-    places = []
+    entries = []
     for row, text in enumerate(words):
         count = max(len(text) - n + 1, min(len(text), 1))
         held = {tuple(text[i : i + n]) for i in range(count)}
-        places += [(row, columns.setdefault(gram, len(columns))) for gram in held]
-    rows, held_columns = np.array(places).T
+        entries += [(row, columns.setdefault(gram, len(columns))) for gram in held]
+    rows, held_columns = np.array(entries).T
     shape = (len(texts), len(columns))
     table = coo_array((np.ones(len(rows), dtype=np.int32), (rows, held_columns)), shape).tocsr()
     sizes = np.bincount(rows, minlength=len(texts))
@@ -97,9 +97,9 @@ def components(texts: list[str], n: int, threshold: float) -> list[int]:
     for start in range(0, len(texts), 2000):
         shared = (table[start : start + 2000] @ table.T).tocoo()
         i, j = shared.coords
-        near = shared.data / (sizes[i + start] + sizes[j] - shared.data) >= threshold
-        left.append(i[near] + start)
-        right.append(j[near])
+        similar = shared.data / (sizes[i + start] + sizes[j] - shared.data) >= threshold
+        left.append(i[similar] + start)
+        right.append(j[similar])
     pairs = (np.concatenate(left), np.concatenate(right))
     graph = coo_array((np.ones(len(pairs[0])), pairs), (len(texts), len(texts)))
     labels = connected_components(graph, directed=False)[1]

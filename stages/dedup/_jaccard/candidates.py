@@ -1,9 +1,9 @@
-"""Which sets can be similar to another at all, and what connects those that are.
+"""Which sets can be similar to another at all, and which groups similar pairs connect.
 
-A set of n that shares fewer than t n elements with any other set has no neighbour of
+A set of n that shares fewer than t n elements with any other set has no neighbor of
 Jaccard similarity t, and an element that one set alone holds adds nothing to an
-overlap. Without either, little is left of a real pool, and of what is left two
-numbers say all: the size of the whole set, and the elements that others share.
+overlap. Without either, little remains of a real pool, and of each remaining set two
+things suffice: its full size, and the elements that others share.
 """
 
 from __future__ import annotations
@@ -13,27 +13,39 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._text.ragged import Ragged, offsets_of, overlaps, ranges, sort_each, sums
+from stages._text.ragged import Ragged, count_set, intersection_sizes, offsets_of, ranges, sort_each
 from stages._vectors.arrays import parallel_map
 
+Integers = NDArray[np.int64]
+
 EPSILON: Final = 1e-6
-"""Bounds on sizes give way by this much, far more than products of floats are off."""
+"""Bounds on sizes are loosened by this much, far more than products of floats are off."""
 
 _PART: Final = 1 << 16
 """Elements counted at a time: with their order they stay in the processor's cache (of
-2.5 million 0.21 CPU seconds instead of 0.32), and are few enough to share out to threads."""
+2.5 million 0.21 CPU seconds instead of 0.32), and all threads have work."""
 
-SPARE: Final = np.uint64(8)
+SPARE_BITS: Final = np.uint64(8)
 """Elements of a pool are 56 bits of hash below 8 bits that say how common they are."""
 
 
 class Components:
-    """Union-find over numbered rows; the root of a component is its smallest number."""
+    """Union-find over rows 0 to size - 1; the root of a component is its smallest row.
+
+    Args:
+        size: Number of rows.
+
+    Example:
+        >>> components = Components(5)
+        >>> components.join(np.array([1, 4]), np.array([4, 2]))
+        >>> components.roots(np.arange(5)).tolist()
+        [0, 1, 1, 3, 1]
+    """
 
     def __init__(self, size: int) -> None:
         self._parent = np.arange(size)
 
-    def roots(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    def roots(self, rows: Integers) -> Integers:
         """The roots of the rows' components."""
         parent = self._parent[rows]
         while True:
@@ -43,85 +55,96 @@ class Components:
                 return parent
             parent = higher
 
-    def join(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
-        """Make one component of each pair's two."""
+    def join(self, left: Integers, right: Integers) -> None:
+        """Merge the two components of each pair."""
         while len(left):
             a, b = self.roots(left), self.roots(right)
-            apart = a != b
-            left, right, a, b = left[apart], right[apart], a[apart], b[apart]
-            # Of several links from one root only the last written holds; the rest go again.
+            differ = a != b
+            left, right, a, b = left[differ], right[differ], a[differ], b[differ]
+            # Of several links from one root only the last written holds; the rest are retried.
             self._parent[np.maximum(a, b)] = np.minimum(a, b)
 
 
-class Pool(NamedTuple):
-    """The sets that can be similar to another. Entries are numbered in the order of `rows`.
+class SetPool(NamedTuple):
+    """The sets that can be similar to another; entry i is the set of row rows[i].
 
-    rows: their numbers, ascending. sizes: how many elements they have in all.
-    held: whether a set was there before; two of these are never compared.
-    sets: the elements that they share with others, the rarest first.
-    prefix: of these the first, as many as a set cannot all lack of a similar one's.
-    threshold: the least similarity.
-    alike: the first of the entries with the same `sets`; itself for that one.
-    joined: whether the entry is similar to that first one (never true for the first).
-    by_size: the entries by ascending size, and `rank` the place of each in it.
+    Attributes:
+        rows: Their positions among all sets, ascending.
+        sizes: How many elements they have in all.
+        held: Whether a set was there before; two of these are never compared.
+        sets: The elements that they share with others, the rarest first.
+        prefix: The first of these: of two similar sets the prefixes have one in common.
+        threshold: The smallest similarity.
+        representative: The first of the entries with the same `sets`; itself for that one.
+        joined: Whether the entry is similar to its representative (false for itself).
+        by_size: The entries by ascending size.
+        rank: The rank of each entry in `by_size`.
     """
 
-    rows: NDArray[np.int64]
-    sizes: NDArray[np.int64]
+    rows: Integers
+    sizes: Integers
     held: NDArray[np.bool_]
     sets: Ragged
     prefix: Ragged
     threshold: float
-    alike: NDArray[np.int64]
+    representative: Integers
     joined: NDArray[np.bool_]
-    by_size: NDArray[np.int64]
-    rank: NDArray[np.int64]
+    by_size: Integers
+    rank: Integers
 
     @property
-    def share(self) -> float:
-        """Of the sizes of two similar sets, added up, the least overlap."""
+    def min_overlap_fraction(self) -> float:
+        """The smallest overlap of two similar sets, as a fraction of the sum of their sizes."""
         return self.threshold / (1 + self.threshold)
 
-    def similarity(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.float64]:
+    def similarity(self, left: Integers, right: Integers) -> NDArray[np.float64]:
         """The exact similarity of pairs of entries."""
-        shared = overlaps(self.sets, left, right)
+        shared = intersection_sizes(self.sets, left, right)
         return np.asarray(shared / (self.sizes[left] + self.sizes[right] - shared))
 
 
-def at_least(bound: NDArray[np.floating]) -> NDArray[np.int64]:
-    """The least whole numbers, of 1 and more, that reach the bounds."""
+def ceil_count(bound: NDArray[np.floating]) -> Integers:
+    """The smallest integers, of 1 and more, that reach the bounds."""
     return np.asarray(np.maximum(np.ceil(bound - EPSILON), 1), dtype=np.int64)
 
 
-def condensed(sets: Ragged, held: int, threshold: float) -> Pool:
-    """The sets that share enough to be similar to any other, without what they do not share."""
+def condense(sets: Ragged, n_held: int, threshold: float) -> SetPool:
+    """Keep the sets that share enough to be similar to any other, without unshared elements.
+
+    Args:
+        sets: Without repeats.
+        n_held: How many of the first sets were there before.
+        threshold: The smallest similarity.
+    """
     rows = np.flatnonzero(sets.lengths)
     sizes = lengths = sets.lengths[rows]
     values = sets.values
     while True:
-        fresh = np.repeat(rows >= held, lengths) if held else None
-        common = commonness(values, fresh)
-        shared = sums(common > 0, offsets_of(lengths))
-        stay = shared >= at_least(threshold * sizes)
-        left = (common > 0) & np.repeat(stay, lengths)
-        values, common = values[left], common[left]
+        new = np.repeat(rows >= n_held, lengths) if n_held else None
+        common = commonness(values, new)
+        shared = count_set(common > 0, offsets_of(lengths))
+        stay = shared >= ceil_count(threshold * sizes)
+        kept = (common > 0) & np.repeat(stay, lengths)
+        values, common = values[kept], common[kept]
         before, rows, sizes, lengths = len(rows), rows[stay], sizes[stay], shared[stay]
-        # What one set shared with those that went counts no longer; soon that is little.
+        # Elements shared only with removed sets no longer count; soon these are few.
         if len(rows) > 0.9 * before or not len(rows):
             break
-    values >>= SPARE
+    values >>= SPARE_BITS
     values |= np.left_shift(common, np.uint64(56), dtype=np.uint64)
-    left_over = Ragged(offsets_of(lengths), values)
-    sort_each(left_over)
-    return _arranged(rows, sizes, rows < held, left_over, threshold)
+    condensed = Ragged(offsets_of(lengths), values)
+    sort_each(condensed)
+    return _arrange(rows, sizes, rows < n_held, condensed, threshold)
 
 
 def commonness(
-    values: NDArray[np.uint64], fresh: NDArray[np.bool_] | None = None
+    values: NDArray[np.uint64], new: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
     """For each value how often it occurs, on a scale of eighths of octaves; 0 for once.
 
-    fresh: which of the occurrences must be among them; 0 where none is.
+    Args:
+        values: Elements of all sets.
+        new: Which occurrences are of new sets; a value without any gets 0.
     """
     common = np.zeros(len(values), dtype=np.uint8)
     parts = -(-len(values) // _PART)
@@ -130,55 +153,51 @@ def commonness(
     ends = offsets_of(np.bincount(part, minlength=parts))
 
     def count(one: slice) -> None:
-        places = order[ends[one.start] : ends[one.start + 1]]
-        some = values[places]
+        positions = order[ends[one.start] : ends[one.start + 1]]
+        some = values[positions]
         degree = (8 * np.log2(multiplicity(some))).astype(np.uint8)
-        if fresh is not None:
-            degree[multiplicity(some, fresh[places]) == 0] = 0
-        common[places] = degree
+        if new is not None:
+            degree[multiplicity(some, new[positions]) == 0] = 0
+        common[positions] = degree
 
-    with parallel_map() as each:
-        each(count, parts, 1)
+    with parallel_map() as map_blocks:
+        map_blocks(count, parts, 1)
     return common
 
 
-def multiplicity(
-    values: NDArray[np.uint64], flags: NDArray[np.bool_] | None = None
-) -> NDArray[np.int64]:
-    """For each value how many are equal to it, itself among them (of those with the flag)."""
+def multiplicity(values: NDArray[np.uint64], flags: NDArray[np.bool_] | None = None) -> Integers:
+    """For each value how many are equal to it, including itself (of those with the flag)."""
     order = np.argsort(values)
     ordered = values[order]
     first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(order)])
     counts = np.diff(np.append(first, len(order)))
     result = np.empty(len(order), dtype=np.int64)
-    marked = counts if flags is None else sums(flags[order], np.append(first, len(order)))
+    marked = counts if flags is None else count_set(flags[order], np.append(first, len(order)))
     result[order] = np.repeat(marked, counts)
     return result
 
 
-def _arranged(
-    rows: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    held: NDArray[np.bool_],
-    sets: Ragged,
-    threshold: float,
-) -> Pool:
-    """The pool, with the sets that agree found by the sum of their elements."""
+def _arrange(
+    rows: Integers, sizes: Integers, held: NDArray[np.bool_], sets: Ragged, threshold: float
+) -> SetPool:
+    """The pool; equal sets are recognized by the sum of their elements."""
     total = np.zeros(0, dtype=np.uint64)
     if len(rows):
         total = np.add.reduceat(sets.values, sets.offsets[:-1])
     order = np.lexsort((sizes, held, total))
-    new = np.append(True, np.diff(total[order]) != 0)[: len(order)]
-    new[1:] |= held[order][1:] != held[order][:-1]
-    alike = np.empty(len(rows), dtype=np.int64)
-    alike[order] = order[new][np.cumsum(new) - 1]
+    first = np.append(True, np.diff(total[order]) != 0)[: len(order)]
+    first[1:] |= held[order][1:] != held[order][:-1]
+    representative = np.empty(len(rows), dtype=np.int64)
+    representative[order] = order[first][np.cumsum(first) - 1]
     shared = sets.lengths
-    value = shared / (sizes + sizes[alike] - shared)
-    joined = (value >= threshold) & (alike != np.arange(len(rows)))
+    similarity = shared / (sizes + sizes[representative] - shared)
+    joined = (similarity >= threshold) & (representative != np.arange(len(rows)))
     by_size = np.argsort(sizes, kind="stable")
     rank = np.empty_like(by_size)
     rank[by_size] = np.arange(len(by_size))
-    # What a set has alone is rarest of all, and `sets` is without it.
-    first = sets.lengths - at_least(threshold * sizes) + 1
-    prefix = Ragged(offsets_of(first), sets.values[ranges(sets.offsets[:-1], first)])
-    return Pool(rows, sizes, held, sets, prefix, threshold, alike, joined, by_size, rank)
+    # Unshared elements are the rarest of all, and `sets` is without them.
+    length = sets.lengths - ceil_count(threshold * sizes) + 1
+    prefix = Ragged(offsets_of(length), sets.values[ranges(sets.offsets[:-1], length)])
+    return SetPool(
+        rows, sizes, held, sets, prefix, threshold, representative, joined, by_size, rank
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
-from stages.decontaminate._rules import RULES, rules_named
+from stages.decontaminate._rules import GPT3, METHODS, Substring, label
 from stages.decontaminate.ngram import ngram
 from stages.load.benchmarks import benchmarks
 from tests.support.ngram_oracle import largest, split
@@ -22,8 +23,16 @@ from tests.support.rows import DATA, conversations, evidence, exam, json_lines, 
 QUESTION = "Natalia sold clips to 48 of her friends in April, and then half as many in May."
 
 
-def found(ctx: Context, rows: pl.DataFrame, exams: pl.DataFrame, **options: object) -> dict:
-    verdict = ngram(ctx, rows, exams, **options)
+def dropped(
+    ctx: Context,
+    rows: pl.DataFrame,
+    benchmarks: pl.DataFrame,
+    rule: str = "gpt3-13",
+    fields: tuple[str, ...] | None = None,
+    **options: object,
+) -> dict:
+    """The evidence under a rule with these options."""
+    verdict = ngram(ctx, rows, benchmarks, method=METHODS[rule](**options), fields=fields)
     assert set(verdict["drop_reason"].drop_nulls()) <= {"contaminated"}
     return evidence(rows, verdict)
 
@@ -35,12 +44,12 @@ LONG = "the cat sat on the mat today as always with a friend of hers"
 
 @settings(max_examples=120)
 @given(
-    st.sampled_from([*RULES]),
+    st.sampled_from([*METHODS]),
     st.lists(st.lists(text, min_size=1, max_size=3), min_size=1, max_size=5),
     st.lists(st.dictionaries(st.sampled_from(["q", "a"]), text, min_size=1), max_size=4),
     st.fixed_dictionaries(
         {
-            "n": st.none() | st.integers(3, 10),
+            "ngram_size": st.none() | st.integers(3, 10),
             "coverage": st.sampled_from([None, 0.0, 0.3, 0.6]),
             "min_words": st.sampled_from([None, 3, 4]),
             "turns": st.sampled_from([None, "all", "user", "assistant"]),
@@ -48,24 +57,25 @@ LONG = "the cat sat on the mat today as always with a friend of hers"
     ),
 )
 def test_small_pools(
-    tmp_path_factory: pytest.TempPathFactory, name: str, talks: list, items: list, options: dict
+    tmp_path_factory: pytest.TempPathFactory, name: str, turns: list, items: list, options: dict
 ) -> None:
     """Every rule against loops over word tuples, and its evidence against the texts."""
     if name == "substring":
-        options |= {"n": None, "coverage": None}
+        options |= {"ngram_size": None, "coverage": None}
+    options = {option: value for option, value in options.items() if value is not None}
     ctx = Context.scratch(tmp_path_factory.mktemp("ctx"))
-    rows = conversations(talks)
+    rows = conversations(turns)
     exams = exam("b", [{"q": LONG}, *items])
-    told = found(ctx, rows, exams, rule=name, **options)
-    rule = rules_named(name, **options)
+    causes = dropped(ctx, rows, exams, rule=name, **options)
+    rule = METHODS[name](**options)
     expected = largest(rule, rows, exams)
-    assert {key: cause["overlap"] for key, cause in told.items()} == pytest.approx(expected)
+    assert {key: cause["overlap"] for key, cause in causes.items()} == pytest.approx(expected)
     by_id = dict(rows.select("id", "messages").iter_rows())
-    for key, cause in told.items():
+    for key, cause in causes.items():
         turn = " ".join(split(by_id[key][cause["turn"]]["content"]))
         item = exams.filter(pl.col("item") == cause["item"])["texts"][0].to_list()
         (among,) = (field["text"] for field in item if field["name"] == cause["field"])
-        assert cause["rule"] == rule.name
+        assert cause["rule"] == label(rule)
         if name == "substring":
             assert among.lower().strip() in by_id[key][cause["turn"]]["content"].lower()
             assert " ".join(split(among)).startswith(cause["ngram"])
@@ -77,18 +87,18 @@ def test_small_pools(
 def test_real_items_in_real_rows(ctx: Context) -> None:
     items = benchmarks(ctx, names=("gsm8k", "humaneval", "ifeval"))
     leaks = items.sample(40, seed=0)["texts"].list.first().struct.field("text")
-    talks = [(f"Please solve this.\n\n{leak}", "I do not know.") for leak in leaks]
-    rows = pl.concat([conversations(talks), sample("self_instruct.jsonl.gz").head(300)]).sort("id")
+    turns = [(f"Please solve this.\n\n{leak}", "I do not know.") for leak in leaks]
+    rows = pl.concat([conversations(turns), sample("self_instruct.jsonl.gz").head(300)]).sort("id")
     exams = items.filter(pl.col("benchmark") != "mmlu")
-    told = found(ctx, rows, exams, n=8, coverage=0.5)
-    assert set(told) >= set(conversations(talks)["id"])
+    causes = dropped(ctx, rows, exams, ngram_size=8, coverage=0.5)
+    assert set(causes) >= set(conversations(turns)["id"])
     few = exams.filter(pl.col("texts").list.first().struct.field("text").is_in(leaks.to_list()))
-    some = rows.filter(pl.col("id").is_in(conversations(talks)["id"].to_list()))
+    some = rows.filter(pl.col("id").is_in(conversations(turns)["id"].to_list()))
     some = pl.concat([some, rows.head(20)]).unique("id").sort("id")
     for name in ("tulu3-8-50", "palm-8-70", "qwen-13-lcs", "deepseek-10", "substring"):
-        told = found(ctx, some, few, rule=name)
-        expected = largest(rules_named(name), some, few)
-        assert {key: cause["overlap"] for key, cause in told.items()} == pytest.approx(expected)
+        causes = dropped(ctx, some, few, rule=name)
+        expected = largest(METHODS[name](), some, few)
+        assert {key: cause["overlap"] for key, cause in causes.items()} == pytest.approx(expected)
 
 
 def test_paraphrases_pass_as_published(ctx: Context) -> None:
@@ -97,10 +107,10 @@ def test_paraphrases_pass_as_published(ctx: Context) -> None:
     items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")
     exams = exam("gsm8k", [{"question": row["question"]} for row in items])
     rows = conversations([(row["text"],) for row in rephrased])
-    assert len(found(ctx, rows, exams, n=13)) <= 0.005 * len(rows)
-    assert len(found(ctx, rows, exams, n=8)) <= 0.10 * len(rows)
+    assert len(dropped(ctx, rows, exams, ngram_size=13)) <= 0.005 * len(rows)
+    assert len(dropped(ctx, rows, exams, ngram_size=8)) <= 0.10 * len(rows)
     copies = conversations([(row["question"],) for row in items])
-    assert len(found(ctx, copies, exams, n=13)) == len(copies)
+    assert len(dropped(ctx, copies, exams, ngram_size=13)) == len(copies)
 
 
 def test_the_train_split_is_no_test_item(ctx: Context, shared: object) -> None:
@@ -108,26 +118,26 @@ def test_the_train_split_is_no_test_item(ctx: Context, shared: object) -> None:
     items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")
     exams = exam("gsm8k", [{"question": row["question"]} for row in items])
     rows = conversations([(row["question"], row["answer"]) for row in train])
-    assert len(found(ctx, rows, exams, n=13, coverage=0.5)) < 0.01 * len(rows)
+    assert len(dropped(ctx, rows, exams, ngram_size=13, coverage=0.5)) < 0.01 * len(rows)
 
 
 def test_only_turn_three_of_a_conversation(ctx: Context) -> None:
     rows = conversations([("Hello!", "Hi. How can I help?", f"Well: {QUESTION}", "Sure.")])
     exams = exam("gsm8k", [{"question": "Something else altogether."}, {"question": QUESTION}])
-    (cause,) = found(ctx, rows, exams).values()
+    (cause,) = dropped(ctx, rows, exams).values()
     assert (cause["benchmark"], cause["item"], cause["field"]) == ("gsm8k", "1", "question")
     assert cause["turn"] == 2
     assert cause["overlap"] == 1.0
     assert cause["ngram"] == "natalia sold clips to 48 of her friends in april and then half"
-    assert len(found(ctx, rows, exams, turns="user")) == 1
-    assert found(ctx, rows, exams, turns="assistant") == {}
+    assert len(dropped(ctx, rows, exams, turns="user")) == 1
+    assert dropped(ctx, rows, exams, turns="assistant") == {}
 
 
 def test_another_number_is_another_problem(ctx: Context) -> None:
     problem = "A farmer has {} cows and buys {} more cows. How many cows has the farmer got now?"
     rows = conversations([(problem.format(48, 7),), (problem.format(31, 5),)])
     exams = exam("gsm8k", [{"question": problem.format(31, 5)}])
-    assert list(found(ctx, rows, exams, coverage=0.9)) == [of(rows, problem.format(31, 5))]
+    assert list(dropped(ctx, rows, exams, coverage=0.9)) == [of(rows, problem.format(31, 5))]
 
 
 def test_short_items(ctx: Context) -> None:
@@ -135,7 +145,7 @@ def test_short_items(ctx: Context) -> None:
     question = "What happens if you eat watermelon seeds?"
     exams = exam("truthfulqa", [short, {"question": question}])
     fall = exam("mmlu", [{"choice": "the fall of the Berlin Wall"}])
-    talks = [
+    turns = [
         ("yes",),
         ("B", "42"),
         ("Is it all of the above?", "All of the above"),
@@ -143,31 +153,31 @@ def test_short_items(ctx: Context) -> None:
         (f"Tell me: {question}", "Nothing."),
         ("Describe three events of the year 1989, such as the fall of the Berlin Wall",),
     ]
-    rows = conversations(talks)
-    told = found(ctx, rows, pl.concat([exams, fall]))
-    assert list(told) == [of(rows, f"Tell me: {question}")]
-    assert told[of(rows, f"Tell me: {question}")]["overlap"] == 1.0
+    rows = conversations(turns)
+    causes = dropped(ctx, rows, pl.concat([exams, fall]))
+    assert list(causes) == [of(rows, f"Tell me: {question}")]
+    assert causes[of(rows, f"Tell me: {question}")]["overlap"] == 1.0
 
 
 def test_empty_turns_and_texts(ctx: Context) -> None:
     rows = conversations([("",), ("", ""), ("a",)])
     exams = exam("b", [{"q": QUESTION, "empty": "", "none": None}])
-    assert found(ctx, rows, exams) == {}
-    assert found(ctx, rows.clear(), exams) == {}
+    assert dropped(ctx, rows, exams) == {}
+    assert dropped(ctx, rows.clear(), exams) == {}
 
 
 def test_long_runs_of_zeros_and_of_numbers_are_no_leak(ctx: Context) -> None:
     runs = ["0 " * 40, "0 1 " * 20, " ".join(map(str, range(40))), " ".join("abcdefghijklmnop")]
     rows = conversations([(run,) for run in runs])
     exams = exam("b", [{"q": f"What follows? {run} And why is it so?"} for run in runs])
-    assert found(ctx, rows, exams) == {}
+    assert dropped(ctx, rows, exams) == {}
 
 
 def test_chinese(ctx: Context) -> None:
     item = "小明有三个苹果，他给了小红一个苹果，请问小明还剩几个苹果？"
     rows = conversations([(f"请回答：{item}",), ("请写一首关于苹果的诗。",)])
-    told = found(ctx, rows, exam("c", [{"question": item}]))
-    assert list(told) == [of(rows, f"请回答：{item}")]
+    causes = dropped(ctx, rows, exam("c", [{"question": item}]))
+    assert list(causes) == [of(rows, f"请回答：{item}")]
 
 
 def test_coverage_counts_words_of_the_item_once(ctx: Context) -> None:
@@ -175,43 +185,60 @@ def test_coverage_counts_words_of_the_item_once(ctx: Context) -> None:
     item, half = " ".join(words_of), " ".join(words_of[:10])
     rows = conversations([(f"{half} and again {half}",)])
     exams = exam("b", [{"q": item}])
-    (cause,) = found(ctx, rows, exams, n=5, coverage=0.4).values()
+    (cause,) = dropped(ctx, rows, exams, ngram_size=5, coverage=0.4).values()
     assert cause["overlap"] == 0.5
-    assert found(ctx, rows, exams, n=5, coverage=0.5) == {}
+    assert dropped(ctx, rows, exams, ngram_size=5, coverage=0.5) == {}
 
 
 def test_fields_choose_the_texts(ctx: Context) -> None:
     rows = conversations([(QUESTION,)])
     exams = exam("b", [{"question": "What is the name of the first planet?", "answer": QUESTION}])
-    assert len(found(ctx, rows, exams)) == 1
-    assert found(ctx, rows, exams, fields=("question",)) == {}
+    assert len(dropped(ctx, rows, exams)) == 1
+    assert dropped(ctx, rows, exams, fields=("question",)) == {}
 
 
 def test_what_cannot_be_compared_is_never_clean(ctx: Context) -> None:
     rows = conversations([(QUESTION,)])
     good = exam("good", [{"question": QUESTION}])
-    with pytest.raises(UserError, match="no evaluation item"):
+    with pytest.raises(UserError, match="must hold evaluation items"):
         ngram(ctx, rows, pl.DataFrame(schema=ITEM_COLUMNS))
     for useless in ([{"question": "yes"}], [{"question": None}], [{}]):
-        with pytest.raises(UserError, match="nothing of bad"):
+        with pytest.raises(UserError, match="no text of bad can be compared"):
             ngram(ctx, rows, pl.concat([good, exam("bad", useless)]))
-    with pytest.raises(UserError, match="nothing of good"):
+    with pytest.raises(UserError, match="no text of good can be compared"):
         ngram(ctx, rows, good, fields=("prompt",))
-    check = find("decontaminate.ngram").check
-    options = {"rule": "gpt3-13", "n": None, "min_words": None, "coverage": None, "turns": None}
-    check(SimpleNamespace(**options))
-    wrongs: list[dict[str, object]] = [
-        {"n": 2},
-        {"min_words": 0},
-        {"coverage": 1.0},
-        {"coverage": {"good": -0.1}},
-        {"rule": "llama3", "coverage": 1.1},
-        {"rule": "substring", "n": 8},
-        {"rule": "substring", "coverage": 0.5},
-    ]
-    for wrong in wrongs:
-        with pytest.raises(UserError):
-            check(SimpleNamespace(**options | wrong))
+
+
+FRACTION = "must be at least 0 and below 1, got"
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"name": "gpt3-13", "ngram_size": 2}, "method.ngram_size must be at least 3, got 2"),
+        ({"name": "gpt3-13", "min_words": 0}, "method.min_words must be at least 3, got 0"),
+        ({"name": "gpt3-13", "coverage": 1.0}, f"method.coverage {FRACTION} 1.0"),
+        ({"name": "gpt3-13", "coverage": {"b": -0.1}}, f"method.coverage.b {FRACTION} -0.1"),
+        ({"name": "llama3", "coverage": 1.1}, "method.coverage must be between 0 and 1, got 1.1"),
+        ({"name": "llama3", "coverage": "half"}, "method.coverage must be a number, got 'half'"),
+        ({"name": "substring", "ngram_size": 8}, "method (substring) has no option 'ngram_size'"),
+        ({"name": "substring", "coverage": 0.5}, "method (substring) has no option 'coverage'"),
+    ],
+)
+def test_mistakes_are_reported_before_the_run(method: dict, expected: str) -> None:
+    _, (problem,) = bind(find("decontaminate.ngram"), {"method": method}, {}, Path())
+    assert problem.what == expected
+
+
+def test_a_method_may_be_its_name() -> None:
+    stage = find("decontaminate.ngram")
+    for name, rule in METHODS.items():
+        options, problems = bind(stage, {"method": name}, {}, Path())
+        assert not problems
+        assert options.method == rule()
+        assert label(options.method) == name
+    assert label(Substring(min_words=7, turns="user")) == "substring, min_words=7, turns=user"
+    assert stage.options[0].default == GPT3()
 
 
 def test_a_row_depends_on_itself_alone(ctx: Context) -> None:
@@ -219,8 +246,8 @@ def test_a_row_depends_on_itself_alone(ctx: Context) -> None:
     exams = exam("gsm8k", [{"question": row["question"]} for row in items])
     pool = conversations([(row["question"], row["answer"]) for row in items[::3]])
     rows = pl.concat([pool, sample("self_instruct.jsonl.gz").head(60)]).sort("id")
-    whole = ngram(ctx, rows, exams)
+    complete = ngram(ctx, rows, exams)
     mixed = exams.sample(fraction=1.0, shuffle=True, seed=2)
     parts = [ngram(ctx, rows[i : i + 7], mixed) for i in range(0, len(rows), 7)]
-    assert pl.concat(parts).equals(whole)
-    assert whole["drop_reason"].count() == len(pool)
+    assert pl.concat(parts).equals(complete)
+    assert complete["drop_reason"].count() == len(pool)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages._text import ngram_index as ngram_index_module
-from stages._text.ngram_index import build_index, overlaps, scan
-from stages.decontaminate._rules import RULES, Name
-from stages.decontaminate._substrings import build_needles, contained
+from stages._text.ngram_index import build_index, find_overlaps, scan_overlaps
+from stages.decontaminate._rules import METHODS, Name, Rule
+from stages.decontaminate._substrings import build_needles, find_contained
 from stages.decontaminate.ngram import ngram
 from tests.bench.baselines_ngram import word_tuples
-from tests.support.ngram_oracle import telling
+from tests.support.ngram_oracle import is_evidence
 from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
 
 GOLDEN = DATA.parent / "tests/golden"
@@ -32,9 +32,13 @@ def run(start: int, length: int) -> str:
 
 
 def verdicts(
-    ctx: Context, rows: pl.DataFrame, exams: pl.DataFrame, **options: object
+    ctx: Context,
+    rows: pl.DataFrame,
+    benchmarks: pl.DataFrame,
+    rule: str = "gpt3-13",
+    **options: object,
 ) -> dict[str, dict]:
-    return evidence(rows, ngram(ctx, rows, exams, **options))
+    return evidence(rows, ngram(ctx, rows, benchmarks, method=METHODS[rule](**options)))
 
 
 def convicted(ctx: Context, turn: str | tuple[str, ...], item: str, **options: object) -> bool:
@@ -43,8 +47,9 @@ def convicted(ctx: Context, turn: str | tuple[str, ...], item: str, **options: o
 
 
 def test_the_presets_are_those_that_can_be_named() -> None:
-    assert set(RULES) == set(get_args(Name))
-    assert all(name == rule.name for name, rule in RULES.items())
+    assert set(METHODS) == set(get_args(Name))
+    assert all(name == rule().name for name, rule in METHODS.items())
+    assert {*METHODS.values()} == {*get_args(Rule)}
 
 
 def test_gpt3(ctx: Context) -> None:
@@ -53,7 +58,7 @@ def test_gpt3(ctx: Context) -> None:
     assert not convicted(ctx, f"so {run(20, 12)} then", item)
 
 
-def test_tulu3_wants_more_than_half_in_one_user_turn(ctx: Context) -> None:
+def test_tulu3_needs_more_than_half_in_one_user_turn(ctx: Context) -> None:
     item = run(0, 40)
     rule = {"rule": "tulu3-8-50"}
     assert not convicted(ctx, f"so {run(0, 20)} then", item, **rule)
@@ -73,17 +78,19 @@ def test_palm_counts_ngrams(ctx: Context) -> None:
 
 def test_llama3_takes_a_share_for_each_benchmark(ctx: Context) -> None:
     exams = pl.concat([exam("a", [{"q": run(0, 20)}]), exam("b", [{"q": run(50, 20)}])])
-    talks = [(run(0, 12),), (run(50, 12),), (run(0, 9),)]
-    rows = conversations(talks)
+    pairs = [(run(0, 12),), (run(50, 12),), (run(0, 9),)]
+    rows = conversations(pairs)
     halves = verdicts(ctx, rows, exams, rule="llama3")
     assert set(halves) == {of(rows, run(0, 12)), of(rows, run(50, 12))}
-    shares = {"a": 0.45, "b": 0.7}
-    told = verdicts(ctx, rows, exams, rule="llama3", coverage=shares)
-    assert set(told) == {of(rows, run(0, 12)), of(rows, run(0, 9))}
-    assert all(c["rule"] == "llama3, coverage={'a': 0.45, 'b': 0.7}" for c in told.values())
+    fractions = {"a": 0.45, "b": 0.7}
+    causes = verdicts(ctx, rows, exams, rule="llama3", coverage=fractions)
+    assert set(causes) == {of(rows, run(0, 12)), of(rows, run(0, 9))}
+    assert all(c["rule"] == "llama3, coverage={'a': 0.45, 'b': 0.7}" for c in causes.values())
     for wrong in ({"a": 0.5}, {"a": 0.5, "b": 0.5, "gsm8k": 0.5}):
-        with pytest.raises(UserError, match="coverage and the exams differ in"):
-            ngram(ctx, rows, exams, rule="llama3", coverage=wrong)
+        with pytest.raises(
+            UserError, match="coverage must have a value for each of a, b, got values for a"
+        ):
+            verdicts(ctx, rows, exams, rule="llama3", coverage=wrong)
 
 
 def test_deepseek_finds_short_items_anywhere(ctx: Context) -> None:
@@ -96,11 +103,11 @@ def test_deepseek_finds_short_items_anywhere(ctx: Context) -> None:
         assert not convicted(ctx, f"{long} {run(1, words)}", run(0, words), rule="deepseek-10")
         # The other rules want a phrase this short to be half of the turn.
         assert convicted(ctx, turn, run(0, words), min_words=3) == (words > 8)
-    with pytest.raises(UserError, match="nothing of b"):
+    with pytest.raises(UserError, match="no text of b can be compared"):
         convicted(ctx, run(0, 2), run(0, 2), rule="deepseek-10")
 
 
-def test_qwen_wants_a_common_subsequence_too(ctx: Context) -> None:
+def test_qwen_needs_a_common_subsequence_too(ctx: Context) -> None:
     item = run(0, 50)
     rule = {"rule": "qwen-13-lcs"}
     other = " ".join(["otherwise it rains"] * 20)
@@ -131,8 +138,8 @@ def test_substring_of_code(ctx: Context) -> None:
     rows = conversations(
         [*((text,) for text in trivial), (f"Do: {docstring}",), ("Do it.", f"Sure: {solution}")]
     )
-    told = verdicts(ctx, rows, exams, rule="substring")
-    named = {(c["item"], c["field"], c["turn"]) for c in told.values()}
+    causes = verdicts(ctx, rows, exams, rule="substring")
+    named = {(c["item"], c["field"], c["turn"]) for c in causes.values()}
     assert named == {("0", "prompt", 0), ("1", "canonical_solution", 1)}
 
 
@@ -144,16 +151,16 @@ letters = st.text(st.sampled_from("aBcÉß你。 \n.'3"), max_size=12)
 def test_substring_equals_python_in(needles: list[str], turns: list[list[str]]) -> None:
     """Turns are made of the needles and other letters, so that there is something to find."""
     texts = [letter.join([*needles, *turn]) for turn in turns for letter in ("", " ")] + needles
-    wanted = build_needles(pl.DataFrame({"text": needles}, schema={"text": pl.String}), 3)
-    found = {
+    built = build_needles(pl.DataFrame({"text": needles}, schema={"text": pl.String}), 3)
+    contained = {
         (int(row), int(text))
-        for pairs in contained(wanted, pl.Series(texts, dtype=pl.String))
+        for pairs in find_contained(built, pl.Series(texts, dtype=pl.String))
         for row, text in zip(pairs.row, pairs.text, strict=True)
     }
-    assert found == {
+    assert contained == {
         (i, n)
         for i, text in enumerate(texts)
-        for n in wanted.usable().tolist()
+        for n in built.searchable().tolist()
         if needles[n].lower().strip() in text.lower()
     }
 
@@ -167,21 +174,21 @@ def test_a_copy_is_whole_in_spite_of_its_zeros(ctx: Context) -> None:
         assert cause["overlap"] == 1.0
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize("name", [*METHODS])
 def test_problems_that_differ_in_numbers_are_different(ctx: Context, name: Name) -> None:
     problem = "A farmer has {} cows and sells {} of them for ${} each. What does he have now?"
-    ours = [(problem.format(48, 7, 310),), (problem.format(31, 5, 270),)]
-    rows = conversations(ours)
+    turns = [(problem.format(48, 7, 310),), (problem.format(31, 5, 270),)]
+    rows = conversations(turns)
     exams = exam("gsm8k", [{"question": problem.format(31, 5, 270)}])
-    told = verdicts(ctx, rows, exams, rule=name)
-    expected = {of(rows, ours[1][0])}
+    causes = verdicts(ctx, rows, exams, rule=name)
+    expected = {of(rows, turns[1][0])}
     if name == "qwen-13-lcs":
-        assert set(told) >= expected
+        assert set(causes) >= expected
     else:
-        assert set(told) == expected
+        assert set(causes) == expected
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize("name", [*METHODS])
 def test_runs_of_zeros_and_counting_are_no_leak(ctx: Context, name: Name) -> None:
     runs = ["0 " * 40, "0 1 " * 20, " ".join(map(str, range(40))), "0" * 60, "0.0, " * 30]
     rows = conversations([(part,) for part in runs])
@@ -189,12 +196,12 @@ def test_runs_of_zeros_and_counting_are_no_leak(ctx: Context, name: Name) -> Non
     assert verdicts(ctx, rows, exams, rule=name) == {}
 
 
-@pytest.mark.parametrize("name", [*RULES])
+@pytest.mark.parametrize("name", [*METHODS])
 def test_duplicate_items_change_nothing(ctx: Context, name: Name) -> None:
     items = [{"q": row["question"]} for row in json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")]
     rows = conversations([(item["q"],) for item in items[:5]])
-    once = ngram(ctx, rows, exam("b", items[:9]), rule=name)
-    twice = ngram(ctx, rows, pl.concat([exam("b", items[:9])] * 2), rule=name)
+    once = ngram(ctx, rows, exam("b", items[:9]), method=METHODS[name]())
+    twice = ngram(ctx, rows, pl.concat([exam("b", items[:9])] * 2), method=METHODS[name]())
     assert once.equals(twice)
     assert once["drop_reason"].count() == 5
 
@@ -205,16 +212,17 @@ def test_a_template_of_all_items_takes_no_memory(monkeypatch: pytest.MonkeyPatch
     items = [f"{template} {WORDS[i % 100]} {i}" for i in range(300)]
     index = build_index(pl.DataFrame({"text": items}), 13, 5)
     rows = pl.Series([f"{template} something else {i}" for i in range(300)])
-    whole = overlaps(index, rows)
-    assert len(whole.row) == 300 * 300
+    complete = find_overlaps(index, rows)
+    assert len(complete.row) == 300 * 300
     monkeypatch.setattr(ngram_index_module, "_MATCHES", 5000)
-    parts = list(scan(index, rows))
+    parts = list(scan_overlaps(index, rows))
     assert max(len(part.row) for part in parts) <= 5000
     assert all(
-        (a == np.concatenate(b)).all() for a, b in zip(whole, zip(*parts, strict=True), strict=True)
+        (a == np.concatenate(b)).all()
+        for a, b in zip(complete, zip(*parts, strict=True), strict=True)
     )
     monkeypatch.setattr(ngram_index_module, "_MATCHES", 5)  # less than one row has: it stays whole
-    assert sorted({len(part.row) for part in scan(index, rows)}) == [0, 300]
+    assert sorted({len(part.row) for part in scan_overlaps(index, rows)}) == [0, 300]
 
 
 PUBLISHED = {
@@ -241,7 +249,7 @@ def test_recall_on_paraphrases_is_as_published(benchmark: str) -> None:
     )
     for n, expected in zip((13, 10, 8), published, strict=True):
         index = build_index(pl.DataFrame({"text": originals}), n, 5)
-        pairs = overlaps(index, pl.Series(texts))
+        pairs = find_overlaps(index, pl.Series(texts))
         own = set(pairs.row[pairs.row == pairs.text].tolist())
         shared = {
             number: ngrams(text, n) & ngrams(originals[number], n)
@@ -249,7 +257,7 @@ def test_recall_on_paraphrases_is_as_published(benchmark: str) -> None:
         }
         plain = {number for number, grams in shared.items() if grams}
         assert len(plain) == expected
-        assert own == {i for i in plain if any(telling(gram, False) for gram in shared[i])}
+        assert own == {i for i in plain if any(is_evidence(gram, False) for gram in shared[i])}
         if benchmark == "gsm8k":
             assert own == plain
 
@@ -267,8 +275,8 @@ def test_tulus_rule_is_blind_to_paraphrase_too(ctx: Context) -> None:
         rows = conversations([(row["text"],) for row in json_lines(GOLDEN / f"{golden}.jsonl.gz")])
         items = json_lines(DATA / f"benchmarks/{file}.jsonl.gz")
         exams = exam("b", [{"q": row[field]} for row in items])
-        told = verdicts(ctx, rows, exams, rule="tulu3-8-50")
-        assert {cause["item"] for cause in told.values()} == expected
+        causes = verdicts(ctx, rows, exams, rule="tulu3-8-50")
+        assert {cause["item"] for cause in causes.values()} == expected
 
 
 def test_the_strong_baseline_flags_the_same_rows(ctx: Context) -> None:

@@ -1,9 +1,10 @@
-"""decontaminate.semantic: paraphrases found, other problems kept, judges believed or failed."""
+"""decontaminate.semantic: paraphrases dropped, other problems kept, judgments and failures."""
 
 from __future__ import annotations
 
 import json
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
-from stages.decontaminate._nearest import Embedded, nearest, unit
+from stages.decontaminate._nearest import EmbeddedItems, nearest, unit
 from stages.decontaminate._numbers import agreement, numbers_in
 from stages.decontaminate.semantic import semantic
 from tests.bench.paraphrases import THRESHOLDS, chart, curves, page
+from tests.support.options import options_of
 from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
 from tests.support.scripted import Answer, Scripted
 
@@ -33,7 +36,7 @@ SAME = "A garment takes 2 bolts of blue fiber and half as much white fiber. How 
 OTHER = "A robe takes 7 bolts of blue fiber and 5 of white fiber. How many bolts in total?"
 
 
-def exams() -> pl.DataFrame:
+def benchmarks() -> pl.DataFrame:
     return pl.concat(
         [
             exam("gsm8k", [{"question": ITEM}, {"question": "How old is Ann in 4 years?"}]),
@@ -42,13 +45,15 @@ def exams() -> pl.DataFrame:
     )
 
 
-def told(ctx: Context, rows: pl.DataFrame, items: pl.DataFrame, **options: Any) -> dict[str, dict]:
+def dropped(
+    ctx: Context, rows: pl.DataFrame, items: pl.DataFrame, **options: Any
+) -> dict[str, dict]:
     return evidence(rows, semantic(ctx, rows, items, **options))
 
 
 def test_a_paraphrase_is_dropped_and_another_problem_kept(ctx: Context, potion: Embedder) -> None:
     rows = conversations([(SAME, "3"), (OTHER, "12"), ("Write a poem about the sea.", "Blue.")])
-    verdict = semantic(ctx, rows, exams(), embedder=potion)
+    verdict = semantic(ctx, rows, benchmarks(), embedder=potion)
     (cause,) = evidence(rows, verdict).values()
     assert rows.filter(verdict["drop_reason"] == "contaminated")["id"].to_list() == [of(rows, SAME)]
     assert {k: cause[k] for k in ("benchmark", "item", "field", "turn")} == {
@@ -57,18 +62,20 @@ def test_a_paraphrase_is_dropped_and_another_problem_kept(ctx: Context, potion: 
     assert cause["similarity"] >= 0.75
     assert cause["numbers"] == 1.0
     # By the cosine alone the other problem looks the same; its numbers tell.
-    alone = told(ctx, rows, exams(), embedder=potion, numbers=0.0)
+    alone = dropped(ctx, rows, benchmarks(), embedder=potion, min_number_overlap=0.0)
     assert set(alone) == {of(rows, SAME), of(rows, OTHER)}
-    substituted = told(ctx, rows, exams(), embedder=potion, kinds={"gsm8k": "number_substituted"})
+    substituted = dropped(
+        ctx, rows, benchmarks(), embedder=potion, task_types={"gsm8k": "number_substituted"}
+    )
     assert set(substituted) == set(alone)
     assert all(cause["numbers"] is None for cause in substituted.values())
 
 
 def test_every_row_has_its_nearest_item(ctx: Context, potion: Embedder) -> None:
     rows = conversations([(SAME,), ("Tell me a river of Austria", "Danube"), ("",), ("  ", "a")])
-    verdict = rows.select("id").hstack(semantic(ctx, rows, exams(), embedder=potion))
+    verdict = rows.select("id").hstack(semantic(ctx, rows, benchmarks(), embedder=potion))
     nearest_of = dict(verdict.select("id", "exam_item").iter_rows())
-    items = dict(exams().select("id", "benchmark").iter_rows())
+    items = dict(benchmarks().select("id", "benchmark").iter_rows())
     assert items[nearest_of[of(rows, SAME)]] == "gsm8k"
     assert items[nearest_of[of(rows, "Tell me a river of Austria")]] == "trivia"
     assert nearest_of[of(rows, "")] is None
@@ -77,27 +84,32 @@ def test_every_row_has_its_nearest_item(ctx: Context, potion: Embedder) -> None:
     assert verdict.schema["exam_similarity"] == pl.Float32
 
 
-def test_each_turn_apart_and_whose(ctx: Context, potion: Embedder) -> None:
+def test_each_turn_by_itself_and_by_role(ctx: Context, potion: Embedder) -> None:
     rows = conversations([("Hello!", "Hi.", SAME, "3"), ("What do you ask?", SAME)])
     first, second = (rows.filter(pl.col("messages").list.len() == n)["id"].item() for n in (4, 2))
-    assert {k: c["turn"] for k, c in told(ctx, rows, exams(), embedder=potion).items()} == {
+    assert {k: c["turn"] for k, c in dropped(ctx, rows, benchmarks(), embedder=potion).items()} == {
         first: 2
     }
-    found = told(ctx, rows, exams(), embedder=potion, turns="all")
-    assert {key: cause["turn"] for key, cause in found.items()} == {first: 2, second: 1}
-    assert set(told(ctx, rows, exams(), embedder=potion, turns="assistant")) == {second}
+    causes = dropped(ctx, rows, benchmarks(), embedder=potion, turns="all")
+    assert {key: cause["turn"] for key, cause in causes.items()} == {first: 2, second: 1}
+    assert set(dropped(ctx, rows, benchmarks(), embedder=potion, turns="assistant")) == {second}
 
 
 def test_thresholds_by_benchmark(ctx: Context, potion: Embedder) -> None:
     rows = conversations([(SAME,), ("Which river goes through the city of Vienna?",)])
-    both = told(ctx, rows, exams(), embedder=potion)
+    both = dropped(ctx, rows, benchmarks(), embedder=potion)
     assert len(both) == 2
     limits = {"gsm8k": 0.75, "trivia": 1.0}
-    assert set(told(ctx, rows, exams(), embedder=potion, threshold=limits)) == {of(rows, SAME)}
-    with pytest.raises(UserError, match="threshold and the exams differ in trivia"):
-        semantic(ctx, rows, exams(), embedder=potion, threshold={"gsm8k": 0.7})
-    with pytest.raises(UserError, match="kinds names mmlu"):
-        semantic(ctx, rows, exams(), embedder=potion, kinds={"mmlu": "knowledge"})
+    assert set(dropped(ctx, rows, benchmarks(), embedder=potion, threshold=limits)) == {
+        of(rows, SAME)
+    }
+    with pytest.raises(
+        UserError,
+        match="threshold must have a value for each of gsm8k, trivia, got values for gsm8k",
+    ):
+        semantic(ctx, rows, benchmarks(), embedder=potion, threshold={"gsm8k": 0.7})
+    with pytest.raises(UserError, match="task_types must name benchmarks of the items, got mmlu"):
+        semantic(ctx, rows, benchmarks(), embedder=potion, task_types={"mmlu": "knowledge"})
 
 
 def test_a_row_depends_on_itself_alone(ctx: Context, potion: Embedder) -> None:
@@ -107,39 +119,63 @@ def test_a_row_depends_on_itself_alone(ctx: Context, potion: Embedder) -> None:
     rows = pl.concat(
         [conversations([(r["text"],) for r in rephrased]), sample("selfbehave.jsonl.gz").head(90)]
     ).sort("id")
-    whole = semantic(ctx, rows, benchmark, embedder=potion, top_k=3)
+    complete = semantic(ctx, rows, benchmark, embedder=potion, n_neighbors=3)
     mixed = benchmark.sample(fraction=1.0, shuffle=True, seed=1)
     parts = [
-        semantic(ctx, rows[i : i + 7], mixed, embedder=potion, top_k=3, batch=3)
+        semantic(ctx, rows[i : i + 7], mixed, embedder=potion, n_neighbors=3, batch_size=3)
         for i in range(0, len(rows), 7)
     ]
-    assert pl.concat(parts).equals(whole)
-    assert whole["drop_reason"].count() > 40
-    assert semantic(ctx, rows.clear(), benchmark, embedder=potion).schema == whole.schema
+    assert pl.concat(parts).equals(complete)
+    assert complete["drop_reason"].count() > 40
+    assert semantic(ctx, rows.clear(), benchmark, embedder=potion).schema == complete.schema
 
 
 def test_what_cannot_be_compared_is_never_clean(ctx: Context, potion: Embedder) -> None:
     rows = conversations([(SAME,)])
-    with pytest.raises(UserError, match="no evaluation item"):
+    with pytest.raises(UserError, match="must hold evaluation items"):
         semantic(ctx, rows, pl.DataFrame(schema=ITEM_COLUMNS), embedder=potion)
     for useless in ([{"q": "yes"}], [{"q": None}], [{}]):
-        with pytest.raises(UserError, match="nothing of bad can be compared"):
-            semantic(ctx, rows, pl.concat([exams(), exam("bad", useless)]), embedder=potion)
-    with pytest.raises(UserError, match="nothing of gsm8k, trivia"):
-        semantic(ctx, rows, exams(), embedder=potion, fields=("prompt",))
+        with pytest.raises(UserError, match="no text of bad can be compared"):
+            semantic(ctx, rows, pl.concat([benchmarks(), exam("bad", useless)]), embedder=potion)
+    with pytest.raises(UserError, match="no text of gsm8k, trivia can be compared"):
+        semantic(ctx, rows, benchmarks(), embedder=potion, fields=("prompt",))
     silent = scaled(ctx, {"x": 0.0})
-    runes = pl.concat([exams(), exam("runes", [{"q": "x y z x y z"}])])
-    with pytest.raises(UserError, match="nothing of runes can be compared"):
+    runes = pl.concat([benchmarks(), exam("runes", [{"q": "x y z x y z"}])])
+    with pytest.raises(UserError, match="no text of runes can be compared"):
         semantic(silent, rows, runes, embedder=potion)
+
+
+BOUND = "must be above 0 and at most 1, got"
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "expected"),
+    [
+        ("threshold", 0.0, f"threshold {BOUND} 0.0"),
+        ("threshold", {"a": 1.2}, f"threshold.a {BOUND} 1.2"),
+        ("min_number_overlap", 2.0, "min_number_overlap must be between 0 and 1, got 2.0"),
+        ("n_neighbors", 0, "n_neighbors must be at least 1, got 0"),
+        ("batch_size", 0, "batch_size must be at least 1, got 0"),
+        ("min_words", 0, "min_words must be at least 1, got 0"),
+        ("max_tokens", 0, "max_tokens must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_reported_before_the_run(
+    potion: Embedder, option: str, wrong: object, expected: str
+) -> None:
+    raw = {"embedder": "potion", option: wrong}
+    _, (problem,) = bind(find("decontaminate.semantic"), raw, {"potion": potion}, Path())
+    assert problem.what == expected
+
+
+def test_options_of_the_judge_need_a_judge(tinylm: LanguageModel) -> None:
     stage = find("decontaminate.semantic")
-    good = {option.name: option.default for option in stage.options}
-    stage.check(SimpleNamespace(**good))
-    for wrong in (
-        {"threshold": 0.0}, {"threshold": {"a": 1.2}}, {"numbers": 2.0}, {"top_k": 0},
-        {"batch": 0}, {"min_words": 0}, {"max_tokens": 0},
-    ):  # fmt: skip
-        with pytest.raises(UserError):
-            stage.check(SimpleNamespace(**good | wrong))
+    assert stage.check
+    stage.check(options_of(semantic))
+    for option, value in (("temperature", 0.3), ("max_tokens", 4)):
+        with pytest.raises(OptionError, match=f"^{option} must be left out without a judge"):
+            stage.check(options_of(semantic, **{option: value}))
+        stage.check(options_of(semantic, judge=tinylm, **{option: value}))
 
 
 class Judged(Context):
@@ -191,17 +227,17 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
     rows = conversations([(t,) for t in (SAME, OTHER, river, vague, lost, "Sing a song!")])
     answers = {SAME: "True", river: " false.", vague: "True, because they agree", lost: "gone"}
     context = judged(ctx, answers)
-    verdict = semantic(context, rows, exams(), embedder=potion, judge=tinylm)
-    told = rows.select("id").hstack(verdict).select("id", "drop_reason", "error")
-    lines = {key: (reason, error) for key, reason, error in told.iter_rows()}
-    assert lines[of(rows, SAME)] == ("contaminated", None)
-    assert lines[of(rows, river)] == (None, None)
+    verdict = semantic(context, rows, benchmarks(), embedder=potion, judge=tinylm)
+    listed = rows.select("id").hstack(verdict).select("id", "drop_reason", "error")
+    outcomes = {key: (reason, error) for key, reason, error in listed.iter_rows()}
+    assert outcomes[of(rows, SAME)] == ("contaminated", None)
+    assert outcomes[of(rows, river)] == (None, None)
     for text, why in ((vague, "unreadable"), (lost, "gone")):
-        reason, error = lines[of(rows, text)]
+        reason, error = outcomes[of(rows, text)]
         assert reason is None
         assert why in error
     for text in (OTHER, "Sing a song!"):  # nothing to ask about
-        assert lines[of(rows, text)] == (None, None)
+        assert outcomes[of(rows, text)] == (None, None)
     (cause,) = evidence(rows, verdict).values()
     assert len(cause["journal"]) == 1
     first = {request.prompt[-1][1] for request in context.judge.asked[0]}
@@ -215,24 +251,26 @@ def test_another_conviction_outweighs_a_missing_judgement(
     river = "Which river goes through the city of Vienna?"
     rows = conversations([(river, "The Danube.", SAME)])
     verdict = semantic(
-        judged(ctx, {SAME: "True", river: "?"}), rows, exams(), embedder=potion, judge=tinylm
+        judged(ctx, {SAME: "True", river: "?"}), rows, benchmarks(), embedder=potion, judge=tinylm
     )
     assert verdict["drop_reason"].to_list() == ["contaminated"]
     assert verdict["error"].to_list() == [None]
     verdict = semantic(
-        judged(ctx, {SAME: "False", river: "?"}), rows, exams(), embedder=potion, judge=tinylm
+        judged(ctx, {SAME: "False", river: "?"}), rows, benchmarks(), embedder=potion, judge=tinylm
     )
     assert verdict["drop_reason"].to_list() == [None]
     assert "no judgement: unreadable" in verdict["error"][0]
 
 
-def test_the_question_suits_the_kind(ctx: Context, potion: Embedder, tinylm: LanguageModel) -> None:
+def test_the_prompt_is_that_of_the_task_type(
+    ctx: Context, potion: Embedder, tinylm: LanguageModel
+) -> None:
     rows = conversations([(SAME,)])
     questions = set()
-    for kind in ("code", "number_substituted", "math", "knowledge"):
+    for task_type in ("code", "number_substituted", "math", "knowledge"):
         context = judged(ctx, {SAME: "True"})
-        given = {"gsm8k": kind}
-        semantic(context, rows, exams(), embedder=potion, judge=tinylm, kinds=given)
+        types = {"gsm8k": task_type}
+        semantic(context, rows, benchmarks(), embedder=potion, judge=tinylm, task_types=types)
         (request,) = context.judge.asked[0]
         text = request.prompt[-1][1]
         assert SAME in text
@@ -242,21 +280,23 @@ def test_the_question_suits_the_kind(ctx: Context, potion: Embedder, tinylm: Lan
     assert len(prompts(find("decontaminate.semantic"))) == 4
 
 
-def test_a_live_model_is_asked_once(ctx: Context, potion: Embedder, tinylm: LanguageModel) -> None:
+def test_a_live_model_gets_a_request_once(
+    ctx: Context, potion: Embedder, tinylm: LanguageModel
+) -> None:
     """tinylm says True or False, since its sampling is guided; which, is chance."""
     rows = conversations([(SAME,), ("Write a poem about the sea.",)])
-    verdict = semantic(ctx, rows, exams(), embedder=potion, judge=tinylm)
+    verdict = semantic(ctx, rows, benchmarks(), embedder=potion, judge=tinylm)
     assert verdict["error"].null_count() == 2
     assert ctx.counters["requests"] == 1
-    again = semantic(ctx, rows, exams(), embedder=potion, judge=tinylm)
-    assert again.equals(verdict)
+    repeated = semantic(ctx, rows, benchmarks(), embedder=potion, judge=tinylm)
+    assert repeated.equals(verdict)
     assert ctx.counters["requests"] == 1
 
 
 def test_a_vector_that_is_not_finite_fails_the_row(ctx: Context, potion: Embedder) -> None:
     rows = conversations([("x marks the spot", "a"), (SAME, "b")])
     broken = scaled(ctx, {"x": np.nan})
-    verdict = rows.select("id").hstack(semantic(broken, rows, exams(), embedder=potion))
+    verdict = rows.select("id").hstack(semantic(broken, rows, benchmarks(), embedder=potion))
     failed = verdict.filter(pl.col("error").is_not_null())
     assert failed["id"].to_list() == [of(rows, "x marks the spot")]
     assert verdict["drop_reason"].count() == 1
@@ -302,19 +342,19 @@ def test_nearest_equals_brute_force_on_either_library(
 ) -> None:
     cuts = data.draw(st.sets(st.integers(1, max(1, len(items) - 1)), max_size=3))
     groups = sorted({0, len(items), *(cut for cut in cuts if cut < len(items))})
-    known = Embedded(pl.DataFrame(), items, items, groups)
-    found = nearest(known, turns, k)
+    embedded = EmbeddedItems(pl.DataFrame(), items, items, groups)
+    pairs = nearest(embedded, turns, k)
     expected = []
     for t, turn in enumerate(turns.astype(np.float64)):
         for first, end in pairwise(groups):
             cosines = {i: float(turn @ items[i].astype(np.float64)) for i in range(first, end)}
             ranked = sorted(cosines, key=lambda i: (-round(cosines[i], 12), i))
             expected += [(t, i) for i in ranked[:k]]
-    close = [(t, i) for t, i in zip(found.turn.tolist(), found.text.tolist(), strict=True)]
+    close = [(t, i) for t, i in zip(pairs.turn.tolist(), pairs.text.tolist(), strict=True)]
     assert sorted(close) == sorted(expected)
-    on_torch = Embedded(pl.DataFrame(), items, torch.tensor(items), groups)
-    for ours, theirs in zip(found, nearest(on_torch, turns, k), strict=True):
-        assert (ours == theirs).all()
+    on_torch = EmbeddedItems(pl.DataFrame(), items, torch.tensor(items), groups)
+    for array, tensor in zip(pairs, nearest(on_torch, turns, k), strict=True):
+        assert (array == tensor).all()
 
 
 @pytest.mark.proof
@@ -322,15 +362,15 @@ def test_the_curve_that_the_default_is_chosen_from(
     ctx: Context, potion: Embedder, shared: object
 ) -> None:
     """Recall on rephrased items and false positives on problems of the same kind."""
-    found = curves(ctx, potion)
+    measured = curves(ctx, potion)
     at = THRESHOLDS.index(find("decontaminate.semantic").options[1].default)
-    assert found["rephrased GSM8K, numbers 75%"][at] >= 0.88
-    assert found["rephrased HumanEval"][at] >= 0.90
-    assert found["GSM8K train (wrong), numbers 75%"][at] <= 0.005
-    assert found["GSM8K train (wrong)"][at] >= 0.20
-    assert all(a >= b for row in found.values() for a, b in pairwise(row))
-    assert page(found).count("\n") == len(found) + 1
-    assert chart(found).count("<polyline") == len(found)
+    assert measured["rephrased GSM8K, numbers 75%"][at] >= 0.88
+    assert measured["rephrased HumanEval"][at] >= 0.90
+    assert measured["GSM8K train (wrong), numbers 75%"][at] <= 0.005
+    assert measured["GSM8K train (wrong)"][at] >= 0.20
+    assert all(a >= b for row in measured.values() for a, b in pairwise(row))
+    assert page(measured).count("\n") == len(measured) + 1
+    assert chart(measured).count("<polyline") == len(measured)
 
 
 def test_the_default_threshold_on_a_part_of_the_curve(ctx: Context, potion: Embedder) -> None:

@@ -21,17 +21,17 @@ def dropped(ctx: Context, rows: pl.DataFrame, **options: object) -> dict[str, di
 def test_the_first_by_the_order_is_kept(ctx: Context) -> None:
     rows = conversations([("Name a  colour.", "Red"), ("Name a colour.", "Red"), ("Other", "Red")])
     first, second = of(rows, "Name a  colour."), of(rows, "Name a colour.")
-    assert dropped(ctx, rows, order_by="origin") == {second: {"twin": first}}
-    assert dropped(ctx, rows, order_by="origin desc") == {first: {"twin": second}}
-    assert dropped(ctx, rows, normalise=()) == {}
+    assert dropped(ctx, rows, order_by="origin") == {second: {"duplicate_of": first}}
+    assert dropped(ctx, rows, order_by="origin desc") == {first: {"duplicate_of": second}}
+    assert dropped(ctx, rows, normalize=()) == {}
 
 
 def test_one_field_may_decide(ctx: Context) -> None:
     rows = conversations([("a", "Yes."), ("b", "yes"), ("c", "No")])
     steps = ("case", "punctuation")
-    found = dropped(ctx, rows, field="response", normalise=steps, order_by="origin")
-    assert found == {of(rows, "b"): {"twin": of(rows, "a")}}
-    assert dropped(ctx, rows, field="instruction", normalise=steps) == {}
+    duplicates = dropped(ctx, rows, field="response", normalize=steps, order_by="origin")
+    assert duplicates == {of(rows, "b"): {"duplicate_of": of(rows, "a")}}
+    assert dropped(ctx, rows, field="instruction", normalize=steps) == {}
 
 
 def test_an_instruction_with_another_input_is_another_prompt(ctx: Context) -> None:
@@ -41,7 +41,7 @@ def test_an_instruction_with_another_input_is_another_prompt(ctx: Context) -> No
     assert dropped(ctx, rows, field="prompt") == {}
 
 
-def test_numbers_turns_and_empty_texts_keep_rows_apart(ctx: Context) -> None:
+def test_numbers_turns_and_empty_texts_make_rows_different(ctx: Context) -> None:
     rows = conversations(
         [
             ("Tom has 3 apples. How many?", "3"),
@@ -59,9 +59,9 @@ def test_numbers_turns_and_empty_texts_keep_rows_apart(ctx: Context) -> None:
     )
     steps = ("unicode", "case", "space", "punctuation")
     for field in ("conversation", "prompt"):
-        assert dropped(ctx, rows, field=field, normalise=steps) == {}
-    by_response = dropped(ctx, rows, field="response", normalise=steps)
-    assert {by_response[key]["twin"] for key in by_response} <= set(rows["id"])
+        assert dropped(ctx, rows, field=field, normalize=steps) == {}
+    by_response = dropped(ctx, rows, field="response", normalize=steps)
+    assert {by_response[key]["duplicate_of"] for key in by_response} <= set(rows["id"])
     assert len(by_response) == 1  # the two answers "3"
 
 
@@ -80,9 +80,9 @@ def test_every_turn_and_every_role_counts(ctx: Context) -> None:
     )
     assert dropped(ctx, rows) == {}
     spaced = frame([*rows.to_dicts(), record("Be  brief.", "Hello ", "Hi", roles=three)])
-    (told,) = dropped(ctx, spaced).values()
+    (cause,) = dropped(ctx, spaced).values()
     system = pl.col("messages").list.first().struct.field("content").str.starts_with("Be ")
-    assert told["twin"] in spaced.filter(system)["id"]
+    assert cause["duplicate_of"] in spaced.filter(system)["id"]
 
 
 def test_both_is_the_prompt_with_its_input_and_the_response(ctx: Context) -> None:
@@ -110,11 +110,11 @@ def test_both_is_the_prompt_with_its_input_and_the_response(ctx: Context) -> Non
 
 def test_the_unicode_form_is_chosen(ctx: Context) -> None:
     rows = conversations([("2³",), ("23",), ("２３",), ("caf\u00e9",), ("cafe\u0301",)])
-    assert dropped(ctx, rows, normalise=()) == {}
+    assert dropped(ctx, rows, normalize=()) == {}
     (coffee,) = dropped(ctx, rows)
     assert coffee in {of(rows, "caf\u00e9"), of(rows, "cafe\u0301")}
-    folded = dropped(ctx, rows, normalise=("nfkc",), order_by="origin")
-    cube = {"twin": of(rows, "2³")}
+    folded = dropped(ctx, rows, normalize=("nfkc",), order_by="origin")
+    cube = {"duplicate_of": of(rows, "2³")}
     assert folded[of(rows, "23")] == folded[of(rows, "２３")] == cube
     assert len(folded) == 3
 
@@ -123,22 +123,22 @@ def test_the_unicode_form_is_chosen(ctx: Context) -> None:
 def test_pools_of_nothing(ctx: Context, field: str) -> None:
     assert len(exact(ctx, pl.DataFrame(schema=RECORD_COLUMNS), field=field)) == 0
     rows = conversations([("", ""), ("",), (" ", "\n"), ("\t",)])
-    assert dropped(ctx, rows, field=field, normalise=("space", "nfkc")) == {}
+    assert dropped(ctx, rows, field=field, normalize=("space", "nfkc")) == {}
 
 
 @pytest.mark.parametrize("field", ["conversation", "prompt", "instruction", "response"])
 def test_real_rows_as_plain_python_has_it(ctx: Context, field: str) -> None:
     pool = sample("self_instruct.jsonl.gz").head(3000)
-    talks = [[m["content"] for m in messages] for messages in pool["messages"]]
-    talks += [[text.upper().replace(" ", "  ") for text in talk] for talk in talks[::7]]
-    rows = conversations(talks)
+    turns = [[m["content"] for m in messages] for messages in pool["messages"]]
+    turns += [[text.upper().replace(" ", "  ") for text in texts] for texts in turns[::7]]
+    rows = conversations(turns)
     seen: dict[object, str] = {}
     expected = {}
     for key, messages in rows.select("id", "messages").iter_rows():
         texts = [" ".join(m["content"].lower().split()) for m in messages]
         text = {"conversation": tuple(texts), "response": texts[1]}.get(field, texts[0])
         if any(text):
-            expected |= {key: {"twin": seen[text]}} if text in seen else {}
+            expected |= {key: {"duplicate_of": seen[text]}} if text in seen else {}
             seen.setdefault(text, key)
-    assert dropped(ctx, rows, field=field, normalise=("case", "space")) == expected
+    assert dropped(ctx, rows, field=field, normalize=("case", "space")) == expected
     assert len(expected) > 300

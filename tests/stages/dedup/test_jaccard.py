@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from schemas.records import RECORD_COLUMNS
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
@@ -34,16 +34,16 @@ def test_real_near_duplicates(ctx: Context, threshold: float) -> None:
 
 
 word = st.sampled_from(["a", "b", "c", "1", "2", "+", "你"])
-talk = st.lists(st.lists(word, max_size=7).map(" ".join), min_size=1, max_size=3)
+conversation = st.lists(st.lists(word, max_size=7).map(" ".join), min_size=1, max_size=3)
 
 
 @settings(max_examples=150)
-@given(st.lists(talk, min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
+@given(st.lists(conversation, min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
 def test_small_pools(
-    tmp_path_factory: pytest.TempPathFactory, talks: list, threshold: float
+    tmp_path_factory: pytest.TempPathFactory, turns: list, threshold: float
 ) -> None:
     scratch = Context.scratch(tmp_path_factory.mktemp("ctx"))
-    agree((jaccard, minhash), scratch, conversations(talks), threshold, n=3)
+    agree((jaccard, minhash), scratch, conversations(turns), threshold, n=3)
 
 
 @both
@@ -60,14 +60,14 @@ CHAIN = [LONG + tail for tail in (" one", " one two", " one two three", " one tw
 @both
 def test_a_chain_names_the_row_kept_and_the_link(ctx: Context, stage: Stage) -> None:
     rows = conversations([(text,) for text in CHAIN])
-    found = evidence(rows, stage(ctx, rows, jaccard=0.9, order_by="origin"))
+    dropped = evidence(rows, stage(ctx, rows, threshold=0.9, order_by="origin"))
     ids = [of(rows, text) for text in CHAIN]
-    assert set(found) == set(ids[1:])
-    assert {told["twin"] for told in found.values()} == {ids[0]}
-    last = found[ids[3]]
+    assert set(dropped) == set(ids[1:])
+    assert {cause["duplicate_of"] for cause in dropped.values()} == {ids[0]}
+    last = dropped[ids[3]]
     assert last["jaccard"] < 0.9 <= last["through_jaccard"]
     assert last["through"] == ids[2]
-    assert "through" not in found[ids[1]]
+    assert "through" not in dropped[ids[1]]
 
 
 @both
@@ -79,11 +79,11 @@ def test_which_one_is_kept(ctx: Context, stage: Stage) -> None:
     scored = rows.with_columns(pl.col("id").replace_strict(quality).alias("quality"))
     remaining = {}
     for keep in ("first", "longest", "best:quality"):
-        verdict = stage(ctx, scored, jaccard=0.8, keep=keep, order_by="origin")
+        verdict = stage(ctx, scored, threshold=0.8, keep=keep, order_by="origin")
         (remaining[keep],) = kept(scored, verdict)
     assert remaining == {"first": ids[0], "longest": ids[3], "best:quality": ids[2]}
     negative = scored.with_columns(pl.col("quality").replace(0.0, None))
-    verdict = stage(ctx, negative, jaccard=0.8, keep="best:quality", order_by="origin")
+    verdict = stage(ctx, negative, threshold=0.8, keep="best:quality", order_by="origin")
     assert kept(negative, verdict) == [ids[1]]
 
 
@@ -91,25 +91,25 @@ def test_which_one_is_kept(ctx: Context, stage: Stage) -> None:
 def test_rows_held_before_always_win(ctx: Context, stage: Stage) -> None:
     rows = conversations([(text,) for text in [*CHAIN[1:], "A row of its own, unlike any other"]])
     held = conversations([(CHAIN[0],), ("Something else",), ("Something else", "")])
-    found = evidence(rows, stage(ctx, rows, held, jaccard=0.8, keep="longest"))
-    assert set(found) == {of(rows, text) for text in CHAIN[1:]}
-    assert {told["twin"] for told in found.values()} == {of(held, CHAIN[0])}
+    dropped = evidence(rows, stage(ctx, rows, held, threshold=0.8, keep="longest"))
+    assert set(dropped) == {of(rows, text) for text in CHAIN[1:]}
+    assert {cause["duplicate_of"] for cause in dropped.values()} == {of(held, CHAIN[0])}
     # The same rows once more: all are there already, by whichever similar row is first.
     again = evidence(rows, stage(ctx, rows, rows))
     assert set(again) == set(rows["id"])
     alone = of(rows, "A row of its own, unlike any other")
-    assert again[alone] == {"twin": alone, "jaccard": 1.0}
+    assert again[alone] == {"duplicate_of": alone, "jaccard": 1.0}
 
 
 @both
 def test_what_differs_is_never_dropped(ctx: Context, stage: Stage) -> None:
     problem = "Tom has {} apples and eats {} of them. How many are left?"
-    talks: list[tuple] = [
+    turns: list[tuple] = [
         (problem.format(i, j), str(i - j)) for i in range(3, 9) for j in range(1, 3)
     ]
     # Shorter than an n-gram: compared whole.
-    talks += [("yes",), ("no",), ("5 + 3",), ("5 - 3",), ("C++",), ("C#",), ("你好",), ("您好",)]
-    talks += [
+    turns += [("yes",), ("no",), ("5 + 3",), ("5 - 3",), ("C++",), ("C#",), ("你好",), ("您好",)]
+    turns += [
         ("3.5",),
         ("3:5",),
         ("35",),
@@ -121,26 +121,26 @@ def test_what_differs_is_never_dropped(ctx: Context, stage: Stage) -> None:
         ("1 000",),
     ]
     # Without a token: like nothing, not even each other.
-    talks += [("",), ("", ""), ("?",), ("!",), (" ", "\n")]
-    rows = conversations(talks)
-    assert len(rows) == len(talks)
-    assert evidence(rows, stage(ctx, rows, jaccard=0.7)) == {}
+    turns += [("",), ("", ""), ("?",), ("!",), (" ", "\n")]
+    rows = conversations(turns)
+    assert len(rows) == len(turns)
+    assert evidence(rows, stage(ctx, rows, threshold=0.7)) == {}
 
 
 @both
 def test_of_each_group_one_row_stays(ctx: Context, stage: Stage) -> None:
-    talks = [(f"{LONG} number {i % 3}", " " * i) for i in range(30)]
-    rows = conversations(talks)
-    found = evidence(rows, stage(ctx, rows, jaccard=1.0))
-    assert len(rows) - len(found) == 3
-    assert not {told["twin"] for told in found.values()} & set(found)
-    assert {told["jaccard"] for told in found.values()} == {1.0}
+    turns = [(f"{LONG} number {i % 3}", " " * i) for i in range(30)]
+    rows = conversations(turns)
+    dropped = evidence(rows, stage(ctx, rows, threshold=1.0))
+    assert len(rows) - len(dropped) == 3
+    assert not {cause["duplicate_of"] for cause in dropped.values()} & set(dropped)
+    assert {cause["jaccard"] for cause in dropped.values()} == {1.0}
 
 
 @both
-@pytest.mark.parametrize("talks", [[], [("",)], [("one",)], [("one",), ("two",)]])
-def test_pools_of_next_to_nothing(ctx: Context, stage: Stage, talks: list) -> None:
-    rows = conversations(talks) if talks else pl.DataFrame(schema=RECORD_COLUMNS)
+@pytest.mark.parametrize("turns", [[], [("",)], [("one",)], [("one",), ("two",)]])
+def test_pools_of_next_to_nothing(ctx: Context, stage: Stage, turns: list) -> None:
+    rows = conversations(turns) if turns else pl.DataFrame(schema=RECORD_COLUMNS)
     verdict = stage(ctx, rows)
     assert verdict.schema == {"drop_reason": pl.String, "evidence": pl.String}
     assert kept(rows, verdict) == rows["id"].to_list()
@@ -179,26 +179,26 @@ def test_fields_are_compared_by_themselves(ctx: Context, stage: Stage) -> None:
 
 @both
 def test_edited_rows_as_all_pairs_have_it(ctx: Context, stage: Stage) -> None:
-    texts = ["\n".join(m["content"] for m in talk) for talk in sample_talks(700)]
+    texts = ["\n".join(m["content"] for m in messages) for messages in sample_conversations(700)]
     rows = records(edited_pool(texts, 4000, seed=1))
     listed = [messages[0]["content"] for messages in rows["messages"]]
     for threshold in (0.6, 0.8):
-        found = evidence(rows, stage(ctx, rows, jaccard=threshold))
+        dropped = evidence(rows, stage(ctx, rows, threshold=threshold))
         roots = components(listed, 5, threshold)
         expected = {rows["id"][i]: rows["id"][r] for i, r in enumerate(roots) if i != r}
-        assert {key: told["twin"] for key, told in found.items()} == expected
+        assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected
         assert len(expected) > 500
 
 
-def sample_talks(count: int) -> list:
+def sample_conversations(count: int) -> list:
     return sample("self_instruct.jsonl.gz").head(count)["messages"].to_list()
 
 
 def test_many_copies_and_near_copies_are_no_quadratic_matter(ctx: Context) -> None:
-    talks = [(f"{LONG} and number {i % 10}", " " * i) for i in range(3000)]
-    talks += [(f"{LONG} {i} {LONG} end {i % 4}",) for i in range(400)]
-    rows = conversations(talks)
-    remaining = set(kept(rows, jaccard(ctx, rows, jaccard=0.9)))
+    turns = [(f"{LONG} and number {i % 10}", " " * i) for i in range(3000)]
+    turns += [(f"{LONG} {i} {LONG} end {i % 4}",) for i in range(400)]
+    rows = conversations(turns)
+    remaining = set(kept(rows, jaccard(ctx, rows, threshold=0.9)))
     first = pl.col("messages").list.first().struct.field("content")
     texts = rows.filter(pl.col("id").is_in(list(remaining))).select(first.alias("t"))["t"]
     endings = {text.removeprefix(LONG) for text in texts if " and number" in text}
@@ -206,14 +206,21 @@ def test_many_copies_and_near_copies_are_no_quadratic_matter(ctx: Context) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"keep": "shortest"}, {"keep": "best:"}, {"jaccard": 0.0}, {"jaccard": 1.1}]
+    ("option", "wrong", "expected"),
+    [
+        ("keep", "shortest", "keep must be first, longest or best:COLUMN, got 'shortest'"),
+        ("keep", "best:", "keep must be first, longest or best:COLUMN, got 'best:'"),
+        ("threshold", 0.0, "threshold must be above 0, got 0.0"),
+        ("threshold", 1.1, "threshold must be at most 1, got 1.1"),
+        ("ngram_size", 0, "ngram_size must be at least 1, got 0"),
+    ],
 )
 @pytest.mark.parametrize("name", ["dedup.jaccard", "dedup.minhash"])
-def test_mistakes_are_told_before_the_run(name: str, wrong: dict) -> None:
-    stage = find(name)
-    options = SimpleNamespace(**{o.name: o.default for o in stage.options} | wrong)
-    with pytest.raises(UserError):
-        stage.check(options)
+def test_mistakes_are_reported_before_the_run(
+    name: str, option: str, wrong: object, expected: str
+) -> None:
+    _, (problem,) = bind(find(name), {option: wrong}, {}, Path())
+    assert problem.what == expected
 
 
 def test_it_reads_what_it_needs() -> None:
@@ -237,8 +244,8 @@ def test_alpaca_and_edited_rows_at_scale(ctx: Context, stage: Stage, shared: Pat
         listed = [messages[0]["content"] for messages in rows["messages"]]
         roots = components(listed, 5, 0.8)
         expected = {rows["id"][i]: rows["id"][r] for i, r in enumerate(roots) if i != r}
-        found = evidence(rows, stage(ctx, rows, jaccard=0.8))
-        assert {key: told["twin"] for key, told in found.items()} == expected
+        dropped = evidence(rows, stage(ctx, rows, threshold=0.8))
+        assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected
         assert expected
 
 
@@ -247,10 +254,10 @@ def test_templated_pool_at_scale(ctx: Context, shared: Path) -> None:
     """Passages under several templates: long texts, large groups, much boilerplate."""
     pool = pl.read_parquet(shared / "pools/t0_train_templates.parquet").head(12_000)
     rows = conversations(list(pool.select("prompt", "completion").iter_rows()))
-    listed = ["\n".join(m["content"] for m in talk) for talk in rows["messages"]]
+    listed = ["\n".join(m["content"] for m in messages) for messages in rows["messages"]]
     roots = components(listed, 5, 0.8)
     expected = {rows["id"][i]: rows["id"][r] for i, r in enumerate(roots) if i != r}
     assert len(expected) > 100
     for stage in (jaccard, minhash):
-        found = evidence(rows, stage(ctx, rows, jaccard=0.8))
-        assert {key: told["twin"] for key, told in found.items()} == expected
+        dropped = evidence(rows, stage(ctx, rows, threshold=0.8))
+        assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected

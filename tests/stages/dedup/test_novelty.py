@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -23,11 +22,12 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.recipe.discovery import describe
+from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from stages._text.rouge import Vocabulary, f1, tokenize
-from stages._vectors.greedy_dedup import DropAt
-from stages.dedup._novelty.greedy_filter import greedy_novelty
-from stages.dedup.novelty import novelty
+from stages.dedup.novelty import Cosine, RougeL, novelty
+from stages.dedup.novelty.greedy_filter import greedy_novelty
+from tests.support.options import options_of
 from tests.support.rows import DATA, conversations, evidence, json_lines, of
 
 
@@ -43,20 +43,20 @@ PAIRS = [(5, 2), (7, 3), (12, 10), (9, 8)]
 
 
 def reference(
-    texts: Sequence[tuple[str, str]], given: int, threshold: float, at: bool, stem: bool
+    texts: Sequence[tuple[str, str]], n_held: int, threshold: float, inclusive: bool, stem: bool
 ) -> dict[str, dict]:
     """The sequential loop, in rouge_score's own arithmetic; texts are (id, text) in order."""
     scorer = RougeScorer(["rougeL"], tokenizer=Remembering(stem))
-    kept = list(texts[:given])
+    kept = list(texts[:n_held])
     dropped = {}
-    for key, text in texts[given:]:
-        best, twin = 0.0, ""
+    for key, text in texts[n_held:]:
+        best, kept_id = 0.0, ""
         for other, earlier in kept:
             score = scorer.score(earlier, text)["rougeL"].fmeasure
             if score > best:
-                best, twin = score, other
-        if best > threshold or (at and best == threshold):
-            dropped[key] = {"twin": twin, "rouge_l": best}
+                best, kept_id = score, other
+        if best > threshold or (inclusive and best == threshold):
+            dropped[key] = {"duplicate_of": kept_id, "rouge_l": best}
         else:
             kept.append((key, text))
     return dropped
@@ -68,12 +68,12 @@ def texts_of(rows: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 word = st.sampled_from(["write", "writes", "a", "poem", "on", "7", "8", "诗"])
-talks = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
+turns = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
 
 
 @settings(max_examples=150)
 @given(
-    talks,
+    turns,
     st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), max_size=4),
     st.sampled_from([0.3, 0.5, 0.7, 1.0]),
     st.booleans(),
@@ -81,23 +81,22 @@ talks = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), mi
 )
 def test_small_pools(
     tmp_path_factory: pytest.TempPathFactory,
-    talks: list,
+    turns: list,
     seeds: list,
     threshold: float,
-    at: bool,
+    inclusive: bool,
     stem: bool,
 ) -> None:
     ctx = Context.scratch(tmp_path_factory.mktemp("ctx"))
-    rows, against = conversations(talks), conversations(seeds)
-    found = novelty(
-        ctx, rows, against, threshold=threshold, drop_at="at" if at else "above", stem=stem
-    )
-    both = texts_of(against) + texts_of(rows)
-    assert evidence(rows, found) == reference(both, len(against), threshold, at, stem)
+    rows, held = conversations(turns), conversations(seeds)
+    method = RougeL(threshold=threshold, stem=stem)
+    verdicts = novelty(ctx, rows, held, method=method, inclusive=inclusive)
+    both = texts_of(held) + texts_of(rows)
+    assert evidence(rows, verdicts) == reference(both, len(held), threshold, inclusive, stem)
 
 
 @pytest.mark.parametrize(
-    ("threshold", "order_by", "at", "stem"),
+    ("threshold", "order_by", "inclusive", "stem"),
     [(0.5, "id", False, False), (0.4, "origin", True, True)],
 )
 def test_real_instructions(
@@ -105,49 +104,49 @@ def test_real_instructions(
     monkeypatch: pytest.MonkeyPatch,
     threshold: float,
     order_by: str,
-    at: bool,
+    inclusive: bool,
     stem: bool,
 ) -> None:
-    monkeypatch.setattr("stages.dedup._novelty.greedy_filter._BLOCK", 64)
+    monkeypatch.setattr("stages.dedup.novelty.greedy_filter._BLOCK", 64)
     pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")[:350]
     seeds = json_lines(DATA / "seeds/self_instruct_seed_tasks.jsonl")[:40]
     rows = conversations([(row["instruction"],) for row in pool])
-    against = conversations([(row["instruction"],) for row in seeds])
-    drop_at: DropAt = "at" if at else "above"
-    verdict = novelty(
-        ctx, rows, against, threshold=threshold, drop_at=drop_at, stem=stem, order_by=order_by
-    )
+    held = conversations([(row["instruction"],) for row in seeds])
+    method = RougeL(threshold=threshold, stem=stem)
+    verdict = novelty(ctx, rows, held, method=method, inclusive=inclusive, order_by=order_by)
     ordered = rows
     if order_by == "origin":
         ordered = rows.sort(pl.col("origins").list.first().struct.field("index"))
-    both = texts_of(against) + texts_of(ordered)
-    found = evidence(rows, verdict)
-    assert found == reference(both, len(against), threshold, at, stem)
-    assert len(found) > 5
+    both = texts_of(held) + texts_of(ordered)
+    dropped = evidence(rows, verdict)
+    assert dropped == reference(both, len(held), threshold, inclusive, stem)
+    assert len(dropped) > 5
 
 
 def test_a_dropped_row_does_not_count(ctx: Context) -> None:
     texts = ["one two three four", "one two three four five", "two three four five six"]
     rows = conversations([(text,) for text in texts])
-    found = evidence(rows, novelty(ctx, rows, threshold=0.75, order_by="origin"))
+    dropped = evidence(rows, novelty(ctx, rows, method=RougeL(threshold=0.75), order_by="origin"))
     first, second, _ = (of(rows, text) for text in texts)
-    assert found == {second: {"twin": first, "rouge_l": 0.888888888888889}}
+    assert dropped == {second: {"duplicate_of": first, "rouge_l": 0.888888888888889}}
 
 
 def test_exactly_seven_tenths_is_as_the_reference_has_it(ctx: Context) -> None:
     shared = "a b c d e f g"
     rows = conversations([(f"{shared} h",), (f"{shared} i j k l m",)])
-    found = evidence(rows, novelty(ctx, rows))
-    assert [told["rouge_l"] for told in found.values()] == [0.7000000000000001]
+    dropped = evidence(rows, novelty(ctx, rows))
+    assert [cause["rouge_l"] for cause in dropped.values()] == [0.7000000000000001]
 
 
 def test_at_or_above(ctx: Context) -> None:
     rows = conversations([("a b c d",), ("a b e f",)])
-    assert evidence(rows, novelty(ctx, rows, threshold=0.5)) == {}
-    assert len(evidence(rows, novelty(ctx, rows, threshold=0.5, drop_at="at"))) == 1
+    assert evidence(rows, novelty(ctx, rows, method=RougeL(threshold=0.5))) == {}
+    assert (
+        len(evidence(rows, novelty(ctx, rows, method=RougeL(threshold=0.5), inclusive=True))) == 1
+    )
 
 
-def test_numbers_tell_instructions_apart_and_other_scripts_are_kept(ctx: Context) -> None:
+def test_numbers_tell_instructions_distinct_and_other_scripts_are_kept(ctx: Context) -> None:
     rows = conversations(
         [("写一首诗",), ("写一首诗。",), ("",), ("?!",), ("Add 1 2",), ("Add 3 4",)]
     )
@@ -158,19 +157,19 @@ def test_the_order_of_rows_does_not_matter(ctx: Context) -> None:
     pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")
     rows = conversations([(row["instruction"],) for row in pool])
     mixed = rows.sample(fraction=1.0, shuffle=True, seed=1)
-    found = evidence(rows, novelty(ctx, rows, threshold=0.5))
-    assert found == evidence(mixed, novelty(ctx, mixed, threshold=0.5))
-    assert found
+    dropped = evidence(rows, novelty(ctx, rows, method=RougeL(threshold=0.5)))
+    assert dropped == evidence(mixed, novelty(ctx, mixed, method=RougeL(threshold=0.5)))
+    assert dropped
 
 
 def test_one_of_each_pair_stays(ctx: Context) -> None:
-    talks = [
+    turns = [
         (f"name the capital city of {place}{end}",) for place in "abcdefgh" for end in ("", "!")
     ]
-    rows = conversations(talks)
-    found = evidence(rows, novelty(ctx, rows, threshold=0.9))
-    assert len(found) == 8
-    assert {told["twin"] for told in found.values()} | set(found) == set(rows["id"])
+    rows = conversations(turns)
+    dropped = evidence(rows, novelty(ctx, rows, method=RougeL(threshold=0.9)))
+    assert len(dropped) == 8
+    assert {cause["duplicate_of"] for cause in dropped.values()} | set(dropped) == set(rows["id"])
 
 
 def with_vectors(rows: pl.DataFrame, vectors: NDArray) -> pl.DataFrame:
@@ -180,58 +179,72 @@ def with_vectors(rows: pl.DataFrame, vectors: NDArray) -> pl.DataFrame:
 
 def test_by_cosine(ctx: Context) -> None:
     degrees = [0, 20, 40, 100, 101]
-    turned = np.radians(degrees)
-    circle = np.stack([np.cos(turned), np.sin(turned)], axis=1) * 5
+    radians = np.radians(degrees)
+    circle = np.stack([np.cos(radians), np.sin(radians)], axis=1) * 5
     rows = pl.DataFrame({"id": list("abcde"), "n": [2, 1, 0, 4, 3]}).pipe(with_vectors, circle)
-    found = evidence(rows, novelty(ctx, rows, measure="cosine", vector="v"))
-    assert {key: told["twin"] for key, told in found.items()} == {"b": "a", "e": "d"}
-    assert [told["cosine"] for told in found.values()] == pytest.approx(
+    dropped = evidence(rows, novelty(ctx, rows, method=Cosine(vector="v")))
+    assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == {"b": "a", "e": "d"}
+    assert [cause["cosine"] for cause in dropped.values()] == pytest.approx(
         np.cos(np.radians([20, 1])), abs=1e-6
     )
-    by_n = evidence(rows, novelty(ctx, rows, measure="cosine", vector="v", order_by="n"))
-    assert {key: told["twin"] for key, told in by_n.items()} == {"b": "c", "d": "e"}
+    by_n = evidence(rows, novelty(ctx, rows, method=Cosine(vector="v"), order_by="n"))
+    assert {key: cause["duplicate_of"] for key, cause in by_n.items()} == {"b": "c", "d": "e"}
     seeds = rows[:1].with_columns(id=pl.lit("seed"))
-    seeded = evidence(rows, novelty(ctx, rows, seeds, measure="cosine", vector="v"))
-    assert {key: told["twin"] for key, told in seeded.items()} == {
+    seeded = evidence(rows, novelty(ctx, rows, seeds, method=Cosine(vector="v")))
+    assert {key: cause["duplicate_of"] for key, cause in seeded.items()} == {
         "a": "seed",
         "b": "seed",
         "e": "d",
     }
-    near = {"measure": "cosine", "vector": "v", "threshold": 0.9999}
-    assert set(evidence(rows, novelty(ctx, rows, seeds, **near))) == {"a"}
+    near = Cosine(vector="v", threshold=0.9999)
+    assert set(evidence(rows, novelty(ctx, rows, seeds, method=near))) == {"a"}
     zeros = with_vectors(rows.drop("v"), np.zeros((5, 2)))
-    assert evidence(zeros, novelty(ctx, zeros, zeros, measure="cosine", vector="v")) == {}
+    assert evidence(zeros, novelty(ctx, zeros, zeros, method=Cosine(vector="v"))) == {}
 
 
-def test_what_is_read_and_what_cannot_be(ctx: Context) -> None:
-    stage = describe("dedup.novelty", novelty)
-    told = {option.name: option.default for option in stage.options}
-    words = SimpleNamespace(**told | {"order_by": "score desc"})
+def test_the_columns_that_are_read(ctx: Context) -> None:
+    stage = find("dedup.novelty")
+    words = options_of(novelty, order_by="score desc")
     assert stage.reads("rows", words) == ["messages", "input_start", "score"]
-    assert stage.reads("against", words) == ["messages", "input_start"]
-    cosine = SimpleNamespace(**told | {"measure": "cosine", "vector": "v", "order_by": "v"})
-    assert stage.reads("rows", cosine) == stage.reads("against", cosine) == ["v"]
-    assert stage.check is not None
-    mistakes = [{"measure": "cosine", "stem": True}, {"measure": "cosine", "numbers": True}]
-    for wrong in (*mistakes, {"threshold": 0.0}, {"threshold": 1.1}):
-        with pytest.raises(UserError):
-            stage.check(SimpleNamespace(**told | wrong))
-    stage.check(cosine)
+    assert stage.reads("held", words) == ["messages", "input_start"]
+    cosine = options_of(novelty, method=Cosine(vector="v"), order_by="v")
+    assert stage.reads("rows", cosine) == stage.reads("held", cosine) == ["v"]
     rows = pl.DataFrame(
         {"id": ["a", "b"], "v": [[1.0], None]}, {"id": str, "v": pl.List(pl.Float32)}
     )
     with pytest.raises(UserError, match="missing"):
-        novelty(ctx, rows, measure="cosine", vector="v")
+        novelty(ctx, rows, method=Cosine(vector="v"))
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"name": "cosine", "stem": True}, "method (cosine) has no option 'stem'"),
+        ({"name": "cosine", "field": "response"}, "method (cosine) has no option 'field'"),
+        ({"name": "rouge_l", "vector": "v"}, "method (rouge_l) has no option 'vector'"),
+        ({"name": "rouge_l", "threshold": 0.0}, "method.threshold must be above 0, got 0.0"),
+        ({"name": "cosine", "threshold": 1.1}, "method.threshold must be at most 1, got 1.1"),
+    ],
+)
+def test_options_of_one_method_only(method: dict, expected: str) -> None:
+    _, (problem,) = bind(find("dedup.novelty"), {"method": method}, {}, Path())
+    assert problem.what == expected
+
+
+def test_a_method_may_be_its_name() -> None:
+    options, problems = bind(find("dedup.novelty"), {"method": "cosine"}, {}, Path())
+    assert not problems
+    assert options.method == Cosine(threshold=0.9, vector="vector")
 
 
 def test_no_rows(ctx: Context) -> None:
     rows = conversations([("one two",)])
-    for against in (None, rows):
-        assert len(novelty(ctx, rows[:0], against)) == 0
+    for held in (None, rows):
+        assert len(novelty(ctx, rows[:0], held)) == 0
     empty = with_vectors(rows[:0], np.zeros((0, 2)))
     some = with_vectors(rows, np.ones((1, 2)))
     for pair in ((empty, None), (empty, some), (some, empty)):
-        assert evidence(pair[0], novelty(ctx, *pair, measure="cosine", vector="v")) == {}
+        assert evidence(pair[0], novelty(ctx, *pair, method=Cosine(vector="v"))) == {}
 
 
 def alpaca(shared: Path) -> list[list[int]]:
@@ -247,8 +260,8 @@ def test_alpaca_is_novel_throughout(shared: Path) -> None:
     """The published invariant: Alpaca's own filter left no pair above 0.7."""
     sequences = alpaca(shared)
     assert len(sequences) == 52_177
-    verdicts = greedy_novelty(sequences, given=175, threshold=0.7)
-    assert (verdicts.twin == -1).all()
+    verdicts = greedy_novelty(sequences, n_reference=175, threshold=0.7)
+    assert (verdicts.duplicate_of == -1).all()
 
 
 @pytest.mark.proof
@@ -263,8 +276,8 @@ def test_alpaca_has_2587_pairs_just_below_the_threshold(shared: Path) -> None:
         both = np.add.outer(lengths[: start + step], lengths[start : start + step])
         earlier, later = np.nonzero(lcs * np.uint16(2) >= 0.68 * both)
         # The seeds were never filtered among each other.
-        apart = (earlier < later + start) & (later + start >= 175)
-        earlier, later = earlier[apart], later[apart]
+        distinct = (earlier < later + start) & (later + start >= 175)
+        earlier, later = earlier[distinct], later[distinct]
         score = f1(lcs[earlier, later], lengths[earlier], lengths[later + start])
         above += int((score > 0.7).sum())
         between += int(((score >= 0.69) & (score <= 0.7)).sum())
@@ -277,7 +290,10 @@ def test_inputs_count_where_the_prompt_is_compared(ctx: Context) -> None:
     rows = conversations([(f"Translate the text into French.\n\nword{n}", "x") for n in (1, 2)])
     rows = rows.with_columns(input_start=pl.lit(33, pl.Int32))
     assert novelty(ctx, rows)["drop_reason"].null_count() == 1
-    assert novelty(ctx, rows, field="prompt", threshold=0.9)["drop_reason"].null_count() == 2
+    assert (
+        novelty(ctx, rows, method=RougeL(field="prompt", threshold=0.9))["drop_reason"].null_count()
+        == 2
+    )
 
 
 @pytest.mark.parametrize("order_by", ["id", "id desc"])
@@ -288,11 +304,12 @@ def test_numbers_make_a_problem_another_where_that_is_asked_for(
     rows = conversations([(text, str(i)) for i, text in enumerate([*texts, texts[0] + " Say!"])])
     seeds = conversations([(texts[1] + " Now.", "x")])
     assert novelty(ctx, rows, seeds, order_by=order_by)["drop_reason"].null_count() == 0
-    made = novelty(ctx, rows, seeds, numbers=True, order_by=order_by)
-    assert made["drop_reason"].null_count() == len(PAIRS) - 1  # one like the seed, one a copy
-    for row, why in zip(rows["messages"], made["evidence"], strict=True):
+    compared = RougeL(compare_numbers=True)
+    verdicts = novelty(ctx, rows, seeds, method=compared, order_by=order_by)
+    assert verdicts["drop_reason"].null_count() == len(PAIRS) - 1  # one like the seed, one a copy
+    for row, why in zip(rows["messages"], verdicts["evidence"], strict=True):
         if why is not None:
-            twin = json.loads(why)["twin"]
-            known = pl.concat([rows, seeds]).filter(pl.col("id") == twin)["messages"][0]
-            found = [re.findall(r"\d+", talk[0]["content"]) for talk in (row, known)]
-            assert found[0] == found[1]
+            kept = json.loads(why)["duplicate_of"]
+            original = pl.concat([rows, seeds]).filter(pl.col("id") == kept)["messages"][0]
+            numbers = [re.findall(r"\d+", messages[0]["content"]) for messages in (row, original)]
+            assert numbers[0] == numbers[1]

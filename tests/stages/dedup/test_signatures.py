@@ -27,8 +27,8 @@ both = pytest.mark.parametrize("stage", [jaccard, minhash])
 
 
 def halves() -> tuple[pl.DataFrame, pl.DataFrame]:
-    talks = sample("self_instruct.jsonl.gz").head(400)["messages"].to_list()
-    texts = ["\n".join(message["content"] for message in talk) for talk in talks]
+    turns = sample("self_instruct.jsonl.gz").head(400)["messages"].to_list()
+    texts = ["\n".join(message["content"] for message in messages) for messages in turns]
     rows = records([*edited_pool(texts, 2000, seed=2), "", "?"])
     return rows[::2], rows[1::2]
 
@@ -42,17 +42,17 @@ def written(ctx: Context, rows: pl.DataFrame, **options: object) -> Path:
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
 def test_verdicts_are_those_of_held_rows(ctx: Context, stage: Stage, threshold: float) -> None:
     rows, held = halves()
-    by_rows = stage(ctx, rows, held, jaccard=threshold)
-    by_files = stage(ctx, rows, written(ctx, held), jaccard=threshold)
+    by_rows = stage(ctx, rows, held, threshold=threshold)
+    by_files = stage(ctx, rows, written(ctx, held), threshold=threshold)
     assert by_rows.equals(by_files)
-    twins = [json.loads(told)["twin"] for told in by_rows["evidence"].drop_nulls()]
-    assert len(set(twins) & set(held["id"])) > 50
-    assert len(set(twins) & set(rows["id"])) > 5
+    kept = [json.loads(cause)["duplicate_of"] for cause in by_rows["evidence"].drop_nulls()]
+    assert len(set(kept) & set(held["id"])) > 50
+    assert len(set(kept) & set(rows["id"])) > 5
 
 
-def test_the_files_hold_ids_sets_and_how_they_were_made(ctx: Context) -> None:
+def test_the_files_hold_ids_sets_and_how_they_were_computed(ctx: Context) -> None:
     rows = conversations([("one two three four", "five"), ("one",), ("", ""), ("a b a b a b",)])
-    folder = written(ctx, rows, ngram=2, field="prompt")
+    folder = written(ctx, rows, ngram_size=2, field="prompt")
     table = read_frame(folder / "signatures.parquet")
     assert table.schema == {"id": pl.String, "shingles": pl.List(pl.UInt64)}
     assert table["id"].to_list() == rows["id"].to_list()
@@ -66,22 +66,25 @@ def test_the_files_hold_ids_sets_and_how_they_were_made(ctx: Context) -> None:
 
 @both
 @pytest.mark.parametrize(
-    ("made", "told"),
-    [({"ngram": 4}, "ngram 4, .*ngram 5"), ({"field": "prompt"}, "field 'prompt', .*conversation")],
+    ("options", "message"),
+    [
+        ({"ngram_size": 4}, "ngram_size 5, got ngram_size 4"),
+        ({"field": "prompt"}, "field 'conversation', got field 'prompt'"),
+    ],
 )
-def test_signatures_made_otherwise_are_refused(
-    ctx: Context, stage: Stage, made: dict, told: str
+def test_signatures_of_other_options_are_refused(
+    ctx: Context, stage: Stage, options: dict, message: str
 ) -> None:
     rows = conversations([("one two three four five six",)])
-    with pytest.raises(UserError, match=told) as caught:
-        stage(ctx, rows, written(ctx, rows, **made))
+    with pytest.raises(UserError, match=message) as caught:
+        stage(ctx, rows, written(ctx, rows, **options))
     assert "dedup.signatures" in (caught.value.hint or "")
 
 
 @both
-def test_other_files_are_no_signatures(ctx: Context, stage: Stage) -> None:
+def test_other_files_are_refused(ctx: Context, stage: Stage) -> None:
     (ctx.files / "answers.txt").write_text("forty-two")
-    with pytest.raises(UserError, match="no signatures"):
+    with pytest.raises(UserError, match=r"must be rows or the files of dedup.signatures"):
         stage(ctx, conversations([("one",)]), ctx.files)
 
 
@@ -104,34 +107,34 @@ def halved_recipe(held: str, **with_: object) -> Recipe:
             "new": {
                 "uses": "dedup.jaccard",
                 "needs": {"rows": "pool", "held": held},
-                "with": {"jaccard": 0.6, "order_by": "origin"},
+                "with": {"threshold": 0.6, "order_by": "origin"},
             },
         },
     )
 
 
 def dropped(wired: Recipe, store: Path) -> list[dict]:
-    made: Artifact = artifact(wired, store, "new")
-    return made.read("dropped", ["id", "drop_reason", "evidence"]).to_dicts()
+    new: Artifact = artifact(wired, store, "new")
+    return new.read("dropped", ["id", "drop_reason", "evidence"]).to_dicts()
 
 
 def test_a_recipe_connects_either(tmp_path: Path) -> None:
     by_rows, by_files = halved_recipe("before"), halved_recipe("marked")
     assert run(by_rows, tmp_path / "rows") is Exit.DONE
     assert run(by_files, tmp_path / "files") is Exit.DONE
-    found = dropped(by_files, tmp_path / "files")
-    assert found == dropped(by_rows, tmp_path / "rows")
-    assert len(found) > 700
+    rows = dropped(by_files, tmp_path / "files")
+    assert rows == dropped(by_rows, tmp_path / "rows")
+    assert len(rows) > 700
     assert counts(by_files, tmp_path / "files")["new"][0] == 1221
     assert set(states(by_files, tmp_path / "files").values()) == {"cached"}
 
 
-def test_a_run_refuses_signatures_made_otherwise(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="ngram 3"):
-        run(halved_recipe("marked", ngram=3), tmp_path / "store")
+def test_a_run_refuses_signatures_of_other_options(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ngram_size 3"):
+        run(halved_recipe("marked", ngram_size=3), tmp_path / "store")
 
 
-def test_what_is_neither_rows_nor_files_is_told_before_the_run() -> None:
+def test_what_is_neither_rows_nor_files_is_reported_before_the_run() -> None:
     pool = {"path": str(DATA / "samples/rust_book.jsonl.gz"), "source": "x", "license": "MIT"}
     documents = {"uses": "load.documents", "with": pool}
     wired = {

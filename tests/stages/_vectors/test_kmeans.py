@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.models import Embedder
-from stages._vectors.arrays import LARGEST, Matrix
+from stages._vectors.arrays import MAX_VALUE, Matrix
 from stages._vectors.kmeans import kmeans
-from tests.stages.test_vectors import blobs
+from tests.stages._vectors.test_arrays import blobs
 
 
 def scikit_learn(vectors: NDArray, k: int, seed: int) -> float:
@@ -28,8 +28,8 @@ def scikit_learn(vectors: NDArray, k: int, seed: int) -> float:
 def agrees(vectors: NDArray, k: int, seeds: int, within: float) -> None:
     """The mean inertia over seeds; single runs of either vary by half a percent."""
     ours = np.mean([kmeans(vectors, k, seed).inertia for seed in range(seeds)])
-    theirs = np.mean([scikit_learn(vectors, k, seed) for seed in range(seeds)])
-    assert ours <= within * theirs
+    sklearns = np.mean([scikit_learn(vectors, k, seed) for seed in range(seeds)])
+    assert ours <= within * sklearns
 
 
 def test_inertia_is_that_of_scikit_learn() -> None:
@@ -39,7 +39,7 @@ def test_inertia_is_that_of_scikit_learn() -> None:
 @pytest.fixture(scope="module")
 def questions(potion: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
     """Vectors of real exam questions."""
-    path = Path(__file__).parents[2] / "data/benchmarks/mmlu_test.parquet"
+    path = Path(__file__).parents[3] / "data/benchmarks/mmlu_test.parquet"
     texts = pl.read_parquet(path)["question"].gather_every(3).to_list()
     return Context.scratch(tmp_path_factory.mktemp("ctx")).open(potion).encode(texts)
 
@@ -60,46 +60,46 @@ def test_separated_groups_are_found_exactly() -> None:
 
 def test_labels_and_distances_belong_to_the_centers() -> None:
     vectors = blobs(3000, 16, 40, 1)
-    found = kmeans(vectors, 25, 0)
-    gaps = vectors[:, None].astype(np.float64) - found.centers
+    clusters = kmeans(vectors, 25, 0)
+    gaps = vectors[:, None].astype(np.float64) - clusters.centers
     squared = (gaps**2).sum(axis=2)
-    np.testing.assert_allclose(found.distances, squared.min(axis=1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(clusters.distances, squared.min(axis=1), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(
-        squared[np.arange(3000), found.labels], squared.min(axis=1), rtol=1e-4, atol=1e-5
+        squared[np.arange(3000), clusters.labels], squared.min(axis=1), rtol=1e-4, atol=1e-5
     )
 
 
 def test_centers_are_the_means() -> None:
     vectors = blobs(9000, 6, 5, 2)
-    found = kmeans(vectors, 5, 0, tolerance=0)
-    means = [vectors[found.labels == cluster].mean(axis=0) for cluster in range(5)]
-    np.testing.assert_allclose(found.centers, means, atol=1e-4)
+    clusters = kmeans(vectors, 5, 0, tolerance=0)
+    means = [vectors[clusters.labels == cluster].mean(axis=0) for cluster in range(5)]
+    np.testing.assert_allclose(clusters.centers, means, atol=1e-4)
 
 
 def test_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = blobs(20_000, 32, 300, 0, spread=0.7)
-    found = []
+    results = []
     for cores in (1, 2, 5):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
-        found.append(kmeans(vectors, 50, 0))
-    for clusters in found[1:]:
-        np.testing.assert_array_equal(clusters.centers, found[0].centers)
-        np.testing.assert_array_equal(clusters.labels, found[0].labels)
+        results.append(kmeans(vectors, 50, 0))
+    for clusters in results[1:]:
+        np.testing.assert_array_equal(clusters.centers, results[0].centers)
+        np.testing.assert_array_equal(clusters.labels, results[0].labels)
 
 
 def test_a_tensor_gives_what_the_array_gives() -> None:
     import torch
 
     for vectors in (blobs(12_000, 24, 200, 0, spread=0.8), np.ones((30, 2), np.float32)):
-        found, expected = kmeans(torch.from_numpy(vectors), 20, 0), kmeans(vectors, 20, 0)
-        assert np.mean(found.labels == expected.labels) > 0.999
-        assert found.inertia == pytest.approx(expected.inertia, rel=1e-4)
+        clusters, expected = kmeans(torch.from_numpy(vectors), 20, 0), kmeans(vectors, 20, 0)
+        assert np.mean(clusters.labels == expected.labels) > 0.999
+        assert clusters.inertia == pytest.approx(expected.inertia, rel=1e-4)
 
 
 def test_the_largest_vectors_are_clustered_like_small_ones() -> None:
     """A power of two changes no digit, so the clusters are the same to the last row."""
     vectors = blobs(2000, 24, 30, 0)
-    factor = np.float32(2.0 ** np.floor(np.log2(LARGEST / np.abs(vectors).max())))
+    factor = np.float32(2.0 ** np.floor(np.log2(MAX_VALUE / np.abs(vectors).max())))
     large = kmeans(vectors * factor, 20, 0)
     small = kmeans(vectors, 20, 0)
     np.testing.assert_array_equal(large.labels, small.labels)
@@ -111,7 +111,7 @@ def test_clusters_do_not_depend_on_where_the_vectors_lie(offset: int) -> None:
     """Far from 0 squared lengths are large and their differences small."""
     vectors = blobs(3000, 16, 40, 0)
     moved = vectors + np.float32(offset)
-    near, far = (kmeans(placed, 40, 0) for placed in (vectors, moved))
+    near, far = (kmeans(array, 40, 0) for array in (vectors, moved))
     exact = (((moved - far.centers[far.labels]).astype(np.float64)) ** 2).sum()
     assert far.inertia == pytest.approx(exact, rel=1e-3)
     assert far.inertia <= 1.02 * near.inertia + len(moved) * 16 * (offset * 2.0**-23) ** 2
@@ -126,9 +126,9 @@ def test_seed_matters() -> None:
 
 def test_fewer_different_vectors_than_clusters() -> None:
     vectors = np.repeat(np.eye(3, dtype=np.float32), 5, axis=0)
-    found = kmeans(vectors, 6, 0)
-    assert found.inertia == 0
-    assert len(set(found.labels)) == 3
+    clusters = kmeans(vectors, 6, 0)
+    assert clusters.inertia == 0
+    assert len(set(clusters.labels)) == 3
     assert kmeans(vectors[:1], 1, 0).labels.tolist() == [0]
     assert kmeans(np.zeros((9, 2), np.float32), 3, 0).inertia == 0
 

@@ -1,14 +1,18 @@
-"""Greedy novelty: each text in turn is kept unless it is too similar to one kept before.
+"""Greedy novelty: each text in turn is kept unless it is too similar to a kept one.
 
-The rule of Self-Instruct (Wang et al. 2022, arXiv:2212.10560), for a whole pool at
-once and exactly: a dropped text does not count as kept, so the outcome depends on
-the order and equals that of the loop over rows.
+In: texts as token numbers, in an order, and a threshold for ROUGE-L. Out: for each dropped
+text the kept text that it duplicates, and the score. See `greedy_novelty`.
+
+The rule of Self-Instruct (Wang et al. 2022, arXiv:2212.10560), for all rows of a pool at
+once. A dropped text does not count as kept, so the outcome depends on the order. It is the
+same as that of the loop over rows (`loop` in tests/support/novelty_oracle.py), faster
+because most pairs are excluded by bounds that no score can exceed:
 
 A block of texts is compared with all texts kept before it, then with itself. Texts
 of m and n tokens share at most min(m, n), so only lengths that could reach the
-threshold meet; bit signatures (`lcs_bounds`) then leave few of these pairs, whose
-longest common subsequence rapidfuzz finds. Where the signatures would leave many,
-as for low thresholds, all pairs go to it in blocks, which is faster per pair.
+threshold are compared; bit signatures (`lcs_bounds`) then leave few of these pairs, whose
+longest common subsequence rapidfuzz computes. Where the signatures would leave many,
+as for low thresholds, it computes all pairs in blocks, which is faster per pair.
 """
 
 from __future__ import annotations
@@ -24,13 +28,12 @@ from rapidfuzz.distance import LCSseq
 from rapidfuzz.process import cdist, cpdist
 
 from stages._text.rouge import f1, num_threads
-from stages._vectors.greedy_dedup import DropAt
-from stages.dedup._novelty.lcs_bounds import (
+from stages.dedup.novelty.lcs_bounds import (
     Positions,
     Signatures,
     Tokens,
-    differing,
-    ranked,
+    few_differing_bits,
+    rank_tokens,
     signatures,
     wider,
     width,
@@ -40,27 +43,31 @@ _BLOCK = 2048
 _CELLS = 1 << 22
 """The most pairs that a thread holds at once: 8 MiB of results, 16 for texts of 65,536 tokens."""
 
-_SLACK = 1e-9
+_TOLERANCE = 1e-9
 """Bounds are looser by this much; the float64 score itself decides."""
 
 _SAMPLE = 512
-"""Columns of a group from which the share of pairs that the signatures leave is estimated."""
+"""Columns of a group from which the fraction of pairs that the signatures leave is estimated."""
 
 _CODES = 0x110000
-"""As many different tokens can be the characters of a string."""
+"""Up to so many different tokens can be the characters of a string."""
 
 
 class Verdicts(NamedTuple):
-    """For each text the nearest one kept before it, if too near: its position and the score.
+    """The verdict on each text; arrays of length len(texts).
 
-    -1 and 0.0 where the text is kept. Both of length len(texts).
+    Attributes:
+        duplicate_of: Position of the most similar text kept before it; -1 where it is kept.
+        score: The ROUGE-L F1 with it; 0.0 where it is kept.
     """
 
-    twin: Positions
+    duplicate_of: Positions
     score: NDArray[np.float64]
 
 
 class _Pairs(NamedTuple):
+    """Pairs of a text and an earlier one, with their scores."""
+
     later: Positions
     earlier: Positions
     score: NDArray[np.float64]
@@ -70,10 +77,14 @@ _NONE: Final = _Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 class _Texts(NamedTuple):
-    """codes: texts in the form that rapidfuzz reads. signatures: by their width in words.
+    """Texts prepared for a threshold.
 
-    needed: the least common subsequence of texts that are too similar, by m + n.
-    ratio: the least of m / n for such texts.
+    Attributes:
+        codes: Texts in the form that rapidfuzz reads.
+        lengths: Tokens of each text.
+        signatures: By their width in words.
+        needed: The shortest common subsequence of texts that are too similar, by m + n.
+        ratio: The smallest m / n of such texts.
     """
 
     codes: NDArray[np.object_]
@@ -86,55 +97,71 @@ class _Texts(NamedTuple):
 def greedy_novelty(
     sequences: Sequence[Sequence[int]],
     *,
-    given: int = 0,
     threshold: float,
-    drop_at: DropAt = "above",
+    inclusive: bool = False,
+    n_reference: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verdicts:
     """Judge texts in their order by the ROUGE-L F1 of their token numbers.
 
-    The first `given` texts count as kept whatever they are. Of equally near twins
-    the first in the order is named. A text without tokens is always kept.
+    A text without tokens is always kept.
+
+    Args:
+        sequences: The token numbers of each text.
+        threshold: A text is dropped if its score with a kept text is above this.
+        inclusive: Drop at the threshold, too.
+        n_reference: The first texts, which are kept whatever they are.
+        progress: Called with the texts done and their number.
+
+    Returns:
+        The verdict on each text; of equally similar kept texts the first is named.
+
+    Example:
+        >>> verdicts = greedy_novelty([[1, 2, 3], [7, 8], [1, 2, 3, 4]], threshold=0.7)
+        >>> verdicts.duplicate_of.tolist(), verdicts.score.round(4).tolist()
+        ([-1, -1, 0], [0.0, 0.0, 0.8571])
     """
     count = len(sequences)
-    texts = _prepared(sequences, threshold)
-    twin, score = np.full(count, -1, dtype=np.int64), np.zeros(count)
+    texts = _prepare(sequences, threshold)
+    duplicate_of, score = np.full(count, -1, dtype=np.int64), np.zeros(count)
 
-    def near(rows: Positions, columns: Positions) -> _Pairs:
-        found = pool.map(lambda group: _scored(texts, *group), _groups(texts, rows, columns))
-        later, earlier, scores = (np.concatenate(part) for part in zip(_NONE, *found, strict=True))
-        chosen = scores > threshold if drop_at == "above" else scores >= threshold
-        return _Pairs(later[chosen], earlier[chosen], scores[chosen])
+    def too_similar(rows: Positions, columns: Positions) -> _Pairs:
+        parts = pool.map(lambda group: _scored(texts, *group), _groups(texts, rows, columns))
+        later, earlier, scores = (np.concatenate(part) for part in zip(_NONE, *parts, strict=True))
+        over = scores >= threshold if inclusive else scores > threshold
+        return _Pairs(later[over], earlier[over], scores[over])
 
     with ThreadPoolExecutor(num_threads()) as pool:
-        for start in range(given, count, _BLOCK):
+        for start in range(n_reference, count, _BLOCK):
             block = np.arange(start, min(start + _BLOCK, count))
-            _take_nearest(near(block, np.flatnonzero(twin[:start] < 0)), twin, score)
-            _settle(near(block, block[twin[block] < 0]), twin, score)
+            kept = np.flatnonzero(duplicate_of[:start] < 0)
+            _record_nearest(too_similar(block, kept), duplicate_of, score)
+            open_rows = block[duplicate_of[block] < 0]
+            _judge_block(too_similar(block, open_rows), duplicate_of, score)
             if progress:
-                progress(int(block[-1]) + 1 - given, count - given)
-    return Verdicts(twin, score)
+                progress(int(block[-1]) + 1 - n_reference, count - n_reference)
+    return Verdicts(duplicate_of, score)
 
 
-def _prepared(sequences: Sequence[Sequence[int]], threshold: float) -> _Texts:
-    tokens = ranked(sequences)
+def _prepare(sequences: Sequence[Sequence[int]], threshold: float) -> _Texts:
+    tokens = rank_tokens(sequences)
     lengths = tokens.lengths
-    ratio = (threshold - _SLACK) / (2 - threshold + _SLACK)
+    ratio = (threshold - _TOLERANCE) / (2 - threshold + _TOLERANCE)
     both = np.arange(2 * int(lengths.max(initial=0)) + 1)
-    needed = np.ceil((threshold - _SLACK) * both / 2).astype(np.int64)
-    served: dict[int, list[int]] = defaultdict(list)
+    needed = np.ceil((threshold - _TOLERANCE) * both / 2).astype(np.int64)
+    lengths_by_width: dict[int, list[int]] = defaultdict(list)
     for m in np.unique(lengths[lengths > 0]).tolist():
         for words in {width(m), wider(width(m))}:
-            served[words].append(m)
-    made = {}
-    for words, of in served.items():  # only for texts that meet one of these lengths
-        within = (lengths >= of[0] * ratio) & (lengths <= of[-1] / ratio)
-        made[words] = signatures(tokens, words, np.flatnonzero(within))
-    return _Texts(_codes(tokens), lengths, made, needed, ratio)
+            lengths_by_width[words].append(m)
+    by_width = {}
+    for words, served in lengths_by_width.items():  # only texts that are compared with these
+        within = (lengths >= served[0] * ratio) & (lengths <= served[-1] / ratio)
+        by_width[words] = signatures(tokens, words, np.flatnonzero(within))
+    return _Texts(_codes(tokens), lengths, by_width, needed, ratio)
 
 
 def _codes(tokens: Tokens) -> NDArray[np.object_]:
-    """Each text as a string with a character per token, or as a list where these are too few.
+    """Each text as a string with a character per token, or as a list if there are too many tokens.
 
     rapidfuzz reads a string at once, and a list number by number.
     """
@@ -193,37 +220,37 @@ def _candidates(
     texts: _Texts, rows: Positions, columns: Positions, limit: Positions
 ) -> tuple[Positions, Positions] | None:
     """The pairs of a group that signatures leave; None where they leave so many that it
-    is faster to score all pairs as a block. limit: the most bits that differ, by column."""
+    is faster to score all pairs as a block. limit: the most differing bits, by column."""
     words = width(int(texts.lengths[rows[0]]))
     every = slice(None, None, max(1, len(columns) // _SAMPLE))
-    sampled = _left(texts, words, rows, columns[every], limit[every])
+    sampled = _within_bounds(texts, words, rows, columns[every], limit[every])
     if len(sampled[0]) > len(rows) * len(columns[every]) * min(words, 16) / 64:
         return None
-    return _left(texts, words, rows, columns, limit)
+    return _within_bounds(texts, words, rows, columns, limit)
 
 
-def _left(
+def _within_bounds(
     texts: _Texts, words: int, rows: Positions, columns: Positions, limit: Positions
 ) -> tuple[Positions, Positions]:
     """Pairs of a row and an earlier column left by signatures of so many words and wider ones."""
     narrow, wide = texts.signatures[words], texts.signatures[wider(words)]
-    found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
-    for row, column in differing(narrow.of(rows), narrow.of(columns), limit):
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    for row, column in few_differing_bits(narrow.of(rows), narrow.of(columns), limit):
         bits = np.bitwise_count(wide.of(rows[row]) ^ wide.of(columns[column])).sum(axis=0)
-        near = (bits <= limit[column]) & (columns[column] < rows[row])
-        found.append((row[near], column[near]))
-    row, column = (np.concatenate(part) for part in zip(*found, strict=True))
+        possible = (bits <= limit[column]) & (columns[column] < rows[row])
+        parts.append((row[possible], column[possible]))
+    row, column = (np.concatenate(part) for part in zip(*parts, strict=True))
     return row, column
 
 
-def _take_nearest(pairs: _Pairs, twin: Positions, score: NDArray[np.float64]) -> None:
-    """Of the texts kept before, only the nearest to each text matters; of equals the first."""
+def _record_nearest(pairs: _Pairs, duplicate_of: Positions, score: NDArray[np.float64]) -> None:
+    """Of the texts kept before, only the most similar matters; of equals the first."""
     order = np.lexsort((pairs.earlier, -pairs.score, pairs.later))
     rows, first = np.unique(pairs.later[order], return_index=True)
-    twin[rows], score[rows] = pairs.earlier[order][first], pairs.score[order][first]
+    duplicate_of[rows], score[rows] = pairs.earlier[order][first], pairs.score[order][first]
 
 
-def _settle(pairs: _Pairs, twin: Positions, score: NDArray[np.float64]) -> None:
+def _judge_block(pairs: _Pairs, duplicate_of: Positions, score: NDArray[np.float64]) -> None:
     """Judge the rows of a block against each other, in their order.
 
     The loop cannot be vectorised: whether a row counts depends on the verdicts
@@ -231,5 +258,5 @@ def _settle(pairs: _Pairs, twin: Positions, score: NDArray[np.float64]) -> None:
     """
     order = np.lexsort((pairs.earlier, pairs.later))
     for row, other, value in zip(*(column[order].tolist() for column in pairs), strict=True):
-        if twin[other] < 0 and value > score[row]:
-            twin[row], score[row] = other, value
+        if duplicate_of[other] < 0 and value > score[row]:
+            duplicate_of[row], score[row] = other, value

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._text.ragged import overlaps
+from stages._text.ragged import intersection_sizes
 from stages._text.tokens import (
     hash_tokens,
     ngram_hashes,
-    normalise,
+    normalize,
     rolling_hashes,
     shingle_sets,
     shingles,
     tokens,
     words,
 )
-from tests.stages.test_ragged import listed
+from tests.stages._text.test_ragged import listed
 
 few_words = st.lists(st.sampled_from(["a", "b", "c", "1", "2", "+", "你"]), max_size=9).map(
     " ".join
@@ -38,10 +38,10 @@ def grams(text_tokens: list[str], n: int) -> list[tuple[str, ...]]:
 
 @given(columns, st.integers(1, 5))
 def test_hashes_are_equal_where_the_ngrams_are(texts: list[str], n: int) -> None:
-    tokenised = tokens(pl.Series(texts, dtype=pl.String)).to_list()
-    expected = [gram for text in tokenised for gram in grams(text, n)]
+    tokenized = tokens(pl.Series(texts, dtype=pl.String)).to_list()
+    expected = [gram for text in tokenized for gram in grams(text, n)]
     result = shingles(pl.Series(texts, dtype=pl.String), n)
-    assert result.lengths.tolist() == [len(grams(text, n)) for text in tokenised]
+    assert result.lengths.tolist() == [len(grams(text, n)) for text in tokenized]
     forth = dict(zip(expected, result.values.tolist(), strict=True))
     back = dict(zip(result.values.tolist(), expected, strict=True))
     assert [forth[gram] for gram in expected] == result.values.tolist()
@@ -52,22 +52,22 @@ def test_hashes_are_equal_where_the_ngrams_are(texts: list[str], n: int) -> None
 def test_sets_overlap_as_those_of_python(texts: list[str], n: int) -> None:
     sets = [set(grams(text, n)) for text in tokens(pl.Series(texts, dtype=pl.String)).to_list()]
     pairs = np.array(list(combinations(range(len(texts)), 2)), dtype=np.int64).reshape(-1, 2)
-    made = shingle_sets(pl.Series(texts, dtype=pl.String), n)
-    assert made.lengths.tolist() == [len(one) for one in sets]
-    shared = overlaps(made, pairs[:, 0], pairs[:, 1])
+    hashed = shingle_sets(pl.Series(texts, dtype=pl.String), n)
+    assert hashed.lengths.tolist() == [len(one) for one in sets]
+    shared = intersection_sizes(hashed, pairs[:, 0], pairs[:, 1])
     assert shared.tolist() == [len(sets[i] & sets[j]) for i, j in pairs]
 
 
 def test_chunks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = pl.Series(["one two three", "", "four", "one two three four five", "6 7"])
-    whole = shingles(texts, 2)
+    complete = shingles(texts, 2)
     monkeypatch.setattr("stages._text.tokens._CHUNK", 2)
     parts = shingles(texts, 2)
     monkeypatch.setattr("stages._text.ragged._BLOCK", 2)
-    assert listed(shingle_sets(texts, 2)) == [sorted(set(part)) for part in listed(whole)]
+    assert listed(shingle_sets(texts, 2)) == [sorted(set(part)) for part in listed(complete)]
     assert listed(shingle_sets(texts.clear(), 2)) == []
-    assert parts.offsets.tolist() == whole.offsets.tolist()
-    assert parts.values.tolist() == whole.values.tolist()
+    assert parts.offsets.tolist() == complete.offsets.tolist()
+    assert parts.values.tolist() == complete.values.tolist()
 
 
 def test_hashes_are_the_same_on_every_machine() -> None:
@@ -101,9 +101,9 @@ def test_rolling_hashes_give_all_lengths() -> None:
         ("C++", "C#"),
     ],
 )
-def test_no_normalisation_makes_numbers_or_operators_equal(a: str, b: str) -> None:
+def test_no_normalization_makes_numbers_or_operators_equal(a: str, b: str) -> None:
     steps = ("unicode", "case", "punctuation", "space")
-    result = pl.DataFrame({"text": [a, b]}).select(normalise(pl.col("text"), steps))["text"]
+    result = pl.DataFrame({"text": [a, b]}).select(normalize(pl.col("text"), steps))["text"]
     assert result[0] != result[1]
 
 
@@ -119,13 +119,13 @@ def test_no_normalisation_makes_numbers_or_operators_equal(a: str, b: str) -> No
         ("ﬁne ２³", "fine 23", ("nfkc",)),
     ],
 )
-def test_normalisation_takes_out_what_it_names_and_no_more(a: str, b: str, steps: tuple) -> None:
+def test_normalization_takes_out_what_it_names_and_no_more(a: str, b: str, steps: tuple) -> None:
     frame = pl.DataFrame({"text": [a, b]})
-    equal = frame.select(normalise(pl.col("text"), steps))["text"]
+    equal = frame.select(normalize(pl.col("text"), steps))["text"]
     assert equal[0] == equal[1]
     others = tuple({"case", "space", "punctuation", "unicode", "nfkc"} - {"nfkc", *steps})
-    apart = frame.select(normalise(pl.col("text"), others))["text"]
-    assert apart[0] != apart[1]
+    unequal = frame.select(normalize(pl.col("text"), others))["text"]
+    assert unequal[0] != unequal[1]
 
 
 def test_numbers_are_whole_tokens() -> None:

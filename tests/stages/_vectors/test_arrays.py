@@ -1,4 +1,4 @@
-"""Vectors read and placed, neighbours, principal components: against brute force and libraries."""
+"""Vectors, nearest neighbors, principal components: against brute force and libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from stages._vectors.arrays import DRIVERS, as_matrix, neighbours, principal, to_device, to_host
+from stages._vectors.arrays import (
+    DRIVERS,
+    as_matrix,
+    nearest_neighbors,
+    principal_components,
+    product_tolerance,
+    to_device,
+    to_host,
+)
 
 
 def blobs(rows: int, dimensions: int, groups: int, seed: int, spread: float = 0.3) -> NDArray:
@@ -24,26 +32,26 @@ def blobs(rows: int, dimensions: int, groups: int, seed: int, spread: float = 0.
 
 def test_number_of_threads_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = blobs(3000, 32, 300, 0, spread=0.7)
-    found = []
+    results = []
     for cores in (1, 2, 5):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
-        found.append((*neighbours(vectors, 5), principal(vectors, 0.8)))
-    for arrays in found[1:]:
-        for array, first in zip(arrays, found[0], strict=True):
+        results.append((*nearest_neighbors(vectors, 5), principal_components(vectors, 0.8)))
+    for arrays in results[1:]:
+        for array, first in zip(arrays, results[0], strict=True):
             np.testing.assert_array_equal(array, first)
 
 
 @pytest.mark.parametrize(("rows", "k"), [(2, 1), (50, 6), (1500, 6), (1500, 1499), (700, 30)])
-def test_neighbours_equal_brute_force(rows: int, k: int) -> None:
+def test_neighbors_equal_brute_force(rows: int, k: int) -> None:
     vectors = blobs(rows, 12, 30, 4)
     vectors[rows // 2] = vectors[0]  # equal vectors: distance 0, ordered by index
     gaps = vectors[:, None].astype(np.float64) - vectors
     distances = np.sqrt((gaps**2).sum(axis=2))
     np.fill_diagonal(distances, np.inf)
-    near, found = neighbours(vectors, k)
-    np.testing.assert_allclose(found, np.sort(distances, axis=1)[:, :k], atol=1e-12)
-    np.testing.assert_array_equal(near, np.argsort(distances, axis=1, kind="stable")[:, :k])
-    assert found[0, 0] == 0
+    indices, nearest = nearest_neighbors(vectors, k)
+    np.testing.assert_allclose(nearest, np.sort(distances, axis=1)[:, :k], atol=1e-12)
+    np.testing.assert_array_equal(indices, np.argsort(distances, axis=1, kind="stable")[:, :k])
+    assert nearest[0, 0] == 0
 
 
 def test_as_matrix_reads_lists_and_arrays() -> None:
@@ -67,7 +75,7 @@ def test_as_matrix_reads_lists_and_arrays() -> None:
         pl.Series("vector", [[1.0], [-2e16]]),
     ],
 )
-def test_what_are_no_vectors_is_told(column: pl.Series) -> None:
+def test_other_columns_are_refused(column: pl.Series) -> None:
     with pytest.raises(UserError, match="vector"):
         as_matrix(column)
 
@@ -82,7 +90,7 @@ def test_without_a_driver_vectors_stay_and_torch_is_not_imported() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_place_and_host_are_inverse() -> None:
+def test_to_device_and_to_host_are_inverse() -> None:
     """On a GPU where there is one; a driver without a GPU leaves the vectors alone."""
     vectors = blobs(50, 4, 3, 0)
     np.testing.assert_array_equal(to_host(to_device(vectors)), vectors)
@@ -109,33 +117,44 @@ def test_vectors_are_not_copied() -> None:
 
 
 @pytest.mark.parametrize(("rows", "k"), [(2, 1), (300, 6), (2000, 10)])
-def test_neighbours_of_a_tensor_are_those_of_the_array(rows: int, k: int) -> None:
+def test_neighbors_of_a_tensor_are_those_of_the_array(rows: int, k: int) -> None:
     import torch
 
     vectors = blobs(rows, 12, 30, 4)
     vectors[rows // 2] = vectors[0]
-    near, distances = neighbours(torch.from_numpy(vectors), k)
-    expected = neighbours(vectors, k)
-    np.testing.assert_array_equal(near, expected[0])
+    indices, distances = nearest_neighbors(torch.from_numpy(vectors), k)
+    expected = nearest_neighbors(vectors, k)
+    np.testing.assert_array_equal(indices, expected[0])
     np.testing.assert_allclose(distances, expected[1], atol=1e-12)
 
 
-def test_rows_that_are_all_equal_are_each_others_neighbours() -> None:
-    near, distances = neighbours(np.ones((40, 3), np.float32), 5)
+def test_rows_that_are_all_equal_are_each_others_nearest_neighbors() -> None:
+    indices, distances = nearest_neighbors(np.ones((40, 3), np.float32), 5)
     assert (distances == 0).all()
-    assert all(len({row, *named}) == 6 for row, named in enumerate(near.tolist()))
+    assert all(len({row, *named}) == 6 for row, named in enumerate(indices.tolist()))
 
 
-@pytest.mark.parametrize("share", [0.3, 0.95, 1.0])
-def test_principal_components_are_those_of_scikit_learn(share: float) -> None:
+@pytest.mark.parametrize("fraction", [0.3, 0.95, 1.0])
+def test_principal_components_are_those_of_scikit_learn(fraction: float) -> None:
     from sklearn.decomposition import PCA
 
     vectors = blobs(6000, 20, 15, 1)
-    found = principal(vectors, share)
-    expected = PCA(share if share < 1 else None, svd_solver="full").fit_transform(vectors)
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(abs(found), abs(expected), atol=2e-4)
+    projected = principal_components(vectors, fraction)
+    expected = PCA(fraction if fraction < 1 else None, svd_solver="full").fit_transform(vectors)
+    assert projected.shape == expected.shape
+    np.testing.assert_allclose(abs(projected), abs(expected), atol=2e-4)
 
 
 def test_principal_components_of_equal_rows() -> None:
-    assert not principal(np.ones((7, 3), np.float32), 0.95).any()
+    assert not principal_components(np.ones((7, 3), np.float32), 0.95).any()
+
+
+@pytest.mark.parametrize("dimensions", [1, 16, 384, 4096])
+def test_products_of_unit_vectors_are_within_the_tolerance(dimensions: int) -> None:
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(300, dimensions)) * rng.uniform(0, 9, size=dimensions) ** 4
+    wide[200:] = wide[:100] * rng.uniform(1, 1 + 1e-6, size=(100, dimensions))
+    wide /= np.linalg.norm(wide, axis=1, keepdims=True)
+    units = wide.astype(np.float32)
+    errors = np.abs(units @ units.T - wide @ wide.T)
+    assert 0 < errors.max() < product_tolerance(dimensions) or dimensions == 1

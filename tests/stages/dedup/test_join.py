@@ -14,11 +14,11 @@ from stages._text.ragged import Ragged, offsets_of
 from stages.dedup._jaccard import candidates as candidates_module
 from stages.dedup._jaccard import join as join_module
 from stages.dedup._jaccard.candidates import Components, commonness, multiplicity
-from stages.dedup._jaccard.join import Similar, prefixes, similar
-from stages.dedup._jaccard.minhash import banded
+from stages.dedup._jaccard.join import JoinResult, prefixes, similarity_join
+from stages.dedup._jaccard.minhash import band_buckets
 
 HASHES = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)
-MANY = partial(banded, permutations=128, seed=0)
+MANY = partial(band_buckets, num_perm=128, seed=0)
 
 
 def ragged(sets: list) -> Ragged:
@@ -43,8 +43,8 @@ def brute(sets: list, threshold: float) -> list[int]:
     return [top(i) for i in range(len(sets))]
 
 
-def roots(found: Similar, count: int) -> list[int]:
-    return found.components.roots(np.arange(count)).tolist()
+def roots(result: JoinResult, count: int) -> list[int]:
+    return result.components.roots(np.arange(count)).tolist()
 
 
 small = st.sets(st.integers(0, 12), max_size=9)
@@ -57,9 +57,9 @@ thresholds = st.sampled_from([0.2, 0.3, 0.5, 2 / 3, 0.75, 0.8, 0.9, 1.0])
 @settings(max_examples=300)
 @given(st.lists(st.one_of(small, near), max_size=14), thresholds)
 def test_components_are_those_of_all_pairs(sets: list, threshold: float) -> None:
-    found = similar(ragged(sets), 0, threshold, prefixes)
-    assert roots(found, len(sets)) == brute(sets, threshold)
-    for (i, j), value in zip(found.pairs.tolist(), found.values.tolist(), strict=True):
+    joined = similarity_join(ragged(sets), 0, threshold, prefixes)
+    assert roots(joined, len(sets)) == brute(sets, threshold)
+    for (i, j), value in zip(joined.pairs.tolist(), joined.values.tolist(), strict=True):
         assert value == len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold
 
 
@@ -69,9 +69,9 @@ def test_held_sets_decide_the_same_whether_or_not_they_are_compared(
     sets: list, threshold: float, held: int
 ) -> None:
     held = min(held, len(sets))
-    found = similar(ragged(sets), held, threshold, prefixes)
+    joined = similarity_join(ragged(sets), held, threshold, prefixes)
     expected = brute(sets, threshold)
-    result = roots(found, len(sets))
+    result = roots(joined, len(sets))
     for i in range(held, len(sets)):
         assert (result[i] == i) == (expected[i] == i)
         assert (result[i] < held) == (expected[i] < held)
@@ -88,35 +88,35 @@ def test_larger_pools(buckets: object, threshold: float) -> None:
         for _ in range(random.integers(1, 12)):
             kept = base[random.random(len(base)) < random.uniform(0.6, 1.0)]
             sets.append({*kept.tolist(), *random.integers(0, 400, random.integers(0, 4)).tolist()})
-    found = similar(ragged(sets), 0, threshold, buckets)
-    assert roots(found, len(sets)) == brute(sets, threshold)
-    assert len({*roots(found, len(sets))}) < len(sets) - 30
+    joined = similarity_join(ragged(sets), 0, threshold, buckets)
+    assert roots(joined, len(sets)) == brute(sets, threshold)
+    assert len({*roots(joined, len(sets))}) < len(sets) - 30
 
 
 def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the pairs whose elements are compared."""
     counts: list[int] = []
-    overlaps = candidates_module.overlaps
+    exact = candidates_module.intersection_sizes
 
     def counting(sets: Ragged, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         counts.append(len(left))
-        return overlaps(sets, left, right)
+        return exact(sets, left, right)
 
-    monkeypatch.setattr(candidates_module, "overlaps", counting)
-    monkeypatch.setattr(join_module, "overlaps", counting)
+    monkeypatch.setattr(candidates_module, "intersection_sizes", counting)
+    monkeypatch.setattr(join_module, "intersection_sizes", counting)
     return counts
 
 
-def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def listed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the pairs that buckets put together."""
     counts: list[int] = []
-    once = join_module._once
+    once = join_module._unique_pairs
 
     def counting(left: np.ndarray, right: np.ndarray) -> tuple:
         counts.append(len(left))
         return once(left, right)
 
-    monkeypatch.setattr(join_module, "_once", counting)
+    monkeypatch.setattr(join_module, "_unique_pairs", counting)
     return counts
 
 
@@ -152,27 +152,27 @@ def test_hard_pools_do_not_go_quadratic(
     name: str, buckets: object, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sets = HARD[name]
-    pairs, candidates = compared(monkeypatch), looked_at(monkeypatch)
-    found = similar(ragged(sets), 0, threshold, buckets)
+    pairs, candidates = compared(monkeypatch), listed(monkeypatch)
+    joined = similarity_join(ragged(sets), 0, threshold, buckets)
     assert sum(pairs) < 20 * ROWS
     assert sum(candidates) < (100 if name in ("dense", "spread") else 10) * ROWS
     some = sorted({0, 1, 2, 3, *range(0, ROWS, 17)})
-    whole = np.array(roots(found, ROWS))
+    complete = np.array(roots(joined, ROWS))
     for i, j in combinations(some, 2):
         if len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold:
-            assert whole[i] == whole[j]
-    joined = {"equal": 1, "dense": 1, "spread": 1, "paired": ROWS // 2}
-    if name in joined:
-        assert len(np.unique(whole)) == joined[name]
+            assert complete[i] == complete[j]
+    components = {"equal": 1, "dense": 1, "spread": 1, "paired": ROWS // 2}
+    if name in components:
+        assert len(np.unique(complete)) == components[name]
 
 
-def test_wide_buckets_and_stretches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wide_buckets_and_runs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(2)
     sets = [set(random.choice(60, 30, replace=False).tolist()) for _ in range(400)]
     expected = brute(sets, 0.5)
     monkeypatch.setattr(join_module, "_WIDE", 4)
     monkeypatch.setattr(join_module, "_PAIRS", 64)
-    assert roots(similar(ragged(sets), 0, 0.5, prefixes), 400) == expected
+    assert roots(similarity_join(ragged(sets), 0, 0.5, prefixes), 400) == expected
     assert 1 < len({*expected}) < 400
 
 
@@ -183,11 +183,11 @@ def test_parts_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert multiplicity(values).tolist() == counts
     marked = [int((values[flags] == value).sum()) for value in values]
     assert multiplicity(values, flags).tolist() == marked
-    whole, fresh = commonness(values), commonness(values, flags)
-    assert whole.tolist() == [int(8 * np.log2(count)) for count in counts]
+    complete, fresh = commonness(values), commonness(values, flags)
+    assert complete.tolist() == [int(8 * np.log2(count)) for count in counts]
     assert ((fresh > 0) == ((np.array(counts) > 1) & (np.array(marked) > 0))).all()
     monkeypatch.setattr(candidates_module, "_PART", 64)
-    assert commonness(values).tolist() == whole.tolist()
+    assert commonness(values).tolist() == complete.tolist()
     assert commonness(values, flags).tolist() == fresh.tolist()
 
 

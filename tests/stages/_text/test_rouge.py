@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from stages._text.rouge import NoveltyPool, f1, rouge_l, tokenize
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REFERENCE = {stem: RougeScorer(["rougeL"], use_stemmer=stem) for stem in (False, True)}
 
 words = st.sampled_from(
@@ -54,16 +54,17 @@ def test_published_scores_of_ensemble_instruct() -> None:
         for text in row["most_similar"]:
             pool.add(text, text)
         # The end mark "|EoS|" of a generated instruction was scored as a word.
-        found = dict(pool.most_similar(row["instruction"], top=10))
-        differences += [found[key] - score for key, score in row["most_similar"].items()]
+        scores = pool.scores(row["instruction"]).tolist()
+        differences += [a - b for a, b in zip(scores, row["most_similar"].values(), strict=True)]
     assert len(differences) == 1010
     assert set(differences) == {0.0}
 
 
-def test_nearest_first_and_of_equals_the_older() -> None:
+def test_a_pool_scores_in_the_order_of_adding() -> None:
     pool = NoveltyPool()
-    assert pool.most_similar("anything") == []
+    assert pool.scores("anything").tolist() == []
     for key, text in [("a", "one two"), ("b", "one two three"), ("c", "One, two!"), ("d", "诗")]:
         pool.add(key, text)
-    assert pool.most_similar("one two", top=3) == [("a", 1.0), ("c", 1.0), ("b", 0.8)]
+    assert pool.keys == ["a", "b", "c", "d"]
+    assert pool.scores("one two").tolist() == [1.0, 0.8, 1.0, 0.0]
     assert pool.scores("诗").tolist() == [0.0] * 4

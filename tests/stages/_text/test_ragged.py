@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._text.ragged import Ragged, blocks, distinct, offsets_of, overlaps, sort_each, take
+from stages._text.ragged import (
+    Ragged,
+    blocks,
+    distinct,
+    intersection_sizes,
+    offsets_of,
+    sort_each,
+    take,
+)
 
 ragged_values = st.lists(st.lists(st.integers(0, 6), max_size=7), max_size=9)
 
@@ -16,30 +24,32 @@ def ragged(values: list[list[int]]) -> Ragged:
     return Ragged(offsets_of(np.array([len(part) for part in values], dtype=np.int64)), flat)
 
 
-def listed(made: Ragged) -> list[list[int]]:
-    borders = zip(made.offsets[:-1], made.offsets[1:], strict=True)
-    return [made.values[start:stop].tolist() for start, stop in borders]
+def listed(arrays: Ragged) -> list[list[int]]:
+    borders = zip(arrays.offsets[:-1], arrays.offsets[1:], strict=True)
+    return [arrays.values[start:stop].tolist() for start, stop in borders]
 
 
 @given(ragged_values, st.data())
-def test_rows_are_taken_sorted_and_made_sets(values: list, data: st.DataObject) -> None:
+def test_take_sort_and_distinct(values: list, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=6)) if values else []
-    wanted = np.array(rows, dtype=np.int64)
-    assert listed(take(ragged(values), wanted)) == [values[i] for i in rows]
-    made = ragged(values)
-    sort_each(made)
-    assert listed(made) == [sorted(part) for part in values]
+    positions = np.array(rows, dtype=np.int64)
+    assert listed(take(ragged(values), positions)) == [values[i] for i in rows]
+    arrays = ragged(values)
+    sort_each(arrays)
+    assert listed(arrays) == [sorted(part) for part in values]
     assert listed(distinct(ragged(values))) == [sorted(set(part)) for part in values]
 
 
 @given(ragged_values, st.data())
 def test_overlaps_are_those_of_python_sets(values: list, data: st.DataObject) -> None:
     sets = [set(part) for part in values]
-    place = st.integers(0, len(sets) - 1)
-    pairs = data.draw(st.lists(st.tuples(place, place), max_size=9)) if sets else []
+    position = st.integers(0, len(sets) - 1)
+    pairs = data.draw(st.lists(st.tuples(position, position), max_size=9)) if sets else []
     left, right = (np.array([pair[k] for pair in pairs], dtype=np.int64) for k in (0, 1))
-    made = distinct(ragged(values))
-    assert overlaps(made, left, right).tolist() == [len(sets[i] & sets[j]) for i, j in pairs]
+    sets_of = distinct(ragged(values))
+    assert intersection_sizes(sets_of, left, right).tolist() == [
+        len(sets[i] & sets[j]) for i, j in pairs
+    ]
 
 
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 15))
