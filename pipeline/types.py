@@ -63,6 +63,9 @@ Range = Annotated[tuple[Count, Count], AfterValidator(_increasing)]
 
 FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)]
 
+Percentile = Annotated[float, Field(ge=0, le=100)]
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(_increasing)]
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def option_group(cls: type[T]) -> type[T]:

@@ -82,9 +82,10 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
             path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(annotation))
         )
     if kind == "value_error":
-        # A group's text begins with the name of the option that is wrong.
-        between = "." if isinstance(value, Mapping) else " "
-        return Problem(path, f"{subject}{between}{entry['ctx']['error']}")
+        # A group's text begins with the name of the option that is wrong, a value's with "must".
+        what = str(entry["ctx"]["error"])
+        between = "." if isinstance(value, Mapping) and not what.startswith("must ") else " "
+        return Problem(path, f"{subject}{between}{what}")
     if kind == "literal_error":
         hint = suggest(value, _literals(annotation)) if isinstance(value, str) else None
         hint = hint if hint and hint.startswith("did") else None

@@ -1,1 +1,1 @@
-"""Vectors."""
+"""Sentence vectors of conversations."""
