@@ -1,10 +1,10 @@
-"""Spectral clustering: groups that hang together, whatever their shape.
+"""Spectral clustering: connected groups of rows, whatever their shape.
 
-Rows are joined to their nearest neighbours. The leading eigenvectors of the
-normalised graph place each row, scaled to length 1, in a space where k-means
-finds the groups: Ng, Jordan and Weiss, NIPS 2001; von Luxburg, "A tutorial on
-spectral clustering", 2007, algorithm 3. The neighbours are exact, so the time
-grows with the square of the rows: up to about 100,000 of them.
+Rows are joined to their nearest neighbors. The leading eigenvectors of the normalized graph
+give each row coordinates, scaled to length 1, among which k-means finds the clusters: Ng,
+Jordan and Weiss, NIPS 2001; von Luxburg, "A tutorial on spectral clustering", 2007,
+algorithm 3. The neighbors are exact, so the time grows with the square of the rows: up to
+about 100,000 of them.
 """
 
 from __future__ import annotations
@@ -27,111 +27,136 @@ from stages._vectors.arrays import (
 from stages._vectors.kmeans import Clusters, kmeans
 
 DENSE: Final = 12_000
-"""Rows up to which all eigenvectors may be taken, where k is a large share of the rows."""
+"""Rows up to which all eigenvectors may be computed, where the clusters are many."""
 
 STARTS: Final = 10
 """Runs of k-means among the eigenvectors: the best is kept, since one in a few ends in a bad
-optimum, and all of them take little beside the eigenvectors."""
+optimum, and all of them take little time beside the eigenvectors."""
 
 
-def spectral(vectors: Any, k: int, seed: int, nearest: int) -> Clusters:
-    """k clusters of the graph that joins each row to its `nearest` nearest others.
+def spectral(vectors: Any, n_clusters: int, seed: int, n_neighbors: int) -> Clusters:
+    """Cluster the graph that joins each row to its nearest others.
 
-    vectors: a matrix of either kind. An edge weighs 1 where both rows name each
-    other and 1/2 where one does. Groups of rows without an edge between them are
-    joined at their nearest rows: an unconnected graph has no order among its parts.
-    Distances and centres are in the space of the k eigenvectors.
+    An edge weighs 1 where both rows are neighbors of each other and 1/2 where one is.
+    Groups of rows without an edge between them are joined at their nearest rows: the
+    spectrum of an unconnected graph does not order its components.
 
-    Raises UserError where k is more than a quarter of very many rows.
+    Args:
+        vectors: A matrix of shape (rows, dimensions), numpy or torch.
+        n_clusters: The number of clusters, at most that of the rows.
+        seed: Of k-means.
+        n_neighbors: The neighbors of each row.
+
+    Returns:
+        Labels; distances and centers in the space of the `n_clusters` eigenvectors.
+
+    Raises:
+        UserError: There are more clusters than a quarter of more than 12,000 rows.
+
+    Example:
+        >>> line = np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]], np.float32)
+        >>> labels = spectral(line, 2, 0, 2).labels
+        >>> (labels == labels[0]).tolist()
+        [True, True, True, False, False, False]
     """
     count = len(vectors)
-    if k == 1 or count <= 2:
-        return kmeans(vectors, min(k, count), seed)
-    if count > 4 * k:
-        found = _iterated
+    if n_clusters == 1 or count <= 2:
+        return kmeans(vectors, min(n_clusters, count), seed)
+    if count > 4 * n_clusters:
+        eigenvectors = _lanczos
     elif count <= DENSE:
-        found = _dense
+        eigenvectors = _dense
     else:
         raise UserError(
-            f"k: spectral clustering of {count} rows into {k} clusters does not fit in memory",
-            hint=f"give at most {count // 4} clusters, or method: kmeans",
+            f"n_clusters must be at most {count // 4} for spectral clustering of {count} rows, "
+            f"got {n_clusters}",
+            why="all eigenvectors of so many rows do not fit in memory",
+            hint="give fewer clusters, or method: kmeans",
         )
     with parallel_map():  # the eigenvectors must not depend on the number of threads either
-        places = found(_normalised(_connected(vectors, _graph(vectors, nearest))), k)
-    lengths = np.linalg.norm(places, axis=1, keepdims=True)
-    embedded = np.divide(places, lengths, out=np.zeros_like(places), where=lengths > 0)
-    placed = to_device(embedded.astype(np.float32))
-    runs = (kmeans(placed, k, STARTS * seed + run) for run in range(STARTS))
-    return min(runs, key=lambda found: found.inertia)
+        graph = _normalized(_connected(vectors, _graph(vectors, n_neighbors)))
+        coordinates = eigenvectors(graph, n_clusters)
+    lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
+    embedded = np.divide(coordinates, lengths, out=np.zeros_like(coordinates), where=lengths > 0)
+    on_device = to_device(embedded.astype(np.float32))
+    runs = (kmeans(on_device, n_clusters, STARTS * seed + run) for run in range(STARTS))
+    return min(runs, key=lambda clusters: clusters.inertia)
 
 
-def _graph(vectors: Any, nearest: int) -> Any:
-    """The symmetric weights of the nearest-neighbour graph: a sparse (rows, rows) array."""
+def _graph(vectors: Any, n_neighbors: int) -> Any:
+    """The symmetric weights of the nearest-neighbor graph: a sparse (rows, rows) array."""
     from scipy.sparse import csr_array
 
     count = len(vectors)
-    k = min(nearest, count - 1)
-    named, _ = neighbours(vectors, k)
+    k = min(n_neighbors, count - 1)
+    indices, _ = neighbours(vectors, k)
     weights = np.full(count * k, 0.5)
-    half = csr_array((weights, named.ravel(), np.arange(count + 1) * k), (count, count))
+    half = csr_array((weights, indices.ravel(), np.arange(count + 1) * k), (count, count))
     return half + half.T
 
 
 def _connected(vectors: Any, graph: Any) -> Any:
-    """The graph with its parts joined, each to the row nearest to it outside, until it is one.
+    """The graph with its components joined until there is one.
 
-    Borůvka's rounds: every part but the largest gets one edge of weight 1/2, so
-    that the number of parts falls at least by half each time.
+    Borůvka's rounds: every component but the largest gets an edge of weight 1/2 from one
+    of its rows to the nearest row outside, so that the number of components falls at least
+    by half each round.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     while True:
-        count, parts = connected_components(graph, directed=False)
+        count, components = connected_components(graph, directed=False)
         if count == 1:
             return graph
-        rows = np.flatnonzero(parts != np.bincount(parts).argmax())
-        outside, distances = _nearest_outside(vectors, parts, rows)
-        order = np.lexsort((rows, distances, parts[rows]))
-        first = order[np.unique(parts[rows][order], return_index=True)[1]]
+        rows = np.flatnonzero(components != np.bincount(components).argmax())
+        outside, distances = _nearest_outside(vectors, components, rows)
+        order = np.lexsort((rows, distances, components[rows]))
+        first = order[np.unique(components[rows][order], return_index=True)[1]]
         ends = rows[first], outside[first]
         link = coo_array((np.full(len(first), 0.5), ends), graph.shape).tocsr()
         graph = graph.maximum(link).maximum(link.T)
 
 
 def _nearest_outside(
-    vectors: Any, parts: NDArray[np.int32], rows: NDArray[np.int64]
+    vectors: Any, components: NDArray[np.int32], rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """For some rows, the nearest row of another part and the squared distance to it."""
+    """For some rows, the nearest row of another component and the squared distance to it.
+
+    Args:
+        vectors: Shape (rows, dimensions).
+        components: The component of each row.
+        rows: The rows to search for.
+    """
     xp, at = array_namespace(vectors), device(vectors)
-    everyone = xp.asarray(parts, device=at)
+    components_there = xp.asarray(components, device=at)
 
     def search(block: slice) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        some = xp.asarray(rows[block], device=at)
-        scores = 2 * (xp.take(vectors, some, axis=0) @ vectors.T)
+        index = xp.asarray(rows[block], device=at)
+        scores = 2 * (xp.take(vectors, index, axis=0) @ vectors.T)
         scores -= lengths_there
-        own = xp.take(everyone, some)[:, None] == everyone[None, :]
-        scores = xp.where(own, -xp.inf, scores)
+        same = xp.take(components_there, index)[:, None] == components_there[None, :]
+        scores = xp.where(same, -xp.inf, scores)
         best = xp.argmax(scores, axis=1)
-        near = xp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
-        return to_host(best), lengths[rows[block]] - to_host(near)
+        largest = xp.take_along_axis(scores, best[:, None], axis=1)[:, 0]
+        return to_host(best), lengths[rows[block]] - to_host(largest)
 
     with parallel_map() as each:
         lengths = squared_lengths(each, vectors)
         lengths_there = xp.asarray(lengths, device=at)
-        found = each(search, len(rows), max(1, BLOCK * BLOCK // len(vectors)))
-    return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
+        parts = each(search, len(rows), max(1, BLOCK * BLOCK // len(vectors)))
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _normalised(graph: Any) -> Any:
-    """D^-1/2 W D^-1/2: its largest eigenvalues are the smallest of the normalised Laplacian."""
+def _normalized(graph: Any) -> Any:
+    """D^-1/2 W D^-1/2: its largest eigenvalues are the smallest of the normalized Laplacian."""
     from scipy.sparse import diags_array
 
     scale = diags_array(1 / np.sqrt(graph.sum(axis=1)))
     return (scale @ graph @ scale).tocsr()
 
 
-def _iterated(matrix: Any, k: int) -> NDArray[np.float64]:
+def _lanczos(matrix: Any, k: int) -> NDArray[np.float64]:
     """The eigenvectors of the k largest eigenvalues, by Lanczos from a fixed start."""
     from scipy.sparse.linalg import eigsh
 
@@ -141,10 +166,10 @@ def _iterated(matrix: Any, k: int) -> NDArray[np.float64]:
 
 
 def _dense(matrix: Any, k: int) -> NDArray[np.float64]:
-    """The same for few rows, where all eigenvectors are found at once."""
+    """The same for few rows, where all eigenvectors are computed at once."""
     from scipy.linalg import eigh
 
     count = matrix.shape[0]
-    everything = eigh(matrix.toarray(), subset_by_index=(count - k, count - 1))
-    vectors: NDArray[np.float64] = everything[1]
+    vectors: NDArray[np.float64]
+    _, vectors = eigh(matrix.toarray(), subset_by_index=(count - k, count - 1))
     return vectors

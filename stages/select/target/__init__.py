@@ -1,70 +1,64 @@
 """Rows for a target: nearest to it, distributed like it, or where it is and the data is not.
 
-- `nearest`: by the cosine of vectors. `order: max` ranks rows by their nearest
-  target row, `mean` by the mean over target rows; with `turns` the target rows take
-  turns and each takes the row left that is nearest to it: RDS+ (Ivison et al. 2025,
-  arXiv:2503.01807; its vectors are position-weighted means of hidden states). With
+- `nearest`: by the cosine of vectors. With `order: turns` RDS+'s round robin (Ivison et al.
+  2025, arXiv:2503.01807; its vectors are position-weighted means of hidden states). With
   features of a sparse autoencoder as vectors, monosemantic activations.
-- `distribution`: DSIR (Xie et al. 2023, arXiv:2302.03169): rows are drawn with
-  importance weights over hashed words and pairs of words, so that they are
-  distributed like the target. See `_dsir.py`.
-- `gaps`: AITP (Liang et al. 2025, arXiv:2501.09368): rows where `held`, the data one
-  has, is thin. Vectors are projected on the first principal components; densities
-  are Gaussian kernel densities there. Without a target, rows rank by -log f_held:
-  the paper's difference set (f_held below a threshold), its threshold set by the
-  budget. With a target, by log f_target - log f_held: where the target lies
-  and `held` does not, but not where neither is.
+- `distribution`: DSIR (Xie et al. 2023, arXiv:2302.03169): rows are drawn with importance
+  weights over hashed words and pairs of words, so that they are distributed like the
+  target.
+- `gaps`: AITP (Liang et al. 2025, arXiv:2501.09368): rows where `held`, the data that one
+  has, is thin. Without a target, rows rank by -log f_held: the paper's difference set
+  (f_held below a threshold), with the threshold set by the budget. With a target, by
+  log f_target - log f_held: where the target is dense and `held` is not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
 from types import SimpleNamespace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
+from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
-from stages._common.unused_options import refuse_idle
+from pipeline.types import NonNegativeInt
 from stages._selection.budget import (
+    TOKEN_COLUMN,
     Unit,
-    check_budget,
+    check_selection,
     cost_columns,
-    costs,
     fill,
     not_selected,
-    ranking,
-    ranks,
-    uniform,
+    row_costs,
 )
-from stages._text.tokens import Field, field_reads, field_text
+from stages._selection.random_draws import uniform
+from stages._selection.scores import ranking, ranks
+from stages._text.tokens import field_reads, field_text
 from stages._vectors.arrays import Matrix, as_matrix, to_device
-from stages.select._dsir import bags, log_weights
-from stages.select._target_similarity import (
-    log_density,
-    mean_cosine,
-    nearest,
-    principal,
-    project,
-    take_turns,
-)
+from stages.select.target.dsir import Distribution, bags, log_weights
+from stages.select.target.gaps import Gaps, log_density, principal, project
+from stages.select.target.nearest import Nearest, mean_cosine, nearest, take_turns
 
-Mode = Literal["nearest", "distribution", "gaps"]
-Order = Literal["max", "mean", "turns"]
+Method = Annotated[Nearest | Distribution | Gaps, Field(discriminator="name")]
 
-NEEDED: Final = {"nearest": "target", "distribution": "target", "gaps": "held"}
-"""The edge that each mode cannot do without."""
+REQUIRED_EDGES: Final = {"nearest": "target", "distribution": "target", "gaps": "held"}
+"""The edge that each method requires."""
 
 
-class Found(NamedTuple):
-    """scores: of each row, NaN for none. order: the rows that may be kept, the best first.
+class Ranked(NamedTuple):
+    """The rows as a method ranks them.
 
-    added: columns beside score and rank. words: where rows can be too short, their words.
+    Attributes:
+        scores: Of each row, NaN for none.
+        order: The rows that may be kept, the best first.
+        added: Columns beside score and rank.
+        words: Where rows can be too short, their numbers of words.
     """
 
     scores: NDArray[np.float64]
@@ -74,203 +68,222 @@ class Found(NamedTuple):
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    read = field_reads(options.field) if options.mode == "distribution" else [options.vector]
-    priced = [*read, *cost_columns(options.unit, options.tokens)]
-    return {"rows": list(dict.fromkeys(priced)), "target": read, "held": read}
+    method = options.method
+    columns = field_reads(method.field) if method.name == "distribution" else [method.vector]
+    with_costs = [*columns, *cost_columns(options.unit, options.token_column)]
+    return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": columns}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    _check_edges(options.mode, {edge for edge, given in edges.items() if given})
-    return _added(options.mode)
+    _check_edges(options.method, {edge for edge, columns in edges.items() if columns})
+    return _added(options.method)
 
 
-def _check_edges(mode: Mode, given: Set[str]) -> None:
-    if NEEDED[mode] not in given:
+def _check_edges(method: Method, connected: Set[str]) -> None:
+    required = REQUIRED_EDGES[method.name]
+    if required not in connected:
         raise UserError(
-            f"select.target needs {NEEDED[mode]!r} for mode: {mode}",
-            hint=f"needs: {{rows: ..., {NEEDED[mode]}: ...}}",
+            f"the edge {required!r} must be connected for method: {method.name}",
+            hint=f"needs: {{rows: ..., {required}: ...}}",
         )
-    if "held" in given and mode != "gaps":
-        raise UserError(f"mode: {mode} has no use for 'held'", hint="use mode: gaps")
+    if "held" in connected and method.name != "gaps":
+        raise UserError(
+            f"the edge 'held' must be left out for method: {method.name}", hint="use method: gaps"
+        )
 
 
-def _added(mode: Mode) -> Columns:
+def _added(method: Method) -> Columns:
     common = {"target_score": pl.Float64, "target_rank": pl.Int32}
-    if mode == "nearest":
-        return {**common, "target_id": pl.String}
-    return {**common, "held_density": pl.Float64} if mode == "gaps" else common
+    match method:
+        case Nearest():
+            return {**common, "target_id": pl.String}
+        case Gaps():
+            return {**common, "held_density": pl.Float64}
+    return common
 
 
-def _check(options: SimpleNamespace) -> None:
-    check_budget(options)
-    if options.dimensions < 1:
-        raise UserError(f"dimensions: {options.dimensions}", hint="give 1 or more")
-    if options.min_words < 0:
-        raise UserError(f"min_words: {options.min_words} is negative", hint="give 0 or more")
-    mode = options.mode
-    refuse_idle(
-        *(target, options),
-        (mode == "distribution" and options.sample, "mode: distribution, sample: true", "seed"),
-        (mode == "nearest", "mode: nearest", "order"),
-        (mode == "distribution", "mode: distribution", "field min_words sample"),
-        (mode == "gaps", "mode: gaps", "dimensions"),
-        (mode != "distribution", "the modes nearest and gaps", "vector"),
-        (options.unit == "tokens", "unit: tokens", "tokens"),
-    )
-
-
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=check_selection)
 def target(
     ctx: Context,
     rows: Records,
     target: Records | None = None,
     held: Records | None = None,
     *,
-    mode: Mode,
-    budget: int,
+    method: Method,
+    budget: NonNegativeInt,
     unit: Unit = "rows",
-    order: Order = "max",
-    field: Field = "conversation",
-    min_words: int = 0,
-    sample: bool = True,
-    dimensions: int = 2,
-    seed: int = 0,
-    vector: str = "vector",
-    tokens: str = "tokens",
+    token_column: str = TOKEN_COLUMN,
 ) -> pl.DataFrame:
     """Keep the rows that serve a target best.
 
-    target: the rows to be like. held: for `gaps`, the data that one has.
-    budget: how much to keep in all, in rows or tokens; a row that no longer fits
-        is passed over. Equal scores rank by id.
-    order: for `nearest`: max, mean or turns.
-    field, min_words, sample, seed: for `distribution`: the text that is compared;
-        rows with fewer words than `min_words`, or with none, are dropped as
-        `too_short` (the authors' code takes 100); draw by the weights (Gumbel noise
-        from seed and id), or keep the largest weights.
-    dimensions: for `gaps`, how many principal components of `held` and `target` (or
-        the rows, without one).
-    vector: the column of vectors, on all edges. A zero vector resembles nothing:
-        with `nearest` such a row has no score and comes last.
-    tokens: the column that counts a row's tokens, where `unit` is tokens.
+    Adds `target_score` (a cosine, a log-weight, a log-density ratio), `target_rank` (1 for
+    the best; with `order: turns`, the selected rows in the order of selection) and, for
+    `nearest`, `target_id`, the nearest target row (with turns, the one that selected it);
+    for `gaps`, `held_density`, the logarithm. Dropped: `not_selected`, `missing_score` (a
+    zero vector's, which is similar to nothing), `too_short`.
 
-    Adds `target_score` (a cosine, a log-weight, a log-density ratio), `target_rank`
-    (1 being the best; with turns, the chosen rows in the order of choice) and, for
-    `nearest`, `target_id`, the nearest target row (with turns, the one that took
-    it); for `gaps`, `held_density`, the logarithm. Dropped: `not_selected`,
-    `missing_score` (a zero vector's), `too_short`.
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like; required for `nearest` and `distribution`.
+        held: For `gaps`, the data that one has.
+        method: `nearest`, `distribution` or `gaps`.
+        budget: How much to keep in all, in rows or tokens; a row that no longer fits is
+            passed over. Equal scores rank by id.
+        unit: What the budget counts.
+        token_column: The column of each row's number of tokens, for `unit: tokens`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx = Context(Path(), Path(), Path())
+        >>> rows = pl.DataFrame(
+        ...     {"id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]},
+        ...     schema_overrides={"vector": pl.List(pl.Float32)},
+        ... )
+        >>> target(ctx, rows, rows.tail(1), method=Nearest(), budget=1)["target_rank"].to_list()
+        [2, 1]
     """
     connected = {"target": target, "held": held}
-    _check_edges(mode, {name for name, frame in connected.items() if frame is not None})
+    _check_edges(method, {name for name, frame in connected.items() if frame is not None})
     if rows.is_empty():
         return pl.DataFrame(
-            schema={**_added(mode), "drop_reason": pl.String, "evidence": pl.String}
+            schema={**_added(method), "drop_reason": pl.String, "evidence": pl.String}
         )
     if target is not None and target.is_empty():
-        raise UserError("the target has no rows", hint="connect `target` to rows to be like")
-    prices = costs(rows, unit, tokens)
-    if mode == "nearest":
-        assert target is not None
-        found = _nearest(rows, target, vector, order, prices, budget)
-    elif mode == "distribution":
-        assert target is not None
-        found = _distribution(rows, target, field, min_words, seed if sample else None)
-    else:
-        assert held is not None
-        found = _gaps(rows, target, held, vector, dimensions)
-    return _verdict(found, fill(prices, found.order.tolist(), budget), min_words)
+        raise UserError(
+            "the edge 'target' must have rows, got none", hint="see what drops them before"
+        )
+    costs = row_costs(rows, unit, token_column)
+    min_words = 0
+    match method:
+        case Nearest():
+            assert target is not None
+            ranked = _by_nearest(rows, target, method, costs, budget)
+        case Distribution():
+            assert target is not None
+            ranked, min_words = _by_distribution(rows, target, method), method.min_words
+        case Gaps():
+            assert held is not None
+            ranked = _by_gaps(rows, target, held, method)
+    return _verdict(ranked, fill(costs, ranked.order.tolist(), budget), min_words)
 
 
-def _nearest(
+def _by_nearest(
     rows: pl.DataFrame,
     target: pl.DataFrame,
-    vector: str,
-    order: Order,
-    prices: NDArray[np.int64],
+    method: Nearest,
+    costs: NDArray[np.int64],
     budget: int,
-) -> Found:
-    vectors, wanted = _placed(*_matrices([rows, target], vector))
-    scores, nearest_to = nearest(vectors, wanted)
-    if (nearest_to < 0).all():
-        raise UserError(f"all vectors in {vector!r} of the rows, or of the target, are zero")
-    if order == "mean":
-        scores = mean_cosine(vectors, wanted)
-    best = ranking(scores, descending=True)
-    if order == "turns":
-        turns = take_turns(vectors, wanted, prices, budget)
-        scores[turns.rows], nearest_to[turns.rows] = turns.similarity, turns.targets
-        taken = np.array(turns.rows, np.int64)
-        best = np.concatenate([taken, best[~np.isin(best, taken)]])
-    ids = pl.when(pl.Series(nearest_to >= 0)).then(target["id"].gather(nearest_to.clip(0)))
-    return Found(scores, best, {"target_id": pl.select(ids).to_series()})
+) -> Ranked:
+    """Rank rows by their cosines with the target rows.
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like.
+        method: The order, and the column of vectors.
+        costs: What each row uses of the budget.
+        budget: How much is kept, which `order: turns` must know.
+    """
+    vectors, targets = _on_device(*_matrices([rows, target], method.vector))
+    scores, positions = nearest(vectors, targets)
+    if (positions < 0).all():
+        raise UserError(
+            f"the vectors in {method.vector!r} must not all be zero, got only zeros in the rows "
+            "or in the target"
+        )
+    if method.order == "mean":
+        scores = mean_cosine(vectors, targets)
+    order = ranking(scores, descending=True)
+    if method.order == "turns":
+        turns = take_turns(vectors, targets, costs, budget)
+        scores[turns.rows], positions[turns.rows] = turns.similarities, turns.targets
+        selected = np.array(turns.rows, np.int64)
+        order = np.concatenate([selected, order[~np.isin(order, selected)]])
+    ids = pl.when(pl.Series(positions >= 0)).then(target["id"].gather(positions.clip(0)))
+    return Ranked(scores, order, {"target_id": pl.select(ids).to_series()})
 
 
-def _distribution(
-    rows: pl.DataFrame, target: pl.DataFrame, field: Field, min_words: int, seed: int | None
-) -> Found:
-    pool, wanted = (bags(frame.select(field_text(field)).to_series()) for frame in (rows, target))
-    if not wanted.words.any():
-        raise UserError(f"no row of the target has a {field}", hint="name another field")
-    scores = log_weights(pool, wanted)
+def _by_distribution(rows: pl.DataFrame, target: pl.DataFrame, method: Distribution) -> Ranked:
+    """Rank rows by their importance weights, with Gumbel noise where they are drawn."""
+    text = field_text(method.field)
+    pool, aim = (bags(frame.select(text).to_series()) for frame in (rows, target))
+    if not aim.words.any():
+        raise UserError(
+            f"the target must have texts, got no row with a {method.field}",
+            hint="name another field",
+        )
+    scores = log_weights(pool, aim)
     noise = np.zeros(len(rows))
-    if seed is not None:  # half a step of `uniform` keeps the logarithms finite
-        noise = -np.log(-np.log(uniform(rows["id"], f"select.target:{seed}") + 2.0**-54))
+    if method.sample:  # half a step of `uniform` keeps the logarithms finite
+        uniforms = uniform(rows["id"], f"select.target:{method.seed}") + 2.0**-54
+        noise = -np.log(-np.log(uniforms))
     order = ranking(scores + noise, descending=True)
-    return Found(scores, order[pool.words[order] >= max(1, min_words)], {}, pool.words)
+    long_enough = pool.words[order] >= max(1, method.min_words)
+    return Ranked(scores, order[long_enough], {}, pool.words)
 
 
-def _gaps(
-    rows: pl.DataFrame,
-    target: pl.DataFrame | None,
-    held: pl.DataFrame,
-    vector: str,
-    dimensions: int,
-) -> Found:
+def _by_gaps(
+    rows: pl.DataFrame, target: pl.DataFrame | None, held: pl.DataFrame, method: Gaps
+) -> Ranked:
+    """Rank rows by their log-density under the target less that under `held`.
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like; None for no target.
+        held: The data that one has.
+        method: The principal components, and the column of vectors.
+    """
     frames = [rows, held] if target is None else [rows, held, target]
-    matrices = _matrices(frames, vector)
-    known = [matrices[1], matrices[0] if target is None else matrices[2]]
-    mean, basis = principal(np.concatenate(known), dimensions)
-    points, *centres = _placed(*(project(m, mean, basis) for m in matrices))
-    held_density = log_density(points, centres[0])
-    scores = -np.nan_to_num(held_density)  # no held rows: equally thin everywhere
+    matrices = _matrices(frames, method.vector)
+    references = [matrices[1], matrices[0] if target is None else matrices[2]]
+    mean, basis = principal(np.concatenate(references), method.n_components)
+    points, *centers = _on_device(*(project(m, mean, basis) for m in matrices))
+    held_density = log_density(points, centers[0])
+    scores = -np.nan_to_num(held_density)  # without held rows all are equally thin
     if target is not None:
-        scores += log_density(points, centres[1])
+        scores += log_density(points, centers[1])
     column = pl.Series(held_density).fill_nan(None)
-    return Found(scores, ranking(scores, descending=True), {"held_density": column})
+    return Ranked(scores, ranking(scores, descending=True), {"held_density": column})
 
 
-def _placed(first: NDArray[Any], *others: NDArray[Any]) -> list[Any]:
+def _on_device(first: NDArray[Any], *others: NDArray[Any]) -> list[Any]:
     """Arrays where kernels run fastest, all on one device."""
-    placed = to_device(first)
-    xp = array_namespace(placed)
-    return [placed, *(xp.asarray(other.copy(), device=device(placed)) for other in others)]
+    moved = to_device(first)
+    xp = array_namespace(moved)
+    return [moved, *(xp.asarray(other.copy(), device=device(moved)) for other in others)]
 
 
 def _matrices(frames: Sequence[pl.DataFrame], vector: str) -> list[Matrix]:
     """The vectors of each frame. Raises UserError where their lengths differ."""
-    found = [as_matrix(frame[vector]) for frame in frames]
-    widths = {matrix.shape[1] for matrix in found if len(matrix)}
+    matrices = [as_matrix(frame[vector]) for frame in frames]
+    widths = {matrix.shape[1] for matrix in matrices if len(matrix)}
     if len(widths) > 1:
         raise UserError(
-            f"the vectors in {vector!r} have different lengths: {sorted(widths)}",
+            f"the vectors in {vector!r} must have one length on all edges, got {sorted(widths)}",
             hint="use one embedder for all edges",
         )
-    return [m if len(m) else np.zeros((0, max(widths)), np.float32) for m in found]
+    return [m if len(m) else np.zeros((0, max(widths)), np.float32) for m in matrices]
 
 
-def _verdict(found: Found, chosen: NDArray[np.bool_], min_words: int) -> pl.DataFrame:
-    """The added columns, and the verdict on each row."""
-    position = pl.Series(ranks(found.order, len(chosen)), dtype=pl.Int32)
-    score = pl.Series(found.scores).fill_nan(None)
+def _verdict(ranked: Ranked, selected: NDArray[np.bool_], min_words: int) -> pl.DataFrame:
+    """The added columns, and the verdict on each row.
+
+    Args:
+        ranked: The rows as the method ranks them.
+        selected: The rows that are kept.
+        min_words: Rows with fewer words are too short.
+    """
+    position = pl.Series(ranks(ranked.order, len(selected)), dtype=pl.Int32)
+    score = pl.Series(ranked.scores).fill_nan(None)
     rank = pl.select(pl.when(position > 0).then(position)).to_series()
-    facts = {"score": score, "rank": rank, **found.added}
-    told = not_selected(chosen, facts, "target_score", found.scores)
-    if found.words is not None:
-        short = pl.Series(found.words < max(1, min_words))
-        words = pl.struct(words=pl.Series(found.words), minimum=pl.lit(max(1, min_words)))
-        told = told.select(
+    facts = {"score": score, "rank": rank, **ranked.added}
+    verdict = not_selected(selected, facts, "target_score", ranked.scores)
+    if ranked.words is not None:
+        short = pl.Series(ranked.words < max(1, min_words))
+        words = pl.struct(words=pl.Series(ranked.words), minimum=pl.lit(max(1, min_words)))
+        evidence = pl.when(short).then(words.struct.json_encode()).otherwise("evidence")
+        verdict = verdict.select(
             pl.when(short).then(pl.lit("too_short")).otherwise("drop_reason").alias("drop_reason"),
-            pl.when(short).then(words.struct.json_encode()).otherwise("evidence").alias("evidence"),
+            evidence.alias("evidence"),
         )
-    added = [column.alias(name) for name, column in found.added.items()]
-    return told.with_columns(score.alias("target_score"), rank.alias("target_rank"), *added)
+    added = [column.alias(name) for name, column in ranked.added.items()]
+    return verdict.with_columns(score.alias("target_score"), rank.alias("target_rank"), *added)
