@@ -1,8 +1,8 @@
-"""Rows that differ from one another, or stand for all others: one greedy rule, six objectives.
+"""Rows that differ from one another, or stand for all others: one greedy rule, six methods.
 
-`threshold`: DEITA's filter (Liu et al. 2023, arXiv:2312.15685). The rows in the order of
-a score, each kept unless its cosine with a row kept before is above the threshold. What
-is maximised is the sum of the scores.
+`threshold`: DEITA's filter (Liu et al. 2023, arXiv:2312.15685). The rows in the order of a
+score, each kept unless its cosine with a row kept before is above the threshold. What is
+maximized is the sum of the scores.
 
 `k_center`: the row farthest from all rows picked so far (Sener and Savarese 2018,
 arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653) and
@@ -13,10 +13,10 @@ f(A) = (1 - weight) * sum_v max_{u in A} s(v, u) + weight * sum_{u in A} q(u).
 
 `graph_cut`: f(A) = sum_v sum_{u in A} s(v, u) - penalty * sum_{u, w in A} s(u, w), both
 orders of a pair and each row with itself included (Iyer et al. 2021, arXiv:2006.15412).
-SMART (arXiv:2403.08370) takes a penalty of 0.4; up to 0.5 every row adds something.
+SMART (arXiv:2403.08370) has a penalty of 0.4; up to 0.5 every row adds something.
 
-`mutual_information`: rows that stand for what a target asks for (Iyer et al. 2021; for
-fine-tuning DELIFT, arXiv:2411.04425). Over the rows (FLVMI)
+`mutual_information`: rows that stand for a target (Iyer et al. 2021; for fine-tuning
+DELIFT, arXiv:2411.04425). Over the rows (FLVMI)
 sum_v min(max_{u in A} s(v, u), relevance * max_{t in target} s(v, t)); over the target (FLQMI)
 sum_t max_{u in A} s(t, u) + relevance * sum_{u in A} max_{t in target} s(t, u).
 
@@ -24,7 +24,7 @@ sum_t max_{u in A} s(t, u) + relevance * sum_{u in A} max_{t in target} s(t, u).
 sum_v max(max_{u in A} s(v, u) - relevance * max_h s(v, h), 0).
 
 s is the cosine. Where rows are to be covered, one below 0 counts as 0, so that nothing
-covers a row with 0 and gains never grow; graph_cut takes it as it is. With the Euclidean
+covers a row with 0 and gains never grow; graph_cut uses it as it is. With the Euclidean
 distance s is minus the distance, and nothing covers a row with minus twice the largest
 distance from the mean. Selecting by gain per token is not offered: it prefers short rows.
 """
@@ -32,81 +32,85 @@ distance from the mean. Selecting by gain per token is not offered: it prefers s
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.stage import Records, stage
-from stages._common.unused_options import refuse_idle
+from pipeline.types import NonNegativeInt
 from stages._selection.budget import (
+    TOKEN_COLUMN,
     Unit,
-    check_budget,
+    check_selection,
+    check_unused,
     cost_columns,
-    costs,
-    expression_columns,
-    ranking,
-    scores,
-    uniform,
+    row_costs,
 )
-from stages._vectors.arrays import Matrix, as_matrix, parallel_map, to_device
-from stages._vectors.greedy_dedup import greedy_dedup
-from stages.select._submodular.greedy import Draw, Picks, every, greedy
-from stages.select._submodular.mixed_precision import Floats, Points, Positions, Similarity
-from stages.select._submodular.objectives import Goal, Method, Parts, first_only, sampled
+from stages._selection.random_draws import uniform
+from stages._selection.scores import Expression, expression_columns, scores
+from stages._vectors.arrays import Matrix, as_matrix, parallel_map
+from stages.select.diverse.draws import first_only, sampled
+from stages.select.diverse.lazy_greedy import Draw, Picks, all_rows, greedy
+from stages.select.diverse.methods import (
+    ConditionalGain,
+    Covering,
+    FacilityLocation,
+    GraphCut,
+    KCenter,
+    Lazy,
+    Method,
+    MutualInformation,
+    Optimizer,
+    Parts,
+    Stochastic,
+    Threshold,
+    objective_of,
+)
+from stages.select.diverse.mixed_precision import Floats, VectorSet
+from stages.select.diverse.threshold import select_by_threshold
+from stages.select.diverse.verdicts import Facts, Selection, verdicts
 
-WITH_EUCLIDEAN = ("k_center", "facility_location")
-COVERING = ("facility_location", "mutual_information", "conditional_gain")
-"""The objectives that add a row's score to what it covers."""
+__all__ = [
+    "ConditionalGain",
+    "FacilityLocation",
+    "GraphCut",
+    "KCenter",
+    "Lazy",
+    "MutualInformation",
+    "Stochastic",
+    "Threshold",
+    "diverse",
+]
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    columns = [options.vector, *expression_columns(options.by)]
-    columns += cost_columns(options.unit, options.tokens)
-    own = list(dict.fromkeys(columns))
-    return {"rows": own, "target": [options.vector], "held": [options.vector]}
+    columns = [options.vector, *expression_columns(options.score)]
+    columns += cost_columns(options.unit, options.token_column)
+    vector = [options.vector]
+    return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
 
 
 def _check(options: SimpleNamespace) -> None:
-    check_budget(options)
-    expression_columns(options.by)
-    name, unscored = options.objective, options.by is None
-    mistakes = [
-        (name == "threshold" and unscored, "threshold takes the rows in the order of a score: by"),
-        (name == "k_center" and unscored and options.first == "score", "first: score needs by"),
-        (name == "graph_cut" and not unscored, "graph_cut takes no score: leave out by"),
-        (name != "threshold" and options.budget is None, f"{name} needs a budget"),
-        (
-            options.similarity == "euclidean" and name not in WITH_EUCLIDEAN,
-            f"{name} is defined for the cosine alone",
-        ),
-        (not 0 <= options.weight <= 1, "weight is a share: give 0 to 1"),
-        (not 0 < options.epsilon < 1, "epsilon lies between 0 and 1"),
-        (min(options.penalty, options.relevance) < 0, "penalty and relevance are 0 or more"),
-    ]
-    for applies, what in mistakes:
-        if applies:
-            raise UserError(what)
-    scored = options.by is not None and name in COVERING
-    at_random = options.search == "stochastic" or options.first == "random"
-    refuse_idle(
-        *(diverse, options),
-        (scored, "a score of an objective that covers: by", "weight"),
-        (name in ("mutual_information", "conditional_gain"), "objectives with it", "relevance"),
-        (at_random, "search: stochastic, and first: random", "seed"),
-        (options.by is not None, "a score: by", "descending"),
-        (name == "threshold", "objective: threshold", "threshold"),
-        (name == "k_center", "objective: k_center", "first"),
-        (name == "graph_cut", "objective: graph_cut", "penalty"),
-        (name == "mutual_information", "objective: mutual_information", "represent"),
-        (name != "threshold", "the greedy objectives", "search"),
-        (options.search == "stochastic", "search: stochastic", "epsilon"),
-        (options.budget is not None, "a budget", "unit"),
-        (options.unit == "tokens", "unit: tokens", "tokens"),
-    )
+    method, stochastic = options.method, isinstance(options.optimizer, Stochastic)
+    name = f"method: {method.name}"
+    check_selection(options)
+    if not isinstance(method, Threshold) and options.budget is None:
+        raise OptionError("budget", f"must be given with {name}, got null")
+    if isinstance(method, Threshold):
+        check_unused(options, "optimizer", Lazy(), f"with {name}")
+    if isinstance(method, GraphCut):
+        check_unused(options, "score", None, f"with {name}")
+    init = method.init if isinstance(method, KCenter) else None
+    if options.score is None and (isinstance(method, Threshold) or init == "score"):
+        raise OptionError("score", f"must be given with {name}, got null")
+    if options.score is None and isinstance(method, Covering) and method.weight != 0.5:
+        what = f"must be left out without a score, got {method.weight}"
+        raise OptionError("method.weight", what)
+    if not stochastic and init != "random":
+        check_unused(options, "seed", 0, "where nothing is random")
 
 
 @stage(
@@ -122,100 +126,107 @@ def diverse(
     target: Records | None = None,
     held: Records | None = None,
     *,
-    objective: Method,
-    budget: int | None = None,
+    method: Method,
+    budget: NonNegativeInt | None = None,
     unit: Unit = "rows",
-    by: str | None = None,
+    score: Expression | None = None,
     descending: bool = True,
-    weight: float = 0.5,
-    threshold: float = 0.9,
-    similarity: Similarity = "cosine",
-    first: Literal["mean", "score", "random"] = "mean",
-    penalty: float = 0.4,
-    represent: Literal["rows", "target"] = "rows",
-    relevance: float = 1.0,
-    search: Literal["lazy", "stochastic"] = "lazy",
-    epsilon: float = 0.01,
+    optimizer: Optimizer = Lazy(),
     seed: int = 0,
     vector: str = "vector",
-    tokens: str = "tokens",
+    token_column: str = TOKEN_COLUMN,
 ) -> pl.DataFrame:
     """Pick the row that gains most, again and again, until the budget is spent.
 
-    target: what mutual_information is measured against. held: rows that are there already
-        and count as picked; conditional_gain needs them, the others take them.
-    budget: how much to pick, in rows or tokens. Rows that no longer fit are passed over;
-        it is spent even where gains are 0 or negative. threshold also works without.
-    by, descending: a score, a column or an SQL expression over columns, and which way is
-        better: the order of threshold, or the quality q of the objectives that cover
-        (on their scale: it is not normalised). Rows without a score are not chosen, but
-        are to be covered.
-    weight: the share of the quality. threshold: the cosine above which rows are too similar.
-    similarity: euclidean for k_center and facility_location only.
-    first: k_center's first row, where none is held: the one nearest to the mean, the one
-        with the best score, or a random one.
-    penalty, represent, relevance: see the formulas above.
-    search: lazy (Minoux 1978) gives the plain greedy choice; stochastic picks the best of
-        a random part of the rows, rows / picks * ln(1 / epsilon) of them. Both break ties by id.
-    unit, tokens, vector, seed: as in the other selectors.
-
     A zero vector has cosine 0 with all others and 1 with other zero vectors; under
-    threshold it resembles nothing, not even another one.
+    `threshold` it is similar to nothing, not even to another one.
 
-    Adds for rows chosen `gain_rank`, 1 for the first, and `gain`, what the row added to the
+    Adds for picked rows `gain_rank`, 1 for the first, and `gain`, what the row added to the
     objective (k_center: the distance to the nearest pick, null where there is none;
-    threshold: the score, with its sign turned where the lower is the better). Dropped:
+    threshold: the score, with its sign changed where the lower is the better). Dropped:
     `too_similar` (with `nearest`, a row kept, and `similarity`), `missing_score`, `held` (a
     row that is held as well), or `not_selected` (with the budget and the most similar row
-    that was chosen or is held, where that is known).
+    that was picked or is held, where that is known).
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows that mutual_information is measured against.
+        held: Rows that exist already and count as picked; required for conditional_gain,
+            optional for the other methods.
+        method: `threshold`, `k_center`, `facility_location`, `graph_cut`,
+            `mutual_information` or `conditional_gain`.
+        budget: How much to pick, in rows or tokens; required except for threshold. Rows that
+            no longer fit are passed over; it is spent even where gains are 0 or negative.
+        unit: What the budget counts.
+        score: A column, or an SQL expression over columns: the order of threshold, or the
+            quality q of the methods that cover (on their scale: it is not normalized). Rows
+            without a score are not picked, but are to be covered.
+        descending: Whether large scores are the best ones.
+        optimizer: `lazy` finds the plain greedy choice; `stochastic` the best of a random part
+            of the rows. Both break ties by id.
+        seed: Of `optimizer: stochastic` and of k_center's `init: random`.
+        vector: The column of vectors, on all edges.
+        token_column: The column of each row's number of tokens, for `unit: tokens`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx = Context(Path(), Path(), Path())
+        >>> rows = pl.DataFrame(
+        ...     {"id": ["a", "b", "c"], "vector": [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]},
+        ...     schema_overrides={"vector": pl.List(pl.Float32)},
+        ... )
+        >>> diverse(ctx, rows, method=KCenter(), budget=2)["gain_rank"].to_list()
+        [None, 1, 2]
     """
-    _check_edges(objective, target, held)
-    again = _held_already(rows, held)
-    quality = _quality(rows, by, descending, objective, again)
-    vectors, parts = _together(vector, rows, held, target)
-    prices = costs(rows, unit, tokens)
+    _check_edges(method, target, held)
+    is_held = _is_held(rows, held)
+    quality = _quality(rows, score, descending, method, is_held)
+    vectors, parts = _concatenated(vector, rows, held, target)
+    costs = row_costs(rows, unit, token_column)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
-    if objective == "threshold" or not len(rows):
-        found = _apart(vectors, parts, quality, threshold, prices, budget, ctx)
-        return _verdict(ids, found, quality, again, by, budget, "similarity", threshold)
-    goal = Goal(objective, quality, weight if by else 0.0, penalty, represent, relevance)
-    draw: Draw = every
-    if search == "stochastic":
-        draw = sampled(rows["id"], seed, (budget or 0) / max(1.0, prices.mean()), epsilon)
+    facts = Facts(ids, quality, is_held, score, budget, None)
+    if rows.is_empty():
+        return verdicts(_nothing(0), facts, "similarity")
+    if isinstance(method, Threshold):
+        limit = method.threshold
+        selection = select_by_threshold(vectors, parts, quality, limit, costs, budget, ctx.progress)
+        return verdicts(selection, facts._replace(threshold=limit), "similarity")
+    draw: Draw = all_rows
+    if isinstance(optimizer, Stochastic):
+        num_picks = (budget or 0) / max(1.0, costs.mean())
+        draw = sampled(rows["id"], seed, num_picks, optimizer.epsilon)
+    metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
-        points = Points.of(each, vectors, similarity)
-        if objective == "k_center" and not len(parts.held):
-            draw = first_only(_preference(first, points, parts, quality, rows["id"], seed), draw)
-        found = _greedy(points, parts, goal, prices, budget or 0, draw, ctx)
-    told = "similarity" if similarity == "cosine" else "distance"
-    return _verdict(ids, found, quality, again, by, budget, told, None)
+        vector_set = VectorSet.of(each, vectors, metric)
+        if isinstance(method, KCenter) and not len(parts.held):
+            preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
+            draw = first_only(preferences, draw)
+        objective = objective_of(method, vector_set, parts, quality, score is not None)
+        candidates = ~np.isnan(quality)
+        picks = greedy(objective, candidates, costs, budget or 0, draw, ctx.progress)
+        selection = _with_nearest(picks, vector_set, parts)
+    return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
 
 
-class _Found(NamedTuple):
-    """picks: the rows chosen. near: for each of the others the most similar row that is
-    chosen or held, as a position among all parts, -1 where it is not known. value: how
-    similar, a distance below 0. close: whether that is why it was not chosen.
-    """
-
-    picks: Picks
-    near: Positions
-    value: Floats
-    close: NDArray[np.bool_]
-
-
-def _check_edges(objective: Method, target: Records | None, held: Records | None) -> None:
-    if (objective == "mutual_information") != (target is not None):
+def _check_edges(method: Method, target: Records | None, held: Records | None) -> None:
+    if isinstance(method, MutualInformation) != (target is not None):
+        must = "be connected" if target is None else "be left out"
         raise UserError(
-            f"{objective} {'needs' if target is None else 'does not read'} the edge target",
+            f"the edge 'target' must {must} with method: {method.name}",
             hint="connect the rows that the selection is for with mutual_information alone",
         )
     if target is not None and not len(target):
-        raise UserError("the target has no rows", hint="see what drops them before this stage")
-    if objective == "conditional_gain" and held is None:
-        raise UserError(f"{objective} needs the edge held", hint="connect the rows there are")
+        raise UserError(
+            "the edge 'target' must have rows, got none", hint="see what drops them before"
+        )
+    if isinstance(method, ConditionalGain) and held is None:
+        raise UserError(
+            f"the edge 'held' must be connected with method: {method.name}",
+            hint="connect the rows that exist already",
+        )
 
 
-def _held_already(rows: Records, held: Records | None) -> NDArray[np.bool_]:
+def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
     """The rows that are held as well: they count as picked, and are not picked again."""
     if held is None:
         return np.zeros(len(rows), np.bool_)
@@ -224,148 +235,81 @@ def _held_already(rows: Records, held: Records | None) -> NDArray[np.bool_]:
 
 def _quality(
     rows: Records,
-    by: str | None,
+    score: str | None,
     descending: bool,
-    objective: Method,
-    again: NDArray[np.bool_],
+    method: Method,
+    is_held: NDArray[np.bool_],
 ) -> Floats:
-    """How good each row is, larger is better; NaN for one that cannot be chosen."""
-    values = np.zeros(len(rows)) if by is None else scores(rows, by)
-    if objective in COVERING and np.isinf(values).any():
+    """Each row's score, larger for better; NaN for a row that cannot be picked.
+
+    Args:
+        rows: The rows.
+        score: A column or an SQL expression; None for a score of 0.
+        descending: Whether large scores are the best ones.
+        method: The method, some of which require finite scores.
+        is_held: The rows that are held as well.
+    """
+    values = np.zeros(len(rows)) if score is None else scores(rows, score)
+    if isinstance(method, Covering) and np.isinf(values).any():
         raise UserError(
-            f"{by!r} is infinite for {int(np.isinf(values).sum())} rows",
-            why=f"{objective} adds the score to what a row covers",
-            hint="drop these rows before, or cap the score: least(ppl, 1000)",
+            f"the score must be finite, got infinite for {int(np.isinf(values).sum())} rows",
+            why=f"{method.name} adds {score!r} to what a row covers",
+            hint="drop these rows before, or limit the score: least(ppl, 1000)",
         )
-    return np.where(again, np.nan, values if descending else -values)
+    return np.where(is_held, np.nan, values if descending else -values)
 
 
-def _together(
+def _concatenated(
     vector: str, rows: Records, held: Records | None, target: Records | None
 ) -> tuple[Matrix, Parts]:
-    """The vectors of all edges, one behind the other, and where each edge's are."""
+    """The vectors of all edges in one matrix, and where each edge's are.
+
+    Args:
+        vector: The column of vectors.
+        rows: The rows to choose from.
+        held: Rows that exist already.
+        target: Rows to be like.
+    """
     edges = [rows, *(rows.head(0) if edge is None else edge for edge in (held, target))]
-    found = [as_matrix(edge[vector]) for edge in edges]
-    filled = [matrix for matrix in found if len(matrix)]
-    if len({matrix.shape[1] for matrix in filled}) > 1:
+    matrices = [as_matrix(edge[vector]) for edge in edges]
+    filled = [matrix for matrix in matrices if len(matrix)]
+    widths = {matrix.shape[1] for matrix in filled}
+    if len(widths) > 1:
         raise UserError(
-            f"the vectors in {vector!r} differ in length between rows, held and target",
-            hint="use the vectors of one embedder for all of them",
+            f"the vectors in {vector!r} must have one length on all edges, got {sorted(widths)}",
+            hint="use the vectors of one embedder for rows, held and target",
         )
-    ends = np.cumsum([len(matrix) for matrix in found])
-    spans = [np.arange(end - len(m), end) for end, m in zip(ends, found, strict=True)]
-    return (np.concatenate(filled) if len(filled) > 1 else (filled or found)[0]), Parts(*spans)
+    ends = np.cumsum([len(matrix) for matrix in matrices])
+    spans = [np.arange(end - len(m), end) for end, m in zip(ends, matrices, strict=True)]
+    return (np.concatenate(filled) if len(filled) > 1 else (filled or matrices)[0]), Parts(*spans)
 
 
-def _apart(
-    vectors: Matrix,
+def _preferences(
+    method: KCenter,
+    vectors: VectorSet,
     parts: Parts,
     quality: Floats,
-    threshold: float,
-    prices: NDArray[np.int64],
-    budget: int | None,
-    ctx: Context,
-) -> _Found:
-    """The rows in the order of their scores, each kept if it is far enough from those before."""
-    count, given = len(parts.rows), len(parts.held)
-    order = ranking(quality, descending=True)
-    order = order[~np.isnan(quality[order])]
-    places = np.concatenate([parts.held, order])
-    found = greedy_dedup(
-        to_device(vectors[places]),
-        given=given,
-        threshold=threshold,
-        reach=threshold,
-        costs=np.concatenate([np.zeros(given, np.int64), prices[order]]),
-        budget=budget,
-        progress=ctx.progress,
-    )
-    near, cosine = np.full(count, -1), np.full(count, np.nan)
-    nearest_one = found.nearest[given:]
-    near[order] = np.where(nearest_one >= 0, places[nearest_one], -1)
-    cosine[order] = found.similarity[given:]
-    picks = order[found.kept[given:]]
-    close = cosine > threshold
-    close[picks] = False
-    return _Found(Picks(picks, quality[picks]), near, cosine, close)
-
-
-def _preference(
-    first: str, points: Points, parts: Parts, quality: Floats, ids: pl.Series, seed: int
+    ids: pl.Series,
+    seed: int,
 ) -> Floats:
-    """What k_center's first row is to be large in."""
-    if first == "mean":
-        return points.centrality(parts.rows)
-    return quality if first == "score" else uniform(ids, f"select.diverse:{seed}")
+    """What k_center's first row is to have the largest value of, shape (rows,)."""
+    if method.init == "mean":
+        return vectors.centrality(parts.rows)
+    return quality if method.init == "score" else uniform(ids, f"select.diverse:{seed}")
 
 
-def _greedy(
-    points: Points,
-    parts: Parts,
-    goal: Goal,
-    prices: NDArray[np.int64],
-    budget: int,
-    draw: Draw,
-    ctx: Context,
-) -> _Found:
-    count, able = len(parts.rows), ~np.isnan(goal.quality)
-    near, value = np.full(count, -1), np.full(count, np.nan)
-    picks = greedy(goal.of(points, parts), able, prices, budget, draw, ctx.progress)
+def _nothing(count: int) -> Selection:
+    """No row is picked, and none has a known nearest row."""
+    picks = Picks(np.zeros(0, np.int64), np.zeros(0))
+    return Selection(picks, np.full(count, -1), np.full(count, np.nan), np.zeros(count, np.bool_))
+
+
+def _with_nearest(picks: Picks, vectors: VectorSet, parts: Parts) -> Selection:
+    """The picks, and for each other row the most similar row that is picked or held."""
+    selection = _nothing(len(parts.rows))._replace(picks=picks)
     others = np.concatenate([np.sort(picks.rows), parts.held])
     rest = np.setdiff1d(parts.rows, picks.rows)
     if len(others):
-        place_of, value[rest] = points.nearest(rest, others)
-        near[rest] = others[place_of]
-    return _Found(picks, near, value, np.zeros(count, np.bool_))
-
-
-def _verdict(
-    ids: pl.Series,
-    found: _Found,
-    quality: Floats,
-    again: NDArray[np.bool_],
-    by: str | None,
-    budget: int | None,
-    told: str,
-    threshold: float | None,
-) -> pl.DataFrame:
-    """The columns. ids: of rows and held. told: what the value is called in the evidence."""
-    facts = _facts(ids, found, told).with_columns(
-        by=pl.lit(by),
-        budget=pl.lit(budget, pl.Int64),
-        threshold=pl.lit(threshold, pl.Float64),
-    )
-    chosen, known = facts["gain_rank"].is_not_null(), facts["nearest"].is_not_null()
-    reasons = [
-        (pl.Series(again), "held", ["budget"]),
-        (pl.Series(np.isnan(quality)), "missing_score", ["by"]),
-        (pl.Series(found.close), "too_similar", ["nearest", told, "threshold"]),
-        (known, "not_selected", ["budget", "nearest", told]),
-        (~known, "not_selected", ["budget"]),
-    ]
-    reason: Any = pl.when(chosen).then(None)
-    evidence: Any = reason
-    for applies, name, names in reasons:
-        reason = reason.when(applies).then(pl.lit(name))
-        evidence = evidence.when(applies).then(pl.struct(names).struct.json_encode())
-    return facts.select(
-        "gain",
-        "gain_rank",
-        reason.otherwise(None).alias("drop_reason"),
-        evidence.otherwise(None).alias("evidence"),
-    )
-
-
-def _facts(ids: pl.Series, found: _Found, told: str) -> pl.DataFrame:
-    """The added columns, and `nearest` and its value where they are known."""
-    gain, rank = np.full(len(found.near), np.nan), np.zeros(len(found.near), np.int32)
-    gain[found.picks.rows] = found.picks.gains
-    rank[found.picks.rows] = np.arange(1, len(found.picks.rows) + 1)
-    return pl.DataFrame(
-        {
-            "gain": np.where(np.isfinite(gain), gain, np.nan),
-            "gain_rank": rank,
-            "nearest": ids.gather(pl.Series(found.near).replace(-1, None).cast(pl.UInt32)),
-            told: np.abs(found.value) if told == "distance" else found.value,
-        }
-    ).with_columns(pl.col("gain", told).fill_nan(None), pl.col("gain_rank").replace(0, None))
+        index, selection.similarity[rest] = vectors.nearest(rest, others)
+        selection.nearest[rest] = others[index]
+    return selection

@@ -1,15 +1,15 @@
-"""Greedy selection of rows by their vectors: the loop, and the objectives that need no pairs.
+"""Greedy selection of rows by their vectors: the loop, and what it requires of an objective.
 
-Every objective here has gains that never grow while rows are added (graph cut apart,
-which evaluates all rows each time). So what a row once could gain is a ceiling of what
-it can gain now, and only rows whose ceiling is above the best gain found are looked at
-again: Minoux 1978, lazy greedy. It picks what the plain greedy picks.
+Every objective here has gains that never grow while rows are added (graph cut apart, which
+evaluates all rows each time). So a gain computed earlier is an upper bound of the gain now,
+and only rows whose upper bound is above the best gain so far are evaluated again: Minoux
+1978, lazy greedy. It picks what the plain greedy search picks.
 
-There are two kinds of numbers. Ceilings come from products in float32, raised by the
-most that such a product can be off, in whatever blocks are fast. What decides is taken
-in float64 from the vectors themselves, for the few rows that can still win, and is
-rounded, so that equal gains are equal and the first row wins. Where the ceilings alone
-say which row wins, it is not asked for its gain until all are picked. The choice therefore
+There are two kinds of numbers. Upper bounds come from products in float32, raised by the
+largest error that such a product can have, in whatever blocks are fast. What decides is
+computed in float64 from the vectors themselves, for the few rows that can still win, and is
+rounded, so that equal gains are equal and the first row wins. Where the upper bounds alone
+show which row wins, its gain is computed only once all rows are picked. The choice therefore
 depends neither on blocks nor on threads, and numpy and torch agree.
 """
 
@@ -20,325 +20,227 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from stages._vectors.arrays import to_host
-from stages.select._submodular.mixed_precision import CELLS, Fast, Floats, Points, Positions, blocks
+from stages.select.diverse.mixed_precision import Floats, Positions
 
 DECIMALS: Final = 9
 """Gains that agree to so many decimals are equal: float64 sums are only so exact."""
 
-_ROUNDED: Final = 10.0**-DECIMALS
-_AHEAD: Final = 1024
-"""Rows among which the best is sought until all must be looked at again."""
+ROUNDING: Final = 10.0**-DECIMALS
+"""More than rounding changes a gain."""
+
+_LEADERS: Final = 1024
+"""Rows among which the best is searched for until all must be evaluated again."""
 
 _FIRST: Final = 128
-"""Rows that are looked at first for each pick; twice as many each time that is too few."""
+"""Rows that are evaluated first for each pick; twice as many each time that is too few."""
 
 
-class Afterwards(NamedTuple):
-    """What allows an objective's gains to be found once all rows are picked.
+class DeferredGains(NamedTuple):
+    """What allows an objective's gains to be computed once all rows are picked.
 
-    blur: more than a fresh ceiling can be above the rounded gain. gains: given the rows
-    picked, in their order, what each of them gained, rounded.
+    Attributes:
+        tolerance: More than a fresh upper bound can be above the rounded gain.
+        gains: Given the rows picked, in their order, the rounded gain of each.
     """
 
-    blur: float
+    tolerance: float
     gains: Callable[[Positions], Floats]
 
 
 class Objective(Protocol):
-    """What is maximised. It holds the rows picked so far and what the others would gain.
+    """What is maximized. It holds the rows picked so far and what the others would gain.
 
-    ceilings: no row's gain is above its own; shape (rows,). fresh: which of them were
-    computed for the rows picked so far; the others are from before. shrinking: whether
-    gains, and so ceilings, never grow while rows are added. afterwards: None where a gain
-    must be taken when its row is picked.
+    Attributes:
+        upper_bounds: No row's gain is above its own; shape (rows,).
+        fresh: Which of them were computed for the rows picked so far, shape (rows,); the
+            others are from before.
+        shrinking: Whether gains, and so upper bounds, never grow while rows are added.
+        deferred: None where a gain must be computed when its row is picked.
     """
 
-    ceilings: Floats
+    upper_bounds: Floats
     fresh: NDArray[np.bool_]
     shrinking: bool
-    afterwards: Afterwards | None
+    deferred: DeferredGains | None
 
-    def watch(self, rows: Positions) -> None:
-        """These rows are asked for at each pick from now on, others only now and then."""
+    def update_on_pick(self, rows: Positions) -> None:
+        """Expect requests for these rows at each pick from now on, for others rarely."""
         ...
 
     def refresh(self, rows: Positions) -> None:
-        """Lower the ceilings of rows to what they can gain now."""
+        """Lower the upper bounds of rows to what they can gain now."""
         ...
 
     def exact(self, rows: Positions) -> Floats:
-        """The gains of rows, rounded to DECIMALS; they become their ceilings."""
+        """The gains of rows, rounded to DECIMALS; they become their upper bounds."""
         ...
 
     def add(self, row: int) -> None:
-        """Pick a row, the best one; its exact gain was just asked for, or will be afterwards."""
+        """Pick a row, the best one, whose exact gain was just computed or is deferred."""
         ...
 
 
 class Picks(NamedTuple):
-    """The rows picked, in the order of picking, and what each of them gained."""
+    """The rows picked, in the order of picking.
+
+    Attributes:
+        rows: Their positions.
+        gains: What each of them gained.
+    """
 
     rows: Positions
     gains: Floats
 
 
 Draw = Callable[[int, NDArray[np.bool_]], Positions | None]
-"""Given how many rows are picked and which may be: among which of them the best is sought, None
-for all of them."""
+"""Given how many rows are picked and a mask of those that may be: among which of them the best
+is searched for, None for all of them."""
 
 
-def every(picked: int, able: NDArray[np.bool_]) -> Positions | None:
-    """Draw all rows: the plain greedy search."""
+def all_rows(num_picked: int, open_rows: NDArray[np.bool_]) -> Positions | None:
+    """Search all rows: the plain greedy choice."""
     return None
 
 
 def greedy(
     objective: Objective,
-    able: NDArray[np.bool_],
-    prices: NDArray[np.int64],
+    candidates: NDArray[np.bool_],
+    costs: NDArray[np.int64],
     budget: int,
-    draw: Draw = every,
+    draw: Draw = all_rows,
     progress: Callable[[int, int], None] | None = None,
 ) -> Picks:
-    """Pick the row of the largest gain, of equal ones the first, until no other fits the budget.
+    """Pick the row of the largest gain, again and again, until no other fits the budget.
 
-    able: which rows may be picked. prices: what each takes from the budget. Rows that
-    no longer fit are passed over.
+    In: an objective, the rows that may be picked, their costs, a budget.
+    Out: the rows picked in order, and their gains.
+
+    The same as `is_greedy` in tests/stages/select/test_lazy_greedy.py checks, the loop that
+    evaluates every row for every pick; faster because upper bounds rule most rows out. Of
+    equal gains the first row is picked. Rows that no longer fit are passed over.
+
+    Args:
+        objective: What is maximized.
+        candidates: Which rows may be picked, shape (rows,).
+        costs: What each row uses of the budget, shape (rows,).
+        budget: What the picked rows may cost in all.
+        draw: Among which rows each pick is searched for.
+        progress: Called with the budget spent and the budget after each pick.
+
+    Example:
+        >>> from stages._vectors.arrays import parallel_map
+        >>> from stages.select.diverse.k_center import KCenterObjective
+        >>> from stages.select.diverse.mixed_precision import VectorSet
+        >>> line = np.array([[0.0], [1.0], [9.0], [5.0]], np.float32)
+        >>> with parallel_map() as each:
+        ...     objective = KCenterObjective(VectorSet.euclidean(each, line), 4, np.array([0]))
+        ...     picks = greedy(objective, np.ones(4, bool), np.ones(4, int), 2)
+        >>> picks.rows.tolist(), picks.gains.tolist()
+        ([2, 3], [9.0, 4.0])
     """
-    open_rows, search = able & (prices <= budget), _Search(objective)
-    left, rows, gains = budget, list[int](), list[float]()
-    dearest = int(prices.max(initial=0))
+    open_rows, search = candidates & (costs <= budget), _Search(objective)
+    remaining, rows, gains = budget, list[int](), list[float]()
+    largest_cost = int(costs.max(initial=0))
     while open_rows.any():
         drawn = draw(len(rows), open_rows)
         row, gain = search.best(open_rows) if drawn is None else best(objective, drawn)
         objective.add(row)
         rows.append(row)
         gains.append(gain)
-        left -= int(prices[row])
+        remaining -= int(costs[row])
         open_rows[row] = False
-        if left < dearest:
-            open_rows &= prices <= left
+        if remaining < largest_cost:
+            open_rows &= costs <= remaining
         if progress:
-            progress(budget - left, budget)
+            progress(budget - remaining, budget)
     picks = Picks(np.array(rows, np.int64), np.array(gains))
-    if objective.afterwards and np.isnan(picks.gains).any():
-        return picks._replace(gains=objective.afterwards.gains(picks.rows))
+    if objective.deferred and np.isnan(picks.gains).any():
+        return picks._replace(gains=objective.deferred.gains(picks.rows))
     return picks
 
 
 class _Search:
-    """The best of all rows, sought among those that were ahead when all were looked at last.
+    """The best of all rows, searched for among the leaders of the last complete evaluation.
 
-    A gain above all ceilings that the other rows had then is above their gains now.
+    A gain above all upper bounds that the other rows had then is above their gains now.
     """
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._ahead, self._bar = np.zeros(0, np.int64), math.inf
+        self._leaders, self._bar = np.zeros(0, np.int64), math.inf
 
     def best(self, open_rows: NDArray[np.bool_]) -> tuple[int, float]:
         """The row of the largest gain among those that are open, and its gain, or NaN."""
-        ahead = self._ahead[open_rows[self._ahead]]
-        row, gain = best(self._objective, ahead, self._bar)
+        leaders = self._leaders[open_rows[self._leaders]]
+        row, gain = best(self._objective, leaders, self._bar)
         if gain <= self._bar:
             rows = np.flatnonzero(open_rows)
             row, gain = best(self._objective, rows)
-            if self._objective.shrinking and len(rows) > _AHEAD:
-                self._look_ahead(rows)
+            if self._objective.shrinking and len(rows) > _LEADERS:
+                self._choose_leaders(rows)
         return row, gain
 
-    def _look_ahead(self, rows: Positions) -> None:
-        ceilings = self._objective.ceilings[rows]
-        order = np.argpartition(ceilings, len(rows) - _AHEAD - 1)
-        self._ahead = np.sort(rows[order[-_AHEAD:]])
-        self._bar = float(ceilings[order[-_AHEAD - 1]])
-        self._objective.watch(self._ahead)
+    def _choose_leaders(self, rows: Positions) -> None:
+        upper_bounds = self._objective.upper_bounds[rows]
+        order = np.argpartition(upper_bounds, len(rows) - _LEADERS - 1)
+        self._leaders = np.sort(rows[order[-_LEADERS:]])
+        self._bar = float(upper_bounds[order[-_LEADERS - 1]])
+        self._objective.update_on_pick(self._leaders)
 
 
 def best(objective: Objective, rows: Positions, bar: float = -math.inf) -> tuple[int, float]:
     """The row of the largest gain among some, the first of equal ones, and its gain.
 
-    The gain is NaN if it can be found afterwards, and is above the bar in any case.
+    Args:
+        objective: What is maximized.
+        rows: The rows to search, ascending.
+        bar: A gain that the caller must know whether the best one exceeds.
+
+    Returns:
+        The row and its gain; NaN for a gain that is deferred, which is above the bar in any
+        case; -1 and -inf where there are no rows.
     """
-    if objective.afterwards and len(rows):
-        ceilings = objective.ceilings[rows]
-        first = int(ceilings.argmax())
-        least, ceilings[first] = ceilings[first] - objective.afterwards.blur, -math.inf
-        if objective.fresh[rows[first]] and least > max(bar, ceilings.max()):
+    if objective.deferred and len(rows):
+        upper_bounds = objective.upper_bounds[rows]
+        first = int(upper_bounds.argmax())
+        least = upper_bounds[first] - objective.deferred.tolerance
+        upper_bounds[first] = -math.inf
+        if objective.fresh[rows[first]] and least > max(bar, upper_bounds.max()):
             return int(rows[first]), math.nan
     winner, top, stale_size, fresh_size = -1, -math.inf, _FIRST, 1
-    known = np.zeros(len(rows), np.bool_)
+    evaluated = np.zeros(len(rows), np.bool_)
     while True:
-        ceilings = objective.ceilings[rows]
-        rivals = np.flatnonzero(~known & ((ceilings > top) | ((ceilings == top) & (rows < winner))))
+        upper_bounds = objective.upper_bounds[rows]
+        may_win = (upper_bounds > top) | ((upper_bounds == top) & (rows < winner))
+        rivals = np.flatnonzero(~evaluated & may_win)
         if not len(rivals):
             return winner, top
         fresh = rivals[objective.fresh[rows[rivals]]]
         if not len(fresh):
-            objective.refresh(rows[_largest(ceilings, rivals, stale_size)])
+            objective.refresh(rows[_largest(upper_bounds, rivals, stale_size)])
             stale_size *= 2
             continue
-        tried = _largest(ceilings, fresh, fresh_size)  # a gain that is known spares many others
+        tried = _largest(upper_bounds, fresh, fresh_size)  # an exact gain rules many others out
         gains = objective.exact(rows[tried])
-        known[tried] = True
+        evaluated[tried] = True
         fresh_size *= 2
         for row, gain in zip(rows[tried].tolist(), gains.tolist(), strict=True):
             if gain > top or (gain == top and row < winner):
                 winner, top = row, gain
 
 
-def _largest(ceilings: Floats, rows: Positions, size: int) -> Positions:
-    """The rows with the largest ceilings, `size` of them, in no order; the first of equal ones
-    where one is wanted."""
+def _largest(upper_bounds: Floats, rows: Positions, size: int) -> Positions:
+    """The rows with the largest upper bounds, in no order; for size 1 the first of equal ones.
+
+    Args:
+        upper_bounds: Of all rows.
+        rows: The rows to choose from.
+        size: How many.
+    """
     if size == 1:
-        return rows[[np.argmax(ceilings[rows])]]
+        return rows[[np.argmax(upper_bounds[rows])]]
     if len(rows) <= size:
         return rows
-    return rows[np.argpartition(-ceilings[rows], size)[:size]]
-
-
-class KCenter:
-    """Greedy k-center: the gain of a row is its distance to the nearest centre.
-
-    Gonzalez 1985; for selecting data Sener and Savarese 2018, arXiv:1708.00489. The
-    distance is 1 minus the cosine, or the Euclidean one; infinite without a centre.
-
-    A row's distance is brought up to date only when the row can be the farthest, and
-    then with all centres that it has not seen, in one product; that of a row which is
-    watched, at each pick.
-    """
-
-    shrinking = True
-
-    def __init__(self, points: Points, count: int, centres: Positions) -> None:
-        """points: the rows, `count` of them, and behind them others that may be centres."""
-        self._points = points
-        self._centres = _Centres(points, centres)
-        self._far = 0.0 if points.norms is None else 1.0  # the distance at similarity 0
-        self._seen = np.zeros(count, np.int64)
-        self._watched = np.zeros(0, np.int64)
-        self.ceilings = np.full(count, np.inf)
-        self.fresh = np.full(count, not len(centres))
-        self.afterwards: Afterwards | None = None
-        if points.norms is not None:
-            self.afterwards = Afterwards(2 * points.fast.error + 2 * _ROUNDED, self._gained)
-
-    def watch(self, rows: Positions) -> None:
-        self._watched = rows
-        self._near = self._points.fast.take(rows)
-        if not self.fresh[rows].all():
-            self.refresh(rows)
-
-    def refresh(self, rows: Positions) -> None:
-        unseen = self._centres.since(int(self._seen[rows].min()))
-        for part in blocks(len(rows), len(unseen.values), CELLS):
-            self._lower(rows[part], self._points.fast.take(rows[part]), unseen)
-
-    def _lower(self, rows: Positions, some: Fast, centres: Fast) -> None:
-        near = to_host(array_namespace(some.values).max(some.bounds(centres, -1), axis=1))
-        found = self._far - near.astype(np.float64) + _ROUNDED
-        self.ceilings[rows] = np.minimum(self.ceilings[rows], found)
-        self._seen[rows] = self._centres.count
-        self.fresh[rows] = True
-
-    def exact(self, rows: Positions) -> Floats:
-        centres = self._centres
-        if not centres.count:
-            return np.full(len(rows), np.inf)
-        near = self._points.nearest(rows, centres.rows[: centres.count], centres.since(0))[1]
-        self.ceilings[rows] = np.round(self._far - near, DECIMALS)
-        return self.ceilings[rows]
-
-    def add(self, row: int) -> None:
-        self._centres.append(row)
-        self.fresh[:] = False
-        if len(self._watched):
-            self._lower(self._watched, self._near, self._centres.since(self._centres.count - 1))
-
-    def _gained(self, picked: Positions) -> Floats:
-        """How far each of the picked rows, the last centres, is from those before it."""
-        rows, targets = self._centres.rows[: self._centres.count], self._centres.since(0)
-        before = len(rows) - len(picked)
-        near = np.full(len(picked), -np.inf)
-        for part in blocks(len(picked), len(rows), CELLS):
-            own = slice(before + part.start, before + part.stop)
-            products = to_host(targets.take(own).values @ targets.values.T)
-            earlier = np.arange(len(rows)) < np.arange(own.start, own.stop)[:, None]
-            products[~earlier] = -np.inf
-            least = products.max(axis=1, keepdims=True) - 2 * targets.error
-            mine, other = np.nonzero((products >= least) & earlier)
-            similar = self._points.similarity(rows[own][mine], rows[other])
-            np.maximum.at(near[part], mine, similar)
-        return np.round(self._far - near, DECIMALS)
-
-
-class _Centres:
-    """Rows that become more, and their vectors in one piece, which has room for as many again."""
-
-    def __init__(self, points: Points, rows: Positions) -> None:
-        self._points, self.count = points, len(rows)
-        self._make_room(rows)
-
-    def append(self, row: int) -> None:
-        if self.count == len(self.rows):
-            self._make_room(self.rows)
-        at = self._points.fast.take(slice(row, row + 1))
-        self.rows[self.count] = row
-        self._fast.values[self.count] = at.values[0]
-        if self._fast.squares is not None:
-            self._fast.squares[self.count] = at.squares[0]
-        self.count += 1
-
-    def since(self, first: int) -> Fast:
-        """Those from a place on."""
-        return self._fast.take(slice(first, self.count))
-
-    def _make_room(self, rows: Positions) -> None:
-        self.rows = np.concatenate([rows, np.zeros(len(rows) + 1, np.int64)])
-        self._fast = self._points.fast.take(self.rows)
-
-
-class GraphCut:
-    """f(A) = sum of s(v, a) over all rows v and a in A, minus `penalty` times the sum of
-    s(a, b) over a and b in A; s is the cosine. Both orders of a pair count, and s(a, a) too.
-
-    As in Kothawade et al. 2022 and Iyer et al. 2021, where the penalty is called lambda.
-    The gain of u is the product of u with one vector, the sum of all rows minus twice
-    the penalty times the sum of the picked ones, minus the penalty: no pair is needed.
-    """
-
-    shrinking = False
-    afterwards: Afterwards | None = None
-
-    def __init__(self, points: Points, count: int, held: Positions, penalty: float) -> None:
-        """points: the rows, `count` of them, and behind them others, picked before (`held`)."""
-        self._points, self._penalty = points, penalty
-        self.ceilings = np.full(count, np.inf)
-        self.fresh = np.ones(count, np.bool_)
-        self._aim = points.total(np.arange(count)) - 2 * penalty * points.total(held)
-        self._evaluate()
-
-    def _evaluate(self) -> None:
-        fast = self._points.fast.values[: len(self.ceilings)]
-        aim = array_namespace(fast).asarray(self._aim.astype(np.float32), device=fast.device)
-        slack = 2 * self._points.fast.error * float(np.linalg.norm(self._aim)) + _ROUNDED
-        self.ceilings = to_host(fast @ aim).astype(np.float64) + (slack - self._penalty)
-
-    def watch(self, rows: Positions) -> None:
-        """Nothing, as with `refresh`."""
-
-    def refresh(self, rows: Positions) -> None:
-        """Nothing: all rows are evaluated at each pick, because gains may grow where s < 0."""
-
-    def exact(self, rows: Positions) -> Floats:
-        gains = self._points.times(rows, self._aim) - self._penalty
-        self.ceilings[rows] = np.round(gains, DECIMALS)
-        return self.ceilings[rows]
-
-    def add(self, row: int) -> None:
-        self._aim -= 2 * self._penalty * self._points.total(np.array([row]))
-        self._evaluate()
+    return rows[np.argpartition(-upper_bounds[rows], size)[:size]]
