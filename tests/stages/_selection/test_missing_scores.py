@@ -46,9 +46,7 @@ def pool() -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(("stage", "options"), STAGES)
-def test_it_has_a_reason_of_its_own(
-    stage: str, options: dict[str, Any], ctx: Context
-) -> None:
+def test_it_has_a_reason_of_its_own(stage: str, options: dict[str, Any], ctx: Context) -> None:
     result = find(stage).function(ctx, pool(), score="ifd", budget=6, **options)
     missing = pool()["ifd"].is_null()
     assert set(result.filter(missing)["drop_reason"]) == {"missing_score"}

@@ -12,8 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from stages._vectors.arrays import ParallelMap, parallel_map
 from stages.select._submodular import facility_location as facility_location_module
 from stages.select._submodular import greedy as greedy_module
 from stages.select._submodular import mixed_precision as mixed_precision_module
@@ -21,6 +19,8 @@ from stages.select._submodular import sparse_gains as sparse_gains_module
 from stages.select._submodular.facility_location import Cover, Coverage
 from stages.select._submodular.greedy import GraphCut, KCenter, Objective, Picks, greedy
 from stages.select._submodular.mixed_precision import Excess, Points, Similarity
+
+from stages._vectors.arrays import ParallelMap, parallel_map
 from tests.support.rows import DATA, json_lines
 
 Value = Callable[[list[int]], float]

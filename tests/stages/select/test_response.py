@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stages.select._consensus import Voice, consensus, normalized
 
 from pipeline.context import Context
 from pipeline.errors import UserError
@@ -18,7 +19,6 @@ from schemas.records import RECORD_COLUMNS, prompt_id, record_id
 from stages._llm.rows import make_row, rows_to_frame
 from stages.load.concat import concat
 from stages.select import response as module
-from stages.select._consensus import Voice, consensus, normalized
 from stages.select.response import response
 from tests.conftest import ROOT
 from tests.support.options import options_of

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from stages._vectors.arrays import parallel_map
 from stages.select._submodular.jit import compiled
 from stages.select._submodular.sparse_gains import Pairs, Piece, above, above_across
+
+from stages._vectors.arrays import parallel_map
 
 
 def lists(piece: Piece) -> list[tuple[list[int], list[float]]]:

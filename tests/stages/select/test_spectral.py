@@ -7,11 +7,11 @@ import os
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from stages.select._spectral import spectral
 
 from pipeline.errors import UserError
 from stages._vectors.kmeans import kmeans
 from stages.select import _spectral
-from stages.select._spectral import spectral
 from tests.stages.test_vectors import blobs
 
 

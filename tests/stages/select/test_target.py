@@ -17,9 +17,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-
-from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.select._dsir import BUCKETS, bags, log_weights
 from stages.select._target_similarity import (
     log_density,
@@ -29,6 +26,9 @@ from stages.select._target_similarity import (
     project,
     take_turns,
 )
+
+from pipeline.context import Context
+from pipeline.errors import UserError
 from stages.select.target import target
 from tests.support.options import options_of
 from tests.support.rows import conversations, sample
