@@ -42,7 +42,8 @@ def check_unused(options: SimpleNamespace, name: str, default: Any, when: str) -
     """
     value = getattr(options, name)
     if value != default:
-        raise OptionError(name, f"must be left out {when}, got {value!r}")
+        shown = getattr(value, "name", value)  # of a group of options its name
+        raise OptionError(name, f"must be left out {when}, got {shown!r}")
 
 
 def check_selection(options: SimpleNamespace) -> None:
