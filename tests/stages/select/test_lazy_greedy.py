@@ -12,15 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from stages.select._submodular import facility_location as facility_location_module
-from stages.select._submodular import greedy as greedy_module
-from stages.select._submodular import mixed_precision as mixed_precision_module
-from stages.select._submodular import sparse_gains as sparse_gains_module
-from stages.select._submodular.facility_location import Cover, Coverage
-from stages.select._submodular.greedy import GraphCut, KCenter, Objective, Picks, greedy
-from stages.select._submodular.mixed_precision import Excess, Points, Similarity
 
 from stages._vectors.arrays import ParallelMap, parallel_map
+from stages.select.diverse.facility_location import Cover, CoverageObjective
+from stages.select.diverse.graph_cut import GraphCutObjective
+from stages.select.diverse.k_center import KCenterObjective
+from stages.select.diverse.lazy_greedy import Objective, Picks, best, greedy
+from stages.select.diverse.mixed_precision import ExcessBounds, Metric, VectorSet
 from tests.support.rows import DATA, json_lines
 
 Value = Callable[[list[int]], float]
@@ -38,14 +36,14 @@ def embedded(name: str) -> NDArray[np.float32]:
     return encoder.encode(texts).astype(np.float32)
 
 
-def similarities(vectors: NDArray, similarity: Similarity = "cosine") -> NDArray[np.float64]:
-    whole = vectors.astype(np.float64)
-    if similarity == "euclidean":
-        return -np.sqrt(((whole[:, None] - whole) ** 2).sum(axis=2))
-    zero = ~whole.any(axis=1)
-    whole = np.column_stack([whole, zero])
-    whole /= np.linalg.norm(whole, axis=1, keepdims=True)
-    return whole @ whole.T
+def similarities(vectors: NDArray, metric: Metric = "cosine") -> NDArray[np.float64]:
+    doubles = vectors.astype(np.float64)
+    if metric == "euclidean":
+        return -np.sqrt(((doubles[:, None] - doubles) ** 2).sum(axis=2))
+    zero = ~doubles.any(axis=1)
+    doubles = np.column_stack([doubles, zero])
+    doubles /= np.linalg.norm(doubles, axis=1, keepdims=True)
+    return doubles @ doubles.T
 
 
 def possible(gains: NDArray) -> list[int]:
@@ -55,25 +53,25 @@ def possible(gains: NDArray) -> list[int]:
     float64 sum decide, either is right.
     """
     low, high = np.round(gains - 1e-11, 9), np.round(gains + 1e-11, 9)
-    able = np.flatnonzero(high >= low.max())
-    return able[:1].tolist() if (low == high)[able].all() else able.tolist()
+    rows = np.flatnonzero(high >= low.max())
+    return rows[:1].tolist() if (low == high)[rows].all() else rows.tolist()
 
 
 def is_greedy(
-    found: Picks, value: Value, count: int, budget: int, prices: NDArray | None = None
+    picked: Picks, value: Value, count: int, budget: int, costs: NDArray | None = None
 ) -> None:
     """Each pick is what the plain loop, which evaluates every row each time, may pick then."""
-    prices = np.ones(count, np.int64) if prices is None else prices
+    costs = np.ones(count, np.int64) if costs is None else costs
     picks: list[int] = []
-    for row, gain in zip(found.rows.tolist(), found.gains.tolist(), strict=True):
-        rows = np.array([r for r in range(count) if r not in picks and prices[r] <= budget])
+    for row, gain in zip(picked.rows.tolist(), picked.gains.tolist(), strict=True):
+        rows = np.array([r for r in range(count) if r not in picks and costs[r] <= budget])
         before = value(picks)
         gains = np.array([value([*picks, r]) - before for r in rows.tolist()])
         assert row in rows[possible(gains)]
         assert gain == pytest.approx(gains.max(), abs=2e-9)
         picks.append(row)
-        budget -= int(prices[row])
-    assert not any(prices[r] <= budget for r in range(count) if r not in picks)
+        budget -= int(costs[row])
+    assert not any(costs[r] <= budget for r in range(count) if r not in picks)
 
 
 def facility(s: NDArray, cover: Cover) -> Value:
@@ -89,21 +87,21 @@ def facility(s: NDArray, cover: Cover) -> Value:
 
 
 def run(
-    objective: Objective, count: int, budget: int, prices: NDArray | None = None, ahead: int = 1024
+    objective: Objective, count: int, budget: int, costs: NDArray | None = None, leaders: int = 1024
 ) -> Picks:
-    prices = np.ones(count, np.int64) if prices is None else prices
-    with mock.patch.object(greedy_module, "_AHEAD", ahead):
-        return greedy(objective, np.ones(count, np.bool_), prices, budget)
+    costs = np.ones(count, np.int64) if costs is None else costs
+    with mock.patch("stages.select.diverse.lazy_greedy._LEADERS", leaders):
+        return greedy(objective, np.ones(count, np.bool_), costs, budget)
 
 
-def whole(count: int, least: float = 0.0) -> Cover:
+def all_alike(count: int, least: float = 0.0) -> Cover:
     return Cover(slice(0, count), np.full(count, least), None, 1.0, np.zeros(count))
 
 
 @pytest.fixture
 def each() -> Iterator[ParallelMap]:
-    with parallel_map() as found:
-        yield found
+    with parallel_map() as function:
+        yield function
 
 
 grids = (
@@ -117,51 +115,59 @@ grids = (
 )  # few different values: ties, copies, zeros
 
 
-aheads = st.sampled_from([1, 3, 1024])
+leader_counts = st.sampled_from([1, 3, 1024])
 
 
 @settings(max_examples=120)
 @given(grids, st.integers(0, 30), st.sampled_from([0, 20, 10**6]), st.data())
 def test_coverage_is_the_plain_greedy_choice(
-    vectors: NDArray, budget: int, room: int, data: st.DataObject
+    vectors: NDArray, budget: int, max_pairs: int, data: st.DataObject
 ) -> None:
     """All the covering objectives at once, with pairs kept or not, and with many ties."""
     count = len(vectors)
-    similarity = data.draw(st.sampled_from(["cosine", "euclidean"]))
-    s = similarities(vectors, similarity)
+    metric = data.draw(st.sampled_from(["cosine", "euclidean"]))
+    s = similarities(vectors, metric)
     start = np.full(count, data.draw(st.sampled_from([0.0, -1.0])))
-    if similarity == "euclidean":
+    if metric == "euclidean":
         start = np.full(count, 2 * s.min())
     if data.draw(st.booleans()):
         start = np.maximum(start, s[:, data.draw(st.integers(0, count - 1))] - 0.25)
     cap = data.draw(st.sampled_from([None, s[:, 0] / 2]))
     quality = np.array(data.draw(st.lists(st.integers(-2, 2), min_size=count, max_size=count)))
     cover = Cover(slice(0, count), start, cap, 0.75, 0.25 * quality)
-    prices = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
+    costs = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
     with parallel_map() as each:
-        objective = Coverage(Points.of(each, vectors, similarity), cover, room)
-        found = run(objective, count, budget, prices, data.draw(aheads))
-    is_greedy(found, facility(s, cover), count, budget, prices)
+        objective = CoverageObjective(VectorSet.of(each, vectors, metric), cover, max_pairs)
+        picked = run(objective, count, budget, costs, data.draw(leader_counts))
+    is_greedy(picked, facility(s, cover), count, budget, costs)
 
 
 @settings(max_examples=80)
-@given(grids, st.integers(1, 24), st.sampled_from(["cosine", "euclidean"]), st.booleans(), aheads)
+@given(
+    grids,
+    st.integers(1, 24),
+    st.sampled_from(["cosine", "euclidean"]),
+    st.booleans(),
+    leader_counts,
+)
 def test_k_center_is_the_plain_greedy_choice(
-    vectors: NDArray, budget: int, similarity: Similarity, held: bool, ahead: int
+    vectors: NDArray, budget: int, metric: Metric, held: bool, leaders: int
 ) -> None:
     count = len(vectors)
-    distances = (similarity == "cosine") - similarities(vectors, similarity)
-    centres = [count - 1] if held else []
+    distances = (metric == "cosine") - similarities(vectors, metric)
+    centers = [count - 1] if held else []
     with parallel_map() as each:
-        points = Points.of(each, vectors, similarity)
-        found = run(KCenter(points, count, np.array(centres, int)), count, budget, ahead=ahead)
-    far = np.full(count, np.inf) if not held else distances[:, centres[0]].copy()
-    for row, gain in zip(found.rows.tolist(), found.gains.tolist(), strict=True):
+        points = VectorSet.of(each, vectors, metric)
+        picked = run(
+            KCenterObjective(points, count, np.array(centers, int)), count, budget, leaders=leaders
+        )
+    far = np.full(count, np.inf) if not held else distances[:, centers[0]].copy()
+    for row, gain in zip(picked.rows.tolist(), picked.gains.tolist(), strict=True):
         assert row in possible(far)
         assert gain == pytest.approx(far.max(), abs=2e-9)
         far = np.minimum(far, distances[:, row])
         far[row] = -np.inf
-    assert len(found.rows) == min(budget, count)
+    assert len(picked.rows) == min(budget, count)
 
 
 @settings(max_examples=80)
@@ -179,33 +185,40 @@ def test_graph_cut_is_the_plain_greedy_choice(
         return float(s[:count, both].sum() - penalty * s[np.ix_(both, both)].sum())
 
     with parallel_map() as each:
-        points = Points.of(each, everything, "cosine")
-        objective = GraphCut(points, count, count + np.array(before, int), penalty)
-        found = run(objective, count, budget, ahead=1)
-    is_greedy(found, value, count, budget)
+        points = VectorSet.of(each, everything, "cosine")
+        objective = GraphCutObjective(points, count, count + np.array(before, int), penalty)
+        picked = run(objective, count, budget, leaders=1)
+    is_greedy(picked, value, count, budget)
 
 
 @pytest.mark.parametrize("name", ["self_instruct.jsonl.gz", "selfbehave.jsonl.gz"])
-@pytest.mark.parametrize("room", [0, 40_000, 10**8])
-def test_real_rows(each: ParallelMap, name: str, room: int) -> None:
+@pytest.mark.parametrize("max_pairs", [0, 40_000, 10**8])
+def test_real_rows(each: ParallelMap, name: str, max_pairs: int) -> None:
     """On real vectors, copies among them, whatever is kept."""
     vectors = embedded(name)[:700]
     s = similarities(vectors)
-    found = run(Coverage(Points.of(each, vectors, "cosine"), whole(len(s)), room), len(s), 60)
+    picked = run(
+        CoverageObjective(VectorSet.of(each, vectors, "cosine"), all_alike(len(s)), max_pairs),
+        len(s),
+        60,
+    )
     covers, picks = np.zeros(len(s)), []
     for _ in range(60):
         gains = np.round(np.maximum(s - covers[:, None], 0).sum(axis=0), 8)
         gains[picks] = -np.inf
         picks.append(int(gains.argmax()))
         covers = np.maximum(covers, s[:, picks[-1]])
-    assert found.rows.tolist() == picks
-    assert found.gains.sum() == pytest.approx(covers.sum(), abs=1e-6)
+    assert picked.rows.tolist() == picks
+    assert picked.gains.sum() == pytest.approx(covers.sum(), abs=1e-6)
 
 
 def test_gains_never_grow(each: ParallelMap) -> None:
-    """Facility location and distances to centres are what the lazy search rests on."""
-    points = Points.of(each, embedded("selfbehave.jsonl.gz")[:500], "cosine")
-    for objective in (Coverage(points, whole(500)), KCenter(points, 500, np.array([3]))):
+    """Facility location and distances to centers are what the lazy search rests on."""
+    points = VectorSet.of(each, embedded("selfbehave.jsonl.gz")[:500], "cosine")
+    for objective in (
+        CoverageObjective(points, all_alike(500)),
+        KCenterObjective(points, 500, np.array([3])),
+    ):
         gains = run(objective, 500, 500).gains
         assert len(gains) == 500
         assert (np.diff(gains) <= 1e-8).all()
@@ -214,135 +227,136 @@ def test_gains_never_grow(each: ParallelMap) -> None:
 
 def test_threads_blocks_and_room_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:900]
-    found = []
-    for cores, side, tile, summed, patience, ahead in (
+    results = []
+    for cores, side, tile, summed, patience, leaders in (
         (1, 512, 2048, 64, 0.25, 1024),
         (3, 100, 64, 5, 0.0, 60),
         (5, 37, 300, 1000, 9.0, 7),
     ):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=cores: set(range(n)))
-        monkeypatch.setattr(facility_location_module, "_SIDE", side)
-        monkeypatch.setattr(facility_location_module, "_TILE", tile)
-        monkeypatch.setattr(sparse_gains_module, "_ROWS", summed)
-        monkeypatch.setattr(facility_location_module, "_PATIENCE", patience)
-        monkeypatch.setattr(greedy_module, "CELLS", tile * 100)
-        monkeypatch.setattr(mixed_precision_module, "_VALUES", tile * 70)
+        monkeypatch.setattr("stages.select.diverse.facility_location._SIDE", side)
+        monkeypatch.setattr("stages.select.diverse.facility_location._TILE", tile)
+        monkeypatch.setattr("stages.select.diverse.sparse_gains._ROWS", summed)
+        monkeypatch.setattr("stages.select.diverse.facility_location._PATIENCE", patience)
+        monkeypatch.setattr("stages.select.diverse.k_center.CELLS", tile * 100)
+        monkeypatch.setattr("stages.select.diverse.mixed_precision._VALUES", tile * 70)
         with parallel_map() as each:
-            points = Points.of(each, vectors, "cosine")
-            for room in (0, 60_000, 10**8):
-                objective = Coverage(points, whole(len(vectors)), room)
-                found.append(run(objective, 900, 50, ahead=ahead))
-            found.append(run(KCenter(points, 900, np.array([0])), 900, 50, ahead=ahead))
-    for number, picks in enumerate(found):
-        first = found[3 if number % 4 == 3 else 0]
+            points = VectorSet.of(each, vectors, "cosine")
+            for max_pairs in (0, 60_000, 10**8):
+                objective = CoverageObjective(points, all_alike(len(vectors)), max_pairs)
+                results.append(run(objective, 900, 50, leaders=leaders))
+            results.append(
+                run(KCenterObjective(points, 900, np.array([0])), 900, 50, leaders=leaders)
+            )
+    for number, picks in enumerate(results):
+        first = results[3 if number % 4 == 3 else 0]
         np.testing.assert_array_equal(picks.rows, first.rows)
         np.testing.assert_array_equal(picks.gains, first.gains)
 
 
-def test_torch_picks_the_same(each: ParallelMap) -> None:
+def test_torch_pickedthe_same(each: ParallelMap) -> None:
     torch = pytest.importorskip("torch")
     vectors = embedded("self_instruct.jsonl.gz")[:600]
     vectors = np.concatenate([vectors, vectors[:40]])  # equal rows: ties
     count = len(vectors)
-    for kind in (Points.cosine, Points.euclidean):
-        found = []
+    for kind in (VectorSet.cosine, VectorSet.euclidean):
+        results = []
         for points in (kind(each, vectors), kind(each, torch.tensor(vectors))):
             least = 0.0 if points.norms is not None else -9.0
             picks = [
-                run(Coverage(points, whole(count, least), room), count, 40) for room in (0, 10**8)
+                run(CoverageObjective(points, all_alike(count, least), max_pairs), count, 40)
+                for max_pairs in (0, 10**8)
             ]
-            picks.append(run(KCenter(points, count, np.array([5])), count, 40))
+            picks.append(run(KCenterObjective(points, count, np.array([5])), count, 40))
             if points.norms is not None:
-                picks.append(run(GraphCut(points, count, np.array([5]), 0.4), count, 40))
+                picks.append(run(GraphCutObjective(points, count, np.array([5]), 0.4), count, 40))
             picks.append(Picks(*points.nearest(np.arange(count), np.arange(7, 300))))
-            found.append(picks)
-        for ours, theirs in zip(*found, strict=True):
-            np.testing.assert_array_equal(ours.rows, theirs.rows)
-            np.testing.assert_allclose(ours.gains, theirs.gains, atol=1e-8)
+            results.append(picks)
+        for of_numpy, of_torch in zip(*results, strict=True):
+            np.testing.assert_array_equal(of_numpy.rows, of_torch.rows)
+            np.testing.assert_allclose(of_numpy.gains, of_torch.gains, atol=1e-8)
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_nearest_is_the_first_of_the_most_similar(
-    each: ParallelMap, similarity: Similarity
-) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_nearest_is_the_first_of_the_most_similar(each: ParallelMap, metric: Metric) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.integers(-1, 2, (300, 4)).astype(np.float32)
-    s = np.round(similarities(vectors, similarity), 10)
+    s = np.round(similarities(vectors, metric), 10)
     others = np.sort(rng.choice(300, 120, replace=False))
-    place, value = Points.of(each, vectors, similarity).nearest(np.arange(300), others)
+    place, value = VectorSet.of(each, vectors, metric).nearest(np.arange(300), others)
     np.testing.assert_array_equal(place, s[:, others].argmax(axis=1))
     np.testing.assert_allclose(value, s[:, others].max(axis=1), atol=1e-9)
 
 
-@pytest.mark.parametrize(("room", "patience"), [(0, 0.0), (0, 9.0), (10**8, 9.0)])
-def test_ceilings_are_never_too_low(
-    each: ParallelMap, monkeypatch: pytest.MonkeyPatch, room: int, patience: float
+@pytest.mark.parametrize(("max_pairs", "patience"), [(0, 0.0), (0, 9.0), (10**8, 9.0)])
+def test_upper_bounds_are_never_too_low(
+    each: ParallelMap, monkeypatch: pytest.MonkeyPatch, max_pairs: int, patience: float
 ) -> None:
     """However the gains are summed up in float32, the true ones are not above, and close."""
-    monkeypatch.setattr(facility_location_module, "_PATIENCE", patience)
+    monkeypatch.setattr("stages.select.diverse.facility_location._PATIENCE", patience)
     vectors = embedded("self_instruct.jsonl.gz")[:800]
     s, rows = similarities(vectors), np.arange(800)
     cap = s[:, :50].max(axis=1)
-    objective = Coverage(
-        Points.of(each, vectors, "cosine"), whole(800)._replace(cap=cap), room=room
+    objective = CoverageObjective(
+        VectorSet.of(each, vectors, "cosine"), all_alike(800)._replace(cap=cap), max_pairs=max_pairs
     )
     covers = np.zeros(800)
     for _ in range(12):
-        row, _ = greedy.best(objective, rows)
+        row, _ = best(objective, rows)
         objective.add(row)
         covers = np.maximum(covers, np.minimum(s[:, row], cap))
         gains = np.maximum(np.minimum(s, cap[:, None]) - covers[:, None], 0).sum(axis=0)
         objective.refresh(rows)
-        assert (objective.ceilings >= gains).all()
-        assert (objective.ceilings - gains).max() < 0.05
+        assert (objective.upper_bounds >= gains).all()
+        assert (objective.upper_bounds - gains).max() < 0.05
 
 
-def test_ceilings_without_pairs_hold(each: ParallelMap) -> None:
+def test_upper_bounds_without_pairs_hold(each: ParallelMap) -> None:
     vectors = embedded("self_instruct.jsonl.gz")[:400]
-    points = Points.of(each, vectors, "cosine")
+    points = VectorSet.of(each, vectors, "cosine")
     s = similarities(vectors)[:300, 50:]
-    excess = Excess.of(points, 300, slice(50, 400))
+    excess = ExcessBounds.of(points, 300, slice(50, 400))
     for picks in ([], [3], [3, 120, 250]):
         floors = s[picks].max(axis=0, initial=0.0)
         exact = np.maximum(s - floors, 0).sum(axis=1)
-        found = excess.ceilings(points, floors)
-        assert (found >= exact).all()
+        bounds = excess.upper_bounds(points, floors)
+        assert (bounds >= exact).all()
         if not picks:
-            assert (found < 1.2 * exact).mean() > 0.9
+            assert (bounds < 1.2 * exact).mean() > 0.9
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "euclidean"])
-def test_bounds_hold(each: ParallelMap, similarity: Similarity) -> None:
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_bounds_hold(each: ParallelMap, metric: Metric) -> None:
     """No float32 similarity, with its margin, is on the wrong side of the true one."""
     rng = np.random.default_rng(1)
     vectors = np.concatenate([rng.normal(size=(150, 300)), np.abs(rng.normal(size=(150, 300)))])
     vectors = np.concatenate([vectors, vectors[:50] + 1e-4]).astype(np.float32) * 3
-    points = Points.of(each, vectors, similarity)
-    s = similarities(vectors, similarity)
-    assert (points.fast.bounds(points.fast, 1) >= s).all()
-    assert (points.fast.bounds(points.fast, -1) <= s).all()
-    if similarity == "cosine":
-        assert np.abs(points.fast.bounds(points.fast, 1) - s).max() < 1e-4
+    points = VectorSet.of(each, vectors, metric)
+    s = similarities(vectors, metric)
+    assert (points.float32.bounds(points.float32, 1) >= s).all()
+    assert (points.float32.bounds(points.float32, -1) <= s).all()
+    if metric == "cosine":
+        assert np.abs(points.float32.bounds(points.float32, 1) - s).max() < 1e-4
 
 
 def test_many_equal_rows_are_no_burden(each: ParallelMap) -> None:
     """Copies share one evaluation; once all is covered the order is that of the rows."""
     vectors = np.repeat(np.eye(5, 8, dtype=np.float32), 800, axis=0)
-    points = Points.of(each, vectors, "cosine")
-    found = run(Coverage(points, whole(4000)), 4000, 40)
-    assert found.rows[:5].tolist() == [0, 800, 1600, 2400, 3200]
-    assert found.rows[5:].tolist() == list(range(1, 36))
-    assert found.gains[5:].tolist() == [0.0] * 35
-    found = run(KCenter(points, 4000, np.array([0])), 4000, 40)
-    assert found.rows[:4].tolist() == [800, 1600, 2400, 3200]
-    assert found.rows[4:].tolist() == list(range(36))
-    assert found.gains.tolist() == [1.0] * 4 + [0.0] * 36
+    points = VectorSet.of(each, vectors, "cosine")
+    picked = run(CoverageObjective(points, all_alike(4000)), 4000, 40)
+    assert picked.rows[:5].tolist() == [0, 800, 1600, 2400, 3200]
+    assert picked.rows[5:].tolist() == list(range(1, 36))
+    assert picked.gains[5:].tolist() == [0.0] * 35
+    picked = run(KCenterObjective(points, 4000, np.array([0])), 4000, 40)
+    assert picked.rows[:4].tolist() == [800, 1600, 2400, 3200]
+    assert picked.rows[4:].tolist() == list(range(36))
+    assert picked.gains.tolist() == [1.0] * 4 + [0.0] * 36
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("kind", ["mixture", "normal"])
 def test_larger_pools(each: ParallelMap, kind: str) -> None:
-    """The lazy search over the whole matrix, on data of two shapes."""
+    """The lazy search over the complete matrix, on data of two shapes."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(6000, 64))
     if kind == "mixture":
@@ -355,6 +369,10 @@ def test_larger_pools(each: ParallelMap, kind: str) -> None:
         gains[picks] = -np.inf
         picks.append(int(gains.argmax()))
         covers = np.maximum(covers, s[picks[-1]])
-    for room in (0, 2_000_000, 10**8):
-        found = run(Coverage(Points.of(each, vectors, "cosine"), whole(len(s)), room), len(s), 40)
-        assert found.rows.tolist() == picks
+    for max_pairs in (0, 2_000_000, 10**8):
+        picked = run(
+            CoverageObjective(VectorSet.of(each, vectors, "cosine"), all_alike(len(s)), max_pairs),
+            len(s),
+            40,
+        )
+        assert picked.rows.tolist() == picks
