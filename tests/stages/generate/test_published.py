@@ -12,7 +12,7 @@ from stages.generate.self_instruct.presets import PRESETS, settings
 from stages.rewrite._operators import OPERATORS, SORRY_WORDS
 from stages.rewrite.evolve import evolve
 from stages.score.judge import SCALES
-from stages.select.response import response
+from stages.select.response import Consensus
 from tests.support.options import options_of
 
 
@@ -57,4 +57,4 @@ def test_fanno_bonito_and_oss_instruct() -> None:
 def test_judges_and_consensus() -> None:
     assert SCALES["quality"] == SCALES["complexity"] == (1, 6)
     assert (SCALES["accuracy"], SCALES["helpfulness"]) == ((0, 5), (1, 5))
-    assert options_of(response).min_rouge_l == 0.01
+    assert Consensus().min_rouge_l == 0.01
