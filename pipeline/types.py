@@ -75,6 +75,9 @@ Range = Annotated[tuple[Count, Count], AfterValidator(increasing)]
 FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(increasing)]
 """The lower and the upper end of a range of fractions."""
 
+Percentile = Annotated[float, Field(ge=0, le=100)]
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(increasing)]
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def option_group(cls: type[T]) -> type[T]:

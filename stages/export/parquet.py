@@ -27,7 +27,7 @@ from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from pipeline.store.parquet import to_arrow, write_table
 from schemas.records import turns
-from stages._selection.budget import uniform
+from stages._selection.random_draws import uniform
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""

@@ -4,7 +4,7 @@ No model and no judgement: regular expressions over columns, and the language
 identifier of py3langid (a naive Bayes model over byte n-grams whose weights are
 in its wheel; Lui and Baldwin 2012). The flags are rules of thumb whose precision
 on labelled data is in the tests; they are meant for counting and for filtering,
-in `select.top` with `minimum` or `maximum`, and not for finding every case.
+in `select.top` with `min_score` or `max_score`, and not for finding every case.
 """
 
 from __future__ import annotations

@@ -192,9 +192,9 @@ def test_wrong_columns_and_models_of_a_graph(tmp_path: Path) -> None:
 
 
 def test_what_a_stage_cannot_read_is_told_with_its_line(tmp_path: Path) -> None:
-    steps = "  best: {uses: select.top, needs: brief, with: {by: length *, budget: 3}}\n"
+    steps = "  best: {uses: select.top, needs: brief, with: {score: length *, budget: 3}}\n"
     text = mistakes(tmp_path, GOOD + steps)
-    assert "r.yaml:8: best (select.top): 'length *' is no expression over columns" in text
+    assert "r.yaml:8: best (select.top): score must be a column or an SQL expression" in text
     assert "1 mistake" in text
 
 
@@ -209,7 +209,7 @@ def test_what_a_stage_says_of_its_options_is_told_beside_mistakes_of_the_graph(
           c: {uses: toy.at_most, needs: a, with: {maximum: 1}}
         """
     message = mistakes(tmp_path, textwrap.dedent(text))
-    assert "/r.yaml:4: b (select.random): budget: -1 is negative" in message
+    assert "/r.yaml:4: b (select.random): budget must be at least 0, got -1" in message
     assert "/r.yaml:5: c (toy.at_most) reads the column 'length'" in message
 
 

@@ -22,7 +22,7 @@ from stages.rewrite.evolve import evolve
 from stages.rewrite.evolve.elimination import REFUSAL_WORDS
 from stages.rewrite.evolve.operators import WizardLM, WizardLMCode
 from stages.score.judge.rating import SCALES
-from stages.select.response import response
+from stages.select.response import Consensus
 from tests.support.options import options_of
 
 
@@ -89,4 +89,4 @@ def test_every_method_from_documents() -> None:
 def test_judges_and_consensus() -> None:
     assert SCALES["quality"] == SCALES["complexity"] == (1, 6)
     assert (SCALES["accuracy"], SCALES["helpfulness"]) == ((0, 5), (1, 5))
-    assert options_of(response).min_rouge_l == 0.01
+    assert Consensus().min_rouge_l == 0.01

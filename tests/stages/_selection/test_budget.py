@@ -15,18 +15,14 @@ from pipeline.errors import UserError
 from stages._selection.budget import (
     EXPONENTS,
     Quota,
-    costs,
     divide,
-    expression,
-    expression_columns,
     fill,
     fill_groups,
     not_selected,
-    ranking,
-    ranks_within,
-    scores,
-    uniform,
+    row_costs,
 )
+from stages._selection.random_draws import uniform
+from stages._selection.scores import expression, expression_columns, ranking, ranks_within, scores
 
 QUOTAS = st.sampled_from(["uniform", "proportional", "sqrt"])
 
@@ -79,8 +75,8 @@ def test_divided_budgets_keep_weights_capacities_and_minima(
     free = (shares < sizes) & (shares > floors)  # neither full nor raised: in proportion
     if free.any():
         ratio = shares[free] / weights[free]
-        slack = 1 / weights[free]
-        assert (ratio - slack).max() <= (ratio + slack).min() + 1e-6
+        tolerance = 1 / weights[free]
+        assert (ratio - tolerance).max() <= (ratio + tolerance).min() + 1e-6
 
 
 def by_fractions(budget: int, sizes: list[int], weights: list[int]) -> list[int]:
@@ -128,16 +124,16 @@ def test_known_divisions() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), max_size=40), st.integers(0, 60))
 def test_groups_are_filled_as_if_each_were_alone(rows: list[tuple[int, int]], budget: int) -> None:
     groups = np.array([g for g, _ in rows], np.int64)
-    prices = np.array([p for _, p in rows], np.int64)
+    costs = np.array([c for _, c in rows], np.int64)
     budgets = np.array([budget, budget // 2, 0, 3])
-    chosen = fill_groups(prices, groups, np.arange(len(rows)), budgets)
+    chosen = fill_groups(costs, groups, np.arange(len(rows)), budgets)
     for group, alone in enumerate(budgets.tolist()):
         members = np.flatnonzero(groups == group)
-        expected = fill(prices, members.tolist(), alone)
+        expected = fill(costs, members.tolist(), alone)
         assert (chosen[members] == expected[members]).all()
 
 
-def test_places_within_groups() -> None:
+def test_ranks_within_groups() -> None:
     groups = np.array([0, 1, 0, 1, 0])
     keys = np.array([2.0, np.nan, 1.0, 5.0, 1.0])
     assert ranks_within(groups, keys).tolist() == [3, 2, 1, 1, 2]
@@ -145,20 +141,20 @@ def test_places_within_groups() -> None:
 
 
 def test_verdict_of_rows_that_are_not_selected() -> None:
-    told = not_selected(np.array([True, False]), {"rank": [1, 2], "score": [0.5, None]})
-    assert told["drop_reason"].to_list() == [None, "not_selected"]
-    assert told["evidence"].to_list() == [None, '{"rank":2,"score":null}']
+    verdict = not_selected(np.array([True, False]), {"rank": [1, 2], "score": [0.5, None]})
+    assert verdict["drop_reason"].to_list() == [None, "not_selected"]
+    assert verdict["evidence"].to_list() == [None, '{"rank":2,"score":null}']
     assert not_selected(np.zeros(0, bool), {"rank": np.zeros(0, np.int64)}).height == 0
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(0, 500))
 def test_fill_is_within_the_budget_and_leaves_nothing_that_fits(
-    prices: list[int], budget: int
+    costs: list[int], budget: int
 ) -> None:
-    chosen = fill(np.array(prices, np.int64), range(len(prices)), budget)
-    spent = sum(p for p, taken in zip(prices, chosen, strict=True) if taken)
+    selected = fill(np.array(costs, np.int64), range(len(costs)), budget)
+    spent = sum(cost for cost, kept in zip(costs, selected, strict=True) if kept)
     assert spent <= budget
-    assert all(p > budget - spent for p, taken in zip(prices, chosen, strict=True) if not taken)
+    assert all(c > budget - spent for c, kept in zip(costs, selected, strict=True) if not kept)
 
 
 def test_uniform_is_uniform_and_depends_on_the_id_alone() -> None:
@@ -187,9 +183,9 @@ def test_a_name_is_a_column_whatever_sql_takes_it_for(name: str) -> None:
     assert scores(rows, f'"{name}" * 2').tolist() == [6.0, 2.0]
 
 
-def test_what_gives_no_number_is_told_in_a_line() -> None:
+def test_a_score_that_is_no_number_is_reported_in_a_line() -> None:
     rows = pl.DataFrame({"language": ["en", "zh"]})
-    with pytest.raises(UserError, match="'language' gives no number") as caught:
+    with pytest.raises(UserError, match="must be a number, which 'language' is not") as caught:
         scores(rows, "language")
     assert "\n" not in (caught.value.why or "")
 
@@ -202,9 +198,9 @@ def test_no_expression(by: str) -> None:
 
 def test_scores_and_costs_must_be_numbers() -> None:
     rows = pl.DataFrame({"name": ["a", "b"], "tokens": [1, None], "length": [1.5, 2.0]})
-    with pytest.raises(UserError, match="no number"):
+    with pytest.raises(UserError, match="must be a number"):
         scores(rows, "name")
     for column in ("tokens", "length", "name"):
         with pytest.raises(UserError, match=column):
-            costs(rows, "tokens", column)
-    assert costs(rows, "rows", "tokens").tolist() == [1, 1]
+            row_costs(rows, "tokens", column)
+    assert row_costs(rows, "rows", "tokens").tolist() == [1, 1]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages._vectors.arrays import parallel_map
-from stages.select._submodular.jit import compiled
-from stages.select._submodular.sparse_gains import Pairs, Piece, above, above_across
+from stages.select.diverse.jit import compiled
+from stages.select.diverse.sparse_gains import Pairs, Piece, above, above_across
 
 
 def lists(piece: Piece) -> list[tuple[list[int], list[float]]]:
@@ -38,13 +38,13 @@ def test_what_is_above_its_floor(rows: int, others: int, capped: bool, seed: int
         Piece(*above(values, floors, caps)),
         Piece(*above_across(np.ascontiguousarray(values.T), floors, caps)),
     ):
-        assert lists(piece) == [(found, kept[found].tolist()) for found, kept in expected]
-        gained = [float((kept[found] - floors[found]).sum()) for found, kept in expected]
+        assert lists(piece) == [(columns, kept[columns].tolist()) for columns, kept in expected]
+        gained = [float((kept[columns] - floors[columns]).sum()) for columns, kept in expected]
         assert piece.gained.tolist() == gained
 
 
 def test_sums_while_floors_rise() -> None:
-    """Pairs that no longer count go; what is left is summed as before, row by row."""
+    """Pairs that no longer count are removed; the others are summed as before, row by row."""
     rng = np.random.default_rng(0)
     values = rng.random((50, 70), np.float32)
     floors, caps = np.full(70, 0.2, np.float32), np.full(70, np.inf, np.float32)
@@ -76,5 +76,5 @@ def test_machine_code_that_cannot_be_kept() -> None:
     exec("def doubled(values):\n    return values * 2\n", names)
     doubled = compiled(names["doubled"])
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(doubled, [np.arange(3), np.arange(4)]))
-    assert [one.tolist() for one in found] == [[0, 2, 4], [0, 2, 4, 6]]
+        results = list(pool.map(doubled, [np.arange(3), np.arange(4)]))
+    assert [one.tolist() for one in results] == [[0, 2, 4], [0, 2, 4, 6]]

@@ -12,18 +12,22 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.recipe.discovery import find
+from stages.mix.weights import Balanced
+from stages.select.clusters import Car, QuotaRule
+from stages.select.diverse import FacilityLocation
+from stages.select.target import Nearest
 
 ROWS = 24
 SCORES = [float(n) if n % 3 else None for n in range(ROWS)]
 STAGES: list[tuple[str, dict[str, Any]]] = [
-    ("select.clusters", {"by": "ifd", "k": 2}),
-    ("select.clusters", {"by": "ifd", "k": 2, "draw": True}),
-    ("select.clusters", {"by": "ifd", "k": 2, "rule": "car"}),
-    ("select.stratified", {"by": "ifd", "group": "kind"}),
-    ("select.stratified", {"by": "ifd", "group": "kind", "descending": False}),
-    ("select.top", {"by": "ifd"}),
-    ("select.diverse", {"by": "ifd", "objective": "facility_location"}),
-    ("mix.weights", {"by": "ifd", "group": "kind", "method": "balanced"}),
+    ("select.clusters", {"n_clusters": 2}),
+    ("select.clusters", {"n_clusters": 2, "rule": QuotaRule(sample=True)}),
+    ("select.clusters", {"n_clusters": 2, "rule": Car()}),
+    ("select.stratified", {"group": "kind"}),
+    ("select.stratified", {"group": "kind", "descending": False}),
+    ("select.top", {}),
+    ("select.diverse", {"method": FacilityLocation()}),
+    ("mix.weights", {"group": "kind", "method": Balanced()}),
 ]
 
 
@@ -42,15 +46,13 @@ def pool() -> pl.DataFrame:
 
 
 @pytest.mark.parametrize(("stage", "options"), STAGES)
-def test_it_is_told_by_a_reason_of_its_own(
-    stage: str, options: dict[str, Any], ctx: Context
-) -> None:
-    made = find(stage).function(ctx, pool(), budget=6, **options)
+def test_it_has_a_reason_of_its_own(stage: str, options: dict[str, Any], ctx: Context) -> None:
+    result = find(stage).function(ctx, pool(), score="ifd", budget=6, **options)
     missing = pool()["ifd"].is_null()
-    assert set(made.filter(missing)["drop_reason"]) == {"missing_score"}
-    assert set(made.filter(~missing)["drop_reason"]) == {None, "not_selected"}
-    told = [json.loads(text) for text in made.filter(missing)["evidence"]]
-    assert all(evidence["by"] == "ifd" for evidence in told)
+    assert set(result.filter(missing)["drop_reason"]) == {"missing_score"}
+    assert set(result.filter(~missing)["drop_reason"]) == {None, "not_selected"}
+    evidence = [json.loads(text) for text in result.filter(missing)["evidence"]]
+    assert all(one["by"] == "ifd" for one in evidence)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +60,8 @@ def test_it_is_told_by_a_reason_of_its_own(
     [each for each in STAGES if each[0] in ("mix.weights", "select.stratified")],
 )
 def test_where_there_is_room_it_is_kept(stage: str, options: dict[str, Any], ctx: Context) -> None:
-    made = find(stage).function(ctx, pool(), budget=ROWS, **options)
-    assert made["drop_reason"].null_count() == ROWS
+    result = find(stage).function(ctx, pool(), score="ifd", budget=ROWS, **options)
+    assert result["drop_reason"].null_count() == ROWS
 
 
 def test_a_vector_of_zeros_has_no_score_for_a_target(tmp_path: Path) -> None:
@@ -70,7 +72,8 @@ def test_a_vector_of_zeros_has_no_score_for_a_target(tmp_path: Path) -> None:
         .alias("vector")
     )
     stage = find("select.target").function
-    made = stage(Context.scratch(tmp_path), rows, pool().head(2), mode="nearest", budget=6)
-    assert made["drop_reason"][3] == "missing_score"
-    assert json.loads(made["evidence"][3])["by"] == "target_score"
-    assert (made["drop_reason"] == "missing_score").sum() == 1
+    ctx = Context.scratch(tmp_path)
+    result = stage(ctx, rows, pool().head(2), method=Nearest(), budget=6)
+    assert result["drop_reason"][3] == "missing_score"
+    assert json.loads(result["evidence"][3])["by"] == "target_score"
+    assert (result["drop_reason"] == "missing_score").sum() == 1

@@ -1,4 +1,4 @@
-"""Loops over arrays as machine code, where numpy would need several passes and copies."""
+"""Loops over arrays in machine code, where numpy would need several passes and copies."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any, Final, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_ONE: Final = threading.Lock()
-"""Two threads that call the same function first must not both compile it."""
+_COMPILING: Final = threading.Lock()
+"""Two threads that call a function first at the same time must not both compile it."""
 
 
 def compiled(function: Function) -> Function:
-    """The function in machine code (numba), during which other Python threads run.
+    """Compile a function to machine code (numba), which releases the GIL.
 
     Its arguments are arrays and numbers. It is compiled when it is first called with
-    arguments of these types, which takes a second or two, and kept on disk for the next
-    process where that can be written: beside the source, or in the user's cache.
+    arguments of these types, which takes a second or two, and cached on disk for the next
+    process where a folder is writable: beside the source, or in the user's cache.
     """
 
     @functools.cache
     def machine_code() -> Callable[..., Any]:
-        import numba  # not before it is needed: 0.2 s
+        import numba  # imported only when needed: 0.2 s
 
         try:
             return cast(Callable[..., Any], numba.njit(cache=True, nogil=True)(function))
-        except RuntimeError:  # nowhere to write
+        except RuntimeError:  # no writable folder
             return cast(Callable[..., Any], numba.njit(nogil=True)(function))
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
-        with _ONE:
+        with _COMPILING:
             ready = machine_code()
         return ready(*arguments)
 
