@@ -1,1 +1,1 @@
-"""What a person, or a paper, wants to know about the outcome."""
+"""Reports: tables of what was selected, and experiments on whether it helped."""
