@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from stages.load.records import check, records
+from stages.load.records import _check as check
+from stages.load.records import records
 from tests.support.loading import (
     failures,
     gz,
@@ -26,7 +27,7 @@ from tests.support.loading import (
     turns,
     zst,
 )
-from tests.support.options import options_of
+from tests.support.options import options_of, problems
 
 GOOD = [{"instruction": f"do {n}", "input": "", "output": f"done {n}"} for n in range(6)]
 ARRAY = json_array(GOOD)
@@ -306,8 +307,19 @@ def test_a_file_that_is_not_there_or_forbidden(tmp_path: Path) -> None:
         check(options(tmp_path / "missing"))
     with pytest.raises(UserError, match="is a folder"):
         check(options(tmp_path))
-    with pytest.raises(UserError, match="either `path` or `dataset`"):
+    with pytest.raises(UserError, match="path and dataset: exactly one must be given, got neither"):
         check(options_of(records))
+    with pytest.raises(UserError, match="path and dataset: exactly one must be given, got both"):
+        check(options_of(records, path=("x",), dataset="owner/name"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("split", "test"), ("revision", "main")])
+def test_options_of_a_data_set_are_refused_for_files(option: str, value: str) -> None:
+    pool = "data/samples/self_instruct.jsonl.gz"
+    basis = {"path": pool, "source": "s", "license": "MIT"}
+    assert problems("load.records", **basis) == []
+    (problem,) = problems("load.records", **basis, **{option: value})
+    assert problem == f"{option} must be left out without `dataset`, got {value!r}"
 
 
 STARTS = [
