@@ -254,7 +254,8 @@ def merge_duplicates(frame: pl.DataFrame, source: str, license: str) -> pl.DataF
 
 
 def _evidence(source: str, first: pl.Expr) -> pl.Expr:
-    # Concatenated: half of the time that `evidence` takes, which matters for a large pool.
+    # Concatenated, with the white space of `evidence_json`: 200,000 rows in 0.05 s instead of
+    # the 0.09 s that `evidence` takes.
     name = json.dumps(source, ensure_ascii=False)
     position = f'{{"source": {name}, "index": '
     return pl.concat_str(

@@ -205,9 +205,10 @@ def test_an_escaped_nul_is_text() -> None:
 
 
 def test_empty_turns_that_say_nothing_are_left_out() -> None:
-    talk = [("system", ""), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "")]
-    frame = load(json_lines([{"messages": [{"role": r, "content": c} for r, c in talk]}]))
-    assert turns(frame) == [talk[1:4]]
+    inner = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    conversation = [("system", ""), *inner, ("assistant", "")]
+    frame = load(json_lines([{"messages": [{"role": r, "content": c} for r, c in conversation]}]))
+    assert turns(frame) == [inner]
 
 
 def test_a_csv_row_that_cannot_be_read_costs_only_itself() -> None:
@@ -226,11 +227,11 @@ def test_a_csv_row_that_cannot_be_read_costs_only_itself() -> None:
     ]
     frame = load(b"\r\n".join(rows), name="pool.csv")
     assert instructions(frame) == ["a", "d", "two\nlines", "o"]
-    found = failures(frame)
-    assert [line for line, _ in found] == [3, 5, 6, 10, 11]
-    assert "invalid CSV" in found[0][1]
-    assert found[1][1] == "3 cells where the header has 2"
-    assert found[3][1] == "invalid UTF-8"
+    failed = failures(frame)
+    assert [line for line, _ in failed] == [3, 5, 6, 10, 11]
+    assert "invalid CSV" in failed[0][1]
+    assert failed[1][1] == "3 cells where the header has 2"
+    assert failed[3][1] == "invalid UTF-8"
 
 
 @pytest.mark.parametrize("name", ["big.jsonl", "big.csv"])

@@ -160,9 +160,9 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     columns = blocks.to_list()
     together = token_losses(model, [packed(columns[:2]), packed(columns[2:])])
-    apart = token_losses(model, [plain(encoded.to_dicts())])
-    assert together.keys() == apart.keys()
-    assert together == pytest.approx(apart, abs=1e-5)
+    separate = token_losses(model, [plain(encoded.to_dicts())])
+    assert together.keys() == separate.keys()
+    assert together == pytest.approx(separate, abs=1e-5)
     assert sum(together.values()) == pytest.approx(
         dataset.answer_losses(model, encoded)["loss"].sum(), rel=1e-6
     )
@@ -362,8 +362,8 @@ def test_both_stages_train_with_the_same_hyperparameters() -> None:
         for field, default in asdict(Hyperparameters()).items():
             option = options[field]
             assert option.annotation == hints[field], (name, field)
-            given = asdict(option.default) if field == "method" else option.default
-            assert given == default, (name, field)
+            own = asdict(option.default) if field == "method" else option.default
+            assert own == default, (name, field)
 
 
 def test_rows_longer_than_the_model_reads_are_refused(
