@@ -2,7 +2,7 @@
 
 Records, in id order as the runner passes them:
 
-- `conversations(talks)`: from the texts of their turns, numbered in `origins`;
+- `conversations(texts)`: from the texts of their turns, numbered in `origins`;
 - `record(*contents, ...)`, `frame(records)`: where roles, origins or an input matter;
 - `alpaca(rows)`: from instruction, input and output;
 - `sample(name)`, `self_instruct(count)`: real pools from `data/samples`;
@@ -76,13 +76,13 @@ def frame(records: Iterable[dict[str, Any]]) -> pl.DataFrame:
     return rows.unique("id", keep="first", maintain_order=True).sort("id")
 
 
-def conversations(talks: Sequence[Sequence[str]]) -> pl.DataFrame:
+def conversations(texts: Sequence[Sequence[str]]) -> pl.DataFrame:
     """Records in id order from the texts of their turns, the user's first.
 
     `origins` numbers the conversations; `input_start` and `extra` are null.
     """
     records = []
-    for index, contents in enumerate(talks):
+    for index, contents in enumerate(texts):
         row = record(*contents, origins=[("test", index, "CC0-1.0")])
         records.append({**row, "extra": None})
     return pl.DataFrame(records, schema=RECORD_COLUMNS).unique("id").sort("id")

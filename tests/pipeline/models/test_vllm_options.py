@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Request
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.vllm import engine_arguments, reason
+from stages._training.hyperparameters import LoRA
 from stages.train.sft import sft
 from tests.conftest import ROOT
 from tests.pipeline.models.test_vllm import MODEL, OPTIONS, PYTHON
@@ -45,8 +46,8 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("adapter")
     trained = Context.scratch(folder / "trained")
     shards = write_shards(folder / "shards", rows())
-    options = {"steps": 3, "lr": 1e-2, "max_tokens": 64}
-    sft(trained, shards, model=LanguageModel(str(TINY)), method="lora", lora_rank=32, **options)
+    options = {"max_steps": 3, "learning_rate": 1e-2, "max_length": 64}
+    sft(trained, shards, model=LanguageModel(str(TINY)), method=LoRA(lora_r=32), **options)
     return str(trained.files / "adapter")
 
 

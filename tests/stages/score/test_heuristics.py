@@ -55,8 +55,8 @@ def test_words_are_counted_before_lower_case() -> None:
     """Lower case turns "İ" into an i and a dot above, which would cut the word in two."""
     assert measure("Go.", "İstanbul")["response_words"] == 1
     answers = ["It's three", "İstanbul", "?!", "naïve İi, me", "ten 4"]
-    talks = [record("no answer"), *(record("Go.", answer) for answer in answers)]
-    rows = pl.concat([frame([talk]) for talk in talks])
+    records = [record("no answer"), *(record("Go.", answer) for answer in answers)]
+    rows = pl.concat([frame([one]) for one in records])
     counts = heuristics(CTX, rows)["response_words"].to_list()
     assert counts == [None, 2, 1, 0, 3, 2]
 

@@ -24,9 +24,9 @@ def test_distance_to_the_kth_other_row(k: int) -> None:
     vectors, rows = pool(100)
     distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors, axis=2)
     expected = np.sort(distances, axis=1)[:, k]  # position 0 is the row itself
-    found = knn(CTX, rows, n_neighbors=k, vector="v")
-    assert dict(found.schema) == {"knn_distance": pl.Float32}
-    np.testing.assert_allclose(found["knn_distance"], expected, rtol=1e-6)
+    result = knn(CTX, rows, n_neighbors=k, vector="v")
+    assert dict(result.schema) == {"knn_distance": pl.Float32}
+    np.testing.assert_allclose(result["knn_distance"], expected, rtol=1e-6)
 
 
 def test_equal_rows_are_at_distance_zero() -> None:
@@ -37,9 +37,9 @@ def test_equal_rows_are_at_distance_zero() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_too_few_rows(count: int) -> None:
-    found = knn(CTX, pool(count)[1] if count else pool(1)[1].head(0), vector="v")
-    assert found["knn_distance"].to_list() == [None] * count
-    assert found.schema["knn_distance"] == pl.Float32
+    result = knn(CTX, pool(count)[1] if count else pool(1)[1].head(0), vector="v")
+    assert result["knn_distance"].to_list() == [None] * count
+    assert result.schema["knn_distance"] == pl.Float32
 
 
 def test_no_such_neighbour() -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.tag.surface import surface
+from tests.support.options import problems
 from tests.support.rows import SAMPLES, alpaca, frame, json_lines, record, self_instruct
 
 CTX = Context.__new__(Context)  # the stage computes only
@@ -52,8 +51,8 @@ def test_only_the_first_characters_count() -> None:
     text = (
         "This is an English sentence that goes on for a while. " + "Und hier ist es deutsch. " * 90
     )
-    assert tag(text, "", characters=50)["language"] == "en"
-    assert tag(text, "", characters=5000)["language"] == "de"
+    assert tag(text, "", max_characters=50)["language"] == "en"
+    assert tag(text, "", max_characters=5000)["language"] == "de"
 
 
 @pytest.mark.parametrize(
@@ -148,13 +147,13 @@ def test_a_row_depends_on_itself_alone() -> None:
     assert pl.concat([surface(CTX, rows[:100]), surface(CTX, rows[100:])]).equals(whole)
 
 
-def test_mistakes_are_told_before_anything_runs() -> None:
-    check = surface.__stage__.check  # type: ignore[attr-defined]
-    check(SimpleNamespace(languages=("en", "zh"), lengths=(200, 1000)))
-    with pytest.raises(UserError, match="klingon"):
-        check(SimpleNamespace(languages=("klingon",), lengths=(200, 1000)))
-    with pytest.raises(UserError, match="lengths"):
-        check(SimpleNamespace(languages=(), lengths=(1000, 200)))
+def test_mistakes_are_reported_before_anything_runs() -> None:
+    assert problems("tag.surface", languages=["en", "zh"]) == []
+    (problem,) = problems("tag.surface", languages=["klingon"])
+    assert problem == "languages must be languages that py3langid identifies, got klingon"
+    (problem,) = problems("tag.surface", lengths=[1000, 200])
+    assert problem == "lengths must be increasing, got [1000, 200]"
+    assert problems("tag.surface", lengths=[0, 200]) != []
 
 
 def test_real_samples() -> None:
