@@ -39,7 +39,7 @@ from stages.generate.backtranslate.humback import Humback
 from stages.generate.backtranslate.induction import Induction
 from stages.generate.backtranslate.inverse import Inverse
 from stages.generate.backtranslate.longform import LongForm
-from stages.generate.from_documents.passages import passages, sample
+from stages.generate.from_documents.passages import sample, split_documents
 
 ADDS: Final = {"journal": pl.List(pl.String), "curation_score": pl.Float64}
 
@@ -131,7 +131,7 @@ def _from_documents(
     write: GenerateField, documents: pl.DataFrame, method: Humback | LongForm, seed: int
 ) -> list[Draft]:
     """An instruction for each sampled passage of the documents."""
-    drafts = passages(documents, method.passage_characters, headings=True, split=True)
+    drafts = split_documents(documents, method.passage_characters, headings=True, split=True)
     sample(drafts, seed, method.max_passages, method.max_passages_per_document)
     if isinstance(method, Humback):
         prompt = partial(humback.prompt, method=method)
