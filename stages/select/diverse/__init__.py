@@ -73,18 +73,6 @@ from stages.select.diverse.mixed_precision import Floats, VectorSet
 from stages.select.diverse.threshold import select_by_threshold
 from stages.select.diverse.verdicts import Facts, Selection, verdicts
 
-__all__ = [
-    "ConditionalGain",
-    "FacilityLocation",
-    "GraphCut",
-    "KCenter",
-    "Lazy",
-    "MutualInformation",
-    "Stochastic",
-    "Threshold",
-    "diverse",
-]
-
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = [options.vector, *expression_columns(options.score)]
