@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
+from stages._selection.random_draws import uniform
 
 
 def _parse(text: str) -> pl.Expr:
@@ -89,6 +90,25 @@ def scores(rows: pl.DataFrame, score: str) -> NDArray[np.float64]:
         why = str(error).partition("\n")[0]  # the other lines show the expression's insides
         raise UserError(f"a score must be a number, which {score!r} is not", why=why) from None
     return values.to_numpy()
+
+
+def sort_keys(
+    rows: pl.DataFrame, score: str | None, descending: bool, purpose: str
+) -> NDArray[np.float64]:
+    """What rows are sorted by, the smallest key first: a score, or a random number.
+
+    Args:
+        rows: The rows.
+        score: A column or an SQL expression; None for a random order.
+        descending: Whether large scores are the best ones.
+        purpose: What the random order is for: the stage and its seed (see `uniform`).
+
+    Returns:
+        Keys of shape (rows,), NaN where the score is missing.
+    """
+    if score is None:
+        return uniform(rows["id"], purpose)
+    return -scores(rows, score) if descending else scores(rows, score)
 
 
 def ranking(values: NDArray[np.float64], descending: bool) -> NDArray[np.int64]:

@@ -51,8 +51,7 @@ from stages._selection.budget import (
     row_costs,
 )
 from stages._selection.groups import Groups, GroupWeights, group_columns, groups_of
-from stages._selection.random_draws import uniform
-from stages._selection.scores import Expression, expression_columns, ranks_within, scores
+from stages._selection.scores import Expression, expression_columns, ranks_within, sort_keys
 from stages._vectors.arrays import Matrix, as_matrix
 
 TINY: Final = float(np.finfo(np.float64).tiny)
@@ -212,22 +211,17 @@ def weights(
         quotas = np.minimum(group_weights, capacities).astype(np.int64)
     else:
         quotas = divide(budget, capacities, group_weights)
-    keys = uniform(rows["id"], f"mix.weights:{seed}")
-    if score is not None:
-        keys = -scores(rows, score) if descending else scores(rows, score)
+    keys = sort_keys(rows, score, descending, f"mix.weights:{seed}")
     ranks = ranks_within(groups.codes, keys)
     order = np.argsort(ranks, kind="stable")
     order = order[quotas[groups.codes[order]] > 0]
     selected = fill_groups(costs, groups.codes, order, quotas)
-    facts = {
-        "size": sizes,
-        "weight": group_weights / max(group_weights.sum(), TINY),
-        "quota": quotas,
-    }
+    weight = group_weights / max(group_weights.sum(), TINY)
+    facts = {"size": sizes, "weight": weight, "quota": quotas}
     _write(ctx, groups, costs, selected, facts)
     added = {
         "group": groups.labels(),
-        "weight": facts["weight"][groups.codes],
+        "weight": weight[groups.codes],
         "rank": pl.Series(ranks, dtype=pl.Int32),
     }
     verdict = not_selected(selected, {**added, "quota": quotas[groups.codes]}, score, keys)

@@ -29,8 +29,7 @@ from stages._selection.budget import (
     row_costs,
 )
 from stages._selection.groups import GroupWeights, group_columns, groups_of
-from stages._selection.random_draws import uniform
-from stages._selection.scores import Expression, expression_columns, ranks_within, scores
+from stages._selection.scores import Expression, expression_columns, ranks_within, sort_keys
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
@@ -111,10 +110,7 @@ def stratified(
     if weights is not None:
         group_weights = strata.weights(weights)
     quotas = divide(budget, sizes, group_weights, min_quota)
-    if score is None:
-        keys = uniform(rows["id"], f"select.stratified:{seed}")
-    else:
-        keys = -scores(rows, score) if descending else scores(rows, score)
+    keys = sort_keys(rows, score, descending, f"select.stratified:{seed}")
     ranks = ranks_within(strata.codes, keys)
     selected = fill_quotas(costs, strata.codes, ranks, quotas, quotas > 0, budget)
     rank = pl.Series("stratum_rank", ranks, pl.Int32)

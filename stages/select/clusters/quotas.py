@@ -298,7 +298,13 @@ def _positions(rows: pl.DataFrame, held: pl.DataFrame) -> NDArray[np.int64]:
 def previous_rounds(
     rows: pl.DataFrame, held: pl.DataFrame | None, round_weight: str | None
 ) -> NDArray[np.int64]:
-    """The round in which each row was selected before this stage, 0 where it was not."""
+    """The round in which each row was selected before this stage, 0 where it was not.
+
+    Args:
+        rows: The pool.
+        held: Rows selected before, with their `cluster_round` where there is a round weight.
+        round_weight: The rule's; None for a rule without.
+    """
     rounds = np.zeros(len(rows), np.int64)
     if held is not None:
         number = pl.lit(1) if round_weight is None else pl.col("cluster_round").fill_null(1)

@@ -73,18 +73,6 @@ from stages.select.diverse.mixed_precision import Floats, VectorSet
 from stages.select.diverse.threshold import select_by_threshold
 from stages.select.diverse.verdicts import Facts, Selection, verdicts
 
-__all__ = [
-    "ConditionalGain",
-    "FacilityLocation",
-    "GraphCut",
-    "KCenter",
-    "Lazy",
-    "MutualInformation",
-    "Stochastic",
-    "Threshold",
-    "diverse",
-]
-
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = [options.vector, *expression_columns(options.score)]
@@ -188,13 +176,10 @@ def diverse(
     if rows.is_empty():
         return verdicts(_nothing(0), facts, "similarity")
     if isinstance(method, Threshold):
-        limit = method.threshold
-        selection = select_by_threshold(vectors, parts, quality, limit, costs, budget, ctx.progress)
-        return verdicts(selection, facts._replace(threshold=limit), "similarity")
-    draw: Draw = all_rows
-    if isinstance(optimizer, Stochastic):
-        num_picks = (budget or 0) / max(1.0, costs.mean())
-        draw = sampled(rows["id"], seed, num_picks, optimizer.epsilon)
+        facts = facts._replace(threshold=method.threshold)
+        selection = select_by_threshold(vectors, parts, facts, costs, ctx.progress)
+        return verdicts(selection, facts, "similarity")
+    draw = _draw(optimizer, rows["id"], seed, (budget or 0) / max(1.0, costs.mean()))
     metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
         vector_set = VectorSet.of(each, vectors, metric)
@@ -202,8 +187,7 @@ def diverse(
             preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
             draw = first_only(preferences, draw)
         objective = objective_of(method, vector_set, parts, quality, score is not None)
-        candidates = ~np.isnan(quality)
-        picks = greedy(objective, candidates, costs, budget or 0, draw, ctx.progress)
+        picks = greedy(objective, ~np.isnan(quality), costs, budget or 0, draw, ctx.progress)
         selection = _with_nearest(picks, vector_set, parts)
     return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
 
@@ -282,6 +266,13 @@ def _concatenated(
     ends = np.cumsum([len(matrix) for matrix in matrices])
     spans = [np.arange(end - len(m), end) for end, m in zip(ends, matrices, strict=True)]
     return (np.concatenate(filled) if len(filled) > 1 else (filled or matrices)[0]), Parts(*spans)
+
+
+def _draw(optimizer: Optimizer, ids: pl.Series, seed: int, num_picks: float) -> Draw:
+    """Among which rows each pick is searched for."""
+    if isinstance(optimizer, Stochastic):
+        return sampled(ids, seed, num_picks, optimizer.epsilon)
+    return all_rows
 
 
 def _preferences(

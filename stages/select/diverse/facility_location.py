@@ -141,6 +141,7 @@ class CoverageObjective:
         """Nothing: `refresh` decides by its cost what is worth computing at once."""
 
     def refresh(self, rows: Positions) -> None:
+        """Lower the upper bounds of rows to what they can gain now."""
         if self._outdated:
             self._update()
         if self._pairs is not None:
@@ -156,6 +157,7 @@ class CoverageObjective:
             self._lower(rows, self._base[rows] - self._lost(rows))
 
     def exact(self, rows: Positions) -> Floats:
+        """The gains of rows, rounded; they become their upper bounds."""
         equals = self._first_equal[rows]
         for row in np.unique(equals).tolist():
             if row not in self._columns:
@@ -167,6 +169,7 @@ class CoverageObjective:
         return gains
 
     def add(self, row: int) -> None:
+        """Pick a row."""
         others, values = self._columns[int(self._first_equal[row])]
         self._columns = {}
         better = values > self._cover[others]

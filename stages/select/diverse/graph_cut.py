@@ -55,10 +55,12 @@ class GraphCutObjective:
         """Nothing: all rows are evaluated at each pick, because gains may grow where s < 0."""
 
     def exact(self, rows: Positions) -> Floats:
+        """The gains of rows, rounded; they become their upper bounds."""
         gains = self._vectors.times(rows, self._direction) - self._penalty
         self.upper_bounds[rows] = np.round(gains, DECIMALS)
         return self.upper_bounds[rows]
 
     def add(self, row: int) -> None:
+        """Pick a row."""
         self._direction -= 2 * self._penalty * self._vectors.total(np.array([row]))
         self._evaluate()

@@ -52,12 +52,14 @@ class KCenterObjective:
             self.deferred = DeferredGains(tolerance, self._gains_of)
 
     def update_on_pick(self, rows: Positions) -> None:
+        """Keep the distances of these rows current at each pick."""
         self._leaders = rows
         self._leader_vectors = self._vectors.float32.take(rows)
         if not self.fresh[rows].all():
             self.refresh(rows)
 
     def refresh(self, rows: Positions) -> None:
+        """Lower the upper bounds of rows to what they can gain now."""
         unseen = self._centers.since(int(self._num_seen[rows].min()))
         for part in blocks(len(rows), len(unseen.values), CELLS):
             self._lower(rows[part], self._vectors.float32.take(rows[part]), unseen)
@@ -71,6 +73,7 @@ class KCenterObjective:
         self.fresh[rows] = True
 
     def exact(self, rows: Positions) -> Floats:
+        """The gains of rows, rounded; they become their upper bounds."""
         centers = self._centers
         if not centers.count:
             return np.full(len(rows), np.inf)
@@ -80,6 +83,7 @@ class KCenterObjective:
         return self.upper_bounds[rows]
 
     def add(self, row: int) -> None:
+        """Pick a row."""
         self._centers.append(row)
         self.fresh[:] = False
         if len(self._leaders):

@@ -141,7 +141,13 @@ def above(values: Floats, floors: Floats, caps: Floats) -> Any:
 
 @compiled
 def above_across(values: Floats, floors: Floats, caps: Floats) -> Any:
-    """The same of the columns of values, shape (others, rows)."""
+    """The same of the columns of values.
+
+    Args:
+        values: float32, shape (others, rows); at most 65,536 others.
+        floors: Shape (others,).
+        caps: Shape (others,).
+    """
     others, rows = values.shape
     lengths = np.zeros(rows, np.int32)
     for other in range(others):

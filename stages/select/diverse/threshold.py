@@ -12,17 +12,14 @@ from stages._vectors.arrays import Matrix, to_device
 from stages._vectors.greedy_dedup import greedy_dedup
 from stages.select.diverse.lazy_greedy import Picks
 from stages.select.diverse.methods import Parts
-from stages.select.diverse.mixed_precision import Floats
-from stages.select.diverse.verdicts import Selection
+from stages.select.diverse.verdicts import Facts, Selection
 
 
 def select_by_threshold(
     vectors: Matrix,
     parts: Parts,
-    quality: Floats,
-    threshold: float,
+    facts: Facts,
     costs: NDArray[np.int64],
-    budget: int | None,
     progress: Callable[[int, int], None],
 ) -> Selection:
     """Keep each row, in the order of the scores, unless it is too similar to one kept before.
@@ -33,12 +30,12 @@ def select_by_threshold(
     Args:
         vectors: The vectors of all edges.
         parts: Where each edge's vectors are; held rows are kept before all others.
-        quality: Each row's score, NaN where it is missing, shape (rows,).
-        threshold: The cosine above which a row is too similar.
+        facts: The rows' scores, the threshold and the budget.
         costs: What each row uses of the budget, shape (rows,).
-        budget: What the kept rows may cost; None for no limit.
         progress: Called with the rows done and all rows.
     """
+    quality, threshold = facts.quality, facts.threshold
+    assert threshold is not None
     count, num_held = len(parts.rows), len(parts.held)
     order = ranking(quality, descending=True)
     order = order[~np.isnan(quality[order])]
@@ -49,7 +46,7 @@ def select_by_threshold(
         threshold=threshold,
         min_similarity=threshold,
         costs=np.concatenate([np.zeros(num_held, np.int64), costs[order]]),
-        budget=budget,
+        budget=facts.budget,
         progress=progress,
     )
     nearest, similarity = np.full(count, -1), np.full(count, np.nan)

@@ -57,7 +57,7 @@ def majority(
             "id": rows["id"],
             "position": np.arange(len(rows)),
             "group": groups,
-            "answer": rows[answer].cast(pl.String) if answer else _normalized(rows),
+            "answer": _answers(rows, answer),
             "key": pl.Series(keys, dtype=pl.Float64).fill_nan(None),
             "weight": rows["origins"].list.len().fill_null(0).clip(1).cast(pl.Int32),
         }
@@ -68,15 +68,7 @@ def majority(
         "no_majority": pl.struct("winner_votes", pl.lit(min_votes).alias("min_votes")),
         "not_selected": pl.struct("winner", "winner_votes", "votes"),
     }
-    reason = (
-        pl.when(pl.col("answer").is_null())
-        .then(pl.lit("no_answer"))
-        .when(pl.col("winner_votes") < min_votes)
-        .then(pl.lit("no_majority"))
-        .when(~pl.col("wins") | (pl.col("rank") > max_per_group))
-        .then(pl.lit("not_selected"))
-    )
-    return voted.with_columns(reason.alias("drop_reason")).select(
+    return voted.with_columns(_reason(max_per_group, min_votes)).select(
         pl.col("rank").alias("response_rank"),
         pl.col("votes").alias("response_votes"),
         "drop_reason",
@@ -84,6 +76,19 @@ def majority(
             pl.when(pl.col("drop_reason") == name).then(facts.struct.json_encode())
             for name, facts in evidence.items()
         ).alias("evidence"),
+    )
+
+
+def _reason(max_per_group: int, min_votes: int) -> pl.Expr:
+    """Why a row is dropped."""
+    return (
+        pl.when(pl.col("answer").is_null())
+        .then(pl.lit("no_answer"))
+        .when(pl.col("winner_votes") < min_votes)
+        .then(pl.lit("no_majority"))
+        .when(~pl.col("wins") | (pl.col("rank") > max_per_group))
+        .then(pl.lit("not_selected"))
+        .alias("drop_reason")
     )
 
 
@@ -114,6 +119,9 @@ def _votes(table: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _normalized(rows: pl.DataFrame) -> pl.Series:
+def _answers(rows: pl.DataFrame, column: str | None) -> pl.Series:
+    """The answers to compare: a column, or the last turns, normalized."""
+    if column:
+        return rows[column].cast(pl.String)
     texts = rows.select(last_answer()).to_series().to_list()
     return pl.Series([text and normalized(text) for text in texts], dtype=pl.String)

@@ -180,16 +180,28 @@ def top(
     facts = facts.with_columns(
         pl.when(pl.Series(within)).then(pl.Series(ranks, dtype=pl.Int32)).alias("rank"),
         pl.Series(_cutoffs(values, ranks, selected, groups)).fill_nan(None).alias("cutoff"),
-        pl.when(~pl.Series(selected))
-        .then(pl.col("reason").fill_null("not_selected"))
-        .alias("reason"),
-        pl.lit(method if score is None else score).alias("by"),
+        pl.lit(score or method).alias("by"),
     )
-    added = _added(method, limits, group)
+    return _verdict(facts, selected, _added(method, limits, group), group is not None)
+
+
+def _verdict(
+    facts: pl.DataFrame, selected: NDArray[np.bool_], added: Columns, grouped: bool
+) -> pl.DataFrame:
+    """The added columns, and the verdict on each row.
+
+    Args:
+        facts: What decided on each row.
+        selected: The rows that are kept.
+        added: The columns that the stage adds.
+        grouped: Whether the evidence names the row's group.
+    """
+    reason = pl.when(~pl.Series(selected)).then(pl.col("reason").fill_null("not_selected"))
+    facts = facts.with_columns(reason.alias("reason"))
     return facts.select(
         *(pl.col(name.removeprefix("top_")).alias(name) for name in added),
         pl.col("reason").alias("drop_reason"),
-        _evidence(facts, grouped=group is not None),
+        _evidence(facts, grouped),
     )
 
 

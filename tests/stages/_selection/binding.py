@@ -23,13 +23,13 @@ def bound(stage: str, **raw_options: Any) -> SimpleNamespace:
 
 def problems_of(stage: str, **raw_options: Any) -> list[str]:
     """The problems of a recipe's options, each as "key.path: message"; none if all is well."""
-    found = find(stage)
-    options, problems = bind(found, raw_options, MODELS, Path())
+    declared = find(stage)
+    options, problems = bind(declared, raw_options, MODELS, Path())
     if problems:
         return [f"{'.'.join(problem.path)}: {problem.what}" for problem in problems]
     try:
-        if found.check:
-            found.check(options)
+        if declared.check:
+            declared.check(options)
     except OptionError as error:
         return [f"{error.option}: {error.what}"]
     return []
