@@ -38,10 +38,10 @@ class Experiment:
         settings: How to train; `seed` is the first training's.
         max_length: Tokens of a block.
         steps: Optimizer steps of each training.
+        work: A folder that survives kills.
         pool: Encoded rows with their ids, cut at max_length, as the next two.
         selected: The rows of the arm `chosen`.
         eval_rows: The rows that losses are measured on, with their `origins`.
-        folder: Where finished trainings are kept.
     """
 
     model: LanguageModel
@@ -49,10 +49,15 @@ class Experiment:
     settings: Hyperparameters
     max_length: int
     steps: int
+    work: Path
     pool: pl.DataFrame
     selected: pl.DataFrame
     eval_rows: pl.DataFrame
-    folder: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where finished trainings are kept."""
+        return self.work / "trainings"
 
     @property
     def tokens(self) -> int:
