@@ -1,1 +1,1 @@
-"""Files that other programs read."""
+"""Export: files that other programs read."""

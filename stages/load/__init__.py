@@ -1,1 +1,1 @@
-"""Rows of the outside world become records, documents and evaluation items."""
+"""Loaders: sources become records, documents and evaluation items; branches are joined."""

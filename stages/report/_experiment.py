@@ -99,7 +99,7 @@ def training(
 
 
 def _once(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result in the file; computed and written first where there is none."""
+    """The result in the file; where the file is missing, it is computed and written first."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, compute())

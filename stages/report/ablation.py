@@ -163,7 +163,7 @@ def _encoded(
 
 
 def _steps(num_tokens: int, settings: Hyperparameters, max_length: int) -> int:
-    """Complete optimizer steps of a training that sees so many tokens, at least one."""
+    """Complete optimizer steps within `num_tokens`, at least one."""
     return max(1, num_tokens // (settings.rows_per_step * max_length))
 
 

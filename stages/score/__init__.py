@@ -1,1 +1,1 @@
-"""How good, hard or unusual a record is: columns, never decisions."""
+"""Scores: columns that say how good, hard or unusual a record is. Deciding is for `select`."""

@@ -1,1 +1,1 @@
-"""What a record is about and looks like."""
+"""Tags: columns that say what a record is about and what form it has."""

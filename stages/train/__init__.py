@@ -1,1 +1,1 @@
-"""Models trained on what was chosen."""
+"""Training of models on the selected rows."""
