@@ -19,7 +19,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: Its text.
+    """
 
     role: str
     content: str

@@ -1,7 +1,7 @@
 """Verdict columns of a stage that drops rows: a reason, and the evidence as a JSON object.
 
-Evidence is written here and nowhere else: `evidence_json` writes one row's, `evidence` a
-whole frame's over columns, which is much faster where many rows are dropped. The two differ
+Evidence is written here and nowhere else: `evidence_json` writes that of one row, `evidence`
+that of a frame over columns, which is much faster where many rows are dropped. The two differ
 in white space alone (`{"a": 1}` and `{"a":1}`); which of them a stage uses is part of its
 output and stays.
 """

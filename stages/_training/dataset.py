@@ -55,7 +55,7 @@ def check_template(model: LanguageModel | None, template: Sequence[str] = ()) ->
             hint="name the one to render with",
         )
     if model is None:
-        return  # made by an earlier stage of the recipe: only known once that has run
+        return  # an output of an earlier stage, which has not run yet
     text = Path(template[0]).read_text("utf-8") if template else _own_template(model)
     if text is not None and not MARKS.search(text):
         tokenizer_for(model, template)

@@ -110,7 +110,7 @@ def load_model(model: LanguageModel, method: Method, max_length: int) -> Any:
         raise OptionError(
             "max_length",
             f"must be at most {positions}, got {max_length}",
-            why="the model was made for no longer texts",
+            why="the model reads no longer texts",
         )
     return loaded.to("cuda" if on_gpu(model) else "cpu")
 

@@ -50,7 +50,7 @@ def delimited(stream: Stream, delimiter: str, nested: frozenset[str]) -> Iterato
 def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     """The cells of each record and the line on which it begins.
 
-    After a record that cannot be read, reading goes on with the line behind its
+    After a record that cannot be read, reading resumes at the line behind its
     first one, so that a stray quote does not swallow the rest of the file.
     """
     source = _Rewindable(stream)

@@ -38,10 +38,10 @@ class Experiment:
         settings: How to train; `seed` is the first training's.
         max_length: Tokens of a block.
         steps: Optimizer steps of each training.
+        work: A folder that survives kills.
         pool: Encoded rows with their ids, cut at max_length, as the next two.
         selected: The rows of the arm `chosen`.
         eval_rows: The rows that losses are measured on, with their `origins`.
-        folder: Where finished trainings are kept.
     """
 
     model: LanguageModel
@@ -49,10 +49,15 @@ class Experiment:
     settings: Hyperparameters
     max_length: int
     steps: int
+    work: Path
     pool: pl.DataFrame
     selected: pl.DataFrame
     eval_rows: pl.DataFrame
-    folder: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where finished trainings are kept."""
+        return self.work / "trainings"
 
     @property
     def tokens(self) -> int:
@@ -94,7 +99,7 @@ def training(
 
 
 def _once(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result in the file; computed and written first where there is none."""
+    """The result in the file; where the file is missing, it is computed and written first."""
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, compute())

@@ -142,13 +142,10 @@ def ablation(
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
         rows, counts = _encoded(tokenizer, marked, edges, max_length)
-        step = settings.rows_per_step * max_length
-        steps = max(1, (num_tokens or counts[CHOSEN]["tokens"]) // step)
-        experiment = Experiment(
-            model, tokenizer, settings, max_length, steps, **rows, folder=ctx.work / "trainings"
-        )
-        result = {"counts": counts, **_run(ctx, experiment, (CHOSEN, *arms), num_seeds)}
-    _write(ctx.files, result)
+        steps = _steps(num_tokens or counts[CHOSEN]["tokens"], settings, max_length)
+        experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
+        result = _run(ctx, experiment, (CHOSEN, *arms), num_seeds)
+    _write(ctx.files, {"counts": counts, **result})
 
 
 def _encoded(
@@ -163,6 +160,11 @@ def _encoded(
         if rows[edge].is_empty():
             raise UserError(f"no row of `{edge}` has an answer to learn or to predict")
     return rows, counts
+
+
+def _steps(num_tokens: int, settings: Hyperparameters, max_length: int) -> int:
+    """Complete optimizer steps within `num_tokens`, at least one."""
+    return max(1, num_tokens // (settings.rows_per_step * max_length))
 
 
 def _run(

@@ -139,20 +139,21 @@ def sft(
         tokenizer, marked = tokenizer_for(model, chat_template)
         read = partial(_rows, tokenizer, marked, shards, max_length, reverse)
         rows, counts = read("train")
-        if rows.is_empty():
-            raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
         blocks = pack(rows, max_length) if packing else dataset(rows)
-        one_pass = len(blocks)
-        if max_steps is None:
-            num_rows = max(1, round((num_train_epochs or 0) * one_pass))
-        else:
-            num_rows = max_steps * settings.rows_per_step
-        ordered = blocks.select(passes(one_pass, num_rows, seed))
-        validation, _ = read("validation")
-        weights = load_model(model, method, max_length)
+        num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
+        ordered = blocks.select(passes(len(blocks), num_rows, seed))
+        weights, (validation, _) = load_model(model, method, max_length), read("validation")
         metrics = counts | _train(ctx, model, weights, tokenizer, ordered, validation, settings)
-    metrics["epochs"] = num_rows / one_pass
-    write_json(ctx.files / "metrics.json", metrics)
+    write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
+
+
+def _num_rows(
+    max_steps: int | None, num_train_epochs: float | None, settings: Hyperparameters, one_pass: int
+) -> int:
+    """Rows or blocks to train on, repeats included. one_pass: how many there are."""
+    if max_steps is None:
+        return max(1, round((num_train_epochs or 0) * one_pass))
+    return max_steps * settings.rows_per_step
 
 
 def _rows(
@@ -166,7 +167,10 @@ def _rows(
         return pl.DataFrame(), {}
     rows = read_frame(files, ["id", "messages"]).sort("id")
     messages = reversed_pairs(rows["messages"]) if reverse else rows["messages"]
-    return cut(encode(tokenizer, template, messages), max_length)
+    usable, counts = cut(encode(tokenizer, template, messages), max_length)
+    if usable.is_empty() and split == "train":
+        raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
+    return usable, counts
 
 
 def _train(

@@ -1,8 +1,8 @@
 """P(True): the probability of "True" against "False" for "is the answer correct?".
 
 Kadavath et al. 2022, arXiv:2207.05221. Inverse-Instruct (arXiv:2407.05700) asks in the same
-manner with yes and no. The paper shows the model several of its own answers first; here it
-sees the one that is judged.
+manner with yes and no. In the paper's better variant the model first sees several of its
+own answers; here it sees the judged one alone.
 """
 
 from __future__ import annotations

@@ -211,7 +211,7 @@ def test_a_random_draw_has_as_many_tokens_as_the_choice(
 ) -> None:
     pool = encoded(lengths)
     model: Any = None
-    experiment = Experiment(model, None, model, 8, 1, pool, pool[:count], pool, Path())
+    experiment = Experiment(model, None, model, 8, 1, Path(), pool, pool[:count], pool)
     drawn = candidates(experiment, "random", np.random.default_rng(seed))
     assert candidates(experiment, "pool", np.random.default_rng(seed)).equals(pool)
     target = sum(lengths[:count])
