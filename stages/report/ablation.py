@@ -220,7 +220,8 @@ def _refuse_overlaps(edges: Mapping[str, pl.DataFrame]) -> None:
             "the arms contain held-out rows",
             why="\n    ".join(problems),
             hint="take them out of the pool before choosing: decontaminate.ngram, with the "
-            "held-out file loaded by load.benchmarks (path: FILE, benchmark: heldout) as benchmarks",
+            "held-out file loaded by load.benchmarks (path: FILE, benchmark: heldout) as "
+            "benchmarks",
         )
 
 
