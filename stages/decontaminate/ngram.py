@@ -61,8 +61,6 @@ def ngram(
             would ever be found, which is not the same as clean.
 
     Example:
-        A rule with a threshold of one's own:
-
         ```yaml
         clean:
           uses: decontaminate.ngram

@@ -50,6 +50,13 @@ def exact(
         The verdicts. Evidence: `duplicate_of`, the id of the row kept.
 
     Example:
+        ```yaml
+        unique:
+          uses: dedup.exact
+          needs: pool
+          with: {normalize: [unicode, space, case]}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> messages = [[{"role": "user", "content": text}] for text in ("Sing!", "sing", "Run")]

@@ -58,6 +58,13 @@ def jaccard(
         that links it.
 
     Example:
+        ```yaml
+        unique:
+          uses: dedup.jaccard
+          needs: pool
+          with: {threshold: 0.8, keep: longest}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> messages = [[{"role": "user", "content": text}] for text in

@@ -69,6 +69,13 @@ def minhash(
         The verdicts, with the evidence of `dedup.jaccard`.
 
     Example:
+        ```yaml
+        unique:
+          uses: dedup.minhash
+          needs: pool
+          with: {threshold: 0.8}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> messages = [[{"role": "user", "content": text}] for text in

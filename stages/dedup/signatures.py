@@ -33,6 +33,13 @@ def signatures(
         field: The text, as in the stage that reads the signatures.
 
     Example:
+        ```yaml
+        hashed:
+          uses: dedup.signatures
+          needs: released
+          with: {ngram_size: 5}
+        ```
+
         >>> import tempfile, polars as pl
         >>> from pathlib import Path
         >>> rows = pl.DataFrame({"id": ["a"], "messages": [[{"role": "user", "content": "Sing"}]]})

@@ -59,13 +59,13 @@ def exact_pairs(texts: Iterable[str], threshold: float) -> np.ndarray:
     shared = np.flatnonzero(np.bincount(columns, minlength=len(numbers)) > 1)
     held = held[:, shared].tocsr()
     across = held.T.tocsr()
-    found = []
+    parts = []
     for start in range(0, len(sets), 1024):
         both = (held[start : start + 1024] @ across).tocoo()
         row, column = both.coords[0] + start, both.coords[1]
         near = (row < column) & (both.data >= threshold * (sizes[row] + sizes[column] - both.data))
-        found.append(np.stack([row[near], column[near]], axis=1))
-    return np.concatenate(found)
+        parts.append(np.stack([row[near], column[near]], axis=1))
+    return np.concatenate(parts)
 
 
 def components(pairs: np.ndarray, rows: int) -> np.ndarray:

@@ -33,12 +33,12 @@ def measure(data: Data) -> list[Line]:
     work = f"k-means, {len(vectors):,} x 384, k = {fields['k']}"
     lines = []
     for name, demanded in (("scikit-learn", 5.0), ("faiss", 1.0)):
-        told = ""
+        note = ""
         if name in inertia:
             ratio = inertia["ours"] / inertia[name]
             assert ratio <= WORSE, f"our inertia is {ratio:.4f} of that of {name}"
-            told = f"our inertia is {ratio:.4f} of theirs"
-        lines.append(versus(work, done["ours"], name, done[name], told, demanded))
+            note = f"our inertia is {ratio:.4f} of theirs"
+        lines.append(versus(work, done["ours"], name, done[name], note, demanded))
     return lines
 
 

@@ -15,7 +15,7 @@ DEMANDED = {"datasketch": 10.0, "datatrove": 20.0, "rensa matrix": 1.0, "dedup.m
 
 
 def measure(data: Data) -> list[Line]:
-    """Both pools. Ours must be exact; how near the others come is said."""
+    """Both pools. Ours must be exact; the others are reported with their F1."""
     lines = []
     for what, file in (("rows", data.conversations), ("edited rows", data.edited)):
         words = pl.read_parquet(data.folder / file, columns=["words"])["words"].to_list()
@@ -28,7 +28,7 @@ def measure(data: Data) -> list[Line]:
         assert np.array_equal(~ours.outcome["kept"], dropped), "dedup.jaccard is not exact"
         work = f"near-duplicates, {len(words):,} {what}"
         lines += [
-            versus(work, ours, name, done[name], _told(done[name], dropped, near), demanded)
+            versus(work, ours, name, done[name], _note(done[name], dropped, near), demanded)
             for name, demanded in DEMANDED.items()
         ]
     return lines
@@ -51,12 +51,12 @@ def _contestants(file: str) -> list[Contestant]:
     ]  # fmt: skip
 
 
-def _told(result: Result, dropped: np.ndarray, near: np.ndarray) -> str:
-    """How the rows found compare with the exact ones: those dropped, or those of any pair."""
+def _note(result: Result, dropped: np.ndarray, near: np.ndarray) -> str:
+    """F1 of a peer's rows against the exact ones: those dropped, or those of any pair."""
     if result.skipped:
         return ""
     kept = result.outcome.get("kept")
-    found, truth = (result.outcome["near"], near) if kept is None else (~kept, dropped)
-    f1 = 2 * (found & truth).sum() / max(1, found.sum() + truth.sum())
+    result_rows, truth = (result.outcome["near"], near) if kept is None else (~kept, dropped)
+    f1 = 2 * (result_rows & truth).sum() / max(1, result_rows.sum() + truth.sum())
     what = "rows with a near-duplicate" if kept is None else "rows dropped"
     return f"ours F1 1 ({dropped.sum():,} dropped), theirs F1 {f1:.4f} of {what}"

@@ -37,34 +37,34 @@ def measure(data: Data) -> list[Line]:
                 ),
             ],
         )
-        ours, theirs = both["ours"], both["rapidfuzz"]
-        _equal(ours, theirs)
+        ours, peer = both["ours"], both["rapidfuzz"]
+        _equal(ours, peer)
         kept = ours.outcome["kept"]
         work = f"ROUGE-L novelty, {len(kept):,} instructions"
-        told = f"same {kept.sum():,} kept"
+        note = f"same {kept.sum():,} kept"
         first = file == data.conversations
         if first:
             lines.append(_loop(work, ours, loop["ours"], loop["rouge_score"]))
         lines.append(
-            versus(work, ours, "rapidfuzz cdist with a cut-off", theirs, told, 2 if first else None)
+            versus(work, ours, "rapidfuzz cdist with a cut-off", peer, note, 2 if first else None)
         )
     return lines
 
 
 def _loop(work: str, ours: Result, small: Result, reference: Result) -> Line:
     """Per pair: of a text and one kept before it."""
-    share, told = 1.0, ""
+    share, note = 1.0, ""
     if not reference.skipped:
         _equal(small, reference)
         pairs = int(reference.outcome["pairs"])
         share = pairs / _pairs(ours.outcome["kept"])
-        told = f"per pair, from {pairs:,}; same {small.outcome['kept'].sum():,} kept there"
-    return versus(work, ours, "rouge_score loop", reference, told, 2000, share)
+        note = f"per pair, from {pairs:,}; same {small.outcome['kept'].sum():,} kept there"
+    return versus(work, ours, "rouge_score loop", reference, note, 2000, share)
 
 
 def _pairs(kept: np.ndarray) -> int:
     return int((np.cumsum(kept) - kept).sum())
 
 
-def _equal(ours: Result, theirs: Result) -> None:
-    assert np.array_equal(ours.outcome["kept"], theirs.outcome["kept"]), "novelty keeps other rows"
+def _equal(ours: Result, peer: Result) -> None:
+    assert np.array_equal(ours.outcome["kept"], peer.outcome["kept"]), "novelty keeps other rows"

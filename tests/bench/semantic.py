@@ -28,12 +28,12 @@ def measure(data: Data) -> list[Line]:
     kept = ours.outcome["kept"]
     assert np.array_equal(kept, exact.outcome["kept"]), "dedup.semantic is not exact"
     work = f"semantic duplicates, {len(kept):,} x 384"
-    told = f"recall 1: same {(~kept).sum():,} dropped"
-    theirs = ""
+    note = f"recall 1: same {(~kept).sum():,} dropped"
+    peer_note = ""
     if not semhash.skipped:
         recall = (~kept & ~semhash.outcome["kept"]).sum() / max(1, (~kept).sum())
-        theirs = f"recall 1, theirs {recall:.4f}"
+        peer_note = f"recall 1, theirs {recall:.4f}"
     return [
-        versus(work, ours, "semhash", semhash, theirs, 1),
-        versus(work, ours, baseline, exact, told),
+        versus(work, ours, "semhash", semhash, peer_note, 1),
+        versus(work, ours, baseline, exact, note),
     ]

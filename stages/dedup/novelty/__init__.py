@@ -66,6 +66,13 @@ def novelty(
         and `rouge_l` or `cosine`.
 
     Example:
+        ```yaml
+        novel:
+          uses: dedup.novelty
+          needs: {rows: pool, held: seeds}
+          with: {method: {name: rouge_l, threshold: 0.7, field: prompt}}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> messages = [[{"role": "user", "content": text}] for text in

@@ -94,6 +94,13 @@ def semantic(
         and `cosine`.
 
     Example:
+        ```yaml
+        distinct:
+          uses: dedup.semantic
+          needs: vectors
+          with: {threshold: 0.9, method: {name: exact, compare_numbers: true}}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> vectors = pl.Series([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], dtype=pl.List(pl.Float32))
