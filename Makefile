@@ -8,19 +8,22 @@ PY     := $(VENV)/bin/python
 RUN    := $(PY) -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm run plan status test proof lint bench clean
+.PHONY: help setup vllm run plan status test proof lint docs stage bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.ready ## Make .venv with everything that running and testing need
+setup: $(VENV)/bin/gristmill ## Make .venv with everything that running and testing need
+
+$(VENV)/bin/gristmill: $(VENV)/.ready pipeline/cli/launcher.py
+	$(PY) -m pipeline.cli.launcher $@
 
 # The stamp comes last: an interrupted set-up starts again, a finished one is never repeated.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
 	@touch $@
 
 vllm: $(VLLM)/.ready ## Make .venv-vllm with vLLM's CPU build, which the proofs run
@@ -52,6 +55,12 @@ lint: setup ## Style and types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: setup ## Build the documentation in docs/site, strict and offline
+	$(PY) docs/build.py
+
+stage: setup ## Begin a new stage, green as it stands: make stage NAME=score.my_method
+	$(PY) -m pipeline.cli.scaffold $(NAME)
 
 bench: setup ## Measure speed and memory, equality first: make bench [SECTIONS="novelty scale"]
 	$(PY) -m tests.bench $(SECTIONS)

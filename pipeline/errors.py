@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
+from pathlib import Path
 
 
 class Exit(IntEnum):
@@ -25,11 +27,21 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-class UserError(Exception):
-    """Something that the user can mend.
+def program() -> str:
+    """The command that the user started, for usage lines and hints."""
+    started_as = Path(sys.argv[0]).name if sys.argv else ""
+    return "gristmill" if started_as == "gristmill" else "python -m pipeline"
 
-    what: the fact, in one sentence. where: recipe line, stage, file or row.
-    why: the cause, when it is not plain. hint: the next command or the mend.
+
+class UserError(Exception):
+    """Something that the user can fix.
+
+    Args:
+        what: The fact, in one sentence: "X must be Y, got Z".
+        where: Recipe line, stage, file or row.
+        why: The cause, when it is not obvious.
+        hint: The next command, or how to fix it.
+        code: The exit code of the command line.
     """
 
     def __init__(
@@ -54,10 +66,19 @@ class UserError(Exception):
 
 
 class OptionError(UserError):
-    """An option of a stage that cannot be what it is, given the others.
+    """An option of a stage whose value does not fit the other options or the files.
 
-    option: the option's name, or the path to it: "method.budget". The recipe's line of it
-    is found by it.
+    It is reported at the option's own line of the recipe.
+
+    Args:
+        option: The option's name, or the path to it: "method.budget".
+        what: What the option must be, without its name: "must be below 5, got 7".
+        why: The cause, when it is not obvious.
+        hint: How to fix it.
+
+    Example:
+        >>> print(OptionError("window", "must be below `budget` (5), got 7"))
+        window must be below `budget` (5), got 7
     """
 
     def __init__(
@@ -68,7 +89,11 @@ class OptionError(UserError):
 
 
 class RecipeErrors(UserError):
-    """All that is wrong with a recipe, told together, before anything runs."""
+    """All mistakes of a recipe, reported together before anything runs.
+
+    Args:
+        problems: The mistakes, each with its line.
+    """
 
     def __init__(self, problems: list[UserError]) -> None:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"

@@ -1,7 +1,15 @@
 """What a stage is: a typed function from tables to a table, with a version.
 
     @stage(version=1, scope="row", reads=["messages"], adds={"words": pl.Int32})
-    def words(ctx: Context, rows: Records, *, minimum: int = 0) -> pl.DataFrame: ...
+    def words(ctx: Context, rows: Records, *, minimum: Count = 1) -> pl.DataFrame: ...
+
+It is found by its name: `family.method` is the marked function of
+`stages/family/method.py`, or of `stages/family/method/__init__.py` where the stage is a
+package: then each published method has a module of its own beside it. Helper modules may
+have any name; what a stage imports from `stages` and `schemas`, directly or through
+others, counts as its code, and so do data files that these modules name. The prompts of
+`method.py` lie in `prompts/method/` beside it, those of a package in `prompts/` inside
+it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 
 Before the star stand the edges of the graph (`Records`, `Documents`, `Items`,
 `Files`; `list[Records]` for several, `Records | None = None` for an optional
@@ -9,9 +17,16 @@ one, `Records | Files` for either). After it stand the options: they enter the
 fingerprint, so whatever may change a result is one of them. `ctx` carries
 execution only.
 
+An option's type says what it may be, ranges included (`pipeline/types.py`). Options that
+belong to one of several methods form an `@option_group`, and the stage takes a union of
+groups: `method: {name: kmeans, n_clusters: 50}` in a recipe, so that no option without
+effect can be written. `check` is for what several options must be together; it raises an
+`OptionError`, which is reported at the option's line. The docstring describes every edge
+and option under `Args:`, a group's docstring its options; `stages NAME` prints them.
+
 The return annotation says what the stage makes:
 
-- `pl.DataFrame`: added columns, one line per row of the first edge, in its order;
+- `pl.DataFrame`: added columns, one row per row of the first edge, in its order;
 - `Records`, `Documents`, `Items`: rows of its own (loaders, generators);
 - `None`: nothing but what it wrote into `ctx.files`.
 
@@ -36,8 +51,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import polars as pl
 
+from pipeline import ROOT as ROOT
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.expected_requests import Asking, Rows
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
 Columns = Mapping[str, Any]
@@ -45,9 +60,6 @@ Columns = Mapping[str, Any]
 
 Edges = Mapping[str, list[Columns]]
 """For each edge by parameter name, the columns of what is connected to it."""
-
-ROOT: typing.Final = Path(__file__).resolve().parent.parent
-"""The repository: the engine, the stages and the data that come with them."""
 
 ALL: typing.Final = "*"
 """`reads=ALL`: every column of the edge."""
@@ -58,7 +70,14 @@ RESERVED: typing.Final = frozenset({"id", "file", "line", *VERDICT})
 
 
 class DataKind(StrEnum):
-    """What flows along an edge."""
+    """What flows along an edge.
+
+    Attributes:
+        RECORDS: Conversations, with the columns `schemas.records.RECORD_COLUMNS`.
+        DOCUMENTS: Raw texts, with `DOCUMENT_COLUMNS`.
+        ITEMS: Benchmark items, with `ITEM_COLUMNS`.
+        FILES: A folder that a stage filled.
+    """
 
     RECORDS = "records"
     DOCUMENTS = "documents"
@@ -93,7 +112,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 class Edge:
     """One input of a stage.
 
-    kinds: what it takes, the preferred first; `narrowed` to one once it is connected.
+    Args:
+        name: The parameter's name.
+        kinds: What it takes, the preferred first; `narrowed` to one once it is connected.
+        many: Whether it takes several steps.
+        optional: Whether it may be left unconnected.
     """
 
     name: str
@@ -113,7 +136,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class Option:
-    """One keyword of a stage. `annotation` is the full type, marks included."""
+    """One keyword of a stage.
+
+    Args:
+        name: The keyword.
+        annotation: Its full type, marks included.
+        default: Its default; None where it is required.
+        required: Whether a recipe must give it.
+    """
 
     name: str
     annotation: Any
@@ -122,11 +152,13 @@ class Option:
 
     @property
     def names_files(self) -> bool:
+        """Whether its value names files."""
         members = (self.annotation, *typing.get_args(self.annotation))
         return any(InputFilesMark in getattr(m, "__metadata__", ()) for m in members)
 
     @property
     def is_model(self) -> bool:
+        """Whether it takes a language model, several of them, or an embedder."""
         return self.accepts(LanguageModel) or self.accepts(Embedder) or self.takes_models
 
     @property
@@ -135,7 +167,15 @@ class Option:
         return self.accepts(tuple[LanguageModel, ...])
 
     def each(self, value: Any, function: Callable[[Any], Any]) -> Any:
-        """The function's result for a model, a tuple of them for several, None for none."""
+        """Apply a function to the model or models of this option.
+
+        Args:
+            value: The option's value.
+            function: From a model to anything.
+
+        Returns:
+            The result for a model, a tuple of results for several, None for None.
+        """
         if value is None:
             return None
         return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
@@ -147,7 +187,20 @@ class Option:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage function with everything that its signature and declaration say."""
+    """A stage function with everything that its signature and declaration say.
+
+    Args:
+        name: The name under which it was found.
+        function: The marked function.
+        version: Part of the fingerprint.
+        scope: "row" where a row's result depends on that row alone, else "set".
+        makes: The kind of its own rows; None where it annotates rows or only fills files.
+        gives_rows: Whether it returns a table.
+        edges: Its inputs, in the order of the parameters.
+        options: Its keywords.
+        fills_files: Whether it fills `ctx.files`.
+        check: Raises a UserError for options that do not go together.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -169,7 +222,7 @@ class Stage:
 
     @property
     def annotates(self) -> bool:
-        """Whether it gives one line per row of its first edge."""
+        """Whether it returns one row per row of its first edge."""
         return self.gives_rows and not self.creates
 
     @property
@@ -179,30 +232,36 @@ class Stage:
 
     @property
     def file(self) -> Path:
+        """The file of its function."""
         return Path(inspect.getfile(self.function))
 
     def input_files(self, options: SimpleNamespace) -> list[Path]:
-        """Files beside the InputFiles options that it reads: `input_files(options)` in its module.
+        """Files that it reads beside its InputFiles options: `input_files` of its module.
 
         They enter the fingerprint by content, as those of the options do.
         """
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
 
-    def expected_requests(self, options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-        """Requests to language models, if its module says."""
-        named = getattr(sys.modules[self.function.__module__], "expected_requests", None)
-        return named(options, rows) if named else None
-
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
-        """The columns that the stage reads on an edge, `id` apart (or ALL)."""
+        """The columns that the stage reads on an edge beside `id`, or ALL.
+
+        Args:
+            edge: The edge's name.
+            options: The step's options.
+        """
         reads = self._reads(options) if callable(self._reads) else self._reads
         if isinstance(reads, Mapping):
             return list(reads.get(edge, ()))
         return reads
 
     def adds(self, options: SimpleNamespace, edges: Edges) -> Columns:
-        """The columns that the stage adds."""
+        """The columns that the stage adds, with polars types.
+
+        Args:
+            options: The step's options.
+            edges: The columns of what is connected to each edge.
+        """
         return self._adds(options, edges) if callable(self._adds) else self._adds
 
 
@@ -217,16 +276,17 @@ def stage(
 ) -> Callable[[Function], Function]:
     """Mark a function as a stage.
 
-    version: raised by whoever changes what it computes; part of the fingerprint.
-    scope: "row" if a row's result depends on that row alone (the runner then
-        maps it over chunks and remembers results per row), else "set".
-    reads: the columns it reads on every Records edge, or per edge by name, or a
-        function of the options that gives either; `ALL` for every column.
-    adds: the columns it adds, with polars types, or a function of (options, edges).
-    files: whether it fills `ctx.files` beside its rows; a stage that returns
-        None always does.
-    check: called with the options before any stage runs, to raise a UserError
-        for what can be known to be wrong.
+    Args:
+        version: Raised by whoever changes what it computes; part of the fingerprint.
+        scope: "row" if a row's result depends on that row alone (the runner then maps it
+            over chunks and remembers results per row), else "set".
+        reads: The columns it reads on every Records edge, or per edge by name, or a
+            function of the options that returns either; `ALL` for every column.
+        adds: The columns it adds, with polars types, or a function of (options, edges).
+        files: Whether it fills `ctx.files` beside its rows; a stage that returns None
+            always does.
+        check: Called with the options before any stage runs, to raise an `OptionError` for
+            options that do not go together.
     """
 
     def mark(function: Function) -> Function:

@@ -23,7 +23,7 @@ said by its type, never by code of the stage:
 A recipe then writes `method: {name: k_center, budget: 500}`, or `method: k_center` where
 everything else has a default. An option of one method cannot be given to another. What
 two options must be together is checked in the group's `__post_init__`, which raises a
-ValueError whose text follows the name of the group: "must be ..., got ...".
+ValueError whose text begins with the name of the wrong one: "init must be ..., got ...".
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 """A number of things, possibly none."""
 
 PositiveFloat = Annotated[float, Field(gt=0)]
+"""A number above 0."""
+
 NonNegativeFloat = Annotated[float, Field(ge=0)]
+"""A number from 0 on."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, from 0 to 1."""
@@ -55,20 +58,34 @@ NonEmpty = Field(min_length=1)
 """Marks a tuple or a text that must hold something: `Annotated[tuple[str, ...], NonEmpty]`."""
 
 
-def _increasing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+def increasing(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The values, if each is at least the one before it.
+
+    Raises:
+        ValueError: A value is smaller than the one before it.
+    """
     if any(a > b for a, b in pairwise(values)):
         raise ValueError(f"must be increasing, got {list(values)}")
     return values
 
 
-Range = Annotated[tuple[Count, Count], AfterValidator(_increasing)]
+Range = Annotated[tuple[Count, Count], AfterValidator(increasing)]
 """The smallest and the largest of a number of things, each at least 1."""
 
-FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(_increasing)]
+FractionRange = Annotated[tuple[Fraction, Fraction], AfterValidator(increasing)]
+"""The lower and the upper end of a range of fractions."""
+
+Percentile = Annotated[float, Field(ge=0, le=100)]
+PercentileRange = Annotated[tuple[Percentile, Percentile], AfterValidator(increasing)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def option_group(cls: type[T]) -> type[T]:
-    """Make a class a group of options: a frozen dataclass that refuses unknown names."""
+    """Make a class a group of options: a frozen dataclass that refuses unknown names.
+
+    Args:
+        cls: A class with annotated fields. Its `name`, a Literal with a default, is the
+            value by which a recipe chooses it.
+    """
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)

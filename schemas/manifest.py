@@ -1,7 +1,7 @@
-"""The manifest: the small record beside every artifact that says what it is.
+"""The manifest: the JSON file in every artifact that says what it is.
 
-It holds no absolute path and no clock but the moment of completion, so a store
-may be copied to another machine and read there.
+It holds no absolute path and no time but the moment of completion, so a store may be
+copied to another machine and read there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Final, TypedDict
 import pyarrow as pa
 
 FORMAT: Final = 1
+"""Version of the manifest and of the files beside it; another one is refused."""
 
 FAILED: Final = pa.schema(
     [("id", pa.string()), ("file", pa.string()), ("line", pa.int64()), ("error", pa.string())]
@@ -19,7 +20,12 @@ FAILED: Final = pa.schema(
 
 
 class FileEntry(TypedDict):
-    """One file of an artifact."""
+    """One file of an artifact.
+
+    Attributes:
+        bytes: Its size.
+        sha256: Hash of its content, 64 hex digits.
+    """
 
     bytes: int
     sha256: str
@@ -33,12 +39,28 @@ Counts = TypedDict(
 
 
 class Manifest(TypedDict):
-    """fingerprint: the key of the artifact; parts: what it was made of, for `why`.
-    digest: stands for the kept rows and the files, independent of sharding.
-    columns: a digest for `id` and each stored column of the kept rows.
-    computed: rows that were really computed (the others were remembered).
-    incomplete: failed rows are left that the next run tries again.
-    used: requests, tokens and the like; seconds and peak memory of the run.
+    """What `manifest.json` holds.
+
+    Attributes:
+        format: `FORMAT` of whoever wrote it.
+        recipe: The recipe's name.
+        name: The stage's name in the recipe.
+        stage: The stage's full name, such as `score.loss`.
+        version: The stage's version.
+        fingerprint: The key of the artifact.
+        parts: What the fingerprint is a digest of, for `why`.
+        code: Hash of the code that computed it.
+        digest: Stands for the kept rows and the files, independent of sharding.
+        columns: A digest for `id` and each stored column of the kept rows.
+        counts: Rows by what became of them.
+        computed: Rows that were computed (the others were cached).
+        incomplete: Whether rows failed that the next run tries again.
+        files: Every file of the artifact, by relative path.
+        used: Requests, tokens and other counters of the run.
+        seconds: How long the run of the stage took.
+        peak_memory_bytes: Resident memory at most, of one process.
+        libraries: Versions of the libraries that were used.
+        finished: When it was committed: ISO 8601, UTC, to the second.
     """
 
     format: int

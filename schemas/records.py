@@ -1,8 +1,8 @@
 """The record: one conversation, its identity, and where it came from.
 
 A record's `id` is a digest of its messages alone, so equal conversations from
-two sources are one record with two origins. Formats of the outside world
-(Alpaca, ShareGPT, ...) end at the loaders; inside there are only records.
+two sources are one record with two origins. The formats of sources (Alpaca,
+ShareGPT, ...) are read by the loaders alone; all other stages see records.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: Its text.
+    """
 
     role: str
     content: str
@@ -83,19 +88,32 @@ ITEM_COLUMNS: Final = polars_schema(ITEM)
 def digest(value: Any) -> str:
     """32 hex digits of blake2b over the value's canonical JSON, in UTF-8.
 
-    Raises UnicodeEncodeError for a lone surrogate: such a text is no text.
+    Raises:
+        UnicodeEncodeError: A text holds a lone surrogate.
+
+    >>> digest(["a", 1])
+    '484c670ce4753ed75a3cc908af49224a'
     """
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
 def record_id(messages: Sequence[Message]) -> str:
-    """The identity of a conversation: nothing is normalised, null fields are left out."""
+    """The identity of a conversation: nothing is normalized, null fields are left out.
+
+    >>> record_id([{"role": "user", "content": "Why?"}])
+    '5fc18a93baea9c44e59fd3052ec97487'
+    """
     return digest([{k: v for k, v in message.items() if v is not None} for message in messages])
 
 
 def prompt_id(messages: Sequence[Message]) -> str:
-    """The id of all that comes before the last assistant turn; answers to one prompt share it."""
+    """The id of all that comes before the last assistant turn; answers to one prompt share it.
+
+    >>> question = {"role": "user", "content": "Why?"}
+    >>> prompt_id([question, {"role": "assistant", "content": "So."}]) == record_id([question])
+    True
+    """
     last = max(
         (i for i, m in enumerate(messages) if m["role"] == "assistant"), default=len(messages)
     )
@@ -103,30 +121,35 @@ def prompt_id(messages: Sequence[Message]) -> str:
 
 
 def turns(role: Role) -> pl.Expr:
-    """All turns of one role, in order: list[str]."""
-    wanted = pl.element().struct.field("role") == role
-    content = pl.element().filter(wanted).struct.field("content")
+    """All turns of one role, in order: list[str].
+
+    >>> messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    >>> pl.DataFrame({"messages": [messages]}).select(turns("assistant")).item().to_list()
+    ['So.']
+    """
+    has_role = pl.element().struct.field("role") == role
+    content = pl.element().filter(has_role).struct.field("content")
     return pl.col("messages").list.eval(content).alias(f"{role}_turns")
 
 
 def first_user_turn() -> pl.Expr:
-    """The whole first user turn (instruction and input); null without one."""
+    """The first user turn, instruction and input; null without one."""
     return turns("user").list.first().alias("first_user_turn")
 
 
 def instruction() -> pl.Expr:
     """The first user turn up to its input, without the blank line between them."""
-    whole = first_user_turn()
-    cut = pl.col("input_start").is_not_null()
-    head = whole.str.head(pl.col("input_start")).str.strip_suffix("\n\n")
-    return pl.when(cut).then(head).otherwise(whole).alias("instruction")
+    turn = first_user_turn()
+    has_input = pl.col("input_start").is_not_null()
+    head = turn.str.head(pl.col("input_start")).str.strip_suffix("\n\n")
+    return pl.when(has_input).then(head).otherwise(turn).alias("instruction")
 
 
 def input_text() -> pl.Expr:
     """The separate input of the first user turn; an empty text where there is none."""
-    cut = pl.col("input_start").is_not_null()
+    has_input = pl.col("input_start").is_not_null()
     tail = first_user_turn().str.slice(pl.col("input_start"))
-    return pl.when(cut).then(tail).otherwise(pl.lit("")).alias("input")
+    return pl.when(has_input).then(tail).otherwise(pl.lit("")).alias("input")
 
 
 def response() -> pl.Expr:

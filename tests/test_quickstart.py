@@ -26,6 +26,7 @@ from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.stage import ROOT
 from pipeline.store.parquet import read_frame
 from pipeline.store.store import Store
+from tests.support.journals import max_answers
 from tests.support.running import command, run, started, timed
 
 SMALL = {
@@ -134,7 +135,7 @@ def test_created_rows_name_answers_of_the_journal(overrides: list[str], undistur
         keys = [key for row in rows(recipe, store, name, "kept")["journal"] for key in row]
         assert keys
         assert set(journal.get_many(keys)) == set(keys)
-    assert journal.most_answers() == 1
+    assert max_answers(journal) == 1
 
 
 def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undisturbed: Path) -> None:
@@ -202,7 +203,7 @@ def resumed_equals(
     done = command("run", *arguments(overrides, store, *targets), timeout=400)
     assert done.returncode == 0, done.stderr
     assert shards(overrides, store) == shards(overrides, undisturbed)
-    most = Journal(store / "journal").most_answers()
+    most = max_answers(Journal(store / "journal"))
     assert most == 1, "a request with a durable answer was sent again"
     assert durable(store) == durable(undisturbed)
     return hit

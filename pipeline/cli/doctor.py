@@ -10,8 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from pipeline.recipe.recipe import RECIPES, Recipe
-from pipeline.stage import ROOT
+from pipeline import ROOT
+from pipeline.recipe.recipe import RECIPES, Recipe, display
 
 NEEDED: Final = (
     "datasets", "peft", "polars", "pyarrow", "scikit-learn",
@@ -22,22 +22,28 @@ FREE_GB: Final = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `mend` says what to do when it is not fine."""
+    """The result of one check.
 
-    fine: bool
+    Args:
+        passed: Whether all is well.
+        what: What was checked, and its state.
+        fix: What to do where it is not.
+    """
+
+    passed: bool
     what: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def examine(store: Path) -> list[Finding]:
-    """Look at Python, the libraries, the processor, the store and the shipped recipes."""
+    """Check Python, the libraries, the processor, the store and the shipped recipes."""
     return [_python(), *_libraries(), _processor(), _store(store), *_recipes()]
 
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    fine = sys.version_info >= (3, 11)
-    return Finding(fine, f"Python {version}", None if fine else "install Python 3.11 or newer")
+    passed = sys.version_info >= (3, 11)
+    return Finding(passed, f"Python {version}", None if passed else "install Python 3.11 or newer")
 
 
 def _libraries() -> list[Finding]:
@@ -64,13 +70,14 @@ def _processor() -> Finding:
 def _store(store: Path) -> Finding:
     existing = next(p for p in (store.resolve(), *store.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
+    name = display(store)
     if not os.access(existing, os.W_OK):
         return Finding(
-            False, f"the store {store} cannot be written to", "choose another: --store DIR"
+            False, f"the store {name} cannot be written to", "choose another: --store DIR"
         )
-    fine = free >= FREE_GB
-    mend = None if fine else "free some space, or choose another place: --store DIR"
-    return Finding(fine, f"store {store}, {free:.0f} GB free", mend)
+    passed = free >= FREE_GB
+    fix = None if passed else "free some space, or choose another folder: --store DIR"
+    return Finding(passed, f"store {name}, {free:.0f} GB free", fix)
 
 
 def _recipes() -> list[Finding]:
@@ -78,8 +85,12 @@ def _recipes() -> list[Finding]:
     for path in sorted(RECIPES.glob("*.yaml")):
         name = path.relative_to(ROOT)
         try:
-            steps = len(Recipe.load(str(path)).steps)
-            findings.append(Finding(True, f"{name}: {steps} stages, wired"))
+            recipe = Recipe.load(str(path))
+            sizes = [f"{name}: {len(recipe.steps)} stages"]
+            for profile in recipe.profiles:
+                steps = Recipe.load(str(path), profile=profile).steps
+                sizes.append(f"{len(steps)} with --profile {profile}")
+            findings.append(Finding(True, f"{', '.join(sizes)}, no mistakes"))
         except Exception as error:
             findings.append(Finding(False, f"{name}: {error}"))
     return findings

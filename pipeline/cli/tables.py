@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.errors import UserError
-from pipeline.execution.estimate import expectations
+from pipeline.execution.estimate import estimate_steps
 from pipeline.execution.plan import PlannedStep, differences, plan
 from pipeline.recipe.recipe import Recipe
-from pipeline.stage import BASE_COLUMNS, ROOT, Stage
+from pipeline.stage import BASE_COLUMNS
 from pipeline.store.store import Store
 
 WIDTH: Final = 100
 
 REPEATED: Final = {name for columns in BASE_COLUMNS.values() for name in columns}
-"""Columns of the row itself, that `way` tells only where they change."""
+"""Columns of the row itself, which a record's history shows only where they change."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """An aligned table; `right` are the numbers of the columns set flush right."""
+    """An aligned table.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        right: The numbers of the columns set flush right.
+
+    Example:
+        >>> print(table(["stage", "rows"], [["load", "9"], ["dedup", "10"]], right=[1]))
+        stage  rows
+        -----  ----
+        load      9
+        dedup    10
+    """
     lines = [list(header), *map(list, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
 
@@ -41,103 +52,128 @@ def _count(value: int | None) -> str:
 
 
 def funnel(stages: Sequence[Mapping[str, Any]]) -> str:
-    """What became of the rows, stage by stage; reasons for dropping on lines of their own."""
+    """The rows in, created, kept, dropped and failed of each stage, with the drop reasons.
+
+    Args:
+        stages: The entries of `history.status`.
+    """
     rows = []
     for s in stages:
         dropped = s["dropped"]
-        told = [s["rows_in"], s["created"], s["kept"], sum(dropped.values()), s["failed"]]
+        numbers = [s["rows_in"], s["created"], s["kept"], sum(dropped.values()), s["failed"]]
         # A stage that makes files and no rows has nothing to count.
-        counts = [_count(count) if any(told) else "" for count in told]
-        took = f"{s['seconds']:.1f} s" if s["seconds"] is not None else ""
-        rows.append([s["name"], s["uses"], *counts, took, s["state"]])
+        counts = [_count(number) if any(numbers) else "" for number in numbers]
+        seconds = f"{s['seconds']:.1f} s" if s["seconds"] is not None else ""
+        rows.append([s["name"], s["uses"], *counts, seconds, s["state"]])
         for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
             rows.append(["", f"  {reason}", "", "", "", _count(number), "", "", ""])
     header = ["stage", "uses", "in", "created", "kept", "dropped", "failed", "time", "state"]
-    made = [f"{s['name']}: {s['files']}" for s in stages if s["files"]]
-    return "\n".join(
-        [table(header, rows, right=(2, 3, 4, 5, 6, 7)), *(["", *made] if made else [])]
-    )
+    files = [f"{s['name']}: {s['files']}" for s in stages if s["files"]]
+    text = table(header, rows, right=(2, 3, 4, 5, 6, 7))
+    return "\n".join([text, *(["", *files] if files else [])])
 
 
-def estimates(recipe: Recipe, store: Store, planned: Sequence[PlannedStep]) -> list[dict[str, Any]]:
-    """The plan with what can be expected of it; see `pipeline.execution.estimate`."""
-    expected = expectations(recipe, store, planned)
+def estimates(
+    recipe: Recipe, store: Store, planned_steps: Sequence[PlannedStep]
+) -> list[dict[str, Any]]:
+    """The plan with the estimate of each step; see `pipeline.execution.estimate`.
+
+    Args:
+        recipe: The recipe.
+        store: Its store.
+        planned_steps: The plan.
+    """
+    expected = estimate_steps(recipe, store, planned_steps)
     return [
         {
-            "name": look.step.name,
-            "uses": look.step.stage.name,
-            "state": look.state,
-            "fingerprint": look.fingerprint,
-            "causes": look.causes,
-            "drifted": look.drifted,
-            **vars(expected[look.step.name]),
+            "name": planned.step.name,
+            "uses": planned.step.stage.name,
+            "state": planned.state,
+            "fingerprint": planned.fingerprint,
+            "causes": planned.causes,
+            "drifted": planned.drifted,
+            **vars(expected[planned.step.name]),
         }
-        for look in planned
+        for planned in planned_steps
     ]
 
 
-def plan_table(told: Sequence[Mapping[str, Any]]) -> str:
-    """States and causes, with what is expected to be asked of language models."""
-    priced = any(t["money"] for t in told)
+def plan_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """States and causes, with the estimated requests, tokens and money.
+
+    Args:
+        entries: What `estimates` returns.
+    """
+    priced = any(e["money"] for e in entries)
     rows = []
-    for t in told:
-        causes = t["causes"] or [""]
-        most = "<= " if t["at_most"] else ""
-        numbers = [_count(t["rows"]), _count(t["requests"])]
-        numbers += [most + _count(t["tokens"]) if t["tokens"] else ""]
-        numbers += [f"{most}{t['money']:,.4g}" if t["money"] else ""] if priced else []
-        rows.append([t["name"], t["uses"], t["state"], *numbers, causes[0]])
+    for e in entries:
+        causes = e["causes"] or [""]
+        most = "<= " if e["at_most"] else ""
+        numbers = [_count(e["rows"]), _count(e["requests"])]
+        numbers += [most + _count(e["tokens"]) if e["tokens"] else ""]
+        numbers += [f"{most}{e['money']:,.4g}" if e["money"] else ""] if priced else []
+        rows.append([e["name"], e["uses"], e["state"], *numbers, causes[0]])
         rows += [["", "", "", *("" for _ in numbers), cause] for cause in causes[1:]]
     money = ["money"] if priced else []
     header = ["stage", "uses", "state", "rows", "requests", "tokens", *money, "why"]
     text = table(header, rows, right=(3, 4, 5, 6) if priced else (3, 4, 5))
-    drifted = sorted({t["uses"] for t in told if t["drifted"]})
+    drifted = sorted({e["uses"] for e in entries if e["drifted"]})
     if drifted:
         text += (
             f"\n\nwarning: the code of {', '.join(drifted)} changed under the same version; "
             "run refuses until the version is raised or --accept-code is given"
         )
-    waiting = sum(t["state"] != "cached" for t in told)
-    return (
-        text
-        + f"\n\n{waiting} of {len(told)} stages to run"
-        + ("" if waiting else ": nothing to do")
-    )
+    waiting = sum(e["state"] != "cached" for e in entries)
+    end = "" if waiting else ": nothing to do"
+    return f"{text}\n\n{waiting} of {len(entries)} stages to run{end}"
 
 
 def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:
-    """Why a stage would run, or what last made it run; with the stages it waits for."""
-    if name not in recipe.steps:
-        known = ", ".join(recipe.steps)
-        raise UserError(f"the recipe has no stage {name!r}", hint=f"there are: {known}")
+    """Why a stage would run, or what last made it run; with the stages it waits for.
+
+    Args:
+        recipe: The recipe.
+        store: Its store.
+        name: The stage's name in the recipe.
+
+    Raises:
+        UserError: The recipe has no such stage.
+    """
+    recipe.step(name)
     stages = []
-    for look in plan(recipe, store, [name]):
-        if look.step.name == name or look.state not in ("cached", "unknown"):
-            causes = look.causes if look.state != "cached" else _last_change(recipe, store, look)
-            entry = {"name": look.step.name, "uses": look.step.stage.name, "state": look.state}
+    for planned in plan(recipe, store, [name]):
+        cached = planned.state == "cached"
+        if planned.step.name == name or planned.state not in ("cached", "unknown"):
+            causes = _last_change(recipe, store, planned) if cached else planned.causes
+            uses = planned.step.stage.name
+            entry = {"name": planned.step.name, "uses": uses, "state": planned.state}
             stages.append({**entry, "causes": causes})
     return {"recipe": recipe.name, "stage": name, "stages": stages[::-1]}
 
 
-def _last_change(recipe: Recipe, store: Store, look: PlannedStep) -> list[str]:
-    before = store.last(recipe.name, look.step.name, other_than=look.fingerprint)
-    if before is None or look.parts is None:
+def _last_change(recipe: Recipe, store: Store, planned: PlannedStep) -> list[str]:
+    before = store.latest(recipe.name, planned.step.name, other_than=planned.fingerprint)
+    if before is None or planned.parts is None:
         return ["nothing changed since its only artifact"]
-    changed = differences(before.manifest["parts"], look.parts, look.step)
+    changed = differences(before.manifest["parts"], planned.parts, planned.step)
     return [f"changed since the artifact before: {cause}" for cause in changed]
 
 
-def way(told: Mapping[str, Any]) -> str:
-    """A record's way, a paragraph a stage."""
-    lines = [f"record {told['id']}"]
-    known: dict[str, Any] = {}
-    for event in told["way"]:
+def record_history(record: Mapping[str, Any]) -> str:
+    """A record's history, a paragraph for each stage.
+
+    Args:
+        record: What `history.explain` returns.
+    """
+    lines = [f"record {record['id']}"]
+    shown: dict[str, Any] = {}
+    for event in record["history"]:
         lines.append(f"\n{event['stage']} ({event['uses']}): {event['verdict']}")
         for key, value in event.items():
-            told_before = key in REPEATED and known.get(key) == value
-            if key not in ("stage", "uses", "verdict") and not told_before:
+            repeated = key in REPEATED and shown.get(key) == value
+            if key not in ("stage", "uses", "verdict") and not repeated:
                 lines.append(f"  {key}: {_short(value)}")
-                known[key] = value
+                shown[key] = value
     return "\n".join(lines)
 
 
@@ -145,62 +181,3 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = " ".join(text.split())
     return text if len(text) <= WIDTH * 3 else text[: WIDTH * 3] + f"... ({len(text):,} characters)"
-
-
-def stage_entry(stage: Stage) -> dict[str, Any]:
-    """A stage's documentation, from its signature and docstrings."""
-    module = inspect.getmodule(stage.function)
-    makes = str(stage.makes or ("rows" if stage.annotates else "files"))
-    path = stage.file
-    return {
-        "name": stage.name,
-        "version": stage.version,
-        "scope": stage.scope,
-        "makes": makes + (" and files" if stage.fills_files and makes != "files" else ""),
-        "edges": {
-            e.name: " or ".join(e.kinds)
-            + (" (several)" if e.many else "")
-            + (" (optional)" if e.optional else "")
-            for e in stage.edges
-        },
-        "options": {
-            o.name: {
-                "type": _type(o.annotation),
-                "default": None if o.required else repr(o.default),
-            }
-            for o in stage.options
-        },
-        "source": str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name,
-        "about": inspect.cleandoc(module.__doc__ or "") if module else "",
-        "doc": inspect.getdoc(stage.function) or "",
-    }
-
-
-def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    for prefix in ("typing.", "pipeline.models.base.", "pipeline.stage."):
-        text = text.replace(prefix, "")
-    marked = "Annotated[tuple[str, ...], <class 'InputFilesMark'>]"
-    return text.replace(marked, "path, list or glob")
-
-
-def stage_list(described: Sequence[Mapping[str, Any]]) -> str:
-    """One line a stage."""
-    rows = [[d["name"], d["scope"], d["makes"], d["about"].split("\n")[0]] for d in described]
-    return table(["stage", "scope", "makes", "what it does"], rows)
-
-
-def stage_page(entry: Mapping[str, Any]) -> str:
-    """All about one stage."""
-    lines = [
-        f"{entry['name']}  version {entry['version']}, {entry['scope']} scope, {entry['source']}"
-    ]
-    lines += ["", entry["about"]]
-    if entry["edges"]:
-        lines += ["", "inputs"] + [f"  {name}: {kind}" for name, kind in entry["edges"].items()]
-    if entry["options"]:
-        lines += ["", "options"]
-        for name, option in entry["options"].items():
-            default = "required" if option["default"] is None else f"default {option['default']}"
-            lines.append(f"  {name}: {option['type']}  ({default})")
-    return "\n".join([*lines, "", entry["doc"]])

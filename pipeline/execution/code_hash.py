@@ -1,157 +1,220 @@
 """Code drift: a stage whose code changed while its version did not.
 
-The version is what a person declares ("this computes something else now"); the
-hash of the code is what really stands there. Where they disagree a person must
-decide, so `plan` warns and `run` refuses. Comments, docstrings and layout do not
-count; prompts have a part of their own in the fingerprint.
+The version is what a person declares ("this computes something else now"); the hash
+of the code is what the files say. Where the two disagree a person must decide, so
+`plan` warns and `run` refuses. Comments, docstrings and layout do not count. Prompts
+are a part of the fingerprint of their own.
 
-What counts: the stage's module, every module of `stages` and `schemas` that it
-imports, directly or through others, whatever its name, and data files that these
-modules name. Of a user's own stage also the modules of its package, or those beside
-its file. Never `pipeline`: each commit to the engine would be drift.
+What counts: the stage's module, the modules of `stages` and `schemas` that it imports,
+directly or through others, and the data files that these modules name. For a stage of
+the user's also the modules of its package, or those beside its file. Never `pipeline`:
+every commit to the engine would be drift. Imports are read from the source, those
+inside functions included; modules that are imported by a computed name are not seen.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pipeline.stage import ROOT, Stage
 
-OURS: Final = ("stages", "schemas")
+SAMPLE_ANSWER: Final = ".answer.jinja"
+"""Ending of sample answers beside a prompt, by which requests are counted: no result needs them."""
+
+SHARED_PACKAGES: Final = ("stages", "schemas")
+"""Packages that are followed from any stage, also from one that lies elsewhere."""
+
+MAX_FILE_NAME: Final = 200
+"""Characters of the longest string that may be the name of a data file."""
 
 
 def code_hash(stage: Stage) -> str:
-    """32 hex digits over the code of a stage and the data files that it names."""
-    state = hashlib.blake2b(digest_size=16)
-    for path in _modules(stage):
-        parsed = _parse(path.read_text("utf-8"))
-        state.update(parsed.code.encode("utf-8"))
-        for file in _data_files(path, parsed):
-            state.update(file.name.encode("utf-8") + b"\0" + file.read_bytes())
-    return state.hexdigest()
+    """32 hex digits that stand for the code of a stage and the data files that it names.
+
+    It is computed once for each function: what counts is the code that this process has
+    imported, also when a file is edited while it runs.
+    """
+    return _code_hash(stage.function)
 
 
 def prompts(stage: Stage) -> dict[str, Path]:
     """The prompt files of a stage and of the modules that it imports, by a stable name.
 
     Those of a module `family/method.py` are `family/prompts/method/**`, those of a stage
-    that is a package `family/method/__init__.py` are `family/method/prompts/**`.
+    that is a package `family/method/__init__.py` are `family/method/prompts/**`, and those
+    of any other package are the files in its `prompts/`, without subfolders.
     """
+    origin = _origin(stage.function)
     files: dict[str, Path] = {}
-    for path in _modules(stage):
-        folder = path.parent / "prompts" / path.stem
-        if path == stage.file and path.name == "__init__.py":
-            folder = path.parent / "prompts"
-        root = _root(stage)
-        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
-            base = ROOT if file.is_relative_to(ROOT) else root
-            files[file.relative_to(base).as_posix()] = file
+    for path in _modules(stage.function):
+        folder = path.parent / "prompts"
+        if path.name != "__init__.py":
+            entries = (folder / path.stem).rglob("*")
+        else:
+            entries = folder.rglob("*") if path == origin.file else folder.glob("*")
+        for file in sorted(entry for entry in entries if entry.is_file()):
+            if not file.name.endswith(SAMPLE_ANSWER):
+                files[_stable_name(file, origin.root)] = file
     return files
 
 
-class _Parsed(NamedTuple):
-    """What counts of a module's text: its code, its imports (level, module, names), its texts."""
+class _Origin(NamedTuple):
+    """Where a stage comes from.
 
-    code: str
+    Attributes:
+        file: Its file.
+        root: The folder from which its module was imported, links resolved.
+    """
+
+    file: Path
+    root: Path
+
+
+class _Source(NamedTuple):
+    """What counts of a module's text.
+
+    Attributes:
+        code: The syntax tree as bytes, without docstrings.
+        imports: Level, module and names of every import statement.
+        strings: All strings with a dot in them: what may be the name of a data file.
+    """
+
+    code: bytes
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
-    texts: tuple[str, ...]
+    strings: frozenset[str]
 
 
 @cache
-def _parse(text: str) -> _Parsed:
-    """Parse a module; cached by its text, since a run asks for the same files many times."""
-    tree = ast.parse(text)
-    nodes = list(ast.walk(tree))
-    imports: list[tuple[int, str, tuple[str, ...]]] = []
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom):
-            names = tuple(alias.name for alias in node.names)
-            imports.append((node.level, node.module or "", names))
-        elif isinstance(node, ast.Import):
-            imports += [(0, alias.name, ()) for alias in node.names]
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            # A bare string is a docstring, wherever it stands.
-            kept = [s for s in body if not (isinstance(s, ast.Expr) and _is_string(s.value))]
-            node.body = kept  # type: ignore[attr-defined]
-    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and _is_string(n)]
-    return _Parsed(ast.dump(tree), tuple(imports), tuple(str(text) for text in texts))
+def _code_hash(function: Callable[..., Any]) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    for path in _modules(function):
+        source = _parse(path.read_bytes())
+        state.update(source.code)
+        for file in _data_files(path, source.strings):
+            state.update(file.name.encode() + b"\0" + file.read_bytes())
+    return state.hexdigest()
 
 
-def _is_string(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+@cache
+def _origin(function: Callable[..., Any]) -> _Origin:
+    file = Path(inspect.getfile(function)).absolute()
+    depth = function.__module__.count(".") + (file.name == "__init__.py")
+    folder = file.parents[depth]
+    root = folder.resolve()
+    return _Origin(root / file.relative_to(folder), root)
 
 
-def _modules(stage: Stage) -> list[Path]:
-    """The stage's file and all modules that count, in sorted order."""
-    root = _root(stage)
-    seen: set[Path] = set()
-    pending = [stage.file.resolve()]
+@cache
+def _modules(function: Callable[..., Any]) -> tuple[Path, ...]:
+    """The files of all modules that count, in an order that no folder's name decides."""
+    file, root = _origin(function)
+    modules: set[Path] = set()
+    # The packages above the stage are executed with it.
+    pending = [file, *_files_of(function.__module__.split("."), root)]
     while pending:
         path = pending.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        imports = _parse(path.read_text("utf-8")).imports
-        for dotted in _absolute(imports, _package_of(path, root)):
-            pending += _files(dotted, root)
-    return sorted(seen)
+        if path not in modules:
+            modules.add(path)
+            pending += _imported_files(path, root, _parse(path.read_bytes()).imports)
+    return tuple(sorted(modules, key=lambda path: _stable_name(path, root)))
 
 
-def _root(stage: Stage) -> Path:
-    """The folder from which the stage's own module was imported."""
-    file = stage.file.resolve()
-    depth = stage.function.__module__.count(".") + (file.name == "__init__.py")
-    return file.parents[depth]
+def _stable_name(path: Path, root: Path) -> str:
+    """The path relative to the repository, or to the user's own folder."""
+    return path.relative_to(ROOT if path.is_relative_to(ROOT) else root).as_posix()
 
 
-def _package_of(path: Path, root: Path) -> list[str]:
-    base = ROOT if path.is_relative_to(ROOT) and not path.is_relative_to(root) else root
-    return list(path.relative_to(base).parent.parts)
+@cache
+def _parse(text: bytes) -> _Source:
+    """What counts of a module's text; cached, since many stages share their modules.
+
+    One pass over the tree, half as long as `ast.walk` and `ast.dump`: a plan of 25
+    stages parses a hundred modules.
+    """
+    try:
+        pending: list[Any] = [ast.parse(text)]
+    except (SyntaxError, ValueError):
+        # Never executed by this process, or by this version of Python.
+        return _Source(text, (), frozenset())
+    code: list[str] = []
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    strings: set[str] = set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.AST):
+            code.append(type(node).__name__)
+            pending += [getattr(node, name, None) for name in node._fields]
+            if isinstance(node, ast.Import):
+                imports += [(0, alias.name, ()) for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = tuple(alias.name for alias in node.names)
+                imports.append((node.level, node.module or "", names))
+        elif isinstance(node, list):
+            statements = [child for child in node if not _is_docstring(child)]
+            code.append(str(len(statements)))
+            pending += statements
+        else:
+            code.append(repr(node))
+            if isinstance(node, str) and "." in node:
+                strings.add(node)
+    return _Source(" ".join(code).encode(), tuple(imports), frozenset(strings))
 
 
-def _absolute(
-    imports: Iterable[tuple[int, str, tuple[str, ...]]], package: list[str]
-) -> Iterator[list[str]]:
-    """The dotted names that may be modules, as lists of parts; relative ones resolved."""
-    for level, module, names in imports:
-        base = package[: len(package) - level + 1] if level else []
-        parts = [*base, *(module.split(".") if module else [])]
-        if parts:
-            yield parts
-        yield from ([*parts, name] for name in names if name != "*")
-
-
-def _files(dotted: list[str], root: Path) -> list[Path]:
-    """The module's file and the packages above it, if it is ours or the user's own."""
-    if dotted[0] == "pipeline":
-        return []
-    base = ROOT if dotted[0] in OURS else root
-    if base == root and base != ROOT and _is_installed(root / dotted[0], root):
-        return []
-    paths: list[Path] = []
-    for depth in range(1, len(dotted) + 1):
-        place = base.joinpath(*dotted[:depth])
-        paths += [place / "__init__.py", place.with_suffix(".py")]
-    return [path.resolve() for path in paths if path.is_file()]
-
-
-def _is_installed(module: Path, root: Path) -> bool:
-    """Whether a module of the user's lies among installed libraries, which are pinned elsewhere."""
+def _is_docstring(node: Any) -> bool:
+    """Whether a node is a statement that is a string and nothing else."""
     return (
-        "site-packages" in root.parts
-        or "dist-packages" in root.parts
-        or not (module.is_dir() or module.with_suffix(".py").is_file())
+        type(node) is ast.Expr
+        and type(node.value) is ast.Constant
+        and isinstance(node.value.value, str)
     )
 
 
-def _data_files(path: Path, parsed: _Parsed) -> list[Path]:
-    """Files beside a module that one of its strings names: word lists, tables of numbers."""
-    names = {text for text in parsed.texts if 0 < len(text) <= 200 and "\0" not in text}
-    files = {path.parent / name for name in names if "." in name and not name.startswith("/")}
-    return sorted(f for f in files if f.suffix not in ("", ".py") and f.is_file())
+@cache
+def _imported_files(
+    path: Path, root: Path, imports: Sequence[tuple[int, str, tuple[str, ...]]]
+) -> tuple[Path, ...]:
+    """The files of the modules, and of the packages above them, that count of a module's imports.
+
+    Args:
+        path: The module that imports.
+        root: The folder from which the stage was imported.
+        imports: Its import statements.
+    """
+    base = ROOT if path.is_relative_to(ROOT) and not path.is_relative_to(root) else root
+    package = list(path.relative_to(base).parent.parts)
+    files: dict[Path, None] = {}
+    for level, module, names in imports:
+        above = package[: len(package) - level + 1] if level else []
+        parts = [*above, *(module.split(".") if module else [])]
+        for dotted in [parts, *([*parts, name] for name in names if name != "*")]:
+            files.update(dict.fromkeys(_files_of(dotted, root)))
+    return tuple(files)
+
+
+def _files_of(dotted: Sequence[str], root: Path) -> Iterator[Path]:
+    """The files of a dotted name that may be a module, if it counts.
+
+    Libraries do not count: their versions are pinned elsewhere.
+    """
+    if not dotted or dotted[0] == "pipeline":
+        return
+    base = ROOT if dotted[0] in SHARED_PACKAGES else root
+    if base != ROOT and {"site-packages", "dist-packages"} & set(base.parts):
+        return
+    for depth in range(1, len(dotted) + 1):
+        module = base.joinpath(*dotted[:depth])
+        yield from filter(os.path.isfile, (module / "__init__.py", module.with_suffix(".py")))
+
+
+def _data_files(path: Path, strings: frozenset[str]) -> list[Path]:
+    """The files beside a module that its strings name: word lists, tables of numbers."""
+    names = (name for name in strings if len(name) <= MAX_FILE_NAME and name[0] != "/")
+    files = {path.parent / name for name in names if os.path.isfile(path.parent / name)}
+    return sorted(file for file in files if file.suffix not in ("", ".py"))

@@ -1,4 +1,4 @@
-"""What became of a row: read from the artifacts, kept nowhere else."""
+"""The state of stages and the history of rows, read from the artifacts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.errors import UserError
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
 from pipeline.recipe.graph import Step, kind_of
-from pipeline.recipe.recipe import Recipe, display
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
 from pipeline.store.parquet import write_frame
@@ -21,39 +21,53 @@ from schemas.records import polars_schema
 
 
 def resolve(recipe: Recipe, store: Store) -> tuple[list[PlannedStep], StepOutputs]:
-    """The plan, and the newest artifact of every stage whether or not it is up to date."""
-    planned, made = plan(recipe, store), StepOutputs()
-    for look in planned:
-        artifact = look.artifact or store.last(recipe.name, look.step.name)
-        ready = all(name in made.artifacts for name in look.step.upstream)
-        if artifact and ready:
-            made.add(look.step, artifact)
-            if look.step.stage.annotates and not _fits(look.step, artifact, made):
-                del made.views[look.step.name]
-    return planned, made
+    """Plan a recipe, and open the newest artifact of every step, up to date or not.
+
+    A step whose artifact does not belong to the rows that its input has now gets no view.
+    """
+    steps, outputs = plan(recipe, store), StepOutputs()
+    for planned in steps:
+        step = planned.step
+        artifact = planned.artifact or store.latest(recipe.name, step.name)
+        if artifact and all(name in outputs.artifacts for name in step.upstream):
+            if not step.stage.annotates or _matches_input(step, artifact, outputs):
+                outputs.add(step, artifact)
+            else:
+                outputs.artifacts[step.name] = artifact
+    return steps, outputs
 
 
-def _fits(step: Step, artifact: Artifact, made: StepOutputs) -> bool:
-    """Whether an annotating stage's artifact was made from the rows that its input has now."""
-    before = made.views.get(step.first)
-    known = artifact.manifest["parts"]["inputs"][step.stage.edges[0].name][0]["ids"]
-    return before is None or before.layers[-1].artifact.manifest["columns"]["id"] == known
+def _matches_input(step: Step, artifact: Artifact, outputs: StepOutputs) -> bool:
+    """Whether an annotating step's artifact was computed from the rows of its input's view.
+
+    Older code may have written it, for a stage with other edges or one that made rows.
+    """
+    view = outputs.views.get(step.first)
+    if view is None:
+        return False
+    inputs: dict[str, list[Any]] = artifact.manifest["parts"].get("inputs", {})
+    first_edge = next(iter(inputs.values()), [])
+    ids = first_edge[0].get("ids") if first_edge else None
+    added = set(artifact.manifest["columns"]) - {"id"}
+    return ids == view.layers[-1].artifact.manifest["columns"]["id"] and not added & set(
+        view.columns
+    )
 
 
 def status(recipe: Recipe, store: Store) -> dict[str, Any]:
-    """Per stage: state, fingerprint, counts, time and memory of its newest artifact."""
-    planned, made = resolve(recipe, store)
-    stages = [_status(look, made.artifacts.get(look.step.name)) for look in planned]
+    """The state of every step, with counts, time and memory of its newest artifact."""
+    steps, outputs = resolve(recipe, store)
+    stages = [_status(planned, outputs.artifacts.get(planned.step.name)) for planned in steps]
     return {"recipe": recipe.name, "stages": stages}
 
 
-def _status(look: PlannedStep, artifact: Artifact | None) -> dict[str, Any]:
+def _status(planned: PlannedStep, artifact: Artifact | None) -> dict[str, Any]:
     counts = artifact.manifest["counts"] if artifact else None
     return {
-        "name": look.step.name,
-        "uses": look.step.stage.name,
-        "state": look.state,
-        "fingerprint": look.fingerprint,
+        "name": planned.step.name,
+        "uses": planned.step.stage.name,
+        "state": planned.state,
+        "fingerprint": planned.fingerprint,
         "rows_in": counts["in"] if counts else None,
         "created": counts["created"] if counts else None,
         "kept": counts["kept"] if counts else None,
@@ -68,81 +82,95 @@ def _status(look: PlannedStep, artifact: Artifact | None) -> dict[str, Any]:
 
 
 def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
-    """The kept, dropped or failed rows of a stage, with all columns visible there."""
-    artifact, made = _made(recipe, store, name)
+    """Rows of a stage with all columns that are visible there.
+
+    Args:
+        recipe: The recipe.
+        store: Where artifacts are.
+        name: The stage's name in the recipe.
+        part: "kept", "dropped" or "failed".
+
+    Raises:
+        UserError: The stage has not run, or has no rows that match those of its input.
+    """
+    artifact, outputs = _outputs_with(recipe, store, name)
     step = recipe.steps[name]
     if part == "failed":
-        lost = artifact.read("failed")
-        return lost if lost.width else pl.DataFrame(schema=polars_schema(FAILED))
+        failed = artifact.read("failed")
+        return failed if failed.width else pl.DataFrame(schema=polars_schema(FAILED))
     if kind_of(step) is DataKind.FILES:
         raise UserError(
-            f"{name} ({step.stage.name}) makes files and no rows",
-            hint=f"they lie in {artifact.files}",
+            f"{name} ({step.stage.name}) gives files, not rows",
+            hint=f"they are in {artifact.files}",
         )
-    if name not in made.views:
+    if name not in outputs.views:
         raise UserError(
             f"{name} was made from other rows than {step.first} has now",
-            hint=f"python -m pipeline run {_reference(recipe)} {name}",
+            hint=recipe.command("run", name, store=store.root),
         )
     if part == "kept":
-        view = made.views[name]
+        view = outputs.views[name]
         return view.read(view.columns)
-    gone = artifact.read("dropped")
-    if step.stage.creates or not len(gone):
-        return gone
-    view = made.views[step.first]
+    dropped = artifact.read("dropped")
+    if step.stage.creates or not len(dropped):
+        return dropped
+    view = outputs.views[step.first]
     texts = [c for c in ("messages", "extra", "text") if c in view.columns]
-    joined = gone.join(view.read(texts), on="id", how="left", maintain_order="left")
+    joined = dropped.join(view.read(texts), on="id", how="left", maintain_order="left")
     return joined.select("id", *texts, pl.exclude("id", *texts))
 
 
-def _made(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, StepOutputs]:
-    if name not in recipe.steps:
-        known = ", ".join(recipe.steps)
-        raise UserError(f"the recipe has no stage {name!r}", hint=f"there are: {known}")
-    _, made = resolve(recipe, store)
-    if name not in made.artifacts:
-        hint = f"python -m pipeline run {_reference(recipe)} {name}"
+def _outputs_with(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, StepOutputs]:
+    """The newest artifact of one step, and those of all steps."""
+    recipe.step(name)
+    _, outputs = resolve(recipe, store)
+    if name not in outputs.artifacts:
+        hint = recipe.command("run", name, store=store.root)
         raise UserError(f"{name} has not run yet", hint=hint)
-    return made.artifacts[name], made
-
-
-def _reference(recipe: Recipe) -> str:
-    """The recipe as the command line takes it."""
-    return display(recipe.path) if recipe.path else recipe.name
+    return outputs.artifacts[name], outputs
 
 
 def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
-    """A record's way through the graph: what each stage said of it, in order.
+    """The history of one record: what each stage added to it or decided about it.
 
-    prefix: an id or the beginning of one. Raises UserError when it fits no row or several.
+    Args:
+        recipe: The recipe.
+        store: Where artifacts are.
+        prefix: The id of the record, or the beginning of it.
+
+    Returns:
+        The `id`, and under `history` one mapping for each stage that it passed: `stage`,
+        `uses`, `verdict` and the columns that the stage stored.
+
+    Raises:
+        UserError: No record has such an id, or several have.
     """
-    _, made = resolve(recipe, store)
-    places = {
-        (name, part): _fitting(artifact, part, prefix)
-        for name, artifact in made.artifacts.items()
+    _, outputs = resolve(recipe, store)
+    matches = {
+        (name, part): _matching_ids(artifact, part, prefix)
+        for name, artifact in outputs.artifacts.items()
         for part in ("kept", "dropped", "failed")
     }
-    found = set().union(*places.values())
-    if not found:
+    ids = set().union(*matches.values())
+    if not ids:
         raise UserError(
             f"no row of {recipe.name} has an id that begins with {prefix!r}",
-            hint=f"python -m pipeline cat {_reference(recipe)} STAGE lists ids",
+            hint=f"{recipe.command('cat', 'STAGE', store=store.root)} lists ids",
         )
-    if len(found) > 1:
-        some = ", ".join(sorted(found)[:5])
-        raise UserError(f"{prefix!r} fits {len(found)} rows: {some}", hint="give more digits")
-    (identity,) = found
-    way = [
+    if len(ids) > 1:
+        first_ids = ", ".join(sorted(ids)[:5])
+        raise UserError(f"{prefix!r} matches {len(ids)} rows: {first_ids}", hint="give more digits")
+    (identity,) = ids
+    history = [
         _event(recipe, name, part, row)
-        for (name, part), ids in places.items()
-        if ids
-        for row in made.artifacts[name].read(part).filter(pl.col("id") == identity).to_dicts()
+        for (name, part), matching in matches.items()
+        if matching
+        for row in outputs.artifacts[name].read(part).filter(pl.col("id") == identity).to_dicts()
     ]
-    return {"id": identity, "way": way}
+    return {"id": identity, "history": history}
 
 
-def _fitting(artifact: Artifact, part: str, prefix: str) -> set[str]:
+def _matching_ids(artifact: Artifact, part: str, prefix: str) -> set[str]:
     if "id" not in artifact.columns(part):
         return set()
     ids = artifact.read(part, ["id"])["id"]
@@ -150,24 +178,28 @@ def _fitting(artifact: Artifact, part: str, prefix: str) -> set[str]:
 
 
 def _event(recipe: Recipe, name: str, part: str, row: dict[str, Any]) -> dict[str, Any]:
-    told = {key: value for key, value in row.items() if key != "id" and value is not None}
-    return {"stage": name, "uses": recipe.steps[name].stage.name, "verdict": part, **told}
+    stored = {key: value for key, value in row.items() if key != "id" and value is not None}
+    return {"stage": name, "uses": recipe.steps[name].stage.name, "verdict": part, **stored}
 
 
 def save(frame: pl.DataFrame, path: str) -> None:
-    """Write rows as Parquet or JSON Lines, as the ending says."""
+    """Write rows as Parquet or JSON Lines.
+
+    Raises:
+        UserError: The path ends in neither `.parquet` nor `.jsonl`, or cannot be written.
+    """
     try:
         if path.endswith(".parquet"):
             write_frame(Path(path), frame)
         elif path.endswith(".jsonl"):
             frame.write_ndjson(path)
         else:
-            raise UserError(f"{path!r} ends in neither .parquet nor .jsonl")
+            raise UserError(f"the output must end in .parquet or .jsonl, got {path!r}")
     except OSError as error:
         raise UserError(f"{path} cannot be written", why=error.strerror) from None
 
 
-def summaries(made: Sequence[Artifact]) -> list[str]:
-    """The texts that report stages left for people to read (`summary.md` in their files)."""
-    paths = [artifact.files / "summary.md" for artifact in made]
+def summaries(artifacts: Sequence[Artifact]) -> list[str]:
+    """The texts that report stages wrote for people to read (`summary.md` in their files)."""
+    paths = [artifact.files / "summary.md" for artifact in artifacts]
     return [path.read_text("utf-8") for path in paths if path.exists()]

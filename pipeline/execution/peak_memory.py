@@ -1,4 +1,4 @@
-"""How much memory a process used at most, per stage where the kernel can tell."""
+"""Peak memory of a process, for each stage where the kernel allows a reset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from pathlib import Path
 
 
 def reset_peak() -> None:
-    """Start counting anew (Linux; elsewhere the peak is that of the whole process)."""
+    """Reset the peak (on Linux; elsewhere it is that since the process started)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
-    """Peak resident memory of this process in bytes, since `reset_peak` where that works."""
+    """Peak resident memory of this process in bytes, since `reset_peak` where that works.
+
+    Example:
+        >>> peak_memory() > 1_000_000
+        True
+    """
     with contextlib.suppress(OSError, StopIteration, ValueError):
         status = Path("/proc/self/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))

@@ -2,14 +2,14 @@
 
 A fingerprint is a digest over its parts: stage and version, options, prompts,
 models by identity, and for each input the digests of its row ids and of the
-columns that the stage reads. It is keyed by content, so it can be known only once
-the inputs exist; until then a stage is `unknown`. A change upstream that gives
-the same values stops there.
+columns that the stage reads. It depends on content alone, so it is known only once
+the inputs exist; until then a stage is `unknown`. A change upstream that gives the
+same values goes no further.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.models.identity import identity
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
-from pipeline.stage import ALL, DataKind, Option
+from pipeline.stage import ALL, DataKind, Edge, Option
 from pipeline.store.artifact import Artifact, files_digest
 from pipeline.store.file_hashes import FileDigests, file_digest
 from pipeline.store.hashing import digest, to_json_value
@@ -30,15 +30,23 @@ from pipeline.store.store import Store
 SCHEMA_VERSION: Final = 1
 
 State = Literal["cached", "stale", "missing", "unknown", "incomplete"]
+"""cached: its artifact can be reused. incomplete: the same, but failed rows are retried.
+stale: there is another artifact of it. missing: it never ran. unknown: its inputs are missing."""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """A step as the store knows it.
+    """A step of the recipe with its state in the store.
 
-    parts and fingerprint are None while the state is `unknown`. artifact: what
-    can be reused (cached) or completed (incomplete). causes: why it would run.
-    options: the step's options with the models that other steps made filled in.
+    Attributes:
+        step: The step.
+        state: Whether its artifact is there.
+        options: Its options; a model that another step trained has the path of its weights.
+        parts: What the fingerprint is a digest of; None while the state is `unknown`.
+        fingerprint: The key of its artifact; None while the state is `unknown`.
+        artifact: What can be reused (cached) or completed (incomplete).
+        causes: Why it would run.
+        drifted: Whether its code changed under the same version.
     """
 
     step: Step
@@ -53,13 +61,18 @@ class PlannedStep:
 
 @dataclass
 class StepOutputs:
-    """The artifacts of the steps so far, and the views over them."""
+    """What the steps so far have given.
+
+    Attributes:
+        artifacts: Their artifacts by step.
+        views: The rows behind each step; none for steps that give files.
+    """
 
     artifacts: dict[str, Artifact] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
 
     def add(self, step: Step, artifact: Artifact) -> None:
-        """Take note of a step's artifact."""
+        """Add a step's artifact, and its view where the step has rows."""
         self.artifacts[step.name] = artifact
         columns = list(artifact.manifest["columns"])
         if step.stage.makes:
@@ -70,24 +83,31 @@ class StepOutputs:
 
 
 def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[PlannedStep]:
-    """Every step that the targets need (all without targets), in order."""
-    made, files, planned = StepOutputs(), store.files(), []
+    """Plan every step that the targets need.
+
+    Args:
+        recipe: The recipe.
+        store: Where artifacts are.
+        targets: Names of steps; empty for all of them.
+
+    Returns:
+        The planned steps in the order in which they would run.
+
+    Raises:
+        UserError: The recipe has no such step, or a file or a model cannot be read.
+    """
+    outputs, files, steps = StepOutputs(), store.files(), []
     for step in select_steps(recipe, targets):
-        look = plan_step(recipe, step, store, made, files)
-        planned.append(look)
-        if look.state == "cached" and look.artifact:
-            made.add(step, look.artifact)
-    return planned
+        planned = plan_step(recipe, step, store, outputs, files)
+        steps.append(planned)
+        if planned.state == "cached" and planned.artifact:
+            outputs.add(step, planned.artifact)
+    return steps
 
 
 def select_steps(recipe: Recipe, targets: Sequence[str]) -> list[Step]:
     """The steps that lead to the targets, in the recipe's order; all of them without targets."""
-    for target in targets:
-        if target not in recipe.steps:
-            raise UserError(
-                f"the recipe has no stage {target!r}", hint="there are: " + ", ".join(recipe.steps)
-            )
-    needed = set(targets or recipe.steps)
+    needed = {recipe.step(target).name for target in targets} or set(recipe.steps)
     for step in reversed(list(recipe.steps.values())):
         if step.name in needed:
             needed.update(step.upstream)
@@ -95,67 +115,97 @@ def select_steps(recipe: Recipe, targets: Sequence[str]) -> list[Step]:
 
 
 def plan_step(
-    recipe: Recipe, step: Step, store: Store, made: StepOutputs, files: FileDigests
+    recipe: Recipe, step: Step, store: Store, outputs: StepOutputs, files: FileDigests
 ) -> PlannedStep:
-    """The state of one step, given the artifacts of those before it."""
+    """Plan one step.
+
+    Args:
+        recipe: The recipe that it belongs to.
+        step: The step.
+        store: Where artifacts are.
+        outputs: The artifacts of the steps before it, as far as they are there.
+        files: Digests of input files and weights.
+
+    Raises:
+        UserError: A file or a model cannot be read.
+    """
     drifted = store.code(step.stage.name, step.stage.version) not in (None, code_hash(step.stage))
-    waiting = [name for name in dict.fromkeys(step.upstream) if name not in made.artifacts]
-    if waiting:
-        causes = [f"unknown until {name} has run" for name in waiting]
+    absent = [name for name in dict.fromkeys(step.upstream) if name not in outputs.artifacts]
+    if absent:
+        causes = [f"unknown until {name} has run" for name in absent]
         return PlannedStep(step, "unknown", step.options, causes=causes, drifted=drifted)
-    options = _with_made_models(step, made)
+    options = _with_weights(step, outputs)
     try:
-        parts = fingerprint_parts(step, options, store, made, files)
+        parts = fingerprint_parts(step, options, store, outputs, files)
     except UserError as error:
         error.where = f"{step.where}: {error.where or step.name}"
         raise
     key = digest(parts)
     artifact = store.artifact(key)
+    if artifact and (causes := _missing_columns(step, artifact)):
+        return PlannedStep(step, "stale", options, parts, key, None, causes, drifted)
     if artifact:
         state: State = "incomplete" if artifact.manifest["incomplete"] else "cached"
-        causes = [f"{artifact.manifest['counts']['failed']} failed rows are tried again"]
+        causes = [f"{artifact.manifest['counts']['failed']} failed rows are retried"]
         causes = causes if state == "incomplete" else []
         return PlannedStep(step, state, options, parts, key, artifact, causes, drifted)
-    last = store.last(recipe.name, step.name, other_than=key)
-    if last is None:
+    latest = store.latest(recipe.name, step.name, other_than=key)
+    if latest is None:
         return PlannedStep(step, "missing", options, parts, key, None, ["never run"], drifted)
-    causes = differences(last.manifest["parts"], parts, step)
+    causes = differences(latest.manifest["parts"], parts, step)
     return PlannedStep(step, "stale", options, parts, key, None, causes, drifted)
 
 
-def _with_made_models(step: Step, made: StepOutputs) -> SimpleNamespace:
-    """The options with each model that another step trained pointing at its weights."""
+def _missing_columns(step: Step, artifact: Artifact) -> list[str]:
+    """Why an artifact of other code under the same version cannot be reused."""
+    missing = [name for name in step.own if name not in artifact.manifest["columns"]]
+    return [f"its artifact lacks the column {name!r} that the stage now adds" for name in missing]
+
+
+def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
+    """The options; each model that another step trained has the path of its weights."""
     options = SimpleNamespace(**vars(step.options))
 
-    def placed(model: Any) -> Any:
+    def with_path(model: Any) -> Any:
         if model.made_by is None:
             return model
-        return replace(model, model=str(made.artifacts[model.made_by].files / "model"))
+        return replace(model, model=str(outputs.artifacts[model.made_by].files / "model"))
 
     for option in step.stage.options:
         if option.is_model:
             value = getattr(options, option.name)
-            setattr(options, option.name, option.each(value, placed))
+            setattr(options, option.name, option.each(value, with_path))
     return options
 
 
 def fingerprint_parts(
-    step: Step, options: SimpleNamespace, store: Store, made: StepOutputs, files: FileDigests
+    step: Step, options: SimpleNamespace, store: Store, outputs: StepOutputs, files: FileDigests
 ) -> dict[str, Any]:
-    """All that decides a step's result, as plain values by name."""
+    """All that decides a step's result, as JSON values by name.
+
+    Args:
+        step: The step.
+        options: Its options, with the paths of trained weights.
+        store: Caches digests of columns.
+        outputs: The artifacts of the steps before it.
+        files: Digests of input files and weights.
+
+    Raises:
+        UserError: A file or a model cannot be read.
+    """
     stage = step.stage
     return {
         "stage": stage.name,
         "version": stage.version,
         "schema": SCHEMA_VERSION,
         "options": {
-            option.name: _option(option, getattr(options, option.name), files)
+            option.name: _option_value(option, getattr(options, option.name), files)
             for option in stage.options
             if not option.is_model
         },
         "models": {
             option.name: option.each(
-                getattr(options, option.name), lambda model: _model(model, made, files)
+                getattr(options, option.name), lambda model: _model_identity(model, outputs, files)
             )
             for option in stage.options
             if option.is_model
@@ -164,7 +214,7 @@ def fingerprint_parts(
         "prompts": {name: file_digest(path) for name, path in prompts(stage).items()},
         "inputs": {
             edge.name: [
-                _input(step, edge.name, edge.kind, name, store, made)
+                _input_digests(step, edge, name, store, outputs)
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
@@ -173,7 +223,7 @@ def fingerprint_parts(
     }
 
 
-def _option(option: Option, value: Any, files: FileDigests) -> Any:
+def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
     if option.names_files and value is not None:
         try:
             return files.get_many([Path(path) for path in value])
@@ -182,71 +232,99 @@ def _option(option: Option, value: Any, files: FileDigests) -> Any:
     return to_json_value(value, option.name)
 
 
-def _model(model: Any, made: StepOutputs, files: FileDigests) -> Any:
+def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any:
     if model.made_by is not None:
-        maker = made.artifacts[model.made_by]
-        model = replace(model, id=files_digest(maker.manifest, "files/model/"))
+        trained = outputs.artifacts[model.made_by]
+        model = replace(model, id=files_digest(trained.manifest, "files/model/"))
     return identity(model, files)
 
 
-def _input(
-    step: Step, edge: str, kind: DataKind, name: str, store: Store, made: StepOutputs
-) -> Any:
-    if kind is DataKind.FILES:
-        return {"files": files_digest(made.artifacts[name].manifest)}
-    view = made.views[name]
-    return view.digests(edge_columns(step, edge, kind, view), store)
+def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:
+    if edge.kind is DataKind.FILES:
+        return {"files": files_digest(outputs.artifacts[name].manifest)}
+    view = outputs.views[name]
+    return view.digests(edge_columns(step, edge.name, edge.kind, view), store)
 
 
 def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]:
-    """The columns that a step reads on an edge: declared for records, all for other kinds."""
+    """The columns that a step reads on an edge: declared for records, all for other kinds.
+
+    Args:
+        step: The step that reads.
+        edge: The name of its edge.
+        kind: What flows along it.
+        view: The rows that come.
+    """
     reads = step.stage.reads(edge, step.options) if kind is DataKind.RECORDS else ALL
     return [c for c in view.columns if c != "id"] if reads == ALL else list(reads)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:
-    """What differs between two fingerprints' parts, in words."""
+    """What differs between the parts of two fingerprints of a step, one sentence each.
+
+    Args:
+        old: The parts of an earlier artifact, which older code may have written.
+        new: The parts now.
+        step: The step that they are of.
+    """
     causes: list[str] = []
     for section in ("stage", "version", "schema", "as", "files", "prompts"):
         if old.get(section) != new[section]:
-            told = " changed" if section in ("files", "prompts") else ""
-            causes.append(f"{section}{told or f': {old.get(section)} -> {new[section]}'}")
-    for section in ("options", "models"):
-        before, after = old.get(section, {}), new[section]
-        for name in sorted({*before, *after}):
-            if before.get(name) != after.get(name):
-                causes.append(_told(section, name, before.get(name), after.get(name)))
+            by_content = section in ("files", "prompts")
+            values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
+            causes.append(f"{section}{values}")
+    if _same_texts(old.get("prompts"), new["prompts"]):
+        causes = ["prompts moved to other files" if c == "prompts changed" else c for c in causes]
+    for kind, section in (("option", "options"), ("model", "models")):
+        causes += _value_differences(kind, old.get(section, {}), new[section])
     for edge, inputs in new["inputs"].items():
-        before_inputs = old.get("inputs", {}).get(edge, [])
+        earlier = old.get("inputs", {}).get(edge, [])
         for i, source in enumerate(step.needs.get(edge, ())):
-            was = before_inputs[i] if i < len(before_inputs) else None
-            causes += _input_differences(edge, source, was, inputs[i])
+            before = earlier[i] if i < len(earlier) else None
+            causes += _input_differences(edge, source, before, inputs[i])
+    removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
+    causes += [f"input {edge} was removed" for edge in removed]
     return causes or ["its last artifact is gone"]
 
 
-def _told(section: str, name: str, was: Any, now: Any) -> str:
-    kind = "model" if section == "models" else "option"
-    if kind == "option" and len(f"{was}{now}") < 80:
-        return f"{kind} {name}: {was!r} -> {now!r}"
-    return f"{kind} {name} changed"
+def _same_texts(old: Any, new: Mapping[str, str]) -> bool:
+    """Whether two mappings from prompt files to digests have the same digests."""
+    return isinstance(old, Mapping) and sorted(old.values()) == sorted(new.values())
 
 
-def _input_differences(edge: str, source: str, was: Any, now: Any) -> list[str]:
-    if was == now:
+def _value_differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between the options or models of two fingerprints."""
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if name not in new:
+            yield f"{kind} {name} was removed"
+        elif name not in old:
+            yield f"{kind} {name} is new"
+        elif before != after:
+            short = kind == "option" and len(f"{before}{after}") < 80
+            yield f"{kind} {name}: {before!r} -> {after!r}" if short else f"{kind} {name} changed"
+
+
+def _input_differences(edge: str, source: str, before: Any, after: Any) -> list[str]:
+    if before == after:
         return []
-    if was is None:
+    if before is None:
         return [f"input {edge}: {source} is new"]
-    if "files" in now or "files" in was:
+    if "files" in after or "files" in before:
         return [f"input {edge}: the files of {source} changed"]
-    if was["ids"] != now["ids"]:
+    if before["ids"] != after["ids"]:
         return [f"input {edge}: other rows come from {source}"]
-    changed = [c for c, v in now["columns"].items() if was["columns"].get(c) != v]
+    changed = [c for c, v in after["columns"].items() if before["columns"].get(c) != v]
     return [f"input {edge}: column {', '.join(changed) or 'set'} of {source} changed"]
 
 
 def check(planned: Sequence[PlannedStep]) -> None:
-    """What can be known to be wrong before anything runs: raises all of it together."""
-    looks = [look for look in planned if look.state != "cached"]
-    problems = [wrong_options(look.step, look.options) for look in looks]
-    if found := list(filter(None, problems)):
-        raise RecipeErrors(found)
+    """Check the options of all steps that would run.
+
+    Raises:
+        RecipeErrors: Everything that is wrong, together.
+    """
+    due = [entry for entry in planned if entry.state != "cached"]
+    problems = [wrong_options(entry.step, entry.options) for entry in due]
+    if errors := list(filter(None, problems)):
+        raise RecipeErrors(errors)

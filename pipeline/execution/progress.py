@@ -1,4 +1,4 @@
-"""Progress as people and logs want it: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run: one live line on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,75 +8,103 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 LOG_EVERY: Final = 10.0
-"""Seconds between two lines of a stage in a log."""
+"""Seconds between two log lines of one stage."""
 
 
 class Progress(Protocol):
-    """Whoever watches a run."""
+    """Where the runner reports what it does.
+
+    Attributes:
+        note: Prints one line beside the progress.
+    """
 
     note: Callable[[str], None]
 
-    def start(self, place: int, name: str, uses: str) -> None:
-        """A stage begins: the so-manieth of the run's, cached ones counted."""
+    def start(self, number: int, name: str, uses: str) -> None:
+        """Report that a step begins.
+
+        Args:
+            number: Its position in the run, from 1, cached steps counted.
+            name: Its name in the recipe.
+            uses: The full name of its stage.
+        """
         ...
 
     def update(self, done: float, total: float | None) -> None:
-        """The stage is so far, of so much if that is known."""
+        """Report how far the step is, in its own unit; None for a total that is not known."""
         ...
 
-    def finish(self, told: str) -> None:
-        """The stage has ended, with this result."""
+    def finish(self, summary: str) -> None:
+        """Report that the step has ended, with one line about its rows."""
         ...
 
     def close(self) -> None:
-        """The run has ended."""
+        """Report that the run has ended."""
         ...
 
 
 def watch(total_stages: int) -> Progress:
-    """The right display for where standard error goes."""
+    """The display that suits standard error: live on a terminal, else log lines."""
     return Live(total_stages) if sys.stderr.isatty() else LineProgress(total_stages)
 
 
 class LineProgress:
-    """One line when a stage starts and ends, and now and then between."""
+    """One line when a step starts and one when it ends, and one every ten seconds between.
+
+    Args:
+        total_stages: Steps of the run.
+        write: Prints a line; to standard error without it.
+    """
 
     def __init__(self, total_stages: int, write: Callable[[str], None] | None = None) -> None:
         self.note = write or _to_stderr
         self._width = len(str(total_stages))
         self._total, self._stage, self._name = total_stages, 0, ""
-        self._began = self._told = 0.0
+        self._start = self._last_line = 0.0
 
-    def start(self, place: int, name: str, uses: str) -> None:
-        self.begin(place, name)
+    def start(self, number: int, name: str, uses: str) -> None:
+        """Print the first line of a step.
+
+        Args:
+            number: Its position in the run, from 1.
+            name: Its name in the recipe.
+            uses: The full name of its stage.
+        """
+        self.begin(number, name)
         self.note(f"{self._prefix()} {name} ({uses})")
 
-    def begin(self, place: int, name: str) -> None:
-        """Take note of the stage without a word."""
-        self._stage, self._name = place, name
-        self._began = self._told = time.monotonic()
+    def begin(self, number: int, name: str) -> None:
+        """Start the clock of a step without printing a line."""
+        self._stage, self._name = number, name
+        self._start = self._last_line = time.monotonic()
 
     def update(self, done: float, total: float | None) -> None:
+        """Print a line if the last one is ten seconds old."""
         now = time.monotonic()
-        if now - self._told >= LOG_EVERY:
-            self._told = now
-            rate = done / max(now - self._began, 1e-9)
-            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+        if now - self._last_line >= LOG_EVERY:
+            self._last_line = now
+            rate = done / max(now - self._start, 1e-9)
+            remaining = f", {(total - done) / rate:.0f} s left" if total and rate else ""
             of = f"/{total:,.0f}" if total else ""
-            self.note(f"{self._prefix()} {self._name}: {done:,.0f}{of} ({rate:,.1f}/s{left})")
+            self.note(f"{self._prefix()} {self._name}: {done:,.0f}{of} ({rate:,.1f}/s{remaining})")
 
-    def finish(self, told: str) -> None:
-        self.note(f"{self._prefix()} {self._name}: {told}")
+    def finish(self, summary: str) -> None:
+        """Print the last line of a step."""
+        self.note(f"{self._prefix()} {self._name}: {summary}")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: a log has nothing to close."""
 
     def _prefix(self) -> str:
         return f"[{self._stage:>{self._width}}/{self._total}]"
 
 
 class Live:
-    """A line that moves while a stage runs and stays as its result."""
+    """A progress bar while a step runs, replaced by one line with its result.
+
+    Args:
+        total_stages: Steps of the run.
+    """
 
     def __init__(self, total_stages: int) -> None:
         from rich.console import Console
@@ -97,22 +125,32 @@ class Live:
         )
         self._bars.start()
         self._task: Any = None
-        self._began = 0.0
+        self._start = 0.0
 
-    def start(self, place: int, name: str, uses: str) -> None:
-        self._lines.begin(place, name)
-        self._began = time.monotonic()
+    def start(self, number: int, name: str, uses: str) -> None:
+        """Show the bar of a step.
+
+        Args:
+            number: Its position in the run, from 1.
+            name: Its name in the recipe.
+            uses: The full name of its stage.
+        """
+        self._lines.begin(number, name)
+        self._start = time.monotonic()
         self._task = self._bars.add_task(f"{name} ({uses})", total=None, rate="")
 
     def update(self, done: float, total: float | None) -> None:
-        rate = done / max(time.monotonic() - self._began, 1e-9)
+        """Move the bar."""
+        rate = done / max(time.monotonic() - self._start, 1e-9)
         self._bars.update(self._task, completed=int(done), total=total, rate=f"{rate:,.1f}/s")
 
-    def finish(self, told: str) -> None:
+    def finish(self, summary: str) -> None:
+        """Replace the bar by the last line of the step."""
         self._bars.remove_task(self._task)
-        self._lines.finish(told)
+        self._lines.finish(summary)
 
     def close(self) -> None:
+        """Give the terminal back."""
         self._bars.stop()
 
 

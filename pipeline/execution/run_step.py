@@ -1,13 +1,13 @@
-"""One stage, from its inputs to accounted rows.
+"""One step, from its inputs to rows with a verdict.
 
-Here a stage's answer is held to its word: one line per row, the declared columns,
-no row without a verdict. in + created = kept + dropped + failed is not checked
-afterwards; it cannot come out otherwise.
+The output of the stage is validated against its declaration: one row for each input
+row, the declared columns in their types, ids that are unique. Every row then is kept,
+dropped or failed, so in + created = kept + dropped + failed holds by construction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,15 @@ from schemas.records import polars_schema
 
 @dataclass(frozen=True)
 class Outcome:
-    """A stage's rows by verdict, in id order. computed: lines that were not remembered."""
+    """The rows of a step by verdict, sorted by id.
+
+    Attributes:
+        kept: Rows for the next steps.
+        dropped: Rows with a `drop_reason`.
+        failed: Rows with an `error`; see `schemas.manifest.FAILED`.
+        counts: Their numbers.
+        computed: How many rows were not cached.
+    """
 
     kept: pl.DataFrame
     dropped: pl.DataFrame
@@ -37,196 +45,253 @@ class Outcome:
 
 
 def execute(
-    look: PlannedStep, made: StepOutputs, store: Store, ctx: Context, pool: WorkerPool
+    planned: PlannedStep, outputs: StepOutputs, store: Store, ctx: Context, pool: WorkerPool
 ) -> Outcome:
-    """Run a planned stage on its inputs. Raises UserError for what the user can mend."""
-    stage, edges = look.step.stage, _inputs(look, made)
+    """Run the stage of a planned step on its inputs.
+
+    Args:
+        planned: The step; its inputs exist.
+        outputs: The artifacts of the steps before it.
+        store: Where cached rows are.
+        ctx: What the stage gets as its first argument.
+        pool: Worker processes for row-scope stages.
+
+    Raises:
+        UserError: The stage broke its contract, or raised one itself.
+    """
+    stage, edges = planned.step.stage, _inputs(planned, outputs)
     if stage.gives_rows and stage.scope == "row":
-        result, computed = _by_rows(look, edges, store, ctx, pool)
+        result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
-        result = stage.function(ctx, **edges, **vars(look.options))
+        result = stage.function(ctx, **edges, **vars(planned.options))
         computed = len(result) if isinstance(result, pl.DataFrame) else 0
     if result is None and not stage.gives_rows:
-        return _nothing()
-    lines = _checked(look, result, edges)
-    return _settled(look, lines, edges, computed)
+        return _without_rows()
+    rows = _validate(planned, result, edges)
+    return _split_by_verdict(planned, rows, edges, computed)
 
 
-def _inputs(look: PlannedStep, made: StepOutputs) -> dict[str, Any]:
-    """What goes before the star: frames in id order, folders, lists of them, or None."""
+def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
+    """The inputs by edge: frames sorted by id, folders, lists of them, or None."""
     edges: dict[str, Any] = {}
-    for edge in look.step.stage.edges:
+    for edge in planned.step.stage.edges:
         values: list[Any] = []
-        for name in look.step.needs.get(edge.name, ()):
+        for name in planned.step.needs.get(edge.name, ()):
             if edge.kind is DataKind.FILES:
-                values.append(made.artifacts[name].files)
+                values.append(outputs.artifacts[name].files)
             else:
-                view = made.views[name]
-                values.append(view.read(edge_columns(look.step, edge.name, edge.kind, view)))
+                view = outputs.views[name]
+                values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
         edges[edge.name] = values if edge.many else next(iter(values), None)
     return edges
 
 
-def _first(look: PlannedStep, edges: Mapping[str, Any]) -> pl.DataFrame:
-    value = edges[look.step.stage.edges[0].name]
+def _first_input(planned: PlannedStep, edges: Mapping[str, Any]) -> pl.DataFrame:
+    value = edges[planned.step.stage.edges[0].name]
     frame = value[0] if isinstance(value, list) else value
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def _by_rows(
-    look: PlannedStep, edges: Mapping[str, Any], store: Store, ctx: Context, pool: WorkerPool
+def _run_by_rows(
+    planned: PlannedStep, edges: Mapping[str, Any], store: Store, ctx: Context, pool: WorkerPool
 ) -> tuple[pl.DataFrame, int]:
-    """Results for every row: remembered ones, and new ones chunk by chunk."""
-    stage, rows = look.step.stage, _first(look, edges)
-    _, *others = [edge.name for edge in stage.edges]
-    memo = RowCache(store.memo(_memo_key(look)))
-    # An id stands for the messages.
-    named = set(rows.columns) <= {"id", "messages"}
-    keyed = rows.with_columns((rows["id"] if named else row_keys(rows.drop("id"))).alias(KEY))
-    known = memo.read()
+    """The output for every row, and how many rows were computed.
+
+    Rows with equal values are computed once; what is in the row cache is not computed, and
+    every chunk is added to the cache as soon as it is done.
+    """
+    stage, rows = planned.step.stage, _first_input(planned, edges)
+    _, *other_edges = [edge.name for edge in stage.edges]
+    cache = RowCache(store.row_cache(_cache_key(planned)))
+    # An id is a hash of the messages.
+    id_is_key = set(rows.columns) <= {"id", "messages"}
+    keyed = rows.with_columns((rows["id"] if id_is_key else row_keys(rows.drop("id"))).alias(KEY))
+    cached = _cached_rows(planned, cache)
     new = keyed.unique(KEY, keep="first", maintain_order=True)
-    if len(known):
-        new = new.join(known.select(KEY), on=KEY, how="anti", maintain_order="left")
-    call = StageCall(stage, look.options, {name: edges[name] for name in others}, ctx.work)
-    verdict = {name: pl.String() for name in VERDICT}
-    results = [pl.DataFrame(schema={KEY: pl.String(), **_declared(look), **verdict})]
-    results += [known] if len(known) else []
+    new = new.join(cached.select(KEY), on=KEY, how="anti", maintain_order="left")
+    call = StageCall(stage, planned.options, {name: edges[name] for name in other_edges}, ctx.work)
+    results = [cached]
     done = 0
     for start, size, result in pool.run(call, new.drop(KEY), ctx):
         chunk = new.slice(start, size)
-        lines = _checked(look, result, {stage.edges[0].name: chunk})
-        lines = lines.with_columns(chunk[KEY]).drop("id")
-        fine = lines.filter(pl.col("error").is_null()).drop("error")
-        memo.add(fine)
-        results.append(fine)
-        results.append(lines.filter(pl.col("error").is_not_null()))
+        output = _validate(planned, result, {stage.edges[0].name: chunk})
+        output = output.with_columns(chunk[KEY]).drop("id")
+        succeeded = output.filter(pl.col("error").is_null()).drop("error")
+        cache.add(succeeded)
+        results += [succeeded, output.filter(pl.col("error").is_not_null())]
         done += size
         ctx.progress(done, len(new))
-    memo.compact()
-    answers = pl.concat(results, how="diagonal")
-    joined = keyed.select(KEY).join(answers, on=KEY, how="left", maintain_order="left")
+    cache.compact()
+    by_key = pl.concat(results, how="diagonal")
+    joined = keyed.select(KEY).join(by_key, on=KEY, how="left", maintain_order="left")
     return joined.drop(KEY), len(new)
 
 
-def remembered(look: PlannedStep, store: Store) -> bool:
-    """Whether results of the stage are remembered row by row."""
-    row_wise = look.step.stage.gives_rows and look.step.stage.scope == "row"
-    return row_wise and any(store.memo(_memo_key(look)).glob("*.parquet"))
+def _cached_rows(planned: PlannedStep, cache: RowCache) -> pl.DataFrame:
+    """The cached rows, with all columns that the stage gives; no rows where there are none.
+
+    Raises:
+        UserError: They have other columns than the stage gives now.
+    """
+    verdict = {name: pl.String() for name in VERDICT}
+    empty = pl.DataFrame(schema={KEY: pl.String(), **_declared(planned), **verdict})
+    cached = cache.read()
+    if not len(cached):
+        return empty
+    if set(cached.columns) != {*empty.columns} - {"error"}:
+        stage = planned.step.stage
+        raise UserError(
+            f"the cached rows of {stage.name} have other columns than it gives now",
+            where=planned.step.where,
+            why="they were computed by other code under the same version",
+            hint="raise version= in @stage: then they are computed again",
+        )
+    return pl.concat([empty, cached], how="diagonal")
 
 
-def _memo_key(look: PlannedStep) -> str:
+def has_cached_rows(planned: PlannedStep, store: Store) -> bool:
+    """Whether the row cache holds results of the step."""
+    by_rows = planned.step.stage.gives_rows and planned.step.stage.scope == "row"
+    return by_rows and any(store.row_cache(_cache_key(planned)).glob("*.parquet"))
+
+
+def _cache_key(planned: PlannedStep) -> str:
     """All parts of the fingerprint but the rows themselves and the names in the recipe."""
-    assert look.parts is not None
-    parts = {name: part for name, part in look.parts.items() if name != "as"}
-    others = [edge.name for edge in look.step.stage.edges[1:]]
-    parts["inputs"] = {name: parts["inputs"][name] for name in others}
+    assert planned.parts is not None
+    parts = {name: part for name, part in planned.parts.items() if name != "as"}
+    other_edges = [edge.name for edge in planned.step.stage.edges[1:]]
+    parts["inputs"] = {name: parts["inputs"][name] for name in other_edges}
     return digest(parts)
 
 
-def _checked(look: PlannedStep, result: Any, edges: Mapping[str, Any]) -> pl.DataFrame:
-    """The lines with ids and exactly the declared columns, in their types."""
-    stage = look.step.stage
+def _validate(planned: PlannedStep, result: Any, edges: Mapping[str, Any]) -> pl.DataFrame:
+    """The output with ids and exactly the declared columns, in their types.
+
+    Args:
+        planned: The step.
+        result: What its stage returned.
+        edges: The inputs; of a row-scope stage, the chunk that it was called with.
+
+    Raises:
+        UserError: It is not what the stage declares.
+    """
+    stage = planned.step.stage
     if not isinstance(result, pl.DataFrame):
-        raise _broken(look, f"returned {type(result).__name__} instead of a polars DataFrame")
-    if stage.creates:
-        expected = {**BASE_COLUMNS[stage.makes], **_declared(look)} if stage.makes else {}
-        places = {"file": pl.String(), "line": pl.Int64()}
-        return _typed(look, result, {**expected, **places}, optional=("file", "line"))
-    rows = _first(look, edges)
-    return _conform(look, result, rows["id"])
-
-
-def _conform(look: PlannedStep, result: pl.DataFrame, ids: pl.Series) -> pl.DataFrame:
-    """An annotating stage's answer for the rows with these ids."""
+        raise _contract_error(
+            planned, f"must return a polars DataFrame, got {type(result).__name__}"
+        )
+    if stage.makes:
+        columns = {**BASE_COLUMNS[stage.makes], **_declared(planned)}
+        source = {"file": pl.String(), "line": pl.Int64()}
+        return _select_columns(planned, result, {**columns, **source}, optional=("file", "line"))
+    ids = _first_input(planned, edges)["id"]
     if len(result) != len(ids):
-        raise _broken(look, f"returned {len(result)} lines for {len(ids)} rows")
-    lines = _typed(look, result, _declared(look), optional=())
-    return lines.select(ids, pl.all())
+        raise _contract_error(
+            planned, f"must return one row for each of the {len(ids)} input rows, got {len(result)}"
+        )
+    return _select_columns(planned, result, _declared(planned)).select(ids, pl.all())
 
 
-def _declared(look: PlannedStep) -> dict[str, Any]:
+def _declared(planned: PlannedStep) -> dict[str, Any]:
     """The added columns under the names that the stage itself uses."""
-    original = {new: old for old, new in look.step.rename.items()}
-    return {original.get(name, name): dtype for name, dtype in look.step.own.items()}
+    original = {new: old for old, new in planned.step.rename.items()}
+    return {original.get(name, name): dtype for name, dtype in planned.step.own.items()}
 
 
-def _typed(
-    look: PlannedStep, result: pl.DataFrame, expected: Mapping[str, Any], optional: tuple[str, ...]
+def _select_columns(
+    planned: PlannedStep,
+    result: pl.DataFrame,
+    declared: Mapping[str, Any],
+    optional: Sequence[str] = (),
 ) -> pl.DataFrame:
+    """The declared columns and the verdict, in this order and in their types.
+
+    Args:
+        planned: The step.
+        result: What its stage returned.
+        declared: Columns with their types.
+        optional: Those of them that may be missing; they are then null.
+    """
     verdict = {name: pl.String() for name in VERDICT}
-    missing = [name for name in expected if name not in result.columns and name not in optional]
-    unknown = [name for name in result.columns if name not in {*expected, *verdict, "id"}]
-    if missing or unknown:
-        told = f"lacks {missing}" if missing else f"has undeclared {unknown}"
-        raise _broken(look, f"returned a frame that {told}")
-    wanted = {**expected, **verdict}
+    missing = [name for name in declared if name not in {*result.columns, *optional}]
+    undeclared = [name for name in result.columns if name not in {*declared, *verdict, "id"}]
+    if missing:
+        raise _contract_error(planned, f"declares the columns {missing}, but did not return them")
+    if undeclared:
+        raise _contract_error(planned, f"returned the columns {undeclared}, but declares no such")
     try:
         return result.select(
             pl.col(name).cast(dtype)
             if name in result.columns
             else pl.repeat(None, len(result), dtype=dtype).alias(name)
-            for name, dtype in wanted.items()
+            for name, dtype in {**declared, **verdict}.items()
         )
     except pl.exceptions.PolarsError as error:
-        raise _broken(look, f"returned a column of another type: {error}") from None
+        raise _contract_error(
+            planned, f"returned a column of another type than declared: {error}"
+        ) from None
 
 
-def _broken(look: PlannedStep, what: str) -> UserError:
+def _contract_error(planned: PlannedStep, what: str) -> UserError:
     return UserError(
-        f"the stage {look.step.stage.name} {what}",
-        where=look.step.where,
-        hint=f"mend {look.step.stage.function.__name__}; the contract heads pipeline/stage.py",
+        f"the stage {planned.step.stage.name} {what}",
+        where=planned.step.where,
+        hint=f"fix {planned.step.stage.function.__name__}(); the stage contract is documented "
+        "in pipeline/stage.py",
     )
 
 
-def _settled(
-    look: PlannedStep, lines: pl.DataFrame, edges: Mapping[str, Any], computed: int
+def _split_by_verdict(
+    planned: PlannedStep, rows: pl.DataFrame, edges: Mapping[str, Any], computed: int
 ) -> Outcome:
-    """Split lines by verdict and count them."""
-    failed = pl.col("error").is_not_null()
-    dropped = ~failed & pl.col("drop_reason").is_not_null()
-    kept = lines.filter(~failed & ~dropped).drop(*VERDICT, "file", "line", strict=False)
-    kept = kept.rename(dict(look.step.rename), strict=False).sort("id")
+    """Split rows into kept, dropped and failed ones, and count them."""
+    is_failed = pl.col("error").is_not_null()
+    is_dropped = ~is_failed & pl.col("drop_reason").is_not_null()
+    rename = dict(planned.step.rename)
+    kept = rows.filter(~is_failed & ~is_dropped).drop(*VERDICT, "file", "line", strict=False)
+    kept = kept.rename(rename, strict=False).sort("id")
     if kept["id"].null_count() or kept["id"].n_unique() != len(kept):
-        raise _broken(look, "keeps two rows of one id, or a row without an id")
-    gone = lines.filter(dropped).drop("error", "file", "line", strict=False)
-    gone = gone.rename(dict(look.step.rename), strict=False).sort("id", maintain_order=True)
-    lost = lines.filter(failed)
-    schema = polars_schema(FAILED)
-    lost = lost.select(
-        pl.col(name).cast(dtype) if name in lost.columns else pl.lit(None, dtype).alias(name)
-        for name, dtype in schema.items()
+        raise _contract_error(planned, "must keep unique ids, got a null or a repeated id")
+    dropped = rows.filter(is_dropped).drop("error", "file", "line", strict=False)
+    dropped = dropped.rename(rename, strict=False).sort("id", maintain_order=True)
+    failed = rows.filter(is_failed)
+    failed = failed.select(
+        pl.col(name).cast(dtype) if name in failed.columns else pl.lit(None, dtype).alias(name)
+        for name, dtype in polars_schema(FAILED).items()
     ).sort("id", "file", "line")
-    read = _read_positions(look, lines, edges)
+    read = _count_read(planned, rows, edges)
     counts: Counts = {
         "in": read,
-        "created": len(lines) - read,
+        "created": len(rows) - read,
         "kept": len(kept),
-        "dropped": dict(sorted(gone["drop_reason"].value_counts().iter_rows())),
-        "failed": len(lost),
+        "dropped": dict(sorted(dropped["drop_reason"].value_counts().iter_rows())),
+        "failed": len(failed),
     }
-    return Outcome(kept, gone, lost, counts, computed)
+    return Outcome(kept, dropped, failed, counts, computed)
 
 
-def _read_positions(look: PlannedStep, lines: pl.DataFrame, edges: Mapping[str, Any]) -> int:
-    """How many of the lines came in; the others were created here.
+def _count_read(planned: PlannedStep, rows: pl.DataFrame, edges: Mapping[str, Any]) -> int:
+    """How many of the rows came in; the others were created by the stage.
 
-    A stage without edges reads positions of a source, one over a list of inputs
-    gives a line for each of their rows, any other that makes rows invents them.
+    A stage without edges reads all of its rows from a source, one over a list of inputs
+    returns a row for each of theirs, any other that makes rows creates them.
     """
-    stage = look.step.stage
+    stage = planned.step.stage
     if not stage.creates or not stage.edges:
-        return len(lines)
+        return len(rows)
     if not stage.edges[0].many:
         return 0
     came = sum(len(frame) for frame in edges[stage.edges[0].name])
-    if came != len(lines):
-        raise _broken(look, f"returned {len(lines)} lines for {came} rows of its inputs")
+    if came != len(rows):
+        raise _contract_error(
+            planned,
+            f"must return one row for each of the {came} input rows, got {len(rows)}",
+        )
     return came
 
 
-def _nothing() -> Outcome:
+def _without_rows() -> Outcome:
     empty = pl.DataFrame()
     counts: Counts = {"in": 0, "created": 0, "kept": 0, "dropped": {}, "failed": 0}
     return Outcome(empty, empty, empty, counts, 0)

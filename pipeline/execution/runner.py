@@ -1,4 +1,4 @@
-"""Executes a plan: each stage that is not there yet, in order, committed as it is done."""
+"""Runs a recipe: each step whose artifact is missing, in order, committed as it is done."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.code_hash import code_hash
-from pipeline.execution.estimate import Expected, Used, asks, expect
+from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress
-from pipeline.execution.run_step import Outcome, execute, remembered
+from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
@@ -36,16 +36,16 @@ from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
 
-_ELSEWHERE: Final = "choose a folder that can be written to: --store DIR"
-MENDS: Final = {
+_OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
+DISK_HINTS: Final = {
     errno.ENOSPC: "free some space, then run again: finished work is kept",
     errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run again",
-    errno.EROFS: _ELSEWHERE,
-    errno.EACCES: _ELSEWHERE,
-    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _OTHER_FOLDER,
+    errno.EACCES: _OTHER_FOLDER,
+    errno.EPERM: _OTHER_FOLDER,
 }
-"""What to do about trouble with the disk."""
+"""What to do about errors of the disk that the user can fix."""
 
 LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
 
@@ -54,9 +54,15 @@ LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "tran
 class Runner:
     """One run of a recipe on a store.
 
-    workers: processes for row-scope stages. accept_code: take changed code as
-    equal in what it computes, and go on.
-    expected, used: what stages were thought to ask of language models, and did, by name.
+    Args:
+        recipe: The recipe.
+        store: Where artifacts are read and written.
+        progress: Where progress is shown.
+        workers: Processes for row-scope stages.
+        accept_code: Reuse artifacts although the code of their stage changed.
+        outputs: The artifacts of the steps that are done.
+        expected: What steps were estimated to request from language models, by name.
+        used: What they did request, by name.
     """
 
     recipe: Recipe
@@ -64,118 +70,147 @@ class Runner:
     progress: Progress
     workers: int = 1
     accept_code: bool = False
-    made: StepOutputs = field(default_factory=StepOutputs)
-    expected: dict[str, Expected] = field(default_factory=dict)
-    used: dict[str, Used] = field(default_factory=dict)
-    _account: BudgetTracker = field(init=False)
+    outputs: StepOutputs = field(default_factory=StepOutputs)
+    expected: dict[str, Estimate] = field(default_factory=dict)
+    used: dict[str, ActualUsage] = field(default_factory=dict)
+    _tracker: BudgetTracker = field(init=False)
 
     def __post_init__(self) -> None:
-        self._account = BudgetTracker("the budget of the run", self.recipe.budget)
+        self._tracker = BudgetTracker("the budget of the run", self.recipe.budget)
 
     def run(self, targets: Sequence[str] = ()) -> Exit:
-        """Run what is missing up to the targets. Raises UserError for what the user can mend."""
-        with _disk_trouble(self.store.root), self.store.locked():
-            planned = plan(self.recipe, self.store, targets)
-            self._refuse_drift(planned)
-            check(planned)
+        """Run what is missing.
+
+        Args:
+            targets: Names of steps to run up to; empty for all.
+
+        Returns:
+            `Exit.DONE`, or `Exit.ROWS_FAILED` if rows failed in some step.
+
+        Raises:
+            UserError: Something that the user can fix. What is committed stays.
+        """
+        # The life of a step: with the store locked, the whole recipe is planned, so that drifted
+        # code and wrong options are refused before anything runs. Then each step in turn is
+        # planned again, executed, staged (written beside its final folder) and committed (renamed
+        # into it). It is planned again because a fingerprint depends on the content of the
+        # inputs: behind a step that has to run it was unknown before. A step that raises ends
+        # the run; its staging folder is removed, its work folder and cached rows stay.
+        with _disk_errors_explained(self.store.root), self.store.locked():
+            steps = plan(self.recipe, self.store, targets)
+            self._refuse_drift(steps)
+            check(steps)
             pool = WorkerPool(self.workers)
             try:
-                for place, step in enumerate(select_steps(self.recipe, targets), 1):
-                    look = plan_step(self.recipe, step, self.store, self.made, self.store.files())
-                    self.made.add(step, self._artifact(look, pool, place))
+                for number, step in enumerate(select_steps(self.recipe, targets), 1):
+                    files = self.store.files()
+                    planned = plan_step(self.recipe, step, self.store, self.outputs, files)
+                    self.outputs.add(step, self._run_or_reuse(planned, pool, number))
             finally:
                 pool.close()
-        failed = any(a.manifest["counts"]["failed"] for a in self.made.artifacts.values())
+        failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 
-    def _refuse_drift(self, planned: Sequence[PlannedStep]) -> None:
-        drifted = [look for look in planned if look.drifted]
+    def _refuse_drift(self, steps: Sequence[PlannedStep]) -> None:
+        drifted = sorted({planned.step.stage.name for planned in steps if planned.drifted})
         if drifted and not self.accept_code:
-            stages = ", ".join(sorted({look.step.stage.name for look in drifted}))
             raise UserError(
-                f"the code of {stages} changed, but its version did not",
-                why="what is stored under this version was made by other code",
-                hint="raise version= in @stage, or --accept-code if it computes the same",
+                f"the code of {', '.join(drifted)} changed under the same version",
+                where=str(self.store.root),
+                why="the stage itself, or a module that it imports, is not the code that computed "
+                "the artifacts in this store",
+                hint="raise version= in @stage to compute them again; --accept-code reuses what "
+                "is there",
                 code=Exit.DRIFT,
             )
 
-    def _artifact(self, look: PlannedStep, pool: WorkerPool, place: int) -> Artifact:
-        assert look.fingerprint is not None
-        stage = look.step.stage
-        untried = self.store.code(stage.name, stage.version) is None
+    def _run_or_reuse(self, planned: PlannedStep, pool: WorkerPool, number: int) -> Artifact:
+        """The step's artifact, computed unless it is cached.
+
+        Args:
+            planned: The step; its inputs exist.
+            pool: Worker processes for row-scope stages.
+            number: Its position among the steps of the run, from 1.
+        """
+        assert planned.fingerprint is not None
+        stage = planned.step.stage
+        is_first_run = self.store.code(stage.name, stage.version) is None
         self.store.set_code(stage.name, stage.version, code_hash(stage))
-        if look.state == "cached" and look.artifact:
-            self.store.remember(self.recipe.name, look.step.name, look.fingerprint)
-            return look.artifact
-        self.progress.start(place, look.step.name, stage.name)
-        staging = self.store.staging(look.fingerprint)
+        if planned.state == "cached" and planned.artifact:
+            self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            return planned.artifact
+        self.progress.start(number, planned.step.name, stage.name)
+        staging = self.store.staging(planned.fingerprint)
         try:
-            artifact = self._made(look, staging, pool)
+            artifact = self._run_step(planned, staging, pool)
         except OSError:
-            # Whoever took the lock has cleared away what this run had half written.
-            self.store.ensure_owned()
+            # Whoever took the lock has removed what this run had half written.
+            self.store.ensure_locked()
             raise
         except Exception:
-            work = self.store.work(look.fingerprint)
-            if untried and not any(work.iterdir()) and not remembered(look, self.store):
-                self.store.forget_code(stage.name, stage.version)
+            work = self.store.work(planned.fingerprint)
+            has_results = any(work.iterdir()) or has_cached_rows(planned, self.store)
+            if is_first_run and not has_results:
+                self.store.remove_code(stage.name, stage.version)
             raise
         finally:
             end_processes()
             shutil.rmtree(staging, ignore_errors=True)
-        self.progress.finish(told(artifact.manifest))
+        self.progress.finish(summary(artifact.manifest))
         return artifact
 
-    def _made(self, look: PlannedStep, staging: Path, pool: WorkerPool) -> Artifact:
-        assert look.fingerprint is not None
-        work = self.store.work(look.fingerprint)
-        name = look.step.name
-        own = BudgetTracker(f"the budget of {name}", self.recipe.budgets.get(name, BudgetLimit()))
-        budget = Budget((self._account, own))
+    def _run_step(self, planned: PlannedStep, staging: Path, pool: WorkerPool) -> Artifact:
+        """Execute a step in its staging folder, and commit it."""
+        assert planned.fingerprint is not None
+        work = self.store.work(planned.fingerprint)
+        name = planned.step.name
+        limit = self.recipe.budgets.get(name, BudgetLimit())
+        tracker = BudgetTracker(f"the budget of {name}", limit)
+        budget = Budget((self._tracker, tracker))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
-        if asks(look):
-            self.expected[name] = expect(self.recipe, self.store, look, self.made)
-        began = time.perf_counter()
+        if uses_language_model(planned):
+            self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
+        start = time.perf_counter()
         reset_peak()
         pool.peak = 0
         try:
-            outcome = execute(look, self.made, self.store, ctx, pool)
+            outcome = execute(planned, self.outputs, self.store, ctx, pool)
         except UserError as error:
-            error.where = error.where or f"{look.step.where}: {look.step.name}"
+            error.where = error.where or f"{planned.step.where}: {planned.step.name}"
             raise
         finally:
-            if asks(look):
-                self.used[name] = Used.of(ctx.counters, own)
-        manifest = self._manifest(look, outcome, staging)
+            if uses_language_model(planned):
+                self.used[name] = ActualUsage.of(ctx.counters, tracker)
+        manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
-        manifest["seconds"] = round(time.perf_counter() - began, 3)
+        manifest["seconds"] = round(time.perf_counter() - start, 3)
         manifest["peak_memory_bytes"] = max(peak_memory(), pool.peak)
         return self.store.commit(staging, manifest)
 
-    def _manifest(self, look: PlannedStep, outcome: Outcome, staging: Path) -> Manifest:
+    def _manifest(self, planned: PlannedStep, outcome: Outcome, staging: Path) -> Manifest:
         """Write the outcome into the staging folder and describe it."""
-        stage = look.step.stage
-        # Both let go of the interpreter's lock, so one goes on beside the other.
-        with ThreadPoolExecutor(1) as beside:
-            written = beside.submit(_write, outcome, staging)
+        stage = planned.step.stage
+        # Writing and hashing both release the GIL, so they run at the same time.
+        with ThreadPoolExecutor(1) as executor:
+            written = executor.submit(_write, outcome, staging)
             columns = {name: column_digest(outcome.kept[name]) for name in outcome.kept.columns}
             written.result()
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
         files = file_entries(staging)
-        made = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
-        assert look.fingerprint is not None
-        assert look.parts is not None
+        hashes = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
+        assert planned.fingerprint is not None
+        assert planned.parts is not None
         return Manifest(
             format=FORMAT,
             recipe=self.recipe.name,
-            name=look.step.name,
+            name=planned.step.name,
             stage=stage.name,
             version=stage.version,
-            fingerprint=look.fingerprint,
-            parts=dict(look.parts),
+            fingerprint=planned.fingerprint,
+            parts=dict(planned.parts),
             code=code_hash(stage),
-            digest=digest([columns, made]),
+            digest=digest([columns, hashes]),
             columns=columns,
             counts=outcome.counts,
             computed=outcome.computed,
@@ -201,8 +236,8 @@ def _write(outcome: Outcome, staging: Path) -> None:
             write_frame(staging / f"{name}.parquet", frame)
 
 
-def told(manifest: Manifest) -> str:
-    """One line about what a stage did with its rows."""
+def summary(manifest: Manifest) -> str:
+    """One line about what a step did with its rows."""
     counts = manifest["counts"]
     parts = [f"{counts['kept']:,} kept"] if counts["kept"] or counts["in"] else []
     dropped = sum(counts["dropped"].values())
@@ -212,18 +247,18 @@ def told(manifest: Manifest) -> str:
 
 
 @contextmanager
-def _disk_trouble(root: Path) -> Iterator[None]:
-    """Trouble with the disk is the user's to mend: told plainly, and nothing is damaged."""
+def _disk_errors_explained(root: Path) -> Iterator[None]:
+    """Turn errors of the disk into a UserError: nothing is damaged, and the user can fix them."""
     try:
         yield
     except OSError as error:
-        if error.errno not in MENDS:
+        if error.errno not in DISK_HINTS:
             raise
-        place = Path(error.filename) if error.filename else root
-        # What cannot be accessed outside the store was to be read.
-        denied = error.errno in (errno.EACCES, errno.EPERM) and not place.is_relative_to(root)
-        hint = "make it readable" if denied else MENDS[error.errno]
-        raise UserError(str(error.strerror), where=str(place), hint=hint) from error
+        path = Path(error.filename) if error.filename else root
+        # Permission is missing for an input rather than for the store.
+        denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
+        hint = "make it readable" if denied else DISK_HINTS[error.errno]
+        raise UserError(str(error.strerror), where=str(path), hint=hint) from error
     except sqlite3.OperationalError as error:
         raise UserError(
             "the request journal cannot be written",

@@ -2,7 +2,7 @@
 
 Workers are spawned, never forked: they hold neither the store's lock nor its
 journal, and the kernel ends them when the runner dies, however it dies. A stage
-that holds a model runs in this process, since its engine uses every core.
+with a model runs in this process, since its engine uses every core.
 """
 
 from __future__ import annotations
@@ -35,29 +35,34 @@ from pipeline.stage import DataKind, Stage
 FIRST_CHUNK: Final = 32
 GROWTH: Final = 8
 CHUNK_SECONDS: Final = 10.0
-"""Results are durable after each chunk; a chunk takes about this long, and less than 30 s."""
+"""Target time of a chunk; results are durable after each. It always takes less than 30 s."""
 
 JOURNALLED_CHUNK: Final = 20_000
-"""Rows at a time where every answer is durable by itself: small chunks would leave the engine idle
-while the last answers of each are awaited."""
+"""Rows per chunk where the journal keeps every response: with small chunks the engine would idle
+while it waits for the last responses of each."""
 
-WORTH_SPAWNING: Final = 6.0
+MIN_PARALLEL_SECONDS: Final = 6.0
 """Seconds of remaining work below which starting processes costs more than it saves."""
 
-TELLING: Final = 0.25
-"""Seconds that a chunk must take for its rate to count: one that is over at once is set-up."""
+MIN_RATE_SECONDS: Final = 0.25
+"""Seconds that a chunk must take for its rate to count: a shorter one is mostly set-up."""
 
-WAKE: Final = 0.2
+POLL_SECONDS: Final = 0.2
 PR_SET_PDEATHSIG: Final = 1
 
-Answer = tuple[Any, int, dict[str, int]]
+ChunkResult = tuple[Any, int, dict[str, int]]
+"""Of one chunk in a worker: the stage's output, the worker's peak memory in bytes, its counters."""
 
 
 @dataclass(frozen=True)
 class StageCall:
     """A row-scope stage ready to be called on chunks, here or in another process.
 
-    edges: the other inputs: frames as files that a worker reads once, paths, or None.
+    Attributes:
+        stage: The stage.
+        options: Its options.
+        edges: Its other inputs by name: frames, folders, lists of them, or None.
+        folder: The step's work folder.
     """
 
     stage: Stage
@@ -71,14 +76,19 @@ class StageCall:
 
 @dataclass
 class WorkerPool:
-    """Worker processes, started when the first stage is worth it and kept for the next."""
+    """Worker processes, started for the first stage that is worth it and kept for the next.
+
+    Attributes:
+        count: How many processes.
+        peak: Peak memory of any worker in bytes, for the caller to reset.
+    """
 
     count: int
     _executor: ProcessPoolExecutor | None = field(default=None, repr=False)
     peak: int = 0
 
     def close(self) -> None:
-        """End the workers at once: what they still compute is of no more use to anybody."""
+        """Kill the workers: nobody needs what they still compute."""
         if self._executor:
             workers = list(self._executor._processes.values())
             self._executor.shutdown(wait=False, cancel_futures=True)
@@ -91,44 +101,56 @@ class WorkerPool:
     def run(
         self, call: StageCall, rows: pl.DataFrame, ctx: Context
     ) -> Iterator[tuple[int, int, Any]]:
-        """Results by chunk: (number of its first row, its length, result), as they are done."""
+        """Call a stage on chunks of rows.
+
+        Args:
+            call: The stage with its options and other inputs.
+            rows: The rows of its first input.
+            ctx: The context of the step.
+
+        Yields:
+            For each chunk as it is done: number of its first row, its length, the output.
+
+        Raises:
+            UserError: A worker was killed.
+        """
         journalled = _journalled(call)
         start, size, rate = 0, JOURNALLED_CHUNK if journalled else FIRST_CHUNK, 0.0
-        alone = self.count < 2 or call.stage.retries
+        in_process = self.count < 2 or call.stage.retries
         while start < len(rows):
-            if not alone and rate and (len(rows) - start) / rate > WORTH_SPAWNING:
-                yield from self._spread(call, rows, start, rate, ctx)
+            if not in_process and rate and (len(rows) - start) / rate > MIN_PARALLEL_SECONDS:
+                yield from self._run_in_workers(call, rows, start, rate, ctx)
                 return
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             chunk = rows.slice(start, size)
-            yield start, len(chunk), call(_within(ctx, start, len(chunk), len(rows)), chunk)
-            took = max(time.perf_counter() - began, 1e-6)
-            # The first chunk pays for imports as well.
+            yield start, len(chunk), call(_chunk_context(ctx, start, len(chunk), len(rows)), chunk)
+            seconds = max(time.perf_counter() - start_time, 1e-6)
+            # The first chunk includes the time for imports.
             if start and not journalled:
-                size = max(1, int(min(size * GROWTH, len(chunk) / took * CHUNK_SECONDS)))
-            if start and took > TELLING:
-                rate = len(chunk) / took
+                size = max(1, int(min(size * GROWTH, len(chunk) / seconds * CHUNK_SECONDS)))
+            if start and seconds > MIN_RATE_SECONDS:
+                rate = len(chunk) / seconds
             start += len(chunk)
 
-    def _spread(
+    def _run_in_workers(
         self, call: StageCall, rows: pl.DataFrame, start: int, rate: float, ctx: Context
     ) -> Iterator[tuple[int, int, Any]]:
         size = max(1, int(min(rate * CHUNK_SECONDS, (len(rows) - start) / self.count)))
         edges = _store_edges(call)
-        pending: dict[Future[Answer], tuple[int, int]] = {}
+        pending: dict[Future[ChunkResult], tuple[int, int]] = {}
         while start < len(rows) or pending:
             while start < len(rows) and len(pending) < self.count + 1:
                 chunk = rows.slice(start, size)
-                with _interrupts_held():
+                with _interrupts_blocked():
                     future = self._pool().submit(
-                        _work, call.stage.name, call.options, edges, call.folder, chunk
+                        _run_chunk, call.stage.name, call.options, edges, call.folder, chunk
                     )
                 pending[future] = (start, len(chunk))
                 start += len(chunk)
-            # A signal that another thread took is seen only by a main thread that wakes.
-            done, _ = wait(pending, timeout=WAKE, return_when=FIRST_COMPLETED)
+            # A signal that another thread received is handled once the main thread wakes.
+            done, _ = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in done:
-                result, peak, used = _answer(future)
+                result, peak, used = _result_of(future)
                 self.peak = max(self.peak, peak)
                 ctx.count(**used)
                 yield *pending.pop(future), result
@@ -138,21 +160,28 @@ class WorkerPool:
             self._executor = ProcessPoolExecutor(
                 self.count,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=_die_with,
+                initializer=_exit_with_parent,
                 initargs=(os.getpid(),),
             )
         return self._executor
 
 
 def _journalled(call: StageCall) -> bool:
-    """Whether all that takes time is requests to engines that only generate."""
-    given = (getattr(call.options, option.name) for option in call.stage.options)
-    engines = [model.engine for model in given if isinstance(model, LanguageModel)]
+    """Whether the stage spends its time on requests to engines that only generate."""
+    values = (getattr(call.options, option.name) for option in call.stage.options)
+    engines = [model.engine for model in values if isinstance(model, LanguageModel)]
     return bool(engines) and "transformers" not in engines
 
 
-def _within(ctx: Context, start: int, size: int, total: int) -> Context:
-    """The context for one chunk: what the stage tells of it counts in the rows of the whole."""
+def _chunk_context(ctx: Context, start: int, size: int, total: int) -> Context:
+    """The context for one chunk: progress within it is reported in rows of all chunks.
+
+    Args:
+        ctx: The context of the step.
+        start: Number of the chunk's first row.
+        size: Rows of the chunk.
+        total: Rows of all chunks.
+    """
 
     def report(done: float, of: float | None) -> None:
         if of:
@@ -162,29 +191,29 @@ def _within(ctx: Context, start: int, size: int, total: int) -> Context:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C from their first moment on: the mask is inherited."""
-    resource_tracker.ensure_running()  # starting it later would lift the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C while processes start: they inherit the mask, and are never interrupted."""
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _answer(future: Future[Answer]) -> Answer:
+def _result_of(future: Future[ChunkResult]) -> ChunkResult:
     try:
         return future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process was ended from outside",
+            "a worker process was killed",
             why="the machine ran out of memory, or somebody killed it",
             hint="run again with fewer: --workers 1 (finished chunks are kept)",
         ) from error
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process with its parent; Ctrl-C is the parent's business."""
+def _exit_with_parent(parent: int) -> None:
+    """Have the kernel kill this process with its parent; the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(ctypes, "CDLL") and os.uname().sysname == "Linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -193,7 +222,7 @@ def _die_with(parent: int) -> None:
 
 
 def _store_edges(call: StageCall) -> dict[str, Any]:
-    """Frames of the other edges as files: each worker reads them once, not with every chunk."""
+    """The other inputs with frames as files, which a worker reads once and not with every chunk."""
     stored: dict[str, Any] = {}
     for edge in call.stage.edges[1:]:
         value = call.edges[edge.name]
@@ -213,10 +242,18 @@ def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
     return [pl.read_ipc(path) for path in paths]
 
 
-def _work(
+def _run_chunk(
     name: str, options: SimpleNamespace, stored: dict[str, Any], folder: Path, rows: pl.DataFrame
-) -> Answer:
-    """One chunk, in a worker: the result, this process's peak memory in bytes, its counters."""
+) -> ChunkResult:
+    """Call a stage on one chunk, in a worker.
+
+    Args:
+        name: The stage's full name.
+        options: Its options.
+        stored: Its other inputs, as `_store_edges` gives them.
+        folder: The step's work folder.
+        rows: The chunk.
+    """
     edges: dict[str, Any] = {}
     for edge, value in stored.items():
         if isinstance(value, tuple):

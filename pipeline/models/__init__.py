@@ -1,4 +1,9 @@
-"""Language models and embedders: one interface, several engines, one journal."""
+"""Language models and embedders: one interface, several engines, one journal.
+
+A stage names a `LanguageModel` or an `Embedder` in its options, opens it with
+`Context.open` and sends `Request`s; what it gets are `Completion`s. All engines give the
+same request the same key, so an answer in the journal serves every one of them.
+"""
 
 from pipeline.models.base import (
     Completion,
@@ -8,12 +13,12 @@ from pipeline.models.base import (
     Engine,
     LanguageModel,
     Limits,
-    Price,
     Request,
     Scored,
     TokenLogprobs,
     chat,
 )
+from pipeline.models.budget import Price
 
 __all__ = [
     "Completion",

@@ -1,10 +1,10 @@
-"""Asking in more than one step: longer where an answer was cut, once more where it is unreadable.
+"""Requests in more than one step: retried with a larger limit, or repaired once.
 
-Stages ask through `Engine.generate`; they come here when a cut answer deserves a
-larger limit, or when the answer must have a form. An engine that can guide the
-sampling was told the form with the request (`Decoding.choice`, `json_schema`). The
-answer is read and checked whoever gave it, so a replay needs to know nothing of
-the engine that did.
+A stage calls `Engine.generate` for a single step, and `ask` when a truncated answer
+deserves a larger limit, or when the answer must have a form. Engines that can restrict
+the sampling to a form know it from the request (`Decoding.choice`, `json_schema`). The
+answer is parsed and checked here, whichever engine gave it, so a replay does not need to
+know that engine.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.models.base import Completion, Engine, Request
-from pipeline.models.structured_output import Read, Unreadable, reader
+from pipeline.models.structured_output import Parser, Unreadable, parser_for
 
 
 @dataclass
 class ParsedCompletion:
-    """What came of a request. completion: the last one asked for.
+    """The result of a request and its retries.
 
-    value: what was read from it, None where `error` says why there is none.
-    journal: the keys of all completions that led to it, in order.
+    Args:
+        request: The last request that was sent with the original prompt.
+        completion: The last completion.
+        journal: The keys of all completions that led to it, in order.
+        value: What was parsed from it; None where there is an error.
+        error: Why there is no value.
     """
 
     request: Request
@@ -36,29 +40,40 @@ def ask(
     engine: Engine,
     requests: Sequence[Request],
     *,
-    read: Read | None = None,
-    larger: Sequence[int] = (),
+    parse: Parser | None = None,
+    retry_max_tokens: Sequence[int] = (),
     repair: bool = True,
 ) -> list[ParsedCompletion]:
-    """The answers, in the order of the requests; each says what was read or why nothing was.
+    """Send requests and parse the answers.
 
-    read: from text to value, raising `Unreadable`; by default what each request's own
-        decoding asks for: one of its choices, JSON of its schema, or the text as it is.
-    larger: limits in tokens, rising: what was cut at one is asked again with the next,
-        only that. What is still cut at the last is read as it stands.
-    repair: an unreadable answer is shown to the model once, with what is wrong with it.
+    Args:
+        engine: The language model.
+        requests: The requests.
+        parse: From text to value, raising `Unreadable`. By default what each request's own
+            decoding says: one of its choices, JSON of its schema, or the text as it is.
+        retry_max_tokens: Increasing limits in tokens: an answer that was truncated is
+            requested again with the next limit. One that is truncated at the last limit
+            is parsed as it is.
+        repair: Whether an unreadable answer is shown to the model once, with the reason,
+            for a better one.
+
+    Returns:
+        One result for each request, in order.
+
+    Raises:
+        UserError: See `Engine.generate`.
     """
-    answers = _asked(engine, requests)
-    for limit in larger:
-        _again(engine, answers, limit)
+    answers = _send(engine, requests)
+    for limit in retry_max_tokens:
+        _retry_truncated(engine, answers, limit)
     for answer in answers:
-        _read(answer, read)
+        _parse(answer, parse)
     if repair:
-        _repair(engine, [a for a in answers if a.error and _repairable(a)], read)
+        _repair(engine, [a for a in answers if a.error and _is_complete(a)], parse)
     return answers
 
 
-def _asked(engine: Engine, requests: Sequence[Request]) -> list[ParsedCompletion]:
+def _send(engine: Engine, requests: Sequence[Request]) -> list[ParsedCompletion]:
     if not requests:
         return []
     completions = engine.generate(requests)
@@ -68,55 +83,57 @@ def _asked(engine: Engine, requests: Sequence[Request]) -> list[ParsedCompletion
     ]
 
 
-def _again(engine: Engine, answers: Sequence[ParsedCompletion], limit: int) -> None:
-    """Ask what was cut again with a larger limit."""
-    cut = [
+def _retry_truncated(engine: Engine, answers: Sequence[ParsedCompletion], limit: int) -> None:
+    """Request truncated answers again with a larger limit."""
+    truncated = [
         answer
         for answer in answers
         if answer.completion.finish_reason == "length"
         and answer.request.decoding.max_tokens < limit
     ]
-    longer = [
-        replace(a.request, decoding=replace(a.request.decoding, max_tokens=limit)) for a in cut
+    retries = [
+        replace(a.request, decoding=replace(a.request.decoding, max_tokens=limit))
+        for a in truncated
     ]
-    for answer, new in zip(cut, _asked(engine, longer), strict=True):
+    for answer, new in zip(truncated, _send(engine, retries), strict=True):
         if new.completion.error is None:
             answer.request, answer.completion = new.request, new.completion
             answer.journal += new.journal
 
 
-def _read(answer: ParsedCompletion, read: Read | None) -> None:
+def _parse(answer: ParsedCompletion, parse: Parser | None) -> None:
     completion = answer.completion
     answer.value, answer.error = None, completion.error
     if answer.error is not None:
         return
     try:
-        answer.value = (read or reader(answer.request.decoding))(completion.text)
+        answer.value = (parse or parser_for(answer.request.decoding))(completion.text)
     except Unreadable as error:
-        cut = f" (cut at {completion.completion_tokens} tokens)" * (not _repairable(answer))
+        cut = f" (cut at {completion.completion_tokens} tokens)" * (not _is_complete(answer))
         answer.error = f"unreadable: {error}{cut}"
 
 
-def _repairable(answer: ParsedCompletion) -> bool:
-    """Whether there is a whole answer to be repaired."""
+def _is_complete(answer: ParsedCompletion) -> bool:
+    """Whether there is a complete answer, which can be repaired."""
     return answer.completion.finish_reason == "stop"
 
 
-def _repair(engine: Engine, unreadable: Sequence[ParsedCompletion], read: Read | None) -> None:
-    """Show the model what it wrote and what is wrong with it, once."""
-    repairs = [replace(answer.request, prompt=_repairing(answer)) for answer in unreadable]
-    for answer, new in zip(unreadable, _asked(engine, repairs), strict=True):
+def _repair(engine: Engine, unreadable: Sequence[ParsedCompletion], parse: Parser | None) -> None:
+    """Show the model its answers with what is wrong with them, once."""
+    repairs = [replace(answer.request, prompt=_repair_prompt(answer)) for answer in unreadable]
+    for answer, new in zip(unreadable, _send(engine, repairs), strict=True):
         answer.journal += new.journal
         if new.completion.error is None:
             answer.completion = new.completion
-            _read(answer, read)
+            _parse(answer, parse)
 
 
-def _repairing(answer: ParsedCompletion) -> str | tuple[tuple[str, str], ...]:
+def _repair_prompt(answer: ParsedCompletion) -> str | tuple[tuple[str, str], ...]:
+    # This text enters the keys of requests: a change would send all repairs again.
     why = (answer.error or "").removeprefix("unreadable: ")
     plea = f"That cannot be used: {why}. Answer again, with nothing else."
     prompt, text = answer.request.prompt, answer.completion.text
     if isinstance(prompt, str):
         return f"{prompt}{text}\n\n{plea}\n\n"
-    said = (("assistant", text),) if text.strip() else ()
-    return (*prompt, *said, ("user", plea))
+    reply = (("assistant", text),) if text.strip() else ()
+    return (*prompt, *reply, ("user", plea))

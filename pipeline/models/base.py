@@ -1,18 +1,17 @@
 """What a language model and an embedder are to a stage, whatever engine runs them.
 
-A `LanguageModel` or `Embedder` is configuration: it stands in a stage's options
-and its identity enters the fingerprint. `Context.open` turns it into an engine,
-which is execution and is never hashed. Every request is keyed by its full
-payload, and its raw response is durable in the journal before anything parses
-it (see `journal.py`); stages see `Completion`s and never the journal.
+A `LanguageModel` or an `Embedder` is configuration: it is an option of a stage, and its
+identity enters the fingerprint. `Context.open` turns it into an `Engine` or an `Encoder`,
+which is execution and is never hashed. Every request is keyed by its full payload, and
+its raw response is durable in the journal before anything parses it (see
+`pipeline.models.journal`); stages see `Completion`s and never the journal.
 
-What a model writes is data. Nothing here or in a stage evaluates it as a
-template, a path or code.
+The text of an answer is data. Nothing here or in a stage evaluates it as a template, a
+path or code.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,24 +20,27 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models.budget import Budget, Price
 from schemas.records import Message
 
 PLAIN: Final = "plain"
-"""The name of the template for models that have none of their own; see `templates.py`."""
-KEYS: Final = frozenset({"hf_token", "api_key"})
-"""What vLLM also takes as an option, where it would reach journal and manifest."""
-_VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
+"""The name of the chat template for models without one; see `local/chat_template.py`."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How hard a server may be pressed. Execution only: no answer depends on it.
+    """How fast requests are sent to a server. Execution only: no answer depends on it.
 
-    concurrency: most requests in flight; how many really are is found out while sending.
-    requests_per_minute, tokens_per_minute: caps (tokens: prompt and longest answer).
-    timeout: seconds for one attempt. attempts: how often a request is tried before
-    its row fails. patience: seconds without any answer after which nothing more is sent;
-    a server that asks to wait longer than that is not waited for.
+    Args:
+        concurrency: Most requests in flight. How many there really are adapts to the
+            server (see `pipeline.models.http.rate_limit`).
+        requests_per_minute: Cap on requests; None for no cap.
+        tokens_per_minute: Cap on tokens, where a request counts with its prompt and its
+            longest answer; None for no cap.
+        timeout: Seconds for one attempt.
+        attempts: How often a request is tried before its row fails.
+        patience: Seconds without any answer after which nothing more is sent. A server
+            that asks to wait longer than that is not waited for.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -52,41 +54,41 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Price:
-    """Money per million tokens, in whatever currency the budget is in."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    prompt: float
-    completion: float
-
-
-@dataclass(frozen=True)
 class LanguageModel:
     """A causal language model, as a recipe names it.
 
-    Identity: model, id, revision, dtype, chat_template, lora, tokenizer, and those
-    engine_options that may change an answer (quantisation does, parallelism does not).
-    All the rest says how to run it, and an answer from one engine is an answer.
+    Its identity is made of `model`, `id`, `revision`, `dtype`, `chat_template`, `lora`,
+    `tokenizer` and those `engine_options` that may change an answer (quantization does,
+    parallelism does not). The other fields say how to run it: an answer from one engine
+    serves all.
 
-    model: a folder with weights, a hub name (with `revision`), or the name under
-        which the server at `base_url` knows it.
-    id: an identity chosen by the user, instead of the digest of the weights.
-    chat_template: a file that replaces the model's own template, or "plain".
-    lora: a folder with an adapter.
-    tokenizer: a folder or hub name, for a served model whose weights are elsewhere;
-        prompts are then rendered here instead of by the server.
-    engine_options: handed to vLLM under its own names (tensor_parallel_size,
-        quantization, enable_prefix_caching, gpu_memory_utilization, ...).
-
-    engine `transformers`: local weights, CPU or GPU. `vllm`: offline, in a process of
-    its own; python: another environment's interpreter for it. `openai`: attach to
-    base_url, or serve: true to start vLLM's server; api_key_env: the NAME of the
-    environment variable that holds the key; served_name: what the server calls the
-    model; guided: whether it is asked to hold answers to `choice` and `json_schema`.
-    `replay`: the journal alone.
-    price: from the recipe's `prices`, not written here. made_by: the step whose weights
-    it has, from the recipe's `from`.
+    Args:
+        model: A folder with weights, a name on the hub, or the name under which the
+            server at `base_url` knows it.
+        engine: What runs it. `transformers`: weights in this process, on a CPU or a GPU.
+            `vllm`: vLLM offline, in a process of its own. `openai`: an OpenAI-compatible
+            server, either attached by `base_url` or vLLM's own, started by `serve`.
+            `replay`: answers from the journal alone.
+        id: An identity chosen by the user, which replaces the digest of the weights.
+        revision: Branch, tag or commit of a name on the hub.
+        dtype: Number format of the weights.
+        chat_template: A file that replaces the model's own template, or "plain".
+        device: Device of torch, such as "cuda:1"; None for a GPU where there is one.
+        lora: A folder with a LoRA adapter.
+        tokenizer: A folder or a name on the hub, for a served model whose weights are
+            elsewhere. Prompts are then rendered here instead of by the server.
+        engine_options: Arguments of vLLM under their own names (tensor_parallel_size,
+            quantization, enable_prefix_caching, gpu_memory_utilization, ...).
+        base_url: Address of a running server, up to and with `/v1`.
+        api_key_env: The NAME of the environment variable that holds the server's key.
+        served_name: What the server calls the model, where that is not `model`.
+        serve: Start vLLM's server for as long as a stage needs it.
+        python: The interpreter of another environment, which has vLLM.
+        guided: Whether a server is asked to restrict answers to `Decoding.choice` and
+            `Decoding.json_schema`.
+        limits: How fast requests are sent to a server.
+        price: From the recipe's `prices`; never written in the model itself.
+        made_by: The step that trained the weights, from the recipe's `from`.
     """
 
     model: str
@@ -112,7 +114,16 @@ class LanguageModel:
 
 @dataclass(frozen=True)
 class Embedder:
-    """A sentence encoder, as a recipe names it."""
+    """A sentence encoder, as a recipe names it.
+
+    Args:
+        model: A folder or a name on the hub.
+        engine: What runs it.
+        id: An identity chosen by the user, which replaces the digest of the weights.
+        revision: Branch, tag or commit of a name on the hub.
+        device: Device of torch, such as "cuda:1"; None for a GPU where there is one.
+        made_by: The step that trained the weights, from the recipe's `from`.
+    """
 
     model: str
     engine: Literal["sentence-transformers"] = "sentence-transformers"
@@ -124,18 +135,30 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is sampled. temperature 0 is greedy; lengths in tokens.
+    """How an answer is sampled. Every field is part of a request's key.
 
-    presence_penalty is subtracted once from the logit of every token that the
-    answer already contains, frequency_penalty once for each time that it does
-    (OpenAI's definitions). stop: texts that end the answer and are cut from it.
-    top_k: sample among so many of the most probable tokens (None: all).
+    Args:
+        max_tokens: Longest answer in tokens; a longer one is cut there.
+        temperature: Divides the logits; 0 is greedy.
+        top_p: Nucleus sampling: the smallest set of most probable tokens with at least
+            this probability; 1 for all tokens.
+        presence_penalty: Subtracted once from the logit of every token that the answer
+            already contains (OpenAI's definition).
+        stop: Texts that end the answer and are cut from it.
+        top_k: Sample among this many most probable tokens; None for all.
+        frequency_penalty: Subtracted from a token's logit once for each time that the
+            answer contains it (OpenAI's definition).
+        choice: The answer is one of these texts.
+        json_schema: The answer is JSON that matches this schema (itself a JSON text).
+        logprobs: Number of most probable tokens to report for each token of the answer.
 
-    choice: the answer is one of these texts. json_schema: the answer is JSON that
-    fits this schema (a JSON text). Engines that can guide the sampling do; those
-    that cannot send the request as it is, so the answer must be checked either way:
-    `asking.ask` does that and asks for one repair.
-    logprobs: for each token of the answer, so many of the most probable tokens.
+    Engines that can restrict the sampling do so for `choice` and `json_schema`; the
+    others send the request as it is. So the answer must be checked either way:
+    `pipeline.models.ask.ask` does that and asks for one repair.
+
+    Example:
+        >>> Decoding(max_tokens=8, temperature=0.7, stop=("\\n",)).top_p
+        1.0
     """
 
     max_tokens: int = 256
@@ -152,11 +175,23 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Request:
-    """One request. prompt: a text to continue, or messages for the chat template.
+    """One request to a language model.
 
-    seed and sample enter the key and the noise of the sampling: the same request
-    gives the same answer, in whatever batch it is sent. Several answers to one
-    prompt are requests with sample 0, 1, 2, ...
+    `seed` and `sample` enter the key, and with it the random numbers of the sampling:
+    the same request gives the same answer, in whatever batch it is sent.
+
+    Args:
+        prompt: A text to continue, or (role, content) pairs for the chat template.
+        decoding: How the answer is sampled.
+        seed: Seed of the stage.
+        sample: Number of the answer, where several are wanted to one prompt: 0, 1, 2, ...
+
+    Example:
+        >>> question = chat([{"role": "user", "content": "Name a sea."}])
+        >>> warm = Decoding(max_tokens=8, temperature=1.0)
+        >>> requests = [Request(question, warm, seed=1, sample=i) for i in range(3)]
+        >>> len(set(requests)), requests[0].prompt
+        (3, (('user', 'Name a sea.'),))
     """
 
     prompt: str | tuple[tuple[str, str], ...]
@@ -167,9 +202,13 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """One token of an answer: natural-log probabilities before temperature and penalties.
+    """The log-probability of one token of an answer, before temperature and penalties.
 
-    top: the most probable tokens at its place, best first, with theirs.
+    Args:
+        token: The token as text.
+        logprob: Its natural-log probability.
+        top: The most probable tokens at its position with their natural-log
+            probabilities, best first.
     """
 
     token: str
@@ -179,10 +218,17 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Completion:
-    """The answer to one request. `error` is set when there is none for good.
+    """The answer to one request.
 
-    finish_reason: "length" says that the answer was cut at max_tokens.
-    logprobs: one entry a token of the answer where the request asked for them.
+    Args:
+        key: The request's key in the journal: 32 hex digits.
+        text: The answer, without the text that stopped it.
+        finish_reason: "stop" for a complete answer, "length" for one that was cut at
+            `max_tokens`, "error" for none.
+        prompt_tokens: Tokens of the prompt.
+        completion_tokens: Tokens of the answer.
+        error: Why there is no answer and will be none; None where there is one.
+        logprobs: One entry for each token of the answer, if the request asked for them.
     """
 
     key: str
@@ -196,18 +242,26 @@ class Completion:
 
 @dataclass(frozen=True)
 class Scored:
-    """Token ids of which those from `start` on are to be scored (start >= 1)."""
+    """A token sequence of which a part is scored.
+
+    Args:
+        tokens: Token ids.
+        start: Index of the first token to be scored, at least 1: the first token of a
+            sequence is conditioned on nothing.
+    """
 
     tokens: tuple[int, ...]
     start: int
 
 
 class Engine(Protocol):
-    """A language model that is running.
+    """A running language model, as a stage sees it.
 
-    tokenizer: asked of an engine that has none (a server's), it raises a UserError
-        that says how to give one.
-    context_tokens: how many tokens of prompt and answer it can read, if that is known.
+    Attributes:
+        tokenizer: The tokenizer of transformers. Reading it raises a UserError that says
+            how to give one, for a served model whose tokenizer only the server has.
+        context_tokens: How many tokens of prompt and answer together the model can read;
+            None where that is not known.
     """
 
     @property
@@ -217,22 +271,37 @@ class Engine(Protocol):
     def context_tokens(self) -> int | None: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions, in the order of the requests. Answered ones are not sent again.
+        """Answer requests; those that the journal already answers are not sent again.
 
-        A request that fails for good gives a completion with `error`: its row is failed.
+        Returns:
+            One completion for each request, in order. A request that fails for good has
+            one with `error`: its row is failed.
+
+        Raises:
+            UserError: The budget is exhausted, or no request can be answered (a wrong
+                key, a server that is not there).
         """
         ...
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
-        """Natural-log probabilities of tokens start..end of each sequence, given what precedes.
+        """Score token sequences.
 
-        Raises UserError for an engine that only generates.
+        Returns:
+            For each sequence the natural-log probabilities of its tokens from `start` on,
+            each given all tokens before it: float32 of shape (len(tokens) - start,).
+
+        Raises:
+            UserError: The engine only generates.
         """
         ...
 
 
 class Encoder(Protocol):
-    """An embedder that is running."""
+    """A running embedder, as a stage sees it.
+
+    Attributes:
+        dimensions: Length of a vector.
+    """
 
     dimensions: int
 
@@ -241,46 +310,39 @@ class Encoder(Protocol):
         ...
 
 
+class EngineContext(Protocol):
+    """What an engine needs of the stage that uses it; `pipeline.context.Context` has it.
+
+    Attributes:
+        work: A folder for log files.
+        store: The folder of the store, in which the journal is.
+        budget: What may be sent.
+    """
+
+    work: Path
+    store: Path
+    budget: Budget
+
+    def count(self, **used: int) -> None:
+        """Add to the stage's counters, such as `requests` or `tokens`."""
+        ...
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Report progress in requests or sequences."""
+        ...
+
+
 def chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
-    """Messages as the hashable prompt of a `Request`."""
+    """Messages as the hashable prompt of a `Request`.
+
+    Example:
+        >>> chat([{"role": "user", "content": "Hello"}])
+        (('user', 'Hello'),)
+    """
     return tuple((message["role"], message["content"]) for message in messages)
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder that the model's name points to, if it is one."""
+    """The folder that a model's name points to, or None if it is not a folder."""
     path = Path(model)
     return path if path.is_dir() else None
-
-
-def mistakes(model: LanguageModel) -> list[str]:
-    """What does not go together in a model's description; never shows what may be a key."""
-    serving = model.engine in ("openai", "replay")
-    rules = {
-        "engine openai needs base_url, or serve: true": model.engine == "openai"
-        and (model.base_url is None) != model.serve,
-        f"base_url and serve are not for the engine {model.engine}": not serving
-        and (model.base_url is not None or model.serve),
-        "api_key_env is the NAME of an environment variable, never a key itself": model.api_key_env
-        is not None
-        and not _VARIABLE.fullmatch(model.api_key_env),
-        "base_url holds a name, a password or a query; a key comes from the environment, "
-        "by api_key_env": any(mark in (model.base_url or "") for mark in "@?#"),
-        "engine_options hold a key; it comes from the environment (HF_TOKEN)": any(
-            name in KEYS for name in model.engine_options
-        ),
-        "engine_options are vLLM's; the engine transformers takes none": model.engine
-        == "transformers"
-        and bool(model.engine_options),
-        "a chat_template in a file needs a tokenizer: give tokenizer: FOLDER": model.base_url
-        is not None
-        and model.chat_template not in (None, PLAIN)
-        and model.tokenizer is None
-        and local_folder(model.model) is None,
-        "price is not given here but in the recipe's `prices`": model.price is not None,
-        "limits must be above zero": min(_numbers(model.limits)) <= 0,
-    }
-    return [told for told, wrong in rules.items() if wrong]
-
-
-def _numbers(limits: Limits) -> list[float]:
-    return [value for value in vars(limits).values() if value is not None]

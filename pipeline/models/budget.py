@@ -1,37 +1,60 @@
-"""What a run may use of language models: requests, tokens and money, whole and stage by stage.
+"""The budget of a run: how many requests, tokens and money language models may use.
 
-A recipe says it: `budget: {requests: 1000, tokens: 2000000, money: 5}`, at the top for
-one run and in a stage for that stage's part of it, with `prices: {writer: {prompt: 0.5,
-completion: 1.5}}` in money per million tokens. It is execution only and in no
-fingerprint. Only what is really sent counts: what the journal knows is free, and a
-second run has the whole budget again. Weights that run here cost nothing; a model that
-is attached by `base_url` needs a price before a budget can be in money.
+A recipe sets it: `budget: {requests: 1000, tokens: 2000000, money: 5}`, at the top for
+the run as a whole and in a stage for that stage, with `prices: {writer: {prompt: 0.5,
+completion: 1.5}}` in money per million tokens. It is execution only and enters no
+fingerprint. Only requests that are really sent count: an answer from the journal is
+free, and the next run starts with the full budget again. Weights that run in this
+process cost nothing; a model that is attached by `base_url` needs a price before a
+budget can be in money.
 
-A request is admitted when its prompt and its longest possible answer fit; when it has
-ended, what it did not use is given back. So a budget is never exceeded, as far as the
-length of prompts is known on this side. Reached means: nothing more is sent, what is
-under way is awaited and kept, and the run ends with exit code 5.
+A request is admitted when its prompt and its longest possible answer fit into the
+budget; when it has ended, what it did not use is given back. So a budget is never
+exceeded, as far as the length of prompts is known on this side. Once it is exhausted
+nothing more is sent, requests in flight are awaited and kept, and the run ends with
+exit code 5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from pipeline.errors import Exit, UserError
 
-if TYPE_CHECKING:
-    from pipeline.models.base import Price
+MONEY_TOLERANCE: Final = 1e-9
+"""How far a sum of money may exceed its limit by rounding."""
 
 
-CENT: Final = 1e-9
-"""What sums of money may be off by."""
+@dataclass(frozen=True)
+class Price:
+    """The price of a model, in whatever currency the budget is in.
+
+    Args:
+        prompt: Money per million tokens of prompts.
+        completion: Money per million tokens of answers.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    prompt: float
+    completion: float
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What was, or may be, used. A model without a price costs nothing."""
+    """What requests used, or may use.
+
+    Args:
+        requests: Number of requests sent.
+        tokens: Tokens of prompts and answers together.
+        money: Their price; 0 for a model without one.
+
+    Example:
+        >>> Usage.of(2, 1_000_000, 500_000, Price(prompt=0.5, completion=1.5))
+        Usage(requests=2, tokens=1500000, money=1.25)
+    """
 
     requests: int = 0
     tokens: int = 0
@@ -39,14 +62,27 @@ class Usage:
 
     @classmethod
     def of(cls, requests: int, prompt: int, completion: int, price: Price | None) -> Usage:
-        """The use of so many requests with so many tokens in all."""
+        """The usage of some requests together.
+
+        Args:
+            requests: Number of requests.
+            prompt: Tokens of all their prompts.
+            completion: Tokens of all their answers.
+            price: The model's price, None for one that costs nothing.
+        """
         money = (prompt * price.prompt + completion * price.completion) / 1e6 if price else 0.0
         return cls(requests, prompt + completion, money)
 
 
 @dataclass(frozen=True)
 class BudgetLimit:
-    """What a recipe allows: None is no limit."""
+    """What a recipe allows; None is no limit.
+
+    Args:
+        requests: Most requests that may be sent.
+        tokens: Most tokens of prompts and answers together.
+        money: Most money, in the currency of the prices.
+    """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -57,59 +93,81 @@ class BudgetLimit:
 
 @dataclass
 class BudgetTracker:
-    """One allowance and what is used and reserved of it. name: whose it is, for messages."""
+    """A limit with the usage that counts against it, reservations included.
+
+    Args:
+        name: What the limit is called in messages: "the budget of the run".
+        limit: What is allowed.
+        requests: Requests sent or reserved so far.
+        tokens: Tokens used or reserved so far.
+        money: Money used or reserved so far.
+    """
 
     name: str
-    allowance: BudgetLimit
+    limit: BudgetLimit
     requests: int = 0
     tokens: int = 0
     money: float = 0.0
 
-    def short_of(self, use: Usage) -> str | None:
-        """What does not suffice for this use, in words; None when all does."""
-        allowed = self.allowance
-        if allowed.requests is not None and self.requests + use.requests > allowed.requests:
-            return f"{allowed.requests:,} requests"
-        if allowed.tokens is not None and self.tokens + use.tokens > allowed.tokens:
-            return f"{allowed.tokens:,} tokens"
-        if allowed.money is not None and self.money + use.money > allowed.money + CENT:
-            return f"{allowed.money:,g} in money"
+    def exceeded_by(self, usage: Usage) -> str | None:
+        """The limit that this usage would exceed, such as "1,000 requests"; None if it fits."""
+        limit = self.limit
+        if limit.requests is not None and self.requests + usage.requests > limit.requests:
+            return f"{limit.requests:,} requests"
+        if limit.tokens is not None and self.tokens + usage.tokens > limit.tokens:
+            return f"{limit.tokens:,} tokens"
+        if limit.money is not None and self.money + usage.money > limit.money + MONEY_TOLERANCE:
+            return f"{limit.money:,g} in money"
         return None
 
-    def add(self, use: Usage, sign: int = 1) -> None:
-        self.requests += sign * use.requests
-        self.tokens += sign * use.tokens
-        self.money += sign * use.money
+    def add(self, usage: Usage, sign: int = 1) -> None:
+        """Count a usage; sign -1 takes it back."""
+        self.requests += sign * usage.requests
+        self.tokens += sign * usage.tokens
+        self.money += sign * usage.money
 
 
 @dataclass
 class Budget:
-    """The accounts that a stage's requests are charged to: the run's and its own."""
+    """All limits that apply to the requests of a stage: the run's and the stage's own.
 
-    accounts: Sequence[BudgetTracker] = ()
-    _short: str | None = field(default=None, repr=False)
+    Args:
+        trackers: One tracker for each limit. Without any, everything is admitted.
 
-    def reserve(self, use: Usage) -> bool:
-        """Charge this use in advance, if every account can bear it."""
-        for account in self.accounts:
-            if short := account.short_of(use):
-                self._short = f"{account.name} is reached: {short}"
+    Example:
+        >>> run = BudgetTracker("the budget of the run", BudgetLimit(tokens=100))
+        >>> budget = Budget([run])
+        >>> budget.reserve(Usage(1, 80)), budget.reserve(Usage(1, 80))
+        (True, False)
+        >>> budget.reconcile(reserved=Usage(1, 80), actual=Usage(1, 30))
+        >>> run.tokens
+        30
+    """
+
+    trackers: Sequence[BudgetTracker] = ()
+    _exhausted: str | None = field(default=None, repr=False)
+
+    def reserve(self, usage: Usage) -> bool:
+        """Count a usage in advance, if it fits into every limit; whether it did."""
+        for tracker in self.trackers:
+            if exceeded := tracker.exceeded_by(usage):
+                self._exhausted = f"{tracker.name} is reached: {exceeded}"
                 return False
-        for account in self.accounts:
-            account.add(use)
+        for tracker in self.trackers:
+            tracker.add(usage)
         return True
 
-    def settle(self, reserved: Usage, used: Usage) -> None:
-        """Replace what was reserved by what was used."""
-        for account in self.accounts:
-            account.add(reserved, -1)
-            account.add(used)
+    def reconcile(self, reserved: Usage, actual: Usage) -> None:
+        """Replace a reservation by what was really used."""
+        for tracker in self.trackers:
+            tracker.add(reserved, -1)
+            tracker.add(actual)
 
-    def reached(self, left: int) -> UserError:
-        """The error that ends the run, with so many requests left to be sent."""
+    def exhausted(self, remaining: int) -> UserError:
+        """The error that ends the run, with the number of requests that were not sent."""
         return UserError(
-            self._short or "the budget is reached",
-            why=f"{left:,} requests are left",
-            hint="run again to go on with a new budget, or raise it; all answers are kept",
+            self._exhausted or "the budget is reached",
+            why=f"{remaining:,} requests are left",
+            hint="run again to continue with a new budget, or raise it; all answers are kept",
             code=Exit.BUDGET,
         )

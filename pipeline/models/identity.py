@@ -1,10 +1,10 @@
-"""What a model is, whoever runs it and wherever it lies.
+"""The identity of a model, which is the same whatever runs it and wherever it is stored.
 
-In this order: the `id` that its user gave it; the digest of the files of a local
-folder; the name under which a server knows it; a hub name with the commit that its
-revision resolves to. Number format, a replaced chat template, an adapter and those
-engine options that may change an answer belong to it. Engine, device and the place
-of a server do not.
+The weights are identified by the first of these that there is: the `id` that the user
+gave, the digest of the files of a local folder, the name under which a server knows the
+model, or a hub name with the commit that its revision resolves to. Number format, a
+replaced chat template, an adapter and those engine options that may change an answer
+belong to the identity. Engine, device and a server's address do not.
 """
 
 from __future__ import annotations
@@ -18,45 +18,50 @@ from pipeline.models.base import PLAIN, Embedder, LanguageModel, local_folder
 from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest
 
-SUFFIXES: Final = frozenset(
+MODEL_SUFFIXES: Final = frozenset(
     {".bin", ".jinja", ".json", ".model", ".pt", ".py", ".safetensors", ".tiktoken", ".txt"}
 )
-TRAINING: Final = frozenset(
+TRAINER_FILES: Final = frozenset(
     {"optimizer.bin", "optimizer.pt", "rng_state.pt", "scheduler.pt"}
     | {"trainer_state.json", "training_args.bin"}
 )
-"""What trainers leave beside the weights and no answer depends on."""
-EXECUTION: Final = frozenset(
+"""Files that trainers write beside the weights; no answer depends on them."""
+EXECUTION_OPTIONS: Final = frozenset(
     {"tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"}
     | {"gpu_memory_utilization", "kv_cache_memory_bytes", "cpu_offload_gb", "swap_space"}
     | {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill"}
     | {"enable_prefix_caching", "enforce_eager", "block_size", "disable_log_stats"}
     | {"distributed_executor_backend", "load_format", "download_dir", "max_lora_rank"}
 )
-"""Engine options that say how to run a model; whatever else is given may change its answers."""
+"""Engine options that say how to run a model; any other one may change its answers."""
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 def identity(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, Any]:
-    """The identity of a model as plain JSON values.
+    """The identity of a model as JSON values.
 
-    Raises UserError if the folder, the hub's answer or the chat template is missing.
+    Args:
+        model: The model.
+        files: Digests of files, cached.
+
+    Raises:
+        UserError: The folder, the name on the hub or the chat template does not exist.
     """
-    what: dict[str, Any] = {"weights": _weights(model, files)}
+    result: dict[str, Any] = {"weights": _weights(model, files)}
     if isinstance(model, Embedder):
-        return what
-    if "served" not in what["weights"]:
-        what["dtype"] = model.dtype
+        return result
+    if "served" not in result["weights"]:
+        result["dtype"] = model.dtype
     if model.chat_template is not None:
         named = model.chat_template == PLAIN
-        digested = PLAIN if named else _template_digest(model.chat_template, files)
-        what["chat_template"] = digested
+        template = PLAIN if named else _template_digest(model.chat_template, files)
+        result["chat_template"] = template
     if model.lora is not None:
-        what["lora"] = _folder_or_name(model.lora, files)
+        result["lora"] = _folder_or_name(model.lora, files)
     if model.tokenizer is not None:
-        what["tokenizer"] = _folder_or_name(model.tokenizer, files)
-    options = {k: v for k, v in model.engine_options.items() if k not in EXECUTION}
-    return what | ({"options": options} if options else {})
+        result["tokenizer"] = _folder_or_name(model.tokenizer, files)
+    options = {k: v for k, v in model.engine_options.items() if k not in EXECUTION_OPTIONS}
+    return result | ({"options": options} if options else {})
 
 
 def _folder_or_name(name: str, files: FileDigests) -> str:
@@ -65,10 +70,13 @@ def _folder_or_name(name: str, files: FileDigests) -> str:
 
 
 def resolved_revision(model: LanguageModel | Embedder) -> str:
-    """The commit of a hub model: what the local cache holds, else what the hub says.
+    """The commit of a model on the hub: the one in the local cache, else the hub's answer.
 
-    The cache comes first so that a revision that moves on the hub changes nothing
-    here until the model is fetched anew.
+    The cache comes first, so that a revision that moves on the hub changes nothing here
+    until the model is downloaded again.
+
+    Raises:
+        UserError: The hub has no such model, or cannot be reached.
     """
     from httpx2 import HTTPError
     from huggingface_hub import HfApi, snapshot_download
@@ -88,7 +96,7 @@ def resolved_revision(model: LanguageModel | Embedder) -> str:
     except (HfHubHTTPError, HTTPError, OSError, RuntimeError) as error:
         raise _missing(model, str(error).strip().splitlines()[0]) from error
     if commit is None:
-        raise _missing(model, "the hub names no commit for it")
+        raise _missing(model, "the hub has no commit of it")
     return commit
 
 
@@ -104,23 +112,31 @@ def _weights(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, s
 
 
 def folder_digest(folder: Path, files: FileDigests) -> str:
-    """32 hex digits over the names and contents of all files that an answer depends on.
+    """The digest of a model's folder: 32 hex digits over the names and contents of its files.
 
-    Weights, configurations, tokenizer, chat template; not the trainer's own state,
-    not intermediate checkpoints, not what is written for people to read.
+    It covers weights, configurations, tokenizer and chat template; not the trainer's own
+    state, intermediate checkpoints and texts for people.
+
+    Raises:
+        UserError: The folder has no such file.
     """
     paths = [
-        p for p in sorted(folder.rglob("*")) if p.is_file() and _matters(p.relative_to(folder))
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and _is_model_file(path.relative_to(folder))
     ]
     if not paths:
-        raise UserError("the folder holds no model", where=str(folder))
+        raise UserError(
+            "model must be a folder with weights, got one without any file of a model",
+            where=str(folder),
+        )
     names = [p.relative_to(folder).as_posix() for p in paths]
     return digest(dict(zip(names, files.get_many(paths), strict=True)))
 
 
-def _matters(name: Path) -> bool:
-    aside = any(part.startswith((".", "checkpoint-")) for part in name.parts)
-    return not aside and name.suffix in SUFFIXES and name.name not in TRAINING
+def _is_model_file(name: Path) -> bool:
+    excluded = any(part.startswith((".", "checkpoint-")) for part in name.parts)
+    return not excluded and name.suffix in MODEL_SUFFIXES and name.name not in TRAINER_FILES
 
 
 def _template_digest(path: str, files: FileDigests) -> str:
@@ -133,7 +149,7 @@ def _template_digest(path: str, files: FileDigests) -> str:
 def _missing(model: LanguageModel | Embedder, why: str) -> UserError:
     revision = f" at revision {model.revision}" if model.revision else ""
     return UserError(
-        f"there is no model {model.model!r}{revision}",
-        why=f"no such folder, not in the local hub cache, and: {why}",
-        hint="give a folder that holds the model, or the name of one on the hub",
+        f"model must be a folder or a name on the hub, got {model.model!r}{revision}",
+        why=f"there is no such folder, it is not in the local cache of the hub, and: {why}",
+        hint="give the folder of a model, or the name of one on the hub",
     )

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import polars as pl
 
-from pipeline.errors import UserError
-from pipeline.recipe.problems import suggest
+from pipeline.errors import UserError, program
+from pipeline.recipe.problems import closest
 from pipeline.stage import ROOT, DataKind, Edge, Option, Stage
 
 FAMILIES: Final = ROOT / "stages"
@@ -82,21 +82,19 @@ def _import(name: str) -> types.ModuleType | None:
 
 
 def _suggestion(name: str) -> str:
-    hint = suggest(name, available())
-    if hint and hint.startswith("did you mean"):
-        return hint
-    return "python -m pipeline stages lists them all; a stage of your own is its dotted path"
+    listing = f"{program()} stages lists them all; a stage of your own is its dotted path"
+    return closest(name, available()) or listing
 
 
-def available() -> list[str]:
-    """The names of all stages under `stages/`, without importing any of them.
+def available(folder: Path = FAMILIES) -> list[str]:
+    """The names of all stages under a folder of families, without importing any of them.
 
     A module is a stage if it holds a function under `@stage(...)`; helpers and rooms
     whose names begin with an underscore are not looked into.
     """
     return sorted(
         f"{family.name}.{module.stem}"
-        for family in _public(FAMILIES)
+        for family in _public(folder)
         if family.is_dir()
         for module in _public(family)
         if _MARK.search(_text(module))

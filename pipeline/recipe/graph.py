@@ -1,7 +1,7 @@
 """Order and types of a graph, checked before anything runs.
 
 Columns are known statically: every stage declares what it reads and adds, so a
-missing or doubled column is a mistake of the recipe and not of the night's run.
+missing or doubled column is reported before the first stage runs.
 """
 
 from __future__ import annotations
@@ -19,10 +19,16 @@ from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, DataKind, Edge,
 class Step:
     """One stage of a recipe, wired and checked.
 
-    needs: for each edge, the names of the steps connected to it.
-    columns: what its output rows carry, with polars types.
-    own: the columns that it adds itself, after renaming.
-    locate: the recipe's line of a key of the step, such as ("with", "budget").
+    Args:
+        name: Its name in the recipe.
+        stage: The stage that it uses.
+        options: The stage's options, complete.
+        needs: For each edge, the names of the steps connected to it.
+        rename: New names of added columns, from the recipe's `as`.
+        where: The recipe's line of the step.
+        locate: The recipe's line of a key of the step, such as ("with", "budget").
+        columns: The columns of its output rows, with polars types.
+        own: The columns that it adds itself, after renaming.
     """
 
     name: str
@@ -36,8 +42,13 @@ class Step:
     own: Columns = field(default_factory=dict)
 
     @property
+    def label(self) -> str:
+        """The step in messages: its name and its stage's."""
+        return f"{self.name} ({self.stage.name})"
+
+    @property
     def first(self) -> str:
-        """The step whose rows an annotating stage goes through."""
+        """The step connected to the first edge."""
         return self.needs[self.stage.edges[0].name][0]
 
     @property
@@ -49,15 +60,21 @@ class Step:
     @property
     def makers(self) -> list[str]:
         """The steps whose weights its models have."""
-        found: list[str | None] = []
+        makers: list[str | None] = []
         for option in self.stage.options:
             if option.is_model:
-                option.each(getattr(self.options, option.name), lambda m: found.append(m.made_by))
-        return [maker for maker in dict.fromkeys(found) if maker is not None]
+                value = getattr(self.options, option.name)
+                option.each(value, lambda model: makers.append(model.made_by))
+        return [maker for maker in dict.fromkeys(makers) if maker is not None]
 
 
 def topological_order(steps: Mapping[str, Step], problems: list[UserError]) -> list[Step]:
-    """The steps such that each follows what it needs; a cycle is a problem with its path."""
+    """The steps such that each follows what it needs, else in the recipe's order.
+
+    Args:
+        steps: The steps by name.
+        problems: A cycle is added to them, with its path.
+    """
     ordered: dict[str, Step] = {}
     path: list[str] = []
 
@@ -78,7 +95,15 @@ def topological_order(steps: Mapping[str, Step], problems: list[UserError]) -> l
 
 
 def wire_columns(ordered: list[Step], problems: list[UserError]) -> dict[str, Step]:
-    """Follow the columns along the edges, and check kinds and columns on the way."""
+    """Follow the columns along the edges, and check kinds and columns.
+
+    Args:
+        ordered: The steps in topological order.
+        problems: Mistakes are added to them.
+
+    Returns:
+        The steps that are right, with their columns.
+    """
     connected: dict[str, Step] = {}
     for step in ordered:
         before = len(problems)
@@ -88,34 +113,37 @@ def wire_columns(ordered: list[Step], problems: list[UserError]) -> dict[str, St
                 for name in step.needs.get(edge.name, ()):
                     if name in connected:
                         _check_edge(step, edge, connected[name], problems)
-        except UserError as error:  # what a stage reads may follow from an option that is wrong
-            what = f"{step.name} ({step.stage.name}): {error.what}"
-            where = where_of(error, step)
-            problems.append(UserError(what, where=where, why=error.why, hint=error.hint))
+        except UserError as error:  # the columns read may follow from an option that is wrong
+            problems.append(_at_step(error, step))
         for maker in step.makers:
             if maker in connected and not connected[maker].stage.fills_files:
                 what = f"{step.name}: its model is from {maker!r}, which makes no files"
                 problems.append(UserError(what, where=step.where))
         if all(name in connected for name in step.upstream) and len(problems) == before:
-            whole = _with_columns(step, connected, problems)
+            wired = _with_columns(step, connected, problems)
             if len(problems) == before:
-                connected[step.name] = whole
+                connected[step.name] = wired
     return connected
 
 
 def wrong_options(step: Step, options: SimpleNamespace) -> UserError | None:
-    """What the stage's own check says of the options."""
+    """The mistake that the stage's own `check` finds in the options, at its line."""
     try:
         if step.stage.check:
             step.stage.check(options)
     except UserError as error:
-        what = f"{step.name} ({step.stage.name}): {error.what}"
-        return UserError(what, where=where_of(error, step), why=error.why, hint=error.hint)
+        return _at_step(error, step)
     return None
 
 
+def _at_step(error: UserError, step: Step) -> UserError:
+    """A stage's error with the step's name and the recipe's line."""
+    what, where = f"{step.label}: {error.what}", where_of(error, step)
+    return UserError(what, where=where, why=error.why, hint=error.hint)
+
+
 def where_of(error: UserError, step: Step) -> str:
-    """The line of the option that is wrong, or of the step."""
+    """The recipe's line of the option that an `OptionError` names, else of the step."""
     if isinstance(error, OptionError):
         return step.locate(("with", *error.option.split(".")))
     return step.where
@@ -144,17 +172,17 @@ def _narrowed(step: Step, connected: Mapping[str, Step]) -> Step:
 
 def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:
     if not _gives(source, edge.kind):
-        wanted = " or ".join(edge.kinds)
-        what = f"{step.name} ({step.stage.name}) needs {wanted} for {edge.name!r}"
+        what = f"{step.label} needs {' or '.join(edge.kinds)} for {edge.name!r}"
         gives = "files" if kind_of(source) is DataKind.FILES else str(kind_of(source))
-        problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=step.where))
+        where = step.locate(("needs", edge.name))
+        problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=where))
         return
     if edge.kind is not DataKind.RECORDS:
         return
     reads = step.stage.reads(edge.name, step.options)
     for column in () if reads == ALL else reads:
         if column not in source.columns:
-            what = f"{step.name} ({step.stage.name}) reads the column {column!r}"
+            what = f"{step.label} reads the column {column!r}"
             added = [c for c in source.columns if c not in BASE_COLUMNS[DataKind.RECORDS]]
             problems.append(
                 UserError(
@@ -173,8 +201,7 @@ def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[User
     try:
         added = dict(step.stage.adds(step.options, edges))
     except UserError as error:
-        where = where_of(error, step)
-        problems.append(UserError(error.what, where=where, why=error.why, hint=error.hint))
+        problems.append(_at_step(error, step))
         return step
     base: Columns = {}
     if step.stage.makes:
@@ -182,25 +209,29 @@ def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[User
     elif step.stage.annotates:
         base = edges[step.stage.edges[0].name][0]
     own: Columns = {step.rename.get(name, name): dtype for name, dtype in added.items()}
-    for what, hint in _wrong_names(step, added, own, base):
-        problems.append(UserError(f"{step.name}{what}", where=step.where, hint=hint))
+    for what, key, hint in _wrong_names(step, added, own, base):
+        where = step.locate(("as", key))
+        problems.append(UserError(f"{step.name}{what}", where=where, hint=hint))
     return replace(step, columns={**base, **own}, own=own)
 
 
 def _wrong_names(
     step: Step, added: Columns, own: Columns, base: Columns
-) -> Iterator[tuple[str, str | None]]:
-    """What is wrong with the names of the added columns, with hints."""
+) -> Iterator[tuple[str, str, str | None]]:
+    """Mistakes in the names of the added columns, with their keys in `as`, and hints."""
     for name in step.rename:
         if name not in added:
-            yield (
-                f": 'as' renames {name!r}, which {step.stage.name} does not add",
-                suggest(name, added),
-            )
+            what = f": 'as' renames {name!r}, which {step.stage.name} does not add"
+            yield what, name, suggest(name, added)
     if len(own) < len(added):
-        yield ": 'as' gives two columns one name", None
+        yield ": 'as' gives two columns one name", "", None
+    original = {new: old for old, new in step.rename.items()}
     for name in own:
         if name in base or name in RESERVED:
-            told = "is there already" if name in base else "is a name of the engine's own"
-            hint = f"as: {{{name}: another_name}}"
-            yield f" ({step.stage.name}) adds {name!r}, which {told}", hint
+            reason = "is there already" if name in base else "is a name of the engine's own"
+            hint = f"as: {{{original.get(name, name)}: another_name}}"
+            yield (
+                f" ({step.stage.name}) adds {name!r}, which {reason}",
+                original.get(name, ""),
+                hint,
+            )

@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.models.base import Embedder, LanguageModel, mistakes
+from pipeline import ROOT
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.validation import mistakes
 from pipeline.recipe.problems import Problem, names_in, option_groups, problems_in, suggest
-from pipeline.stage import ROOT, Option, Stage
+from pipeline.stage import Option, Stage
 
 T = TypeVar("T")
 
@@ -73,8 +75,9 @@ def _value(
         results = [_model(option, name, models) for name in raw]
         return tuple(m for m, _ in results), [p for _, wrong in results for p in wrong]
     if option.names_files and raw is not None:
-        paths, missing = resolve(raw, folder)
-        return paths, [Problem((option.name,), missing)] if missing else []
+        paths, mistake = resolve(raw, folder)
+        what = f"{option.name} {mistake}" if str(mistake).startswith("must") else str(mistake)
+        return paths, [Problem((option.name,), what)] if mistake else []
     return _typed(option, raw)
 
 
@@ -109,11 +112,19 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
 
 
 def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
-    """The existing files that paths and glob patterns name, and the first that is missing."""
+    """Resolve paths and glob patterns to existing files.
+
+    Args:
+        raw: A path, a glob pattern or a list of these, as the recipe writes them.
+        folder: Where relative paths are looked for first; then in the repository.
+
+    Returns:
+        Absolute paths, in sorted order for each pattern, and the mistake if there is one.
+    """
     patterns = [raw] if isinstance(raw, str) else raw
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-        return (), f"{raw!r} is neither a path nor a list of paths"
-    found: list[str] = []
+        return (), f"must be a path or a list of paths, got {raw!r}"
+    files: list[str] = []
     for pattern in patterns:
         matches = next((m for base in (folder, ROOT) if (m := _matches(base, pattern))), [])
         if not matches:
@@ -122,9 +133,10 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
                 f"there is no file {pattern!r} (looked beside the recipe and in the repository)",
             )
         if folders := [m for m in matches if m.is_dir()]:
-            return (), f"{str(folders[0])!r} is a folder; name files, or a pattern: {pattern}/*"
-        found += [str(path) for path in matches]
-    return tuple(found), None
+            hint = f"a pattern such as {pattern}/*"
+            return (), f"must be a file, got the folder {str(folders[0])!r}; write {hint}"
+        files += [str(path) for path in matches]
+    return tuple(files), None
 
 
 def _matches(base: Path, pattern: str) -> list[Path]:
@@ -145,35 +157,60 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def build_model(spec: dict[str, Any], folder: Path) -> tuple[Any, list[str]]:
-    """A `LanguageModel` or `Embedder` from a recipe's mapping; its engine says which."""
-    engine = spec.get("engine", "transformers")
+def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem]]:
+    """A `LanguageModel` or `Embedder` from a recipe's mapping; its engine says which.
+
+    Args:
+        raw: The mapping under `models: NAME:`, without `from`.
+        folder: Where relative paths are looked for first; then in the repository.
+
+    Returns:
+        The model, None where something is wrong with it, and the problems.
+    """
+    engine = raw.get("engine", "transformers")
     kind = Embedder if engine == "sentence-transformers" else LanguageModel
     names = [f.name for f in fields(kind) if f.name != "made_by"]
-    unknown = [f"unknown key {k!r}; {suggest(str(k), names)}" for k in spec if k not in names]
+    unknown = [k for k in raw if k not in names]
     if unknown:
-        return None, unknown
-    for key in ("model", "chat_template", "lora", "tokenizer"):
-        if isinstance(spec.get(key), str):
-            spec[key] = _existing(spec[key], folder)
-    try:
-        model = TypeAdapter(kind).validate_json(json.dumps(spec), strict=True)
-        return model, mistakes(model) if isinstance(model, LanguageModel) else []
-    except ValidationError as error:
-        return None, [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        keys = ((str(k), f"unknown key {str(k)!r}") for k in unknown)
+        return None, [Problem((key,), what, suggest(key, names)) for key, what in keys]
+    paths = ("model", "chat_template", "lora", "tokenizer")
+    spec = {
+        key: _existing(value, folder) if key in paths and isinstance(value, str) else value
+        for key, value in raw.items()
+    }
+    model, problems = checked_dataclass(spec, kind)
+    if isinstance(model, LanguageModel):
+        problems = [Problem((), what) for what in mistakes(model)]
+    return model, problems
 
 
-def numbers(raw: Any, kind: type[T]) -> tuple[T | None, list[str]]:
-    """A dataclass of numbers that are not negative, from a recipe's mapping."""
+def limits(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:
+    """A dataclass of numbers that are not negative, from a recipe's mapping.
+
+    Args:
+        raw: The mapping: a budget or a price.
+        kind: The dataclass.
+
+    Returns:
+        The dataclass, None where something is wrong with it, and the problems.
+    """
+    value, problems = checked_dataclass(raw, kind)
+    for name, number in vars(value).items() if value is not None else ():
+        if number is not None and number < 0:
+            problems.append(Problem((name,), f"{name} must be at least 0, got {number}"))
+    return value, problems
+
+
+def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:
+    """A recipe's mapping as a dataclass, checked strictly; None and problems where it is wrong."""
     try:
         text = json.dumps(raw, allow_nan=False)
-        found = TypeAdapter(kind).validate_json(text, strict=True)
+        return TypeAdapter(kind).validate_json(text, strict=True), []
     except ValidationError as error:
-        return None, [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        return None, problems_in("", raw, kind, error)
     except (TypeError, ValueError):
-        return None, [f"{raw!r} are no plain, finite numbers"]
-    negative = [k for k, value in vars(found).items() if value is not None and value < 0]
-    return found, [f"{name} is below 0" for name in negative]
+        return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
 
 
 def _existing(name: str, folder: Path) -> str:

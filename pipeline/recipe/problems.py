@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from pipeline.models.base import Embedder, LanguageModel
+
 _TYPES: Final = {
     "int_type": "an integer", "int_from_float": "an integer", "int_parsing": "an integer",
     "float_type": "a number", "float_parsing": "a number", "bool_type": "true or false",
@@ -24,7 +26,10 @@ _TYPES: Final = {
 class Problem(NamedTuple):
     """What is wrong with an option.
 
-    path: the option's key, and the keys below it where the value is a mapping.
+    Attributes:
+        path: The option's key, and the keys below it where the value is a mapping.
+        what: The mistake: "X must be Y, got Z".
+        hint: How to fix it.
     """
 
     path: tuple[str, ...]
@@ -32,27 +37,54 @@ class Problem(NamedTuple):
     hint: str | None = None
 
 
-def suggest(name: str, valid: Iterable[str]) -> str | None:
-    """A "did you mean" for a name, or the names there are."""
+def closest(name: str, valid: Iterable[Any]) -> str | None:
+    """A "did you mean" with the valid names close to this one; None where there is none.
+
+    Example:
+        >>> closest("budgte", ["budget", "seed"])
+        "did you mean 'budget'?"
+    """
+    close = get_close_matches(name, [str(k) for k in valid], n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else None
+
+
+def suggest(name: str, valid: Iterable[Any]) -> str | None:
+    """A "did you mean" for a name, else the list of the valid names; None without any.
+
+    Example:
+        >>> suggest("unit", ["budget", "seed"])
+        'there are: budget, seed'
+    """
     names = [str(k) for k in valid]
-    close = get_close_matches(name, names, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    return "there are: " + ", ".join(names) if names else None
+    return closest(name, names) or (f"there are: {', '.join(names)}" if names else None)
 
 
 def option_groups(annotation: Any) -> dict[str, type]:
-    """The option groups in an annotation, by the value of their `name` (or the class's name)."""
-    found: dict[str, type] = {}
-    for member in (annotation, *_members(annotation)):
-        if isinstance(member, type) and is_dataclass(member):
-            name = next((f.default for f in fields(member) if f.name == "name"), member.__name__)
-            found[str(name)] = member
-    return found
+    """The option groups in an annotation, by the value of their `name` (or the class's name).
+
+    Models are dataclasses too, but a recipe names them and does not write them there.
+    """
+    models = (LanguageModel, Embedder)
+    return {name: kind for name, kind in _dataclasses(annotation).items() if kind not in models}
+
+
+def _dataclasses(annotation: Any) -> dict[str, type]:
+    return {
+        _name_of(member): member
+        for member in (annotation, *_members(annotation))
+        if isinstance(member, type) and is_dataclass(member)
+    }
 
 
 def problems_in(name: str, raw: Any, annotation: Any, error: ValidationError) -> list[Problem]:
-    """All that pydantic found wrong with a value, one problem for each key."""
+    """The errors of pydantic as problems, one for each key.
+
+    Args:
+        name: The option; empty for a mapping that stands for itself, such as a model.
+        raw: Its value in the recipe.
+        annotation: Its type.
+        error: What pydantic raised.
+    """
     by_path: dict[tuple[str, ...], Problem] = {}
     for entry in error.errors():
         problem = _problem(name, raw, annotation, entry)
@@ -62,15 +94,17 @@ def problems_in(name: str, raw: Any, annotation: Any, error: ValidationError) ->
 
 def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> Problem:
     keys, shown, missing = _walk(raw, entry["loc"])
-    path, kind, value = (name, *keys), entry["type"], entry["input"]
-    subject = ".".join(path) + shown
+    path = tuple(key for key in (name, *keys) if key)
+    kind, value = entry["type"], entry["input"]
+    subject = (".".join(path) or "it") + shown
     group = _group_at(annotation, raw, keys[:-1] if keys else [])
-    if "unexpected" in kind or kind == "extra_forbidden":
-        hint = suggest(keys[-1], names_in(group)) if keys else None
-        owner = f"{'.'.join(path[:-1])} ({_name_of(group)})" if group else ".".join(path[:-1])
-        return Problem(path, f"{owner} has no option {keys[-1] if keys else name!r}", hint)
+    if keys and ("unexpected" in kind or kind == "extra_forbidden"):
+        owner = ".".join(path[:-1]) + (f" ({_name_of(group)})" if group and name else "")
+        what = f"{owner} has no option {keys[-1]!r}" if owner else f"unknown key {keys[-1]!r}"
+        return Problem(path, what, suggest(keys[-1], names_in(group)))
     if missing is not None or kind.startswith("missing"):
-        return Problem(path, f"the option {'.'.join((*path, missing or ''))!r} is missing")
+        name = ".".join(filter(None, (*path, missing)))
+        return Problem(path, f"the option {name!r} is missing")
     if isinstance(value, str) and not keys and option_groups(annotation):
         hint = suggest(value, option_groups(annotation))
         return Problem(path, f"{subject}: there is no {value!r}", hint)
@@ -82,12 +116,14 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
             path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(annotation))
         )
     if kind == "value_error":
+        text = str(entry["ctx"]["error"])
         # A group's text begins with the name of the option that is wrong.
-        between = "." if isinstance(value, Mapping) else " "
-        return Problem(path, f"{subject}{between}{entry['ctx']['error']}")
+        option = text.partition(" ")[0]
+        if option in names_in(_group_at(annotation, raw, keys)):
+            return Problem((*path, option), f"{subject}.{text}")
+        return Problem(path, f"{subject} {text}")
     if kind == "literal_error":
-        hint = suggest(value, _literals(annotation)) if isinstance(value, str) else None
-        hint = hint if hint and hint.startswith("did") else None
+        hint = closest(value, _literals(annotation)) if isinstance(value, str) else None
         return Problem(path, f"{subject} must be {entry['ctx']['expected']}, got {value!r}", hint)
     own = (
         typing.get_type_hints(group, include_extras=True).get(keys[-1]) if group and keys else None
@@ -143,23 +179,28 @@ def _members(annotation: Any) -> Iterator[Any]:
         yield from _members(member)
 
 
+def constraints_in(metadata: Iterable[Any]) -> dict[str, Any]:
+    """The constraints in the metadata of an `Annotated`: ge, le, gt, lt, min_length, max_length."""
+    constraints: dict[str, Any] = {}
+    for mark in metadata:
+        for part in mark.metadata if isinstance(mark, FieldInfo) else [mark]:
+            for name in ("ge", "le", "gt", "lt", "min_length", "max_length"):
+                if (value := getattr(part, name, None)) is not None:
+                    constraints[name] = value
+    return constraints
+
+
 def _bounds(annotation: Any) -> dict[str, Any]:
     """The numeric bounds anywhere in an annotation; only of use where there is one pair."""
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for member in (annotation, *_members(annotation)):
-        marks = [*getattr(member, "__metadata__", ())]
-        for mark in marks:
-            parts = mark.metadata if isinstance(mark, FieldInfo) else [mark]
-            for part in parts:
-                for name in ("ge", "le", "gt", "lt"):
-                    if (value := getattr(part, name, None)) is not None:
-                        found[name] = value
-    return found
+        bounds |= constraints_in(getattr(member, "__metadata__", ()))
+    return bounds
 
 
 def _group_at(annotation: Any, raw: Any, keys: list[str]) -> type | None:
     """The option group that the keys lead to."""
-    members = option_groups(annotation)
+    members = _dataclasses(annotation)
     name = raw.get("name") if isinstance(raw, Mapping) else None
     group = members.get(str(name)) or (next(iter(members.values())) if len(members) == 1 else None)
     for key in keys:
@@ -188,11 +229,11 @@ def _names(annotation: Any) -> str | None:
 
 def _literals(annotation: Any) -> list[str]:
     """Every text that stands in a Literal of the annotation or of its groups."""
-    found: list[str] = []
+    texts: list[str] = []
     for member in (annotation, *_members(annotation)):
         if typing.get_origin(member) is typing.Literal:
-            found += [str(a) for a in typing.get_args(member)]
+            texts += [str(a) for a in typing.get_args(member)]
         if isinstance(member, type) and is_dataclass(member):
             for hint in typing.get_type_hints(member, include_extras=True).values():
-                found += _literals(hint)
-    return found
+                texts += _literals(hint)
+    return texts

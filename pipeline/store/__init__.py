@@ -1,1 +1,1 @@
-"""What is kept on disk: artifacts, Parquet, hashes, the cache of rows, views over layers."""
+"""What lies on the disk: artifacts, Parquet files, hashes, the row cache, views over artifacts."""

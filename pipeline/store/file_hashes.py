@@ -1,11 +1,11 @@
-"""Content digests of files, remembered while a file is unchanged.
+"""Content digests of files, cached while a file is unchanged.
 
 Weights and data files enter fingerprints by content. Reading gigabytes again for
-every plan would be waste, so a digest is remembered together with the file's
-size, modification time in nanoseconds and inode; if any of the three differs,
-the file is read again. The memory is one JSON file in the store. It names files
-by a hash of their resolved path: a store holds no absolute path, and one that
-was copied to another machine simply finds nothing it knows.
+every plan would be waste, so a digest is cached together with the file's size,
+modification time in nanoseconds and inode; if any of the three differs, the file is
+read again. The cache is one JSON file in the store. It names files by a hash of their
+resolved path: a store holds no absolute path, and in one that was copied to another
+machine every file is simply read once more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pathlib import Path
 
 BLOCK = 1 << 20
 
+Entry = list[int | str]
+"""Size, modification time in nanoseconds, inode and sha256 of one file."""
+
 
 def file_digest(path: str | os.PathLike[str]) -> str:
     """sha256 of a file's bytes, 64 hex digits."""
@@ -32,39 +35,52 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 class FileDigests:
-    """Digests of files by path, remembered in `cache` (a JSON file that may not exist yet).
+    """Digests of files by path, cached in a JSON file.
 
     A cache that cannot be read counts as empty: it holds nothing that cannot be
-    computed again. Several processes may use one cache; the last to write wins,
-    and what another process learnt in the meantime is merged in first.
+    computed again. Several processes may use one cache; the last to write wins, after
+    it has read what the others wrote in the meantime.
+
+    Args:
+        cache: The JSON file; it need not exist yet.
+
+    Example:
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "a.txt").write_text("one")
+        >>> FileDigests(folder / "files.json").get(folder / "a.txt")[:8]
+        '7692c3ad'
     """
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._known = _read(cache)
+        self._entries = _read(cache)
 
     def get(self, path: str | os.PathLike[str]) -> str:
-        """sha256 of the file's content, 64 hex digits. Raises OSError if it cannot be read."""
+        """The sha256 of the file's content, 64 hex digits.
+
+        Raises:
+            OSError: The file cannot be read, or is not a regular file.
+        """
         return self.get_many([path])[0]
 
     def get_many(self, paths: Sequence[str | os.PathLike[str]]) -> list[str]:
         """The digests of several files, in order; the cache is written at most once."""
-        learnt = {}
+        added: dict[str, Entry] = {}
         digests = []
         for path in paths:
             key, state = _key(path), _state(path)
-            entry = self._known.get(key)
+            entry = self._entries.get(key)
             if entry is None or entry[:3] != state:
                 entry = [*state, file_digest(path)]
-                # A file that changed while it was read is not remembered.
+                # A file that changed while it was read is not cached.
                 if _state(path) == state:
-                    learnt[key] = entry
+                    added[key] = entry
             digests.append(str(entry[3]))
-        if learnt:
-            self._known = {**_read(self._cache), **self._known, **learnt}
-            # A store that cannot be written to is told by whoever must write; this is a cache.
+        if added:
+            self._entries = {**_read(self._cache), **self._entries, **added}
+            # Only a cache: whoever must write to the store reports that it cannot.
             with contextlib.suppress(OSError):
-                _write(self._cache, self._known)
+                _write(self._cache, self._entries)
         return digests
 
 
@@ -76,27 +92,27 @@ def _key(path: str | os.PathLike[str]) -> str:
 def _state(path: str | os.PathLike[str]) -> list[int]:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{os.fspath(path)} is no regular file")
+        raise OSError(f"{os.fspath(path)} is not a regular file")
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _read(cache: Path) -> dict[str, list[int | str]]:
+def _read(cache: Path) -> dict[str, Entry]:
     try:
-        known = json.loads(cache.read_text("utf-8"))
+        entries = json.loads(cache.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    if not isinstance(known, dict):
+    if not isinstance(entries, dict):
         return {}
-    return {k: v for k, v in known.items() if isinstance(v, list) and len(v) == 4}
+    return {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 4}
 
 
-def _write(cache: Path, known: dict[str, list[int | str]]) -> None:
-    """Replace the cache as a whole: a reader sees the old or the new one, never half of it."""
+def _write(cache: Path, entries: dict[str, Entry]) -> None:
+    """Replace the cache in one step: a reader sees the old or the new one, never half of it."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{cache.name}.", dir=cache.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(known, file, sort_keys=True)
+            json.dump(entries, file, sort_keys=True)
         os.replace(name, cache)
     except BaseException:
         os.unlink(name)

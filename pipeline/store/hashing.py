@@ -1,9 +1,9 @@
-"""A canonical encoding of plain values, and digests over it.
+"""A canonical encoding of JSON values, and digests over it.
 
 Fingerprints are digests of what decides a result, so the encoding must be stable
 across processes and machines, and two different values must never look alike. It
-is JSON with sorted keys over null, booleans, integers, finite floats, texts,
-lists and string-keyed mappings. Whatever else comes is refused: a callable or an
+is JSON with sorted keys over null, booleans, integers, finite floats, strings,
+lists and string-keyed mappings. Anything else is refused: a callable or an
 object's repr would make a key that changes from run to run.
 """
 
@@ -19,14 +19,23 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-_TEXTS: Final = 4_096
-"""Texts joined at a time: their memory serves the next ones too, and stays in the cache."""
+_BATCH: Final = 4_096
+"""Strings concatenated at a time: their memory is reused for the next, and fits the CPU's cache."""
 
 
 def to_json_value(value: Any, where: str = "value") -> Any:
     """The value with tuples as lists and dataclasses as mappings.
 
-    Raises TypeError, naming the place, for what has no stable encoding.
+    Args:
+        value: Any nesting of JSON values, tuples, mappings and dataclass instances.
+        where: What the value is called in an error message.
+
+    Raises:
+        TypeError: Something in it has no stable encoding; the message says where.
+
+    Example:
+        >>> to_json_value({"sizes": (1, 2)})
+        {'sizes': [1, 2]}
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -39,23 +48,31 @@ def to_json_value(value: Any, where: str = "value") -> Any:
     if isinstance(value, list | tuple):
         return [to_json_value(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, Mapping):
-        bad = next((k for k in value if not isinstance(k, str)), None)
-        if bad is not None:
-            raise TypeError(f"{where}: the key {bad!r} is no text")
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: keys must be strings, got {key!r}")
         return {k: to_json_value(v, f"{where}.{k}") for k, v in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: to_json_value(getattr(value, f.name), f"{where}.{f.name}")
             for f in fields(value)
         }
-    kind = type(value).__qualname__
     raise TypeError(
-        f"{where}: {kind} has no stable encoding; pass plain values, or a file by content"
+        f"{where}: {type(value).__qualname__} has no stable encoding; "
+        "pass JSON values, or a file by its content"
     )
 
 
 def encode(value: Any) -> bytes:
-    """The canonical bytes of a value."""
+    """The canonical bytes of a value.
+
+    Raises:
+        TypeError: Something in it has no stable encoding.
+
+    Example:
+        >>> encode({"b": 1.0, "a": None})
+        b'{"a":null,"b":1.0}'
+    """
     return json.dumps(
         to_json_value(value),
         sort_keys=True,
@@ -66,33 +83,47 @@ def encode(value: Any) -> bytes:
 
 
 def digest(value: Any) -> str:
-    """32 hex digits that stand for the value."""
+    """32 hex digits that stand for the value.
+
+    Example:
+        >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+        True
+    """
     return hashlib.blake2b(encode(value), digest_size=16).hexdigest()
 
 
 def column_digest(column: pl.Series) -> str:
-    """32 hex digits that stand for a column's values in order, however it is chunked."""
+    """32 hex digits that stand for a column's values in order, however it is chunked.
+
+    Raises:
+        TypeError: The column's type holds Python objects.
+
+    Example:
+        >>> column_digest(pl.Series(["ab", "c"])) == column_digest(pl.Series(["a", "bc"]))
+        False
+    """
     state = hashlib.blake2b(digest_size=16)
     state.update(f"{len(column)}:{column.dtype}".encode())
-    _feed(state, column.rechunk())
+    _update_hash(state, column.rechunk())
     return state.hexdigest()
 
 
-def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
-    """Absorb null mask, lengths and values, level by level, so that no two columns collide."""
+def _update_hash(state: hashlib.blake2b, column: pl.Series) -> None:
+    """Hash the null mask, lengths and values, level by level, so that no two columns collide."""
     state.update(np.packbits(column.is_null().to_numpy()).tobytes())
     dtype = column.dtype
     if isinstance(dtype, pl.Struct):
         for field in dtype.fields:
-            _feed(state, column.struct.field(field.name))
+            _update_hash(state, column.struct.field(field.name))
     elif isinstance(dtype, pl.List):
         state.update(column.list.len().fill_null(0).to_numpy().tobytes())
-        _feed(state, column.drop_nulls().filter(column.drop_nulls().list.len() > 0).explode())
+        lists = column.drop_nulls()
+        _update_hash(state, lists.filter(lists.list.len() > 0).explode())
     elif dtype == pl.String:
         state.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
         texts = column.drop_nulls()
-        for part in texts.to_frame().iter_slices(_TEXTS):
-            state.update(_joined(part.to_series()))
+        for part in texts.to_frame().iter_slices(_BATCH):
+            state.update(_concat_bytes(part.to_series()))
     else:
         values = column.drop_nulls().to_numpy()
         if values.dtype.hasobject:
@@ -101,27 +132,38 @@ def _feed(state: hashlib.blake2b, column: pl.Series) -> None:
         state.update(values.tobytes())
 
 
-def _joined(texts: pl.Series) -> Any:
-    """The bytes of the texts one behind the other: Arrow's old layout holds them like that."""
+def _concat_bytes(texts: pl.Series) -> Any:
+    """The concatenated bytes of the strings: Arrow's old layout holds them like that."""
     _, _, data = texts.to_arrow(compat_level=pl.CompatLevel.oldest()).buffers()
     return data or b""
 
 
 def row_keys(frame: pl.DataFrame) -> pl.Series:
-    """One key per row that stands for the row's values: String of length len(frame)."""
-    # JSON has one word, null, for what is missing and for numbers that are none.
-    exact = frame.with_columns(pl.col(c).cast(_spelled(t)) for c, t in frame.schema.items())
-    texts = exact.select(pl.struct(pl.all()).struct.json_encode().alias("row"))["row"]
-    keys = [hashlib.blake2b(text.encode(), digest_size=16).hexdigest() for text in texts]
+    """One key per row that stands for the row's values.
+
+    Args:
+        frame: n rows.
+
+    Returns:
+        n strings of 32 hex digits, named "key".
+
+    Example:
+        >>> row_keys(pl.DataFrame({"x": [1, 2, 1]})).n_unique()
+        2
+    """
+    # JSON has one null for missing values, NaN and infinities.
+    exact = frame.with_columns(pl.col(c).cast(_floats_as_text(t)) for c, t in frame.schema.items())
+    rows = exact.select(pl.struct(pl.all()).struct.json_encode().alias("row"))["row"]
+    keys = [hashlib.blake2b(row.encode(), digest_size=16).hexdigest() for row in rows]
     return pl.Series("key", keys, dtype=pl.String)
 
 
-def _spelled(dtype: Any) -> Any:
-    """The polars type with texts in place of floats, at any depth."""
+def _floats_as_text(dtype: Any) -> Any:
+    """The polars type with strings in place of floats, at any depth."""
     if dtype.is_float():
         return pl.String()
     if isinstance(dtype, pl.List):
-        return pl.List(_spelled(dtype.inner))
+        return pl.List(_floats_as_text(dtype.inner))
     if isinstance(dtype, pl.Struct):
-        return pl.Struct({field.name: _spelled(field.dtype) for field in dtype.fields})
+        return pl.Struct({field.name: _floats_as_text(field.dtype) for field in dtype.fields})
     return dtype

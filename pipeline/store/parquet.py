@@ -1,9 +1,9 @@
 """The only module that reads or writes Parquet.
 
 Everything is written by pyarrow with pinned options and one chunk per column:
-polars writes other bytes for other chunk layouts, and byte identity of what is
-exported is a promise. Types are the plain Arrow ones (string, list), which every
-reader of Parquet understands.
+polars writes other bytes for other chunk layouts, and exports are promised to be the
+same bytes. Types are the basic Arrow ones (string, list), which every reader of Parquet
+understands.
 """
 
 from __future__ import annotations
@@ -21,32 +21,39 @@ ROW_GROUP: Final = 16_384
 
 
 def to_arrow(frame: pl.DataFrame) -> pa.Table:
-    """The frame as an Arrow table with plain types and without metadata.
+    """The frame as an Arrow table with basic types and without metadata.
 
-    Converted piece by piece: a plain text column holds 2 GiB at most in one chunk.
+    Converted slice by slice: one chunk of a string column holds 2 GiB at most.
+
+    Example:
+        >>> to_arrow(pl.DataFrame({"text": ["a"]})).schema.field("text").type
+        DataType(string)
     """
-    schema = _schema(frame.clear().to_arrow().schema)
-    pieces = frame.iter_slices(ROW_GROUP) if len(frame) else [frame]
-    return pa.concat_tables([piece.to_arrow().cast(schema) for piece in pieces])
+    polars_schema = frame.clear().to_arrow().schema
+    schema = pa.schema([(field.name, _basic_type(field.type)) for field in polars_schema])
+    slices = frame.iter_slices(ROW_GROUP) if len(frame) else [frame]
+    return pa.concat_tables([part.to_arrow().cast(schema) for part in slices])
 
 
-def _schema(schema: pa.Schema) -> pa.Schema:
-    return pa.schema([(field.name, _plain(field.type)) for field in schema])
-
-
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _basic_type(dtype: pa.DataType) -> pa.DataType:
     """string and list in place of polars' large_string, string_view and large_list."""
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
         return pa.string()
-    if pa.types.is_large_list(kind) or pa.types.is_list(kind):
-        return pa.list_(_plain(kind.value_type))
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _plain(field.type)) for field in kind])
-    return kind
+    if pa.types.is_large_list(dtype) or pa.types.is_list(dtype):
+        return pa.list_(_basic_type(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([(field.name, _basic_type(field.type)) for field in dtype])
+    return dtype
 
 
 def write_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
-    """Write one Parquet file, durably: it is on the disk when this returns."""
+    """Write one Parquet file, durably: it is on the disk when this returns.
+
+    Args:
+        path: The file.
+        table: What to write; its metadata is left out.
+        compression: "zstd" or another codec of Parquet.
+    """
     table = table.replace_schema_metadata(None)
     with path.open("wb") as file:
         with pq.ParquetWriter(
@@ -73,9 +80,9 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
 
 def read_frame(paths: Path | Sequence[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
     """The rows of one or several Parquet files, in the order of the files."""
-    listed = [paths] if isinstance(paths, Path) else list(paths)
-    wanted = None if columns is None else list(columns)
-    return pl.concat([pl.read_parquet(path, columns=wanted, glob=False) for path in listed])
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    selected = None if columns is None else list(columns)
+    return pl.concat([pl.read_parquet(file, columns=selected, glob=False) for file in files])
 
 
 def column_names(path: Path) -> list[str]:

@@ -1,8 +1,8 @@
 """What flows along an edge: rows seen through the stages that they passed.
 
-An artifact stores only what its stage added. A view stacks a base artifact (whole
-rows) and the artifacts of the annotating stages behind it, narrowed to the rows
-that the last one kept. Columns are read only when somebody asks for them.
+An artifact stores only what its stage added. A view stacks a base artifact (complete
+rows) and the artifacts of the annotating stages behind it, filtered to the rows that
+the last one kept. A column is read only when it is asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from pipeline.store.store import Store
 
 @dataclass(frozen=True)
 class Layer:
-    """One artifact and the columns that it gives."""
+    """One artifact of a view.
+
+    Attributes:
+        artifact: The artifact.
+        columns: The columns that are read from it.
+    """
 
     artifact: Artifact
     columns: tuple[str, ...]
@@ -28,7 +33,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class View:
-    """Rows in id order. layers: the base first; the last one says which rows are left."""
+    """Rows in id order.
+
+    Attributes:
+        layers: The base first; the kept rows of the last one are the rows of the view.
+    """
 
     layers: tuple[Layer, ...]
 
@@ -45,38 +54,38 @@ class View:
         return View((*self.layers, Layer(artifact, tuple(columns))))
 
     def read(self, columns: Sequence[str]) -> pl.DataFrame:
-        """`id` and the named columns, one line per row, in id order."""
+        """`id` and the named columns, sorted by id."""
         ids = self.layers[-1].artifact.read("kept", ["id"])
         frames = [ids]
         for layer in self.layers:
-            wanted = [c for c in columns if c in layer.columns and c != "id"]
-            if wanted:
-                frames.append(self._narrowed(layer, wanted, ids))
+            selected = [c for c in columns if c in layer.columns and c != "id"]
+            if selected:
+                frames.append(self._read_layer(layer, selected, ids))
         return pl.concat(frames, how="horizontal").select("id", *[c for c in columns if c != "id"])
 
-    def _narrowed(self, layer: Layer, wanted: list[str], ids: pl.DataFrame) -> pl.DataFrame:
+    def _read_layer(self, layer: Layer, columns: list[str], ids: pl.DataFrame) -> pl.DataFrame:
         last = self.layers[-1].artifact
         if layer.artifact.manifest["columns"]["id"] == last.manifest["columns"]["id"]:
-            return layer.artifact.read("kept", wanted)
-        frame = layer.artifact.read("kept", ["id", *wanted])
-        # Both are in id order. A join would gather each text, which takes seven times as long.
+            return layer.artifact.read("kept", columns)
+        frame = layer.artifact.read("kept", ["id", *columns])
+        # Both are sorted by id. A join would copy each text, which takes seven times as long.
         return frame.filter(pl.col("id").is_in(ids["id"].implode())).drop("id")
 
     def digest(self, column: str, store: Store) -> str:
         """A digest of the column's values on the rows of the view."""
         last = self.layers[-1].artifact
-        giver = next(
+        source = next(
             layer.artifact for layer in reversed(self.layers) if column in (*layer.columns, "id")
         )
-        if giver.kept == last.kept:
-            return giver.manifest["columns"][column]
-        values, rows = giver.manifest["columns"][column], giver.manifest["columns"]["id"]
+        if source.kept == last.kept:
+            return source.manifest["columns"][column]
+        values, rows = source.manifest["columns"][column], source.manifest["columns"]["id"]
         key = digest([values, rows, last.manifest["columns"]["id"]])
-        known = store.digest(key)
-        if known is None:
-            known = column_digest(self.read([column])[column])
-            store.set_digest(key, known)
-        return known
+        result = store.digest(key)
+        if result is None:
+            result = column_digest(self.read([column])[column])
+            store.set_digest(key, result)
+        return result
 
     def digests(self, columns: Sequence[str], store: Store) -> dict[str, Any]:
         """What a fingerprint holds of this view: its row ids and the columns that are read."""

@@ -1,8 +1,8 @@
-"""The store: one folder that holds artifacts, memories and the journal, for any number of recipes.
+"""The store: one folder with artifacts, caches and the journal, for any number of recipes.
 
     artifacts/<fingerprint>/   committed artifacts
     work/<fingerprint>/        what survives a kill until the stage is committed
-    memo/<key>/                results per row of row-scope stages
+    memo/<key>/                cached results per row of row-scope stages
     journal/                   requests to language models with their raw responses
     refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
     code/<stage>@<version>     the code that made this version's artifacts
@@ -32,24 +32,36 @@ from schemas.manifest import Manifest
 
 @dataclass
 class Store:
-    """A store at a folder, which is made when something is first written."""
+    """A store in a folder, which is created when something is first written.
+
+    Args:
+        root: The folder.
+
+    Example:
+        >>> Store(Path("/nowhere")).fingerprints("quickstart", "load")
+        []
+    """
 
     root: Path
     _token: str | None = None
     _digests: dict[str, str] | None = field(default=None, repr=False)
 
     def artifact(self, fingerprint: str) -> Artifact | None:
-        """The complete artifact of a fingerprint, if there is one."""
+        """The complete artifact of a fingerprint, if there is one.
+
+        Raises:
+            UserError: It is of another version of the store's format.
+        """
         return open_artifact(self.root / "artifacts" / fingerprint)
 
     def work(self, fingerprint: str) -> Path:
-        """The folder of a fingerprint that survives kills."""
+        """The work folder of a fingerprint: it survives kills and goes with the commit."""
         folder = self.root / "work" / fingerprint
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def memo(self, key: str) -> Path:
-        """The folder of a row-scope stage's remembered results."""
+    def row_cache(self, key: str) -> Path:
+        """The folder of a row-scope stage's cached results."""
         folder = self.root / "memo" / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -58,58 +70,77 @@ class Store:
         """Digests of input files and weights."""
         return FileDigests(self.root / "files.json")
 
-    # What a recipe's stages were
+    # The artifacts of a recipe's stages
 
-    def history(self, recipe: str, step: str) -> list[str]:
+    def fingerprints(self, recipe: str, step: str) -> list[str]:
         """The fingerprints that this stage of this recipe had, newest last."""
         return list(_read_json(self._ref(recipe, step)) or [])
 
-    def last(self, recipe: str, step: str, *, other_than: str | None = None) -> Artifact | None:
-        """The newest artifact of a recipe's stage, leaving out one fingerprint."""
-        for fingerprint in reversed(self.history(recipe, step)):
+    def latest(self, recipe: str, step: str, *, other_than: str | None = None) -> Artifact | None:
+        """The newest artifact of a recipe's stage that is still there.
+
+        Args:
+            recipe: The recipe's name.
+            step: The stage's name in the recipe.
+            other_than: A fingerprint to leave out.
+        """
+        for fingerprint in reversed(self.fingerprints(recipe, step)):
             artifact = self.artifact(fingerprint) if fingerprint != other_than else None
             if artifact:
                 return artifact
         return None
 
-    def remember(self, recipe: str, step: str, fingerprint: str) -> None:
-        """Note that a recipe's stage now is this artifact."""
-        history = self.history(recipe, step)
-        if history[-1:] != [fingerprint]:
-            others = [known for known in history if known != fingerprint]
+    def set_latest(self, recipe: str, step: str, fingerprint: str) -> None:
+        """Record which artifact a recipe's stage has now.
+
+        Args:
+            recipe: The recipe's name.
+            step: The stage's name in the recipe.
+            fingerprint: The artifact's.
+        """
+        earlier = self.fingerprints(recipe, step)
+        if earlier[-1:] != [fingerprint]:
+            others = [other for other in earlier if other != fingerprint]
             _write_json(self._ref(recipe, step), [*others, fingerprint])
 
     def _ref(self, recipe: str, step: str) -> Path:
         return self.root / "refs" / recipe / f"{step}.json"
 
-    # Code that made a version
+    # The code of a stage's version
 
     def code(self, stage: str, version: int) -> str | None:
-        """The hash of the code that made this version's artifacts here, if any were made."""
+        """The hash of the code that computed this version's artifacts here, if there are any."""
         value = _read_json(self._code(stage, version))
         return str(value) if value else None
 
     def set_code(self, stage: str, version: int, code: str) -> None:
+        """Record the code that computes this version's artifacts.
+
+        Args:
+            stage: The stage's full name, such as `score.loss`.
+            version: Its version.
+            code: The hash of its code.
+        """
         if self.code(stage, version) != code:
             _write_json(self._code(stage, version), code)
 
-    def forget_code(self, stage: str, version: int) -> None:
-        """The version has made nothing that is kept: its code may still change."""
+    def remove_code(self, stage: str, version: int) -> None:
+        """Remove the record of a version that has no results yet: its code may still change."""
         self._code(stage, version).unlink(missing_ok=True)
 
     def _code(self, stage: str, version: int) -> Path:
         return self.root / "code" / f"{stage}@{version}"
 
-    # Digests of columns on narrowed rows
+    # Digests of columns on filtered rows
 
     def digest(self, key: str) -> str | None:
-        """A remembered digest."""
+        """A cached digest."""
         if self._digests is None:
             self._digests = dict(_read_json(self.root / "digests.json") or {})
         return self._digests.get(key)
 
     def set_digest(self, key: str, value: str) -> None:
-        """Remember a digest; written to the disk only by whoever holds the lock."""
+        """Cache a digest; written to the disk only while this process holds the lock."""
         self.digest(key)
         assert self._digests is not None
         self._digests[key] = value
@@ -120,9 +151,10 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store for one run; what a killed run left half written is cleared away.
+        """Lock the store for one run, and remove what a killed run left half written.
 
-        Raises UserError when another run holds it, or it cannot be written to.
+        Raises:
+            UserError: Another run holds the lock, or the store cannot be written to.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -159,35 +191,43 @@ class Store:
         for leftover in (self.root / "artifacts").glob(".*"):
             restore(leftover)
 
-    def _owned(self) -> bool:
-        """Whether the lock on the disk is still ours: somebody may have removed it by hand."""
+    def _holds_lock(self) -> bool:
+        """Whether the lock file is still ours: somebody may have removed it by hand."""
         try:
-            held = (self.root / "lock").read_text().split()
+            content = (self.root / "lock").read_text().split()
         except OSError:
             return False
-        return self._token is not None and held[1:] == [self._token]
+        return self._token is not None and content[1:] == [self._token]
 
-    def ensure_owned(self) -> None:
-        """Raises UserError when the lock was taken away: another run may be writing here."""
-        if not self._owned():
+    def ensure_locked(self) -> None:
+        """Check that this process still holds the lock.
+
+        Raises:
+            UserError: It does not; another run may be writing here.
+        """
+        if not self._holds_lock():
             raise UserError(
-                "the store's lock was taken away during the run; nothing was committed",
+                "the store's lock was removed during the run; nothing was committed",
                 where=str(self.root),
                 hint="end other runs on this store, then run again: finished work is kept",
             )
 
     def staging(self, fingerprint: str) -> Path:
-        """An empty folder beside the place of an artifact, to prepare it in."""
+        """An empty folder beside the final one of an artifact, to prepare it in."""
         folder = self.root / "artifacts" / f".{fingerprint}-{uuid.uuid4().hex[:8]}"
         (folder / "files").mkdir(parents=True)
         return folder
 
     def commit(self, staging: Path, manifest: Manifest) -> Artifact:
-        """Commit a prepared artifact. Raises UserError when the lock was taken away."""
-        self.ensure_owned()
+        """Commit a prepared artifact.
+
+        Raises:
+            UserError: The lock was removed during the run.
+        """
+        self.ensure_locked()
         fingerprint = manifest["fingerprint"]
         artifact = commit(staging, self.root / "artifacts" / fingerprint, manifest)
-        self.remember(manifest["recipe"], manifest["name"], fingerprint)
+        self.set_latest(manifest["recipe"], manifest["name"], fingerprint)
         shutil.rmtree(self.root / "work" / fingerprint, ignore_errors=True)
         return artifact
 

@@ -21,55 +21,69 @@ STYLE: Final = """
 """
 
 WIDTH: Final = 720
-LEFT: Final = 110
-LINE: Final = 44
-TOP: Final = 50
+LEFT_MARGIN: Final = 110
+ROW_HEIGHT: Final = 44
+TOP_MARGIN: Final = 50
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it is a table in a terminal too.
+    """A Markdown table, padded so that it reads as a table in a terminal too.
 
     The first column is aligned to the left, the others, which hold numbers, to the right.
+
+    >>> print(table(["arm", "loss"], [["random", "2.5"]]))
+    | arm    | loss |
+    | ------ | ---: |
+    | random |  2.5 |
     """
     cells = [list(header), *[[cell.replace("|", "\\|") for cell in row] for row in rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(header))]
 
-    def line(row: Sequence[str]) -> str:
+    def formatted(row: Sequence[str]) -> str:
         padded = [row[0].ljust(widths[0])]
         padded += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
         return f"| {' | '.join(padded)} |"
 
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([line(cells[0]), f"| {' | '.join(rule)} |", *map(line, cells[1:])])
+    return "\n".join([formatted(cells[0]), f"| {' | '.join(rule)} |", *map(formatted, cells[1:])])
 
 
 def dot_plot(
     title: str, label: str, groups: Mapping[str, Sequence[float]], marks: Mapping[str, float]
 ) -> str:
-    """An SVG with one line of dots per group, a tick at its mean, and named vertical lines.
+    """An SVG with one row of dots per group, a tick at its mean, and named vertical lines.
 
-    label: what the numbers are. marks: values to compare with, drawn across all groups.
     Colours follow the reader's light or dark scheme.
+
+    Args:
+        title: The heading.
+        label: What the numbers are, below the axis.
+        groups: The numbers of each group by its name; none is empty.
+        marks: Values to compare with by their names, drawn across all groups.
+
+    >>> svg = dot_plot("Loss", "nats", {"a": [1.0, 2.0], "b": [1.5]}, {"before": 2.5})
+    >>> svg.count('class="dot"')
+    3
     """
     values = [value for group in groups.values() for value in group] + list(marks.values())
     ticks = _ticks(min(values), max(values))
-    bottom = TOP + LINE * len(groups)
+    bottom = TOP_MARGIN + ROW_HEIGHT * len(groups)
 
     def x(value: float) -> float:
         share = (value - ticks[0]) / (ticks[-1] - ticks[0])
-        return round(LEFT + share * (WIDTH - LEFT - 40), 1)
+        return round(LEFT_MARGIN + share * (WIDTH - LEFT_MARGIN - 40), 1)
 
     parts = [f'<text x="16" y="24" font-weight="600">{escape(title)}</text>']
     decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
     for tick in ticks:
-        parts.append(_vertical(x(tick), TOP, bottom, "grid"))
+        parts.append(_vertical(x(tick), TOP_MARGIN, bottom, "grid"))
         parts.append(_text(x(tick), bottom + 18, f"{tick:.{decimals}f}"))
-    parts.append(_text((LEFT + WIDTH - 40) / 2, bottom + 40, label))
+    parts.append(_text((LEFT_MARGIN + WIDTH - 40) / 2, bottom + 40, label))
     for name, value in marks.items():
-        parts.append(_vertical(x(value), TOP - 8, bottom, "mark", dashed=True))
-        parts.append(_text(x(value), TOP - 12, name))
+        parts.append(_vertical(x(value), TOP_MARGIN - 8, bottom, "mark", dashed=True))
+        parts.append(_text(x(value), TOP_MARGIN - 12, name))
     for i, (name, group) in enumerate(groups.items()):
-        y = TOP + LINE * (i + 0.5)
+        y = TOP_MARGIN + ROW_HEIGHT * (i + 0.5)
         mean = x(sum(group) / len(group))
         parts.append(f'<text x="16" y="{y + 4}">{escape(name)}</text>')
         parts.append(_vertical(mean, y - 12, y + 12, "mark"))

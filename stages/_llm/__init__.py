@@ -1,1 +1,1 @@
-"""What stages share that ask language models: drafts, rows, prompts, label scores."""
+"""What stages that use language models share: drafts, rows, prompts, scores of labels."""

@@ -1,26 +1,45 @@
-"""Drafts: what a language model writes step by step, until each is a row or is told why not.
+"""Drafts: rows under construction, which language models fill in step by step.
 
-A method that generates is a short list of steps over drafts: `generate_field` asks one
-request for every draft that is still alive and puts what was read from the answer
-into a field of it, `expand` makes several drafts of one, `filter_drafts` applies a filter,
-and `to_frame` makes the rows. All drafts take a step together, so that the engine sees
-one long list of requests. Nothing is left out in silence: a request that failed for
-good makes its draft *failed*; an answer that was cut, or that the parser makes
-nothing of, makes it *dropped*, with the end of the answer as evidence.
+A method that generates rows is a short list of steps over a list of drafts:
+`generate_field` sends one request for every active draft and stores what was parsed from
+the completion in a field of it, `score_field` stores a score, `expand` makes several
+drafts of one, `filter_drafts` applies a filter, and `to_frame` makes the rows. All drafts
+take a step together, so that the engine receives one long list of requests.
+
+Nothing is lost in silence. A request that failed for good makes its draft *failed*; a
+completion that was cut, or that the parser cannot read, makes it *dropped*, with the end
+of the completion as evidence.
+
+Example:
+    A method with two requests per document, as a stage calls it:
+
+        drafts = [Draft((id,), {"passage": text}, license) for id, text, license in documents]
+        generate = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed)
+        generate(
+            *(drafts, "questions"),
+            lambda d: user(PROMPTS.render("questions", passage=d["passage"])),
+            parse=listed_items,
+        )
+        drafts = expand(drafts, lambda d: [{"instruction": q} for q in d["questions"]])
+        generate(drafts, "response", lambda d: user(d["instruction"]))
+        return to_frame(drafts, messages_of, source, ADDS)
+
+    A draft without its last field is dropped as `response_cut` or `response_unparsed`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import polars as pl
 
 from pipeline.models.ask import ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
+from pipeline.models.counting import is_counting
 from schemas.records import Message
 from stages._llm.label_scores import TOP_LOGPROBS, YES, expectation
 from stages._llm.rows import Rejection, make_row, rows_to_frame
@@ -29,42 +48,61 @@ Prompt = str | tuple[tuple[str, str], ...]
 """A text to continue, or the turns of a chat as (role, content)."""
 
 RowMessages = tuple[list[Message], int | None]
-"""The messages of a row, and where its input begins (see `stages._llm.rows.conversation`)."""
+"""The messages of a row, and the offset of its input (see `rows.task_messages`)."""
 
 GenerateField = Callable[..., None]
-"""`generate_field` with the engine, the decoding and the seed filled in, as methods hand it on."""
+"""`generate_field` with the engine, the decoding and the seed filled in.
+
+It is called with the drafts, the name of the field, the function that renders the prompt,
+and with `parse`, `decoding` or `keep_cut` where they differ.
+"""
 
 YES_OR_NO: Final = Decoding(max_tokens=4, choice=("yes", "no"))
-"""How a question is answered that is answered by yes or no."""
+"""Decoding of a question with the answers yes and no."""
 
-JUDGED: Final = 8
-"""Tokens of the label that `score_field` asks for, at most."""
+LABEL_TOKENS: Final = 8
+"""Limit in tokens of the label that `score_field` requests."""
 
-_SHOWN: Final = 200
-"""Characters of an answer that nothing was read from, kept as evidence: its end."""
+_EVIDENCE_CHARACTERS: Final = 200
+"""How much of the end of an unreadable completion is kept as evidence."""
 
 
-@dataclass
+@dataclasses.dataclass
 class Draft:
-    """One thing that is being written.
+    """One row under construction. It is active until it is rejected or has failed.
 
-    parents: ids of the records or documents that it is made from; license: theirs.
-    fields: what the prompts and the row are made of, by name.
-    number: tells drafts of equal prompts apart; it is the sample number of their requests.
-    notes: what goes into the row's `extra`. journal: keys of all answers it was read from.
+    Attributes:
+        parents: Ids of the records or documents that it is made from.
+        fields: Values from which prompts and the row are made, by name.
+        license: The license of the row; see `rows.license_of`.
+        number: Distinguishes drafts with equal prompts: the sample number of their requests.
+        notes: What the row's column `extra` will hold.
+        journal: The keys of all completions that it was parsed from.
+        rejection: Why it is dropped.
+        error: Why it has failed.
+
+    Example:
+        >>> draft = Draft(("d1",), {"passage": "Whales breathe air."}, "MIT")
+        >>> first, second = expand([draft], lambda d: [{"kind": "fact"}, {"kind": "opinion"}])
+        >>> second["passage"], second["kind"]
+        ('Whales breathe air.', 'opinion')
+        >>> second.reject("too_short", words=3)
+        >>> first.active, second.active, second.rejection
+        (True, False, ('too_short', {'words': 3}))
     """
 
     parents: tuple[str, ...]
     fields: dict[str, Any]
     license: str | None = None
     number: int = 0
-    notes: dict[str, Any] = field(default_factory=dict)
-    journal: list[str] = field(default_factory=list)
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    journal: list[str] = dataclasses.field(default_factory=list)
     rejection: Rejection | None = None
     error: str | None = None
 
     @property
     def active(self) -> bool:
+        """Whether it has been neither rejected nor failed."""
         return self.rejection is None and self.error is None
 
     def __getitem__(self, name: str) -> Any:
@@ -75,7 +113,7 @@ class Draft:
         self.rejection = reason, evidence
 
     def child(self, **fields: Any) -> Draft:
-        """A copy with some fields replaced, for a draft that becomes several."""
+        """An active copy with some fields added or replaced."""
         return Draft(
             *(self.parents, self.fields | fields, self.license, self.number),
             notes=dict(self.notes),
@@ -84,18 +122,23 @@ class Draft:
 
 
 def user(text: str, system: str | None = None) -> Prompt:
-    """A chat prompt of one user turn, after a system turn where there is one."""
+    """A chat prompt of one user turn, after a system turn where `system` is not None."""
     turns = (("user", text),)
     return turns if system is None else (("system", system), *turns)
 
 
 def stripped(text: str) -> str | None:
-    """The plainest parser: the text without the white space around it; None if none is left."""
+    """The default parser: the text without surrounding white space, None if it is empty."""
     return text.strip() or None
 
 
 def says_yes(text: str) -> bool:
-    """Whether the first word is "yes". Whatever follows it, and any other answer, is no yes."""
+    """Whether the first word of a completion is "yes", whatever follows it.
+
+    Example:
+        >>> says_yes("**Yes**, it is."), says_yes("It is: yes"), says_yes("")
+        (True, False, False)
+    """
     word = re.match(r"\W*(\w+)", text)
     return word is not None and word[1].lower() == "yes"
 
@@ -103,127 +146,157 @@ def says_yes(text: str) -> bool:
 def generate_field(
     engine: Engine,
     drafts: Sequence[Draft],
-    into: str,
-    render: Callable[[Draft], Prompt],
+    field: str,
+    prompt_of: Callable[[Draft], Prompt],
     decoding: Decoding,
     *,
     seed: int = 0,
-    read: Callable[[Any], Any] | None = None,
+    parse: Callable[[Any], Any] | None = None,
     keep_cut: bool = False,
-    larger: Sequence[int] = (),
+    retry_max_tokens: Sequence[int] = (),
 ) -> None:
-    """Have a field written for every draft that is alive.
+    """Send one request for every active draft and store the parsed completion in a field.
 
-    into: the field's name; what goes wrong is told by it: `<into>_cut` for an answer
-        that ended on its length (unless `keep_cut`), `<into>_unparsed` for one of which
-        `read` made None.
-    render: the prompt of a draft. read: a pure function of the answer's text, by
-        default `stripped`. Where the decoding asks for one of several choices or for JSON
-        of a schema, it is given that value; an answer without it is asked for once
-        more, and then the draft has failed.
-    larger: limits in tokens, rising, with which cut answers are asked for again.
+    Args:
+        engine: Where the requests are sent, all at once.
+        drafts: Changed in place; only the active ones are requested.
+        field: Name of the field. A completion that ended on its length drops its draft as
+            `<field>_cut` (unless `keep_cut`), one of which `parse` returns None as
+            `<field>_unparsed`.
+        prompt_of: From a draft to its prompt.
+        decoding: Sampling parameters of the requests. Where it names choices or a JSON
+            schema, an answer of another form is requested once more, and then its draft has
+            failed.
+        seed: Sampling seed of the requests.
+        parse: A pure function of the completion's text (of the choice or the JSON value,
+            where the decoding names them), by default `stripped`. None means unreadable.
+        keep_cut: Parse completions that ended on their length too.
+        retry_max_tokens: Increasing limits with which cut completions are requested again.
     """
-    formed = bool(decoding.choice) or decoding.json_schema is not None
-    read = read or (_same if formed else stripped)
-    alive = [draft for draft in drafts if draft.active]
-    requests = [Request(render(draft), decoding, seed, draft.number) for draft in alive]
-    answers = ask(engine, requests, larger=larger, repair=formed)
-    for draft, answer in zip(alive, answers, strict=True):
+    structured = bool(decoding.choice) or decoding.json_schema is not None
+    parse = parse or (_identity if structured else stripped)
+    active = [draft for draft in drafts if draft.active]
+    requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
+    answers = ask(engine, requests, retry_max_tokens=retry_max_tokens, repair=structured)
+    for draft, answer in zip(active, answers, strict=True):
         completion = answer.completion
         draft.journal += answer.journal
         draft.error = answer.error
         if not draft.active:
             continue
-        if completion.finish_reason == "length" and not keep_cut and not formed:
-            draft.reject(f"{into}_cut", tokens=completion.completion_tokens)
+        if completion.finish_reason == "length" and not keep_cut and not structured:
+            draft.reject(f"{field}_cut", tokens=completion.completion_tokens)
             continue
-        draft.fields[into] = read(answer.value)
-        if draft.fields[into] is None:
-            draft.reject(f"{into}_unparsed", response_end=completion.text[-_SHOWN:])
+        draft.fields[field] = parse(answer.value)
+        if draft.fields[field] is None:
+            end = completion.text[-_EVIDENCE_CHARACTERS:]
+            draft.reject(f"{field}_unparsed", response_end=end)
 
 
 def score_field(
     engine: Engine,
     drafts: Sequence[Draft],
-    into: str,
-    render: Callable[[Draft], Prompt],
+    field: str,
+    prompt_of: Callable[[Draft], Prompt],
     labels: Mapping[str, float] = YES,
     *,
     seed: int = 0,
 ) -> None:
-    """Have every draft that is alive judged by one of the labels: `into` is their expectation.
+    """Have every active draft judged by one of several labels and store the expected value.
 
-    See `label_scores.expectation`; a judgement that cannot be read makes its draft fail.
+    See `label_scores.expectation`. An answer that is not a label makes its draft fail.
+
+    Args:
+        engine: Where the requests are sent, all at once.
+        drafts: Changed in place; only the active ones are judged.
+        field: Name of the field that receives the score.
+        prompt_of: From a draft to its prompt.
+        labels: The possible answers with their values.
+        seed: Sampling seed of the requests.
     """
-    alive = [draft for draft in drafts if draft.active]
-    decoding = Decoding(max_tokens=JUDGED, choice=tuple(labels), logprobs=TOP_LOGPROBS)
-    requests = [Request(render(draft), decoding, seed, draft.number) for draft in alive]
-    for draft, answer in zip(alive, ask(engine, requests), strict=True):
+    active = [draft for draft in drafts if draft.active]
+    decoding = Decoding(max_tokens=LABEL_TOKENS, choice=tuple(labels), logprobs=TOP_LOGPROBS)
+    requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
+    for draft, answer in zip(active, ask(engine, requests), strict=True):
         draft.journal += answer.journal
         draft.error = answer.error
         if draft.active:
-            found = expectation(answer.completion, labels)
-            draft.fields[into] = labels[answer.value] if found is None else found
+            score = expectation(answer.completion, labels)
+            draft.fields[field] = labels[answer.value] if score is None else score
 
 
-def _same(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
 def model_names(models: Sequence[LanguageModel]) -> list[str]:
-    """A name for each model: what its weights are called, numbered where that is not enough."""
-    seen: Counter[str] = Counter()
-    found = []
+    """A distinct name for each model: that of its weights, numbered where it occurs again.
+
+    Example:
+        >>> model_names([LanguageModel(model="m/a"), LanguageModel(model="n/a")])
+        ['a', 'a#2']
+    """
+    counts: Counter[str] = Counter()
+    names = []
     for model in models:
         name = model.id or model.served_name or model.made_by
         name = name or model.model.rstrip("/").split("/")[-1]
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return found
+        counts[name] += 1
+        names.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
+    return names
 
 
 def expand(
-    drafts: Sequence[Draft], parts: Callable[[Draft], Sequence[Mapping[str, Any]]]
+    drafts: Sequence[Draft], fields_of: Callable[[Draft], Sequence[Mapping[str, Any]]]
 ) -> list[Draft]:
-    """Each draft that is alive as several, one for each mapping of fields; others stay as they are.
+    """Replace each active draft by one child for each mapping of fields; keep all others.
 
-    A draft without any part is dropped as `nothing_parsed`.
+    A draft for which `fields_of` returns nothing is dropped as `nothing_parsed`.
     """
-    result = []
+    expanded = []
     for draft in drafts:
-        found = parts(draft) if draft.active else []
-        if draft.active and not found:
+        children = fields_of(draft) if draft.active else []
+        if draft.active and not children:
             draft.reject("nothing_parsed")
-        result += [draft.child(**fields) for fields in found] or [draft]
-    return result
+        expanded += [draft.child(**fields) for fields in children] or [draft]
+    return expanded
 
 
-def filter_drafts(drafts: Sequence[Draft], judge: Callable[[Draft], Rejection | None]) -> None:
-    """Drop every draft that is alive and for which `judge` names a reason."""
-    for draft in drafts:
+def filter_drafts(
+    drafts: Sequence[Draft], rejection_of: Callable[[Draft], Rejection | None]
+) -> None:
+    """Drop every active draft for which `rejection_of` returns a reason.
+
+    While requests are only counted, all drafts pass: samples say nothing about real answers.
+    """
+    for draft in [] if is_counting() else drafts:
         if draft.active:
-            draft.rejection = judge(draft)
+            draft.rejection = rejection_of(draft)
 
 
 def to_frame(
     drafts: Sequence[Draft],
-    talk: Callable[[Draft], RowMessages],
+    messages_of: Callable[[Draft], RowMessages],
     source: str,
     adds: Mapping[str, Any],
     license: str | None = None,
 ) -> pl.DataFrame:
-    """The table that a generating stage returns: a line per draft, kept, dropped or failed.
+    """The table that a generating stage returns: one row per draft, kept, dropped or failed.
 
-    talk: a draft's messages, as far as they were written (fields may be missing where
-        the draft is not alive). adds: the stage's own columns, each read from the field
-        of that name, `journal` from the draft itself.
-    license: of the rows whose draft has none.
+    Args:
+        drafts: In the order of the rows.
+        messages_of: The messages of a draft, as far as they were written: fields may be
+            missing where the draft is not active.
+        source: The source of every row.
+        adds: The stage's own columns with their polars types. Each is read from the field
+            of its name, `journal` from the draft itself.
+        license: The license of rows whose draft has none.
     """
-    lines = []
+    rows = []
     for draft in drafts:
-        messages, input_start = talk(draft)
+        messages, input_start = messages_of(draft)
         added: dict[str, Any] = {name: draft.fields.get(name) for name in adds if name != "journal"}
-        lines.append(
+        rows.append(
             make_row(
                 messages,
                 input_start,
@@ -236,4 +309,4 @@ def to_frame(
                 **added,
             )
         )
-    return rows_to_frame(lines, source, adds)
+    return rows_to_frame(rows, source, adds)

@@ -1,11 +1,10 @@
-"""Prompts as files beside the module that uses them.
+"""Prompts as Jinja files beside the module that uses them.
 
-The prompts of `family/method.py` lie in `family/prompts/method/`, those of a package
-`family/method/__init__.py` in `family/method/prompts/`. They are part of the stage's
-fingerprint. Blocks leave no blank lines, a file's last newline is not part of the
-prompt, and a name that the caller did not give is an error instead of an empty string.
-Only files are templates: what a model or a source wrote is filled in as a value and is
-never read as one.
+The prompts of `family/method.py` are the files in `family/prompts/method/`, those of a
+package `family/method/__init__.py` the files in `family/method/prompts/`. They are part of
+the stage's fingerprint. Blocks leave no blank lines, the last newline of a file is not part
+of the prompt, and a missing value is an error instead of an empty text. Only the files are
+templates: what a model or a source wrote is inserted as a value and never rendered.
 """
 
 from __future__ import annotations
@@ -16,13 +15,26 @@ from typing import Any
 
 import jinja2
 
+from pipeline.models.counting import is_counting, note_sample
+
 
 class Prompts:
     """The prompt files of one module.
 
+    Args:
+        module_file: The module's `__file__`.
+
+    Attributes:
+        folder: The folder with the prompt files.
+
     Example:
-        PROMPTS = Prompts(__file__)
-        PROMPTS.render("seed", passage="Rust is a language.")
+        >>> import tempfile
+        >>> module = Path(tempfile.mkdtemp()) / "fanno.py"
+        >>> prompts = Prompts(str(module))
+        >>> prompts.folder.mkdir(parents=True)
+        >>> _ = (prompts.folder / "seed.jinja").write_text("Paragraph: {{ passage }}\\n")
+        >>> prompts.render("seed", passage="What is {{ 7 * 7 }}?")
+        'Paragraph: What is {{ 7 * 7 }}?'
     """
 
     def __init__(self, module_file: str) -> None:
@@ -31,13 +43,16 @@ class Prompts:
         self.folder = folder if path.name == "__init__.py" else folder / path.stem
 
     def render(self, name: str, /, **values: Any) -> str:
-        """The text of the prompt file `<name>.jinja` with the values filled in."""
-        return self._environment.get_template(f"{name}.jinja").render(**values)
+        """The text of the prompt file `<name>.jinja` with the values inserted.
 
-    def size(self, *names: str) -> float:
-        """Characters of a prompt file, the mean of several: about what it adds to its values."""
-        lengths = [len((self.folder / f"{name}.jinja").read_text("utf-8")) for name in names]
-        return sum(lengths) / len(lengths)
+        Raises:
+            jinja2.UndefinedError: A value that the file needs is missing.
+        """
+        text = self._environment.get_template(f"{name}.jinja").render(**values)
+        if is_counting() and (self.folder / f"{name}.answer.jinja").is_file():
+            answer = self._environment.get_template(f"{name}.answer.jinja").render(**values)
+            note_sample(text, answer)
+        return text
 
     @cached_property
     def _environment(self) -> jinja2.Environment:

@@ -1,7 +1,17 @@
-"""What a generator hands to the runner: one line for each thing that it proposed.
+"""The rows that a generating stage returns: one for each conversation that it proposed.
 
-Kept, dropped with a reason, or failed: a proposal that a filter refuses is as
-much a line as one that becomes a row, so that the sums come out.
+A proposal is kept, dropped with a reason, or failed. A proposal that a filter refuses is
+a row too, so that the number of rows is the number of proposals and nothing is lost in
+silence.
+
+Example:
+    >>> messages, input_start = task_messages("Add the numbers.", "2 and 3", "5")
+    >>> row = make_row(messages, input_start, license="MIT", parents=["d1"], extra={})
+    >>> frame = rows_to_frame([row, {**row, "origins": [{"license": "MIT"}]}], "sums", {})
+    >>> frame["drop_reason"].to_list()
+    [None, 'duplicate']
+    >>> [(origin["source"], origin["index"]) for origin in frame["origins"][0]]
+    [('sums', 0), ('sums', 1)]
 """
 
 from __future__ import annotations
@@ -9,7 +19,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -17,6 +27,7 @@ import polars as pl
 from schemas.records import RECORD_COLUMNS, Message, record_id
 
 Row = dict[str, Any]
+"""The columns of one proposal, by name."""
 
 Rejection = tuple[str, dict[str, Any]]
 """A drop reason and the evidence for it."""
@@ -24,16 +35,67 @@ Rejection = tuple[str, dict[str, Any]]
 _log = logging.getLogger(__name__)
 
 
+def license_of(origins: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """The license of a record or document: that of its first origin.
+
+    Args:
+        origins: The column `origins` of one row.
+
+    Returns:
+        The license, or None where there is no origin or its license is unknown.
+
+    Example:
+        >>> license_of([{"license": "MIT"}, {"license": "CC0-1.0"}])
+        'MIT'
+        >>> license_of(None) is None
+        True
+    """
+    return next((origin["license"] for origin in origins or ()), None)
+
+
+def joint_license(licenses: Iterable[str | None]) -> str | None:
+    """The license of a row that holds the text of several parents: all of them must be met.
+
+    Args:
+        licenses: The license of each parent.
+
+    Returns:
+        An SPDX expression, or None where the license of any parent is unknown.
+
+    Example:
+        >>> joint_license(["MIT", "CC0-1.0", "MIT"])
+        'CC0-1.0 AND MIT'
+        >>> joint_license(["MIT", None]) is None
+        True
+    """
+    distinct = set(licenses)
+    return None if None in distinct else " AND ".join(sorted(map(str, distinct)))
+
+
 def task_messages(
     instruction: str, input: str = "", output: str = ""
 ) -> tuple[list[Message], int | None]:
-    """A task with one of its instances as messages, and where its input begins."""
+    r"""The messages of a task with one of its instances.
+
+    Args:
+        instruction: What is to be done.
+        input: What it is to be done with; empty where the task needs none.
+        output: The answer; empty for a conversation that ends with the user's turn.
+
+    Returns:
+        The messages, and the offset in characters at which the input begins in the user's
+        turn (None without one).
+
+    Example:
+        >>> task_messages("Translate.", "Bonjour")
+        ([{'role': 'user', 'content': 'Translate.\n\nBonjour'}], 12)
+    """
     if not input:
-        return _turns(instruction, output), None
-    return _turns(f"{instruction}\n\n{input}", output), len(instruction) + 2
+        return _conversation(instruction, output), None
+    return _conversation(f"{instruction}\n\n{input}", output), len(instruction) + 2
 
 
-def _turns(user: str, assistant: str) -> list[Message]:
+def _conversation(user: str, assistant: str) -> list[Message]:
     answer: list[Message] = [{"role": "assistant", "content": assistant}] if assistant else []
     return [{"role": "user", "content": user}, *answer]
 
@@ -49,7 +111,18 @@ def make_row(
     error: str | None = None,
     **added: Any,
 ) -> Row:
-    """A proposal: kept, dropped with a rejection or failed. added: the stage's own columns."""
+    """The row of one proposal.
+
+    Args:
+        messages: The conversation; its digest is the row's id.
+        input_start: See `schemas.records.RECORD`.
+        license: The license of the row's only origin.
+        parents: Ids of the records or documents that the row is made from.
+        extra: What the column `extra` holds.
+        rejection: Why the row is dropped; ignored where it failed.
+        error: Why the row failed.
+        added: The stage's own columns.
+    """
     reason, evidence = (rejection if error is None else None) or (None, None)
     return {
         "id": record_id(messages),
@@ -70,30 +143,36 @@ def to_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def rows_to_frame(lines: Sequence[Row], source: str, adds: Mapping[str, Any]) -> pl.DataFrame:
-    """The lines as a table, numbered in `origins` in the order in which they were made.
+def rows_to_frame(rows: Sequence[Row], source: str, adds: Mapping[str, Any]) -> pl.DataFrame:
+    """The rows as a table, each with its source and its number in `origins`.
 
-    Of equal conversations the first is kept, with the origins of all: an answer that was
-    given twice counts twice (`select.response`). The others are dropped as duplicates.
-    Where nothing is kept, a warning says why.
+    Of equal conversations the first is kept and gets the origins of all, so that an answer
+    that was written twice counts twice (`select.response`). The others are dropped as
+    `duplicate`, with the evidence `duplicate_of`. Where no row is kept, a warning says why.
+
+    Args:
+        rows: What `make_row` returned, in the order in which the rows were proposed. Their
+            `origins` and verdicts are updated in place.
+        source: The source of every row.
+        adds: The stage's own columns with their polars types.
     """
     first: dict[str, Row] = {}
-    for index, entry in enumerate(lines):
-        if entry.get("origins"):
-            entry["origins"][0].update(source=source, index=index)
-        if entry["error"] is None and entry["drop_reason"] is None:
-            kept = first.setdefault(entry["id"], entry)
-            if kept is not entry:
-                kept["origins"] = [*kept["origins"], *entry["origins"]]
-                entry.update(drop_reason="duplicate", evidence=to_json({"twin": entry["id"]}))
+    for index, row in enumerate(rows):
+        if row.get("origins"):
+            row["origins"][0].update(source=source, index=index)
+        if row["error"] is None and row["drop_reason"] is None:
+            kept = first.setdefault(row["id"], row)
+            if kept is not row:
+                kept["origins"] = [*kept["origins"], *row["origins"]]
+                row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
     if not first:
-        _tell_why_nothing_is_left(lines, source)
+        _warn_that_nothing_is_kept(rows, source)
     verdict = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
-    return pl.DataFrame(lines, schema={**RECORD_COLUMNS, **adds, **verdict})
+    return pl.DataFrame(rows, schema={**RECORD_COLUMNS, **adds, **verdict})
 
 
-def _tell_why_nothing_is_left(lines: Sequence[Row], source: str) -> None:
-    reasons = Counter(one["drop_reason"] for one in lines if one["drop_reason"] is not None)
-    reasons["failed"] = sum(one["error"] is not None for one in lines)
-    told = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if number)
-    _log.warning("%s: none of %d drafts became a row: %s", source, len(lines), told or "no input")
+def _warn_that_nothing_is_kept(rows: Sequence[Row], source: str) -> None:
+    reasons = Counter(row["drop_reason"] for row in rows if row["drop_reason"] is not None)
+    reasons["failed"] = sum(row["error"] is not None for row in rows)
+    counts = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if number)
+    _log.warning("%s: none of %d drafts became a row: %s", source, len(rows), counts or "no input")

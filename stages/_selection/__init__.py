@@ -1,1 +1,1 @@
-"""Budgets, scores and groups: what selectors share."""
+"""Budgets, scores, groups and random draws: what selectors and mixtures share."""

@@ -1,30 +1,32 @@
-"""Groups of rows: what quotas, mixtures and rankings per group are taken over.
+"""Groups of rows: what quotas, mixtures and rankings within groups are taken over.
 
-A group is named by `source`, by a column, or by an SQL expression over columns:
+An option `group` names them by `source`, by a column, or by an SQL expression over columns:
 
-- `source`: where the row comes from, from its `origins`; a row that was found in
-  several sources counts for the first in alphabetical order. (A column of this
-  name is reached in SQL's quotes: `'"source"'`.)
-- texts, whole numbers, booleans, decimals: each value is a group, named by its
-  text (`true`, `3`). Scores are cut into groups by an expression: `floor(ppl / 10)`.
-- lists of texts, such as tags: the row stands under the rarest of its tags, the
-  first in alphabetical order among equally rare ones, so that small groups are
-  seen. Where some groups are asked for by name, only these tags count.
+- `source`: the source in the row's `origins`; a row with several sources belongs to the
+  first in alphabetical order. (A column of this name is reached in SQL's quotes:
+  `'"source"'`.)
+- texts, whole numbers, booleans, decimals: each value is a group, named by its text
+  (`true`, `3`). Scores are cut into groups by an expression: `floor(ppl / 10)`.
+- lists of texts, such as tags: the row belongs to the rarest of its tags, of equally rare
+  ones to the first in alphabetical order, so that small groups are seen. Where weights
+  name some groups, only these tags count.
 - a missing value (null or NaN), or an empty list: the group `null`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from pipeline.errors import UserError
 from pipeline.recipe.problems import suggest
-from stages._selection.budget import expression, expression_columns
+from pipeline.types import NonNegativeFloat
+from stages._selection.scores import expression, expression_columns
 
 SOURCE: Final = "source"
 
@@ -32,8 +34,23 @@ MISSING: Final = "null"
 """The group of rows without a value."""
 
 
+def _some_positive(weights: Mapping[str, float]) -> Mapping[str, float]:
+    if not any(weights.values()):
+        raise ValueError(f"must be above 0 for at least one group, got {dict(weights)}")
+    return weights
+
+
+GroupWeights = Annotated[Mapping[str, NonNegativeFloat], AfterValidator(_some_positive)]
+"""An option: the weights of groups by name, at least one of them above 0."""
+
+
 class Groups(NamedTuple):
-    """names: of the groups, in alphabetical order. codes: each row's place among them."""
+    """The groups of some rows.
+
+    Attributes:
+        names: The groups in alphabetical order.
+        codes: The position of each row's group among the names, shape (rows,).
+    """
 
     names: list[str]
     codes: NDArray[np.int64]
@@ -42,18 +59,19 @@ class Groups(NamedTuple):
         """Each row's group by name."""
         return pl.Series(self.names, dtype=pl.String).gather(self.codes)
 
-    def weights(self, shares: Mapping[str, float]) -> NDArray[np.float64]:
-        """The share of each group, 0 where it has none.
+    def weights(self, weights: Mapping[str, float]) -> NDArray[np.float64]:
+        """The weight of each group, 0 where it has none; shape (groups,).
 
-        Raises UserError for the share of a group that no row is in.
+        Raises:
+            UserError: A weight is for a group that has no rows.
         """
-        unknown = sorted(set(shares) - set(self.names))
+        unknown = sorted(set(weights) - set(self.names))
         if unknown and self.names:
             raise UserError(
-                f"shares: there is no group {', '.join(map(repr, unknown))}",
+                f"weights must be of groups with rows, got {', '.join(map(repr, unknown))}",
                 hint=suggest(unknown[0], self.names),
             )
-        return np.array([shares.get(name, 0.0) for name in self.names])
+        return np.array([weights.get(name, 0.0) for name in self.names])
 
 
 def group_columns(group: str | None) -> list[str]:
@@ -61,20 +79,20 @@ def group_columns(group: str | None) -> list[str]:
     return ["origins"] if group == SOURCE else expression_columns(group)
 
 
-def check_shares(shares: Mapping[str, float]) -> None:
-    """Raise UserError for shares below zero and for shares that are all zero."""
-    if any(share < 0 for share in shares.values()) or not any(shares.values()):
-        raise UserError(
-            f"shares: {dict(shares)} shares nothing out",
-            hint="give each group 0 or more, and one of them more than 0",
-        )
-
-
 def groups_of(rows: pl.DataFrame, group: str | None, named: Iterable[str] = ()) -> Groups:
-    """The groups of the rows; one group of all for None.
+    """The groups of the rows.
 
-    named: the groups that are asked for by name; see above for lists.
-    Raises UserError for what has no value to group by.
+    Args:
+        rows: The rows, with the columns of `group`.
+        group: `source`, a column or an SQL expression; None for one group of all rows.
+        named: The groups that weights name; of lists, only these values count.
+
+    Raises:
+        UserError: The values are of a type that has no groups.
+
+    Example:
+        >>> groups_of(pl.DataFrame({"tags": [["a", "b"], ["a"], None]}), "tags").labels().to_list()
+        ['b', 'a', 'null']
     """
     if group is None:
         return Groups(["all"] if len(rows) else [], np.zeros(len(rows), np.int64))
@@ -93,33 +111,37 @@ def _sources(rows: pl.DataFrame) -> pl.Series:
 
 
 def _values(rows: pl.DataFrame, group: str) -> pl.Series:
+    required = "texts, numbers, booleans or lists of texts"
     try:
         values = rows.select(expression(group).alias("group")).to_series()
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{group!r} gives no groups", why=str(error).partition("\n")[0]) from None
-    kind = values.dtype
-    values = values.fill_nan(None) if kind.is_float() else values
-    plain = kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum)
-    if not plain and kind != pl.List(pl.String):
+        why = str(error).partition("\n")[0]
+        raise UserError(f"{group!r} must give {required}", why=why) from None
+    dtype = values.dtype
+    values = values.fill_nan(None) if dtype.is_float() else values
+    scalar = dtype.is_numeric() or dtype in (
+        pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum,
+    )  # fmt: skip
+    if not scalar and dtype != pl.List(pl.String):
         raise UserError(
-            f"{group!r} gives {kind}, which has no groups",
-            hint="name texts, numbers, booleans or lists of texts",
+            f"{group!r} must give {required}, got {dtype}",
+            hint="name another column, or an expression over columns",
         )
     return values
 
 
 def _rarest(tags: pl.Series, named: list[str]) -> pl.Series:
     """The rarest tag of each row among the rows, null for a row without one."""
-    listed = pl.DataFrame({"row": np.arange(len(tags)), "tag": tags}).explode("tag").drop_nulls()
+    exploded = pl.DataFrame({"row": np.arange(len(tags)), "tag": tags}).explode("tag").drop_nulls()
     if named:
-        listed = listed.filter(pl.col("tag").is_in(named))
+        exploded = exploded.filter(pl.col("tag").is_in(named))
     rarest = (
-        listed.unique()
+        exploded.unique()
         .with_columns(pl.len().over("tag").alias("rows"))
         .sort("row", "rows", "tag")
         .unique("row", keep="first", maintain_order=True)
     )
-    found: list[str | None] = [None] * len(tags)
+    result: list[str | None] = [None] * len(tags)
     for row, tag in rarest.select("row", "tag").iter_rows():
-        found[row] = tag
-    return pl.Series(found, dtype=pl.String)
+        result[row] = tag
+    return pl.Series(result, dtype=pl.String)

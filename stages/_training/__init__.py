@@ -1,1 +1,1 @@
-"""Fine-tuning: data sets of tokens and the trainer."""
+"""Supervised fine-tuning: hyperparameters, data sets of tokens, the trainer."""

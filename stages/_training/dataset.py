@@ -1,7 +1,7 @@
 """What supervised fine-tuning trains on: rows as tokens and labels, in blocks, in an order.
 
 Rows are rendered, masked, cut, packed and ordered here, before TRL's trainer starts
-(`_trainer.py`). So what is cut can be counted, two trainings can be given equal
+(`trainer.py`). So what is cut can be counted, two trainings can be given equal
 tokens, and a resumed training sees what the interrupted one would have seen.
 
 Loss is on every assistant turn with its end token, and on nothing else: the
@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
 from pipeline.models.local.chat_template import PLAIN_TEMPLATE
 from pipeline.store.parquet import to_arrow
@@ -41,19 +41,28 @@ MARKS: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 def check_template(model: LanguageModel | None, template: Sequence[str] = ()) -> None:
     """Refuse a chat template without marks before anything runs, where it can be read.
 
-    template: the file of an option `chat_template`; none means the model's own.
+    Args:
+        model: The model, or None for one that an earlier stage of the recipe makes.
+        template: The file of the option `chat_template`; none means the model's own.
+
+    Raises:
+        UserError: See `tokenizer_for`; or `template` is more than one file.
     """
     if len(template) > 1:
-        raise UserError("`chat_template` names several files", hint="name the one to render with")
+        raise OptionError(
+            "chat_template",
+            f"must be one file, got {len(template)}",
+            hint="name the one to render with",
+        )
     if model is None:
-        return  # made by an earlier stage of the recipe: only known once that has run
+        return  # an output of an earlier stage, which has not run yet
     text = Path(template[0]).read_text("utf-8") if template else _own_template(model)
     if text is not None and not MARKS.search(text):
         tokenizer_for(model, template)
 
 
 def _own_template(model: LanguageModel) -> str | None:
-    """The template of a model that lies here, without loading any library; else None."""
+    """The template of a model on this machine, without loading any library; else None."""
     if model.chat_template == PLAIN:
         return PLAIN_TEMPLATE
     if model.chat_template:
@@ -73,8 +82,17 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
 
     That is the template of the option, else the model's own, else TRL's marked version
     of the model's own, which renders the same text and exists for common families.
-    Raises UserError when there is none, or when it leaves the end token unmarked: a
-    model that is never trained to stop does not stop.
+
+    Args:
+        model: The model.
+        template: The file of the option `chat_template`; none means the model's own.
+
+    Returns:
+        The tokenizer and the text of the template.
+
+    Raises:
+        UserError: The template does not mark what the assistant says, or leaves the end
+            token unmarked: a model that is never trained to stop does not stop.
     """
     from transformers import AutoTokenizer
     from trl.chat_template_utils import (
@@ -85,8 +103,8 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
     tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
     file = template[0] if template else model.chat_template
     if file:
-        plain = PLAIN_TEMPLATE if file == PLAIN else None
-        tokenizer.chat_template = plain or Path(file).read_text("utf-8")
+        built_in = PLAIN_TEMPLATE if file == PLAIN else None
+        tokenizer.chat_template = built_in or Path(file).read_text("utf-8")
     where = file or f"the chat template of {model.model}"
     if not tokenizer.chat_template:
         raise UserError(f"{model.model} has no chat template", hint=HINT)
@@ -120,20 +138,26 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     """
 
     def reversed_pair(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        asked = next((t["content"] for t in turns if t["role"] == "user"), None)
-        answered = next((t["content"] for t in turns if t["role"] == "assistant"), None)
-        pair = [{"role": "user", "content": answered or ""}]
-        return [*pair, {"role": "assistant", "content": asked}] if asked and answered else pair
+        prompt = next((t["content"] for t in turns if t["role"] == "user"), None)
+        answer = next((t["content"] for t in turns if t["role"] == "assistant"), None)
+        pair = [{"role": "user", "content": answer or ""}]
+        return [*pair, {"role": "assistant", "content": prompt}] if prompt and answer else pair
 
     pairs = [reversed_pair(turns) for turns in messages.to_list()]
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
 def encode(tokenizer: Any, template: str, messages: pl.Series) -> pl.DataFrame:
-    """Rows as tokens: `input_ids` and `labels`, list[i32] each, one line per row.
+    """Conversations as tokens.
 
-    `labels` repeats the assistant's tokens and is IGNORED elsewhere. A row without an
-    assistant's turn has no label.
+    Args:
+        tokenizer: The model's tokenizer.
+        template: A chat template that marks what the assistant says.
+        messages: One conversation per row.
+
+    Returns:
+        `input_ids` and `labels`, list[i32] each, one row per conversation. `labels` repeats
+        the assistant's tokens and is IGNORED elsewhere.
     """
     kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
     parts = [
@@ -146,7 +170,7 @@ def encode(tokenizer: Any, template: str, messages: pl.Series) -> pl.DataFrame:
 
 
 def _tokens(tokenizer: Any, template: str, messages: Any) -> tuple[list[int], list[int]]:
-    """One conversation's tokens and labels. Rendering is a template's work, row by row."""
+    """One conversation's tokens and labels; a template renders row by row."""
     encoded = tokenizer.apply_chat_template(
         messages,
         chat_template=template,
@@ -159,42 +183,66 @@ def _tokens(tokenizer: Any, template: str, messages: Any) -> tuple[list[int], li
 
 
 def answer_tokens() -> pl.Expr:
-    """The tokens that loss is on. The first token of a row has no context, so it is none."""
+    """The number of tokens that loss is on: the labels, without the first token of a row.
+
+    It has no context to be predicted from.
+
+    >>> rows = pl.DataFrame({"labels": [[5, IGNORED, 7, 8]]})
+    >>> rows.select(answer_tokens()).item()
+    2
+    """
     scored = pl.element().slice(1) != IGNORED
     return pl.col("labels").list.eval(scored).list.sum().fill_null(0)
 
 
-def cut(rows: pl.DataFrame, max_tokens: int) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Encoded rows cut at max_tokens, those left without an answer taken out, and the counts.
+def row_lengths(rows: pl.DataFrame) -> NDArray[np.int64]:
+    """The number of tokens of each encoded row.
 
-    Cutting is from the end, as TRL does it. What was cut and what was left out is told:
-    `rows` and `tokens` are what is left, `rows_cut` and `tokens_cut` what was shortened,
-    `rows_without_answer` what is not trained on.
+    >>> row_lengths(pl.DataFrame({"input_ids": [[1, 2, 3], [4]]}))
+    array([3, 1])
     """
-    length = pl.col("input_ids").list.len()
-    over = rows.select(length.cast(pl.Int64) - max_tokens).to_series().clip(0)
-    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_tokens))
-    left = short.filter(answer_tokens() > 0)
+    return rows["input_ids"].list.len().to_numpy().astype(np.int64)
+
+
+def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, int]]:
+    """Encoded rows cut at the end, as TRL cuts them, without those that have no answer then.
+
+    Args:
+        rows: Encoded rows.
+        max_length: Tokens of a row, at most.
+
+    Returns:
+        The rows to train on, and counts: `rows`, `tokens` and `answer_tokens` of them;
+        `rows_cut` and `tokens_cut`, what was shortened; `rows_without_answer`, what is not
+        trained on.
+
+    >>> rows = pl.DataFrame({"input_ids": [[1, 2, 3], [4, 5]], "labels": [[IGNORED, 2, 3]] * 2})
+    >>> cut(rows[:1], 2)[0].rows()
+    [([1, 2], [-100, 2])]
+    """
+    excess = np.maximum(row_lengths(rows) - max_length, 0)
+    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_length))
+    trained = short.filter(answer_tokens() > 0)
     counts = {
-        "rows": left.height,
-        "tokens": int(left.select(length.sum()).item()),
-        "answer_tokens": int(left.select(answer_tokens().sum()).item()),
-        "rows_cut": int((over > 0).sum()),
-        "tokens_cut": int(over.sum()),
-        "rows_without_answer": rows.height - left.height,
+        "rows": trained.height,
+        "tokens": int(row_lengths(trained).sum()),
+        "answer_tokens": int(trained.select(answer_tokens().sum()).item()),
+        "rows_cut": int((excess > 0).sum()),
+        "tokens_cut": int(excess.sum()),
+        "rows_without_answer": rows.height - trained.height,
     }
-    return left, counts
+    return trained, counts
 
 
-def pack(rows: pl.DataFrame, max_tokens: int) -> Any:
-    """Whole rows in blocks of at most max_tokens (TRL's best fit decreasing).
+def pack(rows: pl.DataFrame, max_length: int) -> Any:
+    """Rows, none of them divided, in blocks of at most max_length tokens (TRL's "bfd")
 
     Adds `seq_lengths`: the rows' lengths within the block, from which TRL makes the
-    position ids that keep packed rows apart (see `_trainer.py`).
+    position ids that separate packed rows (see `trainer.py`).
     """
     from trl.data_utils import pack_dataset
 
-    return pack_dataset(dataset(rows), max_tokens, "bfd")
+    return pack_dataset(dataset(rows), max_length, "bfd")
 
 
 def dataset(rows: pl.DataFrame) -> Any:
@@ -204,26 +252,46 @@ def dataset(rows: pl.DataFrame) -> Any:
     return Dataset(to_arrow(rows))
 
 
-def passes(count: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """`wanted` positions: one shuffled pass over `count` of them after another."""
+def passes(count: int, num_positions: int, seed: int) -> NDArray[np.int64]:
+    """Positions from one shuffled pass over all rows after another.
+
+    Args:
+        count: The number of rows or blocks, at least 1.
+        num_positions: How many positions to give, at least 1.
+        seed: Of the orders.
+
+    >>> sorted(passes(3, 6, seed=0).tolist())
+    [0, 0, 1, 1, 2, 2]
+    """
     generator = np.random.default_rng(seed)
-    orders = [generator.permutation(count) for _ in range(-(-wanted // count))]
-    return np.concatenate(orders)[:wanted]
+    orders = [generator.permutation(count) for _ in range(-(-num_positions // count))]
+    return np.concatenate(orders)[:num_positions]
 
 
 def answer_losses(model: Any, rows: pl.DataFrame) -> pl.DataFrame:
     """How well a model predicts the assistant's tokens of encoded rows.
 
-    Gives `loss` (the summed negative log-likelihood, nats) and `tokens`, one line per
-    row. Every row has an answer (see `cut`). A row's loss depends on the row alone.
+    A row's loss depends on the row alone.
+
+    Args:
+        model: A transformers model, or a peft one.
+        rows: Encoded rows with an answer each (see `cut`).
+
+    Returns:
+        `loss` (the summed negative log-likelihood, nats) and `tokens`, for each row.
     """
     from pipeline.models.local.likelihood import Likelihoods
 
     model.eval()
     ids = [np.asarray(row) for row in rows["input_ids"]]
     scored = [np.flatnonzero(np.asarray(row[1:]) != IGNORED) + 1 for row in rows["labels"]]
-    asked = [Scored(tuple(row.tolist()), int(at[0])) for row, at in zip(ids, scored, strict=True)]
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # an adapter's
-    found = Likelihoods(plain).score(asked)
-    sums = [-part[at - at[0]].sum(dtype=np.float64) for part, at in zip(found, scored, strict=True)]
+    requests = [
+        Scored(tuple(row.tolist()), int(at[0])) for row, at in zip(ids, scored, strict=True)
+    ]
+    # Of an adapter the model that holds it.
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    log_probs = Likelihoods(base).score(requests)
+    sums = [
+        -part[at - at[0]].sum(dtype=np.float64) for part, at in zip(log_probs, scored, strict=True)
+    ]
     return pl.DataFrame({"loss": sums, "tokens": [len(at) for at in scored]})

@@ -1,12 +1,13 @@
 """How supervised fine-tuning runs: TRL's SFTTrainer, quiet, and resumed after a kill.
 
-It is given rows or blocks that are ready (`_sft.py`) and takes them in their order.
+It takes rows or blocks that are ready (`dataset.py`), in their order.
 
 Packed rows do not see each other. TRL's "bfd" blocks carry position ids that begin at 0
 with each row; transformers derives a block-diagonal mask from them for eager, SDPA and
 flash attention alike, as long as no attention mask is given. TRL lays the blocks of a
 batch end to end, so without flash attention the cost of attention grows with the
-square of `batch_size`: `gradient_accumulation` gives the same step for less.
+square of `per_device_train_batch_size`: `gradient_accumulation_steps` gives the same step
+for less.
 
 A checkpoint counts once it is sealed: the sizes of its files, written after all of them
 are on the disk. One that a kill left half written has no seal and is removed.
@@ -22,62 +23,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.threads import fix_threads
+from stages._training.hyperparameters import Full, Hyperparameters, LoRA, Method
 
 CHECKPOINT_SECONDS = 30.0
 """Seconds of work between two checkpoints, at least."""
 
-SAVING_SHARE: Final = 0.05
-"""The share of the time that saving checkpoints may take."""
+SAVING_FRACTION: Final = 0.05
+"""The fraction of the time that saving checkpoints may take."""
 
 SEAL: Final = "complete.json"
 
-Method = Literal["full", "lora"]
-Schedule = Literal["constant", "linear", "cosine"]
-Step = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """How to train. warmup: a share of the steps. batch_size: rows or blocks per forward pass."""
-
-    method: Method
-    lora_rank: int
-    lr: float
-    schedule: Schedule
-    warmup: float
-    weight_decay: float
-    batch_size: int
-    gradient_accumulation: int
-    seed: int
-
-    @property
-    def per_step(self) -> int:
-        """Rows or blocks per optimiser step."""
-        return self.batch_size * self.gradient_accumulation
-
-
-def check_hyperparameters(options: Any) -> None:
-    """Refuse values that no training can have. options: any namespace that holds them."""
-    limits = [
-        ("lr", options.lr > 0, "above 0"),
-        ("warmup", 0 <= options.warmup < 1, "a share of the steps: at least 0 and below 1"),
-        ("weight_decay", options.weight_decay >= 0, "at least 0"),
-        ("batch_size", options.batch_size >= 1, "at least 1"),
-        ("gradient_accumulation", options.gradient_accumulation >= 1, "at least 1"),
-        ("max_tokens", options.max_tokens >= 2, "at least 2"),
-        ("lora_rank", options.lora_rank >= 1, "at least 1"),
-    ]
-    for name, holds, meaning in limits:
-        if not holds:
-            raise UserError(f"{name} is {getattr(options, name)}", hint=f"{name} is {meaning}")
+StepDone = Callable[[int], None]
+"""Called with the number of each finished step."""
 
 
 @contextmanager
@@ -112,32 +76,41 @@ def quiet() -> Iterator[None]:
 
 
 def on_gpu(model: LanguageModel) -> bool:
-    """Whether the model trains on a GPU: where there is one, unless it is sent elsewhere."""
+    """Whether the model trains on a GPU: where there is one, unless its device is the CPU."""
     import torch
 
     return torch.cuda.is_available() and model.device != "cpu"
 
 
-def load_model(model: LanguageModel, method: Method, max_tokens: int) -> Any:
-    """The weights to train: float32 for all of them, the model's dtype beneath an adapter.
+def load_model(model: LanguageModel, method: Method, max_length: int) -> Any:
+    """The weights to train, on the device where they are trained.
 
-    On a CPU it is float32 always. Raises UserError where a row of max_tokens is longer
-    than what the model was made for.
+    They are float32 where all of them are trained and on a CPU, and of the model's dtype
+    beneath an adapter on a GPU.
+
+    Args:
+        model: The model.
+        method: All weights, or an adapter.
+        max_length: Tokens of the longest row.
+
+    Raises:
+        OptionError: The model reads fewer than `max_length` tokens.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     fix_threads()
-    stored = method == "full" or not on_gpu(model)
-    dtype = torch.float32 if stored else getattr(torch, model.dtype)
+    in_float32 = isinstance(method, Full) or not on_gpu(model)
+    dtype = torch.float32 if in_float32 else getattr(torch, model.dtype)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model.model, revision=model.revision, dtype=dtype
     )
     positions = getattr(loaded.config, "max_position_embeddings", None)
-    if positions is not None and max_tokens > positions:
-        raise UserError(
-            f"max_tokens is {max_tokens}, but the model reads at most {positions}",
-            hint=f"give max_tokens: {positions} or less",
+    if positions is not None and max_length > positions:
+        raise OptionError(
+            "max_length",
+            f"must be at most {positions}, got {max_length}",
+            why="the model reads no longer texts",
         )
     return loaded.to("cuda" if on_gpu(model) else "cpu")
 
@@ -150,14 +123,27 @@ def fit(
     model: LanguageModel,
     settings: Hyperparameters,
     folder: Path,
-    step_done: Step,
+    step_done: StepDone,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train once over a `datasets.Dataset` of encoded rows or packed blocks, in its order.
+    """Train once over encoded rows or packed blocks, in their order.
 
-    folder: where checkpoints lie; a later call goes on from the newest one and gives
-    the weights of a call that nobody interrupted. step_done: told the number of each
-    finished step. Returns the trained weights and, per step, `step`, `loss` (mean over
-    the step's answer tokens, nats) and `lr`. Raises UserError when the loss diverges.
+    Args:
+        weights: The model to train, as `load_model` gives it.
+        tokenizer: Its tokenizer.
+        data: A `datasets.Dataset` of `input_ids` and `labels`; packed blocks also have
+            `seq_lengths`.
+        model: What the weights were loaded from.
+        settings: How to train.
+        folder: Where checkpoints lie; a later call goes on from the newest one and gives
+            the weights of a call that nobody interrupted.
+        step_done: Called with the number of each finished step.
+
+    Returns:
+        The trained weights and, per step, `step`, `loss` (mean over the step's answer
+        tokens, nats) and `lr`.
+
+    Raises:
+        UserError: The loss is not finite.
     """
     from transformers import PrinterCallback, set_seed
     from trl.trainer.sft_trainer import SFTTrainer
@@ -168,8 +154,8 @@ def fit(
         args=_arguments(model, settings, folder, data),
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=_adapter(settings) if settings.method == "lora" else None,
-        callbacks=[_watch(step_done)],
+        peft_config=_adapter(settings.method) if isinstance(settings.method, LoRA) else None,
+        callbacks=[_callback(step_done)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
@@ -185,7 +171,7 @@ def _arguments(model: LanguageModel, settings: Hyperparameters, folder: Path, da
     from trl.trainer.sft_config import SFTConfig
 
     gpu = on_gpu(model)
-    steps = math.ceil(len(data) / settings.per_step)
+    steps = math.ceil(len(data) / settings.rows_per_step)
     arguments = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -193,11 +179,11 @@ def _arguments(model: LanguageModel, settings: Hyperparameters, folder: Path, da
         dataset_kwargs={"skip_prepare_dataset": True},
         packing="seq_lengths" in data.column_names,
         packing_strategy="bfd",
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.lr,
-        lr_scheduler_type=_schedule(settings),
-        warmup_steps=round(steps * settings.warmup),
+        per_device_train_batch_size=settings.per_device_train_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=_scheduler(settings),
+        warmup_steps=round(steps * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
         seed=settings.seed,
         use_cpu=not gpu,
@@ -219,56 +205,56 @@ def _arguments(model: LanguageModel, settings: Hyperparameters, folder: Path, da
     return arguments
 
 
-def _schedule(settings: Hyperparameters) -> str:
-    """transformers' name of the schedule; all of these begin with the warm-up."""
-    constant = settings.schedule == "constant"
-    return "constant_with_warmup" if constant else settings.schedule
+def _scheduler(settings: Hyperparameters) -> str:
+    """transformers' name of the scheduler that begins with the warm-up."""
+    constant = settings.lr_scheduler_type == "constant"
+    return "constant_with_warmup" if constant else settings.lr_scheduler_type
 
 
-def _adapter(settings: Hyperparameters) -> Any:
-    """LoRA on every linear layer but the head (Hu et al. 2021, arXiv:2106.09685), alpha = 2 r."""
+def _adapter(method: LoRA) -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=2 * settings.lora_rank,
+        r=method.lora_r,
+        lora_alpha=2 * method.lora_r,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
 
 
-def _watch(step_done: Step) -> Any:
+def _callback(step_done: StepDone) -> Any:
     """The trainer's callback: progress, divergence, and when to save."""
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
+    class Callback(TrainerCallback):
         """saved: when the last checkpoint was done; cost: the seconds that it took."""
 
-        saved, asked, cost = time.monotonic(), 0.0, 0.0
+        saved, started, cost = time.monotonic(), 0.0, 0.0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             step_done(state.global_step)
-            wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_SHARE)
-            self.asked = time.monotonic()
-            control.should_save = self.asked - self.saved >= wait
+            wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
+            self.started = time.monotonic()
+            control.should_save = self.started - self.saved >= wait
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
             self.saved = time.monotonic()
-            self.cost = self.saved - self.asked
+            self.cost = self.saved - self.started
 
-        def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:  # noqa: ARG002
-            if not math.isfinite(given["logs"].get("loss", 0.0)):
+        def on_log(self, args: Any, state: Any, control: Any, **kw: Any) -> None:  # noqa: ARG002
+            if not math.isfinite(kw["logs"].get("loss", 0.0)):
                 raise UserError(
                     f"the training diverged: the loss of step {state.global_step} is not finite",
-                    hint=f"lower lr (it is {args.learning_rate:g}) or raise warmup",
+                    hint="lower learning_rate or raise warmup_ratio",
+                    why=f"learning_rate is {args.learning_rate:g}",
                 )
 
-    return Watch()
+    return Callback()
 
 
 def seal(checkpoint: Path) -> None:
-    """Say that a checkpoint is complete: all of its files are on the disk, with these sizes."""
+    """Mark a checkpoint as complete: all of its files are on the disk, with these sizes."""
     sizes = {}
     for path in sorted(p for p in checkpoint.rglob("*") if p.is_file() and p.name != SEAL):
         with path.open("rb") as file:
@@ -298,7 +284,7 @@ def _is_complete(checkpoint: Path) -> bool:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that is either whole or not there, however the process ends."""
+    """Write a JSON file that is either complete or not there, however the process ends."""
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
         json.dump(value, file, ensure_ascii=False, indent=1)

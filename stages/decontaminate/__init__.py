@@ -1,1 +1,1 @@
-"""Benchmark decontamination."""
+"""Rows that hold items of evaluation benchmarks."""

@@ -28,7 +28,7 @@ def ngram(
     rows: Records,
     benchmarks: Items,
     *,
-    method: Method = GPT3(),  # noqa: B008 (frozen)
+    method: Method = GPT3(),
     fields: tuple[str, ...] | None = None,
 ) -> pl.DataFrame:
     """Drop as `contaminated` every row of which one turn overlaps with an evaluation item.

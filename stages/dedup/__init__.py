@@ -1,1 +1,1 @@
-"""Duplicate removal."""
+"""Duplicates, near-duplicates and rows that are not novel."""

@@ -1,1 +1,1 @@
-"""Vectors."""
+"""Vectors of rows."""

@@ -7,17 +7,17 @@ choice matters: instructions alone group tasks, whole rows group topics.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.models.base import Embedder
 from pipeline.stage import Records, stage
+from pipeline.types import Count
 from schemas.records import input_text, instruction, response
 
 PARTS: Final = {
@@ -28,23 +28,26 @@ PARTS: Final = {
 """The texts that a template may name; it may also name `messages`, the list of turns."""
 
 
-def _check(options: SimpleNamespace) -> None:
+def _valid_template(template: str) -> str:
     from jinja2 import TemplateSyntaxError, meta
 
-    if options.batch < 1:
-        raise UserError("batch must be at least 1")
     try:
-        tree = _environment().parse(options.template)
+        tree = _environment().parse(template)
     except TemplateSyntaxError as error:
-        raise UserError(
-            f"template: {error.message}", hint="write for example {{ instruction }}"
+        raise ValueError(
+            f"must be a Jinja template such as '{{{{ instruction }}}}', got {template!r} "
+            f"({error.message})"
         ) from None
     unknown = meta.find_undeclared_variables(tree) - {*PARTS, "messages"}
     if unknown:
-        raise UserError(
-            f"template: there is no {', '.join(sorted(unknown))}",
-            hint="name instruction, input, response or messages",
+        raise ValueError(
+            "must name instruction, input, response or messages only, "
+            f"got {', '.join(sorted(unknown))}"
         )
+    return template
+
+
+Template = Annotated[str, AfterValidator(_valid_template)]
 
 
 @stage(
@@ -52,38 +55,48 @@ def _check(options: SimpleNamespace) -> None:
     scope="row",
     reads=["messages", "input_start"],
     adds={"vector": pl.List(pl.Float32)},
-    check=_check,
 )
 def text(
     ctx: Context,
     rows: Records,
     *,
-    model: Embedder,
-    template: str = "{{ instruction }}\n{{ input }}\n{{ response }}",
-    batch: int = 4096,
-    normalise: bool = True,
+    embedder: Embedder,
+    template: Template = "{{ instruction }}\n{{ input }}\n{{ response }}",
+    batch_size: Count = 4096,
+    normalize: bool = True,
 ) -> pl.DataFrame:
-    """Add the `vector` of each conversation: List(Float32), as long as the model's output.
+    """Add the `vector` of each conversation: List(Float32), as long as the embedder's output.
 
-    template: the text to embed, in Jinja: `instruction`, `input` and `response`
-        are texts, empty where there are none; `messages` is the list of turns with
-        `role` and `content`.
-    batch: texts given to the encoder at once; no vector depends on it.
-    normalise: scale the vectors to length 1, so that dot products are cosines.
+    A vector of zeros (a static embedder knows no word of the text) stays as it is. A row
+    for which the embedder gives numbers that are not finite fails.
 
-    A vector of zeros (a static model knows no word of the text) stays as it is. A
-    row for which the model gives numbers that are not finite fails.
+    Args:
+        rows: The conversations.
+        embedder: The embedding model.
+        template: The text to embed, in Jinja: `instruction`, `input` and `response` are
+            texts, empty where the conversation has none; `messages` is the list of turns
+            with `role` and `content`.
+        batch_size: Texts given to the encoder at once; no vector depends on it.
+        normalize: Scale the vectors to length 1, so that dot products are cosines.
+
+    Example:
+        In a recipe, with the model bundled in `data/models`::
+
+            models:
+              potion: {engine: sentence-transformers, model: data/models/potion-base-4m}
+            stages:
+              vectors: {uses: embed.text, needs: pool, with: {embedder: potion}}
     """
     texts = _texts(rows, template)
-    encoder = ctx.open(model)
+    encoder = ctx.open(embedder)
     parts = []
-    for start in range(0, len(texts), batch):
-        parts.append(encoder.encode(texts[start : start + batch].to_list()))
-        ctx.progress(min(start + batch, len(texts)), len(texts))
+    for start in range(0, len(texts), batch_size):
+        parts.append(encoder.encode(texts[start : start + batch_size].to_list()))
+        ctx.progress(min(start + batch_size, len(texts)), len(texts))
     if not parts:
         return pl.DataFrame({"vector": []}, {"vector": pl.List(pl.Float32)})
     vectors = np.concatenate(parts).astype(np.float32, copy=False)
-    vectors = _unit(vectors) if normalise else vectors
+    vectors = _unit(vectors) if normalize else vectors
     finite = pl.Series(np.isfinite(vectors).all(axis=1))
     return pl.DataFrame({"vector": pl.Series(vectors).arr.to_list()}).select(
         pl.when(finite).then("vector"),
@@ -100,8 +113,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
     """The template's text for each row.
 
-    A template of names and plain text, which most are, is one expression over
-    columns; one with logic is rendered row by row.
+    Most templates hold names and literal text only: these become one expression over
+    columns. A template with logic is rendered row by row.
     """
     from jinja2 import nodes
 
@@ -110,13 +123,13 @@ def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
         for output in _environment().parse(template).body
         for piece in (output.nodes if isinstance(output, nodes.Output) else [output])
     ]
-    if all(_is_plain(piece) for piece in pieces):
+    if all(_is_literal(piece) for piece in pieces):
         joined = pl.concat_str([pl.lit(""), *(_expression(piece) for piece in pieces)])
         return rows.with_columns(joined.alias("text"))["text"]
     return pl.Series(_rendered(rows, template), dtype=pl.String)
 
 
-def _is_plain(piece: Any) -> bool:
+def _is_literal(piece: Any) -> bool:
     from jinja2 import nodes
 
     is_part = isinstance(piece, nodes.Name) and piece.name in PARTS
@@ -136,7 +149,7 @@ def _rendered(rows: pl.DataFrame, template: str) -> Sequence[str]:
 
 
 def _environment() -> Any:
-    """A recipe is data, so its templates run in a sandbox."""
+    """Jinja in a sandbox, because a recipe is data and not code."""
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

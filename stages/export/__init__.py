@@ -1,1 +1,1 @@
-"""Files that other programs read."""
+"""Files that training and other programs read."""

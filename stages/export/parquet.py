@@ -1,13 +1,12 @@
 """Parquet shards that `datasets.load_dataset` and TRL read without a hint.
 
-    data/train-00000-of-00002.parquet   messages, id, sources, licenses, chosen columns
+    data/train-00000-of-00002.parquet   messages, id, sources, licenses, further columns
     data/validation-00000-of-00001.parquet
     README.md                           a data set card that names the splits
     shards.json                         rows, bytes, sha256 and lengths of each shard
 
-The bytes are a function of the rows and the options: rows are in id order, what
-depends on where a row was found (its index in a file) is left out, and Parquet
-is written in one way only.
+The bytes are a function of the rows and the options: rows are in id order, a row's index in
+its source file is left out, and Parquet is written with fixed settings.
 """
 
 from __future__ import annotations
@@ -17,43 +16,37 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import AfterValidator, Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from pipeline.store.parquet import to_arrow, write_table
+from pipeline.types import Count
 from schemas.records import turns
-from stages._selection.budget import uniform
+from stages._common.option_types import Distinct
+from stages._common.verdicts import evidence, verdict
+from stages._selection.random_draws import uniform
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
-    chosen = [*options.columns, *([options.tokens] if options.tokens else [])]
-    return list(dict.fromkeys(["messages", "origins", *chosen]))
+    counts = [options.token_column] if options.token_column else []
+    return list(dict.fromkeys(["messages", "origins", *options.columns, *counts]))
 
 
-def _check(options: SimpleNamespace) -> None:
-    taken = sorted({*FIXED, "origins"} & set(options.columns))
-    if taken:
-        raise UserError(
-            f"columns: {', '.join(taken)} cannot be chosen",
-            why=f"{', '.join(FIXED)} are always written, and origins never are",
-            hint="leave it out",
+def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if reserved := sorted({*FIXED, "origins"} & set(columns)):
+        raise ValueError(
+            f"must be columns other than {', '.join(FIXED)} (always written) and origins "
+            f"(never written), got {', '.join(reserved)}"
         )
-    if len(set(options.columns)) < len(options.columns):
-        raise UserError("columns: one is named twice", hint="name each once")
-    if not 0 <= options.validation < 1:
-        raise UserError(
-            f"validation: {options.validation} is no share", hint="give 0, or for example 0.01"
-        )
-    if options.rows_per_shard < 1:
-        raise UserError(f"rows_per_shard: {options.rows_per_shard} is less than one row")
+    return columns
 
 
 @stage(
@@ -62,57 +55,71 @@ def _check(options: SimpleNamespace) -> None:
     reads=_reads,
     adds={"split": pl.String},
     files=True,
-    check=_check,
 )
 def parquet(
     ctx: Context,
     rows: Records,
     *,
-    columns: tuple[str, ...] = (),
-    validation: float = 0.0,
-    rows_per_shard: int = 50_000,
+    columns: Annotated[tuple[str, ...], Distinct, AfterValidator(_further)] = (),
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    rows_per_shard: Count = 50_000,
     compression: Literal["zstd", "snappy", "none"] = "zstd",
-    tokens: str | None = None,
+    token_column: str | None = None,
 ) -> pl.DataFrame:
     """Write the rows as Parquet shards with checksums and a data set card.
 
-    columns: columns to write beside messages, id, sources and licenses.
-    validation: the share of rows that go to the split `validation`, chosen by a
-        hash of the id, so that a row stays in its split when others come or go.
-    rows_per_shard: the rows of each shard, the last one of a split apart.
-    tokens: a column of token counts for the length histograms; null to count
-        words between white space.
+    Dropped as `no_answer` are conversations that do not end with an answer, or with a blank
+    one: nothing could be learnt from them.
 
-    Adds `split`. Dropped: `no_answer`, where the conversation does not end with an
-    answer, or with a blank one: nothing could be learnt from it.
+    Args:
+        rows: The rows to write.
+        columns: Columns to write beside messages, id, sources and licenses.
+        validation_fraction: The fraction of rows that go to the split `validation`, chosen
+            by a hash of the id, so that a row stays in its split when others come or go.
+        rows_per_shard: The rows of each shard; the last shard of a split may have fewer.
+        compression: Of the Parquet files.
+        token_column: A column of token counts for the length histograms, such as `tokens`
+            of `score.loss`; null to count words between white space.
+
+    Returns:
+        `split`, and the verdicts.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from schemas.records import RECORD_COLUMNS
+        >>> messages = [[{"role": role, "content": "Hi"} for role in ("user", "assistant")]]
+        >>> row = {"id": "a", "messages": messages[0], "origins": []}
+        >>> ctx = Context.scratch(Path(mkdtemp()))
+        >>> parquet(ctx, pl.DataFrame([row], schema=RECORD_COLUMNS))["split"].item()
+        'train'
+        >>> [path.name for path in (ctx.files / "data").iterdir()]
+        ['train-00000-of-00001.parquet']
     """
-    lengths = _words() if tokens is None else pl.col(tokens).cast(pl.Int64)
-    # Counting words takes as long as all else before the writing, and can go on beside it.
-    with ThreadPoolExecutor(1) as beside:
-        counted = beside.submit(rows.select, lengths.alias("_length"))
-        verdict = _verdict(rows, validation)
-        table = rows.select("messages", "id", *_provenance(), *columns, verdict["split"])
+    lengths = _words() if token_column is None else pl.col(token_column).cast(pl.Int64)
+    # Counting words takes as long as all else before the writing, and runs beside it.
+    with ThreadPoolExecutor(1) as pool:
+        counted = pool.submit(rows.select, lengths.alias("_length"))
+        splits = _splits(rows, validation_fraction)
+        table = rows.select("messages", "id", *_provenance(), *columns, splits["split"])
     table = table.with_columns(counted.result())
-    _write(ctx.files, table, rows_per_shard, compression, tokens)
-    return verdict
+    _write(ctx.files, table, rows_per_shard, compression, token_column)
+    return splits
 
 
-def _verdict(rows: pl.DataFrame, validation: float) -> pl.DataFrame:
+def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
     """The split of each row that ends with an answer, the reason of each that does not."""
     last = pl.col("messages").list.last().struct
     answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
     facts = rows.select(
-        role=last.field("role"),
+        ends_with=last.field("role"),
         characters=answer,
         answered=(last.field("role").eq_missing(pl.lit("assistant"))) & (answer > 0),
-        held_out=pl.Series(uniform(rows["id"], "export.parquet") < validation),
+        held_out=pl.Series(uniform(rows["id"], "export.parquet") < validation_fraction),
     )
     split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
-    evidence = pl.struct(ends_with="role", characters="characters").struct.json_encode()
     return facts.select(
         pl.when("answered").then(split).alias("split"),
-        pl.when(~pl.col("answered")).then(pl.lit("no_answer")).alias("drop_reason"),
-        pl.when(~pl.col("answered")).then(evidence).alias("evidence"),
+        *verdict(~pl.col("answered"), "no_answer", evidence("ends_with", "characters")),
     )
 
 
@@ -137,9 +144,9 @@ def _words() -> pl.Expr:
 
 
 def _write(
-    folder: Path, table: pl.DataFrame, size: int, compression: str, tokens: str | None
+    folder: Path, table: pl.DataFrame, size: int, compression: str, token_column: str | None
 ) -> None:
-    """All shards, then what describes them. A split without rows has no shard."""
+    """Write all shards, then the files that describe them. A split without rows has no shard."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     splits = {}
     for name in ("train", "validation"):
@@ -148,7 +155,7 @@ def _write(
             splits[name] = _write_split(folder, name, part, size, compression)
     described = {
         "format": 1,
-        "length_unit": f"column {tokens}" if tokens else "words between white space",
+        "length_unit": f"column {token_column}" if token_column else "words between white space",
         "splits": splits,
     }
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
@@ -181,7 +188,7 @@ def _write_split(
 
 
 def _histogram(lengths: pl.Series) -> dict[str, int]:
-    """Rows by length: bins are named by their least length, 0, 1, 2, 4, 8 and so on.
+    """Rows by length: bins are named by their smallest length, 0, 1, 2, 4, 8 and so on.
 
     A length that is missing is not 0: such rows are counted as `unknown`.
     """
@@ -193,10 +200,10 @@ def _histogram(lengths: pl.Series) -> dict[str, int]:
 
 
 def _card(table: pl.DataFrame, splits: dict[str, Any]) -> str:
-    """The data set card; its front matter tells `datasets` which files are which split.
+    """The data set card; its front matter says which files are which split.
 
-    Without rows it names the train split nevertheless: `datasets` then says that there is
-    no data, where it would else take `shards.json` for the data.
+    Without rows it names the train split nevertheless: `datasets` then reports that there
+    is no data, where it would otherwise take `shards.json` for the data.
     """
     kept = table.filter(pl.col("split").is_not_null())
     files = [f"  - split: {name}\n    path: data/{name}-*.parquet" for name in splits or ("train",)]

@@ -3,7 +3,7 @@
 WarriorCoder (Feng et al. 2024, arXiv:2412.17395). An attacker poses what it knows
 well: left in an open user's turn, a chat model writes the instructions that it was
 trained on. Attacker and defender both answer. The other models judge the pair, in
-both orders, since a judge favours a place. An answer's score is its share of the
+both orders, since a judge favors a position. An answer's score is its fraction of the
 votes in this battle, tempered by its author's strength over all battles (Elo), so
 that a lucky vote counts less. Every answer becomes a row with its votes;
 `select.response` takes the winners, and duplicates, difficulty and diversity are
@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from types import SimpleNamespace
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Records, stage
-from stages._common.unused_options import refuse_idle
+from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._llm.drafts import (
     Draft,
     Prompt,
@@ -51,50 +52,93 @@ ADDS: Final = {
     "arena_score": pl.Float64,
 }
 _VERDICT: Final = Decoding(max_tokens=8, choice=("A", "B", "tie"))
-_SHARE: Final = {"A": 1.0, "B": 0.0, "tie": 0.5}
-_START: Final = 1000.0
-_STEP: Final = 32.0
+_VOTES: Final = {"A": 1.0, "B": 0.0, "tie": 0.5}
+"""The first answer's part of a vote."""
+
+_START_RATING: Final = 1000.0
+_K_FACTOR: Final = 32.0
 _SCALE: Final = 400.0
-"""Elo's usual numbers: the rating of a beginner, the most that one battle moves it, and
+"""Elo's usual numbers: the rating of a beginner, the most that one battle changes it, and
 the lead at which ten of eleven points are expected."""
+
+
+@option_group
+class OpenedTurn:
+    """The model writes what comes in an open user's turn, as in the paper.
+
+    The model needs its chat template here, so it cannot be behind a server.
+
+    Args:
+        name: "opened_turn".
+        temperature: Of the challenges.
+        top_p: Nucleus of the sampling.
+        max_tokens: Limit of a challenge in tokens.
+    """
+
+    name: Literal["opened_turn"] = "opened_turn"
+    temperature: NonNegativeFloat = 1.0
+    top_p: Fraction = 0.99
+    max_tokens: Count = 512
+
+
+@option_group
+class Requested:
+    """The model is asked for a task in a domain; for models behind a server.
+
+    Args:
+        name: "asked".
+        domain: What the task is about, in words of the prompt.
+        temperature: Of the challenges.
+        top_p: Nucleus of the sampling.
+        max_tokens: Limit of a challenge in tokens.
+    """
+
+    name: Literal["asked"] = "asked"
+    domain: str = "programming"
+    temperature: NonNegativeFloat = 1.0
+    top_p: Fraction = 0.99
+    max_tokens: Count = 512
+
+
+Challenges = Annotated[OpenedTurn | Requested, Field(discriminator="name")]
 
 
 @dataclass
 class Battle:
-    """One challenge with the answers of two models, by place among the models.
+    """One challenge with the answers of two models.
 
-    shares: for each vote, the attacker's part of it. journal: keys of all votes. error:
-    why a vote could not be asked for; the battle is then not decided.
+    Attributes:
+        attacker: Position of the challenger among the models.
+        defender: Position of the other model.
+        challenge: The challenge.
+        answers: The answers, by position of their author.
+        votes: For each vote, the attacker's part of it.
+        journal: Keys of all votes.
+        error: Why a vote failed; the battle is then not decided.
     """
 
     attacker: int
     defender: int
     challenge: Draft
     answers: dict[int, Draft] = field(default_factory=dict)
-    shares: list[float] = field(default_factory=list)
+    votes: list[float] = field(default_factory=list)
     journal: list[str] = field(default_factory=list)
     error: str | None = None
 
     @property
-    def share(self) -> float | None:
-        """The attacker's part of the votes; None where nobody voted."""
-        return sum(self.shares) / len(self.shares) if self.shares else None
+    def score(self) -> float | None:
+        """The attacker's fraction of the votes; None where nobody voted."""
+        return sum(self.votes) / len(self.votes) if self.votes else None
 
 
 def _check(options: SimpleNamespace) -> None:
-    models = options.models or ()
-    if len(models) < 2 or (len(models) < 3 and not options.judges):
-        raise UserError(
-            f"{len(models)} models are no arena",
-            why="two fight, and a third has to judge",
+    number, needed = len(options.models or ()), 2 if options.judges else 3
+    if number < needed:
+        raise OptionError(
+            *("models", f"must name at least {needed} models, got {number}"),
+            why="two fight, and a third judges",
             hint="models: [ONE, TWO, THREE], or two of them and judges: [ANOTHER]",
         )
-    if not 0 <= options.elo_weight <= 1:
-        raise UserError(f"elo_weight is {options.elo_weight}", hint="a number from 0 to 1")
-    refuse_idle(
-        *(arena, options),
-        (options.challenges == "asked", "challenges: asked", "domain"),
-    )
 
 
 @stage(version=1, scope="set", adds=ADDS, check=_check)
@@ -102,88 +146,95 @@ def arena(
     ctx: Context,
     *,
     models: tuple[LanguageModel, ...],
-    count: int,
+    num_challenges: Count,
     judges: tuple[LanguageModel, ...] = (),
-    challenges: Literal["opened_turn", "asked"] = "opened_turn",
-    domain: str = "programming",
-    elo_weight: float = 0.5,
+    challenges: Challenges = OpenedTurn(),
+    elo_weight: Fraction = 0.5,
     seed: int = 0,
-    challenge_temperature: float = 1.0,
-    challenge_top_p: float = 0.99,
-    challenge_tokens: int = 512,
-    temperature: float = 0.0,
-    max_tokens: int = 1024,
+    temperature: NonNegativeFloat = 0.0,
+    max_tokens: Count = 1024,
     source: str = "arena",
     license: str = "unspecified",
 ) -> Records:
     """New records: two for each battle, the attacker's answer and the defender's.
 
     Adds `journal`; `attacker`, `author` and `opponent` (models by their names here);
-    `votes` (the author's share of `voters` votes, null without any), `elo` (the author's
+    `votes` (the author's fraction of `voters` votes, null without any), `elo` (the author's
     rating after all battles) and `arena_score` = (1 - elo_weight) * votes + elo_weight *
-    the part that Elo expects of the author.
+    the fraction that Elo expects of the author.
 
-    count: challenges of each model; the defenders take turns.
-    judges: who votes; by default the models that are not in the battle.
-    challenges: "opened_turn", the paper's, needs the model's chat template here; "asked"
-        has a task in the domain asked for, for models behind a server.
-    elo_weight: the paper weighs both without saying how; one half is ours.
+    Args:
+        models: Who fights: at least three, or two with `judges`.
+        num_challenges: Challenges of each model; the defenders take turns.
+        judges: Who votes; by default the models that are not in the battle.
+        challenges: How models are brought to pose a task: opened_turn or asked.
+        elo_weight: Weight of the rating in the score. The paper weighs both without saying
+            how; one half is ours.
+        seed: Seed of the sampling.
+        temperature: Of the answers.
+        max_tokens: Limit of an answer in tokens.
+        source: Name of the new records' source.
+        license: License of what the models write, which only the user can know.
 
-    Dropped: challenges and answers that were cut or empty, `no_votes`
-    (the opponent has no answer). A vote that cannot be had or read leaves its battle
-    undecided: both rows have failed.
+    Returns:
+        The new records. Rows are dropped as `no_votes` (the opponent has no answer), and for
+        challenges and answers that were cut or empty as `challenge_cut`,
+        `challenge_unparsed`, `response_cut`, `response_unparsed`. A vote that failed leaves
+        its battle undecided: both rows have failed.
+
+    Example:
+        In a recipe::
+
+            duels:
+              uses: generate.arena
+              with:
+                models: [qwen, llama, mistral]
+                num_challenges: 1000
+                challenges: {name: asked, domain: statistics}
     """
-    battles = _challenge(
-        ctx,
-        models,
-        count,
-        seed,
-        challenges,
-        domain,
-        Decoding(challenge_tokens, challenge_temperature, challenge_top_p),
-    )
+    battles = _challenge(ctx, models, num_challenges, challenges, seed)
     _answer(ctx, models, battles, Decoding(max_tokens, temperature), seed)
     _vote(ctx, models, judges, battles, seed)
-    ratings = elo(
-        [(b.attacker, b.defender, b.share) for b in battles if b.share is not None], len(models)
-    )
+    scores = [(b.attacker, b.defender, b.score) for b in battles if b.score is not None]
+    ratings = elo(scores, len(models))
     drafts = [
         _row(battle, author, models, ratings, elo_weight)
         for battle in battles
         for author in (battle.attacker, battle.defender)
     ]
-    return to_frame(drafts, _talk, source, ADDS, license)
+    return to_frame(drafts, _messages, source, ADDS, license)
 
 
 def _challenge(
     ctx: Context,
     models: Sequence[LanguageModel],
-    count: int,
+    number: int,
+    challenges: OpenedTurn | Requested,
     seed: int,
-    how: str,
-    domain: str,
-    decoding: Decoding,
 ) -> list[Battle]:
     """The challenges of every model, each with a defender; the others take turns at that."""
     battles = []
     for attacker, model in enumerate(models):
         engine = ctx.open(model)
-        opening, stops = _opening(engine, how, domain)
-        found = [Draft((), {}, number=number) for number in range(count)]
+        opening, stops = _opening(engine, challenges)
+        decoding = Decoding(
+            *(challenges.max_tokens, challenges.temperature, challenges.top_p), stop=stops
+        )
+        drafts = [Draft((), {}, number=sample) for sample in range(number)]
         generate_field(
-            *(engine, found, "challenge", lambda _, opening=opening: opening),
-            Decoding(decoding.max_tokens, decoding.temperature, decoding.top_p, stop=stops),
+            *(engine, drafts, "challenge", lambda _, opening=opening: opening, decoding),
             seed=seed,
         )
-        others = [place for place in range(len(models)) if place != attacker]
-        for number, draft in enumerate(found):
-            battles.append(Battle(attacker, others[number % len(others)], draft))
+        others = [position for position in range(len(models)) if position != attacker]
+        for sample, draft in enumerate(drafts):
+            battles.append(Battle(attacker, others[sample % len(others)], draft))
     return battles
 
 
-def _opening(engine: Engine, how: str, domain: str) -> tuple[Prompt, tuple[str, ...]]:
-    if how == "asked":
-        return user(PROMPTS.render("challenge", domain=domain)), ()
+def _opening(engine: Engine, challenges: OpenedTurn | Requested) -> tuple[Prompt, tuple[str, ...]]:
+    """The prompt for a challenge, and the texts that end it."""
+    if isinstance(challenges, Requested):
+        return user(PROMPTS.render("challenge", domain=challenges.domain)), ()
     before, after = user_turn(engine)
     return before, (after,) if after else ()
 
@@ -196,14 +247,13 @@ def _answer(
     seed: int,
 ) -> None:
     """Each model answers all challenges that it is in, at once."""
-    for place, model in enumerate(models):
-        mine = [b for b in battles if place in (b.attacker, b.defender)]
-        for battle in mine:
-            asked = battle.challenge
-            battle.answers[place] = asked.child()
-            battle.answers[place].rejection = asked.rejection
-            battle.answers[place].error = asked.error
-        answers = [battle.answers[place] for battle in mine]
+    for position, model in enumerate(models):
+        involved = [b for b in battles if position in (b.attacker, b.defender)]
+        for battle in involved:
+            answer = battle.challenge.child()
+            answer.rejection, answer.error = battle.challenge.rejection, battle.challenge.error
+            battle.answers[position] = answer
+        answers = [battle.answers[position] for battle in involved]
         generate_field(
             *(ctx.open(model), answers, "response", lambda d: user(d["challenge"]), decoding),
             seed=seed,
@@ -218,12 +268,12 @@ def _vote(
     seed: int,
 ) -> None:
     """All judges vote on all battles that they are not in, in both orders."""
-    fought = [b for b in battles if all(answer.active for answer in b.answers.values())]
-    for place, judge in enumerate(judges or models):
-        mine = [b for b in fought if judges or place not in (b.attacker, b.defender)]
+    answered = [b for b in battles if all(answer.active for answer in b.answers.values())]
+    for position, judge in enumerate(judges or models):
+        judged = [b for b in answered if judges or position not in (b.attacker, b.defender)]
         ballots = [
             Draft((), {"battle": battle, "order": order})
-            for battle in mine
+            for battle in judged
             for order in permutations((battle.attacker, battle.defender))
         ]
         generate_field(ctx.open(judge), ballots, "verdict", _ballot, _VERDICT, seed=seed)
@@ -232,35 +282,46 @@ def _vote(
             battle.journal += ballot.journal
             battle.error = battle.error or ballot.error
             if ballot.active:
-                share = _SHARE[ballot["verdict"]]
+                vote = _VOTES[ballot["verdict"]]
                 first = ballot["order"][0] == battle.attacker
-                battle.shares.append(share if first else 1 - share)
+                battle.votes.append(vote if first else 1 - vote)
 
 
 def _ballot(draft: Draft) -> Prompt:
     battle, order = draft["battle"], draft["order"]
-    first, second = (battle.answers[place]["response"] for place in order)
+    first, second = (battle.answers[position]["response"] for position in order)
     challenge = battle.challenge["challenge"]
     return user(PROMPTS.render("verdict", challenge=challenge, first=first, second=second))
 
 
 def elo(battles: Sequence[tuple[int, int, float]], players: int) -> list[float]:
-    """Ratings after battles of (one, other, the one's share), in their order.
+    """Elo ratings after battles (Elo 1978).
 
-    The rating moves by K (s - e), where e = 1 / (1 + 10^((other - one) / 400)) is the
-    share that was expected (Elo 1978).
+    A battle changes the ratings by K (s - e), where e = 1 / (1 + 10^((b - a) / 400)) is the
+    expected score of a rating a against b; K is 32.
+
+    >>> elo([(0, 1, 1.0)], players=2)
+    [1016.0, 984.0]
+
+    Args:
+        battles: (a player, another, the first one's score from 0 to 1), in their order.
+        players: Number of players.
     """
-    ratings = [_START] * players
-    for one, other, share in battles:
-        change = _STEP * (share - expected(ratings[one], ratings[other]))
-        ratings[one] += change
-        ratings[other] -= change
+    ratings = [_START_RATING] * players
+    for a, b, score in battles:
+        change = _K_FACTOR * (score - expected(ratings[a], ratings[b]))
+        ratings[a] += change
+        ratings[b] -= change
     return ratings
 
 
-def expected(one: float, other: float) -> float:
-    """The share of the votes that a rating lets expect against another."""
-    return float(1 / (1 + 10 ** ((other - one) / _SCALE)))
+def expected(a: float, b: float) -> float:
+    """The score that a rating a is expected to reach against b.
+
+    >>> expected(1000, 1000)
+    0.5
+    """
+    return float(1 / (1 + 10 ** ((b - a) / _SCALE)))
 
 
 def _row(
@@ -270,29 +331,29 @@ def _row(
     ratings: Sequence[float],
     weight: float,
 ) -> Draft:
-    """One answer with what the vote and the ratings say of it."""
+    """One answer with its votes and ratings."""
     opponent = battle.defender if author == battle.attacker else battle.attacker
     draft = battle.answers[author]
     draft.journal += battle.journal
-    share = battle.share if author == battle.attacker or battle.share is None else 1 - battle.share
+    score = battle.score if author == battle.attacker or battle.score is None else 1 - battle.score
     names = model_names(models)
     draft.fields |= {
         "attacker": names[battle.attacker],
         "author": names[author],
         "opponent": names[opponent],
-        "votes": share,
-        "voters": len(battle.shares),
+        "votes": score,
+        "voters": len(battle.votes),
         "elo": ratings[author],
     }
     if draft.active and battle.error is not None:
         draft.error = battle.error
-    elif share is not None:
+    elif score is not None:
         strength = expected(ratings[author], ratings[opponent])
-        draft.fields["arena_score"] = (1 - weight) * share + weight * strength
+        draft.fields["arena_score"] = (1 - weight) * score + weight * strength
     elif draft.active:
         draft.reject("no_votes", opponent_answered=battle.answers[opponent].active)
     return draft
 
 
-def _talk(draft: Draft) -> RowMessages:
+def _messages(draft: Draft) -> RowMessages:
     return task_messages(draft.fields.get("challenge", ""), "", draft.fields.get("response", ""))

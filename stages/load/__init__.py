@@ -1,1 +1,1 @@
-"""Rows of the outside world become records, documents and evaluation items."""
+"""Files and data sets as records, documents and benchmark items."""

@@ -1,10 +1,10 @@
-"""Formats at the border: from a row of a source to conversations.
+"""The formats of sources: from a row to conversations.
 
-Each format is known by a row's keys and turned into one or several
+Each format is recognized by a row's keys and turned into one or several
 conversations; what the format does not use stays in `extra`. What cannot be a
 conversation is `Unusable`, with the reason.
 
-Nothing is normalised. Two empty turns say nothing and are left out: an empty
+Nothing is normalized. Two empty turns carry nothing and are left out: an empty
 system turn at the start, and an empty last answer, so that an Alpaca row with
 `"output": ""` is a conversation that waits for its answer (Alpaca has 28).
 Any other empty turn makes the row fail.
@@ -58,27 +58,37 @@ class Unusable(ValueError):
     """Why a row, or one of the conversations in it, cannot be used."""
 
 
-class Conversation(NamedTuple):
-    """Turns, the offset of a separate input in the first user turn, the source's other fields."""
+class ParsedConversation(NamedTuple):
+    """A conversation of a row.
+
+    Attributes:
+        turns: Role and content of each.
+        input_start: Where a separate input begins in the first user turn, in characters.
+        extra: The row's other fields.
+    """
 
     turns: list[Turn]
     input_start: int | None
     extra: Row
 
 
-Found = Iterator[Conversation | Unusable]
+Parsed = Iterator[ParsedConversation | Unusable]
 
 
-def recognise(row: Row, wanted: RowFormat | None = None) -> RowFormat | None:
-    """The first format that a row's fields fit (of `wanted` alone, where it is given)."""
-    formats = [wanted] if wanted else _FITS
+def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
+    """The first format that a row's fields match: any, or `format` alone.
+
+    >>> recognize({"instruction": "Add.", "output": "3"})
+    'alpaca'
+    """
+    formats = [format] if format else _MATCHES
     for name in formats:
-        if _FITS[name](row):
+        if _MATCHES[name](row):
             return name
     return None
 
 
-_FITS: Final[dict[RowFormat, Callable[[Row], bool]]] = {
+_MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     "messages": lambda row: "messages" in row,
     "lima": lambda row: _starts_with_text(row.get("conversations")),
     "sharegpt": lambda row: "conversations" in row and not isinstance(row["conversations"], str),
@@ -93,70 +103,84 @@ def _starts_with_text(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
-def renamed(row: Row, fields: Mapping[str, str]) -> tuple[Row, Row]:
-    """The row with `fields` (role -> the source's name) under their roles, and what they hid."""
+def rename_fields(row: Row, fields: Mapping[str, str]) -> tuple[Row, Row]:
+    """The row with the names of its format, and the fields that these names replace.
+
+    Args:
+        row: A row of a source.
+        fields: The source's name for each of the format's.
+
+    >>> rename_fields({"q": "Why?", "prompt": 7}, {"prompt": "q"})
+    ({'prompt': 'Why?'}, {'prompt': 7})
+    """
     names = set(fields.values())
     hidden = {name: row[name] for name in fields if name in row and name not in names}
     kept = {name: v for name, v in row.items() if name not in names and name not in hidden}
-    return kept | {role: row[name] for role, name in fields.items() if name in row}, hidden
+    return kept | {field: row[name] for field, name in fields.items() if name in row}, hidden
 
 
-def conversations(row: Any, wanted: RowFormat | None, fields: Mapping[str, str]) -> Found:
-    """The conversations of a row and what is wrong with others: at least one of the two.
+def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str]) -> Parsed:
+    """The conversations of a row, and why others are unusable: at least one of the two.
 
-    wanted: the format, or null to find it out. The row is used up.
+    Args:
+        row: A row of a source, which is used up.
+        format: Its format; None for what its fields match.
+        fields: The source's name for each of the format's.
+
+    >>> list(conversations({"prompt": "Why?", "completion": "So."}, None, {}))[0].turns
+    [('user', 'Why?'), ('assistant', 'So.')]
     """
     if not isinstance(row, dict):
-        yield Unusable(f"a row must be an object, not {_kind(row)}")
+        yield Unusable(f"a row must be an object, not {_json_type(row)}")
         return
     hidden: Row = {}
     if fields:
-        row, hidden = renamed(row, fields)
-    name = wanted or recognise(row)
+        row, hidden = rename_fields(row, fields)
+    name = format or recognize(row)
     if name is None:
         keys = ", ".join(sorted(map(str, row))[:8])
         yield Unusable(f"no known format has these fields: {keys or '(none)'}")
         return
     try:
-        for found in _CONVERT[name](row):
-            if hidden and isinstance(found, Conversation):
-                found.extra.update(hidden)
-            yield found
+        for conversation in _CONVERT[name](row):
+            if hidden and isinstance(conversation, ParsedConversation):
+                conversation.extra.update(hidden)
+            yield conversation
     except Unusable as reason:
         yield reason
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
     names |= {list: "a list", dict: "an object", type(None): "null"}
     return names.get(type(value), f"a {type(value).__name__}")
 
 
 def _text(row: Row, name: str, *, optional: bool = False) -> str:
-    """The text of a field, taken out of the row; an absent optional one is empty."""
+    """The text of a field, removed from the row; an absent optional one is empty."""
     value = row.pop(name, None)
     if isinstance(value, str):
         return value
     if value is None and optional:
         return ""
-    raise Unusable(
-        f"missing field {name!r}" if value is None else f"{name!r} is {_kind(value)}, not a text"
-    )
+    if value is None:
+        raise Unusable(f"missing field {name!r}")
+    raise Unusable(f"{name!r} is {_json_type(value)}, not a text")
 
 
 def _list(row: Row, name: str, *, optional: bool = False) -> list[Any]:
-    """The list of a field, taken out of the row; an absent optional one is empty."""
+    """The list of a field, removed from the row; an absent optional one is empty."""
     value = row.pop(name, None)
     if isinstance(value, list):
         return value
     if optional and (value is None or value == ""):
         return []
-    raise Unusable(
-        f"missing field {name!r}" if value is None else f"{name!r} is {_kind(value)}, not a list"
-    )
+    if value is None:
+        raise Unusable(f"missing field {name!r}")
+    raise Unusable(f"{name!r} is {_json_type(value)}, not a list")
 
 
-def _conversation(turns: list[Turn], input_start: int | None, extra: Row) -> Conversation:
+def _conversation(turns: list[Turn], input_start: int | None, extra: Row) -> ParsedConversation:
     if turns and turns[0] == ("system", ""):
         turns = turns[1:]
     if turns and turns[-1] == ("assistant", ""):
@@ -168,10 +192,10 @@ def _conversation(turns: list[Turn], input_start: int | None, extra: Row) -> Con
         has_user = has_user or role == "user"
     if not has_user:
         raise Unusable("there is no user turn")
-    return Conversation(turns, input_start, extra)
+    return ParsedConversation(turns, input_start, extra)
 
 
-def _asked(instruction: str, separate: str) -> tuple[str, int | None]:
+def _with_input(instruction: str, separate: str) -> tuple[str, int | None]:
     """Instruction and input as one text, and where the input begins."""
     if not instruction:
         raise Unusable("empty instruction")
@@ -180,12 +204,12 @@ def _asked(instruction: str, separate: str) -> tuple[str, int | None]:
     return f"{instruction}\n\n{separate}", len(instruction) + 2
 
 
-def _alpaca(row: Row) -> Found:
+def _alpaca(row: Row) -> Parsed:
     """Alpaca's fields, or GPTeacher's (`response`), or Dolly's (`context` and `response`)."""
     alias = row.get("output") is None and "response" in row
     dolly = alias and "input" not in row and isinstance(row.get("context"), str)
     separate = _text(row, "context" if dolly else "input", optional=True)
-    prompt, start = _asked(_text(row, "instruction"), separate)
+    prompt, start = _with_input(_text(row, "instruction"), separate)
     answer = _text(row, "response" if alias else "output")
     turns = [("user", prompt), ("assistant", answer)]
     if "history" in row:
@@ -198,13 +222,12 @@ def _alpaca(row: Row) -> Found:
 
 
 def _exchange(pair: Any) -> list[Turn]:
-    whole = isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
-    if not whole:
+    if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)):
         raise Unusable("'history' must be a list of [instruction, answer]")
     return [("user", pair[0]), ("assistant", pair[1])]
 
 
-def _prompt_completion(row: Row) -> Found:
+def _prompt_completion(row: Row) -> Parsed:
     if isinstance(row.get("prompt"), list):  # TRL's conversational form: messages in both
         yield _conversation(
             [*_messages_of(row, "prompt"), *_messages_of(row, "completion")], None, row
@@ -216,7 +239,7 @@ def _prompt_completion(row: Row) -> Found:
     yield _conversation([("user", prompt), ("assistant", _text(row, "completion"))], None, row)
 
 
-def _sharegpt(row: Row) -> Found:
+def _sharegpt(row: Row) -> Parsed:
     """Turns as {from, value}, with the system prompt among them or in a field of its own.
 
     Many data sets call the field `conversations` and write OpenAI's turns into it.
@@ -236,7 +259,7 @@ def _turns_have(value: Any, key: str) -> bool:
     )
 
 
-def _messages(row: Row) -> Found:
+def _messages(row: Row) -> Parsed:
     yield _conversation(_messages_of(row, "messages"), None, row)
 
 
@@ -245,22 +268,22 @@ def _messages_of(row: Row, field: str) -> list[Turn]:
 
 
 def _turns(row: Row, field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Turn]:
-    """The turns of a list of objects. What else these say stays in the row, one object a turn."""
+    """The turns of a list of objects, whose other fields stay in the row, one object a turn."""
     turns: list[Turn] = []
     others: list[Row] = []
     for number, turn in enumerate(_list(row, field), 1):
         if not isinstance(turn, dict):
-            raise Unusable(f"turn {number} is {_kind(turn)}, not an object")
-        name, said = turn.get(role), turn.get(content)
+            raise Unusable(f"turn {number} is {_json_type(turn)}, not an object")
+        name, value = turn.get(role), turn.get(content)
         if not isinstance(name, str) or name not in roles:
             raise Unusable(f"turn {number}: unknown role {name!r:.80}")
-        text = _joined(said, number) if isinstance(said, list) else said
+        text = _joined(value, number) if isinstance(value, list) else value
         if not isinstance(text, str):
-            raise Unusable(f"turn {number}: {content!r} is {_kind(text)}, not a text")
+            raise Unusable(f"turn {number}: {content!r} is {_json_type(text)}, not a text")
         turns.append((roles[name], text))
-        own = {role} if name != "function_call" else set()
-        own |= {content} if text is said else set()
-        others.append({k: v for k, v in turn.items() if k not in own and v is not None})
+        used = {role} if name != "function_call" else set()
+        used |= {content} if text is value else set()
+        others.append({k: v for k, v in turn.items() if k not in used and v is not None})
     if any(others):
         row[field] = others
     return turns
@@ -270,7 +293,7 @@ def _joined(parts: list[Any], number: int) -> str:
     """OpenAI's content parts as one text, a line each (as vLLM renders them), if all are texts."""
     texts = []
     for at, part in enumerate(parts, 1):
-        kind = part.get("type") if isinstance(part, dict) else _kind(part)
+        kind = part.get("type") if isinstance(part, dict) else _json_type(part)
         text = part.get("text") if kind == "text" else None
         if not isinstance(text, str):
             raise Unusable(f"turn {number}: part {at} of its content is no text ({kind!s:.80})")
@@ -278,16 +301,16 @@ def _joined(parts: list[Any], number: int) -> str:
     return "\n".join(texts)
 
 
-def _lima(row: Row) -> Found:
+def _lima(row: Row) -> Parsed:
     turns: list[Turn] = []
     for number, text in enumerate(_list(row, "conversations"), 1):
         if not isinstance(text, str):
-            raise Unusable(f"turn {number} is {_kind(text)}, not a text")
+            raise Unusable(f"turn {number} is {_json_type(text)}, not a text")
         turns.append(("user" if number % 2 else "assistant", text))
     yield _conversation(turns, None, row)
 
 
-def _seeds(row: Row) -> Found:
+def _seeds(row: Row) -> Parsed:
     instruction = _text(row, "instruction")
     instances = _list(row, "instances")
     if not instances:
@@ -295,31 +318,31 @@ def _seeds(row: Row) -> Found:
     for number, instance in enumerate(instances, 1):
         try:
             if not isinstance(instance, dict):
-                raise Unusable(f"it is {_kind(instance)}, not an object")
-            prompt, start = _asked(instruction, _text(instance, "input", optional=True))
+                raise Unusable(f"it is {_json_type(instance)}, not an object")
+            prompt, start = _with_input(instruction, _text(instance, "input", optional=True))
             turns = [("user", prompt), ("assistant", _text(instance, "output"))]
             yield _conversation(turns, start, row | instance)
         except Unusable as reason:
             yield Unusable(f"instance {number}: {reason}")
 
 
-def _oasst(row: Row) -> Found:
-    """Every path from the root to a leaf; a deleted message is none, with all behind it."""
+def _oasst(row: Row) -> Parsed:
+    """Every path from the root to a leaf, without deleted messages and what follows them."""
     root = row.pop("prompt", None)
     if not isinstance(root, dict):
-        raise Unusable(f"'prompt' is {_kind(root)}, not a message tree")
+        raise Unusable(f"'prompt' is {_json_type(root)}, not a message tree")
     if root.get("deleted"):
         raise Unusable("the first message of the tree is deleted")
     for path in _paths(root):
         try:
             turns = [_oasst_turn(node) for node in path]
-            about = [{k: node[k] for k in _ABOUT if k in node} for node in path]
-            yield _conversation(turns, None, row | {"lang": root.get("lang"), "path": about})
+            facts = [{k: node[k] for k in _PATH_FIELDS if k in node} for node in path]
+            yield _conversation(turns, None, row | {"lang": root.get("lang"), "path": facts})
         except Unusable as reason:
             yield reason
 
 
-_ABOUT: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
+_PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
 
 
 def _paths(root: Row) -> Iterator[list[Any]]:
@@ -330,24 +353,24 @@ def _paths(root: Row) -> Iterator[list[Any]]:
         replies = node.get("replies") if isinstance(node, dict) else None
         if not isinstance(replies, list):
             replies = []
-        alive = [r for r in replies if not (isinstance(r, dict) and r.get("deleted"))]
-        waiting += [(reply, path) for reply in reversed(alive)]
-        if not alive:
+        present = [r for r in replies if not (isinstance(r, dict) and r.get("deleted"))]
+        waiting += [(reply, path) for reply in reversed(present)]
+        if not present:
             yield path
 
 
 def _oasst_turn(node: Any) -> Turn:
     if not isinstance(node, dict):
-        raise Unusable(f"a message of the tree is {_kind(node)}, not an object")
+        raise Unusable(f"a message of the tree is {_json_type(node)}, not an object")
     role, text = node.get("role"), node.get("text")
     if not isinstance(role, str) or role not in _OASST:
         raise Unusable(f"a message of the tree has the unknown role {role!r:.80}")
     if not isinstance(text, str):
-        raise Unusable(f"the text of a message of the tree is {_kind(text)}")
+        raise Unusable(f"the text of a message of the tree is {_json_type(text)}")
     return _OASST[role], text
 
 
-_CONVERT: Final[dict[RowFormat, Callable[[Row], Found]]] = {
+_CONVERT: Final[dict[RowFormat, Callable[[Row], Parsed]]] = {
     "messages": _messages,
     "lima": _lima,
     "sharegpt": _sharegpt,

@@ -1,9 +1,8 @@
 """From a file to source positions: (line, value, error), one for each row that the file holds.
 
-Whatever a file contains, reading it gives values or errors and never an
-exception: one broken row must not cost the others. Rows are read one after the
-other; only a JSON array is held as one text, since its rows have no ends of
-their own.
+Whatever a file contains, reading it yields values or errors and never raises: one broken
+row must not cost the others. Rows are read one after the other; only a JSON array is held
+as one text, since no line ends its rows.
 """
 
 from __future__ import annotations
@@ -22,20 +21,26 @@ _FIRST_KEY: Final = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")')
 _DECODER: Final = json.JSONDecoder()
 
 
-def positions(stream: Stream, kind: Container, nested: frozenset[str]) -> Iterator[Position]:
-    """The source positions of a file. nested: the columns of a table whose cells may be JSON."""
-    if kind == "parquet":
+def positions(stream: Stream, container: Container, nested: frozenset[str]) -> Iterator[Position]:
+    """The source positions of a file.
+
+    Args:
+        stream: The file.
+        container: How it holds its rows.
+        nested: The columns of a table whose cells may be JSON.
+    """
+    if container == "parquet":
         return parquet(stream, nested)
-    if kind == "json":
+    if container == "json":
         return _json_array(stream)
-    if kind == "jsonl":
+    if container == "jsonl":
         return _json_lines(stream)
-    if kind == "text":
-        return _whole(stream)
-    return delimited(stream, "\t" if kind == "tsv" else ",", nested)
+    if container == "text":
+        return _text(stream)
+    return delimited(stream, "\t" if container == "tsv" else ",", nested)
 
 
-def _whole(stream: Stream) -> Iterator[Position]:
+def _text(stream: Stream) -> Iterator[Position]:
     """A plain text file: one position that holds all of it, titled by the file's name."""
     data = b"".join(stream)
     try:
@@ -72,7 +77,7 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
 def _json_array(stream: Stream) -> Iterator[Position]:
     """The elements of a JSON array, read one by one so that a broken one costs only itself.
 
-    The array is the whole file, or the field `data` of the object that is.
+    The array is all of the file, or the field `data` of the object that is.
     """
     data = b"".join(stream)
     try:
@@ -105,7 +110,7 @@ def _json_array(stream: Stream) -> Iterator[Position]:
 
 
 def _end(text: str, first: int, at: int, closed: bool, stream: Stream) -> str | None:
-    """What is wrong where reading a JSON array, from `first`, stopped."""
+    """The error where reading a JSON array stopped, if any. first: where the array began."""
     if stream.cut or not stream.complete:
         return stream.cut
     if not closed:
@@ -129,7 +134,7 @@ def _behind(mark: re.Pattern[str], text: str, at: int) -> int:
 
 
 def _element(text: str, start: int, dirty: bool) -> tuple[Any, int | None, str | None]:
-    """The element at `start`, where it ends (null if that is unknown), and what is wrong."""
+    """The element at `start`, where it ends (None if that is unknown), and the error."""
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
@@ -147,7 +152,7 @@ def _next_element(text: str, start: int) -> int | None:
     The rows of a file begin with the same key, and inside a string its quotes
     would be escaped: so the next `{"key"` is the next row.
     """
-    own = _FIRST_KEY.match(text, start)
-    key = re.escape(own.group(1)) if own else '"'
+    first_key = _FIRST_KEY.match(text, start)
+    key = re.escape(first_key.group(1)) if first_key else '"'
     match = re.compile(r"\{\s*" + key).search(text, start + 1)
     return match.start() if match else None

@@ -1,7 +1,7 @@
-"""The bytes of a file: decompressed in blocks, and what they seem to hold.
+"""The bytes of a file: decompressed in blocks, and how they hold rows.
 
-Compression is told by the first bytes and not by the name. Data that end early
-are no exception: what came before is given, and `Stream.cut` says why no more.
+Compression is recognized by the first bytes and not by the name. Data that end early
+raise nothing: what comes before is read, and `Stream.cut` says why no more follows.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any, Final, Literal
 from pipeline.errors import UserError
 
 Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
-"""What holds the rows of a file; a `text` is one row by itself."""
+"""How a file holds its rows; a `text` is one row by itself."""
 
 HEAD: Final = 1 << 20
-"""How much of a file is looked at before any work: one megabyte, decompressed."""
+"""How much of a file is examined before any work: one megabyte, decompressed."""
 
 _STRING: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
@@ -41,9 +41,14 @@ _PARQUET: Final = b"PAR1"
 class Stream:
     """The decompressed bytes of a file, in blocks, without a byte-order mark.
 
-    limit: stop after about so many bytes. After the last block, `cut` says why
-    the data ended early (null if they did not) and `complete` whether the limit
-    left nothing unread. `read` counts the bytes of the file itself.
+    Args:
+        path: The file.
+        limit: Stop after about this many bytes.
+
+    Attributes:
+        cut: After the last block, why the data ended early; None if they did not.
+        complete: After the last block, whether the limit left nothing unread.
+        read: Bytes of the file itself that have been read.
     """
 
     def __init__(self, path: Path, limit: int | None = None) -> None:
@@ -53,11 +58,11 @@ class Stream:
         self.read = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        given = 0
+        size = 0
         for block in self._unmarked():
-            given += len(block)
+            size += len(block)
             yield block
-            if self.limit is not None and given >= self.limit:
+            if self.limit is not None and size >= self.limit:
                 return
         self.complete = True
 
@@ -122,7 +127,8 @@ def _decompressor(magic: bytes) -> Any:
 def head(path: Path) -> tuple[bytes, bool]:
     """The first megabyte of a file, decompressed, and whether that is all of it.
 
-    Raises UserError for a file that cannot be read at all.
+    Raises:
+        UserError: The file cannot be read at all.
     """
     stream = Stream(path, HEAD)
     try:
@@ -136,7 +142,7 @@ def head(path: Path) -> tuple[bytes, bool]:
 
 
 def lines(stream: Stream) -> Iterator[bytes]:
-    """Lines without their newline; a last one that has none is given after `cut` is known."""
+    """Lines without their newline; a last line that has none comes after `cut` is set."""
     pieces: list[bytes] = []
     for block in stream:
         first, *others = block.split(b"\n")
@@ -149,7 +155,11 @@ def lines(stream: Stream) -> Iterator[bytes]:
 
 
 def container(path: Path, start: bytes) -> Container:
-    """What holds the rows, from the start of the data; the name counts for CSV and TSV only."""
+    """How a file holds its rows, from the start of its data; its name decides on CSV and TSV only.
+
+    >>> container(Path("pool"), b'[{"prompt": "Why?"')
+    'json'
+    """
     if start.startswith(_PARQUET):
         return "parquet"
     suffix = Path(re.sub(r"\.(gz|zst)$", "", path.name)).suffix
@@ -158,16 +168,17 @@ def container(path: Path, start: bytes) -> Container:
     text = start.lstrip()
     line, _, following = text.partition(b"\n")
     if text.startswith(b"["):
-        # One whole list on the first line and more behind it: rows (of a wrong type), no array.
+        # A complete list on the first line and more behind it: rows (of a wrong type), no array.
         return "jsonl" if line.rstrip().endswith(b"]") and following.strip() else "json"
-    if WRAPPED.match(text.decode("utf-8", "replace")) and not (following.strip() and _whole(line)):
+    is_wrapped = WRAPPED.match(text.decode("utf-8", "replace"))
+    if is_wrapped and not (following.strip() and _is_json(line)):
         return "json"
     if not text or any(row.lstrip().startswith(b"{") for row in text.split(b"\n")):
         return "jsonl"
     return "tsv" if b"\t" in line else "csv"
 
 
-def _whole(line: bytes) -> bool:
+def _is_json(line: bytes) -> bool:
     """Whether the line is a JSON value, and so a row of JSON Lines where more of them follow."""
     try:
         json.loads(line)

@@ -1,4 +1,4 @@
-"""Tables of the outside world (CSV, TSV, Parquet) as source positions.
+"""Tables (CSV, TSV, Parquet) as source positions.
 
 A position is a line, a row as a dict, and why it cannot be used. CSV is read
 with the standard library: it alone says on which line a record begins and lets
@@ -17,7 +17,7 @@ from typing import Any, Final
 from stages.load._stream import Stream, lines
 
 Position = tuple[int, Any, str | None]
-"""Line (from 1), what stands there, and why it cannot be used (the value is then null)."""
+"""Line (from 1), the value there, and why it cannot be used (the value is then None)."""
 
 UNDECODED: Final = re.compile("[\udc80-\udcff]")
 """What Python's `surrogateescape` leaves where bytes were no UTF-8."""
@@ -26,7 +26,13 @@ _NOT_UTF8: Final = "invalid UTF-8"
 
 
 def delimited(stream: Stream, delimiter: str, nested: frozenset[str]) -> Iterator[Position]:
-    """The rows of a CSV or TSV file with a header, quoted as RFC 4180 has it."""
+    """The rows of a CSV or TSV file with a header, quoted as in RFC 4180.
+
+    Args:
+        stream: The file.
+        delimiter: Between cells.
+        nested: Columns whose cells may be JSON lists.
+    """
     header: list[str] | None = None
     for line, cells, error in _records(stream, delimiter):
         if error:
@@ -44,7 +50,7 @@ def delimited(stream: Stream, delimiter: str, nested: frozenset[str]) -> Iterato
 def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
     """The cells of each record and the line on which it begins.
 
-    After a record that cannot be read, reading goes on with the line behind its
+    After a record that cannot be read, reading resumes at the line behind its
     first one, so that a stray quote does not swallow the rest of the file.
     """
     source = _Rewindable(stream)
@@ -77,7 +83,7 @@ class _Rewindable:
     def __init__(self, stream: Stream) -> None:
         self._stream, self._source = stream, lines(stream)
         self._waiting: list[str] = []
-        self._taken: list[str] = []
+        self._current: list[str] = []
         self.first, self.ended = 1, False
 
     def __iter__(self) -> _Rewindable:
@@ -90,16 +96,16 @@ class _Rewindable:
             if raw is None or self.ended:
                 raise StopIteration
             self._waiting.append(raw.decode("utf-8", "surrogateescape") + "\n")
-        self._taken.append(self._waiting.pop())
-        return self._taken[-1]
+        self._current.append(self._waiting.pop())
+        return self._current[-1]
 
     def rewind(self) -> None:
-        self._waiting += reversed(self._taken[1:])
-        self._taken = self._taken[:1]
+        self._waiting += reversed(self._current[1:])
+        self._current = self._current[:1]
 
     def forget(self) -> None:
-        self.first += len(self._taken)
-        self._taken, self.ended = [], False
+        self.first += len(self._current)
+        self._current, self.ended = [], False
 
 
 def _unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
@@ -109,7 +115,7 @@ def _unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
             try:
                 row[name] = json.loads(row[name])
             except (ValueError, RecursionError):
-                continue  # a text after all; whether that will do is the format's business
+                continue  # a text after all, which the format may accept or refuse
     return row
 
 
@@ -133,7 +139,7 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
 
 
 def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Rows as dicts; a row that has no Python values, as the reason why."""
+    """Rows as dicts; for a row that has no Python values the reason."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError):  # invalid UTF-8, a date beyond Python's

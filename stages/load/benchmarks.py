@@ -1,8 +1,8 @@
 """Evaluation items: what a training pool must not contain.
 
 Some benchmarks come with the project (`data/benchmarks`); any other is a file
-with the fields named. Only texts that could give an item away are taken: the
-letter that answers a multiple-choice question would be found everywhere.
+with the fields named. Only texts that identify an item are loaded: the letter
+that answers a multiple-choice question occurs everywhere.
 """
 
 from __future__ import annotations
@@ -16,18 +16,34 @@ from typing import Any, Final, Literal, NamedTuple
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
-from stages._common.unused_options import refuse_idle
-from stages.load._account import VERDICT, Line, columns, existing, located, peek
+from stages._common.verdicts import evidence, verdict
+from stages.load._rows import (
+    SURROGATE,
+    VERDICT,
+    OutputRow,
+    existing_files,
+    peek,
+    read_files,
+    to_frame,
+)
 from stages.load._stream import container
+from stages.load._tables import Position
 
 Name = Literal["gsm8k", "humaneval", "ifeval", "mmlu", "mt_bench", "truthfulqa", "vicuna_bench"]
 
 
 class Benchmark(NamedTuple):
-    """A file, the texts of an item (name -> columns, joined by lines), the item's own key."""
+    """A bundled benchmark.
+
+    Attributes:
+        file: Its file.
+        texts: The columns of each text of an item by the text's name; several are joined,
+            one a line.
+        key: The column of the item's own key.
+    """
 
     file: str
     texts: Mapping[str, tuple[str, ...]]
@@ -67,36 +83,42 @@ def input_files(options: SimpleNamespace) -> list[Path]:
     return [_FOLDER / BUNDLED[name].file for name in options.names]
 
 
-def check(options: SimpleNamespace) -> None:
+def _check(options: SimpleNamespace) -> None:
     """Whether there is something to load, and every benchmark has items."""
     if not options.names and not options.path:
-        raise UserError(
-            "load.benchmarks needs `names` or a `path`",
+        raise OptionError(
+            "names",
+            "or path must be given, got neither",
             hint=f"names: [{', '.join(BUNDLED)}], or path: FILE with benchmark: NAME",
         )
     if options.path and not options.benchmark:
-        raise UserError("a benchmark of your own needs a name", hint="benchmark: NAME")
-    existing(list(map(str, input_files(options))))
+        raise OptionError("benchmark", "must name what `path` holds, got no name")
+    for option in ("benchmark", "fields", "key"):
+        value = getattr(options, option)
+        if value is not None and not options.path:
+            raise OptionError(
+                option,
+                f"must be left out without `path`, got {value!r}",
+                hint=f"it has no effect on the bundled benchmarks: leave {option} out",
+            )
+    existing_files(list(map(str, input_files(options))))
     texts = _columns(options.fields)
-    for name, path in _named(options.benchmark, existing(options.path)):
-        found, whole = peek(path, container)
-        lines = [_line(name, texts, options.key, 0, (path.name, position)) for position in found]
-        if whole:
-            _assert_items(name, path, lines)
-    refuse_idle(
-        *(benchmarks, options),
-        (bool(options.path), "a benchmark of your own: path", "benchmark fields key"),
-    )
+    for name, path in _named(options.benchmark, existing_files(options.path)):
+        first, complete = peek(path, container)
+        rows = [_output_row(name, texts, options.key, 0, (path.name, p)) for p in first]
+        if complete:
+            _assert_items(name, path, rows)
 
 
 def _named(benchmark: str | tuple[str, ...] | None, files: list[Path]) -> list[tuple[str, Path]]:
-    """Each file with the name of its benchmark. Raises UserError where the names do not fit."""
+    """Each file with the name of its benchmark."""
     if benchmark is None or isinstance(benchmark, str):
         return [(benchmark or "", file) for file in files]
     if len(benchmark) != len(files):
-        raise UserError(
-            f"there are {len(files)} files and {len(benchmark)} names of benchmarks",
-            hint="give one name for all files, or one for each, in their order",
+        raise OptionError(
+            "benchmark",
+            f"must be one name, or one for each of the {len(files)} files, "
+            f"got {len(benchmark)} names",
         )
     return list(zip(benchmark, files, strict=True))
 
@@ -105,19 +127,19 @@ def _columns(fields: dict[str, str] | None) -> dict[str, tuple[str, ...]]:
     return {name: (column,) for name, column in (fields or {}).items()}
 
 
-def _assert_items(benchmark: str, file: Path, lines: list[Line]) -> None:
-    """Raises UserError where none of the lines of a file is an item."""
-    if any(line[0] is not None for line in lines):
+def _assert_items(benchmark: str, file: Path, rows: list[OutputRow]) -> None:
+    """Raise UserError where none of the rows of a file is an item."""
+    if any(row[0] is not None for row in rows):
         return
     raise UserError(
         f"the benchmark {benchmark!r} has no items",
         where=file.name,
-        why=str(lines[0][4]) if lines else "it is empty",
+        why=str(rows[0][4]) if rows else "it is empty",
         hint="check the file, and `fields: {question: COLUMN}`",
     )
 
 
-@stage(version=2, scope="set", check=check)
+@stage(version=2, scope="set", check=_check)
 def benchmarks(
     ctx: Context,
     *,
@@ -127,34 +149,47 @@ def benchmarks(
     fields: dict[str, str] | None = None,
     key: str | None = None,
 ) -> Items:
-    """The items of all named benchmarks and of files of one's own, one line each.
-
-    names: benchmarks that come with the project.
-    path: files of other ones. benchmark: what these are called together, or a name for
-        each file, in their order.
-    fields: its texts, as {name: column}; by default every field that is a text or
-        a list of texts, under its own name. key: the column of the item's own key.
+    """Load the items of bundled benchmarks and of your own files, one row each.
 
     `texts` holds an item's texts by name, the n-th of a list as `name_n`; empty ones
     are left out. `item` is the key, or the number of the row from 0. A row without a
-    text has `error`, `file` and `line`; an item that occurs twice, with key and texts,
-    is a `duplicate`.
+    text has failed, with `error`, `file` and `line`; an item that occurs twice, with key
+    and texts, is dropped as `duplicate`.
 
-    Raises UserError for a file that cannot be read or has no items: to find nothing in
-    an empty benchmark would look like a clean pool.
+    Args:
+        names: Benchmarks that come with the project.
+        path: Files of other benchmarks.
+        benchmark: The name of what these files hold, or a name for each, in their order.
+        fields: Their texts, as {name: column}; by default every field that is a text or
+            a list of texts, under its own name.
+        key: Their column of the item's own key.
+
+    Raises:
+        UserError: A file cannot be read or has no items: an empty benchmark would make
+            every pool look clean.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> (folder / "quiz.jsonl").write_text('{"q": "Why?", "choices": ["a", "b"]}')
+        36
+        >>> path = (str(folder / "quiz.jsonl"),)
+        >>> items = benchmarks(Context.scratch(folder), path=path, benchmark="quiz")
+        >>> [text["name"] for text in items["texts"][0]]
+        ['q', 'choices_1', 'choices_2']
     """
-    check(SimpleNamespace(names=names, path=path, benchmark=benchmark, fields=fields, key=key))
     sources: list[tuple[str, Path, Mapping[str, tuple[str, ...]], str | None]] = [
         (name, _FOLDER / BUNDLED[name].file, BUNDLED[name].texts, BUNDLED[name].key)
         for name in dict.fromkeys(names)
     ]
-    sources += [(*named, _columns(fields), key) for named in _named(benchmark, existing(path))]
+    files = _named(benchmark, existing_files(path))
+    sources += [(*named, _columns(fields), key) for named in files]
     before: Counter[str] = Counter()
     parts = []
-    for name, file, texts, own in sources:
-        parts.append(_items(ctx, name, file, texts, own, before[name]))
+    for name, file, texts, key_column in sources:
+        parts.append(_items(ctx, name, file, texts, key_column, before[name]))
         before[name] += len(parts[-1])
-    return _once(pl.concat(parts)).select(list(_SCHEMA)).cast(_SCHEMA)
+    return _without_repeats(pl.concat(parts)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _items(
@@ -165,48 +200,48 @@ def _items(
     key: str | None,
     first: int,
 ) -> pl.DataFrame:
-    """The lines of one file; rows are numbered from `first`."""
-    found = enumerate(located(ctx, [file], container), first)
-    lines = (_line(benchmark, texts, key, number, place) for number, place in found)
+    """The output rows of one file, which are numbered from `first`."""
+    positions = enumerate(read_files(ctx, [file], container), first)
+    rows = (_output_row(benchmark, texts, key, number, p) for number, p in positions)
     kinds: dict[Any, Any] = {**ITEM_COLUMNS, **{k: VERDICT[k] for k in ("error", "file", "line")}}
-    frame = columns(lines, lambda batch: pl.DataFrame(batch, schema=kinds, orient="row"))
+    frame = to_frame(rows, lambda batch: pl.DataFrame(batch, schema=kinds, orient="row"))
     if frame["id"].null_count() == len(frame):
         _assert_items(benchmark, file, frame.head(1).rows())
     return frame
 
 
-def _line(
+def _output_row(
     benchmark: str,
     texts: Mapping[str, tuple[str, ...]],
     key: str | None,
     number: int,
-    place: tuple[str, tuple[int, Any, str | None]],
-) -> Line:
-    file, (line, row, error) = place
+    position: tuple[str, Position],
+) -> OutputRow:
+    file, (line, row, error) = position
     try:
         if error or not isinstance(row, dict):
             raise ValueError(error or "a row must be an object")
         named = [{"name": name, "text": text} for name, text in _texts(row, texts)]
         if not named:
-            wanted = ", ".join(column for among in texts.values() for column in among)
+            expected = ", ".join(column for columns in texts.values() for column in columns)
             raise ValueError(
-                f"it has no text in {wanted or 'any field'}; its fields are {', '.join(row)}"
+                f"it has no text in {expected or 'any field'}; its fields are {', '.join(row)}"
             )
         item = str(number if key is None else row[key])
         return (digest([benchmark, item, named]), benchmark, item, named, None, None, None)
     except KeyError:
         reason = f"missing field {key!r}"
     except UnicodeEncodeError:
-        reason = "a lone surrogate, which is no text"
+        reason = SURROGATE
     except ValueError as bad:
         reason = str(bad)
     return (None, None, None, None, reason, file, line)
 
 
 def _texts(row: dict[str, Any], texts: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    for name, among in (texts or {field: (field,) for field in row}).items():
-        values = [row[column] for column in among if row.get(column) is not None]
-        if len(among) > 1:
+    for name, columns in (texts or {field: (field,) for field in row}).items():
+        values = [row[column] for column in columns if row.get(column) is not None]
+        if len(columns) > 1:
             values = ["\n".join(map(str, values))]
         for value in values:
             if isinstance(value, str) and value:
@@ -216,11 +251,7 @@ def _texts(row: dict[str, Any], texts: Mapping[str, tuple[str, ...]]) -> Iterato
                 yield from ((f"{name}_{i}", part) for i, part in parts if part)
 
 
-def _once(frame: pl.DataFrame) -> pl.DataFrame:
-    """The lines with every item after the first of its id dropped."""
-    later = pl.col("id").is_not_null() & ~pl.col("id").is_first_distinct()
-    evidence = pl.struct("id", "benchmark", "item").struct.json_encode()
-    return frame.with_columns(
-        pl.when(later).then(pl.lit("duplicate")).alias("drop_reason"),
-        pl.when(later).then(evidence).alias("evidence"),
-    )
+def _without_repeats(frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows with every item after the first of its id dropped."""
+    is_repeat = pl.col("id").is_not_null() & ~pl.col("id").is_first_distinct()
+    return frame.with_columns(verdict(is_repeat, "duplicate", evidence("id", "benchmark", "item")))

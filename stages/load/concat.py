@@ -1,4 +1,4 @@
-"""One pool out of several: what the branches of a recipe made, brought together."""
+"""One pool out of several: the rows of a recipe's branches."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import ALL, Columns, Edges, Records, stage
 from schemas.records import RECORD_COLUMNS
+from stages._common.verdicts import evidence, verdict
 
 _VERDICT: Final = {"drop_reason": pl.String(), "evidence": pl.String()}
 
@@ -19,7 +20,8 @@ _VERDICT: Final = {"drop_reason": pl.String(), "evidence": pl.String()}
 def added(options: SimpleNamespace, edges: Edges) -> Columns:
     """The columns that any input has beyond the record's.
 
-    Raises UserError for a column that has different types in two inputs.
+    Raises:
+        UserError: A column has different types in two inputs.
     """
     return _union(edges["rows"])
 
@@ -32,22 +34,32 @@ def _union(inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 raise UserError(
                     f"load.concat: column {name!r} is {types[name]} in one input and {kind} "
                     "in another",
-                    hint=f"rename one of them where it is made: as: {{{name}: {name}_2}}",
+                    hint=f"rename one of them at its stage: as: {{{name}: {name}_2}}",
                 )
     return {name: kind for name, kind in types.items() if name not in RECORD_COLUMNS}
 
 
 @stage(version=1, scope="set", reads=ALL, adds=added)
 def concat(ctx: Context, rows: list[Records]) -> Records:
-    """All rows of all inputs, one line each, in the order of the inputs.
+    """All rows of all inputs, in the order of the inputs.
 
     Of equal records the first in the order of the inputs is kept, with the
     `origins` and `parents` of all (sorted, each once); the others are dropped as
-    `duplicate`, with their own place and the kept one's as evidence. A column that
+    `duplicate`, with the source and index of both as evidence. A column that
     an input lacks is null there.
+
+    Args:
+        rows: The pools.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> pool = pl.DataFrame([{"id": "a"}, {"id": "b"}], schema=RECORD_COLUMNS)
+        >>> concat(Context.scratch(Path(mkdtemp())), [pool, pool[1:]])["drop_reason"].to_list()
+        [None, None, 'duplicate']
     """
     columns = {**RECORD_COLUMNS, **_union([dict(frame.schema) for frame in rows])}
-    pool = pl.concat([frame.select(_whole(frame, columns)) for frame in rows])
+    pool = pl.concat([frame.select(_with_all(frame, columns)) for frame in rows])
     pool = pool.with_row_index("_at")
     groups = (
         pool.lazy()
@@ -64,19 +76,18 @@ def concat(ctx: Context, rows: list[Records]) -> Records:
     )
     pool = pool.join(groups, on="id", how="left", maintain_order="left")
     keeps = pl.col("_first") == pl.col("_at")
-    later = (pl.col("_first") < pl.col("_at")).fill_null(False)
+    is_duplicate = (pl.col("_first") < pl.col("_at")).fill_null(False)
     return pool.select(
         *(name for name in columns if name not in ("origins", "parents")),
         *(
             pl.when(keeps).then(f"_{name}").otherwise(name).alias(name)
             for name in ("origins", "parents")
         ),
-        pl.when(later).then(pl.lit("duplicate")).alias("drop_reason"),
-        pl.when(later).then(_evidence()).alias("evidence"),
+        *verdict(is_duplicate, "duplicate", _evidence()),
     ).select(*columns, *_VERDICT)
 
 
-def _whole(frame: pl.DataFrame, columns: Columns) -> list[pl.Expr]:
+def _with_all(frame: pl.DataFrame, columns: Columns) -> list[pl.Expr]:
     """The frame's columns with nulls for those that it lacks."""
     return [
         pl.col(name) if name in frame.columns else pl.lit(None, dtype=kind).alias(name)
@@ -85,13 +96,12 @@ def _whole(frame: pl.DataFrame, columns: Columns) -> list[pl.Expr]:
 
 
 def _evidence() -> pl.Expr:
-    """The kept record's id and the places of both, which are null for generated rows."""
-    own = pl.col("origins").list.sort().list.first()
+    """The kept record's id and the origins of both, which are null for generated rows."""
+    dropped = pl.col("origins").list.sort().list.first()
 
-    def place(origin: pl.Expr) -> pl.Expr:
-        known = pl.struct(origin.struct.field("source"), origin.struct.field("index"))
-        return pl.when(origin.is_not_null()).then(known)
+    def position(origin: pl.Expr) -> pl.Expr:
+        source_and_index = pl.struct(origin.struct.field("source"), origin.struct.field("index"))
+        return pl.when(origin.is_not_null()).then(source_and_index)
 
-    return pl.struct(
-        "id", place(pl.col("_kept")).alias("kept"), place(own).alias("dropped")
-    ).struct.json_encode()
+    kept = pl.col("_kept")
+    return evidence("id", position(kept).alias("kept"), position(dropped).alias("dropped"))

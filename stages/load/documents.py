@@ -1,4 +1,4 @@
-"""Unlabelled texts from the outside world: the raw material of back-translation.
+"""Unlabelled texts as documents: the raw material of back-translation.
 
 Rows of JSON, JSON lines, CSV, TSV or Parquet with a text and perhaps a title,
 or plain text files of which each is one document.
@@ -7,36 +7,39 @@ or plain text files of which each is one document.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError
 from pipeline.stage import Documents, InputFiles, stage
 from schemas.records import DOCUMENT_COLUMNS
-from stages.load._account import (
+from stages.load._formats import rename_fields
+from stages.load._rows import (
+    SURROGATE,
+    TOO_DEEP,
     VERDICT,
-    Line,
-    columns,
+    ContainerOf,
+    OutputRow,
+    check_file,
     digest_of,
-    existing,
+    existing_files,
     extra_json,
-    located,
-    peek,
+    merge_duplicates,
     quoted,
-    settled,
+    read_files,
+    to_frame,
 )
-from stages.load._formats import renamed
-from stages.load._stream import Container, container
+from stages.load._stream import container
+from stages.load._tables import Position
 
 Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
 
 _SCHEMA: Final[dict[Any, Any]] = {**DOCUMENT_COLUMNS, **VERDICT}
-_LINE: Final = {
+_ROW: Final = {
     "id": pl.String(),
     "text": pl.String(),
     "title": pl.String(),
@@ -47,34 +50,32 @@ _LINE: Final = {
 }
 
 
-def _holder(format: Format) -> Callable[[Path, bytes], Container]:
-    """What says how a file holds its documents: prose is known by the name, all else by content."""
+def _container_of(format: Format) -> ContainerOf:
+    """How a file holds its documents: prose is recognized by the name, all else by content."""
     if format != "auto":
         return lambda *_: format
     prose = re.compile(r"\.(txt|md|rst)(\.gz|\.zst)?$")
     return lambda path, start: "text" if prose.search(path.name) else container(path, start)
 
 
-def check(options: SimpleNamespace) -> None:
+def _check(options: SimpleNamespace) -> None:
     """Whether each file can be read and its first megabyte holds a row with a text."""
     if not options.path:
-        raise UserError("load.documents needs a `path`", hint="path: FILE, a list, or a pattern")
+        raise OptionError(
+            "path", "must be at least one file, got none", hint="path: FILE, a list, or a pattern"
+        )
     fields = options.fields or {}
-    for path in existing(options.path):
-        found, whole = peek(path, _holder(options.format))
-        rows = [row for _, row, _ in found if isinstance(row, dict)]
-        if not whole or any("text" in renamed(row, fields)[0] for row in rows):
-            continue
-        known = f"its rows have the fields {', '.join(map(str, rows[0]))}" if rows else None
-        broken = next((error for _, _, error in found if error), "its rows are no objects")
-        raise UserError(
-            f"{path.name!r} holds no row with a text",
-            why=known or (broken if found else "it is empty"),
-            hint="name the field: fields: {text: body}",
+    for path in existing_files(options.path):
+        check_file(
+            path,
+            _container_of(options.format),
+            lambda row: "text" in rename_fields(row, fields)[0],
+            "with a text",
+            "name the field: fields: {text: body}",
         )
 
 
-@stage(version=1, scope="set", check=check)
+@stage(version=1, scope="set", check=_check)
 def documents(
     ctx: Context,
     *,
@@ -84,42 +85,58 @@ def documents(
     source: str,
     license: str,
 ) -> Documents:
-    """Every source position as one line: a document, a duplicate of an earlier one, or a failure.
+    """Load texts: one row for every source position.
 
-    path: files, one after the other; gzip and zstandard are told by content. A
-        file named .txt, .md or .rst is one document, titled by its name.
-    format: what holds the documents; found out by default.
-    fields: the source's names, as {text: theirs, title: theirs}.
-    source, license: where the texts come from and on what terms; they stand in `origins`.
+    A position without a text has failed, with `error`, `file` and `line`. Of equal texts
+    the first is kept with all `origins`, the others are dropped as `duplicate`.
 
-    A position without a text has `error`, `file` and `line`. Of equal texts the
-    first is kept with all `origins`, the others are dropped as `duplicate`.
-    Raises UserError for a file that cannot be read at all.
+    Args:
+        path: Files, one after the other; gzip and zstandard are recognized by content. A
+            file named .txt, .md or .rst is one document, titled by its name.
+        format: What holds the documents; the files decide by default.
+        fields: The source's names, as {text: source's, title: source's}.
+        source: Where the texts come from; it stands in `origins`.
+        license: On what terms they come; it stands in `origins`.
+
+    Raises:
+        UserError: A file cannot be read at all.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> (folder / "chapter.md").write_text("It was a dark night.")
+        20
+        >>> path = (str(folder / "chapter.md"),)
+        >>> rows = documents(Context.scratch(folder), path=path, source="here", license="MIT")
+        >>> rows.select("title", "text").row(0)
+        ('chapter.md', 'It was a dark night.')
     """
-    found = located(ctx, existing(path), _holder(format))
-    lines = (_line(name, *position, fields or {}) for name, position in found)
-    frame = columns(lines, lambda batch: pl.DataFrame(batch, schema=_LINE, orient="row"))
-    return settled(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
+    positions = read_files(ctx, existing_files(path), _container_of(format))
+    rows = (_output_row(file, position, fields or {}) for file, position in positions)
+    frame = to_frame(rows, lambda batch: pl.DataFrame(batch, schema=_ROW, orient="row"))
+    return merge_duplicates(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
-def _line(file: str, line: int, row: Any, error: str | None, fields: Mapping[str, str]) -> Line:
+def _output_row(file: str, position: Position, fields: Mapping[str, str]) -> OutputRow:
+    line, row, error = position
     if error is None:
         try:
-            return (*_document(file, row, fields), None, None, None)
+            return (*_document(row, fields), None, None, None)
         except UnicodeEncodeError:
-            error = "a lone surrogate, which is no text"
+            error = SURROGATE
         except RecursionError:
-            error = "fields nested too deep"
+            error = TOO_DEEP
         except ValueError as reason:
             error = str(reason)
     return (None, None, None, None, error, file, line)
 
 
-def _document(file: str, row: Any, fields: Mapping[str, str]) -> tuple[str, str, str | None, str]:
+def _document(row: Any, fields: Mapping[str, str]) -> tuple[str, str, str | None, str]:
     """Id, text, title, extra. Raises ValueError with what is wrong."""
     if not isinstance(row, dict):
         raise ValueError("a row must be an object")
-    row, hidden = renamed(row, fields)
+    row, hidden = rename_fields(row, fields)
     text, title = row.pop("text", None), row.pop("title", None)
     if not isinstance(text, str):
         raise ValueError("missing field 'text'" if text is None else "'text' is no text")

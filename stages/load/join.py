@@ -1,4 +1,4 @@
-"""Branches over the same rows brought together again: two scorers beside each other, say."""
+"""Joins branches over the same rows, such as two scorers beside each other."""
 
 from __future__ import annotations
 
@@ -15,33 +15,45 @@ from schemas.records import RECORD_COLUMNS
 
 
 def added(options: SimpleNamespace, edges: Edges) -> Columns:
-    """The columns that the other branches have and the first has not."""
+    """The columns of the other branches that the first does not have."""
     return _others(edges["rows"])
 
 
 def _others(branches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, *others = branches
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for branch in others:
         for name, kind in branch.items():
             if name not in first and name not in RECORD_COLUMNS:
-                found.setdefault(name, kind)
-    return found
+                columns.setdefault(name, kind)
+    return columns
 
 
 @stage(version=1, scope="set", reads=ALL, adds=added)
 def join(ctx: Context, rows: list[Records]) -> pl.DataFrame:
     """`id` and the columns that the other branches add, for the rows of the first, in its order.
 
-    Raises UserError where the branches are not over the same rows, or where two
-    of them have different values in a column of the same name.
+    Args:
+        rows: The branches.
+
+    Raises:
+        UserError: The branches are not over the same rows, or two of them have different
+            values in a column of the same name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> one = pl.DataFrame({"id": ["a", "b"], "ifd": [0.5, 0.9]})
+        >>> two = pl.DataFrame({"id": ["b", "a"], "ppl": [3.0, 8.0]})
+        >>> join(Context.scratch(Path(mkdtemp())), [one, two]).rows()
+        [('a', 8.0), ('b', 3.0)]
     """
     first, *others = rows
     columns = _others([dict(frame.schema) for frame in rows])
     aligned = [_aligned(first, other, number) for number, other in enumerate(others, 2)]
     for number, branch in enumerate(aligned, 2):
-        for earlier, known in enumerate([first, *aligned[: number - 2]], 1):
-            _compare(known, branch, earlier, number)
+        for earlier, previous in enumerate([first, *aligned[: number - 2]], 1):
+            _compare(previous, branch, earlier, number)
     owner = {name: next(b for b in aligned if name in b.columns) for name in columns}
     return first.select("id").with_columns(owner[name][name] for name in columns)
 
@@ -54,7 +66,7 @@ def _aligned(first: pl.DataFrame, other: pl.DataFrame, number: int) -> pl.DataFr
         raise UserError(
             f"load.join: branch {number} is not over the rows of the first",
             why=f"it lacks {_named(missing)}, and has {_named(surplus)} that the first has not",
-            hint="join before what drops rows, or follow the same rows on both branches",
+            hint="join before the stage that drops rows, or drop the same rows on both branches",
         )
     return first.select("id").join(other, on="id", how="left", maintain_order="left")
 
@@ -65,12 +77,12 @@ def _named(ids: pl.Series) -> str:
     return f"{len(ids):,} ({', '.join(ids.head(3).to_list())}{', ...' if len(ids) > 3 else ''})"
 
 
-def _compare(known: pl.DataFrame, branch: pl.DataFrame, earlier: int, number: int) -> None:
+def _compare(previous: pl.DataFrame, branch: pl.DataFrame, earlier: int, number: int) -> None:
     for name in branch.columns:
-        if name in RECORD_COLUMNS or name not in known.columns:
+        if name in RECORD_COLUMNS or name not in previous.columns:
             continue
-        if not known[name].equals(branch[name], null_equal=True):
+        if not previous[name].equals(branch[name], null_equal=True):
             raise UserError(
                 f"load.join: branches {earlier} and {number} differ in the column {name!r}",
-                hint=f"rename one of them where it is made: as: {{{name}: {name}_2}}",
+                hint=f"rename one of them at its stage: as: {{{name}: {name}_2}}",
             )

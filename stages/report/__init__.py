@@ -1,1 +1,1 @@
-"""What a person, or a paper, wants to know about the outcome."""
+"""Summaries of a run, and whether the selection helped."""

@@ -1,12 +1,12 @@
-"""Whether the chosen rows train better than others: intervals, the verdict, and its words.
+"""Whether the selected rows train better than others: intervals, the verdict, and its words.
 
 Two things are uncertain, and each has its interval (95%):
 
-- over held-out rows: would other rows of this kind say the same? A paired bootstrap
-  (Efron 1979): rows are drawn with replacement, the same ones for both arms, and the
-  ratio (summed difference of losses) / (summed tokens) is taken anew.
-- over trainings: would other draws and orders say the same? Welch's t interval for the
-  difference of the two arms' mean losses, one loss per training.
+- over evaluation rows: would other rows of this kind give the same result? A paired
+  bootstrap (Efron 1979): rows are drawn with replacement, the same ones for both arms, and
+  the ratio (summed difference of losses) / (summed tokens) is computed anew.
+- over trainings: would other draws and orders give the same result? Welch's t interval
+  for the difference of the two arms' mean losses, one loss per training.
 
 A difference is claimed when both exclude zero.
 """
@@ -30,7 +30,13 @@ Interval = tuple[float, float]
 
 
 def over_rows(difference: NDArray[np.float64], tokens: NDArray[np.int64], seed: int) -> Interval:
-    """The interval over held-out rows. difference: summed nats per row, arm against arm."""
+    """The interval over evaluation rows.
+
+    Args:
+        difference: By row the summed nats of one arm less those of the other.
+        tokens: By row the tokens that are summed over.
+        seed: Of the bootstrap.
+    """
     generator = np.random.default_rng(seed)
     drawn = (generator.integers(len(tokens), size=len(tokens)) for _ in range(RESAMPLES))
     ratios = [difference[rows].sum() / tokens[rows].sum() for rows in drawn]
@@ -52,15 +58,22 @@ def over_trainings(first: Sequence[float], second: Sequence[float]) -> Interval:
     return centre - half, centre + half
 
 
-def compare(arm: str, chosen: list[Any], other: list[Any], tokens: NDArray[np.int64]) -> Any:
-    """Chosen against another arm. chosen, other: runs with `loss` and `rows_loss` (per row)."""
-    ours, theirs = ([run["loss"] for run in runs] for runs in (chosen, other))
-    per_row = [np.mean([run["rows_loss"] for run in runs], axis=0) for runs in (chosen, other)]
+def compare(arm: str, selected: list[Any], other: list[Any], tokens: NDArray[np.int64]) -> Any:
+    """The selected rows against another arm.
+
+    Args:
+        arm: The other arm.
+        selected: The trainings on the selected rows, with `loss` and `rows_loss` (per row).
+        other: The trainings of the other arm.
+        tokens: The answer tokens of each evaluation row.
+    """
+    selected_losses, other_losses = ([run["loss"] for run in runs] for runs in (selected, other))
+    per_row = [np.mean([run["rows_loss"] for run in runs], axis=0) for runs in (selected, other)]
     rows = over_rows(per_row[0] - per_row[1], tokens, seed=0)
-    trainings = over_trainings(ours, theirs)
+    trainings = over_trainings(selected_losses, other_losses)
     return {
         "arm": arm,
-        "difference": float(np.mean(ours) - np.mean(theirs)),
+        "difference": float(np.mean(selected_losses) - np.mean(other_losses)),
         "over_rows": rows,
         "over_trainings": trainings,
         "verdict": verdict(rows, trainings),
@@ -68,7 +81,11 @@ def compare(arm: str, chosen: list[Any], other: list[Any], tokens: NDArray[np.in
 
 
 def verdict(*intervals: Interval) -> str:
-    """`lower` or `higher` where all intervals lie on one side of zero, else `indistinguishable`."""
+    """`lower` or `higher` where all intervals lie on one side of zero, else `indistinguishable`.
+
+    >>> verdict((-0.2, -0.1), (-0.3, 0.1))
+    'indistinguishable'
+    """
     if all(high < 0 for _, high in intervals):
         return "lower"
     if all(low > 0 for low, _ in intervals):
@@ -76,7 +93,7 @@ def verdict(*intervals: Interval) -> str:
     return "indistinguishable"
 
 
-def sentence(comparison: Any, heldout_rows: int) -> str:
+def sentence(comparison: Any, num_eval_rows: int) -> str:
     """The comparison in words, whichever sign it has."""
     gap, arm = comparison["difference"], comparison["arm"]
     size = f"{abs(gap):.4f} nats per token {'lower' if gap < 0 else 'higher'}"
@@ -91,7 +108,7 @@ def sentence(comparison: Any, heldout_rows: int) -> str:
     }
     return fill(
         f"**{heads[comparison['verdict']]}.** Trained on the chosen rows, the model's loss on "
-        f"{heldout_rows:,} held-out rows is {size} than in the arm `{arm}`. "
+        f"{num_eval_rows:,} held-out rows is {size} than in the arm `{arm}`. "
         f"95% intervals of the difference: {ranges}.",
         width=WIDTH,
     )
@@ -103,20 +120,20 @@ def page(result: Any) -> str:
     parts += [sentence(c, result["counts"]["heldout"]["rows"]) for c in result["comparisons"]]
     header = ["trained on", "held-out loss", "spread", "trainings", "tokens", "answers", "steps"]
     base = ["nothing (as it was)", f"{result['base']['loss']:.4f}", "", "", "", "", ""]
-    parts.append(table(header, [base, *(_arm_line(arm) for arm in result["arms"])]))
+    parts.append(table(header, [base, *(_arm_row(arm) for arm in result["arms"])]))
     sources = list(result["base"]["by_source"])
     if len(sources) > 1:
         arms = [result["base"] | {"arm": "nothing (as it was)"}, *result["arms"]]
-        lines = [
+        rows = [
             [source, *(f"{arm['by_source'][source]:.4f}" for arm in arms)] for source in sources
         ]
         parts.append("Held-out loss by source:")
-        parts.append(table(["source", *(arm["arm"] for arm in arms)], lines))
+        parts.append(table(["source", *(arm["arm"] for arm in arms)], rows))
     parts.append(_notes(result["counts"]["heldout"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _notes(heldout: Any) -> str:
+def _notes(counts: Any) -> str:
     """How to read the numbers."""
     text = (
         "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better. "
@@ -125,16 +142,16 @@ def _notes(heldout: Any) -> str:
         "anew for each training, with as many tokens as the chosen rows have. A difference "
         "counts when both of its intervals exclude zero."
     )
-    cut, left_out = heldout["rows_cut"], heldout["rows_without_answer"]
+    cut, left_out = counts["rows_cut"], counts["rows_without_answer"]
     if cut or left_out:
         text += (
-            f" Held-out rows cut at max_tokens: {cut:,}; left out, for want of an answer within "
-            f"max_tokens: {left_out:,}."
+            f" Held-out rows cut at max_length: {cut:,}; left out, for want of an answer within "
+            f"max_length: {left_out:,}."
         )
     return fill(text, width=WIDTH)
 
 
-def _arm_line(arm: Any) -> list[str]:
+def _arm_row(arm: Any) -> list[str]:
     answers = f"{arm['answer_tokens']:,.0f}"
     numbers = [str(arm["trainings"]), f"{arm['tokens']:,}", answers, str(arm["steps"])]
     return [arm["arm"], f"{arm['loss']:.4f}", f"{arm['spread']:.4f}", *numbers]

@@ -1,10 +1,10 @@
-"""Did choosing help? The same model, trained on what was chosen and on random choices.
+"""Did selecting help? The same model, trained on the selected rows and on random draws.
 
-Every training sees equal tokens in equal steps: blocks of exactly max_tokens, filled
+Every training sees equal tokens in equal steps: blocks of exactly max_length tokens, filled
 with rows in a shuffled order, the last row of a block cut to fit. A random arm is a
-draw from the pool with as many tokens as the chosen rows have, anew for each training,
-so that rows are repeated as often as the chosen ones are. What is compared is the loss
-on held-out rows that no arm contains.
+draw from the pool with as many tokens as the selected rows have, anew for each training,
+so that rows are repeated as often as the selected ones are. What is compared is the loss
+on evaluation rows that no arm contains.
 """
 
 from __future__ import annotations
@@ -12,138 +12,171 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
+from pipeline.types import Count, NonNegativeFloat, PositiveFloat
 from stages._common.charts import dot_plot
-from stages._common.unused_options import refuse_idle
+from stages._common.option_types import Distinct
 from stages._text.ngram_index import build_index, find_overlaps
 from stages._training.dataset import answer_tokens, check_template, cut, encode, tokenizer_for
-from stages._training.trainer import (
+from stages._training.hyperparameters import (
+    Full,
     Hyperparameters,
+    MaxLength,
     Method,
-    Schedule,
-    check_hyperparameters,
-    quiet,
-    write_json,
+    SchedulerType,
+    WarmupRatio,
 )
+from stages._training.trainer import quiet, write_json
 from stages.report._comparison import compare, page
-from stages.report._experiment import Experiment, training, untrained
+from stages.report._experiment import CHOSEN, Experiment, training, untrained
 
 NGRAM: Final = 13
-"""Words in a run that a held-out row and a training row must not share (GPT-3's rule)."""
+"""Words in a run that an evaluation row and a training row must not share (GPT-3's rule)."""
+
+REPORTED: Final = {"pool": "pool", "selected": CHOSEN, "eval_rows": "heldout"}
+"""The edges by their names in `ablation.json`."""
 
 Arm = Literal["random", "pool"]
 
 
 def _check(options: SimpleNamespace) -> None:
-    check_hyperparameters(options)
     check_template(options.model, options.chat_template)
-    step = options.batch_size * options.gradient_accumulation * options.max_tokens
-    if options.tokens is not None and options.tokens < step:
-        raise UserError(
-            f"tokens is {options.tokens}, less than one step",
-            why=f"a step is batch_size x gradient_accumulation x max_tokens = {step} tokens",
-            hint=f"give tokens: {step} or more, or make the steps smaller",
+    rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
+    step = rows * options.max_length
+    if options.num_tokens is not None and options.num_tokens < step:
+        raise OptionError(
+            "num_tokens",
+            f"must be at least {step}, got {options.num_tokens}",
+            why="a step is per_device_train_batch_size x gradient_accumulation_steps x "
+            f"max_length = {step} tokens",
+            hint=f"give num_tokens: {step} or more, or make the steps smaller",
         )
-    if options.seeds < 2:
-        raise UserError(
-            f"seeds is {options.seeds}",
-            why="one training per arm cannot tell a difference from chance",
-            hint="give at least 2, better 3",
-        )
-    method = options.method
-    refuse_idle(
-        *(ablation, options),
-        (method == "lora", "method: lora", "lora_rank"),
-    )
 
 
 @stage(
     version=1,
     scope="set",
-    reads={"pool": ["messages"], "chosen": ["messages"], "heldout": ["messages", "origins"]},
+    reads={"pool": ["messages"], "selected": ["messages"], "eval_rows": ["messages", "origins"]},
     check=_check,
 )
 def ablation(
     ctx: Context,
     pool: Records,
-    chosen: Records,
-    heldout: Records,
+    selected: Records,
+    eval_rows: Records,
     *,
     model: LanguageModel,
-    arms: tuple[Arm, ...] = ("random",),
-    seeds: int = 3,
-    tokens: int | None = None,
-    method: Method = "full",
-    lora_rank: int = 16,
-    lr: float = 2e-5,
-    schedule: Schedule = "cosine",
-    warmup: float = 0.03,
-    weight_decay: float = 0.0,
-    batch_size: int = 1,
-    gradient_accumulation: int = 8,
-    max_tokens: int = 1024,
+    arms: Annotated[tuple[Arm, ...], Distinct] = ("random",),
+    num_seeds: Annotated[int, Field(ge=2)] = 3,
+    num_tokens: Count | None = None,
+    method: Method = Full(),
+    learning_rate: PositiveFloat = 2e-5,
+    lr_scheduler_type: SchedulerType = "cosine",
+    warmup_ratio: WarmupRatio = 0.03,
+    weight_decay: NonNegativeFloat = 0.0,
+    per_device_train_batch_size: Count = 1,
+    gradient_accumulation_steps: Count = 8,
+    max_length: MaxLength = 1024,
     chat_template: InputFiles = (),
     seed: int = 0,
 ) -> None:
-    """Train on `chosen` and on each arm, `seeds` times each, and compare held-out losses.
+    """Train on the selected rows and on each arm, and compare the losses on evaluation rows.
 
-    arms: "random" is a draw from the pool with as many tokens as `chosen` has; "pool"
-        is the whole pool, of which a training sees as much as its tokens allow.
-    tokens: of each training, rounded down to whole steps; by default as many as
-        `chosen` has (one pass), at least one step.
-    seed: trainings use seed, seed + 1, ...: for the draw and the order of rows.
-    The others are those of `train.sft`.
+    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`, in which the
+    selected rows are the arm `chosen`. Loss is the mean negative log-likelihood in nats per
+    token of the assistant's turns; see `_comparison.py` for the intervals. Each finished
+    training is kept in `ctx.work`.
 
-    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`. Loss is the
-    mean negative log-likelihood in nats per token of the assistant's turns; see
-    `_comparison.py` for the intervals. Each finished training is kept in `ctx.work`.
-    Raises UserError, before training, when a held-out row is also in the pool or among
-    the chosen rows, or shares a run of 13 words with one.
+    Args:
+        pool: The rows that were selected from.
+        selected: The rows that were selected.
+        eval_rows: Rows that no arm may contain.
+        model: The model that every training starts from.
+        arms: "random" is a draw from the pool with as many tokens as `selected` has; "pool"
+            is all of the pool, of which a training sees as much as its tokens allow.
+        num_seeds: Trainings of each arm. One alone cannot tell a difference from chance.
+        num_tokens: Tokens of each training, rounded down to complete steps; by default as
+            many as `selected` has (one pass), at least one step.
+        method: As in `train.sft`, and so are the options that follow.
+        learning_rate: AdamW's highest learning rate.
+        lr_scheduler_type: How the rate falls after the warm-up.
+        warmup_ratio: The fraction of the steps over which the rate rises from 0.
+        weight_decay: AdamW's weight decay.
+        per_device_train_batch_size: Blocks per forward pass.
+        gradient_accumulation_steps: Forward passes per optimizer step.
+        max_length: Tokens of a block, and of a row at most.
+        chat_template: A file to render with, in place of the model's template.
+        seed: Trainings use seed, seed + 1, ...: for the draw and the order of rows.
+
+    Raises:
+        UserError: Before training, when an evaluation row is also in the pool or among the
+            selected rows, or shares a run of 13 words with one.
+
+    Example:
+        A recipe's stages::
+
+            helped: {uses: report.ablation, needs: {pool: pool, selected: best, eval_rows: eval},
+                     with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}}
     """
-    edges = {"pool": pool, "chosen": chosen, "heldout": heldout}
-    _refuse_overlaps(edges)
+    _refuse_overlaps(pool, selected, eval_rows)
+    edges = {"pool": pool, "selected": selected, "eval_rows": eval_rows}
     settings = Hyperparameters(
         method=method,
-        lora_rank=lora_rank,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
+        learning_rate=learning_rate,
+        lr_scheduler_type=lr_scheduler_type,
+        warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
+        per_device_train_batch_size=per_device_train_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         seed=seed,
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        counts, rows = {}, {}
-        for name, frame in edges.items():
-            encoded = encode(tokenizer, marked, frame["messages"])
-            rows[name], counts[name] = cut(encoded.with_columns(frame.drop("messages")), max_tokens)
-            if rows[name].is_empty():
-                raise UserError(f"no row of `{name}` has an answer to learn or to predict")
-        steps = max(1, (tokens or counts["chosen"]["tokens"]) // (settings.per_step * max_tokens))
-        experiment = Experiment(
-            model, tokenizer, settings, max_tokens, steps, **rows, folder=ctx.work / "trainings"
-        )
-        result = {"counts": counts, **_run(ctx, experiment, ("chosen", *arms), seeds)}
-    _write(ctx.files, result)
+        rows, counts = _encoded(tokenizer, marked, edges, max_length)
+        steps = _steps(num_tokens or counts[CHOSEN]["tokens"], settings, max_length)
+        experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
+        result = _run(ctx, experiment, (CHOSEN, *arms), num_seeds)
+    _write(ctx.files, {"counts": counts, **result})
 
 
-def _run(ctx: Context, experiment: Experiment, arms: tuple[str, ...], seeds: int) -> dict[str, Any]:
-    """All trainings of all arms, and what they say together."""
+def _encoded(
+    tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
+) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
+    """The rows of each edge as tokens, and the counts by the names of `ablation.json`."""
+    rows, counts = {}, {}
+    for edge, frame in edges.items():
+        encoded = encode(tokenizer, template, frame["messages"])
+        encoded = encoded.with_columns(frame.drop("messages"))
+        rows[edge], counts[REPORTED[edge]] = cut(encoded, max_length)
+        if rows[edge].is_empty():
+            raise UserError(f"no row of `{edge}` has an answer to learn or to predict")
+    return rows, counts
+
+
+def _steps(num_tokens: int, settings: Hyperparameters, max_length: int) -> int:
+    """Complete optimizer steps within `num_tokens`, at least one."""
+    return max(1, num_tokens // (settings.rows_per_step * max_length))
+
+
+def _run(
+    ctx: Context, experiment: Experiment, arms: tuple[str, ...], num_seeds: int
+) -> dict[str, Any]:
+    """All trainings of all arms, and the comparisons of their losses."""
     base, seed = untrained(experiment), experiment.settings.seed
-    per_step, total = experiment.tokens // experiment.steps, len(arms) * seeds * experiment.steps
+    per_step = experiment.tokens // experiment.steps
+    total = len(arms) * num_seeds * experiment.steps
     runs: list[dict[str, Any]] = []
     for arm in arms:
-        for number in range(seed, seed + seeds):
+        for number in range(seed, seed + num_seeds):
             before = len(runs) * experiment.steps
 
             def step_done(step: int, before: int = before) -> None:
@@ -151,12 +184,12 @@ def _run(ctx: Context, experiment: Experiment, arms: tuple[str, ...], seeds: int
                 ctx.progress(before + step, total)
 
             runs.append(training(experiment, arm, number, step_done))
-    tokens = experiment.heldout.select(answer_tokens().cast(pl.Int64)).to_series().to_numpy()
+    tokens = experiment.eval_rows.select(answer_tokens().cast(pl.Int64)).to_series().to_numpy()
     of_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
     return {
         "base": base,
         "arms": [_summary(arm, of_arm[arm]) for arm in arms],
-        "comparisons": [compare(a, of_arm["chosen"], of_arm[a], tokens) for a in arms[1:]],
+        "comparisons": [compare(a, of_arm[CHOSEN], of_arm[a], tokens) for a in arms[1:]],
         "runs": runs,
     }
 
@@ -195,33 +228,33 @@ def _write(files: Path, result: dict[str, Any]) -> None:
     write_json(files / "ablation.json", result)
 
 
-def _refuse_overlaps(edges: Mapping[str, pl.DataFrame]) -> None:
-    """Stop where a held-out row could be trained on, whole or in a run of NGRAM words."""
-    heldout = _turns(edges["heldout"])
-    index = build_index(heldout.select("id", "text"), NGRAM, NGRAM)
+def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.DataFrame) -> None:
+    """Stop where an evaluation row could be trained on, all of it or a run of NGRAM words."""
+    eval_turns = _turns(eval_rows)
+    index = build_index(eval_turns.select("id", "text"), NGRAM, NGRAM)
     problems = []
-    for name in ("pool", "chosen"):
-        same = edges[name].join(edges["heldout"], on="id", how="semi")["id"]
-        turns = _turns(edges[name])
-        found = find_overlaps(index, turns["text"])
+    for name, rows in {"pool": pool, "selected": selected}.items():
+        same = rows.join(eval_rows, on="id", how="semi")["id"]
+        turns = _turns(rows)
+        hits = find_overlaps(index, turns["text"])
         pairs = pl.DataFrame(
-            {"row": turns["id"][found.row], "heldout": heldout["id"][found.text]}
+            {"row": turns["id"][hits.row], "eval_row": eval_turns["id"][hits.text]}
         ).filter(~pl.col("row").is_in(same.implode()))
-        known = [f"{row} is held out" for row in same]
-        known += [
-            f"{row} shares {NGRAM} words with {twin}"
-            for row, twin in pairs.unique("row", keep="first", maintain_order=True).iter_rows()
+        messages = [f"{row} is held out" for row in same]
+        messages += [
+            f"{row} shares {NGRAM} words with {eval_row}"
+            for row, eval_row in pairs.unique("row", keep="first", maintain_order=True).iter_rows()
         ]
-        if known:
-            more = f"; and {len(known) - 5} more" if len(known) > 5 else ""
-            problems.append(f"{len(known)} rows of `{name}`: {'; '.join(known[:5])}{more}")
+        if messages:
+            more = f"; and {len(messages) - 5} more" if len(messages) > 5 else ""
+            problems.append(f"{len(messages)} rows of `{name}`: {'; '.join(messages[:5])}{more}")
     if problems:
         raise UserError(
-            "the arms contain held-out rows",
+            "the arms contain evaluation rows",
             why="\n    ".join(problems),
-            hint="take them out of the pool before choosing: decontaminate.ngram, with the "
-            "held-out file loaded by load.benchmarks (path: FILE, benchmark: heldout) as "
-            "benchmarks",
+            hint="take them out of the pool before selecting: decontaminate.ngram, with the "
+            "file of the evaluation rows loaded by load.benchmarks (path: FILE, benchmark: "
+            "heldout) on the edge benchmarks",
         )
 
 

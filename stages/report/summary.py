@@ -1,7 +1,7 @@
-"""What a person reads at the end: where the chosen rows come from, what they are, did it help.
+"""A summary for people: where the selected rows come from, what they are, did it help.
 
-Every table sets the chosen rows beside the pool that they were chosen from. Plain
-Markdown, narrow enough for a terminal.
+Every table sets the selected rows beside the pool that they were selected from. Markdown,
+narrow enough for a terminal.
 """
 
 from __future__ import annotations
@@ -9,54 +9,81 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final
+from typing import Annotated, Final
 
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.stage import Files, Records, stage
 from stages._common.charts import table
+from stages._common.option_types import Distinct
 
-MOST: Final = 12
-"""Values of a column that get a line of their own; the others share one."""
+MAX_VALUES: Final = 12
+"""Values of a column that get a row of their own; the others share one."""
+
+CHOSEN: Final = "chosen"
+"""The header of the selected rows' numbers."""
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     both = ["origins", *options.columns]
-    return {"pool": both, "chosen": [*both, *options.chosen_columns]}
+    return {"pool": both, "selected": [*both, *options.selected_columns]}
 
 
 def _check(options: SimpleNamespace) -> None:
-    named = [*options.columns, *options.chosen_columns]
-    twice = sorted({name for name in named if named.count(name) > 1} | {"origins"} & set(named))
-    if twice:
-        raise UserError(f"named twice: {', '.join(twice)}", hint="each column gets one table")
+    for option in ("columns", "selected_columns"):
+        if "origins" in getattr(options, option):
+            raise OptionError(
+                option, "must not name origins", hint="leave it out: sources have a table already"
+            )
+    if both := sorted(set(options.columns) & set(options.selected_columns)):
+        raise OptionError(
+            "selected_columns",
+            f"must not name a column of `columns`, got {', '.join(both)}",
+            hint="leave it out of one of them: each column gets one table",
+        )
 
 
 @stage(version=1, scope="set", reads=_reads, check=_check)
 def summary(
     ctx: Context,
     pool: Records,
-    chosen: Records,
+    selected: Records,
     verdict: Files | None = None,
     *,
-    columns: tuple[str, ...] = (),
-    chosen_columns: tuple[str, ...] = (),
+    columns: Annotated[tuple[str, ...], Distinct] = (),
+    selected_columns: Annotated[tuple[str, ...], Distinct] = (),
 ) -> None:
-    """Write `summary.md`: the chosen rows beside the pool, by source and by column.
+    """Write `summary.md`: the selected rows beside the pool, by source and by column.
 
-    columns: columns of both edges. A text or a whole number is counted by value, flags
-        by how many are true; of other numbers the 10th, 50th and 90th percentile is told.
-    chosen_columns: columns that only the chosen rows have, such as `cluster`.
-    verdict: what `report.ablation` made; its page is the end of this one.
+    Args:
+        pool: The rows that were selected from.
+        selected: The rows that were selected.
+        verdict: The files of `report.ablation`; its page ends this one.
+        columns: Columns of both edges. Texts and integers are counted by value, flags by how
+            many are true; other numbers are summed up by their 10th, 50th and 90th
+            percentiles.
+        selected_columns: Columns that only the selected rows have, such as `cluster`.
+
+    Raises:
+        UserError: `verdict` is not connected to a `report.ablation`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> origins = [[{"source": "web"}], [{"source": "books"}]]
+        >>> rows = pl.DataFrame({"id": ["a", "b"], "origins": origins, "is_code": [True, False]})
+        >>> ctx = Context.scratch(Path(mkdtemp()))
+        >>> summary(ctx, rows, rows[:1], columns=("is_code",))
+        >>> print((ctx.files / "summary.md").read_text().splitlines()[-1])
+        | is_code |    1 | 50.0% |      1 | 100.0% |
     """
-    edges = {"pool": pool, "chosen": chosen}
+    edges = {"pool": pool, CHOSEN: selected}
     rows = {edge: frame.height for edge, frame in edges.items()}
-    share = f" ({chosen.height / pool.height:.1%})" if pool.height else ""
-    parts = [f"# What was chosen\n\n{chosen.height:,} of {pool.height:,} rows{share}."]
+    share = f" ({selected.height / pool.height:.1%})" if pool.height else ""
+    parts = [f"# What was chosen\n\n{selected.height:,} of {pool.height:,} rows{share}."]
     parts.append(_counts("source", {e: _sources(frame) for e, frame in edges.items()}, rows))
-    kinds = {name: chosen.schema[name] for name in columns}
+    kinds = {name: selected.schema[name] for name in columns}
     flags = [name for name in columns if kinds[name] == pl.Boolean]
     scores = [name for name in columns if kinds[name].is_float()]
     parts += [
@@ -68,20 +95,20 @@ def summary(
         parts.append(_flags(edges, flags, rows))
     if scores:
         parts.append(_percentiles(edges, scores))
-    parts += [_counts(name, {"chosen": chosen[name]}, rows) for name in chosen_columns]
+    parts += [_counts(name, {CHOSEN: selected[name]}, rows) for name in selected_columns]
     if verdict is not None:
         parts.append(_page(verdict))
     (ctx.files / "summary.md").write_text("\n\n".join(parts) + "\n", "utf-8")
 
 
 def _sources(rows: pl.DataFrame) -> pl.Series:
-    """The sources of every row, each once per row: a row found in two places counts in both."""
+    """The sources of every row, each once per row: a row of two sources counts in both."""
     source = pl.element().struct.field("source")
     return rows.select(pl.col("origins").list.eval(source).list.unique()).to_series().explode()
 
 
 def _counts(name: str, series: Mapping[str, pl.Series], rows: Mapping[str, int]) -> str:
-    """How many rows have each value, most frequent first among the chosen rows.
+    """How many rows have each value, most frequent first among the selected rows.
 
     series: the values on each edge; rows: the numbers of rows, which shares are of.
     """
@@ -99,15 +126,15 @@ def _counts(name: str, series: Mapping[str, pl.Series], rows: Mapping[str, int])
         .agg((pl.col("edge") == edge).sum().alias(edge) for edge in series)
         .sort(*reversed(list(series)), "value", descending=[*(True for _ in series), False])
     )
-    lines = list(counts.head(MOST).iter_rows())
-    if counts.height > MOST:
-        others = counts[MOST:].drop("value").sum().row(0)
-        lines.append((f"{counts.height - MOST} others", *others))
+    shown = list(counts.head(MAX_VALUES).iter_rows())
+    if counts.height > MAX_VALUES:
+        others = counts[MAX_VALUES:].drop("value").sum().row(0)
+        shown.append((f"{counts.height - MAX_VALUES} others", *others))
     header = [name, *(text for edge in series for text in (edge, "share"))]
-    return table(header, [_line(value, numbers, rows, series) for value, *numbers in lines])
+    return table(header, [_cells(value, numbers, rows, series) for value, *numbers in shown])
 
 
-def _line(
+def _cells(
     name: str, numbers: Iterable[int], rows: Mapping[str, int], edges: Iterable[str]
 ) -> list[str]:
     """A name, and on each edge a number of rows with its share."""
@@ -121,22 +148,25 @@ def _line(
 def _flags(edges: Mapping[str, pl.DataFrame], names: list[str], rows: Mapping[str, int]) -> str:
     header = ["flag", *(text for edge in edges for text in (edge, "share"))]
     true = [[int(frame[name].sum() or 0) for frame in edges.values()] for name in names]
-    return table(header, [_line(n, t, rows, edges) for n, t in zip(names, true, strict=True)])
+    return table(header, [_cells(n, t, rows, edges) for n, t in zip(names, true, strict=True)])
 
 
 def _percentiles(edges: Mapping[str, pl.DataFrame], names: list[str]) -> str:
     levels = (0.1, 0.5, 0.9)
     header = ["score", *(f"{edge} {level:.0%}" for edge in edges for level in levels)]
-    lines = []
+    cells = []
     for name in names:
         values = [f[name].drop_nans().quantile(level) for f in edges.values() for level in levels]
-        lines.append([name, *("" if value is None else f"{value:.3g}" for value in values)])
-    return table(header, lines)
+        cells.append([name, *("" if value is None else f"{value:.3g}" for value in values)])
+    return table(header, cells)
 
 
 def _page(verdict: Path) -> str:
     """The ablation's page, one heading lower."""
     page = verdict / "ablation.md"
     if not page.exists():
-        raise UserError("`verdict` holds no ablation.md", hint="connect it to a report.ablation")
+        raise UserError(
+            "`verdict` must be a report.ablation, got files without ablation.md",
+            hint="needs: {..., verdict: STAGE THAT USES report.ablation}",
+        )
     return page.read_text("utf-8").replace("# ", "## ", 1).strip()

@@ -1,1 +1,1 @@
-"""Instructions and answers made better, harder or other than they were."""
+"""Instructions and answers made harder, better or different."""

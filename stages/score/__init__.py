@@ -1,1 +1,1 @@
-"""How good, hard or unusual a record is: columns, never decisions."""
+"""Quality, difficulty and likelihood of rows: columns, never decisions."""

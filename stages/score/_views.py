@@ -1,18 +1,18 @@
 """The views of a conversation whose likelihoods the formulas of `score.loss` compare.
 
 A view says which token sequences a model reads and which of their tokens are the
-answer's. The tokens of an answer come from one place, the whole conversation as
-the model's chat template renders it; the view that shows the answer without its
-prompt reuses these ids, so that both speak of the same tokens even where the
-answer alone would be cut into others.
+answer's. The tokens of an answer always come from the conversation as the model's chat
+template renders it; the view that shows the answer without its prompt reuses these ids,
+so that both score the same tokens even where the answer alone would be tokenized
+differently.
 
 The answer's tokens are those that a training on the answers alone would learn:
 every token that covers at least one character of it and, directly behind, the
 special token with which the template ends it, if it writes one.
 
-Where the answers lie is found by rendering the conversation a second time with a
-mark in place of each answer: this needs neither generation marks in the template
-nor one that renders the beginning of a conversation as the beginning of the whole.
+The answers' positions come from rendering the conversation a second time with a mark in
+place of each answer: this needs neither generation marks in the template nor one that
+renders the beginning of a conversation as the beginning of all of it.
 """
 
 from __future__ import annotations
@@ -35,29 +35,37 @@ Floats = NDArray[np.float64]
 
 
 class Part(NamedTuple):
-    """One sequence that the model reads, and the spans of it whose tokens are wanted."""
+    """One sequence that the model reads, and the spans of it whose tokens are scored.
+
+    Attributes:
+        tokens: Token ids.
+        spans: Start and end of each span, in tokens.
+    """
 
     tokens: tuple[int, ...]
     spans: tuple[Span, ...]
 
-    def scored(self) -> Scored:
-        """What to ask of the engine; the first token of a sequence has no likelihood."""
+    def request(self) -> Scored:
+        """The request to the engine; the first token of a sequence has no likelihood."""
         end = max(end for _, end in self.spans)
         return Scored(self.tokens[:end], max(1, min(start for start, _ in self.spans)))
 
-    def wanted(self, scores: NDArray[np.float32]) -> Floats:
-        """Log-probabilities of the wanted tokens, NaN for a token without one."""
-        request = self.scored()
-        whole = np.full(len(request.tokens), np.nan)
-        whole[request.start :] = scores
-        return np.concatenate([whole[start:end] for start, end in self.spans])
+    def in_spans(self, scores: NDArray[np.float32]) -> Floats:
+        """The log-probabilities of the spans' tokens, NaN for a token without one."""
+        request = self.request()
+        all_tokens = np.full(len(request.tokens), np.nan)
+        all_tokens[request.start :] = scores
+        return np.concatenate([all_tokens[start:end] for start, end in self.spans])
 
 
 @dataclass(frozen=True)
-class Conversation:
-    """A rendered conversation: its token ids, and where its answers' tokens are.
+class RenderedConversation:
+    """A conversation as the chat template renders it.
 
-    texts: prompt and answer of the last exchange without any template, or None.
+    Attributes:
+        tokens: Token ids.
+        answers: Start and end of each answer, in tokens.
+        texts: Prompt and answer of the last exchange without any template, or None.
     """
 
     tokens: tuple[int, ...]
@@ -65,13 +73,16 @@ class Conversation:
     texts: tuple[str, str] | None
 
 
-class Setting(NamedTuple):
+class Rendering(NamedTuple):
     """What is common to all rows.
 
-    limit: how many tokens the model may read. opening: what the template writes in
-    front of an answer that nothing precedes: the beginning-of-sequence token, if it
-    writes one at all, and the header of an assistant's turn. special: the tokenizer's
-    special tokens.
+    Attributes:
+        tokenizer: The model's tokenizer.
+        limit: How many tokens the model may read.
+        opening: What the template writes in front of an answer that nothing precedes: the
+            beginning-of-sequence token, if it writes one at all, and the header of an
+            assistant's turn.
+        special: The tokenizer's special tokens.
     """
 
     tokenizer: Any
@@ -80,8 +91,8 @@ class Setting(NamedTuple):
     special: frozenset[int]
 
 
-View = Callable[[Conversation, Setting], list[Part]]
-"""The parts that show a conversation's answers in one way; none if it cannot be shown so."""
+View = Callable[[RenderedConversation, Rendering], list[Part]]
+"""The sequences that show a conversation's answers; none where the view does not apply."""
 
 
 class Unreadable(ValueError):
@@ -89,61 +100,76 @@ class Unreadable(ValueError):
 
 
 def conversation(
-    setting: Setting, messages: Sequence[Message], input_start: int | None
-) -> Conversation:
-    """Render and tokenize a conversation. Raises Unreadable with the template's reason."""
-    spans, text = _render(setting.tokenizer, messages)
-    encoded = setting.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    rendering: Rendering, messages: Sequence[Message], input_start: int | None
+) -> RenderedConversation:
+    """Render and tokenize a conversation.
+
+    Args:
+        rendering: What is common to all rows.
+        messages: The turns.
+        input_start: Where a separate input begins in the first user turn, in characters.
+
+    Raises:
+        Unreadable: The template refuses the conversation, or changes an answer.
+    """
+    spans, text = _render(rendering.tokenizer, messages)
+    encoded = rendering.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     tokens = tuple(encoded["input_ids"])
-    told = [_covering(offsets, (start, end)) for start, end in spans if text[start:end].strip()]
-    return Conversation(
+    covering = [_covering(offsets, (start, end)) for start, end in spans if text[start:end].strip()]
+    return RenderedConversation(
         tokens=tokens,
-        answers=tuple(_ended(span, tokens, setting.special) for span in told),
-        texts=_plain_texts(messages, input_start),
+        answers=tuple(_ended(span, tokens, rendering.special) for span in covering),
+        texts=_untemplated_texts(messages, input_start),
     )
 
 
-def conditional(talk: Conversation, setting: Setting) -> list[Part]:
+def conditional(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
     """Every answer within its conversation."""
-    if not talk.answers or len(talk.tokens) > setting.limit:
+    if not conversation.answers or len(conversation.tokens) > rendering.limit:
         return []
-    return [Part(talk.tokens, talk.answers)]
+    return [Part(conversation.tokens, conversation.answers)]
 
 
-def alone(talk: Conversation, setting: Setting) -> list[Part]:
-    """Every answer behind nothing but what opens it; for the rows that `conditional` shows."""
-    if not conditional(talk, setting):
+def alone(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
+    """Every answer behind its header alone; for the rows that `conditional` shows."""
+    if not conditional(conversation, rendering):
         return []
-    answers = [talk.tokens[start:end] for start, end in talk.answers]
-    place = len(setting.opening)
-    parts = [Part(setting.opening + tokens, ((place, place + len(tokens)),)) for tokens in answers]
-    return parts if all(len(part.tokens) <= setting.limit for part in parts) else []
+    answers = [conversation.tokens[start:end] for start, end in conversation.answers]
+    start = len(rendering.opening)
+    parts = [
+        Part(rendering.opening + tokens, ((start, start + len(tokens)),)) for tokens in answers
+    ]
+    return parts if all(len(part.tokens) <= rendering.limit for part in parts) else []
 
 
-def plain(talk: Conversation, setting: Setting) -> list[Part]:
+def untemplated(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
     """Superfiltering's text without a template, cut at the limit; see `score.loss`."""
-    if talk.texts is None:
+    if conversation.texts is None:
         return []
-    prompt, answer = talk.texts
+    prompt, answer = conversation.texts
     # `encode` with the tokenizer's own special tokens, as the reference calls it.
-    tokens = setting.tokenizer.encode(prompt + answer)[: setting.limit]
-    boundary = len(setting.tokenizer.encode(prompt))
+    tokens = rendering.tokenizer.encode(prompt + answer)[: rendering.limit]
+    boundary = len(rendering.tokenizer.encode(prompt))
     return [Part(tuple(tokens), ((boundary, len(tokens)),))] if boundary < len(tokens) else []
 
 
-def plain_alone(talk: Conversation, setting: Setting) -> list[Part]:
+def untemplated_alone(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
     """Superfiltering's answer alone, cut at the limit less the prompt plus 1."""
-    if talk.texts is None:
+    if conversation.texts is None:
         return []
-    prompt, answer = talk.texts
-    left = setting.limit - len(setting.tokenizer.encode(prompt)) + 1
-    tokens = setting.tokenizer.encode(answer)[: max(left, 0)]
+    prompt, answer = conversation.texts
+    remaining = rendering.limit - len(rendering.tokenizer.encode(prompt)) + 1
+    tokens = rendering.tokenizer.encode(answer)[: max(remaining, 0)]
     return [Part(tuple(tokens), ((0, len(tokens)),))] if len(tokens) > 1 else []
 
 
-def setting(tokenizer: Any, limit: int) -> Setting:
-    """What the views of all rows share. Raises UserError if the template refuses a question."""
+def rendering(tokenizer: Any, limit: int) -> Rendering:
+    """What the views of all rows share.
+
+    Raises:
+        UserError: The chat template refuses a question.
+    """
     probe = [Message(role="user", content="?")]
     try:
         before = _rendered(tokenizer, probe)
@@ -154,11 +180,11 @@ def setting(tokenizer: Any, limit: int) -> Setting:
     opening = tokenizer(header, add_special_tokens=False)["input_ids"]
     if first == [tokenizer.bos_token_id]:
         opening = first + opening
-    return Setting(tokenizer, limit, tuple(opening), frozenset(tokenizer.all_special_ids))
+    return Rendering(tokenizer, limit, tuple(opening), frozenset(tokenizer.all_special_ids))
 
 
 def _render(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Span], str]:
-    """Where each answer lies in the rendered text, in characters, and the text."""
+    """The positions of the answers in the rendered text, in characters, and the text."""
     marked = [
         Message(role=m["role"], content=MARK) if m["role"] == "assistant" else m for m in messages
     ]
@@ -168,7 +194,7 @@ def _render(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Span], st
     spans: list[Span] = []
     rest = text.removeprefix(pieces[0])
     for answer, piece in zip(answers, pieces[1:], strict=len(pieces) == len(answers) + 1):
-        # Some templates strip what they are given.
+        # Some templates strip the contents.
         shown = answer if rest.startswith(answer + piece) else answer.strip()
         start = len(text) - len(rest)
         spans.append((start, start + len(shown)))
@@ -200,14 +226,16 @@ def _ended(span: Span, tokens: tuple[int, ...], special: frozenset[int]) -> Span
     return (start, end + 1) if end < len(tokens) and tokens[end] in special else span
 
 
-def _plain_texts(messages: Sequence[Message], input_start: int | None) -> tuple[str, str] | None:
+def _untemplated_texts(
+    messages: Sequence[Message], input_start: int | None
+) -> tuple[str, str] | None:
     """Prompt and last answer, one turn or input a line, as Superfiltering writes them."""
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
-    lines = [m["content"] for m in messages[:last]]
-    if not lines or not messages[last]["content"].strip():
+    turns = [m["content"] for m in messages[:last]]
+    if not turns or not messages[last]["content"].strip():
         return None
     if input_start is not None:
         first = next(i for i, m in enumerate(messages) if m["role"] == "user")
-        whole = lines[first]
-        lines[first] = whole[:input_start].removesuffix("\n\n") + "\n" + whole[input_start:]
-    return "\n".join(lines) + "\n", messages[last]["content"]
+        text = turns[first]
+        turns[first] = text[:input_start].removesuffix("\n\n") + "\n" + text[input_start:]
+    return "\n".join(turns) + "\n", messages[last]["content"]

@@ -10,14 +10,14 @@ A word is a run of letters and digits; those of the last three are in lower case
 - `prompt_chars`, `prompt_words`: of the first user turn with its input;
 - `response_chars`, `response_words`: of the last assistant turn, null without one;
 - `mtld`: the measure of textual lexical diversity of the last answer (McCarthy and
-  Jarvis 2010, doi:10.3758/BRM.42.2.381): the mean length in words of a stretch that
-  ends when its type-token ratio (TTR) reaches 0.72, forwards and backwards. What
-  remains at the end counts as the part (1 - TTR) / (1 - 0.72) of a stretch. Unlike
-  the ratio itself it does not fall with length. Null where no word repeats, as no
-  stretch ends, and noisy below a hundred words;
+  Jarvis 2010, doi:10.3758/BRM.42.2.381): the mean length in words of a factor, a
+  stretch that ends when its type-token ratio (TTR) reaches 0.72, forwards and
+  backwards. What remains at the end counts as the part (1 - TTR) / (1 - 0.72) of a
+  factor. Unlike the ratio itself it does not fall with length. Null where no word
+  repeats, as no factor ends, and noisy below a hundred words;
 - `compression_ratio`: bytes of the last answer in UTF-8 after zlib at level 6
   through bytes before; low means redundant. Texts of a few words are above 1;
-- `repetition`: the share of the last answer's n-grams that occurred in it before,
+- `repetition`: the fraction of the last answer's n-grams that occurred in it before,
   1 - distinct / all (seq-rep-n of Welleck et al. 2020, arXiv:1908.04319); 0 where
   there are fewer than n words.
 """
@@ -27,7 +27,6 @@ from __future__ import annotations
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import SimpleNamespace
 from typing import Final
 
 import numpy as np
@@ -36,8 +35,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.stage import Records, stage
+from pipeline.types import Count
 from schemas.records import first_user_turn, response, turns
 from stages._text.ragged import Ragged, distinct, offsets_of
 from stages._text.tokens import factorize, ngram_hashes
@@ -46,18 +45,13 @@ WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
 """A run of letters and digits, apostrophes inside it included."""
 
 FACTOR: Final = 0.72
-"""The type-token ratio at which MTLD closes a stretch (McCarthy and Jarvis 2010)."""
+"""The type-token ratio at which MTLD closes a factor (McCarthy and Jarvis 2010)."""
 
 _SLICE: Final = 4096
 """Conversations measured at a time, which bounds the memory for their words."""
 
 _WINDOW: Final = 32
-"""Words of each text that are looked at together: about half a stretch."""
-
-
-def _check(options: SimpleNamespace) -> None:
-    if options.ngram < 1:
-        raise UserError(f"ngram: {options.ngram} words make no n-gram", hint="give 1 or more")
+"""Words of each text that are examined together: about half a factor."""
 
 
 @stage(
@@ -74,24 +68,37 @@ def _check(options: SimpleNamespace) -> None:
         "compression_ratio": pl.Float32,
         "repetition": pl.Float32,
     },
-    check=_check,
 )
-def heuristics(ctx: Context, rows: Records, *, ngram: int = 3) -> pl.DataFrame:
+def heuristics(ctx: Context, rows: Records, *, ngram_size: Count = 3) -> pl.DataFrame:
     """Measure each conversation without a model. See `score.knn` for distances.
 
-    ngram: the length in words of the n-grams of `repetition`.
+    Args:
+        rows: Conversations.
+        ngram_size: Words in the n-grams of `repetition`.
 
-    Adds the columns that are listed above.
-    The last three are null for a blank or missing answer.
+    Returns:
+        The columns that are listed at the head of the module. The last three are null for
+        a blank or missing answer.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> turns = [("user", "Quote."), ("assistant", "Of the people by the people")]
+        >>> messages = [{"role": role, "content": content} for role, content in turns]
+        >>> rows = pl.DataFrame({"id": ["a"], "messages": [messages]})
+        >>> heuristics(Context.scratch(Path(mkdtemp())), rows, ngram_size=2).select(
+        ...     "prompt_words", "response_words", "repetition"
+        ... ).row(0)
+        (1, 6, 0.20000000298023224)
     """
     parts = rows.select("messages").iter_slices(_SLICE)
     # zlib, polars and numpy let go of the interpreter's lock while they compute.
     with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
-        measured = list(pool.map(partial(_measured, ngram=ngram), parts))
-    return pl.concat(measured) if measured else _measured(rows, ngram)
+        measured = list(pool.map(partial(_measured, ngram_size=ngram_size), parts))
+    return pl.concat(measured) if measured else _measured(rows, ngram_size)
 
 
-def _measured(rows: pl.DataFrame, ngram: int) -> pl.DataFrame:
+def _measured(rows: pl.DataFrame, ngram_size: int) -> pl.DataFrame:
     texts = rows.select(
         turns("user").list.len().cast(pl.Int32).alias("turns"),
         first_user_turn().fill_null("").alias("prompt"),
@@ -109,7 +116,7 @@ def _measured(rows: pl.DataFrame, ngram: int) -> pl.DataFrame:
         _column("mtld", _mtld(factorize(flat)[1], offsets)),
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
-        _column("repetition", _repetition(flat, offsets, ngram)),
+        _column("repetition", _repetition(flat, offsets, ngram_size)),
     )
 
 
@@ -121,65 +128,65 @@ def _column(name: str, values: NDArray[np.float64]) -> pl.Series:
 def _word_counts(texts: pl.Series, lowered: pl.Series) -> pl.Series:
     """The number of words of each text as it is written; null for a missing text.
 
-    lowered: the words of the texts in lower case. Of plain ASCII these are as many. Other
-    texts are gone through again: the lower case of "İ" is an i and a dot that is no letter.
+    ASCII has as many words in lower case, which are there already (`lowered`). In other
+    texts they are counted anew: the lower case of "İ" is an i and a dot that is no letter.
     """
-    plain = (texts.str.len_bytes() == texts.str.len_chars()).fill_null(False)
-    others = (~plain).arg_true()
-    return lowered.list.len().scatter(others, texts.gather(others).str.count_matches(WORD))
+    is_ascii = (texts.str.len_bytes() == texts.str.len_chars()).fill_null(False)
+    rest = (~is_ascii).arg_true()
+    return lowered.list.len().scatter(rest, texts.gather(rest).str.count_matches(WORD))
 
 
 def _mtld(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mean of the forward and the backward pass; NaN where no word repeats."""
-    before = _before(words, offsets)
-    again = np.flatnonzero(before >= 0)
-    # Read from the end, what occurs again was there before.
-    behind = np.full(len(words), -1)
-    behind[before[again]] = len(words) - 1 - again
-    forwards = _factors(before, offsets)
-    backwards = _factors(behind[::-1], (offsets[-1] - offsets)[::-1])[::-1]
+    previous = _previous(words, offsets)
+    repeats = np.flatnonzero(previous >= 0)
+    # Read from the end, a word's next occurrence is its previous one.
+    following = np.full(len(words), -1)
+    following[previous[repeats]] = len(words) - 1 - repeats
+    forwards = _factors(previous, offsets)
+    backwards = _factors(following[::-1], (offsets[-1] - offsets)[::-1])[::-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.diff(offsets) * (1 / forwards + 1 / backwards) / 2
     return np.where((forwards > 0) & (backwards > 0), mean, np.nan)
 
 
-def _factors(before: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """For each text how many stretches use up their new words, the last one in part.
+def _factors(previous: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The number of factors of each text, the last one in part.
 
-    before: for each word the place of its last occurrence before it in its text, or -1.
-    All texts go ahead at once, by a window of words each, or to the end of a stretch in it.
-    A word is new in its stretch where its last occurrence lies before the stretch.
+    previous: for each word the position of its last occurrence before it in its text, or -1.
+    All texts advance together, each by a window of words or to the end of a factor in it. A
+    word is new in its factor where its last occurrence lies before the factor.
     """
-    windows = sliding_window_view(np.append(before, np.zeros(_WINDOW, dtype=np.int64)), _WINDOW)
+    windows = sliding_window_view(np.append(previous, np.zeros(_WINDOW, dtype=np.int64)), _WINDOW)
     ahead = np.arange(_WINDOW)
     start, ends = offsets[:-1].copy(), offsets[1:]
     closed, at, seen = np.zeros(len(ends)), start.copy(), np.zeros(len(ends), dtype=np.int64)
-    while len(left := np.flatnonzero(at < ends)):
-        here, length = at[left], (at - start)[left]
-        inside = ahead < (ends[left] - here)[:, None]
-        new = inside & (windows[here] < start[left, None])
-        types = seen[left, None] + np.cumsum(new, axis=1)
+    while len(open_ := np.flatnonzero(at < ends)):
+        here, length = at[open_], (at - start)[open_]
+        inside = ahead < (ends[open_] - here)[:, None]
+        new = inside & (windows[here] < start[open_, None])
+        types = seen[open_, None] + np.cumsum(new, axis=1)
         closes = inside & (types <= FACTOR * (length[:, None] + ahead + 1))
         first = closes.argmax(axis=1)
-        done = closes[np.arange(len(left)), first]
-        at[left] = here + np.where(done, first + 1, _WINDOW)
-        seen[left] = np.where(done, 0, types[:, -1])
-        start[left[done]] = at[left[done]]
-        closed[left] += done
+        done = closes[np.arange(len(open_)), first]
+        at[open_] = here + np.where(done, first + 1, _WINDOW)
+        seen[open_] = np.where(done, 0, types[:, -1])
+        start[open_[done]] = at[open_[done]]
+        closed[open_] += done
     lengths = np.maximum(ends - start, 1)
     rest = (1 - np.where(ends > start, seen / lengths, 1)) / (1 - FACTOR)
     return closed + rest
 
 
-def _before(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each word the place of its last occurrence before it in its text, or -1."""
+def _previous(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each word the position of its last occurrence before it in its text, or -1."""
     texts = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     keys = texts * (words.max(initial=0) + 1) + words
     order = np.argsort(keys, kind="stable")
-    again = np.flatnonzero(np.diff(keys[order]) == 0)
-    before = np.full(len(words), -1)
-    before[order[again + 1]] = order[again]
-    return before
+    repeats = np.flatnonzero(np.diff(keys[order]) == 0)
+    previous = np.full(len(words), -1)
+    previous[order[repeats + 1]] = order[repeats]
+    return previous
 
 
 def _compression(text: str | None) -> float | None:
@@ -190,11 +197,11 @@ def _compression(text: str | None) -> float | None:
 
 
 def _repetition(words: pl.Series, offsets: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """The share of n-grams that are there already; NaN for a text without any word.
+    """The fraction of n-grams that occurred before; NaN for a text without any word.
 
     N-grams are compared by hash: two that differ share one with a probability near 2^-64.
     """
     grams = ngram_hashes(Ragged(offsets, words.hash().to_numpy()), n)
-    share = 1 - distinct(grams).lengths / np.maximum(grams.lengths, 1)
-    share[grams.lengths == 0] = 0
-    return np.where(np.diff(offsets) > 0, share, np.nan)
+    fraction = 1 - distinct(grams).lengths / np.maximum(grams.lengths, 1)
+    fraction[grams.lengths == 0] = 0
+    return np.where(np.diff(offsets) > 0, fraction, np.nan)

@@ -20,12 +20,12 @@ so both count the same tokens, the first one included.
   al. 2024, arXiv:2402.00530): no template (instruction, input and answer, one a line),
   only the last answer, no end mark, and these peculiarities. In L(A) nothing stands in
   front unless the tokenizer adds it, so the first token counts in L(A|Q) alone. What
-  exceeds `max_tokens` is cut: the whole there, the answer alone at max_tokens - prompt
-  + 1. The answer begins where the prompt, tokenized alone, ends. One difference: what
+  exceeds `max_length` is cut: prompt and answer there, the answer alone at max_length -
+  prompt + 1. The answer begins where the prompt, tokenized alone, ends. One difference: what
   the code scores 0 after an exception is null here.
 
 Null means not scored, never a bad score: no answer or an empty one, no token with a
-likelihood, or, except in `ifd_superfilter`, a conversation longer than `max_tokens` or
+likelihood, or, except in `ifd_superfilter`, a conversation longer than `max_length` or
 than the model's context (nothing is cut; the authors' code drops such rows). A row that
 the chat template refuses, or whose answer it rewrites, is a failed row.
 
@@ -35,27 +35,30 @@ Dropping what is above 1 or keeping the highest is for a later stage to decide.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
+from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.models import Engine, LanguageModel
 from pipeline.stage import Records, stage
+from pipeline.types import NonEmpty
+from stages._common.option_types import Distinct
 from stages.score import _views as views
-from stages.score._views import Conversation, Floats, Setting, View
+from stages.score._views import Floats, RenderedConversation, Rendering, View
 
 Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl"]
 
 
 class Definition(NamedTuple):
-    """A formula: the views that it compares, and a function of their log-probabilities.
+    """A formula over log-probabilities.
 
-    The function gets one float64 array per view with an element for each answer
-    token, NaN where there is no likelihood; a result that is not finite means null.
+    Attributes:
+        views: What it compares.
+        score: The value, from one float64 array per view with an element for each answer
+            token, NaN where there is no likelihood. A value that is not finite means null.
     """
 
     views: tuple[View, ...]
@@ -72,12 +75,12 @@ def _ppl(scores: Floats) -> float:
     return float(np.exp(_loss(scores)))
 
 
-def _ratio_of_ppl(given: Floats, alone: Floats) -> float:
-    return float(np.exp(_loss(given) - _loss(alone)))
+def _ratio_of_ppl(conditional: Floats, alone: Floats) -> float:
+    return float(np.exp(_loss(conditional) - _loss(alone)))
 
 
-def _ratio_of_loss(given: Floats, alone: Floats) -> float:
-    return _loss(given) / _loss(alone) if _loss(alone) else np.nan
+def _ratio_of_loss(conditional: Floats, alone: Floats) -> float:
+    return _loss(conditional) / _loss(alone) if _loss(alone) else np.nan
 
 
 FORMULAS: Final[dict[str, Definition]] = {
@@ -85,15 +88,8 @@ FORMULAS: Final[dict[str, Definition]] = {
     "ppl": Definition((views.conditional,), _ppl),
     "ifd": Definition((views.conditional, views.alone), _ratio_of_ppl),
     "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
-    "ifd_superfilter": Definition((views.plain, views.plain_alone), _ratio_of_ppl),
+    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), _ratio_of_ppl),
 }
-
-
-def _check(options: SimpleNamespace) -> None:
-    if not options.formulas or len(set(options.formulas)) < len(options.formulas):
-        raise UserError(f"formulas: {list(options.formulas)}", hint="give each wanted formula once")
-    if options.max_tokens < 2:
-        raise UserError(f"max_tokens: {options.max_tokens}", hint="give 2 or more")
 
 
 @stage(
@@ -104,54 +100,70 @@ def _check(options: SimpleNamespace) -> None:
         **dict.fromkeys(options.formulas, pl.Float32),
         "tokens": pl.Int32,
     },
-    check=_check,
 )
 def loss(
     ctx: Context,
     rows: Records,
     *,
     model: LanguageModel,
-    formulas: tuple[Formula, ...] = ("ifd",),
-    max_tokens: int = 2048,
+    formulas: Annotated[tuple[Formula, ...], NonEmpty, Distinct] = ("ifd",),
+    max_length: Annotated[int, Field(ge=2)] = 2048,
 ) -> pl.DataFrame:
     """Score every row's answers with a causal language model.
 
-    formulas: the columns to add (Float32); they are defined at the head of the module.
-    max_tokens: rows longer than this as the chat template renders them stay null; at
-    most the model's context, whatever is given.
+    Args:
+        rows: Conversations.
+        model: The model whose likelihoods are measured.
+        formulas: The columns to add; they are defined at the head of the module.
+        max_length: Tokens. Rows that are longer, as the chat template renders them, stay
+            null; so do rows that are longer than the model's context.
 
-    Adds beside them `tokens` (Int32), the length of the whole rendered conversation.
+    Returns:
+        One Float32 column per formula, and `tokens` (Int32), the length of the rendered
+        conversation.
+
+    Raises:
+        UserError: The model's chat template cannot render a conversation at all.
+
+    Example:
+        A recipe's stages::
+
+            scored: {uses: score.loss, needs: pool, with: {model: base, formulas: [ppl, ifd]}}
+            hard:   {uses: select.top, needs: scored, with: {score: ifd, budget: 1000}}
     """
     engine = ctx.open(model)
-    limit = min(max_tokens, engine.context_tokens or max_tokens)
-    setting = views.setting(engine.tokenizer, limit)
-    talks = [
-        _conversation(setting, messages, start)
+    limit = min(max_length, engine.context_tokens or max_length)
+    rendering = views.rendering(engine.tokenizer, limit)
+    rendered = [
+        _render(rendering, messages, start)
         for messages, start in zip(rows["messages"], rows["input_start"], strict=True)
     ]
-    read = [talk if isinstance(talk, Conversation) else None for talk in talks]
-    scores = _scores(engine, setting, read, formulas)
+    readable = [c if isinstance(c, RenderedConversation) else None for c in rendered]
+    errors = [c if isinstance(c, str) else None for c in rendered]
+    scores = _scores(engine, rendering, readable, formulas)
     return pl.DataFrame(
         {
             **{name: pl.Series(values, dtype=pl.Float32) for name, values in scores.items()},
-            "tokens": pl.Series([t and len(t.tokens) for t in read], dtype=pl.Int32),
-            "error": pl.Series([t if isinstance(t, str) else None for t in talks], dtype=pl.String),
+            "tokens": pl.Series([c and len(c.tokens) for c in readable], dtype=pl.Int32),
+            "error": pl.Series(errors, dtype=pl.String),
         }
     )
 
 
-def _conversation(setting: Setting, messages: Any, input_start: int | None) -> Conversation | str:
-    """The conversation, or why it cannot be read."""
+def _render(
+    rendering: Rendering, messages: Any, input_start: int | None
+) -> RenderedConversation | str:
+    """The conversation, or why it cannot be rendered."""
     try:
-        return views.conversation(setting, messages, input_start)
+        return views.conversation(rendering, messages, input_start)
     except views.Unreadable as error:
         return str(error)
 
 
 def _scores(
     engine: Engine,
-    setting: Setting,
-    talks: list[Conversation | None],
+    rendering: Rendering,
+    conversations: list[RenderedConversation | None],
     formulas: tuple[str, ...],
 ) -> dict[str, list[float | None]]:
     """The formulas' values for each conversation.
@@ -161,24 +173,27 @@ def _scores(
     """
     needed = dict.fromkeys(view for name in formulas for view in FORMULAS[name].views)
     parts = {
-        (view, i): view(talk, setting)
+        (view, i): view(conversation, rendering)
         for view in needed
-        for i, talk in enumerate(talks)
-        if talk is not None
+        for i, conversation in enumerate(conversations)
+        if conversation is not None
     }
-    asked = [part.scored() for each in parts.values() for part in each]
-    answered = iter(engine.loglikelihood(asked))
-    seen = {
-        key: np.concatenate([part.wanted(next(answered)) for part in each])
+    requests = [part.request() for each in parts.values() for part in each]
+    results = iter(engine.loglikelihood(requests))
+    log_probs = {
+        key: np.concatenate([part.in_spans(next(results)) for part in each])
         for key, each in parts.items()
         if each
     }
-    return {name: [_score(FORMULAS[name], seen, i) for i in range(len(talks))] for name in formulas}
+    rows = range(len(conversations))
+    return {name: [_score(FORMULAS[name], log_probs, i) for i in rows] for name in formulas}
 
 
-def _score(definition: Definition, seen: dict[tuple[View, int], Floats], i: int) -> float | None:
+def _score(
+    definition: Definition, log_probs: dict[tuple[View, int], Floats], i: int
+) -> float | None:
     keys = [(view, i) for view in definition.views]
-    if not all(key in seen for key in keys):
+    if not all(key in log_probs for key in keys):
         return None
-    value = definition.score(*(seen[key] for key in keys))
+    value = definition.score(*(log_probs[key] for key in keys))
     return value if np.isfinite(value) else None

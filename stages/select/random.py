@@ -1,63 +1,66 @@
 """A random sample, the baseline that every selection has to beat.
 
-Each row's place is a hash of the seed and its id. So the sample does not depend
-on the order of the rows, a larger budget only adds to a smaller one, and adding
-rows to the pool moves no other row.
+Rows are ordered by a hash of the seed and their ids. So the sample does not depend on
+the order of the rows, a larger budget only adds to a smaller one, and rows that are added
+to the pool do not change the order of the others.
 """
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from stages._common.unused_options import refuse_idle
+from pipeline.types import NonNegativeInt
 from stages._selection.budget import (
+    TOKEN_COLUMN,
     Unit,
-    check_budget,
+    check_selection,
     cost_columns,
-    costs,
     fill,
     not_selected,
-    ranking,
-    ranks,
-    uniform,
+    row_costs,
 )
-
-
-def _check(options: SimpleNamespace) -> None:
-    check_budget(options)
-    refuse_idle(random, options, (options.unit == "tokens", "unit: tokens", "tokens"))
+from stages._selection.random_draws import uniform
+from stages._selection.scores import ranking, ranks
 
 
 @stage(
     version=2,
     scope="set",
-    reads=lambda options: cost_columns(options.unit, options.tokens),
+    reads=lambda options: cost_columns(options.unit, options.token_column),
     adds={"random_rank": pl.Int32},
-    check=_check,
+    check=check_selection,
 )
 def random(
     ctx: Context,
     rows: Records,
     *,
-    budget: int,
+    budget: NonNegativeInt,
     unit: Unit = "rows",
     seed: int = 0,
-    tokens: str = "tokens",
+    token_column: str = TOKEN_COLUMN,
 ) -> pl.DataFrame:
     """Keep rows at random, each with the same chance.
 
-    budget: how much to keep at most, in rows or tokens. In tokens, a row that no
-        longer fits is passed over for the next ones in the random order.
-    tokens: the column that counts a row's tokens, where `unit` is tokens.
+    Adds `random_rank`, the row's rank in the random order from 1. Dropped: `not_selected`,
+    with the rank.
 
-    Adds `random_rank`, the row's place in the random order, 1 being the first.
-    Dropped: `not_selected`, with it.
+    Args:
+        rows: The rows to choose from.
+        budget: How much to keep at most, in rows or tokens. In tokens, a row that no longer
+            fits is passed over for the next ones in the random order.
+        unit: What the budget counts.
+        seed: Another seed gives another order.
+        token_column: The column of each row's number of tokens, for `unit: tokens`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx, rows = Context(Path(), Path(), Path()), pl.DataFrame({"id": ["a", "b", "c"]})
+        >>> random(ctx, rows, budget=1)["drop_reason"].to_list()
+        [None, 'not_selected', 'not_selected']
     """
     order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
-    chosen = fill(costs(rows, unit, tokens), order.tolist(), budget)
+    selected = fill(row_costs(rows, unit, token_column), order.tolist(), budget)
     column = pl.Series("random_rank", ranks(order, len(rows)), pl.Int32)
-    return not_selected(chosen, {"rank": column}).with_columns(column)
+    return not_selected(selected, {"rank": column}).with_columns(column)

@@ -1,60 +1,48 @@
 """A sample of every stratum: rows grouped by what they are, and a quota for each group.
 
-Proportional quotas give the mean of a stratified sample less variance than a
-simple random one has (Neyman 1934); uniform and square-root quotas, or fixed
-shares, see that rare strata are not lost.
+Proportional quotas give the mean of a stratified sample less variance than that of a
+simple random one (Neyman 1934). Uniform and square-root quotas, or weights by name, keep
+rare strata in the sample.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from stages._common.unused_options import refuse_idle
+from pipeline.types import NonNegativeInt
 from stages._selection.budget import (
     EXPONENTS,
+    TOKEN_COLUMN,
     Quota,
     Unit,
-    check_budget,
+    check_selection,
+    check_unused,
     cost_columns,
-    costs,
     divide,
-    expression_columns,
+    fill_quotas,
     not_selected,
-    ranks_within,
-    scores,
-    spread,
-    uniform,
+    row_costs,
 )
-from stages._selection.groups import check_shares, group_columns, groups_of
+from stages._selection.groups import GroupWeights, group_columns, groups_of
+from stages._selection.scores import Expression, expression_columns, ranks_within, sort_keys
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
-    columns = [*group_columns(options.group), *expression_columns(options.by)]
-    return list(dict.fromkeys([*columns, *cost_columns(options.unit, options.tokens)]))
+    columns = [*group_columns(options.group), *expression_columns(options.score)]
+    return list(dict.fromkeys([*columns, *cost_columns(options.unit, options.token_column)]))
 
 
 def _check(options: SimpleNamespace) -> None:
-    group_columns(options.group)
-    expression_columns(options.by)
-    check_budget(options)
-    if options.shares is not None:
-        check_shares(options.shares)
-    if options.minimum < 0:
-        raise UserError(f"minimum: {options.minimum} is negative", hint="give 0 or more")
-    refuse_idle(
-        *(stratified, options),
-        (options.shares is None, "quotas by size, without shares", "quota"),
-        (options.by is not None, "a score: by", "descending"),
-        (options.by is None, "rows that are drawn, without by", "seed"),
-        (options.unit == "tokens", "unit: tokens", "tokens"),
-    )
+    check_selection(options)
+    if options.weights is not None:
+        check_unused(options, "quota", "proportional", "with weights")
+    if options.score is not None:
+        check_unused(options, "seed", 0, "with a score, because no row is drawn")
 
 
 @stage(
@@ -68,55 +56,64 @@ def stratified(
     ctx: Context,
     rows: Records,
     *,
-    group: str,
-    budget: int,
+    group: Expression,
+    budget: NonNegativeInt,
     unit: Unit = "rows",
     quota: Quota = "proportional",
-    shares: Mapping[str, float] | None = None,
-    minimum: int = 0,
-    by: str | None = None,
+    weights: GroupWeights | None = None,
+    min_quota: NonNegativeInt = 0,
+    score: Expression | None = None,
     descending: bool = True,
     seed: int = 0,
-    tokens: str = "tokens",
+    token_column: str = TOKEN_COLUMN,
 ) -> pl.DataFrame:
     """Split the budget among the strata and keep rows of each, at random or the best.
 
-    group: what the strata are: `source`, a column or an SQL expression; of lists
-        such as tags, a row stands under the rarest (see `_strata.py`).
-    budget: how much to keep in all, in rows or tokens; never exceeded, and in rows
-        met exactly where there are enough.
-    quota: a stratum's part: proportional to its size (in rows or tokens), to its
-        root, or uniform. What a small stratum cannot take goes to the others in
-        the same proportion, and fractions to the largest remainders.
-    shares: parts by name in place of `quota`: `{math: 2, code: 1}`; a stratum that
-        is not named gets nothing. Raises UserError for a name that no row has.
-    minimum: what each stratum gets at least, in rows or tokens, or all that it has;
-        a budget that is too small for that is shared out evenly.
-    by: keep the rows with the best scores of a stratum: a column, or an SQL
-        expression; missing scores rank last, equal ones by id. null: at random.
-    descending: whether large scores are the best ones.
-    tokens: the column that counts a row's tokens, where `unit` is tokens. A row
-        that no longer fits its stratum's quota is passed over, and what then
-        remains is spent on the rows left over, those of the best rank first.
+    Adds `stratum` and `stratum_rank`, the row's rank in it from 1. Dropped: `not_selected`,
+    or `missing_score` where the row has none, with both and the stratum's quota.
 
-    Adds `stratum` and `stratum_rank`, the row's place in it, 1 being the first.
-    Dropped: `not_selected`, and `missing_score` where there is none and others were better,
-    with both and the stratum's quota.
+    Args:
+        rows: The rows to choose from.
+        group: What the strata are: `source`, a column or an SQL expression; of lists such
+            as tags, a row belongs to the rarest (see `stages/_selection/groups.py`).
+        budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
+            exactly where there are enough.
+        unit: What the budget counts.
+        quota: A stratum's part of the budget: proportional to its size (in the budget's
+            unit), to the root of the size, or uniform. What a small stratum cannot take goes
+            to the others in the same proportion, fractions to the largest remainders.
+        weights: The strata's parts by name, in place of `quota`: `{math: 2, code: 1}`. A
+            stratum that is not named gets nothing; a name without rows is an error.
+        min_quota: What each stratum gets at least, in the budget's unit, or all that it has.
+            A budget that is too small for that is split evenly.
+        score: Keep the rows with the best scores of a stratum: a column, or an SQL
+            expression. Missing scores rank last, equal ones by id. null: at random.
+        descending: Whether large scores are the best ones.
+        seed: Of the random order, without a score.
+        token_column: The column of each row's number of tokens, for `unit: tokens`. A row
+            that no longer fits its stratum's quota is passed over; what then remains is
+            spent on the other rows, those of the best rank first.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx = Context(Path(), Path(), Path())
+        >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "kind": ["x", "y", "y"]})
+        >>> rows = rows.with_columns(ifd=pl.Series([0.5, 0.1, 0.9]))
+        >>> result = stratified(ctx, rows, group="kind", budget=2, score="ifd")
+        >>> rows["id"].filter(result["drop_reason"].is_null()).to_list()
+        ['a', 'c']
     """
-    strata = groups_of(rows, group, shares or ())
-    prices = costs(rows, unit, tokens)
-    sizes = np.bincount(strata.codes, prices, len(strata.names)).astype(np.int64)
-    weights = sizes.astype(np.float64) ** EXPONENTS[quota]
-    if shares is not None:
-        weights = strata.weights(shares)
-    quotas = divide(budget, sizes, weights, minimum)
-    if by is None:
-        keys = uniform(rows["id"], f"select.stratified:{seed}")
-    else:
-        keys = -scores(rows, by) if descending else scores(rows, by)
+    strata = groups_of(rows, group, weights or ())
+    costs = row_costs(rows, unit, token_column)
+    sizes = np.bincount(strata.codes, costs, len(strata.names)).astype(np.int64)
+    group_weights = sizes.astype(np.float64) ** EXPONENTS[quota]
+    if weights is not None:
+        group_weights = strata.weights(weights)
+    quotas = divide(budget, sizes, group_weights, min_quota)
+    keys = sort_keys(rows, score, descending, f"select.stratified:{seed}")
     ranks = ranks_within(strata.codes, keys)
-    chosen = spread(prices, strata.codes, ranks, quotas, budget)
+    selected = fill_quotas(costs, strata.codes, ranks, quotas, quotas > 0, budget)
     rank = pl.Series("stratum_rank", ranks, pl.Int32)
     names = strata.labels().alias("stratum")
     facts = {"stratum": names, "rank": rank, "quota": quotas[strata.codes]}
-    return not_selected(chosen, facts, by, keys).with_columns(names, rank)
+    return not_selected(selected, facts, score, keys).with_columns(names, rank)

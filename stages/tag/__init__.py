@@ -1,1 +1,1 @@
-"""What a record is about and looks like."""
+"""What a record is about and what it looks like."""

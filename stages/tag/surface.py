@@ -1,10 +1,10 @@
-"""What can be told from the surface of a conversation: its language, length, form and manner.
+"""Tags from the surface of a conversation: its language, length, form and manner.
 
 No model and no judgement: regular expressions over columns, and the language
 identifier of py3langid (a naive Bayes model over byte n-grams whose weights are
 in its wheel; Lui and Baldwin 2012). The flags are rules of thumb whose precision
-on labelled data is in the tests; they are meant for counting and for filtering,
-in `select.top` with `minimum` or `maximum`, and not for finding every case.
+on labelled data is in the tests; they are meant for counting and for filtering
+(`select.top`), and do not detect every case.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
+from pipeline.types import Count, Fraction, Range
 from schemas.records import response, turns
 
 CODE: Final = r"""(?xm)
@@ -80,20 +81,15 @@ AI_DISCLAIMER: Final = r"""(?xi)
     (?:[^\w-]|\z)
     | \bmy\ (?:knowledge\ cut-?off|training\ data)\b
 """
-"""An answer that speaks of itself as a machine."""
+"""An answer that calls itself a machine."""
 
 
 def _check(options: SimpleNamespace) -> None:
-    short, long = options.lengths
-    if not 0 < short <= long:
-        raise UserError(
-            f"lengths: {short}, {long} do not rise",
-            hint="give the first characters of `medium` and of `long`, such as [200, 1000]",
-        )
     unknown = set(options.languages) - set(_identifier(()).labels) if options.languages else ()
     if unknown:
-        raise UserError(
-            f"languages: py3langid does not know {', '.join(sorted(unknown))}",
+        raise OptionError(
+            "languages",
+            f"must be languages that py3langid identifies, got {', '.join(sorted(unknown))}",
             hint="use ISO 639 codes such as en, de, zh",
         )
 
@@ -121,31 +117,44 @@ def surface(
     rows: Records,
     *,
     languages: tuple[str, ...] = (),
-    min_confidence: float = 0.5,
-    characters: int = 1000,
-    lengths: tuple[int, int] = (200, 1000),
+    min_confidence: Fraction = 0.5,
+    max_characters: Count = 1000,
+    lengths: Range = (200, 1000),
 ) -> pl.DataFrame:
     """Tag the language, length class and form of each conversation.
 
-    languages: the ISO 639 codes to choose from; empty for all that the identifier
-        knows. Naming those that occur helps to keep near relatives apart (written
-        Chinese is sometimes taken for `wuu` or `yue`).
-    min_confidence: below it the language is `und`, undetermined. The identifier's
-        confidence falls with the length of the text, so that very short answers
-        and numbers are `und` and no wild guess.
-    characters: how much of the conversation, user and assistant turns in their
-        order, the identifier sees.
-    lengths: in characters of the last answer, where `medium` and `long` begin;
-        below are `short` and, for a blank or missing answer, `empty`.
+    Args:
+        rows: Conversations.
+        languages: The ISO 639 codes to choose from; empty for all that the identifier has.
+            Naming those that occur helps to separate related ones (written Chinese is
+            sometimes identified as `wuu` or `yue`).
+        min_confidence: Below it the language is `und`, undetermined. The identifier's
+            confidence falls with the length of the text, so that very short answers
+            and numbers are `und` and no wild guess.
+        max_characters: How much of the conversation, user and assistant turns in their
+            order, the identifier sees.
+        lengths: Where `medium` and `long` begin, in characters of the last answer; below
+            are `short` and, for a blank or missing answer, `empty`.
 
-    Adds `language` and `language_score` (0 to 1) and these flags: `is_code` and
-    `is_math` (in any user or assistant turn), `is_list` (an answer with two list
-    lines or more), `is_multi_turn` (two user turns or more), `has_input`,
-    `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
+    Returns:
+        `language`, `language_score` (0 to 1), `length_class`, and these flags: `is_code` and
+        `is_math` (in any user or assistant turn), `is_list` (an answer with two list
+        lines or more), `is_multi_turn` (two user turns or more), `has_input`,
+        `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> turns = [("user", "How do I sort a list in Python?"), ("assistant", "I cannot help.")]
+        >>> messages = [{"role": role, "content": content} for role, content in turns]
+        >>> rows = pl.DataFrame({"messages": [messages], "input_start": [None]})
+        >>> tags = surface(Context.scratch(Path(mkdtemp())), rows)
+        >>> tags.select("language", "length_class", "is_refusal").row(0)
+        ('en', 'short', True)
     """
-    texts = _texts(rows, characters)
-    named = _languages(texts["spoken"], languages, min_confidence)
-    both = pl.concat_str("asked", "answered", separator="\n")
+    texts = _texts(rows, max_characters)
+    named = _languages(texts["beginning"], languages, min_confidence)
+    both = pl.concat_str("prompts", "answers", separator="\n")
     answers = pl.col("assistant_turns").list
     return texts.select(
         *named,
@@ -153,32 +162,32 @@ def surface(
         both.str.contains(CODE).alias("is_code"),
         both.str.contains(MATH).alias("is_math"),
         answers.eval(pl.element().str.count_matches(LIST_LINE) >= 2).list.any().alias("is_list"),
-        (pl.col("rounds") > 1).alias("is_multi_turn"),
+        (pl.col("num_user_turns") > 1).alias("is_multi_turn"),
         pl.col("input_start").is_not_null().alias("has_input"),
         answers.eval(pl.element().str.contains(REFUSAL)).list.any().alias("is_refusal"),
-        pl.col("answered").str.contains(AI_DISCLAIMER).alias("is_ai_disclaimer"),
+        pl.col("answers").str.contains(AI_DISCLAIMER).alias("is_ai_disclaimer"),
     )
 
 
-def _texts(rows: pl.DataFrame, characters: int) -> pl.DataFrame:
-    """What the tags are read from: the turns by role, their number, the answer's length."""
+def _texts(rows: pl.DataFrame, max_characters: int) -> pl.DataFrame:
+    """The inputs of the tags: the turns by role, their number, the answer's length."""
     return rows.select(
-        turns("user").list.join("\n").alias("asked"),
-        turns("assistant").list.join("\n").alias("answered"),
+        turns("user").list.join("\n").alias("prompts"),
+        turns("assistant").list.join("\n").alias("answers"),
         turns("assistant"),
-        turns("user").list.len().alias("rounds"),
+        turns("user").list.len().alias("num_user_turns"),
         response().str.strip_chars().str.len_chars().fill_null(0).alias("length"),
-        _spoken(characters),
+        _beginning(max_characters),
         "input_start",
     )
 
 
-def _spoken(characters: int) -> pl.Expr:
+def _beginning(max_characters: int) -> pl.Expr:
     """The beginning of the conversation without its system and tool turns."""
-    said = pl.element().struct.field("role").is_in(["user", "assistant"])
-    content = pl.element().filter(said).struct.field("content")
+    relevant = pl.element().struct.field("role").is_in(["user", "assistant"])
+    content = pl.element().filter(relevant).struct.field("content")
     joined = pl.col("messages").list.eval(content).list.join("\n")
-    return joined.str.head(characters).alias("spoken")
+    return joined.str.head(max_characters).alias("beginning")
 
 
 def _length_class(lengths: tuple[int, int]) -> pl.Expr:
@@ -203,9 +212,9 @@ def _languages(
     at a time: about 10,000 rows a second.
     """
     identifier = _identifier(candidates)
-    found = [identifier.classify(text) for text in texts]
-    scores = pl.Series("language_score", [score for _, score in found], dtype=pl.Float32)
-    names = [name if score >= min_confidence else "und" for name, score in found]
+    results = [identifier.classify(text) for text in texts]
+    scores = pl.Series("language_score", [score for _, score in results], dtype=pl.Float32)
+    names = [name if score >= min_confidence else "und" for name, score in results]
     return pl.Series("language", names, dtype=pl.String), scores
 
 

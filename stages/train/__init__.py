@@ -1,1 +1,1 @@
-"""Models trained on what was chosen."""
+"""Fine-tuning on exported shards."""

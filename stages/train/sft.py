@@ -9,17 +9,18 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Files, InputFiles, stage
 from pipeline.store.parquet import read_frame
-from stages._common.unused_options import refuse_idle
+from pipeline.types import Count, NonNegativeFloat, PositiveFloat
 from stages._training.dataset import (
     answer_losses,
     check_template,
@@ -31,35 +32,28 @@ from stages._training.dataset import (
     reversed_pairs,
     tokenizer_for,
 )
-from stages._training.trainer import (
+from stages._training.hyperparameters import (
+    Full,
     Hyperparameters,
+    LoRA,
+    MaxLength,
     Method,
-    Schedule,
-    check_hyperparameters,
-    fit,
-    load_model,
-    quiet,
-    write_json,
+    SchedulerType,
+    WarmupRatio,
 )
+from stages._training.trainer import fit, load_model, quiet, write_json
 
 
-def _check(options: Any) -> None:
-    if (options.steps is None) == (options.epochs is None):
-        given = "neither" if options.steps is None else "both"
-        raise UserError(
-            f"{given} of `steps` and `epochs` given",
+def _check(options: SimpleNamespace) -> None:
+    if (options.max_steps is None) == (options.num_train_epochs is None):
+        raise OptionError(
+            "max_steps",
+            "and num_train_epochs: exactly one must be given, got "
+            + ("neither" if options.max_steps is None else "both"),
             why="each says how long to train",
-            hint="give exactly one: `steps: 100`, or `epochs: 1`",
+            hint="write max_steps: 100, or num_train_epochs: 1",
         )
-    if (options.epochs if options.steps is None else options.steps) <= 0:
-        raise UserError("`steps` or `epochs` is not above 0", hint="train for at least one step")
-    check_hyperparameters(options)
     check_template(options.model, options.chat_template)
-    method = options.method
-    refuse_idle(
-        *(sft, options),
-        (method == "lora", "method: lora", "lora_rank"),
-    )
 
 
 @stage(version=1, scope="set", check=_check)
@@ -68,17 +62,16 @@ def sft(
     shards: Files,
     *,
     model: LanguageModel,
-    steps: int | None = None,
-    epochs: float | None = None,
-    method: Method = "full",
-    lora_rank: int = 16,
-    lr: float = 2e-5,
-    schedule: Schedule = "cosine",
-    warmup: float = 0.03,
-    weight_decay: float = 0.0,
-    batch_size: int = 1,
-    gradient_accumulation: int = 8,
-    max_tokens: int = 2048,
+    max_steps: Count | None = None,
+    num_train_epochs: PositiveFloat | None = None,
+    method: Method = Full(),
+    learning_rate: PositiveFloat = 2e-5,
+    lr_scheduler_type: SchedulerType = "cosine",
+    warmup_ratio: WarmupRatio = 0.03,
+    weight_decay: NonNegativeFloat = 0.0,
+    per_device_train_batch_size: Count = 1,
+    gradient_accumulation_steps: Count = 8,
+    max_length: MaxLength = 2048,
     packing: bool = True,
     chat_template: InputFiles = (),
     reverse: bool = False,
@@ -86,59 +79,85 @@ def sft(
 ) -> None:
     """Train a model on the `messages` of `shards/data/train-*.parquet`.
 
-    steps, epochs: how long; exactly one is given. An epoch is one pass over all rows.
-    method: "full" trains every weight; "lora" an adapter of rank lora_rank, which is
-        saved beside the weights that it is merged into.
-    warmup: the share of the steps over which the learning rate rises to lr.
-    batch_size, gradient_accumulation: a step sees their product of blocks (with
-        packing) or rows (without); see `_trainer.py` for which one to raise.
-    max_tokens: rows are cut here, and blocks are no longer. What is cut is counted.
-    packing: several rows share a block, without seeing each other. Losses are the same.
-    chat_template: a file to render with, in place of the model's template. It must mark
-        what the assistant says with {% generation %}.
+    Options have TRL's and peft's names and meanings; the defaults are ours. Rows are taken
+    in shuffled passes that depend on the seed and on the rows alone. A killed training goes
+    on from its last checkpoint and gives the same weights.
 
-    reverse: train on the first user's turn given its answer, for a model that writes the
-        instruction to a text (`generate.backtranslate`, prompting: trained).
-
-    Rows are taken in shuffled passes that depend on seed and on the rows alone. A killed
-    training goes on from its last checkpoint and gives the same weights.
-
-    Writes `model/` (weights in the model's dtype, and tokenizer), with method "lora"
-    `adapter/`, and `metrics.json`: `rows`, `tokens` and `answer_tokens` of the training
-    split, `rows_cut` and `tokens_cut` by max_tokens, `rows_without_answer` (left out),
+    Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
+    `adapter/` too, and `metrics.json`: `rows`, `tokens` and `answer_tokens` of the training
+    split, `rows_cut` and `tokens_cut` by max_length, `rows_without_answer` (left out),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step: nats per answer token) and,
     where there are `validation-*.parquet`, their mean `loss` before and after.
+
+    Args:
+        shards: What `export.parquet` wrote.
+        model: The model to start from.
+        max_steps: Optimizer steps. Either this or num_train_epochs is given.
+        num_train_epochs: Passes over all rows.
+        method: `full` trains every weight; `lora` an adapter, which is saved beside the
+            weights that it is merged into.
+        learning_rate: AdamW's highest learning rate.
+        lr_scheduler_type: How the rate falls after the warm-up.
+        warmup_ratio: The fraction of the steps over which the rate rises from 0.
+        weight_decay: AdamW's weight decay.
+        per_device_train_batch_size: Blocks (with packing) or rows (without) per forward
+            pass.
+        gradient_accumulation_steps: Forward passes per optimizer step. Rather raise this
+            one: the cost of attention grows with the square of the batch size.
+        max_length: Tokens at which rows are cut, and of a block at most. What is cut is
+            counted.
+        packing: Several rows share a block, without seeing each other. Losses are the same.
+        chat_template: A file to render with, in place of the model's template. It must mark
+            what the assistant says with {% generation %}.
+        reverse: Train on the first user's turn given its answer, for a model that writes the
+            instruction to a text (see `generate.backtranslate`).
+        seed: Of the order of the rows.
+
+    Raises:
+        UserError: There are no shards, no row has an answer, the chat template marks no
+            answers, or the loss diverges.
+
+    Example:
+        A recipe's stages::
+
+            shards:  {uses: export.parquet, needs: best, with: {validation_fraction: 0.02}}
+            trained: {uses: train.sft, needs: {shards: shards},
+                      with: {model: base, num_train_epochs: 2, learning_rate: 1.0e-5,
+                             method: {name: lora, lora_r: 32}}}
     """
     settings = Hyperparameters(
         method=method,
-        lora_rank=lora_rank,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
+        learning_rate=learning_rate,
+        lr_scheduler_type=lr_scheduler_type,
+        warmup_ratio=warmup_ratio,
         weight_decay=weight_decay,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
+        per_device_train_batch_size=per_device_train_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         seed=seed,
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        read = partial(_rows, tokenizer, marked, shards, max_tokens, reverse)
+        read = partial(_rows, tokenizer, marked, shards, max_length, reverse)
         rows, counts = read("train")
-        if rows.is_empty():
-            raise UserError("no row is left to train on", where=str(shards), why=f"{counts}")
-        blocks = pack(rows, max_tokens) if packing else dataset(rows)
-        one_pass = len(blocks)
-        wanted = (steps or 0) * settings.per_step or max(1, round((epochs or 0) * one_pass))
-        ordered = blocks.select(passes(one_pass, wanted, seed))
-        heldout, _ = read("validation")
-        weights = load_model(model, method, max_tokens)
-        metrics = counts | _train(ctx, model, weights, tokenizer, ordered, heldout, settings)
-    metrics["epochs"] = wanted / one_pass
-    write_json(ctx.files / "metrics.json", metrics)
+        blocks = pack(rows, max_length) if packing else dataset(rows)
+        num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
+        ordered = blocks.select(passes(len(blocks), num_rows, seed))
+        weights, (validation, _) = load_model(model, method, max_length), read("validation")
+        metrics = counts | _train(ctx, model, weights, tokenizer, ordered, validation, settings)
+    write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
+
+
+def _num_rows(
+    max_steps: int | None, num_train_epochs: float | None, settings: Hyperparameters, one_pass: int
+) -> int:
+    """Rows or blocks to train on, repeats included. one_pass: how many there are."""
+    if max_steps is None:
+        return max(1, round((num_train_epochs or 0) * one_pass))
+    return max_steps * settings.rows_per_step
 
 
 def _rows(
-    tokenizer: Any, template: str, shards: Path, max_tokens: int, reverse: bool, split: str
+    tokenizer: Any, template: str, shards: Path, max_length: int, reverse: bool, split: str
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """A split's rows, encoded and cut, in id order: sharding is no part of the result."""
     files = sorted((shards / "data").glob(f"{split}-*.parquet"))
@@ -148,7 +167,10 @@ def _rows(
         return pl.DataFrame(), {}
     rows = read_frame(files, ["id", "messages"]).sort("id")
     messages = reversed_pairs(rows["messages"]) if reverse else rows["messages"]
-    return cut(encode(tokenizer, template, messages), max_tokens)
+    usable, counts = cut(encode(tokenizer, template, messages), max_length)
+    if usable.is_empty() and split == "train":
+        raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
+    return usable, counts
 
 
 def _train(
@@ -157,17 +179,17 @@ def _train(
     weights: Any,
     tokenizer: Any,
     ordered: Any,
-    heldout: pl.DataFrame,
+    validation: pl.DataFrame,
     settings: Hyperparameters,
 ) -> dict[str, Any]:
     """Train and save; gives the metrics of the training."""
-    before = _mean_loss(weights, heldout)
+    before = _mean_loss(weights, validation)
     lengths = np.asarray([len(ids) for ids in ordered["input_ids"]])
-    steps = math.ceil(len(ordered) / settings.per_step)
+    steps = math.ceil(len(ordered) / settings.rows_per_step)
 
     def step_done(step: int) -> None:
-        first = (step - 1) * settings.per_step
-        ctx.count(tokens=int(lengths[first : first + settings.per_step].sum()))
+        first = (step - 1) * settings.rows_per_step
+        ctx.count(tokens=int(lengths[first : first + settings.rows_per_step].sum()))
         ctx.progress(step, steps)
 
     trained, losses = fit(
@@ -180,8 +202,8 @@ def _train(
         step_done=step_done,
     )
     metrics = {"steps": steps, "trained_tokens": int(lengths.sum()), "losses": losses}
-    if not heldout.is_empty():
-        metrics["validation"] = {"before": before, "after": _mean_loss(trained, heldout)}
+    if not validation.is_empty():
+        metrics["validation"] = {"before": before, "after": _mean_loss(trained, validation)}
     _save(trained, tokenizer, model, ctx.files, settings.method)
     return metrics
 
@@ -198,7 +220,7 @@ def _save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, metho
     """Weights that `AutoModelForCausalLM.from_pretrained` reads, in the model's dtype."""
     import torch
 
-    if method == "lora":
+    if isinstance(method, LoRA):
         trained.save_pretrained(files / "adapter")
         trained = trained.merge_and_unload()
     trained.to(getattr(torch, model.dtype)).save_pretrained(files / "model")

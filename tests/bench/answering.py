@@ -1,7 +1,7 @@
-"""A server that answers at once: what is left of a request's cost is the client's.
+"""A server that answers at once: what remains of a request's cost is the client's.
 
-It reads just enough of HTTP, waits as long as it is told, and says one thing. In a
-process of its own, so that its work is not counted.
+It parses just enough of HTTP, waits for a fixed time, and gives every request the same
+answer. It runs in a process of its own, so that its work is not measured.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ async def main(delay: float) -> None:
                 await reader.readexactly(int(size))
             await asyncio.sleep(delay)
             close = b"connection: close" in head
-            kind = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
-            writer.write(kind + str(len(ANSWER)).encode() + b"\r\n\r\n" + ANSWER)
+            head_lines = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: "
+            writer.write(head_lines + str(len(ANSWER)).encode() + b"\r\n\r\n" + ANSWER)
             if close:
                 break
         writer.close()

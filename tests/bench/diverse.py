@@ -28,7 +28,7 @@ def threshold(data: Data) -> list[Line]:
         {"file": data.vectors(384, rows), "scores": data.lengths(384, rows)}
         for rows in (10_000, SAMPLE)
     )
-    ours = {"objective": "threshold", "by": "score", "threshold": LIMIT}
+    ours = {"method": {"name": "threshold", "threshold": LIMIT}, "score": "score"}
     done = race(
         data.folder,
         [
@@ -67,7 +67,7 @@ def _pairs(result: Result) -> float:
 def k_center(data: Data) -> list[Line]:
     """The first centre is the row nearest to the mean."""
     fields = {"file": data.vectors(256, 20_000)}
-    ours = {"objective": "k_center", "budget": PICKS}
+    ours = {"method": "k_center", "budget": PICKS}
     done = race(
         data.folder,
         [
@@ -95,7 +95,7 @@ def facility(data: Data) -> list[Line]:
     """
     file = data.vectors(256, 20_000)
     fields = {"file": file, "picks": PICKS}
-    ours = {"file": file, "objective": "facility_location", "budget": PICKS}
+    ours = {"file": file, "method": "facility_location", "budget": PICKS}
     done = race(
         data.folder,
         [

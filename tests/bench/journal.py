@@ -1,7 +1,7 @@
 """The journal's speed and the client's cost: 2,000 short prompts against a bare client.
 
 The bare client is the openai package's own, in plain asyncio with a semaphore, at the
-best of several concurrencies; ours finds its concurrency itself, and makes every
+best of several concurrencies; ours adapts its concurrency by itself, and makes every
 answer durable. `compare` also serves to race against a real server.
 """
 
@@ -26,29 +26,29 @@ from tests.bench.table import Line, bound
 
 PROMPTS = 2000
 DELAY = 0.1
-"""Seconds that the stand-in for a server takes for an answer."""
+"""Seconds that the fake server takes for an answer."""
 CONCURRENCIES = (64, 128, 256)
 KEY = "GRISTMILL_BENCH_KEY"
 """The environment variable that holds the server's key."""
 FEW, MANY = 10_000, 1_000_000
 """Entries of a small journal and of a large one."""
 LOOK_UPS = {"look-up of 500 random keys": None, "look-up of a stage's 5,000": 5000}
-"""Keys from all over the journal, or all that a stage asked, which lie together; in no order."""
+"""Keys from all over the journal, or all of one stage, which are adjacent; in random order."""
 
 
 def measure(folder: Path) -> list[Line]:
-    """All lines of this section; folder: where there is room for a journal of 10^6 entries."""
-    with tempfile.TemporaryDirectory(dir=folder) as room:
-        return [*journal(Path(room)), *client(Path(room))]
+    """All rows of this section; the folder's disk must hold a journal of 10^6 entries."""
+    with tempfile.TemporaryDirectory(dir=folder) as work_dir:
+        return [*journal(Path(work_dir)), *client(Path(work_dir))]
 
 
 def journal(folder: Path) -> list[Line]:
     """Writing in batches as an engine does, and looking up among few and among many."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     write(folder, 0, FEW)
-    few = {kind: look_up(folder, FEW, size, chance) for kind, size in LOOK_UPS.items()}
+    few = {kind: look_up(folder, FEW, size, rng) for kind, size in LOOK_UPS.items()}
     rate = write(folder, FEW, MANY)
-    many = {kind: look_up(folder, MANY, size, chance) for kind, size in LOOK_UPS.items()}
+    many = {kind: look_up(folder, MANY, size, rng) for kind, size in LOOK_UPS.items()}
     return [
         Line(
             "journal, responses made durable", f"{rate:,.0f} /s", demanded=">= 10,000 /s",
@@ -63,7 +63,7 @@ def journal(folder: Path) -> list[Line]:
 
 
 def key(number: int) -> str:
-    """As a digest is: no order in it."""
+    """A key without order, as digests are."""
     return f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128:032x}"
 
 
@@ -81,27 +81,27 @@ def write(folder: Path, start: int, stop: int, batch: int = 1000) -> float:
     return (stop - start) / seconds
 
 
-def look_up(folder: Path, count: int, stage: int | None, chance: random.Random) -> float:
+def look_up(folder: Path, count: int, stage: int | None, rng: random.Random) -> float:
     """Seconds for one key; the best of many look-ups, each in a journal just opened.
 
-    A run opens the journal and asks for each key once. Looking up again and again
-    through one connection would find all of a small journal in its memory and nothing
-    of a large one, and compare that.
+    A run opens the journal and looks up each key once. With one connection for all
+    look-ups, a small journal would be in its cache completely and a large one hardly, and
+    the caches would be compared.
     """
     times = []
     for _ in range(20):
         if stage is None:
-            numbers = [chance.randrange(count) for _ in range(500)]
+            numbers = [rng.randrange(count) for _ in range(500)]
         else:
-            first = chance.randrange(count - stage + 1)
-            numbers = chance.sample(range(first, first + stage), stage)
+            first = rng.randrange(count - stage + 1)
+            numbers = rng.sample(range(first, first + stage), stage)
         keys = [key(number) for number in numbers]
         opened = Journal(folder / "journal")
         began = time.perf_counter()
-        found = opened.get_many(keys)
+        responses = opened.get_many(keys)
         times.append((time.perf_counter() - began) / len(keys))
         opened.close()
-        assert all(found[key(number)]["n"] == number for number in numbers)
+        assert all(responses[key(number)]["n"] == number for number in numbers)
     return min(times)
 
 
@@ -147,19 +147,32 @@ def compare(
     rounds: int = 3,
     key: str = "not-wanted",
 ) -> tuple[Measured, Measured, int]:
-    """Ours, the bare client at its best concurrency, and that concurrency.
+    """Measure our client and the bare one.
 
-    First the bare client finds its best; then the two take turns, and the round with the
-    middle ratio counts: what else the machine does falls on both of a round alike.
+    First the bare client's best concurrency is searched; then the two take turns, and the
+    round with the median ratio counts: other load of the machine affects both clients of a
+    round alike.
+
+    Args:
+        base_url: Address of the server.
+        name: What the server calls the model.
+        prompts: The prompts, each sent once by each client and round.
+        folder: Where the journals of our client are.
+        tokens: Tokens of an answer at most.
+        rounds: Number of rounds.
+        key: The server's key.
+
+    Returns:
+        Our client's speed, the bare client's at its best concurrency, and that concurrency.
     """
 
-    def bare(most: int) -> Measured:
+    def bare(concurrency: int) -> Measured:
         seconds, cpu = _timed(
-            lambda: asyncio.run(_bare(base_url, name, prompts, most, tokens, key))
+            lambda: asyncio.run(_bare(base_url, name, prompts, concurrency, tokens, key))
         )
         return Measured(len(prompts) / seconds, cpu / len(prompts))
 
-    best = max(CONCURRENCIES, key=lambda most: bare(most).rate)
+    best = max(CONCURRENCIES, key=lambda concurrency: bare(concurrency).rate)
     pairs = [
         (_ours(base_url, name, prompts, folder / f"store-{turn}", tokens, key), bare(best))
         for turn in range(rounds)
@@ -175,9 +188,9 @@ def _ours(
     limits = Limits(concurrency=max(CONCURRENCIES))
     model = LanguageModel(name, "openai", base_url=base_url, limits=limits, api_key_env=KEY)
     engine = Context.scratch(folder).open(model)
-    asked = [Request((("user", text),), Decoding(max_tokens=tokens)) for text in prompts]
+    requests = [Request((("user", text),), Decoding(max_tokens=tokens)) for text in prompts]
     answers: list[Any] = []
-    seconds, cpu = _timed(lambda: answers.extend(engine.generate(asked)))
+    seconds, cpu = _timed(lambda: answers.extend(engine.generate(requests)))
     assert not [answer for answer in answers if answer.error], "every prompt has its answer"
     assert Journal(folder / "store" / "journal").count() == len(prompts)
     close_engines()
@@ -185,15 +198,15 @@ def _ours(
 
 
 async def _bare(
-    base_url: str, name: str, prompts: list[str], most: int, tokens: int, key: str
+    base_url: str, name: str, prompts: list[str], concurrency: int, tokens: int, key: str
 ) -> None:
     from openai import AsyncOpenAI
 
-    room = asyncio.Semaphore(most)
+    semaphore = asyncio.Semaphore(concurrency)
     async with AsyncOpenAI(base_url=base_url, api_key=key, max_retries=2) as api:
 
-        async def ask(text: str) -> str | None:
-            async with room:
+        async def answer_to(text: str) -> str | None:
+            async with semaphore:
                 answer = await api.chat.completions.create(
                     model=name,
                     messages=[{"role": "user", "content": text}],
@@ -202,12 +215,12 @@ async def _bare(
                 )
                 return answer.choices[0].message.content
 
-        answers = await asyncio.gather(*(ask(text) for text in prompts))
+        answers = await asyncio.gather(*(answer_to(text) for text in prompts))
     assert all(answer is not None for answer in answers)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Wall and CPU seconds."""
+    """Wall-clock and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - wall, time.process_time() - cpu

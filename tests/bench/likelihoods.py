@@ -17,7 +17,7 @@ ROWS = 300
 
 
 def measure(data: Data) -> list[Line]:
-    """Of the shipped sample, with the shipped model, on the device there is."""
+    """On the shipped sample, with the shipped model, on a GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM
 

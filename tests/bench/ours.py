@@ -95,15 +95,21 @@ def diverse(folder: Path, file: str, scores: str | None = None, **options: Any) 
     """select.diverse: `kept` as a mask, and the rows `chosen` in their order.
 
     scores: a file of one score for each row, read as the column `score`.
+    options: those of the stage as a recipe writes them.
     """
-    from stages.select.diverse import diverse as stage
+    from pipeline.recipe.discovery import find
+    from pipeline.recipe.options import bind
+
+    stage = find("select.diverse")
+    bound, problems = bind(stage, options, {}, folder)
+    assert not problems, problems
 
     rows, ctx = _embedded(folder, file), _context(folder)
     if scores:
         rows = rows.with_columns(pl.Series("score", np.load(folder / scores)))
 
     def run() -> dict[str, np.ndarray]:
-        verdicts = stage(ctx, rows, **options)
+        verdicts = stage.function(ctx, rows, **vars(bound))
         rank = verdicts["gain_rank"].fill_null(0).to_numpy()
         return {**_kept(verdicts), "chosen": np.argsort(rank, kind="stable")[(rank == 0).sum() :]}
 

@@ -14,11 +14,11 @@ from tests.bench.table import Line
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-vllm/bin/python"
 TOKENS = 8
-"""Of an answer: short, so that the clients matter and not the model."""
+"""Tokens of an answer: few, so that the clients are measured and not the model."""
 
 
 def measure(folder: Path) -> list[Line]:
-    """One line: answers a second through vLLM's CPU build, which `make vllm` sets up."""
+    """One row: answers a second through vLLM's CPU build, which `make vllm` sets up."""
     work = f"{PROMPTS:,} short prompts to vLLM's server"
     if not PYTHON.exists():
         return [Line(work, outcome="skipped: needs vLLM, see make vllm")]
@@ -32,15 +32,15 @@ def measure(folder: Path) -> list[Line]:
         engine_options={"enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 128},
     )
     prompts = [f"Name {i} seas and a lake." for i in range(PROMPTS)]
-    with tempfile.TemporaryDirectory(dir=folder) as room:
-        server = Server(model, Path(room) / "vllm.log")
+    with tempfile.TemporaryDirectory(dir=folder) as work_dir:
+        server = Server(model, Path(work_dir) / "vllm.log")
         try:
-            found = compare(
-                server.base_url, server.name, prompts, Path(room), TOKENS, key=server.key
+            measured = compare(
+                server.base_url, server.name, prompts, Path(work_dir), TOKENS, key=server.key
             )
         finally:
             server.close()
-    ours, bare, best = found
+    ours, bare, best = measured
     ratio = ours.rate / bare.rate
     return [
         Line(

@@ -29,17 +29,17 @@ def test_each_kind_of_stage_accounts_for_its_rows(tmp_path: Path) -> None:
         }
     )
     assert run(wired, tmp_path / "store") is Exit.ROWS_FAILED
-    told = counts(wired, tmp_path / "store")
-    assert told["a"] == (40, 0, 40, {}, 0)
-    assert told["b"] == (5, 0, 3, {"duplicate": 1}, 1)
-    assert told["new"] == (0, 6, 4, {"copy": 2}, 0)
-    assert told["all"] == (47, 0, 46, {"duplicate": 1}, 0)
-    assert told["sized"] == (46, 0, 45, {}, 1)
-    read, _, kept, dropped, _ = told["brief"]
+    by_step = counts(wired, tmp_path / "store")
+    assert by_step["a"] == (40, 0, 40, {}, 0)
+    assert by_step["b"] == (5, 0, 3, {"duplicate": 1}, 1)
+    assert by_step["new"] == (0, 6, 4, {"copy": 2}, 0)
+    assert by_step["all"] == (47, 0, 46, {"duplicate": 1}, 0)
+    assert by_step["sized"] == (46, 0, 45, {}, 1)
+    read, _, kept, dropped, _ = by_step["brief"]
     assert read == 45
     assert 0 < dropped["too_long"] < 45
-    assert told["unique"] == (kept, 0, kept - 1, {"twin": 1}, 0)
-    assert told["out"] == (0, 0, 0, {}, 0)
+    assert by_step["unique"] == (kept, 0, kept - 1, {"duplicate": 1}, 0)
+    assert by_step["out"] == (0, 0, 0, {}, 0)
     answers = artifact(wired, tmp_path / "store", "out").files / "answers.txt"
     assert len(answers.read_text().splitlines()) == kept - 1
 
@@ -98,24 +98,24 @@ def test_a_stage_without_rows_passes_on_none(tmp_path: Path) -> None:
     }
     wired = recipe(steps)
     assert run(wired, tmp_path / "store") is Exit.DONE
-    told = counts(wired, tmp_path / "store")
-    assert {name: c[:3] for name, c in told.items()} == dict.fromkeys(steps, (0, 0, 0))
+    by_step = counts(wired, tmp_path / "store")
+    assert {name: c[:3] for name, c in by_step.items()} == dict.fromkeys(steps, (0, 0, 0))
     unique = history.rows(wired, Store(tmp_path / "store"), "unique", "kept")
     assert unique.columns[-2:] == ["length", "rank"]
     assert set(states(wired, tmp_path / "store").values()) == {"cached"}
 
 
 @pytest.mark.parametrize(
-    ("uses", "told"),
+    ("uses", "message"),
     [
-        ("toy.short", "returned 31 lines for 32 rows"),
-        ("toy.silent", "returned NoneType instead of a polars DataFrame"),
-        ("toy.undeclared", "has undeclared"),
+        ("toy.short", "must return one row for each of the 32 input rows, got 31"),
+        ("toy.silent", "must return a polars DataFrame, got NoneType"),
+        ("toy.undeclared", "but declares no such"),
         ("toy.mistyped", "of another type"),
-        ("toy.twice", "keeps two rows of one id"),
+        ("toy.twice", "must keep unique ids, got a null or a repeated id"),
     ],
 )
-def test_a_stage_is_held_to_its_word(tmp_path: Path, uses: str, told: str) -> None:
+def test_a_broken_contract_is_refused(tmp_path: Path, uses: str, message: str) -> None:
     pool(tmp_path / "a", 100)
     wired = recipe(
         {
@@ -123,13 +123,13 @@ def test_a_stage_is_held_to_its_word(tmp_path: Path, uses: str, told: str) -> No
             "b": {"uses": uses, "needs": "a"},
         }
     )
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         run(wired, tmp_path / "store")
     assert states(wired, tmp_path / "store") == {"a": "cached", "b": "missing"}
     assert not list((tmp_path / "store/artifacts").glob(".*"))
 
 
-def test_failed_rows_are_tried_again_where_a_model_is_involved(
+def test_failed_rows_are_retried_where_a_model_is_involved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool(tmp_path / "a", 60)
@@ -191,7 +191,7 @@ def test_a_generator_asks_again_only_for_what_failed(
     assert counts(wired, store)["new"] == (0, 9, 6, {"copy": 3}, 0)
 
 
-def test_unreadable_input_is_not_tried_again_but_stays_told(tmp_path: Path) -> None:
+def test_unreadable_input_is_not_retried_but_stays_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("q\tunreadable\nbroken\nq\tfine\n")
     wired, store = (
         recipe(

@@ -11,29 +11,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.commands import comparison
 from pipeline.cli.tables import estimates, plan_table
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.estimate import expectations, totals
+from pipeline.execution.estimate import budget_warnings, comparison, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
-from pipeline.models.base import Price
-from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Usage
+from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Price, Usage
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
+from tests.support.journals import max_answers
 from tests.support.running import artifact, command, contents, pool, run
-from tests.support.serving import NAME, Tiny, listening
+from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 14
 
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    with listening(Tiny()) as found:
-        yield found
+    with listening(FakeServer()) as opened:
+        yield opened
     close_engines()
 
 
@@ -55,7 +54,7 @@ def model(port: int) -> dict[str, Any]:
 
 def answered(store: Path) -> int:
     journal = Journal(store / "journal")
-    assert journal.most_answers() <= 1
+    assert max_answers(journal) <= 1
     return journal.count()
 
 
@@ -111,7 +110,7 @@ def test_a_budget_is_in_no_fingerprint(tmp_path: Path, port: int) -> None:
     store = tmp_path / "store"
     run(recipe(tmp_path, port), store)
     limited = recipe(tmp_path, port, prices=PRICES, budget={"requests": 0})
-    assert {look.state for look in plan(limited, Store(store))} == {"cached"}
+    assert {planned.state for planned in plan(limited, Store(store))} == {"cached"}
     assert run(limited, store) is Exit.DONE
 
 
@@ -142,7 +141,7 @@ stages:
 
 
 def test_mistakes_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(RecipeErrors) as told:
+    with pytest.raises(RecipeErrors) as caught:
         recipe(
             tmp_path,
             9,
@@ -150,11 +149,11 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
             budget={"requests": -1, "money": 3},
             new={"budget": {"request": 1}},
         )
-    text = str(told.value)
+    text = str(caught.value)
     assert "there is no model 'n'" in text
     assert "prices.m: " in text
-    assert "budget: requests is below 0" in text
-    assert "stages.new.budget: request:" in text
+    assert "budget: requests must be at least 0, got -1" in text
+    assert "stages.new.budget: unknown key 'request'" in text
     with pytest.raises(RecipeErrors, match="'m' has no price"):
         recipe(tmp_path, 9, budget={"money": 3})
 
@@ -205,10 +204,11 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     run(recipe(tmp_path, port), store, "a")
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
-    found = expectations(limited, opened, plan(limited, opened))
-    (told,) = totals(limited, found)
+    found = estimate_steps(limited, opened, plan(limited, opened))
+    (told,) = budget_warnings(limited, found)
     tokens = found["new"].tokens
-    assert told == f"the budget of the run is 9 tokens; at most {tokens} are expected"
+    total = sum(estimate.tokens or 0 for estimate in found.values())
+    assert told == f"the budget of the run is 9 tokens; at most {total} are expected"
     shown = plan_table(estimates(limited, opened, plan(limited, opened)))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
@@ -221,7 +221,7 @@ def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path,
     wired = recipe(tmp_path, port)
     told = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
     assert told["rated"]["requests"] == ROWS
-    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.05)
+    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.15)
 
 
 @given(
@@ -244,11 +244,11 @@ def test_a_budget_is_never_exceeded(
             open_.append((reserved, actual))
         if len(open_) >= width:
             one = open_.pop(0)
-            budget.settle(*one)
+            budget.reconcile(*one)
             spent += one[1].tokens
         assert account.tokens <= tokens
         assert account.money <= tokens / 10 + 1e-6
     for one in open_:
-        budget.settle(*one)
+        budget.reconcile(*one)
         spent += one[1].tokens
     assert spent == account.tokens <= tokens

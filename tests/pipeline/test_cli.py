@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import polars as pl
@@ -42,9 +44,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def ask(ran: tuple[str, str], verb: str, *more: str) -> subprocess.CompletedProcess[str]:
-    told = command(verb, ran[0], *more, "--store", ran[1])
-    assert "Traceback" not in told.stderr
-    return told
+    done = command(verb, ran[0], *more, "--store", ran[1])
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def test_help_is_instant_and_imports_nothing_heavy() -> None:
@@ -57,23 +59,23 @@ def test_help_is_instant_and_imports_nothing_heavy() -> None:
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     call = [sys.executable, "-c", code]
-    told = subprocess.run(
+    done = subprocess.run(
         call, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
-    assert told.returncode == 0, told.stderr
+    assert done.returncode == 0, done.stderr
     for verb in ("run", "plan", "status", "why", "explain", "cat", "stages", "doctor"):
-        assert verb in told.stdout
+        assert verb in done.stdout
     assert min(timed("--help")[1] for _ in range(3)) < 0.5
 
 
 def test_a_run_with_nothing_to_do_is_quick(ran: tuple[str, str]) -> None:
-    told, seconds = timed("run", ran[0], "--store", ran[1])
+    done, seconds = timed("run", ran[0], "--store", ran[1])
     assert seconds < 2
-    assert told.returncode == 4
-    assert not re.search(r"^\[ *\d+/\d+\]", told.stderr, re.MULTILINE), "a stage ran again"
-    assert told.stdout.startswith("stage")
-    assert "some rows failed in: a" in told.stderr
-    assert f"cat {ran[0]} a --failed" in told.stderr
+    assert done.returncode == 4
+    assert not re.search(r"^\[ *\d+/\d+\]", done.stderr, re.MULTILINE), "a stage ran again"
+    assert done.stdout.startswith("stage")
+    assert "some rows failed in: a" in done.stderr
+    assert f"cat {ran[0]} a --failed" in done.stderr
 
 
 def test_json_is_all_that_is_printed(ran: tuple[str, str]) -> None:
@@ -110,8 +112,8 @@ def test_rows_are_printed_and_saved(ran: tuple[str, str], tmp_path: Path) -> Non
     assert all(row["length"] <= 20 for row in printed)
     for name in ("rows.parquet", "rows.jsonl"):
         path = tmp_path / name
-        told = ask(ran, "cat", "brief", "-o", str(path))
-        assert (told.returncode, told.stdout) == (0, "")
+        done = ask(ran, "cat", "brief", "-o", str(path))
+        assert (done.returncode, done.stdout) == (0, "")
         read = pl.read_parquet(path) if name.endswith("parquet") else pl.read_ndjson(path)
         assert read["id"].to_list() == [row["id"] for row in printed]
     (failed,) = map(json.loads, ask(ran, "cat", "a", "--failed").stdout.splitlines())
@@ -126,25 +128,96 @@ def test_rows_are_printed_and_saved(ran: tuple[str, str], tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (["brief", "-o", "x.csv"], "ends in neither .parquet nor .jsonl"),
+        (["brief", "-o", "x.csv"], "must end in .parquet or .jsonl, got 'x.csv'"),
         (["brief", "-o", "/proc/none/x.parquet"], "cannot be written"),
         (["brief", "-o", "/proc/none/x.jsonl"], "cannot be written"),
         (["breif"], "the recipe has no stage 'breif'"),
-        (["out"], "makes files and no rows"),
+        (["out"], "gives files, not rows"),
         (["brief", "--dropped", "--failed"], "exclude each other"),
     ],
 )
 def test_mistakes_with_cat(ran: tuple[str, str], more: list[str], what: str) -> None:
-    told = ask(ran, "cat", *more)
-    assert told.returncode == 2
-    assert what in told.stderr
-    assert told.stdout == ""
+    done = ask(ran, "cat", *more)
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert done.stdout == ""
+
+
+def test_hints_repeat_profile_overrides_and_store(ran: tuple[str, str], tmp_path: Path) -> None:
+    changed = tmp_path / "cli.yaml"
+    text = Path(ran[0]).read_text().replace("rows.txt", str(Path(ran[0]).parent / "rows.txt"))
+    changed.write_text(text + "profiles: {brief: {stages.brief.with.maximum: 9}}\n")
+    options = ["--profile", "brief", "--set", "stages.a.with.source=b c"]
+    options += ["--store", str(tmp_path / "x y")]
+    failed = command("cat", str(changed), "brief", *options)
+    assert failed.returncode == 2
+    quoted = f"--profile brief --set 'stages.a.with.source=b c' --store '{tmp_path / 'x y'}'"
+    assert f"try: python -m pipeline run {changed} brief {quoted}\n" in failed.stderr
+    planned = command("plan", str(changed), "brief", *options, "--json")
+    assert json.loads(planned.stdout)["stages"][0]["name"] == "a"
+    unknown = command("status", str(changed), "--profile", "breif")
+    assert (unknown.returncode, "did you mean 'brief'?" in unknown.stderr) == (2, True)
+
+
+HELP = ["", "run", "plan", "status", "why", "explain", "cat", "stages", "doctor", "journal"]
+HELP += [f"journal {verb}" for verb in ("stats", "verify", "export", "import")]
+
+
+@pytest.mark.parametrize("verb", HELP)
+def test_help_is_complete(verb: str) -> None:
+    text = command(*verb.split(), "--help").stdout
+    usage = text.split("\n\n")[0]
+    assert "[[" not in usage
+    assert not re.search(r"<(?!str>|list\[str\]>|path>)|\w\.\.\.$", text, re.MULTILINE), (
+        "cut or bare"
+    )
+    for option, metavar in (("--store", "DIR"), ("--set", "PATH=VALUE"), ("--workers", "N")):
+        assert option not in text or f"{option} {metavar} " in text
+    if verb in HELP[1:7]:
+        assert "--profile NAME" in text
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert command("--version").stdout == f"gristmill {project['version']}\n"
+
+
+def test_the_launcher_works_from_any_folder(ran: tuple[str, str], tmp_path: Path) -> None:
+    launcher = tmp_path / "bin of mine" / "gristmill"
+    launcher.parent.mkdir()
+    call = [sys.executable, "-m", "pipeline.cli.launcher", str(launcher)]
+    subprocess.run(call, cwd=ROOT, check=True)
+    (tmp_path / "pipeline").mkdir()  # not to be taken for ours
+    (tmp_path / "cli.yaml").write_text(Path(ran[0]).read_text())
+    pool(tmp_path / "rows.txt", 5)
+
+    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        return subprocess.run(
+            [launcher, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    assert started("--help").stdout.startswith("Usage: gristmill [OPTIONS]")
+    before = started("cat", "cli.yaml", "brief", "--store", "store")
+    assert before.stderr.endswith("try: gristmill run cli.yaml brief --store store\n")
+    done = started("run", "cli.yaml", "brief", "--store", "store", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "store/artifacts").is_dir()
+    assert started("cat", "cli.yaml", "brief", "--store", "store", "-o", "rows.jsonl").stderr == ""
+    assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == 5
+    assert "data/artifacts" in started("doctor").stdout
+    assert not (tmp_path / "data").exists()
+    wrong = started("stages", "nowhere")
+    assert "gristmill stages lists them all" in wrong.stderr
 
 
 def test_branches_that_agree_on_a_record_both_say_so() -> None:
     verdict = {"verdict": "dropped", "cluster": 3, "drop_reason": "not_selected"}
-    told = {"id": "x", "way": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")]}
-    paragraphs = tables.way(told).split("\n\n")
+    record = {
+        "id": "x",
+        "history": [{"stage": name, "uses": "toy", **verdict} for name in ("b", "c")],
+    }
+    paragraphs = tables.record_history(record).split("\n\n")
     assert len(paragraphs) == 3
     for paragraph in paragraphs[1:]:
         assert "  cluster: 3\n  drop_reason: not_selected" in paragraph
@@ -153,13 +226,13 @@ def test_branches_that_agree_on_a_record_both_say_so() -> None:
 def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
     wired, store = Recipe.load(ran[0]), Path(ran[1])
     dropped = artifact(wired, store, "brief").read("dropped")["id"][0]
-    told = ask(ran, "explain", dropped[:12]).stdout
-    assert told.startswith(f"record {dropped}")
-    order = [told.index(part) for part in ("a (tests", "sized (tests", "brief (tests")]
+    text = ask(ran, "explain", dropped[:12]).stdout
+    assert text.startswith(f"record {dropped}")
+    order = [text.index(part) for part in ("a (tests", "sized (tests", "brief (tests")]
     assert order == sorted(order)
-    assert "verdict" not in told
-    assert "drop_reason: too_long" in told
-    assert "CC0-1.0" in told
+    assert "verdict" not in text
+    assert "drop_reason: too_long" in text
+    assert "CC0-1.0" in text
     ids = artifact(wired, store, "a").read("kept")["id"].to_list()
     shared = next(a[:1] for a, b in itertools.pairwise(ids) if a[0] == b[0])
     ambiguous = ask(ran, "explain", shared)
@@ -177,7 +250,7 @@ def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
         (["run", "README.md"], "error: "),
         (["run", "/"], "there is no recipe '/'"),
         (["run", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
-        (["run", "RECIPE", "--set", "x"], "is not of the form path=value"),
+        (["run", "RECIPE", "--set", "x"], "must be of the form PATH=VALUE"),
         (["why", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
         (["cat", "RECIPE", "brief", "--store", "/tmp/none-there"], "brief has not run yet"),
         (["stages", "score.los"], "did you mean 'score.loss'"),
@@ -189,29 +262,29 @@ def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
 def test_mistakes_end_with_two_and_no_traceback(
     ran: tuple[str, str], arguments: list[str], what: str
 ) -> None:
-    told = command(*[ran[0] if a == "RECIPE" else a for a in arguments])
-    assert told.returncode == 2
-    assert what in told.stderr
-    assert "Traceback" not in told.stderr
+    done = command(*[ran[0] if a == "RECIPE" else a for a in arguments])
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(ran: tuple[str, str], tmp_path: Path) -> None:
     pool(tmp_path / "rows.txt", 3)
     crash = "  z: {uses: toy.crash, needs: a}\n"
     (tmp_path / "r.yaml").write_text(toys(TEXT + crash))
-    told = command("run", str(tmp_path / "r.yaml"), "z", "--store", str(tmp_path / "store"))
-    assert told.returncode == 1
-    assert "ZeroDivisionError: a bug of the stage" in told.stderr
+    done = command("run", str(tmp_path / "r.yaml"), "z", "--store", str(tmp_path / "store"))
+    assert done.returncode == 1
+    assert "ZeroDivisionError: a bug of the stage" in done.stderr
     assert not list((tmp_path / "store/artifacts").glob(".*"))
 
 
 def test_the_stages_document_themselves() -> None:
-    told = command("stages")
-    assert told.returncode == 0
+    done = command("stages")
+    assert done.returncode == 0
     for name in ("load.records", "score.loss", "dedup.minhash", "select.random"):
-        assert name in told.stdout
+        assert name in done.stdout
     page = command("stages", "select.random").stdout
-    for part in ("budget: int  (required)", "seed: int  (default 0)", "rows: records", "version 2"):
+    for part in ("seed: integer", "(default 0)", "rows: records", "version 2"):
         assert part in page
     (entry,) = json.loads(command("stages", "load.records", "--json").stdout)
     assert entry["options"]["path"]["type"] == "path, list or glob"
@@ -220,15 +293,15 @@ def test_the_stages_document_themselves() -> None:
 def test_a_reader_that_goes_away_is_no_error(ran: tuple[str, str]) -> None:
     call = f"{sys.executable} -m pipeline cat {ran[0]} a --store {ran[1]} | head -c 10; "
     shell = ["bash", "-c", call + "echo ${PIPESTATUS[0]} >&2"]
-    told = subprocess.run(
+    done = subprocess.run(
         shell, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
     )
-    assert told.stderr == "0\n"
+    assert done.stderr == "0\n"
 
 
 def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
-    told = command("doctor", "--store", str(tmp_path / "store"))
-    assert told.returncode == 0, told.stdout
-    assert "polars" in told.stdout
-    assert "quickstart.yaml" in told.stdout
+    done = command("doctor", "--store", str(tmp_path / "store"))
+    assert done.returncode == 0, done.stdout
+    assert "polars" in done.stdout
+    assert "quickstart.yaml" in done.stdout
     assert not (tmp_path / "store").exists()

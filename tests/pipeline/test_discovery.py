@@ -76,8 +76,8 @@ def tree(tmp_path: Path) -> Tree:
 CHANGES = [
     ("a helper without underscore", "stages/tag/helper.py", "from stages.tag.helper import x"),
     ("a helper of another family", "stages/score/helper.py", "from stages.score import helper"),
-    ("a relative import", "stages/tag/near.py", "from .near import x"),
-    ("a relative import of a module", "stages/tag/near.py", "from . import near"),
+    ("a relative import", "stages/tag/near_by.py", "from .near_by import x"),
+    ("a relative import of a module", "stages/tag/near_by.py", "from . import near_by"),
     ("a module in a room", "stages/_room/kernel.py", "from stages._room.kernel import x"),
     ("a package's own file", "stages/_room/__init__.py", "from stages._room.kernel import y"),
     ("a schema", "schemas/extra.py", "from schemas.extra import x"),
@@ -152,6 +152,17 @@ def test_the_modules_beside_a_users_own_stage_count(tree: Tree, tmp_path: Path) 
     before = tree.hashes("mine", folder=own)
     (own / "helper.py").write_text("x = 2\n")
     assert tree.hashes("mine", folder=own) != before
+
+
+def test_the_hash_does_not_depend_on_where_the_modules_lie(tree: Tree, tmp_path: Path) -> None:
+    hashes = []
+    for name in ("a", "z"):  # one sorts before the repository's folder, one after it
+        (tmp_path / name).mkdir()
+        imports = "import schemas.records\nimport helper"
+        (tmp_path / name / "mine.py").write_text(STAGE.format(name="mine", imports=imports))
+        (tmp_path / name / "helper.py").write_text("x = 1\n")
+        hashes.append(tree.hashes("mine", folder=tmp_path / name))
+    assert hashes[0] == hashes[1]
 
 
 def test_helpers_are_no_stages_and_a_broken_module_hides_no_other(tree: Tree) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.cli import tables
+from pipeline.cli.stage_docs import stage_entry
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors
 from pipeline.recipe.discovery import find
@@ -19,7 +19,7 @@ from tests.support.running import artifact, pool, recipe, run, states
 HERE = "tests.pipeline.test_edges"
 
 
-def told(rows: pl.DataFrame, other: pl.DataFrame | Path | None) -> pl.DataFrame:
+def arrived(rows: pl.DataFrame, other: pl.DataFrame | Path | None) -> pl.DataFrame:
     came = "nothing" if other is None else type(other).__name__
     columns = ",".join(other.columns) if isinstance(other, pl.DataFrame) else ""
     return pl.DataFrame({"came": [f"{came} {columns}".strip()] * len(rows)})
@@ -28,13 +28,13 @@ def told(rows: pl.DataFrame, other: pl.DataFrame | Path | None) -> pl.DataFrame:
 @stage(version=1, scope="set", reads={"other": ["messages"]}, adds={"came": pl.String})
 def either(ctx: Context, rows: Records, other: Records | Files | None = None) -> pl.DataFrame:
     """What kind of thing came along the edge."""
-    return told(rows, other)
+    return arrived(rows, other)
 
 
 @stage(version=1, scope="row", reads={"other": ["messages"]}, adds={"came": pl.String})
 def files_first(ctx: Context, rows: Records, other: Files | Records) -> pl.DataFrame:
     """The same row by row, in workers, with files preferred."""
-    return told(rows, other)
+    return arrived(rows, other)
 
 
 @stage(version=1, scope="set", reads=["messages"], adds={"n": pl.Int8}, files=True)
@@ -96,4 +96,4 @@ def test_a_stage_tells_all_kinds_it_takes() -> None:
         (DataKind.RECORDS,),
         (DataKind.RECORDS, DataKind.FILES),
     ]
-    assert tables.stage_entry(described)["edges"]["other"] == "records or files (optional)"
+    assert stage_entry(described)["edges"]["other"]["kind"] == "records or files (optional)"

@@ -23,7 +23,7 @@ from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.running import artifact, command, contents, counts, pool, run
-from tests.support.serving import NAME, Tiny, listening
+from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 10
 SECRET = "sk-a-key-that-nobody-may-see-42"
@@ -39,8 +39,8 @@ stages:
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[Tiny, int]]:
-    tiny = Tiny(key=SECRET)
+def server() -> Iterator[tuple[FakeServer, int]]:
+    tiny = FakeServer(key=SECRET)
     with listening(tiny) as port:
         yield tiny, port
         close_engines()
@@ -53,8 +53,8 @@ def recipe(folder: Path, port: int, engine: str = "openai", more: str = "") -> R
     return Recipe.load(str(path))
 
 
-def test_failed_rows_are_told_and_tried_again(
-    tmp_path: Path, server: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
+def test_failed_rows_are_reported_and_retried(
+    tmp_path: Path, server: tuple[FakeServer, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 4, the other rows go on, the next run asks only what failed, a replay agrees."""
     tiny, port = server
@@ -63,9 +63,9 @@ def test_failed_rows_are_told_and_tried_again(
     wired, store = recipe(tmp_path, port, more=key), tmp_path / "store"
     tiny.refuse = ("question 3", "question 7")
     assert run(wired, store) is Exit.ROWS_FAILED
-    told = counts(wired, store)
-    assert told["new"] == (0, ROWS, ROWS - 2, {}, 2)
-    assert told["rated"] == (ROWS, 0, ROWS - 2, {}, 2)
+    by_step = counts(wired, store)
+    assert by_step["new"] == (0, ROWS, ROWS - 2, {}, 2)
+    assert by_step["rated"] == (ROWS, 0, ROWS - 2, {}, 2)
     reasons = artifact(wired, store, "rated").read("failed")["error"].to_list()
     assert all("the server answered 400: refused" in reason for reason in reasons)
     tiny.refuse = ()
@@ -85,14 +85,14 @@ def test_failed_rows_are_told_and_tried_again(
     for call in (("export", store), ("import", other)):
         file = str(tmp_path / "journal.jsonl")
         assert command("journal", call[0], file, "--store", str(call[1])).returncode == Exit.DONE
-    asked = tiny.answered.total()
+    sent = tiny.answered.total()
     replayed = recipe(tmp_path, port, engine="replay")
     assert run(replayed, other) is Exit.DONE
     assert contents(other, replayed) == contents(store, wired)
-    assert tiny.answered.total() == asked
+    assert tiny.answered.total() == sent
 
 
-def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[Tiny, int]) -> None:
+def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[FakeServer, int]) -> None:
     """The server repeats the key in its errors, as some do."""
     tiny, port = server
     tiny.refuse = ("question 3",)
@@ -123,18 +123,21 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "message"),
     [
-        ({"engine": "openai", "model": "m"}, "needs base_url"),
-        ({"engine": "openai", "model": "m", "base_url": "http://h", "serve": True}, "needs base"),
-        ({"engine": "vllm", "model": "m", "serve": True}, "not for the engine vllm"),
-        ({"model": "m", "engine_options": {"quantization": "fp8"}}, "takes none"),
+        ({"engine": "openai", "model": "m"}, "got neither"),
+        (
+            {"engine": "openai", "model": "m", "base_url": "http://h", "serve": True},
+            "got base_url and serve",
+        ),
+        ({"engine": "vllm", "model": "m", "serve": True}, "engine vllm, got serve: true"),
+        ({"model": "m", "engine_options": {"quantization": "fp8"}}, "must be empty"),
         ({"engine": "openai", "model": "m", "base_url": "http://h", "api_key": "x"}, "api_key"),
         ({"engine": "openai", "model": "m", "base_url": "http://u:p@h"}, "from the environment"),
         ({"engine": "openai", "model": "m", "base_url": "http://h?key=p"}, "from the environment"),
         ({"engine": "vllm", "model": "m", "engine_options": {"hf_token": "p"}}, "HF_TOKEN"),
         ({"engine": "openai", "model": "m", "base_url": "h", "limits": {"tries": 3}}, "tries"),
-        ({"engine": "vllm", "model": "m", "limits": {"timeout": 0.0}}, "above zero"),
+        ({"engine": "vllm", "model": "m", "limits": {"timeout": 0.0}}, "must be above 0, got 0.0"),
         (
             {"engine": "openai", "model": "m", "base_url": "http://h", "chat_template": "x.jinja"},
             "needs a tokenizer",
@@ -142,13 +145,13 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_go_together_is_told_before_anything_runs(
-    tmp_path: Path, model: dict[str, object], told: str
+    tmp_path: Path, model: dict[str, object], message: str
 ) -> None:
     pool(tmp_path / "rows.txt", 2)
     stages = {
         "a": {"uses": "tests.support.toys.load", "with": {"path": str(tmp_path / "rows.txt")}}
     }
-    with pytest.raises(RecipeErrors, match=told):
+    with pytest.raises(RecipeErrors, match=message):
         Recipe.of("wrong", stages, {"m": model})
 
 

@@ -1,4 +1,4 @@
-"""Kill it at any instant: what is there is whole, and the end is that of an undisturbed run."""
+"""Kill a run at any instant: artifacts are complete, and the next run changes no result."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def slow(tmp_path: Path) -> Path:
 
 def processes(store: Path) -> list[int]:
     """Living processes that belong to a run on the store, workers included."""
-    found = []
+    running = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            known = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            identity = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
             dead = (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
         except OSError:
             continue
-        if str(store).encode() in known and not dead and int(folder.name) != os.getpid():
-            found.append(int(folder.name))
-    return found
+        if str(store).encode() in identity and not dead and int(folder.name) != os.getpid():
+            running.append(int(folder.name))
+    return running
 
 
 def gone(store: Path, seconds: float = 5.0) -> bool:
@@ -61,7 +61,7 @@ def gone(store: Path, seconds: float = 5.0) -> bool:
     return not processes(store)
 
 
-def whole(store: Path) -> None:
+def check_artifacts(store: Path) -> None:
     """Every visible artifact is complete, and its files can be read."""
     for folder in (store / "artifacts").glob("[!.]*"):
         seen = open_artifact(folder)
@@ -104,7 +104,7 @@ def kill_at_random(recipe: Path, kills: int, nap: str, workers: str, longest: fl
             killed += 1
             kill(process)
         assert gone(store), f"processes outlive their run: {processes(store)}"
-        whole(store)
+        check_artifacts(store)
     assert killed > kills / 2, "too little to do for so many kills"
     finish(recipe, store)
     assert contents(store, wired) == contents(undisturbed, wired)
@@ -133,13 +133,13 @@ def kill_in_commits(recipe: Path, kills: int) -> None:
     for attempt in range(20 * kills):
         before = set((store / "artifacts").glob("[!.]*"))
         process = started(*arguments(recipe, store, "--workers", "1"))
-        wanted = ("kept.parquet", "manifest.json")[attempt % 2]
+        awaited = ("kept.parquet", "manifest.json")[attempt % 2]
         seen: set[Path] = set()
         while process.poll() is None and not seen:
-            seen = {p.parent for p in (store / "artifacts").glob(f".*/{wanted}")}
+            seen = {p.parent for p in (store / "artifacts").glob(f".*/{awaited}")}
         kill(process)
         caught += any(folder.exists() for folder in seen)
-        whole(store)
+        check_artifacts(store)
         after = set((store / "artifacts").glob("[!.]*"))
         assert before <= after, "an artifact has gone"
         if caught >= kills:
@@ -188,10 +188,10 @@ def workers_of(process: subprocess.Popen[str], store: Path) -> list[int]:
     """Wait until the run has started workers that compute."""
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
-        found = [pid for pid in processes(store) if pid != process.pid]
-        spawned = [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+        others = [pid for pid in processes(store) if pid != process.pid]
+        spawned = [p for p in others if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
         if len(spawned) >= 2:
-            return found
+            return others
         time.sleep(0.05)
     raise AssertionError(f"no workers were started: {process.communicate()[1]}")
 
@@ -213,8 +213,8 @@ def test_results_are_those_of_any_number_of_workers_and_chunk_size(
 ) -> None:
     recipe = wide(tmp_path, 900)
     wired = Recipe.load(str(recipe))
-    monkeypatch.setattr("pipeline.execution.workers.WORTH_SPAWNING", 0.0)
-    monkeypatch.setattr("pipeline.execution.workers.TELLING", 0.0)
+    monkeypatch.setattr("pipeline.execution.workers.MIN_PARALLEL_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.execution.workers.MIN_RATE_SECONDS", 0.0)
     monkeypatch.setenv("TOY_NAP", "0.001")
     run(wired, tmp_path / "two", workers=2)
     monkeypatch.setenv("TOY_NAP", "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import pytest
 from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
-from pipeline.execution.plan import select_steps
+from pipeline.execution.plan import differences, select_steps
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from tests.support.running import MODEL, TOY, artifact, looks, pool, recipe, run, states
+from tests.support.running import MODEL, TOY, artifact, planned_steps, pool, recipe, run, states
 
 
 def chain(folder: Path, **options: Any) -> Recipe:
@@ -36,15 +37,15 @@ def chain(folder: Path, **options: Any) -> Recipe:
 
 
 def why(wired: Recipe, store: Path, step: str) -> list[str]:
-    told = tables.reasons(wired, Store(store), step)["stages"]
-    return next(t["causes"] for t in told if t["name"] == step)
+    stages = tables.reasons(wired, Store(store), step)["stages"]
+    return next(t["causes"] for t in stages if t["name"] == step)
 
 
 def test_a_store_goes_from_missing_to_cached(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 30)
     wired, store = chain(tmp_path), tmp_path / "store"
     assert list(states(wired, store).values()) == ["missing"] + ["unknown"] * 4
-    assert looks(wired, store)["brief"].causes == ["unknown until sized has run"]
+    assert planned_steps(wired, store)["brief"].causes == ["unknown until sized has run"]
     assert not store.exists() or not (store / "artifacts").exists()
     run(wired, store, "sized")
     assert list(states(wired, store).values()) == ["cached"] * 2 + ["missing"] + ["unknown"] * 2
@@ -58,9 +59,9 @@ def test_another_threshold_recomputes_that_stage_and_its_dependents(tmp_path: Pa
     run(before, store)
     assert list(states(after, store).values()) == ["cached"] * 2 + ["stale"] + ["unknown"] * 2
     assert why(after, store, "brief") == ["option maximum: 20 -> 10"]
-    prints = {name: look.fingerprint for name, look in looks(before, store).items()}
+    prints = {name: planned.fingerprint for name, planned in planned_steps(before, store).items()}
     run(after, store)
-    again = {name: look.fingerprint for name, look in looks(after, store).items()}
+    again = {name: planned.fingerprint for name, planned in planned_steps(after, store).items()}
     assert [name for name in prints if prints[name] != again[name]] == ["brief", "unique", "out"]
     assert why(after, store, "brief") == [
         "changed since the artifact before: option maximum: 20 -> 10"
@@ -94,12 +95,12 @@ def test_equal_values_stop_the_recomputation(tmp_path: Path) -> None:
     run(wired(0, 0), store)
     run(wired(2, 0), store)  # the lengths differ, their parities do not
     assert artifact(wired(2, 0), store, "sized").fingerprint != (
-        looks(wired(0, 0), store)["sized"].fingerprint
+        planned_steps(wired(0, 0), store)["sized"].fingerprint
     )
-    first = looks(wired(0, 0), store)["odd"].fingerprint
-    assert looks(wired(2, 0), store)["odd"].fingerprint == first
-    assert looks(wired(2, 0), store)["even"].fingerprint != (
-        looks(wired(0, 0), store)["even"].fingerprint
+    first = planned_steps(wired(0, 0), store)["odd"].fingerprint
+    assert planned_steps(wired(2, 0), store)["odd"].fingerprint == first
+    assert planned_steps(wired(2, 0), store)["even"].fingerprint != (
+        planned_steps(wired(0, 0), store)["even"].fingerprint
     )
     assert "column length of sized changed" in why(wired(2, 0), store, "even")[0]
 
@@ -109,8 +110,8 @@ def test_a_column_that_is_not_read_changes_nothing(tmp_path: Path) -> None:
     before, after = chain(tmp_path, maximum=90), chain(tmp_path, sized={"plus": 1}, maximum=90)
     run(before, tmp_path / "store")
     run(after, tmp_path / "store", "sized")
-    told = states(after, tmp_path / "store")
-    assert told["brief"] == "stale", "it reads the length"
+    after_states = states(after, tmp_path / "store")
+    assert after_states["brief"] == "stale", "it reads the length"
     run(after, tmp_path / "store", "brief")
     assert states(after, tmp_path / "store")["unique"] == "cached", "it reads the messages only"
 
@@ -246,13 +247,13 @@ def test_a_model_that_a_stage_made_is_an_input(tmp_path: Path) -> None:
     assert list(wired(1).steps) == ["a", "trained", "applied", "size"]
     assert [s.name for s in select_steps(wired(1), ["applied"])] == ["a", "trained", "applied"]
     run(wired(1), store)
-    assert artifact(wired(1), store, "applied").read("kept")["told"].unique().to_list() == [2]
+    assert artifact(wired(1), store, "applied").read("kept")["rows_seen"].unique().to_list() == [2]
     run(wired(2), store, "trained")
     assert states(wired(2), store)["applied"] == "cached", "other log, equal weights"
     assert states(wired(2), store)["size"] == "stale"
     pool(tmp_path / "a.txt", 31)
     run(wired(2), store)
-    assert artifact(wired(2), store, "applied").read("kept")["told"].unique().to_list() == [3]
+    assert artifact(wired(2), store, "applied").read("kept")["rows_seen"].unique().to_list() == [3]
     assert "model model changed" in "".join(why(wired(2), store, "applied"))
 
 
@@ -274,6 +275,65 @@ def test_rows_of_a_stale_stage_are_never_mixed_with_those_of_another_run(tmp_pat
     assert lengths.to_list() == kept["length"].to_list()
 
 
+def test_prompts_that_only_moved_are_said_to_have_moved(tmp_path: Path) -> None:
+    pool(tmp_path / "a.txt", 3)
+    wired, store = chain(tmp_path), tmp_path / "store"
+    run(wired, store, "sized")
+    planned = planned_steps(wired, store)["sized"]
+    assert planned.parts is not None
+    old = {**planned.parts, "prompts": {"old/a": "1", "old/b": "2"}}
+    moved = {**planned.parts, "prompts": {"new/b": "2", "new/a": "1"}}
+    changed = {**planned.parts, "prompts": {"old/a": "1", "old/b": "3"}}
+    assert differences(old, moved, planned.step) == ["prompts moved to other files"]
+    assert differences(old, changed, planned.step) == ["prompts changed"]
+
+
+OLD_PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "another stage": lambda parts: {**parts, "stage": "toy.older", "version": 7},
+    "other options": lambda parts: {**parts, "options": {"older": {"a": [1]}}},
+    "another edge": lambda parts: {**parts, "inputs": {"older": parts["inputs"]["rows"]}},
+    "an input of files": lambda parts: {**parts, "inputs": {"rows": [{"files": "0"}]}},
+    "no inputs": lambda parts: {**parts, "inputs": {}},
+    "fewer parts": lambda parts: {"stage": parts["stage"]},
+}
+
+
+@pytest.mark.parametrize("old", OLD_PARTS)
+def test_an_artifact_of_older_code_can_be_looked_at(tmp_path: Path, old: str) -> None:
+    """Only its parts differ: an artifact's columns and rows are what they were."""
+    pool(tmp_path / "a.txt", 12)
+    before, store = chain(tmp_path, sized={"plus": 1}), tmp_path / "store"
+    run(before, store)
+    for name in ("sized", "brief", "unique"):
+        file = artifact(before, store, name).folder / "manifest.json"
+        manifest = json.loads(file.read_text())
+        file.write_text(json.dumps({**manifest, "parts": OLD_PARTS[old](manifest["parts"])}))
+    now, opened = chain(tmp_path), Store(store)
+    assert states(now, store)["sized"] == "stale"
+    assert why(now, store, "sized")
+    assert history.status(now, opened)["stages"][1]["kept"] == 12
+    record = artifact(now, store, "a").read("kept")["id"][0]
+    events = [event["stage"] for event in history.explain(now, opened, record)["history"]]
+    assert events[:2] == ["a", "sized"]
+    assert len(history.rows(now, opened, "a", "kept")) == 12
+    if old in ("another stage", "other options", "another edge"):
+        assert len(history.rows(now, opened, "sized", "kept")) == 12
+    else:
+        with pytest.raises(UserError, match="made from other rows"):
+            history.rows(now, opened, "sized", "kept")
+
+
+def test_a_step_whose_stage_made_rows_before_is_not_mixed_with_its_input(tmp_path: Path) -> None:
+    pool(tmp_path / "a.txt", 6)
+    load = {"uses": "toy.load", "with": {"path": str(tmp_path / "a.txt")}}
+    store = tmp_path / "store"
+    run(recipe({"a": load, "b": {"uses": "toy.merge", "needs": ["a"]}}), store)
+    now = recipe({"a": load, "b": {"uses": "toy.length", "needs": "a"}})
+    assert history.status(now, Store(store))["stages"][1]["kept"] == 6
+    with pytest.raises(UserError, match="made from other rows"):
+        history.rows(now, Store(store), "b", "kept")
+
+
 def test_the_stage_itself_may_change(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 5)
     load = {"uses": "toy.load", "with": {"path": str(tmp_path / "a.txt")}}
@@ -283,7 +343,7 @@ def test_the_stage_itself_may_change(tmp_path: Path) -> None:
     assert causes[0] == f"stage: {TOY}.length -> {TOY}.distinct"
 
 
-def test_what_can_be_known_to_be_wrong_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_wrong_options_are_reported_before_anything_runs(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 5)
     load = {"uses": "toy.load", "with": {"path": str(tmp_path / "a.txt")}}
     bad = {"uses": "toy.typed", "needs": "a", "with": {"maximum": -1}}
@@ -294,15 +354,15 @@ def test_what_can_be_known_to_be_wrong_is_told_before_anything_runs(tmp_path: Pa
     assert states(wired, tmp_path / "store")["a"] == "missing"
 
 
-def test_status_tells_all_stages(tmp_path: Path) -> None:
+def test_status_lists_all_stages(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 30)
     wired, store = chain(tmp_path, maximum=10), Store(tmp_path / "store")
     run(wired, store.root)
-    told = json.loads(json.dumps(history.status(wired, store)))
-    assert told["recipe"] == "toys"
+    status = json.loads(json.dumps(history.status(wired, store)))
+    assert status["recipe"] == "toys"
     keys = "name uses state fingerprint rows_in created kept dropped failed seconds"
-    for stage in told["stages"]:
+    for stage in status["stages"]:
         assert set(keys.split()) | {"peak_memory_bytes"} <= set(stage)
         assert stage["peak_memory_bytes"] > 1_000_000
-    brief = told["stages"][2]
+    brief = status["stages"][2]
     assert brief["rows_in"] == 30 == brief["kept"] + brief["dropped"]["too_long"]

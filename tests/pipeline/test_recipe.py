@@ -1,4 +1,4 @@
-"""Everything that is wrong with a recipe is told together, before anything runs."""
+"""Everything that is wrong with a recipe is reported together, before anything runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load(tmp_path: Path, text: str, *overrides: str) -> Recipe:
     return Recipe.load(str(path), overrides)
 
 
-def told(tmp_path: Path, text: str, *overrides: str) -> str:
+def mistakes(tmp_path: Path, text: str, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load(tmp_path, text, *overrides)
     return str(caught.value).replace(f"{TOY}.", "toy.").replace(str(tmp_path), "")
@@ -69,14 +69,18 @@ extra: 1
 
 
 def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None:
-    text = told(tmp_path, MANY)
+    text = mistakes(tmp_path, MANY)
     expected = {
         3: ["unknown key 'dytpe'", "did you mean 'dtype'?"],
         5: ["unknown option 'pth'", "did you mean 'path'?"],
         6: ["there is no file 'absent.txt'"],
-        8: ["the key 'a3' stands twice"],
+        8: ["duplicate key 'a3'"],
         9: ["there is no stage 'score.los'", "did you mean 'score.loss'"],
-        10: ["maximum = '200'", "flag = 1", "names[1] = 2"],
+        10: [
+            "maximum must be an integer, got '200'",
+            "flag must be true or false, got 1",
+            "names[1] must be a text, got 2",
+        ],
         11: ["there is no model 'n'"],
         12: ["reads the column 'length', which 'a3' does not have"],
         13: ["needs 'gone', which the recipe does not have"],
@@ -85,7 +89,7 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         18: ["adds 'length', which is there already", "as: {length: another_name}"],
         19: ["needs files for 'files', but 'a3' gives records"],
         20: ["has no edge 'row'", "did you mean 'rows'", "needs an input for 'rows'"],
-        21: ["edge 'rows' takes one input"],
+        21: ["edge 'rows' must have one input, got 2"],
         22: ["takes no input"],
         23: ["the option 'maximum' is missing"],
         24: ["'as' renames 'lenght'", "did you mean 'length'"],
@@ -96,8 +100,10 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         assert len(of_line) == 2, f"nothing of line {line} in\n{text}"
         for part in parts:
             assert part in text, part
-            told_at = text[: text.index(part)].rpartition("r.yaml:")[2].split(":")[0]
-            assert told_at == str(line), f"{part}: told at line {told_at}, stands on {line}"
+            reported_at = text[: text.index(part)].rpartition("r.yaml:")[2].split(":")[0]
+            assert reported_at == str(line), (
+                f"{part}: reported at line {reported_at}, stands on {line}"
+            )
     number = len([line for line in text.splitlines() if "r.yaml:" in line])
     assert text.endswith(f"{number} mistakes in the recipe")
 
@@ -105,49 +111,55 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("", "a recipe is a mapping"),
-        ("- 1", "a recipe is a mapping"),
+        ("", "a recipe must be a mapping"),
+        ("- 1", "a recipe must be a mapping with the keys name, models and stages, got [1]"),
         ("stages: {}", "the recipe has no 'name'"),
         ("name: x", "the recipe has no 'stages'"),
-        ("name: x\nstages: []", "'stages' has the wrong type"),
-        ("name: x\nstages: {a: 3}", "stages.a must be a mapping"),
+        ("name: x\nstages: []", "stages must be a mapping, got []"),
+        ("name: x\nstages: {a: 3}", "stages.a must be a mapping, got 3"),
         ("name: x\nstages: {a: {with: {}}}", "stages.a has no 'uses'"),
-        ("name: x\nstages: {a: {uses: 3}}", "'uses' has the wrong type"),
+        ("name: x\nstages: {a: {uses: 3}}", "stages.a.uses must be a text, got 3"),
         ("name: x\nstages: {a: {uses: ''}}", "there is no stage ''"),
         ("name: x\nstages: {a: {uses: ..}}", "there is no stage '..'"),
         ("name: x\nstages: {a: {uses: json.tool}}", "there is no stage 'json.tool'"),
-        ("name: x\nstages: {a: {uses: [}}", "no valid YAML"),
-        ("name: x\nstages: {a: !!python/none 1}", "no valid YAML"),
-        ("name: x\nstages: {[1]: 2}", "no valid YAML"),
+        ("name: x\nstages: {a: {uses: [}}", "is not valid YAML"),
+        ("name: x\nstages: {a: !!python/none 1}", "is not valid YAML"),
+        ("name: x\nstages: {[1]: 2}", "is not valid YAML"),
         ("name: x\nstages: &a {b: *a}", "contains itself"),
-        ("name: x\nstages: {a: \x01}", "no valid YAML"),
-        ("name: ../x\nstages: {}", "'../x' is no name"),
-        ("name: x\nstages: {a/b: {uses: toy.load, with: {path: rows.txt}}}", "is no name"),
+        ("name: x\nstages: {a: \x01}", "is not valid YAML"),
+        ("name: ../x\nstages: {}", "must not begin with a dot or contain a slash, got '../x'"),
+        (
+            "name: x\nstages: {a/b: {uses: toy.load, with: {path: rows.txt}}}",
+            "must not begin with a dot or contain a slash, got 'a/b'",
+        ),
         ("name: x\nmodels: {m: 3}\nstages: {}", "model 'm' must be a mapping"),
-        ("name: x\nmodels: {m: {engine: vllm2, model: y}}\nstages: {}", "model 'm': engine"),
+        (
+            "name: x\nmodels: {m: {engine: vllm2, model: y}}\nstages: {}",
+            "model 'm': engine must be 'transformers', 'vllm'",
+        ),
         ("name: x\nmodels: {m: {from: z}}\nstages: {}", "is from 'z', which the recipe does"),
     ],
 )
 def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str) -> None:
-    assert what in told(tmp_path, text)
+    assert what in mistakes(tmp_path, text)
 
 
 @pytest.mark.parametrize(
     ("options", "what"),
     [
         ("{maximum: 200}", None),
-        ("{maximum: 200.0}", "maximum = 200.0"),
-        ("{maximum: true}", "maximum = True"),
+        ("{maximum: 200.0}", "maximum must be an integer, got 200.0"),
+        ("{maximum: true}", "maximum must be an integer, got True"),
         ("{ratio: 1}", None),
-        ("{ratio: '1'}", "ratio = '1'"),
-        ("{ratio: .nan}", "no plain, finite value"),
-        ("{ratio: .inf}", "no plain, finite value"),
-        ("{ratio: 2020-01-01}", "no plain, finite value"),
+        ("{ratio: '1'}", "ratio must be a number, got '1'"),
+        ("{ratio: .nan}", "ratio must be a plain, finite value"),
+        ("{ratio: .inf}", "ratio must be a plain, finite value"),
+        ("{ratio: 2020-01-01}", "ratio must be a plain, finite value"),
         ("{names: [a, b]}", None),
-        ("{names: a}", "names = 'a'"),
+        ("{names: a}", "names must be a list, got 'a'"),
         ("{flag: yes}", None),
-        ("{flag: 'yes'}", "flag = 'yes'"),
-        ("{maximum: null}", "maximum = None"),
+        ("{flag: 'yes'}", "flag must be true or false, got 'yes'"),
+        ("{maximum: null}", "maximum must be an integer, got None"),
     ],
 )
 def test_options_are_typed_strictly(tmp_path: Path, options: str, what: str | None) -> None:
@@ -155,7 +167,7 @@ def test_options_are_typed_strictly(tmp_path: Path, options: str, what: str | No
     if what is None:
         assert load(tmp_path, text).steps["t"].stage.name == f"{TOY}.typed"
     else:
-        problem = told(tmp_path, text)
+        problem = mistakes(tmp_path, text)
         assert what in problem
         assert "r.yaml:8: " in problem
 
@@ -168,21 +180,21 @@ def test_wrong_columns_and_models_of_a_graph(tmp_path: Path) -> None:
   base: {uses: toy.judge, needs: a, with: {model: m, criteria: [messages]}}
   back: {uses: toy.judge, needs: own, with: {model: m}}
 """
-    text = told(tmp_path, GOOD + steps)
+    text = mistakes(tmp_path, GOOD + steps)
     assert "two: 'as' gives two columns one name" in text
     assert "adds 'line', which is a name of the engine's own" in text
-    assert "'as' gives 'quality' the name 3" in text
+    assert "the new name of 'quality' must be a text, got 3" in text
     assert "adds 'messages', which is there already" in text
     assert "4 mistakes" in text
     models = GOOD.replace("model: nowhere, id: m1", "from: a")
-    text = told(tmp_path, models + "  j: {uses: toy.judge, needs: a, with: {model: m}}\n")
+    text = mistakes(tmp_path, models + "  j: {uses: toy.judge, needs: a, with: {model: m}}\n")
     assert "its model is from 'a', which makes no files" in text
 
 
 def test_what_a_stage_cannot_read_is_told_with_its_line(tmp_path: Path) -> None:
-    steps = "  best: {uses: select.top, needs: brief, with: {by: length *, budget: 3}}\n"
-    text = told(tmp_path, GOOD + steps)
-    assert "r.yaml:8: best (select.top): 'length *' is no expression over columns" in text
+    steps = "  best: {uses: select.top, needs: brief, with: {score: length *, budget: 3}}\n"
+    text = mistakes(tmp_path, GOOD + steps)
+    assert "r.yaml:8: best (select.top): score must be a column or an SQL expression" in text
     assert "1 mistake" in text
 
 
@@ -196,8 +208,8 @@ def test_what_a_stage_says_of_its_options_is_told_beside_mistakes_of_the_graph(
           b: {uses: select.random, needs: a, with: {budget: -1}}
           c: {uses: toy.at_most, needs: a, with: {maximum: 1}}
         """
-    message = told(tmp_path, textwrap.dedent(text))
-    assert "/r.yaml:4: b (select.random): budget: -1 is negative" in message
+    message = mistakes(tmp_path, textwrap.dedent(text))
+    assert "/r.yaml:4: b (select.random): budget must be at least 0, got -1" in message
     assert "/r.yaml:5: c (toy.at_most) reads the column 'length'" in message
 
 
@@ -221,17 +233,23 @@ def test_what_is_set_from_outside_replaces_what_is_written(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("override", "what"),
     [
-        ("stages.brief.with.maximum", "is not of the form path=value"),
-        ("maximum=3", "is not of the form path=value"),
-        ("stages.breif.with.maximum=3", "there it has: a, sized, brief"),
+        ("stages.brief.with.maximum", "must be of the form PATH=VALUE"),
+        ("maximum=3", "--set maximum: 'maximum' must be a path into the recipe"),
+        ("stages.breif.with.maximum=3", "did you mean 'brief'?"),
         ("stages.brief.with.maximun=3", "did you mean 'maximum'?"),
-        ("stages.brief.with.maximum=x", "maximum = 'x'"),
-        ("stages.brief.with.maximum=[", "is no valid YAML"),
-        ("stages.brief.uses.x=1", "the recipe has no 'stages.brief.uses'"),
+        (
+            "stages.brief.with.maximum=x",
+            "--set stages.brief.with.maximum: brief (toy.at_most): maximum must be an integer",
+        ),
+        (
+            "stages.brief.with.maximum=[",
+            "--set stages.brief.with.maximum: the text is not valid YAML",
+        ),
+        ("stages.brief.uses.x=1", "the recipe has no mapping 'stages.brief.uses'"),
     ],
 )
 def test_what_is_set_wrongly_is_told(tmp_path: Path, override: str, what: str) -> None:
-    assert what in told(tmp_path, GOOD, override)
+    assert what in mistakes(tmp_path, GOOD, override)
 
 
 def test_paths_are_looked_up_beside_the_recipe(tmp_path: Path, monkeypatch: Any) -> None:
@@ -245,7 +263,7 @@ def test_paths_are_looked_up_beside_the_recipe(tmp_path: Path, monkeypatch: Any)
     path = Recipe.load("elsewhere/r.yaml").steps["a"].options.path
     assert path == (str(folder / "data/a.txt"), str(folder / "data/b.txt"))
     (folder / "r.yaml").write_text(toys(GOOD.replace("rows.txt", "data")))
-    with pytest.raises(RecipeErrors, match="is a folder"):
+    with pytest.raises(RecipeErrors, match="must be a file, got the folder"):
         Recipe.load("elsewhere/r.yaml")
 
 
@@ -265,7 +283,7 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_line(tmp_path: Path) 
     (tmp_path / "broken_toy_module.py").write_text("import json\nraise ValueError('no luck')\n")
     (tmp_path / "unparsable_toy_module.py").write_text("def f(:\n")
     text = GOOD + "  x: {uses: broken_toy_module}\n  y: {uses: unparsable_toy_module.f}\n"
-    problem = told(tmp_path, text)
+    problem = mistakes(tmp_path, text)
     assert "broken_toy_module.py:2: ValueError: no luck" in problem
     assert "unparsable_toy_module.py:1: SyntaxError" in problem
 
@@ -278,14 +296,14 @@ def test_a_recipe_in_python_is_the_same_object(tmp_path: Path) -> None:
         "sized": {"uses": "toy.length", "needs": {"rows": ["a"]}, "with": {"plus": 1}},
         "brief": {"uses": "toy.at_most", "needs": "sized", "with": {"maximum": 5}},
     }
-    spoken = recipe(steps, "other")
+    in_python = recipe(steps, "other")
     store = Store(tmp_path / "store")
-    prints = {look.step.name: look.fingerprint for look in plan(written, store)}
+    prints = {p.step.name: p.fingerprint for p in plan(written, store)}
     assert None not in prints.values()
-    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+    assert prints == {p.step.name: p.fingerprint for p in plan(in_python, store)}
     shutil.rmtree(tmp_path / "store")
-    run(spoken, tmp_path / "store")
-    assert prints == {look.step.name: look.fingerprint for look in plan(spoken, store)}
+    run(in_python, tmp_path / "store")
+    assert prints == {p.step.name: p.fingerprint for p in plan(in_python, store)}
 
 
 def test_steps_come_in_an_order_in_which_each_follows_what_it_needs() -> None:

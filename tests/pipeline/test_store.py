@@ -1,4 +1,4 @@
-"""One run at a time, whole artifacts only, and a disk in trouble damages nothing."""
+"""One run at a time, complete artifacts only, and an error of the disk damages nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
-from pipeline.store.row_cache import KEY, MANY, RowCache
+from pipeline.store.row_cache import KEY, MAX_FILES, RowCache
 from pipeline.store.store import Store
 from tests.support.running import (
     artifact,
@@ -46,14 +46,14 @@ def small(tmp_path: Path) -> Path:
     return tmp_path / "small.yaml"
 
 
-def test_a_second_run_is_told_to_wait(small: Path) -> None:
+def test_a_second_run_is_refused(small: Path) -> None:
     store = small.parent / "store"
     wired = Recipe.load(str(small))
     with Store(store).locked():
-        told = command("run", str(small), "--store", str(store))
-        assert told.returncode == 2
-        assert f"another run (process {os.getpid()}) uses this store" in told.stderr
-        assert "Traceback" not in told.stderr
+        done = command("run", str(small), "--store", str(store))
+        assert done.returncode == 2
+        assert f"another run (process {os.getpid()}) uses this store" in done.stderr
+        assert "Traceback" not in done.stderr
         assert command("status", str(small), "--store", str(store)).returncode == 0
     assert run(wired, store) is Exit.DONE
 
@@ -69,26 +69,26 @@ def test_the_lock_of_a_dead_process_is_no_obstacle(small: Path) -> None:
     assert run(Recipe.load(str(small)), store) is Exit.DONE
 
 
-@pytest.mark.parametrize("taken", [False, True])
-def test_nothing_is_committed_once_the_lock_is_taken_away(small: Path, taken: bool) -> None:
+@pytest.mark.parametrize("retaken", [False, True])
+def test_nothing_is_committed_once_the_lock_is_removed(small: Path, retaken: bool) -> None:
     store = small.parent / "store"
     process = started("run", str(small), "--store", str(store), TOY_NAP="0.02")
     while not list((store / "artifacts").glob("[!.]*")):
         assert process.poll() is None
     (store / "lock").unlink()
-    if taken:
+    if retaken:
         with Store(store).locked():
             _, err = process.communicate(timeout=30)
     else:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert "lock was taken away during the run; nothing was committed" in err
+    assert "lock was removed during the run; nothing was committed" in err
     assert "Traceback" not in err
     assert len(list((store / "artifacts").glob("[!.]*"))) == 1
     assert run(Recipe.load(str(small)), store) is Exit.DONE
 
 
-@pytest.mark.parametrize("damage", ["truncated", "no manifest", "format", "list", "half", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "no manifest", "list", "half", "gone"])
 def test_a_damaged_artifact_counts_as_missing(small: Path, damage: str) -> None:
     wired, store = Recipe.load(str(small)), small.parent / "store"
     run(wired, store)
@@ -103,7 +103,6 @@ def test_a_damaged_artifact_counts_as_missing(small: Path, damage: str) -> None:
     elif damage == "gone":
         (folder / "kept.parquet").unlink()
     else:
-        manifest["format"] = 99 if damage == "format" else manifest["format"]
         manifest["files"] = [] if damage == "list" else manifest["files"]
         text = json.dumps(manifest)
         (folder / "manifest.json").write_text(text[:50] if damage == "half" else text)
@@ -111,6 +110,25 @@ def test_a_damaged_artifact_counts_as_missing(small: Path, damage: str) -> None:
     assert run(wired, store) is Exit.DONE
     assert set(states(wired, store).values()) == {"cached"}
     assert contents(store, wired) == before
+
+
+@pytest.mark.parametrize(("version", "age"), [(99, "a newer version"), (0, "an older version")])
+def test_another_format_of_the_store_is_refused(small: Path, version: int, age: str) -> None:
+    wired, store = Recipe.load(str(small)), small.parent / "store"
+    run(wired, store)
+    before = contents(store, wired)
+    file = artifact(wired, store, "sized").folder / "manifest.json"
+    text = file.read_text()
+    file.write_text(json.dumps({**json.loads(text), "format": version}))
+    for verb in ("run", "plan", "status", "why", "explain", "cat"):
+        operand = {"why": ["out"], "explain": ["0"], "cat": ["sized"]}.get(verb, [])
+        done = command(verb, str(small), *operand, "--store", str(store))
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert f"manifest.json: the store's format must be 1, got {version}" in done.stderr
+        assert f"written by {age} of Gristmill" in done.stderr
+        assert "--store DIR" in done.stderr
+    file.write_text(text)
+    assert contents(store, wired) == before, "nothing was overwritten"
 
 
 @pytest.mark.parametrize("name", ["files.json", "digests.json", "refs/small/sized.json"])
@@ -123,12 +141,12 @@ def test_broken_caches_cost_time_only(small: Path, name: str) -> None:
     assert run(wired, store) is Exit.DONE
 
 
-def test_a_store_that_cannot_be_made_is_told(small: Path) -> None:
-    told = command("run", str(small), "--store", str(small))
-    assert told.returncode == 2
-    assert "the store cannot be written to" in told.stderr
-    assert "--store DIR" in told.stderr
-    assert "Traceback" not in told.stderr
+def test_a_store_that_cannot_be_made_is_reported(small: Path) -> None:
+    done = command("run", str(small), "--store", str(small))
+    assert done.returncode == 2
+    assert "the store cannot be written to" in done.stderr
+    assert "--store DIR" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -142,35 +160,35 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_told_and_damages_nothing(small: Path, tiny_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_damages_nothing(small: Path, tiny_disk: Path) -> None:
     rows = [f"question {i}\t{os.urandom(60).hex()}" for i in range(800)]
     (small.parent / "rows.txt").write_text("\n".join(rows))
-    told = command("run", str(small), "--store", str(tiny_disk / "store"))
-    assert told.returncode == 2
-    assert "No space left on device" in told.stderr
-    assert "free some space, then run again" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = command("run", str(small), "--store", str(tiny_disk / "store"))
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "free some space, then run again" in done.stderr
+    assert "Traceback" not in done.stderr
     subprocess.run(["mount", "-o", "remount,size=8m", str(tiny_disk)], check=True)
     wired = Recipe.load(str(small))
     assert run(wired, tiny_disk / "store") is Exit.DONE
     assert artifact(wired, tiny_disk / "store", "sized").kept == 800
 
 
-def test_a_read_only_disk_is_told(small: Path, tiny_disk: Path) -> None:
+def test_a_read_only_disk_is_reported(small: Path, tiny_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    told = command("run", str(small), "--store", str(tiny_disk / "store"))
-    assert told.returncode == 2
-    assert "cannot be written to" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = command("run", str(small), "--store", str(tiny_disk / "store"))
+    assert done.returncode == 2
+    assert "cannot be written to" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_limit_on_the_size_of_files_is_told(small: Path) -> None:
+def test_a_limit_on_the_size_of_files_is_reported(small: Path) -> None:
     rows = [f"question {i}\t{os.urandom(60).hex()}" for i in range(800)]
     (small.parent / "rows.txt").write_text("\n".join(rows))
     call = (
         f"ulimit -f 20; exec {sys.executable} -m pipeline run {small} --store {small.parent}/store"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         ["bash", "-c", call],
         cwd=ROOT,
         env=environment(),
@@ -178,27 +196,27 @@ def test_a_limit_on_the_size_of_files_is_told(small: Path) -> None:
         text=True,
         check=False,
     )
-    assert told.returncode == 2
-    assert "File too large" in told.stderr
-    assert "Traceback" not in told.stderr
+    assert done.returncode == 2
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
     assert run(Recipe.load(str(small)), small.parent / "store") is Exit.DONE
 
 
-def test_a_memo_joins_its_files_and_forgets_nothing(tmp_path: Path) -> None:
-    memo = RowCache(tmp_path)
+def test_a_row_cache_joins_its_files_and_loses_nothing(tmp_path: Path) -> None:
+    cache = RowCache(tmp_path)
     (tmp_path / ".half").write_bytes(b"PAR1")
-    for i in range(MANY + 3):
-        memo.add(pl.DataFrame({KEY: [f"{i}", f"{i}b"], "x": [i, i]}))
-    known = memo.read().sort(KEY)
-    memo.compact()
+    for i in range(MAX_FILES + 3):
+        cache.add(pl.DataFrame({KEY: [f"{i}", f"{i}b"], "x": [i, i]}))
+    expected = cache.read().sort(KEY)
+    cache.compact()
     assert len(list(tmp_path.glob("*.parquet"))) == 1
-    assert memo.read().sort(KEY).equals(known)
-    assert RowCache(tmp_path).read().sort(KEY).equals(known)
+    assert cache.read().sort(KEY).equals(expected)
+    assert RowCache(tmp_path).read().sort(KEY).equals(expected)
     assert [p.suffix for p in tmp_path.iterdir()] == [".parquet"]
 
 
 def test_names_lead_nowhere_else(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="must not begin with a dot"):
         Recipe.of("../../x", {})
-    with pytest.raises(UserError, match="is no name"):
+    with pytest.raises(UserError, match="must not begin with a dot"):
         recipe({"../a": {"uses": "toy.load", "with": {"path": "README.md"}}})

@@ -95,13 +95,13 @@ def test_parts_of_a_conversation() -> None:
         ],
         schema={"messages": RECORD_COLUMNS["messages"], "input_start": pl.Int32},
     )
-    told = rows.select(instruction(), input_text(), response(), first_user_turn())
-    assert told["instruction"].to_list() == [
+    rest = rows.select(instruction(), input_text(), response(), first_user_turn())
+    assert rest["instruction"].to_list() == [
         *["Translate", "Translate\n\nHällo", "ä😀", "", "trailing", "one\n", None, None],
     ]
-    assert told["input"].to_list()[:6] == ["Hällo", "", "b\n\nc", "only input", "", "line"]
-    assert told["response"].to_list() == ["Hello", "Hello", "1", None, "y", "x", "x", None]
-    assert told["first_user_turn"][2] == "ä😀\n\nb\n\nc"
+    assert rest["input"].to_list()[:6] == ["Hällo", "", "b\n\nc", "only input", "", "line"]
+    assert rest["response"].to_list() == ["Hello", "Hello", "1", None, "y", "x", "x", None]
+    assert rest["first_user_turn"][2] == "ä😀\n\nb\n\nc"
     assert rows.select(turns("user"))["user_turns"][2].to_list() == ["ä😀\n\nb\n\nc", "2"]
 
 
@@ -112,8 +112,8 @@ def test_an_instruction_and_its_input_are_found_again(asked: str, given_text: st
         [row([("user", content)], len(asked) + 2)],
         schema={"messages": RECORD_COLUMNS["messages"], "input_start": pl.Int32},
     )
-    told = rows.select(instruction(), input_text()).row(0)
-    assert told == (asked, given_text)
+    rest = rows.select(instruction(), input_text()).row(0)
+    assert rest == (asked, given_text)
 
 
 def test_schemas_have_the_same_types_in_polars_and_arrow() -> None:

@@ -1,15 +1,13 @@
-"""Stages that ask a language model, one that creates and one that annotates."""
+"""Stages that use a language model, one that creates rows and one that annotates them."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 
 from pipeline.context import Context
 from pipeline.models import Decoding, LanguageModel, Request
-from pipeline.models.expected_requests import Asking, Rows
 from pipeline.stage import Records, stage
 from schemas.records import RECORD_COLUMNS
 from tests.support.toys import VERDICT, conversation
@@ -19,20 +17,10 @@ JOURNAL = {"journal": pl.List(pl.String)}
 
 def requests(rows: pl.DataFrame, tokens: int, samples: int = 1) -> list[Request]:
     decoding = Decoding(max_tokens=tokens, temperature=0.8)
-    asked = [messages[0]["content"] for messages in rows["messages"].to_list()]
+    questions = [messages[0]["content"] for messages in rows["messages"].to_list()]
     return [
-        Request((("user", text),), decoding, sample=i) for text in asked for i in range(samples)
+        Request((("user", text),), decoding, sample=i) for text in questions for i in range(samples)
     ]
-
-
-def expected_requests(options: SimpleNamespace, rows: Rows) -> list[Asking] | None:
-    """`respond` asks `samples` times for each row; `rate` leaves it to the engine."""
-    given = rows("rows")
-    if given is None or not hasattr(options, "samples"):
-        return None
-    text = sum(len(messages[0]["content"]) for messages in given["messages"].to_list())
-    number = len(given) * options.samples
-    return [Asking(options.model, number, text / len(given), options.tokens)]
 
 
 @stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)
@@ -40,12 +28,13 @@ def respond(
     ctx: Context, rows: Records, *, model: LanguageModel, tokens: int = 4, samples: int = 1
 ) -> Records:
     """New conversations: the model's answers to the first turns."""
-    asked = requests(rows, tokens, samples)
-    lines: list[dict[str, Any]] = []
-    for i, (request, answer) in enumerate(zip(asked, ctx.open(model).generate(asked), strict=True)):
+    questions = requests(rows, tokens, samples)
+    answers = ctx.open(model).generate(questions)
+    output: list[dict[str, Any]] = []
+    for i, (request, answer) in enumerate(zip(questions, answers, strict=True)):
         row = conversation(request.prompt[0][1], f"{i} {answer.text}", "respond", i)
-        lines.append({**row, "journal": [answer.key], "error": answer.error})
-    return pl.DataFrame(lines, schema={**RECORD_COLUMNS, **JOURNAL, **VERDICT})
+        output.append({**row, "journal": [answer.key], "error": answer.error})
+    return pl.DataFrame(output, schema={**RECORD_COLUMNS, **JOURNAL, **VERDICT})
 
 
 @stage(version=1, scope="row", reads=["messages"], adds={"words": pl.Int32})
@@ -59,3 +48,9 @@ def rate(ctx: Context, rows: Records, *, model: LanguageModel, tokens: int = 4) 
         },
         schema_overrides={"words": pl.Int32},
     )
+
+
+@stage(version=1, scope="set", reads=["messages"], adds=JOURNAL)
+def some(ctx: Context, rows: Records, *, model: LanguageModel, most: int = 10) -> Records:
+    """As `respond`, for the first rows alone."""
+    return respond(ctx, rows.head(most), model=model)

@@ -13,6 +13,24 @@ from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages.generate import arena, backtranslate, respond, system_prompt
+from stages.generate.backtranslate.curation import TextRating
+from stages.generate.from_documents import (
+    AgentInstruct,
+    Aitp,
+    Bonito,
+    Fanno,
+    InstructionPretraining,
+    Mammoth2,
+    OssInstruct,
+    SelfCodeAlign,
+    WaveCoder,
+)
+from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
+from stages.generate.self_instruct.methods import LaMini, SelfInstruct
+from stages.generate.taxonomy import Curriculum, Metadata, Skills
+from stages.rewrite import evolve
+from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -53,10 +71,6 @@ class Case(NamedTuple):
             given["cards"] = (str(folder / "card.json"),)
         return given
 
-    def rows(self, edge: str) -> pl.DataFrame | None:
-        """As `pipeline.models.expected_requests.Rows`."""
-        return self.edges.get(edge)
-
     def namespace(self, folder: Path) -> SimpleNamespace:
         return SimpleNamespace(**self.all_options(folder))
 
@@ -75,56 +89,95 @@ def _cases() -> list[Case]:
     seeds = conversations([(f"Say number {n} aloud, please.", f"{n}!") for n in range(30)])
     prose = {"documents": book}
 
-    def case(stage: str, method: str, edges: dict[str, pl.DataFrame], **options: Any) -> Case:
+    def case(stage: str, method: str, edges: dict[str, pl.DataFrame], /, **options: Any) -> Case:
         models = {"models": (MODEL,)} if stage == "generate.respond" else {"model": MODEL}
         if stage == "generate.arena":
             models = {"models": (MODEL,) * 3}
-        limit = {} if stage == "score.judge" else {"max_tokens": LIMIT}
         named = {} if method in ("", "tuned") else {"method": method}
-        return Case(stage, method, edges, {**models, **limit, **named, **options})
+        return Case(stage, method, edges, {**models, "max_tokens": LIMIT, **named, **options})
 
-    def preset(name: str, **options: Any) -> Case:
-        given = {"preset": name, "count": 14, "max_rouge_l": 1.0, "instance_max_tokens": (24, 24)}
-        given["requests_per_round"] = 1
-        one = case("generate.self_instruct", "", {"seeds": seeds}, **given, **options)
-        return one._replace(method=name)
+    def written(method: Any) -> Case:
+        options: dict[str, Any] = {"num_rows": 14, "requests_per_round": 1, "method": method}
+        models = {"model": MODEL}
+        return Case("generate.self_instruct", method.name, {"seeds": seeds}, models | options)
 
-    fields = ("rating", "rubric", "p_true", "pairwise", "gap")
-    judged = {"rows": _ANSWERS, "against": _OTHERS}
-    criteria = {"criteria": ("It is short.", "It is true.")}
+    def evolved(method: Any) -> Case:
+        return case("rewrite.evolve", method.name, {"rows": _ROWS}, rounds=2, method=method)
+
+    def answered(method: Any, edges: dict[str, pl.DataFrame], **options: Any) -> Case:
+        return case("generate.respond", method.name, edges, method=method, **options)
+
+    def reversed_(method: Any, edges: dict[str, pl.DataFrame]) -> Case:
+        return case("generate.backtranslate", method.name, edges, method=method)
+
+    def prompted(method: Any, **options: Any) -> Case:
+        edges = {"rows": _ROWS}
+        return case("generate.system_prompt", method.name, edges, method=method, **options)
+
+    judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
+    rubric = Rubric(criteria=("It is short.", "It is true."))
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
     return [
-        *(case("rewrite.evolve", m, {"rows": _ROWS}, rounds=2) for m in ("wizardlm", "rubric")),
-        *(case("rewrite.evolve", m, {"rows": _ROWS}, rounds=2) for m in ("wizardlm-code", "turns")),
-        *(case("generate.respond", m, {"rows": _ROWS}, n=2) for m in ("answer", "explain")),
-        case("generate.respond", "reason", {"rows": _ROWS}),
-        case("generate.respond", "context", {"rows": _ROWS, **prose}),
-        case("generate.respond", "continue", prose, most_documents=4),
-        *(case("generate.system_prompt", m, {"rows": _ROWS}, verify=True) for m in ("rules",)),
-        case("generate.system_prompt", "profiles", {"rows": _ROWS}, profiles=4),
-        case("generate.taxonomy", "curriculum", {}, subjects=("law", "art"), concepts=2),
-        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, per_seed=2),
-        case("generate.taxonomy", "skills", {}, count=6),
+        *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
+        *(
+            answered(m, {"rows": _ROWS}, num_answers=2)
+            for m in (respond.Answer(), respond.Explain())
+        ),
+        answered(respond.Reason(), {"rows": _ROWS}),
+        answered(respond.InContext(), {"rows": _ROWS, **prose}),
+        answered(respond.Continue(max_documents=4), prose),
+        prompted(system_prompt.Rules(), verify=True),
+        prompted(system_prompt.Profiles(num_profiles=4)),
+        case(
+            *("generate.taxonomy", "curriculum", {}),
+            method=Curriculum(subjects=("law", "art"), num_concepts=2),
+        ),
+        case("generate.taxonomy", "metadata", {"seeds": _ROWS}, method=Metadata(per_seed=2)),
+        case("generate.taxonomy", "skills", {}, method=Skills(num_rows=6)),
         case("generate.from_metadata", "", {}),
-        case("generate.arena", "", {}, count=3, challenges="asked", challenge_tokens=LIMIT),
-        case("generate.backtranslate", "humback", prose, score_max_tokens=24),
-        case("generate.backtranslate", "longform", prose, max_passages=5),
-        *(
-            case("generate.backtranslate", m, {"rows": _CODE}, candidates=3)
-            for m in ("inverse", "induction")
+        case(
+            *("generate.arena", "", {}),
+            num_challenges=3,
+            challenges=arena.Requested(max_tokens=LIMIT),
         ),
-        *(case("score.judge", m, judged, **criteria) for m in fields),
+        reversed_(backtranslate.Humback(curation=TextRating(max_tokens=24)), prose),
+        reversed_(backtranslate.LongForm(max_passages=5), prose),
+        reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
+        reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
+        *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
         *(
-            case("generate.from_documents", m, prose, max_passages=9, per_passage=2)
-            for m in ("bonito", "agentinstruct", "aitp", "instruction-pretraining")
+            case("generate.from_documents", method.name, prose, max_passages=9, method=method)
+            for method in (
+                Bonito(per_passage=2),
+                AgentInstruct(per_passage=2),
+                Aitp(),
+                InstructionPretraining(per_passage=2),
+            )
         ),
-        case("generate.from_documents", "mammoth2", prose, refine=False),
-        case("generate.from_documents", "fanno", prose, seed_passages=1, per_passage=6),
+        case("generate.from_documents", "mammoth2", prose, method=Mammoth2(refine=False)),
+        case(
+            *("generate.from_documents", "fanno", prose),
+            method=Fanno(num_seed_passages=1, per_passage=6),
+        ),
         *(
-            case("generate.from_documents", m, {"documents": code}, samples=2)
-            for m in ("selfcodealign", "wavecoder", "oss-instruct")
+            case("generate.from_documents", method.name, {"documents": code}, method=method)
+            for method in (SelfCodeAlign(num_samples=2), WaveCoder(), OssInstruct())
         ),
-        preset("self-instruct", instances="simple", inputs="without"),
-        preset("lamini"),
+        written(
+            SelfInstruct(
+                inputs="without",
+                max_tokens=LIMIT,
+                max_rouge_l=1.0,
+                instances=Simple(
+                    num_shots=(11, 16), temperature=0.0, presence_penalty=1.5, max_tokens=(24, 24)
+                ),
+            )
+        ),
+        written(
+            LaMini(
+                max_tokens=LIMIT, max_rouge_l=1.0, instances=ZeroShotAnswered(max_tokens=(24, 24))
+            )
+        ),
     ]
 
 

@@ -14,12 +14,13 @@ import zstandard
 
 from pipeline.context import Context
 from stages.load.records import records
+from tests.support.rows import kept
 
 Turns = list[tuple[str, str]]
 
 
 def load(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> pl.DataFrame:
-    """The lines of `load.records` for files of these contents; the accounting is checked."""
+    """The rows of `load.records` for files of these contents; the accounting is checked."""
     with tempfile.TemporaryDirectory() as folder:
         paths = []
         for number, content in enumerate(contents):
@@ -34,7 +35,7 @@ def load(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> p
 
 
 def assert_accounted(frame: pl.DataFrame) -> None:
-    """Every line is exactly one of kept, dropped and failed, and says what it must."""
+    """Every row is exactly one of kept, dropped and failed, with the columns of its verdict."""
     failed, dropped = pl.col("error").is_not_null(), pl.col("drop_reason").is_not_null()
     assert frame.filter(failed & dropped).is_empty()
     lost = frame.filter(failed)
@@ -42,17 +43,12 @@ def assert_accounted(frame: pl.DataFrame) -> None:
     assert lost["file"].is_not_null().all()
     assert (lost["line"] >= 1).all()
     assert not any("/" in file for file in lost["file"])
-    left = frame.filter(~failed)
-    assert left["id"].is_not_null().all()
-    kept = left.filter(~dropped)
-    assert kept["id"].is_unique().all()
-    assert left["id"].is_in(kept["id"].implode()).all()
-    for line in frame.filter(dropped).iter_rows(named=True):
-        assert json.loads(line["evidence"])["id"] == line["id"]
-
-
-def kept(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.col("error").is_null() & pl.col("drop_reason").is_null())
+    valid = frame.filter(~failed)
+    assert valid["id"].is_not_null().all()
+    assert kept(frame)["id"].is_unique().all()
+    assert valid["id"].is_in(kept(frame)["id"].implode()).all()
+    for row in frame.filter(dropped).iter_rows(named=True):
+        assert json.loads(row["evidence"])["id"] == row["id"]
 
 
 def failures(frame: pl.DataFrame) -> list[tuple[int, str]]:

@@ -46,18 +46,18 @@ def run(wired: Recipe, store: Path, *targets: str, workers: int = 1, accept: boo
 
 
 def states(wired: Recipe, store: Path) -> dict[str, str]:
-    return {look.step.name: look.state for look in plan(wired, Store(store))}
+    return {planned.step.name: planned.state for planned in plan(wired, Store(store))}
 
 
-def looks(wired: Recipe, store: Path) -> dict[str, PlannedStep]:
-    return {look.step.name: look for look in plan(wired, Store(store))}
+def planned_steps(wired: Recipe, store: Path) -> dict[str, PlannedStep]:
+    return {planned.step.name: planned for planned in plan(wired, Store(store))}
 
 
 def artifact(wired: Recipe, store: Path, step: str) -> Artifact:
     """The newest artifact of a step."""
-    found = Store(store).last(wired.name, step)
-    assert found is not None
-    return found
+    latest = Store(store).latest(wired.name, step)
+    assert latest is not None
+    return latest
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -100,19 +100,19 @@ def started(*arguments: str, **more: str) -> subprocess.Popen[str]:
 
 def contents(store: Path, wired: Recipe) -> dict[str, Any]:
     """What the artifacts hold, byte for byte: sha256 of every file of every stage."""
-    held = {}
+    hashes = {}
     for name in wired.steps:
         manifest = artifact(wired, store, name).manifest
-        held[name] = {file: entry["sha256"] for file, entry in manifest["files"].items()}
-    return held
+        hashes[name] = {file: entry["sha256"] for file, entry in manifest["files"].items()}
+    return hashes
 
 
 def counts(wired: Recipe, store: Path) -> dict[str, tuple[int, int, int, dict[str, int], int]]:
     """in, created, kept, dropped, failed of every stage; the sums are checked."""
-    told = {}
+    by_step = {}
     for name in wired.steps:
         c = artifact(wired, store, name).manifest["counts"]
         total = c["kept"] + sum(c["dropped"].values()) + c["failed"]
         assert c["in"] + c["created"] == total, name
-        told[name] = (c["in"], c["created"], c["kept"], c["dropped"], c["failed"])
-    return told
+        by_step[name] = (c["in"], c["created"], c["kept"], c["dropped"], c["failed"])
+    return by_step

@@ -1,4 +1,4 @@
-"""Stand-ins for strong models, whose real answers no test can afford: they say what is scripted."""
+"""Language models for tests whose answers are a function of the prompt."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ Answer = tuple[str, str]
 
 
 class Scripted:
-    """Answers with a function of the prompt, and remembers what it was asked and said."""
+    """An engine that answers with a function of the prompt and records everything.
+
+    Args:
+        script: From the last turn of a prompt to the text and the finish reason; the finish
+            reason "error" makes the request fail with the text as the message.
+
+    Attributes:
+        asked: The requests of each call.
+        said: The texts of each call.
+    """
 
     tokenizer: Any = None
     context_tokens: int | None = None
@@ -37,10 +46,10 @@ class Scripted:
         prompt = request.prompt
         text = prompt if isinstance(prompt, str) else prompt[-1][1]
         key = blake2b(repr(request).encode(), digest_size=16).hexdigest()
-        said, reason = self.script(text)
+        answer, reason = self.script(text)
         if reason == "error":
-            return Completion(key, "", "error", 0, 0, error=said)
-        return Completion(key, said, reason, 0, 0)  # type: ignore[arg-type]
+            return Completion(key, "", "error", 0, 0, error=answer)
+        return Completion(key, answer, reason, 0, 0)  # type: ignore[arg-type]
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         raise AssertionError("nothing is scored here")
@@ -56,6 +65,7 @@ class ScriptedContext(Context):
 
 
 def scripted(ctx: Context, script: Callable[[str], Answer]) -> ScriptedContext:
+    """A context like another one, whose every model answers with the script."""
     context = ScriptedContext(ctx.files, ctx.work, ctx.store)
     context.engine = Scripted(script)
     return context

@@ -1,4 +1,4 @@
-"""A stand-in for a strong model that follows every prompt of every stage, at about one length."""
+"""A script for `scripted` that answers every prompt of every stage in the form it asks for."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("on each line, numbered", "1. " + SENTENCE + "\n2. " + SENTENCE + "\n3. And the {0} again?"),
     ("each on one line, numbered", "1. " + SENTENCE + "\n2. Who lives in the house {0}?"),
 ]
-"""What a prompt of this form is answered with, the first that fits; {0} is a number of its own."""
+"""(text in the prompt, answer); the first that matches counts, and {0} becomes a number."""
 
 
 def _listed(text: str) -> str | None:
-    """The end of a list of tasks that the prompt begins, or the list that it asks for."""
-    begun, asked = re.search(r"\n(\d+)\.$", text), re.search(r"numbered from (\d+)", text)
-    if begun is None and asked is None:
+    """The end of a list of tasks that the prompt begins, or the list that it requests."""
+    begun, requested = re.search(r"\n(\d+)\.$", text), re.search(r"numbered from (\d+)", text)
+    if begun is None and requested is None:
         return None
-    wanted = re.search(r"Write (\d+) more", text)
-    number = int(wanted[1]) if wanted else 8
-    first = int((begun or asked)[1])  # type: ignore[index]
+    count = re.search(r"Write (\d+) more", text)
+    number = int(count[1]) if count else 8
+    first = int((begun or requested)[1])  # type: ignore[index]
     tasks = [f"{first + n}. Build the house {{0}}, part {n}." for n in range(number)]
     return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
 
 
 def teacher(text: str) -> Answer:
-    """Says what the prompt's form asks for; the number in it differs from prompt to prompt."""
+    """An answer in the form that the prompt asks for, with a number that depends on the prompt."""
     number = int(digest(text)[:6], 16)
-    form = _listed(text) or next((said for mark, said in _ANSWERS if mark in text), SENTENCE)
+    form = _listed(text) or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
     return form.replace("{0}", str(number)), "stop"
 
 
 def saying(answer: Answer) -> Callable[[str], Answer]:
-    """A model that says one thing whatever it is asked."""
+    """A script with the same answer to every prompt."""
     return lambda _: answer

@@ -120,8 +120,10 @@ def at_most(ctx: Context, rows: Records, *, maximum: int, column: str = "length"
 def unlike(ctx: Context, rows: Records, banned: Records) -> pl.DataFrame:
     """Drops the answers that stand in `banned`."""
     nap(len(rows))
-    taken = banned.select(answers().alias("a"))["a"].implode()
-    return rows.select(pl.when(answers().is_in(taken)).then(pl.lit("banned")).alias("drop_reason"))
+    unwanted = banned.select(answers().alias("a"))["a"].implode()
+    return rows.select(
+        pl.when(answers().is_in(unwanted)).then(pl.lit("banned")).alias("drop_reason")
+    )
 
 
 @stage(version=1, scope="set", reads=["messages"], adds={"rank": pl.UInt32})
@@ -132,8 +134,10 @@ def distinct(ctx: Context, rows: Records) -> pl.DataFrame:
     later = pl.col("id") != first
     return rows.select(
         pl.int_range(pl.len(), dtype=pl.UInt32).alias("rank"),
-        pl.when(later).then(pl.lit("twin")).alias("drop_reason"),
-        pl.when(later).then(pl.struct(first.alias("twin")).struct.json_encode()).alias("evidence"),
+        pl.when(later).then(pl.lit("duplicate")).alias("drop_reason"),
+        pl.when(later)
+        .then(pl.struct(first.alias("duplicate_of")).struct.json_encode())
+        .alias("evidence"),
     )
 
 
@@ -205,18 +209,18 @@ def export(ctx: Context, rows: Records) -> None:
 
 @stage(version=1, scope="set", reads=["messages"])
 def train(ctx: Context, rows: Records, *, steps: int = 1) -> None:
-    """A model that knows how many rows it saw."""
+    """A model that holds how many rows it saw."""
     folder = ctx.files / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"rows": len(rows) // 10}))
     (ctx.files / "log.txt").write_text(f"{steps} steps")
 
 
-@stage(version=1, scope="set", reads=[], adds={"told": pl.Int64})
+@stage(version=1, scope="set", reads=[], adds={"rows_seen": pl.Int64})
 def apply(ctx: Context, rows: Records, *, model: LanguageModel) -> pl.DataFrame:
-    """What the model knows, for every row."""
-    knows = json.loads((Path(model.model) / "config.json").read_text())["rows"]
-    return pl.DataFrame({"told": [knows] * len(rows)}, schema={"told": pl.Int64})
+    """How many rows the model saw, for every row."""
+    seen = json.loads((Path(model.model) / "config.json").read_text())["rows"]
+    return pl.DataFrame({"rows_seen": [seen] * len(rows)}, schema={"rows_seen": pl.Int64})
 
 
 @stage(version=1, scope="set")

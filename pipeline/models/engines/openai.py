@@ -1,15 +1,16 @@
-"""The engine for any OpenAI-compatible server: attached by `base_url`, or vLLM's own, started here.
+"""The engine for OpenAI-compatible servers: attached by `base_url`, or vLLM's own, started here.
 
-Where the prompts are rendered here (see `rendering.py`) they go as token ids to the
-completions endpoint, so the server adds and changes nothing. Otherwise messages go to
-the chat endpoint and texts to completions. One request is one answer: several samples
-are several requests, each with a seed of its own, so that a resumed run asks the same;
-servers that cache prefixes pay for their prompt once.
+Where the prompts are rendered here (see `local/rendering.py`) they are sent as token ids
+to the completions endpoint, so the server adds and changes nothing. Otherwise messages go
+to the chat endpoint and texts to completions. One request is one answer: several samples
+are several requests, each with a seed of its own, so that a resumed run sends the same
+requests; servers that cache prefixes compute a shared prompt once.
 
-What comes back is a response when it is JSON and can be read; it is journalled as the
-text that came. Everything else is a fault on the way and is tried again. The key is
-taken from the environment when something is sent, and is blotted out of whatever the
-server says, answers and errors alike; so a key may not be a mere word.
+What comes back is a response if it is JSON and can be parsed; the journal stores the text
+exactly as received. Everything else is a transmission error and is tried again. The key is
+taken from the environment when something is sent, and is redacted from everything that
+the server says, answers and errors alike; so a key must be long enough to be no word of
+an answer.
 """
 
 from __future__ import annotations
@@ -17,62 +18,71 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.models.base import Completion, LanguageModel, Request, Scored
+from pipeline.models.base import EngineContext, LanguageModel
+from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.engines.vllm_server import Server
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
 from pipeline.models.http.scheduler import Scheduler
-from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import Batch, Failure, Gate, Prepared, complete
-from pipeline.models.local.rendering import Rendering, only_generates
+from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.local.rendering import Rendering
 
-BATCH: Final = 1000
-"""Answers that are made durable together at most."""
-SECRET: Final = 8
-"""Characters of a key at least: one as short as `x` or `EMPTY` stands in many an answer by itself,
-and could neither be kept out of the journal nor blotted out without loss."""
+COMMIT_SIZE: Final = 1000
+"""Most answers that are made durable together."""
+MIN_KEY_LENGTH: Final = 8
+"""Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
+kept out of the journal nor redacted without loss."""
+
+Results = SimpleQueue[tuple[PreparedRequest, str | Failure] | None]
+"""Requests with their results, as they come; None at the end."""
 
 
-class Remote:
-    """A server as this process knows it: nothing is started or asked before it is needed."""
+class RemoteModel:
+    """A model on a server. Nothing is started or sent before it is needed.
+
+    Args:
+        model: The model, with `base_url` or `serve`.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self.model = model
         self.process = model.serve
         self.rendering = Rendering(model)
-        self.pace = RateLimiter(model.limits)
+        self.limiter = RateLimiter(model.limits)
         self._server: Server | None = None
-        self._wire: HttpClient | None = None
+        self._client: HttpClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def bind(self, model: LanguageModel, identity: dict[str, Any], ctx: Context) -> OpenAIEngine:
+    def bind(
+        self, model: LanguageModel, identity: dict[str, Any], ctx: EngineContext
+    ) -> OpenAIEngine:
+        """The engine for one stage; see `registry.Loaded`."""
         return OpenAIEngine(self, model, identity, ctx)
 
-    def wire(self, log: Path) -> HttpClient:
-        """The connection. Raises UserError when no server or no key is there.
+    def client(self, log: Path) -> HttpClient:
+        """The client of the server, which is started if need be.
 
-        log: what a server that is started here says goes there.
+        Args:
+            log: The file for the output of a server that is started here.
+
+        Raises:
+            UserError: The server does not start, or there is no usable key.
         """
-        if self._wire is None:
+        if self._client is None:
             model = self.model
             if model.serve:
                 server = self._server = Server(model, log)
-                self._wire = HttpClient(model, server.base_url, server.name, server.key)
+                self._client = HttpClient(model, server.base_url, server.name, server.key)
             else:
                 name = model.served_name or model.model
-                self._wire = HttpClient(model, str(model.base_url), name, _key(model))
-        return self._wire
+                self._client = HttpClient(model, str(model.base_url), name, _key(model))
+        return self._client
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -83,120 +93,114 @@ class Remote:
         return self._loop
 
     def close(self) -> None:
-        """Close the connections, and end the server if it was started here."""
+        """Close the connections, and stop the server if it was started here."""
         if self._loop is not None:
-            if self._wire is not None:
-                asyncio.run_coroutine_threadsafe(self._wire.close(), self._loop).result(10)
+            if self._client is not None:
+                asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(10)
             self._loop.call_soon_threadsafe(self._loop.stop)
         if self._server is not None:
             self._server.close()
-        self._server = self._wire = self._loop = None
+        self._server = self._client = self._loop = None
 
 
-class OpenAIEngine:
-    """A served model as one stage sees it: bound to a journal and to counters."""
+class OpenAIEngine(JournaledEngine):
+    """A served model as one stage sees it.
+
+    Args:
+        remote: The model's server.
+        model: The model, as the stage names it.
+        identity: The identity of the model.
+        ctx: The store, the budget and the counters of the stage.
+    """
 
     def __init__(
-        self, remote: Remote, model: LanguageModel, identity: dict[str, Any], ctx: Context
-    ) -> None:
-        self._remote, self._model = remote, model
-        self._identity, self._ctx = identity, ctx
-
-    @property
-    def tokenizer(self) -> Any:
-        return self._remote.rendering.tokenizer
-
-    @property
-    def context_tokens(self) -> int | None:
-        return self._remote.rendering.context_tokens
-
-    @cached_property
-    def _journal(self) -> Journal:
-        return Journal(self._ctx.store / "journal")
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions, in the order of the requests; see `pipeline.models.journal.requests`."""
-        prepared = self._remote.rendering.prepare(requests, self._identity)
-        return complete(prepared, self._journal, self._send, self._ctx, self._model.price)
-
-    def loglikelihood(
         self,
-        sequences: Sequence[Scored],  # noqa: ARG002
-    ) -> list[NDArray[np.float32]]:
-        raise only_generates(self._model)
+        remote: RemoteModel,
+        model: LanguageModel,
+        identity: dict[str, Any],
+        ctx: EngineContext,
+    ) -> None:
+        super().__init__(remote.rendering, model, identity, ctx)
+        self._remote = remote
 
-    def _send(self, prepared: list[Prepared], gate: Gate) -> Iterator[Batch]:
-        """Answers as they come. The event loop never waits for the journal, nor it for the loop."""
-        arrived: SimpleQueue[tuple[Prepared, str | Failure] | None] = SimpleQueue()
-        wire, loop = self._remote.wire(self._ctx.work / "server.log"), self._remote.loop
-        sending = Scheduler(
-            attempt=wire.attempt,
-            deliver=lambda one, result: arrived.put((one, result)),
+    def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
+        """Yield answers as they come. Neither the event loop nor the journal waits for the other.
+
+        The loop runs in its own thread and puts results into a queue, which is read here.
+        """
+        results: Results = SimpleQueue()
+        client, loop = self._remote.client(self._ctx.work / "server.log"), self._remote.loop
+        scheduler = Scheduler(
+            attempt=client.attempt,
+            deliver=lambda request, result: results.put((request, result)),
             gate=gate,
             limits=self._model.limits,
-            pace=self._remote.pace,
+            limiter=self._remote.limiter,
         )
-        rows = [one for one in prepared if one.key in gate.missing]
-        future = asyncio.run_coroutine_threadsafe(_sent(wire, sending, rows), loop)
-        future.add_done_callback(lambda _: arrived.put(None))
+        missing = [request for request in prepared if request.key in gate.missing]
+        future = asyncio.run_coroutine_threadsafe(_check_and_send(client, scheduler, missing), loop)
+        future.add_done_callback(lambda _: results.put(None))
         try:
-            while batch := _drain(arrived):
+            while batch := _next_batch(results):
                 yield batch
             future.result()
         finally:
             future.cancel()
 
 
-async def _sent(wire: HttpClient, sending: Scheduler, rows: list[Prepared]) -> None:
-    await wire.check()
-    await sending.run(rows)
+async def _check_and_send(
+    client: HttpClient, scheduler: Scheduler, requests: list[PreparedRequest]
+) -> None:
+    await client.check()
+    await scheduler.run(requests)
 
 
-def _drain(arrived: SimpleQueue[tuple[Prepared, str | Failure] | None]) -> Batch:
-    """At least one that arrived and all that are there; nothing once the sending has ended."""
+def _next_batch(results: Results) -> Batch:
+    """Wait for a result and take all that are there; empty once all sending has ended."""
     batch: Batch = []
-    entry = arrived.get()
-    while entry is not None:
-        batch.append(entry)
+    result = results.get()
+    while result is not None:
+        batch.append(result)
         try:
-            entry = arrived.get_nowait() if len(batch) < BATCH else None
+            result = results.get_nowait() if len(batch) < COMMIT_SIZE else None
         except Empty:
             return batch
-    if batch and len(batch) < BATCH:
-        arrived.put(None)
+    if batch and len(batch) < COMMIT_SIZE:
+        results.put(None)
     return batch
 
 
 def _key(model: LanguageModel) -> str | None:
-    if model.api_key_env is None:
+    """The server's key from the environment. No error shows it."""
+    variable = model.api_key_env
+    if variable is None:
         return None
-    key = os.environ.get(model.api_key_env)
+    key = os.environ.get(variable)
     if not key:
         raise UserError(
-            f"the environment variable {model.api_key_env} is not set",
+            f"the environment variable {variable} is not set",
             where=model.model,
-            why="it holds the key for the model's server",
-            hint=f"export {model.api_key_env}=...",
+            why="it must hold the key for the model's server",
+            hint=f"export {variable}=...",
         )
     if not (key.isascii() and key.isprintable()):
-        # Refused here, and not by the client: its error would spell out the key.
+        # Checked before the HTTP client does: its error would contain the key.
         raise UserError(
-            f"the environment variable {model.api_key_env} holds no key",
+            f"the environment variable {variable} must hold printable ASCII characters only",
             where=model.model,
-            why="there is a character in it that no header may carry, such as a line's end",
-            hint=f"export {model.api_key_env}=...",
+            why="another one, such as a line break, cannot be sent in a header",
+            hint=f"export {variable}=...",
         )
-    if len(key) < SECRET:
+    if len(key) < MIN_KEY_LENGTH:
         raise UserError(
-            f"the environment variable {model.api_key_env} holds no secret",
+            f"the environment variable {variable} must hold at least {MIN_KEY_LENGTH} characters",
             where=model.model,
-            why=f"a key of fewer than {SECRET} characters may be a word of an answer as well, "
-            "and no key is ever written down",
-            hint="leave api_key_env out for a server that wants no key, else give it a longer one",
+            why="a shorter key may be a word of an answer as well, from which it is redacted",
+            hint="leave api_key_env out for a server that needs no key, else give it a longer one",
         )
     return key
 
 
-def load(model: LanguageModel) -> Remote:
-    """Take note of a server; see `Remote`."""
-    return Remote(model)
+def load(model: LanguageModel) -> RemoteModel:
+    """A model on a server; see `RemoteModel`."""
+    return RemoteModel(model)

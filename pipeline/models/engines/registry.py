@@ -1,9 +1,9 @@
-"""From a model's description to something that runs.
+"""From a model's description to a running engine.
 
-Weights are loaded once per process and shared by all stages that name the same
-model; what depends on the stage (its journal, its counters) is bound anew with
-each `open_engine`. An engine is a module with `load(model, device)`, imported
-only when it is first needed, since the libraries behind it take seconds.
+Weights are loaded once per process and shared by all stages that name the same model;
+what belongs to a stage (its journal, its counters) is bound anew with each
+`open_engine`. An engine is a module with a function `load(model)`, imported only when it
+is first needed, since the libraries behind it take seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final, Protocol, overload
 
-from pipeline.context import Context
-from pipeline.models.base import Embedder, Encoder, Engine, LanguageModel
+from pipeline.models.base import Embedder, Encoder, Engine, EngineContext, LanguageModel
 from pipeline.models.identity import identity
 from pipeline.store.file_hashes import FileDigests
 
@@ -29,46 +28,61 @@ ENGINES: Final[dict[str, str]] = {
 
 
 class Loaded(Protocol):
-    """Weights in memory, or a process that has them. `bind` makes the engine that a stage sees.
+    """Weights in memory, or a process that has them; shared by all stages of this process.
 
-    It may be bound several times. process: whether it holds a process of its own,
-    which `close` ends and which does not outlive the stage.
+    Attributes:
+        process: Whether it has a process of its own, which `close` ends and which does
+            not outlive the stage.
     """
 
     process: bool
 
-    def bind(self, model: Any, identity: dict[str, Any], ctx: Context) -> Any: ...
+    def bind(self, model: Any, identity: dict[str, Any], ctx: EngineContext) -> Any:
+        """The engine for one stage. It may be bound several times.
 
-    def close(self) -> None: ...
+        Args:
+            model: The model, as the stage names it.
+            identity: The identity of the model.
+            ctx: The store, the budget and the counters of the stage.
+        """
+        ...
+
+    def close(self) -> None:
+        """End whatever process or connection it has."""
+        ...
 
 
 _loaded: dict[str, Loaded] = {}
 
 
 @overload
-def open_engine(model: LanguageModel, ctx: Context) -> Engine: ...
+def open_engine(model: LanguageModel, ctx: EngineContext) -> Engine: ...
 @overload
-def open_engine(model: Embedder, ctx: Context) -> Encoder: ...
-def open_engine(model: LanguageModel | Embedder, ctx: Context) -> Engine | Encoder:
-    """The running engine of a model. Raises UserError if the model cannot be found."""
-    who = identity(model, FileDigests(ctx.store / "files.json"))
-    # What was loaded is told apart by place as well: an `id` may be given to two
-    # folders, and equal weights in two folders cost no more than memory.
-    plain = replace(model, price=None) if isinstance(model, LanguageModel) else model
-    key = f"{plain} {json.dumps(who, sort_keys=True)}"
+def open_engine(model: Embedder, ctx: EngineContext) -> Encoder: ...
+def open_engine(model: LanguageModel | Embedder, ctx: EngineContext) -> Engine | Encoder:
+    """The running engine of a model for one stage.
+
+    Raises:
+        UserError: The model cannot be found or loaded.
+    """
+    identified = identity(model, FileDigests(ctx.store / "files.json"))
+    # The key contains the path too: an `id` may be given to two folders, and equal
+    # weights in two folders cost no more than memory.
+    unpriced = replace(model, price=None) if isinstance(model, LanguageModel) else model
+    key = f"{unpriced} {json.dumps(identified, sort_keys=True)}"
     if key not in _loaded:
         _loaded[key] = importlib.import_module(ENGINES[model.engine]).load(model)
-    return _loaded[key].bind(model, who, ctx)  # type: ignore[no-any-return]
+    return _loaded[key].bind(model, identified, ctx)  # type: ignore[no-any-return]
 
 
 def end_processes() -> None:
-    """End the processes that engines started: a stage that has ended holds no memory there."""
+    """End the processes of engines, so that a stage that has ended holds no memory there."""
     for key in [key for key, loaded in _loaded.items() if loaded.process]:
         _loaded.pop(key).close()
 
 
 def close_engines() -> None:
-    """Drop all weights that this process or those of its engines hold."""
+    """Drop all weights that this process or the processes of its engines hold."""
     import gc
     import sys
 

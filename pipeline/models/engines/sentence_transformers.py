@@ -1,9 +1,9 @@
 """Embedders through sentence-transformers; a vector depends on its text alone.
 
-Static models (one vector per token, averaged) do that in any batch. Contextual
-ones round differently for other batch shapes, so a text goes into batches whose
-width is a function of its own number of tokens and whose number of rows is fixed;
-texts that only fill a batch take the places left over.
+Static models (one vector for each token, averaged) do that in any batch. Contextual ones
+round differently for other batch shapes, so a text is put into a batch whose width is a
+function of its own number of tokens and whose number of rows is fixed; copies of the
+first text fill a batch that is not full.
 """
 
 from __future__ import annotations
@@ -16,22 +16,37 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.models.base import Embedder, local_folder
+from pipeline.models.base import Embedder, EngineContext, local_folder
 from pipeline.models.identity import resolved_revision
 from pipeline.models.local.threads import fix_threads
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-NARROWEST: Final = 16
+MIN_WIDTH: Final = 16
+"""Tokens of the narrowest batch."""
 ROWS: Final = {"cpu": 32, "cuda": 256}
+"""Rows of a batch, by kind of device."""
 CHUNK: Final = 1024
+"""Texts that are tokenized together."""
 
 
 class SentenceEncoder:
-    """A sentence encoder in memory. Nothing in it depends on the stage that uses it."""
+    """A sentence encoder in memory, which is the same for all stages.
+
+    Args:
+        model: The embedder.
+
+    Attributes:
+        model: The model of sentence-transformers.
+        is_static: Whether it averages one vector for each token.
+        dimensions: Length of a vector.
+
+    Raises:
+        OSError: The model cannot be read.
+        ValueError: The folder or the name has no sentence encoder.
+    """
 
     process = False
 
@@ -50,18 +65,21 @@ class SentenceEncoder:
         self,
         model: Embedder,  # noqa: ARG002
         identity: dict[str, Any],  # noqa: ARG002
-        ctx: Context,  # noqa: ARG002
+        ctx: EngineContext,  # noqa: ARG002
     ) -> SentenceEncoder:
+        """The encoder itself; see `registry.Loaded`."""
         return self
 
     def close(self) -> None:
         """Nothing is running."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of shape (len(texts), dimensions), as the model gives them.
+        """Encode texts.
 
-        A text beyond the model's own limit is cut there, as the model's users expect.
-        A static model has nothing to say of a text without any known token: zeros.
+        Returns:
+            float32 vectors of shape (len(texts), dimensions), not normalized. A text beyond
+            the model's own limit is truncated, as in the library. A static model gives
+            zeros for a text without any known token.
         """
         vectors = np.zeros((len(texts), self.dimensions), dtype=np.float32)
         if self.is_static:
@@ -77,21 +95,23 @@ class SentenceEncoder:
         return vectors
 
     def _averages(self, texts: list[str]) -> NDArray[np.float32]:
-        """The vectors of a static model, in single precision where its own has none.
+        """The vectors of a static model, computed in float32 where its own type overflows.
 
         In half precision the sum over some 50,000 tokens overflows, and a text without
         tokens, whose average is zero, is divided by a length that is rounded to zero.
         """
         vectors = self.model.encode(texts, batch_size=CHUNK, show_progress_bar=False)
-        lost = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        overflown = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
         vectors = vectors.astype(np.float32)
-        if len(lost):
-            again = [texts[i] for i in lost]
-            vectors[lost] = self._single.encode(again, batch_size=CHUNK, show_progress_bar=False)
+        if len(overflown):
+            retry = [texts[i] for i in overflown]
+            vectors[overflown] = self._float32_model.encode(
+                retry, batch_size=CHUNK, show_progress_bar=False
+            )
         return vectors
 
     @cached_property
-    def _single(self) -> SentenceTransformer:
+    def _float32_model(self) -> SentenceTransformer:
         return deepcopy(self.model).float()
 
     def _buckets(self, texts: Sequence[str]) -> dict[int, list[int]]:
@@ -99,7 +119,7 @@ class SentenceEncoder:
         limit = int(self.model.max_seq_length or 512)
         buckets: dict[int, list[int]] = {}
         for start in range(0, len(texts), CHUNK):
-            # The model's own way from text to tokens: it may put a prompt or a template around.
+            # The model's own tokenization: it may add a prompt or a template.
             inputs = self.model.preprocess(list(texts[start : start + CHUNK]))
             for i, tokens in enumerate(inputs["attention_mask"].sum(1).tolist(), start):
                 buckets.setdefault(min(width_of(tokens), limit), []).append(i)
@@ -115,14 +135,23 @@ class SentenceEncoder:
 
 
 def width_of(tokens: int) -> int:
-    """The width for a text: a power of two, or one and a half of one, from 16 on."""
-    power = max(NARROWEST, 1 << (tokens - 1).bit_length())
+    """The width that a text is padded to: a power of two or three quarters of one, from 16 on.
+
+    Example:
+        >>> [width_of(tokens) for tokens in (1, 17, 25, 100)]
+        [16, 24, 32, 128]
+    """
+    power = max(MIN_WIDTH, 1 << (tokens - 1).bit_length())
     lower = power * 3 // 4
-    return lower if NARROWEST < tokens <= lower else power
+    return lower if MIN_WIDTH < tokens <= lower else power
 
 
 def load(model: Embedder) -> SentenceEncoder:
-    """Load an encoder. Raises UserError for a folder or name that holds none."""
+    """Load an encoder.
+
+    Raises:
+        UserError: The folder or the name has no encoder that can be loaded.
+    """
     try:
         return SentenceEncoder(model)
     except (OSError, ValueError) as error:

@@ -1,11 +1,11 @@
-"""The engine that is always there: transformers, on a CPU or a GPU.
+"""The engine for weights in this process: transformers, on a CPU or a GPU.
 
-A row's floats depend on that row alone, on one kind of machine. Matrix products
-round differently for other shapes, so the shape of a batch is a function of the
-request's own length: prompts are padded on the left to a power of two, the number
-of rows is fixed for each width, and rows that only fill the batch take the places
-left over. The number of threads is that of the machine's cores, whatever the
-environment says, so that it does not follow the number of workers either.
+A row's floats depend on that row alone, on one kind of machine. Matrix products round
+differently for other shapes, so the shape of a batch is a function of the request's own
+length: prompts are padded on the left to a power of two, the number of rows is fixed for
+each width, and copies of the first row fill a batch that is not full. The number of
+threads is that of the machine's cores, whatever the environment says, so that it does
+not depend on the number of workers either.
 """
 
 # mypy: allow-untyped-calls
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -31,31 +30,50 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.models.base import Completion, LanguageModel, Request, Scored
-from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import Batch, Gate, Prepared, complete, in_batches, prepare
+from pipeline.models.base import EngineContext, LanguageModel, Scored
+from pipeline.models.engines.journaled import JournaledEngine
+from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, in_batches
 from pipeline.models.local.chat_template import load_tokenizer, smallest, source
 from pipeline.models.local.likelihood import Likelihoods
+from pipeline.models.local.rendering import Rendering
 from pipeline.models.local.sampling import Answers, Choices, Sampler
 from pipeline.models.local.threads import fix_threads
 
-NARROWEST: Final = 64
-ROWS: Final = {"cpu": 32, "cuda": 128}
-PROMPT_TOKENS: Final = {"cpu": 16_384, "cuda": 131_072}
-"""Rows of a batch at most, and tokens of its prompts at most, by kind of device."""
+MIN_WIDTH: Final = 64
+"""Tokens of the narrowest batch."""
+MAX_ROWS: Final = {"cpu": 32, "cuda": 128}
+"""Most rows of a batch, by kind of device."""
+MAX_PROMPT_TOKENS: Final = {"cpu": 16_384, "cuda": 131_072}
+"""Most tokens of all prompts of a batch, padding included, by kind of device."""
 
 
 class Transformers:
-    """The weights, tokenizer and limits of a language model in memory."""
+    """A language model in memory.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        device: Where the weights are.
+        tokenizer: The tokenizer with its chat template.
+        model: The model of transformers.
+        eos: The ids of all tokens that end an answer.
+        rendering: How prompts are rendered.
+        likelihoods: Scores token sequences.
+
+    Raises:
+        UserError: The tokenizer cannot be loaded.
+        OSError: The weights cannot be read.
+        ValueError: The weights are of no known architecture.
+    """
 
     process = False
 
     def __init__(self, model: LanguageModel) -> None:
         fix_threads()
         disable_progress_bar()
-        # It warns of widths beyond the context; padding counts in them, positions do not.
+        # It warns of widths beyond the context; they include padding, positions do not.
         logging.getLogger("transformers.generation.stopping_criteria").setLevel(logging.ERROR)
         self.device = torch.device(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.tokenizer = load_tokenizer(model)
@@ -68,58 +86,61 @@ class Transformers:
             weights = PeftModel.from_pretrained(weights, model.lora).merge_and_unload()
         self.model = weights.to(self.device).eval()
         self.eos = _end_tokens(self.model, self.tokenizer)
-        # What the folder recommends for decoding would be merged into every request
-        # that does not say otherwise; decoding is what the request says, and no more.
+        # The folder's defaults for decoding would be merged into every request; decoding
+        # is what the request says, and no more.
         self.model.generation_config = GenerationConfig()
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self.context_tokens = smallest(positions, self.tokenizer)
+        self.rendering = Rendering(model, smallest(positions, self.tokenizer), self.tokenizer)
         self.likelihoods = Likelihoods(self.model)
 
     def bind(
-        self, model: LanguageModel, identity: dict[str, Any], ctx: Context
+        self, model: LanguageModel, identity: dict[str, Any], ctx: EngineContext
     ) -> TransformersEngine:
+        """The engine for one stage; see `registry.Loaded`."""
         return TransformersEngine(self, model, identity, ctx)
 
     def close(self) -> None:
         """Nothing is running."""
 
 
-class TransformersEngine:
-    """A language model as one stage sees it: bound to a journal and to counters."""
+class TransformersEngine(JournaledEngine):
+    """A language model in memory as one stage sees it.
+
+    Args:
+        loaded: The weights and the tokenizer.
+        model: The model, as the stage names it.
+        identity: The identity of the model.
+        ctx: The store, the budget and the counters of the stage.
+    """
 
     def __init__(
-        self, loaded: Transformers, model: LanguageModel, identity: dict[str, Any], ctx: Context
+        self,
+        loaded: Transformers,
+        model: LanguageModel,
+        identity: dict[str, Any],
+        ctx: EngineContext,
     ) -> None:
-        self.tokenizer = loaded.tokenizer
-        self.context_tokens = loaded.context_tokens
-        self._loaded, self._identity, self._ctx = loaded, identity, ctx
-        self._price = model.price
-
-    @cached_property
-    def _journal(self) -> Journal:
-        return Journal(self._ctx.store / "journal")
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """The completions, in the order of the requests; see `pipeline.models.journal.requests`."""
-        prepared = [
-            prepare(r, self._identity, self.tokenizer, self.context_tokens) for r in requests
-        ]
-        return complete(prepared, self._journal, self._send, self._ctx, self._price)
+        super().__init__(loaded.rendering, model, identity, ctx)
+        self._loaded = loaded
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.local.likelihood`."""
         self._ctx.count(tokens=sum(len(s.tokens) for s in sequences))
         return self._loaded.likelihoods.score(sequences, self._ctx.progress)
 
-    def _send(self, prepared: list[Prepared], gate: Gate) -> Iterator[Batch]:
-        def answer(width: int, rows: list[Prepared]) -> Batch:
+    def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
+        def answer(width: int, rows: list[PreparedRequest]) -> Batch:
             return _answer(self._loaded, width, rows)
 
         return in_batches(batches(prepared, self._loaded.device.type), gate, answer)
 
 
 def load(model: LanguageModel) -> Transformers:
-    """Load a model. Raises UserError for a folder or name that holds none."""
+    """Load a model.
+
+    Raises:
+        UserError: The folder or the name has no model that can be loaded.
+    """
     try:
         return Transformers(model)
     except (OSError, ValueError) as error:
@@ -131,18 +152,35 @@ def load(model: LanguageModel) -> Transformers:
 
 
 def width_of(tokens: int) -> int:
-    """The width that a prompt is padded to: a power of two."""
-    return max(NARROWEST, 1 << (tokens - 1).bit_length())
+    """The width that a prompt is padded to: a power of two.
+
+    Example:
+        >>> [width_of(tokens) for tokens in (1, 64, 65, 2000)]
+        [64, 64, 128, 2048]
+    """
+    return max(MIN_WIDTH, 1 << (tokens - 1).bit_length())
 
 
 def rows_of(width: int, device: str) -> int:
-    """The number of rows of a batch of this width, fixed for a kind of device."""
-    return max(4, min(ROWS.get(device, 32), PROMPT_TOKENS.get(device, 16_384) // width))
+    """The number of rows of a batch of this width, fixed for a kind of device.
+
+    Example:
+        >>> [rows_of(width, "cpu") for width in (64, 512, 1024, 16_384)]
+        [32, 32, 16, 4]
+    """
+    limit = MAX_PROMPT_TOKENS.get(device, 16_384)
+    return max(4, min(MAX_ROWS.get(device, 32), limit // width))
 
 
-def batches(prepared: Sequence[Prepared], device: str) -> Iterator[tuple[int, list[Prepared]]]:
-    """Batches of one width each; rows with like max_tokens together, as the longest decides."""
-    by_width: dict[int, list[Prepared]] = {}
+def batches(
+    prepared: Sequence[PreparedRequest], device: str
+) -> Iterator[tuple[int, list[PreparedRequest]]]:
+    """Batches as (width, requests).
+
+    Requests with similar max_tokens are in one batch, since the longest decides how long it
+    takes.
+    """
+    by_width: dict[int, list[PreparedRequest]] = {}
     for row in sorted(prepared, key=lambda p: p.decoding.max_tokens):
         by_width.setdefault(width_of(len(row.tokens)), []).append(row)
     for width, rows in sorted(by_width.items()):
@@ -152,7 +190,7 @@ def batches(prepared: Sequence[Prepared], device: str) -> Iterator[tuple[int, li
 
 
 @torch.inference_mode()
-def _answer(loaded: Transformers, width: int, rows: list[Prepared]) -> Batch:
+def _answer(loaded: Transformers, width: int, rows: list[PreparedRequest]) -> Batch:
     size = rows_of(width, loaded.device.type)
     steps = max(row.decoding.max_tokens for row in rows)
     filled = rows + [rows[0]] * (size - len(rows))
@@ -161,9 +199,9 @@ def _answer(loaded: Transformers, width: int, rows: list[Prepared]) -> Batch:
     for i, row in enumerate(filled):
         tokens[i, width - len(row.tokens) :] = torch.tensor(row.tokens)
         mask[i, width - len(row.tokens) :] = 1
-    held = _choices(loaded, rows)
-    answers = Answers(rows, size, loaded.eos, loaded.tokenizer, held)
-    sampler = Sampler(filled, steps, loaded.device, held)
+    choices = _choices(loaded, rows)
+    answers = Answers(rows, size, loaded.eos, loaded.tokenizer, choices)
+    sampler = Sampler(filled, steps, loaded.device, choices)
     loaded.model.generate(
         input_ids=tokens.to(loaded.device),
         attention_mask=mask.to(loaded.device),
@@ -175,57 +213,57 @@ def _answer(loaded: Transformers, width: int, rows: list[Prepared]) -> Batch:
     return [(row, answers.response(i, sampler.record.get(i))) for i, row in enumerate(rows)]
 
 
-def _choices(loaded: Transformers, rows: Sequence[Prepared]) -> list[Choices | None]:
-    made: dict[tuple[str, ...], Choices | None] = {(): None}
+def _choices(loaded: Transformers, rows: Sequence[PreparedRequest]) -> list[Choices | None]:
+    by_texts: dict[tuple[str, ...], Choices | None] = {(): None}
     for texts in {row.decoding.choice for row in rows} - {()}:
-        made[texts] = Choices(texts, loaded.tokenizer, loaded.eos)
-    return [made[row.decoding.choice] for row in rows]
+        by_texts[texts] = Choices(texts, loaded.tokenizer, loaded.eos)
+    return [by_texts[row.decoding.choice] for row in rows]
 
 
-class RoomyLayer(DynamicLayer):
-    """A cache layer with room to grow.
+class PreallocatedLayer(DynamicLayer):
+    """A cache layer that is allocated for 256 more tokens each time it is full.
 
-    The library's own copies all keys and values for each new token, which is more
-    than half of the time of a small model on a CPU; this one copies every 256 tokens.
+    DynamicLayer copies all keys and values for each new token, which is more than half of
+    the time of a small model on a CPU; this one copies every 256 tokens.
     """
 
-    room = 256
+    extra_tokens = 256
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.space: list[torch.Tensor] = []
+            self.buffers: list[torch.Tensor] = []
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
-        if not self.space or end > self.space[0].shape[-2]:
-            self.space = [self._grown(new, end) for new in (key_states, value_states)]
-            for space, old in zip(self.space, (self.keys, self.values), strict=True):
+        if not self.buffers or end > self.buffers[0].shape[-2]:
+            self.buffers = [self._allocate(new, end) for new in (key_states, value_states)]
+            for buffer, old in zip(self.buffers, (self.keys, self.values), strict=True):
                 if start and old is not None:
-                    space[:, :, :start] = old
-        self.space[0][:, :, start:end] = key_states
-        self.space[1][:, :, start:end] = value_states
-        keys, values = (space[:, :, :end] for space in self.space)
+                    buffer[:, :, :start] = old
+        self.buffers[0][:, :, start:end] = key_states
+        self.buffers[1][:, :, start:end] = value_states
+        keys, values = (buffer[:, :, :end] for buffer in self.buffers)
         self.keys, self.values = keys, values
         return keys, values
 
-    def _grown(self, like: torch.Tensor, end: int) -> torch.Tensor:
-        batch, heads, _, width = like.shape
-        return like.new_empty(batch, heads, end + self.room, width)
+    def _allocate(self, states: torch.Tensor, end: int) -> torch.Tensor:
+        batch, heads, _, width = states.shape
+        return states.new_empty(batch, heads, end + self.extra_tokens, width)
 
 
 def _cache(config: Any) -> DynamicCache | None:
-    """A cache with room in it, for models that keep all keys and values; None for others."""
+    """A preallocated cache, for models that keep all keys and values; None for others."""
     cache = DynamicCache(config=config)
     if not all(type(layer) is DynamicLayer for layer in cache.layers):
         return None
-    cache.layers = [RoomyLayer() for _ in cache.layers]
+    cache.layers = [PreallocatedLayer() for _ in cache.layers]
     return cache
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """All tokens that end an answer: the model's (one or a list) and the tokenizer's."""
+    """The ids of all tokens that end an answer: the model's (one or a list) and the tokenizer's."""
     ends = model.generation_config.eos_token_id
-    found = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
-    return {int(token) for token in found if token is not None}
+    tokens = set(ends if isinstance(ends, list) else [ends]) | {tokenizer.eos_token_id}
+    return {int(token) for token in tokens if token is not None}

@@ -1,9 +1,9 @@
 """Starting and stopping vLLM's OpenAI-compatible server for the length of a stage.
 
-It listens on a free port of the loopback interface, with a key that only this
-process knows, so that nobody else's requests reach it. It is ready when it answers
-`/health`; how long it may take is up to the size of the model, so it is waited
-for as long as the process lives.
+It listens on a free port of the loopback interface, with a key that only this process
+knows, so that no other process can send it requests. It is ready when it answers
+`/health`; how long that takes depends on the size of the model, so there is no timeout
+as long as its process runs.
 """
 
 from __future__ import annotations
@@ -29,18 +29,30 @@ from pipeline.models.engines.vllm import (
     engine_arguments,
     environment,
     interpreter,
-    last_words,
+    last_error,
 )
 
-_POLL: Final = 0.25
-_LEAVE: Final = 20.0
-"""Seconds between two looks at a starting server, and those that a stopping one has to leave."""
+_POLL_INTERVAL: Final = 0.25
+"""Seconds between two checks whether a starting server is ready."""
+_EXIT_TIMEOUT: Final = 20.0
+"""Seconds that the server has to end by itself before it is killed."""
+_SCRIPT: Final = Path(__file__).with_name("vllm_server_main.py")
 
 
 class Server:
-    """A running server. base_url: where it listens; key: what it wants to be shown.
+    """A running server.
 
-    name: what it calls the model. Raises UserError when it cannot be started.
+    Args:
+        model: The model that it serves.
+        log: The file for its output.
+
+    Attributes:
+        base_url: Where it listens.
+        key: The key that it requires.
+        name: What it calls the model.
+
+    Raises:
+        UserError: It cannot be started.
     """
 
     def __init__(self, model: LanguageModel, log: Path) -> None:
@@ -49,16 +61,15 @@ class Server:
         self.log = log
         port = _free_port()
         self.base_url = f"http://127.0.0.1:{port}/v1"
-        script = Path(__file__).with_name("vllm_server.py")
-        given = {"host": "127.0.0.1", "port": port, **_arguments(model, self.name)}
+        arguments = {"host": "127.0.0.1", "port": port, **_arguments(model, self.name)}
         with log.open("ab") as out:
-            self._begin = out.tell()
+            self._log_start = out.tell()
             self._process = subprocess.Popen(
-                [interpreter(model), "-I", str(script), *flags(given)],
+                [interpreter(model), "-I", str(_SCRIPT), *flags(arguments)],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out,
-                # In the environment, where no list of processes shows it.
+                # Not among the arguments, which any list of processes shows.
                 env=environment(model) | {"VLLM_API_KEY": self.key},
                 start_new_session=True,
             )
@@ -68,7 +79,7 @@ class Server:
         """Stop the server and all its processes."""
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_LEAVE)
+            self._process.wait(_EXIT_TIMEOUT)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -76,28 +87,33 @@ class Server:
         self._process.stdin.close()
 
     def _wait_until_ready(self, url: str) -> None:
-        while not _answers(url):
+        while not is_ready(url):
             if self._process.poll() is not None:
                 raise UserError(
                     "vLLM's server does not start",
                     where=str(self.log),
                     why=f"exit status {self._process.returncode}; "
-                    f"{last_words(self.log, self._begin)}",
+                    f"{last_error(self.log, self._log_start)}",
                     hint=HINT,
                 )
-            time.sleep(_POLL)
+            time.sleep(_POLL_INTERVAL)
 
 
 def _arguments(model: LanguageModel, name: str) -> dict[str, Any]:
-    given = engine_arguments(model)
+    arguments = engine_arguments(model)
     if model.lora is None:
-        return given | {"served_model_name": name}
-    # The adapter is a model of its own to the server, and the one that is asked.
-    return given | {"served_model_name": f"{name}-base", "lora_modules": f"{name}={model.lora}"}
+        return arguments | {"served_model_name": name}
+    # To the server the adapter is a model of its own, and the one that requests name.
+    return arguments | {"served_model_name": f"{name}-base", "lora_modules": f"{name}={model.lora}"}
 
 
 def flags(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Arguments as vLLM's command line takes them: `--max-model-len 1024`, `--enforce-eager`."""
+    """Arguments as options of vLLM's command line.
+
+    Example:
+        >>> list(flags({"max_model_len": 1024, "enforce_eager": True}))
+        ['--max-model-len', '1024', '--enforce-eager']
+    """
     for name, value in arguments.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -108,12 +124,13 @@ def flags(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
-def _answers(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Whether a GET of this address is answered with 200. No proxy is used."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(url, timeout=5) as response:

@@ -1,15 +1,14 @@
 """vLLM in a process of its own: requests come in on stdin, answers go out on stdout.
 
-This file runs under whatever interpreter has vLLM, perhaps of another environment,
-so it imports the standard library and vLLM only, and nothing of Gristmill. The
-protocol is one JSON object a line. First in: `{"options": ...}`, arguments of vLLM's
-engine; the answer is `{"ready": ...}` or `{"fatal": "why"}`. Then in:
-`{"id", "tokens", "sampling"}`, and out, as soon as each is done and in any order:
-`{"id", "response"}` or `{"id", "error"}`.
+This file runs under whatever interpreter has vLLM, perhaps of another environment, so it
+imports the standard library and vLLM only, and nothing of Gristmill. The protocol is one
+JSON object a line. First in: `{"options": ...}`, the arguments of vLLM's engine; the
+answer is `{"ready": ...}` or `{"fatal": "why"}`. Then in: `{"id", "tokens", "sampling"}`,
+and out, as soon as each is done and in any order: `{"id", "response"}` or `{"id", "error"}`.
 
-When stdin ends, nobody is left to answer: the process goes after the step that it is
-in, and so do those that vLLM has for tensor parallelism. What has not gone by then is
-killed: all of them are one group, which whoever starts this process gives it.
+When stdin ends, nobody waits for answers any more: the process ends after its current
+step, and with it vLLM's processes for tensor parallelism. What has not ended by then is
+killed: all of them are one process group, which the starter creates.
 """
 
 from __future__ import annotations
@@ -26,52 +25,52 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 Message = dict[str, Any]
-LineProgress = queue.SimpleQueue[Message | None]
-"""Requests as they came; None: there are no more, and nobody wants the answers."""
+Inbox = queue.SimpleQueue[Message | None]
+"""Requests as they came; None when stdin has ended."""
 
-_LEAVE = 10.0
+_EXIT_TIMEOUT = 10.0
 """Seconds that vLLM has to end by itself."""
 
 
 def main() -> None:
     """Serve requests until stdin ends."""
     out = _claim_stdout()
-    lines: LineProgress = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     options = json.loads(sys.stdin.readline())["options"]
-    threading.Thread(target=_read, args=(lines,), daemon=True).start()
+    threading.Thread(target=_read, args=(inbox,), daemon=True).start()
     try:
         engine = _engine(options)
     except Exception as error:
-        _say(out, fatal=f"{type(error).__name__}: {error}")
+        _send(out, fatal=f"{type(error).__name__}: {error}")
         sys.exit(1)
-    _say(out, ready={"max_model_len": engine.vllm_config.model_config.max_model_len})
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any more
-        while _take(engine, lines, out):
+    _send(out, ready={"max_model_len": engine.vllm_config.model_config.max_model_len})
+    with contextlib.suppress(BrokenPipeError):  # the starter has ended
+        while _add_requests(engine, inbox, out):
             for output in engine.step():
                 if output.finished:
-                    _say(out, id=output.request_id, response=_response(output))
+                    _send(out, id=output.request_id, response=_response(output))
     engine.engine_core.shutdown()
     os._exit(0)
 
 
 def _claim_stdout() -> TextIO:
-    """Keep stdout for the protocol: whatever libraries print goes to stderr."""
+    """Keep stdout for the protocol: what libraries print goes to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
 
 
-def _say(out: TextIO, **message: Any) -> None:
+def _send(out: TextIO, **message: Any) -> None:
     out.write(json.dumps(message) + "\n")
     out.flush()
 
 
-def _read(lines: LineProgress) -> None:
+def _read(inbox: Inbox) -> None:
     for line in sys.stdin:
-        lines.put(json.loads(line))
-    lines.put(None)
-    time.sleep(_LEAVE)
-    # A thread cannot end the process any other way while vLLM is at work.
+        inbox.put(json.loads(line))
+    inbox.put(None)
+    time.sleep(_EXIT_TIMEOUT)
+    # A thread cannot end the process in any other way while vLLM computes.
     os.killpg(0, signal.SIGKILL)
 
 
@@ -82,12 +81,13 @@ def _engine(options: Message) -> Any:
     return LLMEngine.from_engine_args(EngineArgs(**options))
 
 
-def _take(engine: Any, lines: LineProgress, out: TextIO) -> bool:
-    """Hand over all requests that have come; wait for one where there is nothing to do.
+def _add_requests(engine: Any, inbox: Inbox, out: TextIO) -> bool:
+    """Give vLLM all requests that have come; wait for one if it has nothing to do.
 
-    False: there will be no more.
+    Returns:
+        False once stdin has ended.
     """
-    for message in _waiting(lines, idle=not engine.has_unfinished_requests()):
+    for message in _messages(inbox, idle=not engine.has_unfinished_requests()):
         if message is None:
             return False
         try:
@@ -96,17 +96,17 @@ def _take(engine: Any, lines: LineProgress, out: TextIO) -> bool:
             engine.add_request(
                 message["id"], prompt, _sampling(message["sampling"]), lora_request=lora
             )
-        except Exception as error:  # vLLM refuses this one request; the others go on
-            _say(out, id=message["id"], error=str(error))
+        except Exception as error:  # vLLM refuses this request only
+            _send(out, id=message["id"], error=str(error))
     return True
 
 
-def _waiting(lines: LineProgress, idle: bool) -> Iterator[Message | None]:
+def _messages(inbox: Inbox, idle: bool) -> Iterator[Message | None]:
     if idle:
-        yield lines.get()
+        yield inbox.get()
     while True:
         try:
-            yield lines.get_nowait()
+            yield inbox.get_nowait()
         except queue.Empty:
             return
 
@@ -121,14 +121,14 @@ def _sampling(sampling: Message) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import StructuredOutputsParams
 
-    guide = {name: sampling.pop(name) for name in ("choice", "json") if name in sampling}
-    if guide:
-        sampling["structured_outputs"] = StructuredOutputsParams(**guide)
+    structure = {name: sampling.pop(name) for name in ("choice", "json") if name in sampling}
+    if structure:
+        sampling["structured_outputs"] = StructuredOutputsParams(**structure)
     return SamplingParams(**sampling)
 
 
 def _response(output: Any) -> Message:
-    """The answer as an OpenAI-compatible server would give it, its first choice alone."""
+    """The answer in the form of `pipeline/models/journal/responses.py`."""
     answer = output.outputs[0]
     response: Message = {
         "text": answer.text,
@@ -140,18 +140,18 @@ def _response(output: Any) -> Message:
     }
     if answer.logprobs is not None:
         pairs = zip(answer.token_ids, answer.logprobs, strict=True)
-        response["logprobs"] = [_logprobs(token, found) for token, found in pairs]
+        response["logprobs"] = [_logprobs(token, top) for token, top in pairs]
     return response
 
 
-def _logprobs(token: int, found: dict[int, Any]) -> list[Any]:
-    """A token, its log-probability and the most probable ones, best first.
+def _logprobs(token: int, top: dict[int, Any]) -> list[Any]:
+    """A token, its log-probability and the most probable tokens with theirs, best first.
 
-    The token itself comes last where it is none of the most probable.
+    The token itself comes last if it is not among the most probable ones.
     """
-    ranked = sorted(found.values(), key=lambda entry: entry.rank)
-    own = found[token]
-    return [own.decoded_token, own.logprob, [[e.decoded_token, e.logprob] for e in ranked]]
+    ranked = sorted(top.values(), key=lambda entry: entry.rank)
+    chosen = top[token]
+    return [chosen.decoded_token, chosen.logprob, [[e.decoded_token, e.logprob] for e in ranked]]
 
 
 if __name__ == "__main__":

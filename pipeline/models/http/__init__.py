@@ -1,1 +1,1 @@
-"""Requests over HTTP: client, scheduler and rate limits."""
+"""Requests over HTTP: the client, how fast it sends, and what it tries again."""

@@ -1,9 +1,9 @@
 """Sending requests to a server until each is answered, or has failed for good.
 
-One coroutine launches; each attempt is a task of its own that ends in an answer, a
-reason to try again, or a failure. A request that waits for its next attempt holds no
-place. Every answer is handed over the moment it is there (`deliver`), and whoever
-stops this loop early still gets those that are under way.
+One coroutine starts the attempts; each attempt is a task that ends in an answer, a
+reason to retry, or a failure. A request that waits for its next attempt does not count
+as in flight. Every result is delivered as soon as it is there, and if the loop is
+stopped early, the requests in flight are still awaited and delivered.
 """
 
 from __future__ import annotations
@@ -19,17 +19,20 @@ from typing import Final
 
 from pipeline.models.base import Limits
 from pipeline.models.http.rate_limit import RateLimiter, backoff
-from pipeline.models.journal.requests import Failure, Gate, Prepared
+from pipeline.models.journal.requests import Failure, Gate, PreparedRequest
 
-POLL: Final = 0.05
-"""Seconds between two looks at a budget that others must free first."""
+POLL_INTERVAL: Final = 0.05
+"""Seconds after which an exhausted budget is tried again: requests in flight may free some."""
 
 
 @dataclass(frozen=True)
-class Again:
-    """An attempt that may succeed later. overload: the server has too much to do.
+class Retry:
+    """The result of an attempt that may succeed later.
 
-    after: seconds that the server asked to wait.
+    Args:
+        why: The reason, for the row's `error` if all attempts fail.
+        overload: Whether the server has too much to do.
+        after: Seconds that the server asked to wait; None if it did not.
     """
 
     why: str
@@ -37,98 +40,122 @@ class Again:
     after: float | None = None
 
 
-Attempt = Callable[[Prepared], Awaitable[str | Again | Failure]]
-"""One attempt: the raw response, or why there is none. Raises UserError to end it all."""
-Deliver = Callable[[Prepared, str | Failure], None]
+Attempt = Callable[[PreparedRequest], Awaitable[str | Retry | Failure]]
+"""One attempt: the raw response, or why there is none. A UserError ends all sending."""
+Deliver = Callable[[PreparedRequest, str | Failure], None]
 
 
 @dataclass
 class Scheduler:
-    """The state of sending one list of requests."""
+    """Sends one list of requests.
+
+    Args:
+        attempt: Sends a request once.
+        deliver: Called with each request and its final result.
+        gate: Decides which requests the budget admits.
+        limits: Timeouts and numbers of attempts.
+        limiter: Decides when the next request may be sent; shared by all of one server.
+        rng: Random numbers of the back-off.
+
+    Attributes:
+        pending: Requests that were never sent.
+        retries: A heap of (due time, tie breaker, request, attempts so far).
+        in_flight: The tasks of the attempts that are under way.
+        wake: Set whenever an attempt has ended.
+        failing_since: When the first attempt failed since the last answer.
+        last_reason: Why the last attempt failed.
+        fatal: The exception that ends all sending.
+        over_budget: Whether the gate refused the next request.
+    """
 
     attempt: Attempt
     deliver: Deliver
     gate: Gate
     limits: Limits
-    pace: RateLimiter
-    noise: random.Random = field(default_factory=random.Random)
-    fresh: deque[Prepared] = field(default_factory=deque)
-    waiting: list[tuple[float, int, Prepared, int]] = field(default_factory=list)
+    limiter: RateLimiter
+    rng: random.Random = field(default_factory=random.Random)
+    pending: deque[PreparedRequest] = field(default_factory=deque)
+    retries: list[tuple[float, int, PreparedRequest, int]] = field(default_factory=list)
     in_flight: set[asyncio.Task[None]] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     failing_since: float | None = None
     last_reason: str = ""
     fatal: BaseException | None = None
-    refused: bool = False
+    over_budget: bool = False
 
-    async def run(self, rows: list[Prepared]) -> None:
-        """Send all; returns when every request was delivered or the budget is reached.
+    async def run(self, requests: list[PreparedRequest]) -> None:
+        """Send all; return when every request is delivered or the budget is exhausted.
 
-        Raises UserError for what no request can get past, such as a wrong key.
+        Raises:
+            UserError: No request can succeed, for instance because the key is wrong.
         """
-        self.fresh.extend(rows)
+        self.pending.extend(requests)
         try:
-            while not self._over():
+            while not self._finished():
                 self.wake.clear()
-                timeout = self._launch()
-                await self._nap(timeout)
+                timeout = self._start_attempts()
+                await self._wait(timeout)
         finally:
             if self.in_flight:
                 await asyncio.wait(self.in_flight)
         if self.fatal is not None:
             raise self.fatal
 
-    def _over(self) -> bool:
+    def _finished(self) -> bool:
         if self.fatal is not None:
             return True
         now = time.monotonic()
         patience = self.limits.patience
         if self.failing_since is not None and now - self.failing_since > patience:
             self._give_up(f"no answer for {patience:g} s; last: {self.last_reason}")
-        elif (pause := self.pace.paused_until - now) > patience:
+        elif (pause := self.limiter.paused_until - now) > patience:
             self._give_up(f"the server asks to wait for {pause:.0f} s, longer than {patience:g} s")
-        done = not (self.fresh or self.waiting or self.in_flight)
-        stuck = self.refused and not (self.waiting or self.in_flight) and self.gate.idle
+        done = not (self.pending or self.retries or self.in_flight)
+        stuck = self.over_budget and not (self.retries or self.in_flight) and self.gate.idle
         return done or stuck
 
     def _give_up(self, why: str) -> None:
-        """What has not been sent fails: nothing was, or will be, answered for too long."""
-        for prepared in [*self.fresh, *(entry[2] for entry in self.waiting)]:
-            self.deliver(prepared, Failure(why))
-        self.fresh.clear()
-        self.waiting.clear()
+        """Fail every request that is not in flight."""
+        for request in [*self.pending, *(entry[2] for entry in self.retries)]:
+            self.deliver(request, Failure(why))
+        self.pending.clear()
+        self.retries.clear()
 
-    def _launch(self) -> float | None:
-        """Start what may start. Seconds until more may; None: once something has ended."""
-        self.refused = False
-        while self.fresh or self.waiting:
+    def _start_attempts(self) -> float | None:
+        """Start all attempts that may start now.
+
+        Returns:
+            Seconds until more may start; None: once an attempt has ended.
+        """
+        self.over_budget = False
+        while self.pending or self.retries:
             now = time.monotonic()
-            due = bool(self.waiting) and self.waiting[0][0] <= now
-            if not due and not self.fresh:
-                return self.waiting[0][0] - now
-            prepared = self.waiting[0][2] if due else self.fresh[0]
-            tokens = prepared.prompt_tokens + prepared.decoding.max_tokens
-            wait = self.pace.wait(now, len(self.in_flight), tokens)
+            due = bool(self.retries) and self.retries[0][0] <= now
+            if not due and not self.pending:
+                return self.retries[0][0] - now
+            request = self.retries[0][2] if due else self.pending[0]
+            tokens = request.prompt_tokens + request.decoding.max_tokens
+            wait = self.limiter.wait(now, len(self.in_flight), tokens)
             if wait is None or wait > 0:
                 return wait
-            if not due and not self.gate.admit(prepared):
-                self.refused = True
-                return POLL
-            tried = heapq.heappop(self.waiting)[3] if due else 0
+            if not due and not self.gate.admit(request):
+                self.over_budget = True
+                return POLL_INTERVAL
+            attempts = heapq.heappop(self.retries)[3] if due else 0
             if not due:
-                self.fresh.popleft()
-            self.pace.sent(tokens)
-            task = asyncio.get_running_loop().create_task(self._try(prepared, tried + 1))
+                self.pending.popleft()
+            self.limiter.sent(tokens)
+            task = asyncio.get_running_loop().create_task(self._try(request, attempts + 1))
             self.in_flight.add(task)
             task.add_done_callback(self._ended)
         return None
 
-    async def _nap(self, seconds: float | None) -> None:
+    async def _wait(self, seconds: float | None) -> None:
         if not self.in_flight:
             await asyncio.sleep(min(seconds or 0.0, 1.0))
             return
         try:
-            # Now and then a look at the clock, to see when patience ends.
+            # At most a second, so that the end of patience is noticed.
             async with asyncio.timeout(min(seconds or 1.0, 1.0)):
                 await self.wake.wait()
         except TimeoutError:
@@ -140,23 +167,23 @@ class Scheduler:
             self.fatal = self.fatal or task.exception()
         self.wake.set()
 
-    async def _try(self, prepared: Prepared, number: int) -> None:
+    async def _try(self, request: PreparedRequest, number: int) -> None:
         sent = time.monotonic()
-        result = await self.attempt(prepared)
+        result = await self.attempt(request)
         now = time.monotonic()
-        if not isinstance(result, Again):
+        if not isinstance(result, Retry):
             self.failing_since = None
-            self.pace.concurrency.answered()
-            self.deliver(prepared, result)
+            self.limiter.concurrency.answered()
+            self.deliver(request, result)
             return
         self.failing_since = self.failing_since or now
         self.last_reason = result.why
         if result.overload:
-            self.pace.concurrency.overloaded(sent, now)
+            self.limiter.concurrency.overloaded(sent, now)
         if result.after is not None:
-            self.pace.pause(now, result.after)
+            self.limiter.pause(now, result.after)
         if number >= self.limits.attempts:
-            self.deliver(prepared, Failure(f"{result.why} (attempt {number})"))
+            self.deliver(request, Failure(f"{result.why} (attempt {number})"))
             return
-        due = now + (result.after or 0.0) + backoff(number, self.noise)
-        heapq.heappush(self.waiting, (due, id(prepared), prepared, number))
+        due = now + (result.after or 0.0) + backoff(number, self.rng)
+        heapq.heappush(self.retries, (due, id(request), request, number))

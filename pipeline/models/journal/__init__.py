@@ -1,1 +1,1 @@
-"""The journal: every request with its raw response, durable before it is parsed."""
+"""The journal: every request with its raw response, durable before anything parses it."""

@@ -1,8 +1,9 @@
-"""What one does with a journal as a whole: count it, check it, hand it to others.
+"""Operations on a complete journal: statistics, verification, export and import.
 
-An export is JSON Lines, one object a request with `key`, `request` and `response`, in
-the order of the keys; `.gz` compresses it. It holds no path, no server's address and no
-key to a server. Whoever imports it rebuilds the data set with the engine `replay`.
+An export is JSON Lines: one object with `key`, `request` and `response` for each
+request, in the order of the keys; the suffix `.gz` compresses it. It contains no path,
+no address of a server and no key to one. With the engine `replay` it is enough to
+rebuild the data set on another machine.
 """
 
 from __future__ import annotations
@@ -20,69 +21,93 @@ from typing import IO, Any, Final
 
 from pipeline.errors import UserError
 from pipeline.models.journal.journal import Journal, JournalEntry
-from pipeline.models.journal.responses import reading, well_formed
+from pipeline.models.journal.responses import parse_response, well_formed
 from pipeline.store.hashing import encode
 
-BATCH: Final = 5000
-SHOWN: Final = 5
+IMPORT_BATCH: Final = 5000
+"""Entries that an import commits together."""
+MAX_SHOWN: Final = 5
+"""Problems that the error of `verify` shows."""
+COUNTS: Final = ("requests", "prompt_tokens", "completion_tokens", "cut", "again")
 
 
 def stats(journal: Journal) -> dict[str, Any]:
-    """How many requests and tokens, by model; what was cut; what was answered more than once."""
-    models: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys(("requests", "prompt_tokens", "completion_tokens", "cut", "again"), 0)
-    )
+    """Count the requests and tokens of each model.
+
+    Returns:
+        `requests` and `bytes` of the journal, and under `models` for each model its
+        identity (`model`) with `requests`, `prompt_tokens`, `completion_tokens`, `cut`
+        (answers that reached max_tokens) and `again` (answers beyond the first).
+    """
+    models: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNTS, 0))
     for entry in journal.entries():
-        found = reading(json.loads(entry.response))
-        told = models[json.dumps(json.loads(entry.request)["model"], sort_keys=True)]
-        told["requests"] += 1
-        told["prompt_tokens"] += found.prompt_tokens
-        told["completion_tokens"] += found.completion_tokens
-        told["cut"] += found.finish_reason == "length"
-        told["again"] += entry.answers - 1
-    rows = [{"model": json.loads(name), **told} for name, told in sorted(models.items())]
+        response = parse_response(json.loads(entry.response))
+        counts = models[json.dumps(json.loads(entry.request)["model"], sort_keys=True)]
+        counts["requests"] += 1
+        counts["prompt_tokens"] += response.prompt_tokens
+        counts["completion_tokens"] += response.completion_tokens
+        counts["cut"] += response.finish_reason == "length"
+        counts["again"] += entry.answers - 1
+    rows = [{"model": json.loads(name), **counts} for name, counts in sorted(models.items())]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
 
 
+def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
+    """The rows of a table of `stats`: the model, then its counts in the order of COUNTS."""
+    for row in statistics["models"]:
+        name = json.dumps(row["model"]["weights"] if "weights" in row["model"] else row["model"])
+        yield [name, *(f"{row[count]:,}" for count in COUNTS)]
+
+
 def export(journal: Journal, path: Path) -> int:
-    """Write all entries to a file, aside first; how many there are."""
+    """Write all entries to a file, which appears only once it is complete.
+
+    Returns:
+        The number of entries.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     count = 0
-    aside = path.with_name(f".{path.name}.part")
+    partial = path.with_name(f".{path.name}.part")
     try:
-        with _open(aside, "w", path.suffix == ".gz") as file:
+        with _open(partial, "w", path.suffix == ".gz") as file:
             for entry in journal.entries():
-                # As parsed: a server may break its answer over lines.
+                # Parsed first: a server may spread its answer over several lines.
                 response = json.dumps(json.loads(entry.response))
                 file.write(
                     f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
                 )
                 count += 1
-        aside.replace(path)
+        partial.replace(path)
     except OSError as error:
         raise UserError("the file cannot be written", where=str(path), why=str(error)) from None
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
     return count
 
 
 def import_entries(journal: Journal, path: Path) -> tuple[int, int]:
-    """Take in an export: how many entries were new, and how many known before.
+    """Add the entries of an export. Where both have an answer, the journal keeps its own.
 
-    Where both have an answer, the journal's own stays. Raises UserError with the line
-    of an entry that is none, or whose key is not that of its request; what stands
-    before it has been taken in.
+    Returns:
+        How many entries were new, and how many the journal already had.
+
+    Raises:
+        UserError: A line is not an entry, or its key is not that of its request. The
+            entries before that line are added.
     """
-    new = known = 0
+    new = existing = 0
     entries = _entries(path)
     while True:
         batch: list[JournalEntry] = []
         try:
-            batch.extend(islice(entries, BATCH))
+            batch.extend(islice(entries, IMPORT_BATCH))
         finally:
             added = journal.add_missing(batch)
         if not batch:
-            return new, known
-        new, known = new + added, known + len(batch) - added
+            return new, existing
+        new, existing = new + added, existing + len(batch) - added
 
 
 def _entries(path: Path) -> Iterator[JournalEntry]:
@@ -96,58 +121,57 @@ def _entries(path: Path) -> Iterator[JournalEntry]:
 
 def _entry(line: str, where: str) -> JournalEntry:
     try:
-        given = json.loads(line)
-        key, response = given["key"], given["response"]
-        request = encode(given["request"]).decode("utf-8")
-        given["request"]["model"]
+        raw = json.loads(line)
+        key, response = raw["key"], raw["response"]
+        request = encode(raw["request"]).decode("utf-8")
+        raw["request"]["model"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError("this is no entry of a journal", where=where, why=repr(error)) from None
-    if wrong := _wrong(key, request.encode(), response):
-        raise UserError(f"the entry is not whole: {wrong}", where=where)
+        raise UserError("not a journal entry", where=where, why=repr(error)) from None
+    if problem := _problem(key, request.encode(), response):
+        raise UserError(f"corrupt entry: {problem}", where=where)
     return JournalEntry(key, request, json.dumps(response))
 
 
-def _wrong(key: Any, request: bytes, response: Any) -> str | None:
+def _problem(key: Any, request: bytes, response: Any) -> str | None:
     if key != blake2b(request, digest_size=16).hexdigest():
-        return "its key is not that of its request"
-    return None if well_formed(response) else "its response cannot be read"
+        return "key does not match the request"
+    return None if well_formed(response) else "response cannot be read"
 
 
 def verify(journal: Journal) -> int:
-    """Check every entry: how many there are. Raises UserError that names what is wrong."""
+    """Check that every key is that of its request, and every response can be read.
+
+    Returns:
+        The number of entries.
+
+    Raises:
+        UserError: Some entries are corrupt; it names the first ones.
+    """
     problems = journal.integrity()
     count = 0
     for entry in journal.entries():
         count += 1
         try:
             request = encode(json.loads(entry.request))
-            wrong = _wrong(entry.key, request, json.loads(entry.response))
+            problem = _problem(entry.key, request, json.loads(entry.response))
         except ValueError as error:
-            wrong = str(error)
-        if wrong:
-            problems.append(f"{entry.key}: {wrong}")
+            problem = str(error)
+        if problem:
+            problems.append(f"{entry.key}: {problem}")
     if problems:
         raise UserError(
-            f"the journal has {len(problems):,} mistakes",
+            f"the journal has {len(problems):,} problem{'s' * (len(problems) > 1)}",
             where=str(journal.path),
-            why="; ".join(problems[:SHOWN]),
-            hint="put back a copy of it, or export it and import what is whole",
+            why="; ".join(problems[:MAX_SHOWN]),
+            hint="restore a copy of it, or export it and import the sound entries",
         )
     return count
 
 
-def told(found: dict[str, Any]) -> Iterable[list[str]]:
-    """The rows of a table of `stats`: model, requests, tokens, cut, answered again."""
-    numbers = ("requests", "prompt_tokens", "completion_tokens", "cut", "again")
-    for row in found["models"]:
-        name = json.dumps(row["model"]["weights"] if "weights" in row["model"] else row["model"])
-        yield [name, *(f"{row[number]:,}" for number in numbers)]
-
-
-def _open(path: Path, mode: str, packed: bool) -> IO[str]:
-    if not packed:
+def _open(path: Path, mode: str, compressed: bool) -> IO[str]:
+    if not compressed:
         return path.open(mode, encoding="utf-8")
     if mode == "r":
         return gzip.open(path, "rt", encoding="utf-8")
-    # No moment of writing inside: equal journals give equal files.
+    # Without a time stamp: equal journals give equal files.
     return io.TextIOWrapper(gzip.GzipFile(path, "wb", 6, mtime=0), encoding="utf-8")

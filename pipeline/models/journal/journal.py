@@ -1,20 +1,20 @@
 """The request journal: every raw answer of a language model, durable before anything parses it.
 
-A request is keyed by its full payload, so the journal is a plain look-up table:
-who finds an answer there does not ask again, after a kill, in another recipe or
-on another machine that was handed the file.
+A request is keyed by its full payload, so the journal is a look-up table: a request
+with an answer in it is not sent again, after a kill, in another recipe or on another
+machine that was given the file.
 
-It is one SQLite file in WAL mode with synchronous=FULL. Why not a log of our own:
+It is one SQLite file in WAL mode with synchronous=FULL. Why not an append-only log:
 
-- A commit is on disk (fsync of the write-ahead log) before `put_many` returns,
-  and a batch is there as a whole or not at all, wherever a kill falls.
-- Several processes may write. Their locks are the kernel's and go with the
-  process, so a killed writer blocks nobody, and what it left half written is
-  rolled back by whoever opens the file next.
+- A commit is on disk (fsync of the write-ahead log) before `put_many` returns, and a
+  batch is stored completely or not at all, whenever the process is killed.
+- Several processes may write. Their locks are the kernel's and end with the process, so
+  a killed writer blocks nobody, and its unfinished transaction is rolled back by the
+  next process that opens the file.
 - Look-up needs an index that is as durable as the data.
 
-The store must lie on a local disk: the write-ahead log needs shared memory,
-which network file systems do not give.
+The store must be on a local disk: the write-ahead log needs shared memory, which network
+file systems do not have.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.models.journal.responses import reading
+from pipeline.models.journal.responses import RawResponse, parse_response
 from pipeline.store.hashing import encode
 
 NAME = "journal.sqlite"
 FORMAT = 2
-"""Raised with the table's layout: the keys of another layout would not be found, and paid again."""
-WAIT = 60.0
-"""Seconds to wait while another process commits."""
+"""Version of the table. The keys of another version would not be found, and be paid again."""
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another process to commit."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -51,39 +51,50 @@ INSERT_MISSING = """
 INSERT INTO responses (key, request, response) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING
 """
 SELECT = """
-WITH RECURSIVE asked(start) AS (
-    SELECT 1 UNION ALL SELECT start + 16 FROM asked WHERE start + 16 < length(?1)
+WITH RECURSIVE requested(start) AS (
+    SELECT 1 UNION ALL SELECT start + 16 FROM requested WHERE start + 16 < length(?1)
 )
 SELECT lower(hex(key)), response FROM responses WHERE rowid IN (
-    SELECT rowid FROM responses WHERE key IN (SELECT substr(?1, start, 16) FROM asked)
+    SELECT rowid FROM responses WHERE key IN (SELECT substr(?1, start, 16) FROM requested)
 )
 """
-"""The responses to many keys, given one behind the other: first all steps through the index,
-in the order of the keys, then the responses, in the order in which they were written. What
-a stage asked lies together, so each page is read once."""
+"""The responses to many keys, which are concatenated in one parameter. First all look-ups in
+the index, in the order of the keys, then the responses in the order in which they were
+written: the requests of one stage are adjacent, so each page is read once."""
 
 NEWEST = """
 SELECT response
 FROM (SELECT request, response FROM responses ORDER BY rowid DESC LIMIT 20000)
 WHERE request -> '$.model' = ? LIMIT ?
 """
-SAMPLE = 500
-"""Requests that an estimate of lengths looks at."""
+LENGTHS_SAMPLE = 500
+"""Requests from which mean lengths are estimated."""
 
 
 class JournalEntry(NamedTuple):
-    """One line of the journal. key: 32 hex digits; request: canonical JSON.
+    """An entry to be written.
 
-    response: any JSON object, or the text of one, which is kept as it is.
+    Attributes:
+        key: 32 hex digits: the digest of `request`.
+        request: The request's full payload, as canonical JSON.
+        response: The raw response as a JSON object, or as a JSON text that is stored
+            unchanged.
     """
 
     key: str
     request: str
-    response: dict[str, Any] | str
+    response: RawResponse
 
 
-class Entry(NamedTuple):
-    """A line as it is stored. answers: how often an answer came; the first one stayed."""
+class StoredEntry(NamedTuple):
+    """An entry as it is stored.
+
+    Attributes:
+        key: 32 hex digits: the digest of `request`.
+        request: The request's full payload, as canonical JSON.
+        response: The raw response, as a JSON text.
+        answers: How often the request was answered; the first answer is the stored one.
+    """
 
     key: str
     request: str
@@ -92,9 +103,23 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The journal in a folder, which is made if need be. One object per process and thread.
+    """The journal in a folder, which is created if need be.
 
-    Raises UserError if the file there is no journal.
+    An object belongs to one process and one thread.
+
+    Args:
+        folder: The folder of the journal's file.
+
+    Raises:
+        UserError: The file in the folder is not a journal of this format.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> folder = TemporaryDirectory()
+        >>> journal = Journal(Path(folder.name))
+        >>> journal.put_many([JournalEntry("0" * 32, "{}", {"text": "Yes"})])
+        >>> journal.get_many(["0" * 32, "f" * 32])
+        {'00000000000000000000000000000000': {'text': 'Yes'}}
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,96 +132,98 @@ class Journal:
                 "the request journal cannot be opened",
                 where=str(self.path),
                 why=str(error),
-                hint="put back a copy of it, or move it away to ask all its requests again",
+                hint="restore a copy of it, or move it away to send all its requests again",
             ) from error
 
     def get_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The responses to those of these requests that were answered, by key."""
+        """The responses by key, of those requests that are answered."""
         rows = self._connection.execute(SELECT, [bytes.fromhex("".join(keys))])
         return {key: json.loads(response) for key, response in rows}
 
-    def put_many(self, answers: Iterable[JournalEntry]) -> None:
-        """Make answers durable, all or none. Where a key has an answer, that one stays."""
-        rows = _rows(answers)
+    def put_many(self, entries: Iterable[JournalEntry]) -> None:
+        """Make entries durable, all or none. A key that has an answer keeps it."""
+        rows = _rows(entries)
         with self._connection:
-            # The write lock is taken at once: a transaction that reads first could
+            # IMMEDIATE takes the write lock at once: a transaction that reads first could
             # not wait for another writer and would fail instead.
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany(INSERT, rows)
 
-    def add_missing(self, answers: Iterable[JournalEntry]) -> int:
-        """Add answers that came from elsewhere, where there are none; how many were new."""
-        rows = _rows(answers)
+    def add_missing(self, entries: Iterable[JournalEntry]) -> int:
+        """Add entries of another journal whose keys have no answer yet; how many were new."""
+        rows = _rows(entries)
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             return self._connection.executemany(INSERT_MISSING, rows).rowcount
 
-    def entries(self) -> Iterator[Entry]:
-        """Every entry, in the order of the keys."""
+    def entries(self) -> Iterator[StoredEntry]:
+        """All entries, in the order of the keys."""
         rows = self._connection.execute(
             "SELECT lower(hex(key)), request, response, answers FROM responses ORDER BY key"
         )
-        return (Entry(*row) for row in rows)
+        return (StoredEntry(*row) for row in rows)
 
     def integrity(self) -> list[str]:
-        """What the database itself finds wrong with the file."""
-        found = [text for (text,) in self._connection.execute("PRAGMA quick_check")]
-        return [] if found == ["ok"] else found
+        """What SQLite's own check finds wrong with the file; empty for a sound one."""
+        messages = [text for (text,) in self._connection.execute("PRAGMA quick_check")]
+        return [] if messages == ["ok"] else messages
 
     def count(self) -> int:
-        """How many requests were answered."""
+        """Number of answered requests."""
         (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
         return int(count)
 
-    def most_answers(self) -> int:
-        """The largest number of answers that came to one request: 1 if none was sent twice."""
-        (most,) = self._connection.execute("SELECT max(answers) FROM responses").fetchone()
-        return int(most or 0)
-
     def lengths(self, model: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Mean tokens of prompt and answer in the model's newest requests, if it has any."""
-        rows = self._connection.execute(NEWEST, [encode(model).decode(), SAMPLE])
-        found = [reading(json.loads(response)) for (response,) in rows]
-        if not found:
+        """Mean tokens of prompts and of answers, of a model's newest requests.
+
+        Args:
+            model: The model's identity.
+
+        Returns:
+            (prompt tokens, answer tokens), or None for a model without any request.
+        """
+        rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
+        responses = [parse_response(json.loads(response)) for (response,) in rows]
+        if not responses:
             return None
-        prompts = sum(f.prompt_tokens for f in found)
-        return prompts / len(found), sum(f.completion_tokens for f in found) / len(found)
+        prompts = sum(response.prompt_tokens for response in responses)
+        answers = sum(response.completion_tokens for response in responses)
+        return prompts / len(responses), answers / len(responses)
 
     def close(self) -> None:
-        """Give the file back; the journal object is of no use afterwards."""
+        """Close the file; the object cannot be used afterwards."""
         self._connection.close()
 
 
 def journal_in(store: Path) -> Journal | None:
-    """The journal of a store, if it has one; none is made."""
+    """The journal of a store, or None: none is created."""
     folder = store / "journal"
     return Journal(folder) if (folder / NAME).exists() else None
 
 
-def _rows(answers: Iterable[JournalEntry]) -> list[tuple[bytes, str, str]]:
-    return [(bytes.fromhex(a.key), a.request, _text(a.response)) for a in answers]
+def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str]]:
+    return [(bytes.fromhex(e.key), e.request, _json_text(e.response)) for e in entries]
 
 
-def _text(response: dict[str, Any] | str) -> str:
+def _json_text(response: RawResponse) -> str:
     return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    # Keys have no order, so every batch touches pages all over the index: rewriting
-    # them in the main file seldom, and keeping them in memory, doubles the speed.
-    # They are read, not mapped: a mapped page costs a page fault, and a look-up that
-    # finds the journal just opened would wait for those, twice as long as for reads.
+    # Keys are digests, so every batch touches pages all over the index: rare checkpoints
+    # and a large cache double the speed. No mmap: each mapped page costs a page fault,
+    # and a look-up in a journal just opened would take twice as long as with reads.
     connection.execute("PRAGMA wal_autocheckpoint = 16000")
     connection.execute("PRAGMA cache_size = -65536")
-    found = "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
-    version, filled = connection.execute(found).fetchone()
-    if filled and version != FORMAT:
-        raise sqlite3.DatabaseError(f"its format is {version}, and this version reads {FORMAT}")
-    if not filled:
-        # As one, so that whoever opens it at the same time sees both or neither.
+    query = "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    version, has_table = connection.execute(query).fetchone()
+    if has_table and version != FORMAT:
+        raise sqlite3.DatabaseError(f"its format must be {FORMAT}, got {version}")
+    if not has_table:
+        # In one transaction, so that a process that opens it meanwhile sees both or neither.
         with connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(SCHEMA)

@@ -1,13 +1,13 @@
 """From requests to completions by way of the journal, for every engine alike.
 
 A request is rendered to the text that the model reads (or kept as messages, where a
-server renders), keyed by its full payload and looked up. Only those without an
-answer are sent, equal ones once. Each batch of raw responses is durable before
-anything is parsed; what is returned is read back from the journal, so that the first
+server renders), keyed by its full payload and looked up in the journal. Only requests
+without an answer are sent, equal ones once. Each batch of raw responses is durable
+before anything is parsed; completions are read back from the journal, so the first
 durable answer is the one that counts, in this run and in every later one.
 
 Engines cut their batches from all requests, answered ones included, and then leave
-those out: a resumed run asks what is left in the same order and company.
+those out: a resumed run sends the remaining requests in the same batches and order.
 """
 
 from __future__ import annotations
@@ -19,33 +19,40 @@ from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
 
-from pipeline.context import Context
-from pipeline.models.base import Completion, Decoding, Price, Request
-from pipeline.models.budget import Budget, Usage
+from pipeline.models.base import Completion, Decoding, EngineContext, Request
+from pipeline.models.budget import Budget, Price, Usage
 from pipeline.models.journal.journal import Journal, JournalEntry
-from pipeline.models.journal.responses import reading
+from pipeline.models.journal.responses import RawResponse, parse_response
 from pipeline.store.hashing import encode
 
-Response = dict[str, Any] | str
-"""A raw response as a mapping, or as the JSON text that a server sent; see `responses.py`."""
-
-BYTES: Final = 3
-"""Bytes of a token, a low guess, to estimate what only the server tokenizes."""
+BYTES_PER_TOKEN: Final = 3
+"""A low guess, to estimate the tokens of texts that only the server tokenizes."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """In place of a response: why there is none. It is not journalled; the next run asks again."""
+    """The reason why a request has no response.
+
+    It is not written to the journal: the next run sends the request again.
+
+    Args:
+        why: The reason, for the row's `error`.
+    """
 
     why: str
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRequest:
     """A request that is ready to be sent.
 
-    prompt: the rendered text, or messages that the server renders. tokens: what the
-    model reads, empty where only the server knows. error: why it cannot be sent.
+    Args:
+        key: 32 hex digits: the digest of the payload.
+        payload: Canonical JSON of everything that may change the answer.
+        prompt: The rendered text, or messages that the server renders.
+        tokens: The prompt's token ids; empty where only the server tokenizes.
+        decoding: How the answer is sampled.
+        error: Why it cannot be sent; None if it can.
     """
 
     key: str
@@ -57,89 +64,111 @@ class Prepared:
 
     @property
     def seed(self) -> int:
-        """The request's own seed for engines that draw: 31 bits of its key."""
+        """The request's own seed, for engines that sample by themselves: 31 bits of its key."""
         return int(self.key[:8], 16) >> 1
 
     @property
     def prompt_tokens(self) -> int:
-        """The tokens of the prompt, or at least about as many."""
+        """The tokens of the prompt, estimated where only the server tokenizes."""
         if self.tokens:
             return len(self.tokens)
         texts = [self.prompt] if isinstance(self.prompt, str) else [t for _, t in self.prompt]
-        return sum(len(text.encode()) // BYTES + 8 for text in texts)
+        return sum(len(text.encode()) // BYTES_PER_TOKEN + 8 for text in texts)
 
 
-Batch = list[tuple[Prepared, "Response | Failure"]]
+Batch = list[tuple[PreparedRequest, RawResponse | Failure]]
+"""Requests, each with its response or the reason why there is none."""
 
 
 @dataclass
 class Gate:
-    """Says which requests may be sent now: unanswered ones, within the budget.
+    """Decides which requests may be sent now: unanswered ones, within the budget.
 
-    Several threads may ask. `admit` reserves the prompt and the longest answer, so a
-    budget is never exceeded; `settle` gives back what was not used.
+    Several threads may use it. `admit` reserves the prompt and the longest answer, so a
+    budget is never exceeded; `reconcile` gives back what was not used.
+
+    Args:
+        missing: Keys of the requests without an answer.
+        budget: The limits that apply.
+        price: The model's price, None for one that costs nothing.
     """
 
     missing: frozenset[str]
     budget: Budget
     price: Price | None
-    _held: dict[str, Usage] = field(default_factory=dict)
+    _reserved: dict[str, Usage] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def admit(self, prepared: Prepared) -> bool:
-        """Whether it may be sent now. If not: later, once others have settled, or never."""
-        use = Usage.of(1, prepared.prompt_tokens, prepared.decoding.max_tokens, self.price)
+    def admit(self, request: PreparedRequest) -> bool:
+        """Whether it may be sent now. If not: once others are reconciled, or never."""
+        usage = Usage.of(1, request.prompt_tokens, request.decoding.max_tokens, self.price)
         with self._lock:
-            admitted = self.budget.reserve(use)
+            admitted = self.budget.reserve(usage)
             if admitted:
-                self._held[prepared.key] = use
+                self._reserved[request.key] = usage
         return admitted
 
     @property
     def idle(self) -> bool:
-        """Whether nothing that was admitted is open: who is refused now is refused for good."""
-        return not self._held
+        """Whether no admitted request is open: a request refused now is refused for good."""
+        return not self._reserved
 
-    def settle(self, prepared: Prepared, used: Usage) -> None:
-        """A request has ended, with this use; it may have failed before it was admitted."""
+    def reconcile(self, request: PreparedRequest, actual: Usage) -> None:
+        """Replace the reservation of a request that has ended, admitted or not."""
         with self._lock:
-            self.budget.settle(self._held.pop(prepared.key, Usage()), used)
+            self.budget.reconcile(self._reserved.pop(request.key, Usage()), actual)
 
 
-Send = Callable[[list[Prepared], Gate], Iterator[Batch]]
-"""Answers those of the requests that the gate admits; each batch is yielded as soon as it is there.
+Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
+"""Sends those requests that the gate admits; yields each batch as soon as it is answered.
 
-It ends early when the gate refuses while it is idle. The gate settles what was
-yielded before the generator goes on.
+It ends early when the gate refuses while it is idle. What was yielded is reconciled
+before the generator continues.
 """
 
 Group = TypeVar("Group")
 
 
 def in_batches(
-    batches: Iterable[tuple[Group, list[Prepared]]],
+    batches: Iterable[tuple[Group, list[PreparedRequest]]],
     gate: Gate,
-    answer: Callable[[Group, list[Prepared]], Batch],
+    answer: Callable[[Group, list[PreparedRequest]], Batch],
 ) -> Iterator[Batch]:
-    """Send for engines that answer a batch at a time. batches: cut from all requests."""
-    for group, rows in batches:
-        left = [row for row in rows if row.key in gate.missing]
-        while left:
-            admitted = list(takewhile(gate.admit, left))
+    """Send for an engine that answers one batch at a time.
+
+    Args:
+        batches: (group, requests), cut from all requests, answered ones included.
+        gate: Decides which of them may be sent.
+        answer: Answers the admitted requests of one batch.
+    """
+    for group, requests in batches:
+        remaining = [request for request in requests if request.key in gate.missing]
+        while remaining:
+            admitted = list(takewhile(gate.admit, remaining))
             if not admitted:
                 return
             yield answer(group, admitted)
-            left = left[len(admitted) :]
+            remaining = remaining[len(admitted) :]
 
 
 def prepare(
     request: Request, identity: dict[str, Any], tokenizer: Any, context_tokens: int | None
-) -> Prepared:
-    """Render a request, tokenize it and key it.
+) -> PreparedRequest:
+    """Render a request, tokenize it and compute its key.
 
-    A text is given to the tokenizer as it is, with the special tokens that the
-    tokenizer adds; messages go through the chat template, which writes its own.
-    Without a tokenizer (None) both are left to the server.
+    A text goes to the tokenizer as it is, with the special tokens that the tokenizer
+    adds; messages go through the chat template, which writes its own.
+
+    Args:
+        request: The request of a stage.
+        identity: The identity of the model, which is part of the key.
+        tokenizer: The model's tokenizer; None leaves rendering and tokenizing to the server.
+        context_tokens: The model's context; longer requests get an `error`.
+
+    Example:
+        >>> prepared = prepare(Request("2 + 2 ="), {"weights": {"id": "m"}}, None, None)
+        >>> prepared.key
+        'f14bd01dfb3e17d6013f0dba654208f8'
     """
     is_text = isinstance(request.prompt, str)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
@@ -148,13 +177,12 @@ def prepare(
         prompt = str(
             tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )
-    read = {"prompt": prompt} if isinstance(prompt, str) else {"messages": prompt}
     payload = encode(
         {
             "model": identity,
-            **read,
+            "prompt" if isinstance(prompt, str) else "messages": prompt,
             "special_tokens": is_text,
-            "decoding": _decoding(request.decoding),
+            "decoding": _decoding_payload(request.decoding),
             "seed": request.seed,
             "sample": request.sample,
         }
@@ -163,99 +191,115 @@ def prepare(
     if tokenizer is not None:
         tokens = tuple(tokenizer(prompt, add_special_tokens=is_text)["input_ids"])
     size = len(tokens) if tokenizer is not None else len(prompt)
-    return Prepared(
+    return PreparedRequest(
         key=blake2b(payload, digest_size=16).hexdigest(),
         payload=payload.decode("utf-8"),
         prompt=prompt,
         tokens=tokens,
         decoding=request.decoding,
-        error=_refusal(size, request.decoding.max_tokens, context_tokens if tokens else None),
+        error=_length_error(size, request.decoding.max_tokens, context_tokens if tokens else None),
     )
 
 
 def complete(
-    prepared: Sequence[Prepared],
+    prepared: Sequence[PreparedRequest],
     journal: Journal,
     send: Send,
-    ctx: Context,
+    ctx: EngineContext,
     price: Price | None = None,
 ) -> list[Completion]:
-    """The completions of these requests, in order; see the module's docstring.
+    """Complete requests: from the journal, or by sending them; see the module's docstring.
 
-    Raises UserError (exit code 5) when the budget is reached before all are answered.
+    Args:
+        prepared: The requests, of one model.
+        journal: Where answers are looked up and made durable.
+        send: How the engine sends what has no answer.
+        ctx: The stage's budget, counters and progress.
+        price: The model's price, None for one that costs nothing.
+
+    Returns:
+        One completion for each request, in order.
+
+    Raises:
+        UserError: The budget is exhausted before all are answered (exit code 5).
     """
     unique = {p.key: p for p in prepared if p.error is None}
-    known = journal.get_many(list(unique))
-    gate = Gate(frozenset(unique.keys() - known.keys()), ctx.budget, price)
-    ctx.count(cached=len(known))
+    responses = journal.get_many(list(unique))
+    gate = Gate(frozenset(unique.keys() - responses.keys()), ctx.budget, price)
+    ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
     done = 0
     for batch in send(list(unique.values()), gate) if gate.missing else ():
         answers = [(p, r) for p, r in batch if not isinstance(r, Failure)]
         journal.put_many(JournalEntry(p.key, p.payload, response) for p, response in answers)
         stored = journal.get_many([p.key for p, _ in answers])
-        known |= stored
+        responses |= stored
         failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
-        for one, _ in batch:
-            gate.settle(one, _used(one, stored.get(one.key), ctx, price))
+        for request, _ in batch:
+            gate.reconcile(request, _actual_usage(request, stored.get(request.key), ctx, price))
         done += len(batch)
         if len(batch) < len(gate.missing):
             ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
     if done < len(gate.missing):
-        raise ctx.budget.reached(len(gate.missing) - done)
-    return [_completion(p, known.get(p.key), failures.get(p.key)) for p in prepared]
+        raise ctx.budget.exhausted(len(gate.missing) - done)
+    return [_completion(p, responses.get(p.key), failures.get(p.key)) for p in prepared]
 
 
-def _used(
-    prepared: Prepared, response: dict[str, Any] | None, ctx: Context, price: Price | None
+def _actual_usage(
+    prepared: PreparedRequest,
+    response: dict[str, Any] | None,
+    ctx: EngineContext,
+    price: Price | None,
 ) -> Usage:
-    """What a request took, counted; nothing where it has no answer.
+    """Count what a request used; nothing if it has no answer.
 
-    Where a server does not say how many tokens there were, they are estimated, so that a
-    budget holds there too.
+    Where a server does not report tokens they are estimated, so that a budget holds there
+    too.
     """
     if response is None:
         return Usage()
-    found = reading(response)
-    prompt = found.prompt_tokens or prepared.prompt_tokens
-    completion = found.completion_tokens or -(-len(found.text.encode()) // BYTES)
+    parsed = parse_response(response)
+    prompt = parsed.prompt_tokens or prepared.prompt_tokens
+    completion = parsed.completion_tokens or -(-len(parsed.text.encode()) // BYTES_PER_TOKEN)
     ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
     return Usage.of(1, prompt, completion, price)
 
 
 def _completion(
-    prepared: Prepared, response: dict[str, Any] | None, failure: str | None
+    prepared: PreparedRequest, response: dict[str, Any] | None, failure: str | None
 ) -> Completion:
     if response is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
         return Completion(prepared.key, "", "error", tokens, 0, why)
-    found = reading(response)
+    parsed = parse_response(response)
     return Completion(
         key=prepared.key,
-        text=found.text,
-        finish_reason="error" if found.error else found.finish_reason,
-        prompt_tokens=found.prompt_tokens,
-        completion_tokens=found.completion_tokens,
-        error=found.error,
-        logprobs=found.logprobs,
+        text=parsed.text,
+        finish_reason="error" if parsed.error else parsed.finish_reason,
+        prompt_tokens=parsed.prompt_tokens,
+        completion_tokens=parsed.completion_tokens,
+        error=parsed.error,
+        logprobs=parsed.logprobs,
     )
 
 
-ALWAYS: Final = frozenset({"max_tokens", "temperature", "top_p", "presence_penalty", "stop"})
-"""Fields of Decoding that stand in every payload; the others only where they say something."""
+ALWAYS_ENCODED: Final = frozenset(
+    {"max_tokens", "temperature", "top_p", "presence_penalty", "stop"}
+)
+"""Fields of Decoding that are in every payload; the others only if they are not the default."""
 _DEFAULTS: Final = {f.name: f.default for f in fields(Decoding)}
 
 
-def _decoding(decoding: Decoding) -> dict[str, Any]:
-    """Whole numbers become floats where a float is meant: 1 and 1.0 are one request."""
+def _decoding_payload(decoding: Decoding) -> dict[str, Any]:
+    """The fields of a payload. Integers become floats where floats are meant: 1 equals 1.0."""
     names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-    given = asdict(decoding) | {name: float(getattr(decoding, name)) for name in names}
-    return {k: v for k, v in given.items() if k in ALWAYS or v != _DEFAULTS[k]}
+    values = asdict(decoding) | {name: float(getattr(decoding, name)) for name in names}
+    return {k: v for k, v in values.items() if k in ALWAYS_ENCODED or v != _DEFAULTS[k]}
 
 
-def _refusal(prompt: int, answer: int, context: int | None) -> str | None:
-    """Why a request is not sent. A prompt that was cut in silence would be another request."""
+def _length_error(prompt: int, answer: int, context: int | None) -> str | None:
+    """Why a request is not sent. Truncating the prompt would make it another request."""
     if prompt == 0:
         return "the prompt has no tokens"
     if context is not None and prompt + answer > context:

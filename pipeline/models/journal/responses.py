@@ -1,8 +1,8 @@
-"""Reading raw responses: pure functions over what the journal holds, in every form it holds.
+"""Parsing raw responses: pure functions over what the journal stores.
 
-Three forms: that of the engines of our own (`text`, `finish_reason`, `usage`, and
-`logprobs` as [token, logprob, [[token, logprob], ...]] lists), and a server's chat
-and completions, kept exactly as they came.
+A raw response has one of three forms: that of the engines of this package (`text`,
+`finish_reason`, `usage`, and `logprobs` as [token, logprob, [[token, logprob], ...]]
+lists), or a server's chat completion or text completion, stored exactly as received.
 """
 
 from __future__ import annotations
@@ -13,13 +13,25 @@ from typing import Any, Final, Literal
 
 from pipeline.models.base import TokenLogprobs
 
-BROKEN: Final = frozenset({"error", "abort"})
-"""Finish reasons of gateways and of vLLM for what broke off on the server's side."""
+RawResponse = dict[str, Any] | str
+"""A raw response: a JSON object, or the JSON text that a server sent."""
+
+ABORTED: Final = frozenset({"error", "abort"})
+"""Finish reasons of gateways and of vLLM for an answer that the server broke off."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What a raw response says. error: why there is no answer in it, and never will be."""
+class ParsedResponse:
+    """A raw response, parsed.
+
+    Args:
+        text: The answer.
+        finish_reason: "stop" for a complete answer, "length" for one that was cut.
+        prompt_tokens: Tokens of the prompt; 0 where the server does not say.
+        completion_tokens: Tokens of the answer; 0 where the server does not say.
+        logprobs: One entry for each token of the answer, if the request asked for them.
+        error: Why the response has no answer, and will not have one if it is repeated.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
@@ -29,16 +41,26 @@ class Reading:
     error: str | None = None
 
 
-def reading(response: Mapping[str, Any]) -> Reading:
-    """Read a raw response. Raises LookupError or TypeError for what is none."""
+def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
+    """Parse a raw response of any of the three forms.
+
+    Raises:
+        LookupError: A field is missing.
+        TypeError: A field has another type.
+
+    Example:
+        >>> choice = {"message": {"content": "Yes"}, "finish_reason": "stop"}
+        >>> parse_response({"choices": [choice], "usage": {"prompt_tokens": 9}}).text
+        'Yes'
+    """
     choice = response["choices"][0] if "choices" in response else response
     message = choice.get("message")
     text = choice["text"] if message is None else _content(message)
     reason = choice["finish_reason"]
     usage = response.get("usage") or {}
     withheld = reason == "content_filter"
-    return Reading(
-        text=_sound(text or ""),
+    return ParsedResponse(
+        text=_replace_surrogates(text or ""),
         finish_reason="length" if reason == "length" else "stop",
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
@@ -48,19 +70,19 @@ def reading(response: Mapping[str, Any]) -> Reading:
 
 
 def well_formed(response: Any) -> bool:
-    """Whether this is a response that can be read; anything else is a fault on the way here."""
+    """Whether this is a complete response; anything else is a transmission error."""
     try:
-        reading(response)
+        parse_response(response)
         choice = response["choices"][0] if "choices" in response else response
-        return choice["finish_reason"] not in BROKEN
+        return choice["finish_reason"] not in ABORTED
     except (LookupError, TypeError, ValueError, AttributeError):
         return False
 
 
 def _content(message: Mapping[str, Any]) -> str | None:
-    """The text of a message: as it is, in parts, or else why the model refuses.
+    """The text of a message: its content, whole or in parts, else the model's refusal.
 
-    A message that calls tools, or whose answer was withheld, may have no content at all.
+    A message that calls tools, or whose answer was withheld, may have no content.
     """
     content = message.get("content") or message.get("refusal")
     if isinstance(content, list):
@@ -68,38 +90,36 @@ def _content(message: Mapping[str, Any]) -> str | None:
     return content
 
 
-def _logprobs(given: Any) -> Iterable[TokenLogprobs]:
-    if not given:
+def _logprobs(raw: Any) -> Iterable[TokenLogprobs]:
+    if not raw:
         return ()
-    if isinstance(given, list):
+    if isinstance(raw, list):
         return (
             TokenLogprobs(token, logprob, tuple((t, p) for t, p in top))
-            for token, logprob, top in given
+            for token, logprob, top in raw
         )
-    if given.get("content") is not None:
+    if raw.get("content") is not None:
         return (
-            TokenLogprobs(
-                _sound(entry["token"]),
+            _token_logprobs(
+                entry["token"],
                 entry["logprob"],
-                tuple((_sound(t["token"]), t["logprob"]) for t in entry.get("top_logprobs") or ()),
+                [(top["token"], top["logprob"]) for top in entry.get("top_logprobs") or ()],
             )
-            for entry in given["content"]
+            for entry in raw["content"]
         )
-    tops = given.get("top_logprobs") or [{}] * len(given.get("tokens") or ())
+    tokens = raw.get("tokens") or ()
+    tops = raw.get("top_logprobs") or [{}] * len(tokens)
     return (
-        TokenLogprobs(
-            _sound(token),
-            logprob,
-            tuple(
-                sorted(((_sound(t), p) for t, p in (top or {}).items()), key=lambda one: -one[1])
-            ),
-        )
-        for token, logprob, top in zip(
-            given.get("tokens") or (), given.get("token_logprobs") or (), tops, strict=True
-        )
+        _token_logprobs(token, logprob, sorted((top or {}).items(), key=lambda item: -item[1]))
+        for token, logprob, top in zip(tokens, raw.get("token_logprobs") or (), tops, strict=True)
     )
 
 
-def _sound(text: str) -> str:
-    """Halves of surrogate pairs, which JSON lets through and no file holds, become U+FFFD."""
+def _token_logprobs(token: str, logprob: float, top: Iterable[tuple[str, float]]) -> TokenLogprobs:
+    pairs = tuple((_replace_surrogates(t), p) for t, p in top)
+    return TokenLogprobs(_replace_surrogates(token), logprob, pairs)
+
+
+def _replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which JSON allows and UTF-8 does not, by U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,9 +1,9 @@
 """Tokenizers and chat templates: how messages become the text that a model reads.
 
-A model's own template is used, or the file that replaces it. A base model has none
-and gets the one named "plain": the role on a line, the text below it, a blank line
-between turns. A template is the model's or the user's and is run by transformers in
-its sandbox; messages are only ever values in it.
+A model's own template is used, or the file that replaces it. A base model has none and
+gets the one named "plain": the role in a line, the content below it, an empty line
+between turns. A template belongs to the model or to the user and is run by transformers
+in its sandbox; messages are only ever values in it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,31 @@ PLAIN_TEMPLATE: Final = (
     "{%- else -%}{{- m['content'] -}}{%- endif -%}{{- '\n\n' -}}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}"
 )
-"""The template named "plain", with the answers marked for training."""
+"""The template named "plain"; `generation` marks the answers for training."""
 
 
 def plain_prompt(messages: Sequence[tuple[str, str]]) -> str:
-    """What PLAIN_TEMPLATE makes of messages that wait for an answer."""
+    r"""Messages as PLAIN_TEMPLATE renders them, ready for an answer.
+
+    Example:
+        >>> plain_prompt((("user", "Hello"),))
+        'User:\nHello\n\nAssistant:\n'
+    """
     turns = [f"{role.capitalize()}:\n{content}\n\n" for role, content in messages]
     return "".join([*turns, "Assistant:\n"])
 
 
 def renders_here(model: LanguageModel) -> bool:
-    """Whether prompts are rendered and tokenized on this side.
+    """Whether prompts are rendered and tokenized in this process.
 
-    Not so for a model that is known only by the name that a server gives it.
+    False for a model that is known only by the name that a server gives it.
     """
-    given = model.tokenizer is not None or local_folder(model.model) is not None
-    return given or model.base_url is None
+    has_tokenizer = model.tokenizer is not None or local_folder(model.model) is not None
+    return has_tokenizer or model.base_url is None
 
 
 def source(model: LanguageModel) -> dict[str, Any]:
-    """Where transformers finds the weights: a folder, or a hub name with its commit."""
+    """The arguments of `from_pretrained`: a folder, or a name on the hub with its commit."""
     if local_folder(model.model) is not None:
         return {"pretrained_model_name_or_path": model.model}
     revision = resolved_revision(model)
@@ -49,15 +54,16 @@ def source(model: LanguageModel) -> dict[str, Any]:
 
 
 def load_tokenizer(model: LanguageModel) -> Any:
-    """The tokenizer with the chat template that is to be used.
+    """Load a model's tokenizer and set the chat template that is to be used.
 
-    Raises UserError for a folder or name that holds none.
+    Raises:
+        UserError: The folder or the name has no tokenizer.
     """
     from transformers import AutoTokenizer
 
     where = model.tokenizer or model.model
     try:
-        found: Any = AutoTokenizer.from_pretrained(
+        tokenizer: Any = AutoTokenizer.from_pretrained(
             **({"pretrained_model_name_or_path": where} if model.tokenizer else source(model))
         )
     except (OSError, ValueError) as error:
@@ -67,14 +73,14 @@ def load_tokenizer(model: LanguageModel) -> Any:
             why=f"its tokenizer: {str(error).strip().splitlines()[0]}",
         ) from error
     if model.chat_template not in (None, PLAIN):
-        found.chat_template = Path(str(model.chat_template)).read_text("utf-8")
-    elif model.chat_template == PLAIN or found.chat_template is None:
-        found.chat_template = PLAIN_TEMPLATE
-    return found
+        tokenizer.chat_template = Path(str(model.chat_template)).read_text("utf-8")
+    elif model.chat_template == PLAIN or tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
 
 
 def context_tokens(model: LanguageModel, tokenizer: Any) -> int | None:
-    """The tokens that the model can read, by its configuration and its tokenizer."""
+    """The tokens that the model can read, according to its configuration and its tokenizer."""
     from transformers import AutoConfig
 
     where = {"pretrained_model_name_or_path": model.tokenizer} if model.tokenizer else source(model)
@@ -86,6 +92,6 @@ def context_tokens(model: LanguageModel, tokenizer: Any) -> int | None:
 
 
 def smallest(positions: int | None, tokenizer: Any) -> int | None:
-    """The smaller of the model's and the tokenizer's limits, of those there are."""
+    """The smaller of the model's and the tokenizer's limits; None without either."""
     limits = [limit for limit in (positions, tokenizer.model_max_length) if limit]
     return int(min(limits)) if limits else None

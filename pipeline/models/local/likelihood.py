@@ -1,25 +1,26 @@
-"""Log-likelihoods of given tokens, packed: no padding between rows, logits only where asked for.
+"""Log-likelihoods of given tokens, packed: no padding between rows, logits only where needed.
 
-Rows are laid end to end into packs of a fixed number of tokens. All that works on
-single tokens (projections, norms, the feed-forward part: most of the work) runs
-over the whole pack; attention runs row by row, each at its own length. The last
-layer's states are multiplied with the vocabulary only at the scored places, in
-blocks of a fixed size, and of each row of logits only one number is kept.
+Rows are concatenated into packs of a fixed number of tokens. Everything that works on
+single tokens (projections, norms, the feed-forward part: most of the work) runs over the
+complete pack; attention runs row by row, each at its own length. The last layer's states
+are multiplied with the vocabulary only at scored positions, in blocks of a fixed size,
+and of each row of logits only one number is kept.
 
-So a row's floats depend on the row alone: every matrix product has a shape that
-no other row influences, and where in a pack a row lies makes no difference to it.
-Up to `SHORT` tokens a row goes into packs of `PACK` tokens; longer ones have packs
-of their own length, rounded up to `STEP`.
+So a row's floats depend on the row alone: every matrix product has a shape that no other
+row influences, and the position of a row in a pack makes no difference to it. Rows of up
+to `SHORT` tokens go into packs of `PACK` tokens; longer ones have packs of their own
+length, rounded up to `STEP`.
 
-Not every architecture can be taken apart like that. Before a model is trusted to
-it, two short rows are scored packed and alone; if that fails or differs, its rows
-are scored one at a time, whole, which is slower and needs no trust.
+Not every architecture can be run like that. Before a model is packed, two short rows are
+scored packed and alone; if that fails or differs, its rows are scored one at a time,
+which is slower and assumes nothing. The plain definition, one forward pass for each row,
+is `alone` in tests/pipeline/models/test_likelihood.py.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -31,49 +32,65 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from pipeline.context import Report
 from pipeline.models.base import Scored
 
 SHORT: Final = 512
+"""Tokens of the longest row that shares a pack with others."""
 PACK: Final = {"cpu": 2048, "cuda": 16_384}
+"""Tokens of a shared pack, by kind of device."""
 STEP: Final = 128
+"""The length of a longer row's pack is a multiple of this."""
 BLOCK: Final = 256
+"""Positions that are multiplied with the vocabulary at a time."""
 ATTENTION: Final = "gristmill_packed"
 
 Segments = list[tuple[int, int]]
-"""Where the rows of a pack begin and end."""
+"""Start and end of the rows of a pack."""
 
 
 class Likelihoods:
-    """Scores token sequences with a causal language model."""
+    """Scores token sequences with a causal language model.
+
+    Args:
+        model: A causal language model of transformers.
+    """
 
     def __init__(self, model: Any) -> None:
         self.model = model
 
     def score(
-        self, sequences: Sequence[Scored], progress: Report | None = None
+        self,
+        sequences: Sequence[Scored],
+        progress: Callable[[float, float | None], None] | None = None,
     ) -> list[NDArray[np.float32]]:
-        """Natural-log probabilities of tokens start..end of each sequence, in order.
+        """Score token sequences.
 
-        Element k of a result is log p(tokens[start + k] | tokens[: start + k]). A
-        sequence with nothing to score gives an empty array. Raises ValueError for
-        start < 1: the first token has nothing to be conditioned on.
+        Args:
+            sequences: Token ids, each with the index of its first scored token.
+            progress: Called after each pack with the number of scored sequences and that
+                of all sequences.
 
-        progress: told after each pack how many of the sequences are scored.
+        Returns:
+            For each sequence, in order, natural-log probabilities: element k is
+            log p(tokens[start + k] | tokens[: start + k]). Without any token to score the
+            array is empty.
+
+        Raises:
+            ValueError: A start is below 1; the first token is conditioned on nothing.
         """
-        if any(s.start < 1 for s in sequences):
-            raise ValueError("the first token of a sequence has no likelihood: start must be >= 1")
+        if (smallest := min((s.start for s in sequences), default=1)) < 1:
+            raise ValueError(f"start must be at least 1, got {smallest}")
         scores = [np.zeros(0, dtype=np.float32) for _ in sequences]
-        asked = [i for i, s in enumerate(sequences) if s.start < len(s.tokens)]
+        scorable = [i for i, s in enumerate(sequences) if s.start < len(s.tokens)]
         done = 0
-        for size, members in self._batches([len(sequences[i].tokens) for i in asked]):
-            rows = [asked[m] for m in members]
+        for size, members in self._batches([len(sequences[i].tokens) for i in scorable]):
+            rows = [scorable[m] for m in members]
             parts = self._score([sequences[i] for i in rows], size)
             for i, part in zip(rows, parts, strict=True):
                 scores[i] = part
             done += len(rows)
             if progress is not None:
-                progress(done, len(asked))
+                progress(done, len(scorable))
         return scores
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
@@ -86,7 +103,7 @@ class Likelihoods:
 
     @cached_property
     def _packs(self) -> bool:
-        """Whether packing gives this model's likelihoods."""
+        """Whether packed rows get the likelihoods of this model, by a trial of two rows."""
         vocabulary = self.model.config.get_text_config().vocab_size
         trial = [
             Scored(tuple((7 * i + length) % vocabulary for i in range(length)), 1)
@@ -99,29 +116,41 @@ class Likelihoods:
         else:
             alone = [_alone(self.model, row) for row in trial]
             tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.3
-            apart = max(float(abs(p - a).max()) for p, a in zip(packed, alone, strict=True))
-            if apart <= tolerance:
+            difference = max(float(abs(p - a).max()) for p, a in zip(packed, alone, strict=True))
+            if difference <= tolerance:
                 return True
-            reason = f"likelihoods differ by {apart:.2g}"
+            reason = f"likelihoods differ by {difference:.2g}"
         logging.getLogger(__name__).warning("rows are scored one at a time: %s", reason)
         return False
 
 
 def packs(lengths: Sequence[int], device: str) -> Iterator[tuple[int, list[int]]]:
-    """Packs as (tokens, rows): longest row first, each into the first pack with room."""
+    """Assign rows to packs: longest row first, each into the first pack that it fits into.
+
+    Args:
+        lengths: Tokens of the rows.
+        device: Kind of device, such as "cpu".
+
+    Yields:
+        (tokens of the pack, indices of its rows).
+
+    Example:
+        >>> list(packs([100, 600, 2000, 50], "cpu"))
+        [(2048, [2]), (640, [1]), (2048, [0, 3])]
+    """
     size = PACK.get(device, 2048)
-    room: list[int] = []
+    remaining: list[int] = []
     members: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if lengths[i] > SHORT:
             yield -(-lengths[i] // STEP) * STEP, [i]
             continue
-        place = next((p for p, left in enumerate(room) if left >= lengths[i]), len(room))
-        if place == len(room):
-            room.append(size)
+        pack = next((p for p, n in enumerate(remaining) if n >= lengths[i]), len(remaining))
+        if pack == len(remaining):
+            remaining.append(size)
             members.append([])
-        room[place] -= lengths[i]
-        members[place].append(i)
+        remaining[pack] -= lengths[i]
+        members[pack].append(i)
     yield from ((size, rows) for rows in members)
 
 
@@ -145,8 +174,8 @@ def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.fl
             use_cache=False,
             segments=segments,
         ).last_hidden_state[0]
-    place = torch.tensor(scored)
-    scores = _token_scores(model, states[place - 1], tokens[place].to(model.device))
+    scored_at = torch.tensor(scored)
+    scores = _token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
     return np.split(scores, np.cumsum([len(r.tokens) - r.start for r in rows])[:-1])
 
 
@@ -177,12 +206,12 @@ def _gathered(logits: Tensor, targets: Tensor) -> NDArray[np.float32]:
 
 @contextmanager
 def _attention(model: Any) -> Iterator[None]:
-    usual = model.config._attn_implementation
+    original = model.config._attn_implementation
     model.set_attn_implementation(ATTENTION)
     try:
         yield
     finally:
-        model.set_attn_implementation(usual)
+        model.set_attn_implementation(original)
 
 
 def _attend(
@@ -196,30 +225,41 @@ def _attend(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention within each segment; what lies behind the last one is left zero.
+    """Causal attention within each segment; zeros after the last one.
 
-    query, key, value: (1, heads, tokens, width). Returns (1, tokens, heads, width).
+    Args:
+        module: The attention layer.
+        query: Of shape (1, heads, tokens, width), as are `key` and `value`.
+        key: See `query`.
+        value: See `query`.
+        _mask: Ignored: each segment is causal.
+        segments: Start and end of the rows.
+        sliding_window: How many tokens a token attends to; None for all.
+        **kwargs: Passed on to scaled dot-product attention.
+
+    Returns:
+        A tensor of shape (1, tokens, heads, width), and no weights.
     """
     parts = []
     for start, end in segments:
-        cut = slice(start, end)
+        row = slice(start, end)
         mask = _window(end - start, sliding_window, query.device)
         part, _ = sdpa_attention_forward(
-            module, query[:, :, cut], key[:, :, cut], value[:, :, cut], mask, **kwargs
+            module, query[:, :, row], key[:, :, row], value[:, :, row], mask, **kwargs
         )
         parts.append(part)
-    behind = query.shape[2] - segments[-1][1]
-    parts.append(parts[0].new_zeros(1, behind, *parts[0].shape[2:]))
+    padding = query.shape[2] - segments[-1][1]
+    parts.append(parts[0].new_zeros(1, padding, *parts[0].shape[2:]))
     return torch.cat(parts, 1), None
 
 
 def _window(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
-    """The mask of a sliding window that is shorter than the row; else plain causality will do."""
+    """The mask of a sliding window that is shorter than the row; None: causality is enough."""
     if sliding_window is None or length <= sliding_window:
         return None
-    place = torch.arange(length, device=device)
-    back = place[:, None] - place[None, :]
-    return ((back >= 0) & (back < sliding_window))[None, None]
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return ((distance >= 0) & (distance < sliding_window))[None, None]
 
 
 AttentionInterface.register(ATTENTION, _attend)

@@ -1,4 +1,4 @@
-"""One number of threads for all floating-point work."""
+"""One number of threads for all floating-point work, so that sums are equal everywhere."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 def fix_threads() -> None:
     """Let torch use as many threads as this process has cores, whatever the environment says.
 
-    Some kernels split a sum by the number of threads, and a runner that starts
-    several workers lowers that number by OMP_NUM_THREADS. A result must not depend
-    on the number of workers.
+    Some kernels split a sum by the number of threads, and a runner that starts several
+    workers lowers that number by OMP_NUM_THREADS. A result must not depend on the number
+    of workers.
     """
     import torch
 
-    # Only Linux tells which cores a process may use.
+    # Only Linux reports which cores a process may use.
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
     torch.set_num_threads(cores or 1)

@@ -46,7 +46,7 @@ def novelty(
     rows: Records,
     held: Records | None = None,
     *,
-    method: Method = RougeL(),  # noqa: B008 (frozen)
+    method: Method = RougeL(),
     inclusive: bool = False,
     order_by: str = "id",
 ) -> pl.DataFrame:

@@ -64,7 +64,7 @@ def semantic(
     *,
     threshold: PositiveFraction = 0.9,
     inclusive: bool = False,
-    method: Method = Clusters(),  # noqa: B008 (frozen)
+    method: Method = Clusters(),
     order_by: str = "id",
     vector: str = "vector",
 ) -> pl.DataFrame:

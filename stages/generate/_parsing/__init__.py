@@ -1,1 +1,1 @@
-"""Reading models' answers: lists, fields and sections."""
+"""Parsers of completions: lists, fields and labelled sections."""

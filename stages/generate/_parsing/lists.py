@@ -1,10 +1,9 @@
-"""Reading what a model wrote: pure functions from raw text to tasks, labels and instances.
+"""Parsers of completions: pure functions from raw text to instructions, tasks and instances.
 
-Self-Instruct (Wang et al. 2022, arXiv:2212.10560) with what was made of it, and, for the
-ratings, Instruction Backtranslation (Li et al. 2023, arXiv:2308.06259). Nothing here
-knows models or journals, so whoever holds the raw responses can rebuild every row from
-them.
-A rejection is a reason and its evidence; nothing is left out in silence.
+The formats are those of Self-Instruct (Wang et al. 2022, arXiv:2212.10560) and its
+descendants; the ratings are those of Instruction Backtranslation (Li et al. 2023,
+arXiv:2308.06259). Nothing here depends on models or journals, so that every row can be
+rebuilt from the raw completions. What is refused is refused with a reason and evidence.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ KEYWORDS: Final = (
     *("image", "images", "graph", "graphs", "picture", "pictures", "file", "files"),
     *("map", "maps", "draw", "plot", "go to"),
 )
-"""What a model of texts cannot do anything with: the reference's list."""
+"""Words of tasks that a language model cannot do: the list of Self-Instruct's code."""
 
 _NUMBER = re.compile(r"(?:^|\n)[^\S\n]*\d+\s?\.(?=\s|$)")
 _LISTED = re.compile(r"^[ \t]*(?:\d+[ \t]?[.)]|[-*•])[ \t]+(\S.*)$", re.MULTILINE)
@@ -43,27 +42,42 @@ _SCORE_ANYWHERE = re.compile(r"score:\s*(\d+)", re.IGNORECASE)
 
 
 def numbered_items(text: str) -> list[str]:
-    """The items of a list "... <newline> 10. ... <newline> 11. ...", on one line each.
+    r"""The items of a numbered list, each on one line.
 
-    The first number stands in the prompt, so the text before the next number is
-    an item too; a model that repeats the number loses nothing. Empty items are
-    left out.
+    The prompt ends with the first number, so that the text before the next number is an
+    item too. Empty items are left out.
+
+    Example:
+        >>> numbered_items(" Name a color.\n10. Name\n a river.")
+        ['Name a color.', 'Name a river.']
     """
     items = (" ".join(item.split()) for item in _NUMBER.split(text))
     return [item for item in items if item]
 
 
 def listed_items(text: str) -> list[str]:
-    """The items of a list with numbers ("1.", "2)") or bullets, a line each; other lines go."""
+    r"""The lines of a list with numbers ("1.", "2)") or bullets; other lines are left out.
+
+    Example:
+        >>> listed_items("Sure!\n1. Supply\n- Demand")
+        ['Supply', 'Demand']
+    """
     return [item.strip() for item in _LISTED.findall(text)]
 
 
 def field_tasks(text: str, fields: Sequence[str]) -> list[tuple[str, dict[str, str] | None]]:
-    """Tasks between lines of "###", each as its text and its fields; None for one not so written.
+    r"""The tasks between lines of "###", in Alpaca's format.
 
-    A field stands behind its number and name at the beginning of a line, "4. Input: ...",
-    and may run over lines. A task has every field once, in order, under one number (any,
-    where Alpaca's code wants the next one); "<noinput>" is an empty input.
+    A field follows its number and name at the beginning of a line, "4. Input: ...", and may
+    have several lines. A task has every field once, in order, under one number (any number,
+    where Alpaca's code expects the next one). "<noinput>" is an empty input.
+
+    Returns:
+        For each task its text and its fields by name, None for a task in another format.
+
+    Example:
+        >>> field_tasks("4. Input: <noinput>\n4. Output: Yes.\n###\nHm.", ("input", "output"))
+        [('4. Input: <noinput>\n4. Output: Yes.', {'input': '', 'output': 'Yes.'}), ('Hm.', None)]
     """
     names = "|".join(fields)
     parts = (part.strip() for part in _RULE.split(text))
@@ -75,41 +89,56 @@ def _fields(part: str, fields: Sequence[str], names: str) -> dict[str, str] | No
     if number is None:
         return None
     label = rf"^[ \t]*{number[1]}[ \t]?\.[ \t]*({names})[ \t]*:"
-    _, *found = re.split(label, part, flags=re.I | re.M)
-    if [name.lower() for name in found[::2]] != list(fields):
+    _, *parts = re.split(label, part, flags=re.I | re.M)
+    if [name.lower() for name in parts[::2]] != list(fields):
         return None
-    values = dict(zip(fields, map(str.strip, found[1::2]), strict=True))
+    values = dict(zip(fields, map(str.strip, parts[1::2]), strict=True))
     if values.get("input", "").lower() == "<noinput>":
         values["input"] = ""
     return values
 
 
 def without_mark(text: str) -> str:
-    """What stands before the first "|EoS|", by which Ensemble-Instruct ends a text."""
+    """The text before the first "|EoS|", the end mark of Ensemble-Instruct."""
     return text.partition("|EoS|")[0].strip()
 
 
 def labelled_instance(text: str, with_input: bool) -> Instance | None:
     """The instance in "input: ... output: ..." or in "output: ..."; None without it.
 
-    Small models write on: an end mark behind the output, or a next "instruction:", ends it.
+    Small models do not stop: an end mark, or the next "instruction:", ends the output.
+
+    Example:
+        >>> labelled_instance("input: 2 and 3 |EoS|\\noutput: 5 |EoS| 6", with_input=True)
+        Instance(input='2 and 3', output='5')
     """
     text = _NEXT.split(text)[0]
-    found = (_INPUT_OUTPUT if with_input else _OUTPUT_ALONE).match(text)
-    if found is None:
+    match = (_INPUT_OUTPUT if with_input else _OUTPUT_ALONE).match(text)
+    if match is None:
         return None
-    return Instance(found[1].replace("|EoS|", "").strip(), without_mark(found[2]))
+    return Instance(match[1].replace("|EoS|", "").strip(), without_mark(match[2]))
 
 
 def leaked(text: str) -> str | None:
-    """The first mark of a prompt's form in a text that should hold none; None for a clean one."""
-    found = _MARKED.search(text)
-    return found[0].strip() if found else None
+    """The first label of the prompt's format in a text that should have none, else None."""
+    match = _MARKED.search(text)
+    return match[0].strip() if match else None
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What an instruction must be like. Words are what stands between spaces."""
+    """Filters of instructions, with the defaults of Self-Instruct's code.
+
+    Attributes:
+        min_words: Smallest number of words, which are separated by white space.
+        max_words: Largest number of words.
+        keywords: Words that an instruction must not contain, whatever their case.
+        ascii_start: The first character must be ASCII.
+
+    Example:
+        >>> Rules().rejection("Describe what the images show.")
+        ('banned_keyword', {'keyword': 'images'})
+    """
 
     min_words: int = 4
     max_words: int = 150
@@ -117,7 +146,7 @@ class Rules:
     ascii_start: bool = True
 
     def rejection(self, instruction: str) -> Rejection | None:
-        """The first rule that a (non-empty) instruction breaks, in the reference's order."""
+        """The first filter that a (non-empty) instruction fails, in the order of the code."""
         words = len(instruction.split())
         if words < self.min_words:
             return "too_short", {"words": words}
@@ -125,7 +154,7 @@ class Rules:
             return "too_long", {"words": words}
         for keyword in self.keywords:
             if re.search(rf"\b{re.escape(keyword)}\b", instruction, re.IGNORECASE):
-                return "keyword", {"keyword": keyword}
+                return "banned_keyword", {"keyword": keyword}
         if instruction.lower().startswith("write a program"):
             return "write_a_program", {}
         if instruction[0] in string.punctuation:
@@ -136,16 +165,18 @@ class Rules:
 
 
 class Instance(NamedTuple):
-    """One input of a task (empty where it needs none) with its output."""
+    """An instance of a task: its input (empty where it needs none) with the output."""
 
     input: str
     output: str
 
 
 def input_first(text: str) -> list[Instance]:
-    """Instances from "Example n / Input: ... / Output: ..." or from one "Output: ...".
+    r"""The instances in "Example n / Input: ... / Output: ..." or in one "Output: ...".
 
-    A text with neither heading is no instance.
+    Example:
+        >>> input_first("Example 1\nInput: 3, 1\nOutput: 1, 3\nExample 2\nOutput: 4")
+        [Instance(input='3, 1', output='1, 3'), Instance(input='', output='4')]
     """
     if _EXAMPLE.search(text):
         return [_input_output(part) for part in _EXAMPLE.split(text) if part.strip()]
@@ -166,15 +197,20 @@ def _without_label(text: str) -> str:
 
 
 def output_first(text: str) -> list[Instance]:
-    """Instances from "Class label: <output>", each with its input on the lines below."""
+    r"""The instances in "Class label: <output>", each with its input on the lines below.
+
+    Example:
+        >>> output_first("Class label: spam\nBuy now!")
+        [Instance(input='Buy now!', output='spam')]
+    """
     parts = [part.strip().partition("\n") for part in text.split(_LABEL)[1:]]
-    return [Instance(given.strip(), label.strip()) for label, _, given in parts]
+    return [Instance(input.strip(), label.strip()) for label, _, input in parts]
 
 
 def continued_turn(text: str) -> str:
     """The input in a user turn that a model continued after its instruction.
 
-    What stands before the first blank line only prolongs the instruction.
+    The text before the first blank line belongs to the instruction and is left out.
     """
     return text.partition("\n\n")[2].strip()
 
@@ -182,10 +218,17 @@ def continued_turn(text: str) -> str:
 def judge_instances(
     instances: Sequence[Instance], cut: bool
 ) -> list[tuple[Instance, Rejection | None]]:
-    """Every instance of one task with the reason why it is dropped, if it is.
+    """Each instance of one task with its rejection, None for those that are kept.
 
-    cut: the response stopped on length, so its last instance is unfinished.
-    Two outputs for one non-empty input throw doubt on the whole task.
+    Two outputs for one non-empty input reject all instances of the task.
+
+    Args:
+        instances: In the order of the completion.
+        cut: The completion ended on its length, so that its last instance is unfinished.
+
+    Example:
+        >>> judge_instances([Instance("a", "1"), Instance("a", "1")], cut=False)[1]
+        (Instance(input='a', output='1'), ('duplicate', {'same_as_instance': 0}))
     """
     judged = [(instance, _rejection(instance)) for instance in instances]
     if cut and judged:
@@ -194,10 +237,10 @@ def judge_instances(
     for instance, rejection in judged:
         if rejection is None and instance.input:
             outputs[instance.input].add(instance.output)
-    conflict = next((i for i, found in outputs.items() if len(found) > 1), None)
+    conflict = next((i for i, distinct in outputs.items() if len(distinct) > 1), None)
     if conflict is not None:
-        doubt = "conflicting_outputs", {"input": conflict, "outputs": sorted(outputs[conflict])}
-        judged = [(instance, rejection or doubt) for instance, rejection in judged]
+        reason = "conflicting_outputs", {"input": conflict, "outputs": sorted(outputs[conflict])}
+        judged = [(instance, rejection or reason) for instance, rejection in judged]
     return _without_repeats(judged)
 
 
@@ -225,11 +268,17 @@ def _rejection(instance: Instance) -> Rejection | None:
 
 
 def score(text: str, strict: bool = True) -> int | None:
-    """The rating 1 to 5 of a "Score: n"; None where there is none.
+    """The rating 1 to 5 in "Score: n"; None without one.
 
-    strict: it must be the last thing said. Otherwise the first one anywhere counts,
-    as in the unofficial Humback code, where the lax reading finds a third more
-    ratings (and reasoning such as "not yet a score: 5").
+    Args:
+        text: A completion.
+        strict: The rating must be the end of the text. Otherwise the first one anywhere
+            counts, as in the unofficial Humback code, which finds a third more ratings
+            (and reads reasoning such as "not yet a score: 5").
+
+    Example:
+        >>> score("Not a score: 5 yet. Score: 2"), score("Not a score: 5 yet.", strict=False)
+        (2, 5)
     """
-    found = _SCORE_AT_END.search(text) if strict else _SCORE_ANYWHERE.search(text)
-    return int(found[1]) if found and 1 <= int(found[1]) <= 5 else None
+    match = _SCORE_AT_END.search(text) if strict else _SCORE_ANYWHERE.search(text)
+    return int(match[1]) if match and 1 <= int(match[1]) <= 5 else None

@@ -1,8 +1,8 @@
-"""Reading answers that are asked for with labels: pure functions from raw text to fields.
+"""Parsers of completions with labels: pure functions from raw text to fields.
 
-A model that runs away fills its answer with blank lines, spaces or stars up to the limit.
-Patterns therefore begin in the line that they find, and give nothing back of what only they
-can take (`*+`): otherwise they would try every beginning against every end.
+A model that runs away fills its completion with blank lines, spaces or stars up to the
+limit. Patterns therefore begin in the line that they match and use possessive quantifiers
+(`*+`), which do not backtrack: otherwise they would take quadratic time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,22 @@ _TESTS: Final = re.compile(
 
 
 def sections(text: str, labels: Sequence[str], empty: str = "") -> list[dict[str, str]]:
-    """Groups of "Label: content", one for each time that all labels occur in their order.
+    r"""Groups of "Label: content", one for each time that all labels occur in their order.
 
-    Marks before a label and around it do not matter, nor does its case. A label out of
-    order is part of the content before it. Groups that lack a label or have an empty
-    content are left out; that of the label `empty` may be empty.
+    Marks before and around a label do not matter, nor does its case. A label out of order
+    is part of the content before it. Groups that lack a label or a content are left out.
+
+    Args:
+        text: A completion.
+        labels: In their order.
+        empty: The label whose content may be empty.
+
+    Returns:
+        For each group its contents by label.
+
+    Example:
+        >>> sections("Sure!\n**Question:** Who?\nAnswer: Ada.\nQuestion: When?", PAIR)
+        [{'Question': 'Who?', 'Answer': 'Ada.'}]
     """
     named = "|".join(re.escape(label) for label in labels)
     pattern = rf"^([ \t#*>-]*+(?:\d+[.)])?[ \t*]*+(?:{named})[ \t]*+\d*[ \t*]*+:[*]*)"
@@ -52,18 +63,23 @@ def sections(text: str, labels: Sequence[str], empty: str = "") -> list[dict[str
 
 
 def one_section(text: str, labels: Sequence[str]) -> dict[str, str] | None:
-    """The only group of `sections`; None where there is none, or more than one."""
-    found = sections(text, labels)
-    return found[0] if len(found) == 1 else None
+    """The only group of `sections`; None unless there is exactly one."""
+    groups = sections(text, labels)
+    return groups[0] if len(groups) == 1 else None
 
 
 def code_blocks(text: str) -> list[str]:
-    """What stands in the fenced blocks of a text."""
+    """The contents of the fenced blocks of a text."""
     return _BLOCK.findall(text)
 
 
 def answer_and_tests(text: str) -> tuple[str, str] | None:
-    """An answer and the code of the tests behind a line that says so; None without either."""
+    """An answer and the code of the tests that follow a heading; None without either.
+
+    Example:
+        >>> answer_and_tests("f = abs\\n[Tests]\\n```\\nassert f(-1) == 1\\n```")
+        ('f = abs', 'assert f(-1) == 1')
+    """
     mark = _TESTS.search(text)
     if mark is None:
         return None
@@ -75,9 +91,13 @@ def answer_and_tests(text: str) -> tuple[str, str] | None:
 
 
 def problem_and_solution(text: str) -> tuple[str, str] | None:
-    """What stands behind the first lines that hold the two headings of OSS-Instruct.
+    r"""The texts that follow the two headings of OSS-Instruct, each to the end of its part.
 
-    None where one is missing, or they stand the other way round, or nothing follows.
+    None where a heading or a text is missing, or the headings are in the other order.
+
+    Example:
+        >>> problem_and_solution("[Problem Description]\nAdd.\n[Solution]\n2 + 3")
+        ('Add.', '2 + 3')
     """
     lines = text.splitlines(keepends=True)
     problem, solution = (

@@ -1,233 +1,181 @@
 """From an answer to the instruction that it answers.
 
-- `humback`: Self-Alignment with Instruction Backtranslation (Li et al. 2023,
-  arXiv:2308.06259). A model writes an instruction for each passage of unlabelled text
-  (self-augmentation) and rates the pairs from 1 to 5 (self-curation). The paper trains
-  the model backwards for the first step (`prompting: trained`, after `train.sft` with
-  `reverse`) and repeats the second with better models: the recipe `humback` does both.
-- `longform`: LongForm (Köksal et al. 2023, arXiv:2304.08460). The instruction has one
-  of three styles: an instruction, a chat message, a search query. No curation.
-- `inverse`: Inverse-Instruct of InverseCoder (arXiv:2407.05700), on the code of a pool.
-- `induction`: instruction induction from pairs (arXiv:2205.10782); see `_inverse.py`.
+- `humback`: Instruction Backtranslation (see `humback.py`).
+- `longform`: LongForm's instructions, chat messages and search queries (see `longform.py`).
+- `inverse`: Inverse-Instruct, on the code of a pool (see `inverse.py`).
+- `induction`: instruction induction from pairs of input and output (see `induction.py`).
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Annotated, Final
 
 import polars as pl
+from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Documents, Records, stage
-from schemas.records import Message, digest
-from stages._common.unused_options import refuse_idle
+from pipeline.types import Count, Fraction, NonNegativeFloat, Range
+from schemas.records import Message
 from stages._llm.drafts import (
     Draft,
-    Prompt,
+    GenerateField,
     RowMessages,
     filter_drafts,
     generate_field,
     to_frame,
-    user,
 )
-from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
-from stages.generate.backtranslate.curation import curate_by_likelihood, curate_by_text, keep_best
-from stages.generate.backtranslate.inverse import applied, choose, codes, tasks, write_candidates
-from stages.generate.from_documents.passages import cut
-
-PROMPTS: Final = Prompts(__file__)
-
-Style = Literal["instruction", "chat", "query"]
+from stages.generate._edges import connected
+from stages.generate.backtranslate import humback, induction, inverse, longform
+from stages.generate.backtranslate.candidates import keep_most_certain, write_candidates
+from stages.generate.backtranslate.curation import curate
+from stages.generate.backtranslate.humback import Humback
+from stages.generate.backtranslate.induction import Induction
+from stages.generate.backtranslate.inverse import Inverse
+from stages.generate.backtranslate.longform import LongForm
+from stages.generate.from_documents.passages import sample, split_documents
 
 ADDS: Final = {"journal": pl.List(pl.String), "curation_score": pl.Float64}
-_EDGES: Final = {"inverse": "rows", "induction": "rows"}
-"""The edge that a method reads; the others read documents."""
 
-
-def _check(options: SimpleNamespace) -> None:
-    for name in ("passage_characters", "instruction_characters"):
-        low, high = getattr(options, name)
-        if not 0 < low <= high:
-            raise UserError(f"{name} is [{low}, {high}]", hint=f"{name}: [FEWEST, MOST]")
-    if options.curate is False and options.min_score is not None:
-        raise UserError("min_score has nothing to go by: curate is false", hint="min_score: null")
-    if options.candidates < 1 or options.examples < 1 or not options.styles:
-        raise UserError("candidates, examples and styles must be one or more")
-    of_documents = options.method not in _EDGES
-    method, in_words = options.method, options.score_from == "text"
-    rated, trained = _curates(method, options.curate), options.prompting == "trained"
-    refuse_idle(
-        *(backtranslate, options),
-        (of_documents, "passages of documents", "prompting passage_characters max_passages"),
-        (of_documents, "passages of documents", "per_document"),
-        (method == "longform" and not trained, "longform with prompting: asked", "styles"),
-        (not of_documents, "the methods inverse and induction", "candidates"),
-        (method == "induction", "method: induction", "group examples"),
-        (rated, "pairs that are rated: curate", "score_from"),
-        (rated and in_words, "ratings in words: curate", "strict score_max_tokens"),
-    )
+Method = Annotated[Humback | LongForm | Inverse | Induction, Field(discriminator="name")]
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    extra = group_columns(options.group) if options.method == "induction" else []
+    method = options.method
+    extra = group_columns(method.group) if isinstance(method, Induction) else []
     return {"rows": list(dict.fromkeys(["messages", "input_start", "origins", *extra]))}
 
 
-def _curates(method: str, curate: bool | None) -> bool:
-    return method == "humback" if curate is None else curate
-
-
-@stage(version=2, scope="set", reads=_reads, adds=ADDS, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=ADDS)
 def backtranslate(
     ctx: Context,
     documents: Documents | None = None,
     rows: Records | None = None,
     *,
     model: LanguageModel,
-    method: Literal["humback", "longform", "inverse", "induction"] = "humback",
-    prompting: Literal["asked", "trained"] = "asked",
-    styles: tuple[Style, ...] = ("instruction", "chat", "query"),
-    passage_characters: tuple[int, int] = (200, 3000),
-    max_passages: int | None = None,
-    per_document: int | None = None,
-    candidates: int = 10,
-    group: str = "source",
-    examples: int = 5,
+    method: Method = Humback(),
     seed: int = 0,
-    temperature: float = 0.7,
-    top_p: float = 0.9,
-    max_tokens: int = 256,
-    instruction_characters: tuple[int, int] = (10, 800),
-    curate: bool | None = None,
-    score_from: Literal["text", "likelihood"] = "text",
-    strict: bool = True,
-    score_max_tokens: int = 512,
-    min_score: float | None = 5,
+    temperature: NonNegativeFloat = 0.7,
+    top_p: Fraction = 0.9,
+    max_tokens: Count = 256,
+    instruction_characters: Range = (10, 800),
     system: str | None = None,
     source: str = "backtranslate",
 ) -> Records:
-    """New records: a line for each passage, code or pair, which is the answer.
+    """New records: one for each passage, code or pair, which is the answer.
 
     Adds `journal` (keys of the completions that the row was read from) and
-    `curation_score`: 1 to 5, or for inverse and induction the probability of yes; null
-    where there is none. `parents` is the document or row, whose licence stays.
+    `curation_score`: 1 to 5, or for inverse and induction without curation the probability
+    of yes; null without either. `parents` is the document or row, whose license stays.
 
-    prompting: "trained" shows the passage alone, to a model trained to answer it.
-    passage_characters: fewest and most of a passage. It runs from heading to
-        heading, or as many whole paragraphs as the most allows.
-    max_passages, per_document: at most so many are sent, a random choice by `seed`
-        that other documents do not disturb; the rest are dropped as `not_sampled`.
-    candidates: instructions for one code or group, of which the best stays.
-    group: of the pairs of one task, see `stages/_strata.py`; examples: shown of each.
-    curate: rate the pairs, by default for humback; min_score: what a kept one has at
-        least (null: any).
-    score_from: "text" reads "Score: n" from the model's own words, as the paper
-        does. "likelihood" is for models too weak to say it: the mean rating under
-        the probabilities of "Score: 1" to "Score: 5"; it has fractions.
-    strict: the rating must end the response (see `_parse.score`).
-    system: put before the rows. The paper tells what came from the web by such a one.
+    Args:
+        documents: Texts for the methods humback and longform.
+        rows: A pool for the methods inverse and induction.
+        model: Writes instructions and rates the pairs.
+        method: humback, longform, inverse or induction, each with its own options.
+        seed: Seed of the sampling and of random choices.
+        temperature: Of the instructions; ratings are greedy.
+        top_p: Nucleus of the sampling.
+        max_tokens: Limit of an instruction in tokens.
+        instruction_characters: Fewest and most characters of an instruction.
+        system: A system prompt of the new rows. The Humback paper marks with one what came
+            from the web.
+        source: Name of the new records' source.
+
+    Returns:
+        The new records. Rows are dropped as `passage_too_short`, `passage_too_long`,
+        `not_sampled`, `no_code`, `idle_code`, `not_best`, `no_output`, `instruction_cut`,
+        `instruction_unparsed`, `instruction_too_short`, `instruction_too_long`,
+        `score_unparsed` and `low_score`.
+
+    Raises:
+        UserError: If the edge that the method reads is not connected.
+
+    Example:
+        In a recipe::
+
+            reversed:
+              uses: generate.backtranslate
+              needs: {documents: documents}
+              with:
+                model: writer
+                method:
+                  name: humback
+                  passage_characters: [200, 500]
+                  curation: {name: likelihood, min_score: 2.5}
     """
-    edge = _EDGES.get(method, "documents")
-    given = rows if edge == "rows" else documents
-    if given is None:
-        raise UserError(f"method {method} reads {edge}", hint=f"needs: {{{edge}: STAGE}}")
     engine = ctx.open(model)
-    ask = partial(
-        generate_field, engine, decoding=Decoding(max_tokens, temperature, top_p), seed=seed
-    )
-    if edge == "rows":
-        known = codes(given) if method == "inverse" else tasks(given, group, examples, seed)
-        drafts = write_candidates(ask, known, method, candidates)
+    decoding = Decoding(max_tokens, temperature, top_p)
+    write = partial(generate_field, engine, decoding=decoding, seed=seed)
+    if isinstance(method, Humback | LongForm):
+        frame = connected(documents, "documents", method.name)
+        drafts = _from_documents(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
-        choose(engine, drafts, f"{method}_check", seed)
-        drafts = applied(drafts) if method == "induction" else drafts
     else:
-        drafts = _passages(given, passage_characters)
-        _sample(drafts, seed, max_passages, per_document)
-        ask(drafts, "instruction", _asking(method, prompting, styles, seed))
+        frame = connected(rows, "rows", method.name)
+        drafts = _from_rows(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
-    if _curates(method, curate):
-        if score_from == "text":
-            curate_by_text(engine, drafts, Decoding(score_max_tokens), seed, strict)
-        else:
-            curate_by_likelihood(engine, drafts)
-        keep_best(drafts, min_score)
-    return to_frame(drafts, partial(_talk, system=system), source, ADDS)
+        drafts = _select(engine, drafts, method, seed)
+    if method.curation is not None:
+        curate(engine, drafts, method.curation, seed)
+    return to_frame(drafts, partial(_messages, system=system), source, ADDS)
 
 
-def _passages(documents: pl.DataFrame, characters: tuple[int, int]) -> list[Draft]:
-    """All passages of all documents in order; a document without text is an empty one."""
-    fewest, most = characters
-    drafts = []
-    for row in documents.iter_rows(named=True):
-        license = next((origin["license"] for origin in row["origins"] or ()), None)
-        for number, text in enumerate(cut(row["text"] or "", most) or [""]):
-            draft = Draft((row["id"],), {"passage": text}, license, notes={"passage": number})
-            if len(text) < fewest:
-                draft.reject("passage_too_short", characters=len(text))
-            elif len(text) > most:
-                draft.reject("passage_too_long", characters=len(text))
-            drafts.append(draft)
+def _from_documents(
+    write: GenerateField, documents: pl.DataFrame, method: Humback | LongForm, seed: int
+) -> list[Draft]:
+    """An instruction for each sampled passage of the documents."""
+    drafts = split_documents(documents, method.passage_characters, headings=True, split=True)
+    sample(drafts, seed, method.max_passages, method.max_passages_per_document)
+    if isinstance(method, Humback):
+        prompt = partial(humback.prompt, method=method)
+    else:
+        prompt = partial(longform.prompt, method=method, seed=seed)
+    write(drafts, "instruction", prompt)
     return drafts
 
 
-def _sample(drafts: Sequence[Draft], seed: int, most: int | None, per_document: int | None) -> None:
-    """Reject all but a random few, taken in the order of a digest of each passage."""
-    taken: Counter[str] = Counter()
-    alive = [draft for draft in drafts if draft.active]
-
-    def place(draft: Draft) -> str:
-        return digest([seed, draft.parents[0], draft.notes["passage"], draft["passage"]])
-
-    for draft in sorted(alive, key=place):
-        (document,) = draft.parents
-        full = most is not None and taken.total() >= most
-        if full or (per_document is not None and taken[document] >= per_document):
-            draft.reject("not_sampled", passages=taken.total())
-        else:
-            taken[document] += 1
+def _from_rows(
+    write: GenerateField, rows: pl.DataFrame, method: Inverse | Induction, seed: int
+) -> list[Draft]:
+    """Several instructions for each code, or for each group of pairs."""
+    if isinstance(method, Inverse):
+        return write_candidates(write, inverse.codes(rows), method.num_candidates, inverse.prompt)
+    tasks = induction.tasks(rows, method, seed)
+    return write_candidates(write, tasks, method.num_candidates, induction.prompt)
 
 
-def _asking(method: str, prompting: str, styles: Sequence[str], seed: int) -> Any:
-    """The prompt of a passage."""
-
-    def asked(draft: Draft) -> Prompt:
-        passage = draft["passage"]
-        if prompting == "trained":
-            return user(passage)
-        name = "instruction"
-        if method == "longform":
-            draw = random.Random(f"{seed} style {draft.parents} {draft.notes['passage']}")
-            draft.notes["style"] = style = draw.choice(styles)
-            name = f"longform_{style}"
-        return user(PROMPTS.render(f"{name}", passage=passage))
-
-    return asked
+def _select(
+    engine: Engine, drafts: Sequence[Draft], method: Inverse | Induction, seed: int
+) -> list[Draft]:
+    """The candidate of each source that the model is most certain of."""
+    if isinstance(method, Inverse):
+        keep_most_certain(engine, drafts, inverse.question, seed)
+        return [*drafts]
+    keep_most_certain(engine, drafts, induction.question, seed)
+    return induction.applied(drafts)
 
 
 def _check_lengths(drafts: Sequence[Draft], characters: tuple[int, int]) -> None:
-    fewest, most = characters
+    low, high = characters
 
-    def judged(draft: Draft) -> Rejection | None:
+    def rejection(draft: Draft) -> Rejection | None:
         length = len(draft["instruction"])
-        if fewest <= length <= most:
+        if low <= length <= high:
             return None
-        return f"instruction_too_{'short' if length < fewest else 'long'}", {"characters": length}
+        return f"instruction_too_{'short' if length < low else 'long'}", {"characters": length}
 
-    filter_drafts(drafts, judged)
+    filter_drafts(drafts, rejection)
 
 
-def _talk(draft: Draft, system: str | None) -> RowMessages:
-    """A pair, or the answer alone in search of its instruction."""
+def _messages(draft: Draft, system: str | None) -> RowMessages:
+    """A pair, or the answer alone where there is no instruction."""
     answer = draft.fields.get("passage", "")
     before: list[Message] = [{"role": "system", "content": system}] if system else []
     if not draft.fields.get("instruction"):

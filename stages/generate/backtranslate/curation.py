@@ -1,17 +1,19 @@
 """Self-curation: a pair of instruction and answer rated from 1 to 5 by a model.
 
-Li et al. 2023, arXiv:2308.06259. The rating is read from the model's words, as in the
-paper, or is the expectation under its likelihoods, for models too weak to say it.
+Li et al. 2023, arXiv:2308.06259. The rating is read from the model's text, as in the paper,
+or is the expectation under its likelihoods, for models too weak to write it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Annotated, Final, Literal
 
 import numpy as np
+from pydantic import Field
 
 from pipeline.models.base import Decoding, Engine, Scored
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, filter_drafts, generate_field, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
@@ -21,15 +23,83 @@ PROMPTS: Final = Prompts(__file__)
 
 RATINGS: Final = (1, 2, 3, 4, 5)
 
+MinScore = Annotated[float, Field(ge=1, le=5)]
+
+
+@option_group
+class TextRating:
+    """The rating is "Score: n" in the model's own text, as in the paper.
+
+    Args:
+        name: "text".
+        min_score: The lowest score of a kept pair; null keeps any.
+        strict: The rating must end the response. Otherwise the first one anywhere counts,
+            as in the unofficial code.
+        max_tokens: Limit of the response in tokens.
+    """
+
+    name: Literal["text"] = "text"
+    min_score: MinScore | None = 5
+    strict: bool = True
+    max_tokens: Count = 512
+
+
+@option_group
+class LikelihoodRating:
+    """The mean rating under the probabilities of "Score: 1" to "Score: 5"; it has fractions.
+
+    Args:
+        name: "likelihood".
+        min_score: The lowest score of a kept pair; null keeps any.
+    """
+
+    name: Literal["likelihood"] = "likelihood"
+    min_score: MinScore | None = 5
+
+
+Curation = Annotated[TextRating | LikelihoodRating, Field(discriminator="name")]
+"""How the pairs are rated, and which are kept."""
+
+
+def curate(engine: Engine, drafts: Sequence[Draft], curation: Curation, seed: int) -> None:
+    """Set `curation_score` of all active drafts and drop low ones as `low_score`.
+
+    Args:
+        engine: The model that rates.
+        drafts: Pairs of `instruction` and `passage`.
+        curation: How they are rated, and which are kept.
+        seed: Seed of the requests.
+    """
+    if isinstance(curation, TextRating):
+        curate_by_text(engine, drafts, curation, seed)
+    else:
+        curate_by_likelihood(engine, drafts)
+
+    def rejection(draft: Draft) -> Rejection | None:
+        value = draft["curation_score"]
+        if curation.min_score is None or value >= curation.min_score:
+            return None
+        return "low_score", {"score": value, "min_score": curation.min_score}
+
+    filter_drafts(drafts, rejection)
+
 
 def curate_by_text(
-    engine: Engine, drafts: Sequence[Draft], decoding: Decoding, seed: int, strict: bool
+    engine: Engine, drafts: Sequence[Draft], curation: TextRating, seed: int
 ) -> None:
-    """`curation_score` from "Score: n" in the model's answer; strict: at its end."""
+    """Set `curation_score` to the n of "Score: n" in the model's text.
+
+    Args:
+        engine: The model that rates.
+        drafts: Pairs of `instruction` and `passage`.
+        curation: How the text is read, and its limit.
+        seed: Seed of the requests.
+    """
     generate_field(
-        *(engine, drafts, "score", lambda draft: _question(draft, True), decoding),
+        *(engine, drafts, "score", lambda draft: user(_question(draft, reasoning=True))),
+        Decoding(curation.max_tokens),
         seed=seed,
-        read=lambda text: score(text, strict),
+        parse=lambda text: score(text, curation.strict),
         keep_cut=True,
     )
     for draft in drafts:
@@ -38,7 +108,7 @@ def curate_by_text(
 
 
 def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft]) -> None:
-    """`curation_score` = sum of n p(n), p the softmax of the five log-likelihoods."""
+    """Set `curation_score` to sum n p(n), p the softmax of the five log-likelihoods."""
     pairs = [draft for draft in drafts if draft.active]
     sequences = [s for draft in pairs for s in ratings(engine, draft)]
     totals = [float(values.sum()) for values in engine.loglikelihood(sequences)]
@@ -49,21 +119,9 @@ def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft]) -> None:
         draft.fields["curation_score"] = mean
 
 
-def keep_best(drafts: Sequence[Draft], least: float | None) -> None:
-    """Drop as `low_score` what has less than the least score."""
-
-    def judged(draft: Draft) -> Rejection | None:
-        found = draft["curation_score"]
-        if least is None or found >= least:
-            return None
-        return "low_score", {"score": found, "min_score": least}
-
-    filter_drafts(drafts, judged)
-
-
 def ratings(engine: Engine, draft: Draft) -> list[Scored]:
-    """The five possible answers behind the prompt, to be scored from where they differ."""
-    messages = [{"role": role, "content": text} for role, text in _question(draft, False)]
+    """The prompt with each of the five answers, to be scored from where they differ."""
+    messages = [{"role": "user", "content": _question(draft, reasoning=False)}]
     before: str = engine.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
@@ -73,12 +131,10 @@ def ratings(engine: Engine, draft: Draft) -> list[Scored]:
     return [Scored(tuple(ids), start) for ids in tokens]
 
 
-def _question(draft: Draft, reasoning: bool) -> Any:
-    return user(
-        PROMPTS.render(
-            "rating",
-            instruction=draft["instruction"],
-            passage=draft["passage"],
-            reasoning=reasoning,
-        )
+def _question(draft: Draft, *, reasoning: bool) -> str:
+    return PROMPTS.render(
+        "rating",
+        instruction=draft["instruction"],
+        passage=draft["passage"],
+        reasoning=reasoning,
     )

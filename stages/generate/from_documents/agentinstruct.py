@@ -1,56 +1,93 @@
-"""Flows of agents that teach a skill with a passage: AgentInstruct.
+"""AgentInstruct (Mitra et al. 2024, arXiv:2407.03502): flows of agents that teach a skill.
 
-Mitra et al. 2024, arXiv:2407.03502. A passage is transformed into a form that suits the
-skill, an instruction of one type is made of it, a suggester says how that could be
-harder, an editor does one of it, and then it is answered.
+A passage is transformed into a form that suits a skill, an instruction of one type is
+written about it, a suggester proposes how it could be harder, an editor carries out one of
+the proposals, and the result is answered. The skills with their lists, and all prompts,
+are ours (`agentinstruct_skills`).
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
+from pipeline.models.base import Decoding
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, user
 from stages._llm.prompts import Prompts
 from stages.generate._parsing.lists import listed_items
 from stages.generate.from_documents.agentinstruct_skills import AS_IT_IS, SKILLS
-from stages.generate.from_documents.passages import Means
+from stages.generate.from_documents.context import (
+    DocumentMethod,
+    GenerationContext,
+    check_names,
+)
 
 PROMPTS: Final = Prompts(__file__)
 
 
-def agentinstruct(means: Means, passages: list[Draft]) -> list[Draft]:
-    """An instruction of one type for each of the drawn skills of every passage."""
-    drafts = expand(passages, lambda d: _planned(means, d))
+@option_group
+class AgentInstruct(DocumentMethod):
+    """AgentInstruct: transformation, instruction, refinement, answer (Mitra et al. 2024).
+
+    Args:
+        name: The method.
+        skills: The skills to choose from.
+        per_passage: Skills of a passage, each with one instruction.
+        refine: Have suggester and editor make the instruction harder.
+    """
+
+    name: Literal["agentinstruct"] = "agentinstruct"
+    skills: tuple[str, ...] = tuple(SKILLS)
+    per_passage: Count = 1
+    refine: bool = True
+
+    decoding: ClassVar[Decoding] = Decoding(2048, 0.7)
+
+    def __post_init__(self) -> None:
+        check_names("skills", self.skills, tuple(SKILLS))
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """An instruction for each chosen skill of every passage."""
+        drafts = expand(passages, lambda d: self._flows(context, d))
+        for draft in drafts:
+            if draft.active and draft["form"] == AS_IT_IS:
+                draft.fields["text"] = draft["passage"].strip()
+        transformed = [draft for draft in drafts if draft.active and "text" not in draft.fields]
+        context.generate(transformed, "text", _transform_prompt)
+        context.generate(drafts, "instruction", _instruction_prompt)
+        if self.refine:
+            _refine(context, drafts)
+        for draft in drafts:
+            if draft.active and SKILLS[draft["skill"]].includes_text:
+                draft.fields["input"] = draft["text"]
+        context.generate(drafts, "response", _answer_prompt)
+        return drafts
+
+    def _flows(self, context: GenerationContext, passage: Draft) -> list[dict[str, Any]]:
+        """The chosen skills of a passage, each with a form and a type of instruction."""
+        flows = []
+        for name in context.choose("agentinstruct", passage, self.skills, self.per_passage):
+            rng, skill = context.rng(f"agentinstruct {name}", passage), SKILLS[name]
+            form, task_type = rng.choice(tuple(skill.forms)), rng.choice(tuple(skill.types))
+            fields = {"skill": name, "task_type": task_type, "form": form, "chance": rng.random()}
+            flows.append(fields)
+        return flows
+
+
+def _refine(context: GenerationContext, drafts: list[Draft]) -> None:
+    """Suggestions for each instruction, one of which is carried out."""
+    context.generate(
+        drafts, "suggestions", _suggest_prompt, parse=lambda text: listed_items(text) or None
+    )
+    context.generate(drafts, "edited", _edit_prompt)
     for draft in drafts:
-        if draft.active and draft["form"] == AS_IT_IS:
-            draft.fields["text"] = draft["passage"].strip()
-    rewritten = [draft for draft in drafts if draft.active and "text" not in draft.fields]
-    means.ask(rewritten, "text", _form_prompt)
-    means.ask(drafts, "instruction", _instruction_prompt)
-    if means.refine:
-        _refine(means, drafts)
-    for draft in drafts:
-        if draft.active and SKILLS[draft["skill"]].shown:
-            draft.fields["input"] = draft["text"]
-    means.ask(drafts, "response", _question)
-    return drafts
+        if draft.active:
+            draft.fields["instruction"] = draft["edited"]
 
 
-def _planned(means: Means, passage: Draft) -> list[dict[str, Any]]:
-    """Which flows a passage goes through, each with its form and its type."""
-    names = means.few("agentinstruct", passage, means.task_types)
-    planned = []
-    for name in names:
-        draw, skill = means.draw(f"agentinstruct {name}", passage), SKILLS[name]
-        form, kind = draw.choice(tuple(skill.forms)), draw.choice(tuple(skill.types))
-        fields = {"skill": name, "task_type": kind, "form": form, "chance": draw.random()}
-        planned.append(fields)
-    return planned
-
-
-def _form_prompt(draft: Draft) -> Prompt:
-    meaning = SKILLS[draft["skill"]].forms[draft["form"]]
-    values = {"passage": draft["passage"], "form": meaning}
+def _transform_prompt(draft: Draft) -> Prompt:
+    description = SKILLS[draft["skill"]].forms[draft["form"]]
+    values = {"passage": draft["passage"], "form": description}
     return user(PROMPTS.render("transform", **values))
 
 
@@ -62,37 +99,27 @@ def _instruction_prompt(draft: Draft) -> Prompt:
         "skill": draft["skill"],
         "kind": draft["task_type"],
         "meaning": skill.types[draft["task_type"]],
-        "shown": skill.shown,
+        "shown": skill.includes_text,
     }
     return user(PROMPTS.render("instruction", **values))
 
 
-def _refine(means: Means, drafts: list[Draft]) -> None:
-    """Suggestions for each instruction, and one of them carried out."""
-
-    def values(draft: Draft, **more: Any) -> dict[str, Any]:
-        shown = SKILLS[draft["skill"]].shown
-        return {
-            **{"instruction": draft["instruction"], "text": draft["text"] if shown else None},
-            **more,
-        }
-
-    def suggesting(draft: Draft) -> Prompt:
-        return user(PROMPTS.render("suggest", **values(draft)))
-
-    def editing(draft: Draft) -> Prompt:
-        found = draft["suggestions"]
-        suggestion = found[int(draft["chance"] * len(found))]
-        draft.notes |= {"suggestion": suggestion, "first_instruction": draft["instruction"]}
-        filled = values(draft, suggestion=suggestion)
-        return user(PROMPTS.render("edit", **filled))
-
-    means.ask(drafts, "suggestions", suggesting, read=lambda text: listed_items(text) or None)
-    means.ask(drafts, "edited", editing)
-    for draft in drafts:
-        if draft.active:
-            draft.fields["instruction"] = draft["edited"]
+def _instruction_and_text(draft: Draft) -> dict[str, Any]:
+    text = draft["text"] if SKILLS[draft["skill"]].includes_text else None
+    return {"instruction": draft["instruction"], "text": text}
 
 
-def _question(draft: Draft) -> Prompt:
+def _suggest_prompt(draft: Draft) -> Prompt:
+    return user(PROMPTS.render("suggest", **_instruction_and_text(draft)))
+
+
+def _edit_prompt(draft: Draft) -> Prompt:
+    suggestions = draft["suggestions"]
+    suggestion = suggestions[int(draft["chance"] * len(suggestions))]
+    draft.notes |= {"suggestion": suggestion, "first_instruction": draft["instruction"]}
+    values = _instruction_and_text(draft) | {"suggestion": suggestion}
+    return user(PROMPTS.render("edit", **values))
+
+
+def _answer_prompt(draft: Draft) -> Prompt:
     return user("\n\n".join(filter(None, (draft["instruction"], draft.fields.get("input")))))

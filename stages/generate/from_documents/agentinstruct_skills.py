@@ -1,8 +1,7 @@
-"""What the flows of `generate.from_documents` teach, in the manner of AgentInstruct.
+"""The skills that AgentInstruct's flows teach, with their transformations and task types.
 
-For each skill: into what a passage is transformed, and which types of instruction are
-made of it. The paper (Mitra et al. 2024, arXiv:2407.03502) has 17 skills with more than
-a hundred types; these lists are ours, and so is their wording.
+The paper (Mitra et al. 2024, arXiv:2407.03502) has 17 skills with more than a hundred types
+of instructions. These lists and their wording are ours.
 """
 
 from __future__ import annotations
@@ -11,22 +10,25 @@ from dataclasses import dataclass
 from typing import Final
 
 AS_IT_IS: Final = "as it is"
-"""The transformation that leaves a passage alone."""
+"""The transformation that does not change a passage."""
 
 
 @dataclass(frozen=True)
 class Skill:
-    """forms: what a passage is rewritten as, by name. types: kinds of instruction, by name.
+    """One skill.
 
-    shown: the rewritten passage is part of what the user says.
+    Attributes:
+        forms: What a passage can be transformed into: description by name.
+        types: The types of instructions: description by name.
+        includes_text: The transformed passage is part of the user's turn.
     """
 
     forms: dict[str, str]
     types: dict[str, str]
-    shown: bool = True
+    includes_text: bool = True
 
 
-_PLAIN: Final = {AS_IT_IS: ""}
+_UNCHANGED: Final = {AS_IT_IS: ""}
 
 SKILLS: Final = {
     "reading comprehension": Skill(
@@ -58,7 +60,7 @@ SKILLS: Final = {
         },
     ),
     "text modification": Skill(
-        _PLAIN
+        _UNCHANGED
         | {
             "letter": "a letter to somebody",
             "news": "a short report for a newspaper",
@@ -81,7 +83,7 @@ SKILLS: Final = {
         },
     ),
     "text extraction": Skill(
-        _PLAIN
+        _UNCHANGED
         | {
             "report": "a report full of names, dates, amounts and places",
             "email": "an exchange of emails about an errand",
@@ -99,7 +101,7 @@ SKILLS: Final = {
         },
     ),
     "text classification": Skill(
-        _PLAIN
+        _UNCHANGED
         | {
             "review": "a customer's review",
             "message": "a message to a company's service",
@@ -150,7 +152,7 @@ SKILLS: Final = {
         },
     ),
     "estimation": Skill(
-        _PLAIN,
+        _UNCHANGED,
         {
             "quantity": "estimate how many or how much of something there is",
             "rate": "estimate how fast or how often something happens",
@@ -158,10 +160,10 @@ SKILLS: Final = {
             "cost": "estimate what something would cost",
             "bounds": "give a lower and an upper bound and reasons for them",
         },
-        shown=False,
+        includes_text=False,
     ),
     "creative writing": Skill(
-        _PLAIN,
+        _UNCHANGED,
         {
             "story": "have a story written with given characters and a turn",
             "poem": "have a poem written in a given form",
@@ -172,10 +174,10 @@ SKILLS: Final = {
             "slogan": "have several names or slogans invented under rules",
             "scene": "have a scene described through one of the senses",
         },
-        shown=False,
+        includes_text=False,
     ),
     "coding": Skill(
-        _PLAIN
+        _UNCHANGED
         | {
             "library": "the description of a small library with the signatures of its functions",
             "program": "a short program with a docstring for each function",

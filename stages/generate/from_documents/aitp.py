@@ -1,16 +1,25 @@
-"""AITP (Liang et al. 2025, arXiv:2501.09368): questions, scored, and answers from the text."""
+"""AITP (Liang et al. 2025, arXiv:2501.09368): questions, scored, with answers from the text.
+
+A model proposes questions about a passage, a judge scores each from 1 to 10, and answers
+to the good ones are rewritten from the passage. The paper gives no threshold for the
+score; ours (`min_quality`) is 7. The paper's selection of passages by density is not part
+of this method.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
 
 from pipeline.models.base import Decoding
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate._parsing.lists import listed_items
-from stages.generate.from_documents.passages import Means
+from stages.generate.from_documents.context import DocumentMethod, GenerationContext
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -27,40 +36,60 @@ _SCORE: Final = json.dumps(
     }
 )
 
-
-SCORED: Final = Decoding(max_tokens=64, json_schema=_SCORE)
-
-
-def aitp(means: Means, passages: list[Draft]) -> list[Draft]:
-    """Questions from a passage, the good ones of them, and answers rewritten from it."""
-    count = means.per_passage
-
-    def questions(draft: Draft) -> Prompt:
-        values = {"passage": draft["passage"], "count": count}
-        return user(PROMPTS.render("questions", **values))
-
-    means.ask(passages, "questions", questions, read=lambda text: listed_items(text) or None)
-    drafts = expand(passages, lambda d: [{"instruction": q} for q in d["questions"][:count]])
-    means.judge(
-        *(drafts, "score"),
-        lambda d: user(PROMPTS.render("score", question=d["instruction"])),
-        decoding=SCORED,
-    )
-    filter_drafts(drafts, lambda d: _poor(d, means.min_quality))
-    means.ask(drafts, "response", _answer_prompt)
-    return drafts
+_SCORE_DECODING: Final = Decoding(max_tokens=64, json_schema=_SCORE)
 
 
-def _poor(draft: Draft, min_quality: float) -> Rejection | None:
-    """What the scores say against a question; how hard it is stays with the row."""
-    score = draft["score"]
-    draft.fields["level"] = str(score["difficulty"])
-    draft.notes |= score
-    if score["needs_more"]:
-        return "needs_context", {}
-    if score["quality"] < min_quality:
-        return "low_quality", {"quality": score["quality"], "min_quality": min_quality}
-    return None
+@option_group
+class Aitp(DocumentMethod):
+    """AITP: scored questions (Liang et al. 2025).
+
+    Drops `needs_context` and `low_quality`. The column `level` is the difficulty, 1 to 10.
+
+    Args:
+        name: The method.
+        per_passage: Questions of a passage.
+        min_quality: Smallest score of a question that is answered.
+    """
+
+    name: Literal["aitp"] = "aitp"
+    per_passage: Count = 2
+    min_quality: Annotated[float, Field(ge=1, le=10)] = 7
+
+    decoding: ClassVar[Decoding] = Decoding(1024, 0.7)
+    uses_judge: ClassVar[bool] = True
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """Questions about every passage, the good ones with an answer."""
+
+        def questions_prompt(draft: Draft) -> Prompt:
+            values = {"passage": draft["passage"], "count": self.per_passage}
+            return user(PROMPTS.render("questions", **values))
+
+        context.generate(
+            passages, "questions", questions_prompt, parse=lambda text: listed_items(text) or None
+        )
+        drafts = expand(
+            passages, lambda d: [{"instruction": q} for q in d["questions"][: self.per_passage]]
+        )
+        context.judge(drafts, "score", _score_prompt, decoding=_SCORE_DECODING)
+        filter_drafts(drafts, self._poor)
+        context.generate(drafts, "response", _answer_prompt)
+        return drafts
+
+    def _poor(self, draft: Draft) -> Rejection | None:
+        """Why a question is dropped by its scores; its difficulty becomes the row's level."""
+        score = draft["score"]
+        draft.fields["level"] = str(score["difficulty"])
+        draft.notes |= score
+        if score["needs_more"]:
+            return "needs_context", {}
+        if score["quality"] < self.min_quality:
+            return "low_quality", {"quality": score["quality"], "min_quality": self.min_quality}
+        return None
+
+
+def _score_prompt(draft: Draft) -> Prompt:
+    return user(PROMPTS.render("score", question=draft["instruction"]))
 
 
 def _answer_prompt(draft: Draft) -> Prompt:

@@ -1,17 +1,27 @@
-"""Bonito (Nayak et al. 2024, arXiv:2402.18334): a passage and one of 16 types of task."""
+"""Bonito (Nayak et al. 2024, arXiv:2402.18334): a passage becomes a task of a chosen type.
+
+The authors' model was tuned for it and has a prompt format of its own (`task_model`); any
+other model gets a prompt of ours. Decoding as in the authors' README.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final, Literal
 
+from pipeline.models.base import Decoding
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, user
 from stages._llm.prompts import Prompts
 from stages.generate._parsing.sections import one_section
-from stages.generate.from_documents.passages import Means
+from stages.generate.from_documents.context import (
+    DocumentMethod,
+    GenerationContext,
+    check_names,
+)
 
 PROMPTS: Final = Prompts(__file__)
 
-TASKS: Final = {
+TASK_TYPES: Final = {
     "extractive question answering": "a question whose answer is a span of the passage",
     "multiple-choice question answering": "a question with lettered choices, one of them right",
     "question generation": "have a question written that a given span of the passage answers",
@@ -29,54 +39,83 @@ TASKS: Final = {
     "textual entailment": "ask whether a statement follows from the passage: yes or no",
     "natural language inference": "ask whether a statement is true, false or undecided by it",
 }
-"""Bonito's types of tasks under the names that its released model knows."""
-
+"""Bonito's task types, under the names that its released model was tuned on."""
 
 _PIPE: Final = "<|pipe|>"
-
+"""Stands between task and answer in the completions of the released model."""
 
 _CONTEXT: Final = "{{context}}"
+"""Stands for the passage in the completions of the released model."""
 
 
-def bonito(means: Means, passages: list[Draft]) -> list[Draft]:
-    """A task of each of the drawn types out of every passage."""
-    types = means.task_types
-    drafts = expand(
-        passages, lambda d: [{"task_type": t} for t in means.few("bonito", d, list(types))]
-    )
-    if means.tuned:
-        means.ask(drafts, "task", _bonito_prompt, read=piped)
-    else:
-        means.ask(drafts, "task", _task_prompt, read=_instruction_and_answer)
-    for draft in drafts:
-        if not draft.active:
-            continue
-        text, draft.fields["response"] = draft["task"]
-        if means.tuned:
-            draft.fields["instruction"] = text.replace(_CONTEXT, draft["passage"].strip())
+@option_group
+class Bonito(DocumentMethod):
+    """Bonito: tasks of chosen types (Nayak et al. 2024).
+
+    Args:
+        name: The method.
+        task_types: The types to choose from.
+        per_passage: Tasks of a passage, each of another type.
+        task_model: The model is the authors' Bonito and is prompted in its own format.
+    """
+
+    name: Literal["bonito"] = "bonito"
+    task_types: tuple[str, ...] = tuple(TASK_TYPES)
+    per_passage: Count = 1
+    task_model: bool = False
+
+    decoding: ClassVar[Decoding] = Decoding(256, 0.5, 0.95)
+
+    def __post_init__(self) -> None:
+        check_names("task_types", self.task_types, tuple(TASK_TYPES))
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """A task of each chosen type from every passage."""
+
+        def types_of(passage: Draft) -> list[dict[str, str]]:
+            chosen = context.choose("bonito", passage, self.task_types, self.per_passage)
+            return [{"task_type": task_type} for task_type in chosen]
+
+        drafts = expand(passages, types_of)
+        if self.task_model:
+            context.generate(drafts, "task", _task_model_prompt, parse=task_and_answer)
         else:
-            draft.fields |= {"instruction": text, "input": draft["passage"].strip()}
-    return drafts
+            context.generate(drafts, "task", _prompt, parse=_labelled_task)
+        for draft in drafts:
+            if not draft.active:
+                continue
+            text, draft.fields["response"] = draft["task"]
+            passage = draft["passage"].strip()
+            if self.task_model:
+                draft.fields["instruction"] = text.replace(_CONTEXT, passage)
+            else:
+                draft.fields |= {"instruction": text, "input": passage}
+        return drafts
 
 
-def _task_prompt(draft: Draft) -> Prompt:
-    kind, passage = draft["task_type"], draft["passage"]
-    values = {"kind": kind, "meaning": TASKS[kind], "passage": passage}
+def _prompt(draft: Draft) -> Prompt:
+    task_type, passage = draft["task_type"], draft["passage"]
+    values = {"kind": task_type, "meaning": TASK_TYPES[task_type], "passage": passage}
     return user(PROMPTS.render("task", **values))
 
 
-def _bonito_prompt(draft: Draft) -> Prompt:
-    """The form that the released model was tuned on: a text to continue."""
-    kind, passage = draft["task_type"], draft["passage"].strip()
-    return f"<|tasktype|>\n{kind}\n<|context|>\n{passage}\n<|task|>\n"
+def _task_model_prompt(draft: Draft) -> Prompt:
+    """The format that the released model was tuned on: a text to continue."""
+    task_type, passage = draft["task_type"], draft["passage"].strip()
+    return f"<|tasktype|>\n{task_type}\n<|context|>\n{passage}\n<|task|>\n"
 
 
-def _instruction_and_answer(text: str) -> tuple[str, str] | None:
-    found = one_section(text, ("Instruction", "Answer"))
-    return (found["Instruction"], found["Answer"]) if found else None
+def _labelled_task(text: str) -> tuple[str, str] | None:
+    labelled = one_section(text, ("Instruction", "Answer"))
+    return (labelled["Instruction"], labelled["Answer"]) if labelled else None
 
 
-def piped(text: str) -> tuple[str, str] | None:
-    """Task and answer of the released model: exactly two parts with its mark between them."""
+def task_and_answer(text: str) -> tuple[str, str] | None:
+    """Task and answer in a completion of the released model, exactly two parts.
+
+    Example:
+        >>> task_and_answer("{{context}} Is that so?<|pipe|>Yes.")
+        ('{{context}} Is that so?', 'Yes.')
+    """
     parts = [part.strip() for part in text.split(_PIPE)]
     return (parts[0], parts[1]) if len(parts) == 2 and all(parts) else None

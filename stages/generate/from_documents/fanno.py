@@ -1,9 +1,13 @@
-"""FANNO: instructions from tagged passages, then ever different ones by bandit choice.
+"""FANNO (Zhu et al. 2024, arXiv:2408.01323): ever different instructions by bandit choice.
 
-Zhu et al. 2024, arXiv:2408.01323. A few passages give seeds, one for each kind of task,
-demand and form. Each further passage is shown with three instructions that it must be
-unlike; which three is a bandit's choice: an upper confidence bound prefers those with
-long answers and those that were shown seldom.
+A few passages give the seeds, one for each combination of task type, difficulty and form.
+Every other passage is shown with three accepted instructions that the new one must differ
+from. Which three is the choice of a bandit: an upper confidence bound prefers instructions
+with long answers and those that were shown seldom.
+
+As in the released code, the answers do not see the passage; `generate.respond` with
+`method: context` answers with passages. The keywords and the bandit's constants are the
+code's; the prompts are ours.
 """
 
 from __future__ import annotations
@@ -14,22 +18,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.models.base import Decoding
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages._text.tokens import tokens
+from stages.generate.from_documents.context import (
+    DocumentMethod,
+    GenerationContext,
+    check_names,
+)
 from stages.generate.from_documents.passage_filters import communities
-from stages.generate.from_documents.passages import Means
 
 PROMPTS: Final = Prompts(__file__)
 
-KINDS: Final = {
+TASK_TYPES: Final = {
     "natural language inference": "decide whether evidence supports a conclusion",
     "common sense": "foresee what happens by everyday knowledge",
     "sentiment": "tell the feelings in a situation or a statement",
@@ -43,9 +53,9 @@ KINDS: Final = {
     "code": "solve an easy programming problem",
     "word problem": "solve a word problem of school mathematics",
 }
-"""The paper's kinds of tasks."""
+"""The paper's task types with the description that the prompt shows."""
 
-DEMANDS: Final = {
+DIFFICULTIES: Final = {
     "reasoning": "it takes several steps of reasoning",
     "criticism": "it takes weighing several points of view or solutions",
     "creativity": "it takes an inventive solution off the beaten track",
@@ -64,89 +74,252 @@ _KEYWORDS: Final = re.compile(
     r"coming|names?)\b",
     re.IGNORECASE,
 )
-"""What points to a text that is not there, to a time, or to somebody by name."""
+"""Words that refer to a text that the row does not hold, to a time, or to a named person."""
 
-_SHOWN_WORDS: Final = 100
+_EXAMPLE_WORDS: Final = 100
+"""Words of an example that a prompt shows."""
 _START_WORDS: Final = 4
+"""First words of the examples, with which the new instruction must not begin."""
 _TOP: Final = 0.05
 _EXPLORATION: Final = 3.0
 
 
-@dataclass
-class Pool:
-    """The accepted instructions, and how often each was shown as an example.
+@option_group
+class Fanno(DocumentMethod):
+    """FANNO: seeds by tags, then rounds of "think different" (Zhu et al. 2024).
 
-    Where there is an embedder, each has its vector in the field `vector`.
+    Drops `outside_ascii`, `too_short`, `banned_keyword`, `few_letters`, `same_community`; and
+    passages as `no_seeds` or `target_count_reached`.
+
+    Args:
+        name: The method.
+        task_types: Types of the seeds' tasks.
+        per_passage: Combinations of task type, difficulty and form that a seed passage
+            gives; null for all of them.
+        num_seed_passages: The first passages, which give the seeds.
+        passages_per_round: Every round works on as many of the other passages.
+        num_rows: No further round begins once so many instructions are accepted; null for
+            all passages.
+        num_shots: Accepted instructions that a prompt shows.
+        ascii_only: Drop instructions with other characters, as the released code does.
+    """
+
+    name: Literal["fanno"] = "fanno"
+    task_types: tuple[str, ...] = tuple(TASK_TYPES)
+    per_passage: Count | None = None
+    num_seed_passages: Count = 10
+    passages_per_round: Count = 200
+    num_rows: Count | None = None
+    num_shots: Count = 3
+    ascii_only: bool = True
+
+    decoding: ClassVar[Decoding] = Decoding(2048, 0.0, 0.9)
+    filters_passages: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_names("task_types", self.task_types, tuple(TASK_TYPES))
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """Seeds from the first passages, then one instruction for each of the others."""
+        active = [draft for draft in passages if draft.active]
+        drafts = [draft for draft in passages if not draft.active]
+        remaining, pool = active[self.num_seed_passages :], InstructionPool()
+        seeds = expand(active[: self.num_seed_passages], lambda d: self._tags(context, d))
+        context.generate(seeds, "written", _seed_prompt, parse=instruction_and_input)
+        drafts += self._finish(context, seeds, pool)
+        done = 0
+        while done < len(remaining) and pool.drafts and not self._is_enough(pool):
+            batch = remaining[done : done + self.passages_per_round]
+            number = done // self.passages_per_round + 1
+            drafts += self._finish(
+                context, self._think_different(context, batch, pool, number), pool
+            )
+            done += len(batch)
+            context.progress(done, len(remaining))
+        for draft in remaining[done:]:
+            reason = "target_count_reached" if pool.drafts else "no_seeds"
+            draft.reject(reason, rows=len(pool.drafts))
+        return drafts + remaining[done:]
+
+    def _is_enough(self, pool: InstructionPool) -> bool:
+        return self.num_rows is not None and len(pool.drafts) >= self.num_rows
+
+    def _tags(self, context: GenerationContext, passage: Draft) -> list[dict[str, Any]]:
+        """Combinations of the three tags for a seed passage."""
+        combinations = list(product(DIFFICULTIES, self.task_types, FORMS))
+        return [
+            {"task_type": task_type, "level": difficulty, "form": form, "round": 0}
+            for difficulty, task_type, form in context.choose(
+                "fanno", passage, combinations, self.per_passage
+            )
+        ]
+
+    def _think_different(
+        self,
+        context: GenerationContext,
+        passages: Sequence[Draft],
+        pool: InstructionPool,
+        number: int,
+    ) -> list[Draft]:
+        """One instruction for each passage, unlike the examples that the bandit chose for it."""
+        rng = random.Random(f"{context.seed} fanno round {number}")
+        lengths = answer_lengths(pool.drafts)
+        choices = bandit(lengths, pool.counts, len(passages), self.num_shots, rng)
+        drafts = []
+        for passage, choice in zip(passages, choices, strict=True):
+            examples = [
+                " ".join(pool.drafts[i]["instruction"].split()[:_EXAMPLE_WORDS]) for i in choice
+            ]
+            form = context.rng("fanno form", passage).choice(tuple(FORMS))
+            drafts.append(passage.child(examples=examples, form=form, round=number))
+        context.generate(drafts, "written", _different_prompt, parse=instruction_and_input)
+        return drafts
+
+    def _finish(
+        self, context: GenerationContext, drafts: list[Draft], pool: InstructionPool
+    ) -> list[Draft]:
+        """Filter and answer new instructions; the accepted ones enter the pool."""
+        for draft in drafts:
+            draft.notes |= {"form": draft.fields["form"]} if "form" in draft.fields else {}
+            if draft.active:
+                draft.fields["instruction"], draft.fields["input"] = draft["written"]
+        filter_drafts(drafts, lambda d: unusable(d["instruction"], self.ascii_only))
+        _dedup(context, drafts, pool)
+        context.generate(drafts, "response", _answer_prompt)
+        pool.add(drafts)
+        return drafts
+
+
+@dataclass
+class InstructionPool:
+    """The accepted instructions, from which the bandit chooses examples.
+
+    Attributes:
+        drafts: In the order of acceptance. With an embedder each has the field `vector`.
+        counts: How often each was shown as an example.
     """
 
     drafts: list[Draft] = field(default_factory=list)
-    shown: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, drafts: Sequence[Draft]) -> None:
+        """Add those of the drafts that are active."""
         new = [draft for draft in drafts if draft.active]
         self.drafts += new
-        self.shown = np.concatenate([self.shown, np.zeros(len(new), np.int64)])
+        self.counts = np.concatenate([self.counts, np.zeros(len(new), np.int64)])
 
 
-def fanno(means: Means, passages: list[Draft]) -> list[Draft]:
-    """Seeds from the first passages, then a round for each window of the others."""
-    alive = [draft for draft in passages if draft.active]
-    lines = [draft for draft in passages if not draft.active]
-    rest, pool = alive[means.seed_passages :], Pool()
-    seeds = expand(alive[: means.seed_passages], lambda d: _tagged(means, d))
-    means.ask(seeds, "written", _seed_prompt, read=instruction_and_input)
-    lines += _finished(means, seeds, pool)
-    done = 0
-    while done < len(rest) and pool.drafts and not _enough(means, pool):
-        window = rest[done : done + means.window]
-        number = done // means.window + 1
-        lines += _finished(means, _different(means, window, pool, number), pool)
-        done += len(window)
-        means.progress(done, len(rest))
-    for draft in rest[done:]:
-        draft.reject("enough_instructions" if pool.drafts else "no_seeds", rows=len(pool.drafts))
-    return lines + rest[done:]
+def answer_lengths(drafts: Sequence[Draft]) -> NDArray[np.int64]:
+    """Words of each draft's answer (characters, in scripts without spaces)."""
+    texts = pl.Series([draft["response"] for draft in drafts], dtype=pl.String)
+    return tokens(texts).list.len().cast(pl.Int64).to_numpy()
 
 
-def _enough(means: Means, pool: Pool) -> bool:
-    return means.count is not None and len(pool.drafts) >= means.count
+def bandit(
+    lengths: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    num_prompts: int,
+    num_shots: int,
+    rng: random.Random,
+) -> list[list[int]]:
+    """The examples of one prompt after the other, by an upper confidence bound.
+
+    The value of instruction i is l_i + 3 sqrt(2 ln(t) / (n_i + 1)). l_i is the length of
+    its answer, scaled to [0, 1] over the pool (0.5 where all are equal), n_i how often it
+    was shown, and t the sum of all n plus the size of the pool when the round began (as in
+    the released code). The examples of a prompt are drawn from the 5% with the highest
+    values and counted at once.
+
+    Args:
+        lengths: l before scaling, shape (n,).
+        counts: n_i, shape (n,); updated in place.
+        num_prompts: How many prompts need examples.
+        num_shots: Examples of a prompt; fewer where the pool is smaller.
+        rng: Draws the examples.
+
+    Returns:
+        For each prompt the indices of its examples.
+
+    Example:
+        >>> counts = np.zeros(3, np.int64)
+        >>> bandit(np.array([5, 9, 7]), counts, 2, 1, random.Random(0))
+        [[1], [2]]
+        >>> counts.tolist()
+        [0, 1, 1]
+    """
+    spread = int(lengths.max() - lengths.min())
+    scaled = (lengths - lengths.min()) / spread if spread else np.full(len(lengths), 0.5)
+    total = int(counts.sum()) + len(counts)
+    num_best = min(len(counts), max(num_shots, int(_TOP * len(counts))))
+    choices = []
+    for _ in range(num_prompts):
+        values = scaled + _EXPLORATION * np.sqrt(2 * math.log(total) / (counts + 1))
+        best = np.argsort(-values, kind="stable")[:num_best].tolist()
+        choice = rng.sample(best, min(num_shots, len(best)))
+        counts[choice] += 1
+        total += len(choice)
+        choices.append(choice)
+    return choices
 
 
-def _tagged(means: Means, passage: Draft) -> list[dict[str, Any]]:
-    """Combinations of the three tags for a passage, drawn where not all are wanted."""
-    kinds = means.task_types
-    drawn = means.few("fanno", passage, list(product(DEMANDS, kinds, FORMS)))
-    return [
-        {"task_type": kind, "level": demand, "form": form, "round": 0}
-        for demand, kind, form in drawn
-    ]
+def instruction_and_input(text: str) -> tuple[str, str] | None:
+    """The first line and the lines below it, without quotes and asterisks around them."""
+    first, _, rest = text.strip('*"\n ').partition("\n")
+    return (first.strip('*" '), rest.strip()) if first.strip('*" ') else None
+
+
+def unusable(instruction: str, ascii_only: bool = True) -> Rejection | None:
+    """The first rule that an instruction breaks.
+
+    The released code searches the keywords inside words too, so that it drops every
+    instruction with "know" or "context"; here they are words.
+
+    Example:
+        >>> unusable("Based on the story, who won?")
+        ('banned_keyword', {'keyword': 'Based on'})
+        >>> unusable("Explain why the sky is blue.") is None
+        True
+    """
+    words, letters = len(instruction.split()), sum(map(str.isalpha, instruction))
+    keyword = _KEYWORDS.search(instruction)
+    if ascii_only and not instruction.isascii():
+        return "outside_ascii", {}
+    if words < 5 and instruction[-1] not in ".?":
+        return "too_short", {"words": words}
+    if keyword:
+        return "banned_keyword", {"keyword": keyword[0]}
+    if letters < len(instruction) - letters:
+        return "few_letters", {"letters": letters}
+    return None
+
+
+def _dedup(context: GenerationContext, drafts: Sequence[Draft], pool: InstructionPool) -> None:
+    """Reject all of a community but its center, and all of it where the pool is in it."""
+    active = [draft for draft in drafts if draft.active]
+    if context.encode is None or not active:
+        return
+    vectors = context.encode([draft["instruction"] for draft in active])
+    for draft, vector in zip(active, vectors, strict=True):
+        draft.fields["vector"] = vector
+    candidates = [*active, *pool.drafts]
+    centers = communities(np.stack([d["vector"] for d in candidates]), context.dedup_thresholds[1])
+    accepted = dict(zip(centers[len(active) :].tolist(), pool.drafts, strict=True))
+    for draft, center in zip(active, centers.tolist(), strict=False):
+        kept = accepted.get(center, candidates[center])
+        if kept is not draft:
+            draft.reject("same_community", instruction=kept["instruction"])
 
 
 def _seed_prompt(draft: Draft) -> Prompt:
-    kind = f"{draft['task_type']} ({KINDS[draft['task_type']]})"
     return user(
         PROMPTS.render(
             "seed",
             passage=draft["passage"],
-            kind=kind,
-            demand=DEMANDS[draft["level"]],
+            kind=f"{draft['task_type']} ({TASK_TYPES[draft['task_type']]})",
+            demand=DIFFICULTIES[draft["level"]],
             form=FORMS[draft["form"]],
         )
     )
-
-
-def _different(means: Means, passages: Sequence[Draft], pool: Pool, number: int) -> list[Draft]:
-    """One new instruction for each passage, unlike the examples that the bandit chose for it."""
-    draw = random.Random(f"{means.seed} fanno round {number}")
-    lengths = answer_lengths(pool.drafts)
-    chosen = bandit(lengths, pool.shown, len(passages), means.shots, draw)
-    drafts = []
-    for passage, places in zip(passages, chosen, strict=True):
-        shown = [" ".join(pool.drafts[i]["instruction"].split()[:_SHOWN_WORDS]) for i in places]
-        form = means.draw("fanno form", passage).choice(tuple(FORMS))
-        drafts.append(passage.child(examples=shown, form=form, round=number))
-    means.ask(drafts, "written", _different_prompt, read=instruction_and_input)
-    return drafts
 
 
 def _different_prompt(draft: Draft) -> Prompt:
@@ -162,96 +335,5 @@ def _different_prompt(draft: Draft) -> Prompt:
     )
 
 
-def answer_lengths(drafts: Sequence[Draft]) -> NDArray[np.int64]:
-    """Words of each draft's answer (characters, in scripts without spaces)."""
-    texts = pl.Series([draft["response"] for draft in drafts], dtype=pl.String)
-    return tokens(texts).list.len().cast(pl.Int64).to_numpy()
-
-
-def bandit(
-    lengths: NDArray[np.int64],
-    shown: NDArray[np.int64],
-    number: int,
-    shots: int,
-    draw: random.Random,
-) -> list[list[int]]:
-    """The examples for so many prompts, one prompt after the other: places in the pool.
-
-    The value of an example is its length, scaled to [0, 1] over the pool (0.5 where all
-    are equal), plus 3 sqrt(2 ln(total) / (count + 1)): count is how often it was shown,
-    total the sum of the counts and of the pool's size when the round began. `shots` of
-    the 5% with the highest values are drawn, and counted at once; `shown` is updated.
-    A small pool gives as many as it has.
-    """
-    spread = int(lengths.max() - lengths.min())
-    scaled = (lengths - lengths.min()) / spread if spread else np.full(len(lengths), 0.5)
-    total = int(shown.sum()) + len(shown)
-    most = min(len(shown), max(shots, int(_TOP * len(shown))))
-    chosen = []
-    for _ in range(number):
-        value = scaled + _EXPLORATION * np.sqrt(2 * math.log(total) / (shown + 1))
-        best = np.argsort(-value, kind="stable")[:most].tolist()
-        taken = draw.sample(best, min(shots, len(best)))
-        shown[taken] += 1
-        total += len(taken)
-        chosen.append(taken)
-    return chosen
-
-
-def _finished(means: Means, drafts: list[Draft], pool: Pool) -> list[Draft]:
-    """Filters and answers; what passes enters the pool."""
-    for draft in drafts:
-        draft.notes |= {"form": draft.fields["form"]} if "form" in draft.fields else {}
-        if draft.active:
-            draft.fields["instruction"], draft.fields["input"] = draft["written"]
-    filter_drafts(drafts, lambda d: unusable(d["instruction"], means.ascii_only))
-    _thin_out(means, drafts, pool)
-    means.ask(drafts, "response", _question)
-    pool.add(drafts)
-    return drafts
-
-
-def _question(draft: Draft) -> Prompt:
+def _answer_prompt(draft: Draft) -> Prompt:
     return user("\n\n".join(filter(None, (draft["instruction"], draft["input"]))))
-
-
-def instruction_and_input(text: str) -> tuple[str, str] | None:
-    """The first line and what stands below it, without quotes and asterisks around them."""
-    first, _, rest = text.strip('*"\n ').partition("\n")
-    return (first.strip('*" '), rest.strip()) if first.strip('*" ') else None
-
-
-def unusable(instruction: str, ascii_only: bool = True) -> Rejection | None:
-    """The first of the rules that an instruction breaks.
-
-    The released code looks for the keywords inside words too, so that it throws away
-    whatever holds "know" or "context"; here they are words.
-    """
-    words, letters = len(instruction.split()), sum(map(str.isalpha, instruction))
-    keyword = _KEYWORDS.search(instruction)
-    if ascii_only and not instruction.isascii():
-        return "outside_ascii", {}
-    if words < 5 and instruction[-1] not in ".?":
-        return "too_short", {"words": words}
-    if keyword:
-        return "keyword", {"keyword": keyword[0]}
-    if letters < len(instruction) - letters:
-        return "few_letters", {"letters": letters}
-    return None
-
-
-def _thin_out(means: Means, drafts: Sequence[Draft], pool: Pool) -> None:
-    """Leave of each community its centre, and nothing where the pool has one of it already."""
-    alive = [draft for draft in drafts if draft.active]
-    if means.encode is None or not alive:
-        return
-    for draft, vector in zip(alive, means.encode([d["instruction"] for d in alive]), strict=True):
-        draft.fields["vector"] = vector
-    every = [*alive, *pool.drafts]
-    centres = communities(np.stack([d["vector"] for d in every]), means.communities[1])
-    known = dict(zip(centres[len(alive) :].tolist(), pool.drafts, strict=True))
-    for place, draft in enumerate(alive):
-        centre = int(centres[place])
-        twin = known.get(centre, every[centre])
-        if twin is not draft:
-            draft.reject("same_community", instruction=twin["instruction"])

@@ -1,61 +1,96 @@
-"""OSS-Instruct (Magicoder, Wei et al. 2023, arXiv:2312.02120): a problem inspired by code."""
+"""OSS-Instruct (Magicoder, Wei et al. 2023, arXiv:2312.02120): problems inspired by code.
+
+Some consecutive lines of a document are the inspiration of a programming problem, which the
+model writes together with its solution. Snippets of 1 to 15 lines as in the paper; filters
+and temperature 0 as in the released code.
+"""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import ClassVar, Final, Literal
 
+from pipeline.models.base import Decoding
+from pipeline.types import Count, Range, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate._parsing.sections import code_blocks, problem_and_solution
-from stages.generate.from_documents.passages import Means
+from stages.generate.from_documents.context import DocumentMethod, GenerationContext
 
 PROMPTS: Final = Prompts(__file__)
 
 
-def oss_instruct(means: Means, documents: list[Draft]) -> list[Draft]:
-    """A problem with its solution, inspired by a few lines of each document."""
+@option_group
+class OssInstruct(DocumentMethod):
+    """OSS-Instruct: problems inspired by a few lines of code (Wei et al. 2023).
 
-    def snippets(document: Draft) -> list[dict[str, Any]]:
-        draw = means.draw("oss-instruct", document)
-        found = (snippet(document["passage"], means.snippet_lines, draw) for _ in places)
-        return [{"snippet": text} for text in found]
+    Drops `empty_snippet`, `repeated_snippet`, `repeated_instruction`, `repeated_response` and
+    `solution_copies_problem`.
 
-    places = range(means.per_passage)
-    drafts = expand(documents, snippets)
-    for draft in drafts:
-        if draft.active:
-            draft.notes = {"snippet": draft["snippet"]}
-            if not draft["snippet"].strip():
-                draft.reject("empty_snippet")
-    once(drafts, "snippet")
-    means.ask(drafts, "problem", _problem_prompt, read=problem_and_solution)
-    for draft in drafts:
-        if draft.active:
-            draft.fields["instruction"], draft.fields["response"] = draft["problem"]
-    once(drafts, "instruction", "response")
-    filter_drafts(drafts, _copied)
-    return drafts
+    Args:
+        name: The method.
+        per_passage: Snippets of a document.
+        snippet_lines: The smallest and the largest number of lines of a snippet.
+    """
+
+    name: Literal["oss-instruct"] = "oss-instruct"
+    per_passage: Count = 1
+    snippet_lines: Range = (1, 15)
+
+    decoding: ClassVar[Decoding] = Decoding(2500, 0.0)
+    documents_are_code: ClassVar[bool] = True
+    splits_documents: ClassVar[bool] = False
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """A problem with its solution for each snippet of every document."""
+
+        def snippets(document: Draft) -> list[dict[str, str]]:
+            rng = context.rng("oss-instruct", document)
+            texts = (
+                snippet(document["passage"], self.snippet_lines, rng)
+                for _ in range(self.per_passage)
+            )
+            return [{"snippet": text} for text in texts]
+
+        drafts = expand(passages, snippets)
+        for draft in drafts:
+            if draft.active:
+                draft.notes = {"snippet": draft["snippet"]}
+                if not draft["snippet"].strip():
+                    draft.reject("empty_snippet")
+        reject_repeated(drafts, "snippet")
+        context.generate(drafts, "problem", _problem_prompt, parse=problem_and_solution)
+        for draft in drafts:
+            if draft.active:
+                draft.fields["instruction"], draft.fields["response"] = draft["problem"]
+        reject_repeated(drafts, "instruction", "response")
+        filter_drafts(drafts, _copied)
+        return drafts
 
 
-def snippet(code: str, lines: tuple[int, int], draw: random.Random) -> str:
-    """Consecutive lines from a random place; fewer where the code ends before."""
-    every = code.splitlines(keepends=True)
-    start, number = draw.randrange(len(every)), draw.randint(*lines)
-    return "".join(every[start : start + number])
+def snippet(code: str, num_lines: tuple[int, int], rng: random.Random) -> str:
+    r"""Consecutive lines from a random position; fewer where the code ends before.
+
+    Args:
+        code: At least one line.
+        num_lines: The smallest and the largest number of lines.
+        rng: Draws the first line, then the number of lines.
+
+    Example:
+        >>> snippet("a = 1\nb = 2\nc = 3\n", (1, 2), random.Random(0))
+        'b = 2\nc = 3\n'
+    """
+    lines = code.splitlines(keepends=True)
+    start, number = rng.randrange(len(lines)), rng.randint(*num_lines)
+    return "".join(lines[start : start + number])
 
 
-def _problem_prompt(draft: Draft) -> Prompt:
-    text = PROMPTS.render("problem", snippet=draft["snippet"])
-    return user(text, system=PROMPTS.render("system"))
+def reject_repeated(drafts: Sequence[Draft], *fields: str) -> None:
+    """Reject every draft that shares one of the fields with an earlier one.
 
-
-def once(drafts: Sequence[Draft], *fields: str) -> None:
-    """Reject a draft one of whose fields an earlier one has too, white space apart.
-
-    A rejected draft's other fields do not count.
+    White space does not count, and neither do the fields of rejected drafts.
     """
     seen: dict[str, set[str]] = {name: set() for name in fields}
 
@@ -72,9 +107,14 @@ def once(drafts: Sequence[Draft], *fields: str) -> None:
 
 
 def _copied(draft: Draft) -> Rejection | None:
-    """Code that the problem and the solution share: then it is none."""
-    given, found = (
+    """Reject a solution that repeats a block of code of the problem."""
+    in_problem, in_solution = (
         {"".join(block.split()) for block in code_blocks(draft[name])}
         for name in ("instruction", "response")
     )
-    return ("solution_copies_problem", {}) if given & found - {""} else None
+    return ("solution_copies_problem", {}) if in_problem & in_solution - {""} else None
+
+
+def _problem_prompt(draft: Draft) -> Prompt:
+    text = PROMPTS.render("problem", snippet=draft["snippet"])
+    return user(text, system=PROMPTS.render("system"))

@@ -1,19 +1,21 @@
-"""Documents cut into passages: the pieces of text that methods work on."""
+r"""Documents cut into passages, the pieces of text from which methods make rows.
+
+Example:
+    >>> cut("# Whales\n\nThey sing.\n\n# Trees\n\nThey grow.", 40)
+    ['# Whales\n\nThey sing.', '# Trees\n\nThey grow.']
+"""
 
 from __future__ import annotations
 
-import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import polars as pl
-from numpy.typing import NDArray
 
 from schemas.records import digest
-from stages._llm.drafts import Draft, GenerateField
+from stages._llm.drafts import Draft
+from stages._llm.rows import license_of
 
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _FENCE = re.compile(r"^(```|~~~)", re.MULTILINE)
@@ -21,62 +23,26 @@ _HEADING = re.compile(r"#{1,6} ")
 _FILE = re.compile(r"\S+\.\w{1,5}")
 
 
-@dataclass(frozen=True)
-class Means:
-    """What a method that makes rows of documents works with.
-
-    ask, judge: `write` with a model's engine, its decoding and the seed.
-    encode: from texts to their vectors, where there is an embedder.
-    context_tokens: what the model can read, where that is known.
-    All other fields are options of `generate.from_documents`.
-    """
-
-    ask: GenerateField
-    judge: GenerateField
-    encode: Callable[[Sequence[str]], NDArray[Any]] | None
-    context_tokens: int | None
-    progress: Callable[[float, float | None], None]
-    seed: int
-    task_types: tuple[str, ...]
-    per_passage: int
-    count: int | None
-    seed_passages: int
-    window: int
-    shots: int
-    samples: int
-    communities: tuple[float, float]
-    refine: bool
-    min_quality: float
-    ascii_only: bool
-    tuned: bool
-    form: str
-    language: str
-    snippet_lines: tuple[int, int]
-    max_tokens: int
-
-    def draw(self, name: str, draft: Draft) -> random.Random:
-        """Random numbers for one passage, which other passages do not disturb."""
-        return random.Random(f"{self.seed} {name} {draft['document']} {draft['passage_number']}")
-
-    def few(self, name: str, draft: Draft, all_of: Sequence[Any]) -> list[Any]:
-        """`per_passage` of the given things for a passage, drawn; all where there are no more."""
-        return self.draw(name, draft).sample(all_of, min(self.per_passage, len(all_of)))
-
-
-def passages(
-    documents: pl.DataFrame, characters: tuple[int, int], *, code: bool, whole: bool
+def split_documents(
+    documents: pl.DataFrame, characters: tuple[int, int], *, headings: bool, split: bool
 ) -> list[Draft]:
-    """A draft for each passage of each document, in order; one without text is empty.
+    """A draft for each passage of each document, in order.
 
-    characters: the fewest and the most of a passage. code: a line that begins with "#"
-        is a comment and no heading. whole: documents stay as they are.
+    A document without text gives one empty passage. Passages that are too short or too
+    long are dropped, the latter only where documents are split.
+
+    Args:
+        documents: Rows with id, text, title and origins.
+        characters: The smallest and the largest number of characters of a passage.
+        headings: A line that begins with "#" begins a new passage.
+        split: Cut documents into passages; otherwise each is one passage.
     """
-    fewest, most = characters
+    min_characters, max_characters = characters
     drafts = []
     for row in documents.select("id", "text", "title", "origins").iter_rows(named=True):
-        license = next((origin["license"] for origin in row["origins"] or ()), None)
+        license = license_of(row["origins"])
         text = row["text"] or ""
-        parts = [text] if whole else cut(text, most, headings=not code) or [""]
+        parts = (cut(text, max_characters, headings=headings) or [""]) if split else [text]
         for number, part in enumerate(parts):
             draft = Draft(
                 (row["id"],),
@@ -87,44 +53,60 @@ def passages(
                 license,
                 notes={"passage": number},
             )
-            if len(part) < fewest or not part.strip():
+            if len(part) < min_characters or not part.strip():
                 draft.reject("passage_too_short", characters=len(part))
-            elif len(part) > most and not whole:
+            elif len(part) > max_characters and split:
                 draft.reject("passage_too_long", characters=len(part))
             drafts.append(draft)
     return drafts
 
 
-def title(given: str | None, passage: str) -> str | None:
-    """What a passage is called: its own first heading, else the document's title.
+def title(document_title: str | None, passage: str) -> str | None:
+    r"""The title of a passage: its own first heading, else the document's title.
 
-    A file's name is no title.
+    A file name is not a title.
+
+    Example:
+        >>> title("whales.md", "## Whales ##\nThey sing.")
+        'Whales'
+        >>> title("whales.md", "They sing.") is None
+        True
     """
     heading = re.match(r"\s*#{1,6} +(\S.*)", passage)
     if heading:
         return heading[1].strip(" #") or None
-    known = (given or "").strip()
-    return None if not known or _FILE.fullmatch(known) else known
+    name = (document_title or "").strip()
+    return None if not name or _FILE.fullmatch(name) else name
 
 
 def sample(
-    drafts: Sequence[Draft], seed: int, most: int | None, per_document: int | None
+    drafts: Sequence[Draft], seed: int, max_passages: int | None, per_document: int | None
 ) -> list[Draft]:
-    """The drafts with all but a random few rejected, those that are alive in a random order.
+    """Reject all but a random sample of the active drafts.
 
-    The order is that of a digest of each passage, so other documents do not disturb it.
+    The order is that of a digest of each passage, so that a document more or less changes
+    nothing for the others.
+
+    Args:
+        drafts: Passages; changed in place.
+        seed: Of the random order.
+        max_passages: Size of the sample; None for all.
+        per_document: Largest number of passages of one document; None for all.
+
+    Returns:
+        The drafts that were active in random order, then all others.
     """
-    taken: Counter[str] = Counter()
-    dead = [draft for draft in drafts if not draft.active]
-    alive = ranked([draft for draft in drafts if draft.active], seed)
-    for draft in alive:
-        full = most is not None and taken.total() >= most
+    counts: Counter[str] = Counter()
+    inactive = [draft for draft in drafts if not draft.active]
+    active = ranked([draft for draft in drafts if draft.active], seed)
+    for draft in active:
+        full = max_passages is not None and counts.total() >= max_passages
         document = draft["document"]
-        if full or (per_document is not None and taken[document] >= per_document):
-            draft.reject("not_sampled", passages=taken.total())
+        if full or (per_document is not None and counts[document] >= per_document):
+            draft.reject("not_sampled", passages=counts.total())
         else:
-            taken[document] += 1
-    return alive + dead
+            counts[document] += 1
+    return active + inactive
 
 
 def ranked(drafts: Sequence[Draft], seed: int) -> list[Draft]:
@@ -136,16 +118,21 @@ def ranked(drafts: Sequence[Draft], seed: int) -> list[Draft]:
     return sorted(drafts, key=rank)
 
 
-def cut(text: str, most: int, *, headings: bool = True) -> list[str]:
-    """The passages of a text, verbatim: whole paragraphs, up to `most` characters together.
+def cut(text: str, max_characters: int, *, headings: bool = True) -> list[str]:
+    """The passages of a text, verbatim: complete paragraphs that fit together.
 
-    A heading (#) begins a new passage, unless there are none; blank lines inside fenced
-    code separate nothing. Only a paragraph that is longer than `most` by itself exceeds it.
+    Blank lines inside fenced code separate nothing. Only a paragraph that is too long by
+    itself makes a passage of more than `max_characters`.
+
+    Args:
+        text: Markdown, plain text or code.
+        max_characters: Of a passage.
+        headings: A line that begins with "#" begins a new passage.
     """
     spans: list[tuple[int, int]] = []
     for start, end in paragraphs(text):
         begins = headings and _HEADING.match(text, start)
-        if spans and end - spans[-1][0] <= most and not begins:
+        if spans and end - spans[-1][0] <= max_characters and not begins:
             spans[-1] = spans[-1][0], end
         else:
             spans.append((start, end))
@@ -153,7 +140,7 @@ def cut(text: str, most: int, *, headings: bool = True) -> list[str]:
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, int]]:
-    """Where the paragraphs begin and end."""
+    """The paragraphs of a text as (start, end), in characters."""
     start, last = len(text) - len(text.lstrip("\n")), len(text.rstrip())
     gaps = [gap.span() for gap in _BLANK_LINES.finditer(text, start, last)]
     for end, following in [*gaps, (last, last)]:

@@ -1,61 +1,100 @@
-"""SelfCodeAlign (Wei et al. 2024, arXiv:2410.24198): concepts of code, a task, answers, tests."""
+"""SelfCodeAlign (Wei et al. 2024, arXiv:2410.24198): concepts of code, tasks, tested answers.
+
+A model names the concepts of a piece of code, writes a task about them, and answers the
+task several times, each time with tests. The paper shows 8 examples to a base model; here
+an instruction-tuned model gets instructions. The tests are kept in the column `tests`;
+the paper's filter by running them is not part of this stage.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Literal
 
+from pipeline.models.base import Decoding
+from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, user
 from stages._llm.prompts import Prompts
 from stages.generate._parsing.sections import answer_and_tests
-from stages.generate.from_documents.passages import Means
+from stages.generate.from_documents.context import (
+    DocumentMethod,
+    GenerationContext,
+    check_names,
+)
 
 PROMPTS: Final = Prompts(__file__)
 
-CATEGORIES: Final = (
+TASK_TYPES: Final = (
     "implementation of a function",
     "implementation of a class",
     "implementation of a program",
 )
 
-
 DIFFICULTIES: Final = ("medium", "hard")
 
 
-def selfcodealign(means: Means, snippets: list[Draft]) -> list[Draft]:
-    """Code as its concepts, these as a task, and the task with several answers and tests."""
-    means.ask(
-        *(snippets, "concepts"),
-        lambda d: user(PROMPTS.render("concepts", passage=d["passage"])),
-        read=concepts,
-    )
-    drafts = expand(snippets, lambda d: _properties(means, d))
-    means.ask(drafts, "instruction", _task_prompt)
-    drafts = expand(drafts, lambda _: [{"sample": n} for n in range(means.samples)])
-    for draft in drafts:
-        draft.number = draft.fields.get("sample", 0)
-    means.ask(drafts, "answered", _answer_prompt, read=answer_and_tests)
-    for draft in drafts:
-        if draft.active:
-            draft.fields["response"], draft.fields["tests"] = draft["answered"]
-            draft.notes |= {n: draft[n] for n in ("concepts", "sample")}
-    return drafts
+@option_group
+class SelfCodeAlign(DocumentMethod):
+    """SelfCodeAlign: tasks about the concepts of code (Wei et al. 2024).
+
+    Args:
+        name: The method.
+        task_types: Types of tasks.
+        per_passage: Tasks of a passage, each of another type or difficulty.
+        num_samples: Answers to a task, each with tests.
+        language: The programming language of the tasks.
+    """
+
+    name: Literal["selfcodealign"] = "selfcodealign"
+    task_types: tuple[str, ...] = TASK_TYPES
+    per_passage: Count = 1
+    num_samples: Count = 10
+    language: str = "Python"
+
+    decoding: ClassVar[Decoding] = Decoding(1536, 0.7)
+    documents_are_code: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_names("task_types", self.task_types, TASK_TYPES)
+
+    def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
+        """Concepts of each passage, a task about them, and several answers with tests."""
+        context.generate(passages, "concepts", _concepts_prompt, parse=concepts)
+        drafts = expand(passages, lambda d: self._tasks(context, d))
+        context.generate(drafts, "instruction", _task_prompt)
+        drafts = expand(drafts, lambda _: [{"sample": n} for n in range(self.num_samples)])
+        for draft in drafts:
+            draft.number = draft.fields.get("sample", 0)
+        context.generate(drafts, "answered", _answer_prompt, parse=answer_and_tests)
+        for draft in drafts:
+            if draft.active:
+                draft.fields["response"], draft.fields["tests"] = draft["answered"]
+                draft.notes |= {name: draft[name] for name in ("concepts", "sample")}
+        return drafts
+
+    def _tasks(self, context: GenerationContext, passage: Draft) -> list[dict[str, Any]]:
+        """Type and difficulty of each task of a passage."""
+        combinations = [
+            {"task_type": task_type, "level": difficulty, "language": self.language}
+            for task_type in self.task_types
+            for difficulty in DIFFICULTIES
+        ]
+        return context.choose("selfcodealign", passage, combinations, self.per_passage)
 
 
 def concepts(text: str) -> list[str] | None:
-    """What stands between the commas of the first line, each once."""
+    """The concepts between the commas of the first line, each once.
+
+    Example:
+        >>> concepts("Concepts: closures, recursion, closures.")
+        ['closures', 'recursion']
+    """
     first = text.strip().partition("\n")[0].removeprefix("Concepts:")
-    found = [part.strip(" .*`") for part in first.split(",")]
-    return [part for part in dict.fromkeys(found) if part] or None
+    names = [part.strip(" .*`") for part in first.split(",")]
+    return [name for name in dict.fromkeys(names) if name] or None
 
 
-def _properties(means: Means, draft: Draft) -> list[dict[str, Any]]:
-    """What kind of task is asked for and how hard it is to be, drawn."""
-    every = [
-        {"task_type": category, "level": difficulty, "language": means.language}
-        for category in means.task_types
-        for difficulty in DIFFICULTIES
-    ]
-    return means.few("selfcodealign", draft, every)
+def _concepts_prompt(draft: Draft) -> Prompt:
+    return user(PROMPTS.render("concepts", passage=draft["passage"]))
 
 
 def _task_prompt(draft: Draft) -> Prompt:

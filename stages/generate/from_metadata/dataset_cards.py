@@ -1,11 +1,19 @@
-"""Data set cards: a YAML or JSON file that says what a table is, beside the table.
+"""Data set cards: a YAML or JSON file that describes a table, beside the table.
 
     name: GSM8K
     description: Grade school mathematics problems with worked solutions.
     license: MIT
     rows: gsm8k.jsonl.gz        # CSV, TSV, JSON Lines (also gzipped) or Parquet
 
-Only what a card says is known of a data set; the table is read as it is.
+Example:
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "sums.csv").write_text("a,b,sum\\n1,2,3\\n")
+    >>> _ = (folder / "sums.yaml").write_text("{name: Sums, license: MIT, rows: sums.csv}")
+    >>> read_card(folder / "sums.yaml").license
+    'MIT'
+    >>> read_table(table_of(folder / "sums.yaml")).to_dicts()
+    [{'a': '1', 'b': '2', 'sum': '3'}]
 """
 
 from __future__ import annotations
@@ -25,7 +33,14 @@ Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 
 
 class Card(BaseModel):
-    """What a card must and may say. rows: the table, named from the card's folder."""
+    """A data set card.
+
+    Attributes:
+        name: Of the data set.
+        license: Of its rows.
+        rows: The table, relative to the card's folder.
+        description: What the data set is.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,43 +51,51 @@ class Card(BaseModel):
 
 
 def read_card(path: Path) -> Card:
-    """Raises UserError for a file that is no card."""
+    """The card in a file.
+
+    Raises:
+        UserError: The file is not a card, or cannot be read.
+    """
     try:
         return Card.model_validate(yaml.safe_load(path.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError("the card cannot be read", where=str(path), why=str(error)) from error
     except ValidationError as error:
         first = error.errors()[0]
-        told = ".".join(map(str, first["loc"])) or "it"
+        key = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            "this is no data set card",
+            "the file must be a data set card",
             where=str(path),
-            why=f"{told}: {first['msg']}",
-            hint="name, license and rows, and perhaps a description",
+            why=f"{key}: {first['msg']}",
+            hint="write name, license, rows and, if you like, description",
         ) from None
 
 
 def table_of(path: Path) -> Path:
-    """The table of the card at this path."""
+    """The path of the table that a card names."""
     return path.parent / read_card(path).rows
 
 
 def read_table(path: Path) -> pl.DataFrame:
-    """All rows of a table. Raises UserError for one that cannot be read."""
+    """All rows of a table; columns of CSV and TSV files are texts.
+
+    Raises:
+        UserError: The file is not a table, or cannot be read.
+    """
     suffixes: Sequence[str] = [s for s in path.suffixes if s != ".gz"]
-    kind = suffixes[-1] if suffixes else ""
+    suffix = suffixes[-1] if suffixes else ""
     try:
-        if kind == ".parquet":
+        if suffix == ".parquet":
             return read_frame(path)
-        if kind in (".csv", ".tsv"):
-            separator = "\t" if kind == ".tsv" else ","
+        if suffix in (".csv", ".tsv"):
+            separator = "\t" if suffix == ".tsv" else ","
             return pl.read_csv(path, separator=separator, infer_schema=False)
-        if kind in (".jsonl", ".ndjson"):
+        if suffix in (".jsonl", ".ndjson"):
             return pl.read_ndjson(path, infer_schema_length=None)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError("the table cannot be read", where=str(path), why=str(error)) from error
     raise UserError(
-        "the table is of no known kind",
+        "the table must be CSV, TSV, JSON Lines or Parquet",
         where=str(path),
-        hint="CSV, TSV, JSON Lines or Parquet, told by the end of the name",
+        hint="give the file the ending .csv, .tsv, .jsonl, .jsonl.gz or .parquet",
     )

@@ -1,9 +1,8 @@
-"""What SELF-GUIDE drops of what was written for its one task: noise, and odd lengths.
+"""SELF-GUIDE's filters of inputs and outputs: noisy texts, and outliers in length.
 
-Zhao et al. 2024, arXiv:2407.12874. Noise is text that repeats the form of the prompt
-instead of filling it. Lengths are taken to be normally distributed; what lies too many
-standard deviations from the mean is dropped. The bounds are those of all that was
-written, in characters, each side by itself.
+Zhao et al. 2024, arXiv:2407.12874. A noisy text repeats the form of the prompt instead of
+filling it. Lengths in characters are taken to be normally distributed; an input or output
+too many standard deviations from the mean of its side is dropped.
 """
 
 from __future__ import annotations
@@ -16,34 +15,34 @@ from stages.generate._parsing.lists import Instance, leaked
 from stages.generate.self_instruct.tasks import Task
 
 
-def drop_noise(tasks: Sequence[Task]) -> None:
-    """Reject instances in which a mark of the prompt's form stands."""
+def drop_noisy_texts(tasks: Sequence[Task]) -> None:
+    """Reject instances that contain a mark of the prompt's form: `noisy_text`."""
 
     def judge(instance: Instance) -> Rejection | None:
         for side, text in instance._asdict().items():
             mark = leaked(text)
             if mark is not None:
-                return "noise", {"side": side, "mark": mark}
+                return "noisy_text", {"side": side, "mark": mark}
         return None
 
     _drop(tasks, judge)
 
 
-def drop_odd_lengths(tasks: Sequence[Task], deviations: float) -> None:
-    """Reject instances whose input or output is unusually short or long."""
+def drop_length_outliers(tasks: Sequence[Task], max_deviations: float) -> None:
+    """Reject instances whose input or output is unusually short or long: `length_outlier`."""
     kept = [one for task in tasks for one, rejection in task.instances if rejection is None]
     bounds = {}
     for side in Instance._fields if kept else ():
         lengths = [len(getattr(one, side)) for one in kept]
-        mean, width = fmean(lengths), deviations * pstdev(lengths)
+        mean, width = fmean(lengths), max_deviations * pstdev(lengths)
         bounds[side] = mean - width, mean + width
 
     def judge(instance: Instance) -> Rejection | None:
         for side, text in instance._asdict().items():
-            least, most = bounds[side]
-            if not least <= len(text) <= most:
-                told = {"characters": len(text), "least": round(least, 1), "most": round(most, 1)}
-                return "odd_length", {"side": side, **told}
+            low, high = bounds[side]
+            if not low <= len(text) <= high:
+                evidence = {"characters": len(text), "least": round(low, 1), "most": round(high, 1)}
+                return "length_outlier", {"side": side, **evidence}
         return None
 
     _drop(tasks, judge)

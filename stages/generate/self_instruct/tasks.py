@@ -16,10 +16,14 @@ from stages.generate._parsing.lists import Instance
 
 @dataclass(frozen=True)
 class Seed:
-    """A human task with its instances. `id` is that of the first record that holds it.
+    """A human task with its instances.
 
-    is_classification is None where the source does not say. fields: the source's own,
-    such as a task's constraints, topic or difficulty.
+    Attributes:
+        id: Id of the first record that holds the task.
+        instruction: The instruction.
+        is_classification: Whether it is classification; None where the source does not say.
+        instances: Its inputs with their outputs.
+        fields: The source's own fields, such as a task's constraints, topic or difficulty.
     """
 
     id: str
@@ -40,21 +44,28 @@ class Seed:
 
 @dataclass
 class Task:
-    """An instruction that a model wrote, and what became of it.
+    """An instruction that a model wrote, and the outcome for it.
 
-    request: the number of the request that it was written in. journal: keys of all
-    completions that anything of it was read from. parents: ids of the seeds shown.
-    given: what was written together with the instruction (an input, an output, ...), and
-    the topics that were asked for.
-    scores: ROUGE-L with the most similar earlier instructions, by key, and its mean
-    over all of them. rejection and error say why there is no more to come.
+    Attributes:
+        request: Number of the request that it was written in.
+        instruction: The instruction, or the unparsed text.
+        journal: Keys of all completions that anything of it was read from.
+        parents: Ids of the seeds shown.
+        fields: What was written together with the instruction (an input, an output, ...),
+            and the topics of the prompt.
+        rejection: Why it is dropped.
+        error: Why it failed.
+        scores: ROUGE-L with the most similar earlier instructions, by key.
+        mean: Mean ROUGE-L with all earlier instructions.
+        is_classification: The model's answer to that question, where there was one.
+        instances: Its instances, each with the reason why it is dropped.
     """
 
     request: int
     instruction: str
     journal: list[str]
     parents: tuple[str, ...]
-    given: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     rejection: Rejection | None = None
     error: str | None = None
     scores: list[tuple[str, float]] = field(default_factory=list)
@@ -65,11 +76,11 @@ class Task:
     @property
     def input(self) -> str:
         """The input that was written together with the instruction."""
-        return str(self.given.get("input", ""))
+        return str(self.fields.get("input", ""))
 
     @property
     def key(self) -> str:
-        """The id of the conversation that is the instruction alone, or with its given input."""
+        """The id of the conversation of the instruction, with its input where it has one."""
         return record_id(task_messages(self.instruction, self.input)[0])
 
     @property
@@ -80,19 +91,23 @@ class Task:
 def seeds_of(rows: pl.DataFrame, one_task: bool = False) -> list[Seed]:
     """The seed tasks in records: records of one instruction are instances of one task.
 
-    one_task: the records are examples of a single task, each a seed by itself.
+    Args:
+        rows: `id`, `messages`, `input_start` and `extra`, whose field `is_classification`
+            is read, with the fields that a method shows.
+        one_task: The records are examples of a single task, each a seed by itself.
 
-    rows: `id`, `messages`, `input_start` and `extra`, whose field `is_classification`
-    is read, with those that a preset shows. Tasks stand in the order of their first record.
+    Returns:
+        The tasks, in the order of their first records.
     """
     columns = rows.select("id", "extra", instruction(), input_text(), response())
-    found: dict[str, Seed] = {}
-    for id_, extra, text, given, answer in columns.iter_rows():
+    seeds: dict[str, Seed] = {}
+    for id_, extra, text, input, output in columns.iter_rows():
         if not (text or "").strip():
             continue
-        own = json.loads(extra) if extra else {}
+        source_fields = json.loads(extra) if extra else {}
         key = id_ if one_task else text
-        seed = found.get(key) or Seed(id_, text, own.get("is_classification"), (), own)
-        instances = (*seed.instances, Instance(given, answer)) if answer else seed.instances
-        found[key] = replace(seed, instances=instances)
-    return list(found.values())
+        is_classification = source_fields.get("is_classification")
+        seed = seeds.get(key) or Seed(id_, text, is_classification, (), source_fields)
+        instances = (*seed.instances, Instance(input, output)) if output else seed.instances
+        seeds[key] = replace(seed, instances=instances)
+    return list(seeds.values())

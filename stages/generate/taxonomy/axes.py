@@ -1,15 +1,17 @@
-"""What `generate.taxonomy` combines where a recipe names nothing: subjects, levels, skills.
+"""The attributes that `generate.taxonomy` combines by default: subjects, levels, skills, topics.
 
 The subjects follow school and university curricula, the levels are those of Bloom's
-taxonomy in its revised form (Anderson and Krathwohl 2001), and the skills are named
-as encyclopaedias name them. The wording is ours.
+taxonomy in its revised form (Anderson and Krathwohl 2001), and the skills have the names
+that encyclopedias give them. The wording is ours.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
-LEVELS: Final = {
+Level = Literal["remember", "understand", "apply", "analyze", "evaluate", "create"]
+
+LEVELS: Final[dict[Level, str]] = {
     "remember": "recall or recognise facts, terms and definitions",
     "understand": "explain, summarise, compare or give an example in other words",
     "apply": "use a rule, a method or a procedure in a new situation",
@@ -17,7 +19,7 @@ LEVELS: Final = {
     "evaluate": "judge something by criteria and justify the judgement",
     "create": "plan or make something new out of what was learned",
 }
-"""The levels with what a student is to do at each, the simplest first."""
+"""What a student does at each level, the simplest first."""
 
 SUBJECTS: Final = {
     "secondary school": (
@@ -68,7 +70,7 @@ SKILLS: Final = {
     "causal reasoning": "an effect is traced to its cause, or foreseen from it",
     "theory of mind": "what somebody believes or wants is inferred, rightly or not",
 }
-"""Skills of language and reasoning with what shows them."""
+"""Skills of language and reasoning, each with the description of a text that shows it."""
 
 TOPICS: Final = (
     *("gardening", "a long train journey", "sewing", "a village school", "beekeeping"),
@@ -76,3 +78,4 @@ TOPICS: Final = (
     *("rowing", "learning the piano", "a winter storm", "an old map", "the stock market"),
     *("moving house", "a museum", "a football match", "bread", "a broken promise"),
 )
+"""Everyday subjects."""

@@ -1,4 +1,4 @@
-"""Generation: an answer belongs to its request, is paid for once and never lost."""
+"""Generation: an answer depends on its request alone, is paid for once and never lost."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from pipeline.models.budget import Budget, Usage
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.transformers import TransformersEngine, batches, rows_of, width_of
 from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import Batch, Gate, Prepared, in_batches, prepare
+from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, in_batches, prepare
+from tests.support.journals import max_answers
 
 SAMPLED = Decoding(max_tokens=24, temperature=0.9, top_p=0.8, presence_penalty=0.5)
 
 
 def questions(count: int, decoding: Decoding = SAMPLED) -> list[Request]:
     """Requests of various lengths, texts and chats, sampled and greedy."""
-    made = []
+    requests = []
     for i in range(count):
         text = f"List {i} things that " + "really " * (i % 9 * 12) + "matter."
         prompt = text if i % 3 == 0 else (("user", text),)
-        made.append(Request(prompt, replace(decoding, temperature=0.9 * (i % 4 > 0)), seed=i))
-    return made
+        requests.append(Request(prompt, replace(decoding, temperature=0.9 * (i % 4 > 0)), seed=i))
+    return requests
 
 
 def engine(folder: Path, model: LanguageModel) -> TransformersEngine:
@@ -40,24 +41,24 @@ def journal(folder: Path) -> Journal:
     return Journal(folder / "store" / "journal")
 
 
-def test_an_answer_does_not_depend_on_its_company(tmp_path: Path, tinylm: LanguageModel) -> None:
-    asked = questions(40)
-    together = engine(tmp_path / "a", tinylm).generate(asked)
-    order = np.random.default_rng(0).permutation(len(asked))
-    shuffled = engine(tmp_path / "b", tinylm).generate([asked[i] for i in order])
+def test_an_answer_does_not_depend_on_its_batch(tmp_path: Path, tinylm: LanguageModel) -> None:
+    requests = questions(40)
+    together = engine(tmp_path / "a", tinylm).generate(requests)
+    order = np.random.default_rng(0).permutation(len(requests))
+    shuffled = engine(tmp_path / "b", tinylm).generate([requests[i] for i in order])
     assert [together[i] for i in order] == shuffled
     alone = engine(tmp_path / "c", tinylm)
     for i in (0, 1, 8, 39):
-        assert alone.generate([asked[i]]) == [together[i]]
+        assert alone.generate([requests[i]]) == [together[i]]
     assert len({answer.text for answer in together}) > 20
 
 
 class Stopped(Exception):
-    """Somebody pulled the plug."""
+    """The run is interrupted."""
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, tinylm: LanguageModel) -> None:
-    asked = questions(40)
+    requests = questions(40)
     ctx = Context.scratch(tmp_path)
 
     def stop(done: float, total: float | None) -> None:
@@ -65,19 +66,19 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, tinylm: LanguageMode
 
     ctx.report = stop
     with pytest.raises(Stopped):
-        ctx.open(tinylm).generate(asked)
+        ctx.open(tinylm).generate(requests)
     durable = journal(tmp_path).count()
-    assert 0 < durable < len(asked)
+    assert 0 < durable < len(requests)
 
-    again = Context.scratch(tmp_path)
-    resumed = again.open(tinylm).generate(asked)
-    assert resumed == engine(tmp_path / "other", tinylm).generate(asked)
-    assert again.counters["requests"] == len(asked) - durable
-    assert again.counters["cached"] == durable
-    assert journal(tmp_path).most_answers() == 1
+    later = Context.scratch(tmp_path)
+    resumed = later.open(tinylm).generate(requests)
+    assert resumed == engine(tmp_path / "other", tinylm).generate(requests)
+    assert later.counters["requests"] == len(requests) - durable
+    assert later.counters["cached"] == durable
+    assert max_answers(journal(tmp_path)) == 1
 
 
-def test_nothing_is_asked_twice(tmp_path: Path, tinylm: LanguageModel) -> None:
+def test_nothing_is_sent_twice(tmp_path: Path, tinylm: LanguageModel) -> None:
     ctx = Context.scratch(tmp_path)
     request = questions(1)[0]
     one, two = ctx.open(tinylm).generate([request, request])
@@ -123,8 +124,8 @@ def test_a_chat_and_a_text_that_reads_the_same_are_two_requests(
 def test_greedy_answers_are_the_most_probable_tokens(tmp_path: Path, tinylm: LanguageModel) -> None:
     """Against plain forward passes, one token at a time."""
     running = engine(tmp_path, tinylm)
-    asked = questions(8, Decoding(max_tokens=16))[::4]
-    for request, answer in zip(asked, running.generate(asked), strict=True):
+    requests = questions(8, Decoding(max_tokens=16))[::4]
+    for request, answer in zip(requests, running.generate(requests), strict=True):
         prompt = list(_prepared(running, request).tokens)
         tokens: list[int] = []
         for _ in range(answer.completion_tokens):
@@ -134,7 +135,7 @@ def test_greedy_answers_are_the_most_probable_tokens(tmp_path: Path, tinylm: Lan
         assert running.tokenizer.decode(tokens, skip_special_tokens=True) == answer.text
 
 
-def _prepared(running: TransformersEngine, request: Request) -> Prepared:
+def _prepared(running: TransformersEngine, request: Request) -> PreparedRequest:
     return prepare(request, running._identity, running.tokenizer, running.context_tokens)
 
 
@@ -147,14 +148,14 @@ def test_stop_texts_end_the_answer_and_are_cut(ctx: Context, tinylm: LanguageMod
     (cut,) = running.generate([Request(prompt, replace(long, stop=("never said", "\n5.")))])
     assert cut.finish_reason == "stop"
     assert cut.completion_tokens < free.completion_tokens
-    # Another key, so another noise: only the form can be compared.
+    # Another key, so other random numbers: only the form can be compared.
     assert "\n5." not in cut.text
     assert "\n4." in cut.text
 
 
 def test_every_row_ends_at_its_own_length(ctx: Context, tinylm: LanguageModel) -> None:
-    asked = [Request("The sea", Decoding(max_tokens=n, temperature=1.0)) for n in (1, 5, 30)]
-    for request, answer in zip(asked, ctx.open(tinylm).generate(asked), strict=True):
+    requests = [Request("The sea", Decoding(max_tokens=n, temperature=1.0)) for n in (1, 5, 30)]
+    for request, answer in zip(requests, ctx.open(tinylm).generate(requests), strict=True):
         assert answer.completion_tokens <= request.decoding.max_tokens
         if answer.finish_reason == "length":
             assert answer.completion_tokens == request.decoding.max_tokens
@@ -183,9 +184,9 @@ def test_the_folder_s_own_decoding_habits_do_not_creep_in(
     (other / "generation_config.json").write_text(
         '{"eos_token_id": [2, 0], "repetition_penalty": 5.0, "do_sample": true, "top_k": 1}'
     )
-    asked = questions(4, Decoding(max_tokens=16))[::4]
-    texts = [a.text for a in engine(tmp_path / "a", tinylm).generate(asked)]
-    same = engine(tmp_path / "b", LanguageModel(str(other))).generate(asked)
+    requests = questions(4, Decoding(max_tokens=16))[::4]
+    texts = [a.text for a in engine(tmp_path / "a", tinylm).generate(requests)]
+    same = engine(tmp_path / "b", LanguageModel(str(other))).generate(requests)
     assert [a.text for a in same] == texts
     close_engines()
 
@@ -222,28 +223,28 @@ def test_batch_shapes_follow_from_a_request_s_own_length() -> None:
 
 def test_batches_hold_every_request_once(ctx: Context, tinylm: LanguageModel) -> None:
     running = ctx.open(tinylm)
-    asked = [_prepared(running, question) for question in questions(100)]  # type: ignore[arg-type]
-    made = list(batches(asked, "cpu"))
-    assert Counter(p.key for _, rows in made for p in rows) == Counter(p.key for p in asked)
-    assert all(len(rows) <= rows_of(width, "cpu") for width, rows in made)
-    assert all(width == width_of(len(p.tokens)) for width, rows in made for p in rows)
+    prepared = [_prepared(running, question) for question in questions(100)]  # type: ignore[arg-type]
+    cut = list(batches(prepared, "cpu"))
+    assert Counter(p.key for _, rows in cut for p in rows) == Counter(p.key for p in prepared)
+    assert all(len(rows) <= rows_of(width, "cpu") for width, rows in cut)
+    assert all(width == width_of(len(p.tokens)) for width, rows in cut for p in rows)
 
 
 def test_a_resumed_run_cuts_the_same_batches(ctx: Context, tinylm: LanguageModel) -> None:
-    """Batches come from all requests; what is answered leaves gaps and moves nothing."""
+    """Batches are cut from all requests; answered ones leave gaps and move nothing."""
     running = ctx.open(tinylm)
-    asked = [_prepared(running, question) for question in questions(100)]  # type: ignore[arg-type]
-    whole = list(batches(asked, "cpu"))
-    missing = {p.key for p in asked[::3]}
+    prepared = [_prepared(running, question) for question in questions(100)]  # type: ignore[arg-type]
+    complete = list(batches(prepared, "cpu"))
+    missing = {p.key for p in prepared[::3]}
     sent: list[tuple[int, list[str]]] = []
 
-    def answer(width: int, rows: list[Prepared]) -> Batch:
+    def answer(width: int, rows: list[PreparedRequest]) -> Batch:
         sent.append((width, [row.key for row in rows]))
         return [(row, {"text": ""}) for row in rows]
 
     gate = Gate(frozenset(missing), Budget(), None)
-    for batch in in_batches(iter(whole), gate, answer):
+    for batch in in_batches(iter(complete), gate, answer):
         for row, _ in batch:
-            gate.settle(row, Usage())
-    expected = [(w, [p.key for p in rows if p.key in missing]) for w, rows in whole]
+            gate.reconcile(row, Usage())
+    expected = [(w, [p.key for p in rows if p.key in missing]) for w, rows in complete]
     assert sent == [(width, keys) for width, keys in expected if keys]

@@ -1,4 +1,4 @@
-"""What a model is: its content, its name on the hub, or what its user calls it."""
+"""The identity of a model: its content, its name on the hub, or its user's id."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def files(tmp_path: Path) -> FileDigests:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    made.mkdir()
+    folder = tmp_path / "model"
+    folder.mkdir()
     for name in ("model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"):
-        (made / name).write_text(name)
-    return made
+        (folder / name).write_text(name)
+    return folder
 
 
-def test_it_is_plain_json_and_names_no_place(folder: Path, files: FileDigests) -> None:
-    found = identity(LanguageModel(str(folder)), files)
-    assert json.loads(json.dumps(found)) == found
-    assert str(folder) not in json.dumps(found)
+def test_it_is_json_and_contains_no_path(folder: Path, files: FileDigests) -> None:
+    result = identity(LanguageModel(str(folder)), files)
+    assert json.loads(json.dumps(result)) == result
+    assert str(folder) not in json.dumps(result)
 
 
 def test_the_same_files_elsewhere_are_the_same_model(
@@ -53,7 +53,7 @@ def test_the_same_files_elsewhere_are_the_same_model(
     "name",
     ["model.safetensors", "chat_template.jinja", "generation_config.json", "1_Pooling/config.json"],
 )
-def test_whatever_decides_an_answer_belongs_to_it(
+def test_every_file_that_may_change_an_answer_belongs_to_it(
     folder: Path, files: FileDigests, name: str
 ) -> None:
     before = identity(LanguageModel(str(folder)), files)
@@ -65,7 +65,7 @@ def test_whatever_decides_an_answer_belongs_to_it(
 @pytest.mark.parametrize(
     "name", ["README.md", ".gitattributes", "optimizer.pt", "checkpoint-5/model.safetensors"]
 )
-def test_what_decides_nothing_does_not(folder: Path, files: FileDigests, name: str) -> None:
+def test_other_files_do_not_belong_to_it(folder: Path, files: FileDigests, name: str) -> None:
     before = identity(LanguageModel(str(folder)), files)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("other")
@@ -76,18 +76,18 @@ def test_dtype_and_a_replaced_template_belong_to_it(folder: Path, files: FileDig
     model = LanguageModel(str(folder))
     template = folder.parent / "other.jinja"
     template.write_text("{{ messages }}")
-    told = replace(model, chat_template=str(template))
-    variants = [model, replace(model, dtype="bfloat16"), told]
-    found = [json.dumps(identity(variant, files)) for variant in variants]
+    replaced = replace(model, chat_template=str(template))
+    variants = [model, replace(model, dtype="bfloat16"), replaced]
+    identities = [json.dumps(identity(variant, files)) for variant in variants]
     template.write_text("{{ messages[0] }}")
-    found.append(json.dumps(identity(told, files)))
-    assert len(set(found)) == 4
+    identities.append(json.dumps(identity(replaced, files)))
+    assert len(set(identities)) == 4
 
 
 def test_an_id_stands_for_the_weights(folder: Path, files: FileDigests) -> None:
-    one, other = LanguageModel(str(folder), id="mine"), LanguageModel("nowhere", id="mine")
+    one, other = LanguageModel(str(folder), id="first"), LanguageModel("nowhere", id="first")
     assert identity(one, files) == identity(other, files)
-    assert identity(one, files) != identity(replace(one, id="yours"), files)
+    assert identity(one, files) != identity(replace(one, id="second"), files)
     assert identity(one, files) != identity(replace(one, dtype="float16"), files)
 
 
@@ -107,12 +107,12 @@ def test_a_hub_name_resolves_to_what_the_local_cache_holds(
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text(COMMIT)
     (cached / "snapshots" / COMMIT / "config.json").write_text("{}")
-    found = identity(LanguageModel("somebody/something"), files)
-    assert found["weights"] == {"name": "somebody/something", "revision": COMMIT}
+    result = identity(LanguageModel("somebody/something"), files)
+    assert result["weights"] == {"name": "somebody/something", "revision": COMMIT}
 
 
 @pytest.mark.parametrize("name", ["somebody/something-that-is-not-there", "not/a/name/at-all"])
-def test_a_model_that_is_nowhere_is_told(
+def test_a_model_that_does_not_exist_is_refused(
     files: FileDigests, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -122,7 +122,7 @@ def test_a_model_that_is_nowhere_is_told(
         identity(LanguageModel(name), files)
 
 
-def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, files: FileDigests) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported(tmp_path: Path, files: FileDigests) -> None:
     """In a process of its own: the hub's library reads its address once."""
     code = (
         "from pathlib import Path\n"
@@ -131,18 +131,24 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, files: FileDigests
         "from pipeline.models.identity import identity\n"
         f"identity(LanguageModel('nobody/nothing'), FileDigests(Path({str(tmp_path)!r}) / 'f'))\n"
     )
-    given = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    variables = {
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path),
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+    }
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | given, capture_output=True, text=True
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True
     )
-    assert "pipeline.errors.UserError: there is no model" in run.stderr, run.stderr[-500:]
+    assert "pipeline.errors.UserError: model must be a folder or a name" in run.stderr, run.stderr[
+        -500:
+    ]
 
 
-def test_an_empty_folder_and_a_missing_template_are_told(
+def test_an_empty_folder_and_a_missing_template_are_refused(
     folder: Path, files: FileDigests, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no model"):
+    with pytest.raises(UserError, match="must be a folder with weights"):
         identity(LanguageModel(str(tmp_path / "empty")), files)
     with pytest.raises(UserError, match="template"):
         identity(LanguageModel(str(folder), chat_template="nowhere.jinja"), files)
@@ -171,11 +177,11 @@ def test_what_may_change_an_answer_belongs_to_it_and_how_it_is_run_does_not(
         replace(plain, chat_template="plain"),
         replace(plain, dtype="bfloat16"),
     ]
-    found = [json.dumps(identity(model, files)) for model in [plain, *what]]
-    assert len(set(found)) == len(found)
+    identities = [json.dumps(identity(model, files)) for model in [plain, *what]]
+    assert len(set(identities)) == len(identities)
 
 
-def test_a_served_model_is_its_name_and_neither_its_place_nor_its_format(
+def test_a_served_model_is_identified_by_its_name_alone(
     files: FileDigests,
 ) -> None:
     one = LanguageModel("org/model", "openai", base_url="http://h/v1", dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""The journal: durable at once, whole batches only, never blocked by a dead writer."""
+"""The journal: durable at once, complete batches only, never blocked by a dead writer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.models.journal.journal import NAME, SELECT, Journal, JournalEntry
+from tests.support.journals import max_answers
 
 ROOT = Path(__file__).parents[3]
 BATCH = 20
@@ -24,13 +25,13 @@ BATCH = 20
 WRITER = f"""
 import sys
 from pathlib import Path
-from pipeline.models.journal.journal import Answer, Journal
+from pipeline.models.journal.journal import Journal, JournalEntry
 from tests.pipeline.models.test_journal import key
 
 journal, writer = Journal(Path(sys.argv[1])), sys.argv[2]
 for batch in range(10_000):
     journal.put_many(
-        Answer(key(f"{{writer}}-{{batch}}-{{i}}"), "x" * 500, {{"text": "y" * 500}})
+        JournalEntry(key(f"{{writer}}-{{batch}}-{{i}}"), "x" * 500, {{"text": "y" * 500}})
         for i in range({BATCH})
     )
     print(batch, flush=True)
@@ -41,7 +42,7 @@ def key(name: str) -> str:
     return blake2b(name.encode(), digest_size=16).hexdigest()
 
 
-def answers(count: int, name: str = "k") -> list[JournalEntry]:
+def entries(count: int, name: str = "k") -> list[JournalEntry]:
     return [
         JournalEntry(
             key(f"{name}{i}"), json.dumps({"prompt": f"p{i}"}), {"text": f"t{i} \u00e9\n\0"}
@@ -56,47 +57,47 @@ def writer(folder: Path, name: str) -> subprocess.Popen[str]:
 
 
 def test_what_was_put_is_found_by_another_journal_object(tmp_path: Path) -> None:
-    Journal(tmp_path).put_many(answers(3))
+    Journal(tmp_path).put_many(entries(3))
     other = Journal(tmp_path)
-    asked = [key(name) for name in ("k2", "k0", "unknown", "k2")]
-    assert other.get_many(asked) == {a.key: a.response for a in answers(3)[::2]}
+    keys = [key(name) for name in ("k2", "k0", "unknown", "k2")]
+    assert other.get_many(keys) == {a.key: a.response for a in entries(3)[::2]}
     assert other.count() == 3
     assert other.get_many([]) == {}
 
 
 def test_the_first_answer_stays_and_the_second_is_counted(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    assert journal.most_answers() == 0
+    assert max_answers(journal) == 0
     a, b = key("a"), key("b")
     journal.put_many(
         [JournalEntry(a, "{}", {"text": "first"}), JournalEntry(b, "{}", {"text": "b"})]
     )
-    assert journal.most_answers() == 1
+    assert max_answers(journal) == 1
     journal.put_many([JournalEntry(a, "{}", {"text": "second"})])
     assert journal.get_many([a]) == {a: {"text": "first"}}
-    assert (journal.count(), journal.most_answers()) == (2, 2)
+    assert (journal.count(), max_answers(journal)) == (2, 2)
 
 
-def test_a_batch_is_written_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_batch_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with pytest.raises(TypeError):
-        journal.put_many([*answers(5), JournalEntry(key("bad"), "{}", {"text": object()})])
+        journal.put_many([*entries(5), JournalEntry(key("bad"), "{}", {"text": object()})])
     with pytest.raises(sqlite3.Error):
-        journal.put_many([*answers(5), JournalEntry(key("bad"), None, {})])  # type: ignore[arg-type]
+        journal.put_many([*entries(5), JournalEntry(key("bad"), None, {})])  # type: ignore[arg-type]
     assert journal.count() == 0
-    journal.put_many(answers(2))
+    journal.put_many(entries(2))
     assert journal.count() == 2
 
 
 def test_a_killed_writer_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None:
-    """SIGKILL at random instants: every batch that was acknowledged is there, whole."""
-    noise = random.Random(0)
+    """SIGKILL at random instants: every batch that was acknowledged is complete."""
+    rng = random.Random(0)
     acknowledged: dict[str, int] = {}
     for name in ("a", "b", "c", "d", "e"):
         process = writer(tmp_path, name)
         assert process.stdout is not None
         first = process.stdout.readline()
-        time.sleep(noise.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.1))
         process.send_signal(signal.SIGKILL)
         lines = (first + process.stdout.read()).splitlines()
         process.wait()
@@ -104,19 +105,19 @@ def test_a_killed_writer_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None
 
         began = time.monotonic()
         journal = Journal(tmp_path)
-        journal.put_many(answers(1, name=f"after-{name}-"))
+        journal.put_many(entries(1, name=f"after-{name}-"))
         assert time.monotonic() - began < 10
         for other, batches in acknowledged.items():
             keys = [key(f"{other}-{b}-{i}") for b in range(batches + 2) for i in range(BATCH)]
-            found = journal.get_many(keys)
-            assert set(keys[: batches * BATCH]) <= set(found)
-            assert len(found) % BATCH == 0
+            stored = journal.get_many(keys)
+            assert set(keys[: batches * BATCH]) <= set(stored)
+            assert len(stored) % BATCH == 0
         journal.close()
     assert sum(acknowledged.values()) > 10
 
 
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
-    """From the very start: none of them finds a file there."""
+    """From the very start: none of them begins with a file."""
     processes = [writer(tmp_path, str(n)) for n in range(3)]
     for process in processes:
         assert process.stdout is not None
@@ -127,7 +128,7 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
         process.communicate()
     journal = Journal(tmp_path)
     assert journal.count() >= 3 * 30 * BATCH
-    assert journal.most_answers() == 1
+    assert max_answers(journal) == 1
 
 
 def test_ten_thousand_responses_a_second(tmp_path: Path) -> None:
@@ -151,42 +152,42 @@ def test_a_look_up_goes_by_the_index(tmp_path: Path) -> None:
 
 
 def test_many_keys_are_looked_up_at_once(tmp_path: Path) -> None:
-    """As many as a large stage has, known and unknown, in any order and some twice."""
+    """As many as a large stage has, answered or not, in any order and some twice."""
     journal = Journal(tmp_path)
-    journal.put_many(answers(30_000))
+    journal.put_many(entries(30_000))
     names = [f"k{i}" for i in range(60_000)]
     random.Random(1).shuffle(names)
-    found = journal.get_many([key(name) for name in [*names, *names[:100]]])
-    assert found == {a.key: a.response for a in answers(30_000)}
+    responses = journal.get_many([key(name) for name in [*names, *names[:100]]])
+    assert responses == {a.key: a.response for a in entries(30_000)}
 
 
-def test_what_is_brought_in_is_counted_without_other_writers(tmp_path: Path) -> None:
-    """Somebody who writes in between adds nothing to the number of new entries."""
+def test_an_import_counts_only_its_own_entries(tmp_path: Path) -> None:
+    """Another writer in between does not change the number of new entries."""
     journal, other = Journal(tmp_path), Journal(tmp_path)
-    journal.put_many(answers(2))
+    journal.put_many(entries(2))
 
-    def brought() -> Iterator[JournalEntry]:
-        yield from answers(5)
-        other.put_many(answers(7, name="other"))
+    def imported() -> Iterator[JournalEntry]:
+        yield from entries(5)
+        other.put_many(entries(7, name="other"))
 
-    assert journal.add_missing(brought()) == 3
-    assert (journal.count(), journal.most_answers()) == (12, 1)
+    assert journal.add_missing(imported()) == 3
+    assert (journal.count(), max_answers(journal)) == (12, 1)
 
 
-def test_a_file_that_is_no_journal_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").write_bytes(b"not a database, certainly not one" * 100)
-    with pytest.raises(UserError, match="journal") as told:
+    with pytest.raises(UserError, match="journal") as error:
         Journal(tmp_path)
-    assert told.value.where == str(tmp_path / "journal.sqlite")
+    assert error.value.where == str(tmp_path / "journal.sqlite")
 
 
 def test_a_journal_of_another_format_is_refused(tmp_path: Path) -> None:
     """Its keys would not be found, and every answer would be paid again."""
     journal = Journal(tmp_path)
-    journal.put_many(answers(3))
+    journal.put_many(entries(3))
     journal.close()
     with sqlite3.connect(tmp_path / NAME) as file:
         file.execute("PRAGMA user_version = 1")
-    with pytest.raises(UserError, match="its format is 1") as told:
+    with pytest.raises(UserError, match="its format must be 2, got 1") as error:
         Journal(tmp_path)
-    assert str(tmp_path / NAME) in str(told.value)
+    assert str(tmp_path / NAME) in str(error.value)

@@ -27,15 +27,15 @@ def engine(ctx: Context, tinylm: LanguageModel) -> TransformersEngine:
 def rows(engine: TransformersEngine, count: int) -> list[Scored]:
     """Real conversations; what is scored begins with the first answer."""
     tokenizer = engine.tokenizer
-    found = []
+    sequences = []
     for messages in sample("self_instruct.jsonl.gz")["messages"].head(count):
         prompt = tokenizer.apply_chat_template(
             messages[:1], tokenize=False, add_generation_prompt=True
         )
         start = len(tokenizer(prompt)["input_ids"])
-        whole = tokenizer(tokenizer.apply_chat_template(list(messages), tokenize=False))
-        found.append(Scored(tuple(whole["input_ids"]), start))
-    return found
+        complete = tokenizer(tokenizer.apply_chat_template(list(messages), tokenize=False))
+        sequences.append(Scored(tuple(complete["input_ids"]), start))
+    return sequences
 
 
 def alone(model: Any, row: Scored) -> np.ndarray:
@@ -46,37 +46,37 @@ def alone(model: Any, row: Scored) -> np.ndarray:
     return scores[torch.arange(row.start, len(row.tokens)) - 1, ids[0, row.start :]].numpy()
 
 
-def largest_difference(model: Any, asked: Sequence[Scored]) -> float:
-    got = Likelihoods(model).score(asked)
-    want = [alone(model, row) for row in asked]
-    assert [len(g) for g in got] == [len(w) for w in want]
-    return max(float(abs(g - w).max()) for g, w in zip(got, want, strict=True))
+def largest_difference(model: Any, sequences: Sequence[Scored]) -> float:
+    packed = Likelihoods(model).score(sequences)
+    expected = [alone(model, row) for row in sequences]
+    assert [len(p) for p in packed] == [len(e) for e in expected]
+    return max(float(abs(p - e).max()) for p, e in zip(packed, expected, strict=True))
 
 
 def test_they_are_those_of_one_row_at_a_time(engine: TransformersEngine) -> None:
-    asked = rows(engine, 40)
-    long = [tuple(t for row in asked for t in row.tokens)[:n] for n in (SHORT, SHORT + 1, 1100)]
-    asked += [Scored(tokens, start) for tokens in long for start in (1, 200)]
+    sequences = rows(engine, 40)
+    long = [tuple(t for row in sequences for t in row.tokens)[:n] for n in (SHORT, SHORT + 1, 1100)]
+    sequences += [Scored(tokens, start) for tokens in long for start in (1, 200)]
     assert engine._loaded.likelihoods._packs
-    assert largest_difference(engine._loaded.model, asked) < 1e-5
+    assert largest_difference(engine._loaded.model, sequences) < 1e-5
 
 
 def test_a_row_depends_on_itself_alone(engine: TransformersEngine) -> None:
-    asked = rows(engine, 50)
-    together = engine.loglikelihood(asked)
-    shuffled = np.random.default_rng(0).permutation(len(asked))
+    sequences = rows(engine, 50)
+    together = engine.loglikelihood(sequences)
+    shuffled = np.random.default_rng(0).permutation(len(sequences))
     other_order = dict(
-        zip(shuffled, engine.loglikelihood([asked[i] for i in shuffled]), strict=True)
+        zip(shuffled, engine.loglikelihood([sequences[i] for i in shuffled]), strict=True)
     )
     assert all(np.array_equal(other_order[i], together[i]) for i in range(50))
     for i in range(0, 50, 12):
-        assert np.array_equal(engine.loglikelihood([asked[i]])[0], together[i])
+        assert np.array_equal(engine.loglikelihood([sequences[i]])[0], together[i])
 
 
 def test_what_is_scored_does_not_change_a_score(engine: TransformersEngine) -> None:
     (row,) = rows(engine, 1)
-    whole, part = engine.loglikelihood([Scored(row.tokens, 1), row])
-    assert np.array_equal(whole[row.start - 1 :], part)
+    all_scores, part = engine.loglikelihood([Scored(row.tokens, 1), row])
+    assert np.array_equal(all_scores[row.start - 1 :], part)
 
 
 def test_the_edges_of_a_sequence(engine: TransformersEngine) -> None:
@@ -121,13 +121,13 @@ def test_any_architecture_packed_or_not(architecture: str) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(3)
-    noise = np.random.default_rng(0)
-    asked = [Scored(tuple(noise.integers(3, 300, n).tolist()), 1) for n in (2, 30, 60, 9)]
-    assert largest_difference(model, asked) < 1e-4
+    rng = np.random.default_rng(0)
+    sequences = [Scored(tuple(rng.integers(3, 300, n).tolist()), 1) for n in (2, 30, 60, 9)]
+    assert largest_difference(model, sequences) < 1e-4
 
 
 def waste(lengths: Sequence[int]) -> float:
-    """The share of the tokens that are computed and belong to no row."""
+    """The fraction of the computed tokens that belong to no row."""
     return 1 - sum(lengths) / sum(size for size, _ in packs(lengths, "cpu"))
 
 
@@ -148,13 +148,13 @@ def test_little_is_wasted_on_real_rows(engine: TransformersEngine, name: str, co
 
 @given(st.lists(st.integers(1, 2000), max_size=60))
 def test_packs_hold_every_row_once_and_none_too_much(lengths: list[int]) -> None:
-    made = list(packs(lengths, "cpu"))
-    assert sorted(i for _, rows in made for i in rows) == list(range(len(lengths)))
-    for size, members in made:
+    assigned = list(packs(lengths, "cpu"))
+    assert sorted(i for _, rows in assigned for i in rows) == list(range(len(lengths)))
+    for size, members in assigned:
         assert sum(lengths[i] for i in members) <= size
         for i in members:
-            own = -(-lengths[i] // STEP) * STEP if lengths[i] > SHORT else PACK["cpu"]
-            assert size == own
+            expected = -(-lengths[i] // STEP) * STEP if lengths[i] > SHORT else PACK["cpu"]
+            assert size == expected
 
 
 @pytest.mark.bench

@@ -1,8 +1,8 @@
-"""The engine for servers, against a real one: what is asked, what comes back, what goes wrong."""
+"""The engine for servers: what is sent, what comes back, what goes wrong."""
 
 from __future__ import annotations
 
-import asyncio
+import itertools
 import json
 import random
 import signal
@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,27 +20,30 @@ from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Limits, Request
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
+from tests.support.journals import max_answers
 from tests.support.serving import (
     FAULTS,
     NAME,
-    Proxy,
-    Tiny,
+    FakeServer,
+    HttpMessage,
+    fixed,
+    forward_to,
+    http_response,
     listening,
-    message,
-    read_message,
+    openai_form,
     served,
 )
 
 ROOT = Path(__file__).parents[3]
 SHORT = Decoding(max_tokens=4, temperature=0.9, top_p=0.9)
 QUICK = Limits(timeout=5.0)
-"""For what hangs. The server must know the answers by then: a busy machine may take longer over
-them, and an answer that comes too late is rightly asked for again."""
+"""For a server that hangs. It must have computed its answers before: a busy machine may take
+longer, and an answer that comes too late is rightly requested again."""
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Iterator[tuple[Tiny, int]]:
-    server = Tiny()
+def tiny() -> Iterator[tuple[FakeServer, int]]:
+    server = FakeServer()
     with listening(server) as port:
         yield server, port
     close_engines()
@@ -51,8 +53,8 @@ def questions(count: int, decoding: Decoding = SHORT) -> list[Request]:
     return [Request((("user", f"Name {i} seas."),), decoding, seed=i) for i in range(count)]
 
 
-def ask(folder: Path, model: LanguageModel, asked: list[Request]) -> list[Completion]:
-    return Context.scratch(folder).open(model).generate(asked)
+def generate(folder: Path, model: LanguageModel, requests: list[Request]) -> list[Completion]:
+    return Context.scratch(folder).open(model).generate(requests)
 
 
 def journal(folder: Path) -> Journal:
@@ -60,17 +62,17 @@ def journal(folder: Path) -> Journal:
 
 
 def test_a_server_answers_as_the_weights_do(
-    tmp_path: Path, tiny: tuple[Tiny, int], tinylm: LanguageModel
+    tmp_path: Path, tiny: tuple[FakeServer, int], tinylm: LanguageModel
 ) -> None:
     """Greedy answers, by chat and by text, rendered there and here, agree."""
-    asked = [
+    requests = [
         replace(q, prompt=q.prompt if i % 2 else f"The sea {i}", decoding=Decoding(max_tokens=12))
         for i, q in enumerate(questions(8))
     ]
-    local = ask(tmp_path / "local", tinylm, asked)
-    there = ask(tmp_path / "there", served(tiny[1]), asked)
+    local = generate(tmp_path / "local", tinylm, requests)
+    there = generate(tmp_path / "there", served(tiny[1]), requests)
     model = replace(served(tiny[1]), model=tinylm.model, served_name=NAME)
-    here = ask(tmp_path / "here", model, asked)
+    here = generate(tmp_path / "here", model, requests)
     assert [a.text for a in there] == [a.text for a in local]
     assert here == local, "rendered here, the keys are those of any engine with these weights"
     assert {a.key for a in there}.isdisjoint({a.key for a in local})
@@ -78,22 +80,22 @@ def test_a_server_answers_as_the_weights_do(
 
 
 def test_an_answer_of_one_engine_serves_another(
-    tmp_path: Path, tiny: tuple[Tiny, int], tinylm: LanguageModel
+    tmp_path: Path, tiny: tuple[FakeServer, int], tinylm: LanguageModel
 ) -> None:
-    asked = questions(4)
-    before = ask(tmp_path, tinylm, asked)
+    requests = questions(4)
+    before = generate(tmp_path, tinylm, requests)
     nobody = LanguageModel(
         tinylm.model, "openai", base_url="http://127.0.0.1:9/v1", api_key_env="NOT_SET"
     )
-    assert ask(tmp_path, nobody, asked) == before, "nothing is asked, so nobody need be there"
+    assert generate(tmp_path, nobody, requests) == before, "nothing is sent, so no server is needed"
 
 
-def test_choices_logprobs_stops_and_samples(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
+def test_choices_logprobs_stops_and_samples(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
     model = served(tiny[1])
     for prompt in ("The sea", (("user", "Is the sea blue?"),)):
-        held = Decoding(max_tokens=8, temperature=1.0, choice=("Yes", "No"), logprobs=3)
-        asked = [Request(prompt, held, sample=i) for i in range(8)]
-        answers = ask(tmp_path, model, asked)
+        decoding = Decoding(max_tokens=8, temperature=1.0, choice=("Yes", "No"), logprobs=3)
+        requests = [Request(prompt, decoding, sample=i) for i in range(8)]
+        answers = generate(tmp_path, model, requests)
         assert {a.text for a in answers} <= {"Yes", "No"}
         assert len({a.key for a in answers}) == 8
         for answer in answers:
@@ -105,16 +107,16 @@ def test_choices_logprobs_stops_and_samples(tmp_path: Path, tiny: tuple[Tiny, in
 
 
 def test_each_request_has_a_seed_of_its_own(tmp_path: Path) -> None:
-    server = Tiny()
+    server = FakeServer()
     with listening(server) as port:
-        asked = [replace(q, sample=i) for i, q in enumerate(questions(1) * 6)]
-        ask(tmp_path, served(port), asked)
-    seeds = [json.loads(body)["seed"] for body in server.answered]
+        requests = [replace(q, sample=i) for i, q in enumerate(questions(1) * 6)]
+        generate(tmp_path, served(port), requests)
+    seeds = [json.loads(body)["seed"] for body in server.requests]
     assert len(set(seeds)) == 6
 
 
-def test_what_is_durable_is_what_came(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
-    (answer,) = ask(tmp_path, served(tiny[1]), questions(1))
+def test_the_journal_stores_the_raw_response(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
+    (answer,) = generate(tmp_path, served(tiny[1]), questions(1))
     stored = journal(tmp_path).get_many([answer.key])[answer.key]
     assert stored["object"] == "answer"
     assert stored["choices"][0]["message"]["content"] == answer.text
@@ -123,68 +125,69 @@ def test_what_is_durable_is_what_came(tmp_path: Path, tiny: tuple[Tiny, int]) ->
 # Faults
 
 
-def test_faults_change_nothing(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
-    asked = questions(80)
-    fine = ask(tmp_path / "fine", served(tiny[1]), asked)
-    proxy = Proxy(tiny[1])
+def test_faults_change_nothing(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
+    requests = questions(80)
+    fine = generate(tmp_path / "fine", served(tiny[1]), requests)
+    proxy = FakeServer(forward_to(tiny[1]), faults=tuple(FAULTS))
     with listening(proxy) as port:
-        spoilt = ask(tmp_path / "spoilt", served(port, limits=QUICK), asked)
+        answers = generate(tmp_path / "faulty", served(port, limits=QUICK), requests)
         close_engines()
-    assert spoilt == fine
+    assert answers == fine
     assert all(answer.error is None for answer in fine)
-    assert set(FAULTS) <= set(proxy.made), "a kind of fault did not occur"
-    assert len(proxy.delivered) == proxy.delivered.total() == len(asked)
-    assert journal(tmp_path / "spoilt").count() == len(asked)
-    assert journal(tmp_path / "spoilt").most_answers() == 1
+    assert set(FAULTS) == set(proxy.faults_made), "a kind of fault did not occur"
+    assert len(proxy.answered) == proxy.answered.total() == len(requests)
+    assert journal(tmp_path / "faulty").count() == len(requests)
+    assert max_answers(journal(tmp_path / "faulty")) == 1
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("kind", FAULTS)
-def test_each_fault_by_itself(tmp_path: Path, tiny: tuple[Tiny, int], kind: str) -> None:
-    proxy = Proxy(tiny[1], share=0.4, kinds=(kind,))
+def test_each_fault_by_itself(tmp_path: Path, tiny: tuple[FakeServer, int], kind: str) -> None:
+    proxy = FakeServer(forward_to(tiny[1]), faults=(kind,), fault_rate=0.4)
     limits = replace(QUICK, concurrency=4, attempts=20)
-    asked = questions(10)
-    fine = ask(tmp_path / "fine", served(tiny[1]), asked)
+    requests = questions(10)
+    fine = generate(tmp_path / "fine", served(tiny[1]), requests)
     with listening(proxy) as port:
-        answers = ask(tmp_path / "spoilt", served(port, limits=limits), asked)
+        answers = generate(tmp_path / "faulty", served(port, limits=limits), requests)
         close_engines()
-    assert proxy.made[kind] > 0
+    assert proxy.faults_made[kind] > 0
     assert answers == fine
-    assert proxy.delivered.total() == len(asked)
+    assert proxy.answered.total() == len(requests)
 
 
 def test_what_is_refused_for_good_fails_alone_and_is_asked_again(tmp_path: Path) -> None:
-    server = Tiny(refuse=("Name 3 ", "Name 5 "))
+    server = FakeServer(refuse=("Name 3 ", "Name 5 "))
     with listening(server) as port:
-        asked = questions(8)
-        answers = ask(tmp_path, served(port), asked)
+        requests = questions(8)
+        answers = generate(tmp_path, served(port), requests)
         failed = [i for i, answer in enumerate(answers) if answer.error]
         assert failed == [3, 5]
         assert "the server answered 400: refused" in str(answers[3].error)
         assert answers[3].finish_reason == "error"
         server.refuse = ()
-        again = ask(tmp_path, served(port), asked)
+        retried = generate(tmp_path, served(port), requests)
         close_engines()
-    assert not [answer for answer in again if answer.error]
-    assert server.answered.total() == 8, "only those that failed were asked again"
+    assert not [answer for answer in retried if answer.error]
+    assert server.answered.total() == 8
+    assert len(server.requests) == 10, "only those that failed were sent again"
 
 
-def test_a_server_that_only_fails_is_given_up(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
-    proxy = Proxy(tiny[1], share=1.0, kinds=("500",))
+def test_a_server_that_only_fails_is_given_up(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
+    proxy = FakeServer(forward_to(tiny[1]), faults=("500",), fault_rate=1.0)
     with listening(proxy) as port:
         began = time.monotonic()
         limits = Limits(attempts=1000, patience=1.0)
-        answers = ask(tmp_path, served(port, limits=limits), questions(40))
+        answers = generate(tmp_path, served(port, limits=limits), questions(40))
         close_engines()
     assert time.monotonic() - began < 20
     assert all("500: oh no" in str(answer.error) for answer in answers)
     assert journal(tmp_path).count() == 0
 
 
-def test_nobody_there_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no server answers") as told:
-        ask(tmp_path, served(9), questions(1))
-    assert told.value.where == "http://127.0.0.1:9/v1"
+def test_a_server_that_is_not_there_is_reported_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot connect to the server") as error:
+        generate(tmp_path, served(9), questions(1))
+    assert error.value.where == "http://127.0.0.1:9/v1"
 
 
 # The key
@@ -197,106 +200,95 @@ def test_a_wrong_key_ends_it_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINY_KEY", SECRET)
-    with listening(Tiny(key="another")) as port:
-        with pytest.raises(UserError, match="answered 401") as told:
-            ask(tmp_path, served(port, api_key_env="TINY_KEY"), questions(3))
+    with listening(FakeServer(key="another")) as port:
+        with pytest.raises(UserError, match="answered 401") as error:
+            generate(tmp_path, served(port, api_key_env="TINY_KEY"), questions(3))
         close_engines()
-    assert "[key]" in str(told.value), "the server said it, and it was blotted out"
-    assert SECRET not in str(told.value)
-    assert not holding(tmp_path, SECRET)
+    assert "[key]" in str(error.value), "the server said it, and it was redacted"
+    assert SECRET not in str(error.value)
+    assert not files_with(tmp_path, SECRET)
 
 
 def test_the_right_key_reaches_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINY_KEY", SECRET)
-    with listening(Tiny(key=SECRET, refuse=("Name 1 ",))) as port:
-        answers = ask(tmp_path, served(port, api_key_env="TINY_KEY"), questions(3))
+    with listening(FakeServer(key=SECRET, refuse=("Name 1 ",))) as port:
+        answers = generate(tmp_path, served(port, api_key_env="TINY_KEY"), questions(3))
         close_engines()
     assert answers[0].error is None
     assert "[key]" in str(answers[1].error)
     assert SECRET not in repr(answers)
-    assert not holding(tmp_path, SECRET)
+    assert not files_with(tmp_path, SECRET)
 
 
-def test_a_missing_key_is_told_by_its_name(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
+def test_a_missing_key_is_reported_by_its_name(
+    tmp_path: Path, tiny: tuple[FakeServer, int]
+) -> None:
     with pytest.raises(UserError, match="TINY_NO_KEY is not set"):
-        ask(tmp_path, served(tiny[1], api_key_env="TINY_NO_KEY"), questions(1))
+        generate(tmp_path, served(tiny[1], api_key_env="TINY_NO_KEY"), questions(1))
 
 
-def test_a_key_that_is_a_mere_word_is_refused(
-    tmp_path: Path, tiny: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch
+def test_a_short_key_is_refused(
+    tmp_path: Path, tiny: tuple[FakeServer, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could not be told from the words of an answer, which must stay whole."""
     for word in ("x", "EMPTY", "none", "7 chars"):
         monkeypatch.setenv("TINY_KEY", word)
-        with pytest.raises(UserError, match="TINY_KEY holds no secret") as told:
-            ask(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
+        with pytest.raises(UserError, match="TINY_KEY must hold at least 8 characters") as error:
+            generate(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
         close_engines()
-        assert "leave api_key_env out" in str(told.value)
+        assert "leave api_key_env out" in str(error.value)
 
 
 @pytest.mark.parametrize("key", [SECRET, "token-ab", 'quo"te\\s/@', "assistan"])
 @pytest.mark.parametrize("spelling", ["plain", "escaped"])
-def test_a_key_in_an_answer_is_blotted_out_and_nothing_else(
+def test_a_key_in_an_answer_is_redacted_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, spelling: str
 ) -> None:
     """However JSON spells it, and wherever it stands: in a name, in a text, in a list."""
     monkeypatch.setenv("TINY_KEY", key)
     text = f'Say "{key}{key}", or sk \u00e9\n.'
-    told = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
-    told |= {"usage": {"prompt_tokens": 3, "completion_tokens": 4}, "headers": {key: [f"B {key}"]}}
-    spelt = json.dumps(told)
+    content = {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    content |= {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    content |= {"headers": {key: [f"B {key}"]}}
+    body = json.dumps(content)
     if spelling == "escaped":
         inside = json.dumps(key)[1:-1]
-        spelt = spelt.replace(inside, "".join(f"\\u{ord(letter):04x}" for letter in key))
-        assert key not in spelt
-
-    async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_message(reader)
-        writer.write(message("200 OK", spelt.encode()))
-        writer.close()
-
-    with listening(answers) as port:
+        body = body.replace(inside, "".join(f"\\u{ord(letter):04x}" for letter in key))
+        assert key not in body
+    with listening(FakeServer(fixed(http_response("200 OK", body.encode())))) as port:
         model = served(port, api_key_env="TINY_KEY")
-        (answer,) = ask(tmp_path, model, questions(1))
+        (answer,) = generate(tmp_path, model, questions(1))
         close_engines()
     assert answer.text == 'Say "[key][key]", or sk \u00e9\n.'
     assert answer.finish_reason == "stop"
     assert (answer.prompt_tokens, answer.completion_tokens) == (3, 4)
-    assert not holding(tmp_path, key)
+    assert not files_with(tmp_path, key)
     stored = journal(tmp_path).get_many([answer.key])[answer.key]
     assert stored["headers"] == {"[key]": ["B [key]"]}
 
 
 @pytest.mark.parametrize("end", ["\r", "\n", "\u00e9"])
 def test_a_key_that_no_header_may_carry_is_not_shown(
-    tmp_path: Path, tiny: tuple[Tiny, int], monkeypatch: pytest.MonkeyPatch, end: str
+    tmp_path: Path, tiny: tuple[FakeServer, int], monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     monkeypatch.setenv("TINY_KEY", SECRET + end)
-    with pytest.raises(UserError, match="TINY_KEY holds no key") as told:
-        ask(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
-    assert SECRET not in str(told.value)
+    with pytest.raises(UserError, match="TINY_KEY must hold printable ASCII") as error:
+        generate(tmp_path, served(tiny[1], api_key_env="TINY_KEY"), questions(1))
+    assert SECRET not in str(error.value)
 
 
-def test_what_is_no_error_of_openais_is_told_in_its_own_words(tmp_path: Path) -> None:
+def test_an_error_of_another_form_is_shown_as_it_is(tmp_path: Path) -> None:
     """Whatever form an error has, it fails that request alone."""
     for body in (b"<p>no</p> room", b"[1]", b'{"error": "too long"}', b"", b"[" * 100_000):
-
-        async def refuses(
-            reader: asyncio.StreamReader, writer: asyncio.StreamWriter, said: bytes = body
-        ) -> None:
-            await read_message(reader)
-            writer.write(message("422 Unprocessable", said))
-            writer.close()
-
-        with listening(refuses) as port:
-            (answer,) = ask(tmp_path, served(port), questions(1))
+        with listening(FakeServer(fixed(http_response("422 Unprocessable", body)))) as port:
+            (answer,) = generate(tmp_path, served(port), questions(1))
             close_engines()
         shown = {b"<p>no</p> room": "<p>no</p> room", b'{"error": "too long"}': "too long"}
         assert str(answer.error).startswith("the server answered 422: " + shown.get(body, ""))
         assert len(str(answer.error)) < 400
 
 
-def holding(folder: Path, text: str) -> list[Path]:
+def files_with(folder: Path, text: str) -> list[Path]:
     return [p for p in folder.rglob("*") if p.is_file() and text.encode() in p.read_bytes()]
 
 
@@ -315,42 +307,44 @@ ctx.open(served(int(sys.argv[2]))).generate(questions(int(sys.argv[3])))
 """
 
 
-def test_random_kills_lose_nothing_that_was_durable(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
-    """SIGKILL at random instants: the next run asks only what has no durable answer."""
+def test_random_kills_lose_nothing_that_was_durable(
+    tmp_path: Path, tiny: tuple[FakeServer, int]
+) -> None:
+    """SIGKILL at random instants: the next run sends only requests without a durable answer."""
     killed_at_random(tmp_path, tiny, kills=3, count=120)
 
 
 @pytest.mark.proof
-def test_many_random_kills(tmp_path: Path, tiny: tuple[Tiny, int]) -> None:
+def test_many_random_kills(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
     killed_at_random(tmp_path, tiny, kills=20, count=1500)
 
 
-def killed_at_random(folder: Path, tiny: tuple[Tiny, int], kills: int, count: int) -> None:
+def killed_at_random(folder: Path, tiny: tuple[FakeServer, int], kills: int, count: int) -> None:
     server, port = tiny
-    chance, durable = random.Random(kills), 0
+    rng, durable = random.Random(kills), 0
     during = 0
     for _ in range(kills):
         call = [sys.executable, "-c", CLIENT, str(folder), str(port), str(count)]
-        began = server.answered.total()
+        began = len(server.requests)
         process = subprocess.Popen(call, cwd=ROOT)
-        while server.answered.total() < began + count // (2 * kills) and process.poll() is None:
+        while len(server.requests) < began + count // (2 * kills) and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        found = journal(folder).count()
-        assert found >= durable, "what was durable is still there"
-        during += durable < found < count
-        durable = found
+        stored = journal(folder).count()
+        assert stored >= durable, "what was durable is still there"
+        during += durable < stored < count
+        durable = stored
     assert during, "no kill fell while answers were written"
     before = -1
-    while before != (before := server.answered.total()):
+    while before != (before := len(server.requests)):
         time.sleep(0.5)  # what a killed process had sent may not be read yet
     ctx = Context.scratch(folder)
     answers = ctx.open(served(port)).generate(questions(count))
-    assert server.answered.total() - before == count - durable == ctx.counters["requests"]
-    assert answers == ask(folder / "undisturbed", served(port), questions(count))
-    assert journal(folder).most_answers() == 1
+    assert len(server.requests) - before == count - durable == ctx.counters["requests"]
+    assert answers == generate(folder / "undisturbed", served(port), questions(count))
+    assert max_answers(journal(folder)) == 1
 
 
 # What a model writes is data
@@ -370,29 +364,33 @@ MALICIOUS = (
 )
 
 
-class Malicious(Tiny):
-    """Answers with what an attacker would have a model write."""
+def malicious() -> FakeServer:
+    """A server that answers with what an attacker would have a model write."""
+    texts = itertools.cycle(MALICIOUS)
 
-    async def _answer(self, asked: dict[str, Any], body: bytes) -> dict[str, Any]:
-        text = MALICIOUS[self.answered.total() % len(MALICIOUS)]
+    async def answer(request: HttpMessage) -> bytes:
         usage = {"prompt_tokens": 1, "completion_tokens": 1}
-        return {"text": text, "finish_reason": "stop", "usage": usage}
+        response = {"text": next(texts), "finish_reason": "stop", "usage": usage}
+        form = openai_form(response, "messages" in json.loads(request.body))
+        return http_response("200 OK", json.dumps(form).encode())
+
+    return FakeServer(answer)
 
 
 def test_what_a_model_writes_is_never_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.models.ask import ask as ask_structured
+    from pipeline.models.ask import ask
 
     monkeypatch.chdir(tmp_path)
-    with listening(Malicious()) as port:
+    with listening(malicious()) as port:
         engine = Context.scratch(tmp_path).open(served(port))
-        asked = questions(len(MALICIOUS))
-        texts = {a.text for a in engine.generate(asked)}
+        requests = questions(len(MALICIOUS))
+        texts = {a.text for a in engine.generate(requests)}
         schema = '{"type": "object", "required": ["score"]}'
-        held = [replace(q, decoding=replace(SHORT, json_schema=schema)) for q in asked]
-        repaired = ask_structured(engine, held)
-        plain = ask_structured(engine, [replace(q, prompt="x", seed=99) for q in asked])
+        structured = [replace(q, decoding=replace(SHORT, json_schema=schema)) for q in requests]
+        repaired = ask(engine, structured)
+        plain = ask(engine, [replace(q, prompt="x", seed=99) for q in requests])
         close_engines()
     sound = {t.replace("\ud83d", "\ufffd") for t in MALICIOUS}
     assert texts == sound

@@ -1,4 +1,4 @@
-"""The sampler draws from the distribution that the decoding options define."""
+"""The sampler samples from the distribution that the decoding options define."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from pipeline.models.base import Decoding
-from pipeline.models.journal.requests import Prepared
-from pipeline.models.local.sampling import NUCLEUS, Sampler, noise
+from pipeline.models.journal.requests import PreparedRequest
+from pipeline.models.local.sampling import NUCLEUS_CANDIDATES, Sampler, uniforms
 
 CPU = torch.device("cpu")
 
 
-def prepared(decoding: Decoding, i: int = 0) -> Prepared:
-    return Prepared(f"{i * 2654435761 % 2**128:032x}", "", "", (1,), decoding)
+def prepared(decoding: Decoding, i: int = 0) -> PreparedRequest:
+    return PreparedRequest(f"{i * 2654435761 % 2**128:032x}", "", "", (1,), decoding)
 
 
-def draws(logits: torch.Tensor, decoding: Decoding, count: int) -> np.ndarray:
+def first_tokens(logits: torch.Tensor, decoding: Decoding, count: int) -> np.ndarray:
     """The first token of `count` requests that differ in their keys alone."""
     sampler = Sampler([prepared(decoding, i) for i in range(count)], 1, CPU)
     only = sampler(torch.zeros(count, 1, dtype=torch.long), logits.expand(count, -1))
@@ -26,7 +26,7 @@ def draws(logits: torch.Tensor, decoding: Decoding, count: int) -> np.ndarray:
 
 
 def expected(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarray:
-    """Brute force: sort, cut behind the first token that reaches the mass, normalise."""
+    """Brute force: sort, cut behind the first token that reaches the mass, normalize."""
     p = torch.softmax(logits.double() / temperature, -1).numpy()
     order = np.argsort(-p, kind="stable")
     kept = order[: int(np.searchsorted(np.cumsum(p[order]), top_p)) + 1]
@@ -39,31 +39,31 @@ def expected(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarr
     ("size", "spread", "temperature", "top_p"),
     [(50, 2.0, 1.0, 1.0), (50, 2.0, 0.5, 1.0), (50, 2.0, 1.3, 0.7), (50, 2.0, 1.0, 0.05)],
 )
-def test_the_draws_follow_the_distribution(
+def test_samples_follow_the_distribution(
     size: int, spread: float, temperature: float, top_p: float
 ) -> None:
     logits = torch.randn(size, generator=torch.Generator().manual_seed(0)) * spread
     count = 40_000
-    drawn = draws(logits, Decoding(temperature=temperature, top_p=top_p), count)
-    want = expected(logits, temperature, top_p)
-    seen = np.bincount(drawn, minlength=size) / count
-    assert (seen[want == 0] == 0).all()
-    assert abs(seen - want).max() < 4 * np.sqrt(0.25 / count)
+    sampled = first_tokens(logits, Decoding(temperature=temperature, top_p=top_p), count)
+    probabilities = expected(logits, temperature, top_p)
+    seen = np.bincount(sampled, minlength=size) / count
+    assert (seen[probabilities == 0] == 0).all()
+    assert abs(seen - probabilities).max() < 4 * np.sqrt(0.25 / count)
 
 
 def test_a_nucleus_wider_than_what_is_sorted_first() -> None:
-    size = 4 * NUCLEUS
+    size = 4 * NUCLEUS_CANDIDATES
     logits = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 0.1
-    drawn = draws(logits, Decoding(temperature=1.0, top_p=0.6), 20_000)
-    want = expected(logits, 1.0, 0.6)
-    assert (want > 0).sum() > NUCLEUS
-    assert (want[drawn] > 0).all()
-    outside = np.argsort(-want)[NUCLEUS:]
-    share = np.isin(drawn, outside).mean()
-    assert share == pytest.approx(want[outside].sum(), abs=0.015)
+    sampled = first_tokens(logits, Decoding(temperature=1.0, top_p=0.6), 20_000)
+    probabilities = expected(logits, 1.0, 0.6)
+    assert (probabilities > 0).sum() > NUCLEUS_CANDIDATES
+    assert (probabilities[sampled] > 0).all()
+    outside = np.argsort(-probabilities)[NUCLEUS_CANDIDATES:]
+    fraction = np.isin(sampled, outside).mean()
+    assert fraction == pytest.approx(probabilities[outside].sum(), abs=0.015)
 
 
-def test_rows_are_drawn_independently_of_their_neighbours() -> None:
+def test_rows_are_sampled_independently_of_each_other() -> None:
     """Greedy, sampled, narrow and wide nuclei side by side."""
     kinds = [
         Decoding(temperature=t, top_p=p, presence_penalty=q)
@@ -99,11 +99,11 @@ def test_presence_penalty_counts_once_and_only_what_was_answered() -> None:
     assert chosen == [0, 1, 0, 0]
 
 
-def test_noise_belongs_to_the_key_and_a_longer_answer_only_adds_to_it() -> None:
+def test_random_numbers_depend_on_the_key_and_a_longer_answer_only_adds_more() -> None:
     key, other = "0" * 31 + "1", "0" * 31 + "2"
-    assert np.array_equal(noise(key, 5), noise(key, 9)[:5])
-    assert not np.array_equal(noise(key, 5), noise(other, 5))
-    many = noise(key, 100_000)
+    assert np.array_equal(uniforms(key, 5), uniforms(key, 9)[:5])
+    assert not np.array_equal(uniforms(key, 5), uniforms(other, 5))
+    many = uniforms(key, 100_000)
     assert many.min() >= 0
     assert many.max() < 1
     assert many.mean() == pytest.approx(0.5, abs=0.005)

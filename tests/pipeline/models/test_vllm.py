@@ -19,8 +19,9 @@ from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Request
 from pipeline.models.engines.registry import close_engines, end_processes
 from pipeline.models.engines.vllm import Vllm, engine_arguments, sampling
-from pipeline.models.engines.vllm_server import flags
+from pipeline.models.engines.vllm_server import Server, flags
 from pipeline.models.journal.journal import Journal
+from tests.support.journals import max_answers
 
 ROOT = Path(__file__).parents[3]
 PYTHON = ROOT / ".venv-vllm/bin/python"
@@ -49,21 +50,21 @@ def vllm() -> Iterator[LanguageModel]:
 
 
 def requests(number: int, **decoding: object) -> list[Request]:
-    given = Decoding(max_tokens=12, temperature=1.0, **decoding)  # type: ignore[arg-type]
-    return [Request(QUESTION, given, seed=1, sample=n) for n in range(number)]
+    options = Decoding(max_tokens=12, temperature=1.0, **decoding)  # type: ignore[arg-type]
+    return [Request(QUESTION, options, seed=1, sample=n) for n in range(number)]
 
 
 @pytest.mark.proof
 def test_answers_come_once_and_are_kept(vllm: LanguageModel, ctx: Context) -> None:
-    asked = [*requests(40), *requests(3)]
-    first = ctx.open(vllm).generate(asked)
+    queries = [*requests(40), *requests(3)]
+    first = ctx.open(vllm).generate(queries)
     assert all(c.error is None and c.prompt_tokens > 5 for c in first)
     assert len({c.text for c in first}) > 20  # one seed a request: samples differ
     assert [c.text for c in first[40:]] == [c.text for c in first[:3]]
     journal = Journal(ctx.store / "journal")
-    assert (journal.count(), journal.most_answers()) == (40, 1)
-    again = ctx.open(vllm).generate([*asked, *requests(42)])
-    assert again[: len(asked)] == first
+    assert (journal.count(), max_answers(journal)) == (40, 1)
+    repeated = ctx.open(vllm).generate([*queries, *requests(42)])
+    assert repeated[: len(queries)] == first
     assert Journal(ctx.store / "journal").count() == 42
 
 
@@ -94,10 +95,10 @@ def test_greedy_answers_are_those_of_transformers(vllm: LanguageModel, ctx: Cont
     """Not all, since the numbers are rounded otherwise; but most of the first words."""
     local = replace(vllm, engine="transformers", engine_options={}, id="local")
     words = ("France", "a dog", "seven", "the moon", "bread", "Rust", "a list", "water")
-    asked = [Request((("user", f"Tell me about {w}."),), Decoding(6)) for w in words]
-    ours = [c.text for c in ctx.open(vllm).generate(asked)]
-    theirs = [c.text for c in ctx.open(local).generate(asked)]
-    assert sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 6, (ours, theirs)
+    queries = [Request((("user", f"Tell me about {w}."),), Decoding(6)) for w in words]
+    texts = [c.text for c in ctx.open(vllm).generate(queries)]
+    expected = [c.text for c in ctx.open(local).generate(queries)]
+    assert sum(a == b for a, b in zip(texts, expected, strict=True)) >= 6, (texts, expected)
 
 
 @pytest.mark.proof
@@ -112,7 +113,9 @@ def test_the_process_ends_with_the_stage_and_starts_only_when_needed(
 
 
 @pytest.mark.proof
-def test_a_process_that_dies_is_told_and_loses_nothing(vllm: LanguageModel, ctx: Context) -> None:
+def test_a_process_that_dies_is_reported_and_loses_nothing(
+    vllm: LanguageModel, ctx: Context
+) -> None:
     engine = ctx.open(vllm)
     engine.generate(requests(2))
     process = engine._loaded._worker._process  # type: ignore[attr-defined]
@@ -122,41 +125,48 @@ def test_a_process_that_dies_is_told_and_loses_nothing(vllm: LanguageModel, ctx:
         engine.generate(requests(50))
     end_processes()
     assert all(c.error is None for c in ctx.open(vllm).generate(requests(50)))
-    assert Journal(ctx.store / "journal").most_answers() == 1
+    assert max_answers(Journal(ctx.store / "journal")) == 1
 
 
-def test_an_interpreter_that_is_not_there_or_has_no_vllm_is_told(ctx: Context) -> None:
-    with pytest.raises(UserError, match="no such interpreter"):
+def test_an_interpreter_that_is_not_there_or_has_no_vllm_is_reported(ctx: Context) -> None:
+    with pytest.raises(UserError, match="python must be an interpreter"):
         ctx.open(replace(MODEL, python="/none/python")).generate(requests(1))
-    with pytest.raises(UserError, match="No module named 'vllm'") as told:
+    with pytest.raises(UserError, match="No module named 'vllm'") as error:
         ctx.open(replace(MODEL, python=sys.executable)).generate(requests(1))
-    assert "python: PATH" in str(told.value.hint)
+    assert "python: PATH" in str(error.value.hint)
+
+
+def test_the_server_too_runs_under_that_interpreter(tmp_path: Path) -> None:
+    """Its script imports nothing of Gristmill, so only vLLM is missing."""
+    with pytest.raises(UserError, match="vLLM's server does not start") as error:
+        Server(replace(MODEL, python=sys.executable), tmp_path / "vllm.log")
+    assert "No module named 'vllm'" in str(error.value.why)
 
 
 def test_options_reach_vllm_under_its_names() -> None:
     model = replace(
         MODEL, engine_options={**OPTIONS, "tensor_parallel_size": 2, "quantization": "fp8"}
     )
-    given = engine_arguments(model)
-    assert given["tensor_parallel_size"] == 2
-    assert given["dtype"] == "bfloat16"
-    told = " ".join(flags({**given, "enable_prefix_caching": False}))
-    assert "--tensor-parallel-size 2" in told
-    assert "--quantization fp8" in told
-    assert "--enforce-eager" in told
-    assert "--no-enable-prefix-caching" in told
+    arguments = engine_arguments(model)
+    assert arguments["tensor_parallel_size"] == 2
+    assert arguments["dtype"] == "bfloat16"
+    options = " ".join(flags({**arguments, "enable_prefix_caching": False}))
+    assert "--tensor-parallel-size 2" in options
+    assert "--quantization fp8" in options
+    assert "--enforce-eager" in options
+    assert "--no-enable-prefix-caching" in options
 
 
 def test_decoding_under_vllm_s_names() -> None:
-    found = sampling(Decoding(5, top_k=3, stop=("x",), choice=("a",), logprobs=2), seed=7)
-    assert found["top_k"] == 3
-    assert found["seed"] == 7
-    assert found["choice"] == ["a"]
-    assert "json" not in found
+    parameters = sampling(Decoding(5, top_k=3, stop=("x",), choice=("a",), logprobs=2), seed=7)
+    assert parameters["top_k"] == 3
+    assert parameters["seed"] == 7
+    assert parameters["choice"] == ["a"]
+    assert "json" not in parameters
 
 
 def test_likelihoods_are_refused_with_a_way_out() -> None:
     engine = Vllm(MODEL).bind(MODEL, {}, Context.scratch(Path(os.devnull).parent / "shm/none"))
-    with pytest.raises(UserError, match="does not score") as told:
+    with pytest.raises(UserError, match="does not score") as error:
         engine.loglikelihood([])
-    assert "transformers" in str(told.value.hint)
+    assert "transformers" in str(error.value.hint)

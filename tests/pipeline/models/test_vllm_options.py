@@ -1,4 +1,4 @@
-"""Options of vLLM that are handed on: each is run for real, on its CPU build."""
+"""Options that are passed on to vLLM: each is run for real, on its CPU build."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 from pipeline.models import Decoding, LanguageModel, Request
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.vllm import engine_arguments, reason
+from stages._training.hyperparameters import LoRA
 from stages.train.sft import sft
 from tests.conftest import ROOT
 from tests.pipeline.models.test_vllm import MODEL, OPTIONS, PYTHON
@@ -26,7 +27,7 @@ from tests.stages.train.test_sft import rows, write_shards
 
 TINY = ROOT / "data/models/tinylm"
 WORDS = ("France", "a dog", "seven", "the moon", "bread", "Rust", "a list", "water")
-ASKED = [Request((("user", f"Tell me about {word}."),), Decoding(6)) for word in WORDS]
+REQUESTS = [Request((("user", f"Tell me about {word}."),), Decoding(6)) for word in WORDS]
 
 
 @pytest.fixture
@@ -45,20 +46,20 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("adapter")
     trained = Context.scratch(folder / "trained")
     shards = write_shards(folder / "shards", rows())
-    options = {"steps": 3, "lr": 1e-2, "max_tokens": 64}
-    sft(trained, shards, model=LanguageModel(str(TINY)), method="lora", lora_rank=32, **options)
+    options = {"max_steps": 3, "learning_rate": 1e-2, "max_length": 64}
+    sft(trained, shards, model=LanguageModel(str(TINY)), method=LoRA(lora_r=32), **options)
     return str(trained.files / "adapter")
 
 
-def texts(ctx: Context, model: LanguageModel, asked: Sequence[Request] = ASKED) -> list[str]:
-    answers = ctx.open(model).generate(asked)
+def texts(ctx: Context, model: LanguageModel, requests: Sequence[Request] = REQUESTS) -> list[str]:
+    answers = ctx.open(model).generate(requests)
     assert all(answer.error is None for answer in answers), answers
     return [answer.text for answer in answers]
 
 
-def alike(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+def alike(texts: Sequence[str], expected: Sequence[str]) -> bool:
     """Most greedy answers are equal; numbers are rounded otherwise, so perhaps not all."""
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) >= 0.75 * len(ours)
+    return sum(a == b for a, b in zip(texts, expected, strict=True)) >= 0.75 * len(texts)
 
 
 def variant(folder: Path, weights: dict[str, np.ndarray], **config: object) -> str:
@@ -67,8 +68,8 @@ def variant(folder: Path, weights: dict[str, np.ndarray], **config: object) -> s
     for path in TINY.iterdir():
         if "safetensors" not in path.name:
             shutil.copy(path, folder / path.name)
-    known = json.loads((TINY / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(known | config))
+    original = json.loads((TINY / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(original | config))
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return str(folder)
 
@@ -99,9 +100,9 @@ def test_an_adapter_with_prefix_caching_and_guided_answers(real: Context, adapte
     """One process for all: they work together."""
     options = {**OPTIONS, "enable_prefix_caching": True}
     model = replace(MODEL, lora=adapter, dtype="float32", engine_options=options)
-    found = texts(real, model)
-    assert alike(found, texts(real, local(model)))
-    assert not alike(found, texts(real, local(replace(model, lora=None))))
+    adapted = texts(real, model)
+    assert alike(adapted, texts(real, local(model)))
+    assert not alike(adapted, texts(real, local(replace(model, lora=None))))
     # What was read before is taken from the cache now, and is read as it was.
     long = " ".join(["The sea is wide and the sea is deep."] * 40)
     longer = [Request(f"{long} And {word}", Decoding(4)) for word in WORDS]
@@ -147,8 +148,8 @@ def test_quantised_weights(real: Context, tmp_path: Path) -> None:
     }
     folder = variant(tmp_path / "eight", weights, quantization_config=config)
     options = {**OPTIONS, "quantization": "compressed-tensors"}
-    found = texts(real, replace(MODEL, model=folder, engine_options=options))
-    assert alike(found, texts(real, local(MODEL)))
+    quantized = texts(real, replace(MODEL, model=folder, engine_options=options))
+    assert alike(quantized, texts(real, local(MODEL)))
 
 
 @pytest.mark.proof
@@ -171,8 +172,8 @@ def test_two_processes_share_a_model(
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     options = {**OPTIONS, "tensor_parallel_size": 2}
     model = replace(MODEL, model=folder, dtype="float32", engine_options=options)
-    asked = [replace(request, decoding=Decoding(3)) for request in ASKED[:4]]
-    assert alike(texts(real, model, asked), texts(real, local(model), asked))
+    requests = [replace(request, decoding=Decoding(3)) for request in REQUESTS[:4]]
+    assert alike(texts(real, model, requests), texts(real, local(model), requests))
     process = real.open(model)._loaded._worker._process  # type: ignore[attr-defined]
     process.stdin.close()  # as when we die
     process.wait(20)
@@ -180,21 +181,21 @@ def test_two_processes_share_a_model(
 
 
 @pytest.mark.proof
-def test_what_vllm_refuses_is_told_in_its_words(real: Context) -> None:
+def test_what_vllm_refuses_is_shown_in_its_words(real: Context) -> None:
     model = replace(MODEL, engine_options={**OPTIONS, "tensor_parallel_size": 2})
-    told = "Total number of attention heads \\(5\\) must be divisible by"
+    message = "Total number of attention heads \\(5\\) must be divisible by"
     for one in (model, replace(model, engine="openai", serve=True)):
-        with pytest.raises(UserError, match=told) as error:
+        with pytest.raises(UserError, match=message) as error:
             texts(real, one)
         assert "engine_options are its own arguments" in str(error.value.hint)
 
 
-def test_an_adapter_is_given_room(tmp_path: Path) -> None:
+def test_an_adapter_gets_memory_for_its_rank(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 24}))
-    given = engine_arguments(replace(MODEL, lora=str(tmp_path)))
-    assert (given["enable_lora"], given["max_lora_rank"]) == (True, 32)
-    own = replace(MODEL, lora=str(tmp_path), engine_options={"max_lora_rank": 64})
-    assert engine_arguments(own)["max_lora_rank"] == 64
+    arguments = engine_arguments(replace(MODEL, lora=str(tmp_path)))
+    assert (arguments["enable_lora"], arguments["max_lora_rank"]) == (True, 32)
+    chosen = replace(MODEL, lora=str(tmp_path), engine_options={"max_lora_rank": 64})
+    assert engine_arguments(chosen)["max_lora_rank"] == 64
     assert "max_lora_rank" not in engine_arguments(replace(MODEL, lora="hub/name"))
 
 
@@ -213,7 +214,7 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         (PYDANTIC, "Total number of heads (5) must be divisible by 2."),
         (POINTING, "AssertionError: Not enough nodes. Decrease TP."),
@@ -221,5 +222,5 @@ RuntimeError: Engine core initialization failed. See root cause above. Failed co
         ("usage: server\nserver: error: argument --x: no", "server: error: argument --x: no"),
     ],
 )
-def test_an_error_comes_down_to_a_line(text: str, told: str) -> None:
-    assert reason(text) == told
+def test_the_reason_is_the_last_error_in_one_line(text: str, expected: str) -> None:
+    assert reason(text) == expected

@@ -1,4 +1,4 @@
-"""vLLM's own server under the `openai` engine: started here, asked, spoilt by a proxy, stopped."""
+"""vLLM's own server under the `openai` engine: started, used through a faulty proxy, stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.models.engines.registry import close_engines, end_processes
 from pipeline.models.engines.vllm_server import Server
 from pipeline.models.journal.journal import Journal
 from tests.pipeline.models.test_vllm import MODEL, OPTIONS, PYTHON
-from tests.support.serving import FAULTS, Proxy, listening
+from tests.support.journals import max_answers
+from tests.support.serving import FAULTS, FakeServer, forward_to, listening
 
 pytestmark = pytest.mark.proof
 
@@ -27,7 +28,7 @@ SERVED = replace(MODEL, engine="openai", serve=True, dtype="float32", engine_opt
 
 
 @pytest.fixture(scope="module", autouse=True)
-def room() -> Iterator[None]:
+def real_vllm() -> Iterator[None]:
     if not PYTHON.exists():
         pytest.skip("needs vLLM: make vllm")
     with pytest.MonkeyPatch.context() as patch:
@@ -61,9 +62,9 @@ def questions(count: int) -> list[Request]:
 
 
 def test_a_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
-    """Its answers are those of any engine with these weights, so nobody asks for them again."""
+    """Its answers are those of any engine with these weights, so they are not requested again."""
     ctx = Context.scratch(tmp_path)
-    asked = questions(12)
+    requests = questions(12)
     schema = json.dumps({"type": "object", "properties": {"sea": {"type": "string"}}})
     warm = Decoding(max_tokens=6, temperature=1.0)
     more = [
@@ -73,7 +74,7 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
         *(Request("The sea", warm, sample=n) for n in range(6)),
     ]
     engine = ctx.open(SERVED)
-    answers = engine.generate([*asked, *more])
+    answers = engine.generate([*requests, *more])
     assert all(answer.error is None for answer in answers)
     yes, no, formed, *free = answers[12:]
     assert {yes.text, no.text} <= {"Yes", "No"}
@@ -85,27 +86,28 @@ def test_a_server_is_started_asked_and_stopped(tmp_path: Path) -> None:
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url, timeout=5)
     elsewhere = replace(SERVED, engine="transformers", serve=False, engine_options={})
-    assert ctx.open(elsewhere).generate(asked) == answers[:12]
-    assert Journal(ctx.store / "journal").most_answers() == 1
+    assert ctx.open(elsewhere).generate(requests) == answers[:12]
+    assert max_answers(Journal(ctx.store / "journal")) == 1
 
 
 def test_faults_on_the_way_to_a_real_server_change_nothing(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = questions(150)
-    fine = Context.scratch(tmp_path / "fine").open(attached(server, monkeypatch)).generate(asked)
+    requests = questions(150)
+    fine = Context.scratch(tmp_path / "fine").open(attached(server, monkeypatch)).generate(requests)
     assert all(answer.error is None for answer in fine)
     close_engines()
-    proxy = Proxy(int(server.base_url.split(":")[2].split("/")[0]))
+    port_of_server = int(server.base_url.split(":")[2].split("/")[0])
+    proxy = FakeServer(forward_to(port_of_server), faults=tuple(FAULTS))
     with listening(proxy) as port:
         model = attached(server, monkeypatch, port)
-        spoilt = Context.scratch(tmp_path / "spoilt").open(model).generate(asked)
+        answers = Context.scratch(tmp_path / "faulty").open(model).generate(requests)
         close_engines()
-    assert [a.text for a in spoilt] == [a.text for a in fine]
-    assert set(FAULTS) <= set(proxy.made), "a kind of fault did not occur"
-    assert len(proxy.delivered) == proxy.delivered.total() == len(asked)
-    journal = Journal(tmp_path / "spoilt/store/journal")
-    assert (journal.count(), journal.most_answers()) == (150, 1)
+    assert [a.text for a in answers] == [a.text for a in fine]
+    assert set(FAULTS) == set(proxy.faults_made), "a kind of fault did not occur"
+    assert len(proxy.answered) == proxy.answered.total() == len(requests)
+    journal = Journal(tmp_path / "faulty/store/journal")
+    assert (journal.count(), max_answers(journal)) == (150, 1)
 
 
 def test_a_server_of_ours_wants_a_key_that_reaches_no_file(
@@ -129,7 +131,7 @@ def test_a_server_of_ours_wants_a_key_that_reaches_no_file(
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     wrong = replace(SERVED, engine_options={**OPTIONS, "max_model_len": "many"})
-    with pytest.raises(UserError, match="does not start") as told:
+    with pytest.raises(UserError, match="does not start") as error:
         Server(wrong, tmp_path / "log")
-    assert "max-model-len" in str(told.value.why) + (tmp_path / "log").read_text()
+    assert "max-model-len" in str(error.value.why) + (tmp_path / "log").read_text()
     assert os.path.exists(tmp_path / "log")

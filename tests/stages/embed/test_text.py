@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.models import Embedder
 from stages.embed.text import _texts, text
+from tests.stages._selection.binding import problems_of
 from tests.support.records import frame, record, self_instruct
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -53,8 +53,8 @@ def test_plain_templates_are_what_jinja_renders(template: str) -> None:
 
 @given(TEXT.filter(lambda t: "{" not in t and "\r" not in t), TEXT, TEXT)
 def test_texts_are_put_in_unchanged(around: str, question: str, answer: str) -> None:
-    made = _texts(frame([record(question, answer)]), around + "{{ instruction }}|{{ response }}")
-    assert made.to_list() == [f"{around}{question}|{answer}"]
+    texts = _texts(frame([record(question, answer)]), around + "{{ instruction }}|{{ response }}")
+    assert texts.to_list() == [f"{around}{question}|{answer}"]
 
 
 def test_templates_with_logic_see_all_messages() -> None:
@@ -63,10 +63,22 @@ def test_templates_with_logic_see_all_messages() -> None:
     assert _texts(data, template).to_list() == ["one;three;"]
 
 
-@pytest.mark.parametrize("template", ["{{ instruction", "{{ output }}", "{% if %}"])
-def test_bad_templates_are_told(template: str) -> None:
-    with pytest.raises(UserError, match="template"):
-        text.__stage__.check(SimpleNamespace(template=template, batch=1))  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"template": "{{ instruction"}, "template: template must be a Jinja template"),
+        ({"template": "{% if %}"}, "template: template must be a Jinja template"),
+        (
+            {"template": "{{ output }}"},
+            "template: template must name instruction, input, response or messages only, got",
+        ),
+        ({"batch_size": 0}, "batch_size: batch_size must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(options: dict, problem: str) -> None:
+    assert problems_of("embed.text", embedder="potion", template="{{ input }}") == []
+    (message,) = problems_of("embed.text", embedder="potion", **options)
+    assert message.startswith(problem)
 
 
 def test_templates_cannot_reach_into_python() -> None:
@@ -78,42 +90,44 @@ def test_templates_cannot_reach_into_python() -> None:
 
 def test_vectors(ctx: Context, potion: Embedder) -> None:
     data = self_instruct(200)
-    found = text(ctx, data, model=potion)
-    assert found.schema["vector"] == pl.List(pl.Float32)
-    assert found["error"].null_count() == 200
-    vectors = np.array(found["vector"].to_list())
+    result = text(ctx, data, embedder=potion)
+    assert result.schema["vector"] == pl.List(pl.Float32)
+    assert result["error"].null_count() == 200
+    vectors = np.array(result["vector"].to_list())
     assert vectors.shape == (200, 128)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    pieces = pl.concat([text(ctx, data[:33], model=potion), text(ctx, data[33:], model=potion)])
-    assert pieces.equals(found)  # a row's vector depends on the row alone
-    assert text(ctx, data.head(0), model=potion).schema["vector"] == pl.List(pl.Float32)
+    pieces = pl.concat(
+        [text(ctx, data[:33], embedder=potion), text(ctx, data[33:], embedder=potion)]
+    )
+    assert pieces.equals(result)  # a row's vector depends on the row alone
+    assert text(ctx, data.head(0), embedder=potion).schema["vector"] == pl.List(pl.Float32)
 
 
 def test_vectors_are_those_of_sentence_transformers(ctx: Context, potion: Embedder) -> None:
     from sentence_transformers import SentenceTransformer
 
     data = self_instruct(50)
-    found = text(ctx, data, model=potion, template="{{ response }}", normalise=False)
+    result = text(ctx, data, embedder=potion, template="{{ response }}", normalize=False)
     answers = [messages[-1]["content"] for messages in data["messages"]]
     expected = SentenceTransformer(potion.model, device="cpu").encode(answers)
-    np.testing.assert_allclose(np.array(found["vector"].to_list()), expected, atol=1e-6)
+    np.testing.assert_allclose(np.array(result["vector"].to_list()), expected, atol=1e-6)
 
 
-def test_neighbours_are_similar_texts(ctx: Context, potion: Embedder) -> None:
-    near = record("Write a Python function that reverses a string.", "")
-    twin = record("In Python, write a function to reverse a string.", "")
+def test_neighbors_are_similar_texts(ctx: Context, potion: Embedder) -> None:
+    first = record("Write a Python function that reverses a string.", "")
+    similar = record("In Python, write a function to reverse a string.", "")
     other = record("What should I cook for dinner with lentils?", "")
-    data = frame([near, twin, other])
-    vectors = dict(zip(data["id"], text(ctx, data, model=potion)["vector"], strict=True))
-    a, b, c = (np.array(vectors[r["id"]]) for r in (near, twin, other))
+    data = frame([first, similar, other])
+    vectors = dict(zip(data["id"], text(ctx, data, embedder=potion)["vector"], strict=True))
+    a, b, c = (np.array(vectors[r["id"]]) for r in (first, similar, other))
     assert a @ b > 0.8 > 0.4 > a @ c
 
 
 @pytest.mark.parametrize("question", ["", " \n", "\u200b"])
 def test_texts_without_words(ctx: Context, potion: Embedder, question: str) -> None:
-    found = text(ctx, frame([record(question, "")]), model=potion)
-    assert found["vector"].to_list() == [[0.0] * 128]
-    assert found["error"].to_list() == [None]
+    result = text(ctx, frame([record(question, "")]), embedder=potion)
+    assert result["vector"].to_list() == [[0.0] * 128]
+    assert result["error"].to_list() == [None]
 
 
 def test_a_vector_that_is_not_finite_fails_its_row(
@@ -121,7 +135,7 @@ def test_a_vector_that_is_not_finite_fails_its_row(
 ) -> None:
     broken = SimpleNamespace(encode=lambda texts: np.array([[1, np.inf], [3, 4]], np.float32))
     monkeypatch.setattr(ctx, "open", lambda model: broken)
-    found = text(ctx, frame([record("a", "b"), record("c", "d")]), model=potion)
-    assert found["vector"].is_null().to_list() == [True, False]
-    assert found["vector"][1].to_list() == pytest.approx([0.6, 0.8])
-    assert found["error"].is_null().to_list() == [False, True]
+    result = text(ctx, frame([record("a", "b"), record("c", "d")]), embedder=potion)
+    assert result["vector"].is_null().to_list() == [True, False]
+    assert result["vector"][1].to_list() == pytest.approx([0.6, 0.8])
+    assert result["error"].is_null().to_list() == [False, True]

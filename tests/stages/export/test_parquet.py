@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -13,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.export.parquet import parquet
-from tests.support.records import frame, record, self_instruct
+from tests.support.options import problems
+from tests.support.rows import frame, record, self_instruct
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def test_datasets_reads_folder_and_files(tmp_path: Path, pool: pl.DataFrame) -> 
     import datasets
 
     files, result = export(
-        tmp_path / "a", pool, validation=0.1, rows_per_shard=300, columns=("ifd",)
+        tmp_path / "a", pool, validation_fraction=0.1, rows_per_shard=300, columns=("ifd",)
     )
     cache = str(tmp_path / "cache")
     loaded = datasets.load_dataset(str(files), cache_dir=cache)
@@ -82,8 +81,8 @@ def test_bytes_do_not_depend_on_where_rows_were_found(tmp_path: Path, pool: pl.D
     one = pool.with_columns(pl.concat_list(origin, other, origin).alias("origins"))
     two = pool.with_columns(pl.concat_list(other, origin).alias("origins"))
     rechunked = pl.concat([two[:100], two[100:]], rechunk=False)
-    first, _ = export(tmp_path / "a", one, validation=0.05, rows_per_shard=200)
-    second, _ = export(tmp_path / "b", rechunked, validation=0.05, rows_per_shard=200)
+    first, _ = export(tmp_path / "a", one, validation_fraction=0.05, rows_per_shard=200)
+    second, _ = export(tmp_path / "b", rechunked, validation_fraction=0.05, rows_per_shard=200)
     assert digests(first) == digests(second)
     assert read(first, "train")["sources"][0].to_list() == ["a twin", "sample"]
     assert read(first, "train")["licenses"][0].to_list() == ["Apache-2.0", "MIT"]
@@ -103,7 +102,7 @@ def test_shards_of_any_size_hold_the_same_rows(tmp_path: Path, pool: pl.DataFram
 
 def test_shards_json_describes_every_shard(tmp_path: Path, pool: pl.DataFrame) -> None:
     files, result = export(
-        tmp_path / "a", pool, validation=0.2, rows_per_shard=100, tokens="tokens"
+        tmp_path / "a", pool, validation_fraction=0.2, rows_per_shard=100, token_column="tokens"
     )
     described = json.loads((files / "shards.json").read_text())
     assert described["length_unit"] == "column tokens"
@@ -140,7 +139,7 @@ def test_a_missing_length_is_unknown_and_not_zero(tmp_path: Path, pool: pl.DataF
     counted = pool.with_columns(
         pl.when(pl.int_range(pl.len()) % 3 == 0).then(8).otherwise(None).alias("n")
     )
-    folder, verdict = export(tmp_path, counted, tokens="n")
+    folder, verdict = export(tmp_path, counted, token_column="n")
     written = counted.filter(verdict["drop_reason"].is_null())["n"]
     [shard] = json.loads((folder / "shards.json").read_text())["splits"]["train"]["shards"]
     assert written.null_count() > 0
@@ -148,12 +147,12 @@ def test_a_missing_length_is_unknown_and_not_zero(tmp_path: Path, pool: pl.DataF
 
 
 def test_rows_keep_their_split_when_others_come_and_go(tmp_path: Path, pool: pl.DataFrame) -> None:
-    _, whole = export(tmp_path / "a", pool, validation=0.1)
-    _, fewer = export(tmp_path / "b", pool.gather_every(3), validation=0.1)
+    _, whole = export(tmp_path / "a", pool, validation_fraction=0.1)
+    _, fewer = export(tmp_path / "b", pool.gather_every(3), validation_fraction=0.1)
     assert fewer["split"].equals(whole["split"].gather_every(3))
-    _, more = export(tmp_path / "c", pool, validation=0.3)
+    _, more = export(tmp_path / "c", pool, validation_fraction=0.3)
     held = whole["split"].eq_missing("validation")
-    assert more["split"].filter(held).eq("validation").all()  # a larger share only adds
+    assert more["split"].filter(held).eq("validation").all()  # a larger fraction only adds
     assert 0.05 < held.mean() < 0.15  # type: ignore[operator]
     assert export(tmp_path / "d", pool)[1]["split"].drop_nulls().unique().to_list() == ["train"]
 
@@ -171,19 +170,19 @@ def test_no_answer(tmp_path: Path) -> None:
     )
     files, result = export(tmp_path / "a", rows)
     verdicts = rows.select("messages").hstack(result)
-    told = {
+    splits = {
         tuple(m["content"] for m in line["messages"]): (line["split"], line["evidence"])
         for line in verdicts.iter_rows(named=True)
     }
-    assert told[("q", "a")] == ("train", None)
-    assert told[("s", "q", "a")] == ("train", None)
+    assert splits[("q", "a")] == ("train", None)
+    assert splits[("s", "q", "a")] == ("train", None)
     for contents, role, characters in [
         (("q", " \n"), "assistant", 0),
         (("q", "a", "q again"), "user", 7),
         ((), None, 0),
         (("only a question",), "user", 15),
     ]:
-        split, evidence = told[contents]
+        split, evidence = splits[contents]
         assert split is None
         assert json.loads(evidence) == {"ends_with": role, "characters": characters}
     assert result["drop_reason"].drop_nulls().to_list() == ["no_answer"] * 4
@@ -191,7 +190,9 @@ def test_no_answer(tmp_path: Path) -> None:
 
 
 def test_nothing_to_write(tmp_path: Path) -> None:
-    files, result = export(tmp_path / "a", frame([record("only a question")]), validation=0.5)
+    files, result = export(
+        tmp_path / "a", frame([record("only a question")]), validation_fraction=0.5
+    )
     assert result["split"].to_list() == [None]
     assert sorted(digests(files)) == ["README.md", "shards.json"]
     assert json.loads((files / "shards.json").read_text())["splits"] == {}
@@ -223,18 +224,20 @@ def test_vectors_and_types_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("option", "value", "valid"),
     [
-        {"columns": ("id",)},
-        {"columns": ("a", "a")},
-        {"columns": ("origins",)},
-        {"validation": 1.0},
-        {"rows_per_shard": 0},
+        ("columns", ["a", "a"], "name each once"),
+        ("validation_fraction", 1.0, "be below 1"),
+        ("validation_fraction", -0.1, "be at least 0"),
+        ("rows_per_shard", 0, "be at least 1"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(change: dict[str, object]) -> None:
-    check = parquet.__stage__.check  # type: ignore[attr-defined]
-    good = {"columns": (), "validation": 0.0, "rows_per_shard": 10}
-    check(SimpleNamespace(**good))
-    with pytest.raises(UserError):
-        check(SimpleNamespace(**{**good, **change}))
+def test_mistakes_are_reported_before_anything_runs(option: str, value: object, valid: str) -> None:
+    assert problems("export.parquet", **{option: value}) == [f"{option} must {valid}, got {value}"]
+
+
+@pytest.mark.parametrize("name", ["id", "messages", "origins"])
+def test_columns_that_are_always_or_never_written_are_refused(name: str) -> None:
+    (problem,) = problems("export.parquet", columns=["language", name])
+    assert problem.startswith("columns must be columns other than messages, id, ")
+    assert problem.endswith(f"got {name}")

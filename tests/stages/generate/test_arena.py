@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from itertools import product
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.recipe.recipe import Recipe
-from stages.generate.arena import _check, arena, elo, expected
-from tests.support.options import options_of
+from stages.generate.arena import OpenedTurn, Requested, arena, elo, expected
+from tests.support.options import problems
 from tests.support.scripted import Scripted
 
 MODELS = tuple(LanguageModel(model=name) for name in ("ann", "bob", "cid"))
@@ -24,7 +24,7 @@ MODELS = tuple(LanguageModel(model=name) for name in ("ann", "bob", "cid"))
 class Stadium(Context):
     """A context with an engine of its own for every model: ann knows, bob guesses, cid is mute.
 
-    As judges all are honest, save that bob always votes for the place A.
+    As judges all are honest, save that bob always votes for the first answer.
     """
 
     def open(self, model: LanguageModel) -> Scripted:  # type: ignore[override]
@@ -49,29 +49,33 @@ def stadium(ctx: Context) -> Stadium:
 
 def test_the_uninvolved_vote_in_both_orders(ctx: Context) -> None:
     context = stadium(ctx)
-    made = arena(context, models=MODELS, count=2, challenges="asked")
+    rows = arena(context, models=MODELS, num_challenges=2, challenges=Requested())
     # Every model poses two tasks, one against each of the others; equal ones are one task.
-    assert len(made) == 12
+    assert len(rows) == 12
     ballots: defaultdict[str, int] = defaultdict(int)
     for name, engine in context.engines.items():
         ballots[name] = sum("better" in r.prompt[-1][1] for a in engine.asked for r in a)
     assert ballots == {"ann": 0, "bob": 0, "cid": 4}  # ann fights bob twice, others are mute
-    won = made.filter(pl.col("author") == "ann", pl.col("opponent") == "bob")
+    won = rows.filter(pl.col("author") == "ann", pl.col("opponent") == "bob")
     assert won["votes"].to_list() == [1.0, 1.0]
     assert won["voters"].to_list() == [2, 2]
-    assert (made["drop_reason"] == "response_unparsed").sum() == 4
-    assert (made["drop_reason"] == "no_votes").sum() == 4
-    lost = made.filter(pl.col("author") == "bob", pl.col("opponent") == "ann")
+    assert (rows["drop_reason"] == "response_unparsed").sum() == 4
+    assert (rows["drop_reason"] == "no_votes").sum() == 4
+    lost = rows.filter(pl.col("author") == "bob", pl.col("opponent") == "ann")
     assert (lost["arena_score"] < won["arena_score"]).all()
 
 
-def test_a_judge_who_looks_at_the_place_alone_decides_nothing(ctx: Context) -> None:
-    made = arena(
-        *(stadium(ctx),), models=MODELS[:2], judges=MODELS[1:2], count=1, challenges="asked"
+def test_a_judge_of_positions_decides_nothing(ctx: Context) -> None:
+    rows = arena(
+        stadium(ctx),
+        models=MODELS[:2],
+        judges=MODELS[1:2],
+        num_challenges=1,
+        challenges=Requested(),
     )
-    assert made["votes"].to_list() == [0.5] * 4
-    assert made["elo"].to_list() == [1000.0] * 4
-    assert made["arena_score"].to_list() == [0.5] * 4
+    assert rows["votes"].to_list() == [0.5] * 4
+    assert rows["elo"].to_list() == [1000.0] * 4
+    assert rows["arena_score"].to_list() == [0.5] * 4
 
 
 def test_a_vote_that_fails_leaves_the_battle_open(ctx: Context) -> None:
@@ -80,13 +84,18 @@ def test_a_vote_that_fails_leaves_the_battle_open(ctx: Context) -> None:
             failing = name == "cid" and "better" in text and "Task of ann" in text
             return ("no server", "error") if failing else super().say(name, text)
 
-    made = arena(Broken(ctx.files, ctx.work, ctx.store), models=MODELS, count=1, challenges="asked")
-    duel = made.filter(pl.col("attacker") == "ann", pl.col("opponent").is_in(["ann", "bob"]))
+    rows = arena(
+        Broken(ctx.files, ctx.work, ctx.store),
+        models=MODELS,
+        num_challenges=1,
+        challenges=Requested(),
+    )
+    duel = rows.filter(pl.col("attacker") == "ann", pl.col("opponent").is_in(["ann", "bob"]))
     assert duel["error"].to_list() == ["no server"] * 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1))))
-def test_elo_moves_points_and_makes_none(battles: list[tuple[int, int, float]]) -> None:
+def test_elo_moves_points_and_creates_none(battles: list[tuple[int, int, float]]) -> None:
     ratings = elo([b for b in battles if b[0] != b[1]], 4)
     assert sum(ratings) == pytest.approx(4000)
     for one, other in product(ratings, ratings):
@@ -99,21 +108,38 @@ def test_elo_follows_its_definition() -> None:
 
 
 def test_a_live_arena_accounts_for_every_answer(ctx: Context, tinylm: LanguageModel) -> None:
-    made = arena(ctx, models=(tinylm,) * 3, count=2, challenge_tokens=24, max_tokens=16)
-    assert len(made) == 12
-    assert set(made["author"]) == {"tinylm", "tinylm#2", "tinylm#3"}
-    told = Counter(made["drop_reason"])
-    assert set(told) <= {None, "challenge_cut", "response_cut", "no_votes", "duplicate"}, told
+    opened = OpenedTurn(max_tokens=24)
+    rows = arena(ctx, models=(tinylm,) * 3, num_challenges=2, challenges=opened, max_tokens=16)
+    assert len(rows) == 12
+    assert set(rows["author"]) == {"tinylm", "tinylm#2", "tinylm#3"}
+    reasons = Counter(rows["drop_reason"])
+    assert set(reasons) <= {None, "challenge_cut", "response_cut", "no_votes", "duplicate"}, reasons
 
 
-def test_two_models_need_a_judge_of_their_own() -> None:
-    with pytest.raises(UserError, match="no arena"):
-        _check(options_of(arena, models=MODELS[:2]))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": ["model"] * 2}, "models must name at least 3 models, got 2"),
+        (
+            {"models": ["model"], "judges": ["model"]},
+            "models must name at least 2 models, got 1",
+        ),
+        ({"elo_weight": 1.5}, "elo_weight must be between 0 and 1, got 1.5"),
+        (
+            {"challenges": {"name": "opened_turn", "domain": "law"}},
+            "challenges (opened_turn) has no option 'domain'",
+        ),
+    ],
+)
+def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
+    usual = {"models": ["model"] * 3, "num_challenges": 1}
+    assert problems("generate.arena", **usual | options) == [message]
+    assert problems("generate.arena", **usual, challenges="asked") == []
 
 
 def test_a_recipe_names_several_models() -> None:
     models = {name: {"model": "data/models/tinylm", "id": name} for name in ("a", "b", "c")}
-    step = {"uses": "generate.arena", "with": {"models": ["a", "b", "c"], "count": 1}}
+    step = {"uses": "generate.arena", "with": {"models": ["a", "b", "c"], "num_challenges": 1}}
     recipe = Recipe.of("duel", {"duel": step}, models)
     assert [m.id for m in recipe.steps["duel"].options.models] == ["a", "b", "c"]
     from pipeline.errors import RecipeErrors

@@ -16,45 +16,39 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.models.journal.journal import Journal
-from schemas.records import DOCUMENT_COLUMNS, digest, record_id
+from schemas.records import record_id
 from stages._llm.drafts import Draft
-from stages.generate.backtranslate import _check, backtranslate
-from stages.generate.backtranslate.curation import curate_by_likelihood, ratings
+from stages.generate.backtranslate import backtranslate
+from stages.generate.backtranslate.curation import (
+    LikelihoodRating,
+    TextRating,
+    curate_by_likelihood,
+    ratings,
+)
+from stages.generate.backtranslate.humback import Humback
+from stages.generate.backtranslate.induction import Induction
+from stages.generate.backtranslate.inverse import Inverse
+from stages.generate.backtranslate.longform import LongForm
 from stages.generate.from_documents.passages import cut, paragraphs
 from tests.conftest import ROOT
-from tests.support.options import options_of
-from tests.support.rows import conversations, json_lines
+from tests.support.options import problems
+from tests.support.rows import conversations, documents, json_lines, kept
 from tests.support.scripted import Answer, scripted
 
 BOOK = json_lines(ROOT / "data/samples/rust_book.jsonl.gz")
 MODEL = LanguageModel("scripted")
 
 
-def documents(texts: list[str]) -> pl.DataFrame:
-    rows = [
-        {
-            "id": digest(text),
-            "text": text,
-            "origins": [{"source": "book", "index": i, "license": "MIT"}],
-        }
-        for i, text in enumerate(texts)
-    ]
-    return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
-
-
-def kept(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
-
-
 def test_a_real_model_writes_rates_and_can_be_read_again(
     tinylm: LanguageModel, ctx: Context
 ) -> None:
     options: dict[str, Any] = {
-        "passage_characters": (200, 300),
-        "max_passages": 8,
         "max_tokens": 32,
-        "score_from": "likelihood",
-        "min_score": 2.5,
+        "method": Humback(
+            passage_characters=(200, 300),
+            max_passages=8,
+            curation=LikelihoodRating(min_score=2.5),
+        ),
     }
     book = documents([row["text"] for row in BOOK[:12]])
     rows = backtranslate(ctx, book, model=tinylm, **options)
@@ -88,25 +82,28 @@ def rater(said: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("said", "options", "reason", "score"),
+    ("said", "curation", "reason", "score"),
     [
-        ("Fine.\nScore: 5", {}, None, 5.0),
-        ("Fine.\nScore: 4", {}, "low_score", 4.0),
-        ("Fine.\nScore: 4", {"min_score": 4}, None, 4.0),
-        ("Score: 5 I think", {}, "score_unparsed", None),
-        ("Score: 5 I think", {"strict": False}, None, 5.0),
-        ("Fine.\nScore: 1", {"min_score": None}, None, 1.0),
-        ("unasked", {"curate": False, "min_score": None}, None, None),
+        ("Fine.\nScore: 5", TextRating(), None, 5.0),
+        ("Fine.\nScore: 4", TextRating(), "low_score", 4.0),
+        ("Fine.\nScore: 4", TextRating(min_score=4), None, 4.0),
+        ("Score: 5 I think", TextRating(), "score_unparsed", None),
+        ("Score: 5 I think", TextRating(strict=False), None, 5.0),
+        ("Fine.\nScore: 1", TextRating(min_score=None), None, 1.0),
+        ("not rated", None, None, None),
     ],
 )
 def test_ratings_decide(
-    ctx: Context, said: str, options: dict[str, Any], reason: str | None, score: float | None
+    ctx: Context, said: str, curation: TextRating | None, reason: str | None, score: float | None
 ) -> None:
+    method = Humback(curation=curation)
     context = scripted(ctx, rater(said))
-    rows = backtranslate(context, documents(["A whale is no fish. " * 20]), model=MODEL, **options)
+    rows = backtranslate(
+        context, documents(["A whale is no fish. " * 20]), model=MODEL, method=method
+    )
     assert rows["drop_reason"].to_list() == [reason]
     assert rows["curation_score"].to_list() == [score]
-    assert rows["journal"].list.len().to_list() == [1 + options.get("curate", True)]
+    assert rows["journal"].list.len().to_list() == [1 + (curation is not None)]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +122,7 @@ def test_instructions_are_checked(ctx: Context, answer: Answer, reason: str | No
     assert (rows["error"].to_list() == [answer[0]]) == (answer[1] == "error")
 
 
-def test_every_passage_is_a_line(ctx: Context) -> None:
+def test_every_passage_is_a_row(ctx: Context) -> None:
     texts = ["", "short", "# A\n\n" + "long " * 100, "x" * 5000]
     rows = backtranslate(scripted(ctx, rater("Score: 5")), documents(texts), model=MODEL)
     reasons = sorted(str(reason) for reason in rows["drop_reason"])
@@ -135,18 +132,19 @@ def test_every_passage_is_a_line(ctx: Context) -> None:
 def test_more_documents_do_not_disturb_the_choice(ctx: Context) -> None:
     texts = [f"Text number {n} of a long shelf. " * 10 for n in range(30)]
 
-    def chosen(texts: list[str], **options: Any) -> set[str]:
+    def selected(texts: list[str], seed: int = 0, **options: int) -> set[str]:
+        context = scripted(ctx, rater("Score: 5"))
         rows = backtranslate(
-            scripted(ctx, rater("Score: 5")), documents(texts), model=MODEL, **options
+            context, documents(texts), model=MODEL, method=Humback(**options), seed=seed
         )
         return {messages[-1]["content"] for messages in kept(rows)["messages"]}
 
-    few, many = chosen(texts[:20], max_passages=10), chosen(texts, max_passages=10)
+    few, many = selected(texts[:20], max_passages=10), selected(texts, max_passages=10)
     assert len(few) == len(many) == 10
     assert many & set(texts[:20]) <= few
-    assert chosen(texts, max_passages=10, seed=1) != many
+    assert selected(texts, max_passages=10, seed=1) != many
     parted = ["\n\n".join(f"{t} {n} " + "word " * 500 for n in range(4)) for t in texts[:3]]
-    assert len(chosen(parted, per_document=2)) == 6
+    assert len(selected(parted, max_passages_per_document=2)) == 6
 
 
 @given(st.lists(st.sampled_from(["# Head", "one two", "```\na\n\n\nb\n```", "x" * 30, "  "])))
@@ -191,25 +189,23 @@ def test_a_model_trained_backwards_is_shown_the_passage_alone(ctx: Context) -> N
     rows = backtranslate(
         *(context, documents([text])),
         model=MODEL,
-        prompting="trained",
-        curate=False,
-        min_score=None,
+        method=Humback(backward_model=True, curation=None),
         system="From the web.",
     )
     assert context.engine.asked[0][0].prompt == (("user", text.strip()),)
     assert [m["role"] for m in rows["messages"][0]] == ["system", "user", "assistant"]
 
 
-def test_longform_asks_in_three_styles_and_does_not_curate(ctx: Context) -> None:
+def test_longform_has_three_styles_and_no_curation(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("What is a whale, please?", "stop"))
     texts = [f"Text number {n} of a long shelf. " * 10 for n in range(30)]
-    rows = backtranslate(context, documents(texts), model=MODEL, method="longform")
+    rows = backtranslate(context, documents(texts), model=MODEL, method=LongForm())
     assert rows["drop_reason"].null_count() == 30
     styles = [json.loads(extra)["style"] for extra in rows["extra"]]
     assert set(styles) == {"instruction", "chat", "query"}
     assert len(context.engine.asked) == 1
-    asked = [request.prompt[-1][1] for request in context.engine.asked[0]]
-    assert sum("search engine" in text for text in asked) == styles.count("query")
+    prompts = [request.prompt[-1][1] for request in context.engine.asked[0]]
+    assert sum("search engine" in text for text in prompts) == styles.count("query")
 
 
 CODE = "Here it is:\n```python\ndef f(x):\n    return x + 1\n```\nDone."
@@ -225,7 +221,7 @@ def test_code_gets_the_candidate_that_it_answers_best(ctx: Context) -> None:
         return f"Write a function, task {next(samples)}.", "stop"
 
     context = scripted(ctx, coder)
-    rows = backtranslate(context, None, pool, model=MODEL, method="inverse", candidates=5)
+    rows = backtranslate(context, None, pool, model=MODEL, method=Inverse(num_candidates=5))
     assert Counter(rows["drop_reason"]) == {
         **{None: 1, "not_best": 4, "no_code": 1, "idle_code": 1},
     }
@@ -241,30 +237,63 @@ def test_pairs_of_a_group_get_the_instruction_that_was_inferred(ctx: Context) ->
     context = scripted(
         ctx, lambda text: (("no" if "Answer yes" in text else "Double it, please."), "stop")
     )
-    rows = backtranslate(
-        context, None, pool, model=MODEL, method="induction", candidates=2, examples=3
-    )
-    made = kept(rows)
-    assert len(made) == 4
-    assert {m[0]["content"] for m in made["messages"]} == {
+    method = Induction(num_candidates=2, num_shots=3)
+    rows = kept(backtranslate(context, None, pool, model=MODEL, method=method))
+    assert len(rows) == 4
+    assert {m[0]["content"] for m in rows["messages"]} == {
         f"Double it, please.\n\n{n}" for n in (2, 3, 5, 7)
     }
-    assert made["input_start"].to_list() == [len("Double it, please.\n\n")] * 4
-    assert {tuple(p) for p in made["parents"]} == {(i,) for i in pool["id"]}
+    assert rows["input_start"].to_list() == [len("Double it, please.\n\n")] * 4
+    assert {tuple(p) for p in rows["parents"]} == {(i,) for i in pool["id"]}
     shown = context.engine.asked[0][0].prompt[-1][1]
     assert shown.count("Input:") == 3
 
 
-def test_the_edge_that_a_method_reads_is_told(ctx: Context) -> None:
+def test_a_missing_edge_is_an_error(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("x", "stop"))
-    with pytest.raises(UserError, match="reads rows"):
-        backtranslate(context, documents(["a"]), model=MODEL, method="inverse")
-    with pytest.raises(UserError, match="reads documents"):
+    with pytest.raises(UserError, match="'rows' must be connected for method inverse"):
+        backtranslate(context, documents(["a"]), model=MODEL, method=Inverse())
+    with pytest.raises(UserError, match="'documents' must be connected for method humback"):
         backtranslate(context, model=MODEL)
 
 
-def test_mistakes_are_told() -> None:
-    _check(options_of(backtranslate))
-    for wrong in ({"passage_characters": (3, 2)}, {"curate": False}, {"styles": ()}):
-        with pytest.raises(UserError):
-            _check(options_of(backtranslate, **wrong))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": {"name": "humback", "passage_characters": [3, 2]}},
+            "method.passage_characters must be increasing, got [3, 2]",
+        ),
+        ({"instruction_characters": [0, 2]}, "instruction_characters[0] must be at least 1, got 0"),
+        (
+            {"method": {"name": "longform", "styles": []}},
+            "method.styles must be of at least 1 element, got []",
+        ),
+        (
+            {"method": {"name": "inverse", "num_candidates": 0}},
+            "method.num_candidates must be at least 1, got 0",
+        ),
+        (
+            {"method": {"name": "inverse", "max_passages": 3}},
+            "method (inverse) has no option 'max_passages'",
+        ),
+        (
+            {"method": {"name": "humback", "curation": {"name": "likelihood", "strict": False}}},
+            "method.curation (likelihood) has no option 'strict'",
+        ),
+        (
+            {"method": {"name": "humback", "curation": {"name": "text", "min_score": 6}}},
+            "method.curation.min_score must be between 1 and 5, got 6",
+        ),
+    ],
+)
+def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
+    assert problems("generate.backtranslate", **options) == [message]
+
+
+def test_recipes_name_a_method_and_its_curation() -> None:
+    for method in ("humback", "longform", "inverse", "induction"):
+        assert problems("generate.backtranslate", method=method) == []
+        curated = {"name": method, "curation": {"name": "likelihood"}}
+        assert problems("generate.backtranslate", method=curated) == []
+        assert problems("generate.backtranslate", method={"name": method, "curation": None}) == []

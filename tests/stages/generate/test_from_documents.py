@@ -1,9 +1,12 @@
-"""Documents become rows: each method asks its steps in its order, and every line says why."""
+"""Documents become rows: each method sends its requests in order, and every row says why."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,19 +14,31 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError
 from pipeline.models import Embedder, LanguageModel
+from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.generate.from_documents import (
-    WAYS,
-    _check,
+    AgentInstruct,
+    Aitp,
+    Bonito,
+    Fanno,
+    InstructionPretraining,
+    Mammoth2,
+    OssInstruct,
+    SelfCodeAlign,
+    SelfSupervised,
+    WaveCoder,
     bonito,
     fanno,
     from_documents,
     mammoth2,
+    selfcodealign,
+    wavecoder,
 )
 from stages.generate.from_documents.agentinstruct_skills import SKILLS
-from tests.support.options import options_of
+from stages.generate.from_documents.context import DocumentMethod
 from tests.support.rows import DATA, json_lines
 from tests.support.scripted import Answer, ScriptedContext, scripted
 
@@ -41,9 +56,14 @@ def documents(texts: list[str], license: str | None = "MIT") -> pl.DataFrame:
     return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
 
 
-def run(context: Context, texts: list[str], method: str, **options: Any) -> pl.DataFrame:
-    model = None if method == "self-supervised" else MODEL
-    return from_documents(context, documents(texts), method=method, model=model, **options)
+def run(context: Context, texts: list[str], method: DocumentMethod, **options: Any) -> pl.DataFrame:
+    model = MODEL if method.uses_model else None
+    return from_documents(
+        *(context, documents(texts)),
+        method=method,  # type: ignore[arg-type]
+        model=model,
+        **options,
+    )
 
 
 def kept(rows: pl.DataFrame) -> pl.DataFrame:
@@ -58,7 +78,7 @@ def reasons(rows: pl.DataFrame) -> Counter:
     return Counter(rows["drop_reason"].to_list())
 
 
-def asked(context: Any) -> list[list[str]]:
+def last_turns(context: Any) -> list[list[str]]:
     """The last turn of every request, call by call."""
     return [[request.prompt[-1][1] for request in call] for call in context.engine.asked]
 
@@ -81,36 +101,38 @@ def fanno_model(text: str) -> Answer:
 def test_fanno_screens_seeds_and_thinks_differently(ctx: Context) -> None:
     texts = [f"{TREES} Tree {n}." for n in range(30)] + [WHALES]
     context = scripted(ctx, fanno_model)
-    made = run(context, texts, "fanno", seed_passages=2, window=10, count=200)
-    counts = reasons(made)
+    rows = run(context, texts, Fanno(num_seed_passages=2, passages_per_round=10, num_rows=200))
+    counts = reasons(rows)
     assert counts["unclear_passage"] == 1
-    seeds = made.filter(pl.col("round") == 0)
+    seeds = rows.filter(pl.col("round") == 0)
     # Two passages in every combination of 4 demands, 12 kinds and 2 forms.
     assert Counter(zip(seeds["task_type"], seeds["level"], strict=True)) == {
-        (kind, demand): 4 for kind in fanno.KINDS for demand in fanno.DEMANDS
+        (kind, demand): 4 for kind in fanno.TASK_TYPES for demand in fanno.DIFFICULTIES
     }
     # 192 seeds and one round of ten are enough; the other passages say so.
-    assert Counter(made["round"]) == {0: 192, 1: 10, None: 19}
-    assert counts["enough_instructions"] == 18
-    calls = asked(context)
+    assert Counter(rows["round"]) == {0: 192, 1: 10, None: 19}
+    assert counts["target_count_reached"] == 18
+    calls = last_turns(context)
     assert [len(call) for call in calls] == [31, 30, 30, 192, 192, 10, 10]
     assert all("must not speak of a given text" in text for text in calls[3])
     for text in calls[5]:
         assert text.count("- Why would anybody build house") == 3
         assert 'does not begin like "Why would anybody build", ' in text
-    question, answer = turns(made)[0]
+    question, answer = turns(rows)[0]
     assert question.startswith("Why would anybody")
     assert question.endswith("\n\nIts plan is square.")
     assert set(answer.split()) == {"word"}
-    assert kept(made)["journal"].list.len().to_list() == [5] * 202
+    assert kept(rows)["journal"].list.len().to_list() == [5] * 202
 
 
 def test_fanno_without_seeds_says_so(ctx: Context) -> None:
     def silent(text: str) -> Answer:
         return ("", "stop") if text.startswith("Paragraph:") else fanno_model(text)
 
-    made = run(scripted(ctx, silent), [f"{TREES} {n}" for n in range(5)], "fanno", seed_passages=2)
-    assert reasons(made) == {"written_unparsed": 192, "no_seeds": 3}
+    rows = run(
+        scripted(ctx, silent), [f"{TREES} {n}" for n in range(5)], Fanno(num_seed_passages=2)
+    )
+    assert reasons(rows) == {"written_unparsed": 192, "no_seeds": 3}
 
 
 class WithEncoder(ScriptedContext):
@@ -128,17 +150,19 @@ def test_what_says_the_same_is_left_out(ctx: Context) -> None:
     texts = [WHALES, WHALES + "They sing.", TREES, "Stones are heavy things to carry. " * 7]
     context = WithEncoder(ctx.files, ctx.work, ctx.store)
     context.engine = scripted(ctx, lambda t: fanno_model(t.replace("hales", ""))).engine
-    options: dict[str, Any] = {"embedder": Embedder("none"), "seed_passages": 1}
-    made = run(context, texts, "fanno", **options, per_passage=6)
+    method = Fanno(num_seed_passages=1, per_passage=6)
+    rows = run(context, texts, method, embedder=Embedder("none"))
     # One of the passages on whales; then of six seeds one, and nothing new after it.
-    assert reasons(made) == {None: 1, "same_community": 1 + 5 + 2}
-    near = made.filter(pl.col("drop_reason") == "same_community")
-    told = [json.loads(text) for text in near["evidence"]]
-    twins = [e["document"] for e in told if "document" in e]
-    assert len(twins) == 1
-    assert twins[0] in {digest(t) for t in texts[:2]}
-    [kept_one] = turns(made)
-    assert {e["instruction"] for e in told if "instruction" in e} == {kept_one[0].split("\n")[0]}
+    assert reasons(rows) == {None: 1, "same_community": 1 + 5 + 2}
+    duplicates = rows.filter(pl.col("drop_reason") == "same_community")
+    evidence = [json.loads(text) for text in duplicates["evidence"]]
+    centers = [e["document"] for e in evidence if "document" in e]
+    assert len(centers) == 1
+    assert centers[0] in {digest(t) for t in texts[:2]}
+    [kept_one] = turns(rows)
+    assert {e["instruction"] for e in evidence if "instruction" in e} == {
+        kept_one[0].split("\n")[0]
+    }
 
 
 def test_the_bandit_is_the_formula() -> None:
@@ -155,11 +179,11 @@ def test_the_bandit_is_the_formula() -> None:
 
     counts, total = [0] * 200, 200
     scaled = [(n - min(lengths)) / (max(lengths) - min(lengths)) for n in lengths.tolist()]
-    for taken in fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
+    for choice in fanno.bandit(lengths, shown, 60, 3, First()):  # type: ignore[arg-type]
         both = zip(scaled, counts, strict=True)
         value = [s + 3 * np.sqrt(2 * np.log(total) / (c + 1)) for s, c in both]
-        assert taken == sorted(range(200), key=lambda i: (-value[i], i))[:3]
-        for i in taken:
+        assert choice == sorted(range(200), key=lambda i: (-value[i], i))[:3]
+        for i in choice:
             counts[i] += 1
         total += 3
     assert shown.tolist() == counts
@@ -176,9 +200,9 @@ class First2:
     [
         ("Explain why the sky is blue.", None),
         ("I know the context of a rename.", None),
-        ("Based on the story, who won?", "keyword"),
-        ("Summarise these texts in a line.", "keyword"),
-        ("Name it?", "keyword"),
+        ("Based on the story, who won?", "banned_keyword"),
+        ("Summarise these texts in a line.", "banned_keyword"),
+        ("Name it?", "banned_keyword"),
         ("Sort this list", "too_short"),
         ("Sort it.", None),
         ("Erkläre, warum der Himmel blau ist.", "outside_ascii"),
@@ -186,8 +210,8 @@ class First2:
     ],
 )
 def test_fannos_rules(text: str, reason: str | None) -> None:
-    found = fanno.unusable(text)
-    assert (found[0] if found else None) == reason
+    rejection = fanno.unusable(text)
+    assert (rejection[0] if rejection else None) == reason
     assert (fanno.unusable(text, ascii_only=False) is None) == (reason in (None, "outside_ascii"))
 
 
@@ -197,28 +221,31 @@ def test_fannos_rules(text: str, reason: str | None) -> None:
 def test_bonito_draws_types_and_shows_the_passage(ctx: Context) -> None:
     said = "**Instruction:** Is it so?\n**Answer:** Yes."
     context = scripted(ctx, lambda _: (said, "stop"))
-    made = run(context, [TREES, WHALES], "bonito", per_passage=16)
-    assert Counter(made["task_type"]) == dict.fromkeys(bonito.TASKS, 2)
-    assert turns(made)[0] in ([f"Is it so?\n\n{t.strip()}", "Yes."] for t in (TREES, WHALES))
-    assert kept(made)["input_start"].to_list() == [11, 11]
+    rows = run(context, [TREES, WHALES], Bonito(per_passage=16))
+    assert Counter(rows["task_type"]) == dict.fromkeys(bonito.TASK_TYPES, 2)
+    assert turns(rows)[0] in ([f"Is it so?\n\n{t.strip()}", "Yes."] for t in (TREES, WHALES))
+    assert kept(rows)["input_start"].to_list() == [11, 11]
     [request, *_] = context.engine.asked[0]
     assert (request.decoding.temperature, request.decoding.top_p) == (0.5, 0.95)
     assert request.decoding.max_tokens == 256
-    one = run(context, [TREES, WHALES], "bonito", task_types=("summarization",))
+    one = run(context, [TREES, WHALES], Bonito(task_types=("summarization",)))
     assert one["task_type"].to_list() == ["summarization"] * 2
 
 
 def test_the_released_bonito_is_asked_in_its_form(ctx: Context) -> None:
     said = "{{context}}\nIs that {{ 7 * 7 }}?<|pipe|>\nYes."
     context = scripted(ctx, lambda _: (said, "stop"))
-    made = run(context, [TREES], "bonito", tuned=True, task_types=("yes-no question answering",))
+    rows = run(
+        *(context, [TREES]),
+        Bonito(task_model=True, task_types=("yes-no question answering",)),
+    )
     prompt = context.engine.asked[0][0].prompt
     task = "yes-no question answering"
     assert prompt == f"<|tasktype|>\n{task}\n<|context|>\n{TREES.strip()}\n<|task|>\n"
     # What the model wrote is a value and no template.
-    assert turns(made) == [[f"{TREES.strip()}\nIs that {{{{ 7 * 7 }}}}?", "Yes."]]
-    assert bonito.piped("a<|pipe|>b<|pipe|>c") is None
-    assert bonito.piped("a<|pipe|> ") is None
+    assert turns(rows) == [[f"{TREES.strip()}\nIs that {{{{ 7 * 7 }}}}?", "Yes."]]
+    assert bonito.task_and_answer("a<|pipe|>b<|pipe|>c") is None
+    assert bonito.task_and_answer("a<|pipe|> ") is None
 
 
 # --- mammoth2
@@ -245,22 +272,22 @@ def test_pairs_are_extracted_and_never_invented(ctx: Context) -> None:
         ), "stop"
 
     context = scripted(ctx, reader)
-    made = run(context, [PAGE], "mammoth2")
-    assert reasons(made) == {None: 1, "not_in_document": 2, "duplicate": 1}
-    sides = [json.loads(text).get("side") for text in made["evidence"].drop_nulls()]
+    rows = run(context, [PAGE], Mammoth2())
+    assert reasons(rows) == {None: 1, "not_in_document": 2, "duplicate": 1}
+    sides = [json.loads(text).get("side") for text in rows["evidence"].drop_nulls()]
     assert sorted(filter(None, sides)) == ["answer", "question"]
-    assert turns(made) == [["R?", "Because of S."]]
-    assert json.loads(kept(made)["extra"][0])["answer"].startswith("It is 7")
-    assert len(asked(context)[1]) == 2
-    plain = run(scripted(ctx, reader), [PAGE], "mammoth2", refine=False)
+    assert turns(rows) == [["R?", "Because of S."]]
+    assert json.loads(kept(rows)["extra"][0])["answer"].startswith("It is 7")
+    assert len(last_turns(context)[1]) == 2
+    plain = run(scripted(ctx, reader), [PAGE], Mammoth2(refine=False))
     assert ["Which animal breathes air?", "The whale does"] in turns(plain)
 
 
 def test_a_page_without_pairs_says_so(ctx: Context) -> None:
-    assert reasons(run(scripted(ctx, lambda _: ("VOID.", "stop")), [PAGE], "mammoth2")) == {
+    assert reasons(run(scripted(ctx, lambda _: ("VOID.", "stop")), [PAGE], Mammoth2())) == {
         "no_pairs": 1
     }
-    assert reasons(run(scripted(ctx, lambda _: ("Hm.", "stop")), [PAGE], "mammoth2")) == {
+    assert reasons(run(scripted(ctx, lambda _: ("Hm.", "stop")), [PAGE], Mammoth2())) == {
         "pairs_unparsed": 1
     }
 
@@ -286,12 +313,12 @@ def test_questions_are_scored_before_they_are_answered(ctx: Context) -> None:
         return "A tall plant.", "stop"
 
     context = scripted(ctx, model)
-    made = run(context, [TREES], "aitp", per_passage=3)
-    assert reasons(made) == {None: 1, "low_quality": 1, "needs_context": 1}
-    assert turns(made) == [["What is a tree?", "A tall plant."]]
-    assert kept(made)["level"].to_list() == ["6"]
-    assert [len(call) for call in asked(context)] == [1, 3, 1]
-    assert len(run(scripted(ctx, model), [TREES], "aitp")) == 2
+    rows = run(context, [TREES], Aitp(per_passage=3))
+    assert reasons(rows) == {None: 1, "low_quality": 1, "needs_context": 1}
+    assert turns(rows) == [["What is a tree?", "A tall plant."]]
+    assert kept(rows)["level"].to_list() == ["6"]
+    assert [len(call) for call in last_turns(context)] == [1, 3, 1]
+    assert len(run(scripted(ctx, model), [TREES], Aitp())) == 2
 
 
 # --- instruction pre-training
@@ -307,28 +334,30 @@ def synthesizer(text: str) -> Answer:
 def test_rows_hold_several_texts_and_learn_from_the_earlier(ctx: Context) -> None:
     context = scripted(ctx, synthesizer)
     texts = [f"{TREES}{n}" for n in range(3)]
-    made = run(context, texts, "instruction-pretraining")
+    rows = run(context, texts, InstructionPretraining())
     assert [len(call) for call in context.engine.asked] == [2, 1]
     later = context.engine.asked[1][0].prompt
     assert [role for role, _ in later] == ["user", "assistant", "user"]
     assert later[1][1] == "Question: What of trees?\nAnswer: All.\n\nQuestion: Why?\nAnswer: So."
-    assert sorted(made["parents"].list.len()) == [1, 2]
-    longest = max(turns(made), key=len)
+    assert sorted(rows["parents"].list.len()) == [1, 2]
+    longest = max(turns(rows), key=len)
     assert len(longest) == 8
     assert longest[0].endswith("\n\nWhat of trees?")
     assert longest[2] == "Why?"
-    assert {p for row in made["parents"] for p in row} == {digest(t) for t in texts}
+    assert {p for row in rows["parents"] for p in row} == {digest(t) for t in texts}
 
 
 def test_the_released_synthesizer_and_one_text(ctx: Context) -> None:
     context = scripted(ctx, synthesizer)
-    made = run(context, [TREES, WHALES], "instruction-pretraining", tuned=True, form="text")
+    rows = run(
+        context, [TREES, WHALES], InstructionPretraining(task_model=True, output_format="text")
+    )
     first, second = (context.engine.asked[n][0].prompt for n in (0, 1))
     assert first.startswith("<s> <CON> ")
     assert first.endswith(" </CON>\n\n")
     assert second.startswith(first + "<QUE> What of ")
     assert second.count("</s><s> <CON> ") == 1
-    [[text]] = turns(made)
+    [[text]] = turns(rows)
     assert "cut" not in text
     assert text.count("Question: What of") == 2
     assert text.count("\nAnswer: All.") == 2
@@ -339,22 +368,22 @@ def test_what_cannot_be_read_ends_a_row(ctx: Context) -> None:
     def half(text: str) -> Answer:
         return ("Nothing.", "stop") if "Whales" in text else synthesizer(text)
 
-    made = run(scripted(ctx, half), [TREES, WHALES], "instruction-pretraining")
-    assert reasons(made) == {None: 1, "pairs_unparsed": 1}
+    rows = run(scripted(ctx, half), [TREES, WHALES], InstructionPretraining())
+    assert reasons(rows) == {None: 1, "pairs_unparsed": 1}
     context = scripted(ctx, synthesizer)
     context.engine.context_tokens = 450
-    made = run(context, [TREES, WHALES], "instruction-pretraining")
-    assert made["parents"].list.len().to_list() == [1, 1]  # no room for both in one prompt
+    rows = run(context, [TREES, WHALES], InstructionPretraining())
+    assert rows["parents"].list.len().to_list() == [1, 1]  # no room for both in one prompt
 
 
 def test_joined_texts_name_all_licences(ctx: Context) -> None:
     frame = pl.concat([documents([TREES], "MIT"), documents([WHALES], "CC0-1.0")]).sort("id")
-    way: dict[str, Any] = {"method": "instruction-pretraining", "model": MODEL}
-    made = from_documents(scripted(ctx, synthesizer), frame, **way)
-    assert made["origins"][0][0]["license"] == "CC0-1.0 AND MIT"
+    options: dict[str, Any] = {"method": InstructionPretraining(), "model": MODEL}
+    rows = from_documents(scripted(ctx, synthesizer), frame, **options)
+    assert rows["origins"][0][0]["license"] == "CC0-1.0 AND MIT"
     frame = pl.concat([documents([TREES], None), documents([WHALES])]).sort("id")
-    made = from_documents(scripted(ctx, synthesizer), frame, **way)
-    assert made["origins"][0][0]["license"] is None
+    rows = from_documents(scripted(ctx, synthesizer), frame, **options)
+    assert rows["origins"][0][0]["license"] is None
 
 
 # --- agentinstruct
@@ -374,22 +403,22 @@ def agents(text: str) -> Answer:
 
 def test_flows_transform_ask_refine_and_answer(ctx: Context) -> None:
     context = scripted(ctx, agents)
-    made = run(context, [TREES], "agentinstruct", per_passage=len(SKILLS))
-    assert made["skill"].sort().to_list() == sorted(SKILLS)
-    for row in made.iter_rows(named=True):
+    rows = run(context, [TREES], AgentInstruct(per_passage=len(SKILLS)))
+    assert rows["skill"].sort().to_list() == sorted(SKILLS)
+    for row in rows.iter_rows(named=True):
         skill, extra = SKILLS[row["skill"]], json.loads(row["extra"])
         assert row["task_type"] in skill.types
         assert extra["form"] in skill.forms
         plain = TREES.strip() if extra["form"] == "as it is" else "A poem of trees."
-        question = f"The harder one.\n\n{plain}" if skill.shown else "The harder one."
+        question = f"The harder one.\n\n{plain}" if skill.includes_text else "The harder one."
         assert [m["content"] for m in row["messages"]] == [question, "An answer."]
         assert extra["first_instruction"] == "The first one."
         assert extra["suggestion"] in agents("Suggest three changes")[0]
-    transformed = [json.loads(e)["form"] != "as it is" for e in made["extra"]]
-    assert [len(call) for call in asked(context)] == [sum(transformed), 9, 9, 9, 9]
+    transformed = [json.loads(e)["form"] != "as it is" for e in rows["extra"]]
+    assert [len(call) for call in last_turns(context)] == [sum(transformed), 9, 9, 9, 9]
     quick = scripted(ctx, agents)
-    run(quick, [TREES], "agentinstruct", refine=False, task_types=("estimation",))
-    assert [len(call) for call in asked(quick)] == [1, 1]
+    run(quick, [TREES], AgentInstruct(refine=False, skills=("estimation",)))
+    assert [len(call) for call in last_turns(quick)] == [1, 1]
 
 
 def test_skills_have_forms_and_types() -> None:
@@ -430,17 +459,17 @@ def test_problems_come_from_consecutive_lines(ctx: Context) -> None:
         return f"[Problem Description]\nDo {number}.\n\n[Solution]\nDone {number}.", "stop"
 
     context = scripted(ctx, magician)
-    made = run(context, [CODE, TREES * 9], "oss-instruct", per_passage=12)
+    rows = run(context, [CODE, TREES * 9], OssInstruct(per_passage=12))
     for text in seen:
         assert text in CODE or text in TREES * 9
         assert 1 <= len(text.splitlines()) <= 15
-    counts = reasons(made)
+    counts = reasons(rows)
     assert counts["repeated_snippet"] >= 11  # all of one line, eleven times
     assert counts[None] == len(seen) == len({"".join(t.split()) for t in seen})
     request = context.engine.asked[0][0]
     assert request.prompt[0][0] == "system"
     assert request.decoding.temperature == 0
-    assert {json.loads(e)["snippet"].strip("\n") for e in kept(made)["extra"]} == {
+    assert {json.loads(e)["snippet"].strip("\n") for e in kept(rows)["extra"]} == {
         t.strip("\n") for t in seen
     }
 
@@ -458,8 +487,8 @@ def test_problems_come_from_consecutive_lines(ctx: Context) -> None:
     ],
 )
 def test_problems_are_read_and_filtered(ctx: Context, answer: str, reason: str) -> None:
-    made = run(scripted(ctx, lambda _: (answer, "stop")), [CODE, CODE[::-1]], "oss-instruct")
-    assert reason in made["drop_reason"].to_list()
+    rows = run(scripted(ctx, lambda _: (answer, "stop")), [CODE, CODE[::-1]], OssInstruct())
+    assert reason in rows["drop_reason"].to_list()
 
 
 def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
@@ -474,29 +503,28 @@ def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
         )
 
     context = scripted(ctx, coder)
-    made = run(context, [CODE], "selfcodealign", samples=3)
-    assert len(made) == 3
-    assert reasons(made)["duplicate"] == 2
-    row = kept(made).row(0, named=True)
+    rows = run(context, [CODE], SelfCodeAlign(num_samples=3))
+    assert len(rows) == 3
+    assert reasons(rows)["duplicate"] == 2
+    row = kept(rows).row(0, named=True)
     assert row["tests"] == "assert f(-1) == 1"
     assert [m["content"] for m in row["messages"]] == [
         "Write a function f in Python.",
         "Here:\n```python\nf = abs\n```",
     ]
     assert row["level"] in ("medium", "hard")
-    assert row["task_type"] in WAYS["selfcodealign"].task_types
+    assert row["task_type"] in selfcodealign.TASK_TYPES
     assert json.loads(row["extra"])["concepts"] == ["closures", "recursion"]
-    assert "Concepts: closures, recursion" in asked(context)[1][0]
+    assert "Concepts: closures, recursion" in last_turns(context)[1][0]
     assert [r.sample for r in context.engine.asked[2]] == [0, 1, 2]
     untested = scripted(ctx, lambda t: ("No tests.", "stop") if "[Tests]" in t else coder(t))
-    assert reasons(run(untested, [CODE], "selfcodealign")) == {"answered_unparsed": 10}
+    assert reasons(run(untested, [CODE], SelfCodeAlign())) == {"answered_unparsed": 10}
 
 
 def discriminating(text: str) -> Answer:
     """Accepts what is about a circle."""
     if text.startswith("Check a training row"):
-        told = text.split("\nCode:\n")[-1]
-        fine = "circle" in told
+        fine = "circle" in text.split("\nCode:\n")[-1]
         number = text.split("\n\n")[1].count("\n")
         lines = [f"{n}. yes: fine" for n in range(1, number + 1)]
         return "\n".join(
@@ -513,23 +541,30 @@ def discriminating(text: str) -> Answer:
 def test_the_discriminator_teaches_the_generator(ctx: Context) -> None:
     texts = [f"{CODE}# {n} circle" if n % 2 else CODE.replace("circle", f"l{n}") for n in range(12)]
     context = scripted(ctx, discriminating)
-    made = run(*(context, texts, "wavecoder"), window=4, task_types=("generation",), per_document=1)
-    counts = reasons(made)
+    rows = run(
+        *(context, texts),
+        WaveCoder(passages_per_round=4, task_types=("generation",)),
+        per_document=1,
+    )
+    counts = reasons(rows)
     assert counts["rule_broken"] > 1
     assert counts[None] + counts.get("duplicate", 0) > 1
-    told = json.loads(made.filter(pl.col("drop_reason") == "rule_broken")["evidence"][0])
-    assert told["reason"] == "it is no circle"
-    calls = asked(context)
+    evidence = json.loads(rows.filter(pl.col("drop_reason") == "rule_broken")["evidence"][0])
+    assert evidence["reason"] == "it is no circle"
+    calls = last_turns(context)
     assert [len(call) for call in calls] == [4] * 6
     assert not any("were accepted" in t or "were refused" in t for t in calls[0])
     later = [t for call in calls[2::2] for t in call]
     assert all("were accepted" in t or "were refused" in t for t in later)
     assert any("- it is no circle" in t for t in later)
-    assert turns(made)[0] == ["Write it in Python.", "def circle(): pass"]
-    assert made["round"].drop_nulls().unique().sort().to_list() == [1, 2, 3]
+    assert turns(rows)[0] == ["Write it in Python.", "def circle(): pass"]
+    assert rows["round"].drop_nulls().unique().sort().to_list() == [1, 2, 3]
     few = scripted(ctx, discriminating)
-    stopped = run(few, texts, "wavecoder", window=4, task_types=("generation",), count=1)
-    assert 0 < reasons(stopped)["enough_rows"] <= 8
+    stopped = run(
+        *(few, texts),
+        WaveCoder(passages_per_round=4, task_types=("generation",), num_rows=1),
+    )
+    assert 0 < reasons(stopped)["target_count_reached"] <= 8
 
 
 @pytest.mark.parametrize(
@@ -545,82 +580,160 @@ def test_rows_of_wavecoder_have_a_form(ctx: Context, kind: str, row: str, reason
     def model(text: str) -> Answer:
         return f"Task: t\nInstruction: Write Python.\n{row}", "stop"
 
-    made = run(scripted(ctx, model), [CODE], "wavecoder", task_types=(kind,))
-    assert reasons(made) == {reason: 1}
+    rows = run(scripted(ctx, model), [CODE], WaveCoder(task_types=(kind,)))
+    assert reasons(rows) == {reason: 1}
 
 
 def test_every_kind_of_wavecoder_has_rules(ctx: Context) -> None:
-    from stages.generate.from_documents.wavecoder import KINDS, rules
-
-    assert all(len(rules(kind)) >= 4 for kind in KINDS)
+    assert all(len(wavecoder.rules(name)) >= 4 for name in wavecoder.TASK_TYPES)
 
 
 # --- what is common
 
 
-@pytest.mark.parametrize("method", ["fanno", "oss-instruct"])
-def test_a_live_model_loses_nothing(ctx: Context, tinylm: LanguageModel, method: str) -> None:
-    made = from_documents(
+@pytest.mark.parametrize(
+    "method", [Fanno(num_seed_passages=1, per_passage=1), OssInstruct()], ids=lambda m: m.name
+)
+def test_a_live_model_loses_nothing(
+    ctx: Context, tinylm: LanguageModel, method: DocumentMethod
+) -> None:
+    rows = from_documents(
         *(ctx, documents(BOOK[:3])),
-        method=method,
+        method=method,  # type: ignore[arg-type]
         model=tinylm,
         max_passages=2,
         passage_characters=(200, 400),
-        per_passage=1,
-        seed_passages=1,
-        screen=False,
+        filter_passages=False,
         max_tokens=12,
     )
     ids = set(documents(BOOK[:3])["id"])
-    assert {p for parents in made["parents"] for p in parents} <= ids
-    assert made["journal"].list.len().max() > 0
-    told = made["drop_reason"].is_not_null() | made["error"].is_not_null()
-    assert len(kept(made)) == (~told).sum()
-    for row in kept(made).iter_rows(named=True):
+    assert {p for parents in rows["parents"] for p in parents} <= ids
+    assert rows["journal"].list.len().max() > 0
+    lost = rows["drop_reason"].is_not_null() | rows["error"].is_not_null()
+    assert len(kept(rows)) == (~lost).sum()
+    for row in kept(rows).iter_rows(named=True):
         assert row["messages"][-1]["role"] == "assistant"
 
 
 def test_more_documents_do_not_disturb_the_choice(ctx: Context) -> None:
     texts = [f"{TREES} {n}" for n in range(12)]
     few, many = (
-        run(ctx, given, "self-supervised", task_types=("complete", "order"))
-        for given in (texts[:6], texts)
+        run(ctx, some, SelfSupervised(task_types=("complete", "order")))
+        for some in (texts[:6], texts)
     )
     assert set(kept(few)["id"]) <= set(kept(many)["id"]) | set(
         many.filter(pl.col("drop_reason") == "duplicate")["id"]
     )
-    other = run(ctx, texts, "self-supervised", task_types=("complete", "order"), seed=1)
+    other = run(ctx, texts, SelfSupervised(task_types=("complete", "order")), seed=1)
     assert set(other["id"]) != set(many["id"])
-    parted = run(ctx, texts, "self-supervised", max_passages=5, task_types=("order",))
+    parted = run(ctx, texts, SelfSupervised(task_types=("order",)), max_passages=5)
     assert reasons(parted)["not_sampled"] == 7
 
 
 def test_empty_documents_say_so(ctx: Context, caplog: pytest.LogCaptureFixture) -> None:
-    made = run(scripted(ctx, agents), ["", "short", "   \n" * 99], "agentinstruct")
-    assert reasons(made) == {"passage_too_short": 3}
+    rows = run(scripted(ctx, agents), ["", "short", "   \n" * 99], AgentInstruct())
+    assert reasons(rows) == {"passage_too_short": 3}
     assert "from_documents: none of 3 drafts became a row" in caplog.text
-    assert len(run(scripted(ctx, agents), [], "mammoth2")) == 0
-
-
-GOOD: dict[str, Any] = {"method": "bonito", "model": MODEL}
+    assert len(run(scripted(ctx, agents), [], Mammoth2())) == 0
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("options", "message"),
     [
-        {"model": None},
-        {"method": "self-supervised", "model": None, "screen": True},
-        {"method": "aitp", "tuned": True},
-        {"task_types": ("summarisation",)},
-        {"method": "mammoth2", "task_types": ("any",)},
-        {"passage_characters": (3, 2)},
-        {"snippet_lines": (0, 2)},
-        {"per_passage": 0},
-        {"window": 0},
+        ({"method": "bonito", "task_types": ["any"]}, "is an option of method"),
+        (
+            {"method": {"name": "bonito", "task_types": ["summarisation"]}},
+            "method.task_types must be some of .*summarization.*, got \\['summarisation'\\]",
+        ),
+        ({"method": {"name": "bonito", "task_types": []}}, "method.task_types must be some of"),
+        ({"method": {"name": "agentinstruct", "skills": ["sums"]}}, "method.skills must be"),
+        ({"method": {"name": "mammoth2", "task_types": ["a"]}}, "has no option 'task_types'"),
+        ({"method": {"name": "mammoth2", "per_passage": 2}}, "has no option 'per_passage'"),
+        ({"method": {"name": "aitp", "task_model": True}}, "has no option 'task_model'"),
+        ({"method": {"name": "aitp", "min_quality": 11}}, "method.min_quality must be"),
+        ({"method": {"name": "bonito", "per_passage": 0}}, "method.per_passage must be at least 1"),
+        ({"method": {"name": "fanno", "passages_per_round": 0}}, "passages_per_round must be"),
+        ({"method": {"name": "oss-instruct", "snippet_lines": [0, 2]}}, "snippet_lines.* must be"),
+        ({"method": {"name": "oss-instruct", "snippet_lines": [3, 2]}}, "must be increasing"),
+        ({"method": "ossinstruct"}, "there is no 'ossinstruct'"),
+        ({"passage_characters": [3, 2]}, "passage_characters must be increasing, got"),
+        ({"dedup_thresholds": [0.7, 1.2]}, "must be between 0 and 1, got 1.2"),
+        ({"num_rows": 3}, "'num_rows' is an option of method: fanno or wavecoder"),
     ],
 )
-def test_mistakes_are_told_before_anything_runs(wrong: dict[str, Any]) -> None:
-    _check(options_of(from_documents, **GOOD))
-    _check(options_of(from_documents, method="self-supervised"))
-    with pytest.raises(UserError):
-        _check(options_of(from_documents, **GOOD | wrong))
+def test_wrong_options_are_named_before_anything_runs(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    _, problems = bind(find("generate.from_documents"), options, {}, tmp_path)
+    assert len(problems) == 1
+    assert re.search(message, problems[0].what), problems[0].what
+
+
+METHODS = ["fanno", "instruction-pretraining", "bonito", "agentinstruct", "mammoth2", "aitp"]
+METHODS += ["self-supervised", "selfcodealign", "wavecoder", "oss-instruct"]
+IDLE: dict[str, Any] = {"count": 1, "num_rows": 3, "passages_per_round": 3, "ascii_only": False}
+IDLE |= {"num_seed_passages": 3, "num_shots": 2, "output_format": "text", "refine": False}
+IDLE |= {"min_quality": 3, "num_samples": 2, "language": "C", "snippet_lines": [1, 2]}
+IDLE |= {"task_model": True, "skills": ["coding"], "per_passage": 2}
+OWNERS = {
+    "num_rows": "fanno wavecoder", "passages_per_round": "fanno wavecoder",
+    "ascii_only": "fanno", "num_seed_passages": "fanno", "task_model": "bonito "
+    "instruction-pretraining", "num_shots": "fanno wavecoder instruction-pretraining",
+    "output_format": "instruction-pretraining", "refine": "agentinstruct mammoth2",
+    "min_quality": "aitp", "num_samples": "selfcodealign", "language": "selfcodealign",
+    "snippet_lines": "oss-instruct", "skills": "agentinstruct", "count": "",
+    "per_passage": " ".join(m for m in METHODS if m != "mammoth2"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", IDLE)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_option_without_effect_cannot_be_written(
+    method: str, option: str, tmp_path: Path
+) -> None:
+    raw = {"method": {"name": method, option: IDLE[option]}}
+    options, problems = bind(find("generate.from_documents"), raw, {}, tmp_path)
+    if method in OWNERS[option].split():
+        assert not problems
+        value = IDLE[option]
+        value = tuple(value) if isinstance(value, list) else value
+        assert getattr(options.method, option) == value
+    else:
+        assert [p.path for p in problems] == [("method", option)]
+
+
+EMBEDDER = Embedder("none")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"model": None}, "model"),
+        ({"method": SelfSupervised(), "model": None, "filter_passages": True}, "filter_passages"),
+        ({"judge": MODEL}, "judge"),
+        ({"method": Fanno(), "filter_passages": False, "judge": MODEL}, "judge"),
+        ({"dedup_thresholds": (0.5, 0.5)}, "dedup_thresholds"),
+    ],
+)
+def test_models_that_are_missing_or_idle_are_named(wrong: dict[str, Any], option: str) -> None:
+    stage = find("generate.from_documents")
+    assert stage.check is not None
+
+    def check(**options: Any) -> None:
+        defaults = {o.name: o.default for o in stage.options}
+        stage.check(SimpleNamespace(**defaults | options))  # type: ignore[misc]
+
+    good: dict[str, Any] = {"method": Bonito(), "model": MODEL}
+    for options in (
+        {},
+        {"method": SelfSupervised(), "model": None},
+        {"method": SelfSupervised(), "model": None, "filter_passages": True, "judge": MODEL},
+        {"method": Aitp(), "judge": MODEL},
+        {"filter_passages": True, "judge": MODEL},
+        {"dedup_thresholds": (0.5, 0.5), "embedder": EMBEDDER},
+    ):
+        check(**good | options)
+    with pytest.raises(OptionError) as caught:
+        check(**good | wrong)
+    assert caught.value.option == option
+    assert caught.value.what.startswith(f"{option} must be ")

@@ -1,4 +1,4 @@
-"""What `generate.from_documents` reads and makes without a model: pure functions over texts."""
+"""Functions of `generate.from_documents` over texts and vectors, without a model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from stages.generate._parsing.sections import (
     problem_and_solution,
     sections,
 )
-from stages.generate.from_documents import from_documents
-from stages.generate.from_documents.instruction_pretraining import synthesized
+from stages.generate.from_documents import SelfSupervised, from_documents
+from stages.generate.from_documents.instruction_pretraining import synthesized_pairs
 from stages.generate.from_documents.oss_instruct import snippet
 from stages.generate.from_documents.passage_filters import communities
 from stages.generate.from_documents.passages import cut, title
-from stages.generate.from_documents.self_tuning import EXERCISES, material
+from stages.generate.from_documents.self_supervised import EXERCISES, material
 from stages.generate.from_documents.selfcodealign import concepts
-from stages.generate.from_documents.wavecoder import verdicts, written
+from stages.generate.from_documents.wavecoder import verdicts, written_row
 from tests.support.rows import DATA, json_lines
 
 BOOK = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
@@ -37,7 +37,7 @@ PAIR = ("Question", "Answer")
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "pairs"),
     [
         ("Question: a\nAnswer: b", [("a", "b")]),
         ("Sure!\n**Question:** a\n\n**Answer:**\nb\nc", [("a", "b\nc")]),
@@ -53,17 +53,17 @@ PAIR = ("Question", "Answer")
         ("no labels", []),
     ],
 )
-def test_labelled_answers_are_read(text: str, found: list[tuple[str, str]]) -> None:
-    assert [(g["Question"], g["Answer"]) for g in sections(text, PAIR)] == found
+def test_labelled_answers_are_read(text: str, pairs: list[tuple[str, str]]) -> None:
+    assert [(g["Question"], g["Answer"]) for g in sections(text, PAIR)] == pairs
     one = one_section(text, PAIR)
-    assert (one is not None) == (len(found) == 1)
+    assert (one is not None) == (len(pairs) == 1)
 
 
 @given(st.lists(st.tuples(*[st.text("ab \n1.?", min_size=1)] * 2), max_size=4))
 def test_what_is_written_with_labels_is_read_again(pairs: list[tuple[str, str]]) -> None:
-    told = [(q.strip(), a.strip()) for q, a in pairs if q.strip() and a.strip()]
-    text = "\n\n".join(f"Question: {q}\nAnswer: {a}" for q, a in told)
-    assert [(g["Question"], g["Answer"]) for g in sections(text, PAIR)] == told
+    expected = [(q.strip(), a.strip()) for q, a in pairs if q.strip() and a.strip()]
+    text = "\n\n".join(f"Question: {q}\nAnswer: {a}" for q, a in expected)
+    assert [(g["Question"], g["Answer"]) for g in sections(text, PAIR)] == expected
 
 
 def test_raw_completions_without_labels_give_nothing() -> None:
@@ -74,7 +74,7 @@ def test_raw_completions_without_labels_give_nothing() -> None:
         assert sections(text, ("Revised question", "Revised answer")) == []
         assert problem_and_solution(text) is None
         assert answer_and_tests(text) is None
-        assert synthesized(text) is None
+        assert synthesized_pairs(text) is None
 
 
 def test_the_two_headings_of_oss_instruct() -> None:
@@ -98,15 +98,15 @@ def test_verdicts_and_rows_of_wavecoder() -> None:
     assert verdicts("1. Yes: a\n2) **no** - b\nOverall: no") == {1: (True, "a"), 2: (False, "b")}
     assert verdicts("fine") is None
     row = "Task: t\nInstruction: i\nInformation:\nSolution: s\n\nAnalysis:\n1. yes"
-    assert written(row) == {"Task": "t", "Instruction": "i", "Information": "", "Solution": "s"}
-    assert written(row.replace("Solution", "Result")) is None
+    assert written_row(row) == {"Task": "t", "Instruction": "i", "Information": "", "Solution": "s"}
+    assert written_row(row.replace("Solution", "Result")) is None
     again = row.split("Analysis")[0]
-    assert written(again + again) is None
+    assert written_row(again + again) is None
 
 
 def test_pairs_of_the_synthesizer() -> None:
     text = "<QUE> a <ANS> b </END>\n\n<QUE> A <ANS> c </END> <QUE> d <ANS> </END> <QUE> e <ANS> f"
-    assert synthesized(text) == [("a", "b")]
+    assert synthesized_pairs(text) == [("a", "b")]
 
 
 def test_concepts_stand_between_commas() -> None:
@@ -117,9 +117,9 @@ def test_concepts_stand_between_commas() -> None:
 @given(st.integers(0, 99), st.integers(1, 40))
 def test_snippets_are_consecutive_lines(seed: int, height: int) -> None:
     code = "".join(f"line {n}\n" for n in range(height))
-    found = snippet(code, (1, 15), random.Random(seed))
-    assert found in code
-    assert 1 <= found.count("\n") <= 15
+    lines = snippet(code, (1, 15), random.Random(seed))
+    assert lines in code
+    assert 1 <= lines.count("\n") <= 15
 
 
 def test_comments_do_not_cut_code() -> None:
@@ -140,16 +140,16 @@ def test_titles_are_headings_or_names() -> None:
 
 def brute_force(vectors: np.ndarray, threshold: float) -> list[int]:
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    near = [
+    neighbors = [
         [j for j in range(len(unit)) if unit[i] @ unit[j] >= threshold] for i in range(len(unit))
     ]
-    centres = [-1] * len(unit)
-    for i in sorted(range(len(unit)), key=lambda i: (-len(near[i]), i)):
-        if centres[i] < 0:
-            for j in near[i]:
-                if centres[j] < 0:
-                    centres[j] = i
-    return centres
+    centers = [-1] * len(unit)
+    for i in sorted(range(len(unit)), key=lambda i: (-len(neighbors[i]), i)):
+        if centers[i] < 0:
+            for j in neighbors[i]:
+                if centers[j] < 0:
+                    centers[j] = i
+    return centers
 
 
 @settings(max_examples=40)
@@ -168,12 +168,12 @@ def test_communities_are_those_of_sentence_transformers() -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.normal(size=(40, 16)), 6, axis=0) + rng.normal(size=(240, 16)) / 2
     vectors = vectors.astype(np.float32)
-    found = communities(vectors, 0.7)
-    theirs = util.community_detection(vectors, threshold=0.7, min_community_size=1)
-    assert {frozenset(c) for c in theirs} == {
-        frozenset(np.flatnonzero(found == centre).tolist()) for centre in set(found.tolist())
+    centers = communities(vectors, 0.7)
+    expected = util.community_detection(vectors, threshold=0.7, min_community_size=1)
+    assert {frozenset(c) for c in expected} == {
+        frozenset(np.flatnonzero(centers == center).tolist()) for center in set(centers.tolist())
     }
-    assert {c[0] for c in theirs} == set(found.tolist())
+    assert {c[0] for c in expected} == set(centers.tolist())
 
 
 def test_nobody_is_alone_by_an_empty_vector() -> None:
@@ -198,19 +198,19 @@ In Lisbon the captain, Anna Berg, left after 20 days. Nobody saw Carlo Rossi aga
 
 
 def exercise(name: str, seed: int = 0) -> tuple[str, str, str]:
-    found = EXERCISES[name][1](material(PASSAGE, "Ships of 1911"), random.Random(seed))
-    assert found is not None
-    return found
+    written = EXERCISES[name].write(material(PASSAGE, "Ships of 1911"), random.Random(seed))
+    assert written is not None
+    return written
 
 
 def test_material_is_prose_and_what_it_names() -> None:
-    given_ = material(PASSAGE, None)
-    assert len(given_.sentences) == 4
-    assert given_.body.startswith("The ship")
-    assert [t for k, t in given_.terms if k == "number"] == ["14", "300", "20"]
-    names = [t for k, t in given_.terms if k == "name"]
+    source = material(PASSAGE, None)
+    assert len(source.sentences) == 4
+    assert source.body.startswith("The ship")
+    assert [t for k, t in source.terms if k == "number"] == ["14", "300", "20"]
+    names = [t for k, t in source.terms if k == "name"]
     assert names == ["Genoa", "Lisbon", "Anna Berg", "Carlo Rossi"]
-    assert ("code", "`cargo`") in given_.terms
+    assert ("code", "`cargo`") in source.terms
 
 
 def test_exercises_are_answered_by_the_passage() -> None:
@@ -263,8 +263,8 @@ def test_titles_and_keywords() -> None:
     "text", ["", "# Only a heading", "Short.", "```\ncode here\n```", "- a\n- b"]
 )
 def test_without_material_there_is_no_exercise(text: str) -> None:
-    for name, (_, make) in EXERCISES.items():
-        assert make(material(text, None), random.Random(0)) is None, name
+    for name, exercise_type in EXERCISES.items():
+        assert exercise_type.write(material(text, None), random.Random(0)) is None, name
 
 
 def book(texts: list[str]) -> pl.DataFrame:
@@ -276,15 +276,15 @@ def book(texts: list[str]) -> pl.DataFrame:
 
 
 def test_a_real_book_gives_all_exercises_without_a_model(ctx: Context) -> None:
-    made = from_documents(ctx, book(BOOK[8:20]), method="self-supervised", max_passages=60)
-    kept = made.filter(pl.col("drop_reason").is_null())
+    rows = from_documents(ctx, book(BOOK[8:20]), method=SelfSupervised(), max_passages=60)
+    kept = rows.filter(pl.col("drop_reason").is_null())
     assert set(kept["task_type"]) == set(EXERCISES)
     assert set(kept["skill"]) == {"memorise", "comprehend", "reflect"}
-    lines = made.filter(pl.col("task_type").is_not_null())
-    assert Counter(lines["task_type"]) == dict.fromkeys(EXERCISES, 60)
-    assert set(lines["drop_reason"].drop_nulls()) <= {"no_material", "duplicate"}
+    exercises = rows.filter(pl.col("task_type").is_not_null())
+    assert Counter(exercises["task_type"]) == dict.fromkeys(EXERCISES, 60)
+    assert set(exercises["drop_reason"].drop_nulls()) <= {"no_material", "duplicate"}
     assert ctx.counters["requests"] == 0
-    again = from_documents(
-        *(ctx, book(BOOK[8:20][::-1])), method="self-supervised", max_passages=60
+    shuffled = from_documents(
+        *(ctx, book(BOOK[8:20][::-1])), method=SelfSupervised(), max_passages=60
     )
-    assert again.sort("id", "task_type").equals(made.sort("id", "task_type"))
+    assert shuffled.sort("id", "task_type").equals(rows.sort("id", "task_type"))

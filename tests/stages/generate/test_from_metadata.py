@@ -12,6 +12,8 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from stages.generate.from_metadata import _check, from_metadata, input_files, proposals
 from tests.support.rows import DATA
 from tests.support.scripted import scripted
@@ -41,8 +43,8 @@ def card(folder: Path, name: str, rows: str, **more: str) -> str:
 def test_rows_fill_the_tasks_that_pass_the_filters(ctx: Context, tmp_path: Path) -> None:
     gsm8k = card(tmp_path, "GSM8K", str(GSM8K), description="Grade school mathematics.")
     context = scripted(ctx, lambda _: (json.dumps([GOOD, *BAD]), "stop"))
-    made = from_metadata(context, model=NO_MODEL, cards=(gsm8k,), tasks=6, instances=7)
-    assert Counter(made["drop_reason"]) == {
+    rows = from_metadata(context, model=NO_MODEL, cards=(gsm8k,), num_tasks=6, max_instances=7)
+    assert Counter(rows["drop_reason"]) == {
         None: 7,
         "no_output_field": 2,
         "unknown_field": 2,
@@ -56,7 +58,7 @@ def test_rows_fill_the_tasks_that_pass_the_filters(ctx: Context, tmp_path: Path)
     assert "- question: " in bare
     source = [json.loads(line) for line in pl.read_ndjson(GSM8K).write_ndjson().splitlines()]
     for messages, extra, start in (
-        made.filter(pl.col("drop_reason").is_null())
+        rows.filter(pl.col("drop_reason").is_null())
         .select("messages", "extra", "input_start")
         .iter_rows()
     ):
@@ -64,21 +66,21 @@ def test_rows_fill_the_tasks_that_pass_the_filters(ctx: Context, tmp_path: Path)
         assert messages[0]["content"] == f"Solve the problem.\n\nquestion: {row['question']}"
         assert messages[0]["content"][start:].startswith("question: ")
         assert messages[1]["content"] == row["answer"].strip()
-    assert set(made["data_set"]) == {"GSM8K"}
+    assert set(rows["data_set"]) == {"GSM8K"}
 
 
 def test_labels_are_told_and_empty_answers_dropped(ctx: Context, tmp_path: Path) -> None:
     lines = ["text,mood,score", "fine,happy,1", "sad,gloomy,2", "so so,,3", "well,happy,4"]
     (tmp_path / "moods.csv").write_text("\n".join(lines))
     tasks = [{"instruction": "Name the mood.", "input_fields": ["text"], "output_field": "mood"}]
-    made = from_metadata(
+    rows = from_metadata(
         scripted(ctx, lambda _: (json.dumps(tasks), "stop")),
         model=NO_MODEL,
         cards=(card(tmp_path, "moods", "moods.csv"),),
         descriptions=("without",),
     )
-    assert Counter(made["drop_reason"]) == {None: 3, "empty_output": 1}
-    first = made.filter(pl.col("drop_reason").is_null())["messages"][0][0]["content"]
+    assert Counter(rows["drop_reason"]) == {None: 3, "empty_output": 1}
+    first = rows.filter(pl.col("drop_reason").is_null())["messages"][0][0]["content"]
     assert first.startswith("Name the mood. The answer is one of: gloomy, happy.\n\ntext: ")
 
 
@@ -103,20 +105,37 @@ def test_a_live_model_that_cannot_is_told(
     ctx: Context, tinylm: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     gsm8k = card(tmp_path, "GSM8K", str(GSM8K))
-    made = from_metadata(ctx, model=tinylm, cards=(gsm8k,), max_tokens=24)
-    assert set(made["drop_reason"]) <= {"tasks_cut", "tasks_unparsed"}
+    rows = from_metadata(ctx, model=tinylm, cards=(gsm8k,), max_tokens=24)
+    assert set(rows["drop_reason"]) <= {"tasks_cut", "tasks_unparsed"}
     assert "from_metadata: none of 2 drafts became a row" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_tasks": 0}, "num_tasks must be at least 1, got 0"),
+        ({"descriptions": []}, "descriptions must be of at least 1 element"),
+        ({"descriptions": ["both"]}, "must be 'with' or 'without', got 'both'"),
+        ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
+        ({"max_labels": -1}, "max_labels must be at least 0, got -1"),
+    ],
+)
+def test_wrong_options_are_named(options: dict, message: str, tmp_path: Path) -> None:
+    raw = {"model": "m", "cards": card(tmp_path, "x", "x.csv"), **options}
+    _, problems = bind(find("generate.from_metadata"), raw, {"m": NO_MODEL}, tmp_path)
+    assert len(problems) == 1
+    assert message in problems[0].what
 
 
 def test_tables_are_part_of_the_fingerprint_and_cards_are_checked(tmp_path: Path) -> None:
     from types import SimpleNamespace
 
-    given = card(tmp_path, "x", "x.csv")
-    options = SimpleNamespace(cards=(given,))
+    path = card(tmp_path, "x", "x.csv")
+    options = SimpleNamespace(cards=(path,))
     assert input_files(options) == [tmp_path / "x.csv"]
-    with pytest.raises(UserError, match="table that is not there"):
+    with pytest.raises(UserError, match="cards must name tables that exist"):
         _check(options)
-    Path(given).write_text("name: x\nrows: y.csv\n")
-    with pytest.raises(UserError, match="no data set card") as told:
+    Path(path).write_text("name: x\nrows: y.csv\n")
+    with pytest.raises(UserError, match="must be a data set card") as caught:
         input_files(options)
-    assert "license" in str(told.value.why)
+    assert "license" in str(caught.value.why)

@@ -95,9 +95,9 @@ def test_odd_lists(text: str, items: list[str]) -> None:
         ("Name three rivers.", "too_short"),
         ("word " * 151, "too_long"),
         ("word " * 150, None),
-        ("Describe what the Images show.", "keyword"),
+        ("Describe what the Images show.", "banned_keyword"),
         ("Describe what imagery is like.", None),
-        ("Say how to go to Rome.", "keyword"),
+        ("Say how to go to Rome.", "banned_keyword"),
         ("Write a program that sorts numbers.", "write_a_program"),
         ("(a) is which of these?", "starts_with_punctuation"),
         ("Ärger is a word for what?", "starts_outside_ascii"),
@@ -119,14 +119,14 @@ def test_instances_with_the_input_first() -> None:
 
 def test_instances_with_the_label_first() -> None:
     text = "Class label: spam\nBuy now!\nReally!\nClass label: ham\nSee you.\n\nClass label: none"
-    wanted = [Instance("Buy now!\nReally!", "spam"), Instance("See you.", "ham")]
-    assert output_first(text) == [*wanted, Instance("", "none")]
+    expected = [Instance("Buy now!\nReally!", "spam"), Instance("See you.", "ham")]
+    assert output_first(text) == [*expected, Instance("", "none")]
     assert output_first("spam") == []
 
 
 def test_what_is_wrong_with_instances() -> None:
-    given_ = [("a", ""), ("a", "a"), ("a", "b:"), ("c:", "d"), ("a", "b"), ("a", "b"), ("x", "y")]
-    judged = judge_instances([Instance(*pair) for pair in given_], cut=True)
+    pairs = [("a", ""), ("a", "a"), ("a", "b:"), ("c:", "d"), ("a", "b"), ("a", "b"), ("x", "y")]
+    judged = judge_instances([Instance(*pair) for pair in pairs], cut=True)
     assert [r and r[0] for _, r in judged] == [
         "empty_output",
         "input_equals_output",
@@ -180,12 +180,12 @@ RAW = {
 
 def test_labelled_instances_of_real_completions_that_run_on() -> None:
     read = {kind: [labelled_instance(text, kind) for text in texts] for kind, texts in RAW.items()}
-    assert [sum(i is None for i in found) for found in read.values()] == [12, 13]
-    for kind, found in read.items():
-        for text, instance in zip(RAW[kind], found, strict=True):
+    assert [sum(i is None for i in instances) for instances in read.values()] == [12, 13]
+    for kind, instances in read.items():
+        for text, instance in zip(RAW[kind], instances, strict=True):
             if instance is None:
-                own = text.lstrip().split("instruction:")[0]
-                assert not own.startswith("input:" if kind else "output:") or "output:" not in own
+                head = text.lstrip().split("instruction:")[0]
+                assert not head.startswith("input:" if kind else "output:") or "output:" not in head
                 continue
             assert "|EoS|" not in instance.input + instance.output
             assert "instruction:" not in instance.output.splitlines()
@@ -221,7 +221,7 @@ def test_whole_tasks_come_back_field_by_field(
     assert [values for _, values in field_tasks(text, FIELDS)] == expected
 
 
-def test_tasks_with_other_fields_are_told_and_not_read() -> None:
+def test_tasks_with_other_fields_are_returned_unread() -> None:
     good = "4. Instruction: a\n4. Input:\n<noinput>\n4. Output: b\n\nOutput: c\n5. d"
     [(_, read)] = field_tasks(good, FIELDS)
     assert read == {"instruction": "a", "input": "", "output": "b\n\nOutput: c\n5. d"}

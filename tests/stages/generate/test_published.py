@@ -7,54 +7,86 @@ from typing import Any
 import pytest
 
 from pipeline.models import Decoding
-from stages.generate.from_documents import WAYS, fanno, from_documents
-from stages.generate.self_instruct.presets import PRESETS, settings
-from stages.rewrite._operators import OPERATORS, SORRY_WORDS
+from pipeline.recipe.problems import option_groups
+from stages.generate.from_documents import Method, fanno
+from stages.generate.from_documents.context import DocumentMethod
+from stages.generate.self_instruct.instances import Examples
+from stages.generate.self_instruct.methods import (
+    Alpaca,
+    EnsembleInstruct,
+    SelfInstruct,
+    Unnatural,
+)
+from stages.generate.self_instruct.task_options import TaskWriting
 from stages.rewrite.evolve import evolve
-from stages.score.judge import SCALES
-from stages.select.response import response
+from stages.rewrite.evolve.elimination import REFUSAL_WORDS
+from stages.rewrite.evolve.operators import WizardLM, WizardLMCode
+from stages.score.judge.rating import SCALES
+from stages.select.response import Consensus
 from tests.support.options import options_of
 
 
 @pytest.mark.parametrize(
-    ("preset", "stated"),
+    ("method", "stated"),
     [
-        ("self-instruct", {"words": (4, 150), "max_tokens": 1024, "max_rouge_l": 0.7}),
-        ("self-instruct", {"instance_temperature": 0.0, "instance_presence_penalty": 1.5}),
-        ("self-instruct", {"instance_max_tokens": (350, 300), "max_instances": 5}),
-        ("self-instruct", {"on_length": "discard", "capitalize": "sentence"}),
-        ("alpaca", {"demonstrations": 3, "machine_demonstrations": 0, "temperature": 1.0}),
-        ("alpaca", {"top_p": 1.0, "max_tokens": 3072, "max_rouge_l": 0.7, "list_until": 20}),
-        ("unnatural", {"demonstrations": 3, "demonstration_sets": 5, "instance_temperature": 0.0}),
-        ("ensemble-instruct", {"demonstrations": 24, "max_rouge_l": 0.7}),
+        (SelfInstruct(), {"max_tokens": 1024, "max_rouge_l": 0.7}),
+        (SelfInstruct(), {"on_length": "discard", "capitalize": "sentence"}),
+        (Alpaca(), {"num_shots": 3, "max_generated_shots": 0, "temperature": 1.0}),
+        (Alpaca(), {"top_p": 1.0, "max_tokens": 3072, "max_rouge_l": 0.7, "list_until": 20}),
+        (Unnatural(), {"num_shots": 3, "num_shot_sets": 5}),
+        (EnsembleInstruct(inputs="with"), {"shots": 24, "max_rouge_l": 0.7}),
+        (EnsembleInstruct(inputs="without"), {"shots": 10}),
     ],
 )
-def test_self_instruct_and_its_kin(preset: str, stated: dict[str, Any]) -> None:
-    found = vars(PRESETS[preset])
-    assert {name: found[name] for name in stated} == stated
+def test_self_instruct_and_its_successors(method: TaskWriting, stated: dict[str, Any]) -> None:
+    assert {name: getattr(method, name) for name in stated} == stated
 
 
-def test_ensemble_instruct_without_inputs_shows_ten() -> None:
-    assert settings("ensemble-instruct", {"inputs": "without"}).demonstrations == 10
+def test_the_instances_of_self_instruct() -> None:
+    examples = SelfInstruct().instances
+    assert isinstance(examples, Examples)
+    assert (examples.temperature, examples.presence_penalty) == (0.0, 1.5)
+    assert (examples.max_tokens, examples.max_instances) == ((350, 300), 5)
+    assert SelfInstruct().instruction_filter is not None
+    assert SelfInstruct().instruction_filter.words == (4, 150)
+    assert Unnatural().instances is not None
+    assert Unnatural().instances.temperature == 0.0
 
 
 def test_evol_instruct() -> None:
     options = options_of(evolve, model=None)
     assert (options.temperature, options.top_p, options.max_tokens) == (1.0, 0.95, 2048)
-    assert (options.rounds, SORRY_WORDS) == (4, 80)
-    assert [len(OPERATORS[name]) for name in ("wizardlm", "wizardlm-code")] == [6, 5]
+    assert (options.rounds, REFUSAL_WORDS) == (4, 80)
+    assert [len(method.operators) for method in (WizardLM(), WizardLMCode())] == [6, 5]
 
 
-def test_fanno_bonito_and_oss_instruct() -> None:
+STATED: dict[str, dict[str, Any]] = {
+    "fanno": {"decoding": Decoding(2048, 0.0, 0.9), "num_shots": 3, "num_seed_passages": 10}
+    | {"passages_per_round": 200, "filters_passages": True},
+    "instruction-pretraining": {"decoding": Decoding(400, 0.0), "per_passage": 5},
+    "bonito": {"decoding": Decoding(256, 0.5, 0.95)},
+    "agentinstruct": {"decoding": Decoding(2048, 0.7)},
+    "mammoth2": {"decoding": Decoding(2048, 0.0)},
+    "aitp": {"decoding": Decoding(1024, 0.7), "per_passage": 2, "min_quality": 7},
+    "self-supervised": {"uses_model": False, "per_passage": None},
+    "selfcodealign": {"decoding": Decoding(1536, 0.7), "num_samples": 10},
+    "wavecoder": {"decoding": Decoding(800, 0.0), "num_shots": 1},
+    "oss-instruct": {"decoding": Decoding(2500, 0.0), "snippet_lines": (1, 15)},
+}
+
+
+def test_every_method_from_documents() -> None:
+    groups = option_groups(Method)
+    assert list(groups) == list(STATED)
+    for name, stated in STATED.items():
+        method = groups[name]()
+        assert {key: getattr(method, key) for key in stated} == stated, name
+        assert groups[name].__module__.rsplit(".", 1)[1] == name.replace("-", "_")
+    assert set(DocumentMethod.__subclasses__()) == set(groups.values())
     assert (fanno._TOP, fanno._EXPLORATION) == (0.05, 3.0)
-    assert WAYS["bonito"].decoding == Decoding(256, 0.5, 0.95)
-    assert WAYS["oss-instruct"].decoding.temperature == 0.0
-    assert WAYS["selfcodealign"].decoding.temperature == 0.7
-    options = options_of(from_documents, method="oss-instruct", model=None)
-    assert options.snippet_lines == (1, 15)
 
 
 def test_judges_and_consensus() -> None:
     assert SCALES["quality"] == SCALES["complexity"] == (1, 6)
     assert (SCALES["accuracy"], SCALES["helpfulness"]) == ((0, 5), (1, 5))
-    assert options_of(response).min_rouge_l == 0.01
+    assert Consensus().min_rouge_l == 0.01

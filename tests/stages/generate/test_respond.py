@@ -1,8 +1,9 @@
-"""Answers to prompts: what the model is shown, what the row keeps, and by whom it was written."""
+"""Answers to prompts: what the model is shown, what the row keeps, and who wrote it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,8 +12,12 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
-from stages.generate.respond import _check, _explanations, first_part, nearest, respond
-from tests.support.options import options_of
+from stages.generate.respond import Answer, respond
+from stages.generate.respond.context import InContext, nearest_passages
+from stages.generate.respond.continuation import Continue, first_part
+from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
+from stages.generate.respond.reason import Reason
+from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines
 from tests.support.scripted import scripted
 
@@ -41,87 +46,84 @@ def roles(frame: pl.DataFrame) -> set[tuple[str, ...]]:
     return {tuple(m["role"] for m in messages) for messages in frame["messages"]}
 
 
-def test_n_answers_of_every_model_to_the_last_thing_said(ctx: Context, rows: pl.DataFrame) -> None:
+def test_every_model_answers_the_last_thing_said(ctx: Context, rows: pl.DataFrame) -> None:
     context = scripted(ctx, echo)
-    made = respond(context, rows, models=TWO, n=2)
-    assert len(made) == 8
-    assert Counter(zip(made["model"], made["sample"], strict=True)) == {
+    answers = respond(context, rows, models=TWO, num_answers=2)
+    assert len(answers) == 8
+    assert Counter(zip(answers["model"], answers["sample"], strict=True)) == {
         (model, sample): 2 for model in ("teacher", "other") for sample in (0, 1)
     }
-    assert roles(made) == {("user", "assistant"), ("user", "assistant") * 2}
-    asked = {request.prompt for request in context.engine.asked[0]}
-    assert (("user", "A?"), ("assistant", "B."), ("user", "C?")) in asked
+    assert roles(answers) == {("user", "assistant"), ("user", "assistant") * 2}
+    prompts = {request.prompt for request in context.engine.asked[0]}
+    assert (("user", "A?"), ("assistant", "B."), ("user", "C?")) in prompts
     assert {request.sample for request in context.engine.asked[0]} == {0, 1}
-    assert set(made["origins"].list.first().struct.field("license")) == {"CC0-1.0"}
+    assert set(answers["origins"].list.first().struct.field("license")) == {"CC0-1.0"}
 
 
 def test_a_system_prompt_of_the_user_s_stays(ctx: Context, rows: pl.DataFrame) -> None:
-    made = respond(scripted(ctx, echo), rows[:1], models=ONE, system="Be brief.")
-    assert made["messages"][0][0] == {"role": "system", "content": "Be brief."}
+    method = Answer(system="Be brief.")
+    answers = respond(scripted(ctx, echo), rows[:1], models=ONE, method=method)
+    assert answers["messages"][0][0] == {"role": "system", "content": "Be brief."}
 
 
-def test_explanations_are_dealt_out_and_stay(ctx: Context, rows: pl.DataFrame) -> None:
-    made = respond(scripted(ctx, echo), rows, models=ONE, method="explain", n=3)
-    for _, group in made.group_by("parents"):
+def test_system_prompts_are_drawn_and_stay(ctx: Context, rows: pl.DataFrame) -> None:
+    answers = respond(scripted(ctx, echo), rows, models=ONE, method=Explain(), num_answers=3)
+    for _, group in answers.group_by("parents"):
         assert group["manner"].n_unique() == 3
-    assert set(made["manner"]) <= set(_explanations())
-    assert all(m[0]["role"] == "system" for m in made["messages"])
-    with pytest.raises(UserError, match="none called"):
-        _check(options_of(respond, models=ONE, method="explain", explanations=("loud",)))
+    assert set(answers["manner"]) <= set(SYSTEM_PROMPTS)
+    assert all(m[0]["role"] == "system" for m in answers["messages"])
+    files = PROMPTS.folder.glob("*.jinja")
+    assert list(SYSTEM_PROMPTS) == sorted(file.stem for file in files)
 
 
 def test_reasoning_goes_from_guideline_to_outline_to_path(ctx: Context, rows: pl.DataFrame) -> None:
     context = scripted(ctx, echo)
-    made = respond(context, rows[:1], models=ONE, method="reason", n=2)
+    answers = respond(context, rows[:1], models=ONE, method=Reason(), num_answers=2)
     assert [len(asked) for asked in context.engine.asked] == [2, 2, 2]
     first, second, third = (asked[0].prompt[-1][1] for asked in context.engine.asked)
-    guideline = made["manner"][0]
+    guideline = answers["manner"][0]
     assert guideline in first
     assert guideline not in second
     assert echo(first)[0] in second
     assert echo(second)[0] in third
-    assert made["manner"].n_unique() == 2
-    assert roles(made) <= {("user", "assistant"), ("user", "assistant") * 2}
-    assert made["journal"].list.len().to_list() == [3, 3]
+    assert answers["manner"].n_unique() == 2
+    assert roles(answers) <= {("user", "assistant"), ("user", "assistant") * 2}
+    assert answers["journal"].list.len().to_list() == [3, 3]
 
 
 def test_context_is_shown_and_left_out_of_the_row(ctx: Context) -> None:
     rows = conversations([("How do wasps nest?", "x")])
     texts = documents("Bees dance.", "Wasps chew wood to nest.", "Rust borrows.")
     context = scripted(ctx, echo)
-    made = respond(context, rows, texts, models=ONE, method="context", passages=1)
+    answers = respond(context, rows, texts, models=ONE, method=InContext(num_passages=1))
     assert "Wasps chew wood" in context.engine.asked[0][0].prompt[-1][1]
-    assert made["messages"][0][0]["content"] == "How do wasps nest?"
+    assert answers["messages"][0][0]["content"] == "How do wasps nest?"
 
 
 def test_nearest_passages_are_those_that_share_words() -> None:
     passages = ["red apples", "green pears", "red pears", "stones"]
-    assert (
-        nearest(["red pears please", "nothing"], passages, 2)
-        == [
-            ["red pears", "red apples"],
-            [],
-        ]
-        or nearest(["red pears please"], passages, 2)[0][0] == "red pears"
-    )
-    assert nearest(["a"], [], 2) == [[]]
-    assert nearest(["a"], ["* * *", "..."], 2) == [[]], "signs are no words"
-    assert nearest([], passages, 2) == []
+    first, second = nearest_passages(["red pears please", "nothing"], passages, 2)
+    assert first[0] == "red pears"
+    assert first[1] in ("red apples", "green pears")
+    assert second == []
+    assert nearest_passages(["a"], [], 2) == [[]]
+    assert nearest_passages(["a"], ["* * *", "..."], 2) == [[]], "signs are no words"
+    assert nearest_passages([], passages, 2) == []
 
 
 def test_texts_are_cut_and_continued(ctx: Context) -> None:
     book = json_lines(DATA / "samples/rust_book.jsonl.gz")[:6]
     texts = documents(*(row["text"] for row in book), "one")
     context = scripted(ctx, echo)
-    made = respond(context, None, texts, models=ONE, method="continue", most_documents=4)
-    assert Counter(made["drop_reason"]) == {None: 4, "not_sampled": 2, "no_prompt": 1}
+    answers = respond(context, None, texts, models=ONE, method=Continue(max_documents=4))
+    assert Counter(answers["drop_reason"]) == {None: 4, "not_sampled": 2, "no_prompt": 1}
     for messages, parents in (
-        made.filter(pl.col("drop_reason").is_null()).select("messages", "parents").iter_rows()
+        answers.filter(pl.col("drop_reason").is_null()).select("messages", "parents").iter_rows()
     ):
-        whole = texts.filter(pl.col("id") == parents[0])["text"][0].strip()
+        text = texts.filter(pl.col("id") == parents[0])["text"][0].strip()
         beginning = messages[0]["content"]
-        assert whole.startswith(beginning)
-        assert len(beginning) == pytest.approx(len(whole) / 2, abs=400)
+        assert text.startswith(beginning)
+        assert len(beginning) == pytest.approx(len(text) / 2, abs=400)
         assert beginning[-1] in ".!?\"')]"
 
 
@@ -132,38 +134,68 @@ def test_the_first_part_ends_with_a_sentence_or_a_word() -> None:
     assert first_part("  ", 0.5) == ""
 
 
-def test_rows_without_a_question_are_told(ctx: Context) -> None:
+def test_rows_without_a_question_are_dropped(ctx: Context) -> None:
     messages = [{"role": "assistant", "content": "Hello."}]
     row = {"id": record_id(messages), "messages": messages, "origins": []}
-    made = respond(scripted(ctx, echo), pl.DataFrame([row], schema=RECORD_COLUMNS), models=ONE)
-    assert made["drop_reason"].to_list() == ["no_prompt"]
+    answers = respond(scripted(ctx, echo), pl.DataFrame([row], schema=RECORD_COLUMNS), models=ONE)
+    assert answers["drop_reason"].to_list() == ["no_prompt"]
 
 
-def test_a_cut_answer_is_asked_again_where_that_is_allowed(
+def test_a_cut_answer_is_requested_again_with_a_higher_limit(
     ctx: Context, rows: pl.DataFrame
 ) -> None:
     def long(text: str) -> tuple[str, str]:
         return "so far", "length"
 
     context = scripted(ctx, long)
-    made = respond(context, rows, models=ONE, max_tokens=8, larger=(16, 32))
+    answers = respond(context, rows, models=ONE, max_tokens=8, retry_max_tokens=(16, 32))
     assert [r.decoding.max_tokens for asked in context.engine.asked for r in asked] == [
         *(8, 8, 16, 16, 32, 32),
     ]
-    assert set(made["drop_reason"]) == {"response_cut"}
-    assert made["journal"].list.len().to_list() == [3, 3]
+    assert set(answers["drop_reason"]) == {"response_cut"}
+    assert answers["journal"].list.len().to_list() == [3, 3]
 
 
-def test_edges_that_a_method_needs_are_told(ctx: Context, rows: pl.DataFrame) -> None:
-    with pytest.raises(UserError, match="'documents'"):
-        respond(scripted(ctx, echo), rows, models=ONE, method="continue")
-    with pytest.raises(UserError, match="'rows'"):
+def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
+    with pytest.raises(UserError, match="'documents' must be connected for method continue"):
+        respond(scripted(ctx, echo), rows, models=ONE, method=Continue())
+    with pytest.raises(UserError, match="'rows' must be connected for method answer"):
         respond(scripted(ctx, echo), None, documents("a b"), models=ONE)
-    with pytest.raises(UserError, match="'documents'"):
-        respond(scripted(ctx, echo), rows, models=ONE, method="context")
+    with pytest.raises(UserError, match="'documents' must be connected for method context"):
+        respond(scripted(ctx, echo), rows, models=ONE, method=InContext())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": []}, "models must name at least one model, got []"),
+        ({"num_answers": 0}, "num_answers must be at least 1, got 0"),
+        (
+            {"method": {"name": "continue", "prefix_fraction": 2.0}},
+            "method.prefix_fraction must be below 1, got 2.0",
+        ),
+        (
+            {"method": {"name": "reason", "system": "Be brief."}},
+            "method (reason) has no option 'system'",
+        ),
+        (
+            {"method": {"name": "context", "num_passages": 0}},
+            "method.num_passages must be at least 1, got 0",
+        ),
+    ],
+)
+def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
+    models = {"models": ["model"]}
+    assert problems("generate.respond", **models | options) == [message]
+
+
+def test_an_unknown_system_prompt_is_an_error() -> None:
+    method = {"name": "explain", "system_prompts": ["loud"]}
+    [message] = problems("generate.respond", models=["model"], method=method)
+    assert message.startswith("method.system_prompts[0] must be 'five', 'justify'")
 
 
 def test_a_live_model_answers(ctx: Context, tinylm: LanguageModel, rows: pl.DataFrame) -> None:
-    made = respond(ctx, rows, models=(tinylm,), n=2, max_tokens=24)
-    assert len(made) == 4
-    assert set(made["drop_reason"]) <= {None, "response_cut", "duplicate"}
+    answers = respond(ctx, rows, models=(tinylm,), num_answers=2, max_tokens=24)
+    assert len(answers) == 4
+    assert set(answers["drop_reason"]) <= {None, "response_cut", "duplicate"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -17,35 +16,34 @@ from pipeline.models.journal.journal import Journal
 from schemas.records import record_id
 from stages._text.rouge import rouge_l, tokenize
 from stages.generate._parsing import lists
-from stages.generate.self_instruct import _check, self_instruct
-from stages.load.records import records
-from tests.conftest import ROOT
-from tests.support.options import options_of
+from stages.generate.self_instruct import self_instruct
+from stages.generate.self_instruct.instances import Turns
+from stages.generate.self_instruct.methods import SelfInstruct
+from tests.support.journals import max_answers
+from tests.support.rows import kept, seed_tasks
 from tests.support.scripted import Answer, ScriptedContext, scripted
 
 SMALL: dict[str, Any] = {
-    "count": 8,
+    "num_rows": 8,
     "max_requests": 4,
     "requests_per_round": 2,
-    "max_tokens": 64,
-    "temperature": 1.0,
-    "top_p": 0.9,
-    "presence_penalty": 0.0,
-    "on_length": "keep_complete",
-    "capitalize": "first",
-    "instances": "turns",
-    "instance_max_tokens": (40, 40),
     "license": "CC0-1.0",
+    "method": SelfInstruct(
+        max_tokens=64,
+        temperature=1.0,
+        top_p=0.9,
+        presence_penalty=0.0,
+        on_length="keep_complete",
+        capitalize="first",
+        instances=Turns(max_tokens=40),
+    ),
 }
 MODEL = LanguageModel("scripted")
 
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
-    path = str(ROOT / "data/seeds/self_instruct_seed_tasks.jsonl")
-    ctx = Context.scratch(tmp_path_factory.mktemp("seeds"))
-    loaded = records(ctx, path=(path,), source="seeds", license="Apache-2.0")
-    return loaded.select("id", "messages", "input_start", "extra").sort("id")
+    return seed_tasks(Context.scratch(tmp_path_factory.mktemp("seeds")))
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +54,7 @@ def run(
     return self_instruct(ctx, seeds, model=tinylm, **SMALL), ctx
 
 
-def kept(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
-
-
-def test_every_line_has_its_verdict_and_evidence(run: tuple[pl.DataFrame, Context]) -> None:
+def test_every_row_has_its_verdict_and_evidence(run: tuple[pl.DataFrame, Context]) -> None:
     rows, _ = run
     good, dropped = kept(rows), rows.filter(pl.col("drop_reason").is_not_null())
     assert len(good) >= 3
@@ -74,7 +68,7 @@ def test_every_line_has_its_verdict_and_evidence(run: tuple[pl.DataFrame, Contex
     assert [o[0]["index"] for o in rows["origins"]] == list(range(len(rows)))
 
 
-def test_novelty_is_true_and_its_twin_can_be_found(
+def test_novelty_is_true_and_the_similar_row_exists(
     run: tuple[pl.DataFrame, Context], seeds: pl.DataFrame
 ) -> None:
     rows, _ = run
@@ -82,8 +76,8 @@ def test_novelty_is_true_and_its_twin_can_be_found(
     refused = rows.filter(pl.col("drop_reason") == "not_novel")
     for row in refused.iter_rows(named=True):
         evidence = json.loads(row["evidence"])
-        told = rouge_l(tokenize(_instruction(row)), tokenize(first[evidence["twin"]]))
-        assert evidence["rouge_l"] == told > 0.7
+        other = first[evidence["duplicate_of"]]
+        assert evidence["rouge_l"] == rouge_l(tokenize(_instruction(row)), tokenize(other)) > 0.7
     assert (kept(rows)["nearest_rouge_l"] <= 0.7).all()
 
 
@@ -98,16 +92,16 @@ def test_a_row_can_be_read_again_from_its_journal(run: tuple[pl.DataFrame, Conte
     journal = Journal(ctx.store / "journal")
     for row in kept(rows).iter_rows(named=True):
         answers = journal.get_many(row["journal"])
-        listed, given, answer = (answers[key]["text"] for key in row["journal"])
+        listed, turn, answer = (answers[key]["text"] for key in row["journal"])
         instruction = _instruction(row)
         items = [item[:1].upper() + item[1:] for item in lists.numbered_items(listed)]
         assert instruction in items
-        given = lists.continued_turn(given)
-        user = f"{instruction}\n\n{given}" if given else instruction
+        input = lists.continued_turn(turn)
+        user = f"{instruction}\n\n{input}" if input else instruction
         assert [m["content"] for m in row["messages"]] == [user, answer.strip()]
 
 
-def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
+def test_resumed_after_a_kill_it_repeats_no_request_and_ends_alike(
     run: tuple[pl.DataFrame, Context],
     seeds: pl.DataFrame,
     tinylm: LanguageModel,
@@ -133,13 +127,13 @@ def test_interrupted_and_resumed_it_asks_nothing_twice_and_ends_alike(
     assert before > 0
     again = Context.scratch(ctx.store.parent)
     resumed = self_instruct(again, seeds, model=tinylm, **SMALL)
-    rows, whole = run
+    rows, undisturbed = run
     assert resumed.equals(rows)
-    assert again.counters["requests"] == whole.counters["requests"] - before
+    assert again.counters["requests"] == undisturbed.counters["requests"] - before
     third = Context.scratch(ctx.store.parent)
     assert self_instruct(third, seeds, model=tinylm, **SMALL).equals(rows)
     assert third.counters["requests"] == 0
-    assert journal.most_answers() == 1
+    assert max_answers(journal) == 1
 
 
 def script(listing: Answer, examples: Answer, labels: Answer) -> Callable[[str], Answer]:
@@ -165,15 +159,15 @@ def play(
     ctx: Context, seeds: pl.DataFrame, answer: Callable[[str], Answer], **options: Any
 ) -> tuple[pl.DataFrame, ScriptedContext]:
     context = scripted(ctx, answer)
-    given = {"count": 3, "max_requests": 2, "requests_per_round": 1} | options
-    return self_instruct(context, seeds, model=MODEL, **given), context
+    options = {"num_rows": 3, "max_requests": 2, "requests_per_round": 1} | options
+    return self_instruct(context, seeds, model=MODEL, **options), context
 
 
-def test_the_papers_way_from_list_to_instances(ctx: Context, seeds: pl.DataFrame) -> None:
+def test_from_list_to_instances_as_in_the_paper(ctx: Context, seeds: pl.DataFrame) -> None:
     answer = script((LIST, "stop"), (EXAMPLES, "stop"), (LABELS, "stop"))
     rows, context = play(ctx, seeds, answer)
-    talks = {tuple(m["content"] for m in row) for row in kept(rows)["messages"]}
-    assert talks == {
+    conversations = {tuple(m["content"] for m in row) for row in kept(rows)["messages"]}
+    assert conversations == {
         ("Name four kinds of whales.\n\nblue, grey", "grey, blue"),
         ("Sort them by size.\n\nblue, grey", "grey, blue"),
         ("Is this about whales or not?\n\nA blue whale sings.", "whales"),
@@ -195,7 +189,7 @@ def test_prompts_list_two_machine_instructions_as_soon_as_there_are_any(
     ctx: Context, seeds: pl.DataFrame
 ) -> None:
     answer = script((LIST, "stop"), (EXAMPLES, "stop"), (LABELS, "stop"))
-    rows, context = play(ctx, seeds, answer, count=9, max_requests=3)
+    rows, context = play(ctx, seeds, answer, num_rows=9, max_requests=3)
     prompts = [asked[0].prompt for asked in context.engine.asked[:3]]
     shown = [sum(line.split(". ", 1)[-1] in MACHINE for line in p.splitlines()) for p in prompts]
     assert shown == [0, 2, 2]
@@ -206,20 +200,19 @@ def test_prompts_list_two_machine_instructions_as_soon_as_there_are_any(
     ].to_list() == [6]
 
 
-def test_an_unfinished_list_is_thrown_away_whole_or_loses_its_last_item(
+def test_an_unfinished_list_is_dropped_or_loses_its_last_item(
     ctx: Context, seeds: pl.DataFrame
 ) -> None:
     answer = script((LIST, "length"), (EXAMPLES, "stop"), (LABELS, "stop"))
     rows, _ = play(ctx, seeds, answer, max_requests=1)
     assert rows["drop_reason"].to_list() == ["response_cut"]
-    rows, _ = play(ctx, seeds, answer, max_requests=1, on_length="keep_complete")
+    lenient = SelfInstruct(on_length="keep_complete")
+    rows, _ = play(ctx, seeds, answer, max_requests=1, method=lenient)
     assert rows["drop_reason"].to_list().count("response_cut") == 1
     assert len(kept(rows)) == 2
 
 
-def test_what_cannot_be_asked_is_failed_and_nothing_else_suffers(
-    ctx: Context, seeds: pl.DataFrame
-) -> None:
+def test_a_failed_request_fails_its_row_alone(ctx: Context, seeds: pl.DataFrame) -> None:
     answer = script((LIST, "stop"), ("too long", "error"), (LABELS, "stop"))
     rows, _ = play(ctx, seeds, answer)
     assert rows["error"].to_list() == ["too long", "too long", None, None]
@@ -247,13 +240,9 @@ def test_surplus_instances_are_dropped_at_random_and_by_seed(
     assert reasons.count("no_instances") == 2
 
 
-def test_mistakes_are_told(ctx: Context, seeds: pl.DataFrame, tmp_path: Path) -> None:
+def test_seeds_that_do_not_suffice_are_an_error(ctx: Context, seeds: pl.DataFrame) -> None:
     answer = script((LIST, "stop"), ("", "stop"), ("", "stop"))
-    with pytest.raises(UserError, match="the seeds hold 3 instructions"):
+    with pytest.raises(UserError, match="at least 8 usable instructions, got 3"):
         play(ctx, seeds.head(3), answer)
     with pytest.raises(UserError, match="what is classification and what is not"):
         play(ctx, seeds.with_columns(extra=pl.lit("{}")), answer)
-    _check(options_of(self_instruct))
-    for wrong in ({"list_until": 9}, {"machine_demonstrations": 9}):
-        with pytest.raises(UserError, match=next(iter(wrong))):
-            _check(options_of(self_instruct, **wrong))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,10 +13,12 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
+from pipeline.recipe.options import bind
 from stages.generate._parsing.lists import listed_items
-from stages.generate.taxonomy import metadata, taxonomy
+from stages.generate.taxonomy import Curriculum, Metadata, Skills, taxonomy
 from stages.generate.taxonomy.axes import LEVELS, SKILLS, SUBJECTS
-from tests.support.options import options_of
+from stages.generate.taxonomy.metadata import use_case_and_skills
 from tests.support.rows import conversations
 from tests.support.scripted import scripted
 
@@ -44,15 +48,17 @@ def reasons(frame: pl.DataFrame) -> Counter:
 
 def test_every_concept_is_asked_at_every_level(ctx: Context) -> None:
     context = scripted(ctx, teacher)
-    made = taxonomy(
-        *(context,), model=NO_MODEL, subjects=("economics",), levels=("remember", "create")
+    rows = taxonomy(
+        context,
+        model=NO_MODEL,
+        method=Curriculum(subjects=("economics",), levels=("remember", "create")),
     )
-    kept = made.filter(pl.col("drop_reason").is_null())
+    kept = rows.filter(pl.col("drop_reason").is_null())
     cells = set(zip(kept["attributes"].list.first(), kept["level"], strict=True))
     assert cells == {
         (c, lv) for c in ("Supply", "Demand", "Price") for lv in ("remember", "create")
     }
-    assert reasons(made) == {None: 6, "repeated_concept": 1}
+    assert reasons(rows) == {None: 6, "repeated_concept": 1}
     asked = [request.prompt[-1][1] for request in context.engine.asked[1]]
     assert any(LEVELS["create"] in text and "university" in text for text in asked)
     assert kept["journal"].list.len().to_list() == [3] * 6
@@ -61,30 +67,32 @@ def test_every_concept_is_asked_at_every_level(ctx: Context) -> None:
 
 def test_the_whole_curriculum_is_there_by_default(ctx: Context) -> None:
     context = scripted(ctx, teacher)
-    taxonomy(context, model=NO_MODEL, count=5)
+    taxonomy(context, model=NO_MODEL, method=Curriculum(num_rows=5))
     assert len(context.engine.asked[0]) == sum(map(len, SUBJECTS.values()))
     assert [len(asked) for asked in context.engine.asked[1:]] == [5, 5]
 
 
 def test_seeds_are_encoded_and_decoded(ctx: Context) -> None:
     seeds = conversations([("Write a note.", "Dear"), ("Say hello.", "Hello")])
-    made = taxonomy(
-        scripted(ctx, teacher), seeds, model=NO_MODEL, method="metadata", per_seed=2, answer=False
+    rows = taxonomy(
+        *(scripted(ctx, teacher), seeds),
+        model=NO_MODEL,
+        method=Metadata(per_seed=2, answer=False),
     )
-    assert made["attributes"].to_list() == [["letters", "tact", "grammar"]] * 4
-    assert {tuple(p) for p in made["parents"]} == {(i,) for i in seeds["id"]}
-    assert reasons(made) == {None: 1, "duplicate": 3}  # the teacher knows one letter only
-    assert made["messages"].list.len().to_list() == [1] * 4
+    assert rows["attributes"].to_list() == [["letters", "tact", "grammar"]] * 4
+    assert {tuple(p) for p in rows["parents"]} == {(i,) for i in seeds["id"]}
+    assert reasons(rows) == {None: 1, "duplicate": 3}  # the teacher knows one letter only
+    assert rows["messages"].list.len().to_list() == [1] * 4
 
 
 def test_metadata_are_read_or_not() -> None:
-    assert metadata("**Use case**: poems\n**Skills**: rhyme, metre") == (
+    assert use_case_and_skills("**Use case**: poems\n**Skills**: rhyme, metre") == (
         "poems",
         ["rhyme", "metre"],
     )
-    assert metadata("Use case: poems") is None
-    assert metadata("Skills: rhyme") is None
-    assert metadata("") is None
+    assert use_case_and_skills("Use case: poems") is None
+    assert use_case_and_skills("Skills: rhyme") is None
+    assert use_case_and_skills("") is None
 
 
 def test_lists_are_read_whatever_their_marks() -> None:
@@ -94,38 +102,63 @@ def test_lists_are_read_whatever_their_marks() -> None:
 
 def test_texts_must_show_every_skill(ctx: Context) -> None:
     context = scripted(ctx, teacher)
-    made = taxonomy(context, model=NO_MODEL, method="skills", count=30, combine=4)
-    for drawn, why, evidence in made.select("attributes", "drop_reason", "evidence").iter_rows():
+    rows = taxonomy(context, model=NO_MODEL, method=Skills(num_rows=30, num_skills=4))
+    for drawn, why, evidence in rows.select("attributes", "drop_reason", "evidence").iter_rows():
         assert len(set(drawn[:4])) == 4
         assert set(drawn[:4]) <= set(SKILLS)
         assert (why == "skill_not_shown") == ("irony" in drawn[:4])
         assert why is None or json.loads(evidence) == {"skill": "irony"}
-    assert 0 < reasons(made)["skill_not_shown"] < 30
+    assert 0 < reasons(rows)["skill_not_shown"] < 30
     first = context.engine.asked[0][0].prompt[-1][1]
     assert "at most 3 sentences" in first
-    again = taxonomy(context, model=NO_MODEL, method="skills", count=5, combine=4)
-    assert again["id"].to_list() == made["id"].to_list()[:5]
+    fewer = taxonomy(context, model=NO_MODEL, method=Skills(num_rows=5, num_skills=4))
+    assert fewer["id"].to_list() == rows["id"].to_list()[:5]
 
 
 def test_a_model_that_follows_nothing_is_told(
     ctx: Context, tinylm: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made = taxonomy(ctx, model=tinylm, subjects=("law", "music"), max_tokens=16)
-    lost = made["drop_reason"].is_not_null().sum()
-    assert lost == len(made)
+    rows = taxonomy(ctx, model=tinylm, method=Curriculum(subjects=("law", "music")), max_tokens=16)
+    lost = rows["drop_reason"].is_not_null().sum()
+    assert lost == len(rows)
     assert "taxonomy: none of" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "options", [{"levels": ("rember",)}, {"method": "skills"}, {"combine": 99}]
-)
-def test_mistakes_are_told_before_anything_runs(options: dict) -> None:
-    from stages.generate.taxonomy import _check
+METADATA = {"name": "metadata"}
+SKILL = {"name": "skills", "num_rows": 9}
 
-    with pytest.raises(UserError):
-        _check(options_of(taxonomy, **options))
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"name": "curriculum", "levels": ["rember"]}, "method.levels\\[0\\] must be .*'remember'"),
+        ({"name": "curriculum", "levels": []}, "method.levels must be of at least 1"),
+        ({"name": "curriculum", "education": "school"}, "education must be left out without"),
+        ({"name": "curriculum", "num_concepts": 0}, "method.num_concepts must be at least 1"),
+        ("skills", "'method.num_rows' is missing"),
+        ({**SKILL, "num_skills": 99}, "method.num_skills must be at most 25, got 99"),
+        ({**SKILL, "num_skills": 2, "skills": {"a": "b"}}, "num_skills must be at most 1, got 2"),
+        ({"name": "curriculum", "per_seed": 2}, "no option 'per_seed'"),
+        ({"name": "curriculum", "max_skills": 2}, "no option 'max_skills'"),
+        ({"name": "curriculum", "skills": {"a": "b"}}, "no option 'skills'"),
+        ({"name": "curriculum", "topics": ["a"]}, "no option 'topics'"),
+        ({"name": "curriculum", "num_skills": 1}, "no option 'num_skills'"),
+        ({**SKILL, "subjects": ["law"]}, "no option 'subjects'"),
+        ({**SKILL, "num_concepts": 2}, "no option 'num_concepts'"),
+        ({**SKILL, "levels": ["create"]}, "no option 'levels'"),
+        ({**SKILL, "answer": False}, "no option 'answer'"),
+        ({**METADATA, "education": "school"}, "no option 'education'"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_runs(
+    method: object, message: str, tmp_path: Path
+) -> None:
+    raw = {"model": "m", "method": method}
+    _, problems = bind(find("generate.taxonomy"), raw, {"m": NO_MODEL}, tmp_path)
+    assert len(problems) == 1
+    assert re.search(message, problems[0].what), problems[0].what
 
 
 def test_metadata_without_seeds_is_told(ctx: Context) -> None:
-    with pytest.raises(UserError, match="encodes seeds"):
-        taxonomy(scripted(ctx, teacher), model=NO_MODEL, method="metadata")
+    with pytest.raises(UserError, match="needs records on the edge seeds"):
+        taxonomy(scripted(ctx, teacher), model=NO_MODEL, method=Metadata())

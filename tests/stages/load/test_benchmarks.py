@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages.load.benchmarks import BUNDLED, Name, benchmarks, check, input_files
+from stages.load.benchmarks import BUNDLED, Name, benchmarks, input_files
+from stages.load.benchmarks import _check as check
 from tests.support.loading import assert_accounted, failures, json_lines
+from tests.support.options import options_of, problems
 
 COUNTS = {
     "gsm8k": 1319,
@@ -130,23 +132,25 @@ def test_a_benchmark_without_items_is_an_error(ctx: Context, rows: bytes) -> Non
         own(ctx, rows, fields={"question": "q"})
 
 
-def options(**given: Any) -> SimpleNamespace:
-    nothing = {"names": (), "path": (), "benchmark": None, "fields": None, "key": None}
-    return SimpleNamespace(**nothing | given)
+def test_what_is_missing_is_reported_before_any_work(tmp_path: Path) -> None:
+    def wrong(**options: Any) -> str:
+        (problem,) = problems("load.benchmarks", **options)
+        return problem
 
-
-def test_what_is_missing_is_told_before_any_work(tmp_path: Path) -> None:
     exam = tmp_path / "exam"
-    with pytest.raises(UserError, match="needs `names` or a `path`"):
-        check(options())
-    with pytest.raises(UserError, match="needs a name"):
-        check(options(path=(str(exam),)))
-    with pytest.raises(UserError, match="does not exist"):
-        check(options(names=("gsm8k",), path=(str(exam),), benchmark="mine"))
     exam.write_bytes(b'{"other": "a"}\n')
-    with pytest.raises(UserError, match="has no items"):
-        check(options(path=(str(exam),), benchmark="mine", fields={"question": "q"}))
-    check(options(names=("gsm8k",), path=(str(exam),), benchmark="mine"))
+    own = {"path": str(exam), "benchmark": "mine"}
+    assert wrong() == "names or path must be given, got neither"
+    assert wrong(path=str(exam)) == "benchmark must name what `path` holds, got no name"
+    assert wrong(**own, fields={"question": "q"}) == "the benchmark 'mine' has no items"
+    assert problems("load.benchmarks", names=["gsm8k"], **own) == []
+    for option, value in (("benchmark", "mine"), ("key", "k"), ("fields", {"question": "q"})):
+        problem = f"{option} must be left out without `path`, got {value!r}"
+        assert wrong(names=["gsm8k"], **{option: value}) == problem
+    exam.unlink()
+    assert "there is no file" in wrong(**own)
+    with pytest.raises(UserError, match="which does not exist"):
+        check(options_of(benchmarks, path=(str(exam),), benchmark="mine"))
 
 
 def test_several_files_each_a_benchmark_or_all_one(ctx: Context) -> None:
@@ -161,7 +165,7 @@ def test_several_files_each_a_benchmark_or_all_one(ctx: Context) -> None:
     assert names_of(each) == {"stem", "Question"}
     both = benchmarks(ctx, path=tuple(paths), benchmark="both")
     assert both.select("benchmark", "item").rows() == [("both", str(n)) for n in range(4)]
-    with pytest.raises(UserError, match="2 files and 1 names"):
+    with pytest.raises(UserError, match="each of the 2 files, got 1 names"):
         benchmarks(ctx, path=tuple(paths), benchmark=("arc",))
 
 
@@ -171,10 +175,10 @@ def test_no_file_of_several_may_be_empty(ctx: Context) -> None:
     good.write_bytes(json_lines([{"q": "why?"}]))
     for rows in (b"", b"{\n", b'{"q": ""}\n', b"\x1f\x8b"):
         bad.write_bytes(rows)
-        with pytest.raises(UserError, match="has no items") as told:
+        with pytest.raises(UserError, match="has no items") as caught:
             benchmarks(ctx, path=(str(good), str(bad)), benchmark="mine")
-        assert "bad.jsonl" in str(told.value)
+        assert "bad.jsonl" in str(caught.value)
     bad.write_bytes(json_lines([{"other": "why?"}]))
-    with pytest.raises(UserError, match="has no items") as told:
+    with pytest.raises(UserError, match="has no items") as caught:
         benchmarks(ctx, path=(str(good), str(bad)), benchmark="mine", fields={"question": "q"})
-    assert "no text in q; its fields are other" in str(told.value)
+    assert "no text in q; its fields are other" in str(caught.value)

@@ -91,8 +91,8 @@ def test_concat_names_both_places() -> None:
 
 
 def test_concat_of_generated_rows_without_a_place() -> None:
-    made = pool("x", [(1, 0, ["p"])]).with_columns(origins=pl.lit([], RECORD_COLUMNS["origins"]))
-    result = concat(NOWHERE, [made, pool("b", [(1, 3, ["q"])]), made])
+    rows = pool("x", [(1, 0, ["p"])]).with_columns(origins=pl.lit([], RECORD_COLUMNS["origins"]))
+    result = concat(NOWHERE, [rows, pool("b", [(1, 3, ["q"])]), rows])
     assert result["drop_reason"].to_list() == [None, "duplicate", "duplicate"]
     assert result["parents"][0].to_list() == ["p", "q"]
     assert [origin["source"] for origin in result["origins"][0]] == ["b"]

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from schemas.records import digest
-from stages.load.documents import check, documents
+from stages.load.documents import _check as check
+from stages.load.documents import documents
 from tests.conftest import ROOT
 from tests.support.loading import assert_accounted, failures, gz, json_array, json_lines, zst
 
@@ -143,7 +144,7 @@ def options(path: Path, **more: Any) -> SimpleNamespace:
     return SimpleNamespace(**{"path": (str(path),), "format": "auto", "fields": None} | more)
 
 
-def test_a_file_without_texts_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_file_without_texts_is_reported_before_any_work(tmp_path: Path) -> None:
     check(options(BOOK))
     (tmp_path / "rows").write_bytes(json_lines([{"body": "a"}]))
     check(options(tmp_path / "rows", fields={"text": "body"}))

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from stages.load.records import check, records
+from stages.load.records import _check as check
+from stages.load.records import records
 from tests.support.loading import (
     failures,
     gz,
@@ -26,7 +27,7 @@ from tests.support.loading import (
     turns,
     zst,
 )
-from tests.support.options import options_of
+from tests.support.options import options_of, problems
 
 GOOD = [{"instruction": f"do {n}", "input": "", "output": f"done {n}"} for n in range(6)]
 ARRAY = json_array(GOOD)
@@ -204,9 +205,10 @@ def test_an_escaped_nul_is_text() -> None:
 
 
 def test_empty_turns_that_say_nothing_are_left_out() -> None:
-    talk = [("system", ""), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "")]
-    frame = load(json_lines([{"messages": [{"role": r, "content": c} for r, c in talk]}]))
-    assert turns(frame) == [talk[1:4]]
+    inner = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    conversation = [("system", ""), *inner, ("assistant", "")]
+    frame = load(json_lines([{"messages": [{"role": r, "content": c} for r, c in conversation]}]))
+    assert turns(frame) == [inner]
 
 
 def test_a_csv_row_that_cannot_be_read_costs_only_itself() -> None:
@@ -225,11 +227,11 @@ def test_a_csv_row_that_cannot_be_read_costs_only_itself() -> None:
     ]
     frame = load(b"\r\n".join(rows), name="pool.csv")
     assert instructions(frame) == ["a", "d", "two\nlines", "o"]
-    found = failures(frame)
-    assert [line for line, _ in found] == [3, 5, 6, 10, 11]
-    assert "invalid CSV" in found[0][1]
-    assert found[1][1] == "3 cells where the header has 2"
-    assert found[3][1] == "invalid UTF-8"
+    failed = failures(frame)
+    assert [line for line, _ in failed] == [3, 5, 6, 10, 11]
+    assert "invalid CSV" in failed[0][1]
+    assert failed[1][1] == "3 cells where the header has 2"
+    assert failed[3][1] == "invalid UTF-8"
 
 
 @pytest.mark.parametrize("name", ["big.jsonl", "big.csv"])
@@ -306,8 +308,19 @@ def test_a_file_that_is_not_there_or_forbidden(tmp_path: Path) -> None:
         check(options(tmp_path / "missing"))
     with pytest.raises(UserError, match="is a folder"):
         check(options(tmp_path))
-    with pytest.raises(UserError, match="either `path` or `dataset`"):
+    with pytest.raises(UserError, match="path and dataset: exactly one must be given, got neither"):
         check(options_of(records))
+    with pytest.raises(UserError, match="path and dataset: exactly one must be given, got both"):
+        check(options_of(records, path=("x",), dataset="owner/name"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("split", "test"), ("revision", "main")])
+def test_options_of_a_data_set_are_refused_for_files(option: str, value: str) -> None:
+    pool = "data/samples/self_instruct.jsonl.gz"
+    basis = {"path": pool, "source": "s", "license": "MIT"}
+    assert problems("load.records", **basis) == []
+    (problem,) = problems("load.records", **basis, **{option: value})
+    assert problem == f"{option} must be left out without `dataset`, got {value!r}"
 
 
 STARTS = [

@@ -18,7 +18,8 @@ from pipeline.errors import UserError
 from schemas.records import record_id
 from stages.load.records import records
 from tests.conftest import ROOT
-from tests.support.loading import failures, json_lines, kept, load, turns
+from tests.support.loading import failures, json_lines, load, turns
+from tests.support.rows import kept
 
 DATA = ROOT / "data"
 

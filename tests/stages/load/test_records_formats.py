@@ -223,8 +223,8 @@ def trees(draw: st.DrawFn, depth: int = 0) -> dict[str, Any]:
 def paths(node: dict[str, Any]) -> list[Turns]:
     """All ways from a message to where it ends, written recursively."""
     role = {"prompter": "user", "assistant": "assistant"}[node["role"]]
-    alive = [reply for reply in node["replies"] if not reply["deleted"]]
-    behind = [path for reply in alive for path in paths(reply)] or [[]]
+    present = [reply for reply in node["replies"] if not reply["deleted"]]
+    behind = [path for reply in present for path in paths(reply)] or [[]]
     return [[(role, node["text"]), *path] for path in behind]
 
 
@@ -297,8 +297,8 @@ def test_numbers_that_json_does_not_have_become_null() -> None:
 
 
 def test_a_function_call_is_told_from_an_answer() -> None:
-    talk = [("human", "w?"), ("function_call", "{}"), ("observation", "7"), ("gpt", "7")]
-    row = {"conversations": [{"from": f, "value": v} for f, v in talk]}
+    conversation = [("human", "w?"), ("function_call", "{}"), ("observation", "7"), ("gpt", "7")]
+    row = {"conversations": [{"from": f, "value": v} for f, v in conversation]}
     frame = load(json_lines([row]))
     assert [role for role, _ in turns(frame)[0]] == ["user", "assistant", "tool", "assistant"]
     assert json.loads(frame["extra"][0])["conversations"][1] == {"from": "function_call"}
@@ -313,8 +313,8 @@ def test_content_in_parts_is_one_text_and_stays_in_extra() -> None:
 
 
 def test_turns_under_conversations_may_be_those_of_messages() -> None:
-    talk = [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}]
-    frame = load(json_lines([{"conversations": talk}]))
+    conversation = [{"role": "developer", "content": "s"}, {"role": "user", "content": "a"}]
+    frame = load(json_lines([{"conversations": conversation}]))
     assert turns(frame) == [[("system", "s"), ("user", "a")]]
 
 
@@ -329,9 +329,9 @@ def test_prompt_and_completion_may_be_messages() -> None:
 
 
 def test_a_system_prompt_beside_the_conversation_comes_first() -> None:
-    talk = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
-    own = [{"from": "system", "value": "its own"}, *talk]
-    rows = [{"system": "s", "conversations": talk}, {"system": "", "conversations": talk}]
+    conversation = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    own = [{"from": "system", "value": "its own"}, *conversation]
+    rows = [{"system": system, "conversations": conversation} for system in ("s", "")]
     frame = load(json_lines([*rows, {"system": "s", "conversations": own}]))
     assert [conversation[0] for conversation in turns(frame)] == [
         ("system", "s"),
@@ -356,9 +356,9 @@ def test_the_context_of_dolly_is_the_input() -> None:
 CONVERSATIONS = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 
 
-@given(talks=st.lists(st.none() | st.lists(st.tuples(ROLE, st.text()), max_size=4), max_size=4))
-def test_identity_is_the_record_id(talks: list[Turns | None]) -> None:
-    messages = [talk and [{"role": r, "content": c} for r, c in talk] for talk in talks]
+@given(drawn=st.lists(st.none() | st.lists(st.tuples(ROLE, st.text()), max_size=4), max_size=4))
+def test_identity_is_the_record_id(drawn: list[Turns | None]) -> None:
+    messages = [each and [{"role": r, "content": c} for r, c in each] for each in drawn]
     expected = [None if one is None else record_id(one) for one in messages]  # type: ignore[arg-type]
     assert identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list() == expected
 
@@ -366,5 +366,5 @@ def test_identity_is_the_record_id(talks: list[Turns | None]) -> None:
 def test_identity_is_the_record_id_whatever_the_character() -> None:
     everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
     messages = [[{"role": "user", "content": everything}]]
-    found = identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list()
-    assert found == [record_id(messages[0])]  # type: ignore[arg-type]
+    ids = identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list()
+    assert ids == [record_id(messages[0])]  # type: ignore[arg-type]

@@ -16,14 +16,23 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
+from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from stages.mix.weights import weights
-from tests.support.options import options_of
+from stages.mix.weights import (
+    Balanced,
+    Fixed,
+    Method,
+    Proportional,
+    Submodular,
+    Temperature,
+    weights,
+)
+from tests.stages._selection.binding import bound, problems_of
 from tests.support.running import run
 
 QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SIZED = st.sampled_from(["proportional", "temperature", "balanced", "submodular"])
+SIZED = st.sampled_from([Proportional(), Temperature(), Balanced(), Submodular()])
 
 
 def pool(sizes: dict[str, int], seed: int = 0) -> pl.DataFrame:
@@ -56,7 +65,7 @@ def counts(data: pl.DataFrame, result: pl.DataFrame) -> Counter[str]:
 @QUIET
 @given(st.lists(st.integers(0, 30), max_size=5), SIZED, st.integers(0, 120), st.booleans())
 def test_budgets_are_kept(
-    ctx: Context, sizes: list[int], method: Any, budget: int, in_tokens: bool
+    ctx: Context, sizes: list[int], method: Method, budget: int, in_tokens: bool
 ) -> None:
     data = pool({f"s{i}": size for i, size in enumerate(sizes)})
     budget = budget * 20 if in_tokens else budget
@@ -68,57 +77,53 @@ def test_budgets_are_kept(
         assert chosen["tokens"].sum() <= budget
     else:
         assert chosen.height == min(budget, data.height)
-    share = result.group_by("mix_group").agg(pl.col("mix_weight").first())["mix_weight"]
-    assert not len(data) or share.sum() == pytest.approx(1)
-    for line in json.loads((ctx.files / "budgets.json").read_text()):
-        taken = chosen.filter(mix_group=line["group"])
-        assert line["kept_rows"] == taken.height
-        assert line["kept"] == (taken["tokens"].sum() if in_tokens else taken.height)
-        assert line["kept"] <= line["quota"] <= line["size"]
-        left = data.with_columns(result).filter(
-            pl.col("drop_reason").is_not_null(), mix_group=line["group"]
+    by_group = result.group_by("mix_group").agg(pl.col("mix_weight").first())["mix_weight"]
+    assert not len(data) or by_group.sum() == pytest.approx(1)
+    for entry in json.loads((ctx.files / "budgets.json").read_text()):
+        kept = chosen.filter(mix_group=entry["group"])
+        assert entry["kept_rows"] == kept.height
+        assert entry["kept"] == (kept["tokens"].sum() if in_tokens else kept.height)
+        assert entry["kept"] <= entry["quota"] <= entry["size"]
+        rest = data.with_columns(result).filter(
+            pl.col("drop_reason").is_not_null(), mix_group=entry["group"]
         )
-        price = left["tokens"] if in_tokens else pl.Series([1] * left.height, dtype=pl.Int64)
-        assert (price > line["quota"] - line["kept"]).all()  # none left would fit
+        costs = rest["tokens"] if in_tokens else pl.Series([1] * rest.height, dtype=pl.Int64)
+        assert (costs > entry["quota"] - entry["kept"]).all()  # none of the rest would fit
 
 
 def test_known_mixtures(ctx: Context) -> None:
     data = pool({"large": 400, "middle": 100, "small": 25})
-    fixed: dict[str, Any] = {"method": "fixed"}
-    heated: dict[str, Any] = {"method": "temperature"}
-    balanced: dict[str, Any] = {"method": "balanced"}
-    sized: dict[str, Any] = {"method": "proportional"}
-    cases: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
-        ({**sized, "budget": 105}, (80, 20, 5)),
-        ({**sized, "cap": 100, "budget": 90}, (40, 40, 10)),
-        ({**heated, "budget": 70}, (40, 20, 10)),
-        ({**heated, "cap": 100, "budget": 50}, (20, 20, 10)),
-        ({**balanced, "budget": 60}, (20, 20, 20)),
-        ({**balanced, "budget": 225}, (100, 100, 25)),  # what `small` lacks goes to the others
-        ({**balanced, "budget": 225, "limit": 90}, (90, 90, 25)),
-        ({**fixed, "shares": {"small": 1.0, "large": 3.0}, "budget": 40}, (30, 0, 10)),
-        ({**fixed, "shares": {"small": 1.0, "large": 1.0}, "budget": 60}, (35, 0, 25)),
-        ({**fixed, "shares": {"small": 60.0, "large": 7.0}}, (7, 0, 25)),
+    cases: list[tuple[Method, dict[str, Any], tuple[int, int, int]]] = [
+        (Proportional(), {"budget": 105}, (80, 20, 5)),
+        (Proportional(size_cap=100), {"budget": 90}, (40, 40, 10)),
+        (Temperature(), {"budget": 70}, (40, 20, 10)),
+        (Temperature(size_cap=100), {"budget": 50}, (20, 20, 10)),
+        (Balanced(), {"budget": 60}, (20, 20, 20)),
+        (Balanced(), {"budget": 225}, (100, 100, 25)),  # what `small` lacks goes to the others
+        (Balanced(), {"budget": 225, "max_per_group": 90}, (90, 90, 25)),
+        (Fixed(weights={"small": 1.0, "large": 3.0}), {"budget": 40}, (30, 0, 10)),
+        (Fixed(weights={"small": 1.0, "large": 1.0}), {"budget": 60}, (35, 0, 25)),
+        (Fixed(weights={"small": 60.0, "large": 7.0}), {}, (7, 0, 25)),
     ]
-    for options, expected in cases:
-        found = counts(data, weights(ctx, data, **options))
-        assert tuple(found[name] for name in ("large", "middle", "small")) == expected, options
+    for method, options, expected in cases:
+        kept = counts(data, weights(ctx, data, method=method, **options))
+        assert tuple(kept[name] for name in ("large", "middle", "small")) == expected, method
 
 
 def test_temperatures_lie_between_proportional_and_balanced(ctx: Context) -> None:
     data = pool({"large": 400, "small": 100})
 
-    def large(**options: Any) -> float:
-        result = weights(ctx, data, budget=50, **options)
+    def large(method: Method) -> float:
+        result = weights(ctx, data, budget=50, method=method)
         return result.filter(mix_group="large")["mix_weight"][0]
 
-    assert large(method="temperature", temperature=1.0) == large(method="proportional") == 0.8
-    assert large(method="temperature", temperature=1e9) == pytest.approx(0.5)
-    assert large(method="temperature", temperature=1e-3) == 1.0
-    assert 0.5 < large(method="temperature", temperature=3.0) < 0.8
+    assert large(Temperature(temperature=1.0)) == large(Proportional()) == 0.8
+    assert large(Temperature(temperature=1e9)) == pytest.approx(0.5)
+    assert large(Temperature(temperature=1e-3)) == 1.0
+    assert 0.5 < large(Temperature(temperature=3.0)) < 0.8
 
 
-def by_hand(means: np.ndarray, wanted: int, redundancy: float) -> dict[int, float]:
+def by_hand(means: np.ndarray, n_groups: int, redundancy: float) -> dict[int, float]:
     """Graph cut by its definition, gain by gain, and the Taylor softmax."""
     units = means / np.linalg.norm(means, axis=1, keepdims=True)
     similar = units @ units.T
@@ -129,9 +134,9 @@ def by_hand(means: np.ndarray, wanted: int, redundancy: float) -> dict[int, floa
 
     chosen: list[int] = []
     gains: dict[int, float] = {}
-    for _ in range(wanted):
-        left = [i for i in range(len(means)) if i not in chosen]
-        best = max(left, key=lambda i: (round(cut([*chosen, i]) - cut(chosen), 9), -i))
+    for _ in range(n_groups):
+        rest = [i for i in range(len(means)) if i not in chosen]
+        best = max(rest, key=lambda i: (round(cut([*chosen, i]) - cut(chosen), 9), -i))
         gains[best] = cut([*chosen, best]) - cut(chosen)
         chosen.append(best)
     raw = {i: 1 + g + g * g / 2 for i, g in gains.items()}
@@ -141,17 +146,18 @@ def by_hand(means: np.ndarray, wanted: int, redundancy: float) -> dict[int, floa
 @QUIET
 @given(st.integers(1, 7), st.integers(1, 8), st.sampled_from([0.0, 0.4, 0.9]), st.integers(0, 20))
 def test_gains_are_those_of_the_definition(
-    ctx: Context, groups: int, wanted: int, redundancy: float, seed: int
+    ctx: Context, groups: int, n_groups: int, redundancy: float, seed: int
 ) -> None:
     data = pool({f"s{i}": 3 + i for i in range(groups)}, seed)
-    result = weights(ctx, data, method="submodular", budget=9, groups=wanted, redundancy=redundancy)
+    method = Submodular(n_groups=n_groups, redundancy=redundancy)
+    result = weights(ctx, data, method=method, budget=9)
     means = np.array(
         [np.mean(data.filter(kind=f"s{i}")["vector"].to_list(), axis=0) for i in range(groups)]
     )
-    expected = by_hand(means, min(wanted, groups), redundancy)
+    expected = by_hand(means, min(n_groups, groups), redundancy)
     for i in range(groups):
-        found = result.filter(mix_group=f"s{i}")["mix_weight"]
-        np.testing.assert_allclose(found, expected.get(i, 0.0), rtol=1e-6)
+        values = result.filter(mix_group=f"s{i}")["mix_weight"]
+        np.testing.assert_allclose(values, expected.get(i, 0.0), rtol=1e-6)
         if i not in expected:
             assert result.filter(mix_group=f"s{i}")["drop_reason"].null_count() == 0
 
@@ -160,28 +166,28 @@ def test_zero_vectors_and_equal_groups(ctx: Context) -> None:
     data = pool({"a": 5, "b": 5, "c": 5}).with_columns(
         vector=pl.lit([0.0] * 8, pl.List(pl.Float32))
     )
-    result = weights(ctx, data, method="submodular", budget=6)
+    result = weights(ctx, data, method=Submodular(), budget=6)
     assert counts(data, result) == {"a": 2, "b": 2, "c": 2}
-    assert counts(data, weights(ctx, data, method="submodular", budget=6, groups=1)) == {"a": 5}
+    assert counts(data, weights(ctx, data, method=Submodular(n_groups=1), budget=6)) == {"a": 5}
 
 
 def test_the_best_or_random_rows_of_each_group(ctx: Context) -> None:
     data = pool({"a": 50, "b": 20})
-    result = weights(ctx, data, method="balanced", budget=20, by="ifd")
+    result = weights(ctx, data, method=Balanced(), budget=20, score="ifd")
     for _, members in data.with_columns(result).group_by("mix_group"):
         ranked = members.sort("mix_rank")
         assert ranked["ifd"].is_sorted(descending=True)
         assert ranked["drop_reason"].is_null().to_list() == [True] * 10 + [False] * (
             len(ranked) - 10
         )
-    for line in result.filter(pl.col("drop_reason").is_not_null()).to_dicts():
-        told = json.loads(line["evidence"])
-        assert told["quota"] == 10 < told["rank"] == line["mix_rank"]
-        assert (told["group"], told["weight"]) == (line["mix_group"], 0.5)
+    for row in result.filter(pl.col("drop_reason").is_not_null()).to_dicts():
+        evidence = json.loads(row["evidence"])
+        assert evidence["quota"] == 10 < evidence["rank"] == row["mix_rank"]
+        assert (evidence["group"], evidence["weight"]) == (row["mix_group"], 0.5)
     drawn = [
         set(
             data["id"].filter(
-                weights(ctx, data, method="balanced", budget=20, seed=s)["drop_reason"].is_null()
+                weights(ctx, data, method=Balanced(), budget=20, seed=s)["drop_reason"].is_null()
             )
         )
         for s in (1, 1, 2)
@@ -191,7 +197,9 @@ def test_the_best_or_random_rows_of_each_group(ctx: Context) -> None:
 
 @QUIET
 @given(SIZED, st.randoms())
-def test_the_order_of_the_rows_does_not_matter(ctx: Context, method: Any, random: Random) -> None:
+def test_the_order_of_the_rows_does_not_matter(
+    ctx: Context, method: Method, random: Random
+) -> None:
     data = pool({"a": 40, "b": 20, "c": 5})
     turned = data.sample(fraction=1, shuffle=True, seed=random.randrange(99))
     chosen = [
@@ -204,9 +212,8 @@ def test_the_order_of_the_rows_does_not_matter(ctx: Context, method: Any, random
 def test_by_tags(ctx: Context) -> None:
     tags = [["maths", "code"], ["maths"], ["code"], ["code"], [], None]
     data = pool({"a": 6}).with_columns(tags=pl.Series(tags))
-    result = weights(
-        ctx, data, method="fixed", shares={"maths": 1.0, "code": 1.0}, budget=4, group="tags"
-    )
+    method = Fixed(weights={"maths": 1.0, "code": 1.0})
+    result = weights(ctx, data, method=method, budget=4, group="tags")
     assert result["mix_group"].to_list() == ["maths", "maths", "code", "code", "null", "null"]
     assert result["drop_reason"].is_null().to_list() == [True] * 4 + [False] * 2
 
@@ -214,29 +221,80 @@ def test_by_tags(ctx: Context) -> None:
 def test_types_and_empty_input(ctx: Context) -> None:
     added = weights.__stage__.adds  # type: ignore[attr-defined]
     for data in (pool({"a": 3}), pool({})):
-        for method in ("proportional", "balanced", "submodular"):
-            result = weights(ctx, data, method=method, budget=2)  # type: ignore[arg-type]
+        for method in (Proportional(), Balanced(), Submodular()):
+            result = weights(ctx, data, method=method, budget=2)
             assert {name: result.schema[name] for name in added} == added
             assert len(result) == len(data)
-    result = weights(ctx, pool({}), method="fixed", shares={"a": 1.0}, budget=2)
+    result = weights(ctx, pool({}), method=Fixed(weights={"a": 1.0}), budget=2)
     assert result.is_empty()
     assert json.loads((ctx.files / "budgets.json").read_text()) == []
 
 
-def test_mistakes(ctx: Context) -> None:
-    check = weights.__stage__.check  # type: ignore[attr-defined]
-    good: dict[str, Any] = {"method": "balanced", "budget": 3}
-    check(options_of(weights, **good))
-    for change in (
-        {"group": "kind +"}, {"by": "ifd +"}, {"budget": -1}, {"budget": None}, {"cap": 0},
-        {"limit": -1}, {"groups": 0}, {"temperature": 0.0}, {"method": "fixed"},
-        {"shares": {"a": 1.0}}, {"method": "fixed", "shares": {"a": 0.0}},
-        {"method": "fixed", "shares": {"a": 0.5}, "budget": None},
-    ):  # fmt: skip
-        with pytest.raises(UserError):
-            check(options_of(weights, **good | change))
+def test_a_weight_of_a_group_without_rows_is_an_error(ctx: Context) -> None:
     with pytest.raises(UserError, match="poetry"):
-        weights(ctx, pool({"a": 3}), method="fixed", shares={"poetry": 1.0}, budget=2)
+        weights(ctx, pool({"a": 3}), method=Fixed(weights={"poetry": 1.0}), budget=2)
+
+
+def test_options_that_are_accepted() -> None:
+    for options in (
+        {"method": "balanced", "budget": 3},
+        {"method": {"name": "fixed", "weights": {"a": 20, "b": 1}}, "unit": "tokens"},
+        {"method": {"name": "fixed", "weights": {"a": 0.5}}, "budget": 3},
+        {"method": {"name": "submodular", "n_groups": 3, "vector": "v"}, "budget": 3},
+    ):
+        assert problems_of("mix.weights", **options) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"group": "kind +"}, "group: group must be a column or an SQL expression"),
+        ({"score": "ifd +"}, "score: score must be a column or an SQL expression"),
+        ({"budget": -1}, "budget: budget must be at least 0, got -1"),
+        ({"budget": None}, "budget: budget must be given with method: balanced, got null"),
+        (
+            {"method": {"name": "proportional", "size_cap": 0}},
+            "method.size_cap: method.size_cap must be at least 1, got 0",
+        ),
+        ({"max_per_group": -1}, "max_per_group: max_per_group must be at least 0, got -1"),
+        (
+            {"method": {"name": "submodular", "n_groups": 0}},
+            "method.n_groups: method.n_groups must be at least 1, got 0",
+        ),
+        (
+            {"method": {"name": "temperature", "temperature": 0.0}},
+            "method.temperature: method.temperature must be above 0, got 0.0",
+        ),
+        ({"method": "fixed"}, "method: the option 'method.weights' is missing"),
+        (
+            {"method": {"name": "balanced", "weights": {"a": 1.0}}},
+            "method.weights: method (balanced) has no option 'weights'",
+        ),
+        (
+            {"method": {"name": "fixed", "weights": {"a": 0.0}}},
+            "method.weights: method.weights must be above 0 for at least one group",
+        ),
+        (
+            {"method": {"name": "fixed", "weights": {"a": 0.5}}, "budget": None},
+            "method.weights: method.weights must be whole numbers of rows without a budget",
+        ),
+        ({"descending": False}, "descending: descending must be left out without a score"),
+        ({"score": "ifd", "seed": 3}, "seed: seed must be left out with a score"),
+        ({"token_column": "n"}, "token_column: token_column must be left out with unit: rows"),
+        ({"vector": "v"}, "vector: 'vector' is an option of method: submodular"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(change: dict[str, Any], problem: str) -> None:
+    (message,) = problems_of("mix.weights", **{"method": "balanced", "budget": 3} | change)
+    assert message.startswith(problem)
+
+
+def test_what_it_reads() -> None:
+    stage = find("mix.weights")
+    options = bound("mix.weights", method={"name": "submodular", "vector": "v"}, budget=3)
+    assert stage.reads("rows", options) == ["origins", "v"]
+    options = bound("mix.weights", method="balanced", budget=3, score="ifd", unit="tokens")
+    assert stage.reads("rows", options) == ["origins", "ifd", "tokens"]
 
 
 def test_selectors_follow_one_another_in_a_recipe(tmp_path: Path) -> None:
@@ -256,20 +314,28 @@ def test_selectors_follow_one_another_in_a_recipe(tmp_path: Path) -> None:
             "all": {"uses": "load.concat", "needs": ["a", "b"]},
             "some": select("select.random", "all", budget=900),
             "measured": {"uses": "score.heuristics", "needs": "some"},
-            "short": select("select.top", "measured", by="response_words", maximum=400),
-            "long": select("select.top", "short", by="response_words", minimum=2),
-            "best": select("select.top", "long", by="mtld", percentiles=[10, 90], group="source"),
+            "short": select("select.top", "measured", score="response_words", max_score=400),
+            "long": select("select.top", "short", score="response_words", min_score=2),
+            "best": select(
+                "select.top", "long", score="mtld", percentiles=[10, 90], group="source"
+            ),
             "even": select("select.stratified", "best", group="source", budget=300),
             "like": select(
-                "select.target", {"rows": "even", "target": "aim"}, mode="distribution", budget=200
+                "select.target",
+                {"rows": "even", "target": "aim"},
+                method="distribution",
+                budget=200,
             ),
             "mix": select(
-                "mix.weights", "like", method="fixed", shares={"a": 1, "b": 3}, budget=40
+                "mix.weights",
+                "like",
+                method={"name": "fixed", "weights": {"a": 1, "b": 3}},
+                budget=40,
             ),
         },
     )
     assert run(wired, tmp_path) == Exit.DONE
-    kept = Store(tmp_path).last("mixture", "mix")
+    kept = Store(tmp_path).latest("mixture", "mix")
     assert kept is not None
     assert kept.manifest["counts"]["kept"] == 40
     assert json.loads((kept.files / "budgets.json").read_text())[1]["kept"] == 30

@@ -6,7 +6,6 @@ import itertools
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,20 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.recipe.discovery import describe
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._training.dataset import IGNORED
 from stages.report import _comparison
 from stages.report._experiment import Experiment, blocks, candidates
 from stages.report.ablation import _refuse_overlaps, ablation
+from tests.support.options import problems
 
 SMALL: dict[str, Any] = {
-    "tokens": 256,
-    "max_tokens": 64,
-    "gradient_accumulation": 2,
-    "seeds": 2,
-    "lr": 1e-3,
-    "warmup": 0.0,
+    "num_tokens": 256,
+    "max_length": 64,
+    "gradient_accumulation_steps": 2,
+    "num_seeds": 2,
+    "learning_rate": 1e-3,
+    "warmup_ratio": 0.0,
 }
 
 
@@ -69,19 +68,19 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
     whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
     ablation(whole, *edges, model=tinylm, **SMALL)
     assert capfd.readouterr() == ("", "")
-    told = result(whole)
-    assert {run["tokens"] for run in told["runs"]} == {256}
-    assert {run["steps"] for run in told["runs"]} == {2}
-    assert [(run["arm"], run["seed"]) for run in told["runs"]] == list(
+    report = result(whole)
+    assert {run["tokens"] for run in report["runs"]} == {256}
+    assert {run["steps"] for run in report["runs"]} == {2}
+    assert [(run["arm"], run["seed"]) for run in report["runs"]] == list(
         itertools.product(("chosen", "random"), (0, 1))
     )
-    draws = {run["draw"] for run in told["runs"] if run["arm"] == "random"}
+    draws = {run["draw"] for run in report["runs"] if run["arm"] == "random"}
     assert len(draws) == 2
     assert whole.counters["tokens"] == 4 * 256
-    for run in (told["base"], *told["runs"]):
+    for run in (report["base"], *report["runs"]):
         assert set(run["by_source"]) == {"s0", "s1"}
         assert min(run["by_source"].values()) <= run["loss"] <= max(run["by_source"].values())
-    assert all(run["loss"] != told["base"]["loss"] for run in told["runs"])
+    assert all(run["loss"] != report["base"]["loss"] for run in report["runs"])
 
     class Killed(Exception):
         """Stands for the end of the process."""
@@ -103,11 +102,13 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
 
 @pytest.mark.proof
 def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: LanguageModel) -> None:
-    """The chosen rows are like the held-out ones, the rest of the pool is not: it must show."""
+    """The selected rows are like the evaluation rows, the rest of the pool is not: it must show."""
     like = records("oak", 30, "Zebras quarrel under violet umbrellas.")
-    heldout, chosen = like[:6], like[6:]
-    pool = pl.concat([records("pine", 80), chosen]).sort("id")
-    ablation(ctx, pool, chosen, heldout, model=tinylm, **SMALL | {"tokens": 512, "seeds": 3})
+    eval_rows, selected = like[:6], like[6:]
+    pool = pl.concat([records("pine", 80), selected]).sort("id")
+    ablation(
+        ctx, pool, selected, eval_rows, model=tinylm, **SMALL | {"num_tokens": 512, "num_seeds": 3}
+    )
     comparison = result(ctx)["comparisons"][0]
     assert comparison["difference"] < 0
     assert comparison["verdict"] == "lower"
@@ -123,11 +124,11 @@ def test_a_held_out_row_in_an_arm_stops_the_stage(
     edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
     tinylm: LanguageModel,
 ) -> None:
-    pool, chosen, heldout = edges
-    with pytest.raises(UserError, match=heldout["id"][0]) as same:
-        ablation(ctx, pl.concat([pool, heldout[:1]]), chosen, heldout, model=tinylm, **SMALL)
+    pool, selected, eval_rows = edges
+    with pytest.raises(UserError, match=eval_rows["id"][0]) as same:
+        ablation(ctx, pl.concat([pool, eval_rows[:1]]), selected, eval_rows, model=tinylm, **SMALL)
     assert "decontaminate" in str(same.value)
-    words = heldout["messages"][0][1]["content"].split()
+    words = eval_rows["messages"][0][1]["content"].split()
 
     def quoting(count: int) -> pl.DataFrame:
         text = " ".join(["See:", *words, "and", "then", "some", "more", "words"][: count + 1])
@@ -144,18 +145,21 @@ def test_a_held_out_row_in_an_arm_stops_the_stage(
     )
     with pytest.raises(UserError, match="q shares 13 words with h"):
         ablation(ctx, pool, quoting(13), held, model=tinylm, **SMALL)
-    _refuse_overlaps({"pool": pool, "chosen": quoting(12), "heldout": held})
+    _refuse_overlaps(pool, quoting(12), held)
 
 
 def test_settings_that_cannot_answer_are_refused(tinylm: LanguageModel) -> None:
-    check = describe("report.ablation", ablation).check
-    assert check is not None
-    stage = describe("report.ablation", ablation)
-    options = {option.name: option.default for option in stage.options} | {"model": tinylm}
-    check(SimpleNamespace(**options))
-    for wrong in ({"seeds": 1}, {"tokens": 100}, {"lr": -1.0}):
-        with pytest.raises(UserError):
-            check(SimpleNamespace(**options | wrong))
+    assert problems("report.ablation", model=tinylm) == []
+    for option, value, valid in (
+        ("num_seeds", 1, "at least 2"),
+        ("num_tokens", 100, "at least 8192"),
+        ("learning_rate", -1.0, "above 0"),
+        ("arms", ["pool", "pool"], None),
+    ):
+        problem = f"{option} must be {valid}, got {value}"
+        if valid is None:
+            problem = f"{option} must name each once, got {value}"
+        assert problems("report.ablation", model=tinylm, **{option: value}) == [problem]
 
 
 def encoded(lengths: list[int]) -> pl.DataFrame:
@@ -178,12 +182,12 @@ def test_blocks_are_full_and_hold_the_rows_in_order(
     lengths: list[int], length: int, count: int
 ) -> None:
     rows = encoded(lengths)
-    made = blocks(rows, itertools.cycle(range(len(lengths))), length, count)
-    assert made.height == count
-    assert made["input_ids"].list.len().to_list() == [length] * count
-    assert made["seq_lengths"].list.sum().to_list() == [length] * count
+    result = blocks(rows, itertools.cycle(range(len(lengths))), length, count)
+    assert result.height == count
+    assert result["input_ids"].list.len().to_list() == [length] * count
+    assert result["seq_lengths"].list.sum().to_list() == [length] * count
     order = itertools.cycle(range(len(lengths)))
-    for block in made.iter_rows(named=True):
+    for block in result.iter_rows(named=True):
         start, answers = 0, 0
         for size in block["seq_lengths"]:
             row = rows.row(next(order), named=True)
@@ -199,22 +203,22 @@ def test_blocks_are_full_and_hold_the_rows_in_order(
 
 @given(
     lengths=st.lists(st.integers(2, 20), min_size=4, max_size=40),
-    taken=st.integers(1, 4),
+    count=st.integers(1, 4),
     seed=st.integers(0, 9),
 )
 def test_a_random_draw_has_as_many_tokens_as_the_choice(
-    lengths: list[int], taken: int, seed: int
+    lengths: list[int], count: int, seed: int
 ) -> None:
     pool = encoded(lengths)
     model: Any = None
-    experiment = Experiment(model, None, model, 8, 1, pool, pool[:taken], pool, Path())
+    experiment = Experiment(model, None, model, 8, 1, Path(), pool, pool[:count], pool)
     drawn = candidates(experiment, "random", np.random.default_rng(seed))
     assert candidates(experiment, "pool", np.random.default_rng(seed)).equals(pool)
-    wanted = sum(lengths[:taken])
+    target = sum(lengths[:count])
     total = drawn["input_ids"].list.len().sum()
     assert drawn["id"].is_unique().all()
     assert drawn["id"].is_sorted()
-    assert wanted <= total < wanted + max(lengths)
+    assert target <= total < target + max(lengths)
 
 
 @settings(max_examples=20)

@@ -12,7 +12,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.recipe.discovery import describe
 from schemas.records import RECORD_COLUMNS
-from stages.report.summary import MOST, summary
+from stages.report.summary import MAX_VALUES, summary
+from tests.support.options import problems
 
 
 def rows(sources: list[list[str]], **columns: list[object]) -> pl.DataFrame:
@@ -38,10 +39,10 @@ def test_chosen_rows_are_set_beside_the_pool(ctx: Context, tmp_path: Path) -> No
         is_code=[True, False, True, True],
         ifd=[0.1, 0.2, 0.3, 0.4],
     )
-    chosen = pool[1:3].with_columns(cluster=pl.Series([7, 7]))
+    selected = pool[1:3].with_columns(cluster=pl.Series([7, 7]))
     summary(
-        ctx, pool, chosen, tmp_path, columns=("language", "is_code", "ifd"),
-        chosen_columns=("cluster",),
+        ctx, pool, selected, tmp_path, columns=("language", "is_code", "ifd"),
+        selected_columns=("cluster",),
     )  # fmt: skip
     text = (ctx.files / "summary.md").read_text()
     assert "2 of 4 rows (50.0%)" in text
@@ -65,10 +66,10 @@ def test_chosen_rows_are_set_beside_the_pool(ctx: Context, tmp_path: Path) -> No
 def test_rare_values_share_a_line(ctx: Context) -> None:
     pool = rows([["web"]] * 40, cluster=list(range(40)))
     summary(ctx, pool, pool[:20], columns=("cluster",))
-    told = cells((ctx.files / "summary.md").read_text(), "cluster")
-    assert len(told) == MOST + 1
-    assert told[f"{40 - MOST} others"][0] == str(40 - MOST)
-    assert sum(int(line[2]) for line in told.values()) == 20
+    counts = cells((ctx.files / "summary.md").read_text(), "cluster")
+    assert len(counts) == MAX_VALUES + 1
+    assert counts[f"{40 - MAX_VALUES} others"][0] == str(40 - MAX_VALUES)
+    assert sum(int(line[2]) for line in counts.values()) == 20
 
 
 def test_nothing_chosen_is_still_a_summary(ctx: Context) -> None:
@@ -77,14 +78,19 @@ def test_nothing_chosen_is_still_a_summary(ctx: Context) -> None:
     assert "0 of 1 rows" in (ctx.files / "summary.md").read_text()
 
 
-def test_it_reads_what_it_tells_and_refuses_what_it_cannot() -> None:
+def test_it_reads_the_columns_that_it_shows_and_refuses_others() -> None:
     stage = describe("report.summary", summary)
-    options = SimpleNamespace(columns=("language",), chosen_columns=("cluster",))
+    options = SimpleNamespace(columns=("language",), selected_columns=("cluster",))
     assert stage.reads("pool", options) == ["origins", "language"]
-    assert stage.reads("chosen", options) == ["origins", "language", "cluster"]
-    assert stage.check is not None
-    with pytest.raises(UserError):
-        stage.check(SimpleNamespace(columns=("language",), chosen_columns=("language",)))
+    assert stage.reads("selected", options) == ["origins", "language", "cluster"]
+    both = {"columns": ["language"], "selected_columns": ["language"]}
+    assert problems("report.summary", **both) == [
+        "selected_columns must not name a column of `columns`, got language"
+    ]
+    assert problems("report.summary", columns=["a", "a"]) == [
+        "columns must name each once, got ['a', 'a']"
+    ]
+    assert problems("report.summary", columns=["origins"]) == ["columns must not name origins"]
 
 
 def test_a_verdict_of_another_stage_is_refused(ctx: Context, tmp_path: Path) -> None:

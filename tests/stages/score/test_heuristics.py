@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.score.heuristics import heuristics
-from tests.support.records import frame, record, self_instruct
+from tests.support.options import problems
+from tests.support.rows import frame, record, self_instruct
 
 CTX = Context.__new__(Context)  # the stage computes only
 
@@ -45,25 +44,26 @@ def test_mtld_does_not_fall_with_length() -> None:
 
 
 def test_lengths() -> None:
-    found = measure("Add the numbers.\n\n1, 2", "It's three — 3!", "And 4?", "Don't know, naïve me")
-    assert found["turns"] == 2
-    assert (found["prompt_chars"], found["prompt_words"]) == (22, 5)
-    assert (found["response_chars"], found["response_words"]) == (20, 4)
+    answer = "Don't know, naïve me"
+    result = measure("Add the numbers.\n\n1, 2", "It's three — 3!", "And 4?", answer)
+    assert result["turns"] == 2
+    assert (result["prompt_chars"], result["prompt_words"]) == (22, 5)
+    assert (result["response_chars"], result["response_words"]) == (20, 4)
 
 
 def test_words_are_counted_before_lower_case() -> None:
     """Lower case turns "İ" into an i and a dot above, which would cut the word in two."""
     assert measure("Go.", "İstanbul")["response_words"] == 1
     answers = ["It's three", "İstanbul", "?!", "naïve İi, me", "ten 4"]
-    talks = [record("no answer"), *(record("Go.", answer) for answer in answers)]
-    rows = pl.concat([frame([talk]) for talk in talks])
+    records = [record("no answer"), *(record("Go.", answer) for answer in answers)]
+    rows = pl.concat([frame([one]) for one in records])
     counts = heuristics(CTX, rows)["response_words"].to_list()
     assert counts == [None, 2, 1, 0, 3, 2]
 
 
 def test_repetition() -> None:
     assert measure("Go.", "a b c a b c a b c")["repetition"] == pytest.approx(1 - 3 / 7)
-    assert measure("Go.", "A b a B a b", ngram=2)["repetition"] == pytest.approx(1 - 2 / 5)
+    assert measure("Go.", "A b a B a b", ngram_size=2)["repetition"] == pytest.approx(1 - 2 / 5)
     assert measure("Go.", "one two")["repetition"] == 0
     assert measure("Go.", "all of these words differ")["repetition"] == 0
 
@@ -77,9 +77,9 @@ def test_compression() -> None:
 
 @pytest.mark.parametrize("answer", ["", "  \n"])
 def test_blank_answers_have_no_measures(answer: str) -> None:
-    found = measure("Go.", answer)
-    assert found["response_words"] == 0
-    assert found["mtld"] is found["compression_ratio"] is found["repetition"] is None
+    result = measure("Go.", answer)
+    assert result["response_words"] == 0
+    assert result["mtld"] is result["compression_ratio"] is result["repetition"] is None
 
 
 def test_odd_conversations_and_types() -> None:
@@ -113,24 +113,24 @@ def stretches(words: list[str]) -> float:
 )
 def test_many_rows_at_once_are_as_word_by_word(texts: list[list[str]], ngram: int) -> None:
     rows = pl.concat([frame([record("Go.", " ".join(words) or "!")]) for words in texts])
-    for found, words in zip(
-        heuristics(CTX, rows, ngram=ngram).rows(named=True), texts, strict=True
+    for result, words in zip(
+        heuristics(CTX, rows, ngram_size=ngram).rows(named=True), texts, strict=True
     ):
         factors = stretches(words), stretches(words[::-1])
         mtld = len(words) * (1 / factors[0] + 1 / factors[1]) / 2 if all(factors) else None
-        assert found["mtld"] == (mtld and np.float32(mtld))
+        assert result["mtld"] == (mtld and np.float32(mtld))
         grams = list(zip(*(words[i:] for i in range(ngram)), strict=False))
         share = 1 - len(set(grams)) / len(grams) if grams else 0.0
-        assert found["repetition"] == (np.float32(share) if words else None)
+        assert result["repetition"] == (np.float32(share) if words else None)
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=80))
 def test_measures_are_in_their_ranges(words: list[str]) -> None:
-    found = measure("Go.", " ".join(words))
-    assert found["mtld"] is None or found["mtld"] >= 1
-    assert (found["mtld"] is None) == (len(set(words)) == len(words))
-    assert 0 <= found["repetition"] < 1  # type: ignore[operator]
-    assert found["response_words"] == len(words)
+    result = measure("Go.", " ".join(words))
+    assert result["mtld"] is None or result["mtld"] >= 1
+    assert (result["mtld"] is None) == (len(set(words)) == len(words))
+    assert 0 <= result["repetition"] < 1  # type: ignore[operator]
+    assert result["response_words"] == len(words)
 
 
 def test_a_row_depends_on_itself_alone() -> None:
@@ -142,5 +142,4 @@ def test_a_row_depends_on_itself_alone() -> None:
 
 
 def test_ngram_below_one_is_told() -> None:
-    with pytest.raises(UserError, match="ngram"):
-        heuristics.__stage__.check(SimpleNamespace(ngram=0))  # type: ignore[attr-defined]
+    assert problems("score.heuristics", ngram_size=0) == ["ngram_size must be at least 1, got 0"]

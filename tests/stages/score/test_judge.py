@@ -1,4 +1,4 @@
-"""The judge: expectations from probabilities, pairs in both orders, and biases that are known."""
+"""The judge: expectations from probabilities, pairs in both orders, and measured biases."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenLogprobs
 from stages._llm.label_scores import expectation
-from stages.score._judging import Bias, rank_correlation
-from stages.score.judge import _check, judge, talks
-from tests.support.options import options_of
+from stages.score.judge import judge
+from stages.score.judge.bias import Bias, rank_correlation
+from stages.score.judge.exchanges import exchanges
+from stages.score.judge.gap import Gap
+from stages.score.judge.pairwise import Pairwise
+from stages.score.judge.rating import Rating
+from stages.score.judge.rubric import Rubric
+from tests.support.options import NO_MODEL, problems
 from tests.support.rows import conversations, of
 from tests.support.scripted import Answer, scripted
 
-NO_MODEL = LanguageModel(model="none")
 ROWS = conversations([("Why?", "Because."), ("A?", "B.", "C?", "D, and more of it."), ("Who?",)])
 
 
@@ -26,10 +30,10 @@ def of_prompts(prompt: str, *answers: str) -> list[tuple[str, str]]:
     return [(prompt, answer) for answer in answers]
 
 
-def by(frame: pl.DataFrame, made: pl.DataFrame) -> dict[str, dict]:
-    """What was added, by the last thing that each row says."""
+def by_last_turn(frame: pl.DataFrame, result: pl.DataFrame) -> dict[str, dict]:
+    """The added columns by the last turn of each row."""
     last = frame["messages"].list.last().struct.field("content")
-    return dict(zip(last, made.to_dicts(), strict=True))
+    return dict(zip(last, result.to_dicts(), strict=True))
 
 
 def said(tokens: dict[str, float], text: str = "4") -> Completion:
@@ -52,12 +56,16 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
         return ("5" if "difficult" in text else "2"), "stop"
 
     context = scripted(ctx, rater)
-    options = {"model": NO_MODEL, "aspects": ("quality", "complexity")}
-    last = by(ROWS, judge(context, ROWS, **options))["D, and more of it."]
+    aspects = ("quality", "complexity")
+    method = Rating(aspects=aspects)
+    rated = by_last_turn(ROWS, judge(context, ROWS, model=NO_MODEL, method=method))
+    last = rated["D, and more of it."]
     assert (last["judge_quality"], last["judge_complexity"], last["judge_product"]) == (2, 5, 10)
-    summed = by(ROWS, judge(context, ROWS, **options, turns="sum"))["D, and more of it."]
+    method = Rating(aspects=aspects, reduction="sum")
+    both = by_last_turn(ROWS, judge(context, ROWS, model=NO_MODEL, method=method))
+    summed = both["D, and more of it."]
     assert (summed["judge_quality"], summed["judge_product"]) == (4, 20)
-    nothing = by(ROWS, judge(context, ROWS, **options))["Who?"]
+    nothing = rated["Who?"]
     assert nothing["error"] == "there is no answer to judge"
     assert nothing["judge_quality"] is None
     shown = context.engine.asked[0]
@@ -66,30 +74,25 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
     assert all(request.decoding.logprobs == 20 for request in shown)
 
 
-def test_an_unreadable_judgement_is_asked_once_more_and_then_fails(ctx: Context) -> None:
+def test_an_unreadable_judgement_is_requested_once_more_and_then_fails(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("splendid", "stop"))
-    made = judge(context, ROWS[:1], model=NO_MODEL)
-    assert "unreadable" in made["error"][0]
-    assert [len(asked) for asked in context.engine.asked] == [1, 1]
+    result = judge(context, ROWS[:1], model=NO_MODEL)
+    assert "unreadable" in result["error"][0]
+    assert [len(call) for call in context.engine.asked] == [1, 1]
 
 
 def test_criteria_are_asked_one_by_one(ctx: Context) -> None:
     def strict(text: str) -> Answer:
         return ("yes" if "is short" in text else "no"), "stop"
 
-    made = judge(
-        scripted(ctx, strict),
-        ROWS,
-        model=NO_MODEL,
-        method="rubric",
-        criteria=("It is short.", "It names a source."),
-    )
-    assert by(ROWS, made)["Because."]["judge_met"] == [True, False]
-    assert by(ROWS, made)["Because."]["judge_rubric"] == 0.5
-    assert by(ROWS, made)["Who?"]["judge_rubric"] is None
+    method = Rubric(criteria=("It is short.", "It names a source."))
+    result = by_last_turn(ROWS, judge(scripted(ctx, strict), ROWS, model=NO_MODEL, method=method))
+    assert result["Because."]["judge_met"] == [True, False]
+    assert result["Because."]["judge_rubric"] == 0.5
+    assert result["Who?"]["judge_rubric"] is None
 
 
-def test_pairs_are_asked_in_both_orders_and_biases_are_found(ctx: Context) -> None:
+def test_pairs_are_judged_in_both_orders_and_biases_are_measured(ctx: Context) -> None:
     rows = conversations([*of_prompts("Why?", "good", "bad indeed", "worst of all"), ("B?", "x")])
 
     def honest(text: str) -> Answer:
@@ -98,46 +101,52 @@ def test_pairs_are_asked_in_both_orders_and_biases_are_found(ctx: Context) -> No
         second = rank[text.split("Answer B:\n")[1].split("\n")[0]]
         return ("A" if first < second else "B"), "stop"
 
-    found = by(rows, judge(scripted(ctx, honest), rows, model=NO_MODEL, method="pairwise"))
-    wins = [found[a]["judge_wins"] for a in ("good", "bad indeed", "worst of all", "x")]
+    pairwise = judge(scripted(ctx, honest), rows, model=NO_MODEL, method=Pairwise())
+    result = by_last_turn(rows, pairwise)
+    wins = [result[a]["judge_wins"] for a in ("good", "bad indeed", "worst of all", "x")]
     assert wins == [1.0, 0.5, 0.0, None]
-    assert found["x"]["judge_pairs"] == 0
-    told = json.loads((ctx.files / "bias.json").read_text())
-    assert told["position"] == {"share_of_first_place": 0.5, "orders_agree": 1.0, "pairs": 3}
-    assert told["length"] == {"share_of_longer": 0.0, "pairs": 3}
-    judge(scripted(ctx, lambda _: ("A", "stop")), rows, model=NO_MODEL, method="pairwise")
-    told = json.loads((ctx.files / "bias.json").read_text())
-    assert told["position"] == {"share_of_first_place": 1.0, "orders_agree": 0.0, "pairs": 3}
-    assert told["length"] == {"share_of_longer": None, "pairs": 0}
+    assert result["x"]["judge_pairs"] == 0
+    biases = json.loads((ctx.files / "bias.json").read_text())
+    assert biases["position"] == {"share_of_first_place": 0.5, "orders_agree": 1.0, "pairs": 3}
+    assert biases["length"] == {"share_of_longer": 0.0, "pairs": 3}
+    judge(scripted(ctx, lambda _: ("A", "stop")), rows, model=NO_MODEL, method=Pairwise())
+    biases = json.loads((ctx.files / "bias.json").read_text())
+    assert biases["position"] == {"share_of_first_place": 1.0, "orders_agree": 0.0, "pairs": 3}
+    assert biases["length"] == {"share_of_longer": None, "pairs": 0}
     assert "first place" in (ctx.files / "bias.md").read_text()
+
+
+def test_the_first_pairs_of_a_prompt_may_do(ctx: Context) -> None:
+    rows = conversations(of_prompts("Why?", "good", "bad", "worse"))
+    context = scripted(ctx, lambda _: ("A", "stop"))
+    result = judge(context, rows, model=NO_MODEL, method=Pairwise(max_pairs=1))
+    assert sorted(result["judge_pairs"]) == [0, 1, 1]
+    assert sum(map(len, context.engine.asked)) == 2
 
 
 def test_a_vote_that_fails_fails_both_rows(ctx: Context) -> None:
     rows = conversations(of_prompts("Why?", "good", "bad"))
-    made = judge(
-        scripted(ctx, lambda _: ("no server", "error")), rows, model=NO_MODEL, method="pairwise"
-    )
-    assert made["error"].to_list() == ["no server"] * 2
+    context = scripted(ctx, lambda _: ("no server", "error"))
+    result = judge(context, rows, model=NO_MODEL, method=Pairwise())
+    assert result["error"].to_list() == ["no server"] * 2
 
 
 def test_gaps_compare_answers_to_the_same_prompt(ctx: Context) -> None:
-    mine = conversations([("Why?", "strong"), ("How?", "strong")])
-    theirs = conversations([("Why?", "weak"), ("Else?", "weak")])
-    made = judge(
-        *(scripted(ctx, lambda text: (("5" if "strong" in text else "2"), "stop")), mine, theirs),
-        model=NO_MODEL,
-        method="gap",
-    )
-    found = dict(zip(mine["id"], made["judge_gap"], strict=True))
-    assert found == {of(mine, "Why?"): 3.0, of(mine, "How?"): None}
-    assert made["error"].null_count() == 2
+    rows = conversations([("Why?", "strong"), ("How?", "strong")])
+    references = conversations([("Why?", "weak"), ("Else?", "weak")])
+    context = scripted(ctx, lambda text: (("5" if "strong" in text else "2"), "stop"))
+    result = judge(context, rows, references, model=NO_MODEL, method=Gap())
+    gaps = dict(zip(rows["id"], result["judge_gap"], strict=True))
+    assert gaps == {of(rows, "Why?"): 3.0, of(rows, "How?"): None}
+    assert result["error"].null_count() == 2
     with pytest.raises(UserError, match="another model"):
-        judge(scripted(ctx, lambda _: ("1", "stop")), mine, model=NO_MODEL, method="gap")
+        judge(context, rows, model=NO_MODEL, method=Gap())
 
 
 def test_every_answer_is_seen_with_what_was_said_before_it() -> None:
-    every = [t for t in talks(ROWS, every=True) if "C?" in t.conversation or t.response == "B."]
-    assert {(t.conversation, t.response) for t in every} == {
+    every = exchanges(ROWS, all_answers=True)
+    several = [e for e in every if "C?" in e.conversation or e.response == "B."]
+    assert {(e.conversation, e.response) for e in several} == {
         ("User:\nA?\n\n", "B."),
         ("User:\nA?\n\nAssistant:\nB.\n\nUser:\nC?\n\n", "D, and more of it."),
     }
@@ -160,16 +169,30 @@ def test_a_live_judge_s_expectation_is_that_of_its_probabilities(
     words = [(t, p) for t, p in free.logprobs[0].top if t.strip().isalpha() and t == t.strip()]
     (one, p), (other, q) = words[:2]
     held = Decoding(max_tokens=4, choice=(one, other), logprobs=20)
-    found = expectation(engine.generate([Request(question, held)])[0], {one: 1.0, other: 0.0})
-    assert found == pytest.approx(math.exp(p) / (math.exp(p) + math.exp(q)), abs=1e-5)
-    made = judge(ctx, ROWS, model=tinylm, aspects=("quality", "helpfulness"))
-    assert made["judge_quality"].drop_nulls().is_between(1, 6).all()
-    assert made["error"].null_count() == 2
+    expected = expectation(engine.generate([Request(question, held)])[0], {one: 1.0, other: 0.0})
+    assert expected == pytest.approx(math.exp(p) / (math.exp(p) + math.exp(q)), abs=1e-5)
+    method = Rating(aspects=("quality", "helpfulness"))
+    result = judge(ctx, ROWS, model=tinylm, method=method)
+    assert result["judge_quality"].drop_nulls().is_between(1, 6).all()
+    assert result["error"].null_count() == 2
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "rubric"}, {"aspects": ()}, {"method": "gap", "aspects": ("a", "b")}]
+    ("method", "problem"),
+    [
+        ("rubric", "the option 'method.criteria' is missing"),
+        (
+            {"name": "rubric", "criteria": []},
+            "method.criteria must be of at least 1 element, got []",
+        ),
+        (
+            {"name": "rating", "aspects": ["quality", "quality"]},
+            "method.aspects must name each once, got ['quality', 'quality']",
+        ),
+        ({"name": "rating", "criteria": ["x"]}, "method (rating) has no option 'criteria'"),
+        ({"name": "gap", "aspects": ["quality"]}, "method (gap) has no option 'aspects'"),
+        ({"name": "pairwise", "max_pairs": 0}, "method.max_pairs must be at least 1, got 0"),
+    ],
 )
-def test_mistakes_are_told_before_anything_runs(wrong: dict) -> None:
-    with pytest.raises(UserError):
-        _check(options_of(judge, **wrong))
+def test_mistakes_are_reported_before_anything_runs(method: object, problem: str) -> None:
+    assert problems("score.judge", method=method) == [problem]

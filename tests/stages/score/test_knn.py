@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.score.knn import knn
+from tests.support.options import problems
 
 CTX = Context.__new__(Context)  # the stage computes only
 
@@ -25,25 +23,24 @@ def pool(rows: int) -> tuple[np.ndarray, pl.DataFrame]:
 def test_distance_to_the_kth_other_row(k: int) -> None:
     vectors, rows = pool(100)
     distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors, axis=2)
-    expected = np.sort(distances, axis=1)[:, k]  # place 0 is the row itself
-    found = knn(CTX, rows, k=k, vector="v")
-    assert dict(found.schema) == {"knn_distance": pl.Float32}
-    np.testing.assert_allclose(found["knn_distance"], expected, rtol=1e-6)
+    expected = np.sort(distances, axis=1)[:, k]  # position 0 is the row itself
+    result = knn(CTX, rows, n_neighbors=k, vector="v")
+    assert dict(result.schema) == {"knn_distance": pl.Float32}
+    np.testing.assert_allclose(result["knn_distance"], expected, rtol=1e-6)
 
 
 def test_equal_rows_are_at_distance_zero() -> None:
     _, rows = pool(10)
     doubled = pl.concat([rows, rows])
-    assert knn(CTX, doubled, k=1, vector="v")["knn_distance"].to_list() == [0.0] * 20
+    assert knn(CTX, doubled, n_neighbors=1, vector="v")["knn_distance"].to_list() == [0.0] * 20
 
 
 @pytest.mark.parametrize("count", [0, 1, 6])
 def test_too_few_rows(count: int) -> None:
-    found = knn(CTX, pool(count)[1] if count else pool(1)[1].head(0), vector="v")
-    assert found["knn_distance"].to_list() == [None] * count
-    assert found.schema["knn_distance"] == pl.Float32
+    result = knn(CTX, pool(count)[1] if count else pool(1)[1].head(0), vector="v")
+    assert result["knn_distance"].to_list() == [None] * count
+    assert result.schema["knn_distance"] == pl.Float32
 
 
 def test_no_such_neighbour() -> None:
-    with pytest.raises(UserError, match="k"):
-        knn.__stage__.check(SimpleNamespace(k=0))  # type: ignore[attr-defined]
+    assert problems("score.knn", n_neighbors=0) == ["n_neighbors must be at least 1, got 0"]

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from pipeline.models.engines.registry import close_engines
 from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.score.loss import FORMULAS, Formula, loss
+from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines, sample
 
 HEADER = "<|im_start|>assistant\n"
@@ -52,12 +54,12 @@ class Plain:
             messages, return_dict=True, return_assistant_tokens_mask=True
         )
         ids, marks = encoded["input_ids"], np.array(encoded["assistant_masks"], dtype=bool)
-        given = self.scores(ids)[marks[1:]]
+        conditional = self.scores(ids)[marks[1:]]
         header, alone = self.ids(HEADER), []
         edges = np.flatnonzero(np.diff(np.concatenate([[0], marks, [0]])))
         for start, end in edges.reshape(-1, 2):
             alone.append(self.scores(header + ids[start:end])[len(header) - 1 :])
-        return -given.mean(), -np.concatenate(alone).mean()
+        return -conditional.mean(), -np.concatenate(alone).mean()
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +68,13 @@ def plain(tinylm: LanguageModel) -> Plain:
 
 
 @pytest.fixture(scope="module")
-def talks() -> pl.DataFrame:
+def pool() -> pl.DataFrame:
     """Single exchanges, and ones of several turns made of them."""
     turns = [
         [m["content"] for m in messages]
         for messages in sample("self_instruct.jsonl.gz")["messages"].head(20)
     ]
-    several = [[turn for talk in turns[i : i + 3] for turn in talk] for i in range(0, 15, 3)]
+    several = [list(chain(*turns[i : i + 3])) for i in range(0, 15, 3)]
     return conversations([*turns, *several])
 
 
@@ -90,46 +92,46 @@ def variant(tmp_path: Path, tinylm: LanguageModel) -> Iterator[Any]:
 
 
 def test_they_are_what_plain_forward_passes_give(
-    ctx: Context, tinylm: LanguageModel, plain: Plain, talks: pl.DataFrame
+    ctx: Context, tinylm: LanguageModel, plain: Plain, pool: pl.DataFrame
 ) -> None:
-    got = loss(ctx, talks, model=tinylm, formulas=ALL)
-    pairs = [plain.passes(list(messages)) for messages in talks["messages"]]
-    given, alone = np.array(pairs).T
-    assert np.allclose(got["loss"], given, atol=1e-5)
-    assert np.allclose(np.log(got["ppl"].to_numpy()), given, atol=1e-5)
-    assert np.allclose(np.log(got["ifd"].to_numpy()), given - alone, atol=2e-5)
-    assert np.allclose(got["ifd_loss"], given / alone, rtol=1e-5)
-    assert (talks["messages"].list.len() > 2).sum() == 5
+    got = loss(ctx, pool, model=tinylm, formulas=ALL)
+    pairs = [plain.passes(list(messages)) for messages in pool["messages"]]
+    conditional, alone = np.array(pairs).T
+    assert np.allclose(got["loss"], conditional, atol=1e-5)
+    assert np.allclose(np.log(got["ppl"].to_numpy()), conditional, atol=1e-5)
+    assert np.allclose(np.log(got["ifd"].to_numpy()), conditional - alone, atol=2e-5)
+    assert np.allclose(got["ifd_loss"], conditional / alone, rtol=1e-5)
+    assert (pool["messages"].list.len() > 2).sum() == 5
 
 
 def test_the_columns_and_the_order_are_as_declared(
-    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+    ctx: Context, tinylm: LanguageModel, pool: pl.DataFrame
 ) -> None:
     stage = find("score.loss")
     options = SimpleNamespace(formulas=ALL)
     assert list(stage.adds(options, {})) == [*ALL, "tokens"]
     assert stage.scope == "row"
-    got = loss(ctx, talks[:3], model=tinylm, formulas=ALL)
+    got = loss(ctx, pool[:3], model=tinylm, formulas=ALL)
     assert dict(got.drop("error").schema) == dict(stage.adds(options, {}))
     assert got["error"].null_count() == 3
     assert set(FORMULAS) == set(get_args(Formula)) == set(ALL)
 
 
 def test_a_score_depends_on_its_row_alone(
-    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+    ctx: Context, tinylm: LanguageModel, pool: pl.DataFrame
 ) -> None:
-    whole = loss(ctx, talks, model=tinylm, formulas=ALL)
-    order = np.random.default_rng(0).permutation(len(talks))
-    shuffled = loss(ctx, talks[order], model=tinylm, formulas=("ifd",))
+    whole = loss(ctx, pool, model=tinylm, formulas=ALL)
+    order = np.random.default_rng(0).permutation(len(pool))
+    shuffled = loss(ctx, pool[order], model=tinylm, formulas=("ifd",))
     assert shuffled["ifd"].equals(whole["ifd"][order])
-    for i in range(0, len(talks), 17):
-        assert loss(ctx, talks[i : i + 1], model=tinylm, formulas=ALL).equals(whole[i : i + 1])
+    for i in range(0, len(pool), 17):
+        assert loss(ctx, pool[i : i + 1], model=tinylm, formulas=ALL).equals(whole[i : i + 1])
 
 
 def test_the_two_definitions_of_ifd_order_rows_differently(
-    ctx: Context, tinylm: LanguageModel, talks: pl.DataFrame
+    ctx: Context, tinylm: LanguageModel, pool: pl.DataFrame
 ) -> None:
-    got = loss(ctx, talks, model=tinylm, formulas=("ifd", "ifd_loss"))
+    got = loss(ctx, pool, model=tinylm, formulas=("ifd", "ifd_loss"))
     assert ((got["ifd"] > 1) == (got["ifd_loss"] > 1)).all()
     assert got["ifd"].arg_sort().to_list() != got["ifd_loss"].arg_sort().to_list()
 
@@ -161,7 +163,7 @@ def test_superfiltering_is_the_code_s(
         text = "\n".join(filter(None, (line["instruction"], line["input"]))) + "\n"
         want.append(superfilter(plain, text, line["output"], limit))
     frame = pl.DataFrame(rows, schema_overrides=RECORD_COLUMNS)
-    got = loss(ctx, frame, model=tinylm, formulas=("ifd_superfilter",), max_tokens=limit)
+    got = loss(ctx, frame, model=tinylm, formulas=("ifd_superfilter",), max_length=limit)
     assert got["ifd_superfilter"].is_null().to_list() == [w is None for w in want]
     assert np.allclose(
         got["ifd_superfilter"].drop_nulls(), [w for w in want if w is not None], rtol=1e-4
@@ -173,7 +175,7 @@ def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: Langua
     rows = conversations(
         [["A question?"], ["Q?", ""], ["Q?", " \n"], ["Q?", "word " * 300], ["Q?", "Yes"]]
     )
-    got = loss(ctx, rows, model=tinylm, formulas=ALL, max_tokens=100)
+    got = loss(ctx, rows, model=tinylm, formulas=ALL, max_length=100)
     by_turn = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
     for content in ("A question?", "", " \n"):
         assert all(by_turn[content][name] is None for name in (*ALL, "error"))
@@ -235,10 +237,10 @@ def test_answers_are_found_in_any_template(
     )
     encoded = plain.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     first, last = np.array(encoded["offset_mapping"]).T
-    wanted = np.zeros(len(first), dtype=bool)
+    expected_tokens = np.zeros(len(first), dtype=bool)
     for start, answer in zip([text.index(a) for a in answers], answers, strict=True):
-        wanted |= (first < start + len(answer)) & (last > start)
-    expected = -plain.scores(encoded["input_ids"])[wanted[1:]].mean()
+        expected_tokens |= (first < start + len(answer)) & (last > start)
+    expected = -plain.scores(encoded["input_ids"])[expected_tokens[1:]].mean()
     assert got["loss"].item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -251,12 +253,12 @@ def test_a_template_that_rewrites_an_answer_or_refuses_a_row_fails_that_row(
     )
     rows = conversations([["Q?", "fine"], ["Q?", "bad idea"], ["Q?", "my secret"]])
     got = loss(ctx, rows, model=variant(template), formulas=("loss",))
-    told = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
-    assert told["fine"]["error"] is None
-    assert told["fine"]["loss"] > 0
-    assert "changes the text" in told["bad idea"]["error"]
-    assert "not that" in told["my secret"]["error"]
-    assert told["bad idea"]["loss"] is told["my secret"]["tokens"] is None
+    by_answer = dict(zip((m[-1]["content"] for m in rows["messages"]), got.to_dicts(), strict=True))
+    assert by_answer["fine"]["error"] is None
+    assert by_answer["fine"]["loss"] > 0
+    assert "changes the text" in by_answer["bad idea"]["error"]
+    assert "not that" in by_answer["my secret"]["error"]
+    assert by_answer["bad idea"]["loss"] is by_answer["my secret"]["tokens"] is None
 
 
 def test_a_template_that_refuses_every_question_is_the_user_s_mistake(
@@ -267,13 +269,17 @@ def test_a_template_that_refuses_every_question_is_the_user_s_mistake(
 
 
 @pytest.mark.parametrize(
-    "options", [{"formulas": ()}, {"formulas": ("ifd", "ifd")}, {"max_tokens": 1}]
+    ("options", "problem"),
+    [
+        ({"formulas": []}, "formulas must be of at least 1 element, got []"),
+        ({"formulas": ["ifd", "ifd"]}, "formulas must name each once, got ['ifd', 'ifd']"),
+        ({"max_length": 1}, "max_length must be at least 2, got 1"),
+    ],
 )
-def test_senseless_options_are_refused_before_anything_runs(options: dict) -> None:
-    check = find("score.loss").check
-    assert check is not None
-    with pytest.raises(UserError):
-        check(SimpleNamespace(**{"formulas": ("ifd",), "max_tokens": 2048, **options}))
+def test_options_without_sense_are_refused_before_anything_runs(
+    options: dict, problem: str
+) -> None:
+    assert problems("score.loss", **options) == [problem]
 
 
 @pytest.mark.proof

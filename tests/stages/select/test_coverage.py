@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages.select.coverage import coverage
-from tests.support.options import options_of
+from tests.stages._selection.binding import problems_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 TAGS = st.lists(
@@ -41,17 +41,17 @@ def by_hand(rows: list[Row], budget: int) -> list[tuple[int, int, list[str]]]:
     while left:
         turn += 1
         seen: set[str] = set()
-        taken = []
+        selected = []
         for i in left:
             new = set(rows[i][0] or ()) - seen
             if new and rows[i][1] <= budget:
                 budget -= rows[i][1]
                 seen |= new
-                taken.append(i)
+                selected.append(i)
                 chosen.append((i, turn, sorted(new)))
-        if not taken:
+        if not selected:
             break
-        left = [i for i in left if i not in taken]
+        left = [i for i in left if i not in selected]
     return chosen
 
 
@@ -63,12 +63,11 @@ def test_the_passes_are_those_of_the_paper(
     tokens = [random.randrange(0, 6) for _ in tags]
     data = pool(tags, tokens)
     result = coverage(CTX, data, budget=budget, unit="tokens" if in_tokens else "rows")
-    prices = tokens if in_tokens else [1] * len(tags)
-    expected = by_hand(list(zip(tags, prices, strict=True)), budget)
+    costs = tokens if in_tokens else [1] * len(tags)
+    expected = by_hand(list(zip(tags, costs, strict=True)), budget)
     chosen = result.with_row_index().filter(pl.col("drop_reason").is_null()).sort("coverage_rank")
     assert chosen["coverage_rank"].to_list() == list(range(1, len(expected) + 1))
-    found = chosen.select("index", "coverage_pass", "coverage_tags").rows()
-    assert found == expected
+    assert chosen.select("index", "coverage_pass", "coverage_tags").rows() == expected
     spent = data["tokens" if in_tokens else "id"].filter(result["drop_reason"].is_null())
     assert (spent.sum() if in_tokens else len(spent)) <= budget
 
@@ -81,7 +80,7 @@ def test_known_choice() -> None:
     assert result["coverage_tags"][:3].to_list() == [["a"], ["a"], ["c"]]
 
 
-def test_every_row_without_tags_is_told_apart() -> None:
+def test_rows_without_tags_have_reasons_of_their_own() -> None:
     result = coverage(CTX, pool([["a"], [], None, ["a"]]), budget=1)
     assert result["drop_reason"].to_list() == [None, "no_tags", "missing_tags", "not_selected"]
     assert json.loads(result["evidence"][3]) == {"tags": 1, "passes": 1}
@@ -133,10 +132,12 @@ def test_a_column_of_texts_is_one_tag_each() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(UserError, match="not lists of tags"):
+    with pytest.raises(UserError, match="must hold lists of tags"):
         coverage(CTX, pool([["x"]]), budget=2, tags="tokens")
     mark = coverage.__stage__  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="negative"):
-        mark.check(options_of(coverage, budget=-1))
-    options = SimpleNamespace(tags="topics", unit="tokens", tokens="length")
+    problems = problems_of("select.coverage", budget=-1)
+    assert problems == ["budget: budget must be at least 0, got -1"]
+    problems = problems_of("select.coverage", budget=1, token_column="n")
+    assert problems == ["token_column: token_column must be left out with unit: rows, got 'n'"]
+    options = SimpleNamespace(tags="topics", unit="tokens", token_column="length")
     assert mark.reads(options) == ["topics", "length"]

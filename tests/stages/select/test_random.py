@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
 from stages.select.random import random
+from tests.stages._selection.binding import problems_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 
@@ -70,3 +72,17 @@ def test_every_row_tells_its_rank() -> None:
     assert [json.loads(e)["rank"] for e in dropped["evidence"]] == dropped["random_rank"].to_list()
     assert sorted(result.filter(pl.col("drop_reason").is_null())["random_rank"]) == [*range(1, 21)]
     assert random(CTX, pool(0), budget=3).schema["random_rank"] == pl.Int32
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"budget": -1}, "budget: budget must be at least 0, got -1"),
+        ({}, "budget: the option 'budget' is missing"),
+        ({"budget": 3, "token_column": "n"}, "token_column: token_column must be left out with"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(options: dict, problem: str) -> None:
+    assert problems_of("select.random", budget=0, unit="tokens", token_column="n") == []
+    (message,) = problems_of("select.random", **options)
+    assert message.startswith(problem)

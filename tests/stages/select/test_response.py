@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
 from stages._llm.rows import make_row, rows_to_frame
 from stages.load.concat import concat
-from stages.select import response as module
-from stages.select._consensus import Voice, consensus, normalized
-from stages.select.response import response
+from stages.select.response import Consensus, Majority, response
+from stages.select.response.consensus import Vote, consensus, normalized
 from tests.conftest import ROOT
-from tests.support.options import options_of
+from tests.stages._selection.binding import bound, problems_of
 from tests.support.rows import conversations, json_lines
 
 CTX = Context.__new__(Context)  # the stage computes only
 GOLDEN = ROOT / "tests/golden"
-Talk = tuple[str, str | None]
+FALCON = Consensus(primary_voter="falcon")
+Pair = tuple[str, str | None]
 
 
-def said(source: str, talks: list[Talk]) -> pl.DataFrame:
+def answered(source: str, pairs: list[Pair]) -> pl.DataFrame:
     """Records of (prompt, answer) pairs from one source; null for no answer."""
     rows = []
-    for index, (prompt, answer) in enumerate(talks):
+    for index, (prompt, answer) in enumerate(pairs):
         turns = [{"role": "user", "content": prompt}]
         turns += [] if answer is None else [{"role": "assistant", "content": answer}]
         origin = {"source": source, "index": index, "license": "Apache-2.0"}
@@ -54,20 +55,20 @@ def answers_of(rows: pl.DataFrame, verdict: pl.DataFrame) -> dict[str, str]:
 
 
 def published(name: str) -> list[tuple[str, str]]:
-    found = json_lines(GOLDEN / f"ensemble_instruct_{name}.jsonl.gz")
-    return [(f"{r['instruction']}\n\n{r['input']}", r["output"].strip()) for r in found]
+    rows = json_lines(GOLDEN / f"ensemble_instruct_{name}.jsonl.gz")
+    return [(f"{r['instruction']}\n\n{r['input']}", r["output"].strip()) for r in rows]
 
 
 @pytest.fixture(scope="module")
 def ensemble() -> pl.DataFrame:
     """The published instances with the outputs of the two other models: 3 x 153 answers."""
     names = {"falcon": "samples", "flan-t5-xxl": "flan_t5_xxl", "flan-ul2": "flan_ul2"}
-    return pooled(*(said(source, published(name)) for source, name in names.items()))
+    return pooled(*(answered(source, published(name)) for source, name in names.items()))
 
 
-def test_the_published_consensus_comes_out_whole(ensemble: pl.DataFrame) -> None:
+def test_the_published_consensus_comes_out_complete(ensemble: pl.DataFrame) -> None:
     """Lee et al. 2023 publish 105 rows out of 153: the same prompts with the same answers."""
-    verdict = response(CTX, ensemble, method="consensus", own="falcon", agreement="own")
+    verdict = response(CTX, ensemble, method=replace(FALCON, agreement="primary"))
     assert answers_of(ensemble, verdict) == dict(published("ensemble"))
     assert len(published("samples")) == 153
     assert len(published("ensemble")) == 105
@@ -77,18 +78,18 @@ def test_the_published_consensus_comes_out_whole(ensemble: pl.DataFrame) -> None
 
 
 def test_by_default_the_answer_of_those_who_agree_is_kept(ensemble: pl.DataFrame) -> None:
-    verdict = response(CTX, ensemble, method="consensus", own="falcon")
-    kept, theirs = answers_of(ensemble, verdict), dict(published("ensemble"))
-    assert set(kept) == set(theirs)
+    verdict = response(CTX, ensemble, method=FALCON)
+    kept, expected = answers_of(ensemble, verdict), dict(published("ensemble"))
+    assert set(kept) == set(expected)
     others = dict(published("flan_ul2"))
-    changed = {prompt for prompt, text in kept.items() if text != theirs[prompt]}
+    changed = {prompt for prompt, text in kept.items() if text != expected[prompt]}
     assert len(changed) == 23
     assert all(normalized(kept[p]) == normalized(others[p]) for p in changed)
     assert all(kept.values()), "two models that say nothing do not win"
 
 
 def test_who_lost_knows_the_winner(ensemble: pl.DataFrame) -> None:
-    verdict = response(CTX, ensemble, method="consensus", own="falcon")
+    verdict = response(CTX, ensemble, method=FALCON)
     lost = pl.concat([ensemble, verdict], how="horizontal").filter(
         pl.col("drop_reason") == "not_selected"
     )
@@ -103,57 +104,59 @@ def test_who_lost_knows_the_winner(ensemble: pl.DataFrame) -> None:
     assert kept.filter(pl.col("consensus") != "rouge_l")["consensus_score"].null_count() == 29
 
 
-def told(*texts: str, own: int | None = 0, **options: Any) -> str | None:
-    voices = [Voice(i, text, i == own) for i, text in enumerate(texts)]
-    decision = consensus(voices, **{"keep_own": False, "min_rouge_l": 0.01} | options)
+def agreed(*texts: str, primary: int | None = 0, **options: Any) -> str | None:
+    votes = [Vote(i, text, i == primary) for i, text in enumerate(texts)]
+    decision = consensus(votes, **{"keep_primary": False, "min_rouge_l": 0.01} | options)
     return None if decision.row is None else texts[decision.row]
 
 
 def test_consensus_step_by_step() -> None:
-    assert told("It is  RED.", "green", "it is red") == "It is  RED."
-    assert told("green", "Red!", "red") == "Red!"
-    assert told("green", "Red!", "red", keep_own=True) == "green"
-    assert told("green", "", "") == "green"
-    assert told("a b c", "a b d", "a x y") == "a b c"
-    assert told("a b c", "a b d", "x y z") is None
-    assert told("a b c", "a b d", "x y z", min_rouge_l=-1) == "a b c"
-    assert told("alone") is None
-    assert told("running dogs", "dog runs", "cat") is None
-    assert told("Red", "blue", "red", own=None) == "Red"
-    assert told("x", "y one", "z", "y one", "z", "y one") == "y one"
+    assert agreed("It is  RED.", "green", "it is red") == "It is  RED."
+    assert agreed("green", "Red!", "red") == "Red!"
+    assert agreed("green", "Red!", "red", keep_primary=True) == "green"
+    assert agreed("green", "", "") == "green"
+    assert agreed("a b c", "a b d", "a x y") == "a b c"
+    assert agreed("a b c", "a b d", "x y z") is None
+    assert agreed("a b c", "a b d", "x y z", min_rouge_l=-1) == "a b c"
+    assert agreed("alone") is None
+    assert agreed("running dogs", "dog runs", "cat") is None
+    assert agreed("Red", "blue", "red", primary=None) == "Red"
+    assert agreed("x", "y one", "z", "y one", "z", "y one") == "y one"
 
 
-def test_a_merged_record_speaks_for_all_that_gave_it() -> None:
-    rows = pooled(said("own", [("Q", "A")]), said("b", [("Q", "A")]), said("c", [("Q", "B")]))
+def test_a_merged_record_votes_for_all_that_gave_it() -> None:
+    rows = pooled(
+        answered("own", [("Q", "A")]), answered("b", [("Q", "A")]), answered("c", [("Q", "B")])
+    )
     assert len(rows) == 2
-    verdict = response(CTX, rows, method="consensus", own="own")
+    verdict = response(CTX, rows, method=Consensus(primary_voter="own"))
     assert answers_of(rows, verdict) == {"Q": "A"}
     assert verdict["consensus"].drop_nulls().to_list() == ["own"]
     by_model = rows.with_columns(model=pl.lit("own"))[["id", "messages", "origins", "model"]]
-    alone = response(CTX, by_model, method="consensus", own="own", voice="model")
+    alone = response(CTX, by_model, method=Consensus(primary_voter="own", voter_column="model"))
     assert answers_of(rows, alone) == {"Q": "A"}
 
 
 def test_a_single_answer_is_no_consensus_and_none_is_no_answer() -> None:
-    rows = pooled(said("a", [("Q", "A"), ("R", None)]))
-    verdict = response(CTX, rows, method="consensus")
+    rows = pooled(answered("a", [("Q", "A"), ("R", None)]))
+    verdict = response(CTX, rows, method=Consensus())
     assert sorted(verdict["drop_reason"]) == ["no_answer", "no_consensus"]
-    assert response(CTX, rows.clear(), method="consensus").is_empty()
+    assert response(CTX, rows.clear(), method=Consensus()).is_empty()
 
 
 def test_generated_duplicates_count_as_votes() -> None:
-    """What a generator drops as a duplicate leaves its place in the origins of the row kept."""
+    """What a generator drops as a duplicate is counted in the origins of the row kept."""
     turns = [{"role": "user", "content": "Q"}]
-    lines = [
+    generated = [
         make_row(
             [*turns, {"role": "assistant", "content": text}], license="x", parents=[], extra={}
         )
         for text in ("4", "5", "5", "5")
     ]
-    rows = rows_to_frame(lines, "samples", {})
+    rows = rows_to_frame(generated, "samples", {})
     assert rows["drop_reason"].to_list() == [None, None, "duplicate", "duplicate"]
     rows = rows.filter(pl.col("drop_reason").is_null()).drop("drop_reason", "evidence", "error")
-    verdict = response(CTX, rows.sort("id"), method="majority")
+    verdict = response(CTX, rows.sort("id"), method=Majority())
     assert answers_of(rows.sort("id"), verdict) == {"Q": "5"}
     assert sorted(verdict["response_votes"]) == [1, 3]
 
@@ -174,7 +177,7 @@ def test_the_best_few_of_every_prompt(
     rows = rows.with_columns(
         s=pl.Series([scores[m[-1]["content"]] for m in rows["messages"]], dtype=pl.Float64)
     )
-    verdict = response(CTX, rows, by="s", keep=keep, descending=descending)
+    verdict = response(CTX, rows, score="s", max_per_group=keep, descending=descending)
     best: set[str] = set()
     for prompt in {q for q, _ in pairs}:
         fit = [
@@ -197,11 +200,11 @@ def test_the_best_few_of_every_prompt(
 
 
 def test_zero_is_a_score_and_all_turns_before_the_last_answer_are_the_prompt() -> None:
-    talks = {("Q", "A", "R", "x"): 0.0, ("Q", "A", "R", "y"): None, ("Q", "B", "R", "x"): -1.0}
-    rows = conversations(list(talks))
+    pairs = {("Q", "A", "R", "x"): 0.0, ("Q", "A", "R", "y"): None, ("Q", "B", "R", "x"): -1.0}
+    rows = conversations(list(pairs))
     texts = [tuple(m["content"] for m in messages) for messages in rows["messages"]]
-    rows = rows.with_columns(s=pl.Series([talks[text] for text in texts]))
-    verdict = response(CTX, rows, by="s")
+    rows = rows.with_columns(s=pl.Series([pairs[text] for text in texts]))
+    verdict = response(CTX, rows, score="s")
     kept = [t for t, why in zip(texts, verdict["drop_reason"], strict=True) if why is None]
     assert set(kept) == {("Q", "A", "R", "x"), ("Q", "B", "R", "x")}
     assert verdict["response_rank"].null_count() == 1
@@ -217,26 +220,26 @@ VOTES = st.lists(
 def test_the_majority_wins(votes: list[tuple[int, str]], keep: int) -> None:
     """Samples as rows: the steps of reasoning differ, the answers stand in a column."""
     rows = conversations([(f"Q{q}", f"step {i}: {a}") for i, (q, a) in enumerate(votes)])
-    given_ = [m[-1]["content"].split(": ")[1] for m in rows["messages"]]
-    rows = rows.with_columns(final=pl.Series([normalized(a) for a in given_], dtype=pl.String))
-    verdict = response(CTX, rows, method="majority", answer="final", keep=keep)
+    answers = [m[-1]["content"].split(": ")[1] for m in rows["messages"]]
+    rows = rows.with_columns(final=pl.Series([normalized(a) for a in answers], dtype=pl.String))
+    verdict = response(CTX, rows, method=Majority(answer_column="final"), max_per_group=keep)
     for prompt in {q for q, _ in votes}:
-        mine = [
+        members = [
             (row["id"], row["final"], reason)
             for row, reason in zip(rows.iter_rows(named=True), verdict["drop_reason"], strict=True)
             if row["messages"][0]["content"] == f"Q{prompt}"
         ]
-        counts = Counter(final for _, final, _ in mine)
+        counts = Counter(final for _, final, _ in members)
         most = max(counts.values())
-        winner = next(final for _, final, _ in sorted(mine) if counts[final] == most)
-        expected = [id_ for id_, final, _ in sorted(mine) if final == winner][:keep]
-        assert [id_ for id_, _, reason in sorted(mine) if reason is None] == expected
+        winner = next(final for _, final, _ in sorted(members) if counts[final] == most)
+        expected = [id_ for id_, final, _ in sorted(members) if final == winner][:keep]
+        assert [id_ for id_, _, reason in sorted(members) if reason is None] == expected
     assert set(verdict["drop_reason"]) <= {None, "not_selected"}
 
 
 def test_a_weak_majority_is_none() -> None:
     rows = conversations([("Q", "a"), ("Q", "b"), ("R", "c")])
-    verdict = response(CTX, rows, method="majority", min_votes=2)
+    verdict = response(CTX, rows, method=Majority(min_votes=2))
     assert set(verdict["drop_reason"]) == {"no_majority"}
     assert json.loads(verdict["evidence"][0]) == {"winner_votes": 1, "min_votes": 2}
 
@@ -247,10 +250,10 @@ def test_equal_votes_go_to_the_better_score() -> None:
     rows = rows.with_columns(
         s=pl.Series([scores[m[-1]["content"]] for m in rows["messages"]], dtype=pl.Float64)
     )
-    assert answers_of(rows, response(CTX, rows, method="majority", by="s")) == {"Q": "b"}
+    assert answers_of(rows, response(CTX, rows, method=Majority(), score="s")) == {"Q": "b"}
 
 
-def test_an_old_row_against_what_was_made_of_it() -> None:
+def test_an_old_row_against_its_descendants() -> None:
     old = conversations([("Q", "A"), ("other", "row")])
     first = old.filter(pl.col("messages").list.first().struct.field("content") == "Q")["id"][0]
     new = conversations([("Q, but better", "B")]).with_columns(parents=pl.lit([first]))
@@ -258,23 +261,68 @@ def test_an_old_row_against_what_was_made_of_it() -> None:
     rows = pl.concat([old, new, third]).sort("id")
     scores = {"A": 0.4, "B": 0.9, "C": 0.7, "row": 0.1}
     rows = rows.with_columns(ifd=pl.Series([scores[m[-1]["content"]] for m in rows["messages"]]))
-    verdict = response(CTX, rows, by="ifd", group="parent")
+    verdict = response(CTX, rows, score="ifd", group="parent")
     assert answers_of(rows, verdict) == {"Q, but better": "B", "other": "row"}
 
 
 def test_row_order_of_equal_scores_is_that_of_the_ids() -> None:
     rows = conversations([("Q", f"A{i}") for i in range(9)]).with_columns(s=pl.lit(1.0))
-    verdict = response(CTX, rows, by="s", keep=2)
+    verdict = response(CTX, rows, score="s", max_per_group=2)
     assert np.flatnonzero(verdict["drop_reason"].is_null()).tolist() == [0, 1]
-    assert response(CTX, rows.clear(), by="s").is_empty()
-    assert response(CTX, rows.clear(), method="majority").is_empty()
+    assert response(CTX, rows.clear(), score="s").is_empty()
+    assert response(CTX, rows.clear(), method=Majority()).is_empty()
 
 
-def test_mistakes_are_told() -> None:
-    good: dict[str, Any] = {"by": "s"}
-    module._check(options_of(module.response, **good))
-    assert module._reads(options_of(module.response, **good)) == ["messages", "s"]
-    wrong = [{"by": None}, {"keep": 0}, {"method": "consensus", "keep": 2}, {"own": "x"}]
-    for change in wrong:
-        with pytest.raises(UserError):
-            module._check(options_of(module.response, **good | change))
+def test_what_it_reads() -> None:
+    stage = find("select.response")
+    assert stage.reads("rows", bound("select.response", score="s")) == ["messages", "s"]
+    options = bound("select.response", method={"name": "majority", "answer_column": "final"})
+    assert stage.reads("rows", options) == ["messages", "origins", "final"]
+    options = bound("select.response", method={"name": "consensus", "voter_column": "model"})
+    assert stage.reads("rows", options) == ["messages", "origins", "model"]
+
+
+def test_options_that_are_accepted() -> None:
+    for options in (
+        {"score": "s", "max_per_group": 4, "group": "parent", "descending": False},
+        {"method": "majority"},
+        {"method": "consensus"},
+        {"method": {"name": "majority", "min_votes": 2}, "score": "s"},
+    ):
+        assert problems_of("select.response", **options) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "score: score must be given with method: best, got null"),
+        (
+            {"score": "s", "max_per_group": 0},
+            "max_per_group: max_per_group must be at least 1, got 0",
+        ),
+        (
+            {"method": "consensus", "max_per_group": 2},
+            "max_per_group: max_per_group must be left out with method: consensus",
+        ),
+        ({"method": "consensus", "score": "s"}, "score: score must be left out with method"),
+        (
+            {"score": "s", "primary_voter": "x"},
+            "primary_voter: 'primary_voter' is an option of method: consensus",
+        ),
+        (
+            {"method": {"name": "majority", "min_votes": 0}},
+            "method.min_votes: method.min_votes must be at least 1, got 0",
+        ),
+        (
+            {"method": {"name": "majority", "voter_column": "model"}},
+            "method.voter_column: method (majority) has no option 'voter_column'",
+        ),
+        (
+            {"method": "majority", "descending": False},
+            "descending: descending must be left out without a score, got False",
+        ),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(options: dict, problem: str) -> None:
+    (message,) = problems_of("select.response", **options)
+    assert message.startswith(problem)

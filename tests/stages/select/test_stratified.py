@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from random import Random
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,7 @@ from pipeline.errors import UserError
 from stages._selection.budget import Quota
 from stages._selection.groups import groups_of
 from stages.select.stratified import stratified
-from tests.support.options import options_of
+from tests.stages._selection.binding import problems_of
 
 CTX = Context.__new__(Context)  # the stage computes only
 QUOTAS = st.sampled_from(["uniform", "proportional", "sqrt"])
@@ -56,17 +57,17 @@ def test_budget_in_rows_is_met_exactly(
 ) -> None:
     data = pool(rows, seed)
     result = stratified(
-        CTX, data, group="kind", budget=budget, quota=quota, minimum=minimum,
-        by="ifd" if best else None, seed=seed,
+        CTX, data, group="kind", budget=budget, quota=quota, min_quota=minimum,
+        score="ifd" if best else None, seed=seed,
     )  # fmt: skip
     chosen = kept(data, result)
     assert chosen.height == min(rows, budget)
     for name, members in result.group_by("stratum"):
         assert sorted(members["stratum_rank"]) == list(range(1, len(members) + 1))
-        taken = chosen.filter(stratum=name[0])
-        assert sorted(taken["stratum_rank"]) == list(range(1, len(taken) + 1))
+        selected = chosen.filter(stratum=name[0])
+        assert sorted(selected["stratum_rank"]) == list(range(1, len(selected) + 1))
         if budget >= minimum * 4:
-            assert len(taken) >= min(minimum, len(members))
+            assert len(selected) >= min(minimum, len(members))
 
 
 @settings(max_examples=60)
@@ -94,23 +95,23 @@ def test_quotas_follow_the_sizes() -> None:
         assert Counter(kept(data, result)["stratum"]) == counts
 
 
-def test_shares_by_name() -> None:
+def test_weights_by_name() -> None:
     data = pool(300)
-    shares = {"code": 2.0, "null": 1.0, "maths": 0.0}
-    result = stratified(CTX, data, group="kind", budget=30, shares=shares)
-    there = Counter(data["kind"].fill_null("null"))
-    wanted = {"null": min(10, there["null"])}
-    assert Counter(kept(data, result)["stratum"]) == {"code": 30 - wanted["null"], **wanted}
+    weights = {"code": 2.0, "null": 1.0, "maths": 0.0}
+    result = stratified(CTX, data, group="kind", budget=30, weights=weights)
+    sizes = Counter(data["kind"].fill_null("null"))
+    rest = {"null": min(10, sizes["null"])}
+    assert Counter(kept(data, result)["stratum"]) == {"code": 30 - rest["null"], **rest}
     with pytest.raises(UserError, match="poetry"):
-        stratified(CTX, data, group="kind", budget=3, shares={"code": 1, "poetry": 1})
-    assert stratified(CTX, data.head(0), group="kind", budget=3, shares={"x": 1}).height == 0
+        stratified(CTX, data, group="kind", budget=3, weights={"code": 1, "poetry": 1})
+    assert stratified(CTX, data.head(0), group="kind", budget=3, weights={"x": 1}).height == 0
 
 
 def test_the_best_of_each_stratum() -> None:
     data = pool(200)
     for descending in (True, False):
         result = stratified(
-            CTX, data, group="kind", budget=60, by="ifd", descending=descending, quota="uniform"
+            CTX, data, group="kind", budget=60, score="ifd", descending=descending, quota="uniform"
         )
         for _, members in data.with_columns(result).group_by("stratum"):
             order = members.sort(["ifd", "id"], descending=[descending, False], nulls_last=True)
@@ -133,9 +134,9 @@ def test_evidence_and_types() -> None:
     data = pool(50)
     result = stratified(CTX, data, group="kind", budget=9)
     for line in result.filter(pl.col("drop_reason") == "not_selected").to_dicts():
-        told = json.loads(line["evidence"])
-        assert (told["stratum"], told["rank"]) == (line["stratum"], line["stratum_rank"])
-        assert told["rank"] > told["quota"]
+        evidence = json.loads(line["evidence"])
+        assert (evidence["stratum"], evidence["rank"]) == (line["stratum"], line["stratum_rank"])
+        assert evidence["rank"] > evidence["quota"]
     for rows in (data, data.head(0)):
         schema = stratified(CTX, rows, group="kind", budget=9).schema
         assert (schema["stratum"], schema["stratum_rank"]) == (pl.String, pl.Int32)
@@ -169,19 +170,36 @@ def test_groups_of_every_kind() -> None:
     assert labels("source") == ["books", "web", "null", "web"]
     assert labels("tags") == ["y", "x", "null", "null"]  # the rarest of a row's tags
     assert labels("tags", ("x",)) == ["x", "x", "null", "null"]  # of those asked for
-    with pytest.raises(UserError, match="no groups"):
+    with pytest.raises(UserError, match="must give texts"):
         labels("origins")
-    with pytest.raises(UserError, match="gives no groups"):
+    with pytest.raises(UserError, match="must give texts"):
         labels("number || missing")
 
 
-def test_mistakes_are_told_before_anything_runs() -> None:
-    check = stratified.__stage__.check  # type: ignore[attr-defined]
-    good: dict[str, object] = {"group": "kind", "budget": 3}
-    check(options_of(stratified, **good))
-    for change in (
-        {"group": "kind +"}, {"by": "ifd +"}, {"budget": -1}, {"minimum": -1},
-        {"shares": {"a": -1.0}}, {"shares": {"a": 0.0}}, {"shares": {}},
-    ):  # fmt: skip
-        with pytest.raises(UserError):
-            check(options_of(stratified, **good | change))
+GOOD = {"group": "kind", "budget": 3}
+
+
+def test_options_that_are_accepted() -> None:
+    for change in ({}, {"score": "ifd * 2"}, {"weights": {"a": 1.0}}, {"quota": "sqrt"}):
+        assert problems_of("select.stratified", **GOOD | change) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"group": "kind +"}, "group: group must be a column or an SQL expression over columns"),
+        ({"score": "ifd +"}, "score: score must be a column or an SQL expression over columns"),
+        ({"budget": -1}, "budget: budget must be at least 0, got -1"),
+        ({"min_quota": -1}, "min_quota: min_quota must be at least 0, got -1"),
+        ({"weights": {"a": -1.0}}, "weights.a: weights.a must be at least 0, got -1.0"),
+        ({"weights": {"a": 0.0}}, "weights: weights must be above 0 for at least one group"),
+        ({"weights": {}}, "weights: weights must be above 0 for at least one group"),
+        ({"weights": {"a": 1.0}, "quota": "sqrt"}, "quota: quota must be left out with weights"),
+        ({"score": "ifd", "seed": 1}, "seed: seed must be left out with a score"),
+        ({"descending": False}, "descending: descending must be left out without a score"),
+        ({"token_column": "n"}, "token_column: token_column must be left out with unit: rows"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(change: dict[str, Any], problem: str) -> None:
+    (message,) = problems_of("select.stratified", **GOOD | change)
+    assert message.startswith(problem)

@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import json
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import polars as pl
@@ -20,17 +22,12 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from stages.select._dsir import BUCKETS, bags, log_weights
-from stages.select._target_similarity import (
-    log_density,
-    mean_cosine,
-    nearest,
-    principal,
-    project,
-    take_turns,
-)
-from stages.select.target import target
-from tests.support.options import options_of
+from stages._selection.budget import Unit
+from stages.select.target import Distribution, Gaps, Nearest, target
+from stages.select.target.dsir import BUCKETS, bags, log_weights
+from stages.select.target.gaps import log_density, principal_components, project
+from stages.select.target.nearest import Order, mean_cosine, nearest, take_turns
+from tests.stages._selection.binding import bound, problems_of
 from tests.support.rows import conversations, sample
 
 CTX = Context.__new__(Context)  # the stage computes only
@@ -52,9 +49,9 @@ def frame(values: NDArray[np.float32], prefix: str = "") -> pl.DataFrame:
 
 
 def matrices(rows: int, dimensions: int) -> st.SearchStrategy[NDArray[np.float32]]:
-    line = st.lists(SMALL, min_size=dimensions, max_size=dimensions)
-    lines = st.lists(line, min_size=1, max_size=rows)
-    return lines.map(lambda found: np.array(found, np.float32))
+    row = st.lists(SMALL, min_size=dimensions, max_size=dimensions)
+    table = st.lists(row, min_size=1, max_size=rows)
+    return table.map(lambda values: np.array(values, np.float32))
 
 
 def cosines(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -70,8 +67,8 @@ def test_nearest_is_that_of_a_loop(rows: NDArray[np.float32], others: NDArray[np
     import torch
 
     expected = cosines(rows, others)
-    similarity, found = nearest(rows, others)
-    for line, value, position in zip(expected, similarity, found, strict=True):
+    similarity, positions = nearest(rows, others)
+    for line, value, position in zip(expected, similarity, positions, strict=True):
         if np.isnan(line).all():
             assert np.isnan(value)
             assert position == -1
@@ -80,28 +77,28 @@ def test_nearest_is_that_of_a_loop(rows: NDArray[np.float32], others: NDArray[np
             assert position == np.flatnonzero(line >= np.nanmax(line) - 1e-11)[0]
     tensors = nearest(torch.tensor(rows), torch.tensor(others))
     np.testing.assert_array_equal(tensors[0], similarity)
-    np.testing.assert_array_equal(tensors[1], found)
+    np.testing.assert_array_equal(tensors[1], positions)
     means = mean_cosine(rows, others)
-    known = np.isfinite(means)
-    np.testing.assert_allclose(means[known], np.nanmean(expected[known], axis=1), atol=1e-11)
+    finite = np.isfinite(means)
+    np.testing.assert_allclose(means[finite], np.nanmean(expected[finite], axis=1), atol=1e-11)
     np.testing.assert_array_equal(mean_cosine(torch.tensor(rows), torch.tensor(others)), means)
 
 
 def by_hand(
-    rows: NDArray[np.float32], others: NDArray[np.float32], prices: list[int], budget: int
+    rows: NDArray[np.float32], others: NDArray[np.float32], costs: list[int], budget: int
 ) -> list[tuple[int, int]]:
     """The round robin as a plain loop: (row, target) in the order of choice."""
     similar = cosines(rows, others)
-    left = [i for i in range(len(rows)) if rows[i].any()]
+    remaining = [i for i in range(len(rows)) if rows[i].any()]
     chosen = []
     while True:
         before = len(chosen)
         for j in range(len(others)):
-            left = [i for i in left if prices[i] <= budget]
-            if left and others[j].any():
-                row = max(left, key=lambda i: (round(similar[i, j], 11), -i))
-                left.remove(row)
-                budget -= prices[row]
+            remaining = [i for i in remaining if costs[i] <= budget]
+            if remaining and others[j].any():
+                row = max(remaining, key=lambda i: (round(similar[i, j], 11), -i))
+                remaining.remove(row)
+                budget -= costs[row]
                 chosen.append((row, j))
         if len(chosen) == before:
             return chosen
@@ -118,30 +115,26 @@ def test_turns_are_those_of_a_loop(
 ) -> None:
     import torch
 
-    prices = [random.randrange(1, 6) if in_tokens else 1 for _ in rows]
-    found = take_turns(rows, others, np.array(prices), budget)
-    assert list(zip(found.rows, found.targets, strict=True)) == by_hand(
-        rows, others, prices, budget
-    )
-    assert take_turns(torch.tensor(rows), torch.tensor(others), np.array(prices), budget) == found
+    costs = [random.randrange(1, 6) if in_tokens else 1 for _ in rows]
+    turns = take_turns(rows, others, np.array(costs), budget)
+    assert list(zip(turns.rows, turns.targets, strict=True)) == by_hand(rows, others, costs, budget)
+    assert take_turns(torch.tensor(rows), torch.tensor(others), np.array(costs), budget) == turns
 
 
 def test_turns_at_size() -> None:
     """Lists that run out, many rows per target."""
     rows, others = vectors(700, seed=1), vectors(9, seed=2)
-    found = take_turns(rows, others, np.ones(700, np.int64), 700)
+    turns = take_turns(rows, others, np.ones(700, np.int64), 700)
     expected = by_hand(rows, others, [1] * 700, 700)
-    assert list(zip(found.rows, found.targets, strict=True)) == expected
+    assert list(zip(turns.rows, turns.targets, strict=True)) == expected
 
 
 @pytest.mark.parametrize("order", ["max", "mean", "turns"])
 @pytest.mark.parametrize("unit", ["rows", "tokens"])
-def test_nearest_rows_are_kept(order: str, unit: str) -> None:
-    data, wanted = frame(vectors(200)), frame(vectors(7, seed=3), "t")
+def test_nearest_rows_are_kept(order: Order, unit: Unit) -> None:
+    data, aims = frame(vectors(200)), frame(vectors(7, seed=3), "t")
     budget = 40 if unit == "rows" else 300
-    result = target(
-        CTX, data, wanted, mode="nearest", budget=budget, unit=unit, order=order  # type: ignore[arg-type]
-    )  # fmt: skip
+    result = target(CTX, data, aims, method=Nearest(order=order), budget=budget, unit=unit)
     kept = result["drop_reason"].is_null()
     spent = data["tokens"].filter(kept).sum() if unit == "tokens" else kept.sum()
     assert spent <= budget
@@ -151,8 +144,8 @@ def test_nearest_rows_are_kept(order: str, unit: str) -> None:
     else:
         assert (data["tokens"].filter(~kept) > budget - spent).all()
     assert sorted(result["target_rank"]) == list(range(1, 201))
-    told = [json.loads(e) for e in result["evidence"].drop_nulls()]
-    assert [t["rank"] for t in told] == result["target_rank"].filter(~kept).to_list()
+    evidence = [json.loads(e) for e in result["evidence"].drop_nulls()]
+    assert [e["rank"] for e in evidence] == result["target_rank"].filter(~kept).to_list()
     if order != "turns":
         assert result.sort("target_rank")["target_score"].is_sorted(descending=True)
     similar = cosines(vectors(200), vectors(7, seed=3))
@@ -164,10 +157,9 @@ def test_nearest_rows_are_kept(order: str, unit: str) -> None:
 def test_zero_vectors_come_last() -> None:
     values = vectors(6)
     values[2] = 0
-    for order in ("max", "mean", "turns"):
-        result = target(
-            CTX, frame(values), frame(vectors(2)), mode="nearest", budget=9, order=order  # type: ignore[arg-type]
-        )  # fmt: skip
+    for order in get_args(Order):
+        method = Nearest(order=order)
+        result = target(CTX, frame(values), frame(vectors(2)), method=method, budget=9)
         assert result["drop_reason"].null_count() == 6  # a budget beyond the pool keeps all
         assert result["target_rank"][2] == 6
         assert result["target_score"][2] is None
@@ -193,8 +185,8 @@ def test_weights_are_those_of_the_published_package() -> None:
     texts = [*answers(sample("self_instruct.jsonl.gz").head(400)), "", "Ünïcode ŒUVRE x_1 − “ok”…"]
     texts += ["नमस्ते दुनिया", "你好，世界！", "a\x1cb\u00a0c", "x" * 40]
     aims = [t for t in texts[:60] if t]
-    raw, wanted = plain_dsir(texts), plain_dsir(aims)
-    ratio = np.log(wanted.sum(0) / wanted.sum() + 1e-8) - np.log(raw.sum(0) / raw.sum() + 1e-8)
+    raw, aimed = plain_dsir(texts), plain_dsir(aims)
+    ratio = np.log(aimed.sum(0) / aimed.sum() + 1e-8) - np.log(raw.sum(0) / raw.sum() + 1e-8)
     pool, aim = bags(pl.Series(texts)), bags(pl.Series(aims))
     np.testing.assert_allclose(log_weights(pool, aim), raw @ ratio, rtol=1e-10, atol=1e-9)
     lengths = (raw.sum(axis=1) + 1) // 2  # as the package counts a text's words
@@ -205,9 +197,9 @@ def test_words_of_every_language(shared: Path) -> None:
     """The n-grams of texts in some 400 languages are those of Python's own pattern."""
     lines = gzip.decompress((shared / "corpora/udhr2_languages.jsonl.gz").read_bytes()).splitlines()
     texts = [json.loads(line)["text"][:300] for line in lines]
-    found = bags(pl.Series(texts))
+    grams = bags(pl.Series(texts))
     counts = np.zeros((len(texts), BUCKETS), np.int64)
-    np.add.at(counts, (found.owners, found.buckets), 1)
+    np.add.at(counts, (grams.owners, grams.buckets), 1)
     assert (counts == plain_dsir(texts)).all()
 
 
@@ -216,11 +208,9 @@ def test_rows_like_the_target_are_drawn() -> None:
     code = pl.Series([("def " in a) or ("{" in a) or ("<" in a) for a in answers(pool)])
     aims = pool.filter(code).gather_every(2)
     rest = pool.join(aims, on="id", how="anti")
-    options = {"mode": "distribution", "budget": 30, "field": "response"}
     among = pl.Series([("def " in a) or ("{" in a) or ("<" in a) for a in answers(rest)])
-    draws = [
-        target(CTX, rest, aims, seed=seed, **options)["drop_reason"].is_null() for seed in (0, 1)
-    ]  # type: ignore[arg-type]
+    methods = [Distribution(field="response", seed=seed) for seed in (0, 1)]
+    draws = [target(CTX, rest, aims, method=m, budget=30)["drop_reason"].is_null() for m in methods]
     assert draws[0].to_list() != draws[1].to_list()
     for drawn in draws:
         assert drawn.sum() == 30
@@ -230,15 +220,16 @@ def test_rows_like_the_target_are_drawn() -> None:
 def test_a_draw_does_not_depend_on_the_budget_or_on_noise_of_other_rows() -> None:
     pool = conversations([(f"ask {i}", f"answer {i % 7} of {i}") for i in range(80)])
     aims = conversations([("x", "answer 3 of 4"), ("y", "answer 3 of 3")])
-    few, many = (target(CTX, pool, aims, mode="distribution", budget=b, seed=5) for b in (10, 30))
+    method = Distribution(seed=5)
+    few, many = (target(CTX, pool, aims, method=method, budget=b) for b in (10, 30))
     assert few["target_rank"].to_list() == many["target_rank"].to_list()
     assert set(pool["id"].filter(few["drop_reason"].is_null())) < set(
         pool["id"].filter(many["drop_reason"].is_null())
     )
-    top = target(CTX, pool, aims, mode="distribution", budget=10, sample=False)
+    top = target(CTX, pool, aims, method=Distribution(sample=False), budget=10)
     assert top.sort("target_rank")["target_score"].is_sorted(descending=True)
     turned = pool.reverse()
-    again = target(CTX, turned, aims, mode="distribution", budget=10, seed=5)
+    again = target(CTX, turned, aims, method=method, budget=10)
     assert set(turned["id"].filter(again["drop_reason"].is_null())) == set(
         pool["id"].filter(few["drop_reason"].is_null())
     )
@@ -248,34 +239,32 @@ def test_draws_follow_the_weights() -> None:
     """Over many seeds a row is drawn first as often as its importance weight says."""
     pool = conversations([("", "red"), ("", "red blue"), ("", "blue")])
     aims = conversations([("", "red"), ("", "red"), ("", "blue")])
-    options = {"mode": "distribution", "budget": 1, "field": "response"}
-    scores = target(CTX, pool, aims, seed=0, **options)["target_score"].to_numpy()  # type: ignore[arg-type]
+    method = Distribution(field="response")
+    scores = target(CTX, pool, aims, method=method, budget=1)["target_score"].to_numpy()
     chance = np.exp(scores) / np.exp(scores).sum()
     first = np.zeros(3)
     for seed in range(600):
-        first += (target(CTX, pool, aims, seed=seed, **options)["target_rank"] == 1).to_numpy()  # type: ignore[arg-type]
+        seeded = replace(method, seed=seed)
+        first += (target(CTX, pool, aims, method=seeded, budget=1)["target_rank"] == 1).to_numpy()
     assert np.abs(first / 600 - chance).max() < 0.08
 
 
-def test_short_rows_are_told() -> None:
+def test_short_rows_have_a_reason() -> None:
     pool = conversations([("a", ""), ("b", "one two"), ("c", "one two three four")])
-    result = pool.with_columns(
-        target(CTX, pool, pool, mode="distribution", budget=9, field="response", min_words=3)
-    )
-    told = {
+    method = Distribution(field="response", min_words=3)
+    result = pool.with_columns(target(CTX, pool, pool, method=method, budget=9))
+    evidence = {
         m[-1]["content"]: json.loads(e)
         for m, e in result.select("messages", "evidence").rows()
         if e
     }
-    assert told == {"": {"words": 0, "minimum": 3}, "one two": {"words": 2, "minimum": 3}}
+    assert evidence == {"": {"words": 0, "minimum": 3}, "one two": {"words": 2, "minimum": 3}}
     assert result["drop_reason"].value_counts().sort("drop_reason").rows() == [
         (None, 1),
         ("too_short", 2),
     ]
-    with pytest.raises(UserError, match="no row of the target"):
-        target(
-            CTX, pool, conversations([("a", "")]), mode="distribution", budget=1, field="response"
-        )
+    with pytest.raises(UserError, match="target must have texts"):
+        target(CTX, pool, conversations([("a", "")]), method=method, budget=1)
 
 
 def test_densities_are_those_of_scikit_learn() -> None:
@@ -284,19 +273,19 @@ def test_densities_are_those_of_scikit_learn() -> None:
     from sklearn.neighbors import KernelDensity
 
     held, pool = vectors(300, seed=1), vectors(200, seed=2)
-    mean, basis = principal(held, 3)
-    spots, centres = project(pool, mean, basis), project(held, mean, basis)
+    mean, basis = principal_components(held, 3)
+    spots, centers = project(pool, mean, basis), project(held, mean, basis)
     whitened = PCA(3, whiten=True, svd_solver="full").fit(held.astype(np.float64))
     np.testing.assert_allclose(
         np.abs(whitened.transform(pool)), np.abs(spots), rtol=0.01, atol=1e-3
     )
-    found = log_density(spots, centres)
-    model = KernelDensity(bandwidth=300 ** (-1 / 7), rtol=1e-10).fit(centres)
-    np.testing.assert_allclose(found, model.score_samples(spots), rtol=1e-6)
-    tensors = log_density(torch.tensor(spots), torch.tensor(centres))
-    np.testing.assert_allclose(tensors, found, rtol=1e-12)
+    densities = log_density(spots, centers)
+    model = KernelDensity(bandwidth=300 ** (-1 / 7), rtol=1e-10).fit(centers)
+    np.testing.assert_allclose(densities, model.score_samples(spots), rtol=1e-6)
+    tensors = log_density(torch.tensor(spots), torch.tensor(centers))
+    np.testing.assert_allclose(tensors, densities, rtol=1e-12)
     far = np.full((1, 3), 1e3)
-    assert np.isfinite(log_density(far, centres)).all()  # no underflow
+    assert np.isfinite(log_density(far, centers)).all()  # no underflow
 
 
 def test_gaps_are_where_held_is_thin() -> None:
@@ -311,26 +300,26 @@ def test_gaps_are_where_held_is_thin() -> None:
         (spots[1 + rng.integers(2, size=100)] + 0.3 * rng.normal(size=(100, 3))).astype(np.float32)
     )
     missing = int((label == 2).sum())
-    for wanted in (None, aims):
-        result = target(CTX, data, wanted, held, mode="gaps", budget=missing)
+    for aim in (None, aims):
+        result = target(CTX, data, aim, held, method=Gaps(), budget=missing)
         assert (label[result["drop_reason"].is_null().to_numpy()] == 2).mean() > 0.97
         assert result.sort("target_rank")["target_score"].is_sorted(descending=True)
         assert result["held_density"].null_count() == 0
-    there = target(CTX, data, None, held, mode="gaps", budget=9)
-    np.testing.assert_allclose(there["target_score"], -there["held_density"])
-    none = target(CTX, data, aims, held.head(0), mode="gaps", budget=50)
+    alone = target(CTX, data, None, held, method=Gaps(), budget=9)
+    np.testing.assert_allclose(alone["target_score"], -alone["held_density"])
+    none = target(CTX, data, aims, held.head(0), method=Gaps(), budget=50)
     assert none["held_density"].null_count() == 300
     assert (label[none["drop_reason"].is_null().to_numpy()] > 0).all()
 
 
 def test_equal_rows_and_single_rows() -> None:
     same = frame(np.ones((4, 3), np.float32))
-    for mode in ("nearest", "gaps"):
-        edges = (same, same, same if mode == "gaps" else None)
-        result = target(CTX, *edges, mode=mode, budget=2)  # type: ignore[arg-type]
+    for method in (Nearest(), Gaps()):
+        held = same if isinstance(method, Gaps) else None
+        result = target(CTX, same, same, held, method=method, budget=2)
         assert result["target_rank"].to_list() == [1, 2, 3, 4]
         assert result["drop_reason"].null_count() == 2
-    one = target(CTX, same.head(1), same.head(1), same.head(1), mode="gaps", budget=2)
+    one = target(CTX, same.head(1), same.head(1), same.head(1), method=Gaps(), budget=2)
     assert one["drop_reason"].to_list() == [None]
 
 
@@ -338,14 +327,14 @@ def test_types_and_empty_input() -> None:
     adds = target.__stage__.adds  # type: ignore[attr-defined]
     edges = {"rows": [{}], "target": [{}], "held": [{}]}
     data = frame(vectors(9))
-    for mode in ("nearest", "gaps", "distribution"):
-        given_ = {**edges, "held": [{}] if mode == "gaps" else []}
-        added = adds(SimpleNamespace(mode=mode), given_)
-        talks = conversations([("a", "b c"), ("d", "e")])
-        pool = talks if mode == "distribution" else data
-        held = data if mode == "gaps" else None
+    for method in (Nearest(), Gaps(), Distribution()):
+        gaps = isinstance(method, Gaps)
+        added = adds(SimpleNamespace(method=method), {**edges, "held": [{}] if gaps else []})
+        texts = conversations([("a", "b c"), ("d", "e")])
+        pool = texts if isinstance(method, Distribution) else data
+        held = data if gaps else None
         for rows in (pool, pool.head(0)):
-            result = target(CTX, rows, pool, held, mode=mode, budget=4)  # type: ignore[arg-type]
+            result = target(CTX, rows, pool, held, method=method, budget=4)
             assert {name: result.schema[name] for name in added} == added
             assert set(result.columns) == {*added, "drop_reason", "evidence"}
 
@@ -353,27 +342,67 @@ def test_types_and_empty_input() -> None:
 def test_mistakes() -> None:
     data = frame(vectors(5))
     mark = target.__stage__  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="needs 'target'"):
-        mark.adds(SimpleNamespace(mode="nearest"), {"rows": [{}], "target": [], "held": []})
-    with pytest.raises(UserError, match="needs 'held'"):
-        target(CTX, data, data, mode="gaps", budget=1)
-    with pytest.raises(UserError, match="no use for 'held'"):
-        target(CTX, data, data, data, mode="nearest", budget=1)
-    with pytest.raises(UserError, match="no rows"):
-        target(CTX, data, data.head(0), mode="nearest", budget=1)
-    with pytest.raises(UserError, match="are zero"):
-        target(CTX, data, frame(np.zeros((2, 6), np.float32)), mode="nearest", budget=1)
-    with pytest.raises(UserError, match="different lengths"):
-        target(CTX, data, frame(vectors(2, 3)), mode="nearest", budget=1)
+    with pytest.raises(UserError, match="'target' must be connected"):
+        mark.adds(SimpleNamespace(method=Nearest()), {"rows": [{}], "target": [], "held": []})
+    with pytest.raises(UserError, match="'held' must be connected"):
+        target(CTX, data, data, method=Gaps(), budget=1)
+    with pytest.raises(UserError, match="'held' must be left out"):
+        target(CTX, data, data, data, method=Nearest(), budget=1)
+    with pytest.raises(UserError, match="must have rows"):
+        target(CTX, data, data.head(0), method=Nearest(), budget=1)
+    with pytest.raises(UserError, match="must not all be zero"):
+        target(CTX, data, frame(np.zeros((2, 6), np.float32)), method=Nearest(), budget=1)
+    with pytest.raises(UserError, match="must have one length"):
+        target(CTX, data, frame(vectors(2, 3)), method=Nearest(), budget=1)
     with pytest.raises(UserError, match="not finite"):
-        target(CTX, data, frame(np.full((1, 6), np.nan, np.float32)), mode="nearest", budget=1)
-    good: dict[str, object] = {"mode": "gaps", "budget": 1}
-    mark.check(options_of(target, **good))
-    for change in ({"budget": -1}, {"dimensions": 0}, {"min_words": -1}):
-        with pytest.raises(UserError):
-            mark.check(options_of(target, **good | change))
-    options = SimpleNamespace(
-        mode="distribution", field="instruction", vector="v", unit="tokens", tokens="length"
-    )
+        target(CTX, data, frame(np.full((1, 6), np.nan, np.float32)), method=Nearest(), budget=1)
+    options = bound(
+        "select.target", method={"name": "distribution", "field": "instruction"}, budget=1,
+        unit="tokens", token_column="length",
+    )  # fmt: skip
     read = ["messages", "input_start"]
     assert mark.reads(options) == {"rows": [*read, "length"], "target": read, "held": read}
+
+
+def test_options_that_are_accepted() -> None:
+    for method in (
+        "nearest",
+        "gaps",
+        {"name": "nearest", "order": "turns", "vector": "v"},
+        {"name": "distribution", "min_words": 100, "seed": 3, "field": "both"},
+    ):
+        assert problems_of("select.target", method=method, budget=1) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"budget": -1}, "budget: budget must be at least 0, got -1"),
+        (
+            {"method": {"name": "gaps", "n_components": 0}},
+            "method.n_components: method.n_components must be at least 1, got 0",
+        ),
+        (
+            {"method": {"name": "distribution", "min_words": -1}},
+            "method.min_words: method.min_words must be at least 0, got -1",
+        ),
+        (
+            {"method": {"name": "distribution", "sample": False, "seed": 3}},
+            "method: method.seed must be left out with sample: false, got 3",
+        ),
+        (
+            {"method": {"name": "distribution", "vector": "v"}},
+            "method.vector: method (distribution) has no option 'vector'",
+        ),
+        (
+            {"method": {"name": "gaps", "order": "mean"}},
+            "method.order: method (gaps) has no option 'order'",
+        ),
+        ({"seed": 1}, "seed: 'seed' is an option of method: distribution"),
+        ({"method": "near"}, "method: method: there is no 'near'"),
+        ({"token_column": "n"}, "token_column: token_column must be left out with unit: rows"),
+    ],
+)
+def test_mistakes_are_reported_before_anything_runs(change: dict, problem: str) -> None:
+    (message,) = problems_of("select.target", **{"method": "gaps", "budget": 1} | change)
+    assert message.startswith(problem)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
 from stages.tag.surface import surface
-from tests.support.records import SAMPLES, alpaca, frame, read_json, record, self_instruct
+from tests.support.options import problems
+from tests.support.rows import SAMPLES, alpaca, frame, json_lines, record, self_instruct
 
 CTX = Context.__new__(Context)  # the stage computes only
 
@@ -52,8 +51,8 @@ def test_only_the_first_characters_count() -> None:
     text = (
         "This is an English sentence that goes on for a while. " + "Und hier ist es deutsch. " * 90
     )
-    assert tag(text, "", characters=50)["language"] == "en"
-    assert tag(text, "", characters=5000)["language"] == "de"
+    assert tag(text, "", max_characters=50)["language"] == "en"
+    assert tag(text, "", max_characters=5000)["language"] == "de"
 
 
 @pytest.mark.parametrize(
@@ -148,35 +147,35 @@ def test_a_row_depends_on_itself_alone() -> None:
     assert pl.concat([surface(CTX, rows[:100]), surface(CTX, rows[100:])]).equals(whole)
 
 
-def test_mistakes_are_told_before_anything_runs() -> None:
-    check = surface.__stage__.check  # type: ignore[attr-defined]
-    check(SimpleNamespace(languages=("en", "zh"), lengths=(200, 1000)))
-    with pytest.raises(UserError, match="klingon"):
-        check(SimpleNamespace(languages=("klingon",), lengths=(200, 1000)))
-    with pytest.raises(UserError, match="lengths"):
-        check(SimpleNamespace(languages=(), lengths=(1000, 200)))
+def test_mistakes_are_reported_before_anything_runs() -> None:
+    assert problems("tag.surface", languages=["en", "zh"]) == []
+    (problem,) = problems("tag.surface", languages=["klingon"])
+    assert problem == "languages must be languages that py3langid identifies, got klingon"
+    (problem,) = problems("tag.surface", lengths=[1000, 200])
+    assert problem == "lengths must be increasing, got [1000, 200]"
+    assert problems("tag.surface", lengths=[0, 200]) != []
 
 
 def test_real_samples() -> None:
     """Rates on bundled data, a little below (or above) what was measured."""
-    maths = read_json(SAMPLES.parent / "benchmarks/gsm8k_test.jsonl.gz")
+    maths = json_lines(SAMPLES.parent / "benchmarks/gsm8k_test.jsonl.gz")
     tagged = surface(CTX, frame(record(row["question"], row["answer"]) for row in maths))
     assert tagged["is_math"].mean() > 0.98
     assert tagged["is_code"].mean() < 0.005
     assert (tagged["language"] == "en").mean() > 0.99
-    programs = read_json(SAMPLES.parent / "benchmarks/HumanEval.jsonl.gz")
+    programs = json_lines(SAMPLES.parent / "benchmarks/HumanEval.jsonl.gz")
     code = surface(CTX, frame(record(r["prompt"], r["canonical_solution"]) for r in programs))
     assert code["is_code"].mean() > 0.99
 
 
 def test_rates_on_labelled_pools(shared: Path) -> None:
     """gpteacher holds programs only; dolly hardly any; the parallel pools have one language."""
-    programs = read_json(shared / "pools/gpteacher_codegen.json.gz")
+    programs = json_lines(shared / "pools/gpteacher_codegen.json.gz")
     assert surface(CTX, alpaca(programs, "response"))["is_code"].mean() > 0.85
-    prose = surface(CTX, alpaca(read_json(shared / "pools/dolly_3k_filtered.json.gz")))
+    prose = surface(CTX, alpaca(json_lines(shared / "pools/dolly_3k_filtered.json.gz")))
     assert prose["is_code"].mean() < 0.005
     assert prose["is_math"].mean() < 0.02
     assert (prose["language"] == "en").mean() > 0.97
-    chinese = alpaca(read_json(shared / "pools/alpaca_zh_10k.json.gz")[:2000])
+    chinese = alpaca(json_lines(shared / "pools/alpaca_zh_10k.json.gz")[:2000])
     named = surface(CTX, chinese, languages=("zh", "en"))["language"]
     assert (named == "zh").mean() > 0.95

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import polars as pl
@@ -21,13 +22,14 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.recipe.discovery import describe
+from pipeline.recipe.discovery import describe, find
 from pipeline.store.parquet import write_frame
 from schemas.records import record_id
 from stages._training import dataset
 from stages._training import trainer as trainer_module
+from stages._training.hyperparameters import Full, Hyperparameters, LoRA
 from stages.train.sft import sft
-from tests.support.options import options_of
+from tests.support.options import options_of, problems
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,7 +106,7 @@ def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
         data = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path), split="train")
         tokenizer, marked = dataset.tokenizer_for(tinylm)
         trainer = SFTTrainer(
-            model=trainer_module.load_model(tinylm, "full", 256),
+            model=trainer_module.load_model(tinylm, Full(), 256),
             args=SFTConfig(
                 output_dir=str(tmp_path),
                 assistant_only_loss=True,
@@ -126,7 +128,7 @@ def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
     """The loss of each answer token, by the tokens of its row up to it."""
     import torch
 
-    found = {}
+    losses_by_tokens = {}
     for batch in batches:
         ids, labels = batch["input_ids"], batch.pop("labels")
         with torch.inference_mode():
@@ -137,8 +139,10 @@ def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
         positions = batch.get("position_ids", torch.arange(ids.shape[1]).expand_as(ids))
         for row, column in (labels[:, 1:] != dataset.IGNORED).nonzero().tolist():
             start = column + 1 - int(positions[row, column + 1])
-            found[tuple(ids[row, start : column + 2].tolist())] = float(losses[row, column])
-    return found
+            losses_by_tokens[tuple(ids[row, start : column + 2].tolist())] = float(
+                losses[row, column]
+            )
+    return losses_by_tokens
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -148,7 +152,7 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     tokenizer, marked = dataset.tokenizer_for(tinylm)
     encoded = dataset.encode(tokenizer, marked, rows()["messages"])
     with trainer_module.quiet():
-        model = trainer_module.load_model(tinylm, "full", 256).eval()
+        model = trainer_module.load_model(tinylm, Full(), 256).eval()
         model.set_attn_implementation(attention)
         blocks = dataset.pack(encoded, 256)
     assert max(map(len, blocks["seq_lengths"])) > 2
@@ -156,9 +160,9 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     columns = blocks.to_list()
     together = token_losses(model, [packed(columns[:2]), packed(columns[2:])])
-    apart = token_losses(model, [plain(encoded.to_dicts())])
-    assert together.keys() == apart.keys()
-    assert together == pytest.approx(apart, abs=1e-5)
+    separate = token_losses(model, [plain(encoded.to_dicts())])
+    assert together.keys() == separate.keys()
+    assert together == pytest.approx(separate, abs=1e-5)
     assert sum(together.values()) == pytest.approx(
         dataset.answer_losses(model, encoded)["loss"].sum(), rel=1e-6
     )
@@ -172,9 +176,9 @@ def test_whatever_is_cut_is_counted(lengths: list[int], limit: int) -> None:
     ).with_columns(labels=pl.col("input_ids").list.eval(
         pl.when(pl.element() >= 3).then(pl.element()).otherwise(-100)
     ))  # fmt: skip
-    left, counts = dataset.cut(frame, limit)
+    trained, counts = dataset.cut(frame, limit)
     kept = [min(n, limit) for n in lengths if min(n, limit) > 3]
-    assert left["input_ids"].list.len().to_list() == kept
+    assert trained["input_ids"].list.len().to_list() == kept
     assert counts == {
         "rows": len(kept),
         "tokens": sum(kept),
@@ -195,24 +199,32 @@ def test_a_training_gives_a_loadable_better_model_and_says_what_it_did(
     folder = write_shards(tmp_path / "s", train, train[:6])
     seen: list[tuple[float, float | None]] = []
     ctx.report = lambda done, total: seen.append((done, total))
-    sft(ctx, folder, model=tinylm, epochs=2, lr=3e-4, max_tokens=64, gradient_accumulation=4)
+    sft(
+        ctx,
+        folder,
+        model=tinylm,
+        num_train_epochs=2,
+        learning_rate=3e-4,
+        max_length=64,
+        gradient_accumulation_steps=4,
+    )
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
-    told = metrics(ctx)
-    assert told["rows"] + told["rows_without_answer"] == 25
-    assert told["rows_cut"] > 0
-    assert told["rows_without_answer"] >= 1
-    assert told["trained_tokens"] == 2 * told["tokens"] == ctx.counters["tokens"]
-    assert seen == [(step, told["steps"]) for step in range(1, told["steps"] + 1)]
-    assert [entry["step"] for entry in told["losses"]] == list(range(1, told["steps"] + 1))
-    assert told["validation"]["after"] < told["validation"]["before"]
+    result = metrics(ctx)
+    assert result["rows"] + result["rows_without_answer"] == 25
+    assert result["rows_cut"] > 0
+    assert result["rows_without_answer"] >= 1
+    assert result["trained_tokens"] == 2 * result["tokens"] == ctx.counters["tokens"]
+    assert seen == [(step, result["steps"]) for step in range(1, result["steps"] + 1)]
+    assert [entry["step"] for entry in result["losses"]] == list(range(1, result["steps"] + 1))
+    assert result["validation"]["after"] < result["validation"]["before"]
     loaded = AutoModelForCausalLM.from_pretrained(ctx.files / "model")
     tokenizer = AutoTokenizer.from_pretrained(ctx.files / "model")
     encoded, _ = dataset.cut(
         dataset.encode(tokenizer, tokenizer.chat_template, train[:6]["messages"]), 64
     )
     again = dataset.answer_losses(loaded, encoded).sum()
-    assert again["loss"][0] / again["tokens"][0] == pytest.approx(told["validation"]["after"])
+    assert again["loss"][0] / again["tokens"][0] == pytest.approx(result["validation"]["after"])
 
 
 def test_order_and_sharding_of_the_rows_do_not_matter(
@@ -222,7 +234,7 @@ def test_order_and_sharding_of_the_rows_do_not_matter(
     results = []
     for name, folder in (("a", shards), ("b", other)):
         ctx = Context.scratch(tmp_path / name)
-        sft(ctx, folder, model=tinylm, steps=2, gradient_accumulation=2, max_tokens=64)
+        sft(ctx, folder, model=tinylm, max_steps=2, gradient_accumulation_steps=2, max_length=64)
         results.append((ctx.files / "model/model.safetensors").read_bytes())
     assert results[0] == results[1]
 
@@ -239,20 +251,20 @@ def dies_at(step: int) -> Callable[[float, float | None], None]:
     return report
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", [Full(), LoRA()], ids=["full", "lora"])
 def test_a_resumed_training_equals_an_undisturbed_one(
     method: Any, tmp_path: Path, shards: Path, tinylm: LanguageModel, monkeypatch: Any
 ) -> None:
     def train(ctx: Context) -> None:
         sft(
-            ctx, shards, model=tinylm, steps=5, gradient_accumulation=2, max_tokens=64,
-            method=method, lr=1e-3,
+            ctx, shards, model=tinylm, max_steps=5, gradient_accumulation_steps=2, max_length=64,
+            method=method, learning_rate=1e-3,
         )  # fmt: skip
 
     whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
     train(whole)
     monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(trainer_module, "SAVING_SHARE", 1e9)
+    monkeypatch.setattr(trainer_module, "SAVING_FRACTION", 1e9)
     killed.report = dies_at(4)
     with pytest.raises(Killed):
         train(killed)
@@ -277,7 +289,8 @@ def test_an_adapter_is_saved_beside_the_weights_that_it_is_merged_into(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    sft(ctx, shards, model=tinylm, steps=2, method="lora", lora_rank=4, lr=1e-2, max_tokens=64)
+    method = LoRA(lora_r=4)
+    sft(ctx, shards, model=tinylm, max_steps=2, method=method, learning_rate=1e-2, max_length=64)
     with trainer_module.quiet():
         base = AutoModelForCausalLM.from_pretrained(tinylm.model, dtype="float32")
         before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
@@ -295,7 +308,7 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
 ) -> None:
     check = describe("train.sft", sft).check
     assert check is not None
-    options: dict[str, Any] = {"model": tinylm, "steps": 1}
+    options: dict[str, Any] = {"model": tinylm, "max_steps": 1}
     check(options_of(sft, **options))
     own = (ROOT / "data/models/tinylm/chat_template.jinja").read_text()
     unmarked = tmp_path / "unmarked.jinja"
@@ -314,23 +327,60 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
     other = LanguageModel(model=tinylm.model, chat_template=str(unmarked))
     with pytest.raises(UserError, match="chat_template"):
         check(options_of(sft, **options | {"model": other}))
-    for wrong in ({"epochs": 1.0}, {"steps": None}, {"steps": 0}, {"lr": 0.0}, {"warmup": 1.0}):
-        with pytest.raises(UserError):
-            check(options_of(sft, **options | wrong))
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "max_steps and num_train_epochs: exactly one must be given, got neither"),
+        (
+            {"max_steps": 1, "num_train_epochs": 1.0},
+            "max_steps and num_train_epochs: exactly one must be given, got both",
+        ),
+        ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ({"max_steps": 1, "learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
+        ({"max_steps": 1, "warmup_ratio": 1.0}, "warmup_ratio must be below 1, got 1.0"),
+        ({"max_steps": 1, "max_length": 1}, "max_length must be at least 2, got 1"),
+        ({"max_steps": 1, "lora_r": 8}, "'lora_r' is an option of method: lora"),
+        (
+            {"max_steps": 1, "method": {"name": "lora", "lora_r": 0}},
+            "method.lora_r must be at least 1, got 0",
+        ),
+    ],
+)
+def test_options_that_no_training_can_have_are_refused(
+    options: dict[str, Any], problem: str, tinylm: LanguageModel
+) -> None:
+    assert problems("train.sft", model=tinylm, **options) == [problem]
+
+
+def test_both_stages_train_with_the_same_hyperparameters() -> None:
+    """The options have the names, types and defaults of the one dataclass, seed included."""
+    for name in ("train.sft", "report.ablation"):
+        options = {option.name: option for option in find(name).options}
+        hints = get_type_hints(Hyperparameters, include_extras=True)
+        for field, default in asdict(Hyperparameters()).items():
+            option = options[field]
+            assert option.annotation == hints[field], (name, field)
+            own = asdict(option.default) if field == "method" else option.default
+            assert own == default, (name, field)
 
 
 def test_rows_longer_than_the_model_reads_are_refused(
     ctx: Context, tinylm: LanguageModel, shards: Path
 ) -> None:
     with pytest.raises(UserError, match="at most 2048"):
-        sft(ctx, shards, model=tinylm, steps=1, max_tokens=4096)
+        sft(ctx, shards, model=tinylm, max_steps=1, max_length=4096)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(
     ctx: Context, tinylm: LanguageModel, shards: Path
 ) -> None:
-    with pytest.raises(UserError, match="lower lr"):
-        sft(ctx, shards, model=tinylm, steps=4, lr=1e30, warmup=0.0, max_tokens=64)
+    with pytest.raises(UserError, match="lower learning_rate"):
+        sft(
+            ctx, shards, model=tinylm, max_steps=4, learning_rate=1e30, warmup_ratio=0.0,
+            max_length=64,
+        )  # fmt: skip
 
 
 KILLED = """
@@ -338,12 +388,12 @@ import sys
 from pathlib import Path
 from pipeline.context import Context
 from pipeline.models import LanguageModel
+from stages._training import trainer
 from stages.train.sft import sft
-from tests.support.options import options_of
-trainer_module.CHECKPOINT_SECONDS, trainer_module.SAVING_SHARE = 0.0, 1e9
+trainer.CHECKPOINT_SECONDS, trainer.SAVING_FRACTION = 0.0, 1e9
 sft(Context.scratch(Path(sys.argv[1])), Path(sys.argv[2]),
-    model=LanguageModel(model="data/models/tinylm"), steps=40, gradient_accumulation=1,
-    max_tokens=64, lr=1e-3)
+    model=LanguageModel(model="data/models/tinylm"), max_steps=40,
+    gradient_accumulation_steps=1, max_length=64, learning_rate=1e-3)
 """
 
 

@@ -1,0 +1,150 @@
+"""The verbs that read: status, why, explain, cat, stages, doctor."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import (
+    STORE,
+    AsJson,
+    Overrides,
+    Profile,
+    RecipeName,
+    StageName,
+    StoreFolder,
+    app,
+    load,
+    print_json,
+    verb,
+)
+from pipeline.errors import Exit, UserError
+
+
+@verb(app)
+def status(
+    recipe: RecipeName,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show the state and row counts of every stage."""
+    from pipeline.cli import tables
+    from pipeline.execution import history
+
+    entries = history.status(*load(recipe, store, overrides, profile))
+    if as_json:
+        print_json(entries)
+    else:
+        print(tables.funnel(entries["stages"]))
+
+
+@verb(app)
+def why(
+    recipe: RecipeName,
+    stage: StageName,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show what changed in a stage since its last artifact."""
+    from pipeline.cli import tables
+
+    reasons = tables.reasons(*load(recipe, store, overrides, profile), stage)
+    if as_json:
+        print_json(reasons)
+    else:
+        for entry in reasons["stages"]:
+            print(f"{entry['name']} ({entry['uses']}) is {entry['state']}")
+            for cause in entry["causes"]:
+                print(f"  {cause}")
+
+
+@verb(app)
+def explain(
+    recipe: RecipeName,
+    record: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its beginning.")],
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show the history of one record through all stages."""
+    from pipeline.cli import tables
+    from pipeline.execution import history
+
+    events = history.explain(*load(recipe, store, overrides, profile), record)
+    if as_json:
+        print_json(events)
+    else:
+        print(tables.record_history(events))
+
+
+@verb(app)
+def cat(
+    recipe: RecipeName,
+    stage: StageName,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    dropped: Annotated[bool, typer.Option("--dropped", help="The rows that it dropped.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="The rows that failed in it.")] = False,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write FILE.parquet or FILE.jsonl."),
+    ] = None,
+) -> None:
+    """Print the rows of a stage with all their columns."""
+    from pipeline.execution import history
+
+    if dropped and failed:
+        raise UserError("--dropped and --failed exclude each other")
+    part = "dropped" if dropped else "failed" if failed else "kept"
+    frame = history.rows(*load(recipe, store, overrides, profile), stage, part)
+    if output:
+        history.save(frame, output)
+    elif len(frame):
+        sys.stdout.write(frame.write_ndjson())
+
+
+@verb(app)
+def stages(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="The stage to document in full.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List all stages, or document one with its options."""
+    from pipeline.cli.stage_docs import stage_entry, stage_list, stage_page
+    from pipeline.recipe.discovery import available, find
+
+    entries, problems = [], []
+    for stage_name in [name] if name else available():
+        try:
+            entries.append(stage_entry(find(stage_name)))
+        except UserError as error:  # a broken stage hides no other
+            problems.append(error)
+    if as_json:
+        print_json(entries)
+    elif entries:
+        print(stage_page(entries[0]) if name else stage_list(entries))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return Exit.MISTAKE if problems else Exit.DONE
+
+
+@verb(app)
+def doctor(store: StoreFolder = STORE) -> int:
+    """Check this machine, and say how to fix what is missing."""
+    from pipeline.cli.doctor import examine
+
+    findings = examine(store)
+    for finding in findings:
+        print(f"{'ok ' if finding.passed else 'NO '} {finding.what}")
+        if finding.fix:
+            print(f"      {finding.fix}")
+    return Exit.DONE if all(finding.passed for finding in findings) else Exit.MISTAKE

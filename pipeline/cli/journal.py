@@ -1,0 +1,76 @@
+"""The verbs on a store's journal: stats, verify, export, import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.app import STORE, AsJson, StoreFolder, app, print_json, verb
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.models.journal.journal import Journal
+
+group = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Count, check, export and import the models' answers.",
+)
+app.add_typer(group, name="journal")
+
+ExportFile = Annotated[
+    Path, typer.Argument(metavar="FILE", help="FILE.jsonl or FILE.jsonl.gz.", show_default=False)
+]
+
+
+def _journal(store: Path) -> Journal:
+    from pipeline.models.journal.journal import journal_in
+
+    journal = journal_in(store)
+    if journal is None:
+        what = "the store has no journal: no request to a language model was sent"
+        raise UserError(what, where=str(store))
+    return journal
+
+
+@verb(group)
+def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
+    """Count requests and tokens by model."""
+    from pipeline.cli import tables
+    from pipeline.models.journal import export as exports
+
+    counts = exports.stats(_journal(store))
+    if as_json:
+        print_json(counts)
+        return
+    header = ["model", "requests", "prompt tokens", "answer tokens", "cut", "answered again"]
+    print(tables.table(header, list(exports.stats_rows(counts)), right=(1, 2, 3, 4, 5)))
+    print(f"\n{counts['requests']:,} requests, {counts['bytes'] / 2**20:,.1f} MiB")
+
+
+@verb(group)
+def verify(store: StoreFolder = STORE) -> None:
+    """Check that every entry is complete and has the right key."""
+    from pipeline.models.journal import export as exports
+
+    print(f"{exports.verify(_journal(store)):,} entries, all of them complete")
+
+
+@verb(group)
+def export(file: ExportFile, store: StoreFolder = STORE) -> None:
+    """Write all answers to a file for `engine: replay`."""
+    from pipeline.models.journal import export as exports
+
+    print(f"{exports.export(_journal(store), file):,} entries written to {file}")
+
+
+@verb(group, "import")
+def import_(file: ExportFile, store: StoreFolder = STORE) -> None:
+    """Add the answers of an exported file; existing ones stay."""
+    from pipeline.models.journal import export as exports
+    from pipeline.models.journal.journal import Journal
+
+    new, existing = exports.import_entries(Journal(store / "journal"), file)
+    print(f"{new:,} entries added, {existing:,} existed before")

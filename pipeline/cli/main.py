@@ -1,0 +1,17 @@
+"""The command line as a whole; verbs are listed in the order of these imports."""
+
+from __future__ import annotations
+
+# isort: off
+from pipeline.cli import run as run
+from pipeline.cli import inspect as inspect
+from pipeline.cli import journal as journal
+
+# isort: on
+from pipeline.cli.app import app
+from pipeline.errors import program
+
+
+def main() -> None:
+    """Run the verb that `sys.argv` names."""
+    app(prog_name=program())

@@ -1,0 +1,119 @@
+"""The verbs `run` and `plan`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import (
+    STORE,
+    AsJson,
+    Overrides,
+    Profile,
+    RecipeName,
+    StoreFolder,
+    app,
+    load,
+    print_json,
+    verb,
+)
+from pipeline.errors import Exit, program
+
+Targets = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="STAGE", help="Stages to run up to; all of them by default."),
+]
+
+
+@verb(app)
+def run(
+    recipe: RecipeName,
+    stages: Targets = None,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Processes for row-wise stages; by default one per core.",
+            show_default=False,
+        ),
+    ] = 0,
+    accept_code: Annotated[
+        bool,
+        typer.Option("--accept-code", help="Reuse artifacts although the stage's code changed."),
+    ] = False,
+) -> int:
+    """Run what is missing, up to the named stages."""
+    import gc
+    import os
+    import shlex
+    import signal
+    import sys
+
+    from pipeline.cli import tables
+    from pipeline.execution import history
+    from pipeline.execution.estimate import comparison
+    from pipeline.execution.plan import select_steps
+    from pipeline.execution.progress import watch
+    from pipeline.execution.runner import Runner
+
+    signal.signal(signal.SIGTERM, lambda *_: _interrupt())
+    loaded, opened = load(recipe, store, overrides, profile)
+    # What is imported by now stays: the collector need not look through it again and again.
+    gc.freeze()
+    progress = watch(len(select_steps(loaded, stages or [])))
+    runner = Runner(loaded, opened, progress, workers or os.cpu_count() or 1, accept_code)
+    try:
+        code = runner.run(stages or [])
+    except KeyboardInterrupt:
+        again = f"{program()} {shlex.join(sys.argv[1:])}"
+        print(f"\ninterrupted; finished work is kept. Go on with:\n  {again}", file=sys.stderr)
+        return Exit.INTERRUPTED
+    finally:
+        progress.close()
+        for line in comparison(runner.expected, runner.used):
+            print(f"asked by {line}", file=sys.stderr)
+    names = list(runner.outputs.artifacts)
+    entries = [s for s in history.status(loaded, opened)["stages"] if s["name"] in names]
+    print(tables.funnel(entries))
+    for text in history.summaries(list(runner.outputs.artifacts.values())):
+        print("\n" + text.rstrip())
+    if code is Exit.ROWS_FAILED:
+        failed = [s["name"] for s in entries if s["failed"]]
+        hint = loaded.command("cat", failed[0], "--failed", store=store)
+        print(f"\nsome rows failed in: {', '.join(failed)}\n  try: {hint}", file=sys.stderr)
+    return code
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@verb(app)
+def plan(
+    recipe: RecipeName,
+    stages: Targets = None,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Show what would run and why; run nothing."""
+    from pipeline.cli import tables
+    from pipeline.execution.estimate import budget_warnings, estimate_steps
+    from pipeline.execution.plan import check
+    from pipeline.execution.plan import plan as make_plan
+
+    loaded, opened = load(recipe, store, overrides, profile)
+    planned = make_plan(loaded, opened, stages or [])
+    check(planned)
+    entries = tables.estimates(loaded, opened, planned)
+    if as_json:
+        print_json({"recipe": loaded.name, "stages": entries})
+    else:
+        print(tables.plan_table(entries))
+        for warning in budget_warnings(loaded, estimate_steps(loaded, opened, planned)):
+            print(f"warning: {warning}")

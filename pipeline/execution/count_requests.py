@@ -1,0 +1,196 @@
+"""How many requests a step sends: its function is run on a sample against counting engines.
+
+Of more rows than `SAMPLE` a sample is run, and scaled where requests grow with the rows.
+Where the rows are not there yet, requests are known if they do not depend on them: a stage
+that is told how many rows to make asks as much whatever it is given.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.counting import CountingEncoder, CountingEngine, counting
+from pipeline.stage import DataKind
+from schemas.records import RECORD_COLUMNS
+
+SAMPLE: Final = 4000
+"""Rows on which a stage is counted: ids are digests, so the first are any."""
+
+_STAND_INS: Final = (64, 96)
+"""Rows of the two made-up inputs by which requests that do not depend on rows are known."""
+
+
+class Lengths(NamedTuple):
+    """Mean tokens of a prompt and of an answer."""
+
+    prompt: float
+    answer: float
+
+
+class Counts(NamedTuple):
+    """Requests to one model with the tokens of their prompts and answers, scaled to all rows."""
+
+    requests: float
+    prompt_tokens: float
+    answer_tokens: float
+
+    def times(self, factor: float) -> Counts:
+        """All three multiplied."""
+        return Counts(*(value * factor for value in self))
+
+
+def language_models(planned: PlannedStep) -> list[LanguageModel]:
+    models: list[Any] = []
+    for option in planned.step.stage.options:
+        if option.is_model:
+            option.each(getattr(planned.options, option.name), models.append)
+    return [model for model in models if isinstance(model, LanguageModel)]
+
+
+class _CountingContext(Context):
+    """A context whose models send nothing. seen: lengths that the journal knows."""
+
+    engines: dict[LanguageModel, CountingEngine]
+    seen: Mapping[LanguageModel, Lengths]
+
+    @classmethod
+    def of(cls, folder: Path, seen: Mapping[LanguageModel, Lengths]) -> _CountingContext:
+        context = cls(folder / "files", folder / "work", folder / "store")
+        for path in (context.files, context.work, context.store):
+            path.mkdir()
+        context.engines, context.seen = {}, seen
+        return context
+
+    def open(self, model: LanguageModel | Embedder) -> Any:
+        if not isinstance(model, LanguageModel):
+            return CountingEncoder()
+        lengths = self.seen.get(model)
+        answer = lengths.answer if lengths else None
+        return self.engines.setdefault(model, CountingEngine(model, answer))
+
+
+def count_requests(
+    planned: PlannedStep, outputs: StepOutputs, seen: Mapping[LanguageModel, Lengths]
+) -> dict[LanguageModel, Counts] | None:
+    """The requests of a step by model; None where its rows are not there, or cannot be counted.
+
+    Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
+    sample asks clearly more than its half, the requests grow with the rows and are
+    scaled, else they are bounded by the options.
+    """
+    inputs = _inputs(planned, outputs)
+    if inputs is None:
+        return None
+    number = max((len(i) for i in inputs.values() if isinstance(i, pl.DataFrame)), default=0)
+    counts = _run(planned, {name: _head(i, SAMPLE) for name, i in inputs.items()}, seen)
+    if counts is None or number <= SAMPLE:
+        return counts
+    half = _run(planned, {name: _head(i, SAMPLE // 2) for name, i in inputs.items()}, seen)
+    scaled = {}
+    for model, whole in counts.items():
+        part = half[model].requests if half and model in half else 0.0
+        grows = whole.requests > 1.5 * part
+        scaled[model] = whole.times(number / SAMPLE) if grows else whole
+    return scaled
+
+
+def _run(
+    planned: PlannedStep, inputs: Mapping[str, Any], seen: Mapping[LanguageModel, Lengths]
+) -> dict[LanguageModel, Counts] | None:
+    """Run the stage against counting engines; None where it cannot be run so."""
+    with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
+        context = _CountingContext.of(Path(folder), seen)
+        try:
+            planned.step.stage.function(context, **inputs, **vars(planned.options))
+        except Exception:
+            # Whatever is wrong with the rows or the stage is told when it runs.
+            return None
+    return {
+        model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens)
+        for model, e in context.engines.items()
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings of a stage are about real answers."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any] | None:
+    """What the stage takes on its edges; None where something that it needs has not run."""
+    inputs: dict[str, Any] = {}
+    for edge in planned.step.stage.edges:
+        names = planned.step.needs.get(edge.name, ())
+        if any(name not in outputs.artifacts for name in names):
+            return None
+        values: list[Any] = []
+        for name in names:
+            if edge.kind is DataKind.FILES:
+                values.append(outputs.artifacts[name].files)
+            else:
+                view = outputs.views[name]
+                values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
+        inputs[edge.name] = values if edge.many else next(iter(values), None)
+    return inputs
+
+
+def _head(value: Any, rows: int) -> Any:
+    if isinstance(value, list):
+        return [_head(one, rows) for one in value]
+    return value.head(rows) if isinstance(value, pl.DataFrame) else value
+
+
+def requests_without_rows(planned: PlannedStep) -> int | None:
+    """The requests of a step whatever its rows are, or None where they depend on them.
+
+    The stage is counted on two made-up inputs of different sizes: what comes out the same
+    is decided by the options.
+    """
+    totals = []
+    for number in _STAND_INS:
+        inputs = {
+            edge.name: None if edge.name not in planned.step.needs else _stand_ins(number)
+            for edge in planned.step.stage.edges
+            if edge.kind is DataKind.RECORDS and not edge.many
+        }
+        if len(inputs) < len(planned.step.stage.edges):
+            return None
+        counts = _run(planned, inputs, {})
+        totals.append(None if counts is None else sum(c.requests for c in counts.values()))
+    return round(totals[0]) if totals[0] is not None and totals[0] == totals[1] else None
+
+
+def _stand_ins(number: int) -> pl.DataFrame:
+    """Records that say nothing, each of its own."""
+    rows = [
+        {
+            "id": f"{i:032x}",
+            "messages": [
+                {"role": "user", "content": f"What is the number {i} of the row called?"},
+                {"role": "assistant", "content": f"It is called {i}."},
+            ],
+            "input_start": None,
+            "origins": [{"source": "stand-in", "index": i, "license": "CC0-1.0"}],
+            "parents": [],
+            "extra": json.dumps({"is_classification": i % 2 == 0}),  # as seed tasks have it
+        }
+        for i in range(number)
+    ]
+    return pl.DataFrame(rows, schema=RECORD_COLUMNS)

@@ -1,0 +1,193 @@
+"""Counting the requests of a stage by running it against engines that send nothing.
+
+`plan` says what a stage will ask of language models before its first run. Nothing says it
+twice: the stage's own steps are run on a sample of its rows, every request is counted, and
+is answered at once with a sample of a good answer, so that the steps behind it are counted
+too. Filters on content are off meanwhile (`is_counting`), since a sample says nothing about
+how many real answers pass: an estimate is as if nothing were dropped on the way.
+
+The sample of an answer stands beside the prompt, as `<name>.answer.jinja`, where a parser
+needs a form; it is rendered with the prompt's own values, and `{n}` in it becomes a number
+of its own for each request. Prompts without one are answered with a numbered list.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.models.base import Completion, LanguageModel, Request, Scored
+
+CHARACTERS_PER_TOKEN: Final = 4
+"""About: English prose under the usual vocabularies."""
+
+TEMPLATE_TOKENS: Final = 8
+"""What a chat template puts around a prompt, about."""
+
+DIMENSIONS: Final = 16
+_FILLER: Final = (
+    "A numbered answer.\n1. The first part {n}?\n2. The second part {n}?\n3. The third {n}?"
+)
+_samples: ContextVar[dict[str, str] | None] = ContextVar("samples", default=None)
+
+
+def is_counting() -> bool:
+    """Whether requests are only counted: filters on what was answered let everything pass."""
+    return _samples.get() is not None
+
+
+def note_sample(prompt: str, answer: str) -> None:
+    """Remember what a prompt may be answered with, while requests are counted."""
+    samples = _samples.get()
+    if samples is not None:
+        samples[prompt.strip()] = answer
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Within it, `is_counting` is true and samples of answers are noted."""
+    token = _samples.set({})
+    try:
+        yield
+    finally:
+        _samples.reset(token)
+
+
+@dataclass
+class RequestCount:
+    """Requests to one model so far, with their tokens: of prompts, and of answers at most."""
+
+    requests: int = 0
+    prompt_tokens: float = 0.0
+    answer_tokens: float = 0.0
+
+
+@dataclass
+class CountingEngine:
+    """Answers requests with samples, and counts them; see `pipeline.models.base.Engine`.
+
+    Args:
+        model: The model that it stands in for.
+        mean_answer: Tokens of an answer where they are known from earlier requests;
+            None takes every answer for as long as its limit allows.
+
+    Example:
+        >>> with counting():
+        ...     engine = CountingEngine(LanguageModel(model="any"))
+        ...     (answer,) = engine.generate([Request("Why?")])
+        >>> engine.count.requests, answer.finish_reason
+        (1, 'stop')
+    """
+
+    model: LanguageModel
+    mean_answer: float | None = None
+    count: RequestCount = field(default_factory=RequestCount)
+    context_tokens: int | None = None
+
+    @property
+    def tokenizer(self) -> Any:
+        """A stand-in: whoever counts needs no vocabulary."""
+        return _Tokenizer()
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """A sample of an answer to each request."""
+        return [self._answer(request) for request in requests]
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+        """Zeros: scoring sends no requests."""
+        return [np.zeros(len(s.tokens) - s.start, np.float32) for s in sequences]
+
+    def _answer(self, request: Request) -> Completion:
+        prompt, decoding = request.prompt, request.decoding
+        texts = [prompt] if isinstance(prompt, str) else [text for _, text in prompt]
+        limit = decoding.max_tokens
+        tokens = limit if self.mean_answer is None else min(limit, self.mean_answer)
+        self.count.requests += 1
+        self.count.prompt_tokens += TEMPLATE_TOKENS + sum(map(len, texts)) / CHARACTERS_PER_TOKEN
+        self.count.answer_tokens += tokens
+        sample = self._sample(texts)
+        if decoding.choice:
+            text = sample if sample in decoding.choice else decoding.choice[0]
+        elif decoding.json_schema is not None:
+            text = sample or json.dumps(_smallest(json.loads(decoding.json_schema)))
+        else:
+            text = sample or _padded(_FILLER, tokens)
+        number = str(self.count.requests)
+        key = blake2b(f"{id(self)} {number}".encode(), digest_size=16).hexdigest()
+        return Completion(key, text.replace("{n}", number), "stop", 0, 0)
+
+    def _sample(self, texts: Sequence[str]) -> str | None:
+        """The sample noted for the prompt file that was rendered into the request."""
+        samples = _samples.get() or {}
+        for text in reversed(texts):
+            exact = samples.get(text.strip())
+            if exact is not None:
+                return exact
+            inside = [prompt for prompt in samples if prompt and prompt in text]
+            if inside:
+                return samples[max(inside, key=len)]
+        return None
+
+
+class CountingEncoder:
+    """Gives every text a vector that is like no other; nothing is loaded."""
+
+    dimensions = DIMENSIONS
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of shape (len(texts), 16), a function of each text."""
+        seeds = [int.from_bytes(blake2b(t.encode(), digest_size=8).digest(), "big") for t in texts]
+        rows = [np.random.default_rng(seed).standard_normal(DIMENSIONS) for seed in seeds]
+        return np.array(rows, np.float32).reshape(len(texts), DIMENSIONS)
+
+
+class _Tokenizer:
+    """Words as tokens, in the part of the interface that stages use."""
+
+    bos_token = ""
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        add_generation_prompt: bool = False,
+        **_: Any,
+    ) -> str:
+        turns = [f"<{m['role']}>{m['content']}" for m in messages]
+        return "".join(turns) + "<assistant>" * add_generation_prompt
+
+    def __call__(self, text: str | Sequence[str], **_: Any) -> dict[str, Any]:
+        if isinstance(text, str):
+            return {"input_ids": self.encode(text)}
+        return {"input_ids": [self.encode(one) for one in text]}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [hash(word) & 0xFFFF for word in text.split()] or [0]
+
+
+def _padded(text: str, tokens: float) -> str:
+    """The text, made about as long as an answer: later prompts may show it."""
+    missing = int(tokens * CHARACTERS_PER_TOKEN) - len(text)
+    return text + " word" * max(0, missing // 5)
+
+
+def _smallest(schema: Mapping[str, Any]) -> Any:
+    """The smallest value of a JSON schema, of the kinds that stages ask for."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    kind = schema.get("type")
+    if kind == "object":
+        return {name: _smallest(part) for name, part in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_smallest(schema.get("items", {}))] * max(1, schema.get("minItems", 1))
+    if kind in ("integer", "number"):
+        return schema.get("maximum", schema.get("minimum", 1))
+    return True if kind == "boolean" else "word {n}"

@@ -1,0 +1,80 @@
+"""What all engines that generate have in common: rendering, the journal and counters.
+
+An engine of this package is one class with one method of its own, `_send`, which answers
+those requests that the journal does not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import UserError
+from pipeline.models.base import Completion, EngineContext, LanguageModel, Request, Scored
+from pipeline.models.journal.journal import Journal
+from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, complete
+from pipeline.models.local.rendering import Rendering
+
+
+class JournaledEngine(ABC):
+    """A language model as one stage sees it: bound to the stage's journal and counters.
+
+    Args:
+        rendering: How prompts are rendered.
+        model: The model.
+        identity: The identity of the model, which is part of every key.
+        ctx: The store, the budget and the counters of the stage.
+    """
+
+    def __init__(
+        self,
+        rendering: Rendering,
+        model: LanguageModel,
+        identity: dict[str, Any],
+        ctx: EngineContext,
+    ) -> None:
+        self._rendering, self._model = rendering, model
+        self._identity, self._ctx = identity, ctx
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; see `Rendering.tokenizer`."""
+        return self._rendering.tokenizer
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and answer together; see `Rendering`."""
+        return self._rendering.context_tokens
+
+    @cached_property
+    def _journal(self) -> Journal:
+        return Journal(self._ctx.store / "journal")
+
+    def prepare(self, requests: Sequence[Request]) -> list[PreparedRequest]:
+        """The requests with their keys and payloads, as `generate` looks them up."""
+        return self._rendering.prepare(requests, self._identity)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `pipeline.models.base.Engine` and `pipeline.models.journal.requests`."""
+        prepared = self.prepare(requests)
+        return complete(prepared, self._journal, self._send, self._ctx, self._model.price)
+
+    def loglikelihood(
+        self,
+        sequences: Sequence[Scored],  # noqa: ARG002
+    ) -> list[NDArray[np.float32]]:
+        """Not here: most engines only generate."""
+        raise UserError(
+            f"the engine {self._model.engine!r} only generates; likelihoods need the weights here",
+            where=self._model.model,
+            hint="give the stage a model with engine: transformers",
+        )
+
+    @abstractmethod
+    def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
+        """Answer the requests that the gate admits; see `pipeline.models.journal.requests.Send`."""

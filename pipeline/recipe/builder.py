@@ -1,0 +1,227 @@
+"""From a recipe's document to models, budgets and steps, with all mistakes collected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pipeline.errors import UserError
+from pipeline.models.base import Embedder, LanguageModel
+from pipeline.models.budget import BudgetLimit, Price
+from pipeline.recipe.discovery import find
+from pipeline.recipe.graph import Step
+from pipeline.recipe.options import bind, build_model, limits
+from pipeline.recipe.problems import Problem, suggest
+from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.yaml_document import KeyPath, RecipeDocument
+from pipeline.stage import Stage
+
+T = TypeVar("T")
+NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
+SECTIONS: Final[dict[str, Any]] = {
+    "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
+}  # fmt: skip
+_TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
+
+
+class Builder:
+    """Reads the sections of a document.
+
+    Args:
+        document: The recipe, with its profile and overrides applied.
+        folder: Where relative paths are looked for first; then in the repository.
+
+    Attributes:
+        problems: All mistakes so far.
+        models: The models by name, None for one with a mistake.
+        budgets: What the run may use (under the empty name) and single steps of it.
+    """
+
+    def __init__(self, document: RecipeDocument, folder: Path) -> None:
+        self.document, self.folder = document, folder
+        self.problems: list[UserError] = list(document.problems)
+        content = document.content
+        self._check_mapping((), content, SECTIONS, ("name", "stages"))
+        self._check_name(("name",), content.get("name"))
+        self.models: dict[str, Any] = {}
+        self._read_models(content.get("models"))
+        self._read_prices(content.get("prices"))
+        self.budgets = {"": self._budget((), content)}
+
+    def steps(self) -> dict[str, Step]:
+        """The steps without a mistake of their own, unordered and not yet connected."""
+        steps: dict[str, Step] = {}
+        for name, raw in self._stages().items():
+            before = len(self.problems)
+            step = self._step(str(name), raw)
+            if step and len(self.problems) == before:
+                steps[step.name] = step
+        return steps
+
+    def _stages(self) -> dict[Any, Any]:
+        stages = self.document.content.get("stages")
+        return stages if isinstance(stages, dict) else {}
+
+    def _check_name(self, key_path: KeyPath, name: Any) -> None:
+        """Names become names of files in the store."""
+        if isinstance(name, str) and not NAME.fullmatch(name):
+            what = f"a name must not begin with a dot or contain a slash, got {name!r}"
+            self._problem(key_path, what)
+
+    def _problem(self, key_path: KeyPath, what: str, hint: str | None = None) -> None:
+        self.problems.append(UserError(what, where=self.document.where(key_path), hint=hint))
+
+    def _add(self, key_path: KeyPath, subject: str, problems: Sequence[Problem]) -> None:
+        """Report problems below a key, each at its own line."""
+        for path, what, hint in problems:
+            self._problem((*key_path, *path), f"{subject}: {what}", hint)
+
+    def _check_mapping(
+        self,
+        key_path: KeyPath,
+        raw: Any,
+        allowed: Mapping[str, Any],
+        required: Sequence[str] = (),
+    ) -> bool:
+        """Whether `raw` is a mapping with allowed keys of the right types."""
+        before = len(self.problems)
+        subject = ".".join(key_path) or "the recipe"
+        if not isinstance(raw, dict):
+            self._problem(key_path, f"{subject} must be a mapping, got {raw!r}")
+            return False
+        for key, value in raw.items():
+            below = (*key_path, str(key))
+            if key not in allowed:
+                self._problem(below, f"unknown key {key!r}", suggest(str(key), allowed))
+            elif value is not None and not isinstance(value, allowed[key]):
+                kinds = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
+                expected = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
+                self._problem(below, f"{'.'.join(below)} must be {expected}, got {value!r}")
+        for key in required:
+            if raw.get(key) is None:
+                self._problem(key_path, f"{subject} has no {key!r}")
+        return len(self.problems) == before
+
+    def _read_models(self, models: Any) -> None:
+        for name, raw in (models if isinstance(models, dict) else {}).items():
+            key_path = ("models", str(name))
+            if not isinstance(raw, dict):
+                what = f"model {name!r} must be a mapping with engine and model, got {raw!r}"
+                self._problem(key_path, what)
+                continue
+            spec = dict(raw)
+            maker = spec.pop("from", None)
+            if maker is not None:
+                spec.setdefault("model", "")
+                self._check_exists((*key_path, "from"), f"model {name!r} is from", str(maker))
+            model, problems = build_model(spec, self.folder)
+            if model is not None and maker is not None:
+                model = replace(model, made_by=str(maker))
+            self._add(key_path, f"model {name!r}", problems)
+            self.models[str(name)] = model
+
+    def _read_prices(self, prices: Any) -> None:
+        for name, raw in (prices if isinstance(prices, dict) else {}).items():
+            key_path = ("prices", str(name))
+            price = self._limits(key_path, raw, Price)
+            model = self.models.get(str(name))
+            if str(name) not in self.models:
+                hint = suggest(str(name), self.models)
+                self._problem(key_path, f"there is no model {name!r}", hint)
+            elif isinstance(model, Embedder):
+                what = f"a price must be of a language model, got the embedder {name!r}"
+                self._problem(key_path, what)
+            elif price is not None and model is not None:
+                self.models[str(name)] = replace(model, price=price)
+
+    def _budget(self, key_path: KeyPath, raw: Mapping[str, Any]) -> BudgetLimit:
+        """The `budget` among these keys; without limits where there is none."""
+        key_path = (*key_path, "budget")
+        budget = self._limits(key_path, raw.get("budget") or {}, BudgetLimit) or BudgetLimit()
+        priceless = [
+            name
+            for name, model in self.models.items()
+            if isinstance(model, LanguageModel) and model.base_url and model.price is None
+        ]
+        if budget.money is not None and priceless:
+            self._problem(
+                key_path,
+                f"a budget in money needs prices, but the model {priceless[0]!r} has no price",
+                f"prices: {{{priceless[0]}: {{prompt: 0.5, completion: 1.5}}}}, per million tokens",
+            )
+        return budget
+
+    def _limits(self, key_path: KeyPath, raw: Any, kind: type[T]) -> T | None:
+        """A mapping of numbers as the dataclass that it describes."""
+        value, problems = limits(raw, kind)
+        self._add(key_path, ".".join(key_path), problems)
+        return value
+
+    def _check_exists(self, key_path: KeyPath, subject: str, needed: str) -> None:
+        names = [str(name) for name in self._stages()]
+        if needed not in names:
+            what = f"{subject} {needed!r}, which the recipe does not have"
+            self._problem(key_path, what, suggest(needed, names))
+
+    def _step(self, name: str, raw: Any) -> Step | None:
+        key_path = ("stages", name)
+        self._check_name(key_path, name)
+        if not self._check_mapping(key_path, raw, STAGE_KEYS, ("uses",)):
+            return None
+        try:
+            stage = find(raw["uses"])
+        except UserError as error:
+            where = self.document.where((*key_path, "uses"))
+            why = ": ".join(filter(None, (error.where, error.why))) or None
+            self.problems.append(UserError(error.what, where=where, why=why, hint=error.hint))
+            return None
+        options, problems = bind(stage, raw.get("with") or {}, self.models, self.folder)
+        self._add((*key_path, "with"), f"{name} ({stage.name})", problems)
+        self.budgets[name] = self._budget(key_path, raw)
+        return Step(
+            name=name,
+            stage=stage,
+            options=options,
+            needs=self._needs(key_path, stage, raw.get("needs")),
+            rename=self._rename(key_path, raw.get("as") or {}),
+            where=self.document.where(key_path),
+            locate=lambda keys: self.document.where((*key_path, *keys)),
+        )
+
+    def _rename(self, key_path: KeyPath, raw: Mapping[Any, Any]) -> dict[str, str]:
+        for old, new in raw.items():
+            if not isinstance(new, str) or not new:
+                what = f"the new name of {old!r} must be a text, got {new!r}"
+                self._problem((*key_path, "as", str(old)), what)
+        return {str(old): str(new) for old, new in raw.items()}
+
+    def _needs(self, key_path: KeyPath, stage: Stage, raw: Any) -> dict[str, list[str]]:
+        """The connected steps by edge: a name or a list goes to the first edge."""
+        edges = {edge.name: edge for edge in stage.edges}
+        here = (*key_path, "needs")
+        if isinstance(raw, str | list):
+            if not edges:
+                self._problem(here, f"{stage.name} takes no input")
+                return {}
+            raw = {stage.edges[0].name: raw}
+        needs: dict[str, list[str]] = {}
+        for name, value in (raw or {}).items():
+            names = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+            below = (*here, str(name))
+            if name not in edges:
+                what = f"{stage.name} has no edge {name!r}"
+                self._problem(below, what, suggest(str(name), edges))
+            elif len(names) > 1 and not edges[name].many:
+                what = f"{stage.name}: edge {name!r} must have one input, got {len(names)}"
+                self._problem(below, what)
+            else:
+                needs[name] = names
+                for needed in names:
+                    self._check_exists(below, f"stage {key_path[-1]!r} needs", needed)
+        for edge in edges.values():
+            if edge.name not in needs and not edge.optional:
+                self._problem(key_path, f"{stage.name} needs an input for {edge.name!r}")
+        return needs

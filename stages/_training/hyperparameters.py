@@ -1,0 +1,77 @@
+"""How to train: the options that `train.sft` and `report.ablation` share.
+
+Names and meanings are TRL's `SFTConfig`'s and peft's `LoraConfig`'s. Defaults are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.types import Count, NonNegativeFloat, PositiveFloat, option_group
+
+
+@option_group
+class Full:
+    """Trains every weight, in float32."""
+
+    name: Literal["full"] = "full"
+
+
+@option_group
+class LoRA:
+    """Trains an adapter on every linear layer but the head (Hu et al. 2021, arXiv:2106.09685).
+
+    Args:
+        lora_r: The rank of the adapter. Its `lora_alpha` is twice that.
+    """
+
+    name: Literal["lora"] = "lora"
+    lora_r: Count = 16
+
+
+Method = Annotated[Full | LoRA, Field(discriminator="name")]
+
+SchedulerType = Literal["constant", "linear", "cosine"]
+
+WarmupRatio = Annotated[float, Field(ge=0, lt=1)]
+"""A fraction of the steps, below 1."""
+
+MaxLength = Annotated[int, Field(ge=2)]
+"""Tokens of a row: one to read and one to predict, at least."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How to train. Both stages take these as options of their own, with these defaults.
+
+    Attributes:
+        method: All weights, or an adapter.
+        learning_rate: AdamW's highest learning rate.
+        lr_scheduler_type: How the rate falls after the warm-up; "constant" not at all.
+        warmup_ratio: The fraction of the steps over which the rate rises from 0.
+        weight_decay: AdamW's weight decay.
+        per_device_train_batch_size: Rows or blocks per forward pass.
+        gradient_accumulation_steps: Forward passes per optimizer step.
+        seed: Of the order of the rows, and of dropout where the model has any.
+    """
+
+    method: Method = field(default_factory=Full)
+    learning_rate: PositiveFloat = 2e-5
+    lr_scheduler_type: SchedulerType = "cosine"
+    warmup_ratio: WarmupRatio = 0.03
+    weight_decay: NonNegativeFloat = 0.0
+    per_device_train_batch_size: Count = 1
+    gradient_accumulation_steps: Count = 8
+    seed: int = 0
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows or blocks per optimizer step.
+
+        >>> Hyperparameters(per_device_train_batch_size=2).rows_per_step
+        16
+        """
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps

@@ -1,0 +1,192 @@
+"""Answers to existing prompts: by several models, several times, and in several styles.
+
+- `answer`: the prompt as it stands. Re-answering a pool with a stronger model is
+  Instruction Tuning with GPT-4 (Peng et al. 2023, arXiv:2304.03277); several models
+  on one prompt is Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
+- `explain`: Orca's system prompts that demand an explanation (see `explain.py`).
+- `reason`: ReGenesis's paths of reasoning (see `reason.py`).
+- `context`: Self-Specialization's retrieved passages (see `context.py`).
+- `continue`: a text's continuation answers its beginning (see `continuation.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Annotated, Final, Literal
+
+import polars as pl
+from pydantic import Field
+
+from pipeline.context import Context
+from pipeline.errors import OptionError
+from pipeline.models.base import Decoding, LanguageModel
+from pipeline.stage import Documents, Records, stage
+from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
+from schemas.records import Message
+from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
+from stages._llm.rows import license_of
+from stages.generate._edges import connected
+from stages.generate.respond.context import InContext, show_passages
+from stages.generate.respond.continuation import Continue, beginnings
+from stages.generate.respond.explain import Explain, set_system_prompts
+from stages.generate.respond.reason import Reason, write_reasoning
+from stages.generate.respond.turns import with_system
+
+ADDS: Final = {
+    "journal": pl.List(pl.String),
+    "model": pl.String,
+    "sample": pl.Int32,
+    "manner": pl.String,
+}
+
+
+@option_group
+class Answer:
+    """The prompt as it stands.
+
+    Args:
+        name: "answer".
+        system: A system prompt put before the prompt; it stays in the row.
+    """
+
+    name: Literal["answer"] = "answer"
+    system: str | None = None
+
+
+Method = Annotated[Answer | Explain | Reason | InContext | Continue, Field(discriminator="name")]
+
+
+def _check(options: SimpleNamespace) -> None:
+    if not options.models:
+        raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
+
+
+@stage(
+    version=1,
+    scope="set",
+    reads={"rows": ["messages", "input_start", "origins"]},
+    adds=ADDS,
+    check=_check,
+)
+def respond(
+    ctx: Context,
+    rows: Records | None = None,
+    documents: Documents | None = None,
+    *,
+    models: tuple[LanguageModel, ...],
+    method: Method = Answer(),
+    num_answers: Count = 1,
+    seed: int = 0,
+    temperature: NonNegativeFloat = 0.7,
+    top_p: Fraction = 1.0,
+    max_tokens: Count = 1024,
+    retry_max_tokens: tuple[Count, ...] = (),
+    source: str = "respond",
+) -> Records:
+    """New records: `num_answers` answers of every model to every prompt.
+
+    The prompt is all of a row up to the last user's turn; `parents` is the row (or the
+    document), whose license stays. `select.response` chooses among the answers.
+    Adds `journal`, `model` (by its name here), `sample` (0 to num_answers - 1) and `manner`:
+    the system prompt's name for `explain`, the guideline for `reason`.
+
+    Args:
+        rows: The prompts, for all methods but `continue`.
+        documents: What `context` searches for passages, and what `continue` continues.
+        models: Who answers.
+        method: How: answer, explain, reason, context or continue.
+        num_answers: Answers of each model to each prompt.
+        seed: Seed of the sampling and of what a method draws.
+        temperature: Of the answers.
+        top_p: Nucleus of the sampling.
+        max_tokens: Limit of an answer in tokens.
+        retry_max_tokens: Increasing limits in tokens with which answers that reached their
+            limit are requested again.
+        source: Name of the new records' source.
+
+    Returns:
+        The new records. Rows are dropped as `no_prompt` (nothing to answer),
+        `not_sampled`, and for answers that were cut or empty as `response_cut`,
+        `response_unparsed`, or with the name of the step of `reason` in their place.
+
+    Raises:
+        UserError: If an edge that the method needs is not connected.
+
+    Example:
+        In a recipe::
+
+            answers:
+              uses: generate.respond
+              needs: {rows: tasks}
+              with:
+                models: [qwen, mistral]
+                method: {name: explain, system_prompts: [steps, justify]}
+                num_answers: 2
+    """
+    prompts = _prompts(rows, documents, method, seed)
+    decoding = Decoding(max_tokens, temperature, top_p)
+    answers: list[Draft] = []
+    for name, model in zip(model_names(models), models, strict=True):
+        drafts = [
+            _copy(prompt, name, sample) for prompt in prompts for sample in range(num_answers)
+        ]
+        engine = ctx.open(model)
+        write = partial(
+            generate_field, engine, decoding=decoding, seed=seed, retry_max_tokens=retry_max_tokens
+        )
+        if isinstance(method, Reason):
+            write_reasoning(write, drafts, seed)
+        else:
+            if isinstance(method, Explain):
+                set_system_prompts(drafts, method, seed)
+            write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
+        answers += drafts
+    return to_frame(answers, _messages, source, ADDS)
+
+
+def _prompts(
+    rows: pl.DataFrame | None, documents: pl.DataFrame | None, method: Method, seed: int
+) -> list[Draft]:
+    """A draft for each prompt: `before` is the row's turns, `shown` what the model sees instead."""
+    if isinstance(method, Continue):
+        return beginnings(connected(documents, "documents", method.name), method, seed)
+    system = method.system if isinstance(method, Answer | InContext) else None
+    prompts = _last_requests(connected(rows, "rows", method.name), system)
+    if isinstance(method, InContext):
+        show_passages(prompts, connected(documents, "documents", method.name), method)
+    return prompts
+
+
+def _last_requests(rows: pl.DataFrame, system: str | None) -> list[Draft]:
+    """Each row's turns up to the last one of the user."""
+    drafts = []
+    columns = rows.select("id", "messages", "input_start", "origins")
+    for id_, messages, input_start, origins in columns.iter_rows():
+        turns = [(m["role"], m["content"] or "") for m in messages or ()]
+        last = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=-1)
+        before: tuple[tuple[str, str], ...] = tuple(turns[: last + 1])
+        if system is not None:
+            before = with_system(system, before)
+        fields = {"before": before, "input_start": input_start}
+        draft = Draft((id_,), fields, license_of(origins))
+        if last < 0 or not turns[last][1].strip():
+            draft.reject("no_prompt")
+        drafts.append(draft)
+    return drafts
+
+
+def _copy(prompt: Draft, model: str, sample: int) -> Draft:
+    """A draft for one sample of one model; it is rejected for the reason of its prompt."""
+    draft = prompt.child(model=model, sample=sample)
+    draft.number, draft.rejection = sample, prompt.rejection
+    return draft
+
+
+def _messages(draft: Draft) -> RowMessages:
+    turns: Sequence[tuple[str, str]] = draft["before"]
+    if draft.fields.get("response"):
+        turns = [*turns, ("assistant", draft["response"])]
+    messages: list[Message] = [{"role": role, "content": text} for role, text in turns]
+    return messages, draft.fields.get("input_start")

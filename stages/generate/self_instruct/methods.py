@@ -1,0 +1,311 @@
+"""The published forms of Self-Instruct: one option group each, with the numbers of its paper.
+
+A group's defaults are what the paper or its released code states; where both are silent, a
+comment says "ours". All groups have the options of `TaskWriting` (`task_options.py`), which
+are described there; a group's own docstring describes what only that method has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.types import (
+    Count,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    option_group,
+)
+from stages.generate.self_instruct.instances import (
+    Answered,
+    Examples,
+    Simple,
+    Turns,
+    Written,
+    ZeroShotAnswered,
+)
+from stages.generate.self_instruct.task_options import (
+    AlpacaFilter,
+    Capitalize,
+    InstructionFilter,
+    MixedShots,
+    OnLength,
+    Prompting,
+    TaskWriting,
+)
+
+PlainInstances = Annotated[Examples | Simple | Turns | Answered, Field(discriminator="name")]
+"""How instances are written for instructions that came alone."""
+
+PlainChatInstances = Annotated[
+    Examples | Simple | Turns | ZeroShotAnswered, Field(discriminator="name")
+]
+"""The same, where a chat model answers."""
+
+WrittenInstances = Annotated[Written | Answered, Field(discriminator="name")]
+"""How instances are written for tasks that come with their output."""
+
+WrittenChatInstances = Annotated[Written | ZeroShotAnswered, Field(discriminator="name")]
+"""The same, where a chat model answers."""
+
+
+@option_group
+class SelfInstruct(MixedShots):
+    """Self-Instruct (Wang et al. 2022, arXiv:2212.10560).
+
+    (1) Instructions, from prompts that list human and generated ones, less what is too
+    similar to an earlier one; (2) is it classification? (3) instances: input first or,
+    for classification, label first, lest all inputs get the same label; (4) filters on the
+    instances. The shots of (2) and (3) are drawn from the seeds instead of being fixed in
+    the prompts, so that seeds of another domain or language carry through all steps.
+
+    Args:
+        name: "self-instruct".
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    name: Literal["self-instruct"] = "self-instruct"
+    num_shots: NonNegativeInt = 8
+    max_generated_shots: NonNegativeInt = 2
+    list_until: Count | None = 16
+    temperature: NonNegativeFloat = 0.7
+    top_p: Fraction = 0.5
+    presence_penalty: float = 2.0
+    max_tokens: Count = 1024
+    on_length: OnLength = "discard"
+    capitalize: Capitalize = "sentence"
+    instances: PlainInstances | None = Examples()
+
+
+@option_group
+class Alpaca(MixedShots):
+    """Alpaca (Taori et al. 2023, tatsu-lab/stanford_alpaca).
+
+    Three seeds are shown, and complete tasks with input and output are written up to
+    number 20, all in one answer; what lacks a field of a task is dropped. The authors also
+    forbid the end-of-text token, which no engine here does; they keep empty outputs, which
+    are dropped here; and they end a list at any "20.", here only where a line begins.
+
+    Args:
+        name: "alpaca".
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/alpaca"
+    fields: ClassVar[tuple[str, ...]] = ("instruction", "input", "output")
+
+    name: Literal["alpaca"] = "alpaca"
+    num_shots: NonNegativeInt = 3
+    instruction_filter: InstructionFilter | None = AlpacaFilter()
+    instances: WrittenInstances | None = Written()
+
+
+@option_group
+class Unnatural(TaskWriting):
+    """Unnatural Instructions (Honovich et al. 2022, arXiv:2212.09689).
+
+    Fifteen seeds in five fixed sets of three; after three tasks the fourth is written with
+    its input and the constraints on its output, which is then requested greedily.
+    Paraphrases are another stage's.
+
+    Args:
+        name: "unnatural".
+        num_shot_sets: Fixed sets of `num_shots` seeds, shown in turn.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/unnatural"
+    fields: ClassVar[tuple[str, ...]] = ("instruction", "input", "constraints")
+
+    name: Literal["unnatural"] = "unnatural"
+    num_shots: NonNegativeInt = 3
+    num_shot_sets: Count = 5
+    list_until: Count | None = None
+    top_p: Fraction = 0.99
+    max_tokens: Count = 1024  # ours
+    on_length: OnLength = "discard"
+    instruction_filter: InstructionFilter | None = None
+    max_rouge_l: Fraction = 1.0
+    instances: Answered | None = Answered()
+
+
+@option_group
+class EnsembleInstruct(MixedShots):
+    """Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
+
+    Simple prompts for small models. Tasks with an input and tasks without one have a
+    pipeline each, that is, a stage each. Answers by other models and their consensus are
+    `generate.respond` and `select.response`.
+
+    Args:
+        name: "ensemble-instruct".
+        inputs: Which of the two pipelines: tasks "with" or "without" an input.
+        num_shots: By default 24 tasks with an input, or 10 without.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "marked"
+
+    name: Literal["ensemble-instruct"] = "ensemble-instruct"
+    inputs: Literal["with", "without"] = field()
+    num_shots: NonNegativeInt | None = None
+    max_generated_shots: NonNegativeInt = 4
+    list_until: Count | None = None
+    max_tokens: Count = 256
+    # The sampling is ours: the code leaves it to its service.
+    temperature: NonNegativeFloat = 0.7
+    on_length: OnLength = "discard"
+    instances: PlainInstances | None = Simple()
+
+    @property
+    def shots(self) -> int:
+        """The number of tasks shown in a prompt."""
+        by_inputs = {"with": 24, "without": 10}[self.inputs]
+        return by_inputs if self.num_shots is None else self.num_shots
+
+
+@option_group
+class LaMini(MixedShots):
+    """LaMini-LM (Wu et al. 2023, arXiv:2304.14402).
+
+    Three seeds and three topics are shown, a chat model writes 20 instructions, and each
+    is answered.
+
+    Args:
+        name: "lamini".
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    name: Literal["lamini"] = "lamini"
+    num_shots: NonNegativeInt = 3
+    list_until: Count | None = 24
+    prompting: Prompting = "chat"
+    topics_per_request: NonNegativeInt = 3
+    instances: PlainChatInstances | None = ZeroShotAnswered()
+
+
+@option_group
+class SelfGuide(MixedShots):
+    """SELF-GUIDE (Zhao et al. 2024, arXiv:2407.12874).
+
+    Inputs for one task are written, then outputs; `noisy_text` and `length_outlier` are
+    dropped. The seeds are examples of that task.
+
+    Args:
+        name: "self-guide".
+        task: The instruction of the one task, by default the one that all seeds share.
+        max_length_deviations: Inputs and outputs must lie within this many standard
+            deviations of their mean length; null accepts any length.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/input"
+    fields: ClassVar[tuple[str, ...]] = ("input",)
+
+    name: Literal["self-guide"] = "self-guide"
+    task: str | None = None
+    num_shots: NonNegativeInt = 6  # ours
+    max_generated_shots: NonNegativeInt = 3  # ours
+    list_until: Count | None = None
+    max_tokens: Count = 512  # ours
+    on_length: OnLength = "discard"
+    instruction_filter: InstructionFilter | None = None
+    max_rouge_l: Fraction = 1.0
+    instances: Answered | None = Answered()
+    max_length_deviations: PositiveFloat | None = 2.0
+
+
+@option_group
+class SelfSpecialization(MixedShots):
+    """Self-Specialization (Kang et al. 2023, arXiv:2310.00160).
+
+    Instructions and inputs are written after the seeds of a domain; `generate.respond`
+    answers them with `method: context`.
+
+    Args:
+        name: "self-specialization".
+        domain: What the tasks are about, in words of the prompt; null leaves it to the seeds.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/domain"
+    fields: ClassVar[tuple[str, ...]] = ("instruction", "input")
+
+    name: Literal["self-specialization"] = "self-specialization"
+    domain: str | None = None
+    # The numbers of tasks and the sampling are ours.
+    num_shots: NonNegativeInt = 5
+    max_generated_shots: NonNegativeInt = 2
+    list_until: Count | None = 12
+    temperature: NonNegativeFloat = 0.7
+    instances: Answered | None = None
+
+
+@option_group
+class BioInstruct(MixedShots):
+    """BioInstruct (Tran et al. 2023, arXiv:2310.19975).
+
+    As Alpaca, from three of the seeds of a domain, by a chat model.
+
+    Args:
+        name: "bioinstruct".
+        domain: What the tasks are about, in words of the prompt; null leaves it to the seeds.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/domain"
+    fields: ClassVar[tuple[str, ...]] = ("instruction", "input", "output")
+
+    name: Literal["bioinstruct"] = "bioinstruct"
+    domain: str | None = "biomedicine and clinical practice"
+    num_shots: NonNegativeInt = 3
+    prompting: Prompting = "chat"
+    instances: WrittenChatInstances | None = Written()
+
+
+@option_group
+class AlpaCare(MixedShots):
+    """AlpaCare (Zhang et al. 2023, arXiv:2310.14558).
+
+    As BioInstruct, with type, topic, view and difficulty of every task, which the seeds
+    (made by clinicians) have in `extra`. Of two tasks that are too similar the authors drop
+    both; here the second is dropped.
+
+    Args:
+        name: "alpacare".
+        domain: What the tasks are about, in words of the prompt.
+        instances: How instances are written; null ends a row with the user's turn.
+    """
+
+    template: ClassVar[str] = "tasks/alpacare"
+    fields: ClassVar[tuple[str, ...]] = (
+        *("type", "topic", "view", "difficulty", "instruction", "input"),
+    )
+
+    name: Literal["alpacare"] = "alpacare"
+    domain: str = "medicine"
+    num_shots: NonNegativeInt = 3
+    list_until: Count | None = 11
+    prompting: Prompting = "chat"
+    presence_penalty: float = 1.5
+    instruction_filter: InstructionFilter | None = None
+    instances: ZeroShotAnswered | None = ZeroShotAnswered()
+
+
+Method = Annotated[
+    SelfInstruct
+    | Alpaca
+    | Unnatural
+    | EnsembleInstruct
+    | LaMini
+    | SelfGuide
+    | SelfSpecialization
+    | BioInstruct
+    | AlpaCare,
+    Field(discriminator="name"),
+]
+"""The published forms, by the names under which their papers are known."""

@@ -1,0 +1,94 @@
+"""Role profiles: characters under which ordinary instructions are answered.
+
+RoleMRC (Lu et al. 2025, arXiv:2502.11387). A character has what it knows, how it speaks and
+what it refuses to talk about; instructions outside of that are declined.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal
+
+from pipeline.types import Count, NonEmpty, option_group
+from stages._llm.drafts import Draft, GenerateField, user
+from stages._llm.prompts import Prompts
+from stages.generate.taxonomy.axes import TOPICS
+
+PROMPTS: Final = Prompts(__file__)
+
+_PARTS: Final = ("name", "knows", "speaks", "refuses")
+
+
+@option_group
+class Profiles:
+    """Characters, assigned to the rows at random: RoleMRC (arXiv:2502.11387).
+
+    Args:
+        name: "profiles".
+        num_profiles: Characters to invent, each around one of the topics in turn.
+        topics: What the characters are about.
+    """
+
+    name: Literal["profiles"] = "profiles"
+    num_profiles: Count = 20
+    topics: Annotated[tuple[str, ...], NonEmpty] = TOPICS
+
+
+def write_profiles(write: GenerateField, method: Profiles) -> list[Draft]:
+    """Characters as drafts of their own, which become no rows but lead to them."""
+    topics = method.topics
+    drafts = [
+        Draft((), {"topic": topics[number % len(topics)]}, number=number // len(topics))
+        for number in range(method.num_profiles)
+    ]
+    write(
+        *(drafts, "profile", lambda d: user(PROMPTS.render("profile", **d.fields))),
+        parse=parse_profile,
+    )
+    return drafts
+
+
+def parse_profile(text: str) -> dict[str, str] | None:
+    r"""The four parts of a character; None where one of them is missing.
+
+    >>> parse_profile("Name: Ada\nKnows: numbers\nSpeaks: dryly\nRefuses: gossip")
+    {'name': 'Ada', 'knows': 'numbers', 'speaks': 'dryly', 'refuses': 'gossip'}
+    """
+    parts: dict[str, str] = {}
+    for part in _PARTS:
+        match = re.search(rf"^[^\w\n]*{part}\W*:\s*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
+        if match is None:
+            return None
+        parts[part] = match[1].strip(" .*")
+    return parts
+
+
+def assign_profiles(drafts: Sequence[Draft], profiles: Sequence[Draft], seed: int) -> None:
+    """Set `system` and `rules` of each draft from a character drawn by its id.
+
+    Without any usable character the drafts end as the first character did.
+
+    Args:
+        drafts: The instructions.
+        profiles: The characters, as `write_profiles` returns them.
+        seed: Seed of the choice.
+    """
+    usable = [profile for profile in profiles if profile.active]
+    for draft in drafts:
+        if not draft.active:
+            continue
+        if not usable:
+            first = profiles[0]
+            draft.error, draft.rejection = first.error, first.rejection
+            draft.journal += first.journal
+            continue
+        profile = random.Random(f"{seed} profile {draft.parents}").choice(usable)
+        parts = profile["profile"]
+        draft.journal += profile.journal
+        draft.notes["character"] = parts["name"]
+        draft.fields |= {
+            "system": PROMPTS.render("played", **parts),
+            "rules": [parts["speaks"], parts["refuses"]],
+        }

@@ -1,0 +1,100 @@
+"""Human Curriculum (Lee et al. 2023, arXiv:2310.09518): subjects, concepts, Bloom levels.
+
+Courses of school and university give concepts, and each concept a question at each level
+of Bloom's taxonomy. The levels stay with the rows, for training in their order. The three
+default levels are the paper's; subjects and prompts are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pipeline.types import Count, NonEmpty, option_group
+from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
+from stages._llm.prompts import Prompts
+from stages._llm.rows import Rejection
+from stages.generate._parsing.lists import listed_items
+from stages.generate.taxonomy.axes import LEVELS, SUBJECTS, Level
+from stages.generate.taxonomy.context import TaxonomyContext, write_instructions
+
+PROMPTS: Final = Prompts(__file__)
+_UNIVERSITY: Final = "university"
+
+
+@option_group
+class Curriculum:
+    """A question about each concept of a course at each level (Lee et al. 2023).
+
+    Args:
+        name: The method.
+        subjects: Subjects of the courses; empty for those of `axes.SUBJECTS`, each with its
+            stage of education.
+        education: The stage of education of your own subjects.
+        num_concepts: Concepts of a course.
+        levels: Levels of Bloom's taxonomy.
+        num_rows: Size of the random sample of (concept, level) that is written out; null
+            for all.
+        answer: Have the questions answered; else a row ends with the user's turn, for
+            `rewrite.evolve` or `generate.respond`.
+    """
+
+    name: Literal["curriculum"] = "curriculum"
+    subjects: tuple[str, ...] = ()
+    education: str = _UNIVERSITY
+    num_concepts: Count = 10
+    levels: Annotated[tuple[Level, ...], NonEmpty] = ("remember", "understand", "apply")
+    num_rows: Count | None = None
+    answer: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.subjects and self.education != _UNIVERSITY:
+            raise ValueError(f"education must be left out without subjects, got {self.education!r}")
+
+    def run(self, context: TaxonomyContext) -> list[Draft]:
+        """Drafts for each course, concept and level."""
+        courses = self._courses()
+        context.generate(
+            *(courses, "concepts", self._concepts_prompt),
+            parse=lambda text: listed_items(text) or None,
+        )
+        drafts = expand(
+            courses, lambda d: [{"concept": c} for c in d["concepts"][: self.num_concepts]]
+        )
+        seen: set[tuple[str, str]] = set()
+        filter_drafts(drafts, lambda draft: _repeated(draft, seen))
+        drafts = expand(drafts, self._questions)
+        write_instructions(context, drafts, _question_prompt, self.num_rows, self.answer)
+        return drafts
+
+    def _courses(self) -> list[Draft]:
+        """A draft for each subject with its stage of education."""
+        by_education = {self.education: self.subjects} if self.subjects else SUBJECTS
+        return [
+            Draft((), {"subject": subject, "education": education})
+            for education, subjects in by_education.items()
+            for subject in subjects
+        ]
+
+    def _concepts_prompt(self, draft: Draft) -> Prompt:
+        return user(PROMPTS.render("concepts", **draft.fields, count=self.num_concepts))
+
+    def _questions(self, draft: Draft) -> list[dict[str, object]]:
+        # The values, the last one too, enter the digest by which combinations are sampled.
+        attributes = [draft["concept"]]
+        return [
+            {"level": level, "aim": LEVELS[level], "attributes": attributes, "prompt": "question"}
+            for level in self.levels
+        ]
+
+
+def _repeated(draft: Draft, seen: set[tuple[str, str]]) -> Rejection | None:
+    """A concept that its course has listed already."""
+    key = draft["subject"], draft["concept"].casefold()
+    if key in seen:
+        return "repeated_concept", {"subject": key[0], "concept": draft["concept"]}
+    seen.add(key)
+    return None
+
+
+def _question_prompt(draft: Draft) -> Prompt:
+    return user(PROMPTS.render("question", **draft.fields))

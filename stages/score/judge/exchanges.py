@@ -1,0 +1,70 @@
+"""Rows as a judge sees them: the text before an answer, and the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+
+import polars as pl
+
+from schemas.records import prompt_id
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """An answer with all that precedes it in its conversation.
+
+    Attributes:
+        row: The position of the row.
+        conversation: The turns before the answer, as text.
+        response: The answer.
+        prompt: An id that answers to the same prompt share.
+    """
+
+    row: int
+    conversation: str
+    response: str
+    prompt: str
+
+
+def exchanges(rows: pl.DataFrame, all_answers: bool = False) -> list[Exchange]:
+    """The last exchange of each row that has an answer, or one for each of its answers.
+
+    >>> turns = [("user", "Why?"), ("assistant", "Because.")]
+    >>> messages = [{"role": role, "content": content} for role, content in turns]
+    >>> (one,) = exchanges(pl.DataFrame({"messages": [messages]}))
+    >>> one.row, one.conversation, one.response
+    (0, 'User:\\nWhy?\\n\\n', 'Because.')
+    """
+    result = []
+    for row, messages in enumerate(rows["messages"].to_list()):
+        turns = [(m["role"], m["content"] or "") for m in messages or ()]
+        answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
+        for i in answers if all_answers else answers[-1:]:
+            before = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in turns[:i])
+            result.append(Exchange(row, before, turns[i][1], prompt_id(messages[: i + 1])))
+    return result
+
+
+def pairs_of_a_prompt(
+    candidates: Sequence[Exchange], max_pairs: int | None
+) -> list[tuple[Exchange, Exchange]]:
+    """All pairs of answers to one prompt, at most the first `max_pairs` of each prompt."""
+    by_prompt: dict[str, list[Exchange]] = {}
+    for exchange in candidates:
+        by_prompt.setdefault(exchange.prompt, []).append(exchange)
+    groups = by_prompt.values()
+    return [pair for group in groups for pair in islice(combinations(group, 2), max_pairs)]
+
+
+def answers_by_prompt(
+    prompts: Sequence[Exchange], reference_answers: pl.DataFrame
+) -> dict[str, Exchange]:
+    """The reference answer to each prompt that has one; of several the first by id."""
+    needed = {exchange.prompt for exchange in prompts}
+    answers: dict[str, Exchange] = {}
+    for exchange in exchanges(reference_answers):
+        if exchange.prompt in needed:
+            answers.setdefault(exchange.prompt, exchange)
+    return answers

@@ -1,0 +1,79 @@
+"""The rating of an answer less that of another model's answer to the same prompt.
+
+CodecLM's contrastive filter (Wang et al. 2024, arXiv:2404.05875): it keeps the prompts
+where a strong model's answer is rated well above the target model's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import polars as pl
+
+from pipeline.errors import UserError
+from pipeline.models.base import Engine
+from pipeline.types import option_group
+from stages.score.judge.bias import Bias
+from stages.score.judge.exchanges import answers_by_prompt, exchanges
+from stages.score.judge.labels import sums_by_row
+from stages.score.judge.rating import Aspect, rate_aspect
+
+
+@option_group
+class Gap:
+    """How much better an answer is than the one on the edge `reference_answers` (CodecLM).
+
+    Adds `judge_score`, `judge_against` (the reference answer's rating) and `judge_gap`, the
+    first less the second; the last two are null where the prompt has no reference answer
+    (of several the first by id counts).
+
+    Args:
+        aspect: What is graded, on the scales of the method `rating`.
+    """
+
+    name: Literal["gap"] = "gap"
+    aspect: Aspect = "quality"
+
+
+def rate_gap(
+    engine: Engine,
+    rows: pl.DataFrame,
+    reference_answers: pl.DataFrame | None,
+    method: Gap,
+    seed: int,
+    bias: Bias,
+) -> pl.DataFrame:
+    """The columns of `Gap`.
+
+    Args:
+        engine: The judge.
+        rows: The rows to rate.
+        reference_answers: Another model's answers to the same prompts.
+        method: The options of the method.
+        seed: Enters the requests' keys.
+        bias: Counts the ratings of `rows`.
+
+    Raises:
+        UserError: There are no reference answers.
+    """
+    if reference_answers is None:
+        raise UserError(
+            "method gap compares with another model's answers, and there are none",
+            hint="needs: {rows: STAGE, reference_answers: STAGE WITH THE OTHER ANSWERS}",
+        )
+    judged = exchanges(rows)
+    references = answers_by_prompt(judged, reference_answers)
+    ratings = rate_aspect(engine, judged, method.aspect, seed)
+    reference_ratings = rate_aspect(engine, list(references.values()), method.aspect, seed)
+    bias.add_ratings(judged, ratings)
+    by_prompt = dict(zip(references, reference_ratings, strict=True))
+    by_row = {exchange.row: by_prompt.get(exchange.prompt) for exchange in judged}
+    others = [by_row.get(row) for row in range(len(rows))]
+    values = [None if isinstance(other, str) else other for other in others]
+    errors = [other if isinstance(other, str) else None for other in others]
+    return sums_by_row(len(rows), judged, {"judge_score": ratings}).select(
+        "judge_score",
+        pl.Series("judge_against", values, dtype=pl.Float64),
+        (pl.col("judge_score") - pl.Series(values, dtype=pl.Float64)).alias("judge_gap"),
+        pl.coalesce("error", pl.Series("failed", errors, dtype=pl.String)).alias("error"),
+    )

@@ -1,0 +1,49 @@
+"""P(True): the probability of "True" against "False" for "is the answer correct?".
+
+Kadavath et al. 2022, arXiv:2207.05221. Inverse-Instruct (arXiv:2407.05700) asks in the same
+manner with yes and no. In the paper's better variant the model first sees several of its
+own answers; here it sees the judged one alone.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import polars as pl
+
+from pipeline.models.base import Engine
+from pipeline.types import option_group
+from stages._llm.prompts import Prompts
+from stages.score.judge.exchanges import exchanges
+from stages.score.judge.labels import expected_values, sums_by_row
+
+PROMPTS: Final = Prompts(__file__)
+
+TRUTH: Final = {"True": 1.0, "False": 0.0}
+
+
+@option_group
+class PTrue:
+    """The probability that the last answer is correct (Kadavath et al. 2022).
+
+    Adds `judge_p_true`, from 0 to 1.
+    """
+
+    name: Literal["p_true"] = "p_true"
+
+
+def rate_p_true(engine: Engine, rows: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The column of `PTrue`.
+
+    Args:
+        engine: The judge.
+        rows: The rows to judge.
+        seed: Enters the requests' keys.
+    """
+    judged = exchanges(rows)
+    prompts = [
+        PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response)
+        for exchange in judged
+    ]
+    judgements = {"judge_p_true": expected_values(engine, prompts, TRUTH, seed)}
+    return sums_by_row(len(rows), judged, judgements)

@@ -1,0 +1,101 @@
+"""Answers to the same prompt against each other, each pair in both orders.
+
+Judging in both orders is the remedy of Zheng et al. 2023 (arXiv:2306.05685) for a judge
+that favours a position. A vote is the label that the judge answers, A, B or tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+import polars as pl
+
+from pipeline.models.ask import ask
+from pipeline.models.base import Engine
+from pipeline.types import Count, option_group
+from stages._llm.prompts import Prompts
+from stages.score.judge.bias import Bias
+from stages.score.judge.exchanges import Exchange, exchanges, pairs_of_a_prompt
+from stages.score.judge.labels import (
+    Judgement,
+    errors_without_answers,
+    first_error,
+    label_requests,
+)
+
+PROMPTS: Final = Prompts(__file__)
+
+SHARE_OF_FIRST: Final = {"A": 1.0, "B": 0.0, "tie": 0.5}
+"""The share of a vote that the answer in first place gets."""
+
+
+@option_group
+class Pairwise:
+    """The mean share of the votes against the other answers to the same prompt.
+
+    Adds `judge_wins`, from 0 to 1, and `judge_pairs`; `judge_wins` is null without a pair.
+
+    Args:
+        max_pairs: Pairs of one prompt, at most, the first by id; null for all.
+    """
+
+    name: Literal["pairwise"] = "pairwise"
+    max_pairs: Count | None = None
+
+
+def compare_pairs(
+    engine: Engine, rows: pl.DataFrame, method: Pairwise, seed: int, bias: Bias
+) -> pl.DataFrame:
+    """The columns of `Pairwise`.
+
+    Args:
+        engine: The judge.
+        rows: The rows to compare.
+        method: The options of the method.
+        seed: Enters the requests' keys.
+        bias: Counts the pairs.
+    """
+    judged = exchanges(rows)
+    pairs = pairs_of_a_prompt(judged, method.max_pairs)
+    votes = _votes(engine, pairs, seed)
+    shares: list[list[float]] = [[] for _ in range(len(rows))]
+    errors = errors_without_answers(len(rows), judged)
+    for (one, two), first, second in zip(pairs, votes[::2], votes[1::2], strict=True):
+        if isinstance(first, str) or isinstance(second, str):
+            errors[one.row] = errors[two.row] = first_error((first, second))
+            continue
+        share = (first + 1 - second) / 2
+        shares[one.row].append(share)
+        shares[two.row].append(1 - share)
+        bias.add_pair(first, 1 - second, (len(one.response), len(two.response)))
+    means = [sum(values) / len(values) if values else None for values in shares]
+    return pl.DataFrame(
+        {
+            "judge_wins": pl.Series(means, dtype=pl.Float64),
+            "judge_pairs": pl.Series([len(values) for values in shares], dtype=pl.Int32),
+            "error": pl.Series(errors, dtype=pl.String),
+        }
+    )
+
+
+def _votes(
+    engine: Engine, pairs: Sequence[tuple[Exchange, Exchange]], seed: int
+) -> list[Judgement]:
+    """The share of the answer in first place, of each pair in both orders, one after the other."""
+    orders = [order for one, two in pairs for order in ((one, two), (two, one))]
+    prompts = [_ballot(first, second) for first, second in orders]
+    answers = ask(engine, label_requests(prompts, tuple(SHARE_OF_FIRST), seed))
+    return [
+        answer.error if answer.error is not None else SHARE_OF_FIRST[answer.value]
+        for answer in answers
+    ]
+
+
+def _ballot(first: Exchange, second: Exchange) -> str:
+    return PROMPTS.render(
+        "pair",
+        conversation=first.conversation,
+        first=first.response,
+        second=second.response,
+    )

@@ -1,0 +1,105 @@
+"""Ratings on a scale, as the expectation over the probabilities of the scale's tokens.
+
+The expectation and the prompts' subjects `quality` and `complexity`, from 1 to 6, are
+DEITA's (Liu et al. 2023, arXiv:2312.15685); `accuracy` from 0 to 5 is AlpaGasus' (Chen et
+al. 2023, arXiv:2307.08701), `helpfulness` from 1 to 5 the scale of Instruction
+Backtranslation (Li et al. 2023, arXiv:2308.06259). The wording is ours. DEITA's own raters
+are fine-tuned models; here any model rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal
+
+import polars as pl
+
+from pipeline.models.base import Engine
+from pipeline.types import NonEmpty, option_group
+from stages._common.option_types import Distinct
+from stages._llm.prompts import Prompts
+from stages.score.judge.bias import Bias
+from stages.score.judge.exchanges import Exchange, exchanges
+from stages.score.judge.labels import Judgement, expected_values, first_error, sums_by_row
+
+PROMPTS: Final = Prompts(__file__)
+
+Aspect = Literal["quality", "complexity", "accuracy", "helpfulness"]
+
+SCALES: Final[Mapping[str, tuple[int, int]]] = {
+    "quality": (1, 6),
+    "complexity": (1, 6),
+    "accuracy": (0, 5),
+    "helpfulness": (1, 5),
+}
+"""The lowest and the highest grade of each aspect."""
+
+
+@option_group
+class Rating:
+    """Grades of each aspect (DEITA, AlpaGasus, Instruction Backtranslation).
+
+    Adds `judge_<aspect>` for each aspect, and of several also their product `judge_product`.
+
+    Args:
+        aspects: What is graded: quality and complexity from 1 to 6, accuracy from 0 to 5,
+            helpfulness from 1 to 5. Complexity is that of the request: its prompt leaves
+            the answer out.
+        reduction: The grade of the last answer, or the sum over all answers. The summed
+            product of quality and complexity is DEITA's score of a conversation.
+    """
+
+    name: Literal["rating"] = "rating"
+    aspects: Annotated[tuple[Aspect, ...], NonEmpty, Distinct] = ("quality",)
+    reduction: Literal["last", "sum"] = "last"
+
+
+def rate(engine: Engine, rows: pl.DataFrame, method: Rating, seed: int, bias: Bias) -> pl.DataFrame:
+    """The columns of `Rating`.
+
+    Args:
+        engine: The judge.
+        rows: The rows to rate.
+        method: The options of the method.
+        seed: Enters the requests' keys.
+        bias: Counts the ratings of the first aspect.
+    """
+    judged = exchanges(rows, all_answers=method.reduction == "sum")
+    ratings = {f"judge_{a}": rate_aspect(engine, judged, a, seed) for a in method.aspects}
+    bias.add_ratings(judged, ratings[f"judge_{method.aspects[0]}"])
+    if len(method.aspects) > 1:
+        ratings["judge_product"] = [_product(each) for each in zip(*ratings.values(), strict=True)]
+    return sums_by_row(len(rows), judged, ratings)
+
+
+def rate_aspect(
+    engine: Engine, judged: Sequence[Exchange], aspect: str, seed: int
+) -> list[Judgement]:
+    """One aspect's grade of each exchange.
+
+    Args:
+        engine: The judge.
+        judged: The exchanges.
+        aspect: A key of `SCALES`.
+        seed: Enters the requests' keys.
+    """
+    low, high = SCALES[aspect]
+    prompts = [
+        PROMPTS.render(
+            aspect,
+            conversation=exchange.conversation,
+            response=exchange.response,
+            low=low,
+            high=high,
+        )
+        for exchange in judged
+    ]
+    grades = {str(grade): float(grade) for grade in range(low, high + 1)}
+    return expected_values(engine, prompts, grades, seed)
+
+
+def _product(values: Sequence[Judgement]) -> Judgement:
+    """The product of the aspects of one answer, or why one of them is missing."""
+    error = first_error(values)
+    return error if error is not None else math.prod(v for v in values if isinstance(v, float))

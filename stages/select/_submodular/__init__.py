@@ -1,1 +1,0 @@
-"""Greedy maximisation of submodular objectives over vectors."""

@@ -1,0 +1,306 @@
+"""Rows that differ from one another, or stand for all others: one greedy rule, six methods.
+
+`threshold`: DEITA's filter (Liu et al. 2023, arXiv:2312.15685). The rows in the order of a
+score, each kept unless its cosine with a row kept before is above the threshold. What is
+maximized is the sum of the scores.
+
+`k_center`: the row farthest from all rows picked so far (Sener and Savarese 2018,
+arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653) and
+WaveCoder (arXiv:2312.14187). The distance is 1 minus the cosine, or Euclidean.
+
+`facility_location`: QDIT (Bukharin et al. 2023, arXiv:2311.14736). With v over all rows,
+f(A) = (1 - weight) * sum_v max_{u in A} s(v, u) + weight * sum_{u in A} q(u).
+
+`graph_cut`: f(A) = sum_v sum_{u in A} s(v, u) - penalty * sum_{u, w in A} s(u, w), both
+orders of a pair and each row with itself included (Iyer et al. 2021, arXiv:2006.15412).
+SMART (arXiv:2403.08370) has a penalty of 0.4; up to 0.5 every row adds something.
+
+`mutual_information`: rows that stand for a target (Iyer et al. 2021; for fine-tuning
+DELIFT, arXiv:2411.04425). Over the rows (FLVMI)
+sum_v min(max_{u in A} s(v, u), relevance * max_{t in target} s(v, t)); over the target (FLQMI)
+sum_t max_{u in A} s(t, u) + relevance * sum_{u in A} max_{t in target} s(t, u).
+
+`conditional_gain`: rows that add to those already held, h (FLCG, from the same papers):
+sum_v max(max_{u in A} s(v, u) - relevance * max_h s(v, h), 0).
+
+s is the cosine. Where rows are to be covered, one below 0 counts as 0, so that nothing
+covers a row with 0 and gains never grow; graph_cut uses it as it is. With the Euclidean
+distance s is minus the distance, and nothing covers a row with minus twice the largest
+distance from the mean. Selecting by gain per token is not offered: it prefers short rows.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.context import Context
+from pipeline.errors import OptionError, UserError
+from pipeline.stage import Records, stage
+from pipeline.types import NonNegativeInt
+from stages._selection.budget import (
+    TOKEN_COLUMN,
+    Unit,
+    check_selection,
+    check_unused,
+    cost_columns,
+    row_costs,
+)
+from stages._selection.random_draws import uniform
+from stages._selection.scores import Expression, expression_columns, scores
+from stages._vectors.arrays import Matrix, as_matrix, parallel_map
+from stages.select.diverse.draws import first_only, sampled
+from stages.select.diverse.lazy_greedy import Draw, Picks, all_rows, greedy
+from stages.select.diverse.methods import (
+    ConditionalGain,
+    Covering,
+    FacilityLocation,
+    GraphCut,
+    KCenter,
+    Lazy,
+    Method,
+    MutualInformation,
+    Optimizer,
+    Parts,
+    Stochastic,
+    Threshold,
+    objective_of,
+)
+from stages.select.diverse.mixed_precision import Floats, VectorSet
+from stages.select.diverse.threshold import select_by_threshold
+from stages.select.diverse.verdicts import Facts, Selection, verdicts
+
+
+def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
+    columns = [options.vector, *expression_columns(options.score)]
+    columns += cost_columns(options.unit, options.token_column)
+    vector = [options.vector]
+    return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
+
+
+def _check(options: SimpleNamespace) -> None:
+    method, stochastic = options.method, isinstance(options.optimizer, Stochastic)
+    name = f"method: {method.name}"
+    check_selection(options)
+    if not isinstance(method, Threshold) and options.budget is None:
+        raise OptionError("budget", f"must be given with {name}, got null")
+    if isinstance(method, Threshold):
+        check_unused(options, "optimizer", Lazy(), f"with {name}")
+    if isinstance(method, GraphCut):
+        check_unused(options, "score", None, f"with {name}")
+    init = method.init if isinstance(method, KCenter) else None
+    if options.score is None and (isinstance(method, Threshold) or init == "score"):
+        raise OptionError("score", f"must be given with {name}, got null")
+    if options.score is None and isinstance(method, Covering) and method.weight != 0.5:
+        what = f"must be left out without a score, got {method.weight}"
+        raise OptionError("method.weight", what)
+    if not stochastic and init != "random":
+        check_unused(options, "seed", 0, "where nothing is random")
+
+
+@stage(
+    version=2,
+    scope="set",
+    reads=_reads,
+    adds={"gain": pl.Float64, "gain_rank": pl.Int32},
+    check=_check,
+)
+def diverse(
+    ctx: Context,
+    rows: Records,
+    target: Records | None = None,
+    held: Records | None = None,
+    *,
+    method: Method,
+    budget: NonNegativeInt | None = None,
+    unit: Unit = "rows",
+    score: Expression | None = None,
+    descending: bool = True,
+    optimizer: Optimizer = Lazy(),
+    seed: int = 0,
+    vector: str = "vector",
+    token_column: str = TOKEN_COLUMN,
+) -> pl.DataFrame:
+    """Pick the row that gains most, again and again, until the budget is spent.
+
+    A zero vector has cosine 0 with all others and 1 with other zero vectors; under
+    `threshold` it is similar to nothing, not even to another one.
+
+    Adds for picked rows `gain_rank`, 1 for the first, and `gain`, what the row added to the
+    objective (k_center: the distance to the nearest pick, null where there is none;
+    threshold: the score, with its sign changed where the lower is the better). Dropped:
+    `too_similar` (with `nearest`, a row kept, and `similarity`), `missing_score`, `held` (a
+    row that is held as well), or `not_selected` (with the budget and the most similar row
+    that was picked or is held, where that is known).
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows that mutual_information is measured against.
+        held: Rows that exist already and count as picked; required for conditional_gain,
+            optional for the other methods.
+        method: `threshold`, `k_center`, `facility_location`, `graph_cut`,
+            `mutual_information` or `conditional_gain`.
+        budget: How much to pick, in rows or tokens; required except for threshold. Rows that
+            no longer fit are passed over; it is spent even where gains are 0 or negative.
+        unit: What the budget counts.
+        score: A column, or an SQL expression over columns: the order of threshold, or the
+            quality q of the methods that cover (on their scale: it is not normalized). Rows
+            without a score are not picked, but are to be covered.
+        descending: Whether large scores are the best ones.
+        optimizer: `lazy` finds the plain greedy choice; `stochastic` the best of a random part
+            of the rows. Both break ties by id.
+        seed: Of `optimizer: stochastic` and of k_center's `init: random`.
+        vector: The column of vectors, on all edges.
+        token_column: The column of each row's number of tokens, for `unit: tokens`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx = Context(Path(), Path(), Path())
+        >>> rows = pl.DataFrame(
+        ...     {"id": ["a", "b", "c"], "vector": [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]},
+        ...     schema_overrides={"vector": pl.List(pl.Float32)},
+        ... )
+        >>> diverse(ctx, rows, method=KCenter(), budget=2)["gain_rank"].to_list()
+        [None, 1, 2]
+    """
+    _check_edges(method, target, held)
+    is_held = _is_held(rows, held)
+    quality = _quality(rows, score, descending, method, is_held)
+    vectors, parts = _concatenated(vector, rows, held, target)
+    costs = row_costs(rows, unit, token_column)
+    ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
+    facts = Facts(ids, quality, is_held, score, budget, None)
+    if rows.is_empty():
+        return verdicts(_nothing(0), facts, "similarity")
+    if isinstance(method, Threshold):
+        facts = facts._replace(threshold=method.threshold)
+        selection = select_by_threshold(vectors, parts, facts, costs, ctx.progress)
+        return verdicts(selection, facts, "similarity")
+    draw = _draw(optimizer, rows["id"], seed, (budget or 0) / max(1.0, costs.mean()))
+    metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
+    with parallel_map() as each:
+        vector_set = VectorSet.of(each, vectors, metric)
+        if isinstance(method, KCenter) and not len(parts.held):
+            preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
+            draw = first_only(preferences, draw)
+        objective = objective_of(method, vector_set, parts, quality, score is not None)
+        picks = greedy(objective, ~np.isnan(quality), costs, budget or 0, draw, ctx.progress)
+        selection = _with_nearest(picks, vector_set, parts)
+    return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
+
+
+def _check_edges(method: Method, target: Records | None, held: Records | None) -> None:
+    if isinstance(method, MutualInformation) != (target is not None):
+        must = "be connected" if target is None else "be left out"
+        raise UserError(
+            f"the edge 'target' must {must} with method: {method.name}",
+            hint="connect the rows that the selection is for with mutual_information alone",
+        )
+    if target is not None and not len(target):
+        raise UserError(
+            "the edge 'target' must have rows, got none", hint="see what drops them before"
+        )
+    if isinstance(method, ConditionalGain) and held is None:
+        raise UserError(
+            f"the edge 'held' must be connected with method: {method.name}",
+            hint="connect the rows that exist already",
+        )
+
+
+def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
+    """The rows that are held as well: they count as picked, and are not picked again."""
+    if held is None:
+        return np.zeros(len(rows), np.bool_)
+    return rows["id"].is_in(held["id"].to_list()).to_numpy()
+
+
+def _quality(
+    rows: Records,
+    score: str | None,
+    descending: bool,
+    method: Method,
+    is_held: NDArray[np.bool_],
+) -> Floats:
+    """Each row's score, larger for better; NaN for a row that cannot be picked.
+
+    Args:
+        rows: The rows.
+        score: A column or an SQL expression; None for a score of 0.
+        descending: Whether large scores are the best ones.
+        method: The method, some of which require finite scores.
+        is_held: The rows that are held as well.
+    """
+    values = np.zeros(len(rows)) if score is None else scores(rows, score)
+    if isinstance(method, Covering) and np.isinf(values).any():
+        raise UserError(
+            f"the score must be finite, got infinite for {int(np.isinf(values).sum())} rows",
+            why=f"{method.name} adds {score!r} to what a row covers",
+            hint="drop these rows before, or limit the score: least(ppl, 1000)",
+        )
+    return np.where(is_held, np.nan, values if descending else -values)
+
+
+def _concatenated(
+    vector: str, rows: Records, held: Records | None, target: Records | None
+) -> tuple[Matrix, Parts]:
+    """The vectors of all edges in one matrix, and where each edge's are.
+
+    Args:
+        vector: The column of vectors.
+        rows: The rows to choose from.
+        held: Rows that exist already.
+        target: Rows to be like.
+    """
+    edges = [rows, *(rows.head(0) if edge is None else edge for edge in (held, target))]
+    matrices = [as_matrix(edge[vector]) for edge in edges]
+    filled = [matrix for matrix in matrices if len(matrix)]
+    widths = {matrix.shape[1] for matrix in filled}
+    if len(widths) > 1:
+        raise UserError(
+            f"the vectors in {vector!r} must have one length on all edges, got {sorted(widths)}",
+            hint="use the vectors of one embedder for rows, held and target",
+        )
+    ends = np.cumsum([len(matrix) for matrix in matrices])
+    spans = [np.arange(end - len(m), end) for end, m in zip(ends, matrices, strict=True)]
+    return (np.concatenate(filled) if len(filled) > 1 else (filled or matrices)[0]), Parts(*spans)
+
+
+def _draw(optimizer: Optimizer, ids: pl.Series, seed: int, num_picks: float) -> Draw:
+    """Among which rows each pick is searched for."""
+    if isinstance(optimizer, Stochastic):
+        return sampled(ids, seed, num_picks, optimizer.epsilon)
+    return all_rows
+
+
+def _preferences(
+    method: KCenter,
+    vectors: VectorSet,
+    parts: Parts,
+    quality: Floats,
+    ids: pl.Series,
+    seed: int,
+) -> Floats:
+    """What k_center's first row is to have the largest value of, shape (rows,)."""
+    if method.init == "mean":
+        return vectors.centrality(parts.rows)
+    return quality if method.init == "score" else uniform(ids, f"select.diverse:{seed}")
+
+
+def _nothing(count: int) -> Selection:
+    """No row is picked, and none has a known nearest row."""
+    picks = Picks(np.zeros(0, np.int64), np.zeros(0))
+    return Selection(picks, np.full(count, -1), np.full(count, np.nan), np.zeros(count, np.bool_))
+
+
+def _with_nearest(picks: Picks, vectors: VectorSet, parts: Parts) -> Selection:
+    """The picks, and for each other row the most similar row that is picked or held."""
+    selection = _nothing(len(parts.rows))._replace(picks=picks)
+    others = np.concatenate([np.sort(picks.rows), parts.held])
+    rest = np.setdiff1d(parts.rows, picks.rows)
+    if len(others):
+        index, selection.similarity[rest] = vectors.nearest(rest, others)
+        selection.nearest[rest] = others[index]
+    return selection

@@ -1,0 +1,289 @@
+"""Rows for a target: nearest to it, distributed like it, or where it is and the data is not.
+
+- `nearest`: by the cosine of vectors. With `order: turns` RDS+'s round robin (Ivison et al.
+  2025, arXiv:2503.01807; its vectors are position-weighted means of hidden states). With
+  features of a sparse autoencoder as vectors, monosemantic activations.
+- `distribution`: DSIR (Xie et al. 2023, arXiv:2302.03169): rows are drawn with importance
+  weights over hashed words and pairs of words, so that they are distributed like the
+  target.
+- `gaps`: AITP (Liang et al. 2025, arXiv:2501.09368): rows where `held`, the data that one
+  has, is thin. Without a target, rows rank by -log f_held: the paper's difference set
+  (f_held below a threshold), with the threshold set by the budget. With a target, by
+  log f_target - log f_held: where the target is dense and `held` is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from types import SimpleNamespace
+from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+from array_api_compat import array_namespace, device
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.stage import Columns, Edges, Records, stage
+from pipeline.types import NonNegativeInt
+from stages._selection.budget import (
+    TOKEN_COLUMN,
+    Unit,
+    check_selection,
+    cost_columns,
+    fill,
+    not_selected,
+    row_costs,
+)
+from stages._selection.random_draws import uniform
+from stages._selection.scores import ranking, ranks
+from stages._text.tokens import field_reads, field_text
+from stages._vectors.arrays import Matrix, as_matrix, to_device
+from stages.select.target.dsir import Distribution, bags, log_weights
+from stages.select.target.gaps import Gaps, log_density, principal_components, project
+from stages.select.target.nearest import Nearest, mean_cosine, nearest, take_turns
+
+Method = Annotated[Nearest | Distribution | Gaps, Field(discriminator="name")]
+
+REQUIRED_EDGES: Final = {"nearest": "target", "distribution": "target", "gaps": "held"}
+"""The edge that each method requires."""
+
+
+class Ranked(NamedTuple):
+    """The rows as a method ranks them.
+
+    Attributes:
+        scores: Of each row, NaN for none.
+        order: The rows that may be kept, the best first.
+        added: Columns beside score and rank.
+        words: Where rows can be too short, their numbers of words.
+    """
+
+    scores: NDArray[np.float64]
+    order: NDArray[np.int64]
+    added: Mapping[str, pl.Series]
+    words: NDArray[np.int64] | None = None
+
+
+def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
+    method = options.method
+    columns = field_reads(method.field) if method.name == "distribution" else [method.vector]
+    with_costs = [*columns, *cost_columns(options.unit, options.token_column)]
+    return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": columns}
+
+
+def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
+    _check_edges(options.method, {edge for edge, columns in edges.items() if columns})
+    return _added(options.method)
+
+
+def _check_edges(method: Method, connected: Set[str]) -> None:
+    required = REQUIRED_EDGES[method.name]
+    if required not in connected:
+        raise UserError(
+            f"the edge {required!r} must be connected for method: {method.name}",
+            hint=f"needs: {{rows: ..., {required}: ...}}",
+        )
+    if "held" in connected and method.name != "gaps":
+        raise UserError(
+            f"the edge 'held' must be left out for method: {method.name}", hint="use method: gaps"
+        )
+
+
+def _added(method: Method) -> Columns:
+    common = {"target_score": pl.Float64, "target_rank": pl.Int32}
+    match method:
+        case Nearest():
+            return {**common, "target_id": pl.String}
+        case Gaps():
+            return {**common, "held_density": pl.Float64}
+    return common
+
+
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=check_selection)
+def target(
+    ctx: Context,
+    rows: Records,
+    target: Records | None = None,
+    held: Records | None = None,
+    *,
+    method: Method,
+    budget: NonNegativeInt,
+    unit: Unit = "rows",
+    token_column: str = TOKEN_COLUMN,
+) -> pl.DataFrame:
+    """Keep the rows that serve a target best.
+
+    Adds `target_score` (a cosine, a log-weight, a log-density ratio), `target_rank` (1 for
+    the best; with `order: turns`, the selected rows in the order of selection) and, for
+    `nearest`, `target_id`, the nearest target row (with turns, the one that selected it);
+    for `gaps`, `held_density`, the logarithm. Dropped: `not_selected`, `missing_score` (a
+    zero vector's, which is similar to nothing), `too_short`.
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like; required for `nearest` and `distribution`.
+        held: For `gaps`, the data that one has.
+        method: `nearest`, `distribution` or `gaps`.
+        budget: How much to keep in all, in rows or tokens; a row that no longer fits is
+            passed over. Equal scores rank by id.
+        unit: What the budget counts.
+        token_column: The column of each row's number of tokens, for `unit: tokens`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> ctx = Context(Path(), Path(), Path())
+        >>> rows = pl.DataFrame(
+        ...     {"id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]},
+        ...     schema_overrides={"vector": pl.List(pl.Float32)},
+        ... )
+        >>> target(ctx, rows, rows.tail(1), method=Nearest(), budget=1)["target_rank"].to_list()
+        [2, 1]
+    """
+    connected = {"target": target, "held": held}
+    _check_edges(method, {name for name, frame in connected.items() if frame is not None})
+    if rows.is_empty():
+        return pl.DataFrame(
+            schema={**_added(method), "drop_reason": pl.String, "evidence": pl.String}
+        )
+    if target is not None and target.is_empty():
+        raise UserError(
+            "the edge 'target' must have rows, got none", hint="see what drops them before"
+        )
+    costs = row_costs(rows, unit, token_column)
+    min_words = 0
+    match method:
+        case Nearest():
+            assert target is not None
+            ranked = _by_nearest(rows, target, method, costs, budget)
+        case Distribution():
+            assert target is not None
+            ranked, min_words = _by_distribution(rows, target, method), method.min_words
+        case Gaps():
+            assert held is not None
+            ranked = _by_gaps(rows, target, held, method)
+    return _verdict(ranked, fill(costs, ranked.order.tolist(), budget), min_words)
+
+
+def _by_nearest(
+    rows: pl.DataFrame,
+    target: pl.DataFrame,
+    method: Nearest,
+    costs: NDArray[np.int64],
+    budget: int,
+) -> Ranked:
+    """Rank rows by their cosines with the target rows.
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like.
+        method: The order, and the column of vectors.
+        costs: What each row uses of the budget.
+        budget: How much is kept, which `order: turns` must know.
+    """
+    vectors, targets = _on_device(*_matrices([rows, target], method.vector))
+    scores, positions = nearest(vectors, targets)
+    if (positions < 0).all():
+        raise UserError(
+            f"the vectors in {method.vector!r} must not all be zero, got only zeros in the rows "
+            "or in the target"
+        )
+    if method.order == "mean":
+        scores = mean_cosine(vectors, targets)
+    order = ranking(scores, descending=True)
+    if method.order == "turns":
+        turns = take_turns(vectors, targets, costs, budget)
+        scores[turns.rows], positions[turns.rows] = turns.similarities, turns.targets
+        selected = np.array(turns.rows, np.int64)
+        order = np.concatenate([selected, order[~np.isin(order, selected)]])
+    ids = pl.when(pl.Series(positions >= 0)).then(target["id"].gather(positions.clip(0)))
+    return Ranked(scores, order, {"target_id": pl.select(ids).to_series()})
+
+
+def _by_distribution(rows: pl.DataFrame, target: pl.DataFrame, method: Distribution) -> Ranked:
+    """Rank rows by their importance weights, with Gumbel noise where they are drawn."""
+    text = field_text(method.field)
+    pool, aim = (bags(frame.select(text).to_series()) for frame in (rows, target))
+    if not aim.words.any():
+        raise UserError(
+            f"the target must have texts, got no row with a {method.field}",
+            hint="name another field",
+        )
+    scores = log_weights(pool, aim)
+    noise = np.zeros(len(rows))
+    if method.sample:  # half a step of `uniform` keeps the logarithms finite
+        uniforms = uniform(rows["id"], f"select.target:{method.seed}") + 2.0**-54
+        noise = -np.log(-np.log(uniforms))
+    order = ranking(scores + noise, descending=True)
+    long_enough = pool.words[order] >= max(1, method.min_words)
+    return Ranked(scores, order[long_enough], {}, pool.words)
+
+
+def _by_gaps(
+    rows: pl.DataFrame, target: pl.DataFrame | None, held: pl.DataFrame, method: Gaps
+) -> Ranked:
+    """Rank rows by their log-density under the target less that under `held`.
+
+    Args:
+        rows: The rows to choose from.
+        target: The rows to be like; None for no target.
+        held: The data that one has.
+        method: The principal components, and the column of vectors.
+    """
+    frames = [rows, held] if target is None else [rows, held, target]
+    matrices = _matrices(frames, method.vector)
+    references = [matrices[1], matrices[0] if target is None else matrices[2]]
+    mean, basis = principal_components(np.concatenate(references), method.n_components)
+    points, *centers = _on_device(*(project(m, mean, basis) for m in matrices))
+    held_density = log_density(points, centers[0])
+    scores = -np.nan_to_num(held_density)  # without held rows all are equally thin
+    if target is not None:
+        scores += log_density(points, centers[1])
+    column = pl.Series(held_density).fill_nan(None)
+    return Ranked(scores, ranking(scores, descending=True), {"held_density": column})
+
+
+def _on_device(first: NDArray[Any], *others: NDArray[Any]) -> list[Any]:
+    """Arrays where kernels run fastest, all on one device."""
+    moved = to_device(first)
+    xp = array_namespace(moved)
+    return [moved, *(xp.asarray(other.copy(), device=device(moved)) for other in others)]
+
+
+def _matrices(frames: Sequence[pl.DataFrame], vector: str) -> list[Matrix]:
+    """The vectors of each frame. Raises UserError where their lengths differ."""
+    matrices = [as_matrix(frame[vector]) for frame in frames]
+    widths = {matrix.shape[1] for matrix in matrices if len(matrix)}
+    if len(widths) > 1:
+        raise UserError(
+            f"the vectors in {vector!r} must have one length on all edges, got {sorted(widths)}",
+            hint="use one embedder for all edges",
+        )
+    return [m if len(m) else np.zeros((0, max(widths)), np.float32) for m in matrices]
+
+
+def _verdict(ranked: Ranked, selected: NDArray[np.bool_], min_words: int) -> pl.DataFrame:
+    """The added columns, and the verdict on each row.
+
+    Args:
+        ranked: The rows as the method ranks them.
+        selected: The rows that are kept.
+        min_words: Rows with fewer words are too short.
+    """
+    position = pl.Series(ranks(ranked.order, len(selected)), dtype=pl.Int32)
+    score = pl.Series(ranked.scores).fill_nan(None)
+    rank = pl.select(pl.when(position > 0).then(position)).to_series()
+    facts = {"score": score, "rank": rank, **ranked.added}
+    verdict = not_selected(selected, facts, "target_score", ranked.scores)
+    if ranked.words is not None:
+        short = pl.Series(ranked.words < max(1, min_words))
+        words = pl.struct(words=pl.Series(ranked.words), minimum=pl.lit(max(1, min_words)))
+        evidence = pl.when(short).then(words.struct.json_encode()).otherwise("evidence")
+        verdict = verdict.select(
+            pl.when(short).then(pl.lit("too_short")).otherwise("drop_reason").alias("drop_reason"),
+            evidence.alias("evidence"),
+        )
+    added = [column.alias(name) for name, column in ranked.added.items()]
+    return verdict.with_columns(score.alias("target_score"), rank.alias("target_rank"), *added)

@@ -1,0 +1,117 @@
+"""Requests that are counted without sending any, held against those that a stage then sends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.context import Context
+from pipeline.execution.estimate import estimate_steps
+from pipeline.execution.plan import plan
+from pipeline.models import Embedder, LanguageModel
+from pipeline.models.counting import (
+    CHARACTERS_PER_TOKEN,
+    TEMPLATE_TOKENS,
+    CountingEncoder,
+    CountingEngine,
+    counting,
+    is_counting,
+)
+from pipeline.recipe.recipe import Recipe
+from pipeline.stage import ROOT
+from pipeline.store.store import Store
+from tests.support.cases import CASES, NAMES, Case
+from tests.support.running import pool, run
+from tests.support.scripted import Scripted, scripted
+from tests.support.teacher import teacher
+
+FACTOR = 1.6
+"""What the tokens of prompts may be off by, either way: earlier answers stand in some."""
+AT_MOST = 3
+"""How far above the truth the longest answers may lie, where limits are near what is said."""
+
+
+TINYLM = str(ROOT / "data/models/tinylm")
+SEEDS = {
+    "path": str(ROOT / "data/seeds/self_instruct_seed_tasks.jsonl"),
+    "source": "seeds",
+    "license": "Apache-2.0",
+}
+BOUNDED = {"model": "m", "count": 20, "max_requests": 30, "requests_per_round": 5}
+
+
+class Counted(Context):
+    """A context whose models only count."""
+
+    engine: CountingEngine
+
+    def open(self, model: LanguageModel | Embedder) -> Any:
+        return self.engine if isinstance(model, LanguageModel) else CountingEncoder()
+
+
+def prompt_lengths(engine: Scripted) -> list[int]:
+    """Characters of every prompt."""
+    requests = [request for call in engine.asked for request in call]
+    return [
+        len(r.prompt) if isinstance(r.prompt, str) else sum(len(text) for _, text in r.prompt)
+        for r in requests
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_every_way_of_asking_is_counted_to_the_request(
+    case: Case, ctx: Context, tmp_path: Path
+) -> None:
+    context = Counted(ctx.files, ctx.work, ctx.store)
+    context.engine = CountingEngine(LanguageModel(model="any"))
+    with counting():
+        case.found.function(context, **case.edges, **case.all_options(tmp_path))
+    assert not is_counting()
+    count = context.engine.count
+    sent = scripted(ctx, teacher)
+    case.found.function(sent, **case.edges, **case.all_options(tmp_path))
+    lengths = prompt_lengths(sent.engine)
+    assert count.requests == len(lengths)
+    prompts = sum(TEMPLATE_TOKENS + length / CHARACTERS_PER_TOKEN for length in lengths)
+    assert prompts / FACTOR < count.prompt_tokens < prompts * FACTOR
+    answers = sum(len(text) for call in sent.engine.said for text in call) / CHARACTERS_PER_TOKEN
+    assert (prompts + answers) / FACTOR < count.prompt_tokens + count.answer_tokens
+    assert count.prompt_tokens + count.answer_tokens < (prompts + answers) * AT_MOST
+
+
+def test_requests_that_only_the_options_decide_are_known_before_the_rows(tmp_path: Path) -> None:
+    stages = {
+        "seeds": {"uses": "load.records", "with": SEEDS},
+        "new": {"uses": "generate.self_instruct", "needs": {"seeds": "seeds"}, "with": BOUNDED},
+        "evolved": {"uses": "rewrite.evolve", "needs": {"rows": "new"}, "with": {"model": "m"}},
+    }
+    recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
+    store = Store(tmp_path)
+    estimates = estimate_steps(recipe, store, plan(recipe, store))
+    assert estimates["new"].requests, "as many as its options say, whatever the seeds are"
+    assert estimates["new"].tokens is None
+    assert estimates["evolved"].requests is None, "as many as there will be rows"
+
+
+@pytest.mark.parametrize(("rows", "bound", "requests"), [(9000, None, 9000), (9000, 30, 30)])
+def test_of_many_rows_a_sample_is_counted_and_scaled(
+    rows: int, bound: int | None, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.execution.count_requests.SAMPLE", 100)
+    pool(tmp_path / "rows.txt", rows)
+    options = {"model": "m"} | ({"most": bound} if bound else {})
+    asking = "tests.support.asking.respond" if bound is None else "tests.support.asking.some"
+    stages = {
+        "a": {"uses": "tests.support.toys.load", "with": {"path": str(tmp_path / "rows.txt")}},
+        "b": {
+            "uses": asking,
+            "needs": "a",
+            "with": options,
+        },
+    }
+    recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
+    run(recipe, tmp_path / "store", "a")
+    store = Store(tmp_path / "store")
+    assert estimate_steps(recipe, store, plan(recipe, store))["b"].requests == requests

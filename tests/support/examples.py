@@ -1,0 +1,176 @@
+"""Every stage's own example, made runnable: the recipe snippet in its docstring, and rows for it.
+
+A stage's docstring shows how a recipe writes it, as a YAML block with `uses`, `needs` and
+`with`. Here its options are bound as a recipe's are, its inputs are made of bundled data
+with whatever columns it reads, and its models answer at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+import polars as pl
+import yaml
+
+from pipeline.context import Context
+from pipeline.models import Embedder, LanguageModel, Request, Scored
+from pipeline.models.counting import CountingEncoder
+from pipeline.recipe.options import bind
+from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
+from schemas.records import DOCUMENT_COLUMNS, digest
+from tests.support.rows import DATA, exam, json_lines, sample
+from tests.support.scripted import Scripted
+from tests.support.teacher import teacher
+
+ROWS: Final = 24
+TINYLM: Final = LanguageModel(model=str(ROOT / "data/models/tinylm"))
+_BLOCK: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A stage as its docstring shows it: its options bound, and its inputs by edge."""
+
+    stage: Stage
+    options: SimpleNamespace
+    needs: dict[str, list[str]]
+
+    def inputs(self) -> dict[str, Any]:
+        """Frames for the edges that the example connects, None for those that it leaves out."""
+        return {edge.name: self._input(edge) for edge in self.stage.edges}
+
+    def _input(self, edge: Edge) -> Any:
+        if edge.name not in self.needs:
+            return None
+        frames = [self._frame(edge, i) for i in range(len(self.needs[edge.name]))]
+        return frames if edge.many else frames[0]
+
+    def _frame(self, edge: Edge, part: int) -> pl.DataFrame:
+        if edge.kind is DataKind.DOCUMENTS:
+            return _documents()
+        if edge.kind is DataKind.ITEMS:
+            return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
+        reads = self.stage.reads(edge.name, self.options)
+        columns = list(_BASE) if reads == ALL else [c for c in reads if c not in _BASE]
+        return _records(part).with_columns(_column(_records(part), name) for name in columns)
+
+
+def example_of(stage: Stage) -> Example:
+    """The example in a stage's docstring.
+
+    Raises:
+        AssertionError: There is none, or the recipe loader would refuse it.
+    """
+    module = sys.modules[stage.function.__module__]
+    texts = (inspect.getdoc(stage.function) or "", inspect.cleandoc(module.__doc__ or ""))
+    block = next((m[1] for text in texts if (m := _BLOCK.search(text))), None)
+    assert block, f"{stage.name}: the docstring shows no ```yaml example"
+    shown = yaml.safe_load(block)
+    shown = shown if "uses" in shown else next(iter(shown.values()))
+    assert shown["uses"] == stage.name
+    raw = shown.get("with") or {}
+    models = {
+        name: Embedder(model="any") if option.accepts(Embedder) else TINYLM
+        for option in stage.options
+        if option.is_model and raw.get(option.name)
+        for name in ([raw[option.name]] if isinstance(raw[option.name], str) else raw[option.name])
+    }
+    options, problems = bind(stage, raw, models, ROOT)
+    assert not problems, f"{stage.name}: {problems}"
+    if stage.check:
+        stage.check(options)
+    needs = shown.get("needs") or {}
+    needs = needs if isinstance(needs, dict) else {stage.edges[0].name: needs}
+    return Example(stage, options, {n: v if isinstance(v, list) else [v] for n, v in needs.items()})
+
+
+class ExampleContext(Context):
+    """Language models answer as the teacher does; likelihoods are tinylm's own."""
+
+    engine: _Engine
+
+    @classmethod
+    def of(cls, folder: Path) -> ExampleContext:
+        context = cls(folder / "files", folder / "work", folder / "store")
+        for path in (context.files, context.work, context.store):
+            path.mkdir(parents=True)
+        context.engine = _Engine(Context.open, context)
+        return context
+
+    def open(self, model: LanguageModel | Embedder) -> Any:
+        return self.engine if isinstance(model, LanguageModel) else CountingEncoder()
+
+
+class _Engine(Scripted):
+    """Scripted answers, and tinylm where likelihoods or a tokenizer are asked for."""
+
+    def __init__(self, open_model: Any, context: Context) -> None:
+        super().__init__(teacher)
+        self._open = lambda: open_model(context, TINYLM)
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        return self._open().tokenizer
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> Any:
+        return self._open().loglikelihood(sequences)
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far."""
+        return [request for call in self.asked for request in call]
+
+
+def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleContext]:
+    """The stage's result on the example's inputs, or on those given instead."""
+    context = ExampleContext.of(folder)
+    arguments = {**example.inputs(), **inputs}
+    return example.stage.function(context, **arguments, **vars(example.options)), context
+
+
+@cache
+def _records(part: int = 0) -> pl.DataFrame:
+    return sample("self_instruct.jsonl.gz").gather_every(7, part)[:ROWS]
+
+
+_BASE: Final = tuple(_records().columns)
+
+
+@cache
+def _documents() -> pl.DataFrame:
+    texts = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:4]]
+    rows = [
+        {"id": digest(t), "text": t, "origins": [{"source": "s", "index": i, "license": "MIT"}]}
+        for i, t in enumerate(texts)
+    ]
+    return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
+
+
+def _column(rows: pl.DataFrame, name: str) -> pl.Series:
+    """Values for a column that a stage reads, by what its name says it holds."""
+    numbers = [_number(f"{name} {id_}") for id_ in rows["id"]]
+    if "vector" in name:
+        matrix = CountingEncoder().encode([*rows["id"]])
+        return pl.Series(name, matrix.tolist(), dtype=pl.List(pl.Float32))
+    if "tags" in name:
+        return pl.Series(name, [["a", "b", "c"][: 1 + n % 3] for n in numbers])
+    if "token" in name or "cluster" in name or "rank" in name:
+        return pl.Series(name, [1 + n % 5 for n in numbers], dtype=pl.Int32)
+    if name.startswith(("is_", "has_")):
+        return pl.Series(name, [n % 2 == 0 for n in numbers])
+    if any(word in name for word in ("class", "language", "source", "group", "topic", "type")):
+        return pl.Series(name, ["abc"[n % 3] for n in numbers])
+    return pl.Series(name, [n / 1000 for n in numbers], dtype=pl.Float32)
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=4).digest(), "big") % 1000
