@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from pipeline.models import LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.recipe.discovery import available, find
-from pipeline.recipe.docstrings import arguments_of
+from pipeline.recipe.docstrings import docstring_of
 from pipeline.recipe.problems import option_groups
 from pipeline.stage import Stage
 from tests.support.examples import ExampleContext, example_of, run
