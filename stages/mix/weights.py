@@ -197,7 +197,7 @@ def weights(
         mixture:
           uses: mix.weights
           needs: pool
-          with: {method: {name: fixed, weights: {web: 1, books: 3}}, budget: 5000}
+          with: {method: {name: temperature, temperature: 2.0}, budget: 5000}
         ```
 
         >>> import tempfile
