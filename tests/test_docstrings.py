@@ -6,6 +6,7 @@ Held against the text of the modules, which are not imported.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -58,6 +59,21 @@ def members(node: ast.ClassDef) -> set[str]:
     return names
 
 
+def fields(node: ast.ClassDef) -> set[str]:
+    """The fields of a dataclass or NamedTuple; none where a base class may document some."""
+    marks = " ".join(map(ast.unparse, [*node.decorator_list, *node.bases]))
+    inherits = any(ast.unparse(base) != "NamedTuple" for base in node.bases)
+    if inherits or not re.search("dataclass|option_group|NamedTuple", marks):
+        return set()
+    declared = [
+        s
+        for s in node.body
+        if isinstance(s, ast.AnnAssign) and "ClassVar" not in ast.unparse(s.annotation)
+    ]
+    names = {s.target.id for s in declared if isinstance(s.target, ast.Name)}
+    return {name for name in names if name != "name" and not name.startswith("_")}
+
+
 def documented(body: list[ast.stmt], place: str) -> Iterator[Documented]:
     for node in body:
         if not isinstance(node, Function | ast.ClassDef) or node.name.startswith("_"):
@@ -77,15 +93,10 @@ def everything() -> Iterator[Documented]:
             yield from documented(tree.body, str(path.relative_to(ROOT)))
 
 
-def is_public_interface(node: Function) -> bool:
-    """Whether its parameters are for its docstring to say.
-
-    Verbs of the command line have `help=`, `overload`s and overriding methods their
-    documentation elsewhere.
-    """
-    marks = {ast.unparse(d).split("(")[0].split(".")[-1] for d in node.decorator_list}
-    verb = "help=" in ast.unparse(node.args) or marks & {"command", "callback"}
-    return not verb and not marks & {"overload", "property", "field_validator"}
+def documented_elsewhere(node: Function) -> bool:
+    """Verbs of the command line have `help=`, and `overload`s a function that documents all."""
+    marks = {ast.unparse(mark).partition("(")[0] for mark in node.decorator_list}
+    return bool(marks & {"verb", "overload"})
 
 
 def test_args_name_the_parameters_that_there_are() -> None:
@@ -95,7 +106,8 @@ def test_args_name_the_parameters_that_there_are() -> None:
         if not arguments:
             continue
         unknown = arguments - item.names
-        missing = set() if isinstance(item.node, ast.ClassDef) else item.names - arguments
+        expected = fields(item.node) if isinstance(item.node, ast.ClassDef) else item.names
+        missing = expected - arguments
         if unknown or missing - IMPLICIT:
             wrong.append(f"{item.place}: unknown {unknown}, missing {missing - IMPLICIT}")
     assert not wrong, "\n".join(wrong)
@@ -106,7 +118,7 @@ def test_functions_of_several_parameters_document_them() -> None:
         item.place
         for item in everything()
         if isinstance(item.node, Function)
-        and is_public_interface(item.node)
+        and not documented_elsewhere(item.node)
         and len(item.names - IMPLICIT) >= MANY
         and not item.arguments
     ]

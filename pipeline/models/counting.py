@@ -79,6 +79,8 @@ class CountingEngine:
         model: The model that it stands in for.
         mean_answer: Tokens of an answer where they are known from earlier requests;
             None takes every answer for as long as its limit allows.
+        count: What was asked so far.
+        context_tokens: The longest sequence; None for any.
 
     Example:
         >>> with counting():

@@ -99,7 +99,13 @@ class Index(NamedTuple):
         return np.flatnonzero(self.texts["ngrams"].to_numpy())
 
     def excerpt(self, text: int, start: int, length: int) -> str:
-        """Some of a text's words, separated by spaces."""
+        """Some of a text's words, separated by spaces.
+
+        Args:
+            text: Position of the text.
+            start: The first word, from 0 in the text.
+            length: How many words.
+        """
         return " ".join(self.flat.slice(int(self.values.offsets[text]) + start, length))
 
 

@@ -53,7 +53,13 @@ class Needles(NamedTuple):
         return np.unique(self.owner)
 
     def excerpt(self, text: int, start: int, length: int) -> str:
-        """Some of the first words of an item text."""
+        """Some of the first words of an item text.
+
+        Args:
+            text: Position of the item text.
+            start: The first word, from 0 in the text.
+            length: How many words, at most.
+        """
         return " ".join(self.words[text][start : start + length])
 
 

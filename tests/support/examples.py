@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +22,7 @@ import polars as pl
 import yaml
 
 from pipeline.context import Context
-from pipeline.models import Embedder, LanguageModel, Request, Scored
+from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
 from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
@@ -35,8 +35,12 @@ FOLDER: Final = Path(__file__).parent
 """Where files that examples name are looked for before the repository, as beside a recipe."""
 
 ROWS: Final = 24
-MOST: Final = {"num_rows": 20, "max_requests": 60, "num_challenges": 20}
-"""Sizes of what examples ask for, where it would take long."""
+MOST: Final = {"num_rows": 40, "max_requests": 60, "num_challenges": 20}
+"""Sizes of what examples ask for, where it would take long.
+
+The teacher proposes 40 tasks in a round of requests, so that none is more than was wanted:
+estimates leave the surplus of the last round out.
+"""
 
 TINYLM: Final = LanguageModel(model=str(ROOT / "data/models/tinylm"))
 _BLOCK: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
@@ -132,6 +136,11 @@ class _Engine(Scripted):
         super().__init__(_teacher)
         self._open = lambda: open_model(context, TINYLM)
 
+    def _answer(self, request: Request) -> Completion:
+        """As every engine: one of the choices, where there are any."""
+        answer, choice = super()._answer(request), request.decoding.choice
+        return answer if not choice or answer.text in choice else replace(answer, text=choice[0])
+
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
         return self._open().tokenizer
@@ -173,7 +182,7 @@ _BASE: Final = tuple(_records().columns)
 
 @cache
 def _documents() -> pl.DataFrame:
-    texts = [row["text"][:1200] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:3]]
+    texts = [row["text"][:900] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:3]]
     rows = [
         {"id": digest(t), "text": t, "origins": [{"source": "s", "index": i, "license": "MIT"}]}
         for i, t in enumerate(texts)
