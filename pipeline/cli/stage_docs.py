@@ -10,7 +10,7 @@ from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
 from pipeline.cli.tables import WIDTH, table
-from pipeline.recipe.docstrings import docstring_of
+from pipeline.recipe.docstrings import class_arguments, docstring_of
 from pipeline.recipe.problems import option_groups
 from pipeline.recipe.type_text import type_text, yaml_text
 from pipeline.stage import ROOT, Edge, Stage
@@ -68,15 +68,13 @@ def _option(annotation: Any, required: bool, default: Any, doc: str) -> dict[str
 
 def _group(group: type) -> dict[str, Any]:
     """A group's documentation and options; its `name` is what chooses it."""
-    doc = docstring_of(group)
+    docs = class_arguments(group)
     hints = typing.get_type_hints(group, include_extras=True)
     options: list[Field[Any]] = [f for f in fields(group) if f.name != "name"]
     return {
-        "doc": doc.text,
+        "doc": docstring_of(group).text,
         "options": {
-            f.name: _option(
-                hints[f.name], f.default is MISSING, f.default, doc.arguments.get(f.name, "")
-            )
+            f.name: _option(hints[f.name], f.default is MISSING, f.default, docs.get(f.name, ""))
             for f in options
         },
     }

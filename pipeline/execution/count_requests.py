@@ -88,6 +88,11 @@ def count_requests(
     Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
     sample asks clearly more than its half, the requests grow with the rows and are
     scaled, else they are bounded by the options.
+
+    Args:
+        planned: The step.
+        outputs: The artifacts of the steps before it, as far as they are there.
+        seen: Mean lengths by model where earlier requests are known.
     """
     inputs = _inputs(planned, outputs)
     if inputs is None:

@@ -79,7 +79,13 @@ def uses_language_model(planned: PlannedStep) -> bool:
 def estimate_steps(
     recipe: Recipe, store: Store, steps: Sequence[PlannedStep]
 ) -> dict[str, Estimate]:
-    """The estimate for every step that is to run, by name; empty ones for cached steps."""
+    """The estimate for every step that is to run, by name; empty ones for cached steps.
+
+    Args:
+        recipe: The recipe, whose earlier runs are asked for lengths.
+        store: Where artifacts and the journal are.
+        steps: The planned steps in their order, so that inputs come before what reads them.
+    """
     outputs = StepOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:

@@ -14,6 +14,7 @@ of its own for each request. Prompts without one are answered with a numbered li
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -78,6 +79,8 @@ class CountingEngine:
         model: The model that it stands in for.
         mean_answer: Tokens of an answer where they are known from earlier requests;
             None takes every answer for as long as its limit allows.
+        count: What was asked so far.
+        context_tokens: The longest sequence; None for any.
 
     Example:
         >>> with counting():
@@ -153,6 +156,8 @@ class _Tokenizer:
     """Words as tokens, in the part of the interface that stages use."""
 
     bos_token = ""
+    bos_token_id: int | None = None
+    all_special_ids: tuple[int, ...] = ()
 
     def apply_chat_template(
         self,
@@ -166,7 +171,8 @@ class _Tokenizer:
 
     def __call__(self, text: str | Sequence[str], **_: Any) -> dict[str, Any]:
         if isinstance(text, str):
-            return {"input_ids": self.encode(text)}
+            spans = [word.span() for word in re.finditer(r"\S+", text)] or [(0, 0)]
+            return {"input_ids": self.encode(text), "offset_mapping": spans}
         return {"input_ids": [self.encode(one) for one in text]}
 
     def encode(self, text: str, **_: Any) -> list[int]:

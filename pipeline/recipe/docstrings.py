@@ -60,6 +60,12 @@ def docstring_of(documented: Any) -> Docstring:
     return parse("" if generated else raw)
 
 
+def class_arguments(documented: type) -> dict[str, str]:
+    """The documentation of a class's parameters, where base classes have theirs documented too."""
+    classes = reversed(documented.__mro__)
+    return {name: text for c in classes for name, text in docstring_of(c).arguments.items()}
+
+
 def parse(docstring: str) -> Docstring:
     """Split a docstring; see the head of the module."""
     text: list[str] = []

@@ -103,8 +103,8 @@ class Index(NamedTuple):
 
         Args:
             text: Position of the text.
-            start: Its first word of the excerpt.
-            length: Number of words.
+            start: The first word, from 0 in the text.
+            length: How many words.
         """
         return " ".join(self.flat.slice(int(self.values.offsets[text]) + start, length))
 

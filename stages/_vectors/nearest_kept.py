@@ -50,7 +50,8 @@ class NearestKept:
         norms: Float64, on the host.
         min_similarity: No cosine below it matters.
         tolerance: Error bound of a float32 product of unit vectors.
-        nearest, similarity: As in `DedupResult`.
+        nearest: As in `DedupResult`.
+        similarity: As in `DedupResult`.
         projection: With which kept rows are compared.
         tiles: The kept rows, zero vectors apart.
     """

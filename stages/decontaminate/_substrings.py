@@ -56,9 +56,9 @@ class Needles(NamedTuple):
         """Some of the first words of an item text.
 
         Args:
-            text: Position of the text.
-            start: Its first word of the excerpt.
-            length: Number of words.
+            text: Position of the item text.
+            start: The first word, from 0 in the text.
+            length: How many words, at most.
         """
         return " ".join(self.words[text][start : start + length])
 

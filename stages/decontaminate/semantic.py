@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import Embedder, Encoder, LanguageModel
+from pipeline.models.counting import is_counting
 from pipeline.stage import Items, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from stages._common.verdicts import dropped
@@ -159,6 +160,8 @@ def semantic(
     pairs = _Pairs(embedded, turn_rows, neighbors, _task_types(items, task_types))
     close = np.flatnonzero(neighbors.similarity >= limits[neighbors.text]).tolist()
     close = [i for i in close if (kept := pairs.numbers(i)) is None or kept >= min_number_overlap]
+    # Vectors say nothing while requests are counted: at most every pair is judged.
+    close = [*range(len(neighbors.turn))] if is_counting() else close
     judgments = None
     if judge is not None:
         questions = [pairs.question(i) for i in close]

@@ -80,12 +80,14 @@ def text(
         normalize: Scale the vectors to length 1, so that dot products are cosines.
 
     Example:
-        In a recipe, with the model bundled in `data/models`::
+        In a recipe, with the model bundled in `data/models`:
 
-            models:
-              potion: {engine: sentence-transformers, model: data/models/potion-base-4m}
-            stages:
-              vectors: {uses: embed.text, needs: pool, with: {embedder: potion}}
+        ```yaml
+        models:
+          potion: {engine: sentence-transformers, model: data/models/potion-base-4m}
+        stages:
+          vectors: {uses: embed.text, needs: pool, with: {embedder: potion}}
+        ```
     """
     texts = _texts(rows, template)
     encoder = ctx.open(embedder)

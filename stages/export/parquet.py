@@ -85,6 +85,13 @@ def parquet(
         `split`, and the verdicts.
 
     Example:
+        ```yaml
+        shards:
+          uses: export.parquet
+          needs: best
+          with: {validation_fraction: 0.02}
+        ```
+
         >>> from tempfile import mkdtemp
         >>> from schemas.records import RECORD_COLUMNS
         >>> messages = [[{"role": role, "content": "Hi"} for role in ("user", "assistant")]]

@@ -183,14 +183,14 @@ def arena(
         its battle undecided: both rows have failed.
 
     Example:
-        In a recipe::
-
-            duels:
-              uses: generate.arena
-              with:
-                models: [qwen, llama, mistral]
-                num_challenges: 1000
-                challenges: {name: asked, domain: statistics}
+        ```yaml
+        duels:
+          uses: generate.arena
+          with:
+            models: [qwen, llama, mistral]
+            num_challenges: 1000
+            challenges: {name: asked, domain: statistics}
+        ```
     """
     battles = _challenge(ctx, models, num_challenges, challenges, seed)
     _answer(ctx, models, battles, Decoding(max_tokens, temperature), seed)

@@ -169,6 +169,12 @@ def benchmarks(
             every pool look clean.
 
     Example:
+        ```yaml
+        exams:
+          uses: load.benchmarks
+          with: {names: [gsm8k, humaneval]}
+        ```
+
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())
         >>> (folder / "quiz.jsonl").write_text('{"q": "Why?", "choices": ["a", "b"]}')

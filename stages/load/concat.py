@@ -52,6 +52,12 @@ def concat(ctx: Context, rows: list[Records]) -> Records:
         rows: The pools.
 
     Example:
+        ```yaml
+        pool:
+          uses: load.concat
+          needs: [human, invented]
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> pool = pl.DataFrame([{"id": "a"}, {"id": "b"}], schema=RECORD_COLUMNS)

@@ -102,6 +102,12 @@ def documents(
         UserError: A file cannot be read at all.
 
     Example:
+        ```yaml
+        documents:
+          uses: load.documents
+          with: {path: data/samples/rust_book.jsonl.gz, source: rust-book, license: MIT}
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())

@@ -41,6 +41,12 @@ def join(ctx: Context, rows: list[Records]) -> pl.DataFrame:
             values in a column of the same name.
 
     Example:
+        ```yaml
+        measured:
+          uses: load.join
+          needs: [scored, judged]
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> one = pl.DataFrame({"id": ["a", "b"], "ifd": [0.5, 0.9]})

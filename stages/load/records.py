@@ -138,6 +138,15 @@ def records(
         UserError: A file or data set cannot be read at all.
 
     Example:
+        ```yaml
+        human:
+          uses: load.records
+          with:
+            path: data/samples/self_instruct.jsonl.gz
+            source: self-instruct
+            license: Apache-2.0
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())

@@ -193,6 +193,13 @@ def weights(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        mixture:
+          uses: mix.weights
+          needs: pool
+          with: {method: {name: temperature, temperature: 2.0}, budget: 5000}
+        ```
+
         >>> import tempfile
         >>> from pathlib import Path
         >>> ctx = Context.scratch(Path(tempfile.mkdtemp()))

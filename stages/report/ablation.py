@@ -122,10 +122,10 @@ def ablation(
             selected rows, or shares a run of 13 words with one.
 
     Example:
-        A recipe's stages::
-
-            helped: {uses: report.ablation, needs: {pool: pool, selected: best, eval_rows: eval},
-                     with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}}
+        ```yaml
+        helped: {uses: report.ablation, needs: {pool: pool, selected: best, eval_rows: eval},
+                 with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}}
+        ```
     """
     _refuse_overlaps(pool, selected, eval_rows)
     edges = {"pool": pool, "selected": selected, "eval_rows": eval_rows}

@@ -70,6 +70,13 @@ def summary(
         UserError: `verdict` is not connected to a `report.ablation`.
 
     Example:
+        ```yaml
+        overview:
+          uses: report.summary
+          needs: {pool: pool, selected: best}
+          with: {columns: [ifd, language]}
+        ```
+
         >>> from tempfile import mkdtemp
         >>> origins = [[{"source": "web"}], [{"source": "books"}]]
         >>> rows = pl.DataFrame({"id": ["a", "b"], "origins": origins, "is_code": [True, False]})

@@ -81,6 +81,13 @@ def heuristics(ctx: Context, rows: Records, *, ngram_size: Count = 3) -> pl.Data
         a blank or missing answer.
 
     Example:
+        ```yaml
+        measured:
+          uses: score.heuristics
+          needs: pool
+          with: {ngram_size: 3}
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> turns = [("user", "Quote."), ("assistant", "Of the people by the people")]

@@ -40,6 +40,13 @@ def knn(
         where there are not `n_neighbors` other rows.
 
     Example:
+        ```yaml
+        spread:
+          uses: score.knn
+          needs: vectors
+          with: {n_neighbors: 6}
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "vector": [[0.0], [1.0], [3.0]]})

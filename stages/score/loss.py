@@ -126,10 +126,10 @@ def loss(
         UserError: The model's chat template cannot render a conversation at all.
 
     Example:
-        A recipe's stages::
-
-            scored: {uses: score.loss, needs: pool, with: {model: base, formulas: [ppl, ifd]}}
-            hard:   {uses: select.top, needs: scored, with: {score: ifd, budget: 1000}}
+        ```yaml
+        scored: {uses: score.loss, needs: pool, with: {model: base, formulas: [ppl, ifd]}}
+        hard:   {uses: select.top, needs: scored, with: {score: ifd, budget: 1000}}
+        ```
     """
     engine = ctx.open(model)
     limit = min(max_length, engine.context_tokens or max_length)

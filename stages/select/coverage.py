@@ -64,6 +64,13 @@ def coverage(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        best:
+          uses: select.coverage
+          needs: tagged
+          with: {budget: 1000}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "tags": [["x"], ["x", "y"], ["z"]]})

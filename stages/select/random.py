@@ -55,6 +55,13 @@ def random(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        sample:
+          uses: select.random
+          needs: pool
+          with: {budget: 1000, seed: 1}
+        ```
+
         >>> from pathlib import Path
         >>> ctx, rows = Context(Path(), Path(), Path()), pl.DataFrame({"id": ["a", "b", "c"]})
         >>> random(ctx, rows, budget=1)["drop_reason"].to_list()

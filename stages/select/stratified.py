@@ -95,6 +95,13 @@ def stratified(
             spent on the other rows, those of the best rank first.
 
     Example:
+        ```yaml
+        sample:
+          uses: select.stratified
+          needs: tagged
+          with: {group: language, budget: 1000, quota: sqrt}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "kind": ["x", "y", "y"]})

@@ -143,6 +143,13 @@ def surface(
         `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
 
     Example:
+        ```yaml
+        tagged:
+          uses: tag.surface
+          needs: pool
+          with: {languages: [en, de, fr]}
+        ```
+
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> turns = [("user", "How do I sort a list in Python?"), ("assistant", "I cannot help.")]

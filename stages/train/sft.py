@@ -118,12 +118,12 @@ def sft(
             answers, or the loss diverges.
 
     Example:
-        A recipe's stages::
-
-            shards:  {uses: export.parquet, needs: best, with: {validation_fraction: 0.02}}
-            trained: {uses: train.sft, needs: {shards: shards},
-                      with: {model: base, num_train_epochs: 2, learning_rate: 1.0e-5,
-                             method: {name: lora, lora_r: 32}}}
+        ```yaml
+        shards:  {uses: export.parquet, needs: best, with: {validation_fraction: 0.02}}
+        trained: {uses: train.sft, needs: {shards: shards},
+                  with: {model: base, num_train_epochs: 2, learning_rate: 1.0e-5,
+                         method: {name: lora, lora_r: 32}}}
+        ```
     """
     settings = Hyperparameters(
         method=method,

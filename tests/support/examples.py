@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -22,16 +22,26 @@ import polars as pl
 import yaml
 
 from pipeline.context import Context
-from pipeline.models import Embedder, LanguageModel, Request, Scored
+from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
 from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
-from tests.support.rows import DATA, exam, json_lines, sample
-from tests.support.scripted import Scripted
+from tests.support.rows import DATA, exam, json_lines, self_instruct
+from tests.support.scripted import Answer, Scripted
 from tests.support.teacher import teacher
 
+FOLDER: Final = Path(__file__).parent
+"""Where files that examples name are looked for before the repository, as beside a recipe."""
+
 ROWS: Final = 24
+MOST: Final = {"num_rows": 40, "max_requests": 60, "num_challenges": 20}
+"""Sizes of what examples ask for, where it would take long.
+
+The teacher proposes 40 tasks in a round of requests, so that none is more than was wanted:
+estimates leave the surplus of the last round out.
+"""
+
 TINYLM: Final = LanguageModel(model=str(ROOT / "data/models/tinylm"))
 _BLOCK: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 
@@ -60,8 +70,10 @@ class Example:
         if edge.kind is DataKind.ITEMS:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
         reads = self.stage.reads(edge.name, self.options)
-        columns = list(_BASE) if reads == ALL else [c for c in reads if c not in _BASE]
-        return _records(part).with_columns(_column(_records(part), name) for name in columns)
+        names = [f"added_{part}"] if reads == ALL else [c for c in reads if c not in _BASE]
+        # Branches that are joined are over the same rows.
+        rows = _records(0 if edge.many and self.stage.annotates else part)
+        return rows.with_columns(_column(rows, name) for name in names)
 
 
 def example_of(stage: Stage) -> Example:
@@ -74,9 +86,7 @@ def example_of(stage: Stage) -> Example:
     texts = (inspect.getdoc(stage.function) or "", inspect.cleandoc(module.__doc__ or ""))
     block = next((m[1] for text in texts if (m := _BLOCK.search(text))), None)
     assert block, f"{stage.name}: the docstring shows no ```yaml example"
-    shown = yaml.safe_load(block)
-    shown = shown if "uses" in shown else next(iter(shown.values()))
-    assert shown["uses"] == stage.name
+    shown = _step(yaml.safe_load(block), stage.name)
     raw = shown.get("with") or {}
     models = {
         name: Embedder(model="any") if option.accepts(Embedder) else TINYLM
@@ -84,13 +94,22 @@ def example_of(stage: Stage) -> Example:
         if option.is_model and raw.get(option.name)
         for name in ([raw[option.name]] if isinstance(raw[option.name], str) else raw[option.name])
     }
-    options, problems = bind(stage, raw, models, ROOT)
+    small = {name: min(raw[name], most) for name, most in MOST.items() if name in raw}
+    options, problems = bind(stage, raw | small, models, FOLDER)
     assert not problems, f"{stage.name}: {problems}"
     if stage.check:
         stage.check(options)
     needs = shown.get("needs") or {}
     needs = needs if isinstance(needs, dict) else {stage.edges[0].name: needs}
     return Example(stage, options, {n: v if isinstance(v, list) else [v] for n, v in needs.items()})
+
+
+def _step(shown: Any, name: str) -> dict[str, Any]:
+    """The step of a stage in a snippet: that step alone, some of a recipe's, or a recipe."""
+    steps = [shown, *shown.values(), *shown.get("stages", {}).values()]
+    uses = [step for step in steps if isinstance(step, dict) and step.get("uses") == name]
+    assert uses, f"{name}: the docstring's example does not use it"
+    return uses[0]
 
 
 class ExampleContext(Context):
@@ -114,8 +133,13 @@ class _Engine(Scripted):
     """Scripted answers, and tinylm where likelihoods or a tokenizer are asked for."""
 
     def __init__(self, open_model: Any, context: Context) -> None:
-        super().__init__(teacher)
+        super().__init__(_teacher)
         self._open = lambda: open_model(context, TINYLM)
+
+    def _answer(self, request: Request) -> Completion:
+        """As every engine: one of the choices, where there are any."""
+        answer, choice = super()._answer(request), request.decoding.choice
+        return answer if not choice or answer.text in choice else replace(answer, text=choice[0])
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
@@ -137,9 +161,20 @@ def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleCont
     return example.stage.function(context, **arguments, **vars(example.options)), context
 
 
+def _teacher(text: str) -> Answer:
+    """The teacher's answer, with the tasks of a list in words of their own: filters see no two."""
+    answer, reason = teacher(text)
+    return re.sub(r"Build the house \d+, part \d+\.", _task, answer), reason
+
+
+def _task(match: re.Match[str]) -> str:
+    digits = blake2b(match[0].encode(), digest_size=12).hexdigest()
+    return "Write " + " ".join(digits[i : i + 4] for i in range(0, 24, 4)) + "."
+
+
 @cache
 def _records(part: int = 0) -> pl.DataFrame:
-    return sample("self_instruct.jsonl.gz").gather_every(7, part)[:ROWS]
+    return self_instruct(400).gather_every(7, part)[:ROWS]
 
 
 _BASE: Final = tuple(_records().columns)
@@ -147,7 +182,7 @@ _BASE: Final = tuple(_records().columns)
 
 @cache
 def _documents() -> pl.DataFrame:
-    texts = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:4]]
+    texts = [row["text"][:900] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:3]]
     rows = [
         {"id": digest(t), "text": t, "origins": [{"source": "s", "index": i, "license": "MIT"}]}
         for i, t in enumerate(texts)

@@ -98,17 +98,17 @@ def backtranslate(
         UserError: If the edge that the method reads is not connected.
 
     Example:
-        In a recipe::
-
-            reversed:
-              uses: generate.backtranslate
-              needs: {documents: documents}
-              with:
-                model: writer
-                method:
-                  name: humback
-                  passage_characters: [200, 500]
-                  curation: {name: likelihood, min_score: 2.5}
+        ```yaml
+        reversed:
+          uses: generate.backtranslate
+          needs: {documents: documents}
+          with:
+            model: writer
+            method:
+              name: humback
+              passage_characters: [200, 500]
+              curation: {name: likelihood, min_score: 2.5}
+        ```
     """
     engine = ctx.open(model)
     decoding = Decoding(max_tokens, temperature, top_p)

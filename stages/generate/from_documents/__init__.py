@@ -140,15 +140,15 @@ def from_documents(
     `pairs_unparsed`. The groups of options name those of the methods.
 
     Example:
-        A recipe:
-
-            instructions:
-              uses: generate.from_documents
-              needs: {documents: documents}
-              with:
-                method: {name: bonito, task_types: [summarization], task_model: true}
-                model: bonito
-                max_passages: 1000
+        ```yaml
+        instructions:
+          uses: generate.from_documents
+          needs: {documents: documents}
+          with:
+            method: {name: bonito, task_types: [summarization], task_model: true}
+            model: bonito
+            max_passages: 1000
+        ```
 
     Args:
         documents: The texts.

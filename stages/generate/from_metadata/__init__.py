@@ -97,9 +97,11 @@ def from_metadata(
     Example:
         A recipe, with a card as in `dataset_cards`:
 
-            tasks:
-              uses: generate.from_metadata
-              with: {model: teacher, cards: cards/*.yaml, max_instances: 50}
+        ```yaml
+        tasks:
+          uses: generate.from_metadata
+          with: {model: teacher, cards: cards/*.yaml, max_instances: 50}
+        ```
 
     Args:
         model: Proposes the tasks.

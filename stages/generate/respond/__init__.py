@@ -115,15 +115,15 @@ def respond(
         UserError: If an edge that the method needs is not connected.
 
     Example:
-        In a recipe::
-
-            answers:
-              uses: generate.respond
-              needs: {rows: tasks}
-              with:
-                models: [qwen, mistral]
-                method: {name: explain, system_prompts: [steps, justify]}
-                num_answers: 2
+        ```yaml
+        answers:
+          uses: generate.respond
+          needs: {rows: tasks}
+          with:
+            models: [qwen, mistral]
+            method: {name: explain, system_prompts: [steps, justify]}
+            num_answers: 2
+        ```
     """
     prompts = _prompts(rows, documents, method, seed)
     decoding = Decoding(max_tokens, temperature, top_p)

@@ -121,16 +121,16 @@ def self_instruct(
         UserError: If the seeds do not hold what the method shows.
 
     Example:
-        In a recipe::
-
-            invented:
-              uses: generate.self_instruct
-              needs: {seeds: seeds}
-              with:
-                model: writer
-                num_rows: 14000
-                max_requests: 60000
-                method: {name: ensemble-instruct, inputs: with, num_shots: 6}
+        ```yaml
+        invented:
+          uses: generate.self_instruct
+          needs: {seeds: seeds}
+          with:
+            model: writer
+            num_rows: 14000
+            max_requests: 60000
+            method: {name: ensemble-instruct, inputs: with, num_shots: 6}
+        ```
     """
     humans = _usable_seeds(seeds, method)
     engine = ctx.open(model)

@@ -78,12 +78,12 @@ def system_prompt(
         `profile_unparsed`, `response_cut`, `response_unparsed`.
 
     Example:
-        In a recipe::
-
-            in_character:
-              uses: generate.system_prompt
-              needs: {rows: pool}
-              with: {model: writer, method: {name: profiles, num_profiles: 50}, verify: true}
+        ```yaml
+        in_character:
+          uses: generate.system_prompt
+          needs: {rows: pool}
+          with: {model: writer, method: {name: profiles, num_profiles: 50}, verify: true}
+        ```
     """
     decoding = Decoding(max_tokens, temperature, top_p)
     write = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed)

@@ -59,13 +59,13 @@ def taxonomy(
     `instruction_unparsed` and so on.
 
     Example:
-        A recipe:
-
-            courses:
-              uses: generate.taxonomy
-              with:
-                method: {name: curriculum, subjects: [law, economics], levels: [apply, create]}
-                model: teacher
+        ```yaml
+        courses:
+          uses: generate.taxonomy
+          with:
+            method: {name: curriculum, subjects: [law, economics], levels: [apply, create]}
+            model: teacher
+        ```
 
     Args:
         seeds: Records whose instructions `metadata` encodes; the other methods need none.

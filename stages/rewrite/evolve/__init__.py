@@ -104,12 +104,12 @@ def evolve(
         operator.
 
     Example:
-        In a recipe::
-
-            evolved:
-              uses: rewrite.evolve
-              needs: pool
-              with: {model: writer, method: {name: wizardcoder, eliminate: false}, rounds: 3}
+        ```yaml
+        evolved:
+          uses: rewrite.evolve
+          needs: pool
+          with: {model: writer, method: {name: wizardcoder, eliminate: false}, rounds: 3}
+        ```
     """
     engine = ctx.open(model)
     decoding = Decoding(max_tokens, temperature, top_p)

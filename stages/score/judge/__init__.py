@@ -81,11 +81,11 @@ def judge(
         UserError: The method is `gap`, and there are no reference answers.
 
     Example:
-        A recipe's stages::
-
-            rated: {uses: score.judge, needs: pool,
-                    with: {model: judge, method: {name: rating, aspects: [quality, complexity]}}}
-            best:  {uses: select.top, needs: rated, with: {score: judge_product, budget: 1000}}
+        ```yaml
+        rated: {uses: score.judge, needs: pool,
+                with: {model: judge, method: {name: rating, aspects: [quality, complexity]}}}
+        best:  {uses: select.top, needs: rated, with: {score: judge_product, budget: 1000}}
+        ```
     """
     engine = ctx.open(model)
     bias = Bias()

@@ -170,6 +170,13 @@ def clusters(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        best:
+          uses: select.clusters
+          needs: vectors
+          with: {method: kmeans, budget: 1000, score: ifd}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame(

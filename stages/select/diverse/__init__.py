@@ -157,6 +157,13 @@ def diverse(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        best:
+          uses: select.diverse
+          needs: vectors
+          with: {method: {name: facility_location}, budget: 1000}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame(

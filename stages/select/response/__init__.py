@@ -106,6 +106,13 @@ def response(
             `stages/_selection/groups.py`).
 
     Example:
+        ```yaml
+        best:
+          uses: select.response
+          needs: scored
+          with: {method: best, score: ifd, group: prompt}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame({"id": ["a", "b"], "question": [1, 1], "ifd": [0.2, 0.9]})

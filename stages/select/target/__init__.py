@@ -133,6 +133,13 @@ def target(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        relevant:
+          uses: select.target
+          needs: {rows: vectors, target: examples}
+          with: {method: nearest, budget: 1000}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame(

@@ -155,6 +155,13 @@ def top(
         token_column: The column of each row's number of tokens, for `unit: tokens`.
 
     Example:
+        ```yaml
+        hard:
+          uses: select.top
+          needs: scored
+          with: {score: ifd, max_score: 1.0, fraction: 0.1}
+        ```
+
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "ifd": [0.2, None, 0.9]})
