@@ -84,7 +84,9 @@ class LineProgress:
         if now - self._last_line >= LOG_EVERY:
             self._last_line = now
             rate = done / max(now - self._start, 1e-9)
-            remaining = f", {(total - done) / rate:.0f} s left" if total and rate else ""
+            remaining = (
+                f", {(total - done) / rate:.0f} s left" if total and rate and done < total else ""
+            )
             of = f"/{total:,.0f}" if total else ""
             self.note(f"{self._prefix()} {self._name}: {done:,.0f}{of} ({rate:,.1f}/s{remaining})")
 

@@ -114,7 +114,7 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
 def _spelled_out(raw: Any, annotation: Any) -> Any:
     """The value with `method: kmeans` written as `method: {name: kmeans}`, in groups too."""
     groups = option_groups(annotation)
-    if isinstance(raw, str) and raw in groups:
+    if isinstance(raw, str) and "name" in names_in(groups.get(raw)):
         return {"name": raw}
     group = groups.get(str(raw.get("name"))) if isinstance(raw, Mapping) else None
     if group is None:

@@ -93,7 +93,7 @@ def problems_in(name: str, raw: Any, annotation: Any, error: ValidationError) ->
 
 
 def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> Problem:
-    keys, shown, missing = _walk(raw, entry["loc"])
+    keys, shown, missing = _walk(raw, entry["loc"], entry["type"].startswith("missing"))
     path = tuple(key for key in (name, *keys) if key)
     kind, value = entry["type"], entry["input"]
     subject = (".".join(path) or "it") + shown
@@ -133,7 +133,7 @@ def _annotation_of(name: str, group: type | None) -> Any:
     return typing.get_type_hints(group, include_extras=True).get(name) if group else None
 
 
-def _walk(raw: Any, loc: tuple[Any, ...]) -> tuple[list[str], str, str | None]:
+def _walk(raw: Any, loc: tuple[Any, ...], is_missing: bool) -> tuple[list[str], str, str | None]:
     """Keys of mappings on the way to an error, list indices as text, and a key that is missing.
 
     Tags of unions, which stand in a location too, are no keys.
@@ -147,7 +147,7 @@ def _walk(raw: Any, loc: tuple[Any, ...]) -> tuple[list[str], str, str | None]:
         elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
             shown += f"[{part}]"
             raw = raw[part]
-        elif isinstance(raw, Mapping) and i == len(loc) - 1 and i > 0:
+        elif is_missing and isinstance(raw, Mapping) and i == len(loc) - 1:
             return keys, shown, str(part)
     return keys, shown, None
 

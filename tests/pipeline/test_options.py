@@ -14,14 +14,14 @@ from pydantic import Field
 
 from pipeline.cli.stage_docs import stage_entry, stage_page
 from pipeline.context import Context
-from pipeline.errors import OptionError, UserError
+from pipeline.errors import OptionError, RecipeErrors, UserError
 from pipeline.execution.plan import check, plan
 from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.recipe.docstrings import parse
 from pipeline.recipe.recipe import Recipe
 from pipeline.recipe.type_text import type_text, yaml_text
-from pipeline.stage import InputFiles, Records, stage
+from pipeline.stage import ROOT, InputFiles, Records, stage
 from pipeline.store.store import Store
 from pipeline.types import (
     Count,
@@ -330,3 +330,44 @@ def test_docstrings_in_parts() -> None:
 
         The end.""")
     assert (parse("").text, parse("").arguments, parse("Args:").arguments) == ("", {}, {})
+
+
+EDGES = [
+    (
+        "select.diverse",
+        "{method: mutual_information, budget: 3}",
+        "must have an input for 'target'",
+    ),
+    ("select.diverse", "{method: conditional_gain, budget: 3}", "must have an input for 'held'"),
+    (
+        "score.judge",
+        "{model: m, method: {name: gap, aspect: quality}}",
+        "must have an input for 'reference_answers'",
+    ),
+    ("generate.respond", "{models: [m], method: context}", "must have an input for 'documents'"),
+    ("generate.backtranslate", "{model: m, method: humback}", "must have an input for 'documents'"),
+]
+
+
+@pytest.mark.parametrize(("stage", "options", "what"), EDGES)
+def test_an_input_that_a_method_needs_is_missed_before_anything_runs(
+    stage: str, options: str, what: str, tmp_path: Path
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "name: r\n"
+        "models:\n"
+        f"  m: {{engine: transformers, model: {ROOT / 'data/models/tinylm'}}}\n"
+        f"  e: {{engine: sentence-transformers, model: {ROOT / 'data/models/potion-base-4m'}}}\n"
+        "stages:\n"
+        f"  a: {{uses: load.records, with: {{path: {ROOT / 'data/samples/selfbehave.jsonl.gz'}, "
+        "source: a, license: MIT}}\n"
+        "  v: {uses: embed.text, needs: a, with: {embedder: e}}\n"
+        "  b:\n"
+        f"    uses: {stage}\n"
+        "    needs: {rows: v}\n"
+        f"    with: {options}\n"
+    )
+    with pytest.raises(RecipeErrors) as caught:
+        Recipe.load(str(tmp_path / "r.yaml"))
+    assert what in str(caught.value)
+    assert "method" in str(caught.value)

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.models.base import Decoding, Engine, LanguageModel
-from pipeline.stage import Documents, Records, stage
+from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
 from schemas.records import Message
+from stages._common.edges import require_input
 from stages._llm.drafts import (
     Draft,
     GenerateField,
@@ -52,7 +53,13 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     return {"rows": list(dict.fromkeys(["messages", "input_start", "origins", *extra]))}
 
 
-@stage(version=2, scope="set", reads=_reads, adds=ADDS)
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    of_documents = isinstance(options.method, Humback | LongForm)
+    require_input(edges, "documents" if of_documents else "rows", options.method.name)
+    return ADDS
+
+
+@stage(version=2, scope="set", reads=_reads, adds=_adds)
 def backtranslate(
     ctx: Context,
     documents: Documents | None = None,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import polars as pl
 from pydantic import Field
@@ -22,9 +22,10 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Documents, Records, stage
+from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.records import Message
+from stages._common.edges import require_input
 from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
 from stages._llm.rows import license_of
 from stages.generate._edges import connected
@@ -58,6 +59,15 @@ class Answer:
 Method = Annotated[Answer | Explain | Reason | InContext | Continue, Field(discriminator="name")]
 
 
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    method = options.method
+    if not isinstance(method, Continue):
+        require_input(edges, "rows", method.name)
+    if isinstance(method, Continue | InContext):
+        require_input(edges, "documents", method.name)
+    return ADDS
+
+
 def _check(options: SimpleNamespace) -> None:
     if not options.models:
         raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
@@ -67,7 +77,7 @@ def _check(options: SimpleNamespace) -> None:
     version=1,
     scope="set",
     reads={"rows": ["messages", "input_start", "origins"]},
-    adds=ADDS,
+    adds=_adds,
     check=_check,
 )
 def respond(

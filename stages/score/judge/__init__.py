@@ -19,7 +19,8 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.models.base import LanguageModel
-from pipeline.stage import Records, stage
+from pipeline.stage import Edges, Records, stage
+from stages._common.edges import require_input
 from stages.score.judge.bias import Bias
 from stages.score.judge.gap import Gap, rate_gap
 from stages.score.judge.p_true import PTrue, rate_p_true
@@ -30,7 +31,7 @@ from stages.score.judge.rubric import Rubric, rate_by_rubric
 Method = Annotated[Rating | Rubric | PTrue | Pairwise | Gap, Field(discriminator="name")]
 
 
-def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     match options.method:
         case Rating(aspects=aspects):
             names = [*aspects, *(["product"] if len(aspects) > 1 else [])]
@@ -41,6 +42,7 @@ def _adds(options: SimpleNamespace, _edges: Any) -> dict[str, Any]:
             return {"judge_p_true": pl.Float64}
         case Pairwise():
             return {"judge_wins": pl.Float64, "judge_pairs": pl.Int32}
+    require_input(edges, "reference_answers", options.method.name)
     return {"judge_score": pl.Float64, "judge_against": pl.Float64, "judge_gap": pl.Float64}
 
 

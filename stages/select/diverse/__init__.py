@@ -39,8 +39,9 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.stage import Records, stage
+from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import NonNegativeInt
+from stages._common.edges import require_input
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -81,6 +82,14 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
 
 
+def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
+    method = options.method
+    require_input(edges, "target", method.name, connected=isinstance(method, MutualInformation))
+    if isinstance(method, ConditionalGain):
+        require_input(edges, "held", method.name)
+    return {"gain": pl.Float64, "gain_rank": pl.Int32}
+
+
 def _check(options: SimpleNamespace) -> None:
     method, stochastic = options.method, isinstance(options.optimizer, Stochastic)
     name = f"method: {method.name}"
@@ -105,7 +114,7 @@ def _check(options: SimpleNamespace) -> None:
     version=2,
     scope="set",
     reads=_reads,
-    adds={"gain": pl.Float64, "gain_rank": pl.Int32},
+    adds=_adds,
     check=_check,
 )
 def diverse(
