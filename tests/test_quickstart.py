@@ -30,22 +30,22 @@ from tests.support.journals import max_answers
 from tests.support.running import command, run, started, timed
 
 SMALL = {
-    "invented.with.count": 6,
+    "invented.with.num_rows": 6,
     "invented.with.max_requests": 8,
     "invented.with.requests_per_round": 4,
-    "invented.with.max_tokens": 64,
-    "invented.with.instance_max_tokens": [40, 40],
-    "reversed.with.max_passages": 8,
-    "reversed.with.passage_characters": [200, 300],
+    "invented.with.method.max_tokens": 64,
+    "invented.with.method.instances.max_tokens": 40,
+    "reversed.with.method.max_passages": 8,
+    "reversed.with.method.passage_characters": [200, 300],
     "reversed.with.max_tokens": 40,
     "sample.with.budget": 24,
     "chosen.with.budget": 12,
-    "trained.with.steps": 2,
-    "trained.with.max_tokens": 128,
-    "verdict.with.seeds": 2,
-    "verdict.with.tokens": 256,
-    "verdict.with.max_tokens": 128,
-    "verdict.with.gradient_accumulation": 1,
+    "trained.with.max_steps": 2,
+    "trained.with.max_length": 128,
+    "verdict.with.num_seeds": 2,
+    "verdict.with.num_tokens": 256,
+    "verdict.with.max_length": 128,
+    "verdict.with.gradient_accumulation_steps": 1,
 }
 WRITING = ("invented", "reversed")
 KNOWN_BY = {"near_duplicate": "twin", "too_similar": "twin", "contaminated": "id"}
@@ -238,7 +238,7 @@ CURATE = {
     "unique": {"uses": "dedup.minhash", "needs": "pool"},
     "novel": {"uses": "dedup.novelty", "needs": "unique"},
     "tagged": {"uses": "tag.surface", "needs": "novel"},
-    "vectors": {"uses": "embed.text", "needs": "tagged", "with": {"model": "potion"}},
+    "vectors": {"uses": "embed.text", "needs": "tagged", "with": {"embedder": "potion"}},
     "chosen": {"uses": "select.clusters", "needs": "vectors", "with": {"budget": 300}},
     "shards": {"uses": "export.parquet", "needs": "chosen"},
 }

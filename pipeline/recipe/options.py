@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import typing
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -98,8 +99,7 @@ def _model(option: Option, name: str, models: Mapping[str, Any]) -> tuple[Any, l
 
 def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
     """A value checked against the option's annotation; pydantic is strict: no "200" for 200."""
-    if isinstance(raw, str) and raw in option_groups(option.annotation):
-        raw = {"name": raw}  # `method: kmeans` is short for `method: {name: kmeans}`
+    raw = _spelled_out(raw, option.annotation)
     try:
         # Through JSON, so that strictness still lets a YAML list be a tuple.
         text = json.dumps(raw, allow_nan=False)
@@ -109,6 +109,18 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
     except (TypeError, ValueError):
         what = f"{option.name} must be a plain, finite value, got {raw!r}"
         return None, [Problem((option.name,), what)]
+
+
+def _spelled_out(raw: Any, annotation: Any) -> Any:
+    """The value with `method: kmeans` written as `method: {name: kmeans}`, in groups too."""
+    groups = option_groups(annotation)
+    if isinstance(raw, str) and raw in groups:
+        return {"name": raw}
+    group = groups.get(str(raw.get("name"))) if isinstance(raw, Mapping) else None
+    if group is None:
+        return raw
+    hints = typing.get_type_hints(group, include_extras=True)
+    return {key: _spelled_out(value, hints.get(key)) for key, value in raw.items()}
 
 
 def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:

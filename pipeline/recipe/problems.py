@@ -44,7 +44,7 @@ def closest(name: str, valid: Iterable[Any]) -> str | None:
         >>> closest("budgte", ["budget", "seed"])
         "did you mean 'budget'?"
     """
-    close = get_close_matches(name, [str(k) for k in valid], n=3, cutoff=0.5)
+    close = get_close_matches(name, dict.fromkeys(str(k) for k in valid), n=3, cutoff=0.5)
     return f"did you mean {' or '.join(map(repr, close))}?" if close else None
 
 
@@ -98,6 +98,7 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
     kind, value = entry["type"], entry["input"]
     subject = (".".join(path) or "it") + shown
     group = _group_at(annotation, raw, keys[:-1] if keys else [])
+    own = _annotation_of(keys[-1], group) if keys else annotation
     if keys and ("unexpected" in kind or kind == "extra_forbidden"):
         owner = ".".join(path[:-1]) + (f" ({_name_of(group)})" if group and name else "")
         what = f"{owner} has no option {keys[-1]!r}" if owner else f"unknown key {keys[-1]!r}"
@@ -105,16 +106,15 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
     if missing is not None or kind.startswith("missing"):
         name = ".".join(filter(None, (*path, missing)))
         return Problem(path, f"the option {name!r} is missing")
-    if isinstance(value, str) and not keys and option_groups(annotation):
-        hint = suggest(value, option_groups(annotation))
-        return Problem(path, f"{subject}: there is no {value!r}", hint)
-    if kind == "union_tag_not_found":
-        return Problem(path, f"{subject} must say which: {{name: ...}}", _names(annotation))
-    if kind == "union_tag_invalid":
-        tag = str(raw.get("name")) if isinstance(raw, Mapping) else str(raw)
+    if isinstance(value, str) and option_groups(own):
         return Problem(
-            path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(annotation))
+            path, f"{subject}: there is no {value!r}", suggest(value, option_groups(own))
         )
+    if kind == "union_tag_not_found":
+        return Problem(path, f"{subject} must say which: {{name: ...}}", _names(own))
+    if kind == "union_tag_invalid":
+        tag = str(value.get("name")) if isinstance(value, Mapping) else str(value)
+        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(own)))
     if kind == "value_error":
         text = str(entry["ctx"]["error"])
         # A group's text begins with the name of the option that is wrong.
@@ -123,14 +123,14 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
             return Problem((*path, option), f"{subject}.{text}")
         return Problem(path, f"{subject} {text}")
     if kind == "literal_error":
-        hint = closest(value, _literals(annotation)) if isinstance(value, str) else None
+        hint = closest(value, _literals(own)) if isinstance(value, str) else None
         return Problem(path, f"{subject} must be {entry['ctx']['expected']}, got {value!r}", hint)
-    own = (
-        typing.get_type_hints(group, include_extras=True).get(keys[-1]) if group and keys else None
-    )
-    return Problem(
-        path, f"{subject} must be {_expected(kind, entry, own or annotation)}, got {value!r}"
-    )
+    return Problem(path, f"{subject} must be {_expected(kind, entry, own)}, got {value!r}")
+
+
+def _annotation_of(name: str, group: type | None) -> Any:
+    """The annotation of one option of a group, None where there is none."""
+    return typing.get_type_hints(group, include_extras=True).get(name) if group else None
 
 
 def _walk(raw: Any, loc: tuple[Any, ...]) -> tuple[list[str], str, str | None]:

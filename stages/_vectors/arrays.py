@@ -245,7 +245,8 @@ def principal_components(vectors: Matrix, explained_variance: float) -> Matrix:
 def parallel_map() -> Iterator[ParallelMap]:
     """A function (function, rows, size) that maps over the blocks of rows, results in order.
 
-    A single block is worked on by the caller's own thread.
+    Each block is a slice of at most `size` rows. A single block is worked on by the caller's
+    own thread.
 
     Example:
         >>> with parallel_map() as map_blocks:

@@ -26,9 +26,10 @@ def by_benchmark(expected: str, valid: Callable[[float], bool]) -> AfterValidato
     """
 
     def check(value: float | dict[str, float]) -> float | dict[str, float]:
-        for name, number in (value if isinstance(value, dict) else {"": value}).items():
+        for name, number in value.items() if isinstance(value, dict) else [(None, value)]:
             if not valid(number):
-                raise ValueError(f"{name} must be {expected}, got {number}".strip())
+                of = f" for {name}" if name is not None else ""
+                raise ValueError(f"must be {expected}{of}, got {number}")
         return value
 
     return AfterValidator(check)

@@ -141,7 +141,13 @@ class _Tally(NamedTuple):
 
     @classmethod
     def empty(cls, n_items: int, n_benchmarks: int, n_rows: int) -> _Tally:
-        """A tally of nothing."""
+        """A tally without any overlap.
+
+        Args:
+            n_items: Number of items of all benchmarks.
+            n_benchmarks: Number of benchmarks.
+            n_rows: Number of rows.
+        """
         rows = np.zeros((n_benchmarks, n_rows), np.bool_)
         return cls(np.zeros(n_items), np.zeros(n_items, np.bool_), rows, {})
 

@@ -225,7 +225,7 @@ def test_models_enter_by_identity(tmp_path: Path) -> None:
         assert states(wired(**other), store)["judged"] == "stale"
         assert why(wired(**other), store, "judged") == ["model model changed"]
     absent = Recipe.of("models", steps, {"toy": {"model": str(tmp_path / "absent")}})
-    with pytest.raises(UserError, match="there is no model") as caught:
+    with pytest.raises(UserError, match="model must be a folder or a name on the hub") as caught:
         states(absent, store)
     assert "judged" in str(caught.value)
 

@@ -1,6 +1,6 @@
 """Set-similarity join: the groups of sets that a Jaccard similarity of at least t connects.
 
-In: sets of hashes, a threshold, and where to look for partners. Out: the connected
+In: sets of hashes, a threshold, and where to search for partners. Out: the connected
 components, and similar pairs that connect them. See `similarity_join`.
 
 The components are those of all pairs (`brute` in tests/support/near_duplicates.py), found
@@ -216,7 +216,13 @@ class _Links(NamedTuple):
     values: list[NDArray[np.float64]]
 
     def add(self, left: Integers, right: Integers, values: NDArray[np.float64]) -> None:
-        """Record those of the pairs that are similar, and connect them."""
+        """Record those of the pairs that are similar, and connect them.
+
+        Args:
+            left: The first entry of each pair.
+            right: The second.
+            values: Their similarities.
+        """
         similar = values >= self.pool.threshold
         pairs = np.stack([self.pool.rows[left[similar]], self.pool.rows[right[similar]]], axis=1)
         self.components.join(pairs[:, 0], pairs[:, 1])

@@ -218,7 +218,10 @@ FRACTION = "must be at least 0 and below 1, got"
         ({"name": "gpt3-13", "ngram_size": 2}, "method.ngram_size must be at least 3, got 2"),
         ({"name": "gpt3-13", "min_words": 0}, "method.min_words must be at least 3, got 0"),
         ({"name": "gpt3-13", "coverage": 1.0}, f"method.coverage {FRACTION} 1.0"),
-        ({"name": "gpt3-13", "coverage": {"b": -0.1}}, f"method.coverage.b {FRACTION} -0.1"),
+        (
+            {"name": "gpt3-13", "coverage": {"b": -0.1}},
+            "method.coverage must be at least 0 and below 1 for b, got -0.1",
+        ),
         ({"name": "llama3", "coverage": 1.1}, "method.coverage must be between 0 and 1, got 1.1"),
         ({"name": "llama3", "coverage": "half"}, "method.coverage must be a number, got 'half'"),
         ({"name": "substring", "ngram_size": 8}, "method (substring) has no option 'ngram_size'"),

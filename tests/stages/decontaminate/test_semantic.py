@@ -153,7 +153,7 @@ BOUND = "must be above 0 and at most 1, got"
     ("option", "wrong", "expected"),
     [
         ("threshold", 0.0, f"threshold {BOUND} 0.0"),
-        ("threshold", {"a": 1.2}, f"threshold.a {BOUND} 1.2"),
+        ("threshold", {"a": 1.2}, "threshold must be above 0 and at most 1 for a, got 1.2"),
         ("min_number_overlap", 2.0, "min_number_overlap must be between 0 and 1, got 2.0"),
         ("n_neighbors", 0, "n_neighbors must be at least 1, got 0"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),

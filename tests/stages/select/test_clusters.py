@@ -138,10 +138,10 @@ def quota_rule(**options: Any) -> dict[str, Any]:
         ({"pca": 0.0}, "pca: pca must be above 0, got 0.0"),
         ({"num_best": 5}, "num_best: 'num_best' is an option of rule: car"),
         (quota_rule(num_best=5), "rule.num_best: rule (quota) has no option 'num_best'"),
-        (quota_rule(rounds=2), "rule: rule.rounds must be 1 without round_weight, got 2"),
+        (quota_rule(rounds=2), "rule.rounds: rule.rounds must be 1 without round_weight, got 2"),
         (
             quota_rule(update="softmax"),
-            "rule: rule.update must be left out without round_weight, got 'softmax'",
+            "rule.update: rule.update must be left out without round_weight, got 'softmax'",
         ),
         (
             {**quota_rule(sample=True), "score": "ifd", "descending": False},

@@ -388,7 +388,7 @@ def test_options_that_are_accepted() -> None:
         ),
         (
             {"method": {"name": "distribution", "sample": False, "seed": 3}},
-            "method: method.seed must be left out with sample: false, got 3",
+            "method.seed: method.seed must be left out with sample: false, got 3",
         ),
         (
             {"method": {"name": "distribution", "vector": "v"}},
