@@ -39,7 +39,7 @@ SEEDS = {
     "source": "seeds",
     "license": "Apache-2.0",
 }
-BOUNDED = {"model": "m", "count": 20, "max_requests": 30, "requests_per_round": 5}
+BOUNDED = {"model": "m", "num_rows": 20, "max_requests": 30, "requests_per_round": 5}
 
 
 class Counted(Context):
