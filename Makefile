@@ -47,6 +47,7 @@ status: setup ## What has run, and what became of the rows
 
 test: setup ## Run the tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest --doctest-modules schemas pipeline stages
 
 proof: setup vllm ## Run the slow proofs: kills, real vLLM, published answers at scale
 	$(PY) -m pytest -m proof

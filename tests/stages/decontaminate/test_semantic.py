@@ -19,6 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
+from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
@@ -291,6 +292,18 @@ def test_a_live_model_gets_a_request_once(
     repeated = semantic(ctx, rows, benchmarks(), embedder=potion, judge=tinylm)
     assert repeated.equals(verdict)
     assert ctx.counters["requests"] == 1
+
+
+def test_the_judges_requests_are_counted_for_every_pair(
+    ctx: Context, potion: Embedder, tinylm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most two turns with one neighbor in each of two benchmarks."""
+    engines = {potion: CountingEncoder(), tinylm: CountingEngine(tinylm)}
+    monkeypatch.setattr(ctx, "open", engines.__getitem__)
+    rows = conversations([(SAME,), ("Write a poem about the sea.",)])
+    with counting():
+        semantic(ctx, rows, benchmarks(), embedder=potion, judge=tinylm, n_neighbors=1)
+    assert engines[tinylm].count.requests == 4
 
 
 def test_a_vector_that_is_not_finite_fails_the_row(ctx: Context, potion: Embedder) -> None:
