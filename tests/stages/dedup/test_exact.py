@@ -8,8 +8,7 @@ import pytest
 from pipeline.context import Context
 from schemas.records import RECORD_COLUMNS
 from stages.dedup.exact import exact
-from tests.support.records import frame, record
-from tests.support.rows import conversations, evidence, of, sample
+from tests.support.rows import conversations, evidence, frame, of, record, sample
 
 
 def dropped(ctx: Context, rows: pl.DataFrame, **options: object) -> dict[str, dict]:

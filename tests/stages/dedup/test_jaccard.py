@@ -19,8 +19,7 @@ from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
 from tests.bench.pools import edited_pool, records
 from tests.support.near_duplicates import Stage, agree, components, kept
-from tests.support.records import frame, record
-from tests.support.rows import conversations, evidence, of, sample
+from tests.support.rows import conversations, evidence, frame, of, record, sample
 
 both = pytest.mark.parametrize("stage", [jaccard, minhash])
 

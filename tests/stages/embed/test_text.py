@@ -14,7 +14,7 @@ from pipeline.context import Context
 from pipeline.models import Embedder
 from stages.embed.text import _texts, text
 from tests.stages._selection.binding import problems_of
-from tests.support.records import frame, record, self_instruct
+from tests.support.rows import frame, record, self_instruct
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
