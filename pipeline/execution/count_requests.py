@@ -2,7 +2,7 @@
 
 Of more rows than `SAMPLE` a sample is run, and scaled where requests grow with the rows.
 Where the rows are not there yet, requests are known if they do not depend on them: a stage
-that is told how many rows to make asks as much whatever it is given.
+that makes a fixed number of rows sends as many requests whatever rows come in.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _run(
         try:
             planned.step.stage.function(context, **inputs, **vars(planned.options))
         except Exception:
-            # Whatever is wrong with the rows or the stage is told when it runs.
+            # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
     return {
         model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens)

@@ -1,6 +1,6 @@
 """Verdict columns of a stage that drops rows: a reason, and the evidence as a JSON object.
 
-Evidence is written here and nowhere else: `evidence_json` writes that of one row, `evidence`
+Evidence is written here and nowhere else: `evidence_json` writes that of one row, `evidence_of`
 that of a frame over columns, which is much faster where many rows are dropped. The two differ
 in white space alone (`{"a": 1}` and `{"a":1}`); which of them a stage uses is part of its
 output and stays.
@@ -24,7 +24,7 @@ def evidence_json(cause: Mapping[str, Any]) -> str:
     return json.dumps(cause, ensure_ascii=False)
 
 
-def evidence(*columns: str | pl.Expr) -> pl.Expr:
+def evidence_of(*columns: str | pl.Expr) -> pl.Expr:
     """Each row's evidence as a JSON object of columns.
 
     Args:
@@ -34,7 +34,7 @@ def evidence(*columns: str | pl.Expr) -> pl.Expr:
         A String expression. A null is written as `null`.
 
     >>> rows = pl.DataFrame({"score": [0.5, 0.25], "rank": [2, 3]})
-    >>> rows.select(text=evidence("score", "rank"))["text"].to_list()
+    >>> rows.select(text=evidence_of("score", "rank"))["text"].to_list()
     ['{"score":0.5,"rank":2}', '{"score":0.25,"rank":3}']
     """
     return pl.struct(*columns).struct.json_encode()
@@ -48,10 +48,10 @@ def verdict(
     Args:
         is_dropped: A Boolean expression; where it is null the row is kept.
         reason: The reason of all dropped rows, or an expression that gives each one's.
-        evidence: A String expression, such as `evidence` gives.
+        evidence: A String expression, such as `evidence_of` gives.
 
     >>> rows = pl.DataFrame({"score": [0.5, 0.25]})
-    >>> rows.select(verdict(pl.col("score") < 0.3, "low", evidence("score"))).rows()
+    >>> rows.select(verdict(pl.col("score") < 0.3, "low", evidence_of("score"))).rows()
     [(None, None), ('low', '{"score":0.25}')]
     """
     named = pl.lit(reason) if isinstance(reason, str) else reason

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.errors import OptionError, UserError
+from stages._common.verdicts import evidence_of
 
 Unit = Literal["rows", "tokens"]
 Quota = Literal["proportional", "uniform", "sqrt"]
@@ -277,8 +278,8 @@ def not_selected(
     dropped = pl.when(~pl.Series(selected))
     missing = pl.lit(False) if score is None or keys is None else pl.Series(np.isnan(keys))
     reason = pl.when(missing).then(pl.lit("missing_score")).otherwise(pl.lit("not_selected"))
-    named = pl.struct(pl.lit(score).alias("by"), pl.all()).struct.json_encode()
-    evidence = pl.when(missing).then(named).otherwise(pl.struct(pl.all()).struct.json_encode())
+    named = evidence_of(pl.lit(score).alias("by"), pl.all())
+    evidence = pl.when(missing).then(named).otherwise(evidence_of(pl.all()))
     return pl.DataFrame(facts).select(
         dropped.then(reason).alias("drop_reason"), dropped.then(evidence).alias("evidence")
     )

@@ -28,7 +28,7 @@ from pipeline.store.parquet import to_arrow, write_table
 from pipeline.types import Count
 from schemas.records import turns
 from stages._common.option_types import Distinct
-from stages._common.verdicts import evidence, verdict
+from stages._common.verdicts import evidence_of, verdict
 from stages._selection.random_draws import uniform
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
@@ -126,7 +126,7 @@ def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
     split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
     return facts.select(
         pl.when("answered").then(split).alias("split"),
-        *verdict(~pl.col("answered"), "no_answer", evidence("ends_with", "characters")),
+        *verdict(~pl.col("answered"), "no_answer", evidence_of("ends_with", "characters")),
     )
 
 

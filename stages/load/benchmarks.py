@@ -19,7 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
-from stages._common.verdicts import evidence, verdict
+from stages._common.verdicts import evidence_of, verdict
 from stages.load._rows import (
     SURROGATE,
     VERDICT,
@@ -260,4 +260,6 @@ def _texts(row: dict[str, Any], texts: Mapping[str, tuple[str, ...]]) -> Iterato
 def _without_repeats(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows with every item after the first of its id dropped."""
     is_repeat = pl.col("id").is_not_null() & ~pl.col("id").is_first_distinct()
-    return frame.with_columns(verdict(is_repeat, "duplicate", evidence("id", "benchmark", "item")))
+    return frame.with_columns(
+        verdict(is_repeat, "duplicate", evidence_of("id", "benchmark", "item"))
+    )

@@ -12,7 +12,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import ALL, Columns, Edges, Records, stage
 from schemas.records import RECORD_COLUMNS
-from stages._common.verdicts import evidence, verdict
+from stages._common.verdicts import evidence_of, verdict
 
 _VERDICT: Final = {"drop_reason": pl.String(), "evidence": pl.String()}
 
@@ -110,4 +110,4 @@ def _evidence() -> pl.Expr:
         return pl.when(origin.is_not_null()).then(source_and_index)
 
     kept = pl.col("_kept")
-    return evidence("id", position(kept).alias("kept"), position(dropped).alias("dropped"))
+    return evidence_of("id", position(kept).alias("kept"), position(dropped).alias("dropped"))

@@ -23,6 +23,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from pipeline.types import NonNegativeInt
+from stages._common.verdicts import evidence_of
 from stages._selection.budget import TOKEN_COLUMN, Unit, check_selection, cost_columns, row_costs
 
 ADDS: Final = {
@@ -102,7 +103,7 @@ def coverage(
         .then(pl.lit("no_tags"))
         .otherwise(pl.lit("not_selected"))
     )
-    evidence = pl.struct("tags", "passes").struct.json_encode()
+    evidence = evidence_of("tags", "passes")
     return facts.select(
         *ADDS,
         pl.when(dropped).then(reason).alias("drop_reason"),

@@ -30,6 +30,7 @@ from pydantic import AfterValidator
 
 from pipeline.errors import UserError
 from pipeline.store.parquet import read_frame, write_frame
+from stages._common.verdicts import evidence_of
 from stages._text.ragged import Ragged, offsets_of
 from stages._text.tokens import Field, field_reads, field_text, shingle_sets
 from stages.dedup._jaccard.candidates import SetPool
@@ -152,8 +153,8 @@ def _causes(result: JoinResult, ids: pl.Series, n_held: int, threshold: float) -
 def _verdicts(causes: pl.DataFrame, height: int) -> pl.DataFrame:
     """`drop_reason` and `evidence` of each row, from the causes by `position`."""
     columns = ["duplicate_of", "jaccard", "through", "through_jaccard"]
-    direct = pl.struct(columns[:2]).struct.json_encode()
-    linked = pl.struct(columns).struct.json_encode()
+    direct = evidence_of(*columns[:2])
+    linked = evidence_of(*columns)
     evidence = causes.select(
         pl.col("position").cast(pl.Int64),
         pl.when(pl.col("through").is_null()).then(direct).otherwise(linked).alias("evidence"),

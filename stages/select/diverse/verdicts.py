@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages._common.verdicts import evidence_of
 from stages.select.diverse.lazy_greedy import Picks
 from stages.select.diverse.mixed_precision import Floats, Positions
 
@@ -74,7 +75,7 @@ def verdicts(selection: Selection, facts: Facts, measure: str) -> pl.DataFrame:
     evidence: Any = reason
     for applies, name, names in reasons:
         reason = reason.when(applies).then(pl.lit(name))
-        evidence = evidence.when(applies).then(pl.struct(names).struct.json_encode())
+        evidence = evidence.when(applies).then(evidence_of(*names))
     return table.select(
         "gain",
         "gain_rank",

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.types import option_group
+from stages._common.verdicts import evidence_of
 from stages._selection.scores import ranks_within
 
 
@@ -58,8 +59,8 @@ def best(
     )
     missing = pl.col("score").is_null()
     lost = missing | (pl.col("rank") > max_per_group)
-    evidence = pl.struct("winner", "winner_score", "score", "rank").struct.json_encode()
-    evidence_missing = pl.struct("winner", "winner_score").struct.json_encode()
+    evidence = evidence_of("winner", "winner_score", "score", "rank")
+    evidence_missing = evidence_of("winner", "winner_score")
     return table.select(
         pl.when(~missing).then("rank").cast(pl.Int32).alias("response_rank"),
         pl.when(missing)

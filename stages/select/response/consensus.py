@@ -7,7 +7,6 @@ stemmed words.
 
 from __future__ import annotations
 
-import json
 import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.stage import Columns
 from pipeline.types import option_group
 from schemas.records import response as last_answer
+from stages._common.verdicts import evidence_json
 from stages._text.rouge import rouge_l, tokenize
 
 CONSENSUS_COLUMNS: Final[Columns] = {
@@ -172,10 +172,10 @@ def by_consensus(rows: pl.DataFrame, groups: NDArray[np.int64], method: Consensu
             elif decision.row is None:
                 evidence: dict[str, Any] = {"votes": len(votes)}
                 evidence["lowest_rouge_l"] = decision.lowest
-                verdict.update(drop_reason="no_consensus", evidence=json.dumps(evidence))
+                verdict.update(drop_reason="no_consensus", evidence=evidence_json(evidence))
             else:
                 evidence = {"winner": ids[decision.row], "how": decision.how}
-                verdict.update(drop_reason="not_selected", evidence=json.dumps(evidence))
+                verdict.update(drop_reason="not_selected", evidence=evidence_json(evidence))
     return pl.DataFrame(verdicts, schema=schema)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.types import Count, option_group
 from schemas.records import response as last_answer
+from stages._common.verdicts import evidence_of
 from stages.select.response.consensus import normalized
 
 
@@ -64,17 +65,16 @@ def majority(
     )
     voted = table.join(_votes(table), on="position", how="left", maintain_order="left")
     evidence = {
-        "no_answer": pl.struct(pl.lit(answer or "messages").alias("answer")),
-        "no_majority": pl.struct("winner_votes", pl.lit(min_votes).alias("min_votes")),
-        "not_selected": pl.struct("winner", "winner_votes", "votes"),
+        "no_answer": evidence_of(pl.lit(answer or "messages").alias("answer")),
+        "no_majority": evidence_of("winner_votes", pl.lit(min_votes).alias("min_votes")),
+        "not_selected": evidence_of("winner", "winner_votes", "votes"),
     }
     return voted.with_columns(_reason(max_per_group, min_votes)).select(
         pl.col("rank").alias("response_rank"),
         pl.col("votes").alias("response_votes"),
         "drop_reason",
         pl.coalesce(
-            pl.when(pl.col("drop_reason") == name).then(facts.struct.json_encode())
-            for name, facts in evidence.items()
+            pl.when(pl.col("drop_reason") == name).then(text) for name, text in evidence.items()
         ).alias("evidence"),
     )
 

@@ -28,6 +28,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import NonNegativeInt
+from stages._common.verdicts import evidence_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -286,8 +287,9 @@ def _verdict(ranked: Ranked, selected: NDArray[np.bool_], min_words: int) -> pl.
     verdict = not_selected(selected, facts, "target_score", ranked.scores)
     if ranked.words is not None:
         short = pl.Series(ranked.words < max(1, min_words))
-        words = pl.struct(words=pl.Series(ranked.words), minimum=pl.lit(max(1, min_words)))
-        evidence = pl.when(short).then(words.struct.json_encode()).otherwise("evidence")
+        words = pl.lit(pl.Series("words", ranked.words))
+        too_few = evidence_of(words, pl.lit(max(1, min_words)).alias("minimum"))
+        evidence = pl.when(short).then(too_few).otherwise("evidence")
         verdict = verdict.select(
             pl.when(short).then(pl.lit("too_short")).otherwise("drop_reason").alias("drop_reason"),
             evidence.alias("evidence"),

@@ -32,6 +32,7 @@ from pipeline.errors import OptionError
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Fraction, NonNegativeInt, PercentileRange
 from schemas.records import response
+from stages._common.verdicts import evidence_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -313,7 +314,7 @@ def _evidence(facts: pl.DataFrame, grouped: bool) -> pl.Series:
     """The evidence of the reasons as JSON objects; null where there is no reason."""
     group = ["group"] if grouped else []
     by_reason = [
-        pl.when(pl.col("reason") == reason).then(pl.struct(*names, *group).struct.json_encode())
+        pl.when(pl.col("reason") == reason).then(evidence_of(*names, *group))
         for reason, names in EVIDENCE.items()
     ]
     # Only for dropped rows: a when-then over all rows takes half of the stage's time.
