@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -122,6 +123,7 @@ def stages(
     from pipeline.cli.stage_docs import stage_entry, stage_list, stage_page
     from pipeline.recipe.discovery import available, find
 
+    sys.path.append(os.getcwd())  # a stage of the user's own may lie where they stand
     entries, problems = [], []
     for stage_name in [name] if name else available():
         try:

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
+from pipeline.execution.plan import PlannedStep, StepOutputs
+from pipeline.execution.run_step import step_inputs
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.stage import DataKind
@@ -140,20 +141,10 @@ def _quiet() -> Iterator[None]:
 
 def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any] | None:
     """What the stage takes on its edges; None where something that it needs has not run."""
-    inputs: dict[str, Any] = {}
-    for edge in planned.step.stage.edges:
-        names = planned.step.needs.get(edge.name, ())
-        if any(name not in outputs.artifacts for name in names):
-            return None
-        values: list[Any] = []
-        for name in names:
-            if edge.kind is DataKind.FILES:
-                values.append(outputs.artifacts[name].files)
-            else:
-                view = outputs.views[name]
-                values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
-        inputs[edge.name] = values if edge.many else next(iter(values), None)
-    return inputs
+    needed = [name for names in planned.step.needs.values() for name in names]
+    if any(name not in outputs.artifacts for name in needed):
+        return None
+    return step_inputs(planned, outputs)
 
 
 def _head(value: Any, rows: int) -> Any:

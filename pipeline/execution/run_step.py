@@ -59,7 +59,7 @@ def execute(
     Raises:
         UserError: The stage broke its contract, or raised one itself.
     """
-    stage, edges = planned.step.stage, _inputs(planned, outputs)
+    stage, edges = planned.step.stage, step_inputs(planned, outputs)
     if stage.gives_rows and stage.scope == "row":
         result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
@@ -71,8 +71,11 @@ def execute(
     return _split_by_verdict(planned, rows, edges, computed)
 
 
-def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
-    """The inputs by edge: frames sorted by id, folders, lists of them, or None."""
+def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
+    """The inputs by edge: frames sorted by id, folders, lists of them, or None.
+
+    The steps that it needs must be among the outputs.
+    """
     edges: dict[str, Any] = {}
     for edge in planned.step.stage.edges:
         values: list[Any] = []

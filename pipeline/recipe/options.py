@@ -20,7 +20,14 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import ROOT
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.validation import mistakes
-from pipeline.recipe.problems import Problem, names_in, option_groups, problems_in, suggest
+from pipeline.recipe.problems import (
+    Problem,
+    as_written,
+    names_in,
+    option_groups,
+    problems_in,
+    suggest,
+)
 from pipeline.stage import Option, Stage
 
 T = TypeVar("T")
@@ -107,7 +114,7 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
     except ValidationError as error:
         return None, problems_in(option.name, raw, option.annotation, error)
     except (TypeError, ValueError):
-        what = f"{option.name} must be a plain, finite value, got {raw!r}"
+        what = f"{option.name} must be a plain, finite value, got {as_written(raw)}"
         return None, [Problem((option.name,), what)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import date
 from difflib import get_close_matches
 from typing import Any, Final, NamedTuple
 
@@ -122,10 +123,23 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
         if option in names_in(_group_at(annotation, raw, keys)):
             return Problem((*path, option), f"{subject}.{text}")
         return Problem(path, f"{subject} {text}")
+    written = as_written(value)
     if kind == "literal_error":
         hint = closest(value, _literals(own)) if isinstance(value, str) else None
-        return Problem(path, f"{subject} must be {entry['ctx']['expected']}, got {value!r}", hint)
-    return Problem(path, f"{subject} must be {_expected(kind, entry, own)}, got {value!r}")
+        return Problem(path, f"{subject} must be {entry['ctx']['expected']}, got {written}", hint)
+    return Problem(path, f"{subject} must be {_expected(kind, entry, own)}, got {written}")
+
+
+def as_written(value: Any) -> str:
+    """A value as a recipe writes it, where Python writes it in another way.
+
+    Example:
+        >>> as_written(None), as_written(True), as_written("a")
+        ('null', 'true', "'a'")
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return value.isoformat() if isinstance(value, date) else repr(value)
 
 
 def _annotation_of(name: str, group: type | None) -> Any:

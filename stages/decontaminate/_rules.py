@@ -48,7 +48,25 @@ Reached = Annotated[
 
 
 @option_group
-class GPT3:
+class _NgramRule:
+    """What the rules that share n-grams have in common; a rule's own defaults follow its paper.
+
+    Args:
+        ngram_size: Words per n-gram.
+        turns: Turns that are compared.
+        min_words: Fewest words of a text that is searched for as one n-gram.
+    """
+
+    measure: ClassVar[Measure] = "words"
+    inclusive: ClassVar[bool] = False
+    short_anywhere: ClassVar[bool] = False
+    ngram_size: Words
+    turns: Turns = "all"
+    min_words: Words = 5
+
+
+@option_group
+class GPT3(_NgramRule):
     """Any shared 13-gram: Brown et al. 2020, arXiv:2005.14165, appendix C.
 
     Also the rule of lm-evaluation-harness. The paper cuts 200 characters around the match
@@ -57,25 +75,17 @@ class GPT3:
     alone.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the item's words in shared n-grams that must be exceeded; 0:
             any shared n-gram.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
-    measure: ClassVar[Measure] = "words"
-    inclusive: ClassVar[bool] = False
-    short_anywhere: ClassVar[bool] = False
     name: Literal["gpt3-13"] = "gpt3-13"
     ngram_size: Words = 13
     coverage: Exceeded = 0.0
-    turns: Turns = "all"
-    min_words: Words = 5
 
 
 @option_group
-class Tulu3:
+class Tulu3(_NgramRule):
     """More than half of the item's words in shared 8-grams: Lambert et al. 2024,
     arXiv:2411.15124, section 3.2.
 
@@ -83,48 +93,35 @@ class Tulu3:
     touches over 2% of an evaluation's items: the certificate reports that fraction.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the item's words in shared n-grams that must be exceeded.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
-    measure: ClassVar[Measure] = "words"
-    inclusive: ClassVar[bool] = False
-    short_anywhere: ClassVar[bool] = False
     name: Literal["tulu3-8-50"] = "tulu3-8-50"
     ngram_size: Words = 8
     coverage: Exceeded = 0.5
     turns: Turns = "user"
-    min_words: Words = 5
 
 
 @option_group
-class PaLM:
+class PaLM(_NgramRule):
     """At least 70% of the item's 8-grams: Chowdhery et al. 2022, arXiv:2204.02311, section 8.
 
     The paper marks items, by 8-grams seen anywhere in the training data; here one turn must
     hold them, for which a row can be dropped.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the item's n-grams that must be reached.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
     measure: ClassVar[Measure] = "ngrams"
     inclusive: ClassVar[bool] = True
-    short_anywhere: ClassVar[bool] = False
     name: Literal["palm-8-70"] = "palm-8-70"
     ngram_size: Words = 8
     coverage: Reached = 0.7
-    turns: Turns = "all"
-    min_words: Words = 5
 
 
 @option_group
-class Llama3:
+class Llama3(_NgramRule):
     """A fraction T of the item's words in shared 8-grams: Grattafiori et al. 2024,
     arXiv:2407.21783, section 5.1.4, after Singh et al., arXiv:2411.03923.
 
@@ -133,24 +130,17 @@ class Llama3:
     corpus.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the item's words in shared n-grams that must be reached.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
-    measure: ClassVar[Measure] = "words"
     inclusive: ClassVar[bool] = True
-    short_anywhere: ClassVar[bool] = False
     name: Literal["llama3"] = "llama3"
     ngram_size: Words = 8
     coverage: Reached = 0.5
-    turns: Turns = "all"
-    min_words: Words = 5
 
 
 @option_group
-class DeepSeek:
+class DeepSeek(_NgramRule):
     """Any shared 10-gram, or a complete item of 3 to 9 words: Shao et al. 2024,
     arXiv:2402.03300, section 2.1.
 
@@ -158,25 +148,19 @@ class DeepSeek:
     chance: choose `fields`.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the item's words in shared n-grams that must be exceeded; 0:
             any shared n-gram.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
-    measure: ClassVar[Measure] = "words"
-    inclusive: ClassVar[bool] = False
     short_anywhere: ClassVar[bool] = True
     name: Literal["deepseek-10"] = "deepseek-10"
     ngram_size: Words = 10
     coverage: Exceeded = 0.0
-    turns: Turns = "all"
     min_words: Words = 3
 
 
 @option_group
-class Qwen2:
+class Qwen2(_NgramRule):
     """A shared 13-gram and a long common subsequence: Yang et al. 2024 (Qwen2),
     arXiv:2407.10671, section 5.2.6.
 
@@ -184,21 +168,15 @@ class Qwen2:
     report's strict check does.
 
     Args:
-        ngram_size: Words per n-gram.
         coverage: Fraction of the words of the shorter of turn and item in their longest
             common subsequence that must be reached.
-        turns: Turns that are compared.
-        min_words: Fewest words of a text that is searched for as one n-gram.
     """
 
     measure: ClassVar[Measure] = "sequence"
     inclusive: ClassVar[bool] = True
-    short_anywhere: ClassVar[bool] = False
     name: Literal["qwen-13-lcs"] = "qwen-13-lcs"
     ngram_size: Words = 13
     coverage: Reached = 0.6
-    turns: Turns = "all"
-    min_words: Words = 5
 
 
 @option_group

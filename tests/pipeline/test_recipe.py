@@ -149,7 +149,7 @@ def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str)
     [
         ("{maximum: 200}", None),
         ("{maximum: 200.0}", "maximum must be an integer, got 200.0"),
-        ("{maximum: true}", "maximum must be an integer, got True"),
+        ("{maximum: true}", "maximum must be an integer, got true"),
         ("{ratio: 1}", None),
         ("{ratio: '1'}", "ratio must be a number, got '1'"),
         ("{ratio: .nan}", "ratio must be a plain, finite value"),
@@ -159,7 +159,7 @@ def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str)
         ("{names: a}", "names must be a list, got 'a'"),
         ("{flag: yes}", None),
         ("{flag: 'yes'}", "flag must be true or false, got 'yes'"),
-        ("{maximum: null}", "maximum must be an integer, got None"),
+        ("{maximum: null}", "maximum must be an integer, got null"),
     ],
 )
 def test_options_are_typed_strictly(tmp_path: Path, options: str, what: str | None) -> None:

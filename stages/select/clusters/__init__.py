@@ -122,7 +122,7 @@ def _check(options: SimpleNamespace) -> None:
     elif options.budget is None:
         raise OptionError("budget", "must be given with rule: quota, got null")
     elif options.rule.sample and not options.descending:
-        raise OptionError("descending", "must be left out with sample: true, got False")
+        raise OptionError("descending", "must be left out with sample: true, got false")
 
 
 @stage(version=4, scope="set", reads=_reads, adds=_adds, check=_check)

@@ -145,7 +145,7 @@ def quota_rule(**options: Any) -> dict[str, Any]:
         ),
         (
             {**quota_rule(sample=True), "score": "ifd", "descending": False},
-            "descending: descending must be left out with sample: true, got False",
+            "descending: descending must be left out with sample: true, got false",
         ),
         ({"descending": False}, "descending: descending must be left out without a score"),
         ({"rule": "car"}, "score: score must be given with rule: car, got null"),
