@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,8 @@ from pipeline.models import Embedder
 from stages._vectors.arrays import MAX_VALUE, Matrix
 from stages._vectors.kmeans import kmeans
 from tests.stages._vectors.test_arrays import blobs
+
+SIZES = [125_000, 250_000, 500_000, 1_000_000]
 
 
 def scikit_learn(vectors: NDArray, k: int, seed: int) -> float:
@@ -141,27 +146,33 @@ def test_no_cluster_is_empty_while_vectors_differ(rows: int, k: int, seed: int) 
     assert len(set(kmeans(vectors, k, seed).labels)) == k
 
 
-@pytest.mark.proof
-def test_time_and_memory_over_sizes() -> None:
-    """At a fixed k the time grows no worse than n log n; a million rows stay under 4 GiB."""
-    import time
+def measured() -> tuple[list[float], int]:
+    """Seconds of a processor at four sizes, and the peak memory of the process."""
+    from pipeline.execution.peak_memory import peak_memory
 
-    from pipeline.execution.peak_memory import peak_memory, reset_peak
-
-    reset_peak()
     rng = np.random.default_rng(0)
     centers = rng.normal(size=(300, 128)).astype(np.float32)
-    vectors = centers[rng.integers(300, size=1_000_000)]
+    vectors = centers[rng.integers(300, size=SIZES[-1])]
     vectors += rng.standard_normal(vectors.shape, np.float32)
-    sizes = [125_000, 250_000, 500_000, 1_000_000]
-    spent = []
-    for size in sizes:
+    seconds = []
+    for size in SIZES:
         times = []
         for _ in range(2):  # the better one: other work on the machine takes the caches
             start = time.process_time()
             kmeans(vectors[:size], 100, 0)
             times.append(time.process_time() - start)
-        spent.append(min(times))
-    slope = np.polyfit(np.log(sizes), np.log(spent), 1)[0]
-    assert slope < 1.2, spent
-    assert peak_memory() < 4 * 2**30
+        seconds.append(min(times))
+    return seconds, peak_memory()
+
+
+@pytest.mark.proof
+def test_time_and_memory_over_sizes() -> None:
+    """At a fixed k the time grows no worse than n log n; a million rows stay under 4 GiB.
+
+    In a process of its own: memory that other tests have freed would count here.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        seconds, peak = pool.submit(measured).result()
+    slope = np.polyfit(np.log(SIZES), np.log(seconds), 1)[0]
+    assert slope < 1.2, seconds
+    assert peak < 4 * 2**30
