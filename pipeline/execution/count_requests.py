@@ -28,6 +28,9 @@ from schemas.records import RECORD_COLUMNS
 SAMPLE: Final = 4000
 """Rows on which a stage is counted: ids are digests, so the first are any."""
 
+MAX_MADE: Final = 2000
+"""Rows that a stage is let make (option `num_rows`) while its requests are counted."""
+
 _STAND_INS: Final = (64, 96)
 """Rows of the two made-up inputs by which requests that do not depend on rows are known."""
 
@@ -115,17 +118,33 @@ def _run(
     planned: PlannedStep, inputs: Mapping[str, Any], seen: Mapping[LanguageModel, Lengths]
 ) -> dict[LanguageModel, Counts] | None:
     """Run the stage against counting engines; None where it cannot be run so."""
+    options, factor = _scaled_down(vars(planned.options))
     with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
         context = _CountingContext.of(Path(folder), seen)
         try:
-            planned.step.stage.function(context, **inputs, **vars(planned.options))
+            planned.step.stage.function(context, **inputs, **options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
     return {
-        model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens)
+        model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens).times(factor)
         for model, e in context.engines.items()
     }
+
+
+def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+    """The options for fewer rows to be made, and the factor back to all of them.
+
+    A stage that makes tens of thousands of rows would be run for half a minute.
+    """
+    num_rows = options.get("num_rows")
+    if not isinstance(num_rows, int) or num_rows <= MAX_MADE:
+        return dict(options), 1.0
+    factor = num_rows / MAX_MADE
+    scaled = {**options, "num_rows": MAX_MADE}
+    if isinstance(options.get("max_requests"), int):
+        scaled["max_requests"] = max(1, round(options["max_requests"] / factor))
+    return scaled, factor
 
 
 @contextmanager

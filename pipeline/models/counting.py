@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,6 +37,9 @@ DIMENSIONS: Final = 16
 _FILLER: Final = (
     "A numbered answer.\n1. The first part {n}?\n2. The second part {n}?\n3. The third {n}?"
 )
+MAX_TEXTS: Final = 50
+"""Texts that are rendered of one prompt file."""
+_texts: ContextVar[dict[str, list[str]] | None] = ContextVar("texts", default=None)
 _samples: ContextVar[dict[str, str] | None] = ContextVar("samples", default=None)
 
 
@@ -52,14 +55,36 @@ def note_sample(prompt: str, answer: str) -> None:
         samples[prompt.strip()] = answer
 
 
+def rendered(prompt_file: str, render: Callable[[], str]) -> str:
+    """A prompt's text; while requests are counted, one of the first texts of its file again.
+
+    The length of a prompt is known well enough from these, and rendering tens of thousands
+    would take minutes.
+
+    Args:
+        prompt_file: What the texts are kept under.
+        render: Renders the prompt.
+    """
+    texts = _texts.get()
+    if texts is None:
+        return render()
+    kept = texts.setdefault(prompt_file, [])
+    if len(kept) < MAX_TEXTS:
+        kept.append(render())
+        return kept[-1]
+    kept.append(kept.pop(0))
+    return kept[-1]
+
+
 @contextmanager
 def counting() -> Iterator[None]:
     """Within it, `is_counting` is true and samples of answers are noted."""
-    token = _samples.set({})
+    samples, texts = _samples.set({}), _texts.set({})
     try:
         yield
     finally:
-        _samples.reset(token)
+        _samples.reset(samples)
+        _texts.reset(texts)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from pipeline.models.counting import is_counting, note_sample
+from pipeline.models.counting import is_counting, note_sample, rendered
 
 
 class Prompts:
@@ -48,6 +48,9 @@ class Prompts:
         Raises:
             jinja2.UndefinedError: A value that the file needs is missing.
         """
+        return rendered(str(self.folder / name), lambda: self._render(name, values))
+
+    def _render(self, name: str, values: dict[str, Any]) -> str:
         text = self._environment.get_template(f"{name}.jinja").render(**values)
         if is_counting() and (self.folder / f"{name}.answer.jinja").is_file():
             answer = self._environment.get_template(f"{name}.answer.jinja").render(**values)
