@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +116,12 @@ def test_of_many_rows_a_sample_is_counted_and_scaled(
     run(recipe, tmp_path / "store", "a")
     store = Store(tmp_path / "store")
     assert estimate_steps(recipe, store, plan(recipe, store))["b"].requests == requests
+
+
+def test_a_plan_of_a_large_generator_takes_seconds(tmp_path: Path) -> None:
+    """Twenty thousand tasks are estimated from fewer; a prompt is not rendered for each."""
+    recipe, store = Recipe.load("self-instruct"), Store(tmp_path)
+    start = time.process_time()
+    estimate = estimate_steps(recipe, store, plan(recipe, store))["invented"]
+    assert 40_000 <= (estimate.requests or 0) <= 50_000, "2 for each of 20,000 tasks, and rounds"
+    assert time.process_time() - start < 20
