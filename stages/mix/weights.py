@@ -146,7 +146,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=_reads,
     adds={"mix_group": pl.String, "mix_weight": pl.Float64, "mix_rank": pl.Int32},

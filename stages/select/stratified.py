@@ -46,7 +46,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=_reads,
     adds={"stratum": pl.String, "stratum_rank": pl.Int32},

@@ -125,7 +125,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("descending", "must be left out with sample: true, got false")
 
 
-@stage(version=4, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=5, scope="set", reads=_reads, adds=_adds, check=_check)
 def clusters(
     ctx: Context,
     rows: Records,

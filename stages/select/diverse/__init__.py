@@ -111,7 +111,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds=_adds,
@@ -184,7 +184,7 @@ def diverse(
     """
     _check_edges(method, target, held)
     is_held = _is_held(rows, held)
-    quality = _quality(rows, score, descending, method, is_held)
+    quality = _quality(rows, score, descending, is_held)
     vectors, parts = _concatenated(vector, rows, held, target)
     costs = row_costs(rows, unit, token_column)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
@@ -234,11 +234,7 @@ def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
 
 
 def _quality(
-    rows: Records,
-    score: str | None,
-    descending: bool,
-    method: Method,
-    is_held: NDArray[np.bool_],
+    rows: Records, score: str | None, descending: bool, is_held: NDArray[np.bool_]
 ) -> Floats:
     """Each row's score, larger for better; NaN for a row that cannot be picked.
 
@@ -246,16 +242,9 @@ def _quality(
         rows: The rows.
         score: A column or an SQL expression; None for a score of 0.
         descending: Whether large scores are the best ones.
-        method: The method, some of which require finite scores.
         is_held: The rows that are held as well.
     """
     values = np.zeros(len(rows)) if score is None else scores(rows, score)
-    if isinstance(method, Covering) and np.isinf(values).any():
-        raise UserError(
-            f"the score must be finite, got infinite for {int(np.isinf(values).sum())} rows",
-            why=f"{method.name} adds {score!r} to what a row covers",
-            hint="drop these rows before, or limit the score: least(ppl, 1000)",
-        )
     return np.where(is_held, np.nan, values if descending else -values)
 
 

@@ -72,7 +72,7 @@ def _check(options: SimpleNamespace) -> None:
         check_unused(options, "descending", True, "without a score")
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
 def response(
     ctx: Context,
     rows: Records,

@@ -106,7 +106,7 @@ def _check(options: SimpleNamespace) -> None:
     check_selection(SimpleNamespace(**{**vars(options), "score": options.score or options.method}))
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=3, scope="set", reads=_reads, adds=_adds, check=_check)
 def top(
     ctx: Context,
     rows: Records,
@@ -136,8 +136,8 @@ def top(
         method: `score` ranks by the option `score`, `long-is-more` by the number of words of
             the answer.
         score: A column, or an SQL expression over columns (`ifd * 2 - ppl`). Booleans count
-            as 0 and 1. A null or NaN is a missing score, which 0 is not; so
-            `CASE WHEN ifd < 1 THEN ifd END` leaves out all that is not below 1.
+            as 0 and 1. A null, NaN or infinity (a division by 0) is a missing score, which 0
+            is not; so `CASE WHEN ifd < 1 THEN ifd END` leaves out all that is not below 1.
         budget: How much to keep at most, in rows or tokens; equal scores rank by id. In
             tokens, a row that no longer fits is passed over for the next ones.
         fraction: A budget of int(fraction * N), where N counts the rows (or tokens) of the
@@ -146,7 +146,7 @@ def top(
         unit: What the budget and the fraction count.
         min_score: The smallest score to keep, before the budget.
         max_score: The largest score to keep, before the budget.
-        percentiles: Keep the scores between these two, ends included. The p-th of n finite
+        percentiles: Keep the scores between these two, ends included. The p-th of n
             scores in ascending order is the one at index (n - 1) * p / 100 from 0, linearly
             interpolated between two indices.
         descending: Whether large scores are the best ones.
@@ -267,15 +267,15 @@ def _limited(
 def _bands(
     values: NDArray[np.float64], groups: Groups, percentiles: PercentileRange | None
 ) -> NDArray[np.float64]:
-    """The two percentiles of each group's finite scores, shape (groups, 2); NaN for none."""
+    """The two percentiles of each group's scores, shape (groups, 2); NaN for none."""
     bands = np.full((len(groups.names), 2), np.nan)
     if percentiles is not None:
         order = np.argsort(groups.codes, kind="stable")
         sizes = np.bincount(groups.codes, minlength=len(bands))
         for code, members in enumerate(np.split(values[order], np.cumsum(sizes))[: len(bands)]):
-            finite = members[np.isfinite(members)]
-            if len(finite):
-                bands[code] = np.percentile(finite, percentiles)
+            known = members[~np.isnan(members)]
+            if len(known):
+                bands[code] = np.percentile(known, percentiles)
     return bands
 
 
