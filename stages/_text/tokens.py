@@ -29,7 +29,7 @@ from stages._text.ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors.arrays import parallel_map
 
 Field = Literal["conversation", "prompt", "instruction", "response", "both"]
-Normalization = Literal["case", "space", "punctuation", "unicode", "nfkc"]
+Normalization = Literal["case", "space", "line_ends", "punctuation", "unicode", "nfkc"]
 
 MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
 """Sentence marks and quotes. Brackets and operators are not among them: they carry
@@ -82,10 +82,11 @@ def normalize(text: pl.Expr, steps: tuple[Normalization, ...]) -> pl.Expr:
     Args:
         text: The text.
         steps: case: lower-cased. space: runs of white space are one space, none at the ends.
-            punctuation: sentence marks and quotes are removed, save those of a number
-            ("3.5", "5!"). unicode: NFC, one encoding per character. nfkc: compatibility
-            forms too ("ﬁ" is "fi", "２" is "2"); it also makes "2³" a "23", so it is
-            never a default.
+            line_ends: no white space at the end of a line (the \\r of \\r\\n) or of the text, and
+            no empty lines before it; indentation stays. punctuation: sentence marks and
+            quotes are removed, save those of a number ("3.5", "5!"). unicode: NFC, one
+            encoding per character. nfkc: compatibility forms too ("ﬁ" is "fi", "２" is "2");
+            it also makes "2³" a "23", so it is never a default.
 
     Example:
         >>> frame = pl.DataFrame({"text": ["  Hello,   World! 3.5"]})
@@ -101,6 +102,9 @@ def normalize(text: pl.Expr, steps: tuple[Normalization, ...]) -> pl.Expr:
     if "punctuation" in steps:
         marks = re.escape(MARKS)
         text = text.str.replace_all(rf"((?:[.,:]?\p{{N}})+!?)|[{marks}]", "$1")
+    if "line_ends" in steps:
+        text = text.str.replace_all(r"[^\S\n]+\n", "\n").str.strip_chars_end()
+        text = text.str.replace(r"\A\s*\n", "")
     if "space" in steps:
         text = text.str.replace_all(r"\s+", " ").str.strip_chars()
     return text
