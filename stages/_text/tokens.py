@@ -44,6 +44,10 @@ _NUMBER = r"\p{N}+(?:(?:[.,:]\p{N}+)+!?|!)"
 _WORD = rf"[{_UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}_--[{_UNSPACED}]]+"
 _SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
 
+INVISIBLE: Final = r"\p{Default_Ignorable_Code_Point}"
+"""Zero-width spaces and joiners, soft hyphens, variation selectors and their kind: a text
+with them looks like the text without."""
+
 _CHUNK = 4_096
 """Texts tokenized at a time, which bounds the memory for token strings.
 
@@ -149,15 +153,16 @@ def group_by_numbers(texts: pl.Series) -> list[NDArray[np.int64]]:
 
 
 def words(texts: pl.Series) -> pl.Series:
-    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes dropped.
+    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes and invisible
+    characters dropped.
 
     Returns list[str] per text. For finding a text inside another whatever its layout.
 
     Example:
-        >>> words(pl.Series(["It isn't C++, is it?"])).to_list()
+        >>> words(pl.Series(["It isn't C++, i\\u200bs it?"])).to_list()
         [['it', 'isnt', 'c', 'is', 'it']]
     """
-    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
+    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(rf"['’{INVISIBLE}]", "")
     return plain.str.extract_all(_WORD)
 
 
@@ -206,6 +211,25 @@ def rolling_hashes(
         yield k + 1, rolled
         if not len(rolled):
             return
+
+
+def extend_hashes(
+    values: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    lengths: range,
+) -> NDArray[np.uint64]:
+    """The rolling hashes of longer runs, at some starts only.
+
+    Args:
+        values: Hashes of tokens.
+        starts: Where the runs begin.
+        hashes: The hash of each run of `lengths.start` values.
+        lengths: From the length of the runs to the length wanted.
+    """
+    for k in lengths:
+        hashes = hashes * _BASE + values[starts + k]
+    return hashes
 
 
 def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
