@@ -243,6 +243,15 @@ class Stage:
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
 
+    def preview(self, options: SimpleNamespace) -> list[str]:
+        """What it will read, in lines that `plan` prints: `preview` of its module, if any.
+
+        Args:
+            options: The step's options.
+        """
+        function = getattr(sys.modules[self.function.__module__], "preview", None)
+        return list(function(options)) if function else []
+
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge beside `id`, or ALL.
 

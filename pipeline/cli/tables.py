@@ -92,6 +92,7 @@ def estimates(
             "fingerprint": planned.fingerprint,
             "causes": planned.causes,
             "drifted": planned.drifted,
+            "preview": planned.step.stage.preview(planned.options),
             **vars(expected[planned.step.name]),
         }
         for planned in planned_steps
@@ -117,6 +118,8 @@ def plan_table(entries: Sequence[Mapping[str, Any]]) -> str:
     money = ["money"] if priced else []
     header = ["stage", "uses", "state", "rows", "requests", "tokens", *money, "why"]
     text = table(header, rows, right=(3, 4, 5, 6) if priced else (3, 4, 5))
+    previews = [f"{e['name']}: {line}" for e in entries for line in e["preview"]]
+    text = "\n".join([text, *(["", *previews] if previews else [])])
     drifted = sorted({e["uses"] for e in entries if e["drifted"]})
     if drifted:
         text += (
