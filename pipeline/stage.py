@@ -27,7 +27,8 @@ and option under `Args:`, a group's docstring its options; `stages NAME` prints 
 The return annotation says what the stage makes:
 
 - `pl.DataFrame`: added columns, one row per row of the first edge, in its order;
-- `Records`, `Documents`, `Items`: rows of its own (loaders, generators);
+- `Records`, `Documents`, `Items`: rows of its own (loaders, generators); a union of them:
+  rows of the kind that comes on the first edge;
 - `None`: nothing but what it wrote into `ctx.files`.
 
 Three columns are the verdict on a row and need no declaration: `drop_reason`
@@ -195,6 +196,7 @@ class Stage:
         version: Part of the fingerprint.
         scope: "row" where a row's result depends on that row alone, else "set".
         makes: The kind of its own rows; None where it annotates rows or only fills files.
+        makes_input_kind: Whether these are of the kind that comes on its first edge.
         gives_rows: Whether it returns a table.
         edges: Its inputs, in the order of the parameters.
         options: Its keywords.
@@ -207,6 +209,7 @@ class Stage:
     version: int
     scope: Literal["row", "set"]
     makes: DataKind | None
+    makes_input_kind: bool
     gives_rows: bool
     edges: tuple[Edge, ...]
     options: tuple[Option, ...]

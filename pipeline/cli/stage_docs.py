@@ -28,6 +28,8 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
     module = inspect.getmodule(stage.function)
     doc = docstring_of(stage.function)
     makes = str(stage.makes or ("rows" if stage.annotates else "files"))
+    if stage.makes_input_kind:
+        makes = " or ".join(stage.edges[0].kinds)
     path = stage.file
     return {
         "name": stage.name,

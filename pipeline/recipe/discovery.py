@@ -138,7 +138,7 @@ class _SignatureError(Exception):
 def _described(name: str, function: Callable[..., Any]) -> Stage:
     mark = function.__stage__  # type: ignore[attr-defined]
     hints = _hints(function)
-    makes = _kind(hints["return"])
+    makes, *other_kinds = _kinds(hints["return"]) or (None,)
     if makes is None and hints["return"] not in (pl.DataFrame, type(None)):
         raise _SignatureError(
             "the return annotation must be pl.DataFrame (added columns), Records, Documents "
@@ -165,6 +165,7 @@ def _described(name: str, function: Callable[..., Any]) -> Stage:
         version=mark.version,
         scope=mark.scope,
         makes=makes,
+        makes_input_kind=bool(other_kinds),
         gives_rows=hints["return"] is not type(None),
         edges=tuple(edges),
         options=tuple(options),
@@ -191,22 +192,24 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _kind(annotation: Any) -> DataKind | None:
-    for mark in getattr(annotation, "__metadata__", ()):
-        if isinstance(mark, DataKind):
-            return mark
-    return None
+def _kinds(annotation: Any) -> tuple[DataKind, ...]:
+    """The kinds of rows or files that an annotation names, alone, in a union or in a list."""
+    marks = getattr(annotation, "__metadata__", None)
+    if marks is None:
+        members = typing.get_args(annotation)
+        return tuple(kind for member in members for kind in _kinds(member))
+    return tuple(mark for mark in marks if isinstance(mark, DataKind))
 
 
 def _edge(name: str, annotation: Any) -> Edge:
-    members = typing.get_args(annotation)
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     many = typing.get_origin(annotation) is list
-    inner = members if is_union or many else (annotation,)
-    kinds = tuple(kind for member in inner if (kind := _kind(member)))
+    kinds = _kinds(annotation)
     if not kinds:
         raise _SignatureError(
             f"the edge {name!r} must be Records, Documents, Items or Files, got {annotation!r}; "
             "options stand after the star"
         )
-    return Edge(name, kinds, many=many, optional=is_union and type(None) in members)
+    return Edge(
+        name, kinds, many=many, optional=is_union and type(None) in typing.get_args(annotation)
+    )

@@ -161,13 +161,17 @@ def _gives(source: Step, kind: DataKind) -> bool:
 
 
 def _narrowed(step: Step, connected: Mapping[str, Step]) -> Step:
-    """The step with each edge that takes several kinds set to the one that comes."""
+    """The step with each edge that takes several kinds set to the one that comes.
+
+    So are the rows that it makes, where they are of the kind that comes.
+    """
     edges = []
     for edge in step.stage.edges:
         sources = [connected[name] for name in step.needs.get(edge.name, ()) if name in connected]
         kinds = [kind for kind in edge.kinds if all(_gives(source, kind) for source in sources)]
         edges.append(edge.narrowed(kinds[0]) if sources and kinds else edge)
-    return replace(step, stage=replace(step.stage, edges=tuple(edges)))
+    makes = edges[0].kind if step.stage.makes_input_kind else step.stage.makes
+    return replace(step, stage=replace(step.stage, edges=tuple(edges), makes=makes))
 
 
 def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:

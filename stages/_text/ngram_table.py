@@ -68,7 +68,13 @@ def _shift(bitmap: NDArray[np.bool_]) -> np.uint64:
 def has_distinct_words(
     values: NDArray[np.uint64], starts: Integers, length: int
 ) -> NDArray[np.bool_]:
-    """Whether each run of `length` words has `MIN_DISTINCT_WORDS` different ones."""
+    """Whether each run of words has `MIN_DISTINCT_WORDS` different ones.
+
+    Args:
+        values: The hashes of the words.
+        starts: The first word of each run.
+        length: The number of words of each.
+    """
     first = values[starts]
     second, seen = first.copy(), np.zeros(len(starts), dtype=np.bool_)
     third = seen.copy()

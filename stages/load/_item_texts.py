@@ -27,8 +27,8 @@ QUESTIONS: Final = frozenset({
 OTHERS: Final = frozenset({
     "a", "b", "c", "d", "e", "f", "g", "h", "i", "j",
     "answer", "answers", "best_answer", "correct_answer", "correct_answers", "incorrect_answer",
-    "incorrect_answers", "instances", "mc_answer", "distractor", "choices", "options", "option", "endings",
-    "sol", "canonical_solution", "solution", "solutions", "code", "output", "outputs",
+    "incorrect_answers", "instances", "mc_answer", "distractor", "choices", "options", "option",
+    "endings", "sol", "canonical_solution", "solution", "solutions", "code", "output", "outputs",
     "response", "completion", "target", "targets", "reference", "references",
     "reference_answer", "hypothesis", "article", "body", "context", "flores_passage",
     "passage", "story", "support", "explanation",
@@ -86,7 +86,8 @@ def texts_of(
     """The texts of a row by name, the n-th of a list as `name_n`; empty ones are left out.
 
     Of an object its `content`, `value` or `text` is read, a multiple-choice question's
-    `stem` and `choices`, and a task's `input` and `output`; system prompts and the results of tools are no texts of an item.
+    `stem` and `choices`, and a task's `input` and `output`; system prompts and the results
+    of tools are no texts of an item.
 
     Args:
         row: A row of a file.
