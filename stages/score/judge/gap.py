@@ -11,11 +11,10 @@ from typing import Literal
 import polars as pl
 
 from pipeline.errors import UserError
-from pipeline.models.base import Engine
 from pipeline.types import option_group
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import answers_by_prompt, exchanges
-from stages.score.judge.labels import sums_by_row
+from stages.score.judge.labels import Judge, sums_by_row
 from stages.score.judge.rating import Aspect, rate_aspect
 
 
@@ -36,21 +35,19 @@ class Gap:
 
 
 def rate_gap(
-    engine: Engine,
+    judge: Judge,
     rows: pl.DataFrame,
     reference_answers: pl.DataFrame | None,
     method: Gap,
-    seed: int,
     bias: Bias,
 ) -> pl.DataFrame:
     """The columns of `Gap`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to rate.
         reference_answers: Another model's answers to the same prompts.
         method: The options of the method.
-        seed: Enters the requests' keys.
         bias: Counts the ratings of `rows`.
 
     Raises:
@@ -63,8 +60,11 @@ def rate_gap(
         )
     judged = exchanges(rows)
     references = answers_by_prompt(judged, reference_answers)
-    ratings = rate_aspect(engine, judged, method.aspect, seed)
-    reference_ratings = rate_aspect(engine, list(references.values()), method.aspect, seed)
+    ratings = rate_aspect(judge, judged, method.aspect)
+    of_references = Judge(judge.engine, judge.seed)
+    reference_ratings = rate_aspect(of_references, list(references.values()), method.aspect)
+    written = {prompt for prompt, e in references.items() if e.row in of_references.written}
+    judge.written.update(exchange.row for exchange in judged if exchange.prompt in written)
     bias.add_ratings(judged, ratings)
     by_prompt = dict(zip(references, reference_ratings, strict=True))
     by_row = {exchange.row: by_prompt.get(exchange.prompt) for exchange in judged}
