@@ -86,6 +86,13 @@ class DataKind(StrEnum):
     FILES = "files"
 
 
+class OptionalColumn(str):
+    """A column in `reads` that need not be there: the stage does without it.
+
+    It is in the table, and in the fingerprint, where it is there.
+    """
+
+
 class InputFilesMark:
     """Marks an option whose value names files: it is hashed by content, never by path."""
 

@@ -12,7 +12,16 @@ from types import SimpleNamespace
 
 from pipeline.errors import OptionError, UserError
 from pipeline.recipe.problems import suggest
-from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, DataKind, Edge, Stage
+from pipeline.stage import (
+    ALL,
+    BASE_COLUMNS,
+    RESERVED,
+    Columns,
+    DataKind,
+    Edge,
+    OptionalColumn,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -185,7 +194,7 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
         return
     reads = step.stage.reads(edge.name, step.options)
     for column in () if reads == ALL else reads:
-        if column not in source.columns:
+        if column not in source.columns and not isinstance(column, OptionalColumn):
             what = f"{step.label} reads the column {column!r}"
             added = [c for c in source.columns if c not in BASE_COLUMNS[DataKind.RECORDS]]
             problems.append(

@@ -18,6 +18,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.stage import Files, Records, stage
 from stages._common.charts import table
 from stages._common.option_types import Distinct
+from stages._selection.columns import shown_columns
 
 MAX_VALUES: Final = 12
 """Values of a column that get a row of their own; the others share one."""
@@ -28,7 +29,7 @@ CHOSEN: Final = "chosen"
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     both = ["origins", *options.columns]
-    return {"pool": both, "selected": [*both, *options.selected_columns]}
+    return {"pool": both, "selected": [*both, *shown_columns(options.selected_columns)]}
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -64,7 +65,8 @@ def summary(
         columns: Columns of both edges. Texts and integers are counted by value, flags by how
             many are true; other numbers are summed up by their 10th, 50th and 90th
             percentiles.
-        selected_columns: Columns that only the selected rows have, such as `cluster`.
+        selected_columns: Columns that only the selected rows have, such as `cluster`. One
+            that another selector adds, and these rows lack, is named as missing.
 
     Raises:
         UserError: `verdict` is not connected to a `report.ablation`.
@@ -102,7 +104,11 @@ def summary(
         parts.append(_flags(edges, flags, rows))
     if scores:
         parts.append(_percentiles(edges, scores))
-    parts += [_counts(name, {CHOSEN: selected[name]}, rows) for name in selected_columns]
+    absent = [name for name in selected_columns if name not in selected.columns]
+    added = [name for name in selected_columns if name not in absent]
+    parts += [_counts(name, {CHOSEN: selected[name]}, rows) for name in added]
+    if absent:
+        parts.append(f"The selected rows have no {', '.join(f'`{name}`' for name in absent)}.")
     if verdict is not None:
         parts.append(_page(verdict))
     (ctx.files / "summary.md").write_text("\n\n".join(parts) + "\n", "utf-8")
