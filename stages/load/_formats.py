@@ -59,11 +59,12 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     >>> recognize({"instruction": "Add.", "output": "3"})
     'alpaca'
     """
+    if format == "prompt":  # named, it is one whatever the other fields are
+        return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
     for name in formats:
         if _MATCHES[name](row):
-            is_all = name != "prompt" or format or not any(map(_is_answer, map(str, row)))
-            return name if is_all else None
+            return name
     return None
 
 
@@ -79,7 +80,7 @@ _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     ),
     "oasst": lambda row: isinstance(row.get("prompt"), dict) and "role" in row["prompt"],
     "prompt_completion": lambda row: "prompt" in row and "completion" in row,
-    "prompt": lambda row: _has_prompt(row),
+    "prompt": lambda row: _has_prompt(row) and not any(map(_is_answer, map(str, row))),
 }
 
 
@@ -127,11 +128,11 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
     >>> list(conversations({"prompt": "Why?", "completion": "So."}, None, {}))[0].turns
     [('user', 'Why?'), ('assistant', 'So.')]
     """
-    if turns_have(row, "role") or turns_have(row, "from"):
-        row = {"messages" if format == "messages" else "conversations": row}
     if not isinstance(row, dict):
-        yield Unusable(f"a row must be an object, not {json_type(row)}")
-        return
+        if not (turns_have(row, "role") or turns_have(row, "from")):
+            yield Unusable(f"a row must be an object, not {json_type(row)}")
+            return
+        row = {"messages" if format == "messages" else "conversations": row}
     hidden: Row = {}
     if fields:
         row, hidden = rename_fields(row, fields)

@@ -19,6 +19,7 @@ from stages.load._json import DECODER, LARGE, NOT_UTF8, UNDECODED, Position, che
 from stages.load._stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _GAP: Final = re.compile(r"[ \t\n\r,]*")
 _ROW_START: Final = re.compile(r'[,}\]][ \t\n\r]*(?=\{[ \t\n\r]*"|\[)')
 _INDENT: Final = re.compile(r"\n[ \t]*$")
@@ -33,8 +34,8 @@ _OVERLAP: Final = 1 << 10
 _SIBLINGS: Final = 64
 """How many elements are read to see in what list they are."""
 
-_SAMPLE: Final = 1000
-"""Of how many rows the layout and the keys are learned."""
+_SAMPLE: Final = 50
+"""Of how many rows of a part the keys are learned."""
 
 _BEHIND: Final = "there is more after the end of the JSON array"
 
@@ -196,26 +197,46 @@ class _Rows:
         self.closed, self.broken = False, False
 
     def __iter__(self) -> Iterator[Position]:
-        window, count = self._window, 0
+        window = self._window
         while window.skip(_GAP):
+            yield from self._plain_rows()
+            if not window.skip(_GAP):
+                return
             if window.text[window.at] == "]" and self._is_closed():
                 self.closed = True
                 return
             line = window.line
-            if count < _SAMPLE:
-                self._learn_layout()
+            self._learn_layout()
             value, end, error, is_whole = self._element()
             if is_whole:
-                if count < _SAMPLE:
-                    self._learn_keys(value)
+                self._learn_keys(value)
                 window.advance(end)
             elif not self._resume(end, error == TOO_LONG):
                 self.broken = True
                 if not window.is_torn():
                     yield line, None, error
                 return
-            count += 1
             yield line, value, error
+
+    def _plain_rows(self) -> Iterator[Position]:
+        """The rows up to one that is special in any way: nearly all are read here."""
+        window, learned = self._window, 0
+        text, at, line = window.text, window.at, window.line
+        while not window.dirty and text[at : at + 1] in self._brackets:
+            try:
+                value, end = DECODER.raw_decode(text, at)
+            except (ValueError, RecursionError, MemoryError):
+                break
+            comma = _COMMA.match(text, end)
+            if comma is None or end - at > HEAD:
+                break
+            if learned < _SAMPLE:
+                self._learn_keys(value)
+                learned += 1
+            yield line, value, None
+            line += text.count("\n", at, comma.end())
+            at = comma.end()
+        window.at, window.line = at, line
 
     def _learn_layout(self) -> None:
         """With which bracket and how far indented the rows begin."""

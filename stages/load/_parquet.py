@@ -18,7 +18,7 @@ from stages.load._tables import unpacked
 _WHOLE: Final = 256 << 20
 """The largest Parquet file that may itself be compressed, since it is read at once."""
 
-_BATCH: Final = 1024
+_BATCH: Final = 256
 _BATCH_BYTES: Final = 64 << 20
 
 _RATIO: Final = 200
@@ -101,13 +101,14 @@ def _check_expansion(group: Any, path: Path) -> None:
 def _batch_size(group: Any, path: Path) -> int:
     """How many rows are decoded at once.
 
-    Of a dictionary each row may be the longest text, and that as long as the whole column
-    where it is compressed beyond what several texts would be.
+    Each row may be the longest text of a dictionary. Writers end one at a megabyte; a larger
+    one, or one that is compressed beyond what several texts would be, may be a single text.
     """
     row = group.total_byte_size // max(group.num_rows, 1)
     for column, ratio, size in _columns(group, path):
-        if ratio > _RATIO // 10 and any("DICTIONARY" in name for name in column.encodings):
-            row = max(row, size)
+        if column.has_dictionary_page:
+            own = column.data_page_offset - column.dictionary_page_offset
+            row = max(row, size if ratio > _RATIO // 10 or own > 1 << 20 else 0)
     return max(1, min(_BATCH, _BATCH_BYTES // max(row, 1)))
 
 

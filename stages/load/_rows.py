@@ -74,12 +74,12 @@ def read_files(
     """
     total, before = sum(path.stat().st_size for path in paths), 0
     for path in paths:
-        stream = Stream(path)
+        stream, name = Stream(path), path.name
         rows = _positions(stream, head(path)[0], container_of, nested, delimiter)
         for number, position in enumerate(rows):
             if number % _REPORT_EVERY == 0:
                 ctx.progress(before + stream.read, total)
-            yield path.name, position
+            yield name, position
         before += path.stat().st_size
 
 

@@ -90,11 +90,7 @@ def is_flat(row: Any) -> bool:
     >>> is_flat({"message_id": "b", "parent_id": "a", "role": "assistant", "text": "So."})
     True
     """
-    return (
-        isinstance(row, dict)
-        and "parent_id" in row  # this first: it is asked of every row
-        and row.keys() >= {"message_id", "role", "text"}
-    )
+    return isinstance(row, dict) and row.keys() >= {"message_id", "parent_id", "role", "text"}
 
 
 def flat_trees(rows: Iterable[Row]) -> Iterator[FlatMessage]:

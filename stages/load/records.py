@@ -199,11 +199,12 @@ def _output_rows(
 ) -> Iterator[OutputRow]:
     # Rows come one by one from a parser, and each may break in its own manner.
     positions = iter(positions)
+    parent = fields.get("parent_id", "parent_id") if format in (None, "oasst") else None
     for file, (line, row, error) in positions:
         if error:
             yield _failed(error, file, line)
             continue
-        if format in (None, "oasst") and _is_message(row, fields):
+        if type(row) is dict and parent in row and _is_message(row, fields):
             yield from _flat_rows(chain([(file, (line, row, error))], positions), fields)
             return
         for conversation in conversations(row, format, fields):
