@@ -84,7 +84,7 @@ def _is_row_of_lines(line: bytes, following: bytes) -> bool:
     next line is a complete object, without the comma that would part rows of an array.
     """
     line, second = line.strip(), following.lstrip().partition(b"\n")[0].strip()
-    if line.endswith(b"]"):
+    if line.endswith(b"]") and parses(line):
         return bool(second)
     return not line.endswith((b"[", b",")) and second[:1] in (b"{", b"[") and parses(second)
 

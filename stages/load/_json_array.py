@@ -21,9 +21,14 @@ from stages.load._stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 _COMMA: Final = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
 _GAP: Final = re.compile(r"[ \t\n\r,]*")
-_ROW_START: Final = re.compile(r'[,}\]][ \t\n\r]*(?=\{[ \t\n\r]*"|\[)')
+_ROW_START: Final = re.compile(
+    r'(?:\][ \t\n\r]*\[|[,}\]])[ \t\n\r]*(?=\{[ \t\n\r]*"|\[[ \t\n\r]*[{\["])'
+)
 _INDENT: Final = re.compile(r"\n[ \t]*$")
-_FIRST_KEY: Final = re.compile(r'\{[ \t\n\r]*"((?:[^"\\]|\\.){0,1000})"[ \t\n\r]*:')
+_MORE_ROWS: Final = re.compile(r"[}\]]?[ \t\n\r]*,[ \t\n\r]*[{\[]")
+_FIRST_KEY: Final = re.compile(
+    r'(?:\[[ \t\n\r]*)?\{[ \t\n\r]*"((?:[^"\\]|\\.){0,1000})"[ \t\n\r]*:'
+)
 
 _TOKEN: Final = 16
 """No token but a string is longer: an error that near to the end may be for want of the rest."""
@@ -38,6 +43,7 @@ _SAMPLE: Final = 50
 """Of how many rows of a part the keys are learned."""
 
 _BEHIND: Final = "there is more after the end of the JSON array"
+_NOT_CLOSED: Final = "the JSON object around the rows is not closed: the file ends early"
 
 
 class _Window:
@@ -110,46 +116,13 @@ def json_array(stream: Stream) -> Iterator[Position]:
     window.more()
     wrapped = WRAPPED.match(window.text)
     begin = wrapped.end() if wrapped else window.text.index("[") + 1
-    around = window.text[:begin].lstrip()
+    rows = _Rows(window, window.text[:begin].lstrip())
     window.advance(begin)
-    rows = _Rows(window, is_wrapped=bool(wrapped))
     yield from rows
-    while rows.closed and (error := _end(around, window)):
-        if stream.cut or not stream.complete:
-            break
-        yield window.line, None, error
-        window.advance(window.at + 1)
-        if not (window.skip(_SPACE) and window.text[window.at] == "["):
-            return
-        window.advance(window.at + 1)  # arrays one after the other
-        around = "["
-        yield from (rows := _Rows(window))
     if stream.cut:
         yield window.line, None, stream.cut
-    elif stream.complete and not rows.closed and not rows.broken:
+    elif stream.complete and not rows.ended:
         yield window.line, None, "the JSON array is not closed: the file ends early"
-
-
-def _end(around: str, window: _Window) -> str | None:
-    """The error behind an array, if any.
-
-    Args:
-        around: What stands before its elements.
-        window: At its closing bracket.
-    """
-    while window.held() < ROW_LIMIT and window.more():
-        pass
-    around += window.text[window.at :]  # the file without the array's elements
-    try:
-        DECODER.decode(around)
-    except json.JSONDecodeError as error:
-        if error.pos >= len(around):
-            return "the JSON object around the rows is not closed: the file ends early"
-    except (ValueError, RecursionError):
-        pass  # it cannot be understood, and belongs to no row
-    else:
-        return None
-    return _BEHIND
 
 
 class _Element(NamedTuple):
@@ -168,6 +141,22 @@ class _Element(NamedTuple):
     is_whole: bool
 
 
+def _swallows_rows(value: Any) -> bool:
+    """Whether a list of turns holds lists: without its closing bracket it swallows all rows."""
+    return (
+        type(value) is list
+        and len(value) > 0
+        and type(value[0]) is dict
+        and any(type(turn) is list for turn in value)
+    )
+
+
+def _names(value: Any) -> set[str]:
+    """The fields of a row; of a list those of its first object."""
+    first = value[0] if isinstance(value, list) and value else value
+    return set(first) if isinstance(first, dict) else set()
+
+
 class _List(Enum):
     """What list an element is in, from how that goes on."""
 
@@ -181,20 +170,19 @@ class _Rows:
 
     Args:
         window: The file.
-        is_wrapped: Whether an object lies around the array.
+        around: What stands before the elements.
 
     Attributes:
-        closed: After the last element, whether a closing bracket follows.
-        broken: Whether the last element was broken, so that no end of the array was seen.
+        ended: After the last element, whether the array is closed, or a failure says all.
     """
 
-    def __init__(self, window: _Window, is_wrapped: bool = False) -> None:
-        self._window, self._is_wrapped = window, is_wrapped
+    def __init__(self, window: _Window, around: str) -> None:
+        self._window, self._around = window, around
         self._keys: set[str] = set()
         self._nested_keys = {"role", "content", "from", "value"}
         self._brackets: set[str] = set()
         self._indent = ""
-        self.closed, self.broken = False, False
+        self.ended = False
 
     def __iter__(self) -> Iterator[Position]:
         window = self._window
@@ -202,21 +190,40 @@ class _Rows:
             yield from self._plain_rows()
             if not window.skip(_GAP):
                 return
-            if window.text[window.at] == "]" and self._is_closed():
-                self.closed = True
-                return
             line = window.line
-            self._learn_layout()
-            value, end, error, is_whole = self._element()
+            if window.text[window.at] == "]":
+                value, end, is_whole = None, window.at + 1, False
+                error = self._end()
+                if error is None or error == _NOT_CLOSED:
+                    self.ended = True
+                    yield from [(line, None, error)] if error else []
+                    return
+            else:
+                self._learn_layout()
+                value, end, error, is_whole = self._element()
             if is_whole:
                 self._learn_keys(value)
                 window.advance(end)
             elif not self._resume(end, error == TOO_LONG):
-                self.broken = True
+                self.ended = True
                 if not window.is_torn():
                     yield line, None, error
                 return
             yield line, value, error
+
+    def _end(self) -> str | None:
+        """The error behind the closing bracket at the position, if any."""
+        window = self._window
+        while window.held() < ROW_LIMIT and window.more():
+            pass
+        text = self._around + window.text[window.at :]  # the file without the elements
+        try:
+            DECODER.decode(text)
+        except json.JSONDecodeError as error:
+            return _NOT_CLOSED if error.pos >= len(text) and not window.is_torn() else _BEHIND
+        except (ValueError, RecursionError):
+            return _BEHIND  # it cannot be understood, and belongs to no row
+        return None
 
     def _plain_rows(self) -> Iterator[Position]:
         """The rows up to one that is special in any way: nearly all are read here."""
@@ -228,7 +235,7 @@ class _Rows:
             except (ValueError, RecursionError, MemoryError):
                 break
             comma = _COMMA.match(text, end)
-            if comma is None or end - at > HEAD:
+            if comma is None or end - at > HEAD or _swallows_rows(value):
                 break
             if learned < _SAMPLE:
                 self._learn_keys(value)
@@ -249,8 +256,8 @@ class _Rows:
 
     def _learn_keys(self, value: Any) -> None:
         """The names of the fields of rows, and of the objects in their lists."""
+        self._keys.update(_names(value))
         if isinstance(value, dict):
-            self._keys.update(value)
             for field in value.values():
                 if isinstance(field, list) and field and isinstance(field[0], dict):
                     self._nested_keys.update(field[0])
@@ -286,6 +293,9 @@ class _Rows:
         """The element, unless it is no text, too long, or something stands behind it."""
         window = self._window
         text, start = window.text, window.at
+        if _swallows_rows(value):
+            why = "invalid JSON: the list of turns holds lists; its end seems to be missing"
+            return _Element(None, start, why, False)
         if behind < len(text) and not self._may_follow(behind):
             why = f"invalid JSON: something stands behind the row (character {behind - start})"
             return _Element(None, end, why, False)
@@ -302,17 +312,14 @@ class _Rows:
         mark = self._window.text[at]
         return mark == "," or mark in self._brackets or (mark == "]" and self._closes(at))
 
-    def _is_closed(self) -> bool:
-        """Whether the closing bracket at the position ends the array."""
-        while self._window.held() < _OVERLAP and self._window.more():
-            pass
-        return self._closes(self._window.at)
-
     def _closes(self, at: int) -> bool:
-        """Whether a closing bracket ends the array: no row stands behind it."""
+        """Whether a closing bracket may end the array, to judge by what stands behind it."""
         text = self._window.text
-        behind = _GAP.match(text, at + 1).end()  # type: ignore[union-attr]
-        return text[behind : behind + 1] not in self._brackets
+        behind = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+        following = text[behind : behind + 1]
+        if self._around != "[" and following in (",", "}"):
+            return not _MORE_ROWS.match(text, behind)
+        return following not in {",", "}", *self._brackets}
 
     def _resume(self, search: int, is_long: bool) -> bool:
         """Move on to where the next row begins; False if the file ends before.
@@ -360,14 +367,15 @@ class _Rows:
         if error:
             first = _FIRST_KEY.match(window.text, window.at)
             return is_indented or bool(first and first.group(1) in keys), window.at
-        names = set(value) if isinstance(value, dict) else set()
+        names = _names(value)
         kind, end = self._list(end)
         is_like_rows = is_indented or not names.isdisjoint(keys)
         if kind is _List.ROWS:
             return True, end
         if kind is _List.NESTED:
             return is_indented and not names.isdisjoint(keys), end
-        return is_like_rows or not (is_long or names <= self._nested_keys), end
+        is_nested = isinstance(value, dict) and names <= self._nested_keys
+        return is_like_rows or not (is_long or is_nested), end
 
     def _list(self, end: int) -> tuple[_List, int]:
         """In what list an element is, and how far that was read.
@@ -381,7 +389,7 @@ class _Rows:
             behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
             if text[behind : behind + 1] == "]":
                 ends = _SPACE.match(text, behind + 1).end() == len(text)  # type: ignore[union-attr]
-                if ends or self._is_wrapped:
+                if ends or self._around != "[":
                     return (_List.ROWS if ends and window.complete else _List.UNCLEAR), end
                 return _List.NESTED, behind
             following = _GAP.match(text, behind).end()  # type: ignore[union-attr]

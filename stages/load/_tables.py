@@ -46,8 +46,6 @@ def delimited(
                 continue
         elif unusable:
             error = unusable  # without its header no row can be understood
-        elif len(cells) != len(header) and not error:
-            error = f"{len(cells)} cells where the header has {len(header)}"
         if error:
             yield line, None, error
         else:
@@ -71,6 +69,7 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
     first one, so that a stray quote does not swallow the rest of the file.
     """
     source = _Rewindable(stream)
+    width = 0
     limit = csv.field_size_limit(sys.maxsize)  # a row has a limit, its cells have none
     try:
         while True:
@@ -85,14 +84,23 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
             else:
                 if cells is None:
                     break
-                undecoded = any(UNDECODED.search(cell) for cell in cells)
+                width = width or len(cells)
+                error = _cells_error(cells, width)
                 if cells:  # a blank line has none
-                    yield source.first, cells, NOT_UTF8 if undecoded else None
+                    yield source.first, cells, error
+                if error and source.holds_rows(delimiter, width):
+                    source.rewind()
             source.forget()
     finally:
         csv.field_size_limit(limit)
     if stream.cut:
         yield source.first, [], stream.cut
+
+
+def _cells_error(cells: list[str], width: int) -> str | None:
+    if len(cells) != width:
+        return f"{len(cells)} cells where the header has {width}"
+    return NOT_UTF8 if any(UNDECODED.search(cell) for cell in cells) else None
 
 
 class _TooLong(Exception):
@@ -150,6 +158,15 @@ class _Rewindable:
     def rewind(self) -> None:
         """Let the current record be its first line alone."""
         self._at, self._lines = self._second, 1
+
+    def holds_rows(self, delimiter: str, width: int) -> bool:
+        """Whether each line behind the record's first is a row: a stray quote swallowed them."""
+        rest = self._data[self._second : self._at].decode("utf-8", "surrogateescape")
+        rows = csv.reader(rest.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        try:
+            return bool(rest) and all(len(cells) == width for cells in rows if cells)
+        except csv.Error:
+            return False
 
     def forget(self) -> None:
         """Begin a new record."""
