@@ -20,7 +20,9 @@ from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
 from stages._common.verdicts import evidence_of, verdict
+from stages.load._container import container
 from stages.load._item_texts import NESTED, is_item, layout, texts_of
+from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
     TOO_DEEP,
@@ -31,8 +33,6 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._stream import container
-from stages.load._tables import Position
 
 Name = Literal["gsm8k", "humaneval", "ifeval", "mmlu", "mt_bench", "truthfulqa", "vicuna_bench"]
 
