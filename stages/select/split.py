@@ -177,7 +177,7 @@ def _parts_of(
     if fractions:
         names = [name for name in fractions if name != last]
         ends = np.cumsum([fractions[name] for name in names])
-        return np.array([*names, last])[np.searchsorted(ends, draws, side="right")].tolist()
+        return [[*names, last][i] for i in np.searchsorted(ends, draws, side="right").tolist()]
     result, free = np.full(len(draws), last, dtype=object), np.argsort(draws, kind="stable")
     for name, size in counts.items():
         selected = fill(sizes.astype(np.int64), free.tolist(), size)
