@@ -30,6 +30,7 @@ from schemas.records import turns
 from stages._common.option_types import Distinct
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.random_draws import uniform
+from stages._text.tokens import spaced
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""
@@ -50,7 +51,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds={"split": pl.String},
@@ -145,9 +146,9 @@ def _provenance() -> list[pl.Expr]:
 
 
 def _words() -> pl.Expr:
-    """Words between white space in the turns of user and assistant together."""
+    """Words between white space in the turns of user and assistant together (see `spaced`)."""
     said = pl.concat_list(turns("user"), turns("assistant")).list.join(" ")
-    return said.str.count_matches(r"\S+").cast(pl.Int64)
+    return spaced(said).str.count_matches(r"\S+").cast(pl.Int64)
 
 
 def _write(
