@@ -13,7 +13,9 @@ it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 
 Before the star stand the edges of the graph (`Records`, `Documents`, `Items`,
 `Files`; `list[Records]` for several, `Records | None = None` for an optional
-one, `Records | Files` for either). After it stand the options: they enter the
+one, `Records | Files` for either). A name that is a word of Python's has an underscore in
+the code alone: the parameter `except_` is the edge `except`, and `select/except_.py` holds
+`select.except`. After the star stand the options: they enter the
 fingerprint, so whatever may change a result is one of them. `ctx` carries
 execution only.
 
@@ -41,6 +43,7 @@ Failed source positions may also carry `file` and `line`.
 from __future__ import annotations
 
 import inspect
+import keyword
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -116,12 +119,23 @@ Adds = Columns | Callable[[Any, Edges], Columns]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def python_name(name: str) -> str:
+    """A name of a recipe as Python has it: `except` is `except_`."""
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def recipe_name(name: str) -> str:
+    """A name of Python's as a recipe has it: the inverse of `python_name`."""
+    bare = name.removesuffix("_")
+    return bare if keyword.iskeyword(bare) else name
+
+
 @dataclass(frozen=True)
 class Edge:
     """One input of a stage.
 
     Args:
-        name: The parameter's name.
+        name: Its name in a recipe.
         kinds: What it takes, the preferred first; `narrowed` to one once it is connected.
         many: Whether it takes several steps.
         optional: Whether it may be left unconnected.
@@ -131,6 +145,11 @@ class Edge:
     kinds: tuple[DataKind, ...]
     many: bool
     optional: bool
+
+    @property
+    def parameter(self) -> str:
+        """The name of its parameter."""
+        return python_name(self.name)
 
     @property
     def kind(self) -> DataKind:
@@ -244,6 +263,17 @@ class Stage:
     def file(self) -> Path:
         """The file of its function."""
         return Path(inspect.getfile(self.function))
+
+    def call(self, ctx: Any, edges: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """Call the function.
+
+        Args:
+            ctx: The context.
+            edges: The inputs by edge.
+            options: The options by name.
+        """
+        inputs = {python_name(name): value for name, value in edges.items()}
+        return self.function(ctx, **inputs, **options)
 
     def input_files(self, options: SimpleNamespace) -> list[Path]:
         """Files that it reads beside its InputFiles options: `input_files` of its module.

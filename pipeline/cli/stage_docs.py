@@ -37,7 +37,10 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
         "scope": stage.scope,
         "makes": makes + (" and files" if stage.fills_files and makes != "files" else ""),
         "edges": {
-            edge.name: {"kind": _kind_text(edge), "doc": doc.arguments.get(edge.name, "")}
+            edge.name: {
+                "kind": _kind_text(edge),
+                "doc": doc.arguments.get(edge.parameter, ""),
+            }
             for edge in stage.edges
         },
         "options": {

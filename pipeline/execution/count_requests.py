@@ -122,7 +122,7 @@ def _run(
     with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
         context = _CountingContext.of(Path(folder), seen)
         try:
-            planned.step.stage.function(context, **inputs, **options)
+            planned.step.stage.call(context, inputs, options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None

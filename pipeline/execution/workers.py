@@ -71,7 +71,8 @@ class StageCall:
     folder: Path
 
     def __call__(self, ctx: Context, rows: pl.DataFrame) -> Any:
-        return self.stage.function(ctx, rows, **self.edges, **vars(self.options))
+        edges = {self.stage.edges[0].name: rows, **self.edges}
+        return self.stage.call(ctx, edges, vars(self.options))
 
 
 @dataclass

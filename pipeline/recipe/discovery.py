@@ -23,7 +23,7 @@ import polars as pl
 
 from pipeline.errors import UserError, program
 from pipeline.recipe.problems import closest
-from pipeline.stage import ROOT, DataKind, Edge, Option, Stage
+from pipeline.stage import ROOT, DataKind, Edge, Option, Stage, python_name, recipe_name
 
 FAMILIES: Final = ROOT / "stages"
 _MARK: Final = re.compile(r"^@(?:\w+\.)*stage\(", re.MULTILINE)
@@ -55,7 +55,9 @@ def find(name: str) -> Stage:
 
 def _candidates(name: str) -> list[tuple[str, str | None]]:
     """Modules in which a stage of this name may be, with the function's name if it says one."""
-    candidates: list[tuple[str, str | None]] = [(f"stages.{name}", None), (name, None)]
+    family, dot, method = name.rpartition(".")
+    ours = f"stages.{family}{dot}{python_name(method)}"
+    candidates: list[tuple[str, str | None]] = [(ours, None), (name, None)]
     if "." in name:
         module, _, attribute = name.rpartition(".")
         candidates.append((module, attribute))
@@ -93,7 +95,7 @@ def available(folder: Path = FAMILIES) -> list[str]:
     whose names begin with an underscore are not looked into.
     """
     return sorted(
-        f"{family.name}.{module.stem}"
+        f"{family.name}.{recipe_name(module.stem)}"
         for family in _public(folder)
         if family.is_dir()
         for module in _public(family)
@@ -210,6 +212,5 @@ def _edge(name: str, annotation: Any) -> Edge:
             f"the edge {name!r} must be Records, Documents, Items or Files, got {annotation!r}; "
             "options stand after the star"
         )
-    return Edge(
-        name, kinds, many=many, optional=is_union and type(None) in typing.get_args(annotation)
-    )
+    optional = is_union and type(None) in typing.get_args(annotation)
+    return Edge(recipe_name(name), kinds, many=many, optional=optional)

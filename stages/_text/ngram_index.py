@@ -161,18 +161,15 @@ def build_index(
     tokenized = words(texts["text"])
     hashed = hash_tokens(tokenized)
     flat = tokenized.explode(empty_as_null=False, keep_nulls=False)
-    nontrivial = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
     tables = []
     for length, rolled in rolling_hashes(hashed.values, ngram_size):
         if length == ngram_size:
-            counts = np.maximum(hashed.lengths - (ngram_size - 1), 0)
-            starts = ranges(hashed.offsets[:-1], counts)
-            starts = starts[nontrivial[starts + ngram_size] > nontrivial[starts]]
+            starts = ngram_starts(hashed, flat, ngram_size)
         elif length >= min_words:
             starts = hashed.offsets[:-1][hashed.lengths == length]
+            starts = starts[has_distinct_words(hashed.values, starts, length)]
         else:
             continue
-        starts = starts[has_distinct_words(hashed.values, starts, length)]
         tables.append(make_table(length, rolled[starts], starts, hashed.offsets))
     ngrams, _ = _indexed(tables, hashed.offsets)
     whole = index_whole(hashed, flat, np.flatnonzero(ngrams.to_numpy() == 0), ngram_size)
@@ -180,6 +177,21 @@ def build_index(
         pl.Series("length", hashed.lengths), *_indexed([*tables, *whole.tables], hashed.offsets)
     )
     return Index(ngram_size, named, flat, hashed, tables, whole, short_anywhere)
+
+
+def ngram_starts(hashed: Ragged, flat: pl.Series, ngram_size: int) -> Integers:
+    """The first words of the n-grams that are compared: all but those of `MIN_DISTINCT_WORDS`.
+
+    Args:
+        hashed: The hashes of the words of each text.
+        flat: The words of all texts.
+        ngram_size: Words per n-gram.
+    """
+    nontrivial = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
+    counts = np.maximum(hashed.lengths - (ngram_size - 1), 0)
+    starts = ranges(hashed.offsets[:-1], counts)
+    starts = starts[nontrivial[starts + ngram_size] > nontrivial[starts]]
+    return starts[has_distinct_words(hashed.values, starts, ngram_size)]
 
 
 def _indexed(tables: list[NgramTable], offsets: Integers) -> list[pl.Series]:

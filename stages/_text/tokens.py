@@ -35,8 +35,13 @@ MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
 """Sentence marks and quotes. Brackets and operators are not among them: they carry
 meaning in mathematics and code ("C++" is not "C")."""
 
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts written without spaces between words: every character is a token."""
+_UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts written without spaces between words: every character is a token.
+
+Korean is written with spaces, and so are its words counted."""
+
+_UNSPACED_WORD: Final = rf"[[{_UNSPACED}]--\p{{M}}]\p{{M}}*[\p{{P}}\p{{S}}]*"
+"""A character of such a script with its marks (vowels, tones), and the punctuation behind it."""
 
 _NUMBER = r"\p{N}+(?:(?:[.,:]\p{N}+)+!?|!)"
 """Marks inside a number and a factorial behind it belong to it: 3.5 is not 3:5, nor 5! a 5."""
@@ -164,6 +169,20 @@ def words(texts: pl.Series) -> pl.Series:
     """
     plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(rf"['’{INVISIBLE}]", "")
     return plain.str.extract_all(_WORD)
+
+
+def spaced(text: pl.Expr) -> pl.Expr:
+    r"""A text in which the words of scripts without spaces are counted as all others are.
+
+    Every character of Chinese, Japanese, Thai, Lao, Khmer and Burmese has spaces around it;
+    other texts stay as they are. What a word is beside that is for the caller to say.
+
+    Example:
+        >>> texts = pl.DataFrame({"text": ["Tea 茶です。", "tea, please"]})
+        >>> texts.select(spaced(pl.col("text")).str.count_matches(r"\S+"))["text"].to_list()
+        [4, 2]
+    """
+    return text.str.replace_all(f"({_UNSPACED_WORD})", " $1 ")
 
 
 def factorize(words: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:

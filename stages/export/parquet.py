@@ -33,6 +33,7 @@ from stages._common.option_types import Distinct
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.columns import shown_columns
 from stages._selection.random_draws import uniform
+from stages._text.tokens import spaced
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds=_adds,
@@ -183,9 +184,9 @@ def _provenance() -> list[pl.Expr]:
 
 
 def _words() -> pl.Expr:
-    """Words between white space in the turns of user and assistant together."""
+    """Words between white space in the turns of user and assistant together (see `spaced`)."""
     said = pl.concat_list(turns("user"), turns("assistant")).list.join(" ")
-    return said.str.count_matches(r"\S+").cast(pl.Int64)
+    return spaced(said).str.count_matches(r"\S+").cast(pl.Int64)
 
 
 def _write(

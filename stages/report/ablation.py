@@ -252,9 +252,8 @@ def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.D
         raise UserError(
             "the arms contain evaluation rows",
             why="\n    ".join(problems),
-            hint="take them out of the pool before selecting: decontaminate.ngram, with the "
-            "file of the evaluation rows loaded by load.benchmarks (path: FILE, benchmark: "
-            "heldout) on the edge benchmarks",
+            hint="take them out of the pool before selecting: select.except, with the pool on the "
+            "edge rows, the evaluation rows on the edge except, and match: near",
         )
 
 

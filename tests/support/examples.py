@@ -158,7 +158,7 @@ def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleCont
     """The stage's result on the example's inputs, or on those given instead."""
     context = ExampleContext.of(folder)
     arguments = {**example.inputs(), **inputs}
-    return example.stage.function(context, **arguments, **vars(example.options)), context
+    return example.stage.call(context, arguments, vars(example.options)), context
 
 
 def _teacher(text: str) -> Answer:

@@ -74,7 +74,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={"rows": ["messages", "input_start", "origins"]},
     adds=_adds,

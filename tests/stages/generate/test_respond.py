@@ -7,13 +7,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
 from stages.generate.respond import Answer, respond
-from stages.generate.respond.context import InContext, nearest_passages
+from stages.generate.respond.context import InContext, _split, nearest_passages
 from stages.generate.respond.continuation import Continue, first_part
 from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
 from stages.generate.respond.reason import Reason
@@ -98,6 +100,29 @@ def test_context_is_shown_and_left_out_of_the_row(ctx: Context) -> None:
     answers = respond(context, rows, texts, models=ONE, method=InContext(num_passages=1))
     assert "Wasps chew wood" in context.engine.asked[0][0].prompt[-1][1]
     assert answers["messages"][0][0]["content"] == "How do wasps nest?"
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), max_size=80), st.integers(1, 6))
+def test_passages_are_words_between_white_space(text: str, size: int) -> None:
+    words = text.split()
+    expected = [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
+    assert _split(text, size) == expected
+
+
+@given(st.text(st.sampled_from("茶です。ที่ดa ,\n"), max_size=40), st.integers(1, 6))
+def test_passages_of_scripts_without_spaces_lose_nothing(text: str, size: int) -> None:
+    passages = _split(text, size)
+    assert "".join("".join(passages).split()) == "".join(text.split())
+    assert all(passages)
+    assert all(len(passage) <= size * 8 for passage in passages if "a" not in passage)
+
+
+def test_chinese_passages_are_cut_and_found() -> None:
+    text = "蜜蜂用跳舞告诉同伴花在哪里。" * 3 + "黄蜂嚼木头来筑巢。" * 3
+    passages = _split(text, 13)
+    assert passages[0] == "蜜蜂用跳舞告诉同伴花在哪里。"
+    (best,) = nearest_passages(["黄蜂怎样筑巢？"], passages, 1)
+    assert "筑巢" in best[0]
 
 
 def test_nearest_passages_are_those_that_share_words() -> None:
