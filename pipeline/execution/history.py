@@ -68,6 +68,7 @@ def _status(planned: PlannedStep, artifact: Artifact | None) -> dict[str, Any]:
         "uses": planned.step.stage.name,
         "state": planned.state,
         "fingerprint": planned.fingerprint,
+        "drifted": planned.drifted,
         "rows_in": counts["in"] if counts else None,
         "created": counts["created"] if counts else None,
         "kept": counts["kept"] if counts else None,
