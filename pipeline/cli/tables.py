@@ -284,9 +284,10 @@ def record_history(record: Mapping[str, Any]) -> str:
         lines.append(f"\n{event['stage']} ({event['uses']}): {event['verdict']}")
         for key, value in event.items():
             repeated = key in REPEATED and shown.get(key) == value
-            if key not in ("stage", "uses", "verdict") and not repeated:
+            if key not in ("stage", "uses", "verdict", "named") and not repeated:
                 lines.append(f"  {key}: {_short(value)}")
                 shown[key] = value
+        lines += [f"  {name}: {_short(text)}" for name, text in event.get("named", {}).items()]
     return "\n".join(lines)
 
 
