@@ -147,8 +147,8 @@ def _estimate(
         known.close()
     if counted is None or not counted.requests:
         counted = count_without_rows(planned)
-    made = counted.output if counted and planned.step.stage.creates else None
-    outputs.add(planned, last, made, counted.rows if counted else 0)
+    generated = counted.output if counted and planned.step.stage.creates else None
+    outputs.add(planned, last, generated, counted.rows if counted else 0)
     if counted is None:
         return _as_before(planned, last, rows, known.lengths)
     return _of_counted(planned, counted, rows, last, known.lengths)
