@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import STORE, AsJson, StoreFolder, app, print_json, verb
+from pipeline.cli.app import STORE, AsJson, Group, StoreFolder, app, print_json, verb
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.models.journal.journal import Journal
 
 group = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Count, check, export and import the models' answers.",

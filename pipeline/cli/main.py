@@ -10,8 +10,10 @@ from pipeline.cli import journal as journal
 # isort: on
 from pipeline.cli.app import app
 from pipeline.errors import program
+from pipeline.terminal import protect
 
 
 def main() -> None:
     """Run the verb that `sys.argv` names."""
+    protect()
     app(prog_name=program())

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, Final
 
-from pipeline.cli.tables import WIDTH, table
+from pipeline.cli.tables import table, width
 from pipeline.recipe.docstrings import class_arguments, docstring_of
 from pipeline.recipe.problems import option_groups
 from pipeline.recipe.type_text import type_text, yaml_text
@@ -116,13 +116,13 @@ def _option_lines(options: Mapping[str, Any], depth: int) -> Iterator[str]:
 
 
 def _wrapped(text: str, depth: int, hang: int = 0) -> list[str]:
-    """Paragraphs as lines of at most `WIDTH` characters, further lines `hang` deeper."""
+    """Paragraphs as lines as wide as the terminal, further lines `hang` deeper."""
     return [
         line
         for paragraph in text.split("\n\n")
         for line in textwrap.wrap(
             paragraph,
-            WIDTH,
+            width(),
             initial_indent=INDENT * depth,
             subsequent_indent=INDENT * (depth + hang),
             break_long_words=False,

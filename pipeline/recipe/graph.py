@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from pipeline.errors import OptionError, UserError
-from pipeline.recipe.problems import suggest
+from pipeline.recipe.added_columns import stages_that_add
+from pipeline.recipe.problems import closest, suggest
 from pipeline.stage import (
     ALL,
     BASE_COLUMNS,
@@ -201,9 +202,19 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
                 UserError(
                     f"{what}, which {source.name!r} does not have",
                     where=step.where,
-                    hint=suggest(column, added) or "add a stage before it that makes the column",
+                    hint=_hint_for_missing(column, added),
                 )
             )
+
+
+def _hint_for_missing(column: str, added: Sequence[str]) -> str:
+    """What to do about a column that is not there: a close name, or the stages that add it."""
+    close = closest(column, added)
+    makers = stages_that_add(column)
+    if makers:
+        several = " or ".join([", ".join(makers[:-1]), makers[-1]] if makers[1:] else makers)
+        return f"{close or ''} {column}: add {several} before it".strip()
+    return close or suggest(column, added) or "add a stage before it that makes the column"
 
 
 def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[UserError]) -> Step:

@@ -91,9 +91,13 @@ def test_requests_that_only_the_options_decide_are_known_before_the_rows(tmp_pat
     recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
     store = Store(tmp_path)
     estimates = estimate_steps(recipe, store, plan(recipe, store))
-    assert estimates["new"].requests, "as many as its options say, whatever the seeds are"
-    assert estimates["new"].tokens is None
-    assert estimates["evolved"].requests is None, "as many as there will be rows"
+    new, evolved = estimates["new"], estimates["evolved"]
+    assert new.expected.requests, "as many as its options say, whatever the seeds are"
+    assert new.expected.tokens, "and about as long"
+    assert new.at_most.requests == new.expected.requests + BOUNDED["max_requests"]
+    assert evolved.at_most.rows == BOUNDED["num_rows"]
+    assert evolved.at_most.requests, "as many as there will be rows at most"
+    assert evolved.all_kept
 
 
 @pytest.mark.parametrize(("rows", "bound", "requests"), [(9000, None, 9000), (9000, 30, 30)])
@@ -115,7 +119,7 @@ def test_of_many_rows_a_sample_is_counted_and_scaled(
     recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
     run(recipe, tmp_path / "store", "a")
     store = Store(tmp_path / "store")
-    assert estimate_steps(recipe, store, plan(recipe, store))["b"].requests == requests
+    assert estimate_steps(recipe, store, plan(recipe, store))["b"].expected.requests == requests
 
 
 def test_a_plan_of_a_large_generator_takes_seconds(tmp_path: Path) -> None:
@@ -123,5 +127,7 @@ def test_a_plan_of_a_large_generator_takes_seconds(tmp_path: Path) -> None:
     recipe, store = Recipe.load("self-instruct"), Store(tmp_path)
     start = time.process_time()
     estimate = estimate_steps(recipe, store, plan(recipe, store))["invented"]
-    assert 40_000 <= (estimate.requests or 0) <= 50_000, "2 for each of 20,000 tasks, and rounds"
+    assert 40_000 <= (estimate.expected.requests or 0) <= 50_000, (
+        "2 for each of 20,000 tasks, and rounds"
+    )
     assert time.process_time() - start < 20

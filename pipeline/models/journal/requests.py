@@ -235,6 +235,8 @@ def complete(
         stored = journal.get_many([p.key for p, _ in answers])
         responses |= stored
         failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
+        if len(answers) < len(batch):
+            ctx.count(unanswered=len(batch) - len(answers))
         for request, _ in batch:
             gate.reconcile(request, _actual_usage(request, stored.get(request.key), ctx, price))
         done += len(batch)
@@ -242,7 +244,7 @@ def complete(
             ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
     if done < len(gate.missing):
         raise ctx.budget.exhausted(len(gate.missing) - done)
-    return [_completion(p, responses.get(p.key), failures.get(p.key)) for p in prepared]
+    return [completion_of(p, responses.get(p.key), failures.get(p.key)) for p in prepared]
 
 
 def _actual_usage(
@@ -265,9 +267,16 @@ def _actual_usage(
     return Usage.of(1, prompt, completion, price)
 
 
-def _completion(
-    prepared: PreparedRequest, response: dict[str, Any] | None, failure: str | None
+def completion_of(
+    prepared: PreparedRequest, response: dict[str, Any] | None, failure: str | None = None
 ) -> Completion:
+    """What a stage gets for a request.
+
+    Args:
+        prepared: The request.
+        response: The raw response; None where there is none.
+        failure: Why there is none, if it was sent.
+    """
     if response is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
