@@ -37,7 +37,7 @@ CHANGEABLE: Final = ("models", "stages", "prices", "budget")
 
 _YAML: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = {
-    "timestamp": "a date", "int": "an integer of at most 64 bits", "float": "a number",
+    "timestamp": "a date", "int": "an integer", "float": "a number",
     "bool": "true or false", "null": "null", "str": "a text of valid Unicode",
 }  # fmt: skip
 """What a scalar of each tag must be; other tags are not those of a recipe."""
@@ -306,7 +306,9 @@ class _Reader:
         except (ValueError, KeyError, AttributeError, IndexError, OverflowError):
             # PyYAML checks only the form of dates, and nothing of what a tag says.
             self._loader.recursive_objects.pop(node, None)
-            what = f"the value must be {_SCALARS[kind]}, got {_shortened(node.value)}"
+            large = kind == "int" and any(map(str.isdigit, node.value))
+            expected = _SCALARS[kind] + " of at most 64 bits" * large
+            what = f"the value must be {expected}, got {_shortened(node.value)}"
             hint = None if kind == "str" else "put it in quotes if it is a text"
             self._problem(what, node, hint)
             return ascii(node.value)[1:-1]
