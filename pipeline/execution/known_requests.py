@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pipeline.models.base import Completion, LanguageModel, Request
 from pipeline.models.counting import CountingEngine
 from pipeline.models.identity import identity
-from pipeline.models.journal.journal import Journal, journal_in
+from pipeline.models.journal.journal import Journal, journal_in, parse_stored
 from pipeline.models.journal.requests import completion_of
 from pipeline.store.store import Store
 
@@ -68,8 +68,8 @@ class KnownRequests:
         def answers(requests: Sequence[Request]) -> list[Completion | None]:
             prepared = rendering.prepare(requests, identified)
             responses = journal.get_many([p.key for p in prepared if p.error is None])
-            return [completion_of(p, responses[p.key]) if p.key in responses else None
-                    for p in prepared]  # fmt: skip
+            stored = {k: parse_stored(journal.path, k, r) for k, r in responses.items()}
+            return [completion_of(p, stored[p.key]) if p.key in stored else None for p in prepared]
 
         engine.answers = answers
         engine.context_tokens = rendering.context_tokens

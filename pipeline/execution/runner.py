@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +31,14 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.artifact import Artifact, file_entries
-from pipeline.store.hashing import column_digest, digest
+from pipeline.store.artifact import Artifact, file_entries, kept_digest
+from pipeline.store.hashing import column_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
 
 _OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
+_FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
 DISK_HINTS: Final = {
     errno.ENOSPC: "free some space, then run again: finished work is kept",
     errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
@@ -46,6 +46,9 @@ DISK_HINTS: Final = {
     errno.EROFS: _OTHER_FOLDER,
     errno.EACCES: _OTHER_FOLDER,
     errno.EPERM: _OTHER_FOLDER,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: _FOREIGN,
+    errno.EISDIR: _FOREIGN,
 }
 """What to do about errors of the disk that the user can fix."""
 
@@ -210,7 +213,6 @@ class Runner:
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
         files = file_entries(staging)
-        hashes = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
         assert planned.fingerprint is not None
         assert planned.parts is not None
         return Manifest(
@@ -222,7 +224,7 @@ class Runner:
             fingerprint=planned.fingerprint,
             parts=dict(planned.parts),
             code=code_hash(stage),
-            digest=digest([columns, hashes]),
+            digest=kept_digest(columns, files),
             columns=columns,
             counts=outcome.counts,
             computed=outcome.computed,
@@ -285,10 +287,3 @@ def _disk_errors_explained(root: Path) -> Iterator[None]:
         denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
         hint = "make it readable" if denied else DISK_HINTS[error.errno]
         raise UserError(str(error.strerror), where=str(path), hint=hint) from error
-    except sqlite3.OperationalError as error:
-        raise UserError(
-            "the request journal cannot be written",
-            where=str(root / "journal"),
-            why=str(error),
-            hint="free some space or choose another folder with --store DIR; nothing is lost",
-        ) from error
