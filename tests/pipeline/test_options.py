@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import pytest
+import yaml
 from pydantic import Field
 
-from pipeline.cli.stage_docs import stage_entry, stage_page
+from pipeline.cli.stage_docs import split_example, stage_entry, stage_page
 from pipeline.context import Context
 from pipeline.errors import OptionError, RecipeErrors, UserError
 from pipeline.execution.plan import check, plan
@@ -274,6 +277,51 @@ def test_the_page_of_a_stage() -> None:
         "  ",
     )
     assert "Keep some rows.\n\nReturns:\n    A verdict for each row.\n\ninputs\n" in page
+
+
+@pytest.mark.parametrize("name", available())
+def test_the_example_of_a_stage_can_be_copied_from_its_page(name: str) -> None:
+    page = stage_page(stage_entry(find(name)))
+    assert "```" not in page
+    assert ">>>" not in page
+    assert "\nExample:" not in page
+    body, heading, copied = page.partition("\nexample, below `stages:` of a recipe\n")
+    body, heading, copied = (body, heading, copied) if heading else page.partition("\nexample\n")
+    text = copied if copied.lstrip().startswith("models:") else f"stages:\n{copied}"
+    steps = yaml.safe_load(text)["stages"]
+    assert name in [step["uses"] for step in steps.values()]
+
+
+def test_a_page_says_once_what_methods_have_in_common() -> None:
+    for name in available():
+        entry = stage_entry(find(name))
+        lines = stage_page(entry).splitlines()
+        assert len(lines) < 300, name
+        for option in entry["options"].values():
+            for method, group in option.get("methods", {}).items():
+                section = _section(lines, method)
+                for inner in group["options"]:
+                    assert re.search(rf"\b{inner}\b", section), (name, method, inner)
+
+
+def _section(lines: list[str], method: str) -> str:
+    """The lines of a method on a page."""
+    start = next(i for i, line in enumerate(lines) if re.match(rf"    {method}(: |$)", line))
+    inside = itertools.takewhile(lambda line: line.startswith("     "), lines[start + 1 :])
+    return "\n".join(inside)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A.\n\nExample:\n    ```yaml\n    a: 1\n    ```\n\n    >>> 1\n    1\n", ("A.", "a: 1")),
+        ("A.\n\nExample::\n\n    a:\n      b: 1\n\nC.", ("A.\n\nC.", "a:\n  b: 1")),
+        ("A.\n\nExample:\n    >>> 1\n    1\n\nC.", ("A.\n\nC.", "")),
+        ("A: see Example: b.", ("A: see Example: b.", "")),
+    ],
+)
+def test_examples_in_docstrings(text: str, expected: tuple[str, str]) -> None:
+    assert split_example(text) == expected
 
 
 def test_no_page_shows_pythons_own_spelling() -> None:
