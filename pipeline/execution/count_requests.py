@@ -3,13 +3,18 @@
 Of more rows than `SAMPLE` a sample is run, and scaled where requests grow with the rows.
 Where the rows are not there yet, requests are known if they do not depend on them: a stage
 that makes a fixed number of rows sends as many requests whatever rows come in.
+
+A stage of the user's own may do more than send requests: where it takes long it is stopped,
+and run on fewer rows.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +33,16 @@ from schemas.records import RECORD_COLUMNS
 SAMPLE: Final = 4000
 """Rows on which a stage is counted: ids are digests, so the first are any."""
 
+SMALL_SAMPLE: Final = 200
+"""Rows on which a stage is counted that takes too long on `SAMPLE`."""
+
+MAX_SECONDS: Final = 10.0
+"""How long a stage of the user's own may run while it is counted."""
+
 MAX_MADE: Final = 2000
 """Rows that a stage is let make (option `num_rows`) while its requests are counted."""
+
+_log = logging.getLogger(__name__)
 
 _STAND_INS: Final = (64, 96)
 """Rows of the two made-up inputs by which requests that do not depend on rows are known."""
@@ -84,14 +97,20 @@ class _CountingContext(Context):
         return self.engines.setdefault(model, CountingEngine(model, answer))
 
 
+def is_own(planned: PlannedStep) -> bool:
+    """Whether the step's stage is the user's own code."""
+    return not planned.step.stage.function.__module__.startswith("stages.")
+
+
 def count_requests(
     planned: PlannedStep, outputs: StepOutputs, seen: Mapping[LanguageModel, Lengths]
 ) -> dict[LanguageModel, Counts] | None:
     """The requests of a step by model; None where its rows are not there, or cannot be counted.
 
     Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
-    sample asks clearly more than its half, the requests grow with the rows and are
-    scaled, else they are bounded by the options.
+    sample sends clearly more than its half, the requests grow with the rows and are
+    scaled, else they are bounded by the options. A stage of the user's own that takes longer
+    than `MAX_SECONDS` is counted on `SMALL_SAMPLE` rows, and a warning says so.
 
     Args:
         planned: The step.
@@ -101,17 +120,60 @@ def count_requests(
     inputs = _inputs(planned, outputs)
     if inputs is None:
         return None
+    name = planned.step.name
+    try:
+        return _counted(planned, inputs, seen, SAMPLE)
+    except _TooSlow:
+        text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
+        _log.warning(text, name, MAX_SECONDS, SMALL_SAMPLE)
+    try:
+        return _counted(planned, inputs, seen, SMALL_SAMPLE)
+    except _TooSlow:
+        _log.warning("%s takes more than %g s on these as well: unknown", name, MAX_SECONDS)
+        return None
+
+
+def _counted(
+    planned: PlannedStep,
+    inputs: Mapping[str, Any],
+    seen: Mapping[LanguageModel, Lengths],
+    sample: int,
+) -> dict[LanguageModel, Counts] | None:
+    """The requests counted on a sample of so many rows."""
     number = max((len(i) for i in inputs.values() if isinstance(i, pl.DataFrame)), default=0)
-    counts = _run(planned, {name: _head(i, SAMPLE) for name, i in inputs.items()}, seen)
-    if counts is None or number <= SAMPLE:
+    counts = _run(planned, {name: _head(i, sample) for name, i in inputs.items()}, seen)
+    if counts is None or number <= sample:
         return counts
-    half = _run(planned, {name: _head(i, SAMPLE // 2) for name, i in inputs.items()}, seen)
+    half = _run(planned, {name: _head(i, sample // 2) for name, i in inputs.items()}, seen)
     scaled = {}
     for model, whole in counts.items():
         part = half[model].requests if half and model in half else 0.0
         grows = whole.requests > 1.5 * part
-        scaled[model] = whole.times(number / SAMPLE) if grows else whole
+        scaled[model] = whole.times(number / sample) if grows else whole
     return scaled
+
+
+class _TooSlow(BaseException):
+    """Stops a stage; not an `Exception`, which the stage might take for a fault of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `_TooSlow` within it after so many seconds; only the main thread can be stopped."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _run(
@@ -122,7 +184,8 @@ def _run(
     with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
         context = _CountingContext.of(Path(folder), seen)
         try:
-            planned.step.stage.function(context, **inputs, **options)
+            with _time_limit(MAX_SECONDS if is_own(planned) else None):
+                planned.step.stage.function(context, **inputs, **options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
@@ -187,7 +250,10 @@ def requests_without_rows(planned: PlannedStep) -> int | None:
         }
         if len(inputs) < len(planned.step.stage.edges):
             return None
-        counts = _run(planned, inputs, {})
+        try:
+            counts = _run(planned, inputs, {})
+        except _TooSlow:
+            return None
         totals.append(None if counts is None else sum(c.requests for c in counts.values()))
     return round(totals[0]) if totals[0] is not None and totals[0] == totals[1] else None
 

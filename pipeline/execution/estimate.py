@@ -21,6 +21,7 @@ from pipeline.execution.count_requests import (
     Counts,
     Lengths,
     count_requests,
+    is_own,
     language_models,
     requests_without_rows,
 )
@@ -74,6 +75,16 @@ class ActualUsage:
 def uses_language_model(planned: PlannedStep) -> bool:
     """Whether a step sends requests to a language model, or may."""
     return bool(language_models(planned)) and planned.step.stage.gives_rows
+
+
+def counting_notes(steps: Sequence[PlannedStep]) -> list[str]:
+    """What `plan` will run of the user's own code to count its requests, one line each."""
+    return [
+        f"{planned.step.label} is run on some rows to count its requests: none is sent, but "
+        "whatever else its code does is done"
+        for planned in steps
+        if uses_language_model(planned) and planned.state != "cached" and is_own(planned)
+    ]
 
 
 def estimate_steps(

@@ -130,12 +130,12 @@ stages:
     assert first.returncode == Exit.BUDGET, first.stderr
     assert "the budget of the run is reached: 4 requests" in first.stderr
     assert "2 requests are left" in first.stderr
-    assert "asked by new: 4 requests" in first.stderr
+    assert "requests of new: 4 requests" in first.stderr
     planned = command("plan", *call)
     assert "warning: the budget of the run is 4 requests; 6 are expected" in planned.stdout
     second = command("run", *call)
     assert second.returncode == Exit.DONE, second.stderr
-    assert "asked by new: 6 requests (estimate +0%), 4 of them known before" in second.stderr
+    assert "requests of new: 6 requests (estimate +0%), 4 of them known before" in second.stderr
     raised = command("run", *call, "--set", "budget.requests=9")
     assert raised.returncode == Exit.DONE
 
