@@ -396,6 +396,8 @@ EDGES = [
         "must have an input for 'reference_answers'",
     ),
     ("generate.respond", "{models: [m], method: context}", "must have an input for 'documents'"),
+    ("select.target", "{method: nearest, budget: 3}", "must have an input for 'target'"),
+    ("select.target", "{method: gaps, budget: 3}", "must have an input for 'held'"),
     ("generate.backtranslate", "{model: m, method: humback}", "must have an input for 'documents'"),
 ]
 

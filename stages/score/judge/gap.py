@@ -10,9 +10,9 @@ from typing import Literal
 
 import polars as pl
 
-from pipeline.errors import UserError
 from pipeline.models.base import Engine
 from pipeline.types import option_group
+from stages._common.edges import required
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import answers_by_prompt, exchanges
 from stages.score.judge.labels import sums_by_row
@@ -54,15 +54,11 @@ def rate_gap(
         bias: Counts the ratings of `rows`.
 
     Raises:
-        UserError: There are no reference answers.
+        OptionError: No reference answers are connected.
     """
-    if reference_answers is None:
-        raise UserError(
-            "method gap compares with another model's answers, and there are none",
-            hint="needs: {rows: STAGE, reference_answers: STAGE WITH THE OTHER ANSWERS}",
-        )
+    answers = required(reference_answers, "reference_answers", method.name)
     judged = exchanges(rows)
-    references = answers_by_prompt(judged, reference_answers)
+    references = answers_by_prompt(judged, answers)
     ratings = rate_aspect(engine, judged, method.aspect, seed)
     reference_ratings = rate_aspect(engine, list(references.values()), method.aspect, seed)
     bias.add_ratings(judged, ratings)

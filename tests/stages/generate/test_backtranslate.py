@@ -251,9 +251,9 @@ def test_pairs_of_a_group_get_the_instruction_that_was_inferred(ctx: Context) ->
 
 def test_a_missing_edge_is_an_error(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("x", "stop"))
-    with pytest.raises(UserError, match="'rows' must be connected for method inverse"):
+    with pytest.raises(UserError, match="inverse must have an input for 'rows'"):
         backtranslate(context, documents(["a"]), model=MODEL, method=Inverse())
-    with pytest.raises(UserError, match="'documents' must be connected for method humback"):
+    with pytest.raises(UserError, match="humback must have an input for 'documents'"):
         backtranslate(context, model=MODEL)
 
 

@@ -157,11 +157,11 @@ def test_a_cut_answer_is_requested_again_with_a_higher_limit(
 
 
 def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
-    with pytest.raises(UserError, match="'documents' must be connected for method continue"):
+    with pytest.raises(UserError, match="continue must have an input for 'documents'"):
         respond(scripted(ctx, echo), rows, models=ONE, method=Continue())
-    with pytest.raises(UserError, match="'rows' must be connected for method answer"):
+    with pytest.raises(UserError, match="answer must have an input for 'rows'"):
         respond(scripted(ctx, echo), None, documents("a b"), models=ONE)
-    with pytest.raises(UserError, match="'documents' must be connected for method context"):
+    with pytest.raises(UserError, match="context must have an input for 'documents'"):
         respond(scripted(ctx, echo), rows, models=ONE, method=InContext())
 
 

@@ -160,5 +160,5 @@ def test_wrong_options_are_named_before_anything_runs(
 
 
 def test_metadata_without_seeds_is_told(ctx: Context) -> None:
-    with pytest.raises(UserError, match="needs records on the edge seeds"):
+    with pytest.raises(UserError, match="metadata must have an input for 'seeds'"):
         taxonomy(scripted(ctx, teacher), model=NO_MODEL, method=Metadata())

@@ -139,7 +139,7 @@ def test_gaps_compare_answers_to_the_same_prompt(ctx: Context) -> None:
     gaps = dict(zip(rows["id"], result["judge_gap"], strict=True))
     assert gaps == {of(rows, "Why?"): 3.0, of(rows, "How?"): None}
     assert result["error"].null_count() == 2
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="must have an input for 'reference_answers'"):
         judge(context, rows, model=NO_MODEL, method=Gap())
 
 
