@@ -22,7 +22,7 @@ from stages._common.option_types import Distinct
 MAX_VALUES: Final = 12
 """Values of a column that get a row of their own; the others share one."""
 
-CHOSEN: Final = "chosen"
+SELECTED: Final = "selected"
 """The header of the selected rows' numbers."""
 
 
@@ -45,7 +45,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", reads=_reads, check=_check)
+@stage(version=2, scope="set", reads=_reads, check=_check)
 def summary(
     ctx: Context,
     pool: Records,
@@ -85,10 +85,10 @@ def summary(
         >>> print((ctx.files / "summary.md").read_text().splitlines()[-1])
         | is_code |    1 | 50.0% |      1 | 100.0% |
     """
-    edges = {"pool": pool, CHOSEN: selected}
+    edges = {"pool": pool, SELECTED: selected}
     rows = {edge: frame.height for edge, frame in edges.items()}
     share = f" ({selected.height / pool.height:.1%})" if pool.height else ""
-    parts = [f"# What was chosen\n\n{selected.height:,} of {pool.height:,} rows{share}."]
+    parts = [f"# What was selected\n\n{selected.height:,} of {pool.height:,} rows{share}."]
     parts.append(_counts("source", {e: _sources(frame) for e, frame in edges.items()}, rows))
     kinds = {name: selected.schema[name] for name in columns}
     flags = [name for name in columns if kinds[name] == pl.Boolean]
@@ -102,7 +102,7 @@ def summary(
         parts.append(_flags(edges, flags, rows))
     if scores:
         parts.append(_percentiles(edges, scores))
-    parts += [_counts(name, {CHOSEN: selected[name]}, rows) for name in selected_columns]
+    parts += [_counts(name, {SELECTED: selected[name]}, rows) for name in selected_columns]
     if verdict is not None:
         parts.append(_page(verdict))
     (ctx.files / "summary.md").write_text("\n\n".join(parts) + "\n", "utf-8")
