@@ -40,12 +40,12 @@ MAX_SECONDS: Final = 10.0
 """How long a stage of the user's own may run while it is counted."""
 
 MAX_MADE: Final = 2000
-"""Rows that a stage is let make (option `num_rows`) while its requests are counted."""
+"""Rows that a stage may make (option `num_rows`) while its requests are counted."""
 
 _log = logging.getLogger(__name__)
 
 _STAND_INS: Final = (64, 96)
-"""Rows of the two made-up inputs by which requests that do not depend on rows are known."""
+"""Rows of the two stand-ins for inputs by which requests that do not depend on rows are known."""
 
 
 class Lengths(NamedTuple):
@@ -238,7 +238,7 @@ def _head(value: Any, rows: int) -> Any:
 def requests_without_rows(planned: PlannedStep) -> int | None:
     """The requests of a step whatever its rows are, or None where they depend on them.
 
-    The stage is counted on two made-up inputs of different sizes: what comes out the same
+    The stage is counted on two stand-ins of different sizes: what comes out the same
     is decided by the options.
     """
     totals = []
@@ -259,7 +259,7 @@ def requests_without_rows(planned: PlannedStep) -> int | None:
 
 
 def _stand_ins(number: int) -> pl.DataFrame:
-    """Records that say nothing, each of its own."""
+    """Records without a meaning, all different."""
     rows = [
         {
             "id": f"{i:032x}",

@@ -1,4 +1,4 @@
-"""What stages will ask of language models: estimated before a run, compared after it.
+"""The requests of stages to language models: estimated before a run, compared after it.
 
 Requests are counted by running the stage (`count_requests`). An estimate is as if nothing
 were dropped on the way and as if the journal knew none of the answers; those that it does
@@ -93,7 +93,7 @@ def estimate_steps(
     """The estimate for every step that is to run, by name; empty ones for cached steps.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         steps: The planned steps in their order, so that inputs come before what reads them.
     """
@@ -112,10 +112,10 @@ def estimate_steps(
 def estimate_step(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: StepOutputs
 ) -> Estimate:
-    """What a step will ask.
+    """The requests that a step will send.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         planned: The step.
         outputs: The artifacts of the steps before it, as far as they are there.
@@ -212,7 +212,7 @@ def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usag
 
 
 def comparison(estimates: Mapping[str, Estimate], used: Mapping[str, ActualUsage]) -> list[str]:
-    """Lines that compare estimates with what was used; none for stages that asked nothing."""
+    """Lines that compare estimates with what was used; none for stages that sent no request."""
     lines = []
     for name, actual in used.items():
         estimate = estimates[name]

@@ -232,7 +232,7 @@ def _matches(base: Path, pattern: str) -> list[Path]:
 
 
 def _absolute(path: Path) -> Path:
-    # Links are not followed: a cache's blob behind one has no name that tells its format.
+    # Links are not followed: a cache's blob behind one has no name that shows its format.
     return Path(os.path.abspath(path))
 
 

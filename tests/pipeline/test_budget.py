@@ -204,11 +204,11 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     run(recipe(tmp_path, port), store, "a")
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
-    found = estimate_steps(limited, opened, plan(limited, opened))
-    (told,) = budget_warnings(limited, found)
-    tokens = found["new"].tokens
-    total = sum(estimate.tokens or 0 for estimate in found.values())
-    assert told == f"the budget of the run is 9 tokens; at most {total} are expected"
+    matches = estimate_steps(limited, opened, plan(limited, opened))
+    (reported,) = budget_warnings(limited, matches)
+    tokens = matches["new"].tokens
+    total = sum(estimate.tokens or 0 for estimate in matches.values())
+    assert reported == f"the budget of the run is 9 tokens; at most {total} are expected"
     shown = plan_table(estimates(limited, opened, plan(limited, opened)))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
@@ -219,9 +219,9 @@ def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path,
     run(recipe(tmp_path, port), store, "new")
     opened = Store(store)
     wired = recipe(tmp_path, port)
-    told = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
-    assert told["rated"]["requests"] == ROWS
-    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.15)
+    reported = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
+    assert reported["rated"]["requests"] == ROWS
+    assert reported["rated"]["tokens"] == pytest.approx(used(store), rel=0.15)
 
 
 @given(

@@ -54,7 +54,7 @@ class Counted(Context):
 
 def prompt_lengths(engine: Scripted) -> list[int]:
     """Characters of every prompt."""
-    requests = [request for call in engine.asked for request in call]
+    requests = [request for call in engine.calls for request in call]
     return [
         len(r.prompt) if isinstance(r.prompt, str) else sum(len(text) for _, text in r.prompt)
         for r in requests
@@ -68,16 +68,16 @@ def test_every_way_of_asking_is_counted_to_the_request(
     context = Counted(ctx.files, ctx.work, ctx.store)
     context.engine = CountingEngine(LanguageModel(model="any"))
     with counting():
-        case.found.function(context, **case.edges, **case.all_options(tmp_path))
+        case.resolved.function(context, **case.edges, **case.all_options(tmp_path))
     assert not is_counting()
     count = context.engine.count
     sent = scripted(ctx, teacher)
-    case.found.function(sent, **case.edges, **case.all_options(tmp_path))
+    case.resolved.function(sent, **case.edges, **case.all_options(tmp_path))
     lengths = prompt_lengths(sent.engine)
     assert count.requests == len(lengths)
     prompts = sum(TEMPLATE_TOKENS + length / CHARACTERS_PER_TOKEN for length in lengths)
     assert prompts / FACTOR < count.prompt_tokens < prompts * FACTOR
-    answers = sum(len(text) for call in sent.engine.said for text in call) / CHARACTERS_PER_TOKEN
+    answers = sum(len(text) for call in sent.engine.answers for text in call) / CHARACTERS_PER_TOKEN
     assert (prompts + answers) / FACTOR < count.prompt_tokens + count.answer_tokens
     assert count.prompt_tokens + count.answer_tokens < (prompts + answers) * AT_MOST
 

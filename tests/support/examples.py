@@ -38,7 +38,7 @@ ROWS: Final = 24
 MOST: Final = {"num_rows": 40, "max_requests": 60, "num_challenges": 20}
 """Sizes of what examples ask for, where it would take long.
 
-The teacher proposes 40 tasks in a round of requests, so that none is more than was wanted:
+The teacher proposes 40 tasks in a round of requests, so that none is more than `num_rows`:
 estimates leave the surplus of the last round out.
 """
 
@@ -142,7 +142,7 @@ class ExampleContext(Context):
 
 
 class ExampleEngine(Scripted):
-    """Scripted answers, and tinylm where likelihoods or a tokenizer are asked for."""
+    """Scripted answers, and tinylm where likelihoods or a tokenizer are needed."""
 
     def __init__(self, open_model: Any, context: Context) -> None:
         super().__init__(_teacher)
@@ -163,7 +163,7 @@ class ExampleEngine(Scripted):
     @property
     def requests(self) -> list[Request]:
         """All requests so far."""
-        return [request for call in self.asked for request in call]
+        return [request for call in self.calls for request in call]
 
 
 def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleContext]:

@@ -68,7 +68,7 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
     nothing = rated["Who?"]
     assert nothing["error"] == "there is no answer to judge"
     assert nothing["judge_quality"] is None
-    shown = context.engine.asked[0]
+    shown = context.engine.calls[0]
     assert len(shown) == 2
     assert all("could not be better" in request.prompt[-1][1] for request in shown)
     assert all(request.decoding.logprobs == 20 for request in shown)
@@ -78,7 +78,7 @@ def test_an_unreadable_judgement_is_requested_once_more_and_then_fails(ctx: Cont
     context = scripted(ctx, lambda _: ("splendid", "stop"))
     result = judge(context, ROWS[:1], model=NO_MODEL)
     assert "unreadable" in result["error"][0]
-    assert [len(call) for call in context.engine.asked] == [1, 1]
+    assert [len(call) for call in context.engine.calls] == [1, 1]
 
 
 def test_criteria_are_asked_one_by_one(ctx: Context) -> None:
@@ -121,7 +121,7 @@ def test_the_first_pairs_of_a_prompt_may_do(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("A", "stop"))
     result = judge(context, rows, model=NO_MODEL, method=Pairwise(max_pairs=1))
     assert sorted(result["judge_pairs"]) == [0, 1, 1]
-    assert sum(map(len, context.engine.asked)) == 2
+    assert sum(map(len, context.engine.calls)) == 2
 
 
 def test_a_vote_that_fails_fails_both_rows(ctx: Context) -> None:
