@@ -93,12 +93,24 @@ class RecipeErrors(UserError):
 
     Args:
         problems: The mistakes, each with its line.
+
+    Attributes:
+        problems: The mistakes in the order of their lines, each once; what `--set` says last.
     """
 
     def __init__(self, problems: list[UserError]) -> None:
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        super().__init__(f"{count} in the recipe")
-        self.problems = problems
+        distinct = {str(problem): problem for problem in problems}
+        self.problems = sorted(distinct.values(), key=_position)
+        count = len(self.problems)
+        super().__init__(f"{count} mistake{'s' if count != 1 else ''} in the recipe")
 
     def __str__(self) -> str:
         return "\n".join([*(str(problem) for problem in self.problems), self.what])
+
+
+def _position(problem: UserError) -> tuple[bool, str, int]:
+    """The order of a location: a file before its lines, and `--set` after all files."""
+    where = problem.where or ""
+    file, colon, line = where.rpartition(":")
+    lined = bool(colon) and line.isdecimal()
+    return where.startswith("--set"), file if lined else where, int(line) if lined else 0

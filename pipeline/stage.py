@@ -217,7 +217,7 @@ class Stage:
     """A stage function with everything that its signature and declaration say.
 
     Args:
-        name: The name under which it was found.
+        name: Its name, as a recipe has it in `uses`.
         function: The marked function.
         version: Part of the fingerprint.
         scope: "row" where a row's result depends on that row alone, else "set".

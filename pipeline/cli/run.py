@@ -75,7 +75,7 @@ def run(
     finally:
         progress.close()
         for line in comparison(runner.expected, runner.used, runner.stopped):
-            print(f"asked by {line}", file=sys.stderr)
+            print(f"requests of {line}", file=sys.stderr)
     names = list(runner.outputs.artifacts)
     entries = [s for s in history.status(loaded, opened)["stages"] if s["name"] in names]
     print(tables.funnel(entries, runner.ran))
@@ -102,14 +102,18 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would run and why; run nothing."""
+    import sys
+
     from pipeline.cli import tables
-    from pipeline.execution.estimate import budget_warnings, estimate_steps
+    from pipeline.execution.estimate import budget_warnings, counting_notes, estimate_steps
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
 
     loaded, opened = load(recipe, store, overrides, profile)
     planned = make_plan(loaded, opened, stages or [])
     check(planned)
+    for note in counting_notes(planned):
+        print(f"note: {note}", file=sys.stderr)
     expected = estimate_steps(loaded, opened, planned)
     entries, totals = tables.estimates(planned, expected), tables.plan_totals(expected)
     if as_json:

@@ -7,6 +7,9 @@ number of rows sends as many requests whatever rows come in.
 
 Requests whose answers the journal has are looked up as the stage itself would look them up,
 and counted apart: nothing is sent for them.
+
+A stage of the user's own may do more than send requests: where it takes long it is stopped,
+and run on fewer rows.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
 import tempfile
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,11 +49,19 @@ SAMPLE: Final = 4000
 SAMPLE_RENDERED: Final = 1000
 """The same where every prompt is rendered, to be looked up in the journal."""
 
+SMALL_SAMPLE: Final = 200
+"""Rows on which a stage is counted that takes too long on `SAMPLE`."""
+
+MAX_SECONDS: Final = 10.0
+"""How long a stage of the user's own may run while it is counted."""
+
 MAX_MADE: Final = 2000
-"""Rows that a stage is let make (option `num_rows`) while its requests are counted."""
+"""Rows that a stage may make (option `num_rows`) while its requests are counted."""
+
+_log = logging.getLogger(__name__)
 
 _STAND_INS: Final = (64, 96)
-"""Rows of the two made-up inputs by which requests that do not depend on rows are known."""
+"""Rows of the two stand-ins for inputs by which requests that do not depend on rows are known."""
 
 
 class Counts(NamedTuple):
@@ -137,21 +150,44 @@ class _CountingContext(Context):
         return self.engines[model]
 
 
+def is_own(planned: PlannedStep) -> bool:
+    """Whether the step's stage is the user's own code."""
+    return not planned.step.stage.function.__module__.startswith("stages.")
+
+
 def count_requests(
     planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests
 ) -> Counted | None:
     """The requests of a step; None where nothing is known of its rows, or it cannot be counted.
 
     Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
-    sample asks clearly more than its half, the requests grow with the rows and are
-    scaled, else they are bounded by the options.
+    sample sends clearly more than its half, the requests grow with the rows and are
+    scaled, else they are bounded by the options. A stage of the user's own that takes longer
+    than `MAX_SECONDS` is counted on `SMALL_SAMPLE` rows, and a warning says so.
 
     Args:
         planned: The step.
         outputs: What the steps before it have given or will give.
         known: What the journal knows of its models.
     """
-    inputs = _inputs(planned, outputs, min(SAMPLE, SAMPLE_RENDERED) if known.lengths else SAMPLE)
+    try:
+        return _counted(planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE)
+    except _TooSlow:
+        text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
+        _log.warning(text, planned.step.name, MAX_SECONDS, SMALL_SAMPLE)
+    try:
+        return _counted(planned, outputs, known, SMALL_SAMPLE)
+    except _TooSlow:
+        text = "%s takes more than %g s on these as well: unknown"
+        _log.warning(text, planned.step.name, MAX_SECONDS)
+        return None
+
+
+def _counted(
+    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests, limit: int
+) -> Counted | None:
+    """The requests counted on at most so many rows."""
+    inputs = _inputs(planned, outputs, limit)
     counted = _run(planned, inputs.edges, known) if inputs else None
     if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):
         return counted
@@ -159,6 +195,29 @@ def count_requests(
     fewer = _run(planned, half, known)
     grows = counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
     return counted.times(inputs.rows / inputs.size) if grows else replace(counted, grows=False)
+
+
+class _TooSlow(BaseException):
+    """Stops a stage; not an `Exception`, which the stage might take for a fault of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `_TooSlow` within it after so many seconds; only the main thread can be stopped."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _run(
@@ -192,7 +251,8 @@ def _call(
     with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
-            result = planned.step.stage.call(context, inputs, options)
+            with _time_limit(MAX_SECONDS if is_own(planned) else None):
+                result = planned.step.stage.call(context, inputs, options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
@@ -306,7 +366,7 @@ def _half(value: Any, size: int) -> Any:
 def count_without_rows(planned: PlannedStep) -> Counted | None:
     """The requests of a step whatever its rows are, or None where they depend on them.
 
-    The stage is counted on two made-up inputs of different sizes: what comes out the same
+    The stage is counted on two stand-ins of different sizes: what comes out the same
     is decided by the options.
     """
     both = []
@@ -318,7 +378,10 @@ def count_without_rows(planned: PlannedStep) -> Counted | None:
         }
         if len(inputs) < len(planned.step.stage.edges):
             return None
-        both.append(_run(planned, inputs, None))
+        try:
+            both.append(_run(planned, inputs, None))
+        except _TooSlow:
+            return None
     first, second = both
     if not first or not second or round(first.requests) != round(second.requests):
         return None
@@ -326,7 +389,7 @@ def count_without_rows(planned: PlannedStep) -> Counted | None:
 
 
 def _stand_ins(number: int) -> pl.DataFrame:
-    """Records that say nothing, each of its own."""
+    """Records without a meaning, all different."""
     rows = [
         {
             "id": f"{i:032x}",

@@ -1,4 +1,4 @@
-"""What stages will ask of language models: estimated before a run, compared after it.
+"""The requests of stages to language models: estimated before a run, compared after it.
 
 Requests are counted by running the stage (`count_requests`); those that the journal answers
 are free, and counted apart. Behind stages that have not run, rows are followed as if nothing
@@ -24,6 +24,7 @@ from pipeline.execution.count_requests import (
     Counts,
     count_requests,
     count_without_rows,
+    is_own,
     language_models,
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
@@ -95,13 +96,23 @@ def uses_language_model(planned: PlannedStep) -> bool:
     return bool(language_models(planned)) and planned.step.stage.gives_rows
 
 
+def counting_notes(steps: Sequence[PlannedStep]) -> list[str]:
+    """What `plan` will run of the user's own code to count its requests, one line each."""
+    return [
+        f"{planned.step.label} is run on some rows to count its requests: none is sent, but "
+        "whatever else its code does is done"
+        for planned in steps
+        if uses_language_model(planned) and planned.state != "cached" and is_own(planned)
+    ]
+
+
 def estimate_steps(
     recipe: Recipe, store: Store, steps: Sequence[PlannedStep]
 ) -> dict[str, Estimate]:
     """The estimate for every step that is to run, by name; empty ones for cached steps.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         steps: The planned steps in their order, so that inputs come before what reads them.
     """
@@ -120,10 +131,10 @@ def estimate_steps(
 def estimate_step(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: StepOutputs
 ) -> Estimate:
-    """What a step will ask, once the steps before it have run.
+    """What a step will send, once the steps before it have run.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         planned: The step.
         outputs: The artifacts of the steps before it.
@@ -302,7 +313,7 @@ def comparison(
     used: Mapping[str, ActualUsage],
     stopped: str | None = None,
 ) -> list[str]:
-    """Lines that compare estimates with what was used; none for stages that asked nothing.
+    """Lines that compare estimates with what was used; none for stages that sent no request.
 
     Args:
         estimates: By stage, before it ran.

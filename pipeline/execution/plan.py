@@ -61,7 +61,7 @@ class PlannedStep:
 
 @dataclass
 class StepOutputs:
-    """What the steps so far have given.
+    """The outputs of the steps so far.
 
     Attributes:
         artifacts: Their artifacts by step.

@@ -185,7 +185,7 @@ class Request:
         prompt: A text to continue, or (role, content) pairs for the chat template.
         decoding: How the answer is sampled.
         seed: Seed of the stage.
-        sample: Number of the answer, where several are wanted to one prompt: 0, 1, 2, ...
+        sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])

@@ -1,6 +1,6 @@
 """Counting the requests of a stage by running it against engines that send nothing.
 
-`plan` says what a stage will ask of language models before its first run. Nothing says it
+`plan` says what requests a stage will send before its first run. Nothing says it
 twice: the stage's own steps are run on a sample of its rows, every request is counted, and
 is answered at once with a sample of a good answer, so that the steps behind it are counted
 too. Filters on content are off meanwhile (`is_counting`), since a sample says nothing about
@@ -165,7 +165,7 @@ class CountingEngine:
         model: The model that it stands in for.
         mean_answer: Tokens of an answer where they are known from earlier requests;
             None takes every answer for as long as its limit allows.
-        count: What was asked so far.
+        count: The requests so far.
         context_tokens: The longest sequence; None for any.
         answers: Looks answers up in the journal; None where it has none of the model.
         made_up: The keys of the answers that are samples.

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from schemas.records import first_user_turn, instruction, response
+from stages._common.splitmix64 import mix64
 from stages._text.ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors.arrays import parallel_map
 
@@ -257,7 +258,7 @@ def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
     for length, hashes in rolling_hashes(hashed.values, n):
         rolled = hashes if length == n else rolled
     counts = np.maximum(hashed.lengths - (n - 1), 0)
-    return Ragged(offsets_of(counts), _mix(rolled[ranges(hashed.offsets[:-1], counts)]))
+    return Ragged(offsets_of(counts), mix64(rolled[ranges(hashed.offsets[:-1], counts)]))
 
 
 def shingles(texts: pl.Series, n: int) -> Ragged:
@@ -287,7 +288,7 @@ def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
         for k in range(length):
             rolled = rolled * _BASE + hashed.values[first + k]
         counts[short] = 1
-        values.append(_mix(rolled))
+        values.append(mix64(rolled))
         owners.append(short)
     order = np.argsort(np.concatenate(owners), kind="stable")
     return Ragged(offsets_of(counts), np.concatenate(values)[order])
@@ -306,10 +307,3 @@ def shingle_sets(texts: pl.Series, n: int) -> Ragged:
         )
     counts = np.concatenate([part.lengths for part in parts])
     return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread every input bit over all 64 bits (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

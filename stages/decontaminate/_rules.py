@@ -278,7 +278,7 @@ def index_of(benchmarks: Benchmarks, options: _IndexOptions) -> Index | Needles:
         fewest = min(options.ngram_size, options.min_words)
     benchmarks.require(
         set(index.texts["benchmark"].gather(index.searchable())),
-        f"no text of the chosen fields has {fewest} or more words (repeated words apart)",
+        f"no text of the chosen fields has {fewest} or more words (without repeated words)",
     )
     return index
 

@@ -24,7 +24,7 @@ MAX_VALUES: Final = 12
 """Values of a column that get a row of their own; the others share one. Integers of more
 values are summed up by percentiles."""
 
-CHOSEN: Final = "chosen"
+SELECTED: Final = "selected"
 """The header of the selected rows' numbers."""
 
 
@@ -103,15 +103,15 @@ def summary(
         >>> print((ctx.files / "summary.md").read_text().splitlines()[-1])
         | is_code |    1 | 50.0% |      1 | 100.0% |
     """
-    edges = {"pool": pool, CHOSEN: selected}
+    edges = {"pool": pool, SELECTED: selected}
     rows = {edge: frame.height for edge, frame in edges.items()}
     share = f" ({selected.height / pool.height:.1%})" if pool.height else ""
-    parts = [f"# What was chosen\n\n{selected.height:,} of {pool.height:,} rows{share}."]
+    parts = [f"# What was selected\n\n{selected.height:,} of {pool.height:,} rows{share}."]
     parts.append(_counts("source", {e: _sources(frame) for e, frame in edges.items()}, rows))
     parts += _tables(columns, edges, rows)
     absent = [name for name in selected_columns if name not in selected.columns]
     added = [name for name in selected_columns if name not in absent]
-    parts += _tables(added, {CHOSEN: selected}, rows)
+    parts += _tables(added, {SELECTED: selected}, rows)
     if absent:
         parts.append(f"The selected rows have no {', '.join(f'`{name}`' for name in absent)}.")
     if verdict is not None:

@@ -139,14 +139,14 @@ stages:
     assert first.returncode == Exit.BUDGET, first.stderr
     assert "the budget of the run is reached: 4 requests" in first.stderr
     assert "2 requests are left" in first.stderr
-    assert "asked by new: 4 requests, " in first.stderr, "a part is not compared with the whole"
+    assert "requests of new: 4 requests, " in first.stderr, "a part is not compared with the whole"
     assert "about 2 requests left" in first.stderr
     planned = command("plan", *call)
     assert "4 more requests are in the journal" in planned.stdout
     assert "warning" not in planned.stdout, "2 are left to send"
     second = command("run", *call)
     assert second.returncode == Exit.DONE, second.stderr
-    assert "asked by new: 2 requests (estimate +0%), 4 more answered by the" in second.stderr
+    assert "requests of new: 2 requests (estimate +0%), 4 more answered by the" in second.stderr
     raised = command("run", *call, "--set", "budget.requests=9")
     assert raised.returncode == Exit.DONE
 

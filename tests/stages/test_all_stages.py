@@ -1,7 +1,8 @@
 """What holds for every stage, also for one that is added tomorrow: nothing here names any.
 
 Documented, tested, with an example that runs; its requests are counted beforehand, and a
-row's result depends on neither the other rows nor their order.
+row's result depends on neither the other rows nor their order (of set-scope stages
+`test_source_order.py` shows it).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.context import Context
-from pipeline.execution.estimate import estimate_steps
+from pipeline.execution.estimate import counting_notes, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.models import Embedder, LanguageModel
 from pipeline.models.counting import (
@@ -54,7 +54,7 @@ class Counted(Context):
 
 def prompt_lengths(engine: Scripted) -> list[int]:
     """Characters of every prompt."""
-    requests = [request for call in engine.asked for request in call]
+    requests = [request for call in engine.calls for request in call]
     return [
         len(r.prompt) if isinstance(r.prompt, str) else sum(len(text) for _, text in r.prompt)
         for r in requests
@@ -68,16 +68,16 @@ def test_every_way_of_asking_is_counted_to_the_request(
     context = Counted(ctx.files, ctx.work, ctx.store)
     context.engine = CountingEngine(LanguageModel(model="any"))
     with counting():
-        case.found.function(context, **case.edges, **case.all_options(tmp_path))
+        case.resolved.function(context, **case.edges, **case.all_options(tmp_path))
     assert not is_counting()
     count = context.engine.count
     sent = scripted(ctx, teacher)
-    case.found.function(sent, **case.edges, **case.all_options(tmp_path))
+    case.resolved.function(sent, **case.edges, **case.all_options(tmp_path))
     lengths = prompt_lengths(sent.engine)
     assert count.requests == len(lengths)
     prompts = sum(TEMPLATE_TOKENS + length / CHARACTERS_PER_TOKEN for length in lengths)
     assert prompts / FACTOR < count.prompt_tokens < prompts * FACTOR
-    answers = sum(len(text) for call in sent.engine.said for text in call) / CHARACTERS_PER_TOKEN
+    answers = sum(len(text) for call in sent.engine.answers for text in call) / CHARACTERS_PER_TOKEN
     assert (prompts + answers) / FACTOR < count.prompt_tokens + count.answer_tokens
     assert count.prompt_tokens + count.answer_tokens < (prompts + answers) * AT_MOST
 
@@ -120,6 +120,57 @@ def test_of_many_rows_a_sample_is_counted_and_scaled(
     run(recipe, tmp_path / "store", "a")
     store = Store(tmp_path / "store")
     assert estimate_steps(recipe, store, plan(recipe, store))["b"].expected.requests == requests
+
+
+SLOW = """\
+import time
+import polars as pl
+from pipeline.models import Decoding, LanguageModel, Request
+from pipeline.context import Context
+from pipeline.stage import Records, stage
+
+
+@stage(version=1, scope="set", reads=["messages"], adds={{"n": pl.Int32}})
+def slow(ctx: Context, rows: Records, *, model: LanguageModel) -> pl.DataFrame:
+    for _ in range(len(rows)):
+        try:
+            time.sleep({seconds})
+        except Exception:
+            pass  # as a stage that goes on whatever happens
+    ctx.open(model).generate([Request("Why?")] * len(rows))
+    return rows.select(pl.lit(1, pl.Int32).alias("n"))
+"""
+
+
+@pytest.mark.parametrize(("seconds", "requests"), [(0.001, 1200), (0.5, None)])
+def test_a_slow_stage_of_the_users_own_does_not_hold_up_a_plan(
+    seconds: float,
+    requests: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pipeline.execution.count_requests.MAX_SECONDS", 0.6)
+    module = f"slow_stage_{requests}"
+    (tmp_path / f"{module}.py").write_text(SLOW.format(seconds=seconds))
+    monkeypatch.syspath_prepend(tmp_path)
+    pool(tmp_path / "rows.txt", 1200)
+    stages = {
+        "a": {"uses": "tests.support.toys.load", "with": {"path": str(tmp_path / "rows.txt")}},
+        "b": {"uses": module, "needs": "a", "with": {"model": "m"}},
+    }
+    recipe = Recipe.of("counted", stages, {"m": {"engine": "transformers", "model": TINYLM}})
+    run(recipe, tmp_path / "store", "a")
+    store = Store(tmp_path / "store")
+    steps = plan(recipe, store)
+    (note,) = counting_notes(steps)
+    assert note.startswith(f"b ({module}) is run on some rows to count its requests")
+    start = time.monotonic()
+    assert estimate_steps(recipe, store, steps)["b"].requests == requests
+    assert time.monotonic() - start < 10
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings[0].startswith("b takes more than 0.6 s to count")
+    assert len(warnings) == (1 if requests else 2)
 
 
 def test_a_plan_of_a_large_generator_takes_seconds(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ import gzip
 import io
 import json
 import os
+import re
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -40,6 +41,9 @@ MAX_LINE: Final = 64 * 2**20
 MAX_WHY: Final = 200
 MAX_SHOWN: Final = 5
 """Problems that the error of `verify` shows."""
+SHOWN_DIGITS: Final = 12
+"""Digits of a digest that are enough for people."""
+DIGEST: Final = re.compile(r"[0-9a-f]{32,}")
 COUNTS: Final = ("requests", "prompt_tokens", "completion_tokens", "cut", "again")
 
 
@@ -47,9 +51,10 @@ def stats(journal: Journal) -> dict[str, Any]:
     """Count the requests and tokens of each model.
 
     Returns:
-        `requests` and `bytes` of the journal, and under `models` for each model its
-        identity (`model`) with `requests`, `prompt_tokens`, `completion_tokens`, `cut`
-        (answers that reached max_tokens) and `again` (answers beyond the first).
+        `requests` and `bytes` of the journal, and under `models` for each model its `name`
+        for people and its identity (`model`) with `requests`, `prompt_tokens`,
+        `completion_tokens`, `cut` (answers that reached max_tokens) and `again` (answers
+        beyond the first).
     """
     models: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNTS, 0))
     for entry in journal.entries():
@@ -60,7 +65,9 @@ def stats(journal: Journal) -> dict[str, Any]:
         counts["completion_tokens"] += response.completion_tokens
         counts["cut"] += response.finish_reason == "length"
         counts["again"] += entry.answers - 1
-    rows = [{"model": json.loads(name), **counts} for name, counts in sorted(models.items())]
+    names = journal.names()
+    identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
+    rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
 
 
@@ -78,8 +85,30 @@ def _model(journal: Journal, entry: StoredEntry) -> dict[str, Any]:
 def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
     """The rows of a table of `stats`: the model, then its counts in the order of COUNTS."""
     for row in statistics["models"]:
-        name = json.dumps(row["model"]["weights"] if "weights" in row["model"] else row["model"])
-        yield [name, *(f"{row[count]:,}" for count in COUNTS)]
+        yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
+
+
+def _name(model: Any, names: Mapping[str, str]) -> str:
+    """A model's name for people: of its weights, then whatever else its identity has.
+
+    Example:
+        >>> _name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
+        'weights 0123456789ab, dtype float32'
+    """
+    parts = dict(model) if isinstance(model, dict) else {"model": model}
+    weights = parts.pop("weights", None)
+    if isinstance(weights, dict):
+        digest, revision = weights.get("digest"), weights.get("revision")
+        name = weights.get("id") or weights.get("served") or weights.get("name")
+        if digest is not None:
+            name = f"{names.get(digest, 'weights')} {digest[:SHOWN_DIGITS]}"
+        parts = {"": f"{name} {revision[:SHOWN_DIGITS]}" if revision else name} | parts
+    return ", ".join(f"{key} {_short(value)}".strip() for key, value in parts.items())
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:SHOWN_DIGITS] if DIGEST.fullmatch(text) else text
 
 
 def export(journal: Journal, path: Path) -> int:

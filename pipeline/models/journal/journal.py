@@ -50,6 +50,12 @@ CREATE TABLE IF NOT EXISTS responses (
     answers  INTEGER NOT NULL DEFAULT 1  -- how often an answer came; the first one stays
 )
 """
+MODELS = """
+CREATE TABLE IF NOT EXISTS models (
+    digest TEXT NOT NULL PRIMARY KEY,  -- of local weights, as in a request's model
+    name   TEXT NOT NULL               -- for people: the last part of the folder's path
+)
+"""
 INSERT = """
 INSERT INTO responses (key, request, response) VALUES (?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET answers = answers + 1
@@ -202,6 +208,28 @@ class Journal:
         with _errors_explained(self.path):
             (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
         return int(count)
+
+    def name_weights(self, digest: str, name: str) -> None:
+        """Remember what people call local weights, of which requests have the digest alone.
+
+        Args:
+            digest: The digest of the weights, as in a model's identity.
+            name: Their name; the first one stays.
+        """
+        if digest not in self.names():
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(MODELS)
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO models VALUES (?, ?)", [digest, name]
+                )
+
+    def names(self) -> dict[str, str]:
+        """The names of local weights by their digests."""
+        query = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'models')"
+        if self._connection.execute(query).fetchone() == (0,):
+            return {}
+        return dict(self._connection.execute("SELECT digest, name FROM models"))
 
     def lengths(self, model: Mapping[str, Any]) -> tuple[float, float] | None:
         """Mean tokens of prompts and of answers, of a model's newest requests.

@@ -86,7 +86,7 @@ def judge(
         reference_answers: Another model's answers to the same prompts; for the method `gap`.
         model: The judge.
         method: How to judge; each method says what columns it adds.
-        seed: Enters the requests' keys: another seed asks anew.
+        seed: Enters the requests' keys: with another seed they are sent anew.
 
     Returns:
         The columns of the method, `judge_from_logprobs` for all methods but `pairwise`, and

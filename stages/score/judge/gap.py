@@ -10,8 +10,8 @@ from typing import Literal
 
 import polars as pl
 
-from pipeline.errors import UserError
 from pipeline.types import option_group
+from stages._common.edges import required
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import answers_by_prompt, exchanges
 from stages.score.judge.labels import Judge, sums_by_row
@@ -51,15 +51,11 @@ def rate_gap(
         bias: Counts the ratings of `rows`.
 
     Raises:
-        UserError: There are no reference answers.
+        OptionError: No reference answers are connected.
     """
-    if reference_answers is None:
-        raise UserError(
-            "method gap compares with another model's answers, and there are none",
-            hint="needs: {rows: STAGE, reference_answers: STAGE WITH THE OTHER ANSWERS}",
-        )
+    answers = required(reference_answers, "reference_answers", method.name)
     judged = exchanges(rows)
-    references = answers_by_prompt(judged, reference_answers)
+    references = answers_by_prompt(judged, answers)
     ratings = rate_aspect(judge, judged, method.aspect)
     of_references = Judge(judge.engine, judge.seed)
     reference_ratings = rate_aspect(of_references, list(references.values()), method.aspect)

@@ -1,4 +1,4 @@
-"""The part of your own criteria that an answer meets, each asked by itself with yes or no."""
+"""The part of your own criteria that an answer meets, each graded by itself with yes or no."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ distance from the mean. Selecting by gain per token is not offered: it prefers s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,11 +85,14 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    method = options.method
+    _check_inputs(options.method, edges)
+    return {"gain": pl.Float64, "gain_rank": pl.Int32}
+
+
+def _check_inputs(method: Method, edges: Mapping[str, Any]) -> None:
     require_input(edges, "target", method.name, connected=isinstance(method, MutualInformation))
     if isinstance(method, ConditionalGain):
         require_input(edges, "held", method.name)
-    return {"gain": pl.Float64, "gain_rank": pl.Int32}
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -182,7 +187,10 @@ def diverse(
         >>> diverse(ctx, rows, method=KCenter(), budget=2)["gain_rank"].to_list()
         [None, 1, 2]
     """
-    _check_edges(method, target, held)
+    _check_inputs(method, {"target": target, "held": held})
+    if target is not None and not len(target):
+        hint = "see what drops them before"
+        raise UserError("the edge 'target' must have rows, got none", hint=hint)
     is_held = _is_held(rows, held)
     quality = _quality(rows, score, descending, is_held)
     vectors, parts = _concatenated(vector, rows, held, target)
@@ -206,24 +214,6 @@ def diverse(
         picks = greedy(objective, ~np.isnan(quality), costs, budget or 0, draw, ctx.progress)
         selection = _with_nearest(picks, vector_set, parts)
     return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
-
-
-def _check_edges(method: Method, target: Records | None, held: Records | None) -> None:
-    if isinstance(method, MutualInformation) != (target is not None):
-        must = "be connected" if target is None else "be left out"
-        raise UserError(
-            f"the edge 'target' must {must} with method: {method.name}",
-            hint="connect the rows that the selection is for with mutual_information alone",
-        )
-    if target is not None and not len(target):
-        raise UserError(
-            "the edge 'target' must have rows, got none", hint="see what drops them before"
-        )
-    if isinstance(method, ConditionalGain) and held is None:
-        raise UserError(
-            f"the edge 'held' must be connected with method: {method.name}",
-            hint="connect the rows that exist already",
-        )
 
 
 def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Greedy selection of rows by their vectors: the loop, and what it requires of an objective.
 
-Every objective here has gains that never grow while rows are added (graph cut apart, which
+Every objective here has gains that never grow while rows are added (except graph cut, which
 evaluates all rows each time). So a gain computed earlier is an upper bound of the gain now,
 and only rows whose upper bound is above the best gain so far are evaluated again: Minoux
 1978, lazy greedy. It picks what the plain greedy search picks.

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -28,6 +28,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import NonNegativeInt
+from stages._common.edges import require_input
 from stages._common.verdicts import evidence_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
@@ -76,21 +77,14 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    _check_edges(options.method, {edge for edge, columns in edges.items() if columns})
+    _check_inputs(options.method, edges)
     return _added(options.method)
 
 
-def _check_edges(method: Method, connected: Set[str]) -> None:
-    required = REQUIRED_EDGES[method.name]
-    if required not in connected:
-        raise UserError(
-            f"the edge {required!r} must be connected for method: {method.name}",
-            hint=f"needs: {{rows: ..., {required}: ...}}",
-        )
-    if "held" in connected and method.name != "gaps":
-        raise UserError(
-            f"the edge 'held' must be left out for method: {method.name}", hint="use method: gaps"
-        )
+def _check_inputs(method: Method, edges: Mapping[str, Any]) -> None:
+    require_input(edges, REQUIRED_EDGES[method.name], method.name)
+    if method.name != "gaps":
+        require_input(edges, "held", method.name, connected=False)
 
 
 def _added(method: Method) -> Columns:
@@ -150,8 +144,7 @@ def target(
         >>> target(ctx, rows, rows.tail(1), method=Nearest(), budget=1)["target_rank"].to_list()
         [2, 1]
     """
-    connected = {"target": target, "held": held}
-    _check_edges(method, {name for name, frame in connected.items() if frame is not None})
+    _check_inputs(method, {"target": target, "held": held})
     if rows.is_empty():
         return pl.DataFrame(
             schema={**_added(method), "drop_reason": pl.String, "evidence": pl.String}

@@ -15,7 +15,7 @@ from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from pipeline.types import option_group
-from stages._vectors.arrays import PRODUCTS, parallel_map, to_host
+from stages._vectors.arrays import PRODUCTS, parallel_map, product_tolerance, to_host
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -57,7 +57,7 @@ class _Side(NamedTuple):
     @property
     def tolerance(self) -> float:
         """An upper bound of the error of two float32 products of unit vectors."""
-        return float((self.vectors.shape[1] + 8) * 2.0**-22)
+        return 2 * product_tolerance(self.vectors.shape[1])
 
 
 def _side(vectors: Any) -> _Side:

@@ -241,9 +241,9 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
         assert outcomes[of(rows, text)] == (None, None)
     (cause,) = evidence(rows, verdict).values()
     assert len(cause["journal"]) == 1
-    first = {request.prompt[-1][1] for request in context.judge.asked[0]}
+    first = {request.prompt[-1][1] for request in context.judge.calls[0]}
     assert len(first) == 4
-    assert all(request.decoding.choice == ("True", "False") for request in context.judge.asked[0])
+    assert all(request.decoding.choice == ("True", "False") for request in context.judge.calls[0])
 
 
 def test_another_conviction_outweighs_a_missing_judgement(
@@ -272,7 +272,7 @@ def test_the_prompt_is_that_of_the_task_type(
         context = judged(ctx, {SAME: "True"})
         types = {"gsm8k": task_type}
         semantic(context, rows, benchmarks(), embedder=potion, judge=tinylm, task_types=types)
-        (request,) = context.judge.asked[0]
+        (request,) = context.judge.calls[0]
         text = request.prompt[-1][1]
         assert SAME in text
         assert ITEM in text

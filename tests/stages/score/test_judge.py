@@ -70,7 +70,7 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
     nothing = rated["Who?"]
     assert nothing["error"] == "there is no answer to judge"
     assert nothing["judge_quality"] is None
-    shown = context.engine.asked[0]
+    shown = context.engine.calls[0]
     assert len(shown) == 2
     assert all("could not be better" in request.prompt[-1][1] for request in shown)
     assert all(request.decoding.logprobs == 20 for request in shown)
@@ -80,7 +80,7 @@ def test_an_unreadable_judgement_is_requested_once_more_and_then_fails(ctx: Cont
     context = scripted(ctx, lambda _: ("splendid", "stop"))
     result = judge(context, ROWS[:1], model=NO_MODEL)
     assert "unreadable" in result["error"][0]
-    assert [len(call) for call in context.engine.asked] == [1, 1]
+    assert [len(call) for call in context.engine.calls] == [1, 1]
 
 
 def test_criteria_are_asked_one_by_one(ctx: Context) -> None:
@@ -123,7 +123,7 @@ def test_the_first_pairs_of_a_prompt_may_do(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("A", "stop"))
     result = judge(context, rows, model=NO_MODEL, method=Pairwise(max_pairs=1))
     assert sorted(result["judge_pairs"]) == [0, 1, 1]
-    assert sum(map(len, context.engine.asked)) == 2
+    assert sum(map(len, context.engine.calls)) == 2
 
 
 def test_a_vote_that_fails_fails_both_rows(ctx: Context) -> None:
@@ -141,7 +141,7 @@ def test_gaps_compare_answers_to_the_same_prompt(ctx: Context) -> None:
     gaps = dict(zip(rows["id"], result["judge_gap"], strict=True))
     assert gaps == {of(rows, "Why?"): 3.0, of(rows, "How?"): None}
     assert result["error"].null_count() == 2
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="must have an input for 'reference_answers'"):
         judge(context, rows, model=NO_MODEL, method=Gap())
 
 

@@ -412,10 +412,10 @@ def test_mutual_information_stays_near_the_target() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        (MutualInformation(), {"target": None}, "'target' must be connected"),
-        (FacilityLocation(), {"target": TARGET}, "'target' must be left out"),
+        (MutualInformation(), {"target": None}, "must have an input for 'target'"),
+        (FacilityLocation(), {"target": TARGET}, "does not read 'target', got an input"),
         (MutualInformation(), {"target": TARGET.head(0)}, "must have rows"),
-        (ConditionalGain(), {"held": None}, "'held' must be connected"),
+        (ConditionalGain(), {"held": None}, "must have an input for 'held'"),
         (KCenter(), {"held": frame(cloud(3, dimensions=5))}, "must have one length"),
         (KCenter(), {"held": HELD.with_columns(vector=pl.lit(None))}, "vector"),
     ],
