@@ -104,6 +104,7 @@ def make_row(
     messages: list[Message],
     input_start: int | None = None,
     *,
+    tools: str | None = None,
     license: str | None,
     parents: Sequence[str],
     extra: Mapping[str, Any],
@@ -114,8 +115,9 @@ def make_row(
     """The row of one proposal.
 
     Args:
-        messages: The conversation; its digest is the row's id.
+        messages: The conversation; its digest, with the tools', is the row's id.
         input_start: See `schemas.records.RECORD`.
+        tools: The definitions of the tools that the conversation uses, as JSON text.
         license: The license of the row's only origin.
         parents: Ids of the records or documents that the row is made from.
         extra: What the column `extra` holds.
@@ -125,8 +127,9 @@ def make_row(
     """
     reason, evidence = (rejection if error is None else None) or (None, None)
     return {
-        "id": record_id(messages),
+        "id": record_id(messages, tools),
         "messages": messages,
+        "tools": tools,
         "input_start": input_start,
         "origins": [{"license": license}],
         "parents": list(parents),

@@ -49,7 +49,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 @stage(
     version=1,
     scope="set",
-    reads={"rows": ["messages"], "reference_answers": ["messages"]},
+    reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,
     files=True,
 )
