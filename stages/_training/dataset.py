@@ -24,6 +24,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
 from pipeline.models.local.chat_template import PLAIN_TEMPLATE
 from pipeline.store.parquet import to_arrow
+from schemas.turns import template_messages
 
 IGNORED: Final = -100
 """The label of a token that is read and not predicted (torch's `ignore_index`)."""
@@ -172,7 +173,7 @@ def encode(tokenizer: Any, template: str, messages: pl.Series) -> pl.DataFrame:
 def _tokens(tokenizer: Any, template: str, messages: Any) -> tuple[list[int], list[int]]:
     """One conversation's tokens and labels; a template renders row by row."""
     encoded = tokenizer.apply_chat_template(
-        messages,
+        template_messages(messages, template),
         chat_template=template,
         tokenize=True,
         return_dict=True,

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.models import Scored
 from schemas.records import Message
+from schemas.turns import template_messages
 
 MARK: Final = "\ufffcanswer\ufffc"
 
@@ -208,7 +209,7 @@ def _rendered(tokenizer: Any, messages: Sequence[Message], **options: bool) -> s
     from jinja2 import TemplateError
 
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
+        text = tokenizer.apply_chat_template(template_messages(messages), tokenize=False, **options)
     except (TemplateError, TypeError, ValueError) as error:
         raise Unreadable(f"the chat template refuses the conversation: {error}") from error
     return str(text)
