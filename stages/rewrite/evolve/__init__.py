@@ -99,8 +99,8 @@ def evolve(
         The new records. Rows are dropped as `no_gain`, `prompt_leaked`, `refusal`,
         `no_content`, `no_instruction`, `has_tools` (the model would not have them), and for
         answers that were cut or unreadable as `evolved_cut`, `evolved_unparsed`,
-        `actions_cut`, `actions_unparsed`, `response_cut`, `response_unparsed`. What is dropped is tried again in the next round with another
-        operator.
+        `actions_cut`, `actions_unparsed`, `response_cut`, `response_unparsed`.
+        What is dropped is tried again in the next round with another operator.
 
     Example:
         ```yaml
