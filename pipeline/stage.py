@@ -57,6 +57,7 @@ import polars as pl
 
 from pipeline import ROOT as ROOT
 from pipeline.models.base import Embedder, LanguageModel
+from schemas.pairs import PAIR_COLUMNS
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
 Columns = Mapping[str, Any]
@@ -80,12 +81,14 @@ class DataKind(StrEnum):
         RECORDS: Conversations, with the columns `schemas.records.RECORD_COLUMNS`.
         DOCUMENTS: Raw texts, with `DOCUMENT_COLUMNS`.
         ITEMS: Benchmark items, with `ITEM_COLUMNS`.
+        PAIRS: Preference pairs, with `schemas.pairs.PAIR_COLUMNS`.
         FILES: A folder that a stage filled.
     """
 
     RECORDS = "records"
     DOCUMENTS = "documents"
     ITEMS = "items"
+    PAIRS = "pairs"
     FILES = "files"
 
 
@@ -103,6 +106,7 @@ class InputFilesMark:
 Records = Annotated[pl.DataFrame, DataKind.RECORDS]
 Documents = Annotated[pl.DataFrame, DataKind.DOCUMENTS]
 Items = Annotated[pl.DataFrame, DataKind.ITEMS]
+Pairs = Annotated[pl.DataFrame, DataKind.PAIRS]
 Files = Annotated[Path, DataKind.FILES]
 InputFiles = Annotated[tuple[str, ...], InputFilesMark]
 """One path, a list, or glob patterns; resolved to existing files, in sorted order per pattern."""
@@ -111,6 +115,7 @@ BASE_COLUMNS: typing.Final[dict[DataKind, Columns]] = {
     DataKind.RECORDS: RECORD_COLUMNS,
     DataKind.DOCUMENTS: DOCUMENT_COLUMNS,
     DataKind.ITEMS: ITEM_COLUMNS,
+    DataKind.PAIRS: PAIR_COLUMNS,
     DataKind.FILES: {},
 }
 

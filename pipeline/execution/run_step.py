@@ -107,8 +107,8 @@ def _run_by_rows(
     stage, rows = planned.step.stage, _first_input(planned, edges)
     _, *other_edges = [edge.name for edge in stage.edges]
     cache = RowCache(store.row_cache(_cache_key(planned)))
-    # An id is a hash of the messages.
-    id_is_key = set(rows.columns) <= {"id", "messages"}
+    # An id is a hash of the messages and the tools.
+    id_is_key = set(rows.columns) <= {"id", "messages", "tools"}
     keyed = rows.with_columns((rows["id"] if id_is_key else row_keys(rows.drop("id"))).alias(KEY))
     cached = _cached_rows(planned, cache)
     new = keyed.unique(KEY, keep="first", maintain_order=True)

@@ -24,7 +24,8 @@ import polars as pl
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from schemas.records import first_user_turn, instruction, response
+from schemas.records import first_user_turn, instruction, response, tools_text
+from schemas.turns import View, viewed
 from stages._common.splitmix64 import mix64
 from stages._text.ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors.arrays import parallel_map
@@ -64,25 +65,40 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _SHORT = 0x5851F42D4C957F2D
 
 
-def field_reads(field: Field) -> list[str]:
+def field_reads(field: Field, view: View = "calls") -> list[str]:
     """The record columns that `field_text` needs."""
-    return ["messages", "input_start"] if field == "instruction" else ["messages"]
+    start = ["input_start"] if field == "instruction" else []
+    tools = ["tools"] if field == "conversation" and view == "all" else []
+    return ["messages", *start, *tools]
 
 
-def field_text(field: Field) -> pl.Expr:
+def field_text(field: Field, view: View = "calls") -> pl.Expr:
     """The text of a record that a stage compares; an empty text where there is none.
 
-    conversation: all turns; prompt: the first user turn with its input; instruction:
-    the same without it; response: the last assistant turn; both: prompt and response.
+    Args:
+        field: conversation: all turns; prompt: the first user turn with its input;
+            instruction: the same without it; response: the last assistant turn; both: prompt
+            and response.
+        view: What of a turn is seen (`schemas.turns`); with `all`, a conversation ends with
+            the definitions of its tools.
     """
-    contents = pl.element().struct.field("content").fill_null("")
-    expression = {
-        "conversation": pl.col("messages").list.eval(contents).list.join("\n"),
-        "prompt": first_user_turn(),
-        "instruction": instruction(),
-        "response": response(),
-        "both": pl.concat_str(first_user_turn(), response(), separator="\n", ignore_nulls=True),
-    }[field]
+    answer = response(view)
+    match field:
+        case "conversation":
+            contents = pl.element().struct.field("content").fill_null("")
+            expression = viewed(view).list.eval(contents).list.join("\n")
+            if view == "all":
+                expression = pl.concat_str(
+                    expression, tools_text(), separator="\n", ignore_nulls=True
+                )
+        case "prompt":
+            expression = first_user_turn()
+        case "instruction":
+            expression = instruction()
+        case "response":
+            expression = answer
+        case "both":
+            expression = pl.concat_str(first_user_turn(), answer, separator="\n", ignore_nulls=True)
     return expression.fill_null("").alias("text")
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
-from schemas.records import digest
+from schemas.records import digest, tools_text
+from schemas.turns import View, viewed
 
 Turns = Literal["all", "user", "assistant"]
 
@@ -117,13 +118,31 @@ class Benchmarks:
         return np.asarray(numbers.to_numpy(), dtype=np.float64)
 
 
-def turns_of(rows: pl.DataFrame, which: Turns) -> pl.DataFrame:
-    """One row per turn: row and turn (positions), role and text."""
-    role, content = (pl.col("messages").struct.field(name) for name in ("role", "content"))
-    exploded = rows.select(
+def turns_of(rows: pl.DataFrame, which: Turns, view: View = "all") -> pl.DataFrame:
+    """One row per turn: row and turn (positions), role and text.
+
+    Args:
+        rows: `messages`, and `tools` where all is seen.
+        which: The turns of a role, or all; all are tool results too and, behind the last turn
+            and of the role `tools`, the definitions of the tools.
+        view: What of a turn is seen.
+    """
+    messages = rows.select(viewed(view)).to_series()
+    turns = rows.select(
         pl.int_range(pl.len()).alias("row"),
-        pl.int_ranges(pl.col("messages").list.len()).alias("turn"),
-        "messages",
+        pl.int_ranges(messages.list.len()).alias("turn"),
+        messages,
     ).explode("turn", "messages")
-    turns = exploded.select("row", "turn", role, content.fill_null("").alias("text"))
-    return turns if which == "all" else turns.filter(pl.col("role") == which)
+    role, text = (pl.col("messages").struct.field(name) for name in ("role", "content"))
+    turns = turns.select("row", "turn", role, text.alias("text"))
+    if which != "all":
+        return turns.filter(pl.col("role") == which)
+    if view == "all" and "tools" in rows.columns:
+        defined = rows.select(
+            pl.int_range(pl.len()).alias("row"),
+            messages.list.len().cast(turns.schema["turn"]).alias("turn"),
+            pl.lit("tools").alias("role"),
+            tools_text().alias("text"),
+        ).filter(pl.col("text").is_not_null())
+        turns = pl.concat([turns, defined]).sort("row", maintain_order=True)
+    return turns

@@ -38,7 +38,7 @@ def _distinct(names: tuple[Name, ...]) -> tuple[Name, ...]:
 Names = Annotated[tuple[Name, ...], NonEmpty, AfterValidator(_distinct)]
 
 
-@stage(version=3, scope="set", reads={name: ["messages"] for name in POOLS})
+@stage(version=3, scope="set", reads={name: ["messages", "tools"] for name in POOLS})
 def certificate(
     ctx: Context,
     before: Records,

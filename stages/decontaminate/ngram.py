@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.stage import Items, Records, stage
+from schemas.turns import View
 from stages._common.verdicts import dropped
 from stages._text.ngram_index import Index, Overlaps
 from stages.decontaminate._benchmarks import Benchmarks, turns_of
@@ -22,7 +23,7 @@ from stages.decontaminate._rules import GPT3, Method, Rule, label, search
 from stages.decontaminate._substrings import Needles
 
 
-@stage(version=3, scope="row", reads={"rows": ["messages"]})
+@stage(version=3, scope="row", reads={"rows": ["messages", "tools"]})
 def ngram(
     ctx: Context,
     rows: Records,
@@ -30,6 +31,7 @@ def ngram(
     *,
     method: Method = GPT3(),
     fields: tuple[str, ...] | None = None,
+    view: View = "all",
 ) -> pl.DataFrame:
     """Drop as `contaminated` every row of which one turn overlaps with an evaluation item.
 
@@ -52,11 +54,13 @@ def ngram(
             is one number for all benchmarks or {benchmark: number}. Words in ignored n-grams
             alone are not counted: a complete copy has an overlap of 1.
         fields: Names of the items' texts that count; null: all.
+        view: What of a turn is compared: its content, the tool calls too, or all: the
+            reasoning, and where the method compares all turns the definitions of the tools.
 
     Returns:
         The verdicts. Evidence, for the largest overlap: rule, benchmark, item and its id,
         field, overlap, ngram (the first one shared; the first words of a contained text)
-        and turn (its position in messages).
+        and turn (its position in messages; their number for the definitions of the tools).
 
     Raises:
         UserError: There are no items, or no text of a benchmark can be compared: nothing
@@ -81,7 +85,7 @@ def ngram(
         >>> verdicts["drop_reason"].to_list()
         ['contaminated', None]
     """
-    turns = turns_of(rows, method.turns)
+    turns = turns_of(rows, method.turns, view)
     index, parts = search(method, Benchmarks(benchmarks), fields, turns["text"])
     evidence: dict[int, dict[str, Any]] = {}
     for pairs, enough in parts:

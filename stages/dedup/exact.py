@@ -13,6 +13,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
+from schemas.turns import View, beside_content
 from stages._common.verdicts import dropped
 from stages._text.tokens import Field, Normalization, field_reads, field_text
 from stages._text.tokens import normalize as normalize_text
@@ -22,13 +23,17 @@ from stages.dedup._order import order_columns, ordering
 @stage(
     version=3,
     scope="set",
-    reads=lambda options: [*field_reads(options.field), *order_columns(options.order_by)],
+    reads=lambda options: [
+        *field_reads(options.field, options.view),
+        *order_columns(options.order_by),
+    ],
 )
 def exact(
     ctx: Context,
     rows: Records,
     *,
     field: Field = "conversation",
+    view: View = "calls",
     normalize: tuple[Normalization, ...] = ("unicode", "line_ends"),
     order_by: str = "id",
 ) -> pl.DataFrame:
@@ -41,6 +46,8 @@ def exact(
         field: What is compared: the whole conversation, every turn with its role, system
             turns too; the prompt (first user turn with its input), the instruction (without
             it), the response (last assistant turn), or both (prompt and response).
+        view: What of a turn is compared: its content, the tool calls too (their arguments as
+            given), or all (its reasoning, and with a conversation the definitions of its tools).
         normalize: The kinds of difference that do not count; () compares the text unchanged.
             case; line_ends (white space at the end of a line or of the text, and empty lines
             before it); space (every run of white space, indentation and line breaks too: for
@@ -70,7 +77,7 @@ def exact(
         [None, '{"duplicate_of": "a"}', None]
     """
     position = pl.int_range(pl.len()).alias("position")
-    keyed = rows.select("id", _key(field, normalize), position)[ordering(rows, order_by)]
+    keyed = rows.select("id", _key(field, view, normalize), position)[ordering(rows, order_by)]
     duplicates = (
         keyed.filter(pl.col("key").is_not_null())
         .with_columns(pl.col("id").first().over("key").alias("duplicate_of"))
@@ -83,20 +90,26 @@ def exact(
     return dropped(len(rows), "exact_duplicate", evidence)
 
 
-def _key(field: Field, steps: tuple[Normalization, ...]) -> pl.Expr:
+def _key(field: Field, view: View, steps: tuple[Normalization, ...]) -> pl.Expr:
     """What equal rows share; null for a row without text."""
     if field == "conversation":
         role = pl.element().struct.field("role")
         content = normalize_text(pl.element().struct.field("content").fill_null(""), steps)
         turn = pl.concat_str(role, _with_length(content))
-        key = pl.col("messages").list.eval(turn).list.join("")
+        key = pl.concat_str(
+            pl.col("messages").list.eval(turn).list.join(""), _with_length(beside_content(view))
+        )
+        if view == "all":
+            key = pl.concat_str(key, _with_length(pl.col("tools").fill_null("")))
         nonempty = pl.col("messages").list.eval(_is_nonempty(content)).list.any()
     else:
         fields: tuple[Field, ...] = ("prompt", "response") if field == "both" else (field,)
-        texts = [normalize_text(field_text(name), steps) for name in fields]
+        texts = [normalize_text(field_text(name, "content"), steps) for name in fields]
+        if fields[-1] == "response":
+            texts.append(beside_content(view, "assistant"))
         key = pl.concat_str(_with_length(text) for text in texts)
         nonempty = pl.any_horizontal(_is_nonempty(text) for text in texts)
-    return pl.when(nonempty).then(key).alias("key")
+    return pl.when(nonempty | (beside_content(view) != "")).then(key).alias("key")
 
 
 def _with_length(text: pl.Expr) -> pl.Expr:

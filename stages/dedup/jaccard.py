@@ -13,6 +13,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.stage import Files, Records, stage
 from pipeline.types import Count, PositiveFraction
+from schemas.turns import View
 from stages._text.join import prefixes
 from stages._text.tokens import Field
 from stages.dedup._jaccard.near_duplicates import (
@@ -23,7 +24,7 @@ from stages.dedup._jaccard.near_duplicates import (
 )
 
 
-@stage(version=1, scope="set", reads=reads)
+@stage(version=2, scope="set", reads=reads)
 def jaccard(
     ctx: Context,
     rows: Records,
@@ -32,6 +33,7 @@ def jaccard(
     threshold: PositiveFraction = 0.8,
     ngram_size: Count = 5,
     field: Field = "conversation",
+    view: View = "calls",
     keep: Keep = "first",
     order_by: str = "id",
 ) -> pl.DataFrame:
@@ -47,6 +49,8 @@ def jaccard(
             is kept.
         field: The text compared: conversation (all turns), prompt (first user turn with
             its input), instruction (without it), response, or both (prompt and response).
+        view: What of a turn is compared: its content, the tool calls too, or all (its
+            reasoning, and with a conversation the definitions of its tools).
         keep: The row of a group that is kept: `first` in the order, `longest` text, or
             `best:COLUMN`, the highest value of a column; ties are broken by the order.
         order_by: id, origin or a column; ` desc` after it reverses the order.
@@ -74,5 +78,5 @@ def jaccard(
         >>> jaccard(ctx, rows, threshold=0.4, ngram_size=2)["evidence"].to_list()
         [None, '{"duplicate_of":"a","jaccard":0.5}', None]
     """
-    options = SharedOptions(threshold, ngram_size, field, keep, order_by)
+    options = SharedOptions(threshold, ngram_size, field, view, keep, order_by)
     return drop_near_duplicates(rows, held, options, prefixes)

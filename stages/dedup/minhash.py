@@ -18,6 +18,7 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Files, Records, stage
 from pipeline.types import Count, PositiveFraction
+from schemas.turns import View
 from stages._text.tokens import Field
 from stages.dedup._jaccard.minhash import band_buckets, bands
 from stages.dedup._jaccard.near_duplicates import (
@@ -38,7 +39,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=2, scope="set", reads=reads, check=_check)
+@stage(version=3, scope="set", reads=reads, check=_check)
 def minhash(
     ctx: Context,
     rows: Records,
@@ -48,6 +49,7 @@ def minhash(
     ngram_size: Count = 5,
     num_perm: Count = 128,
     field: Field = "conversation",
+    view: View = "calls",
     keep: Keep = "first",
     order_by: str = "id",
     seed: int = 0,
@@ -61,6 +63,7 @@ def minhash(
         ngram_size: As in `dedup.jaccard`: words per n-gram.
         num_perm: Length of the signatures; more find the same pairs with fewer checks.
         field: As in `dedup.jaccard`: the text compared.
+        view: As in `dedup.jaccard`: what of a turn is compared.
         keep: As in `dedup.jaccard`: `first`, `longest` or `best:COLUMN`.
         order_by: As in `dedup.jaccard`: id, origin or a column.
         seed: Of the permutations.
@@ -86,5 +89,5 @@ def minhash(
         [None, '{"duplicate_of":"a","jaccard":0.5}', None]
     """
     buckets = partial(band_buckets, num_perm=num_perm, seed=seed)
-    options = SharedOptions(threshold, ngram_size, field, keep, order_by)
+    options = SharedOptions(threshold, ngram_size, field, view, keep, order_by)
     return drop_near_duplicates(rows, held, options, buckets)

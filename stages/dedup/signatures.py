@@ -10,27 +10,30 @@ from __future__ import annotations
 from pipeline.context import Context
 from pipeline.stage import Records, stage
 from pipeline.types import Count
+from schemas.turns import View
 from stages._text.tokens import Field, field_reads
 from stages.dedup._jaccard.near_duplicates import write_signatures
 
 
-@stage(version=1, scope="set", reads=lambda options: field_reads(options.field))
+@stage(version=2, scope="set", reads=lambda options: field_reads(options.field, options.view))
 def signatures(
     ctx: Context,
     rows: Records,
     *,
     ngram_size: Count = 5,
     field: Field = "conversation",
+    view: View = "calls",
 ) -> None:
     """Write the set of n-gram hashes of every row.
 
     Files: `signatures.parquet` (id; shingles, sorted 64-bit hashes, none for an empty
-    text) and `signatures.json` (format, field, ngram, rows).
+    text) and `signatures.json` (format, field, view, ngram, rows).
 
     Args:
         rows: The rows to hash.
         ngram_size: Words per n-gram, as in the stage that reads the signatures.
         field: The text, as in the stage that reads the signatures.
+        view: What of a turn is hashed, as in the stage that reads the signatures.
 
     Example:
         ```yaml
@@ -48,4 +51,4 @@ def signatures(
         >>> sorted(path.name for path in ctx.files.iterdir())
         ['signatures.json', 'signatures.parquet']
     """
-    write_signatures(ctx.files, rows, field, ngram_size)
+    write_signatures(ctx.files, rows, field, view, ngram_size)

@@ -19,13 +19,15 @@ from pipeline.models.base import Embedder
 from pipeline.stage import Records, stage
 from pipeline.types import Count
 from schemas.records import input_text, instruction, response
+from schemas.turns import View, turn_text
 
-PARTS: Final = {
-    "instruction": instruction().fill_null(""),
-    "input": input_text().fill_null(""),
-    "response": response().fill_null(""),
-}
+PARTS: Final = ("instruction", "input", "response")
 """The texts that a template may name; it may also name `messages`, the list of turns."""
+
+
+def _parts(view: View) -> dict[str, pl.Expr]:
+    texts = (instruction(), input_text(), response(view))
+    return {name: text.fill_null("") for name, text in zip(PARTS, texts, strict=True)}
 
 
 def _valid_template(template: str) -> str:
@@ -51,7 +53,7 @@ Template = Annotated[str, AfterValidator(_valid_template)]
 
 
 @stage(
-    version=2,
+    version=3,
     scope="row",
     reads=["messages", "input_start"],
     adds={"vector": pl.List(pl.Float32)},
@@ -62,6 +64,7 @@ def text(
     *,
     embedder: Embedder,
     template: Template = "{{ instruction }}\n{{ input }}\n{{ response }}",
+    view: View = "calls",
     batch_size: Count = 4096,
     normalize: bool = True,
 ) -> pl.DataFrame:
@@ -75,7 +78,8 @@ def text(
         embedder: The embedding model.
         template: The text to embed, in Jinja: `instruction`, `input` and `response` are
             texts, empty where the conversation has none; `messages` is the list of turns
-            with `role` and `content`.
+            with `role`, `content` and `text`, which is the turn in the view.
+        view: What of a turn is embedded: its content, the tool calls too, or all.
         batch_size: Texts given to the encoder at once; no vector depends on it.
         normalize: Scale the vectors to length 1, so that dot products are cosines.
 
@@ -89,7 +93,7 @@ def text(
           vectors: {uses: embed.text, needs: pool, with: {embedder: potion}}
         ```
     """
-    texts = _texts(rows, template)
+    texts = _texts(rows, template, view)
     encoder = ctx.open(embedder)
     parts = []
     for start in range(0, len(texts), batch_size):
@@ -112,7 +116,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(vectors, lengths, out=vectors.copy(), where=divisible)
 
 
-def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
+def _texts(rows: pl.DataFrame, template: str, view: View) -> pl.Series:
     """The template's text for each row.
 
     Most templates hold names and literal text only: these become one expression over
@@ -126,9 +130,9 @@ def _texts(rows: pl.DataFrame, template: str) -> pl.Series:
         for piece in (output.nodes if isinstance(output, nodes.Output) else [output])
     ]
     if all(_is_literal(piece) for piece in pieces):
-        joined = pl.concat_str([pl.lit(""), *(_expression(piece) for piece in pieces)])
+        joined = pl.concat_str([pl.lit(""), *(_expression(piece, view) for piece in pieces)])
         return rows.with_columns(joined.alias("text"))["text"]
-    return pl.Series(_rendered(rows, template), dtype=pl.String)
+    return pl.Series(_rendered(rows, template, view), dtype=pl.String)
 
 
 def _is_literal(piece: Any) -> bool:
@@ -138,16 +142,21 @@ def _is_literal(piece: Any) -> bool:
     return is_part or isinstance(piece, nodes.TemplateData)
 
 
-def _expression(piece: Any) -> pl.Expr:
+def _expression(piece: Any, view: View) -> pl.Expr:
     from jinja2 import nodes
 
-    return PARTS[piece.name] if isinstance(piece, nodes.Name) else pl.lit(piece.data)
+    return _parts(view)[piece.name] if isinstance(piece, nodes.Name) else pl.lit(piece.data)
 
 
-def _rendered(rows: pl.DataFrame, template: str) -> Sequence[str]:
+def _rendered(rows: pl.DataFrame, template: str, view: View) -> Sequence[str]:
     compiled = _environment().from_string(template)
-    parts = rows.select("messages", **PARTS)
-    return [compiled.render(row) for row in parts.iter_rows(named=True)]
+    parts = rows.select("messages", **_parts(view))
+    return [compiled.render(_with_texts(row, view)) for row in parts.iter_rows(named=True)]
+
+
+def _with_texts(row: dict[str, Any], view: View) -> dict[str, Any]:
+    turns = [{**turn, "text": turn_text(turn, view)} for turn in row["messages"] or ()]
+    return {**row, "messages": turns}
 
 
 def _environment() -> Any:

@@ -29,6 +29,7 @@ from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.store.parquet import to_arrow, write_table
 from pipeline.types import Count
 from schemas.records import turns
+from schemas.turns import lists_of, viewed
 from stages._common.option_types import Distinct
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.columns import shown_columns
@@ -133,15 +134,24 @@ def parquet(
     with ThreadPoolExecutor(1) as pool:
         counted = pool.submit(rows.select, lengths.alias("_length"))
         splits = _splits(rows, validation_fraction)
-        table = rows.select("messages", "id", *_provenance(), *columns, splits["split"])
+        messages = _without_absent_fields(rows["messages"])
+        table = rows.select(messages, "id", *_provenance(), *columns, splits["split"])
     table = table.with_columns(counted.result())
     _write(ctx.files, table, rows_per_shard, compression, token_column)
     return splits.drop(SPLIT) if SPLIT in rows.columns else splits
 
 
+def _without_absent_fields(messages: pl.Series) -> pl.Series:
+    """The turns without the fields that no turn of any row has: plain rows stay plain."""
+    turns = messages.explode(empty_as_null=False, keep_nulls=False).struct.unnest()
+    plain = turns.columns[:2]
+    present = [name for name in turns.columns[2:] if turns[name].null_count() < len(turns)]
+    return lists_of(turns.select(*plain, *present), messages.list.len()).alias(messages.name)
+
+
 def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
     """The split of each row that ends with an answer, the reason of each that does not."""
-    last = pl.col("messages").list.last().struct
+    last = viewed("calls").list.last().struct
     answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
     facts = rows.select(
         ends_with=last.field("role"),

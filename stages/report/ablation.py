@@ -23,6 +23,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
+from schemas.turns import viewed
 from stages._common.charts import dot_plot
 from stages._common.option_types import Distinct
 from stages._text.ngram_index import build_index, find_overlaps
@@ -62,7 +63,11 @@ def _check(options: SimpleNamespace) -> None:
 @stage(
     version=2,
     scope="set",
-    reads={"pool": ["messages"], "selected": ["messages"], "eval_rows": ["messages", "origins"]},
+    reads={
+        "pool": ["messages", "tools"],
+        "selected": ["messages", "tools"],
+        "eval_rows": ["messages", "tools", "origins"],
+    },
     check=_check,
 )
 def ablation(
@@ -151,8 +156,8 @@ def _encoded(
     """The rows of each edge as tokens, and their counts."""
     rows, counts = {}, {}
     for edge, frame in edges.items():
-        encoded = encode(tokenizer, template, frame["messages"])
-        encoded = encoded.with_columns(frame.drop("messages"))
+        encoded = encode(tokenizer, template, frame).drop("error")
+        encoded = encoded.with_columns(frame.drop("messages", "tools"))
         rows[edge], counts[edge] = cut(encoded, max_length)
         if rows[edge].is_empty():
             raise UserError(f"no row of `{edge}` has an answer to learn or to predict")
@@ -256,5 +261,5 @@ def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.D
 
 def _turns(rows: pl.DataFrame) -> pl.DataFrame:
     """Every turn's text with the id of its row."""
-    text = pl.col("messages").struct.field("content").fill_null("").alias("text")
-    return rows.select("id", "messages").explode("messages").select("id", text)
+    text = pl.col("messages").struct.field("content").alias("text")
+    return rows.select("id", viewed("all")).explode("messages").select("id", text)

@@ -4,8 +4,9 @@ They cost almost nothing, and the length of the answer alone is a strong baselin
 (Zhao et al. 2024, arXiv:2402.04833). The distance to the nearest neighbours needs
 vectors and all rows, so it is a stage of its own: `score.knn`.
 
-A word is a run of letters and digits; those of the last three are in lower case. Of Chinese,
-Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, it is a character.
+A word is a run of letters and digits; those of the measures after the lengths are in lower
+case. Of Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, it
+is a character. A turn is measured by its content, or by more of it (`view`).
 
 - `turns`: the number of user turns;
 - `prompt_chars`, `prompt_words`: of the first user turn with its input;
@@ -20,7 +21,8 @@ Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, it is 
   through bytes before; low means redundant. Texts of a few words are above 1;
 - `repetition`: the fraction of the last answer's n-grams that occurred in it before,
   1 - distinct / all (seq-rep-n of Welleck et al. 2020, arXiv:1908.04319); 0 where
-  there are fewer than n words.
+  there are fewer than n words;
+- `num_tool_calls`: the calls of all turns; `reasoning_chars`: characters of all reasoning.
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.stage import Records, stage
 from pipeline.types import Count
-from schemas.records import first_user_turn, response, turns
+from schemas.records import first_user_turn, num_tool_calls, reasoning, response, turns
+from schemas.turns import View
 from stages._text.ragged import Ragged, distinct, offsets_of
 from stages._text.tokens import factorize, ngram_hashes, spaced
 
@@ -68,18 +71,23 @@ _WINDOW: Final = 32
         "mtld": pl.Float32,
         "compression_ratio": pl.Float32,
         "repetition": pl.Float32,
+        "num_tool_calls": pl.Int32,
+        "reasoning_chars": pl.Int32,
     },
 )
-def heuristics(ctx: Context, rows: Records, *, ngram_size: Count = 3) -> pl.DataFrame:
+def heuristics(
+    ctx: Context, rows: Records, *, ngram_size: Count = 3, view: View = "content"
+) -> pl.DataFrame:
     """Measure each conversation without a model. See `score.knn` for distances.
 
     Args:
         rows: Conversations.
         ngram_size: Words in the n-grams of `repetition`.
+        view: What of an answer is measured: its content, the tool calls too, or all.
 
     Returns:
-        The columns that are listed at the head of the module. The last three are null for
-        a blank or missing answer.
+        The columns that are listed at the head of the module. `mtld`,
+        `compression_ratio` and `repetition` are null for a blank or missing answer.
 
     Example:
         ```yaml
@@ -102,15 +110,22 @@ def heuristics(ctx: Context, rows: Records, *, ngram_size: Count = 3) -> pl.Data
     parts = rows.select("messages").iter_slices(_SLICE)
     # zlib, polars and numpy let go of the interpreter's lock while they compute.
     with ThreadPoolExecutor(pl.thread_pool_size()) as pool:
-        measured = list(pool.map(partial(_measured, ngram_size=ngram_size), parts))
-    return pl.concat(measured) if measured else _measured(rows, ngram_size)
+        measured = list(pool.map(partial(_measured, ngram_size=ngram_size, view=view), parts))
+    return pl.concat(measured) if measured else _measured(rows, ngram_size, view)
 
 
-def _measured(rows: pl.DataFrame, ngram_size: int) -> pl.DataFrame:
+def _measured(rows: pl.DataFrame, ngram_size: int, view: View) -> pl.DataFrame:
     texts = rows.select(
         turns("user").list.len().cast(pl.Int32).alias("turns"),
         first_user_turn().fill_null("").alias("prompt"),
-        response(),
+        response(view),
+        num_tool_calls().fill_null(0).cast(pl.Int32),
+        reasoning()
+        .list.eval(pl.element().str.len_chars())
+        .list.sum()
+        .fill_null(0)
+        .cast(pl.Int32)
+        .alias("reasoning_chars"),
     )
     separated = texts.select(spaced(pl.col("prompt", "response")))
     words = separated["response"].fill_null("").str.to_lowercase().str.extract_all(WORD)
@@ -129,6 +144,8 @@ def _measured(rows: pl.DataFrame, ngram_size: int) -> pl.DataFrame:
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
         _column("repetition", _repetition(flat, offsets, ngram_size)),
+        "num_tool_calls",
+        "reasoning_chars",
     )
 
 

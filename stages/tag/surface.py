@@ -20,7 +20,8 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, Range
-from schemas.records import response, turns
+from schemas.records import num_tool_calls, reasoning, response, turns
+from schemas.turns import View, viewed
 
 CODE: Final = r"""(?xm)
     ^[ \t]*```
@@ -95,9 +96,9 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
-    reads=["messages", "input_start"],
+    reads=["messages", "tools", "input_start"],
     adds={
         "language": pl.String,
         "language_score": pl.Float32,
@@ -109,6 +110,8 @@ def _check(options: SimpleNamespace) -> None:
         "has_input": pl.Boolean,
         "is_refusal": pl.Boolean,
         "is_ai_disclaimer": pl.Boolean,
+        "has_tools": pl.Boolean,
+        "has_reasoning": pl.Boolean,
     },
     check=_check,
 )
@@ -120,6 +123,7 @@ def surface(
     min_confidence: Fraction = 0.5,
     max_characters: Count = 1000,
     lengths: Range = (200, 1000),
+    view: View = "content",
 ) -> pl.DataFrame:
     """Tag the language, length class and form of each conversation.
 
@@ -135,12 +139,14 @@ def surface(
             order, the identifier sees.
         lengths: Where `medium` and `long` begin, in characters of the last answer; below
             are `short` and, for a blank or missing answer, `empty`.
+        view: What of a turn the other tags look at: its content, the tool calls too, or all.
 
     Returns:
         `language`, `language_score` (0 to 1), `length_class`, and these flags: `is_code` and
         `is_math` (in any user or assistant turn), `is_list` (an answer with two list
         lines or more), `is_multi_turn` (two user turns or more), `has_input`,
-        `is_refusal` (an answer opens with one), `is_ai_disclaimer`.
+        `is_refusal` (an answer opens with one), `is_ai_disclaimer`, `has_tools` (tools are
+        defined or called) and `has_reasoning`.
 
     Example:
         ```yaml
@@ -154,12 +160,12 @@ def surface(
         >>> from tempfile import mkdtemp
         >>> turns = [("user", "How do I sort a list in Python?"), ("assistant", "I cannot help.")]
         >>> messages = [{"role": role, "content": content} for role, content in turns]
-        >>> rows = pl.DataFrame({"messages": [messages], "input_start": [None]})
+        >>> rows = pl.DataFrame({"messages": [messages], "input_start": [None], "tools": [None]})
         >>> tags = surface(Context.scratch(Path(mkdtemp())), rows)
         >>> tags.select("language", "length_class", "is_refusal").row(0)
         ('en', 'short', True)
     """
-    texts = _texts(rows, max_characters)
+    texts = _texts(rows, max_characters, view)
     named = _languages(texts["beginning"], languages, min_confidence)
     both = pl.concat_str("prompts", "answers", separator="\n")
     answers = pl.col("assistant_turns").list
@@ -173,27 +179,33 @@ def surface(
         pl.col("input_start").is_not_null().alias("has_input"),
         answers.eval(pl.element().str.contains(REFUSAL)).list.any().alias("is_refusal"),
         pl.col("answers").str.contains(AI_DISCLAIMER).alias("is_ai_disclaimer"),
+        "has_tools",
+        "has_reasoning",
     )
 
 
-def _texts(rows: pl.DataFrame, max_characters: int) -> pl.DataFrame:
+def _texts(rows: pl.DataFrame, max_characters: int, view: View) -> pl.DataFrame:
     """The inputs of the tags: the turns by role, their number, the answer's length."""
     return rows.select(
-        turns("user").list.join("\n").alias("prompts"),
-        turns("assistant").list.join("\n").alias("answers"),
-        turns("assistant"),
+        turns("user", view).list.join("\n").alias("prompts"),
+        turns("assistant", view).list.join("\n").alias("answers"),
+        turns("assistant", view),
         turns("user").list.len().alias("num_user_turns"),
-        response().str.strip_chars().str.len_chars().fill_null(0).alias("length"),
-        _beginning(max_characters),
+        response(view).str.strip_chars().str.len_chars().fill_null(0).alias("length"),
+        _beginning(max_characters, view),
+        (pl.col("tools").is_not_null() | (num_tool_calls() > 0))
+        .fill_null(False)
+        .alias("has_tools"),
+        (reasoning().list.len() > 0).fill_null(False).alias("has_reasoning"),
         "input_start",
     )
 
 
-def _beginning(max_characters: int) -> pl.Expr:
+def _beginning(max_characters: int, view: View) -> pl.Expr:
     """The beginning of the conversation without its system and tool turns."""
     relevant = pl.element().struct.field("role").is_in(["user", "assistant"])
     content = pl.element().filter(relevant).struct.field("content")
-    joined = pl.col("messages").list.eval(content).list.join("\n")
+    joined = viewed(view).list.eval(content).list.join("\n")
     return joined.str.head(max_characters).alias("beginning")
 
 

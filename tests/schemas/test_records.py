@@ -121,6 +121,8 @@ def test_schemas_have_the_same_types_in_polars_and_arrow() -> None:
     assert RECORD_COLUMNS["origins"] == pl.List(
         pl.Struct({"source": pl.String, "index": pl.Int64, "license": pl.String})
     )
-    assert list(RECORD_COLUMNS) == ["id", "messages", "input_start", "origins", "parents", "extra"]
+    assert list(RECORD_COLUMNS) == [
+        *["id", "messages", "tools", "input_start", "origins", "parents", "extra"],
+    ]
     assert all("id" in columns for columns in (DOCUMENT_COLUMNS, ITEM_COLUMNS))
     assert RECORD.field("input_start").type == pa.int32()

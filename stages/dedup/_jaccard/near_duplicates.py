@@ -30,6 +30,7 @@ from pydantic import AfterValidator
 
 from pipeline.errors import UserError
 from pipeline.store.parquet import read_frame, write_frame
+from schemas.turns import View
 from stages._common.verdicts import evidence_of
 from stages._text.candidates import SetPool
 from stages._text.join import Buckets, JoinResult, similarity_join
@@ -40,7 +41,7 @@ from stages.dedup._order import order_columns, ordering
 _BEST: Final = "best:"
 _TABLE: Final = "signatures.parquet"
 _ABOUT: Final = "signatures.json"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Raised by whoever changes tokens, hashes or files: sets of another format do not compare."""
 
 
@@ -61,13 +62,14 @@ class SharedOptions(NamedTuple):
     threshold: float
     ngram_size: int
     field: Field
+    view: View
     keep: Keep
     order_by: str
 
 
 def reads(options: SimpleNamespace) -> dict[str, list[str]]:
     """The columns that `dedup.jaccard` and `dedup.minhash` read, by edge."""
-    text = field_reads(options.field)
+    text = field_reads(options.field, options.view)
     best = options.keep.removeprefix(_BEST) if options.keep.startswith(_BEST) else None
     columns = [*text, *order_columns(options.order_by), *([best] if best else [])]
     return {"rows": list(dict.fromkeys(columns)), "held": text}
@@ -90,7 +92,7 @@ def drop_near_duplicates(
     Raises:
         UserError: The signatures of held rows belong to another field or n-gram size.
     """
-    texts = rows.select(field_text(options.field)).to_series()
+    texts = rows.select(field_text(options.field, options.view)).to_series()
     order = _preference(rows, texts, options.keep, options.order_by)
     texts = texts.gather(order)
     sets = shingle_sets(texts, options.ngram_size)
@@ -166,31 +168,34 @@ def _verdicts(causes: pl.DataFrame, height: int) -> pl.DataFrame:
     return verdicts.select(reason.alias("drop_reason"), "evidence")
 
 
-def write_signatures(folder: Path, rows: pl.DataFrame, field: Field, ngram_size: int) -> None:
+def write_signatures(
+    folder: Path, rows: pl.DataFrame, field: Field, view: View, ngram_size: int
+) -> None:
     """Write ids and sets of n-grams of all rows, and how they were computed, as files.
 
     Args:
         folder: Where `signatures.parquet` and `signatures.json` are written.
         rows: Records.
         field: The text whose n-grams are hashed.
+        view: What of a turn is hashed.
         ngram_size: Words per n-gram.
     """
-    sets = shingle_sets(rows.select(field_text(field)).to_series(), ngram_size)
+    sets = shingle_sets(rows.select(field_text(field, view)).to_series(), ngram_size)
     lists = pa.LargeListArray.from_arrays(pa.array(sets.offsets), pa.array(sets.values))
     write_frame(folder / _TABLE, pl.DataFrame({"id": rows["id"], "shingles": pl.from_arrow(lists)}))
-    about = {**_about(field, ngram_size), "rows": len(rows)}
+    about = {**_about(field, view, ngram_size), "rows": len(rows)}
     (folder / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
 
 
-def _about(field: Field, ngram_size: int) -> dict[str, str | int]:
+def _about(field: Field, view: View, ngram_size: int) -> dict[str, str | int]:
     """What two files of signatures must agree in to be compared, as `signatures.json` has it."""
-    return {"format": _FORMAT, "field": field, "ngram": ngram_size}
+    return {"format": _FORMAT, "field": field, "view": view, "ngram": ngram_size}
 
 
 def _held_sets(held: pl.DataFrame | Path, options: SharedOptions) -> tuple[pl.Series, Ragged]:
     """Ids and sets of the rows held from before."""
     if isinstance(held, pl.DataFrame):
-        texts = held.select(field_text(options.field)).to_series()
+        texts = held.select(field_text(options.field, options.view)).to_series()
         return held["id"], shingle_sets(texts, options.ngram_size)
     _require_same_options(held, options)
     frame = read_frame(held / _TABLE)
@@ -207,7 +212,7 @@ def _require_same_options(folder: Path, options: SharedOptions) -> None:
             "held must be rows or the files of dedup.signatures, got other files",
             hint="connect a stage of dedup.signatures to `held`, or the rows themselves",
         ) from None
-    expected = _about(options.field, options.ngram_size)
+    expected = _about(options.field, options.view, options.ngram_size)
     differing = [name for name in expected if about.get(name) != expected[name]]
     if differing:
         names = {"ngram": "ngram_size"}

@@ -34,13 +34,13 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     match options.method:
         case Cosine(vector=vector):
             compared = [vector]
-        case RougeL(field=field):
-            compared = field_reads(field)
+        case RougeL(field=field, view=view):
+            compared = field_reads(field, view)
     columns = dict.fromkeys([*compared, *order_columns(options.order_by)])
     return {"rows": list(columns), "held": compared}
 
 
-@stage(version=2, scope="set", reads=_reads)
+@stage(version=3, scope="set", reads=_reads)
 def novelty(
     ctx: Context,
     rows: Records,

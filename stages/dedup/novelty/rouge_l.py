@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.types import PositiveFraction, option_group
+from schemas.turns import View
 from stages._text.rouge import Vocabulary, tokenize
 from stages._text.tokens import field_text, group_by_numbers
 from stages.dedup.novelty.greedy_filter import greedy_novelty
@@ -28,6 +29,7 @@ class RougeL:
             value is 0.7.
         field: The text that is compared; prompt is the instruction with its input, which
             rows of one instruction over different inputs need.
+        view: What of a response is compared: its content, the tool calls too, or all.
         stem: Porter-stem words of more than three letters first, as `rouge_score` can.
         compare_numbers: Texts that hold different numbers (in digits) are never too similar:
             word problems that differ in nothing else are different. The paper has no such
@@ -37,6 +39,7 @@ class RougeL:
     name: Literal["rouge_l"] = "rouge_l"
     threshold: PositiveFraction = 0.7
     field: Literal["instruction", "prompt", "response"] = "instruction"
+    view: View = "calls"
     stem: bool = False
     compare_numbers: bool = False
 
@@ -59,9 +62,9 @@ def drop_by_rouge_l(
         inclusive: Drop at the threshold, too.
         progress: Called with the rows done and their number.
     """
-    texts = rows.select("id", field_text(method.field))[order]
+    texts = rows.select("id", field_text(method.field, method.view))[order]
     if held is not None:
-        texts = pl.concat([held.select("id", field_text(method.field)), texts])
+        texts = pl.concat([held.select("id", field_text(method.field, method.view)), texts])
     n_held = len(texts) - len(rows)
     ids = texts["id"].to_list()
     vocabulary = Vocabulary()

@@ -59,7 +59,7 @@ def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 @stage(
     version=2,
     scope="set",
-    reads={"rows": ["messages"], "reference_answers": ["messages"]},
+    reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,
     files=True,
 )

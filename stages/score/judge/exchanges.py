@@ -9,6 +9,7 @@ from itertools import combinations, islice
 import polars as pl
 
 from schemas.records import prompt_id
+from schemas.turns import turn_text
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Exchange:
 def exchanges(rows: pl.DataFrame, all_answers: bool = False) -> list[Exchange]:
     """The last exchange of each row that has an answer, or one for each of its answers.
 
+    A turn is shown with its tool calls.
+
     >>> turns = [("user", "Why?"), ("assistant", "Because.")]
     >>> messages = [{"role": role, "content": content} for role, content in turns]
     >>> (one,) = exchanges(pl.DataFrame({"messages": [messages]}))
@@ -38,12 +41,15 @@ def exchanges(rows: pl.DataFrame, all_answers: bool = False) -> list[Exchange]:
     (0, 'User:\\nWhy?\\n\\n', 'Because.')
     """
     result = []
+    tools = rows["tools"].to_list() if "tools" in rows.columns else [None] * len(rows)
     for row, messages in enumerate(rows["messages"].to_list()):
-        turns = [(m["role"], m["content"] or "") for m in messages or ()]
+        turns = [(m["role"], turn_text(m, "calls")) for m in messages or ()]
         answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
         for i in answers if all_answers else answers[-1:]:
             before = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in turns[:i])
-            result.append(Exchange(row, before, turns[i][1], prompt_id(messages[: i + 1])))
+            result.append(
+                Exchange(row, before, turns[i][1], prompt_id(messages[: i + 1], tools[row]))
+            )
     return result
 
 

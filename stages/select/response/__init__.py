@@ -39,7 +39,7 @@ from stages.select.response.majority import Majority, majority
 
 Method = Annotated[Best | Majority | Consensus, Field(discriminator="name")]
 
-_GROUPS: Final = {"prompt": ["messages"], "parent": ["parents"]}
+_GROUPS: Final = {"prompt": ["messages", "tools"], "parent": ["parents"]}
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
@@ -136,7 +136,8 @@ def _groups(rows: pl.DataFrame, group: str) -> NDArray[np.int64]:
         return groups_of(rows, group).codes
     if group == "prompt":
         # A loop, because no column operation computes a digest of canonical JSON.
-        keys = [prompt_id(messages or []) for messages in rows["messages"].to_list()]
+        prompts = rows.select("messages", "tools").iter_rows()
+        keys = [prompt_id(messages or [], tools) for messages, tools in prompts]
     else:
         keys = _roots(rows)
     return np.unique(np.array(keys, dtype=str), return_inverse=True)[1].astype(np.int64)

@@ -71,7 +71,9 @@ class Ranked(NamedTuple):
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     method = options.method
-    columns = field_reads(method.field) if method.name == "distribution" else [method.vector]
+    columns = (
+        field_reads(method.field, method.view) if method.name == "distribution" else [method.vector]
+    )
     with_costs = [*columns, *cost_columns(options.unit, options.token_column)]
     return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": columns}
 
@@ -97,7 +99,7 @@ def _added(method: Method) -> Columns:
     return common
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=check_selection)
+@stage(version=3, scope="set", reads=_reads, adds=_adds, check=check_selection)
 def target(
     ctx: Context,
     rows: Records,
@@ -205,7 +207,7 @@ def _by_nearest(
 
 def _by_distribution(rows: pl.DataFrame, target: pl.DataFrame, method: Distribution) -> Ranked:
     """Rank rows by their importance weights, with Gumbel noise where they are drawn."""
-    text = field_text(method.field)
+    text = field_text(method.field, method.view)
     pool, aim = (bags(frame.select(text).to_series()) for frame in (rows, target))
     if not aim.words.any():
         raise UserError(

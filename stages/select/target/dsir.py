@@ -20,6 +20,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.types import NonNegativeInt, option_group
+from schemas.turns import View
 from stages._text.tokens import Field
 
 BUCKETS: Final = 10_000
@@ -38,6 +39,7 @@ class Distribution:
 
     Attributes:
         field: The text that is compared.
+        view: What of a turn is compared: its content, the tool calls too, or all.
         min_words: Rows with fewer words, or with none, are dropped as `too_short` (the
             authors' code uses 100).
         sample: Draw by the weights (Gumbel noise from seed and id); false keeps the rows with
@@ -47,6 +49,7 @@ class Distribution:
 
     name: Literal["distribution"] = "distribution"
     field: Field = "conversation"
+    view: View = "calls"
     min_words: NonNegativeInt = 0
     sample: bool = True
     seed: int = 0

@@ -224,7 +224,7 @@ def test_mistakes_are_reported_before_the_run(
 
 def test_it_reads_what_it_needs() -> None:
     stage = find("dedup.jaccard")
-    options = SimpleNamespace(field="instruction", keep="best:ifd", order_by="origin")
+    options = SimpleNamespace(field="instruction", view="calls", keep="best:ifd", order_by="origin")
     assert list(stage.reads("rows", options)) == ["messages", "input_start", "origins", "ifd"]
     assert list(stage.reads("held", options)) == ["messages", "input_start"]
 

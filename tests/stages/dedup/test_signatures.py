@@ -61,7 +61,7 @@ def test_the_files_hold_ids_sets_and_how_they_were_computed(ctx: Context) -> Non
     assert table["shingles"].list.len().to_list() == sets.lengths.tolist()
     assert table["shingles"].explode().drop_nulls().to_list() == sets.values.tolist()
     about = json.loads((folder / "signatures.json").read_text())
-    assert about == {"format": 1, "field": "prompt", "ngram": 2, "rows": 4}
+    assert about == {"format": 2, "field": "prompt", "view": "calls", "ngram": 2, "rows": 4}
 
 
 @both

@@ -42,9 +42,9 @@ def rows() -> pl.DataFrame:
 def test_plain_templates_are_what_jinja_renders(template: str) -> None:
     from jinja2 import Template
 
-    plain = _texts(rows(), template).to_list()
+    plain = _texts(rows(), template, "calls").to_list()
     forced = Template("{% if true %}" + template + "{% endif %}", keep_trailing_newline=True)
-    logic = _texts(rows(), "{% if true %}" + template + "{% endif %}").to_list()
+    logic = _texts(rows(), "{% if true %}" + template + "{% endif %}", "calls").to_list()
     assert plain == logic
     assert len(plain) == 4
     expected = forced.render(instruction="Say hello.", input="", response="Hello.\n")
@@ -53,14 +53,16 @@ def test_plain_templates_are_what_jinja_renders(template: str) -> None:
 
 @given(TEXT.filter(lambda t: "{" not in t and "\r" not in t), TEXT, TEXT)
 def test_texts_are_put_in_unchanged(around: str, question: str, answer: str) -> None:
-    texts = _texts(frame([record(question, answer)]), around + "{{ instruction }}|{{ response }}")
+    texts = _texts(
+        frame([record(question, answer)]), around + "{{ instruction }}|{{ response }}", "calls"
+    )
     assert texts.to_list() == [f"{around}{question}|{answer}"]
 
 
 def test_templates_with_logic_see_all_messages() -> None:
     template = "{% for m in messages if m.role == 'user' %}{{ m.content }};{% endfor %}"
     data = frame([record("one", "two", "three", "four")])
-    assert _texts(data, template).to_list() == ["one;three;"]
+    assert _texts(data, template, "calls").to_list() == ["one;three;"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_templates_cannot_reach_into_python() -> None:
     from jinja2.exceptions import SecurityError
 
     with pytest.raises(SecurityError):
-        _texts(rows(), "{{ messages.__class__.__mro__ }}")
+        _texts(rows(), "{{ messages.__class__.__mro__ }}", "calls")
 
 
 def test_vectors(ctx: Context, potion: Embedder) -> None:

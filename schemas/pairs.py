@@ -1,0 +1,59 @@
+"""The preference pair: two answers to one prompt, of which one is better.
+
+What follows the prompt may be several turns on either side, and one side may be missing, as
+in the data of KTO (Ethayarajh et al. 2024, arXiv:2402.01306), where each answer is judged by
+itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import pyarrow as pa
+
+from schemas.records import MESSAGES, ORIGINS, canonical_turns, digest, polars_schema
+
+PAIR: Final = pa.schema(
+    [
+        ("id", pa.string()),
+        ("prompt", MESSAGES),
+        ("chosen", MESSAGES),
+        ("rejected", MESSAGES),
+        ("chosen_score", pa.float64()),
+        ("rejected_score", pa.float64()),
+        ("tools", pa.string()),
+        ("origins", ORIGINS),
+        ("parents", pa.list_(pa.string())),
+        ("extra", pa.string()),
+    ]
+)
+"""`prompt` are the turns that both sides follow; `chosen` and `rejected` are the turns
+of the better and of the worse side, of which one may be null. Scores are what the source
+says of each side; null without. The other columns are those of a record."""
+
+PAIR_COLUMNS: Final = polars_schema(PAIR)
+
+
+def pair_id(
+    prompt: Sequence[Mapping[str, Any]],
+    chosen: Sequence[Mapping[str, Any]] | None,
+    rejected: Sequence[Mapping[str, Any]] | None,
+    tools: str | None = None,
+) -> str:
+    """The identity of a pair: its prompt, both sides and the tools. Scores do not count.
+
+    Args:
+        prompt: The turns that both sides follow.
+        chosen: The turns of the better side; None without.
+        rejected: The turns of the worse side; None without.
+        tools: The definitions of the tools, as JSON text.
+
+    >>> question = [{"role": "user", "content": "Why?"}]
+    >>> good, bad = ([{"role": "assistant", "content": text}] for text in ("So.", "No."))
+    >>> pair_id(question, good, bad) == pair_id(question, bad, good)
+    False
+    """
+    parts = {"prompt": prompt, "chosen": chosen or None, "rejected": rejected or None}
+    turns = {name: canonical_turns(part) for name, part in parts.items() if part is not None}
+    return digest(turns | ({"tools": tools} if tools else {}))
