@@ -39,12 +39,10 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
 from pipeline.types import Count, PositiveFloat, option_group
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Budget,
-    PerGroup,
     Unit,
-    amount_of,
     check_same_units,
     check_selection,
     check_unused,

@@ -23,16 +23,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from stages._common.verdicts import evidence_of
-from stages._selection.budget import (
-    TOKEN_COLUMN,
-    Amount,
-    Budget,
-    Unit,
-    amount_of,
-    check_selection,
-    cost_columns,
-    row_costs,
-)
+from stages._selection.amounts import Amount, Budget, amount_of
+from stages._selection.budget import TOKEN_COLUMN, Unit, check_selection, cost_columns, row_costs
 
 ADDS: Final = {
     "coverage_rank": pl.Int32(),

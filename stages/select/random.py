@@ -11,11 +11,10 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Budget,
     Unit,
-    amount_of,
     check_selection,
     cost_columns,
     fill,

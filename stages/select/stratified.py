@@ -14,14 +14,12 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     EXPONENTS,
     TOKEN_COLUMN,
-    Budget,
-    PerGroup,
     Quota,
     Unit,
-    amount_of,
     check_same_units,
     check_selection,
     check_unused,

@@ -43,11 +43,10 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, option_group
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Budget,
     Unit,
-    amount_of,
     check_selection,
     cost_columns,
     not_selected,

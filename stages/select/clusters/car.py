@@ -9,7 +9,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.types import Count, NonNegativeInt, option_group
-from stages._selection.budget import Amount, fill
+from stages._selection.amounts import Amount
+from stages._selection.budget import fill
 from stages._selection.scores import ranking, ranks
 from stages.select.clusters.quotas import Members, Outcome
 

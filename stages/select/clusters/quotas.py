@@ -11,16 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.types import Count, option_group
-from stages._selection.budget import (
-    EXPONENTS,
-    Amount,
-    Budget,
-    PerGroup,
-    Quota,
-    divide_amount,
-    fill_quotas,
-    group_sizes,
-)
+from stages._selection.amounts import Amount, Budget, PerGroup
+from stages._selection.budget import EXPONENTS, Quota, divide_amount, fill_quotas, group_sizes
 from stages._selection.scores import Expression
 from stages._selection.scores import scores as values_of
 

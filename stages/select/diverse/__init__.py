@@ -41,11 +41,10 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from stages._common.edges import require_input
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Budget,
     Unit,
-    amount_of,
     check_selection,
     check_unused,
     cost_columns,

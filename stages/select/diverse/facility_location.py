@@ -92,7 +92,7 @@ class CoverageObjective:
 
     Example:
         >>> from stages._vectors.arrays import parallel_map
-        >>> from stages._selection.budget import Amount
+        >>> from stages._selection.amounts import Amount
         >>> from stages.select.diverse.lazy_greedy import greedy
         >>> vectors = np.array([[1, 0], [3, 1], [1, 1], [0, 1]], np.float32)
         >>> cover = Cover(slice(0, 4), np.zeros(4), None, 1.0, np.zeros(4))

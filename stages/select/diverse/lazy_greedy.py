@@ -22,7 +22,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._selection.budget import Amount
+from stages._selection.amounts import Amount
 from stages.select.diverse.mixed_precision import Floats, Positions
 
 DECIMALS: Final = 9

@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages._common.verdicts import evidence_of
-from stages._selection.budget import Amount
+from stages._selection.amounts import Amount
 from stages.select.diverse.lazy_greedy import Picks
 from stages.select.diverse.mixed_precision import Floats, Positions
 

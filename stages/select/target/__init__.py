@@ -28,12 +28,10 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Amount, Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Amount,
-    Budget,
     Unit,
-    amount_of,
     check_selection,
     cost_columns,
     fill,

@@ -33,12 +33,10 @@ from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Fraction, PercentileRange
 from schemas.records import response
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
-    Budget,
-    PerGroup,
     Unit,
-    amount_of,
     check_selection,
     check_unused,
     cost_columns,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from stages._selection.amounts import PerGroup
 from stages._selection.budget import (
     EXPONENTS,
-    PerGroup,
     Quota,
     divide,
     fill,

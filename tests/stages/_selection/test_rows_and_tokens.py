@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.recipe.discovery import available, find
-from stages._selection.budget import Budget, RowsAndTokens
+from stages._selection.amounts import Budget, RowsAndTokens
 from tests.stages._selection.binding import bound, problems_of
 from tests.stages._selection.test_budget import by_fractions
 

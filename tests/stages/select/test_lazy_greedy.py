@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages._selection.budget import Amount
+from stages._selection.amounts import Amount
 from stages._vectors.arrays import ParallelMap, parallel_map
 from stages.select.diverse.facility_location import Cover, CoverageObjective
 from stages.select.diverse.graph_cut import GraphCutObjective
