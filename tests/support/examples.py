@@ -25,7 +25,7 @@ from pipeline.context import Context
 from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
-from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
+from pipeline.stage import ALL, ROOT, DataKind, Edge, OptionalColumn, Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from tests.support.rows import DATA, exam, json_lines, self_instruct
 from tests.support.scripted import Answer, Scripted
@@ -70,7 +70,8 @@ class Example:
         if edge.kind is DataKind.ITEMS:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
         reads = self.stage.reads(edge.name, self.options)
-        names = [f"added_{part}"] if reads == ALL else [c for c in reads if c not in _BASE]
+        needed = [c for c in reads if not isinstance(c, OptionalColumn) and c not in _BASE]
+        names = [f"added_{part}"] if reads == ALL else needed
         # Branches that are joined are over the same rows.
         rows = _records(0 if edge.many and self.stage.annotates else part)
         return rows.with_columns(_column(rows, name) for name in names)
