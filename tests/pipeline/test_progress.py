@@ -35,11 +35,12 @@ def test_lines_say_the_stage_its_model_money_and_failures(monkeypatch: pytest.Mo
     lines: list[str] = []
     monkeypatch.setattr("pipeline.execution.progress.LOG_EVERY", 0.0)
     progress = LineProgress(12, lines.append)
-    progress.start(3, "judged", "score.judge, qwen", lambda: "money 1.25 of 5, 3 requests failed")
+    usage = "money 1.25 of 5, 3 failed"
+    progress.start(3, "judged", "score.judge", ["qwen"], lambda: usage)
     progress.update(900, 1000)
     progress.finish("9 kept")
     assert lines == [
         "[ 3/12] judged (score.judge, qwen)",
-        "[ 3/12] judged: 900/1,000 (money 1.25 of 5, 3 requests failed)",
+        "[ 3/12] judged: 900/1,000 (money 1.25 of 5, 3 failed)",
         "[ 3/12] judged: 9 kept",
     ]
