@@ -173,7 +173,7 @@ def test_a_slow_stage_of_the_users_own_does_not_hold_up_a_plan(
     (note,) = counting_notes(steps)
     assert note.startswith(f"b ({module}) is run on some rows to count its requests")
     start = time.monotonic()
-    assert estimate_steps(recipe, store, steps)["b"].requests == requests
+    assert estimate_steps(recipe, store, steps)["b"].expected.requests == requests
     assert time.monotonic() - start < 10
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings[0].startswith("b takes more than 0.6 s to count")
