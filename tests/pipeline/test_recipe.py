@@ -123,7 +123,7 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         ("name: x\nstages: {a: {uses: ..}}", "there is no stage '..'"),
         ("name: x\nstages: {a: {uses: json.tool}}", "there is no stage 'json.tool'"),
         ("name: x\nstages: {a: {uses: [}}", "is not valid YAML"),
-        ("name: x\nstages: {a: !!python/none 1}", "is not valid YAML"),
+        ("name: x\nstages: {a: !!python/none 1}", "got the tag '!!python/none'"),
         ("name: x\nstages: {[1]: 2}", "is not valid YAML"),
         ("name: x\nstages: &a {b: *a}", "contains itself"),
         ("name: x\nstages: {a: \x01}", "is not valid YAML"),
