@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
@@ -14,4 +17,7 @@ from pipeline.errors import program
 
 def main() -> None:
     """Run the verb that `sys.argv` names."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names and terminals that are not Unicode; standard error does so by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name=program())

@@ -30,8 +30,8 @@ from pipeline.execution.workers import WorkerPool
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.artifact import Artifact, file_entries
-from pipeline.store.hashing import column_digest, digest
+from pipeline.store.artifact import Artifact, file_entries, kept_digest
+from pipeline.store.hashing import column_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
@@ -198,7 +198,6 @@ class Runner:
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
         files = file_entries(staging)
-        hashes = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
         assert planned.fingerprint is not None
         assert planned.parts is not None
         return Manifest(
@@ -210,7 +209,7 @@ class Runner:
             fingerprint=planned.fingerprint,
             parts=dict(planned.parts),
             code=code_hash(stage),
-            digest=digest([columns, hashes]),
+            digest=kept_digest(columns, files),
             columns=columns,
             counts=outcome.counts,
             computed=outcome.computed,

@@ -58,7 +58,8 @@ def call(*arguments: str, limit: float = 10.0) -> Done:
         arguments: The words of the command line.
         limit: Seconds after which it ends with a traceback.
     """
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace")
     argv, path, on_term = sys.argv, list(sys.path), signal.getsignal(signal.SIGTERM)
     start = time.perf_counter()
     sys.argv = ["pipeline", *arguments]
