@@ -27,8 +27,9 @@ ExportFile = Annotated[
 
 def _journal(store: Path) -> Journal:
     from pipeline.models.journal.journal import journal_in
+    from pipeline.store.store import Store
 
-    journal = journal_in(store)
+    journal = journal_in(Store(store).root)
     if journal is None:
         what = "the store has no journal: no request to a language model was sent"
         raise UserError(what, where=str(store))
@@ -71,6 +72,7 @@ def import_(file: ExportFile, store: StoreFolder = STORE) -> None:
     """Add the answers of an exported file; existing ones stay."""
     from pipeline.models.journal import export as exports
     from pipeline.models.journal.journal import Journal
+    from pipeline.store.store import Store
 
-    new, existing = exports.import_entries(Journal(store / "journal"), file)
+    new, existing = exports.import_entries(Journal(Store(store).root / "journal"), file)
     print(f"{new:,} entries added, {existing:,} existed before")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
 
 _OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
+_FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
 DISK_HINTS: Final = {
     errno.ENOSPC: "free some space, then run again: finished work is kept",
     errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
@@ -44,6 +44,9 @@ DISK_HINTS: Final = {
     errno.EROFS: _OTHER_FOLDER,
     errno.EACCES: _OTHER_FOLDER,
     errno.EPERM: _OTHER_FOLDER,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: _FOREIGN,
+    errno.EISDIR: _FOREIGN,
 }
 """What to do about errors of the disk that the user can fix."""
 
@@ -258,10 +261,3 @@ def _disk_errors_explained(root: Path) -> Iterator[None]:
         denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
         hint = "make it readable" if denied else DISK_HINTS[error.errno]
         raise UserError(str(error.strerror), where=str(path), hint=hint) from error
-    except sqlite3.OperationalError as error:
-        raise UserError(
-            "the request journal cannot be written",
-            where=str(root / "journal"),
-            why=str(error),
-            hint="free some space or choose another folder with --store DIR; nothing is lost",
-        ) from error

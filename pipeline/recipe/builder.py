@@ -21,6 +21,8 @@ from pipeline.stage import Stage
 
 T = TypeVar("T")
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
+MAX_NAME: Final = 200
+"""Bytes of a name, which becomes that of a file: file systems allow 255 with a suffix."""
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
 }  # fmt: skip
@@ -67,7 +69,10 @@ class Builder:
 
     def _check_name(self, key_path: KeyPath, name: Any) -> None:
         """Names become names of files in the store."""
-        if isinstance(name, str) and not NAME.fullmatch(name):
+        if isinstance(name, str) and len(name.encode()) > MAX_NAME:
+            what = f"a name must have at most {MAX_NAME} bytes, got {name[:40]!r} and more"
+            self._problem(key_path, what)
+        elif isinstance(name, str) and not NAME.fullmatch(name):
             what = f"a name must not begin with a dot or contain a slash, got {name!r}"
             self._problem(key_path, what)
 

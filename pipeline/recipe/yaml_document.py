@@ -205,7 +205,7 @@ class _Reader:
         """The value of the text, None where it is empty; `where` is for errors without a line."""
         if len(self.text) > MAX_CHARACTERS:
             what = f"the text must have at most {MAX_CHARACTERS:,} characters"
-            raise UserError(f"{what}, got {len(self.text):,}", where=where)
+            raise UserError(f"{what}, got more", where=where)
         try:
             self._loader = yaml.SafeLoader(self.text)
             root = self._loader.get_single_node()

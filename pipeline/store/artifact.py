@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -31,6 +31,15 @@ from schemas.manifest import FORMAT, FileEntry, Manifest
 
 MANIFEST = "manifest.json"
 REPLACED = ".old"
+
+
+_VERIFIED: Final[dict[Path, tuple[int, ...]]] = {}
+"""Files whose bytes this process has verified, with their state then."""
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,14 @@ class Artifact:
         return self.manifest["counts"]["kept"]
 
     def columns(self, part: str) -> list[str]:
-        """The stored columns of `kept`, `dropped` or `failed`; empty without such rows."""
-        path = self.folder / f"{part}.parquet"
-        with self._damage_explained():
-            return column_names(path) if path.exists() else []
+        """The stored columns of `kept`, `dropped` or `failed`; empty without such rows.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        with self.damage_explained():
+            path = self._verified(part)
+            return column_names(path) if path else []
 
     def read(self, part: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The rows of `kept`, `dropped` or `failed`; an empty frame without such rows.
@@ -76,12 +89,31 @@ class Artifact:
         Raises:
             UserError: The file is damaged.
         """
-        path = self.folder / f"{part}.parquet"
-        with self._damage_explained():
-            return read_frame(path, columns) if path.exists() else pl.DataFrame()
+        with self.damage_explained():
+            path = self._verified(part)
+            return read_frame(path, columns) if path else pl.DataFrame()
+
+    def _verified(self, part: str) -> Path | None:
+        """The file of some rows, whose bytes are those that were written; None without such rows.
+
+        Readers of Parquet may take a flipped bit for another value, and even abort.
+
+        Raises:
+            DamagedFile: They are not.
+        """
+        name = f"{part}.parquet"
+        entry, path = self.manifest["files"].get(name), self.folder / name
+        if entry is None:
+            return None
+        if _VERIFIED.get(path) != (state := _state(path)):
+            if file_digest(path) != entry["sha256"]:
+                raise DamagedFile(path, "its bytes are not those that were written")
+            _VERIFIED[path] = state
+        return path
 
     @contextmanager
-    def _damage_explained(self) -> Iterator[None]:
+    def damage_explained(self) -> Iterator[None]:
+        """Turns the damage of one of its files into an error with the next command."""
         try:
             yield
         except DamagedFile as damage:
@@ -225,6 +257,7 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     else:
         staging.rename(target)
     _flush(target.parent)
+    _VERIFIED.update((target / name, _state(target / name)) for name in manifest["files"])
     return Artifact(target, manifest)
 
 

@@ -77,6 +77,8 @@ def wrong_kind(path: Path, folder: bool) -> str | None:
     """
     expected = f"must be {_EXPECTED[folder]}"
     try:
+        if folder:
+            str(path).encode()  # libraries that read Parquet take only names in UTF-8
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except FileNotFoundError:
         return f"{expected}, got a link that leads nowhere" if path.is_symlink() else None

@@ -121,11 +121,15 @@ def _damage_reported(path: Path) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
-        raise DamagedFile(path, f"it is no Parquet that can be read ({_first_line(error)})") from None
+        raise DamagedFile(
+            path, f"it is no Parquet that can be read ({_first_line(error)})"
+        ) from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DamagedFile(path, f"it is no Parquet that can be read ({_first_line(error)})") from None
+        raise DamagedFile(
+            path, f"it is no Parquet that can be read ({_first_line(error)})"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Seeded mutations of recipes and of command lines: what a slip of the hand or of a program gives."""
+"""Seeded mutations of recipes and of command lines: what slips of hands and programs give."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ VALUES: Final = (
 )  # fmt: skip
 """Values as a recipe writes them, that hardly any key can have."""
 
-JUNK: Final = ("\t", "\x00", "\x07", "\ufeff", "\u2028", "'", '"', "{", "}", "[", "]", ":", "- ",
-               "&", "*", "!", "%", "@", "`", "#", "\n", "\n\n  ", ",", "---\n", "...\n", "\U0001f600")  # fmt: skip
+JUNK: Final = (
+    "\t", "\x00", "\x07", "\ufeff", "\u2028", "'", '"', "{", "}", "[", "]", ":", "- ", "&", "*",
+    "!", "%", "@", "`", "#", "\n", "\n\n  ", ",", "---\n", "...\n", "\U0001f600",
+)  # fmt: skip
 
 
 def mutated_recipe(text: str, random_state: random.Random) -> str:
@@ -64,7 +66,9 @@ def _nodes(node: Any) -> list[Any]:
             continue
         result[id(node)] = node
         children = node.value if isinstance(node.value, list) else []
-        waiting += [n for child in children for n in (child if isinstance(child, tuple) else [child])]
+        waiting += [
+            n for child in children for n in (child if isinstance(child, tuple) else [child])
+        ]
     return list(result.values())
 
 
@@ -76,12 +80,14 @@ def _with_tree(text: str, random_state: random.Random) -> str:
         return _with_text(text, random_state)
     mappings: list[dict[Any, Any]] = []
 
-    def walk(value: Any) -> None:
+    def walk(value: Any, depth: int = 0) -> None:
+        if depth > 30:
+            return
         if isinstance(value, dict):
             mappings.extend([value] if value else [])
             value = list(value.values())
         for child in value if isinstance(value, list) else ():
-            walk(child)
+            walk(child, depth + 1)
 
     walk(content)
     if not mappings:
@@ -108,11 +114,15 @@ def _with_text(text: str, random_state: random.Random) -> str:
     """Characters removed, doubled or added, anywhere."""
     start = random_state.randrange(len(text) + 1)
     end = min(len(text), start + random_state.choice((1, 1, 5, 40, 400)))
-    middle = random_state.choice(("", text[start:end] * 2, random_state.choice(JUNK) + text[start:end]))
+    middle = random_state.choice(
+        ("", text[start:end] * 2, random_state.choice(JUNK) + text[start:end])
+    )
     return text[:start] + middle + text[end:]
 
 
-def mutated_call(call: Sequence[str], words: Sequence[str], random_state: random.Random) -> list[str]:
+def mutated_call(
+    call: Sequence[str], words: Sequence[str], random_state: random.Random
+) -> list[str]:
     """A command line with one to three of its words removed, replaced, doubled, moved or added.
 
     Args:
