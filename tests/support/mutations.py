@@ -16,7 +16,7 @@ VALUES: Final = (
     "!!python/object:os.system x", "!foo bar", "!foo [1]", '"\\0"', '"\\ud800"', '"\\e[31m"',
     "x" * 5000, "/" * 5000, "a/" * 2500, "a." * 2500 + "b", "é" * 300, "~", "[]", "{}", '""', "' '",
     "*nowhere", "&a [*a]", "[" * 100 + "]" * 100, "[" * 20000, "true", "=", "<<", "{<<: 3}",
-    "/dev/null", "/dev/zero", "/proc/self/mem", "..", ".", "/", "**", "a**b", "{name: x}",
+    "/dev/null", "/proc/self/mem", "..", ".", "/", "**", "a**b", "{name: x}",
     "[1, [2]]", "[null]", "{1: 2}", "{~: 2}", "{true: x}", "{a: 1, a: 2}", "[a, a]", "{name: [1]}",
     "{name: {a: 1}}", "0.5", "1.0", "100000000", "'{{ x }}'", "'{% for %}'", "-", "?", "|", "> x",
     "1", "2", "0.75", "b", "[b]", "size", "length", "{length: b}", "a", "kind", "false", "{}",
@@ -123,7 +123,7 @@ def _with_text(text: str, random_state: random.Random) -> str:
 def mutated_call(
     call: Sequence[str], words: Sequence[str], random_state: random.Random
 ) -> list[str]:
-    """A command line with one to three of its words removed, replaced, doubled, moved or added.
+    """A command line with one to three of its words replaced, removed, doubled, moved or added.
 
     Args:
         call: The words of a right command line.
@@ -133,14 +133,14 @@ def mutated_call(
     result = list(call)
     for _ in range(random_state.choice((1, 1, 2, 3))):
         place = random_state.randrange(len(result) + 1)
-        action = random_state.randrange(5)
-        if action == 0:
-            del result[place : place + 1]
-        elif action == 1:
+        action = random_state.randrange(8)
+        if action < 4:
             result[place : place + 1] = [random_state.choice(words)]
-        elif action == 2:
+        elif action == 4:
+            del result[place : place + 1]
+        elif action == 5:
             result[place:place] = result[place : place + 1]
-        elif action == 3 and result:
+        elif action == 6 and result:
             result.insert(place, result.pop(random_state.randrange(len(result))))
         else:
             result.insert(place, random_state.choice(words))
