@@ -12,6 +12,7 @@ path or code.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -345,4 +346,4 @@ def chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 def local_folder(model: str) -> Path | None:
     """The folder that a model's name points to, or None if it is not a folder."""
     path = Path(model)
-    return path if path.is_dir() else None
+    return path if os.path.isdir(path) else None  # False for a name that is too long

@@ -227,6 +227,6 @@ class Builder:
                 for needed in names:
                     self._check_exists(below, f"stage {key_path[-1]!r} needs", needed)
         for edge in edges.values():
-            if edge.name not in needs and not edge.optional:
+            if not needs.get(edge.name) and not edge.optional:
                 self._problem(key_path, f"{stage.name} needs an input for {edge.name!r}")
         return needs

@@ -160,14 +160,14 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
 
 def _matches(base: Path, pattern: str) -> list[Path]:
     path = base / pattern
-    if path.exists():
+    if os.path.exists(path):  # False for a name that is too long; Path.exists raises
         return [_absolute(path)]
     if Path(pattern).is_absolute():
         base, pattern = Path(path.anchor), str(path.relative_to(path.anchor))
     try:
         return sorted(_absolute(p) for p in base.glob(pattern) if p.is_file())
-    except ValueError:
-        # No pattern at all, such as a**b: nothing is found by it.
+    except (ValueError, OSError, RecursionError):
+        # No pattern at all, such as a**b, or one that is too long: nothing is found by it.
         return []
 
 
@@ -234,6 +234,5 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
 
 def _existing(name: str, folder: Path) -> str:
     """The path beside the recipe or in the repository, or the name itself (a hub's)."""
-    return next(
-        (str((b / name).resolve()) for b in (folder, ROOT) if name and (b / name).exists()), name
-    )
+    paths = [base / name for base in (folder, ROOT) if name and os.path.exists(base / name)]
+    return str(paths[0].resolve()) if paths else name

@@ -145,8 +145,9 @@ def checked(path: Path, value: Any, kind: type[T]) -> T:
     Raises:
         DamagedFile: It is of another type, or a part is missing.
     """
+    expected: Any = kind
     try:
-        result: T = _adapter(kind).validate_python(value, strict=True)
+        result: T = _adapter(expected).validate_python(value, strict=True)
     except ValidationError as error:
         entry = error.errors()[0]
         place = ".".join(map(str, entry["loc"])) or "its content"

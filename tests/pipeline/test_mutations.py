@@ -101,6 +101,42 @@ def test_six_hundred_mutated_recipes(tmp_path: Path) -> None:
     assert codes[Exit.DONE] > 30
 
 
+LONG = """\
+name: {name}
+models:
+  w: {{engine: transformers, model: {model}}}
+  e: {{engine: sentence-transformers, model: {model}}}
+stages:
+  ? {stage}
+  : {{uses: {uses}, with: {{path: {path}, source: s, license: l}}}}
+  vectors: {{uses: embed.text, needs: {stage}, with: {{embedder: e}}}}
+"""
+RIGHT = {
+    "name": "n", "model": "data/models/tinylm", "stage": "a", "uses": "load.records",
+    "path": "data/seeds/self_instruct_seed_tasks.jsonl",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["x" * 5000, "/".join(["d"] * 2500), "x" * 300 + ".yaml"])
+@pytest.mark.parametrize("key", RIGHT)
+def test_names_of_five_thousand_characters(tmp_path: Path, key: str, value: str) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(LONG.format(**{**RIGHT, key: value}))
+    words = ["plan", str(path), "--store", str(tmp_path / "store")]
+    done = call(*words)
+    ended_well(done, words)
+    # A model is not looked for before what it works on is there.
+    assert done.code == (Exit.DONE if key == "model" else Exit.MISTAKE)
+
+
+def test_an_edge_needs_an_input(tmp_path: Path) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text("name: x\nstages: {v: {uses: select.random, needs: [], with: {budget: 3}}}\n")
+    done = call("plan", str(path), "--store", str(tmp_path / "store"))
+    assert done.code == Exit.MISTAKE
+    assert "select.random needs an input for 'rows'" in done.stderr
+
+
 CALLS = (
     "run r.yaml --store s", "run r.yaml brief --store s2 --workers 1",
     "plan r.yaml --store s --json", "plan r.yaml --profile tiny --store s",
@@ -185,7 +221,7 @@ def test_three_hundred_mutated_command_lines(
 
 @pytest.mark.proof
 def test_as_a_command_it_ends_in_the_same_way(tmp_path: Path) -> None:
-    for words in recipe_calls(tmp_path, 2, 20):
+    for words in recipe_calls(tmp_path, 2, 10):
         inside = call(*words)
         shutil.rmtree(words[3], ignore_errors=True)
         if not any("\0" in word for word in words):

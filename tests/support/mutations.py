@@ -76,7 +76,7 @@ def _with_tree(text: str, random_state: random.Random) -> str:
     """A key removed, renamed, moved or given to another mapping."""
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except Exception:  # whatever PyYAML raises for what a mutation before this one made
         return _with_text(text, random_state)
     mappings: list[dict[Any, Any]] = []
 
@@ -107,7 +107,10 @@ def _with_tree(text: str, random_state: random.Random) -> str:
         mapping[key] = {"name": value}
     else:
         other[key] = value
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    try:
+        return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return _with_text(text, random_state)
 
 
 def _with_text(text: str, random_state: random.Random) -> str:
