@@ -21,14 +21,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_WORDS: Final = 64
+from stages._vectors.arrays import parallel_map
+
+MAX_WORDS: Final = 48
 """Words of a text that are compared: those that the fewest texts have."""
 
 MAX_CACHED: Final = 100_000
 """Words whose vectors are kept."""
 
-_BATCH: Final = 512
-"""Pairs at a time: 512 x 64 words x 384 dimensions x 2 are 100 MiB."""
+_WIDTHS: Final = (8, 12, 16, 24, 32, MAX_WORDS)
+"""Numbers of words that the texts of a pair are padded to."""
+
+_BATCH: Final = 256
+"""Pairs at a time: 256 x 2 x 48 words x 384 dimensions are 36 MiB for each thread."""
 
 _WORD = re.compile(r"[^\W_]+(?:\.\d+)?")
 
@@ -96,18 +101,21 @@ class Coverage:
         if not known:
             return result
         vectors = self._word_vectors(known)
-        for start in range(0, len(items), _BATCH):
-            batch = slice(start, start + _BATCH)
-            left = _padded([codes[text] for text in items[batch]])
-            right = _padded([codes[text] for text in spans[batch]])
-            # One product of equal shape for each pair: its result depends on no other pair.
-            similar = np.matmul(vectors[left], vectors[right].transpose(0, 2, 1))
-            similar[is_number[left][:, :, None] | is_number[right][:, None, :]] = 0
-            similar[left[:, :, None] == right[:, None, :]] = 1
-            similar[(left == 0)[:, :, None] | (right == 0)[:, None, :]] = 0
-            forward = _mean(similar.max(axis=2), weights[left])
-            backward = _mean(similar.max(axis=1), weights[right])
-            result[batch] = (forward + backward) / 2
+        pairs = [(codes[item], codes[span]) for item, span in zip(items, spans, strict=True)]
+        sizes = np.array([max(map(len, pair)) for pair in pairs])
+        # A pair is padded to the size that it alone demands: its result depends on no other.
+        widths = np.array(_WIDTHS)[np.searchsorted(_WIDTHS, sizes)]
+
+        def compare(block: slice) -> None:
+            chosen = order[block]
+            for width in np.unique(widths[chosen]).tolist():
+                same = chosen[widths[chosen] == width]
+                left, right = (_padded([pairs[i][k] for i in same], width) for k in (0, 1))
+                result[same] = _covered(left, right, vectors, weights, is_number)
+
+        order = np.argsort(widths, kind="stable")
+        with parallel_map() as map_blocks:
+            map_blocks(compare, len(pairs), _BATCH)
         return result
 
     def weight(self, word: str) -> float:
@@ -129,11 +137,28 @@ class Coverage:
         return sorted(content_words(text), key=lambda word: (-self.weight(word), word))[:MAX_WORDS]
 
 
-def _padded(codes: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    padded = np.zeros((len(codes), MAX_WORDS), dtype=np.int64)
+def _padded(codes: Sequence[Sequence[int]], width: int) -> NDArray[np.int64]:
+    padded = np.zeros((len(codes), width), dtype=np.int64)
     for row, code in zip(padded, codes, strict=True):
         row[: len(code)] = code
     return padded
+
+
+def _covered(
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    is_number: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """The mean of both coverages of each pair; 0 stands for no word."""
+    similar = np.matmul(vectors[left], vectors[right].transpose(0, 2, 1))
+    similar[is_number[left][:, :, None] | is_number[right][:, None, :]] = 0
+    similar[left[:, :, None] == right[:, None, :]] = 1
+    similar *= (left > 0)[:, :, None]
+    similar *= (right > 0)[:, None, :]
+    forward = _mean(similar.max(axis=2), weights[left])
+    return (forward + _mean(similar.max(axis=1), weights[right])) / 2
 
 
 def _mean(similarity: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,10 +13,8 @@ tasks, programming, arithmetic, and questions. Not among the pool's rows: those 
 item many times over, and a row's verdict is to depend on that row alone.
 
 The same as sorting all in float64 (tests/stages/decontaminate/test_semantic.py), faster
-because float32 matrix products select the candidates. A span among the k nearest has
-a product of at least the k-th largest one less twice `product_tolerance`: k products are
-no smaller than that, so k cosines are no smaller than it less the tolerance, and the
-product of a span with such a cosine lies within the tolerance again.
+because float32 matrix products select, with `_SPARE` more than are needed: float32 cannot
+order near ties. Equal spans of a benchmark are one, so ties are of different texts.
 """
 
 from __future__ import annotations
@@ -38,7 +36,6 @@ from pipeline.errors import UserError
 from stages._vectors.arrays import (
     PRODUCTS,
     Matrix,
-    product_tolerance,
     to_device,
     to_host,
     top_columns,
@@ -189,32 +186,31 @@ def _spans(texts: pl.DataFrame, options: dict[str, str], min_words: int) -> pl.D
             continue
         rows += [(*row, *span) for span in item_spans(row[4], options.get(row[2], ""), min_words)]
     schema: dict[str, Any] = {**texts.schema, "name": pl.String, "part": pl.String}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    spans = pl.DataFrame(rows, schema=schema, orient="row")
+    return spans.unique(["benchmark", "part"], keep="first", maintain_order=True)
 
 
 def _neighborhoods(spans: pl.DataFrame, vectors: Matrix, ordinary: Matrix) -> NDArray[np.float64]:
     """The neighborhood of each span of a benchmark, among the spans of its name that are of
-    other items and say something else, and ordinary texts.
+    other items, and ordinary texts.
 
     Spans of long texts that share a passage (`SAME`) are no neighbors of each other either.
     """
     result = np.zeros(len(spans))
-    codes = spans.select(pl.col("name", "id", "part").rank("dense").cast(pl.Int64))
+    codes = spans.select(pl.col("name", "id").rank("dense").cast(pl.Int64))
     long = spans["part"].map_elements(n_words, return_dtype=pl.Int64).to_numpy() >= LONG
     for (_,), part in codes.with_row_index("at").group_by("name", maintain_order=True):
-        own, ids, parts = (part[name].to_numpy() for name in ("at", "id", "part"))
-        others = np.unique(parts, return_index=True)[1]
-        base = np.concatenate([vectors[own[others]], ordinary])
+        own, ids = part["at"].to_numpy(), part["id"].to_numpy()
+        base = np.concatenate([vectors[own], ordinary])
         size = max(1, PRODUCTS // len(base))
         for block in (slice(at, at + size) for at in range(0, len(own), size)):
             scores = vectors[own[block]] @ base.T
-            among = scores[:, : len(others)]  # a view
-            excluded = ids[block, None] == ids[others]
-            excluded |= parts[block, None] == parts[others]
+            among = scores[:, : len(own)]  # a view
+            excluded = ids[block, None] == ids
             excluded |= long[own[block], None] & (among >= SAME)
             among[excluded] = -1
             k = min(NEIGHBORHOOD, scores.shape[1])
-            best = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k:]
+            best = np.take_along_axis(scores, top_columns(scores, k), axis=1)
             result[own[block]] = best.astype(np.float64).mean(axis=1)
     return result
 
@@ -223,9 +219,7 @@ def _representative(spans: pl.DataFrame) -> NDArray[np.bool_]:
     """One span of each different text of an item, its question alone where there is one."""
     asked = (pl.col("name") == "question").any().over("benchmark", "id", "text")
     kind = pl.when(asked).then(pl.lit("question")).otherwise(pl.lit("text"))
-    chosen = pl.col("name").is_in(["docstring"]) | (pl.col("name") == kind)
-    first = pl.col("part").is_first_distinct().over("benchmark", chosen)
-    return spans.select(chosen & first).to_series().to_numpy()
+    return spans.select((pl.col("name") == kind) | (pl.col("name") == "docstring")).to_series().to_numpy()
 
 
 def unit(vectors: NDArray[np.floating]) -> Matrix:
@@ -265,7 +259,6 @@ def nearest(items: EmbeddedItems, turns: Matrix) -> NearestSpans:
     size = max(1, PRODUCTS // (len(items.vectors) + len(items.ordinary) + 1))
     parts = [(np.zeros((2, 0), dtype=np.int64), np.zeros(0))]
     xp = array_namespace(items.on_device)
-    tolerance = 2 * product_tolerance(turns.shape[1]) + 1e-6  # rounding of the neighborhoods
     for start in range(0, len(turns), size):
         rows = turns[start : start + size]
         block = xp.asarray(rows, device=device(items.on_device))
@@ -277,7 +270,7 @@ def nearest(items: EmbeddedItems, turns: Matrix) -> NearestSpans:
             own = _largest_of(rows, xp.take(scores, columns, axis=1), items.vectors[first + alike])
             around = np.sort(np.concatenate([ordinary, own], axis=1), axis=1)
             neighborhood = around[:, -NEIGHBORHOOD:].mean(axis=1)
-            turn, item = _candidates(scores, items.neighborhoods[first:end], tolerance)
+            turn, item = _candidates(scores, items.neighborhoods[first:end])
             parts.append((np.stack([turn + start, item + first]), neighborhood[turn]))
     turn, item = np.concatenate([pair for pair, _ in parts], axis=1)
     left, right = turns[turn].astype(np.float64), items.vectors[item].astype(np.float64)
@@ -306,16 +299,11 @@ def _largest_of(rows: Matrix, scores: Any, texts: Matrix) -> NDArray[np.float64]
 
 
 def _candidates(
-    scores: Any, neighborhoods: NDArray[np.float64], tolerance: float
+    scores: Any, neighborhoods: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs (row, column) of the products, among them the candidates of each row."""
     xp = array_namespace(scores)
     half = xp.asarray(neighborhoods.astype(np.float32) / 2, device=device(scores))
-    lifted = scores - half
-    best = xp.max(lifted, axis=1, keepdims=True)
-    remaining = lifted
-    for _ in range(min(N_CANDIDATES, scores.shape[1]) - 1):  # the next largest value
-        remaining = xp.where(remaining >= best, xp.full_like(remaining, -9.0), remaining)
-        best = xp.max(remaining, axis=1, keepdims=True)
-    turn, item = xp.nonzero(lifted >= best - tolerance)
-    return to_host(turn).astype(np.int64), to_host(item).astype(np.int64)
+    columns = to_host(top_columns(scores - half, min(N_CANDIDATES + _SPARE, scores.shape[1])))
+    rows = np.repeat(np.arange(len(columns)), columns.shape[1])
+    return rows, columns.ravel().astype(np.int64)

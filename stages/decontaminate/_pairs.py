@@ -21,6 +21,11 @@ NUMBERS_MAY_DIFFER: Final = ("code", "number_substituted")
 MIN_SIMILARITY: Final = 0.5
 """The cosine of the least similar paraphrases: below it no words are compared."""
 
+MAX_COVERAGE: Final = 0.85
+"""The coverage of most paraphrases that change a wording: words are compared only where it
+would be enough. A verbatim copy has more; n-grams find it, and a copy of a question that
+everybody asks, which no margin tells from the others, is none."""
+
 MAX_EVIDENCE: Final = 300
 """Characters of a span in the evidence."""
 
@@ -142,8 +147,8 @@ def compare(
     """
     near = nearest(items, vectors)
     margin, limit = near.similarity - near.background, limits[near.item]
-    # No coverage is above 1, so only these can reach their threshold.
-    possible = np.flatnonzero((margin + 1 >= limit) & (near.similarity >= MIN_SIMILARITY))
+    enough = (margin + MAX_COVERAGE >= limit) & (near.similarity >= MIN_SIMILARITY)
+    possible = np.flatnonzero(enough)
     coverage = np.full(len(margin), np.nan)
     coverage[possible] = items.coverage(
         items.spans["part"].gather(near.item[possible]).to_list(),

@@ -176,7 +176,7 @@ def semantic(
     """
     items, encoder = Benchmarks(benchmarks), ctx.open(embedder)
     embedded = _embedded(encoder.encode, items, fields, min_words, languages)
-    kinds = _task_types(items, task_types)
+    kinds = _inferred_types(items) | _checked(items, task_types or {})
     limits = _limits(items, threshold, kinds, judge is not None, embedded.spans)
     turn_rows = turns_of(rows, turns)
     turn_rows = turn_rows.with_columns(foreign(turn_rows["text"], languages))
@@ -225,25 +225,32 @@ def _limits(
     return benchmarks.limits("threshold", threshold, spans)
 
 
-def _task_types(
-    benchmarks: Benchmarks, overrides: Mapping[str, TaskType] | None
-) -> dict[str, TaskType]:
-    """The type of each benchmark's tasks: as given, or by what most of its items hold."""
+def _checked(benchmarks: Benchmarks, types: Mapping[str, TaskType]) -> Mapping[str, TaskType]:
+    """The types that are given.
+
+    Raises:
+        UserError: They are of other benchmarks than the items'.
+    """
     names = benchmarks.names()
-    if unknown := sorted((overrides or {}).keys() - set(names)):
+    if unknown := sorted(types.keys() - set(names)):
         raise UserError(
             f"task_types must name benchmarks of the items, got {', '.join(unknown)}",
             hint=f"the benchmarks are {', '.join(names)}",
         )
+    return types
+
+
+@lru_cache(maxsize=2)
+def _inferred_types(benchmarks: Benchmarks) -> dict[str, TaskType]:
+    """The type of each benchmark's tasks, by what most of its items hold."""
     texts = benchmarks.texts(None).group_by("benchmark", "id", maintain_order=True).agg("text")
-    kinds: dict[str, list[TaskType]] = {name: [] for name in names}
-    # A loop over the items, once for each chunk of rows.
+    kinds: dict[str, list[TaskType]] = {name: [] for name in benchmarks.names()}
+    # A loop over the items, once per process.
     for name, _, parts in texts.iter_rows():
         is_problem = len(numbers_in(parts[0])) >= 2 and "?" in parts[0]
         is_program = any(map(has_code, parts))
         kinds[name].append("code" if is_program else "math" if is_problem else "knowledge")
-    inferred = {name: max(sorted(set(of)), key=of.count) for name, of in kinds.items()}
-    return inferred | dict(overrides or {})
+    return {name: max(sorted(set(of)), key=of.count) for name, of in kinds.items()}
 
 
 def _turn_spans(turns: pl.DataFrame, min_words: int) -> pl.DataFrame:
