@@ -1,8 +1,9 @@
 """Texts in a language that the encoder does not know: their vectors say nothing.
 
 Such a text is near no item and would pass as clean. It is not compared instead, and that is
-said. A text is taken for one only where that is sure: an identifier names another language
-with confidence, and the text is not a short one in Latin letters, for which it guesses.
+said. A text in Latin letters is taken for one only where that is sure: an identifier names
+another language with confidence, and the text is not short, for which it guesses. Other
+letters say it by themselves.
 """
 
 from __future__ import annotations
@@ -53,10 +54,12 @@ def foreign(texts: pl.Series, languages: tuple[str, ...]) -> pl.Series:
     if "en" in languages:
         function_words = pl.col("text").str.count_matches(_FUNCTION_WORDS)
         doubtful &= ~is_latin | (function_words < ENGLISH * words)
-    positions = head.select(doubtful.arg_true()).to_series()
+    checked = head.with_row_index("at").filter(doubtful).select("at", "text", ~is_latin)
     classify = identifier().classify
+    other = []
     # A loop, because the identifier reads one text at a time; most texts are never in doubt.
-    named = [classify(text) for text in head["text"].gather(positions)]
-    sure = [(i, name) for i, (name, p) in zip(positions, named, strict=True) if p >= MIN_CONFIDENCE]
-    other = [(i, name) for i, name in sure if name not in languages]
+    for position, text, by_script in checked.iter_rows():
+        name, confidence = classify(text)
+        if name not in languages and (by_script or confidence >= MIN_CONFIDENCE):
+            other.append((position, name))
     return result.scatter([i for i, _ in other], [name for _, name in other]) if other else result

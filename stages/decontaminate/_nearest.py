@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +57,7 @@ _SPARE: Final = 4
 """Neighbors beyond `NEIGHBORHOOD` that are selected in float32, which cannot order near ties."""
 
 SAME: Final = 0.98
-"""The cosine from which on two long texts share a passage, and are no neighborhood of each other."""
+"""The cosine from which on two long texts share a passage, and are no neighbors."""
 
 
 class NearestSpans(NamedTuple):
@@ -88,7 +88,7 @@ class EmbeddedItems:
         representative: Whether a span stands for its item in the neighborhood of a turn.
         groups: Where each benchmark's spans begin, and the end.
         ordinary: Vectors of ordinary texts.
-        coverage: Compares words.
+        coverages: Compare words, by the frequencies of ordinary texts and of each benchmark.
     """
 
     spans: pl.DataFrame
@@ -97,7 +97,7 @@ class EmbeddedItems:
     representative: NDArray[np.bool_]
     groups: list[int]
     ordinary: Matrix
-    coverage: Coverage | None = None
+    coverages: list[Coverage]
     on_device: Any = field(init=False, repr=False)
     ordinary_on_device: Any = field(init=False, repr=False)
 
@@ -160,17 +160,20 @@ def embed_items(
     neighborhoods = np.concatenate(
         [_neighborhoods(spans[a:b], vectors[a:b], base) for a, b in pairwise(groups)]
     )
-    coverage = Coverage(encoded, [*ordinary, *texts["text"].unique().sort()])
+    own = [texts.filter(pl.col("benchmark") == name)["text"] for name in names.unique().sort()]
+    coverages = [Coverage(encoded, [*ordinary, *part.unique().sort()]) for part in own]
     return EmbeddedItems(
-        spans, vectors, neighborhoods, _representative(spans), groups, base, coverage
+        spans, vectors, neighborhoods, _representative(spans), groups, base, coverages
     )
 
 
 def _options(benchmarks: Benchmarks) -> dict[str, str]:
     """The options of each item's question, by the item's id."""
     texts = benchmarks.texts(None)
-    is_option = texts["field"].fill_null("").map_elements(
-        lambda name: bool(OPTION_FIELDS.fullmatch(name)), return_dtype=pl.Boolean
+    is_option = (
+        texts["field"]
+        .fill_null("")
+        .map_elements(lambda name: bool(OPTION_FIELDS.fullmatch(name)), return_dtype=pl.Boolean)
     )
     options = texts.filter(is_option).group_by("id", maintain_order=True).agg("text")
     return {key: "\n".join(parts) for key, parts in options.iter_rows()}
@@ -219,7 +222,11 @@ def _representative(spans: pl.DataFrame) -> NDArray[np.bool_]:
     """One span of each different text of an item, its question alone where there is one."""
     asked = (pl.col("name") == "question").any().over("benchmark", "id", "text")
     kind = pl.when(asked).then(pl.lit("question")).otherwise(pl.lit("text"))
-    return spans.select((pl.col("name") == kind) | (pl.col("name") == "docstring")).to_series().to_numpy()
+    return (
+        spans.select((pl.col("name") == kind) | (pl.col("name") == "docstring"))
+        .to_series()
+        .to_numpy()
+    )
 
 
 def unit(vectors: NDArray[np.floating]) -> Matrix:
@@ -251,7 +258,10 @@ def nearest(items: EmbeddedItems, turns: Matrix) -> NearestSpans:
 
     Example:
         >>> vectors = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]], np.float32)
-        >>> items = EmbeddedItems(pl.DataFrame(), vectors, np.zeros(3), np.ones(3, bool), [0, 2, 3], vectors[1:2])
+        >>> hoods, alike = np.zeros(3), np.ones(3, dtype=bool)
+        >>> items = EmbeddedItems(
+        ...     pl.DataFrame(), vectors, hoods, alike, [0, 2, 3], vectors[1:2], []
+        ... )
         >>> pairs = nearest(items, vectors[:1])
         >>> pairs.item.tolist(), pairs.similarity.round(6).tolist()
         ([0, 1, 2], [1.0, 0.0, 0.6])
@@ -295,7 +305,8 @@ def _largest_of(rows: Matrix, scores: Any, texts: Matrix) -> NDArray[np.float64]
     k = min(NEIGHBORHOOD + _SPARE, scores.shape[1])
     columns = to_host(top_columns(scores, k)) if k else np.zeros((len(rows), 0), dtype=np.int64)
     values = texts[columns].astype(np.float64)
-    return np.einsum("ijk,ik->ij", values, rows.astype(np.float64))
+    cosines: NDArray[np.float64] = np.einsum("ijk,ik->ij", values, rows.astype(np.float64))
+    return cosines
 
 
 def _candidates(

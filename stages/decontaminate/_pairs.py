@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -21,10 +22,9 @@ NUMBERS_MAY_DIFFER: Final = ("code", "number_substituted")
 MIN_SIMILARITY: Final = 0.5
 """The cosine of the least similar paraphrases: below it no words are compared."""
 
-MAX_COVERAGE: Final = 0.85
-"""The coverage of most paraphrases that change a wording: words are compared only where it
-would be enough. A verbatim copy has more; n-grams find it, and a copy of a question that
-everybody asks, which no margin tells from the others, is none."""
+MAX_COVERAGE: Final = 0.8
+"""The coverage of nearly all paraphrases: words are compared only where it would be enough.
+A long verbatim copy has more, and a margin that is far beyond any threshold."""
 
 MAX_EVIDENCE: Final = 300
 """Characters of a span in the evidence."""
@@ -88,7 +88,7 @@ class Pairs(NamedTuple):
             "span": item["name"],
             "item_span": item["part"][:MAX_EVIDENCE],
             "turn_span": span["part"][:MAX_EVIDENCE],
-            **{name: round(pair[name], 6) for name in measured},
+            **{name: _rounded(pair[name]) for name in measured},
             "numbers": self._numbers(i),
             "turn": span["turn"],
         }
@@ -117,8 +117,10 @@ class Pairs(NamedTuple):
     def _numbers(self, i: int) -> float | None:
         """The fraction of the item's numbers that the turn names; null where none is required."""
         item = self._item(i)
-        required = numbers_in(item["part"])
-        if not required or self.task_types[item["benchmark"]] in NUMBERS_MAY_DIFFER:
+        task_type = self.task_types[item["benchmark"]]
+        # What a problem asks at its end is the same for hundreds; its numbers stand before.
+        required = numbers_in(item["text" if task_type == "math" else "part"])
+        if not required or task_type in NUMBERS_MAY_DIFFER:
             return None
         return agreement(required, numbers_in(self._span(i)["part"]))
 
@@ -127,6 +129,10 @@ class Pairs(NamedTuple):
 
     def _span(self, i: int) -> dict[str, Any]:
         return self.spans.row(self.table["span"][i], named=True)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def compare(
@@ -148,12 +154,13 @@ def compare(
     near = nearest(items, vectors)
     margin, limit = near.similarity - near.background, limits[near.item]
     enough = (margin + MAX_COVERAGE >= limit) & (near.similarity >= MIN_SIMILARITY)
-    possible = np.flatnonzero(enough)
     coverage = np.full(len(margin), np.nan)
-    coverage[possible] = items.coverage(
-        items.spans["part"].gather(near.item[possible]).to_list(),
-        spans["part"].gather(near.turn[possible]).to_list(),
-    )
+    for number, (first, end) in enumerate(pairwise(items.groups)):
+        possible = np.flatnonzero(enough & (near.item >= first) & (near.item < end))
+        coverage[possible] = items.coverages[number](
+            items.spans["part"].gather(near.item[possible]).to_list(),
+            spans["part"].gather(near.turn[possible]).to_list(),
+        )
     table = pl.DataFrame(
         {
             "span": near.turn,

@@ -13,6 +13,7 @@ found by n-grams.
 from __future__ import annotations
 
 import re
+from itertools import compress
 from typing import Final, Literal, NamedTuple
 
 SpanName = Literal["text", "question", "options", "docstring"]
@@ -30,19 +31,23 @@ _LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _FENCE = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _DOCSTRING = re.compile(r'("""|\'\'\')(.*?)(?:\1|\Z)|/\*\*?(.*?)\*/', re.DOTALL)
 _EXAMPLES = re.compile(
-    r"^\W*(?:>>>|(?:for )?examples?\b\W*(?:\d\W*)?$|for example\b|e\.g\.|@param|@return|:param|Args:|"
-    r"Returns?:|assert\b|[\w.]+\(.*\)\s*(?:==|=>|->|➞|=|should|returns?))",
+    r"^\W*(?:>>>|(?:for )?examples?\b\W*(?:\d\W*)?$|for example\b|e\.g\."
+    r"|@param|@return|:param|Args:|Returns?:|assert\b|[\w.]+\(.*\)\s*(?:==|=>|->|➞|=|should|returns?))",
     re.IGNORECASE,
 )
 _CODE_LINE = re.compile(
-    r"^\s*(?:(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[(:{]|(?:from\s+[\w.]+\s+)?import\s+[\w*{]|return\b"
+    r"^\s*(?:(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[(:{]|return\b"
+    r"|(?:from\s+[\w.]+\s+)?import\s+[\w*{]"
     r"|#include|using\s+\w|public\s|private\s|(?:let|const|var)\s+\w+\s*=|function\s+\w*\s*\("
-    r"|(?:if|for|while|elif|switch)\b.*[:{]\s*$|else\s*[:{]|[\w.\[\]]+\s*[-+*/]?=[^=].*|[\w.]+\(.*\);?\s*$"
+    r"|(?:if|for|while|elif|switch)\b.*[:{]\s*$|else\s*[:{]"
+    r"|[\w.\[\], ]+[-+*/]?=[^=].*|[\w.]+\(.*\);?\s*$"
     r"|[{})\];]+\s*$|@\w+|//|#(?!\s*[A-Z])|.*[;{]\s*$)"
 )
 _OPTION = re.compile(r"(?:^|\n)\s*\(?[A-Da-d1-4][).:]\s+\S")
 _LABEL = re.compile(r"^\W*(?:question|problem|instruction|prompt|q)\s*\d*\s*[:.]\s*", re.IGNORECASE)
-_ANSWER = re.compile(r"\n\W*(?:answer|solution|response|reply|a)\s*:.*\Z", re.IGNORECASE | re.DOTALL)
+_ANSWER = re.compile(
+    r"\n\W*(?:answer|solution|response|reply|a)\s*:.*\Z", re.IGNORECASE | re.DOTALL
+)
 _SENTENCE_END = re.compile(r"(?<=[.?!。？！:])[\"”')\]]*\s+|\n+")
 
 
@@ -79,9 +84,9 @@ def item_spans(text: str, options: str, min_words: int) -> list[Span]:
         min_words: Fewest words of a span.
 
     Example:
-        >>> [span.name for span in item_spans("Which of these is the capital of Peru?", "A\\nB", 3)]
+        >>> [span.name for span in item_spans("Which is the capital of Peru?", "A\\nB", 3)]
         ['text', 'options']
-        >>> code = 'def f(x):\\n    \\"\\"\\"Add two to the number x.\\n    >>> f(1)\\n    3\\"\\"\\"'
+        >>> code = 'def f(x):\\n    \\"\\"\\"Add two to the number x.\\n    f(1) == 3\\"\\"\\"'
         >>> item_spans(code, "", 3)
         [Span(name='docstring', text='Add two to the number x.')]
     """
@@ -99,16 +104,20 @@ def item_spans(text: str, options: str, min_words: int) -> list[Span]:
     return [span for span in spans if n_words(span.text) >= min_words]
 
 
-def turn_spans(text: str, min_words: int) -> list[str]:
+def turn_spans(text: str, asks: bool, min_words: int) -> list[str]:
     """The spans of a turn, each once.
 
     Args:
         text: The turn.
+        asks: Whether it is no answer: its paragraphs and last sentence are spans, whatever
+            they end in. In an answer single sentences are only if they are questions: most
+            state what an item may ask about.
         min_words: Fewest words of a span.
 
     Example:
-        >>> turn_spans("Rome grew fast. It fell too. Which city is the capital of Peru?", 4)
-        ['Rome grew fast. It fell too. Which city is the capital of Peru?', 'Which city is the capital of Peru?']
+        >>> text = "Rome grew fast. It fell too. Which city is the capital of Peru?"
+        >>> turn_spans(text, True, 4) == [text, "Which city is the capital of Peru?"]
+        True
     """
     docstrings, prose = _parts(text)
     stem, options = _split_options(prose)
@@ -116,8 +125,9 @@ def turn_spans(text: str, min_words: int) -> list[str]:
     paragraphs = [part for part in re.split(r"\n\s*\n", stem) if part.strip()]
     sentences = _sentences(stem)
     questions = [s for s in sentences if s.rstrip("\"”')] ").endswith(("?", "？"))]
-    asked = [*questions[:4], *questions[4:][-2:], *sentences[-1:]]
-    spans = [stem, *docstrings[:4], *asked, *paragraphs[:3]]
+    spans = [stem, *docstrings[:4], *questions[:4], *questions[4:][-2:]]
+    if asks:
+        spans += [*sentences[-1:], *paragraphs[:3]]
     if options:
         spans.append(f"{(questions or sentences[-1:] or [''])[-1]}\n{options}")
     kept = (span.strip() for span in spans)
@@ -144,9 +154,12 @@ def _parts(text: str) -> tuple[list[str], str]:
         text = _DOCSTRING.sub("\n", text)
     if "```" in text:
         text = _FENCE.sub("\n", text)
-    lines = text.split("\n")
-    if any(_CODE_LINE.match(line) for line in lines):
-        text = "\n".join(line for line in lines if not _CODE_LINE.match(line))
+    lines = [line for line in text.split("\n") if line.strip()]
+    is_prose = [not _CODE_LINE.match(line) for line in lines]
+    if not all(is_prose):
+        # What a program's lines leave over is no prose, unless it is most of the text.
+        enough = sum(is_prose) * 2 > len(lines)
+        text = "\n".join(compress(lines, is_prose)) if enough else ""
     return [d for d in docstrings if d], text.strip()
 
 

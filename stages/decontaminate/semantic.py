@@ -55,13 +55,30 @@ ADDS: Final = {
     "exam_unchecked": pl.String(),
 }
 
+TASK_TYPES: Final[dict[str, TaskType]] = {"gsm8k": "math", "humaneval": "code"}
+"""The tasks of benchmarks of these names, whichever of their items are given."""
+
 THRESHOLDS: Final[dict[TaskType, float]] = {
-    "math": 0.75,
-    "number_substituted": 1.0,
-    "code": 0.75,
-    "knowledge": 0.95,
+    "math": 0.55,
+    "number_substituted": 0.75,
+    "code": 0.60,
+    "knowledge": 0.80,
 }
-"""The score from which on a span is a paraphrase, by the type of the benchmark's tasks."""
+"""The score from which on a span is a paraphrase, by the type of the benchmark's tasks.
+
+With the bundled potion-base-4m, the lowest of a grid of 0.05 at which at most 10 of 1,000
+innocent rows are convicted in every development file: GSM8K's training problems from the
+1,001st on (math), GPTeacher's programming tasks from the 1,201st on (code), the first 8,000
+rows of Alpaca, and TruthfulQA (knowledge). `number_substituted` is above all training problems
+of GSM8K, whose numbers differ. Measured on files that were not looked at for it
+(`tests/bench/paraphrase_sets.py` has all sets, `make bench SECTIONS=paraphrases` the curves):
+
+    recall, development      GSM8K 93%, HumanEval 60% (both LLM decontaminator's), MMLU 51%
+    recall, held-out         GSM8K 100%, HumanEval 42%, MMLU 72%, abstract algebra 72%
+    innocents convicted      0 of 1,000 of Auto-Evol GSM8K and of TheoremQA (math);
+    of 1,000, held-out       Code Alpaca 3.5, functions of Python's library 6.6 (code);
+                             ARC 13.7, Dolly 12.0, TheoremQA 7.5, Self-Instruct 3.2 (knowledge)
+"""
 
 JUDGED: Final = 0.2
 """How far below these a pair is still put before a judge."""
@@ -75,6 +92,7 @@ Threshold = Annotated[
 
 Verdict = tuple[dict[str, Any] | None, str | None]
 """The evidence for which a row is dropped, or why it failed."""
+
 
 def _check(options: SimpleNamespace) -> None:
     if options.judge is None:
@@ -145,9 +163,9 @@ def semantic(
             alone.
         task_types: Type of a benchmark's tasks: `code`, `math`, `knowledge`, or
             `number_substituted`, which drops problems that differ in their numbers alone.
-            Selects the threshold and the judge's prompt. Default: code where half of the
-            items hold a program, math where half of them are problems of two numbers or
-            more, else knowledge.
+            Selects the threshold and the judge's prompt. Default: gsm8k math, humaneval
+            code; others by what most of their items are: code where they hold a program,
+            math where they ask something of two numbers or more, else knowledge.
         judge: A language model that decides on each text above the threshold. A row without
             a readable judgment *fails*, unless another one convicts it; the paper's code
             counts such a row as clean.
@@ -176,7 +194,7 @@ def semantic(
     """
     items, encoder = Benchmarks(benchmarks), ctx.open(embedder)
     embedded = _embedded(encoder.encode, items, fields, min_words, languages)
-    kinds = _inferred_types(items) | _checked(items, task_types or {})
+    kinds = _inferred_types(items) | _checked(items, dict(task_types or {}))
     limits = _limits(items, threshold, kinds, judge is not None, embedded.spans)
     turn_rows = turns_of(rows, turns)
     turn_rows = turn_rows.with_columns(foreign(turn_rows["text"], languages))
@@ -225,7 +243,7 @@ def _limits(
     return benchmarks.limits("threshold", threshold, spans)
 
 
-def _checked(benchmarks: Benchmarks, types: Mapping[str, TaskType]) -> Mapping[str, TaskType]:
+def _checked(benchmarks: Benchmarks, types: dict[str, TaskType]) -> dict[str, TaskType]:
     """The types that are given.
 
     Raises:
@@ -250,17 +268,18 @@ def _inferred_types(benchmarks: Benchmarks) -> dict[str, TaskType]:
         is_problem = len(numbers_in(parts[0])) >= 2 and "?" in parts[0]
         is_program = any(map(has_code, parts))
         kinds[name].append("code" if is_program else "math" if is_problem else "knowledge")
-    return {name: max(sorted(set(of)), key=of.count) for name, of in kinds.items()}
+    inferred = {name: max(sorted(set(of)), key=of.count) for name, of in kinds.items()}
+    return {name: TASK_TYPES.get(name, kind) for name, kind in inferred.items()}
 
 
 def _turn_spans(turns: pl.DataFrame, min_words: int) -> pl.DataFrame:
     """Row, turn, text and part of every span of the turns that are compared."""
     rows: list[tuple[Any, ...]] = []
     # A loop, because what asks something in a text is found by regular expressions, in turn.
-    for row, turn, text in turns.filter(pl.col("language").is_null()).select(
-        "row", "turn", "text"
-    ).iter_rows():
-        rows += [(row, turn, text, part) for part in turn_spans(text, min_words)]
+    compared = turns.filter(pl.col("language").is_null()).select("row", "turn", "role", "text")
+    for row, turn, role, text in compared.iter_rows():
+        parts = turn_spans(text, role != "assistant", min_words)
+        rows += [(row, turn, text, part) for part in parts]
     schema = {"row": pl.Int64, "turn": pl.Int64, "text": pl.String, "part": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -20,6 +20,7 @@ from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, Range
 from schemas.records import response, turns
+from stages._text.languages import identifier
 
 CODE: Final = r"""(?xm)
     ^[ \t]*```

@@ -69,7 +69,12 @@ def sources() -> list[Rows]:
         ("GSM8K, by hand", "math", "held-out", _by_hand("gsm8k", "held-out")),
         ("HumanEval, LLM decontaminator", "code", "development", _golden("humaneval_python")),
         ("HumanEval, by hand", "code", "held-out", _by_hand("humaneval", "held-out")),
-        ("MMLU of 8 subjects, by hand", "knowledge", "development", _by_hand("mmlu", "development")),
+        (
+            "MMLU of 8 subjects, by hand",
+            "knowledge",
+            "development",
+            _by_hand("mmlu", "development"),
+        ),
         ("MMLU of 8 others, by hand", "knowledge", "held-out", _by_hand("mmlu", "held-out")),
         (
             "MMLU abstract algebra, LLM decontaminator",
