@@ -61,8 +61,8 @@ def content_words(text: str) -> list[str]:
         >>> content_words("Which of the 3 towns is the largest town of the 3?")
         ['3', 'towns', 'largest', 'town']
     """
-    found = dict.fromkeys(_WORD.findall(text.lower()))
-    return [word for word in found if word not in FUNCTION_WORDS]
+    words = dict.fromkeys(_WORD.findall(text.lower()))
+    return [word for word in words if word not in FUNCTION_WORDS]
 
 
 class Coverage:

@@ -104,12 +104,12 @@ def item_spans(text: str, options: str, min_words: int) -> list[Span]:
     return [span for span in spans if n_words(span.text) >= min_words]
 
 
-def turn_spans(text: str, asks: bool, min_words: int) -> list[str]:
+def turn_spans(text: str, is_prompt: bool, min_words: int) -> list[str]:
     """The spans of a turn, each once.
 
     Args:
         text: The turn.
-        asks: Whether it is no answer: its paragraphs and last sentence are spans, whatever
+        is_prompt: Whether it is no answer: its paragraphs and last sentence are spans, whatever
             they end in. In an answer single sentences are only if they are questions: most
             state what an item may ask about.
         min_words: Fewest words of a span.
@@ -126,7 +126,7 @@ def turn_spans(text: str, asks: bool, min_words: int) -> list[str]:
     sentences = _sentences(stem)
     questions = [s for s in sentences if s.rstrip("\"”')] ").endswith(("?", "？"))]
     spans = [stem, *docstrings[:4], *questions[:4], *questions[4:][-2:]]
-    if asks:
+    if is_prompt:
         spans += [*sentences[-1:], *paragraphs[:3]]
     if options:
         spans.append(f"{(questions or sentences[-1:] or [''])[-1]}\n{options}")
