@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from stages.load._json import NOT_UTF8, Position
 from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream, is_compressed, whole
-from stages.load._tables import unpacked
+from stages.load._tables import unpacked, without_nulls
 
 _WHOLE: Final = 256 << 20
 """The largest Parquet file that may itself be compressed, since it is read at once."""
@@ -60,7 +60,7 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
                 for row in _rows(batch):
                     at += 1
                     if isinstance(row, dict):
-                        yield at, unpacked(row, nested), None
+                        yield at, unpacked(without_nulls(row, nested), nested), None
                     else:
                         yield at, None, row
         except (pa.ArrowException, OSError, ValueError) as error:
