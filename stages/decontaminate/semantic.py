@@ -161,7 +161,7 @@ def semantic(
         fields: Names of the items' texts that count; null: all.
         languages: Languages that the encoder knows, by two letters; empty: all. Turns and
             items in another one are not compared, which `exam_unchecked` says.
-        min_words: Spans of fewer words, numbers and signs apart, are left out.
+        min_words: Spans of fewer words, not counting numbers and signs, are left out.
         n_neighbors: Texts of each benchmark, those of the highest score, that are considered
             for each turn. The paper takes the k nearest rows of each item (its code: 1),
             which depends on all rows of the pool; here a row's verdict depends on the row
