@@ -53,6 +53,11 @@ _ANSWERS: Final = (
 """Fields that hold answers: beside one of them, or its misspelling, a prompt is not all."""
 
 
+@lru_cache(10_000)
+def _is_answer(field: str) -> bool:
+    return bool(get_close_matches(field.lower(), _ANSWERS, 1, 0.8))
+
+
 def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     """The first format that a row's fields match: any, or `format` alone.
 
@@ -90,11 +95,6 @@ def _is_text_and_list(prompt: Any, completion: Any) -> bool:
 
 def _has_prompt(row: Row) -> bool:
     return "prompt" in row or "instruction" in row
-
-
-@lru_cache(10_000)
-def _is_answer(field: str) -> bool:
-    return bool(get_close_matches(field.lower(), _ANSWERS, 1, 0.8))
 
 
 def _starts_with_text(value: Any) -> bool:

@@ -12,6 +12,7 @@ lines of text, plain or compressed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from itertools import chain
 from operator import itemgetter
 from types import SimpleNamespace
@@ -36,7 +37,6 @@ from stages.load._rows import (
     ContainerOf,
     OutputRow,
     check_file,
-    digest_of,
     existing_files,
     extra_json,
     merge_duplicates,
@@ -276,7 +276,11 @@ def identities(messages: pl.Series, tools: pl.Series | None = None) -> pl.Series
     texts = messages.to_frame("m").select(
         "[" + pl.col("m").list.eval(canonical).list.join(",") + "]"
     )
-    ids = [None if text is None else digest_of(text) for text in texts.to_series()]
+    # As bytes, which no row needs as a Python text beside them.
+    ids = [
+        None if text is None else blake2b(text, digest_size=16).hexdigest()
+        for text in texts.to_series().cast(pl.Binary)
+    ]
     richer = have_more(messages)
     if tools is not None:
         richer |= tools.is_not_null()
