@@ -115,7 +115,11 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
     if step.stage.creates or not len(dropped):
         return dropped
     view = outputs.views[step.first]
-    texts = [c for c in ("messages", "extra", "text") if c in view.columns]
+    texts = [
+        c
+        for c in ("messages", "prompt", "chosen", "rejected", "extra", "text")
+        if c in view.columns
+    ]
     joined = dropped.join(view.read(texts), on="id", how="left", maintain_order="left")
     return joined.select("id", *texts, pl.exclude("id", *texts))
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 from pipeline.errors import OptionError, UserError
 from pipeline.recipe.problems import suggest
-from pipeline.stage import ALL, BASE_COLUMNS, RESERVED, Columns, DataKind, Edge, Stage
+from pipeline.stage import ALL, BASE_COLUMNS, DECLARED, RESERVED, Columns, DataKind, Edge, Stage
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,13 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
         where = step.locate(("needs", edge.name))
         problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=where))
         return
-    if edge.kind is not DataKind.RECORDS:
+    if edge.kind not in DECLARED:
         return
     reads = step.stage.reads(edge.name, step.options)
     for column in () if reads == ALL else reads:
         if column not in source.columns:
             what = f"{step.label} reads the column {column!r}"
-            added = [c for c in source.columns if c not in BASE_COLUMNS[DataKind.RECORDS]]
+            added = [c for c in source.columns if c not in BASE_COLUMNS[edge.kind]]
             problems.append(
                 UserError(
                     f"{what}, which {source.name!r} does not have",

@@ -105,8 +105,8 @@ def listed_answers(row: Row, field: str) -> list[Answer]:
             answer = _answer(value)
         except Unusable as reason:
             raise Unusable(f"answer {at}: {reason}") from None
-        given = number(score)
-        answers.append(answer if given is None else answer._replace(score=sign * given))
+        beside_it = number(score)
+        answers.append(answer if beside_it is None else answer._replace(score=sign * beside_it))
     return answers
 
 

@@ -27,6 +27,7 @@ from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
 from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from tests.support.pairing import ranked_sample
 from tests.support.rows import DATA, exam, json_lines, self_instruct
 from tests.support.scripted import Answer, Scripted
 from tests.support.teacher import teacher
@@ -67,6 +68,8 @@ class Example:
     def _frame(self, edge: Edge, part: int) -> pl.DataFrame:
         if edge.kind is DataKind.DOCUMENTS:
             return _documents()
+        if edge.kind is DataKind.PAIRS:
+            return _pairs()
         if edge.kind is DataKind.ITEMS:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
         reads = self.stage.reads(edge.name, self.options)
@@ -188,6 +191,11 @@ def _documents() -> pl.DataFrame:
         for i, t in enumerate(texts)
     ]
     return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
+
+
+@cache
+def _pairs() -> pl.DataFrame:
+    return ranked_sample()[:ROWS]
 
 
 def _column(rows: pl.DataFrame, name: str) -> pl.Series:
