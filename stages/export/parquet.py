@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from pydantic import AfterValidator, Field
 
 from pipeline.context import Context
@@ -109,9 +111,9 @@ def parquet(
         counted = pool.submit(rows.select, lengths.alias("_length"))
         splits = _splits(rows, validation_fraction)
         messages = _without_absent_fields(rows["messages"])
-        table = rows.select(messages, "id", *_provenance(), *columns, splits["split"])
+        table = rows.select(messages, "id", *provenance(), *columns, splits["split"])
     table = table.with_columns(counted.result())
-    _write(ctx.files, table, rows_per_shard, compression, token_column)
+    write_shards(ctx.files, table, rows_per_shard, compression, token_column)
     return splits
 
 
@@ -140,7 +142,7 @@ def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
     )
 
 
-def _provenance() -> list[pl.Expr]:
+def provenance() -> list[pl.Expr]:
     """Sources and licences, each once and sorted, whatever the order of the origins."""
     field = pl.element().struct.field
     origins = pl.col("origins").list
@@ -160,16 +162,30 @@ def _words() -> pl.Expr:
     return said.str.count_matches(r"\S+").cast(pl.Int64)
 
 
-def _write(
-    folder: Path, table: pl.DataFrame, size: int, compression: str, token_column: str | None
+def write_shards(
+    folder: Path,
+    table: pl.DataFrame,
+    size: int,
+    compression: str,
+    token_column: str | None,
+    as_table: Callable[[pl.DataFrame], pa.Table] = to_arrow,
 ) -> None:
-    """Write all shards, then the files that describe them. A split without rows has no shard."""
+    """Write all shards, then the files that describe them. A split without rows has no shard.
+
+    Args:
+        folder: Where to write.
+        table: The rows with their `split`, `_length`, sources and licenses.
+        size: The rows of each shard.
+        compression: Of the Parquet files.
+        token_column: What `_length` counts; None for words.
+        as_table: Makes an Arrow table of the rows of a shard.
+    """
     (folder / "data").mkdir(parents=True, exist_ok=True)
     splits = {}
     for name in ("train", "validation"):
         part = table.filter(pl.col("split") == name)
         if len(part):
-            splits[name] = _write_split(folder, name, part, size, compression)
+            splits[name] = _write_split(folder, name, part, size, compression, as_table)
     described = {
         "format": 1,
         "length_unit": f"column {token_column}" if token_column else "words between white space",
@@ -181,7 +197,12 @@ def _write(
 
 
 def _write_split(
-    folder: Path, name: str, part: pl.DataFrame, size: int, compression: str
+    folder: Path,
+    name: str,
+    part: pl.DataFrame,
+    size: int,
+    compression: str,
+    as_table: Callable[[pl.DataFrame], pa.Table],
 ) -> dict[str, Any]:
     """Write one split; describe it and each of its shards."""
     starts = range(0, len(part), size)
@@ -189,7 +210,7 @@ def _write_split(
     for number, start in enumerate(starts):
         path = folder / "data" / f"{name}-{number:05d}-of-{len(starts):05d}.parquet"
         rows = part.slice(start, size)
-        write_table(path, to_arrow(rows.drop("_length", "split")), compression)
+        write_table(path, as_table(rows.drop("_length", "split")), compression)
         raw = path.read_bytes()
         shards.append(
             {
