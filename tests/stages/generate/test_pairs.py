@@ -1,0 +1,285 @@
+"""`generate.pairs`: which answers make pairs, what becomes of the others, and who is a parent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.context import Context
+from pipeline.errors import Exit, RecipeErrors, UserError
+from schemas.pairs import pair_id
+from schemas.records import RECORD_COLUMNS, record_id
+from stages.generate.pairs import pairs
+from stages.generate.pairs.ditto import Ditto
+from stages.generate.pairs.revised import Revised
+from stages.generate.pairs.scored import Scored
+from stages.generate.pairs.simulated import Simulated
+from stages.generate.pairs.verified import Verified
+from tests.support.rows import SAMPLES
+from tests.support.running import recipe, run
+
+NOWHERE = Context.__new__(Context)
+
+
+def row(prompt: str, answer: str, parents: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    """A record of one exchange."""
+    turns: list[Any] = [{"role": "user", "content": prompt}]
+    turns.append({"role": "assistant", "content": answer})
+    origins = [{"source": "s", "index": 0, "license": more.pop("license", "MIT")}]
+    base = {"id": record_id(turns), "messages": turns, "origins": origins, "extra": "{}"}
+    return base | {"parents": list(parents)} | more
+
+
+def frame(*rows: dict[str, Any], **kinds: Any) -> pl.DataFrame:
+    return pl.DataFrame([*rows], schema={**RECORD_COLUMNS, **kinds}).sort("id")
+
+
+def made(rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
+    result = pairs(NOWHERE, rows, **options)
+    for made_row in result.to_dicts():
+        sides = made_row["chosen"], made_row["rejected"]
+        assert made_row["id"] == pair_id(made_row["prompt"], *sides, made_row["tools"])
+        assert (made_row["drop_reason"] is None) == (made_row["evidence"] is None)
+        if made_row["drop_reason"] is None:
+            assert all(sides)
+    kept = result.filter(pl.col("drop_reason").is_null())
+    assert kept["id"].is_unique().all()
+    return result.to_dicts()
+
+
+def texts(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Chosen and rejected of the pairs that were kept."""
+    kept = [row for row in rows if row["drop_reason"] is None]
+    return [(row["chosen"][-1]["content"], row["rejected"][-1]["content"]) for row in kept]
+
+
+def reasons(rows: list[dict[str, Any]]) -> Counter[str | None]:
+    return Counter(row["drop_reason"] for row in rows)
+
+
+SCORES = st.lists(st.none() | st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1, max_size=5)
+
+
+@given(
+    prompts=st.lists(SCORES, min_size=1, max_size=4),
+    ranked=st.booleans(),
+    which=st.sampled_from(["worst", "random", "all"]),
+    margin=st.sampled_from([0.0, 2.0]),
+)
+@settings(max_examples=80, deadline=None)
+def test_scored_pairs(
+    prompts: list[list[float | None]], ranked: bool, which: Any, margin: float
+) -> None:
+    sign = -1 if ranked else 1
+    rows = [
+        row(f"q{at}", f"{at} {number}", score=None if score is None else sign * score)
+        for at, scores in enumerate(prompts)
+        for number, score in enumerate(scores)
+    ]
+    pool = frame(*rows, score=pl.Float64)
+    method = Scored(score="score", descending=not ranked, rejected=which, min_margin=margin)
+    results = made(pool, method=method, seed=3)
+    assert {r["prompt"][0]["content"] for r in results} == {f"q{i}" for i in range(len(prompts))}
+    by_id = {r["id"]: r for r in rows}
+    for result in results:
+        scores = prompts[int(result["prompt"][0]["content"][1:])]
+        present = sorted((s for s in scores if s is not None), reverse=True)
+        worse = [s for s in present if s != present[0]]
+        if result["drop_reason"] is None:
+            assert result["chosen_score"] > result["rejected_score"]
+            assert result["margin"] >= margin
+            assert result["margin"] == result["chosen_score"] - result["rejected_score"]
+            assert result["chosen_score"] == present[0]
+            assert which != "worst" or result["rejected_score"] == present[-1]
+            assert [by_id[p]["score"] for p in result["parents"]] == [
+                sign * result["chosen_score"], sign * result["rejected_score"]
+            ]  # fmt: skip
+        else:
+            expected = (
+                "one_answer" if len(scores) < 2 else "missing_score" if len(present) < 2
+                else "tie" if not worse else "margin"
+            )  # fmt: skip
+            assert result["drop_reason"] == expected
+            assert expected != "margin" or present[0] - present[-1] < margin
+    if which == "all":
+        assert len(texts(results)) == sum(
+            sum(max(p) - s >= max(margin, 1) for s in p)
+            for scores in prompts
+            if len(p := [s for s in scores if s is not None]) > 1
+        )
+
+
+def test_random_depends_on_the_seed_and_on_no_other_row() -> None:
+    rows = [row(f"q{q}", f"{q} {n}", score=float(n)) for q in range(20) for n in range(6)]
+    pool = frame(*rows, score=pl.Float64)
+    method = Scored(score="score", rejected="random")
+    whole = texts(made(pool, method=method, seed=1))
+    assert len(whole) == 20
+    assert set(whole) == set(texts(made(pool.reverse(), method=method, seed=1)))
+    part = pool.filter(pl.col("messages").list.first().struct.field("content") == "q7")
+    assert set(texts(made(part, method=method, seed=1))) < set(whole)
+    assert set(texts(made(pool, method=method, seed=2))) != set(whole)
+    assert len({worse.split()[1] for _, worse in whole}) > 2
+
+
+def test_a_length_penalty_prefers_the_short_one_of_near_equals() -> None:
+    rows = [row("q", "short", score=3.0), row("q", "long " * 50, score=3.1),
+            row("q", "bad", score=0.0)]  # fmt: skip
+    pool = frame(*rows, score=pl.Float64)
+    assert texts(made(pool, method=Scored(score="score")))[0][0].startswith("long")
+    (pair,) = made(pool, method=Scored(score="score", length_penalty=0.5))
+    assert texts([pair])[0][0] == "short"
+    assert pair["chosen_score"] > pair["rejected_score"]
+
+
+def test_tools_and_calls_belong_to_prompt_and_answer() -> None:
+    calls = [{"id": None, "name": "add", "arguments": "{}"}]
+    called = row("q", "2", score=1.0)
+    called["messages"][1:1] = [
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "content": "2"},
+    ]
+    called |= {"id": "called", "tools": "[1]"}
+    others = [row("q", "3", score=0.0, tools="[1]"), row("q", "4", score=-1.0)]
+    pool = frame(called, *others, score=pl.Float64)
+    results = made(pool, method=Scored(score="score"))
+    assert reasons(results) == {None: 1, "one_answer": 1}
+    (pair,) = [result for result in results if result["drop_reason"] is None]
+    assert [turn["role"] for turn in pair["chosen"]] == ["assistant", "tool", "assistant"]
+    assert pair["tools"] == "[1]"
+    assert pair["length_difference"] == len("add\n2\n2") - len("3")
+
+
+def test_licenses_and_origins_of_both_sides() -> None:
+    rows = [row("q", "a", score=1.0), row("q", "b", score=0.0, license="CC0-1.0")]
+    (pair,) = made(frame(*rows, score=pl.Float64), method=Scored(score="score"), source="mine")
+    assert pair["origins"] == [{"source": "mine", "index": 0, "license": "CC0-1.0 AND MIT"}]
+    origins = json.loads(pair["extra"])["origins"]
+    assert [origins[side]["license"] for side in ("chosen", "rejected")] == ["MIT", "CC0-1.0"]
+    unknown = rows[1] | {"origins": []}
+    (pair,) = made(frame(rows[0], unknown, score=pl.Float64), method=Scored(score="score"))
+    assert pair["origins"][0]["license"] is None
+
+
+def test_revised_rows_against_their_parents() -> None:
+    old = [row(f"q{i}", f"old {i}", score=1.0) for i in range(5)]
+    new = [
+        row("q0", "new 0", (old[0]["id"],), score=2.0),
+        row("q1", "new 1", (old[1]["id"],), score=1.0),
+        row("other", "new 2", (old[2]["id"],), score=2.0),
+        row("q3", "old 3 ", (old[3]["id"],), score=None),
+        row("q4", "new 4", ("gone",), score=2.0),
+    ]
+    method = Revised(score="score")
+    both = made(frame(*old, *new, score=pl.Float64), method=method)
+    counts = {None: 1, "not_better": 1, "other_prompt": 1, "missing_score": 1, "no_original": 1}
+    assert reasons(both) == counts
+    assert texts(both) == [("new 0", "old 0")]
+    apart = made(frame(*new, score=pl.Float64), others=frame(*old, score=pl.Float64), method=method)
+    assert sorted(apart, key=str) == sorted(both, key=str)
+    trusted = made(frame(*old, *new, score=pl.Float64), method=Revised())
+    assert len(texts(trusted)) == 3
+
+
+def test_correct_against_incorrect_answers_as_in_autoif() -> None:
+    rates = {"q": [1.0, 0.6, 0.5, 0.2, 0.0, 0.0, 0.0], "right": [1.0, 0.9], "wrong": [0.0, 0.1],
+             "none": [None, None]}  # fmt: skip
+    rows = [row(q, f"{q} {i}", rate=r) for q, rs in rates.items() for i, r in enumerate(rs)]
+    pool = frame(*rows, rate=pl.Float64)
+    method = Verified(correct="rate > 0.5", incorrect="rate = 0", max_chosen=2, max_rejected=2)
+    results = made(pool, method=method)
+    counts = {None: 4, "no_negative": 1, "no_positive": 1, "unverified": 1}
+    assert reasons(results) == counts
+    rate_of = {r["messages"][1]["content"]: r["rate"] for r in rows}
+    assert all(rate_of[good] > 0.5 and rate_of[bad] == 0 for good, bad in texts(results))
+    assert len({good for good, _ in texts(results)}) == 2
+    with pytest.raises(UserError, match="is correct and incorrect"):
+        made(pool, method=Verified(correct="rate > 0.5", incorrect="rate > 0.8"))
+    with pytest.raises(UserError, match="must be true or false"):
+        made(pool, method=Verified(correct="rate"))
+
+
+def test_the_farthest_incorrect_answer_is_used_once() -> None:
+    right = ["aaaa", "aaaa bbbb cccc"]
+    wrong = ["aaab", "zzzzzzzzzzzz", "aaaa bbbb cccd"]
+    rows = [row("q", text, good=True) for text in right]
+    rows += [row("q", text, good=False) for text in wrong]
+    method = Verified(correct="good", match="farthest", max_chosen=3, min_distance=0.3)
+    results = made(frame(*rows, good=pl.Boolean), method=method)
+    assert texts(results) == [("aaaa", "zzzzzzzzzzzz"), ("aaaa bbbb cccc", "aaab")]
+    alike = frame(rows[0], rows[2], good=pl.Boolean)
+    assert reasons(made(alike, method=method)) == {"too_alike": 1}
+
+
+def test_ditto_draws_its_shares() -> None:
+    demonstrations = frame(*(row(f"q{i}", f"human {i}") for i in range(10)))
+    samples = frame(
+        *(row(f"q{q}", f"{q} {r} {n}", round=r) for q in range(10) for r in (1, 2, 3)
+          for n in range(10)),
+        round=pl.Int64,
+    )  # fmt: skip
+    results = made(demonstrations, others=samples, method=Ditto(num_pairs=100))
+    kinds = Counter(json.loads(result["extra"])["kind"] for result in results)
+    assert kinds == {"current": 70, "earlier": 20, "rounds": 10}
+    for result in results:
+        (good, bad), kind = texts([result])[0], json.loads(result["extra"])["kind"]
+        assert good.startswith("human") == (kind != "rounds")
+        rounds = [text.split()[1] for text in (good, bad)]
+        assert (rounds[1] == "3") == (kind == "current")
+        assert kind != "rounds" or rounds[0] > rounds[1]
+    first = samples.filter(pl.col("round") == 1)
+    only = made(demonstrations, others=first, method=Ditto(num_pairs=7))
+    assert Counter(json.loads(result["extra"])["kind"] for result in only) == {"current": 7}
+    without = made(demonstrations, others=samples.clear(), method=Ditto())
+    assert reasons(without) == {"no_sample": 10}
+
+
+def test_simulated_annotators_differ_and_flip() -> None:
+    rows = [row(f"q{q}", f"{q} {n}", one=float(n), two=-float(n)) for q in range(300)
+            for n in range(2)]  # fmt: skip
+    pool = frame(*rows, one=pl.Float64, two=pl.Float64)
+    results = made(pool, method=Simulated(annotators=("one", "two"), flip=0.25))
+    notes = [json.loads(result["extra"]) for result in results]
+    assert 0.4 < sum(note["annotator"] == "one" for note in notes) / 300 < 0.6
+    assert 0.18 < sum(note["flipped"] for note in notes) / 300 < 0.32
+    for (good, _), note in zip(texts(results), notes, strict=True):
+        prefers = "1" if note["annotator"] == "one" else "0"
+        assert (good.split()[1] == prefers) != note["flipped"]
+    honest = made(pool, method=Simulated(annotators=("one",), flip=0.0))
+    assert all(good.endswith(" 1") for good, _ in texts(honest))
+    ties = made(pool.with_columns(one=pl.lit(1.0)), method=Simulated(annotators=("one",)))
+    assert reasons(ties) == {"tie": 300}
+
+
+def test_equal_answers_and_equal_pairs() -> None:
+    same = row("q", "a", score=1.0), row("q", "a", score=0.0) | {"id": "other"}
+    assert reasons(made(frame(*same, score=pl.Float64), method=Scored(score="score"))) == {
+        "identical": 1
+    }
+    twice = [*same, row("q", "b", score=-1.0)]
+    results = made(frame(*twice, score=pl.Float64), method=Scored(score="score", rejected="all"))
+    assert reasons(results) == {None: 1, "identical": 1}
+
+
+def test_a_recipe_makes_pairs_and_needs_others_for_ditto_alone(tmp_path: Path) -> None:
+    load = {
+        "uses": "load.records",
+        "with": {"path": str(SAMPLES / "oasst_trees.jsonl.gz"), "source": "s", "license": "x"},
+    }
+    measured = {"uses": "score.heuristics", "needs": "pool"}
+    method = {"name": "scored", "score": "response_words"}
+    step = {"uses": "generate.pairs", "needs": {"rows": "measured"}, "with": {"method": method}}
+    graph = {"pool": load, "measured": measured, "pairs": step}
+    assert run(recipe(graph), tmp_path) is Exit.DONE
+    needs = {"needs": {"rows": "measured", "others": "measured"}}
+    with pytest.raises(RecipeErrors, match="scored does not read 'others'"):
+        recipe(graph | {"pairs": step | needs})
+    with pytest.raises(RecipeErrors, match="ditto must have an input for 'others'"):
+        recipe(graph | {"pairs": step | {"with": {"method": "ditto"}}})
