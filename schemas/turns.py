@@ -249,6 +249,52 @@ def _template_call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, "type": "function", "function": function}
 
 
+def record_message(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """The message of a record from a turn as templates and trainers take it.
+
+    Args:
+        turn: A turn with OpenAI's names; arguments are objects or JSON text, and reasoning
+            stands under any of `REASONING_FIELDS`.
+
+    >>> function = {"name": "add", "arguments": {"a": 2}}
+    >>> record_message({"role": "assistant", "tool_calls": [{"id": "1", "function": function}]})[
+    ...     "tool_calls"
+    ... ]
+    [{'id': '1', 'name': 'add', 'arguments': '{"a": 2}'}]
+    """
+    calls = [_record_call(call) for call in turn.get("tool_calls") or ()]
+    reasoning = (turn.get(name) for name in REASONING_FIELDS)
+    return {
+        "role": turn["role"],
+        "content": turn.get("content"),
+        "reasoning": next((text for text in reasoning if text is not None), None),
+        "tool_calls": calls or None,
+        **{name: turn.get(name) for name in ("tool_call_id", "name", "train")},
+    }
+
+
+def _record_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or call
+    return {
+        "id": call.get("id"),
+        "name": function["name"],
+        "arguments": json_text(function.get("arguments")),
+    }
+
+
+def json_text(value: Any) -> str | None:
+    """A JSON value as text; text as it is, and None for None.
+
+    A quoted text is one that was no JSON when it was written, and is unquoted.
+    """
+    if value is None or (isinstance(value, str) and not value.startswith('"')):
+        return value
+    if isinstance(value, str):
+        quoted = parsed(value, "")
+        return quoted if isinstance(quoted, str) else value
+    return json.dumps(value, ensure_ascii=False)
+
+
 def template_tools(tools: str | None) -> list[Any] | None:
     """The definitions of the tools as chat templates take them: objects; None without any.
 

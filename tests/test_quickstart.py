@@ -148,7 +148,11 @@ def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undistur
     assert loaded.column_names[0] == "messages"
     kept = rows(recipe, store, "shards", "kept")
     assert loaded["id"] == kept["id"].to_list()
-    assert loaded["messages"] == kept["messages"].to_list()
+    plain = [
+        [{name: turn[name] for name in ("role", "content")} for turn in messages]
+        for messages in kept["messages"].to_list()
+    ]
+    assert loaded["messages"] == plain
 
 
 def killed(overrides: list[str], store: Path, during: str, moment: float | None) -> str:

@@ -100,6 +100,46 @@ def _conversation(user: str, assistant: str) -> list[Message]:
     return [{"role": "user", "content": user}, *answer]
 
 
+def has_tools(messages: Sequence[Mapping[str, Any]] | None, tools: str | None = None) -> bool:
+    """Whether a conversation calls tools or could: what a model writes without them differs.
+
+    Args:
+        messages: The turns.
+        tools: The definitions of the tools, as JSON text.
+    """
+    return bool(tools) or any(message.get("tool_calls") for message in messages or ())
+
+
+def continued(
+    turns: Iterable[tuple[str, str]], originals: Sequence[Mapping[str, Any]] = ()
+) -> list[Message]:
+    """Turns that a model saw as text, as messages: those of the original row keep all they hold.
+
+    Args:
+        turns: Role and text of each.
+        originals: The messages of the row, of which some are among the turns, in their order.
+
+    Example:
+        >>> original = {"role": "assistant", "content": "4", "reasoning": "2 and 2.", "name": None}
+        >>> continued([("assistant", "4"), ("user", "Sure?")], [original])[0]["reasoning"]
+        '2 and 2.'
+    """
+    messages: list[Message] = []
+    remaining = list(originals)
+    for role, text in turns:
+        message = Message(role=role, content=text)
+        same = (
+            i for i, m in enumerate(remaining) if (m["role"], m["content"] or "") == (role, text)
+        )
+        at = next(same, None)
+        if at is not None:
+            known = {k: v for k, v in remaining[at].items() if v is not None}
+            message |= known  # type: ignore[typeddict-item]
+            remaining = remaining[at + 1 :]
+        messages.append(message)
+    return messages
+
+
 def make_row(
     messages: list[Message],
     input_start: int | None = None,

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -23,11 +23,25 @@ from numpy.typing import NDArray
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
 from pipeline.models.local.chat_template import PLAIN_TEMPLATE
-from pipeline.store.parquet import to_arrow
-from schemas.turns import template_messages
+from pipeline.store.parquet import column_names, read_frame, to_arrow
+from schemas.records import RECORD_COLUMNS
+from schemas.turns import json_text, record_message, template_messages, template_tools
+from stages._llm.rendered import (
+    RenderedAnswer,
+    RenderedText,
+    Span,
+    Unrenderable,
+    refuse_control_tokens,
+    render,
+)
 
 IGNORED: Final = -100
 """The label of a token that is read and not predicted (torch's `ignore_index`)."""
+
+AnswerPart = Literal["content", "calls", "reasoning"]
+
+ANSWER_PARTS: Final[tuple[AnswerPart, ...]] = ("content", "calls", "reasoning")
+"""What an answer may consist of."""
 
 ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
@@ -148,39 +162,173 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
-def encode(tokenizer: Any, template: str, messages: pl.Series) -> pl.DataFrame:
+def read_shards(files: Sequence[Path]) -> pl.DataFrame:
+    """The rows of exported shards in id order: `id`, `messages`, `tools`, as records have them.
+
+    Args:
+        files: Parquet files; a turn has OpenAI's names, and arguments and tools may be JSON.
+    """
+    from pyarrow import parquet
+
+    columns = [c for c in ("id", "messages", "tools") if c in column_names(files[0])]
+    turn = parquet.read_schema(files[0]).field("messages").type.value_type
+    if columns == ["id", "messages"] and {f.name for f in turn} == {"role", "content"}:
+        return read_frame(files, columns).sort("id")
+    rows = [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
+    records = [
+        {
+            "id": row["id"],
+            "messages": [record_message(turn) for turn in row["messages"]],
+            "tools": _tools_text(row.get("tools")),
+        }
+        for row in rows
+    ]
+    kinds = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools")}
+    return pl.DataFrame(records, schema=kinds).sort("id")
+
+
+def _tools_text(tools: Any) -> str | None:
+    """The tools of a shard, a list of definitions each as JSON text, as one JSON text."""
+    if isinstance(tools, list):
+        return f"[{', '.join(map(str, map(json_text, tools)))}]" if tools else None
+    return json_text(tools)
+
+
+def encode(
+    tokenizer: Any, template: str, rows: pl.DataFrame, loss_on: Sequence[AnswerPart] = ANSWER_PARTS
+) -> pl.DataFrame:
     """Conversations as tokens.
 
     Args:
         tokenizer: The model's tokenizer.
         template: A chat template that marks what the assistant says.
-        messages: One conversation per row.
+        rows: `messages`, and `tools` where rows have them.
+        loss_on: The parts of an answer that loss is on, with its end token.
 
     Returns:
-        `input_ids` and `labels`, list[i32] each, one row per conversation. `labels` repeats
-        the assistant's tokens and is IGNORED elsewhere.
+        `input_ids` and `labels`, list[i32] each, and `error`, one row per conversation.
+        `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
+        that the template cannot show has an error, and no tokens.
     """
-    kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
+    kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
+    given = rows.select("messages", *(["tools"] if "tools" in rows.columns else []))
     parts = [
         pl.DataFrame(
-            [_tokens(tokenizer, template, row) for row in part.to_series()], kind, orient="row"
+            [_encoded(tokenizer, template, loss_on, *row) for row in part.iter_rows()],
+            kind,
+            orient="row",
         )
-        for part in messages.to_frame().iter_slices(ENCODED_AT_ONCE)
+        for part in given.iter_slices(ENCODED_AT_ONCE)
     ]
     return pl.concat(parts) if parts else pl.DataFrame(schema=kind)
 
 
-def _tokens(tokenizer: Any, template: str, messages: Any) -> tuple[list[int], list[int]]:
-    """One conversation's tokens and labels; a template renders row by row."""
-    encoded = tokenizer.apply_chat_template(
-        template_messages(messages, template),
-        chat_template=template,
-        tokenize=True,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
+Encoded = tuple[list[int] | None, list[int] | None, str | None]
+
+
+def _encoded(
+    tokenizer: Any,
+    template: str,
+    loss_on: Sequence[AnswerPart],
+    messages: Sequence[Mapping[str, Any]],
+    tools: str | None = None,
+) -> Encoded:
+    """One conversation's tokens and labels, or why it has none."""
+    try:
+        _refuse_loss_elsewhere(messages)
+        if set(loss_on) == set(ANSWER_PARTS) and is_plain(messages, tools):
+            refuse_control_tokens(tokenizer, messages)
+            ids, mask = _tokens(tokenizer, template, messages, None)
+        else:
+            rendered = render(tokenizer, messages, tools, template)
+            ids, mask = _tokens(tokenizer, template, messages, tools)
+            _unmask(tokenizer, rendered, messages, loss_on, mask)
+    except Unrenderable as error:
+        return None, None, str(error)
+    return ids, [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)], None
+
+
+def is_plain(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -> bool:
+    """Whether no turn has more than role and content, and no tools are defined.
+
+    >>> is_plain([{"role": "user", "content": "Hi", "reasoning": None}])
+    True
+    """
+    further = (message.items() for message in messages)
+    return not tools and all(
+        value is None or name in ("role", "content") for turn in further for name, value in turn
     )
-    ids, marks = encoded["input_ids"], encoded["assistant_masks"]
-    return ids, [token if mark else IGNORED for token, mark in zip(ids, marks, strict=True)]
+
+
+def _refuse_loss_elsewhere(messages: Sequence[Mapping[str, Any]]) -> None:
+    for number, message in enumerate(messages, 1):
+        if message.get("train") and message["role"] != "assistant":
+            raise Unrenderable(
+                f"turn {number} ({message['role']}) wants loss, which is on the assistant's alone"
+            )
+
+
+def _tokens(
+    tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]], tools: str | None
+) -> tuple[list[int], list[int]]:
+    """The tokens of a conversation, and 1 for those of the assistant."""
+    from jinja2 import TemplateError
+
+    try:
+        encoded = tokenizer.apply_chat_template(
+            template_messages(messages, template),
+            tools=template_tools(tools),
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
+    return encoded["input_ids"], list(encoded["assistant_masks"])
+
+
+def _unmask(
+    tokenizer: Any,
+    rendered: RenderedText,
+    messages: Sequence[Mapping[str, Any]],
+    loss_on: Sequence[AnswerPart],
+    mask: list[int],
+) -> None:
+    """Take the loss off the turns and the parts of turns that it is not to be on."""
+    encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = encoded["offset_mapping"]
+    if len(offsets) != len(mask):
+        raise Unrenderable("the chat template's text is tokenized differently by itself")
+    marked = np.flatnonzero(mask)
+    # Each run of marked tokens is one answer, its end token included.
+    for run in np.split(marked, np.flatnonzero(np.diff(marked) > 1) + 1) if len(marked) else []:
+        start, end = offsets[run[0]][0], offsets[run[-1]][1]
+        answer = next(
+            (a for a in rendered.answers if a.span()[0] <= end and start <= a.span()[1]), None
+        )
+        if answer is None:
+            continue
+        for token in run:
+            if not _learnt(offsets[token], answer, messages[answer.turn], loss_on):
+                mask[token] = 0
+
+
+def _learnt(
+    token: Span,
+    answer: RenderedAnswer,
+    message: Mapping[str, Any],
+    loss_on: Sequence[AnswerPart],
+) -> bool:
+    """Whether loss is on a token of an answer."""
+    content, calls = answer.content, answer.calls
+    if message.get("train") is False:
+        return False
+    if answer.reasoning and token[0] < content[0]:
+        return "reasoning" in loss_on
+    if calls and calls[0] <= token[0] < calls[1]:
+        return "calls" in loss_on
+    return "content" in loss_on or token[0] >= content[1]
 
 
 def answer_tokens() -> pl.Expr:
@@ -214,13 +362,15 @@ def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, in
 
     Returns:
         The rows to train on, and counts: `rows`, `tokens` and `answer_tokens` of them;
-        `rows_cut` and `tokens_cut`, what was shortened; `rows_without_answer`, what is not
-        trained on.
+        `rows_cut` and `tokens_cut`, what was shortened; what is not trained on:
+        `rows_without_answer`, and `rows_refused`, which the chat template cannot show.
 
     >>> rows = pl.DataFrame({"input_ids": [[1, 2, 3], [4, 5]], "labels": [[IGNORED, 2, 3]] * 2})
     >>> cut(rows[:1], 2)[0].rows()
     [([1, 2], [-100, 2])]
     """
+    refused = rows["input_ids"].null_count()
+    rows = rows.filter(pl.col("input_ids").is_not_null())
     excess = np.maximum(row_lengths(rows) - max_length, 0)
     short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_length))
     trained = short.filter(answer_tokens() > 0)
@@ -231,6 +381,7 @@ def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, in
         "rows_cut": int((excess > 0).sum()),
         "tokens_cut": int(excess.sum()),
         "rows_without_answer": rows.height - trained.height,
+        "rows_refused": refused,
     }
     return trained, counts
 

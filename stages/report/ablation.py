@@ -159,8 +159,8 @@ def _encoded(
     """The rows of each edge as tokens, and the counts by the names of `ablation.json`."""
     rows, counts = {}, {}
     for edge, frame in edges.items():
-        encoded = encode(tokenizer, template, frame["messages"])
-        encoded = encoded.with_columns(frame.drop("messages"))
+        encoded = encode(tokenizer, template, frame).drop("error")
+        encoded = encoded.with_columns(frame.drop("messages", "tools"))
         rows[edge], counts[REPORTED[edge]] = cut(encoded, max_length)
         if rows[edge].is_empty():
             raise UserError(f"no row of `{edge}` has an answer to learn or to predict")

@@ -8,18 +8,15 @@ differently.
 
 The answer's tokens are those that a training on the answers alone would learn:
 every token that covers at least one character of it and, directly behind, the
-special token with which the template ends it, if it writes one.
-
-The answers' positions come from rendering the conversation a second time with a mark in
-place of each answer: this needs neither generation marks in the template nor one that
-renders the beginning of a conversation as the beginning of all of it.
+special token with which the template ends it, if it writes one. To an answer belong its
+reasoning, its content and its tool calls, as the template shows them (`stages._llm.rendered`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +24,8 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.models import Scored
 from schemas.records import Message
-from schemas.turns import template_messages
-
-MARK: Final = "\ufffcanswer\ufffc"
+from schemas.turns import View, turn_text
+from stages._llm.rendered import Unrenderable, render, rendered_text
 
 Span = tuple[int, int]
 Floats = NDArray[np.float64]
@@ -84,24 +80,25 @@ class Rendering(NamedTuple):
             beginning-of-sequence token, if it writes one at all, and the header of an
             assistant's turn.
         special: The tokenizer's special tokens.
+        turn: What of an answer is scored.
     """
 
     tokenizer: Any
     limit: int
     opening: tuple[int, ...]
     special: frozenset[int]
+    turn: View = "all"
 
 
-View = Callable[[RenderedConversation, Rendering], list[Part]]
+PartsOf = Callable[[RenderedConversation, Rendering], list[Part]]
 """The sequences that show a conversation's answers; none where the view does not apply."""
 
 
-class Unreadable(ValueError):
-    """A conversation that the chat template cannot render, or renders changed."""
-
-
 def conversation(
-    rendering: Rendering, messages: Sequence[Message], input_start: int | None
+    rendering: Rendering,
+    messages: Sequence[Message],
+    input_start: int | None,
+    tools: str | None = None,
 ) -> RenderedConversation:
     """Render and tokenize a conversation.
 
@@ -109,11 +106,13 @@ def conversation(
         rendering: What is common to all rows.
         messages: The turns.
         input_start: Where a separate input begins in the first user turn, in characters.
+        tools: The definitions of the tools, as JSON text.
 
     Raises:
-        Unreadable: The template refuses the conversation, or changes an answer.
+        Unrenderable: The template refuses the conversation, or changes it.
     """
-    spans, text = _render(rendering.tokenizer, messages)
+    rendered = render(rendering.tokenizer, messages, tools)
+    text, spans = rendered.text, [answer.span(rendering.turn) for answer in rendered.answers]
     encoded = rendering.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
     tokens = tuple(encoded["input_ids"])
@@ -121,7 +120,7 @@ def conversation(
     return RenderedConversation(
         tokens=tokens,
         answers=tuple(_ended(span, tokens, rendering.special) for span in covering),
-        texts=_untemplated_texts(messages, input_start),
+        texts=_untemplated_texts(messages, input_start, rendering.turn),
     )
 
 
@@ -165,54 +164,28 @@ def untemplated_alone(conversation: RenderedConversation, rendering: Rendering) 
     return [Part(tuple(tokens), ((0, len(tokens)),))] if len(tokens) > 1 else []
 
 
-def rendering(tokenizer: Any, limit: int) -> Rendering:
+def rendering(tokenizer: Any, limit: int, turn: View = "all") -> Rendering:
     """What the views of all rows share.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        limit: How many tokens the model may read.
+        turn: What of an answer is scored.
 
     Raises:
         UserError: The chat template refuses a question.
     """
     probe = [Message(role="user", content="?")]
     try:
-        before = _rendered(tokenizer, probe)
-        header = _rendered(tokenizer, probe, add_generation_prompt=True).removeprefix(before)
-    except Unreadable as error:
+        before = rendered_text(tokenizer, probe)
+        header = rendered_text(tokenizer, probe, add_generation_prompt=True).removeprefix(before)
+    except Unrenderable as error:
         raise UserError(str(error), hint="give the model another `chat_template`") from error
     first = tokenizer(before, add_special_tokens=False)["input_ids"][:1]
     opening = tokenizer(header, add_special_tokens=False)["input_ids"]
     if first == [tokenizer.bos_token_id]:
         opening = first + opening
-    return Rendering(tokenizer, limit, tuple(opening), frozenset(tokenizer.all_special_ids))
-
-
-def _render(tokenizer: Any, messages: Sequence[Message]) -> tuple[list[Span], str]:
-    """The positions of the answers in the rendered text, in characters, and the text."""
-    marked = [
-        Message(role=m["role"], content=MARK) if m["role"] == "assistant" else m for m in messages
-    ]
-    text = _rendered(tokenizer, messages)
-    pieces = _rendered(tokenizer, marked).split(MARK)
-    answers = [m["content"] for m in messages if m["role"] == "assistant"]
-    spans: list[Span] = []
-    rest = text.removeprefix(pieces[0])
-    for answer, piece in zip(answers, pieces[1:], strict=len(pieces) == len(answers) + 1):
-        # Some templates strip the contents.
-        shown = answer if rest.startswith(answer + piece) else answer.strip()
-        start = len(text) - len(rest)
-        spans.append((start, start + len(shown)))
-        rest = rest.removeprefix(shown + piece)
-    if rest or len(pieces) != len(answers) + 1:
-        raise Unreadable("the chat template changes the text of an answer, so it cannot be found")
-    return spans, text
-
-
-def _rendered(tokenizer: Any, messages: Sequence[Message], **options: bool) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template(template_messages(messages), tokenize=False, **options)
-    except (TemplateError, TypeError, ValueError) as error:
-        raise Unreadable(f"the chat template refuses the conversation: {error}") from error
-    return str(text)
+    return Rendering(tokenizer, limit, tuple(opening), frozenset(tokenizer.all_special_ids), turn)
 
 
 def _covering(offsets: NDArray[np.int64], span: Span) -> Span:
@@ -228,15 +201,16 @@ def _ended(span: Span, tokens: tuple[int, ...], special: frozenset[int]) -> Span
 
 
 def _untemplated_texts(
-    messages: Sequence[Message], input_start: int | None
+    messages: Sequence[Message], input_start: int | None, view: View
 ) -> tuple[str, str] | None:
     """Prompt and last answer, one turn or input a line, as Superfiltering writes them."""
     last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
-    turns = [m["content"] for m in messages[:last]]
-    if not turns or not messages[last]["content"].strip():
+    turns = [turn_text(m, view) for m in messages[:last]]
+    answer = turn_text(messages[last], view) if messages else ""
+    if not turns or not answer.strip():
         return None
     if input_start is not None:
         first = next(i for i, m in enumerate(messages) if m["role"] == "user")
         text = turns[first]
         turns[first] = text[:input_start].removesuffix("\n\n") + "\n" + text[input_start:]
-    return "\n".join(turns) + "\n", messages[last]["content"]
+    return "\n".join(turns) + "\n", answer

@@ -45,9 +45,11 @@ from pipeline.context import Context
 from pipeline.models import Engine, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import NonEmpty
+from schemas.turns import View
 from stages._common.option_types import Distinct
+from stages._llm.rendered import Unrenderable
 from stages.score import _views as views
-from stages.score._views import Floats, RenderedConversation, Rendering, View
+from stages.score._views import Floats, PartsOf, RenderedConversation, Rendering
 
 Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl"]
 
@@ -61,7 +63,7 @@ class Definition(NamedTuple):
             token, NaN where there is no likelihood. A value that is not finite means null.
     """
 
-    views: tuple[View, ...]
+    views: tuple[PartsOf, ...]
     score: Callable[..., float]
 
 
@@ -93,9 +95,9 @@ FORMULAS: Final[dict[str, Definition]] = {
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
-    reads=["messages", "input_start"],
+    reads=["messages", "tools", "input_start"],
     adds=lambda options, _: {
         **dict.fromkeys(options.formulas, pl.Float32),
         "tokens": pl.Int32,
@@ -108,6 +110,7 @@ def loss(
     model: LanguageModel,
     formulas: Annotated[tuple[Formula, ...], NonEmpty, Distinct] = ("ifd",),
     max_length: Annotated[int, Field(ge=2)] = 2048,
+    view: View = "all",
 ) -> pl.DataFrame:
     """Score every row's answers with a causal language model.
 
@@ -117,6 +120,8 @@ def loss(
         formulas: The columns to add; they are defined at the head of the module.
         max_length: Tokens. Rows that are longer, as the chat template renders them, stay
             null; so do rows that are longer than the model's context.
+        view: What of an answer is scored, as the chat template renders it: its content, the
+            tool calls too, or all: the reasoning as well, where the template shows it.
 
     Returns:
         One Float32 column per formula, and `tokens` (Int32), the length of the rendered
@@ -133,10 +138,10 @@ def loss(
     """
     engine = ctx.open(model)
     limit = min(max_length, engine.context_tokens or max_length)
-    rendering = views.rendering(engine.tokenizer, limit)
+    rendering = views.rendering(engine.tokenizer, limit, view)
     rendered = [
-        _render(rendering, messages, start)
-        for messages, start in zip(rows["messages"], rows["input_start"], strict=True)
+        _render(rendering, *row)
+        for row in rows.select("messages", "input_start", "tools").iter_rows()
     ]
     readable = [c if isinstance(c, RenderedConversation) else None for c in rendered]
     errors = [c if isinstance(c, str) else None for c in rendered]
@@ -151,12 +156,12 @@ def loss(
 
 
 def _render(
-    rendering: Rendering, messages: Any, input_start: int | None
+    rendering: Rendering, messages: Any, input_start: int | None, tools: str | None
 ) -> RenderedConversation | str:
     """The conversation, or why it cannot be rendered."""
     try:
-        return views.conversation(rendering, messages, input_start)
-    except views.Unreadable as error:
+        return views.conversation(rendering, messages or [], input_start, tools)
+    except Unrenderable as error:
         return str(error)
 
 
@@ -190,7 +195,7 @@ def _scores(
 
 
 def _score(
-    definition: Definition, log_probs: dict[tuple[View, int], Floats], i: int
+    definition: Definition, log_probs: dict[tuple[PartsOf, int], Floats], i: int
 ) -> float | None:
     keys = [(view, i) for view in definition.views]
     if not all(key in log_probs for key in keys):

@@ -6,11 +6,14 @@ turn and its end token. What is cut because it is too long is counted, not hidde
 
 from __future__ import annotations
 
+import json
+import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -19,9 +22,11 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Files, InputFiles, stage
-from pipeline.store.parquet import read_frame
-from pipeline.types import Count, NonNegativeFloat, PositiveFloat
+from pipeline.types import Count, NonEmpty, NonNegativeFloat, PositiveFloat
+from stages._common.option_types import Distinct
 from stages._training.dataset import (
+    ANSWER_PARTS,
+    AnswerPart,
     answer_losses,
     check_template,
     cut,
@@ -29,6 +34,7 @@ from stages._training.dataset import (
     encode,
     pack,
     passes,
+    read_shards,
     reversed_pairs,
     tokenizer_for,
 )
@@ -43,6 +49,10 @@ from stages._training.hyperparameters import (
 )
 from stages._training.trainer import fit, load_model, quiet, write_json
 
+LossOn = Annotated[tuple[AnswerPart, ...], NonEmpty, Distinct]
+
+_log = logging.getLogger(__name__)
+
 
 def _check(options: SimpleNamespace) -> None:
     if (options.max_steps is None) == (options.num_train_epochs is None):
@@ -56,7 +66,7 @@ def _check(options: SimpleNamespace) -> None:
     check_template(options.model, options.chat_template)
 
 
-@stage(version=1, scope="set", check=_check)
+@stage(version=2, scope="set", check=_check)
 def sft(
     ctx: Context,
     shards: Files,
@@ -75,6 +85,7 @@ def sft(
     packing: bool = True,
     chat_template: InputFiles = (),
     reverse: bool = False,
+    loss_on: LossOn = ANSWER_PARTS,
     seed: int = 0,
 ) -> None:
     """Train a model on the `messages` of `shards/data/train-*.parquet`.
@@ -85,7 +96,8 @@ def sft(
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows`, `tokens` and `answer_tokens` of the training
-    split, `rows_cut` and `tokens_cut` by max_length, `rows_without_answer` (left out),
+    split, `rows_cut` and `tokens_cut` by max_length, `rows_without_answer` and `rows_refused`
+    (left out; what the chat template cannot show is named in `refused.jsonl`, by id),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step: nats per answer token) and,
     where there are `validation-*.parquet`, their mean `loss` before and after.
 
@@ -111,6 +123,8 @@ def sft(
             what the assistant says with {% generation %}.
         reverse: Train on the first user's turn given its answer, for a model that writes the
             instruction to a text (see `generate.backtranslate`).
+        loss_on: The parts of an answer that loss is on, with its end token: `content`,
+            `calls`, `reasoning`. A turn whose `train` is false has none.
         seed: Of the order of the rows.
 
     Raises:
@@ -137,14 +151,30 @@ def sft(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        read = partial(_rows, tokenizer, marked, shards, max_length, reverse)
+        refused: list[dict[str, str]] = []
+        encoding = partial(encode, tokenizer, marked, loss_on=loss_on)
+        read = partial(_rows, encoding, shards, max_length, reverse, refused)
         rows, counts = read("train")
         blocks = pack(rows, max_length) if packing else dataset(rows)
         num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
         ordered = blocks.select(passes(len(blocks), num_rows, seed))
         weights, (validation, _) = load_model(model, method, max_length), read("validation")
         metrics = counts | _train(ctx, model, weights, tokenizer, ordered, validation, settings)
+    _write_refused(ctx, refused)
     write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
+
+
+def _write_refused(ctx: Context, refused: list[dict[str, str]]) -> None:
+    """Name the rows that were left out, and say so."""
+    if not refused:
+        return
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
+    (ctx.files / "refused.jsonl").write_text("".join(lines), "utf-8")
+    first = refused[0]
+    _log.warning(
+        "%d rows are not trained on, since the chat template cannot show them (refused.jsonl); "
+        "the first is %s: %s", len(refused), first["id"], first["error"],
+    )  # fmt: skip
 
 
 def _num_rows(
@@ -157,7 +187,12 @@ def _num_rows(
 
 
 def _rows(
-    tokenizer: Any, template: str, shards: Path, max_length: int, reverse: bool, split: str
+    encoding: Callable[[pl.DataFrame], pl.DataFrame],
+    shards: Path,
+    max_length: int,
+    reverse: bool,
+    refused: list[dict[str, str]],
+    split: str,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """A split's rows, encoded and cut, in id order: sharding is no part of the result."""
     files = sorted((shards / "data").glob(f"{split}-*.parquet"))
@@ -165,9 +200,13 @@ def _rows(
         raise UserError("there are no data/train-*.parquet", where=str(shards))
     if not files:
         return pl.DataFrame(), {}
-    rows = read_frame(files, ["id", "messages"]).sort("id")
-    messages = reversed_pairs(rows["messages"]) if reverse else rows["messages"]
-    usable, counts = cut(encode(tokenizer, template, messages), max_length)
+    rows = read_shards(files)
+    if reverse:
+        rows = rows.select("id", reversed_pairs(rows["messages"]))
+    encoded = encoding(rows)
+    errors = pl.DataFrame({"id": rows["id"], "error": encoded["error"]})
+    refused += errors.filter(pl.col("error").is_not_null()).to_dicts()
+    usable, counts = cut(encoded.drop("error"), max_length)
     if usable.is_empty() and split == "train":
         raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
     return usable, counts

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,11 @@ def record(
         "parents": [],
         "extra": "{}",
     }
+
+
+def plain(messages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The turns without what they lack, as they are written by hand."""
+    return [{name: v for name, v in turn.items() if v is not None} for turn in messages]
 
 
 def frame(records: Iterable[dict[str, Any]]) -> pl.DataFrame:

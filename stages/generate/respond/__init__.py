@@ -24,10 +24,9 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
-from schemas.records import Message
 from stages._common.edges import require_input
 from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
-from stages._llm.rows import license_of
+from stages._llm.rows import continued, has_tools, license_of
 from stages.generate._edges import connected
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
@@ -74,9 +73,9 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
-    reads={"rows": ["messages", "input_start", "origins"]},
+    reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
     check=_check,
 )
@@ -117,9 +116,10 @@ def respond(
         source: Name of the new records' source.
 
     Returns:
-        The new records. Rows are dropped as `no_prompt` (nothing to answer),
-        `not_sampled`, and for answers that were cut or empty as `response_cut`,
-        `response_unparsed`, or with the name of the step of `reason` in their place.
+        The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
+        conversation with tools, which the model would not have), `not_sampled`, and for
+        answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
+        of the step of `reason` in their place.
 
     Raises:
         UserError: If an edge that the method needs is not connected.
@@ -172,17 +172,20 @@ def _prompts(
 def _last_requests(rows: pl.DataFrame, system: str | None) -> list[Draft]:
     """Each row's turns up to the last one of the user."""
     drafts = []
-    columns = rows.select("id", "messages", "input_start", "origins")
-    for id_, messages, input_start, origins in columns.iter_rows():
+    columns = rows.select("id", "messages", "tools", "input_start", "origins")
+    for id_, messages, tools, input_start, origins in columns.iter_rows():
         turns = [(m["role"], m["content"] or "") for m in messages or ()]
         last = max((i for i, (role, _) in enumerate(turns) if role == "user"), default=-1)
         before: tuple[tuple[str, str], ...] = tuple(turns[: last + 1])
         if system is not None:
             before = with_system(system, before)
-        fields = {"before": before, "input_start": input_start}
+        originals = (messages or [])[: last + 1]
+        fields = {"before": before, "originals": originals, "input_start": input_start}
         draft = Draft((id_,), fields, license_of(origins))
         if last < 0 or not turns[last][1].strip():
             draft.reject("no_prompt")
+        elif has_tools(originals, tools):
+            draft.reject("has_tools")
         drafts.append(draft)
     return drafts
 
@@ -198,5 +201,4 @@ def _messages(draft: Draft) -> RowMessages:
     turns: Sequence[tuple[str, str]] = draft["before"]
     if draft.fields.get("response"):
         turns = [*turns, ("assistant", draft["response"])]
-    messages: list[Message] = [{"role": role, "content": text} for role, text in turns]
-    return messages, draft.fields.get("input_start")
+    return continued(turns, draft.fields.get("originals", ())), draft.fields.get("input_start")

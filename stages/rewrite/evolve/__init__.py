@@ -26,9 +26,8 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
-from schemas.records import Message
 from stages._llm.drafts import Draft, GenerateField, Prompt, RowMessages, generate_field, to_frame
-from stages._llm.rows import license_of
+from stages._llm.rows import continued, has_tools, license_of
 from stages.rewrite.evolve import operators, rubric, turns
 from stages.rewrite.evolve.elimination import drop_leaks, drop_refusals, drop_without_gain
 from stages.rewrite.evolve.operators import WizardCoder, WizardLM, WizardLMCode
@@ -61,7 +60,7 @@ def _answers(method: Method) -> bool:
     return isinstance(method, Turns) or method.write_answers
 
 
-@stage(version=1, scope="set", reads=["messages", "origins"], adds=ADDS, check=_check)
+@stage(version=2, scope="set", reads=["messages", "tools", "origins"], adds=ADDS, check=_check)
 def evolve(
     ctx: Context,
     rows: Records,
@@ -98,10 +97,10 @@ def evolve(
 
     Returns:
         The new records. Rows are dropped as `no_gain`, `prompt_leaked`, `refusal`,
-        `no_content`, `no_instruction`, and for answers that were cut or unreadable as
-        `evolved_cut`, `evolved_unparsed`, `actions_cut`, `actions_unparsed`, `response_cut`,
-        `response_unparsed`. What is dropped is tried again in the next round with another
-        operator.
+        `no_content`, `no_instruction`, `has_tools` (the model would not have them), and for
+        answers that were cut or unreadable as `evolved_cut`, `evolved_unparsed`,
+        `actions_cut`, `actions_unparsed`, `response_cut`, `response_unparsed`.
+        What is dropped is tried again in the next round with another operator.
 
     Example:
         ```yaml
@@ -201,17 +200,20 @@ class _Evolution:
 def _first_drafts(rows: pl.DataFrame) -> list[Draft]:
     """A draft for each row, with its turns and its instruction, the first turn of the user."""
     drafts = []
-    for id_, messages, origins in rows.select("id", "messages", "origins").iter_rows():
+    columns = rows.select("id", "messages", "tools", "origins")
+    for id_, messages, tools, origins in columns.iter_rows():
         conversation = [(m["role"], m["content"] or "") for m in messages or ()]
         instruction = next((text for role, text in conversation if role == "user"), "")
         fields = {"turns": conversation, "instruction": instruction, "operators": []}
+        fields["originals"] = messages or []
         draft = Draft((id_,), fields, license_of(origins))
         if not instruction.strip():
             draft.reject("no_instruction")
+        elif has_tools(messages, tools):
+            draft.reject("has_tools")
         drafts.append(draft)
     return drafts
 
 
 def _messages(draft: Draft) -> RowMessages:
-    messages: list[Message] = [{"role": role, "content": text} for role, text in draft["turns"]]
-    return messages, None
+    return continued(draft["turns"], draft["originals"]), None

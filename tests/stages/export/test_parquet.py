@@ -55,7 +55,10 @@ def test_datasets_reads_folder_and_files(tmp_path: Path, pool: pl.DataFrame) -> 
     assert loaded["train"].column_names == ["messages", "id", "sources", "licenses", "ifd"]
     counts = dict(result["split"].drop_nulls().value_counts().iter_rows())
     assert {name: len(part) for name, part in loaded.items()} == counts
-    kept = dict(pool.select("id", "messages").iter_rows())
+    plain = pool["messages"].list.eval(
+        pl.struct(pl.element().struct.field(name) for name in ("role", "content"))
+    )
+    kept = dict(zip(pool["id"], plain.to_list(), strict=True))
     for row in loaded["train"]:
         assert row["messages"] == kept[row["id"]]
         assert row["sources"] == ["sample"]

@@ -18,7 +18,7 @@ from stages.generate.respond.continuation import Continue, first_part
 from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
 from stages.generate.respond.reason import Reason
 from tests.support.options import problems
-from tests.support.rows import DATA, conversations, json_lines
+from tests.support.rows import DATA, conversations, json_lines, plain
 from tests.support.scripted import scripted
 
 ONE = (LanguageModel(model="teacher"),)
@@ -63,7 +63,7 @@ def test_every_model_answers_the_last_thing_said(ctx: Context, rows: pl.DataFram
 def test_a_system_prompt_of_the_user_s_stays(ctx: Context, rows: pl.DataFrame) -> None:
     method = Answer(system="Be brief.")
     answers = respond(scripted(ctx, echo), rows[:1], models=ONE, method=method)
-    assert answers["messages"][0][0] == {"role": "system", "content": "Be brief."}
+    assert plain(answers["messages"][0])[0] == {"role": "system", "content": "Be brief."}
 
 
 def test_system_prompts_are_drawn_and_stay(ctx: Context, rows: pl.DataFrame) -> None:

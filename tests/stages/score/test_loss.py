@@ -159,7 +159,9 @@ def test_superfiltering_is_the_code_s(
             {"role": "assistant", "content": line["output"]},
         ]
         start = len(line["instruction"]) + 2 if line["input"] else None
-        rows.append({"id": record_id(messages), "messages": messages, "input_start": start})
+        rows.append(
+            {"id": record_id(messages), "messages": messages, "input_start": start, "tools": None}
+        )
         text = "\n".join(filter(None, (line["instruction"], line["input"]))) + "\n"
         want.append(superfilter(plain, text, line["output"], limit))
     frame = pl.DataFrame(rows, schema_overrides=RECORD_COLUMNS)

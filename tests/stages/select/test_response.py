@@ -132,7 +132,9 @@ def test_a_merged_record_votes_for_all_that_gave_it() -> None:
     verdict = response(CTX, rows, method=Consensus(primary_voter="own"))
     assert answers_of(rows, verdict) == {"Q": "A"}
     assert verdict["consensus"].drop_nulls().to_list() == ["own"]
-    by_model = rows.with_columns(model=pl.lit("own"))[["id", "messages", "origins", "model"]]
+    by_model = rows.with_columns(model=pl.lit("own"))[
+        ["id", "messages", "tools", "origins", "model"]
+    ]
     alone = response(CTX, by_model, method=Consensus(primary_voter="own", voter_column="model"))
     assert answers_of(rows, alone) == {"Q": "A"}
 
@@ -275,11 +277,11 @@ def test_row_order_of_equal_scores_is_that_of_the_ids() -> None:
 
 def test_what_it_reads() -> None:
     stage = find("select.response")
-    assert stage.reads("rows", bound("select.response", score="s")) == ["messages", "s"]
+    assert stage.reads("rows", bound("select.response", score="s")) == ["messages", "tools", "s"]
     options = bound("select.response", method={"name": "majority", "answer_column": "final"})
-    assert stage.reads("rows", options) == ["messages", "origins", "final"]
+    assert stage.reads("rows", options) == ["messages", "tools", "origins", "final"]
     options = bound("select.response", method={"name": "consensus", "voter_column": "model"})
-    assert stage.reads("rows", options) == ["messages", "origins", "model"]
+    assert stage.reads("rows", options) == ["messages", "tools", "origins", "model"]
 
 
 def test_options_that_are_accepted() -> None:

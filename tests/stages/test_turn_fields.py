@@ -1,0 +1,154 @@
+"""No stage overlooks what stands beside `content`: calls, reasoning, tools, results of tools.
+
+Two inputs that differ in one of these alone give two outcomes, at every stage that reads
+messages and for every kind of difference, or the stage stands in `UNAFFECTED` with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+import polars as pl
+import pytest
+
+from pipeline.recipe.discovery import available, find
+from pipeline.stage import ALL, DataKind, Stage
+from schemas.records import RECORD_COLUMNS
+from tests.support.examples import ExampleContext, example_of
+from tests.support.rows import exam
+
+Difference = Literal["calls", "reasoning", "tools", "results"]
+DIFFERENCES: Final[tuple[Difference, ...]] = ("calls", "reasoning", "tools", "results")
+
+SECRET: Final = (
+    "The lighthouse keeper of Skerryvore counted seventeen herring gulls before breakfast "
+    "and wrote each of their names into a green ledger that nobody else has ever opened"
+)
+
+_NEW: Final = "it makes new conversations of the texts of an instruction and its answer"
+_TRAINED: Final = "it trains for long; what a trainer sees is tested in tests/stages/train"
+_PROMPTS: Final = "it groups rows by their prompts, and the answers are what it chooses among"
+_ANSWERS: Final = "rows that have tools are dropped, and what is before the last request is kept"
+
+UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
+    "generate.backtranslate": (DIFFERENCES, _NEW),
+    "generate.self_instruct": (DIFFERENCES, _NEW),
+    "generate.system_prompt": (DIFFERENCES, _NEW),
+    "generate.taxonomy": (DIFFERENCES, _NEW),
+    "generate.respond": (("reasoning", "results"), _ANSWERS),
+    "rewrite.evolve": (("reasoning", "results"), _ANSWERS),
+    "dedup.semantic": (DIFFERENCES, "it compares vectors, and of texts the numbers alone"),
+    "dedup.novelty": (("tools", "results"), "it compares instructions, prompts or responses"),
+    "select.response": (("calls", "reasoning"), _PROMPTS),
+    "report.ablation": (DIFFERENCES, _TRAINED),
+    "train.sft": (DIFFERENCES, _TRAINED),
+    "train.preference": (DIFFERENCES, _TRAINED),
+}
+"""Stages whose outcome is the same for some differences, with the reason."""
+
+
+def _reading() -> list[str]:
+    names = []
+    for name in available():
+        stage = find(name)
+        edge = stage.edges[0] if stage.edges else None
+        if edge is None or edge.kind is not DataKind.RECORDS:
+            continue
+        reads = stage.reads(edge.name, example_of(stage).options)
+        if reads != ALL and "messages" in reads:
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES)
+@pytest.mark.parametrize("name", _reading())
+def test_a_difference_changes_the_outcome(
+    name: str, difference: Difference, tmp_path: Path
+) -> None:
+    if difference in UNAFFECTED.get(name, ((), ""))[0]:
+        return
+    stage = find(name)
+    plain = _outcome(stage, _rows(stage, difference, ""), tmp_path / "plain")
+    other = _outcome(stage, _rows(stage, difference, SECRET), tmp_path / "other")
+    assert plain != other
+
+
+def test_the_list_names_stages_that_exist() -> None:
+    later = {"train.sft", "train.preference"}
+    assert set(UNAFFECTED) - later <= set(_reading())
+
+
+def _rows(stage: Stage, difference: Difference, text: str) -> pl.DataFrame:
+    """Pairs of rows of equal messages, of which the second has the text in one field."""
+    rows = example_of(stage).inputs()[stage.edges[0].name][:6]
+    records = []
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        user, answer = (dict(turn) for turn in (row["messages"][0], row["messages"][-1]))
+        row["messages"] = [user, answer]
+        if difference == "results":
+            call = {"id": "1", "name": "look_up", "arguments": "{}"}
+            before = {"role": "assistant", "content": None, "tool_calls": [call]}
+            result = {"role": "tool", "content": "done", "tool_call_id": "1"}
+            row["messages"] = [user, before, result, answer]
+        records += [row, _with(row, difference, text, f"{number:032d}")]
+    columns = {**rows.schema, **{n: t for n, t in RECORD_COLUMNS.items() if n in rows.columns}}
+    return pl.DataFrame(records, schema=columns).sort("id")
+
+
+def _with(row: dict[str, Any], difference: Difference, text: str, id_: str) -> dict[str, Any]:
+    changed = json.loads(json.dumps(row)) | {"id": id_}
+    if not text:
+        return changed
+    last = changed["messages"][-1]
+    match difference:
+        case "calls":
+            arguments = json.dumps({"text": text})
+            last["tool_calls"] = [{"id": "1", "name": "note", "arguments": arguments}]
+        case "reasoning":
+            last["reasoning"] = text
+        case "tools":
+            function = {"name": "note", "description": text}
+            changed["tools"] = json.dumps([{"type": "function", "function": function}])
+        case "results":
+            changed["messages"][-2]["content"] = text
+    return changed
+
+
+def _outcome(stage: Stage, rows: pl.DataFrame, folder: Path) -> Any:
+    """What a stage gives: its rows, its files and the requests that it sends."""
+    example = example_of(stage)
+    inputs = example.inputs()
+    for edge in stage.edges:
+        if edge.kind is DataKind.ITEMS:
+            inputs[edge.name] = exam("secret", [{"question": SECRET}])
+        elif edge.kind is DataKind.RECORDS and inputs[edge.name] is not None:
+            inputs[edge.name] = [rows] if edge.many else inputs[edge.name]
+    first = stage.edges[0]
+    inputs[first.name] = [rows] if first.many else rows
+    context = ExampleContext.of(folder)
+    result = stage.function(context, **inputs, **vars(_seeing_all(example.options)))
+    files = {
+        path.relative_to(context.files).as_posix(): path.read_bytes()
+        for path in sorted(context.files.rglob("*"))
+        if path.is_file()
+    }
+    table = result.write_json() if isinstance(result, pl.DataFrame) else None
+    return table, files, [request.prompt for request in context.engine.requests]
+
+
+def _seeing_all(options: SimpleNamespace) -> SimpleNamespace:
+    """The options, with the widest view and the most of a row compared."""
+    wide = {"view": "all", "field": "conversation"}
+    changed = dict(vars(options))
+    for name, value in wide.items():
+        if name in changed:
+            changed[name] = value
+    method = changed.get("method")
+    if is_dataclass(method) and not isinstance(method, type) and hasattr(method, "view"):
+        field = "response" if getattr(method, "name", "") == "rouge_l" else "conversation"
+        changed["method"] = replace(method, view="all", field=field)
+    return SimpleNamespace(**changed)
