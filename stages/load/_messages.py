@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from schemas.records import Message, ToolCall
+from schemas.turns import json_text
 from stages.load._formats import Unusable
 
 Row = dict[str, Any]
@@ -172,17 +173,8 @@ def _call(call: Any) -> ToolCall:
     return {
         "id": None if id_ is None else str(id_),
         "name": function["name"],
-        "arguments": None if arguments is None else json_text(arguments),
+        "arguments": json_text(arguments),
     }
-
-
-def json_text(value: Any) -> str:
-    """JSON text of a value; a text is taken for JSON already and stays as it is.
-
-    >>> json_text({"a": "é"}), json_text('{"a":1}')
-    ('{"a": "é"}', '{"a":1}')
-    """
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _add_texts(message: Message, turn: Row) -> None:

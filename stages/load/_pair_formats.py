@@ -19,9 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal
 
+from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
+from schemas.turns import json_text
 from stages.load._formats import Unusable, rename_fields
-from stages.load._messages import Row, is_blank, json_text, json_type, read_turns
+from stages.load._messages import Row, is_blank, json_type, read_turns
 from stages.load._pair_lists import (
     LISTS,
     Answer,
@@ -214,16 +216,8 @@ def _side_score(row: Row, names: tuple[str, ...]) -> float | None:
 def _split(
     prompt: list[Message], chosen: list[Message] | None, rejected: list[Message] | None
 ) -> tuple[list[Message], list[Message] | None, list[Message] | None]:
-    """Prompt and sides of conversations that begin alike.
-
-    The prompt ends where the assistant speaks on both sides, before or where they differ.
-    """
-    whole = [canonical_turns(side) for side in (chosen, rejected) if side is not None]
-    shared = min(map(len, whole)) - 1
-    while shared and not all(
-        side[:shared] == whole[0][:shared] and side[shared]["role"] == "assistant" for side in whole
-    ):
-        shared -= 1
+    """Prompt and sides of conversations that begin alike."""
+    shared = shared_prompt(*(side for side in (chosen, rejected) if side is not None))
     turns = (chosen or rejected or [])[:shared]
     if not shared:
         raise Unusable("the two conversations do not begin with the same prompt")
