@@ -112,9 +112,9 @@ def _turn(turn: Any, number: int) -> tuple[Message, Row]:
         content = _content(others)
         message: Message = {"role": role, "content": content}
         if name == "function_call":
-            message.update(content=None, tool_calls=_said_calls(content))
+            message = {"role": role, "content": None, "tool_calls": _said_calls(content)}
         elif calls := _calls(others):
-            message.update(content=content or None, tool_calls=calls)
+            message = {"role": role, "content": content or None, "tool_calls": calls}
     except Unusable as reason:
         raise Unusable(f"turn {number}: {reason}") from None
     _add_texts(message, others)

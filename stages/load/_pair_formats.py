@@ -196,11 +196,11 @@ def _preference(row: Row, ranked: Ranked) -> ParsedPairs:
         prompt, chosen, rejected = _split(prompt, chosen, rejected)
     if not prompt:
         raise Unusable("there is no prompt: the sides are answers alone")
-    sides = [
+    better, worse = (
         None if turns is None else Answer(turns, scores[side], {})
         for side, turns in (("chosen", chosen), ("rejected", rejected))
-    ]
-    yield ParsedPair(prompt, *sides, tools, row)
+    )
+    yield ParsedPair(prompt, better, worse, tools, row)
 
 
 def _is_absent(row: Row, side: str) -> bool:

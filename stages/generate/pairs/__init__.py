@@ -2,7 +2,8 @@
 
 Each method is described in its module: `scored` (best against worst or random; TPO, Okapi),
 `revised` (a row against its parent), `verified` (correct against incorrect; AutoIF,
-Self-Explore), `ditto` (demonstrations against samples) and `simulated` (AlpacaFarm).
+Self-Explore), `ditto` (demonstrations against samples), `simulated` (AlpacaFarm) and, with a
+model that writes, `spar` (refinements) and `self_taught` (answers that miss the question).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
+from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Columns, Edges, Pairs, Records, stage
+from pipeline.types import Count, NonNegativeFloat
 from stages._common.edges import require_input
 from stages._selection.random_draws import uniform
 from stages._selection.scores import expression, expression_columns, scores
@@ -27,10 +30,15 @@ from stages.generate.pairs.ditto import Ditto, ditto_pairs
 from stages.generate.pairs.proposals import ADDS, Proposal, answers_of, to_frame
 from stages.generate.pairs.revised import Revised, revised_pairs
 from stages.generate.pairs.scored import Scored, scored_pairs
+from stages.generate.pairs.self_taught import SelfTaught, self_taught_pairs
 from stages.generate.pairs.simulated import Simulated, simulated_pairs
+from stages.generate.pairs.spar import SPaR, spar_pairs
 from stages.generate.pairs.verified import Verified, verified_pairs
 
-Method = Annotated[Scored | Revised | Verified | Ditto | Simulated, Field(discriminator="name")]
+Method = Annotated[
+    Scored | Revised | Verified | Ditto | Simulated | SPaR | SelfTaught,
+    Field(discriminator="name"),
+]
 
 
 def _expressions(method: Any) -> list[str]:
@@ -61,13 +69,26 @@ def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     return ADDS
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds)
+def _check(options: SimpleNamespace) -> None:
+    writes = isinstance(options.method, SPaR | SelfTaught)
+    if writes == (options.model is None):
+        raise OptionError(
+            "model",
+            f"must be {'given' if writes else 'left out'} with method: {options.method.name}",
+            why="it writes answers" if writes else "nothing is written",
+        )
+
+
+@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
 def pairs(
     ctx: Context,
     rows: Records,
     others: Records | None = None,
     *,
     method: Method,
+    model: LanguageModel | None = None,
+    temperature: NonNegativeFloat = 0.9,
+    max_tokens: Count = 1024,
     seed: int = 0,
     source: str = "pairs",
 ) -> Pairs:
@@ -84,8 +105,11 @@ def pairs(
         rows: The answers.
         others: For `revised`, the originals, where they are not among the rows; for `ditto`,
             the samples.
-        method: scored, revised, verified, ditto or simulated.
-        seed: Of what a method draws.
+        method: scored, revised, verified, ditto, simulated, spar or self_taught.
+        model: Who writes, and judges, for `spar` and `self_taught`.
+        temperature: Of what it writes.
+        max_tokens: Limit of an answer in tokens.
+        seed: Of what a method draws, and of the sampling.
         source: Name of the new pairs' source.
 
     Raises:
@@ -137,6 +161,14 @@ def pairs(
                 name: dict(zip(rows["id"], values, strict=True)) for name, values in by_name.items()
             }
             proposals = simulated_pairs(answers_of(rows), by_id, method, drawn)
+        case SPaR() | SelfTaught():
+            assert model is not None
+            engine, decoding = ctx.open(model), Decoding(max_tokens, temperature)
+            answers = answers_of(rows)
+            if isinstance(method, SelfTaught):
+                proposals = self_taught_pairs(engine, answers, decoding, seed)
+            else:
+                proposals = spar_pairs(engine, answers, method, decoding, seed, drawn)
     return to_frame(proposals, source)
 
 

@@ -17,7 +17,7 @@ from schemas.records import canonical_turns, record_id
 from schemas.turns import turn_text
 from stages._llm.rows import Rejection, joint_license, license_of, to_json
 
-ADDS: Final = {
+ADDS: Final[dict[str, Any]] = {
     "margin": pl.Float64,
     "length_difference": pl.Int32,
     "journal": pl.List(pl.String),
@@ -178,7 +178,7 @@ def to_frame(proposals: Sequence[Proposal], source: str) -> pl.DataFrame:
 def _row(proposal: Proposal, source: str, number: int) -> dict[str, Any]:
     chosen, rejected = proposal.chosen, proposal.rejected
     reason, evidence = (proposal.rejection if proposal.error is None else None) or (None, None)
-    sides = None if rejected is None else chosen.turns, rejected and rejected.turns
+    sides = (None, None) if rejected is None else (chosen.turns, rejected.turns)
     licenses = [license_of(side.origins) for side in (chosen, rejected) if side is not None]
     origin = {"source": source, "index": number, "license": joint_license(licenses)}
     return {
@@ -193,7 +193,7 @@ def _row(proposal: Proposal, source: str, number: int) -> dict[str, Any]:
         "parents": list(proposal.parents),
         "extra": to_json(proposal.notes),
         "margin": proposal.margin,
-        "length_difference": rejected and len(chosen.text) - len(rejected.text),
+        "length_difference": None if rejected is None else len(chosen.text) - len(rejected.text),
         "journal": proposal.journal,
         "drop_reason": reason,
         "evidence": None if evidence is None else to_json(evidence),

@@ -14,16 +14,22 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors, UserError
+from pipeline.models import LanguageModel
+from pipeline.models.counting import CountingEngine, counting
 from schemas.pairs import pair_id
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate.pairs import pairs
 from stages.generate.pairs.ditto import Ditto
 from stages.generate.pairs.revised import Revised
 from stages.generate.pairs.scored import Scored
+from stages.generate.pairs.self_taught import SelfTaught
 from stages.generate.pairs.simulated import Simulated
+from stages.generate.pairs.spar import SPaR
 from stages.generate.pairs.verified import Verified
+from tests.support.options import options_of, problems
 from tests.support.rows import SAMPLES
 from tests.support.running import recipe, run
+from tests.support.scripted import ScriptedContext, scripted
 
 NOWHERE = Context.__new__(Context)
 
@@ -42,14 +48,18 @@ def frame(*rows: dict[str, Any], **kinds: Any) -> pl.DataFrame:
 
 
 def made(rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
-    result = pairs(NOWHERE, rows, **options)
+    return made_in(NOWHERE, rows, **options)
+
+
+def made_in(ctx: Context, rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
+    result = pairs(ctx, rows, **options)
     for made_row in result.to_dicts():
         sides = made_row["chosen"], made_row["rejected"]
         assert made_row["id"] == pair_id(made_row["prompt"], *sides, made_row["tools"])
         assert (made_row["drop_reason"] is None) == (made_row["evidence"] is None)
-        if made_row["drop_reason"] is None:
+        if made_row["drop_reason"] is made_row["error"] is None:
             assert all(sides)
-    kept = result.filter(pl.col("drop_reason").is_null())
+    kept = result.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
     assert kept["id"].is_unique().all()
     return result.to_dicts()
 
@@ -283,3 +293,92 @@ def test_a_recipe_makes_pairs_and_needs_others_for_ditto_alone(tmp_path: Path) -
         recipe(graph | {"pairs": step | needs})
     with pytest.raises(RecipeErrors, match="ditto must have an input for 'others'"):
         recipe(graph | {"pairs": step | {"with": {"method": "ditto"}}})
+
+
+WRITER = LanguageModel(model="any")
+
+
+def judged(script: Any, tmp_path: Path) -> ScriptedContext:
+    return scripted(Context.scratch(tmp_path), script)
+
+
+def test_spar_refines_a_failing_answer_until_it_passes(tmp_path: Path) -> None:
+    """An answer passes from the length of three on; a refinement adds one to it."""
+
+    def script(text: str) -> tuple[str, str]:
+        answer = text.split("Answer:\n")[1].split("\n\n")[0]
+        if "Say yes or no" in text:
+            return ("yes" if len(answer) >= 3 else "no"), "stop"
+        return answer + "x", "stop"
+
+    rows = [row("a", "o"), row("a", "ooo"), row("b", "ooooo"), row("c", "oo")]
+    rows.append(row("d", "o" * 2))
+    context = judged(script, tmp_path)
+    results = made_in(context, frame(*rows), method=SPaR(depth=2), model=WRITER)
+    assert reasons(results) == {None: 3, "no_negative": 1}
+    pairs_of = {r["prompt"][0]["content"]: texts([r]) for r in results}
+    assert pairs_of["a"] == [("oxx", "o")]
+    assert pairs_of["c"] == [("oox", "oo")]
+    assert pairs_of["b"] == []
+    levels = {r["prompt"][0]["content"]: json.loads(r["extra"]).get("level") for r in results}
+    assert (levels["a"], levels["c"]) == (2, 1)
+    assert all(result["journal"] for result in results)
+    short = made_in(context, frame(row("a", "o")), method=SPaR(depth=1), model=WRITER)
+    assert reasons(short) == {"no_refinement": 1}
+
+
+def test_spar_leaves_what_is_not_decided(tmp_path: Path) -> None:
+    answers = iter(["yes", "no"] * 50)
+    context = judged(lambda _: (next(answers), "stop"), tmp_path / "a")
+    level = made_in(context, frame(row("a", "o")), method=SPaR(votes=2), model=WRITER)
+    assert reasons(level) == {"undecided": 1}
+    vague = judged(lambda _: ("perhaps", "stop"), tmp_path / "b")
+    unread = made_in(vague, frame(row("a", "o")), method=SPaR(), model=WRITER)
+    assert reasons(unread) == {"undecided": 1}
+    broken = judged(lambda _: ("no server", "error"), tmp_path / "c")
+    (failed,) = made_in(broken, frame(row("a", "o")), method=SPaR(), model=WRITER)
+    assert failed["error"] == "no server"
+
+
+def test_self_taught_sides_answer_different_requests(tmp_path: Path) -> None:
+    def script(text: str) -> tuple[str, str]:
+        if "Here is what somebody asked" in text:
+            if "same?" in text:
+                return "same?", "stop"
+            return ("cut", "length") if "long?" in text else ("other?", "stop")
+        return f"answer to {text}", "stop"
+
+    rows = [row(text, "by somebody") for text in ("one?", "same?", "long?")]
+    results = made_in(judged(script, tmp_path), frame(*rows), method=SelfTaught(), model=WRITER)
+    assert reasons(results) == {None: 1, "same_prompt": 1, "related_cut": 1}
+    assert texts(results) == [("answer to one?", "answer to other?")]
+    (pair,) = [result for result in results if result["drop_reason"] is None]
+    assert json.loads(pair["extra"])["related"] == "other?"
+    assert pair["parents"] == [rows[0]["id"]]
+    assert len(pair["journal"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "of_a_prompt"), [(SPaR(), 5 + 3 * 6 + 2 * 6 * 6), (SelfTaught(), 3)]
+)
+def test_requests_are_counted_before_they_are_sent(
+    method: Any, of_a_prompt: int, tmp_path: Path
+) -> None:
+    """Of SPaR as if all three levels were needed: three, then twice six refinements."""
+    counter = CountingEngine(WRITER)
+    context = judged(lambda _: ("", "stop"), tmp_path)
+    context.engine = counter  # type: ignore[assignment]
+    rows = frame(*(row(f"q{i}", f"a{i}") for i in range(24)))
+    with counting():
+        pairs(context, rows, method=method, model=WRITER)
+    assert counter.count.requests == 24 * of_a_prompt
+
+
+def test_a_model_belongs_to_the_methods_that_write(tinylm: LanguageModel) -> None:
+    method = {"name": "scored", "score": "ifd"}
+    assert problems("generate.pairs", model=tinylm, method=method) == [
+        "model must be left out with method: scored"
+    ]
+    check = pairs.__stage__.check  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="model must be given with method: spar"):
+        check(options_of(pairs, method=SPaR()))
