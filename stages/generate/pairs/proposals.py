@@ -178,14 +178,15 @@ def to_frame(proposals: Sequence[Proposal], source: str) -> pl.DataFrame:
 def _row(proposal: Proposal, source: str, number: int) -> dict[str, Any]:
     chosen, rejected = proposal.chosen, proposal.rejected
     reason, evidence = (proposal.rejection if proposal.error is None else None) or (None, None)
-    sides = (None, None) if rejected is None else (chosen.turns, rejected.turns)
+    better = None if rejected is None else chosen.turns
+    worse = None if rejected is None else rejected.turns
     licenses = [license_of(side.origins) for side in (chosen, rejected) if side is not None]
     origin = {"source": source, "index": number, "license": joint_license(licenses)}
     return {
-        "id": pair_id(chosen.prompt, *sides, chosen.tools),
+        "id": pair_id(chosen.prompt, better, worse, chosen.tools),
         "prompt": chosen.prompt,
-        "chosen": sides[0],
-        "rejected": sides[1],
+        "chosen": better,
+        "rejected": worse,
         "chosen_score": None if rejected is None else chosen.score,
         "rejected_score": None if rejected is None else rejected.score,
         "tools": chosen.tools,
