@@ -10,9 +10,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from enum import IntEnum
 from pathlib import Path
+
+from pipeline import DEFAULT_STORE
 
 
 class Exit(IntEnum):
@@ -31,6 +34,21 @@ def program() -> str:
     """The command that the user started, for usage lines and hints."""
     started_as = Path(sys.argv[0]).name if sys.argv else ""
     return "gristmill" if started_as == "gristmill" else "python -m pipeline"
+
+
+def command_line(*words: str, store: Path) -> str:
+    """A command that can be pasted, for hints.
+
+    Args:
+        words: The verb and what follows it.
+        store: The store of this call, which the command names unless it is the default.
+
+    Example:
+        >>> command_line("journal", "import", "FILE", store=Path("my store"))
+        "python -m pipeline journal import FILE --store 'my store'"
+    """
+    options = [] if store.resolve() == DEFAULT_STORE else ["--store", str(store)]
+    return f"{program()} {shlex.join([*words, *options])}"
 
 
 class UserError(Exception):
@@ -93,12 +111,24 @@ class RecipeErrors(UserError):
 
     Args:
         problems: The mistakes, each with its line.
+
+    Attributes:
+        problems: The mistakes in the order of their lines, each once; what `--set` says last.
     """
 
     def __init__(self, problems: list[UserError]) -> None:
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        super().__init__(f"{count} in the recipe")
-        self.problems = problems
+        distinct = {str(problem): problem for problem in problems}
+        self.problems = sorted(distinct.values(), key=_position)
+        count = len(self.problems)
+        super().__init__(f"{count} mistake{'s' if count != 1 else ''} in the recipe")
 
     def __str__(self) -> str:
         return "\n".join([*(str(problem) for problem in self.problems), self.what])
+
+
+def _position(problem: UserError) -> tuple[bool, str, int]:
+    """The order of a location: a file before its lines, and `--set` after all files."""
+    where = problem.where or ""
+    file, colon, line = where.rpartition(":")
+    lined = bool(colon) and line.isdecimal()
+    return where.startswith("--set"), file if lined else where, int(line) if lined else 0

@@ -13,7 +13,9 @@ it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 
 Before the star stand the edges of the graph (`Records`, `Documents`, `Items`, `Pairs`,
 `Files`; `list[Records]` for several, `Records | None = None` for an optional
-one, `Records | Files` for either). After it stand the options: they enter the
+one, `Records | Files` for either). A name that is a word of Python's has an underscore in
+the code alone: the parameter `except_` is the edge `except`, and `select/except_.py` holds
+`select.except`. After the star stand the options: they enter the
 fingerprint, so whatever may change a result is one of them. `ctx` carries
 execution only.
 
@@ -27,7 +29,8 @@ and option under `Args:`, a group's docstring its options; `stages NAME` prints 
 The return annotation says what the stage makes:
 
 - `pl.DataFrame`: added columns, one row per row of the first edge, in its order;
-- `Records`, `Documents`, `Items`: rows of its own (loaders, generators);
+- `Records`, `Documents`, `Items`: rows of its own (loaders, generators); a union of them:
+  rows of the kind that comes on the first edge;
 - `None`: nothing but what it wrote into `ctx.files`.
 
 Three columns are the verdict on a row and need no declaration: `drop_reason`
@@ -40,6 +43,7 @@ Failed source positions may also carry `file` and `line`.
 from __future__ import annotations
 
 import inspect
+import keyword
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -88,6 +92,13 @@ class DataKind(StrEnum):
     FILES = "files"
 
 
+class OptionalColumn(str):
+    """A column in `reads` that need not be there: the stage does without it.
+
+    It is in the table, and in the fingerprint, where it is there.
+    """
+
+
 class InputFilesMark:
     """Marks an option whose value names files: it is hashed by content, never by path."""
 
@@ -116,12 +127,23 @@ Adds = Columns | Callable[[Any, Edges], Columns]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def python_name(name: str) -> str:
+    """A name of a recipe as Python has it: `except` is `except_`."""
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def recipe_name(name: str) -> str:
+    """A name of Python's as a recipe has it: the inverse of `python_name`."""
+    bare = name.removesuffix("_")
+    return bare if keyword.iskeyword(bare) else name
+
+
 @dataclass(frozen=True)
 class Edge:
     """One input of a stage.
 
     Args:
-        name: The parameter's name.
+        name: Its name in a recipe.
         kinds: What it takes, the preferred first; `narrowed` to one once it is connected.
         many: Whether it takes several steps.
         optional: Whether it may be left unconnected.
@@ -131,6 +153,11 @@ class Edge:
     kinds: tuple[DataKind, ...]
     many: bool
     optional: bool
+
+    @property
+    def parameter(self) -> str:
+        """The name of its parameter."""
+        return python_name(self.name)
 
     @property
     def kind(self) -> DataKind:
@@ -198,11 +225,12 @@ class Stage:
     """A stage function with everything that its signature and declaration say.
 
     Args:
-        name: The name under which it was found.
+        name: Its name, as a recipe has it in `uses`.
         function: The marked function.
         version: Part of the fingerprint.
         scope: "row" where a row's result depends on that row alone, else "set".
         makes: The kind of its own rows; None where it annotates rows or only fills files.
+        makes_input_kind: Whether these are of the kind that comes on its first edge.
         gives_rows: Whether it returns a table.
         edges: Its inputs, in the order of the parameters.
         options: Its keywords.
@@ -215,6 +243,7 @@ class Stage:
     version: int
     scope: Literal["row", "set"]
     makes: DataKind | None
+    makes_input_kind: bool
     gives_rows: bool
     edges: tuple[Edge, ...]
     options: tuple[Option, ...]
@@ -243,6 +272,17 @@ class Stage:
         """The file of its function."""
         return Path(inspect.getfile(self.function))
 
+    def call(self, ctx: Any, edges: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """Call the function.
+
+        Args:
+            ctx: The context.
+            edges: The inputs by edge.
+            options: The options by name.
+        """
+        inputs = {python_name(name): value for name, value in edges.items()}
+        return self.function(ctx, **inputs, **options)
+
     def input_files(self, options: SimpleNamespace) -> list[Path]:
         """Files that it reads beside its InputFiles options: `input_files` of its module.
 
@@ -250,6 +290,15 @@ class Stage:
         """
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
+
+    def preview(self, options: SimpleNamespace) -> list[str]:
+        """What it will read, in lines that `plan` prints: `preview` of its module, if any.
+
+        Args:
+            options: The step's options.
+        """
+        function = getattr(sys.modules[self.function.__module__], "preview", None)
+        return list(function(options)) if function else []
 
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge beside `id`, or ALL.

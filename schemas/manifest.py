@@ -6,9 +6,10 @@ copied to another machine and read there.
 
 from __future__ import annotations
 
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 import pyarrow as pa
+from typing_extensions import TypedDict
 
 FORMAT: Final = 1
 """Version of the manifest and of the files beside it; another one is refused."""

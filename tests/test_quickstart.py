@@ -58,8 +58,8 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     heldout = tmp_path_factory.mktemp("heldout") / "heldout.jsonl"
     lines = (ROOT / "data/samples/user_oriented_252.jsonl").read_text("utf-8").splitlines()
     heldout.write_text("\n".join(lines[:8]) + "\n", "utf-8")
-    given = {**SMALL, "heldout.with.path": heldout}
-    return [f"stages.{path}={value}" for path, value in given.items()]
+    settings = {**SMALL, "heldout.with.path": heldout}
+    return [f"stages.{path}={value}" for path, value in settings.items()]
 
 
 def arguments(overrides: Sequence[str], store: Path, *targets: str) -> list[str]:
@@ -85,8 +85,8 @@ def status(overrides: list[str], store: Path) -> dict[str, Any]:
 
 def shards(overrides: list[str], store: Path) -> dict[str, str]:
     """sha256 of every file that `export.parquet` made."""
-    _, made = resolve(Recipe.load("quickstart", overrides), Store(store))
-    files = made.artifacts["shards"].manifest["files"]
+    _, built = resolve(Recipe.load("quickstart", overrides), Store(store))
+    files = built.artifacts["shards"].manifest["files"]
     return {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
 
 
@@ -105,15 +105,15 @@ def test_every_dropped_row_has_a_reason_and_names_its_cause(
     overrides: list[str], undisturbed: Path
 ) -> None:
     recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
-    _, made = resolve(recipe, store)
+    _, built = resolve(recipe, store)
     seen = set()
-    for name, view in made.views.items():
+    for name, view in built.views.items():
         gone = rows(recipe, store, name, "dropped")
         if not len(gone):
             continue
         assert gone["drop_reason"].null_count() == 0
         seen |= set(gone["drop_reason"])
-        inputs = [made.views[s] for names in recipe.steps[name].needs.values() for s in names]
+        inputs = [built.views[s] for names in recipe.steps[name].needs.values() for s in names]
         ids = {i for v in inputs for i in v.read(["id"])["id"]} | set(view.read(["id"])["id"])
         for reason, key in KNOWN_BY.items():
             blamed = gone.filter(pl.col("drop_reason") == reason)["evidence"]
@@ -142,8 +142,8 @@ def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undistur
     import datasets
 
     recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
-    _, made = resolve(recipe, store)
-    folder = made.artifacts["shards"].files
+    _, built = resolve(recipe, store)
+    folder = built.artifacts["shards"].files
     loaded = datasets.load_dataset(str(folder), cache_dir=str(undisturbed / "hf"))["train"]
     assert loaded.column_names[0] == "messages"
     kept = rows(recipe, store, "shards", "kept")
@@ -261,9 +261,9 @@ def curated(
     recipe.write_text(json.dumps({"name": "curate", "models": MODELS, "stages": stages}))
     wired, store = Recipe.load(str(recipe)), folder / "store"
     assert run(wired, store, workers=workers) == Exit.DONE
-    _, made = resolve(wired, Store(store))
-    files = made.artifacts["shards"].manifest["files"]
-    paths = sorted((made.artifacts["shards"].files / "data").glob("*.parquet"))
+    _, built = resolve(wired, Store(store))
+    files = built.artifacts["shards"].manifest["files"]
+    paths = sorted((built.artifacts["shards"].files / "data").glob("*.parquet"))
     digests = {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
     return digests, read_frame(paths)
 

@@ -51,7 +51,7 @@ def test_a_tiny_recipe_runs_and_accounts_for_every_row(name: str, tmp_path: Path
     call = (name, "--profile", "tiny", "--store", str(tmp_path))
     done = command("run", *call, timeout=600)
     assert done.returncode == 0, done.stderr
-    for line in (line for line in done.stderr.splitlines() if line.startswith("asked by ")):
+    for line in (line for line in done.stderr.splitlines() if line.startswith("requests of ")):
         estimated = re.findall(r"\(estimate(?: for the longest answers)? ([+-]\d+)%\)", line)
         assert len(estimated) == 2, f"requests and tokens were not both estimated: {line}"
         assert all(1 / FACTOR < 1 + int(off) / 100 < FACTOR for off in estimated), line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tokenize
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -39,6 +40,13 @@ PRIVATE = {
     "taken", "settle", "settled", "talk", "talks",
 }  # fmt: skip
 """Words of ours that no reader brings along; the field has terms for what they meant."""
+
+PHRASES = re.compile(
+    r"\b(?:asked by|(?:is|are|was|were) told|(?:an?|the) (?:asks|told|look(?!-)|found)|mine|twins?"
+    r"|slack|blur|tells? [^.]* apart)\b"
+    r"|\w apart(?:[,.;:)]|\"|$)"
+)
+"""Turns of phrase of ours in comments, docstrings and messages: "its id apart" is "but its id"."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -112,10 +120,10 @@ def test_heavy_libraries_are_imported_where_they_are_used() -> None:
             typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or typing_only:
                 continue
-            found = HEAVY & {name.split(".")[0] for name in imported(node)}
-            wrong += [f"{at(path, node)} imports {name} with the module" for name in found]
+            matches = HEAVY & {name.split(".")[0] for name in imported(node)}
+            wrong += [f"{at(path, node)} imports {name} with the module" for name in matches]
             waiting += ast.iter_child_nodes(node)
-    assert not [told for told in wrong if not told.startswith(ENGINE)], "\n".join(wrong)
+    assert not [reported for reported in wrong if not reported.startswith(ENGINE)], "\n".join(wrong)
 
 
 def size(node: Function) -> int:
@@ -143,8 +151,14 @@ def test_everything_is_annotated() -> None:
     bare = []
     for path in modules(*PACKAGES):
         for node in functions(path):
-            given = node.args
-            every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            arguments = node.args
+            every = [
+                *arguments.posonlyargs,
+                *arguments.args,
+                *arguments.kwonlyargs,
+                arguments.vararg,
+                arguments.kwarg,
+            ]
             open_ = [
                 a.arg for a in every if a and not a.annotation and a.arg not in ("self", "cls")
             ]
@@ -169,10 +183,28 @@ def defined(node: ast.AST) -> list[str]:
 def test_names_are_those_of_the_field() -> None:
     wrong = [
         f"{at(path, node)} {name}"
-        for path in modules(*PACKAGES)
+        for path in modules(*PACKAGES, "tests")
         for node in ast.walk(tree(path))
         for name in defined(node)
         if name.lower().strip("_") in PRIVATE
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def texts(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a module's comments and strings, with their numbers."""
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type in (tokenize.COMMENT, tokenize.STRING):
+                yield from enumerate(token.string.splitlines(), token.start[0])
+
+
+def test_comments_and_messages_are_in_the_fields_words() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in modules(*PACKAGES)
+        for number, line in texts(path)
+        if PHRASES.search(line)
     ]
     assert not wrong, "\n".join(wrong)
 

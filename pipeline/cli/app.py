@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from pipeline import DEFAULT_STORE, ROOT
 from pipeline.errors import Exit, UserError
@@ -26,7 +27,21 @@ if TYPE_CHECKING:
 
 Parameters = ParamSpec("Parameters")
 
+
+class Group(TyperGroup):
+    """Verbs, each with its whole first sentence in the list, however narrow the terminal is."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of verbs; typer's own cuts what does not fit on a line."""
+        names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(n, self.commands[n].get_short_help_str(sys.maxsize)) for n in names]
+            )
+
+
 app = typer.Typer(
+    cls=Group,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

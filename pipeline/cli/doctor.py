@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from pipeline import ROOT
+from pipeline.errors import UserError
 from pipeline.recipe.recipe import RECIPES, Recipe, display
+from pipeline.store.store import Store
 
 NEEDED: Final = (
     "datasets", "peft", "polars", "pyarrow", "scikit-learn",
@@ -68,6 +70,10 @@ def _processor() -> Finding:
 
 
 def _store(store: Path) -> Finding:
+    try:
+        Store(store)
+    except UserError as error:
+        return Finding(False, f"{error.where}: {error.what}", error.hint)
     existing = next(p for p in (store.resolve(), *store.resolve().parents) if p.exists())
     free = shutil.disk_usage(existing).free / 1e9
     name = display(store)

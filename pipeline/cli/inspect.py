@@ -115,17 +115,19 @@ def cat(
 @verb(app)
 def stages(
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="The stage to document in full.")
+        str | None,
+        typer.Argument(metavar="NAME", help="A family to list, or a stage to document in full."),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """List all stages, or document one with its options."""
+    """List all stages or those of a family, or document one with its options."""
     from pipeline.cli.stage_docs import stage_entry, stage_list, stage_page
     from pipeline.recipe.discovery import available, find
 
     sys.path.append(os.getcwd())  # a stage of the user's own may lie where they stand
     entries, problems = [], []
-    for stage_name in [name] if name else available():
+    listed = [stage for stage in available() if name in (None, stage.partition(".")[0])]
+    for stage_name in listed or [name or ""]:
         try:
             entries.append(stage_entry(find(stage_name)))
         except UserError as error:  # a broken stage hides no other
@@ -133,7 +135,7 @@ def stages(
     if as_json:
         print_json(entries)
     elif entries:
-        print(stage_page(entries[0]) if name else stage_list(entries))
+        print(stage_list(entries) if listed else stage_page(entries[0]))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return Exit.MISTAKE if problems else Exit.DONE

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import STORE, AsJson, StoreFolder, app, print_json, verb
+from pipeline.cli.app import STORE, AsJson, Group, StoreFolder, app, print_json, verb
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.models.journal.journal import Journal
 
 group = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Count, check, export and import the models' answers.",
@@ -27,8 +28,9 @@ ExportFile = Annotated[
 
 def _journal(store: Path) -> Journal:
     from pipeline.models.journal.journal import journal_in
+    from pipeline.store.store import Store
 
-    journal = journal_in(store)
+    journal = journal_in(Store(store).root)
     if journal is None:
         what = "the store has no journal: no request to a language model was sent"
         raise UserError(what, where=str(store))
@@ -71,6 +73,7 @@ def import_(file: ExportFile, store: StoreFolder = STORE) -> None:
     """Add the answers of an exported file; existing ones stay."""
     from pipeline.models.journal import export as exports
     from pipeline.models.journal.journal import Journal
+    from pipeline.store.store import Store
 
-    new, existing = exports.import_entries(Journal(store / "journal"), file)
+    new, existing = exports.import_entries(Journal(Store(store).root / "journal"), file)
     print(f"{new:,} entries added, {existing:,} existed before")

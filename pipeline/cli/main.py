@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
@@ -10,8 +13,13 @@ from pipeline.cli import journal as journal
 # isort: on
 from pipeline.cli.app import app
 from pipeline.errors import program
+from pipeline.terminal import protect
 
 
 def main() -> None:
     """Run the verb that `sys.argv` names."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names and terminals that are not Unicode; standard error does so by itself.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    protect()
     app(prog_name=program())

@@ -74,11 +74,11 @@ def run(
         return Exit.INTERRUPTED
     finally:
         progress.close()
-        for line in comparison(runner.expected, runner.used):
-            print(f"asked by {line}", file=sys.stderr)
+        for line in comparison(runner.expected, runner.used, runner.stopped):
+            print(f"requests of {line}", file=sys.stderr)
     names = list(runner.outputs.artifacts)
     entries = [s for s in history.status(loaded, opened)["stages"] if s["name"] in names]
-    print(tables.funnel(entries))
+    print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
     if code is Exit.ROWS_FAILED:
@@ -102,18 +102,23 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what would run and why; run nothing."""
+    import sys
+
     from pipeline.cli import tables
-    from pipeline.execution.estimate import budget_warnings, estimate_steps
+    from pipeline.execution.estimate import budget_warnings, counting_notes, estimate_steps
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
 
     loaded, opened = load(recipe, store, overrides, profile)
     planned = make_plan(loaded, opened, stages or [])
     check(planned)
-    entries = tables.estimates(loaded, opened, planned)
+    for note in counting_notes(planned):
+        print(f"note: {note}", file=sys.stderr)
+    expected = estimate_steps(loaded, opened, planned)
+    entries, totals = tables.estimates(planned, expected), tables.plan_totals(expected)
     if as_json:
-        print_json({"recipe": loaded.name, "stages": entries})
+        print_json({"recipe": loaded.name, "stages": entries, "total": totals})
     else:
-        print(tables.plan_table(entries))
-        for warning in budget_warnings(loaded, estimate_steps(loaded, opened, planned)):
+        print(tables.plan_table(entries, totals))
+        for warning in budget_warnings(loaded, expected):
             print(f"warning: {warning}")

@@ -1,57 +1,123 @@
 """How many requests a step sends: its function is run on a sample against counting engines.
 
 Of more rows than `SAMPLE` a sample is run, and scaled where requests grow with the rows.
-Where the rows are not there yet, requests are known if they do not depend on them: a stage
-that makes a fixed number of rows sends as many requests whatever rows come in.
+Rows of steps that have not run yet are stood in for (`expected_rows`). Where nothing is known
+of them either, requests are known if they do not depend on them: a stage that makes a fixed
+number of rows sends as many requests whatever rows come in.
+
+Requests whose answers the journal has are looked up as the stage itself would look them up,
+and counted apart: nothing is sent for them.
+
+A stage of the user's own may do more than send requests: where it takes long it is stopped,
+and run on fewer rows.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.execution.plan import PlannedStep, StepOutputs
-from pipeline.execution.run_step import step_inputs
+from pipeline.execution.expected_rows import ExpectedOutputs, sample
+from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.plan import PlannedStep
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.counting import CountingEncoder, CountingEngine, counting
-from pipeline.stage import DataKind
+from pipeline.models.counting import (
+    CountingEncoder,
+    CountingEngine,
+    RequestCount,
+    assumes_nothing_dropped,
+    counting,
+)
+from pipeline.stage import ALL, VERDICT, DataKind
 from schemas.records import RECORD_COLUMNS
 
 SAMPLE: Final = 4000
-"""Rows on which a stage is counted: ids are digests, so the first are any."""
+"""Rows on which a stage is counted."""
+
+SAMPLE_RENDERED: Final = 1000
+"""The same where every prompt is rendered, to be looked up in the journal."""
+
+SMALL_SAMPLE: Final = 200
+"""Rows on which a stage is counted that takes too long on `SAMPLE`."""
+
+MAX_SECONDS: Final = 10.0
+"""How long a stage of the user's own may run while it is counted."""
 
 MAX_MADE: Final = 2000
-"""Rows that a stage is let make (option `num_rows`) while its requests are counted."""
+"""Rows that a stage may make (option `num_rows`) while its requests are counted."""
+
+_log = logging.getLogger(__name__)
 
 _STAND_INS: Final = (64, 96)
-"""Rows of the two made-up inputs by which requests that do not depend on rows are known."""
-
-
-class Lengths(NamedTuple):
-    """Mean tokens of a prompt and of an answer."""
-
-    prompt: float
-    answer: float
+"""Rows of the two stand-ins for inputs by which requests that do not depend on rows are known."""
 
 
 class Counts(NamedTuple):
-    """Requests to one model with the tokens of their prompts and answers, scaled to all rows."""
+    """Requests to one model with the tokens of their prompts and answers, scaled to all rows.
+
+    Attributes:
+        requests: Requests that will be sent.
+        prompt_tokens: Tokens of their prompts.
+        answer_tokens: Tokens of their answers, as long as answers are known to be.
+        limit_tokens: Tokens of their answers, as long as they may be.
+        known: Requests that the journal answers; they are in no other number.
+    """
 
     requests: float
     prompt_tokens: float
     answer_tokens: float
+    limit_tokens: float
+    known: float = 0.0
+
+    @classmethod
+    def of(cls, count: RequestCount) -> Counts:
+        """From what an engine counted."""
+        return cls(**vars(count))
 
     def times(self, factor: float) -> Counts:
-        """All three multiplied."""
+        """All of them multiplied."""
         return Counts(*(value * factor for value in self))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a stage does as far as it can be known before it runs.
+
+    Attributes:
+        counts: Its requests, by model.
+        output: Rows that it made, or stand-ins for them.
+        rows: How many rows that stands for.
+        assumes_all_kept: Whether a filter of its own was off, or its rows are stand-ins.
+        grows: Whether requests grow with the rows that come in.
+    """
+
+    counts: dict[LanguageModel, Counts]
+    output: pl.DataFrame | None
+    rows: float
+    assumes_all_kept: bool
+    grows: bool = True
+
+    @property
+    def requests(self) -> float:
+        """Requests to all models, those that the journal answers among them."""
+        return sum(count.requests + count.known for count in self.counts.values())
+
+    def times(self, factor: float) -> Counted:
+        """The same for more rows."""
+        counts = {model: count.times(factor) for model, count in self.counts.items()}
+        return replace(self, counts=counts, rows=self.rows * factor)
 
 
 def language_models(planned: PlannedStep) -> list[LanguageModel]:
@@ -63,73 +129,158 @@ def language_models(planned: PlannedStep) -> list[LanguageModel]:
 
 
 class _CountingContext(Context):
-    """A context whose models send nothing. seen: lengths that the journal knows."""
+    """A context whose models send nothing. known: what the journal knows; None for nothing."""
 
     engines: dict[LanguageModel, CountingEngine]
-    seen: Mapping[LanguageModel, Lengths]
+    known: KnownRequests | None
 
     @classmethod
-    def of(cls, folder: Path, seen: Mapping[LanguageModel, Lengths]) -> _CountingContext:
+    def of(cls, folder: Path, known: KnownRequests | None) -> _CountingContext:
         context = cls(folder / "files", folder / "work", folder / "store")
         for path in (context.files, context.work, context.store):
             path.mkdir()
-        context.engines, context.seen = {}, seen
+        context.engines, context.known = {}, known
         return context
 
     def open(self, model: LanguageModel | Embedder) -> Any:
         if not isinstance(model, LanguageModel):
             return CountingEncoder()
-        lengths = self.seen.get(model)
-        answer = lengths.answer if lengths else None
-        return self.engines.setdefault(model, CountingEngine(model, answer))
+        if model not in self.engines:
+            self.engines[model] = self.known.engine(model) if self.known else CountingEngine(model)
+        return self.engines[model]
+
+
+def is_own(planned: PlannedStep) -> bool:
+    """Whether the step's stage is the user's own code."""
+    return not planned.step.stage.function.__module__.startswith("stages.")
 
 
 def count_requests(
-    planned: PlannedStep, outputs: StepOutputs, seen: Mapping[LanguageModel, Lengths]
-) -> dict[LanguageModel, Counts] | None:
-    """The requests of a step by model; None where its rows are not there, or cannot be counted.
+    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests
+) -> Counted | None:
+    """The requests of a step; None where nothing is known of its rows, or it cannot be counted.
 
     Of more rows than `SAMPLE` a sample and the half of it are counted: where the whole
-    sample asks clearly more than its half, the requests grow with the rows and are
-    scaled, else they are bounded by the options.
+    sample sends clearly more than its half, the requests grow with the rows and are
+    scaled, else they are bounded by the options. A stage of the user's own that takes longer
+    than `MAX_SECONDS` is counted on `SMALL_SAMPLE` rows, and a warning says so.
 
     Args:
         planned: The step.
-        outputs: The artifacts of the steps before it, as far as they are there.
-        seen: Mean lengths by model where earlier requests are known.
+        outputs: What the steps before it have given or will give.
+        known: What the journal knows of its models.
     """
-    inputs = _inputs(planned, outputs)
-    if inputs is None:
+    try:
+        return _counted(planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE)
+    except _TooSlow:
+        text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
+        _log.warning(text, planned.step.name, MAX_SECONDS, SMALL_SAMPLE)
+    try:
+        return _counted(planned, outputs, known, SMALL_SAMPLE)
+    except _TooSlow:
+        text = "%s takes more than %g s on these as well: unknown"
+        _log.warning(text, planned.step.name, MAX_SECONDS)
         return None
-    number = max((len(i) for i in inputs.values() if isinstance(i, pl.DataFrame)), default=0)
-    counts = _run(planned, {name: _head(i, SAMPLE) for name, i in inputs.items()}, seen)
-    if counts is None or number <= SAMPLE:
-        return counts
-    half = _run(planned, {name: _head(i, SAMPLE // 2) for name, i in inputs.items()}, seen)
-    scaled = {}
-    for model, whole in counts.items():
-        part = half[model].requests if half and model in half else 0.0
-        grows = whole.requests > 1.5 * part
-        scaled[model] = whole.times(number / SAMPLE) if grows else whole
-    return scaled
+
+
+def _counted(
+    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests, limit: int
+) -> Counted | None:
+    """The requests counted on at most so many rows."""
+    inputs = _inputs(planned, outputs, limit)
+    counted = _run(planned, inputs.edges, known) if inputs else None
+    if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):
+        return counted
+    half = {name: _half(value, inputs.size) for name, value in inputs.edges.items()}
+    fewer = _run(planned, half, known)
+    grows = counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
+    return counted.times(inputs.rows / inputs.size) if grows else replace(counted, grows=False)
+
+
+class _TooSlow(BaseException):
+    """Stops a stage; not an `Exception`, which the stage might take for a fault of its own."""
+
+
+@contextmanager
+def _time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise `_TooSlow` within it after so many seconds; only the main thread can be stopped."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _run(
-    planned: PlannedStep, inputs: Mapping[str, Any], seen: Mapping[LanguageModel, Lengths]
-) -> dict[LanguageModel, Counts] | None:
+    planned: PlannedStep, inputs: Mapping[str, Any], known: KnownRequests | None
+) -> Counted | None:
     """Run the stage against counting engines; None where it cannot be run so."""
     options, factor = _scaled_down(vars(planned.options))
-    with tempfile.TemporaryDirectory() as folder, counting(), _quiet():
-        context = _CountingContext.of(Path(folder), seen)
+    counted = _call(planned, inputs, options, known)
+    if counted and factor > 1 and not any(c.requests for c in counted.counts.values()):
+        # The journal knows all that a few rows ask: the run has come further than that.
+        return _call(planned, inputs, vars(planned.options), known)
+    if counted is None or factor == 1:
+        return counted
+    # What the journal knows are the first requests of all, and no part of the others.
+    counts = {
+        model: c.times((factor * (c.requests + c.known) - c.known) / (c.requests or 1))._replace(
+            known=c.known
+        )
+        for model, c in counted.counts.items()
+    }
+    return replace(counted, counts=counts, rows=counted.rows * factor)
+
+
+def _call(
+    planned: PlannedStep,
+    inputs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    known: KnownRequests | None,
+) -> Counted | None:
+    replays = known is not None and bool(known.lengths)
+    with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
+        context = _CountingContext.of(Path(folder), known)
         try:
-            planned.step.stage.function(context, **inputs, **options)
+            with _time_limit(MAX_SECONDS if is_own(planned) else None):
+                result = planned.step.stage.call(context, inputs, options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
-    return {
-        model: Counts(e.count.requests, e.count.prompt_tokens, e.count.answer_tokens).times(factor)
-        for model, e in context.engines.items()
-    }
+        assumes = assumes_nothing_dropped()
+    counts = {model: Counts.of(engine.count) for model, engine in context.engines.items()}
+    output = result if isinstance(result, pl.DataFrame) else None
+    if output is None:
+        return Counted(counts, output, 0, assumes)
+    made_up = {key for engine in context.engines.values() for key in engine.made_up}
+    rows = min(_number_kept(output, made_up), options.get("num_rows") or math.inf)
+    output = output.filter(_verdict_is_null(output))
+    if planned.step.stage.makes is DataKind.RECORDS and not len(output):
+        output = _stand_ins(_STAND_INS[0])
+    return Counted(counts, output, rows, assumes)
+
+
+def _number_kept(output: pl.DataFrame, made_up: Collection[str]) -> int:
+    """How many rows may be kept: a verdict on a sample of an answer says nothing."""
+    open_ = _verdict_is_null(output)
+    if "journal" in output.columns:
+        hypothetical = pl.col("journal").list.eval(pl.element().is_in(list(made_up))).list.any()
+        open_ = open_ | hypothetical.fill_null(value=False)
+    return len(output.filter(open_))
+
+
+def _verdict_is_null(output: pl.DataFrame) -> pl.Expr:
+    verdicts = [pl.col(name).is_null() for name in VERDICT if name in output.columns]
+    return pl.all_horizontal(pl.lit(value=True), *verdicts)
 
 
 def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
@@ -158,27 +309,67 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any] | None:
-    """What the stage takes on its edges; None where something that it needs has not run."""
-    needed = [name for names in planned.step.needs.values() for name in names]
-    if any(name not in outputs.artifacts for name in needed):
-        return None
-    return step_inputs(planned, outputs)
+class _Inputs(NamedTuple):
+    """What a stage is counted on.
+
+    Attributes:
+        edges: Its inputs.
+        rows: How many rows the longest of them stands for.
+        size: How many rows it has.
+        exact: Whether no fewer rows are expected.
+    """
+
+    edges: dict[str, Any]
+    rows: float
+    size: int
+    exact: bool
 
 
-def _head(value: Any, rows: int) -> Any:
+def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inputs | None:
+    """What the stage is counted on; None where nothing is known of one of its inputs.
+
+    Args:
+        planned: The step.
+        outputs: What the steps before it have given or will give.
+        limit: At most so many rows of each input.
+    """
+    step, edges = planned.step, {}
+    longest, exact = (0.0, 1), True
+    for edge in step.stage.edges:
+        values: list[Any] = []
+        for name in step.needs.get(edge.name, ()):
+            if edge.kind is DataKind.FILES:
+                if name not in outputs.outputs.artifacts:
+                    return None
+                values.append(outputs.outputs.artifacts[name].files)
+            elif (rows := outputs.rows(name)) is None:
+                return None
+            else:
+                reads = step.stage.reads(edge.name, step.options)
+                every = edge.kind is not DataKind.RECORDS or reads == ALL
+                columns = [c for c in rows.columns if c != "id"] if every else list(reads)
+                frame = sample(rows.read(columns), limit)
+                number = rows.at_most if math.isfinite(rows.at_most) else rows.expected
+                longest = max(longest, (number, len(frame) or 1))
+                exact = exact and rows.expected == rows.at_most
+                values.append(frame)
+        edges[edge.name] = values if edge.many else next(iter(values), None)
+    return _Inputs(edges, *longest, exact)
+
+
+def _half(value: Any, size: int) -> Any:
     if isinstance(value, list):
-        return [_head(one, rows) for one in value]
-    return value.head(rows) if isinstance(value, pl.DataFrame) else value
+        return [_half(one, size) for one in value]
+    return sample(value, max(1, size // 2)) if isinstance(value, pl.DataFrame) else value
 
 
-def requests_without_rows(planned: PlannedStep) -> int | None:
+def count_without_rows(planned: PlannedStep) -> Counted | None:
     """The requests of a step whatever its rows are, or None where they depend on them.
 
-    The stage is counted on two made-up inputs of different sizes: what comes out the same
+    The stage is counted on two stand-ins of different sizes: what comes out the same
     is decided by the options.
     """
-    totals = []
+    both = []
     for number in _STAND_INS:
         inputs = {
             edge.name: None if edge.name not in planned.step.needs else _stand_ins(number)
@@ -187,13 +378,18 @@ def requests_without_rows(planned: PlannedStep) -> int | None:
         }
         if len(inputs) < len(planned.step.stage.edges):
             return None
-        counts = _run(planned, inputs, {})
-        totals.append(None if counts is None else sum(c.requests for c in counts.values()))
-    return round(totals[0]) if totals[0] is not None and totals[0] == totals[1] else None
+        try:
+            both.append(_run(planned, inputs, None))
+        except _TooSlow:
+            return None
+    first, second = both
+    if not first or not second or round(first.requests) != round(second.requests):
+        return None
+    return replace(first, grows=False) if first.requests else None
 
 
 def _stand_ins(number: int) -> pl.DataFrame:
-    """Records that say nothing, each of its own."""
+    """Records without a meaning, all different."""
     rows = [
         {
             "id": f"{i:032x}",

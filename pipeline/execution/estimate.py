@@ -1,59 +1,79 @@
-"""What stages will ask of language models: estimated before a run, compared after it.
+"""The requests of stages to language models: estimated before a run, compared after it.
 
-Requests are counted by running the stage (`count_requests`). An estimate is as if nothing
-were dropped on the way and as if the journal knew none of the answers; those that it does
-know are free.
+Requests are counted by running the stage (`count_requests`); those that the journal answers
+are free, and counted apart. Behind stages that have not run, rows are followed as if nothing
+were dropped on the way (`expected_rows`): that gives what a stage will send *at most*. What is
+*expected* is less where earlier runs show which part of its rows a stage keeps.
 
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
-that the journal has not seen are as long as they may be, and then tokens and money are *at
-most* the estimate.
+that the journal has not seen are taken for as long as they may be. An answer that must be
+repaired, or requested again with a larger limit, comes on top.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.execution.count_requests import (
+    Counted,
     Counts,
-    Lengths,
     count_requests,
+    count_without_rows,
+    is_own,
     language_models,
-    requests_without_rows,
 )
+from pipeline.execution.expected_rows import ExpectedOutputs
+from pipeline.execution.known_requests import KnownRequests, Lengths
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
-from pipeline.models.budget import BudgetTracker, Usage
-from pipeline.models.identity import identity
-from pipeline.models.journal.journal import Journal, journal_in
+from pipeline.models.budget import Usage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact
 from pipeline.store.store import Store
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What a step will use; None where it is not known yet.
+class Amounts:
+    """What a step takes and uses; None where it is not known, or has no bound.
 
     Args:
         rows: Rows on the stage's first edge.
-        requests: Requests to language models.
-        tokens: Tokens of prompts and answers.
+        requests: Requests to language models that are sent.
+        tokens: Tokens of their prompts and answers.
         money: In the currency of the recipe's prices.
-        at_most: Tokens and money are those of the longest answers that are possible.
-        retried: It is about the rows alone that failed before; the journal knows the
-            others' answers.
     """
 
     rows: int | None = None
     requests: int | None = None
     tokens: int | None = None
     money: float | None = None
-    at_most: bool = False
-    retried: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step will use.
+
+    Args:
+        expected: As far as earlier runs say; else the same as `at_most`.
+        at_most: If no row is dropped on the way and all answers are as long as they may be.
+        journal: Requests whose answers the journal has: they are not sent again.
+        all_kept: Whether they assume that rows are kept which a filter may drop.
+        longest: Whether what is expected takes answers for as long as they may be, since the
+            journal has none of the model.
+        unknown: Whether requests are sent of which nothing is known yet.
+    """
+
+    expected: Amounts = field(default_factory=Amounts)
+    at_most: Amounts = field(default_factory=Amounts)
+    journal: int = 0
+    all_kept: bool = False
+    longest: bool = False
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,14 +86,24 @@ class ActualUsage:
     money: float
 
     @classmethod
-    def of(cls, counters: Mapping[str, int], account: BudgetTracker) -> ActualUsage:
-        """From a stage's counters and its account."""
-        return cls(account.requests, counters.get("cached", 0), account.tokens, account.money)
+    def of(cls, counters: Mapping[str, int], spent: Usage) -> ActualUsage:
+        """From a stage's counters and what was counted against its budget."""
+        return cls(spent.requests, counters.get("cached", 0), spent.tokens, spent.money)
 
 
 def uses_language_model(planned: PlannedStep) -> bool:
     """Whether a step sends requests to a language model, or may."""
     return bool(language_models(planned)) and planned.step.stage.gives_rows
+
+
+def counting_notes(steps: Sequence[PlannedStep]) -> list[str]:
+    """What `plan` will run of the user's own code to count its requests, one line each."""
+    return [
+        f"{planned.step.label} is run on some rows to count its requests: none is sent, but "
+        "whatever else its code does is done"
+        for planned in steps
+        if uses_language_model(planned) and planned.state != "cached" and is_own(planned)
+    ]
 
 
 def estimate_steps(
@@ -82,88 +112,178 @@ def estimate_steps(
     """The estimate for every step that is to run, by name; empty ones for cached steps.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         steps: The planned steps in their order, so that inputs come before what reads them.
     """
-    outputs = StepOutputs()
+    outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        cached = planned.state == "cached" and planned.artifact is not None
-        estimates[planned.step.name] = (
-            Estimate() if cached else estimate_step(recipe, store, planned, outputs)
-        )
-        if cached and planned.artifact:
-            outputs.add(planned.step, planned.artifact)
+        name = planned.step.name
+        if planned.state == "cached" and planned.artifact is not None:
+            estimates[name] = Estimate()
+            outputs.outputs.add(planned.step, planned.artifact)
+        else:
+            estimates[name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 
 def estimate_step(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: StepOutputs
 ) -> Estimate:
-    """What a step will ask.
+    """What a step will send, once the steps before it have run.
 
     Args:
-        recipe: The recipe, whose earlier runs are asked for lengths.
+        recipe: The recipe; lengths are those of its earlier runs where there are any.
         store: Where artifacts and the journal are.
         planned: The step.
-        outputs: The artifacts of the steps before it, as far as they are there.
+        outputs: The artifacts of the steps before it.
     """
-    rows = _rows_of_first_edge(planned, outputs)
-    if not uses_language_model(planned):
-        return Estimate(rows if planned.step.stage.annotates else None)
+    return _estimate(recipe, store, planned, ExpectedOutputs(outputs))
+
+
+def _estimate(
+    recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
+) -> Estimate:
+    """What a step will ask; its rows are added to what is to come."""
     last = planned.artifact or store.latest(recipe.name, planned.step.name)
-    seen = _lengths_in_journal(store, language_models(planned))
-    counts = count_requests(planned, outputs, seen)
-    if not counts or not any(c.requests for c in counts.values()):
-        # Nothing could be counted: its rows are not there, or it sends requests in other ways.
-        requests = requests_without_rows(planned) or _as_before(planned, last, rows)
-        counts = None if requests is None else {language_models(planned)[0]: Counts(requests, 0, 0)}
-        measured = False
-    else:
-        measured = True
-    if counts is None:
-        return Estimate(rows)
-    retried = planned.state == "incomplete" and planned.artifact is not None
-    if retried and planned.artifact:
-        counts = {m: c.times(_failed_fraction(planned.artifact)) for m, c in counts.items()}
-    requests = round(sum(c.requests for c in counts.values()))
-    before = _lengths_of_last_run(last)
-    if before is None and not measured:
-        before = seen.get(language_models(planned)[0])
-        if before is None:
-            return Estimate(rows, requests, retried=retried)
-    usages = [_usage(model, c, before) for model, c in counts.items()]
+    rows = _RowsIn.of(planned, outputs)
+    if not uses_language_model(planned):
+        outputs.add(planned, last, None, 0)
+        return rows.estimate()
+    known = KnownRequests(store, language_models(planned))
+    try:
+        counted = count_requests(planned, outputs, known)
+    finally:
+        known.close()
+    if counted is None or not counted.requests:
+        counted = count_without_rows(planned)
+    generated = counted.output if counted and planned.step.stage.creates else None
+    outputs.add(planned, last, generated, counted.rows if counted else 0)
+    if counted is None:
+        return _as_before(planned, last, rows, known.lengths)
+    return _of_counted(planned, counted, rows, last, known.lengths)
+
+
+@dataclass(frozen=True)
+class _RowsIn:
+    """How many rows come in on a step's first edge; None or infinite where it is not known."""
+
+    expected: float | None = None
+    at_most: float = math.inf
+    exist: bool = False
+
+    @classmethod
+    def of(cls, planned: PlannedStep, outputs: ExpectedOutputs) -> _RowsIn:
+        sources = outputs.first_edge(planned.step)
+        if sources is None:
+            return cls()
+        at_most = sum(source.at_most for source in sources)
+        exist = all(source.exist for source in sources)
+        return cls(sum(source.expected for source in sources), at_most, exist)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a bound."""
+        return math.isfinite(self.at_most)
+
+    @property
+    def fraction(self) -> float:
+        """Which part of the rows that may come is expected."""
+        if self.expected is None or not self.at_most or not self.bounded:
+            return 1.0
+        return self.expected / self.at_most
+
+    def amounts(self, *, expected: bool, **more: Any) -> Amounts:
+        number = self.expected if expected else self.at_most if self.bounded else None
+        return Amounts(None if number is None else round(number), **more)
+
+    def estimate(self, *, unknown: bool = False, **more: Any) -> Estimate:
+        """The estimate of a step of which the rows alone are known, and what is expected more."""
+        known = self.amounts(expected=True, **more), self.amounts(expected=False)
+        return Estimate(*known, all_kept=not self.exist, unknown=unknown)
+
+
+def _of_counted(
+    planned: PlannedStep,
+    counted: Counted,
+    rows: _RowsIn,
+    last: Artifact | None,
+    seen: Mapping[LanguageModel, Lengths],
+) -> Estimate:
+    """The estimate of a step whose requests were counted."""
+    before, counts = _lengths_of_last_run(last), counted.counts
+    fraction = rows.fraction if counted.grows else 1.0
+    requests = sum(c.requests for c in counts.values())
+    # A stage that goes on until it has its rows asks more where some are dropped.
+    more = getattr(planned.options, "max_requests", None) if counted.assumes_all_kept else None
+    excess = 1 + (more or 0) / requests if requests else 1.0
+    priced = any(model.price for model in counts)
+
+    def amounts(usages: Sequence[Usage], factor: float, *, expected: bool) -> Amounts:
+        return rows.amounts(
+            expected=expected,
+            requests=round(requests * factor),
+            tokens=round(sum(usage.tokens for usage in usages) * factor),
+            money=sum(usage.money for usage in usages) * factor if priced else None,
+        )
+
+    expected = [_usage(model, c, before) for model, c in counts.items()]
+    longest = [
+        Usage.of(0, round(c.prompt_tokens), round(c.limit_tokens), model.price)
+        for model, c in counts.items()
+    ]
+    # Rows that nothing bounds bound nothing.
+    bounded = rows.bounded or not counted.grows or not planned.step.stage.edges
     return Estimate(
-        rows,
-        requests,
-        sum(usage.tokens for usage in usages),
-        sum(usage.money for usage in usages) if any(m.price for m in counts) else None,
-        at_most=before is None and any(model not in seen for model in counts),
-        retried=retried,
+        amounts(expected, fraction, expected=True),
+        amounts(longest, excess, expected=False) if bounded else Amounts(),
+        round(sum(c.known for c in counts.values())),
+        all_kept=counted.assumes_all_kept or (counted.grows and not rows.exist),
+        longest=before is None and any(model not in seen for model in counts),
     )
 
 
-def _rows_of_first_edge(planned: PlannedStep, outputs: StepOutputs) -> int | None:
-    """How many rows come in on the stage's first edge, if its inputs are there."""
-    edges = planned.step.stage.edges
-    names = planned.step.needs.get(edges[0].name, ()) if edges else ()
-    counts = [outputs.artifacts[name].kept for name in names if name in outputs.artifacts]
-    return sum(counts) if counts and len(counts) == len(names) else None
+def _as_before(
+    planned: PlannedStep,
+    last: Artifact | None,
+    rows: _RowsIn,
+    seen: Mapping[LanguageModel, Lengths],
+) -> Estimate:
+    """The estimate of a step that could not be counted, from its last run.
 
-
-def _as_before(planned: PlannedStep, last: Artifact | None, rows: int | None) -> int | None:
-    """The last run's requests, per row where a number of rows decided them.
-
-    Without a last run: one for each row of a stage that annotates, if its models can do
-    nothing but generate.
+    Requests are as many as then, per row where a number of rows decided them. Without a last
+    run: one for each row of a stage that annotates, if its models can do nothing but generate.
     """
+    requests = _requests_as_before(planned, last, rows.expected)
+    if requests is None:
+        return rows.estimate(unknown=planned.step.stage.creates or not _may_score(planned))
+    if not requests:
+        return rows.estimate()
+    if planned.state == "incomplete" and planned.artifact:
+        requests *= _failed_fraction(planned.artifact)
+    model = language_models(planned)[0]
+    lengths = _lengths_of_last_run(last) or seen.get(model)
+    more: dict[str, Any] = {"requests": round(requests)}
+    if lengths:
+        usage = _usage(model, Counts(requests, 0, 0, 0), lengths)
+        more |= {"tokens": usage.tokens, "money": usage.money if model.price else None}
+    return rows.estimate(**more)
+
+
+def _may_score(planned: PlannedStep) -> bool:
+    """Whether it may use a model for likelihoods alone, and send no requests."""
+    return any(model.engine == "transformers" for model in language_models(planned))
+
+
+def _requests_as_before(
+    planned: PlannedStep, last: Artifact | None, rows: float | None
+) -> float | None:
     if last is None:
-        only_generate = all(model.engine != "transformers" for model in language_models(planned))
-        return rows if planned.step.stage.annotates and only_generate else None
+        return rows if planned.step.stage.annotates and not _may_score(planned) else None
     used, rows_before = last.manifest["used"], last.manifest["counts"]["in"]
     requests = used.get("requests", 0) + used.get("cached", 0)
-    return round(requests * rows / rows_before) if rows is not None and rows_before else requests
+    return requests * rows / rows_before if rows is not None and rows_before else requests
 
 
 def _failed_fraction(artifact: Artifact) -> float:
@@ -180,18 +300,6 @@ def _lengths_of_last_run(last: Artifact | None) -> Lengths | None:
     return Lengths(used.get("prompt_tokens", 0) / sent, used.get("completion_tokens", 0) / sent)
 
 
-def _lengths_in_journal(
-    store: Store, models: Sequence[LanguageModel]
-) -> dict[LanguageModel, Lengths]:
-    """What the journal has seen of each of these models."""
-    journal: Journal | None = journal_in(store.root)
-    if journal is None:
-        return {}
-    lengths = {model: journal.lengths(identity(model, store.files())) for model in {*models}}
-    journal.close()
-    return {model: Lengths(*mean) for model, mean in lengths.items() if mean is not None}
-
-
 def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usage:
     """Tokens and money; before: mean lengths that are better known than those counted."""
     prompt, answer = counts.prompt_tokens, counts.answer_tokens
@@ -200,36 +308,79 @@ def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usag
     return Usage.of(0, round(prompt), round(answer), model.price)
 
 
-def comparison(estimates: Mapping[str, Estimate], used: Mapping[str, ActualUsage]) -> list[str]:
-    """Lines that compare estimates with what was used; none for stages that asked nothing."""
+def comparison(
+    estimates: Mapping[str, Estimate],
+    used: Mapping[str, ActualUsage],
+    stopped: str | None = None,
+) -> list[str]:
+    """Lines that compare estimates with what was used; none for stages that sent no request.
+
+    Args:
+        estimates: By stage, before it ran.
+        used: By stage.
+        stopped: The stage that did not come to its end: what it used is a part.
+    """
     lines = []
     for name, actual in used.items():
-        estimate = estimates[name]
         if not actual.requests + actual.cached:
             continue
-        requests = actual.requests + (0 if estimate.retried else actual.cached)
-        parts = [_compared("requests", estimate.requests, requests)]
-        fraction = actual.requests / requests if requests else 0
-        tokens = estimate.tokens and round(estimate.tokens * fraction)
+        estimate = estimates[name]
+        expected = Amounts() if name == stopped else estimate.expected
+        parts = [_compared("requests", expected.requests, actual.requests)]
         if actual.cached:
-            parts.append(
-                f"{actual.cached:,} {'more' if estimate.retried else 'of them'} known before"
-            )
+            parts.append(f"{actual.cached:,} more answered by the journal")
         if actual.requests:
-            parts.append(_compared("tokens", tokens, actual.tokens, estimate.at_most))
+            parts.append(_compared("tokens", expected.tokens, actual.tokens, estimate.longest))
         if actual.money:
-            money = estimate.money and estimate.money * fraction
-            parts.append(_compared("money", money, actual.money, estimate.at_most))
+            parts.append(_compared("money", expected.money, actual.money, estimate.longest))
+        if name == stopped:
+            remaining = (estimate.expected.requests or 0) - actual.requests
+            parts.append(f"about {remaining:,} requests left" if remaining > 0 else "stopped")
         lines.append(f"{name}: {', '.join(parts)}")
     return lines
 
 
-def _compared(unit: str, estimate: float | None, actual: float, at_most: bool = False) -> str:
+def _compared(unit: str, estimate: float | None, actual: float, longest: bool = False) -> str:
     amount = f"{actual:,}" if isinstance(actual, int) else f"{actual:,.4g}"
     if not estimate or not actual:
         return f"{amount} {unit}"
-    kind = "estimate for the longest answers" if at_most else "estimate"
+    kind = "estimate for the longest answers" if longest else "estimate"
     return f"{amount} {unit} ({kind} {estimate / actual - 1:+.0%})"
+
+
+def total(estimates: Sequence[Estimate]) -> Estimate:
+    """What all steps use together; None for what no step is known to use.
+
+    What nothing bounds in one step is not bounded in all of them.
+
+    Example:
+        >>> steps = [Estimate(Amounts(9, 9, 120), Amounts(9, 9, 200)), Estimate(Amounts(5))]
+        >>> total(steps).at_most
+        Amounts(rows=None, requests=9, tokens=200, money=None)
+    """
+
+    unknown = any(one.unknown for one in estimates)
+
+    def add(whose: str, unit: str) -> Any:
+        values = [getattr(getattr(one, whose), unit) for one in estimates]
+        expected = [getattr(one.expected, unit) for one in estimates]
+        unbounded = any(e is not None and v is None for e, v in zip(expected, values, strict=True))
+        known = [value for value in values if value is not None]
+        return sum(known) if known and not unbounded else None
+
+    def amounts(whose: str) -> Amounts:
+        if unknown and whose == "at_most":
+            return Amounts()
+        return Amounts(None, *(add(whose, unit) for unit in ("requests", "tokens", "money")))
+
+    return Estimate(
+        amounts("expected"),
+        amounts("at_most"),
+        sum(one.journal for one in estimates),
+        any(one.all_kept for one in estimates if one.expected.requests),
+        any(one.longest for one in estimates if one.expected.requests),
+        unknown,
+    )
 
 
 def budget_warnings(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[str]:
@@ -238,10 +389,12 @@ def budget_warnings(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[s
     for name, limit in {"": recipe.budget, **recipe.budgets}.items():
         parts = [e for stage, e in estimates.items() if name in ("", stage)]
         for unit, allowed in vars(limit).items():
-            amounts: list[Any] = [getattr(part, unit) or 0 for part in parts]
-            if allowed is not None and sum(amounts) > allowed:
+            together = total(parts)
+            amount: Any = getattr(together.expected, unit) or 0
+            if allowed is not None and amount > allowed:
                 whose = f"of {name}" if name else "of the run"
-                at_most = unit != "requests" and any(part.at_most for part in parts)
-                expected = f"{'at most ' if at_most else ''}{sum(amounts):,.6g} are expected"
-                warnings.append(f"the budget {whose} is {allowed:,g} {unit}; {expected}")
+                bound = "at most " if together.longest and unit != "requests" else ""
+                warnings.append(
+                    f"the budget {whose} is {allowed:,g} {unit}; {bound}{amount:,.6g} are expected"
+                )
     return warnings

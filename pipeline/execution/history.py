@@ -9,10 +9,11 @@ from typing import Any
 import polars as pl
 
 from pipeline.errors import UserError
+from pipeline.execution.named_rows import named_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
 from pipeline.recipe.graph import Step, kind_of
-from pipeline.recipe.recipe import Recipe
-from pipeline.stage import DataKind
+from pipeline.recipe.recipe import Recipe, display
+from pipeline.stage import BASE_COLUMNS, DataKind
 from pipeline.store.artifact import Artifact
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
@@ -68,6 +69,7 @@ def _status(planned: PlannedStep, artifact: Artifact | None) -> dict[str, Any]:
         "uses": planned.step.stage.name,
         "state": planned.state,
         "fingerprint": planned.fingerprint,
+        "drifted": planned.drifted,
         "rows_in": counts["in"] if counts else None,
         "created": counts["created"] if counts else None,
         "kept": counts["kept"] if counts else None,
@@ -111,17 +113,21 @@ def rows(recipe: Recipe, store: Store, name: str, part: str) -> pl.DataFrame:
     if part == "kept":
         view = outputs.views[name]
         return view.read(view.columns)
-    dropped = artifact.read("dropped")
-    if step.stage.creates or not len(dropped):
-        return dropped
+    return _dropped(step, artifact, outputs)
+
+
+def _dropped(step: Step, artifact: Artifact, outputs: StepOutputs) -> pl.DataFrame:
+    """The dropped rows with the columns of the input, those that the step added, and why."""
+    base = BASE_COLUMNS[kind_of(step)] if step.stage.creates else {"id": pl.String()}
+    schema = {**base, **step.own, "drop_reason": pl.String(), "evidence": pl.String()}
+    stored = artifact.read("dropped")
+    stored = stored if stored.width else pl.DataFrame(schema=schema)
+    if step.stage.creates:
+        return stored
     view = outputs.views[step.first]
-    texts = [
-        c
-        for c in ("messages", "prompt", "chosen", "rejected", "extra", "text")
-        if c in view.columns
-    ]
-    joined = dropped.join(view.read(texts), on="id", how="left", maintain_order="left")
-    return joined.select("id", *texts, pl.exclude("id", *texts))
+    rows = view.read([c for c in view.columns if c != "id"])
+    rows = rows.filter(pl.col("id").is_in(stored["id"].implode()))
+    return rows.join(stored, on="id", how="inner", maintain_order="right")
 
 
 def _outputs_with(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, StepOutputs]:
@@ -130,7 +136,7 @@ def _outputs_with(recipe: Recipe, store: Store, name: str) -> tuple[Artifact, St
     _, outputs = resolve(recipe, store)
     if name not in outputs.artifacts:
         hint = recipe.command("run", name, store=store.root)
-        raise UserError(f"{name} has not run yet", hint=hint)
+        raise UserError(f"{name} has not run yet in the store {display(store.root)}", hint=hint)
     return outputs.artifacts[name], outputs
 
 
@@ -144,7 +150,8 @@ def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
 
     Returns:
         The `id`, and under `history` one mapping for each stage that it passed: `stage`,
-        `uses`, `verdict` and the columns that the stage stored.
+        `uses`, `verdict` and the columns that the stage stored; where its evidence names other
+        rows, `named` has their texts by id.
 
     Raises:
         UserError: No record has such an id, or several have.
@@ -159,6 +166,7 @@ def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
     if not ids:
         raise UserError(
             f"no row of {recipe.name} has an id that begins with {prefix!r}",
+            where=f"store {display(store.root)}",
             hint=f"{recipe.command('cat', 'STAGE', store=store.root)} lists ids",
         )
     if len(ids) > 1:
@@ -166,7 +174,7 @@ def explain(recipe: Recipe, store: Store, prefix: str) -> dict[str, Any]:
         raise UserError(f"{prefix!r} matches {len(ids)} rows: {first_ids}", hint="give more digits")
     (identity,) = ids
     history = [
-        _event(recipe, name, part, row)
+        _event(recipe, name, part, row, outputs)
         for (name, part), matching in matches.items()
         if matching
         for row in outputs.artifacts[name].read(part).filter(pl.col("id") == identity).to_dicts()
@@ -181,9 +189,13 @@ def _matching_ids(artifact: Artifact, part: str, prefix: str) -> set[str]:
     return set(ids.filter(ids.str.starts_with(prefix)))
 
 
-def _event(recipe: Recipe, name: str, part: str, row: dict[str, Any]) -> dict[str, Any]:
+def _event(
+    recipe: Recipe, name: str, part: str, row: dict[str, Any], outputs: StepOutputs
+) -> dict[str, Any]:
     stored = {key: value for key, value in row.items() if key != "id" and value is not None}
-    return {"stage": name, "uses": recipe.steps[name].stage.name, "verdict": part, **stored}
+    event = {"stage": name, "uses": recipe.steps[name].stage.name, "verdict": part, **stored}
+    named = named_rows(row, outputs)
+    return {**event, "named": named} if named else event
 
 
 def save(frame: pl.DataFrame, path: str) -> None:

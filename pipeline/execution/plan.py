@@ -20,7 +20,7 @@ from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.models.identity import identity
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
-from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option
+from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
 from pipeline.store.file_hashes import FileDigests, file_digest
 from pipeline.store.hashing import digest, to_json_value
@@ -61,7 +61,7 @@ class PlannedStep:
 
 @dataclass
 class StepOutputs:
-    """What the steps so far have given.
+    """The outputs of the steps so far.
 
     Attributes:
         artifacts: Their artifacts by step.
@@ -249,6 +249,8 @@ def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: Ste
 def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]:
     """The columns that a step reads on an edge: declared for records and pairs, all for others.
 
+    Optional ones are among them where they are there.
+
     Args:
         step: The step that reads.
         edge: The name of its edge.
@@ -256,7 +258,9 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
         view: The rows that come.
     """
     reads = step.stage.reads(edge, step.options) if kind in DECLARED else ALL
-    return [c for c in view.columns if c != "id"] if reads == ALL else list(reads)
+    if reads == ALL:
+        return [c for c in view.columns if c != "id"]
+    return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:

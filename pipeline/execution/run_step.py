@@ -63,7 +63,7 @@ def execute(
     if stage.gives_rows and stage.scope == "row":
         result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
-        result = stage.function(ctx, **edges, **vars(planned.options))
+        result = stage.call(ctx, edges, vars(planned.options))
         computed = len(result) if isinstance(result, pl.DataFrame) else 0
     if result is None and not stage.gives_rows:
         return _without_rows()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import shutil
-import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -21,22 +20,25 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.code_hash import code_hash
+from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.workers import WorkerPool
+from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.artifact import Artifact, file_entries
-from pipeline.store.hashing import column_digest, digest
+from pipeline.store.artifact import Artifact, file_entries, kept_digest
+from pipeline.store.hashing import column_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
 
 _OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
+_FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
 DISK_HINTS: Final = {
     errno.ENOSPC: "free some space, then run again: finished work is kept",
     errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
@@ -44,6 +46,9 @@ DISK_HINTS: Final = {
     errno.EROFS: _OTHER_FOLDER,
     errno.EACCES: _OTHER_FOLDER,
     errno.EPERM: _OTHER_FOLDER,
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: _FOREIGN,
+    errno.EISDIR: _FOREIGN,
 }
 """What to do about errors of the disk that the user can fix."""
 
@@ -63,6 +68,8 @@ class Runner:
         outputs: The artifacts of the steps that are done.
         expected: What steps were estimated to request from language models, by name.
         used: What they did request, by name.
+        ran: Steps that were computed and not reused, in order.
+        stopped: The step that did not come to its end.
     """
 
     recipe: Recipe
@@ -73,6 +80,8 @@ class Runner:
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
+    ran: list[str] = field(default_factory=list)
+    stopped: str | None = None
     _tracker: BudgetTracker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,10 +148,10 @@ class Runner:
         if planned.state == "cached" and planned.artifact:
             self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
             return planned.artifact
-        self.progress.start(number, planned.step.name, stage.name)
+        self.stopped = planned.step.name
         staging = self.store.staging(planned.fingerprint)
         try:
-            artifact = self._run_step(planned, staging, pool)
+            artifact = self._run_step(planned, staging, pool, number)
         except OSError:
             # Whoever took the lock has removed what this run had half written.
             self.store.ensure_locked()
@@ -157,9 +166,13 @@ class Runner:
             end_processes()
             shutil.rmtree(staging, ignore_errors=True)
         self.progress.finish(summary(artifact.manifest))
+        self.stopped = None
+        self.ran.append(planned.step.name)
         return artifact
 
-    def _run_step(self, planned: PlannedStep, staging: Path, pool: WorkerPool) -> Artifact:
+    def _run_step(
+        self, planned: PlannedStep, staging: Path, pool: WorkerPool, number: int
+    ) -> Artifact:
         """Execute a step in its staging folder, and commit it."""
         assert planned.fingerprint is not None
         work = self.store.work(planned.fingerprint)
@@ -168,6 +181,8 @@ class Runner:
         tracker = BudgetTracker(f"the budget of {name}", limit)
         budget = Budget((self._tracker, tracker))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
+        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
+        self.progress.start(number, name, planned.step.stage.name, models, usage)
         if uses_language_model(planned):
             self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
         start = time.perf_counter()
@@ -180,7 +195,7 @@ class Runner:
             raise
         finally:
             if uses_language_model(planned):
-                self.used[name] = ActualUsage.of(ctx.counters, tracker)
+                self.used[name] = ActualUsage.of(ctx.counters, tracker.spent)
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - start, 3)
@@ -198,7 +213,6 @@ class Runner:
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
         files = file_entries(staging)
-        hashes = {n: e["sha256"] for n, e in files.items() if n.startswith("files/")}
         assert planned.fingerprint is not None
         assert planned.parts is not None
         return Manifest(
@@ -210,7 +224,7 @@ class Runner:
             fingerprint=planned.fingerprint,
             parts=dict(planned.parts),
             code=code_hash(stage),
-            digest=digest([columns, hashes]),
+            digest=kept_digest(columns, files),
             columns=columns,
             counts=outcome.counts,
             computed=outcome.computed,
@@ -222,6 +236,20 @@ class Runner:
             libraries=_versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _names(models: Sequence[LanguageModel]) -> list[str]:
+    """The names of models, without the folders in which their weights lie."""
+    return list(dict.fromkeys(model.model.rstrip("/").rsplit("/", 1)[-1] for model in models))
+
+
+def _usage(counters: Mapping[str, int], tracker: BudgetTracker) -> str:
+    """What a step used so far, where there is anything to say: money, and what failed."""
+    money, failed = tracker.spent.money, counters.get("unanswered", 0)
+    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
+    parts = [f"money {money:,.4g}{limit}"] if money else []
+    parts += [f"{failed:,} failed"] if failed else []
+    return ", ".join(parts)
 
 
 @cache
@@ -259,10 +287,3 @@ def _disk_errors_explained(root: Path) -> Iterator[None]:
         denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
         hint = "make it readable" if denied else DISK_HINTS[error.errno]
         raise UserError(str(error.strerror), where=str(path), hint=hint) from error
-    except sqlite3.OperationalError as error:
-        raise UserError(
-            "the request journal cannot be written",
-            where=str(root / "journal"),
-            why=str(error),
-            hint="free some space or choose another folder with --store DIR; nothing is lost",
-        ) from error

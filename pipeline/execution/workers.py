@@ -31,6 +31,7 @@ from pipeline.execution.peak_memory import peak_memory
 from pipeline.models.base import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import DataKind, Stage
+from pipeline.terminal import protect
 
 FIRST_CHUNK: Final = 32
 GROWTH: Final = 8
@@ -71,7 +72,8 @@ class StageCall:
     folder: Path
 
     def __call__(self, ctx: Context, rows: pl.DataFrame) -> Any:
-        return self.stage.function(ctx, rows, **self.edges, **vars(self.options))
+        edges = {self.stage.edges[0].name: rows, **self.edges}
+        return self.stage.call(ctx, edges, vars(self.options))
 
 
 @dataclass
@@ -214,6 +216,7 @@ def _result_of(future: Future[ChunkResult]) -> ChunkResult:
 
 def _exit_with_parent(parent: int) -> None:
     """Have the kernel kill this process with its parent; the parent handles Ctrl-C."""
+    protect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(ctypes, "CDLL") and os.uname().sysname == "Linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -12,6 +12,7 @@ path or code.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,7 +185,7 @@ class Request:
         prompt: A text to continue, or (role, content) pairs for the chat template.
         decoding: How the answer is sampled.
         seed: Seed of the stage.
-        sample: Number of the answer, where several are wanted to one prompt: 0, 1, 2, ...
+        sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])
@@ -345,4 +346,4 @@ def chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 def local_folder(model: str) -> Path | None:
     """The folder that a model's name points to, or None if it is not a folder."""
     path = Path(model)
-    return path if path.is_dir() else None
+    return path if os.path.isdir(path) else None  # False for a name that is too long

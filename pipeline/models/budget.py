@@ -60,6 +60,11 @@ class Usage:
     tokens: int = 0
     money: float = 0.0
 
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.requests + other.requests, self.tokens + other.tokens, self.money + other.money
+        )
+
     @classmethod
     def of(cls, requests: int, prompt: int, completion: int, price: Price | None) -> Usage:
         """The usage of some requests together.
@@ -101,6 +106,7 @@ class BudgetTracker:
         requests: Requests sent or reserved so far.
         tokens: Tokens used or reserved so far.
         money: Money used or reserved so far.
+        spent: What requests that have ended used, without any reservation.
     """
 
     name: str
@@ -108,6 +114,7 @@ class BudgetTracker:
     requests: int = 0
     tokens: int = 0
     money: float = 0.0
+    spent: Usage = field(default_factory=Usage)
 
     def exceeded_by(self, usage: Usage) -> str | None:
         """The limit that this usage would exceed, such as "1,000 requests"; None if it fits."""
@@ -162,6 +169,7 @@ class Budget:
         for tracker in self.trackers:
             tracker.add(reserved, -1)
             tracker.add(actual)
+            tracker.spent += actual
 
     def exhausted(self, remaining: int) -> UserError:
         """The error that ends the run, with the number of requests that were not sent."""

@@ -1,10 +1,14 @@
 """Counting the requests of a stage by running it against engines that send nothing.
 
-`plan` says what a stage will ask of language models before its first run. Nothing says it
+`plan` says what requests a stage will send before its first run. Nothing says it
 twice: the stage's own steps are run on a sample of its rows, every request is counted, and
 is answered at once with a sample of a good answer, so that the steps behind it are counted
 too. Filters on content are off meanwhile (`is_counting`), since a sample says nothing about
 how many real answers pass: an estimate is as if nothing were dropped on the way.
+
+Of a stage that was stopped the journal knows the first answers. It is then given these, with
+its filters on, until it asks what the journal does not know: so it goes the way that it went,
+and what is counted is what is left to send.
 
 The sample of an answer stands beside the prompt, as `<name>.answer.jinja`, where a parser
 needs a form; it is rendered with the prompt's own values, and `{n}` in it becomes a number
@@ -39,61 +43,118 @@ _FILLER: Final = (
 )
 MAX_TEXTS: Final = 50
 """Texts that are rendered of one prompt file."""
-_texts: ContextVar[dict[str, list[str]] | None] = ContextVar("texts", default=None)
-_samples: ContextVar[dict[str, str] | None] = ContextVar("samples", default=None)
+
+
+@dataclass
+class _Count:
+    """One count.
+
+    Attributes:
+        replays: Whether the journal's answers are used.
+        only_known: Whether all answers so far were such.
+        rendering: Whether a prompt is being rendered.
+        filters_off: Whether a filter was told to let everything pass.
+        texts: Rendered prompts by file.
+        samples: Answers by prompt.
+    """
+
+    replays: bool
+    only_known: bool
+    rendering: bool = False
+    filters_off: bool = False
+    texts: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)
+
+
+_count: ContextVar[_Count | None] = ContextVar("count", default=None)
 
 
 def is_counting() -> bool:
     """Whether requests are only counted: filters on what was answered let everything pass."""
-    return _samples.get() is not None
+    count = _count.get()
+    if count is None or (count.only_known and not count.rendering):
+        return False
+    # Samples are noted with every prompt, whatever the filters do.
+    count.filters_off = count.filters_off or not count.rendering
+    return True
+
+
+def assumes_nothing_dropped() -> bool:
+    """Whether a filter has let everything pass in the count that is under way."""
+    count = _count.get()
+    return count is not None and count.filters_off
 
 
 def note_sample(prompt: str, answer: str) -> None:
     """Remember what a prompt may be answered with, while requests are counted."""
-    samples = _samples.get()
-    if samples is not None:
-        samples[prompt.strip()] = answer
+    count = _count.get()
+    if count is not None:
+        count.samples[prompt.strip()] = answer
 
 
 def rendered(prompt_file: str, render: Callable[[], str]) -> str:
     """A prompt's text; while requests are counted, one of the first texts of its file again.
 
     The length of a prompt is known well enough from these, and rendering tens of thousands
-    would take minutes.
+    would take minutes. Where the journal's answers are used, each text is itself: it is what
+    they are found by.
 
     Args:
         prompt_file: What the texts are kept under.
         render: Renders the prompt.
     """
-    texts = _texts.get()
-    if texts is None:
+    count = _count.get()
+    if count is None:
         return render()
-    kept = texts.setdefault(prompt_file, [])
-    if len(kept) < MAX_TEXTS:
-        kept.append(render())
-        return kept[-1]
+    kept = count.texts.setdefault(prompt_file, [])
+    if count.replays or len(kept) < MAX_TEXTS:
+        count.rendering = True
+        try:
+            text = render()
+        finally:
+            count.rendering = False
+        kept.append(text)
+        return text
     kept.append(kept.pop(0))
     return kept[-1]
 
 
 @contextmanager
-def counting() -> Iterator[None]:
-    """Within it, `is_counting` is true and samples of answers are noted."""
-    samples, texts = _samples.set({}), _texts.set({})
+def counting(replays: bool = False) -> Iterator[None]:
+    """Within it, `is_counting` is true and samples of answers are noted.
+
+    Args:
+        replays: Whether engines have answers of the journal: `is_counting` is true once one of
+            them had to make an answer up.
+    """
+    token = _count.set(_Count(replays, only_known=replays))
     try:
         yield
     finally:
-        _samples.reset(samples)
-        _texts.reset(texts)
+        _count.reset(token)
+
+
+KnownAnswers = Callable[[Sequence[Request]], list[Completion | None]]
+"""The journal's answers to requests; None for those that it does not have."""
 
 
 @dataclass
 class RequestCount:
-    """Requests to one model so far, with their tokens: of prompts, and of answers at most."""
+    """Requests to one model so far, with their tokens.
+
+    Args:
+        requests: Requests that would be sent.
+        prompt_tokens: Tokens of their prompts.
+        answer_tokens: Tokens of their answers, as long as answers are known to be.
+        limit_tokens: Tokens of their answers, as long as they may be.
+        known: Requests that the journal answers; they are in no other number.
+    """
 
     requests: int = 0
     prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
+    limit_tokens: float = 0.0
+    known: int = 0
 
 
 @dataclass
@@ -104,8 +165,12 @@ class CountingEngine:
         model: The model that it stands in for.
         mean_answer: Tokens of an answer where they are known from earlier requests;
             None takes every answer for as long as its limit allows.
-        count: What was asked so far.
+        count: The requests so far.
         context_tokens: The longest sequence; None for any.
+        answers: Looks answers up in the journal; None where it has none of the model.
+        made_up: The keys of the answers that are samples.
+        tokenizer: The model's tokenizer; a stand-in by default: whoever counts needs no
+            vocabulary.
 
     Example:
         >>> with counting():
@@ -119,15 +184,17 @@ class CountingEngine:
     mean_answer: float | None = None
     count: RequestCount = field(default_factory=RequestCount)
     context_tokens: int | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """A stand-in: whoever counts needs no vocabulary."""
-        return _Tokenizer()
+    answers: KnownAnswers | None = None
+    made_up: set[str] = field(default_factory=set)
+    tokenizer: Any = field(default_factory=lambda: _Tokenizer())
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """A sample of an answer to each request."""
-        return [self._answer(request) for request in requests]
+        """The journal's answer to each request, or a sample of one."""
+        known = self.answers(requests) if self.answers else [None] * len(requests)
+        self.count.known += sum(answer is not None for answer in known)
+        if None in known and (count := _count.get()):
+            count.only_known = False
+        return [a or self._answer(request) for a, request in zip(known, requests, strict=True)]
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """Zeros: scoring sends no requests."""
@@ -141,6 +208,7 @@ class CountingEngine:
         self.count.requests += 1
         self.count.prompt_tokens += TEMPLATE_TOKENS + sum(map(len, texts)) / CHARACTERS_PER_TOKEN
         self.count.answer_tokens += tokens
+        self.count.limit_tokens += limit
         sample = self._sample(texts)
         if decoding.choice:
             text = sample if sample in decoding.choice else decoding.choice[0]
@@ -150,11 +218,13 @@ class CountingEngine:
             text = sample or _padded(_FILLER, tokens)
         number = str(self.count.requests)
         key = blake2b(f"{id(self)} {number}".encode(), digest_size=16).hexdigest()
+        self.made_up.add(key)
         return Completion(key, text.replace("{n}", number), "stop", 0, 0)
 
     def _sample(self, texts: Sequence[str]) -> str | None:
         """The sample noted for the prompt file that was rendered into the request."""
-        samples = _samples.get() or {}
+        count = _count.get()
+        samples = count.samples if count else {}
         for text in reversed(texts):
             exact = samples.get(text.strip())
             if exact is not None:

@@ -14,13 +14,17 @@ from pipeline.models.budget import BudgetLimit, Price
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
-from pipeline.recipe.problems import Problem, suggest
+from pipeline.recipe.problems import Problem, as_written, merged, suggest
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.renamed import renamed_hint
 from pipeline.recipe.yaml_document import KeyPath, RecipeDocument
 from pipeline.stage import Stage
 
 T = TypeVar("T")
 NAME: Final = re.compile(r"[^./\\\0][^/\\\0]*")
+MAX_NAME: Final = 200
+"""Bytes of a name, which becomes that of a file: file systems allow 255 with a suffix."""
+STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
 }  # fmt: skip
@@ -56,6 +60,7 @@ class Builder:
         steps: dict[str, Step] = {}
         for name, raw in self._stages().items():
             before = len(self.problems)
+            self._check_stage_name(name)
             step = self._step(str(name), raw)
             if step and len(self.problems) == before:
                 steps[step.name] = step
@@ -67,17 +72,27 @@ class Builder:
 
     def _check_name(self, key_path: KeyPath, name: Any) -> None:
         """Names become names of files in the store."""
-        if isinstance(name, str) and not NAME.fullmatch(name):
+        if isinstance(name, str) and len(name.encode()) > MAX_NAME:
+            what = f"a name must have at most {MAX_NAME} bytes, got {name[:40]!r} and more"
+            self._problem(key_path, what)
+        elif isinstance(name, str) and not NAME.fullmatch(name):
             what = f"a name must not begin with a dot or contain a slash, got {name!r}"
             self._problem(key_path, what)
+
+    def _check_stage_name(self, name: Any) -> None:
+        """Names of stages are words of paths, of commands and of file names."""
+        if not isinstance(name, str) or not STAGE_NAME.fullmatch(name):
+            what = "a stage's name must be a letter or _, followed by letters, digits, _ or -"
+            self._problem(("stages", str(name)), f"{what}, got {as_written(name)}")
 
     def _problem(self, key_path: KeyPath, what: str, hint: str | None = None) -> None:
         self.problems.append(UserError(what, where=self.document.where(key_path), hint=hint))
 
     def _add(self, key_path: KeyPath, subject: str, problems: Sequence[Problem]) -> None:
-        """Report problems below a key, each at its own line."""
-        for path, what, hint in problems:
-            self._problem((*key_path, *path), f"{subject}: {what}", hint)
+        """Report problems below a key, each at its own line; the subject may be empty."""
+        for problem in problems:
+            what = f"{subject}: {problem.what}" if subject else problem.what
+            self._problem((*key_path, *problem.path), what, problem.hint)
 
     def _check_mapping(
         self,
@@ -92,17 +107,20 @@ class Builder:
         if not isinstance(raw, dict):
             self._problem(key_path, f"{subject} must be a mapping, got {raw!r}")
             return False
+        names: list[Problem] = []
         for key, value in raw.items():
             below = (*key_path, str(key))
             if key not in allowed:
-                self._problem(below, f"unknown key {key!r}", suggest(str(key), allowed))
+                hint = suggest(str(key), allowed)
+                names.append(Problem((str(key),), f"unknown key {key!r}", hint, "unknown"))
             elif value is not None and not isinstance(value, allowed[key]):
                 kinds = allowed[key] if isinstance(allowed[key], tuple) else (allowed[key],)
                 expected = " or ".join(_TYPE_NAMES[kind] for kind in kinds)
                 self._problem(below, f"{'.'.join(below)} must be {expected}, got {value!r}")
         for key in required:
             if raw.get(key) is None:
-                self._problem(key_path, f"{subject} has no {key!r}")
+                names.append(Problem((key,), f"{subject} has no {key!r}", kind="missing"))
+        self._add(key_path, "", merged(names))
         return len(self.problems) == before
 
     def _read_models(self, models: Any) -> None:
@@ -168,7 +186,6 @@ class Builder:
 
     def _step(self, name: str, raw: Any) -> Step | None:
         key_path = ("stages", name)
-        self._check_name(key_path, name)
         if not self._check_mapping(key_path, raw, STAGE_KEYS, ("uses",)):
             return None
         try:
@@ -208,20 +225,24 @@ class Builder:
                 return {}
             raw = {stage.edges[0].name: raw}
         needs: dict[str, list[str]] = {}
+        problems: list[Problem] = []
         for name, value in (raw or {}).items():
             names = [str(v) for v in value] if isinstance(value, list) else [str(value)]
             below = (*here, str(name))
             if name not in edges:
                 what = f"{stage.name} has no edge {name!r}"
-                self._problem(below, what, suggest(str(name), edges))
-            elif len(names) > 1 and not edges[name].many:
+                hint = renamed_hint(stage.name, str(name)) or suggest(str(name), edges)
+                problems.append(Problem((str(name),), what, hint, "unknown"))
+                continue
+            needs[name] = names
+            if len(names) > 1 and not edges[name].many:
                 what = f"{stage.name}: edge {name!r} must have one input, got {len(names)}"
                 self._problem(below, what)
-            else:
-                needs[name] = names
-                for needed in names:
-                    self._check_exists(below, f"stage {key_path[-1]!r} needs", needed)
+            for needed in names:
+                self._check_exists(below, f"stage {key_path[-1]!r} needs", needed)
         for edge in edges.values():
-            if edge.name not in needs and not edge.optional:
-                self._problem(key_path, f"{stage.name} needs an input for {edge.name!r}")
+            if not needs.get(edge.name) and not edge.optional:
+                what = f"{stage.name} needs an input for {edge.name!r}"
+                problems.append(Problem((edge.name,), what, kind="missing"))
+        self._add(here, "", merged(problems))
         return needs

@@ -23,7 +23,7 @@ import polars as pl
 
 from pipeline.errors import UserError, program
 from pipeline.recipe.problems import closest
-from pipeline.stage import ROOT, DataKind, Edge, Option, Stage
+from pipeline.stage import ROOT, DataKind, Edge, Option, Stage, python_name, recipe_name
 
 FAMILIES: Final = ROOT / "stages"
 _MARK: Final = re.compile(r"^@(?:\w+\.)*stage\(", re.MULTILINE)
@@ -55,7 +55,9 @@ def find(name: str) -> Stage:
 
 def _candidates(name: str) -> list[tuple[str, str | None]]:
     """Modules in which a stage of this name may be, with the function's name if it says one."""
-    candidates: list[tuple[str, str | None]] = [(f"stages.{name}", None), (name, None)]
+    family, dot, method = name.rpartition(".")
+    ours = f"stages.{family}{dot}{python_name(method)}"
+    candidates: list[tuple[str, str | None]] = [(ours, None), (name, None)]
     if "." in name:
         module, _, attribute = name.rpartition(".")
         candidates.append((module, attribute))
@@ -93,7 +95,7 @@ def available(folder: Path = FAMILIES) -> list[str]:
     whose names begin with an underscore are not looked into.
     """
     return sorted(
-        f"{family.name}.{module.stem}"
+        f"{family.name}.{recipe_name(module.stem)}"
         for family in _public(folder)
         if family.is_dir()
         for module in _public(family)
@@ -138,7 +140,7 @@ class _SignatureError(Exception):
 def _described(name: str, function: Callable[..., Any]) -> Stage:
     mark = function.__stage__  # type: ignore[attr-defined]
     hints = _hints(function)
-    makes = _kind(hints["return"])
+    makes, *other_kinds = _kinds(hints["return"]) or (None,)
     if makes is None and hints["return"] not in (pl.DataFrame, type(None)):
         raise _SignatureError(
             "the return annotation must be pl.DataFrame (added columns), Records, Documents "
@@ -165,6 +167,7 @@ def _described(name: str, function: Callable[..., Any]) -> Stage:
         version=mark.version,
         scope=mark.scope,
         makes=makes,
+        makes_input_kind=bool(other_kinds),
         gives_rows=hints["return"] is not type(None),
         edges=tuple(edges),
         options=tuple(options),
@@ -191,22 +194,23 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     return hints
 
 
-def _kind(annotation: Any) -> DataKind | None:
-    for mark in getattr(annotation, "__metadata__", ()):
-        if isinstance(mark, DataKind):
-            return mark
-    return None
+def _kinds(annotation: Any) -> tuple[DataKind, ...]:
+    """The kinds of rows or files that an annotation names, alone, in a union or in a list."""
+    marks = getattr(annotation, "__metadata__", None)
+    if marks is None:
+        members = typing.get_args(annotation)
+        return tuple(kind for member in members for kind in _kinds(member))
+    return tuple(mark for mark in marks if isinstance(mark, DataKind))
 
 
 def _edge(name: str, annotation: Any) -> Edge:
-    members = typing.get_args(annotation)
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     many = typing.get_origin(annotation) is list
-    inner = members if is_union or many else (annotation,)
-    kinds = tuple(kind for member in inner if (kind := _kind(member)))
+    kinds = _kinds(annotation)
     if not kinds:
         raise _SignatureError(
             f"the edge {name!r} must be Records, Documents, Items or Files, got {annotation!r}; "
             "options stand after the star"
         )
-    return Edge(name, kinds, many=many, optional=is_union and type(None) in members)
+    optional = is_union and type(None) in typing.get_args(annotation)
+    return Edge(recipe_name(name), kinds, many=many, optional=optional)

@@ -11,8 +11,19 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from pipeline.errors import OptionError, UserError
-from pipeline.recipe.problems import suggest
-from pipeline.stage import ALL, BASE_COLUMNS, DECLARED, RESERVED, Columns, DataKind, Edge, Stage
+from pipeline.recipe.added_columns import stages_that_add
+from pipeline.recipe.problems import closest, suggest
+from pipeline.stage import (
+    ALL,
+    BASE_COLUMNS,
+    DECLARED,
+    RESERVED,
+    Columns,
+    DataKind,
+    Edge,
+    OptionalColumn,
+    Stage,
+)
 
 
 @dataclass(frozen=True)
@@ -161,13 +172,17 @@ def _gives(source: Step, kind: DataKind) -> bool:
 
 
 def _narrowed(step: Step, connected: Mapping[str, Step]) -> Step:
-    """The step with each edge that takes several kinds set to the one that comes."""
+    """The step with each edge that takes several kinds set to the one that comes.
+
+    So are the rows that it makes, where they are of the kind that comes.
+    """
     edges = []
     for edge in step.stage.edges:
         sources = [connected[name] for name in step.needs.get(edge.name, ()) if name in connected]
         kinds = [kind for kind in edge.kinds if all(_gives(source, kind) for source in sources)]
         edges.append(edge.narrowed(kinds[0]) if sources and kinds else edge)
-    return replace(step, stage=replace(step.stage, edges=tuple(edges)))
+    makes = edges[0].kind if step.stage.makes_input_kind else step.stage.makes
+    return replace(step, stage=replace(step.stage, edges=tuple(edges), makes=makes))
 
 
 def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError]) -> None:
@@ -181,16 +196,26 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
         return
     reads = step.stage.reads(edge.name, step.options)
     for column in () if reads == ALL else reads:
-        if column not in source.columns:
+        if column not in source.columns and not isinstance(column, OptionalColumn):
             what = f"{step.label} reads the column {column!r}"
             added = [c for c in source.columns if c not in BASE_COLUMNS[edge.kind]]
             problems.append(
                 UserError(
                     f"{what}, which {source.name!r} does not have",
                     where=step.where,
-                    hint=suggest(column, added) or "add a stage before it that makes the column",
+                    hint=_hint_for_missing(column, added),
                 )
             )
+
+
+def _hint_for_missing(column: str, added: Sequence[str]) -> str:
+    """What to do about a column that is not there: a close name, or the stages that add it."""
+    close = closest(column, added)
+    makers = stages_that_add(column)
+    if makers:
+        several = " or ".join([", ".join(makers[:-1]), makers[-1]] if makers[1:] else makers)
+        return f"{close or ''} {column}: add {several} before it".strip()
+    return close or suggest(column, added) or "add a stage before it that makes the column"
 
 
 def _with_columns(step: Step, connected: Mapping[str, Step], problems: list[UserError]) -> Step:

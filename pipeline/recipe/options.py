@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,11 +23,13 @@ from pipeline.models.validation import mistakes
 from pipeline.recipe.problems import (
     Problem,
     as_written,
+    merged,
     names_in,
     option_groups,
     problems_in,
     suggest,
 )
+from pipeline.recipe.renamed import renamed_hint
 from pipeline.stage import Option, Stage
 
 T = TypeVar("T")
@@ -48,29 +50,87 @@ def bind(
         The options, complete where nothing is wrong, and the problems.
     """
     options = {option.name: option for option in stage.options}
-    problems = [_unknown(str(name), options) for name in raw_options if name not in options]
+    problems = [_unknown(stage, str(n), raw_options) for n in raw_options if n not in options]
     values: dict[str, Any] = {}
     for option in stage.options:
         if option.name in raw_options:
             values[option.name], wrong = _value(option, raw_options[option.name], models, folder)
             problems += wrong
         elif option.required:
-            problems.append(Problem((option.name,), f"the option {option.name!r} is missing"))
+            what = f"the option {option.name!r} is missing"
+            problems.append(Problem((option.name,), what, kind="missing"))
             values[option.name] = None
         else:
             values[option.name] = option.default
+    problems = [_hinted(p, stage, raw_options) for p in merged(problems)]
     return SimpleNamespace(**values), problems
 
 
-def _unknown(name: str, options: Mapping[str, Option]) -> Problem:
+def _unknown(stage: Stage, name: str, raw_options: Mapping[str, Any]) -> Problem:
     """An option that the stage does not have; it may be one of a method's own."""
-    for option in options.values():
-        owners = [n for n, g in option_groups(option.annotation).items() if name in names_in(g)]
-        if owners:
-            example = f"{option.name}: {{name: {owners[0]}, {name}: ...}}"
-            what = f"{name!r} is an option of {option.name}: {' or '.join(owners)}"
-            return Problem((name,), what, f"write {example}")
-    return Problem((name,), f"unknown option {name!r}", suggest(name, options))
+    for option in stage.options:
+        raw = raw_options.get(option.name, option.default)
+        places = list(_places(name, option.name, raw, option.annotation))
+        if places:
+            chosen = next((place for place in places if place.chosen), None)
+            methods = " or ".join(
+                [chosen.method] if chosen else dict.fromkeys(p.method for p in places)
+            )
+            verb, example = ("move it into", chosen) if chosen else ("write", places[0])
+            what = f"{name!r} is an option of {methods}"
+            return Problem((name,), what, f"{verb} {example.example}", "unknown")
+    hint = renamed_hint(stage.name, name) or suggest(name, (o.name for o in stage.options))
+    return Problem((name,), f"unknown option {name!r}", hint, "unknown")
+
+
+class _Place(NamedTuple):
+    """A group that has an option.
+
+    Attributes:
+        method: The option of the stage that takes the group, and the group's name.
+        example: How a recipe writes it.
+        chosen: Whether the recipe, or the default, chooses this group.
+    """
+
+    method: str
+    example: str
+    chosen: bool
+
+
+def _places(name: str, key: str, raw: Any, annotation: Any) -> Iterator[_Place]:
+    """Where an option of this name is, in the groups that the option `key` takes."""
+    tag = raw.get("name") if isinstance(raw, Mapping) else getattr(raw, "name", raw)
+    groups = option_groups(annotation)
+    for group_name, group in groups.items():
+        fields_of = names_in(group)
+        start = f"name: {group_name}, " if "name" in fields_of else ""
+        chosen = tag == group_name or (not start and raw is not None)
+        if name in fields_of and name != "name":
+            yield _Place(f"{key}: {group_name}", f"{key}: {{{start}{name}: ...}}", chosen)
+        hints = typing.get_type_hints(group, include_extras=True)
+        for inner in fields_of:
+            value = raw.get(inner) if isinstance(raw, Mapping) else None
+            value = getattr(group, inner, None) if value is None else value
+            for place in _places(name, inner, value, hints[inner]):
+                example = f"{key}: {{{start}{place.example}}}"
+                yield _Place(f"{key}.{place.method}", example, chosen and place.chosen)
+
+
+def _hinted(problem: Problem, stage: Stage, raw_options: Mapping[str, Any]) -> Problem:
+    """The problem, with a better hint where a group has a name that is known elsewhere."""
+    if problem.kind != "unknown" or len(problem.path) < 2:
+        return problem
+    top, name = problem.path[0], problem.path[-1]
+    options = {option.name: option for option in stage.options}
+    places = _places(name, top, raw_options[top], options[top].annotation)
+    chosen = next((place for place in places if place.chosen), None)
+    if name in options:
+        hint: str | None = f"write {name!r} beside {top!r}, not inside it"
+    elif chosen:
+        hint = f"move it into {chosen.example}"
+    else:
+        hint = renamed_hint(stage.name, name)
+    return problem._replace(hint=hint or problem.hint)
 
 
 def _value(
@@ -160,19 +220,19 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
 
 def _matches(base: Path, pattern: str) -> list[Path]:
     path = base / pattern
-    if path.exists():
+    if os.path.exists(path):  # False for a name that is too long; Path.exists raises
         return [_absolute(path)]
     if Path(pattern).is_absolute():
         base, pattern = Path(path.anchor), str(path.relative_to(path.anchor))
     try:
         return sorted(_absolute(p) for p in base.glob(pattern) if p.is_file())
-    except ValueError:
-        # No pattern at all, such as a**b: nothing is found by it.
+    except (ValueError, OSError, RecursionError):
+        # No pattern at all, such as a**b, or one that is too long: nothing is found by it.
         return []
 
 
 def _absolute(path: Path) -> Path:
-    # Links are not followed: a cache's blob behind one has no name that tells its format.
+    # Links are not followed: a cache's blob behind one has no name that shows its format.
     return Path(os.path.abspath(path))
 
 
@@ -192,7 +252,7 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
     unknown = [k for k in raw if k not in names]
     if unknown:
         keys = ((str(k), f"unknown key {str(k)!r}") for k in unknown)
-        return None, [Problem((key,), what, suggest(key, names)) for key, what in keys]
+        return None, [Problem((key,), what, suggest(key, names), "unknown") for key, what in keys]
     paths = ("model", "chat_template", "lora", "tokenizer")
     spec = {
         key: _existing(value, folder) if key in paths and isinstance(value, str) else value
@@ -234,6 +294,5 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
 
 def _existing(name: str, folder: Path) -> str:
     """The path beside the recipe or in the repository, or the name itself (a hub's)."""
-    return next(
-        (str((b / name).resolve()) for b in (folder, ROOT) if name and (b / name).exists()), name
-    )
+    paths = [base / name for base in (folder, ROOT) if name and os.path.exists(base / name)]
+    return str(paths[0].resolve()) if paths else name

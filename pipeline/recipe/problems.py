@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
-from difflib import get_close_matches
-from typing import Any, Final, NamedTuple
+from difflib import SequenceMatcher
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -23,6 +24,15 @@ _TYPES: Final = {
     "none_required": "null", "model_attributes_type": "a mapping",
 }  # fmt: skip
 
+CLOSE: Final = 0.65
+"""The similarity from which a name may be a slip for another: one letter of three differs."""
+
+RENAMED: Final = "renamed (see CHANGELOG.md): "
+"""How the hint for a former name begins; see `pipeline/recipe/renamed.py`."""
+
+NEARLY: Final = 0.15
+"""How much less similar than the closest name another one may be to be offered beside it."""
+
 
 class Problem(NamedTuple):
     """What is wrong with an option.
@@ -31,22 +41,43 @@ class Problem(NamedTuple):
         path: The option's key, and the keys below it where the value is a mapping.
         what: The mistake: "X must be Y, got Z".
         hint: How to fix it.
+        kind: Whether it is about a name that is unknown, or about one that is missing.
     """
 
     path: tuple[str, ...]
     what: str
     hint: str | None = None
+    kind: Literal["value", "unknown", "missing"] = "value"
 
 
 def closest(name: str, valid: Iterable[Any]) -> str | None:
     """A "did you mean" with the valid names close to this one; None where there is none.
 
+    Case and the kind of dash do not count, a stage is known without its family, and an
+    option by some of its words.
+
     Example:
         >>> closest("budgte", ["budget", "seed"])
         "did you mean 'budget'?"
+        >>> closest("Loss", ["score.loss", "score.knn"]), closest("batch", ["batch_size"])
+        ("did you mean 'score.loss'?", "did you mean 'batch_size'?")
+        >>> closest("count", ["source", "num_rows"])
     """
-    close = get_close_matches(name, dict.fromkeys(str(k) for k in valid), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else None
+    scores = {str(k): _similarity(name, str(k)) for k in valid}
+    best = max(scores.values(), default=0.0)
+    close = [k for k, score in scores.items() if score >= max(CLOSE, best - NEARLY)]
+    close.sort(key=lambda k: -scores[k])
+    return f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else None
+
+
+def _similarity(name: str, valid: str) -> float:
+    """From 0 to 1: how likely it is that somebody who writes `name` means `valid`."""
+    parts = [re.split(r"[_.\- ]+", text.lower()) for text in (name, valid)]
+    if all(parts[0]) and {*parts[0]} <= {*parts[1]}:
+        return 1.0
+    texts = ["_".join(words) for words in parts]
+    method = valid.lower().rpartition(".")[2].replace("-", "_")
+    return max(SequenceMatcher(None, texts[0], text).ratio() for text in (texts[1], method))
 
 
 def suggest(name: str, valid: Iterable[Any]) -> str | None:
@@ -58,6 +89,48 @@ def suggest(name: str, valid: Iterable[Any]) -> str | None:
     """
     names = [str(k) for k in valid]
     return closest(name, names) or (f"there are: {', '.join(names)}" if names else None)
+
+
+def merged(problems: Sequence[Problem]) -> list[Problem]:
+    """Every mistake once: what stands there misspelt or misplaced is not reported as missing too.
+
+    Args:
+        problems: The problems of one mapping and of those inside it.
+
+    Example:
+        >>> problems = [
+        ...     Problem(("pth",), "unknown option 'pth'", "there are: path", "unknown"),
+        ...     Problem(("path",), "the option 'path' is missing", None, "missing"),
+        ... ]
+        >>> [(problem.what, problem.hint) for problem in merged(problems)]
+        [("unknown option 'pth'", "did you mean 'path', which is missing?")]
+    """
+    missing = [p for p in problems if p.kind == "missing"]
+    unknown = [p for p in problems if p.kind == "unknown"]
+    hints: dict[tuple[str, ...], str | None] = {}
+    for problem in unknown:
+        for other in missing:
+            if hint := _explained(problem, other):
+                hints[problem.path] = hint
+                missing.remove(other)
+                break
+    rest = [p for p in unknown if p.path not in hints]
+    if len(rest) == len(missing) == 1 and rest[0].path[:-1] == missing[0].path[:-1]:
+        hints[rest[0].path] = "; ".join(filter(None, (missing.pop().what, rest[0].hint)))
+    remaining = [p for p in problems if p.kind != "missing" or p in missing]
+    return [p._replace(hint=hints.get(p.path, p.hint)) for p in remaining]
+
+
+def _explained(unknown: Problem, missing: Problem) -> str | None:
+    """The hint for an unknown name that stands for a missing one; None where it does not."""
+    name, needed, hint = unknown.path[-1], missing.path[-1], unknown.hint or ""
+    renamed = hint.startswith(RENAMED) and re.search(rf"\b{re.escape(needed)}\b", hint)
+    if name == needed or renamed:
+        return hint
+    same = unknown.path[:-1] == missing.path[:-1]
+    if same and _similarity(name, needed) >= CLOSE:
+        return f"did you mean {needed!r}, which is missing?"
+    return None
 
 
 def option_groups(annotation: Any) -> dict[str, type]:
@@ -103,10 +176,10 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
     if keys and ("unexpected" in kind or kind == "extra_forbidden"):
         owner = ".".join(path[:-1]) + (f" ({_name_of(group)})" if group and name else "")
         what = f"{owner} has no option {keys[-1]!r}" if owner else f"unknown key {keys[-1]!r}"
-        return Problem(path, what, suggest(keys[-1], names_in(group)))
+        return Problem(path, what, suggest(keys[-1], names_in(group)), "unknown")
     if missing is not None or kind.startswith("missing"):
-        name = ".".join(filter(None, (*path, missing)))
-        return Problem(path, f"the option {name!r} is missing")
+        path = tuple(filter(None, (*path, missing)))
+        return Problem(path, f"the option {'.'.join(path)!r} is missing", kind="missing")
     if isinstance(value, str) and option_groups(own):
         return Problem(
             path, f"{subject}: there is no {value!r}", suggest(value, option_groups(own))

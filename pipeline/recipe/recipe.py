@@ -7,7 +7,6 @@ between files: a recipe and its profiles mean what they say.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +14,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import DEFAULT_STORE, ROOT
-from pipeline.errors import RecipeErrors, UserError, program
+from pipeline.errors import RecipeErrors, UserError, command_line
 from pipeline.models.budget import BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
 from pipeline.recipe.problems import suggest
 from pipeline.recipe.profiles import apply_profile, check_profiles, profiles_of
-from pipeline.recipe.yaml_document import RecipeDocument, apply_override, parse
+from pipeline.recipe.yaml_document import (
+    MAX_CHARACTERS,
+    RecipeDocument,
+    apply_override,
+    parse,
+)
 
 RECIPES: Final = ROOT / "pipeline" / "recipes"
 
@@ -68,7 +72,8 @@ class Recipe:
         """
         path = locate(reference)
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_CHARACTERS + 1)  # one more than `parse` takes
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read", why=str(error)) from None
         document = parse(text, display(path))
@@ -144,8 +149,7 @@ class Recipe:
         """
         options = ["--profile", self.profile] if self.profile else []
         options += [word for override in self.overrides for word in ("--set", override)]
-        options += [] if store.resolve() == DEFAULT_STORE else ["--store", str(store)]
-        return f"{program()} {shlex.join([verb, self._reference(), *words, *options])}"
+        return command_line(verb, self._reference(), *words, *options, store=store)
 
     def _reference(self) -> str:
         """The recipe as the command line takes it from where its user stands."""
@@ -163,12 +167,15 @@ def locate(reference: str) -> Path:
     Raises:
         UserError: There is none; the hint has the nearest names.
     """
-    path = Path(reference)
-    if path.is_file():
-        return path.resolve()
-    named = RECIPES / f"{reference}.yaml"
-    if named.is_file():
-        return named
+    path, named = Path(reference), RECIPES / f"{reference}.yaml"
+    try:
+        if path.is_file():
+            return path.resolve()
+        if named.is_file():
+            return named
+    except OSError as error:  # a name that is too long, or links in a circle
+        what = f"there is no recipe {reference[:80]!r}"
+        raise UserError(what, why=error.strerror) from None
     names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
     raise UserError(f"there is no recipe {reference!r}", hint=suggest(reference, names))
 

@@ -1,9 +1,11 @@
 """YAML with the location of every key, strict where YAML is lenient.
 
-A key that stands twice is an error, and so is a scalar that is not what its tag or form
-says (`2024-13-45`). Merge keys (`<<: *base`) work as everywhere: a key of the mapping
-itself wins over a merged one, an earlier source over a later one. A document that
-contains itself, nests absurdly or expands without bound by its aliases is refused.
+A key that stands twice is an error, and so is a value that is not what its tag or form
+says (`2024-13-45`), that has a tag of another language's objects, or that no stage could
+take (an integer of 5,000 digits). Merge keys (`<<: *base`) work as everywhere: a key of the
+mapping itself wins over a merged one, an earlier source over a later one. A document that
+contains itself, is absurdly long or deep, or expands without bound by its aliases is
+refused, at once and in little memory.
 """
 
 from __future__ import annotations
@@ -23,16 +25,22 @@ KeyPath = tuple[str, ...]
 """The keys that lead to a value: ("stages", "sample", "with", "budget")."""
 
 MAX_DEPTH: Final = 50
+MAX_CHARACTERS: Final = 256 * 1024
+"""The longest recipe; PyYAML reads about 100,000 characters in a second."""
 MAX_VALUES: Final = 100_000
-"""Values after aliases are expanded: a few lines of aliases of aliases make billions."""
+"""Values and keys after aliases and merge keys are expanded: a few lines of aliases of
+aliases make billions."""
 
 MERGE: Final = "tag:yaml.org,2002:merge"
 CHANGEABLE: Final = ("models", "stages", "prices", "budget")
 """What `--set` and a profile may change."""
 
+_YAML: Final = "tag:yaml.org,2002:"
 _SCALARS: Final = {
-    "timestamp": "a date", "int": "an integer", "float": "a number", "bool": "true or false",
+    "timestamp": "a date", "int": "an integer", "float": "a number",
+    "bool": "true or false", "null": "null", "str": "a text of valid Unicode",
 }  # fmt: skip
+"""What a scalar of each tag must be; other tags are not those of a recipe."""
 
 
 @dataclass
@@ -195,6 +203,9 @@ class _Reader:
 
     def read(self, where: str) -> Any:
         """The value of the text, None where it is empty; `where` is for errors without a line."""
+        if len(self.text) > MAX_CHARACTERS:
+            what = f"the text must have at most {MAX_CHARACTERS:,} characters"
+            raise UserError(f"{what}, got more", where=where)
         try:
             self._loader = yaml.SafeLoader(self.text)
             root = self._loader.get_single_node()
@@ -210,6 +221,11 @@ class _Reader:
 
     def _value(self, node: yaml.Node, key_path: KeyPath) -> Any:
         with self._opened(node):
+            if isinstance(node, yaml.ScalarNode):
+                return self._scalar(node)
+            kind = "map" if isinstance(node, yaml.MappingNode) else "seq"
+            if node.tag != _YAML + kind:
+                self._unknown_tag(node)
             if isinstance(node, yaml.MappingNode):
                 result: dict[Any, Any] = {}
                 for key, key_node, value_node in self._pairs(node):
@@ -217,27 +233,28 @@ class _Reader:
                     self.locations[below] = self._where(key_node)
                     result[key] = self._value(value_node, below)
                 return result
-            if isinstance(node, yaml.SequenceNode):
-                return [self._value(child, key_path) for child in node.value]
-            return self._scalar(node)
+            return [self._value(child, key_path) for child in node.value]
 
     @contextmanager
     def _opened(self, node: yaml.Node) -> Iterator[None]:
         """Guards the conversion of a node against cycles, depth and expansion."""
-        self._count += 1
+        self._count_value(node)
         if id(node) in self._open:
             raise UserError("the document contains itself", where=self._where(node))
         if len(self._open) >= MAX_DEPTH:
             what = f"values must be nested at most {MAX_DEPTH} deep"
-            raise UserError(what, where=self._where(node))
-        if self._count > MAX_VALUES:
-            what = f"a document must have at most {MAX_VALUES:,} values, its aliases expanded"
             raise UserError(what, where=self._where(node))
         self._open.append(id(node))
         try:
             yield
         finally:
             self._open.pop()
+
+    def _count_value(self, node: yaml.Node) -> None:
+        self._count += 1
+        if self._count > MAX_VALUES:
+            what = f"a document must have at most {MAX_VALUES:,} values, its aliases expanded"
+            raise UserError(what, where=self._where(node))
 
     def _pairs(self, node: yaml.MappingNode) -> list[tuple[Any, yaml.Node, yaml.Node]]:
         """Keys with their nodes and those of their values: merged ones first, then its own."""
@@ -261,6 +278,7 @@ class _Reader:
         for source in self._sources(merge):
             with self._opened(source):
                 for pair in self._pairs(source):
+                    self._count_value(source)
                     if pair[0] not in own:
                         merged.setdefault(pair[0], pair)
         return [*merged.values(), *own.values()]
@@ -273,17 +291,35 @@ class _Reader:
                 self._problem("'<<' must be a mapping or a list of mappings", node)
         return [node for node in nodes if isinstance(node, yaml.MappingNode)]
 
-    def _scalar(self, node: yaml.Node) -> Any:
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        kind = node.tag.removeprefix(_YAML)
+        if kind not in _SCALARS:
+            self._unknown_tag(node)
+            return str(node.value)
         try:
-            return self._loader.construct_object(node, deep=True)
+            value = self._loader.construct_object(node, deep=True)
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+                raise OverflowError
+            if isinstance(value, str):
+                value.encode()
+            return value
         except (ValueError, KeyError, AttributeError, IndexError, OverflowError):
             # PyYAML checks only the form of dates, and nothing of what a tag says.
             self._loader.recursive_objects.pop(node, None)
-            kind = node.tag.rpartition(":")[2]
-            expected = _SCALARS.get(kind, f"a valid {kind}")
-            what = f"the value must be {expected}, got {node.value[:80]!r}"
-            self._problem(what, node, "put it in quotes if it is a text")
-            return str(node.value)
+            large = kind == "int" and any(map(str.isdigit, node.value))
+            expected = _SCALARS[kind] + " of at most 64 bits" * large
+            what = f"the value must be {expected}, got {_shortened(node.value)}"
+            hint = None if kind == "str" else "put it in quotes if it is a text"
+            self._problem(what, node, hint)
+            return ascii(node.value)[1:-1]
+
+    def _unknown_tag(self, node: yaml.Node) -> None:
+        if isinstance(node, yaml.ScalarNode) and node.style is None and node.value == "=":
+            self._problem("the value must be more than a sign, got '='", node, "put it in quotes")
+            return
+        tag = node.tag.replace(_YAML, "!!")
+        what = f"a recipe has texts, numbers, dates, lists and mappings, got the tag {tag[:80]!r}"
+        self._problem(what, node, "leave the tag out")
 
     def _problem(self, what: str, node: yaml.Node, hint: str | None = None) -> None:
         problem = UserError(what, where=self._where(node), hint=hint)
@@ -291,3 +327,7 @@ class _Reader:
 
     def _where(self, node: yaml.Node) -> str:
         return self.locate(node.start_mark.line + 1)
+
+
+def _shortened(text: str) -> str:
+    return ascii(text[:80]) if not text.isprintable() else repr(text[:80])

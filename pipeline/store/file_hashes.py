@@ -1,28 +1,34 @@
 """Content digests of files, cached while a file is unchanged.
 
 Weights and data files enter fingerprints by content. Reading gigabytes again for
-every plan would be waste, so a digest is cached together with the file's size,
-modification time in nanoseconds and inode; if any of the three differs, the file is
-read again. The cache is one JSON file in the store. It names files by a hash of their
-resolved path: a store holds no absolute path, and in one that was copied to another
-machine every file is simply read once more.
+every plan would be waste, so a digest is cached together with the file's size, inode,
+and times of modification and change in nanoseconds; if any of the four differs, the file
+is read again. The time of change alone shows that an archive was unpacked over a file: the
+others are as the archive says. The cache is one JSON file in the store. It names files by
+a hash of their resolved path: a store holds no absolute path, and in one that was copied to
+another machine every file is simply read once more.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 BLOCK = 1 << 20
 
 Entry = list[int | str]
-"""Size, modification time in nanoseconds, inode and sha256 of one file."""
+"""Size, inode, times of modification and change in nanoseconds, and sha256 of one file."""
+
+_CLOCK = 100_000_000
+"""Two changes within that time, in nanoseconds, may carry the same time."""
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -70,12 +76,13 @@ class FileDigests:
         for path in paths:
             key, state = _key(path), _state(path)
             entry = self._entries.get(key)
-            if entry is None or entry[:3] != state:
+            if entry is None or entry[:-1] != state:
                 entry = [*state, file_digest(path)]
-                # A file that changed while it was read is not cached.
-                if _state(path) == state:
+                # A file that changed while it was read, or just before, is not cached: the
+                # next change may carry the same time.
+                if _state(path) == state and time.time_ns() - state[-1] > _CLOCK:
                     added[key] = entry
-            digests.append(str(entry[3]))
+            digests.append(str(entry[-1]))
         if added:
             self._entries = {**_read(self._cache), **self._entries, **added}
             # Only a cache: whoever must write to the store reports that it cannot.
@@ -92,8 +99,8 @@ def _key(path: str | os.PathLike[str]) -> str:
 def _state(path: str | os.PathLike[str]) -> list[int]:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(f"{os.fspath(path)} is not a regular file")
-    return [status.st_size, status.st_mtime_ns, status.st_ino]
+        raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _read(cache: Path) -> dict[str, Entry]:
@@ -103,7 +110,7 @@ def _read(cache: Path) -> dict[str, Entry]:
         return {}
     if not isinstance(entries, dict):
         return {}
-    return {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 4}
+    return {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 5}
 
 
 def _write(cache: Path, entries: dict[str, Entry]) -> None:

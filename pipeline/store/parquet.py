@@ -9,13 +9,16 @@ understands.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipeline.store.files import DamagedFile
 
 ROW_GROUP: Final = 16_384
 
@@ -78,13 +81,56 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     write_table(path, to_arrow(frame))
 
 
-def read_frame(paths: Path | Sequence[Path], columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """The rows of one or several Parquet files, in the order of the files."""
-    files = [paths] if isinstance(paths, Path) else list(paths)
+def read_frame(
+    source: Path | Sequence[Path] | bytes, columns: Sequence[str] | None = None
+) -> pl.DataFrame:
+    """The rows of one or several Parquet files, in the order of the files.
+
+    Args:
+        source: The files, or the bytes of one.
+        columns: The columns to read; all without it.
+
+    Raises:
+        DamagedFile: A file is no Parquet file, or its pages cannot be decoded.
+    """
+    if isinstance(source, Path | bytes):
+        return _read(source, columns)
+    return pl.concat([_read(file, columns) for file in source])
+
+
+def _read(source: Path | bytes, columns: Sequence[str] | None) -> pl.DataFrame:
     selected = None if columns is None else list(columns)
-    return pl.concat([pl.read_parquet(file, columns=selected, glob=False) for file in files])
+    path = Path("(bytes)") if isinstance(source, bytes) else source
+    with _damage_reported(path):
+        return pl.read_parquet(source, columns=selected, glob=False)
 
 
 def column_names(path: Path) -> list[str]:
-    """The columns of a Parquet file, from its footer."""
-    return list(pq.read_schema(path).names)
+    """The columns of a Parquet file, from its footer.
+
+    Raises:
+        DamagedFile: It has no readable footer.
+    """
+    with _damage_reported(path):
+        return list(pq.read_schema(path).names)
+
+
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Turns what readers raise for a damaged file, Rust panics among it, into one error."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+        raise DamagedFile(
+            path, f"it is no Parquet that can be read ({_first_line(error)})"
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFile(
+            path, f"it is no Parquet that can be read ({_first_line(error)})"
+        ) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:200]

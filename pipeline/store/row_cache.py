@@ -1,13 +1,15 @@
 """Cached results of a row-scope stage, so that new rows cost only themselves.
 
 The cache is a folder of small Parquet files, each written under another name and then
-renamed when a chunk of rows is done. Its folder is keyed by everything that decides a
-result but the rows; within it a row is identified by a hash of the values that the
-stage reads.
+renamed when a chunk of rows is done. A file is named by a digest of its bytes, so that one
+that a disk has damaged is never served: its rows are computed again. The folder is keyed by
+everything that decides a result but the rows; within it a row is identified by a hash of
+the values that the stage reads.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Final
 
 import polars as pl
 
+from pipeline.store.files import DamagedFile, warn
 from pipeline.store.parquet import read_frame, write_frame
 
 MAX_FILES: Final = 32
@@ -44,23 +47,49 @@ class RowCache:
             half_written.unlink()
 
     def read(self) -> pl.DataFrame:
-        """All results, one row for each row key in the column `KEY`; empty without any."""
-        paths = self._paths()
-        return read_frame(paths).unique(KEY, keep="first") if paths else pl.DataFrame()
+        """All results, one row for each row key in the column `KEY`; empty without any.
+
+        A damaged file is removed, with a warning: its rows are not among them.
+        """
+        frames = [frame for path in self._paths() if (frame := self._read_file(path)) is not None]
+        return pl.concat(frames).unique(KEY, keep="first") if frames else pl.DataFrame()
+
+    def _read_file(self, path: Path) -> pl.DataFrame | None:
+        try:
+            content = path.read_bytes()
+            # Files of earlier versions have names of 32 digits, which say nothing.
+            if len(path.stem) == len(_name(b"")) and path.stem != _name(content):
+                raise DamagedFile(path, "its bytes are not those that were written")
+            return read_frame(content)
+        except DamagedFile as damage:
+            warn(DamagedFile(path, damage.why), "its rows are computed again")
+            path.unlink()
+            return None
 
     def add(self, results: pl.DataFrame) -> None:
         """Cache results, durably when this returns."""
+        self._write(results)
+
+    def _write(self, results: pl.DataFrame) -> Path:
         temporary = self.folder / f".{uuid.uuid4().hex}"
         write_frame(temporary, results)
-        os.replace(temporary, self.folder / f"{uuid.uuid4().hex}.parquet")
+        path = self.folder / f"{_name(temporary.read_bytes())}.parquet"
+        os.replace(temporary, path)
+        return path
 
     def compact(self) -> None:
         """Join many small files into one, once a stage is done."""
         paths = self._paths()
-        if len(paths) > MAX_FILES:
-            self.add(self.read())
+        if len(paths) > MAX_FILES and len(results := self.read()):
+            joined = self._write(results)
             for path in paths:
-                path.unlink()
+                if path != joined:
+                    path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
+
+
+def _name(content: bytes) -> str:
+    """The name of a file with this content."""
+    return hashlib.blake2b(content, digest_size=32).hexdigest()

@@ -14,20 +14,25 @@ One run at a time: the lock is held by an open file and vanishes with its proces
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shlex
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from pipeline.errors import UserError
 from pipeline.store.artifact import Artifact, commit, open_artifact, restore
 from pipeline.store.file_hashes import FileDigests
+from pipeline.store.files import DamagedFile, check_kind, read_json, warn, write_json
 from schemas.manifest import Manifest
+
+FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code")
+FILES: Final = ("lock", "digests.json", "files.json")
+FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
 
 @dataclass
@@ -35,7 +40,11 @@ class Store:
     """A store in a folder, which is created when something is first written.
 
     Args:
-        root: The folder.
+        root: The folder; a symbolic link to one is followed.
+
+    Raises:
+        UserError: The path is that of another thing, or something else stands in the place
+            of a part of the store.
 
     Example:
         >>> Store(Path("/nowhere")).fingerprints("quickstart", "load")
@@ -45,6 +54,12 @@ class Store:
     root: Path
     _token: str | None = None
     _digests: dict[str, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_kind(self.root, "the store", folder=True)
+        for name in (*FOLDERS, *FILES):
+            path = self.root / name
+            check_kind(path, f"{name} of a store", folder=name in FOLDERS, hint=FOREIGN)
 
     def artifact(self, fingerprint: str) -> Artifact | None:
         """The complete artifact of a fingerprint, if there is one.
@@ -74,7 +89,11 @@ class Store:
 
     def fingerprints(self, recipe: str, step: str) -> list[str]:
         """The fingerprints that this stage of this recipe had, newest last."""
-        return list(_read_json(self._ref(recipe, step)) or [])
+        try:
+            return read_json(self._ref(recipe, step), list[str]) or []
+        except DamagedFile as damage:
+            warn(damage, "which artifacts the stage had before is forgotten")
+            return []
 
     def latest(self, recipe: str, step: str, *, other_than: str | None = None) -> Artifact | None:
         """The newest artifact of a recipe's stage that is still there.
@@ -101,7 +120,7 @@ class Store:
         earlier = self.fingerprints(recipe, step)
         if earlier[-1:] != [fingerprint]:
             others = [other for other in earlier if other != fingerprint]
-            _write_json(self._ref(recipe, step), [*others, fingerprint])
+            write_json(self._ref(recipe, step), [*others, fingerprint])
 
     def _ref(self, recipe: str, step: str) -> Path:
         return self.root / "refs" / recipe / f"{step}.json"
@@ -109,9 +128,17 @@ class Store:
     # The code of a stage's version
 
     def code(self, stage: str, version: int) -> str | None:
-        """The hash of the code that computed this version's artifacts here, if there are any."""
-        value = _read_json(self._code(stage, version))
-        return str(value) if value else None
+        """The hash of the code that computed this version's artifacts here, if there are any.
+
+        Raises:
+            UserError: The record of it is damaged.
+        """
+        path = self._code(stage, version)
+        try:
+            return read_json(path, str)
+        except DamagedFile as damage:
+            hint = f"rm {shlex.quote(str(path))}: then the code of today counts as that of then"
+            raise damage.as_error(hint) from None
 
     def set_code(self, stage: str, version: int, code: str) -> None:
         """Record the code that computes this version's artifacts.
@@ -122,7 +149,7 @@ class Store:
             code: The hash of its code.
         """
         if self.code(stage, version) != code:
-            _write_json(self._code(stage, version), code)
+            write_json(self._code(stage, version), code)
 
     def remove_code(self, stage: str, version: int) -> None:
         """Remove the record of a version that has no results yet: its code may still change."""
@@ -136,7 +163,10 @@ class Store:
     def digest(self, key: str) -> str | None:
         """A cached digest."""
         if self._digests is None:
-            self._digests = dict(_read_json(self.root / "digests.json") or {})
+            try:
+                self._digests = read_json(self.root / "digests.json", dict[str, str]) or {}
+            except DamagedFile:  # a cache: what it held is computed again, in seconds
+                self._digests = {}
         return self._digests.get(key)
 
     def set_digest(self, key: str, value: str) -> None:
@@ -145,7 +175,7 @@ class Store:
         assert self._digests is not None
         self._digests[key] = value
         if self._token:
-            _write_json(self.root / "digests.json", self._digests)
+            write_json(self.root / "digests.json", self._digests)
 
     # Writing
 
@@ -230,17 +260,3 @@ class Store:
         self.set_latest(manifest["recipe"], manifest["name"], fingerprint)
         shutil.rmtree(self.root / "work" / fingerprint, ignore_errors=True)
         return artifact
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, ensure_ascii=False), "utf-8")
-    temporary.replace(path)

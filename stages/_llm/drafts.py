@@ -41,7 +41,7 @@ from pipeline.models.ask import ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.models.counting import is_counting
 from schemas.records import Message
-from stages._llm.label_scores import TOP_LOGPROBS, YES, expectation
+from stages._llm.label_scores import TOP_LOGPROBS, YES, expected_value, warn_of_written_labels
 from stages._llm.rows import Rejection, make_row, rows_to_frame
 
 Prompt = str | tuple[tuple[str, str], ...]
@@ -204,7 +204,8 @@ def score_field(
 ) -> None:
     """Have every active draft judged by one of several labels and store the expected value.
 
-    See `label_scores.expectation`. An answer that is not a label makes its draft fail.
+    See `label_scores.expected_value`; without probabilities, the value of the label that was
+    written, with a warning. An answer that is not a label makes its draft fail.
 
     Args:
         engine: Where the requests are sent, all at once.
@@ -217,12 +218,15 @@ def score_field(
     active = [draft for draft in drafts if draft.active]
     decoding = Decoding(max_tokens=LABEL_TOKENS, choice=tuple(labels), logprobs=TOP_LOGPROBS)
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
+    written = 0
     for draft, answer in zip(active, ask(engine, requests), strict=True):
         draft.journal += answer.journal
         draft.error = answer.error
         if draft.active:
-            score = expectation(answer.completion, labels)
+            score = expected_value(answer.completion, labels)
+            written += score is None
             draft.fields[field] = labels[answer.value] if score is None else score
+    warn_of_written_labels(field, written, len(active))
 
 
 def _identity(value: Any) -> Any:

@@ -7,11 +7,14 @@ arXiv:2312.15685, section 3).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from math import exp
 from typing import Final
 
 from pipeline.models.base import Completion
+
+_log = logging.getLogger(__name__)
 
 YES: Final = {"yes": 1.0, "no": 0.0}
 """The labels of a question with the answers yes and no, with their values."""
@@ -20,7 +23,7 @@ TOP_LOGPROBS: Final = 20
 """How many of the most probable tokens are requested: the most that servers return."""
 
 
-def expectation(completion: Completion, labels: Mapping[str, float]) -> float | None:
+def expected_value(completion: Completion, labels: Mapping[str, float]) -> float | None:
     """The mean of the labels' values under the probabilities of the first token.
 
     Probabilities are normalized over the labels among the most probable tokens. This is
@@ -31,13 +34,15 @@ def expectation(completion: Completion, labels: Mapping[str, float]) -> float | 
         labels: Each label with its value.
 
     Returns:
-        The expected value. Without probabilities, the value of the label that the text is;
-        None where the text is not a label.
+        The expected value; None without the probability of any label, as from servers that
+        ignore the request for them. Then there is only the label that was written.
 
     Example:
-        >>> expectation(Completion("key", " yes ", "stop", 0, 1), YES)
-        1.0
-        >>> expectation(Completion("key", "perhaps", "stop", 0, 1), YES) is None
+        >>> from pipeline.models.base import TokenLogprobs
+        >>> top = TokenLogprobs("yes", -0.7, (("yes", -0.7), (" no", -0.7)))
+        >>> expected_value(Completion("key", "yes", "stop", 0, 1, logprobs=(top,)), YES)
+        0.5
+        >>> expected_value(Completion("key", "yes", "stop", 0, 1), YES) is None
         True
     """
     weights: dict[str, float] = {}
@@ -46,6 +51,25 @@ def expectation(completion: Completion, labels: Mapping[str, float]) -> float | 
         if label in labels:
             weights[label] = weights.get(label, 0.0) + exp(logprob)
     total = sum(weights.values())
-    if total > 0:
-        return sum(labels[label] * weight for label, weight in weights.items()) / total
-    return labels.get(completion.text.strip())
+    if total == 0:
+        return None
+    return sum(labels[label] * weight for label, weight in weights.items()) / total
+
+
+def warn_of_written_labels(subject: str, written: int, total: int) -> None:
+    """Warn that scores are labels as they were written, and no expected values.
+
+    Args:
+        subject: What was scored.
+        written: How many scores are.
+        total: Of how many.
+    """
+    if written:
+        _log.warning(
+            "%s: %d of %d scores are the label as it was written, because the server gave no "
+            "log probabilities: equal labels are ties; use one that returns logprobs, such as "
+            "vllm serve",
+            subject,
+            written,
+            total,
+        )

@@ -10,7 +10,7 @@ An option `group` names them by `source`, by a column, or by an SQL expression o
 - lists of texts, such as tags: the row belongs to the rarest of its tags, of equally rare
   ones to the first in alphabetical order, so that small groups are seen. Where weights
   name some groups, only these tags count.
-- a missing value (null or NaN), or an empty list: the group `null`.
+- a missing value (null, NaN or infinity), or an empty list: the group `null`.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ def _values(rows: pl.DataFrame, group: str) -> pl.Series:
         why = str(error).partition("\n")[0]
         raise UserError(f"{group!r} must give {required}", why=why) from None
     dtype = values.dtype
-    values = values.fill_nan(None) if dtype.is_float() else values
+    if dtype.is_float():
+        values = values.set(~values.is_finite(), None)
     scalar = dtype.is_numeric() or dtype in (
         pl.String, pl.Boolean, pl.Null, pl.Categorical, pl.Enum,
     )  # fmt: skip

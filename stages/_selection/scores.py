@@ -6,15 +6,35 @@ score rank last. Equal scores rank by id, because rows come in the order of thei
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from polars import selectors
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
 from stages._selection.random_draws import uniform
+
+_LITERAL: Final = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | [^\W\d]\w*  # texts and names, which stay as they are
+    | (?P<decimal>\d+\.\d*|\.\d+)(?![\w.])""",
+    re.VERBOSE,
+)
+
+
+def _with_floats(text: str) -> str:
+    """The expression with an exponent at each decimal, which makes it a float in SQL.
+
+    Without one it is a fixed-point number: a division by it keeps six digits, a division by
+    zero is an error, and it cannot be multiplied by a boolean.
+
+    >>> _with_floats("0.5 * \"v1.0\" - 2e3")
+    '0.5e0 * "v1.0" - 2e3'
+    """
+    return _LITERAL.sub(lambda m: f"{m[0]}e0" if m["decimal"] else m[0], text)
 
 
 def _parse(text: str) -> pl.Expr:
@@ -23,7 +43,7 @@ def _parse(text: str) -> pl.Expr:
         return pl.col(text)
     required = "must be a column or an SQL expression over columns, such as ifd * 2 - ppl"
     try:
-        parsed = pl.sql_expr(text)
+        parsed = pl.sql_expr(_with_floats(text))
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]
         raise ValueError(f"{required}, got {text!r} ({why})") from None
@@ -75,21 +95,25 @@ def scores(rows: pl.DataFrame, score: str) -> NDArray[np.float64]:
         score: A column or an SQL expression; booleans count as 0 and 1.
 
     Returns:
-        Numbers of shape (rows,), NaN where the score is missing (null or NaN).
+        Numbers of shape (rows,), NaN where the score is missing: null, NaN or infinite, as
+        a division by zero is.
 
     Raises:
         UserError: The expression gives something other than numbers.
 
     Example:
-        >>> scores(pl.DataFrame({"ifd": [0.5, None]}), "ifd * 2").tolist()
-        [1.0, nan]
+        >>> scores(pl.DataFrame({"words": [4, 0, None]}), "1.0 / words").tolist()
+        [0.25, nan, nan]
     """
+    value = expression(score).cast(pl.Float64).alias(score)
     try:
-        values = rows.with_columns(expression(score).cast(pl.Float64).alias(score))[score]
+        # In 64 bits: 50,000 squared is beyond 32, and unsigned numbers have no negative ones.
+        values = rows.with_columns(selectors.integer().cast(pl.Int64)).with_columns(value)[score]
     except pl.exceptions.PolarsError as error:
         why = str(error).partition("\n")[0]  # the other lines show the expression's insides
         raise UserError(f"a score must be a number, which {score!r} is not", why=why) from None
-    return values.to_numpy()
+    numbers = values.to_numpy()
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def sort_keys(

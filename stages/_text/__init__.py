@@ -1,1 +1,1 @@
-"""Texts as numbers: tokens, ROUGE-L, ragged arrays, n-gram indexes."""
+"""Texts as numbers: tokens, ROUGE-L, ragged arrays, n-gram indexes, set-similarity joins."""

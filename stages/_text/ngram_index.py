@@ -22,14 +22,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages._text.ngram_table import Integers, NgramTable, has_distinct_words, make_table
 from stages._text.ragged import Ragged, offsets_of, ranges
 from stages._text.tokens import hash_tokens, rolling_hashes, words
-
-Integers = NDArray[np.int64]
-
-MIN_DISTINCT_WORDS: Final = 3
-"""An n-gram of fewer distinct words is ignored: a run of zeros is no leak. So is one of
-numbers and single letters alone: many texts count from 1 to 13."""
+from stages._text.whole_texts import WholeTexts, find_whole, index_whole
 
 MIN_WORDS_ANYWHERE: Final = 8
 """A complete text of fewer words (an answer such as "the fall of the Berlin wall") occurs
@@ -48,32 +44,6 @@ _MATCHES = 1 << 20
 _Columns = TypeVar("_Columns", bound=tuple[Any, ...])
 
 
-class NgramTable(NamedTuple):
-    """The n-grams of one length, one entry for each occurrence, ordered by hash.
-
-    Attributes:
-        length: Words per n-gram.
-        keys: Hashes, uint64, ascending.
-        text: The text that an n-gram is in.
-        start: Its first word, counted within the text.
-        bitmap: True at the top bits of every key.
-    """
-
-    length: int
-    keys: NDArray[np.uint64]
-    text: Integers
-    start: Integers
-    bitmap: NDArray[np.bool_]
-
-    def search(self, hashes: NDArray[np.uint64]) -> tuple[Integers, Integers, Integers]:
-        """Positions of the hashes that are keys, the first entry of each, and how many."""
-        position = np.flatnonzero(self.bitmap[hashes >> _shift(self.bitmap)])
-        low = np.searchsorted(self.keys, hashes[position], side="left")
-        counts = np.searchsorted(self.keys, hashes[position], side="right") - low
-        present = counts > 0
-        return position[present], low[present], counts[present]
-
-
 class Index(NamedTuple):
     """The n-grams of item texts.
 
@@ -84,6 +54,7 @@ class Index(NamedTuple):
         flat: The words of all texts.
         values: Their hashes, by text.
         tables: One for each length of n-gram.
+        whole: The texts of which all n-grams are ignored.
         short_anywhere: See `build_index`.
     """
 
@@ -92,7 +63,12 @@ class Index(NamedTuple):
     flat: pl.Series
     values: Ragged
     tables: list[NgramTable]
+    whole: WholeTexts
     short_anywhere: bool
+
+    def all_tables(self) -> list[NgramTable]:
+        """The tables of n-grams, and then those of the texts that are matched whole."""
+        return [*self.tables, *self.whole.tables]
 
     def searchable(self) -> Integers:
         """Positions of the texts of which anything is indexed."""
@@ -131,7 +107,7 @@ class _Hits(NamedTuple):
     """Where a searched text may hold an indexed n-gram.
 
     Attributes:
-        table: Position of the table.
+        table: Position of the table in `all_tables`.
         row: Position of the text in its chunk.
         word: First word, counted over the chunk.
         first: The n-gram's first entry in the table.
@@ -162,6 +138,8 @@ def build_index(
 ) -> Index:
     """Index the n-grams of texts.
 
+    A text of which all n-grams are ignored is indexed whole (`whole_texts`).
+
     Args:
         texts: A frame with `text`, and columns that name it.
         ngram_size: Words per n-gram.
@@ -183,63 +161,37 @@ def build_index(
     tokenized = words(texts["text"])
     hashed = hash_tokens(tokenized)
     flat = tokenized.explode(empty_as_null=False, keep_nulls=False)
-    nontrivial = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
     tables = []
     for length, rolled in rolling_hashes(hashed.values, ngram_size):
         if length == ngram_size:
-            counts = np.maximum(hashed.lengths - (ngram_size - 1), 0)
-            starts = ranges(hashed.offsets[:-1], counts)
-            starts = starts[nontrivial[starts + ngram_size] > nontrivial[starts]]
+            starts = ngram_starts(hashed, flat, ngram_size)
         elif length >= min_words:
             starts = hashed.offsets[:-1][hashed.lengths == length]
+            starts = starts[has_distinct_words(hashed.values, starts, length)]
         else:
             continue
-        starts = starts[_has_distinct_words(hashed.values, starts, length)]
         tables.append(make_table(length, rolled[starts], starts, hashed.offsets))
+    ngrams, _ = _indexed(tables, hashed.offsets)
+    whole = index_whole(hashed, flat, np.flatnonzero(ngrams.to_numpy() == 0), ngram_size)
     named = texts.drop("text").with_columns(
-        pl.Series("length", hashed.lengths), *_indexed(tables, hashed.offsets)
+        pl.Series("length", hashed.lengths), *_indexed([*tables, *whole.tables], hashed.offsets)
     )
-    return Index(ngram_size, named, flat, hashed, tables, short_anywhere)
+    return Index(ngram_size, named, flat, hashed, tables, whole, short_anywhere)
 
 
-def make_table(
-    length: int, keys: NDArray[np.uint64], starts: Integers, offsets: Integers
-) -> NgramTable:
-    """A table of n-grams.
+def ngram_starts(hashed: Ragged, flat: pl.Series, ngram_size: int) -> Integers:
+    """The first words of the n-grams that are compared: all but those of `MIN_DISTINCT_WORDS`.
 
     Args:
-        length: Words per n-gram.
-        keys: The hash of each n-gram.
-        starts: Its first word, counted over all texts, ascending.
-        offsets: Where each text begins among all words, and the end of the last.
+        hashed: The hashes of the words of each text.
+        flat: The words of all texts.
+        ngram_size: Words per n-gram.
     """
-    text = np.searchsorted(offsets, starts, side="right") - 1
-    start = starts - offsets[text]
-    order = np.argsort(keys, kind="stable")
-    keys, text, start = keys[order], text[order], start[order]
-    # 32 bits per key: one absent hash in 32 goes on to the search.
-    bitmap = np.zeros(1 << max(10, (32 * len(keys)).bit_length()), dtype=np.bool_)
-    bitmap[keys >> _shift(bitmap)] = True
-    return NgramTable(length, keys, text, start, bitmap)
-
-
-def _shift(bitmap: NDArray[np.bool_]) -> np.uint64:
-    return np.uint64(64 - (len(bitmap).bit_length() - 1))
-
-
-def _has_distinct_words(
-    values: NDArray[np.uint64], starts: Integers, length: int
-) -> NDArray[np.bool_]:
-    """Whether each run of `length` words has `MIN_DISTINCT_WORDS` different ones."""
-    first = values[starts]
-    second, seen = first.copy(), np.zeros(len(starts), dtype=np.bool_)
-    third = seen.copy()
-    for k in range(1, length):
-        value = values[starts + k]
-        third |= seen & (value != first) & (value != second)
-        second = np.where(seen, second, value)
-        seen |= value != first
-    return third
+    nontrivial = np.cumsum(np.append(0, ~flat.str.contains(_TRIVIAL).to_numpy()))
+    counts = np.maximum(hashed.lengths - (ngram_size - 1), 0)
+    starts = ranges(hashed.offsets[:-1], counts)
+    starts = starts[nontrivial[starts + ngram_size] > nontrivial[starts]]
+    return starts[has_distinct_words(hashed.values, starts, ngram_size)]
 
 
 def _indexed(tables: list[NgramTable], offsets: Integers) -> list[pl.Series]:
@@ -297,23 +249,41 @@ def _hits(index: Index, hashed: Ragged) -> _Hits:
     """Where the texts of a chunk may hold an n-gram, each n-gram once per text, by text."""
     parts = [_Hits(_NONE, _NONE, _NONE, _NONE, _NONE)]
     tables = {t.length: (number, t) for number, t in enumerate(index.tables) if len(t.keys)}
-    for length, rolled in rolling_hashes(hashed.values, max(tables, default=0)):
-        if length not in tables:
-            continue
-        number, table = tables[length]
-        word, first, entries = table.search(rolled)
-        row = np.searchsorted(hashed.offsets, word, side="right") - 1
-        inside = word + length <= hashed.offsets[row + 1]
-        if length < min(index.ngram_size, MIN_WORDS_ANYWHERE) and not index.short_anywhere:
-            inside &= 2 * length >= hashed.lengths[row]
-        hits = _Hits(np.full_like(row, number), row, word, first, entries)
-        parts.append(_select(hits, inside))
+    longest = index.ngram_size if index.whole.tables else max(tables, default=0)
+    for length, rolled in rolling_hashes(hashed.values, longest):
+        if length in tables:
+            number, table = tables[length]
+            parts.append(_located(index, hashed, number, table.search(rolled)))
+        if length == index.ngram_size:
+            numbered = enumerate(find_whole(index.whole, hashed, rolled), len(index.tables))
+            parts += [_located(index, hashed, number, entries) for number, entries in numbered]
     hits = _concat(_Hits, parts)
     hits = _select(hits, np.lexsort((hits.word, hits.first, hits.table, hits.row)))
     same_ngram = np.ones(max(len(hits.row) - 1, 0), dtype=np.bool_)
     for column in (hits.table, hits.row, hits.first):
         same_ngram &= column[1:] == column[:-1]
     return _select(hits, np.append(True, ~same_ngram)[: len(hits.row)])
+
+
+def _located(
+    index: Index, hashed: Ragged, number: int, entries: tuple[Integers, Integers, Integers]
+) -> _Hits:
+    """What a search of a table gave, where it does not cross the end of a text.
+
+    Args:
+        index: The index.
+        hashed: The words of the chunk.
+        number: Position of the table in `all_tables`.
+        entries: What `NgramTable.search` gave.
+    """
+    word, first, counts = entries
+    length = index.all_tables()[number].length
+    row = np.searchsorted(hashed.offsets, word, side="right") - 1
+    inside = word + length <= hashed.offsets[row + 1]
+    is_complete = length < index.ngram_size or number >= len(index.tables)
+    if is_complete and length < MIN_WORDS_ANYWHERE and not index.short_anywhere:
+        inside &= 2 * length >= hashed.lengths[row]
+    return _select(_Hits(np.full_like(row, number), row, word, first, counts), inside)
 
 
 def _bounded(hits: _Hits) -> Iterator[_Hits]:
@@ -331,7 +301,7 @@ def _bounded(hits: _Hits) -> Iterator[_Hits]:
 def _matches(index: Index, hits: _Hits, hashed: Ragged) -> _Matches:
     """Every run of words that a text of the chunk and an item text share, by pair."""
     parts = [_Matches(_NONE, _NONE, _NONE, _NONE)]
-    for number, table in enumerate(index.tables):
+    for number, table in enumerate(index.all_tables()):
         here = _select(hits, np.flatnonzero(hits.table == number))
         entry = ranges(here.first, here.entries)
         row, word = np.repeat(here.row, here.entries), np.repeat(here.word, here.entries)

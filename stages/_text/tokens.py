@@ -26,24 +26,34 @@ from xxhash import xxh3_64_intdigest
 
 from schemas.records import first_user_turn, instruction, response, tools_text
 from schemas.turns import View, viewed
+from stages._common.splitmix64 import mix64
 from stages._text.ragged import Ragged, distinct, offsets_of, ranges
 from stages._vectors.arrays import parallel_map
 
 Field = Literal["conversation", "prompt", "instruction", "response", "both"]
-Normalization = Literal["case", "space", "punctuation", "unicode", "nfkc"]
+Normalization = Literal["case", "space", "line_ends", "punctuation", "unicode", "nfkc"]
 
 MARKS: Final = ".,;:!?'\"`…“”‘’«»。，、；：！？「」『』"
 """Sentence marks and quotes. Brackets and operators are not among them: they carry
 meaning in mathematics and code ("C++" is not "C")."""
 
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Scripts written without spaces between words: every character is a token."""
+_UNSPACED: Final = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts written without spaces between words: every character is a token.
+
+Korean is written with spaces, and so are its words counted."""
+
+_UNSPACED_WORD: Final = rf"[[{_UNSPACED}]--\p{{M}}]\p{{M}}*[\p{{P}}\p{{S}}]*"
+"""A character of such a script with its marks (vowels, tones), and the punctuation behind it."""
 
 _NUMBER = r"\p{N}+(?:(?:[.,:]\p{N}+)+!?|!)"
 """Marks inside a number and a factorial behind it belong to it: 3.5 is not 3:5, nor 5! a 5."""
 
 _WORD = rf"[{_UNSPACED}]|[\p{{L}}\p{{M}}\p{{N}}_--[{_UNSPACED}]]+"
 _SIGNS = rf"[^\p{{L}}\p{{M}}\p{{N}}_\s{re.escape(MARKS)}]+"
+
+INVISIBLE: Final = r"\p{Default_Ignorable_Code_Point}"
+"""Zero-width spaces and joiners, soft hyphens, variation selectors and their kind: a text
+with them looks like the text without."""
 
 _CHUNK = 4_096
 """Texts tokenized at a time, which bounds the memory for token strings.
@@ -98,10 +108,11 @@ def normalize(text: pl.Expr, steps: tuple[Normalization, ...]) -> pl.Expr:
     Args:
         text: The text.
         steps: case: lower-cased. space: runs of white space are one space, none at the ends.
-            punctuation: sentence marks and quotes are removed, save those of a number
-            ("3.5", "5!"). unicode: NFC, one encoding per character. nfkc: compatibility
-            forms too ("ﬁ" is "fi", "２" is "2"); it also makes "2³" a "23", so it is
-            never a default.
+            line_ends: no white space at the end of a line (the \\r of \\r\\n) or of the text, and
+            no empty lines before it; indentation stays. punctuation: sentence marks and
+            quotes are removed, save those of a number ("3.5", "5!"). unicode: NFC, one
+            encoding per character. nfkc: compatibility forms too ("ﬁ" is "fi", "２" is "2");
+            it also makes "2³" a "23", so it is never a default.
 
     Example:
         >>> frame = pl.DataFrame({"text": ["  Hello,   World! 3.5"]})
@@ -117,6 +128,9 @@ def normalize(text: pl.Expr, steps: tuple[Normalization, ...]) -> pl.Expr:
     if "punctuation" in steps:
         marks = re.escape(MARKS)
         text = text.str.replace_all(rf"((?:[.,:]?\p{{N}})+!?)|[{marks}]", "$1")
+    if "line_ends" in steps:
+        text = text.str.replace_all(r"[^\S\n]+\n", "\n").str.strip_chars_end()
+        text = text.str.replace(r"\A\s*\n", "")
     if "space" in steps:
         text = text.str.replace_all(r"\s+", " ").str.strip_chars()
     return text
@@ -161,16 +175,31 @@ def group_by_numbers(texts: pl.Series) -> list[NDArray[np.int64]]:
 
 
 def words(texts: pl.Series) -> pl.Series:
-    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes dropped.
+    """Lower-cased words alone, compatibility forms folded (NFKC), apostrophes and invisible
+    characters dropped.
 
     Returns list[str] per text. For finding a text inside another whatever its layout.
 
     Example:
-        >>> words(pl.Series(["It isn't C++, is it?"])).to_list()
+        >>> words(pl.Series(["It isn't C++, i\\u200bs it?"])).to_list()
         [['it', 'isnt', 'c', 'is', 'it']]
     """
-    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all("['’]", "")
+    plain = texts.str.normalize("NFKC").str.to_lowercase().str.replace_all(rf"['’{INVISIBLE}]", "")
     return plain.str.extract_all(_WORD)
+
+
+def spaced(text: pl.Expr) -> pl.Expr:
+    r"""A text in which the words of scripts without spaces are counted as all others are.
+
+    Every character of Chinese, Japanese, Thai, Lao, Khmer and Burmese has spaces around it;
+    other texts stay as they are. What a word is beside that is for the caller to say.
+
+    Example:
+        >>> texts = pl.DataFrame({"text": ["Tea 茶です。", "tea, please"]})
+        >>> texts.select(spaced(pl.col("text")).str.count_matches(r"\S+"))["text"].to_list()
+        [4, 2]
+    """
+    return text.str.replace_all(f"({_UNSPACED_WORD})", " $1 ")
 
 
 def factorize(words: pl.Series) -> tuple[pl.Series, NDArray[np.int64]]:
@@ -220,13 +249,32 @@ def rolling_hashes(
             return
 
 
+def extend_hashes(
+    values: NDArray[np.uint64],
+    starts: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    lengths: range,
+) -> NDArray[np.uint64]:
+    """The rolling hashes of longer runs, at some starts only.
+
+    Args:
+        values: Hashes of tokens.
+        starts: Where the runs begin.
+        hashes: The hash of each run of `lengths.start` values.
+        lengths: From the length of the runs to the length wanted.
+    """
+    for k in lengths:
+        hashes = hashes * _BASE + values[starts + k]
+    return hashes
+
+
 def ngram_hashes(hashed: Ragged, n: int) -> Ragged:
     """One hash for every run of n tokens, in the order of the text."""
     rolled = np.zeros(0, dtype=np.uint64)
     for length, hashes in rolling_hashes(hashed.values, n):
         rolled = hashes if length == n else rolled
     counts = np.maximum(hashed.lengths - (n - 1), 0)
-    return Ragged(offsets_of(counts), _mix(rolled[ranges(hashed.offsets[:-1], counts)]))
+    return Ragged(offsets_of(counts), mix64(rolled[ranges(hashed.offsets[:-1], counts)]))
 
 
 def shingles(texts: pl.Series, n: int) -> Ragged:
@@ -256,7 +304,7 @@ def _with_short_texts(grams: Ragged, hashed: Ragged, n: int) -> Ragged:
         for k in range(length):
             rolled = rolled * _BASE + hashed.values[first + k]
         counts[short] = 1
-        values.append(_mix(rolled))
+        values.append(mix64(rolled))
         owners.append(short)
     order = np.argsort(np.concatenate(owners), kind="stable")
     return Ragged(offsets_of(counts), np.concatenate(values)[order])
@@ -275,10 +323,3 @@ def shingle_sets(texts: pl.Series, n: int) -> Ragged:
         )
     counts = np.concatenate([part.lengths for part in parts])
     return Ragged(offsets_of(counts), np.concatenate([part.values for part in parts]))
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread every input bit over all 64 bits (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

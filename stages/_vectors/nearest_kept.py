@@ -53,7 +53,7 @@ class NearestKept:
         nearest: As in `DedupResult`.
         similarity: As in `DedupResult`.
         projection: With which kept rows are compared.
-        tiles: The kept rows, zero vectors apart.
+        tiles: The kept rows but zero vectors.
     """
 
     vectors: Any

@@ -2,8 +2,13 @@
 
 Papers count tokens of their own tokenizers in complete documents. Here the unit is a word
 (`stages._text.tokens.words`: lower case, no punctuation, numbers stay, a character of
-Chinese is a word) and each turn of a conversation is compared separately. The groups say
-what else differs.
+Chinese is a word; invisible characters are left out) and each turn of a conversation is
+compared separately. The groups say what else differs.
+
+Ours in all of them: n-grams of numbers and single letters alone are ignored, and a text that
+has no other n-grams, which is mostly numbers, is searched for whole, as one n-gram; texts
+of fewer words than an n-gram are so too. The papers count every n-gram, and skip texts that
+are shorter.
 
 GPT-4's three random substrings of 50 characters (arXiv:2303.08774) are left out: chance
 decides what they find.
@@ -23,13 +28,13 @@ from pydantic import Field
 
 from pipeline.types import option_group
 from stages._text.ngram_index import (
-    MIN_DISTINCT_WORDS,
     Index,
     Measure,
     Overlaps,
     build_index,
     scan_overlaps,
 )
+from stages._text.ngram_table import MIN_DISTINCT_WORDS
 from stages.decontaminate._benchmarks import Benchmarks, Turns, by_benchmark
 from stages.decontaminate._substrings import Needles, build_needles, find_contained
 
@@ -273,7 +278,7 @@ def index_of(benchmarks: Benchmarks, options: _IndexOptions) -> Index | Needles:
         fewest = min(options.ngram_size, options.min_words)
     benchmarks.require(
         set(index.texts["benchmark"].gather(index.searchable())),
-        f"no text of the chosen fields has {fewest} or more words (repeated words apart)",
+        f"no text of the chosen fields has {fewest} or more words (without repeated words)",
     )
     return index
 

@@ -1,13 +1,14 @@
-"""Which texts contain an evaluation item's text literally, whatever the case.
+"""Which texts contain an evaluation item's text literally, whatever the case and whatever
+is invisible between its letters.
 
 In: the texts of evaluation items, and the texts to search. Out: the pairs in which the one
 contains the other. See `build_needles` and `find_contained`.
 
-The same as `needle in text` for all pairs (tests/stages/decontaminate/test_rules.py), faster
-because searching tens of thousands of texts in every row would take hours. A text that
-contains a needle holds its words in a row, all but the first and the last, which may be
-cut; so the first few of these inner words, hashed, select the candidates, and only these
-are searched.
+The same as `needle in text` for all pairs, without what is invisible
+(tests/stages/decontaminate/test_rules.py), faster because searching tens of thousands of
+texts in every row would take hours. A text that contains a needle holds its words in a row,
+all but the first and the last, which may be cut; so the first few of these inner words,
+hashed, select the candidates, and only these are searched.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from stages._text.ngram_index import MIN_DISTINCT_WORDS, NgramTable, Overlaps, make_table
+from stages._text.ngram_index import Overlaps
+from stages._text.ngram_table import MIN_DISTINCT_WORDS, NgramTable, make_table
 from stages._text.ragged import Ragged, ranges
-from stages._text.tokens import hash_tokens, rolling_hashes, words
+from stages._text.tokens import INVISIBLE, hash_tokens, rolling_hashes, words
 
 ANCHOR: Final = 8
 """Inner words that select a candidate, at most."""
@@ -32,7 +34,7 @@ _DOCSTRING = re.compile(r'"""(.+?)"""|\'\'\'(.+?)\'\'\'', re.DOTALL)
 
 
 class Needles(NamedTuple):
-    """Texts to search for, in lower case, without white space at their ends.
+    """Texts to search for, as `_comparable` has them, without white space at their ends.
 
     Attributes:
         texts: One row per item text: the columns that name it.
@@ -81,7 +83,7 @@ def build_needles(texts: pl.DataFrame, min_words: int) -> Needles:
         >>> [pairs.row.tolist() for pairs in parts]
         [[0]]
     """
-    lowered = texts["text"].str.to_lowercase().str.strip_chars()
+    lowered = _comparable(texts["text"]).str.strip_chars()
     owned = [(number, text) for number, text in enumerate(lowered) if text]
     owned += [
         (number, inner)
@@ -100,6 +102,11 @@ def build_needles(texts: pl.DataFrame, min_words: int) -> Needles:
     return Needles(texts.drop("text"), numbers[kept], needles, _anchors(hashed), first_words)
 
 
+def _comparable(texts: pl.Series) -> pl.Series:
+    """The texts in lower case, without invisible characters."""
+    return texts.str.to_lowercase().str.replace_all(INVISIBLE, "")
+
+
 def _anchors(hashed: Ragged) -> list[NgramTable]:
     """One entry per needle: the hash of its first inner words."""
     lengths = np.minimum(hashed.lengths - 2, ANCHOR)
@@ -113,7 +120,7 @@ def _anchors(hashed: Ragged) -> list[NgramTable]:
 def find_contained(needles: Needles, texts: pl.Series) -> Iterator[Overlaps]:
     """The pairs of a text and an item text that it contains, in parts; overlap is 1."""
     for chunk in range(0, len(texts), _CHUNK):
-        part = texts.slice(chunk, _CHUNK).str.to_lowercase()
+        part = _comparable(texts.slice(chunk, _CHUNK))
         row, needle = _candidates(needles, hash_tokens(words(part)))
         haystacks = part.gather(row)
         # A loop over candidates only: nearly all of them match.

@@ -37,13 +37,15 @@ def ngram(
     """Drop as `contaminated` every row of which one turn overlaps with an evaluation item.
 
     The unit is a word (lower case, no punctuation, numbers stay, a character of Chinese is a
-    word), and each turn is compared separately. N-grams of fewer than three distinct words,
-    or of numbers and single letters alone, are ignored: a run of zeros is no leak. Numbers
-    stay as they are: problems that differ in them are different. A text of fewer words than
-    the method's n-grams is searched for as one n-gram, if it has at least `min_words`; with
-    fewer than 8 words it must also be at least half of the turn (deepseek-10: anywhere):
-    inside long turns such phrases occur by chance. Shorter texts ("yes", "42", "all of the
-    above") would prove nothing and are left out.
+    word; invisible characters such as zero-width spaces do not count), and each turn is
+    compared separately. N-grams of fewer than three distinct words, or of numbers and single
+    letters alone, are ignored: a run of zeros is no leak. Numbers stay as they are: problems
+    that differ in them are different. A text of which all n-grams are ignored (arithmetic)
+    is searched for whole, as one n-gram, unless it only counts in equal steps. A text of
+    fewer words than the method's n-grams is searched for as one n-gram, if it has at least
+    `min_words`; with fewer than 8 words it must also be at least half of the turn
+    (deepseek-10: anywhere): inside long turns such phrases occur by chance. Shorter texts
+    ("yes", "42", "all of the above") would prove nothing and are left out.
 
     Args:
         rows: The rows to check; of pairs the prompt and both sides.

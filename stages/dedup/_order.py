@@ -12,7 +12,7 @@ from polars import selectors
 
 
 def order_columns(order_by: str) -> list[str]:
-    """The columns that an `order_by` reads, `id` apart."""
+    """The columns that an `order_by` reads beside `id`."""
     name = order_by.removesuffix(" desc").strip()
     return {"id": [], "origin": ["origins"]}.get(name, [name])
 

@@ -1,8 +1,10 @@
 """Exact duplicates: rows that are equal after a chosen normalization.
 
 Rows of equal messages are one record already at load. This stage finds those that
-differ only in case, spacing, punctuation or Unicode encoding, or that share one
-field. Digits, signs and operators always count, and so do the roles of the turns.
+differ only in line ends and Unicode encoding (by default), in case, spacing or
+punctuation, or that share one field. Digits, signs and operators always count, and so do
+the roles of the turns. White space inside a text counts unless `space` is named: where a
+line breaks and how far it is indented decides what a program does.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from stages.dedup._order import order_columns, ordering
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=lambda options: [
         *field_reads(options.field, options.view),
@@ -35,7 +37,7 @@ def exact(
     *,
     field: Field = "conversation",
     view: View = "calls",
-    normalize: tuple[Normalization, ...] = ("unicode", "space"),
+    normalize: tuple[Normalization, ...] = ("unicode", "line_ends"),
     order_by: str = "id",
 ) -> pl.DataFrame:
     """Keep the first row of each set of equals; drop the others as `exact_duplicate`.
@@ -51,8 +53,10 @@ def exact(
         view: What of a turn is compared: its content, the tool calls too (their arguments as
             given), or all (its reasoning, and with a conversation the definitions of its tools).
         normalize: The kinds of difference that do not count; () compares the text unchanged.
-            case; space (runs of white space, and at the ends); punctuation (sentence marks
-            and quotes, save within numbers); unicode (NFC: one encoding per character);
+            case; line_ends (white space at the end of a line or of the text, and empty lines
+            before it); space (every run of white space, indentation and line breaks too: for
+            prose without code); punctuation (sentence marks and quotes, save within
+            numbers); unicode (NFC: one encoding per character);
             nfkc (compatibility forms too, which makes "２" a "2", but also "2³" a "23").
         order_by: Which of the equals is the first: id, origin or a column; ` desc` after it
             reverses the order.
@@ -65,7 +69,7 @@ def exact(
         unique:
           uses: dedup.exact
           needs: pool
-          with: {normalize: [unicode, space, case]}
+          with: {normalize: [unicode, space, case]}  # prose
         ```
 
         >>> import tempfile

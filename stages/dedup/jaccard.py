@@ -1,7 +1,7 @@
 """Near-duplicates, exactly: every pair whose Jaccard similarity reaches the threshold.
 
 A set-similarity join with prefix and length filters (AllPairs: Bayardo, Ma and
-Srikant 2007; PPJoin: Xiao, Wang, Lin and Yu 2008; see `stages.dedup._jaccard.join`) in place of
+Srikant 2007; PPJoin: Xiao, Wang, Lin and Yu 2008; see `stages._text.join`) in place of
 the approximation by signatures. At a million short rows it is as fast as `dedup.minhash`,
 which remains for pools where many rows share most of their rare words.
 """
@@ -14,8 +14,8 @@ from pipeline.context import Context
 from pipeline.stage import Files, Records, stage
 from pipeline.types import Count, PositiveFraction
 from schemas.turns import View
+from stages._text.join import prefixes
 from stages._text.tokens import Field
-from stages.dedup._jaccard.join import prefixes
 from stages.dedup._jaccard.near_duplicates import (
     Keep,
     SharedOptions,

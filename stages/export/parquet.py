@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,38 +26,58 @@ import pyarrow as pa
 from pydantic import AfterValidator, Field
 
 from pipeline.context import Context
-from pipeline.stage import Records, stage
+from pipeline.errors import OptionError, UserError
+from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.store.parquet import to_arrow, write_table
 from pipeline.types import Count
 from schemas.records import turns
 from schemas.turns import lists_of, viewed
 from stages._common.option_types import Distinct
 from stages._common.verdicts import evidence_of, verdict
+from stages._selection.columns import shown_columns
 from stages._selection.random_draws import uniform
+from stages._text.tokens import spaced
+
+_log = logging.getLogger(__name__)
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""
 
+SPLIT: Final = "split"
+"""The column of each row's split: added here, unless `select.split` came before."""
+
 
 def _reads(options: SimpleNamespace) -> list[str]:
     counts = [options.token_column] if options.token_column else []
-    return list(dict.fromkeys(["messages", "origins", *options.columns, *counts]))
+    return list(
+        dict.fromkeys(["messages", "origins", *shown_columns([*options.columns, SPLIT]), *counts])
+    )
+
+
+def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
+    """`split`, unless the rows have one already."""
+    if SPLIT not in edges["rows"][0]:
+        return {SPLIT: pl.String}
+    if options.validation_fraction:
+        what = f"must be left out, got {options.validation_fraction}"
+        raise OptionError("validation_fraction", f"{what}: the rows have the column {SPLIT!r}")
+    return {}
 
 
 def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
-    if reserved := sorted({*FIXED, "origins"} & set(columns)):
+    if reserved := sorted({*FIXED, "origins", SPLIT} & set(columns)):
         raise ValueError(
-            f"must be columns other than {', '.join(FIXED)} (always written) and origins "
-            f"(never written), got {', '.join(reserved)}"
+            f"must be columns other than {', '.join(FIXED)} (always written), origins and "
+            f"{SPLIT} (never written), got {', '.join(reserved)}"
         )
     return columns
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
-    adds={"split": pl.String},
+    adds=_adds,
     files=True,
 )
 def parquet(
@@ -72,11 +93,13 @@ def parquet(
     """Write the rows as Parquet shards with checksums and a data set card.
 
     Dropped as `no_answer` are conversations that do not end with an answer, or with a blank
-    one: nothing could be learnt from them.
+    one: nothing could be learnt from them. Rows that have a `split` (of `select.split`) are
+    written as these splits.
 
     Args:
         rows: The rows to write.
-        columns: Columns to write beside messages, id, sources and licenses.
+        columns: Columns to write beside messages, id, sources and licenses. One that only
+            another selector adds is left out, with a warning.
         validation_fraction: The fraction of rows that go to the split `validation`, chosen
             by a hash of the id, so that a row stays in its split when others come or go.
         rows_per_shard: The rows of each shard; the last shard of a split may have fewer.
@@ -85,7 +108,7 @@ def parquet(
             of `score.loss`; null to count words between white space.
 
     Returns:
-        `split`, and the verdicts.
+        `split`, if the rows have none, and the verdicts.
 
     Example:
         ```yaml
@@ -105,6 +128,9 @@ def parquet(
         >>> [path.name for path in (ctx.files / "data").iterdir()]
         ['train-00000-of-00001.parquet']
     """
+    if absent := [name for name in columns if name not in rows.columns]:
+        _log.warning("export.parquet: the rows have no %s to write", ", ".join(absent))
+    columns = tuple(name for name in columns if name not in absent)
     lengths = _words() if token_column is None else pl.col(token_column).cast(pl.Int64)
     # Counting words takes as long as all else before the writing, and runs beside it.
     with ThreadPoolExecutor(1) as pool:
@@ -114,7 +140,7 @@ def parquet(
         table = rows.select(messages, "id", *provenance(), *columns, splits["split"])
     table = table.with_columns(counted.result())
     write_shards(ctx.files, table, rows_per_shard, compression, token_column)
-    return splits
+    return splits.drop(SPLIT) if SPLIT in rows.columns else splits
 
 
 def _without_absent_fields(messages: pl.Series) -> pl.Series:
@@ -136,10 +162,24 @@ def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
         held_out=pl.Series(uniform(rows["id"], "export.parquet") < validation_fraction),
     )
     split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
+    if SPLIT in rows.columns:
+        split = pl.lit(_checked_splits(rows[SPLIT]))
     return facts.select(
         pl.when("answered").then(split).alias("split"),
         *verdict(~pl.col("answered"), "no_answer", evidence_of("ends_with", "characters")),
     )
+
+
+def _checked_splits(splits: pl.Series) -> pl.Series:
+    """The splits that the rows have; they become names of files."""
+    splits = splits.cast(pl.String)
+    wrong = splits.filter(~splits.str.contains(r"^\w+$").fill_null(False)).unique()
+    if len(wrong):
+        raise UserError(
+            f"a split must be a word of letters, digits and _, got {wrong.sort()[0]!r}",
+            hint="name the parts of select.split so: parts: {train: 0.9, heldout: 0.1}",
+        )
+    return splits
 
 
 def provenance() -> list[pl.Expr]:
@@ -157,9 +197,9 @@ def provenance() -> list[pl.Expr]:
 
 
 def _words() -> pl.Expr:
-    """Words between white space in the turns of user and assistant together."""
+    """Words between white space in the turns of user and assistant together (see `spaced`)."""
     said = pl.concat_list(turns("user"), turns("assistant")).list.join(" ")
-    return said.str.count_matches(r"\S+").cast(pl.Int64)
+    return spaced(said).str.count_matches(r"\S+").cast(pl.Int64)
 
 
 def write_shards(
@@ -182,10 +222,9 @@ def write_shards(
     """
     (folder / "data").mkdir(parents=True, exist_ok=True)
     splits = {}
-    for name in ("train", "validation"):
+    for name in sorted(table["split"].drop_nulls().unique(), key=lambda n: (n != "train", n)):
         part = table.filter(pl.col("split") == name)
-        if len(part):
-            splits[name] = _write_split(folder, name, part, size, compression, as_table)
+        splits[name] = _write_split(folder, name, part, size, compression, as_table)
     described = {
         "format": 1,
         "length_unit": f"column {token_column}" if token_column else "words between white space",

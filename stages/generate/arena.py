@@ -37,7 +37,7 @@ from stages._llm.drafts import (
 )
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
-from stages.generate.self_instruct.instances import user_turn
+from stages.generate._user_turn import user_turn
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -3,76 +3,54 @@
 Each format is recognized by a row's keys and turned into one or several
 conversations; what the format does not use stays in `extra`. What cannot be a
 conversation is `Unusable`, with the reason.
-
-Nothing is normalized. Two empty turns carry nothing and are left out: an empty
-system turn at the start, and an empty last answer, so that an Alpaca row with
-`"output": ""` is a conversation that waits for its answer (Alpaca has 28).
-Any other empty turn makes the row fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from stages.load._trees import nested_tree
+from stages.load._turns import (
+    SHAREGPT,
+    Parsed,
+    ParsedConversation,
+    Row,
+    Turn,
+    Unusable,
+    conversation,
+    is_missing,
+    json_type,
+    list_of,
+    messages_of,
+    text_of,
+    turns_have,
+    turns_of,
+    with_input,
+)
 
 RowFormat = Literal[
     "alpaca",
     "prompt_completion",
+    "completions",
+    "prompt",
     "sharegpt",
     "messages",
     "lima",
     "oasst",
     "self_instruct_seeds",
 ]
-Row = dict[str, Any]
-Turn = tuple[str, str]
-"""Role and content."""
 
-LISTS: Final = ("messages", "conversations", "history", "instances")
+LISTS: Final = ("messages", "conversations", "history", "instances", "completions")
 """Fields that hold lists; in a table their cells may be JSON."""
 
-_OPENAI: Final = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-_SHAREGPT: Final = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool": "tool",
-}
-_OASST: Final = {"prompter": "user", "assistant": "assistant"}
-
-
-class Unusable(ValueError):
-    """Why a row, or one of the conversations in it, cannot be used."""
-
-
-class ParsedConversation(NamedTuple):
-    """A conversation of a row.
-
-    Attributes:
-        turns: Role and content of each.
-        input_start: Where a separate input begins in the first user turn, in characters.
-        extra: The row's other fields.
-    """
-
-    turns: list[Turn]
-    input_start: int | None
-    extra: Row
-
-
-Parsed = Iterator[ParsedConversation | Unusable]
+_ANSWERS: Final = (
+    "completion", "completions", "output", "outputs", "response", "responses", "answer", "answers",
+    "chosen", "rejected", "messages", "conversations", "instances", "reply", "target", "solution",
+)  # fmt: skip
+"""Fields that hold answers: beside one of them, or its misspelling, a prompt is not all."""
 
 
 def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
@@ -83,6 +61,8 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     """
     if preference_field(row):
         return None
+    if format == "prompt":  # named, it is one whatever the other fields are
+        return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
     for name in formats:
         if _MATCHES[name](row):
@@ -107,9 +87,27 @@ _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     "sharegpt": lambda row: "conversations" in row and not isinstance(row["conversations"], str),
     "self_instruct_seeds": lambda row: "instruction" in row and "instances" in row,
     "alpaca": lambda row: "instruction" in row and ("output" in row or "response" in row),
+    "completions": lambda row: (
+        _has_prompt(row)
+        and ("completions" in row or _is_text_and_list(row.get("prompt"), row.get("completion")))
+    ),
     "oasst": lambda row: isinstance(row.get("prompt"), dict) and "role" in row["prompt"],
     "prompt_completion": lambda row: "prompt" in row and "completion" in row,
+    "prompt": lambda row: _has_prompt(row) and not any(map(_is_answer, map(str, row))),
 }
+
+
+def _is_text_and_list(prompt: Any, completion: Any) -> bool:
+    return isinstance(prompt, str) and isinstance(completion, list)
+
+
+def _has_prompt(row: Row) -> bool:
+    return "prompt" in row or "instruction" in row
+
+
+@lru_cache(10_000)
+def _is_answer(field: str) -> bool:
+    return bool(get_close_matches(field.lower(), _ANSWERS, 1, 0.8))
 
 
 def _starts_with_text(value: Any) -> bool:
@@ -144,8 +142,10 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
     [('user', 'Why?'), ('assistant', 'So.')]
     """
     if not isinstance(row, dict):
-        yield Unusable(f"a row must be an object, not {_json_type(row)}")
-        return
+        if not (turns_have(row, "role") or turns_have(row, "from")):
+            yield Unusable(f"a row must be an object, not {json_type(row)}")
+            return
+        row = {"messages" if format == "messages" else "conversations": row}
     hidden: Row = {}
     if fields:
         row, hidden = rename_fields(row, fields)
@@ -154,8 +154,7 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
         return
     name = format or recognize(row)
     if name is None:
-        keys = ", ".join(sorted(map(str, row))[:8])
-        yield Unusable(f"no known format has these fields: {keys or '(none)'}")
+        yield Unusable(_unknown(row))
         return
     try:
         for conversation in _CONVERT[name](row):
@@ -166,75 +165,27 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
         yield reason
 
 
-def _json_type(value: Any) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
-    names |= {list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _text(row: Row, name: str, *, optional: bool = False) -> str:
-    """The text of a field, removed from the row; an absent optional one is empty."""
-    value = row.pop(name, None)
-    if isinstance(value, str):
-        return value
-    if value is None and optional:
-        return ""
-    if value is None:
-        raise Unusable(f"missing field {name!r}")
-    raise Unusable(f"{name!r} is {_json_type(value)}, not a text")
-
-
-def _list(row: Row, name: str, *, optional: bool = False) -> list[Any]:
-    """The list of a field, removed from the row; an absent optional one is empty."""
-    value = row.pop(name, None)
-    if isinstance(value, list):
-        return value
-    if optional and (value is None or value == ""):
-        return []
-    if value is None:
-        raise Unusable(f"missing field {name!r}")
-    raise Unusable(f"{name!r} is {_json_type(value)}, not a list")
-
-
-def _conversation(turns: list[Turn], input_start: int | None, extra: Row) -> ParsedConversation:
-    if turns and turns[0] == ("system", ""):
-        turns = turns[1:]
-    if turns and turns[-1] == ("assistant", ""):
-        turns = turns[:-1]
-    has_user = False
-    for at, (role, content) in enumerate(turns):
-        if not content:
-            raise Unusable(f"turn {at + 1} ({role}) is empty")
-        has_user = has_user or role == "user"
-    if not has_user:
-        raise Unusable("there is no user turn")
-    return ParsedConversation(turns, input_start, extra)
-
-
-def _with_input(instruction: str, separate: str) -> tuple[str, int | None]:
-    """Instruction and input as one text, and where the input begins."""
-    if not instruction:
-        raise Unusable("empty instruction")
-    if not separate:
-        return instruction, None
-    return f"{instruction}\n\n{separate}", len(instruction) + 2
+def _unknown(row: Row) -> str:
+    keys = ", ".join(sorted(map(str, row))[:8])
+    hint = "; if they are prompts without answers, write format: prompt" if _has_prompt(row) else ""
+    return f"no known format has these fields: {keys or '(none)'}{hint}"
 
 
 def _alpaca(row: Row) -> Parsed:
     """Alpaca's fields, or GPTeacher's (`response`), or Dolly's (`context` and `response`)."""
-    alias = row.get("output") is None and "response" in row
+    alias = is_missing(row.get("output")) and "response" in row
     dolly = alias and "input" not in row and isinstance(row.get("context"), str)
-    separate = _text(row, "context" if dolly else "input", optional=True)
-    prompt, start = _with_input(_text(row, "instruction"), separate)
-    answer = _text(row, "response" if alias else "output")
+    separate = text_of(row, "context" if dolly else "input", optional=True)
+    prompt, start = with_input(text_of(row, "instruction"), separate)
+    answer = text_of(row, "response" if alias else "output")
     turns = [("user", prompt), ("assistant", answer)]
     if "history" in row:
-        earlier = [t for pair in _list(row, "history", optional=True) for t in _exchange(pair)]
+        earlier = [t for pair in list_of(row, "history", optional=True) for t in _exchange(pair)]
         turns = earlier + turns
         start = None if earlier else start
     if "system" in row:
-        turns.insert(0, ("system", _text(row, "system", optional=True)))
-    yield _conversation(turns, start, row)
+        turns.insert(0, ("system", text_of(row, "system", optional=True)))
+    yield conversation(turns, start, row)
 
 
 def _exchange(pair: Any) -> list[Turn]:
@@ -245,14 +196,66 @@ def _exchange(pair: Any) -> list[Turn]:
 
 def _prompt_completion(row: Row) -> Parsed:
     if isinstance(row.get("prompt"), list):  # TRL's conversational form: messages in both
-        yield _conversation(
-            [*_messages_of(row, "prompt"), *_messages_of(row, "completion")], None, row
+        yield conversation(
+            [*messages_of(row, "prompt"), *messages_of(row, "completion")], None, row
         )
         return
-    prompt = _text(row, "prompt")
-    if not prompt:
-        raise Unusable("empty prompt")
-    yield _conversation([("user", prompt), ("assistant", _text(row, "completion"))], None, row)
+    prompt, start = _prompt_turns(row)
+    yield conversation([*prompt, ("assistant", text_of(row, "completion"))], start, row)
+
+
+def _prompt_turns(row: Row) -> tuple[list[Turn], int | None]:
+    """The turns of a prompt alone, and where its input begins."""
+    if isinstance(row.get("prompt"), list):
+        return messages_of(row, "prompt"), None
+    if "prompt" in row:
+        if not (prompt := text_of(row, "prompt")):
+            raise Unusable("empty prompt")
+        return [("user", prompt)], None
+    system = text_of(row, "system", optional=True)
+    prompt, start = with_input(text_of(row, "instruction"), text_of(row, "input", optional=True))
+    return [("system", system), ("user", prompt)], start
+
+
+def _prompt(row: Row) -> Parsed:
+    """A prompt without an answer."""
+    turns, start = _prompt_turns(row)
+    yield conversation(turns, start, row)
+
+
+def _completions(row: Row) -> Parsed:
+    """One prompt with several completions, each of which is a conversation.
+
+    A completion is a text, a list of messages (TRL's conversational form), or an object
+    (UltraFeedback's), whose other fields stay in `extra`.
+    """
+    prompt, start = _prompt_turns(row)
+    field = "completions" if "completions" in row else "completion"
+    completions = list_of(row, field)
+    if not completions:
+        raise Unusable(f"{field!r} is empty")
+    for number, completion in enumerate(completions, 1):
+        try:
+            answer, extra = _completion(completion)
+            yield conversation([*prompt, *answer], start, row | extra)
+        except Unusable as reason:
+            yield Unusable(f"completion {number}: {reason}")
+
+
+def _completion(value: Any) -> tuple[list[Turn], Row]:
+    """The turns of one completion, and what belongs into `extra`."""
+    if isinstance(value, str):
+        return [("assistant", value)], {}
+    if turns_have(value, "role"):
+        extra: Row = {"completion": value}
+        turns = messages_of(extra, "completion")
+        return turns, extra
+    if not isinstance(value, dict):
+        raise Unusable(f"it is {json_type(value)}, not a text")
+    name = next((name for name in _COMPLETION_TEXTS if name in value), "completion")
+    others = dict(value)
+    answer = [("assistant", text_of(others, name))]
+    return answer, {"completion": others} if others else {}
 
 
 def _sharegpt(row: Row) -> Parsed:
@@ -260,138 +263,53 @@ def _sharegpt(row: Row) -> Parsed:
 
     Many data sets call the field `conversations` and write OpenAI's turns into it.
     """
-    if _turns_have(row.get("conversations"), "role"):
-        yield _conversation(_messages_of(row, "conversations"), None, row)
+    if turns_have(row.get("conversations"), "role"):
+        yield conversation(messages_of(row, "conversations"), None, row)
         return
-    turns = _turns(row, "conversations", "from", "value", _SHAREGPT)
+    turns = turns_of(row, "conversations", "from", "value", SHAREGPT)
     if isinstance(row.get("system"), str) and not (turns and turns[0][0] == "system"):
-        turns.insert(0, ("system", _text(row, "system")))
-    yield _conversation(turns, None, row)
-
-
-def _turns_have(value: Any, key: str) -> bool:
-    return (
-        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and key in value[0]
-    )
+        turns.insert(0, ("system", text_of(row, "system")))
+    yield conversation(turns, None, row)
 
 
 def _messages(row: Row) -> Parsed:
-    yield _conversation(_messages_of(row, "messages"), None, row)
-
-
-def _messages_of(row: Row, field: str) -> list[Turn]:
-    return _turns(row, field, "role", "content", _OPENAI)
-
-
-def _turns(row: Row, field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Turn]:
-    """The turns of a list of objects, whose other fields stay in the row, one object a turn."""
-    turns: list[Turn] = []
-    others: list[Row] = []
-    for number, turn in enumerate(_list(row, field), 1):
-        if not isinstance(turn, dict):
-            raise Unusable(f"turn {number} is {_json_type(turn)}, not an object")
-        name, value = turn.get(role), turn.get(content)
-        if not isinstance(name, str) or name not in roles:
-            raise Unusable(f"turn {number}: unknown role {name!r:.80}")
-        text = _joined(value, number) if isinstance(value, list) else value
-        if not isinstance(text, str):
-            raise Unusable(f"turn {number}: {content!r} is {_json_type(text)}, not a text")
-        turns.append((roles[name], text))
-        used = {role} if name != "function_call" else set()
-        used |= {content} if text is value else set()
-        others.append({k: v for k, v in turn.items() if k not in used and v is not None})
-    if any(others):
-        row[field] = others
-    return turns
-
-
-def _joined(parts: list[Any], number: int) -> str:
-    """OpenAI's content parts as one text, a line each (as vLLM renders them), if all are texts."""
-    texts = []
-    for at, part in enumerate(parts, 1):
-        kind = part.get("type") if isinstance(part, dict) else _json_type(part)
-        text = part.get("text") if kind == "text" else None
-        if not isinstance(text, str):
-            raise Unusable(f"turn {number}: part {at} of its content is no text ({kind!s:.80})")
-        texts.append(text)
-    return "\n".join(texts)
+    yield conversation(messages_of(row, "messages"), None, row)
 
 
 def _lima(row: Row) -> Parsed:
     turns: list[Turn] = []
-    for number, text in enumerate(_list(row, "conversations"), 1):
+    for number, text in enumerate(list_of(row, "conversations"), 1):
         if not isinstance(text, str):
-            raise Unusable(f"turn {number} is {_json_type(text)}, not a text")
+            raise Unusable(f"turn {number} is {json_type(text)}, not a text")
         turns.append(("user" if number % 2 else "assistant", text))
-    yield _conversation(turns, None, row)
+    yield conversation(turns, None, row)
 
 
 def _seeds(row: Row) -> Parsed:
-    instruction = _text(row, "instruction")
-    instances = _list(row, "instances")
+    instruction = text_of(row, "instruction")
+    instances = list_of(row, "instances")
     if not instances:
         raise Unusable("'instances' is empty")
     for number, instance in enumerate(instances, 1):
         try:
             if not isinstance(instance, dict):
-                raise Unusable(f"it is {_json_type(instance)}, not an object")
-            prompt, start = _with_input(instruction, _text(instance, "input", optional=True))
-            turns = [("user", prompt), ("assistant", _text(instance, "output"))]
-            yield _conversation(turns, start, row | instance)
+                raise Unusable(f"it is {json_type(instance)}, not an object")
+            prompt, start = with_input(instruction, text_of(instance, "input", optional=True))
+            turns = [("user", prompt), ("assistant", text_of(instance, "output"))]
+            yield conversation(turns, start, row | instance)
         except Unusable as reason:
             yield Unusable(f"instance {number}: {reason}")
 
 
-def _oasst(row: Row) -> Parsed:
-    """Every path from the root to a leaf, without deleted messages and what follows them."""
-    root = row.pop("prompt", None)
-    if not isinstance(root, dict):
-        raise Unusable(f"'prompt' is {_json_type(root)}, not a message tree")
-    if root.get("deleted"):
-        raise Unusable("the first message of the tree is deleted")
-    for path in _paths(root):
-        try:
-            turns = [_oasst_turn(node) for node in path]
-            facts = [{k: node[k] for k in _PATH_FIELDS if k in node} for node in path]
-            yield _conversation(turns, None, row | {"lang": root.get("lang"), "path": facts})
-        except Unusable as reason:
-            yield reason
-
-
-_PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
-
-
-def _paths(root: Row) -> Iterator[list[Any]]:
-    waiting: list[tuple[Any, list[Any]]] = [(root, [])]
-    while waiting:
-        node, before = waiting.pop()
-        path = [*before, node]
-        replies = node.get("replies") if isinstance(node, dict) else None
-        if not isinstance(replies, list):
-            replies = []
-        present = [r for r in replies if not (isinstance(r, dict) and r.get("deleted"))]
-        waiting += [(reply, path) for reply in reversed(present)]
-        if not present:
-            yield path
-
-
-def _oasst_turn(node: Any) -> Turn:
-    if not isinstance(node, dict):
-        raise Unusable(f"a message of the tree is {_json_type(node)}, not an object")
-    role, text = node.get("role"), node.get("text")
-    if not isinstance(role, str) or role not in _OASST:
-        raise Unusable(f"a message of the tree has the unknown role {role!r:.80}")
-    if not isinstance(text, str):
-        raise Unusable(f"the text of a message of the tree is {_json_type(text)}")
-    return _OASST[role], text
-
-
+_COMPLETION_TEXTS: Final = ("completion", "response", "output", "content", "text")
 _CONVERT: Final[dict[RowFormat, Callable[[Row], Parsed]]] = {
     "messages": _messages,
     "lima": _lima,
     "sharegpt": _sharegpt,
     "self_instruct_seeds": _seeds,
     "alpaca": _alpaca,
-    "oasst": _oasst,
+    "oasst": nested_tree,
     "prompt_completion": _prompt_completion,
+    "completions": _completions,
+    "prompt": _prompt,
 }

@@ -21,9 +21,10 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from stages._common.verdicts import verdict
+from stages.load._container import Container, unreadable
+from stages.load._json import Position
 from stages.load._read import positions
-from stages.load._stream import HEAD, Container, Stream, head
-from stages.load._tables import Position
+from stages.load._stream import HEAD, Stream, head
 
 VERDICT: Final[Mapping[str, Any]] = {
     "drop_reason": pl.String(),
@@ -43,7 +44,8 @@ SURROGATE: Final = "a lone surrogate, which is no text"
 TOO_DEEP: Final = "fields nested too deep"
 
 _BATCH: Final = 8192
-"""Rows that are Python objects at one time; the rest are columns."""
+_BATCH_SIZE: Final = 32 << 20
+"""How many rows, and characters of them, are Python objects at one time; the rest are columns."""
 
 _REPORT_EVERY: Final = 64
 """Positions between two reports of progress."""
@@ -54,6 +56,7 @@ def read_files(
     paths: Sequence[Path],
     container_of: ContainerOf,
     nested: frozenset[str] = frozenset(),
+    delimiter: str | None = None,
 ) -> Iterator[tuple[str, Position]]:
     """The positions of all files, each with the name of its file.
 
@@ -64,23 +67,39 @@ def read_files(
         paths: The files, in order.
         container_of: How a file holds its rows.
         nested: The columns of a table whose cells may be JSON.
+        delimiter: Between the cells of a table; None for what the file has.
 
     Raises:
         UserError: A file cannot be read at all.
     """
     total, before = sum(path.stat().st_size for path in paths), 0
     for path in paths:
-        stream = Stream(path)
-        container = container_of(path, head(path)[0])
-        for number, position in enumerate(positions(stream, container, nested)):
+        stream, name = Stream(path), path.name
+        rows = _positions(stream, head(path)[0], container_of, nested, delimiter)
+        for number, position in enumerate(rows):
             if number % _REPORT_EVERY == 0:
                 ctx.progress(before + stream.read, total)
-            yield path.name, position
+            yield name, position
         before += path.stat().st_size
 
 
+def _positions(
+    stream: Stream,
+    start: bytes,
+    container_of: ContainerOf,
+    nested: frozenset[str],
+    delimiter: str | None,
+) -> Iterator[Position]:
+    if reason := unreadable(start):
+        return iter([(1, None, reason)])
+    return positions(stream, container_of(stream.path, start), nested, delimiter)
+
+
 def peek(
-    path: Path, container_of: ContainerOf, nested: frozenset[str] = frozenset()
+    path: Path,
+    container_of: ContainerOf,
+    nested: frozenset[str] = frozenset(),
+    delimiter: str | None = None,
 ) -> tuple[list[Position], bool]:
     """The positions in a file's first megabyte, and whether they are complete.
 
@@ -90,26 +109,27 @@ def peek(
         path: The file.
         container_of: How it holds its rows.
         nested: The columns of a table whose cells may be JSON.
+        delimiter: Between the cells of a table; None for what the file has.
 
     Raises:
         UserError: The file cannot be read at all.
     """
     start, complete = head(path)
-    container = container_of(path, start)
-    stream = Stream(path, None if container == "parquet" else HEAD)
     first: list[Position] = []
     if start.strip():
-        first = list(islice(positions(stream, container, nested), _BATCH))
+        rows = _positions(Stream(path, HEAD), start, container_of, nested, delimiter)
+        first = list(islice(rows, _BATCH))
     return first, complete or len(first) > 1
 
 
 def check_file(
     path: Path,
     container_of: ContainerOf,
-    is_usable: Callable[[dict[str, Any]], bool],
+    is_usable: Callable[[Any], bool],
     what: str,
     hint: str,
     nested: frozenset[str] = frozenset(),
+    delimiter: str | None = None,
 ) -> None:
     """Refuse a file whose first megabyte holds no usable row.
 
@@ -118,37 +138,43 @@ def check_file(
     Args:
         path: The file.
         container_of: How it holds its rows.
-        is_usable: Whether a row has the fields that are needed.
+        is_usable: Whether a row, an object or a list, has the fields that are needed.
         what: What a usable row is, for the message.
         hint: What to do.
         nested: The columns of a table whose cells may be JSON.
+        delimiter: Between the cells of a table; None for what the file has.
 
     Raises:
         UserError: It holds none, or cannot be read at all.
     """
-    first, complete = peek(path, container_of, nested)
-    rows = [row for _, row, _ in first if isinstance(row, dict)]
+    first, complete = peek(path, container_of, nested, delimiter)
+    rows = [row for _, row, _ in first if isinstance(row, dict | list)]
     if not complete or any(is_usable(row) for row in rows):
         return
     why = "it is empty"
-    if rows:
+    if rows and isinstance(rows[0], dict):
         why = f"its rows have the fields {', '.join(map(str, rows[0]))}"
     elif first:
         why = next((error for _, _, error in first if error), "its rows are no objects")
     raise UserError(f"{path.name!r} holds no row {what}", why=why, hint=hint)
 
 
-def existing_files(path: Sequence[str]) -> list[Path]:
-    """The paths of the option `path`.
+def existing_files(path: Sequence[str], option: str = "path") -> list[Path]:
+    """The paths of an option. Links are followed, wherever they lead.
+
+    Args:
+        path: Its value.
+        option: Its name.
 
     Raises:
         OptionError: One of them is not a file.
     """
     for name in path:
         if not Path(name).is_file():
-            why = "is a folder" if Path(name).is_dir() else "does not exist"
+            why = "is a device or a pipe" if Path(name).exists() else "does not exist"
+            why = "is a folder" if Path(name).is_dir() else why
             raise OptionError(
-                "path",
+                option,
                 f"must be files, got {name!r}, which {why}",
                 hint="name files, or a pattern: data/*.jsonl",
             )
@@ -202,14 +228,34 @@ def _without_nan(value: Any) -> Any:
 
 
 def to_frame(
-    rows: Iterable[OutputRow], build: Callable[[list[OutputRow]], pl.DataFrame]
+    rows: Iterable[OutputRow],
+    build: Callable[[list[OutputRow]], pl.DataFrame],
+    size_of: Callable[[OutputRow], int] = lambda _: 0,
 ) -> pl.DataFrame:
-    """Rows as one frame, built batch by batch so that few of them are Python objects at once."""
-    source = iter(rows)
-    frames = [build([])]
-    while batch := list(islice(source, _BATCH)):
-        frames.append(build(batch))
-    return pl.concat(frames)
+    """Rows as one frame, built batch by batch so that few of them are Python objects at once.
+
+    Args:
+        rows: The rows.
+        build: Makes columns of a batch.
+        size_of: How many characters a row holds.
+    """
+    return pl.concat([build([]), *map(build, _batches(rows, size_of))])
+
+
+def _batches(
+    rows: Iterable[OutputRow], size_of: Callable[[OutputRow], int]
+) -> Iterator[list[OutputRow]]:
+    batch: list[OutputRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += size_of(row)
+        del row  # it may be long, and lies in the batch alone while the next one is read
+        if len(batch) == _BATCH or size > _BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def merge_duplicates(frame: pl.DataFrame, source: str, license: str) -> pl.DataFrame:
@@ -219,7 +265,8 @@ def merge_duplicates(frame: pl.DataFrame, source: str, license: str) -> pl.DataF
     `duplicate`, with both positions as evidence.
 
     Args:
-        frame: One row per position, in their order; `id` is null where it failed.
+        frame: One row per position, in their order; `id` is null where it failed, or has a
+            `drop_reason` already.
         source: Where the rows come from.
         license: On what terms.
 
@@ -247,9 +294,14 @@ def merge_duplicates(frame: pl.DataFrame, source: str, license: str) -> pl.DataF
         pl.lit(license).alias("license"),
     )
     is_read = pl.col("id").is_not_null()
+    reason, proof = verdict(is_duplicate, "duplicate", _evidence(source, first))
+    if "drop_reason" in frame.columns:
+        reason, proof = (
+            pl.coalesce(reason, "drop_reason").alias("drop_reason"),
+            pl.coalesce(proof, "evidence").alias("evidence"),
+        )
     return frame.with_columns(
-        pl.when(is_read).then(indices.list.eval(origin)).alias("origins"),
-        *verdict(is_duplicate, "duplicate", _evidence(source, first)),
+        pl.when(is_read).then(indices.list.eval(origin)).alias("origins"), reason, proof
     ).drop("_index", "_all")
 
 

@@ -1,41 +1,40 @@
-"""The bytes of a file: decompressed in blocks, and how they hold rows.
+"""The bytes of a file: decompressed in small blocks, and cut into lines.
 
 Compression is recognized by the first bytes and not by the name. Data that end early
 raise nothing: what comes before is read, and `Stream.cut` says why no more follows.
+However far compressed data expand, a block holds at most a megabyte.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, NamedTuple
 
 from pipeline.errors import UserError
-
-Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "text"]
-"""How a file holds its rows; a `text` is one row by itself."""
 
 HEAD: Final = 1 << 20
 """How much of a file is examined before any work: one megabyte, decompressed."""
 
-_STRING: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-_SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
+ROW_LIMIT: Final = 64 << 20
+"""How long a row may be, in bytes. A longer one fails by itself: memory stays bounded."""
 
-WRAPPED: Final = re.compile(
-    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"data"\s*:\s*\[(?=\s*\{{)'
-)
-"""The start of one JSON object whose field `data` holds the rows: {"version": 1, "data": [{...
-
-The field is called so by convention (`datasets` reads it with `field="data"`)."""
+TOO_LONG: Final = f"the row is longer than {ROW_LIMIT >> 20} MiB"
 
 _BLOCK: Final = 1 << 16
+_PIECE: Final = 1 << 20
 _BOM: Final = b"\xef\xbb\xbf"
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_PARQUET: Final = b"PAR1"
+_MAGIC: Final = 4
+_SKIPPABLE: Final = tuple(bytes([0x50 + n]) + b"\x2a\x4d\x18" for n in range(16))
+"""Frames of zstandard that hold no data, as parallel compressors write them."""
+
+_ZSTD_WINDOW: Final = 1 << 29
+"""The largest window (what a frame may refer back to) that is held: `zstd --long=29`."""
+
+_ZSTD_SLICE: Final = 1 << 10
+"""Bytes of a zstandard file that are decompressed at once: a block of 4 bytes may hold 128 KiB
+of data, so these hold 32 MiB at most."""
 
 
 class Stream:
@@ -79,9 +78,9 @@ class Stream:
     def _decompressed(self) -> Iterator[bytes]:
         raw = self._raw()
         first = next(raw, b"")
-        magic = next((m for m in (_GZIP, _ZSTD) if first.startswith(m)), None)
-        if magic:
-            yield from self._members(first, raw, magic)
+        codec = next((codec for codec in _CODECS if first.startswith(codec.magic)), None)
+        if codec:
+            yield from self._members(first, raw, codec)
         else:
             yield first
             yield from raw
@@ -92,36 +91,85 @@ class Stream:
                 self.read += len(block)
                 yield block
 
-    def _members(self, block: bytes, raw: Iterator[bytes], magic: bytes) -> Iterator[bytes]:
+    def _members(self, block: bytes, raw: Iterator[bytes], codec: _Codec) -> Iterator[bytes]:
         """The members (frames) of a compressed file, one after the other."""
         import zstandard
 
-        member = _decompressor(magic)
-        while True:
-            try:
-                yield member.decompress(block)
-            except (zlib.error, zstandard.ZstdError) as error:
-                self.cut = f"the compressed data are damaged from here on ({error})"
-                return
-            rest = member.unused_data if member.eof else b""
-            following = next(raw, None) if len(rest) < len(magic) else b""
-            if following is None:
-                break
-            block = rest + following
-            if member.eof:
-                if not block.startswith(magic):
-                    return  # padding behind the last member, which gzip itself ignores
-                member = _decompressor(magic)
-        if not member.eof:
-            self.cut = "the compressed data end early; what followed is lost"
+        while block.startswith(codec.magic):
+            member = codec.start()
+            while not member.eof:
+                try:
+                    yield from codec.decompress(member, block)
+                except (zlib.error, zstandard.ZstdError, MemoryError) as error:
+                    self.cut = f"the compressed data are damaged from here on ({error})"
+                    return
+                if not member.eof and not (block := next(raw, b"")):
+                    self.cut = "the compressed data end early; what followed is lost"
+                    return
+            block = member.unused_data
+            while len(block) < _MAGIC and (more := next(raw, b"")):
+                block += more
+        # Zeros are padding, which gzip itself ignores.
+        if block.strip(b"\0") or any(more.strip(b"\0") for more in raw):
+            self.cut = "something follows the compressed data that is not compressed like them"
 
 
-def _decompressor(magic: bytes) -> Any:
+def _gzip_pieces(member: Any, data: bytes) -> Iterator[bytes]:
+    """What a block of a member holds; up to the very byte where it is damaged."""
+    piece = b""
+    while not member.eof and (data or len(piece) == _PIECE):
+        before = member.copy()
+        try:
+            piece = member.decompress(data, _PIECE)
+        except zlib.error:
+            for at in range(len(data)):
+                yield before.decompress(data[at : at + 1])
+            raise
+        yield piece
+        data = member.unconsumed_tail
+
+
+def _zstd_pieces(member: Any, data: bytes) -> Iterator[bytes]:
+    """What a block of a frame holds, slice by slice: its decompressor knows no limit."""
+    for start in range(0, len(data), _ZSTD_SLICE):
+        if member.eof:
+            break
+        data_of_slice = member.decompress(data[start : start + _ZSTD_SLICE])
+        for at in range(0, len(data_of_slice), _PIECE):
+            yield data_of_slice[at : at + _PIECE]
+
+
+class _Codec(NamedTuple):
+    """A kind of compression.
+
+    Attributes:
+        magic: How a member may begin.
+        start: Makes a decompressor for one member.
+        decompress: The pieces that some bytes hold.
+    """
+
+    magic: tuple[bytes, ...]
+    start: Callable[[], Any]
+    decompress: Callable[[Any, bytes], Iterator[bytes]]
+
+
+def _zstd_member() -> Any:
     import zstandard
 
-    if magic == _GZIP:
-        return zlib.decompressobj(wbits=31)
-    return zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+    return zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+
+
+_CODECS: Final = (
+    _Codec((b"\x1f\x8b",), lambda: zlib.decompressobj(wbits=31), _gzip_pieces),
+    _Codec((b"\x28\xb5\x2f\xfd", *_SKIPPABLE), _zstd_member, _zstd_pieces),
+)
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file is compressed by gzip or zstandard."""
+    with open(path, "rb") as file:
+        start = file.read(_MAGIC)
+    return any(start.startswith(codec.magic) for codec in _CODECS)
 
 
 def head(path: Path) -> tuple[bytes, bool]:
@@ -141,47 +189,35 @@ def head(path: Path) -> tuple[bytes, bool]:
         ) from None
 
 
-def lines(stream: Stream) -> Iterator[bytes]:
-    """Lines without their newline; a last line that has none comes after `cut` is set."""
+def whole(stream: Stream, limit: int) -> bytes | None:
+    """All bytes of a stream; None where they are more than the limit."""
+    data = bytearray()
+    for block in stream:
+        data += block
+        if len(data) > limit:
+            return None
+    return bytes(data)
+
+
+def lines(stream: Stream) -> Iterator[tuple[int, bytes | None]]:
+    """Lines with their numbers from 1, without the newline; None for one beyond the limit.
+
+    Blank ones may be left out. A last line that has no newline comes after `cut` is set.
+    """
+    number, size = 1, 0
     pieces: list[bytes] = []
     for block in stream:
+        if block.isspace() and not size:  # one piece, however many lines
+            number += block.count(b"\n")
+            continue
         first, *others = block.split(b"\n")
         pieces.append(first)
+        size += len(first)
         for other in others:
-            yield b"".join(pieces)
-            pieces = [other]
-    if rest := b"".join(pieces):
-        yield rest
-
-
-def container(path: Path, start: bytes) -> Container:
-    """How a file holds its rows, from the start of its data; its name decides on CSV and TSV only.
-
-    >>> container(Path("pool"), b'[{"prompt": "Why?"')
-    'json'
-    """
-    if start.startswith(_PARQUET):
-        return "parquet"
-    suffix = Path(re.sub(r"\.(gz|zst)$", "", path.name)).suffix
-    if suffix in (".csv", ".tsv"):
-        return "csv" if suffix == ".csv" else "tsv"
-    text = start.lstrip()
-    line, _, following = text.partition(b"\n")
-    if text.startswith(b"["):
-        # A complete list on the first line and more behind it: rows (of a wrong type), no array.
-        return "jsonl" if line.rstrip().endswith(b"]") and following.strip() else "json"
-    is_wrapped = WRAPPED.match(text.decode("utf-8", "replace"))
-    if is_wrapped and not (following.strip() and _is_json(line)):
-        return "json"
-    if not text or any(row.lstrip().startswith(b"{") for row in text.split(b"\n")):
-        return "jsonl"
-    return "tsv" if b"\t" in line else "csv"
-
-
-def _is_json(line: bytes) -> bool:
-    """Whether the line is a JSON value, and so a row of JSON Lines where more of them follow."""
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
+            line = b"".join(pieces) if size <= ROW_LIMIT else None
+            number, pieces, size = number + 1, [other], len(other)
+            yield number - 1, line
+        if size > ROW_LIMIT:
+            pieces = []
+    if size:
+        yield number, b"".join(pieces) if size <= ROW_LIMIT else None

@@ -1,8 +1,7 @@
-"""Tables (CSV, TSV, Parquet) as source positions.
+"""Tables of text (CSV, TSV) as source positions.
 
-A position is a line, a row as a dict, and why it cannot be used. CSV is read
-with the standard library: it alone says on which line a record begins and lets
-a broken one cost only itself.
+CSV is read with the standard library: it alone says on which line a record begins and
+lets a broken one cost only itself.
 """
 
 from __future__ import annotations
@@ -12,39 +11,55 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from stages.load._stream import Stream, lines
+from pydantic import Field
 
-Position = tuple[int, Any, str | None]
-"""Line (from 1), the value there, and why it cannot be used (the value is then None)."""
+from stages.load._json import NOT_UTF8, UNDECODED, Position
+from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream
 
-UNDECODED: Final = re.compile("[\udc80-\udcff]")
-"""What Python's `surrogateescape` leaves where bytes were no UTF-8."""
+Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
+"""What stands between the cells of a table: one character."""
 
-_NOT_UTF8: Final = "invalid UTF-8"
+_OTHER_DELIMITERS: Final = re.compile(r"[;|\t,]")
 
 
-def delimited(stream: Stream, delimiter: str, nested: frozenset[str]) -> Iterator[Position]:
+def delimited(
+    stream: Stream, default: str, delimiter: str | None, nested: frozenset[str]
+) -> Iterator[Position]:
     """The rows of a CSV or TSV file with a header, quoted as in RFC 4180.
 
     Args:
         stream: The file.
-        delimiter: Between cells.
+        default: Between cells, unless the header shows that it is not.
+        delimiter: Between cells in any case.
         nested: Columns whose cells may be JSON lists.
     """
     header: list[str] | None = None
-    for line, cells, error in _records(stream, delimiter):
+    unusable = None
+    for line, cells, error in _records(stream, delimiter or default):
+        if header is None:
+            header = cells
+            unusable = "the header cannot be read" if error else None
+            if not error:
+                unusable = None if delimiter else _wrong_delimiter(cells)
+                continue
+        elif unusable:
+            error = unusable  # without its header no row can be understood
         if error:
             yield line, None, error
-            if header is None:
-                return  # without a header nothing behind it can be understood
-        elif header is None:
-            header = cells
-        elif len(cells) != len(header):
-            yield line, None, f"{len(cells)} cells where the header has {len(header)}"
         else:
-            yield line, _unpacked(dict(zip(header, cells, strict=True)), nested), None
+            yield line, unpacked(dict(zip(header, cells, strict=True)), nested), None
+
+
+def _wrong_delimiter(header: list[str]) -> str | None:
+    """What is wrong with a header of one cell that holds a delimiter of other tables."""
+    if len(header) == 1 and (other := _OTHER_DELIMITERS.search(header[0])):
+        return (
+            f"the header is one cell, {header[0]!r:.80}: "
+            f"are the cells separated by {other.group()!r}? (delimiter: {other.group()!r})"
+        )
+    return None
 
 
 def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], str | None]]:
@@ -54,22 +69,27 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
     first one, so that a stray quote does not swallow the rest of the file.
     """
     source = _Rewindable(stream)
-    limit = csv.field_size_limit(sys.maxsize)  # a cell may be as long as it likes
+    width = 0
+    limit = csv.field_size_limit(sys.maxsize)  # a row has a limit, its cells have none
     try:
         while True:
             try:
                 cells = next(csv.reader(source, delimiter=delimiter, strict=True), None)
-            except csv.Error as bad:
+            except (csv.Error, _TooLong) as bad:
                 if source.ended and stream.cut:
                     break  # the torn last record and the early end are one failure
-                yield source.first, [], f"invalid CSV: {bad}"
+                is_long = isinstance(bad, _TooLong)
+                yield source.first, [], TOO_LONG if is_long else f"invalid CSV: {bad}"
                 source.rewind()
             else:
                 if cells is None:
                     break
-                undecoded = any(UNDECODED.search(cell) for cell in cells)
+                width = width or len(cells)
+                error = _cells_error(cells, width)
                 if cells:  # a blank line has none
-                    yield source.first, cells, _NOT_UTF8 if undecoded else None
+                    yield source.first, cells, error
+                if error and source.holds_rows(delimiter, width):
+                    source.rewind()
             source.forget()
     finally:
         csv.field_size_limit(limit)
@@ -77,39 +97,94 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
         yield source.first, [], stream.cut
 
 
+def _cells_error(cells: list[str], width: int) -> str | None:
+    if len(cells) != width:
+        return f"{len(cells)} cells where the header has {width}"
+    return NOT_UTF8 if any(UNDECODED.search(cell) for cell in cells) else None
+
+
+class _TooLong(Exception):
+    """A record is longer than a row may be."""
+
+
 class _Rewindable:
-    """Lines of a table; those behind the first one of the current record can be read again."""
+    """Lines of a table; those behind the first one of the current record can be read again.
+
+    They are held as bytes: as lines they would take many times as much.
+
+    Attributes:
+        first: The line on which the current record begins, from 1.
+        ended: Whether the record goes up to the end of the data.
+    """
 
     def __init__(self, stream: Stream) -> None:
-        self._stream, self._source = stream, lines(stream)
-        self._waiting: list[str] = []
-        self._current: list[str] = []
+        self._stream, self._blocks = stream, iter(stream)
+        self._data = bytearray()
+        self._at = 0  # where the next line begins
+        self._second = 0  # where the second line of the current record begins
+        self._lines = 0
         self.first, self.ended = 1, False
 
     def __iter__(self) -> _Rewindable:
         return self
 
     def __next__(self) -> str:
-        if not self._waiting:
-            raw = next(self._source, None)
-            self.ended = raw is None or self._stream.cut is not None
-            if raw is None or self.ended:
-                raise StopIteration
-            self._waiting.append(raw.decode("utf-8", "surrogateescape") + "\n")
-        self._current.append(self._waiting.pop())
-        return self._current[-1]
+        end = self._line_end()
+        is_torn = self._stream.cut is not None and not self._data.endswith(b"\n", 0, end)
+        self.ended = end == self._at or is_torn
+        if self.ended:
+            raise StopIteration
+        line = self._data[self._at : end].decode("utf-8", "surrogateescape")
+        self._at = end
+        self._lines += 1
+        if self._lines == 1:
+            self._second = end
+        if end > ROW_LIMIT:
+            raise _TooLong
+        return line if line.endswith("\n") else line + "\n"
+
+    def _line_end(self) -> int:
+        """Where the line at the position ends, its newline included."""
+        search = self._at
+        while (end := self._data.find(b"\n", search)) < 0:
+            block = next(self._blocks, None)
+            if block is None:
+                return len(self._data)
+            del self._data[self._at + ROW_LIMIT + 1 :]  # of a line too long only the end matters
+            search = len(self._data)
+            self._data += block
+        return end + 1
 
     def rewind(self) -> None:
-        self._waiting += reversed(self._current[1:])
-        self._current = self._current[:1]
+        """Let the current record be its first line alone."""
+        self._at, self._lines = self._second, 1
+
+    def holds_rows(self, delimiter: str, width: int) -> bool:
+        """Whether each line behind the record's first is a row: a stray quote swallowed them."""
+        rest = self._data[self._second : self._at].decode("utf-8", "surrogateescape")
+        rows = csv.reader(rest.splitlines(keepends=True), delimiter=delimiter, strict=True)
+        try:
+            return bool(rest) and all(len(cells) == width for cells in rows if cells)
+        except csv.Error:
+            return False
 
     def forget(self) -> None:
-        self.first += len(self._current)
-        self._current, self.ended = [], False
+        """Begin a new record."""
+        del self._data[: self._at]
+        self.first += self._lines
+        self._at, self._second, self._lines, self.ended = 0, 0, 0, False
 
 
-def _unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
-    """A table's row in which a cell that holds a JSON list is that list."""
+def unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
+    """A table's row in which a cell that holds a JSON list is that list.
+
+    Args:
+        row: The row, which is changed.
+        nested: The columns whose cells may be JSON lists.
+
+    >>> unpacked({"messages": "[1]", "n": "[1]"}, frozenset({"messages"}))
+    {'messages': [1], 'n': '[1]'}
+    """
     for name in nested & row.keys():
         if isinstance(row[name], str) and row[name].lstrip().startswith("["):
             try:
@@ -117,36 +192,3 @@ def _unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
             except (ValueError, RecursionError):
                 continue  # a text after all, which the format may accept or refuse
     return row
-
-
-def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
-    """The rows of a Parquet file; `line` is the number of the row."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        file = pq.ParquetFile(pa.BufferReader(b"".join(stream)))
-        for batch in file.iter_batches(4096):
-            for row in _rows(batch):
-                number += 1
-                if isinstance(row, dict):
-                    yield number, _unpacked(row, nested), None
-                else:
-                    yield number, None, row
-    except (pa.ArrowException, OSError) as error:
-        yield number + 1, None, f"unreadable Parquet: {str(error).splitlines()[0]}"
-
-
-def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Rows as dicts; for a row that has no Python values the reason."""
-    try:
-        yield from batch.to_pylist()
-    except (ValueError, OverflowError):  # invalid UTF-8, a date beyond Python's
-        for at in range(batch.num_rows):
-            try:
-                yield batch.slice(at, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield _NOT_UTF8
-            except (ValueError, OverflowError) as error:
-                yield str(error)

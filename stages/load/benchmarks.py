@@ -8,7 +8,7 @@ that answers a multiple-choice question occurs everywhere.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal, NamedTuple
@@ -20,8 +20,12 @@ from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
 from stages._common.verdicts import evidence_of, verdict
+from stages.load._container import container
+from stages.load._item_texts import NESTED, is_item, layout, texts_of
+from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
+    TOO_DEEP,
     VERDICT,
     OutputRow,
     existing_files,
@@ -29,8 +33,6 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._stream import container
-from stages.load._tables import Position
 
 Name = Literal["gsm8k", "humaneval", "ifeval", "mmlu", "mt_bench", "truthfulqa", "vicuna_bench"]
 
@@ -74,6 +76,9 @@ BUNDLED: Final[Mapping[str, Benchmark]] = {
     "vicuna_bench": Benchmark("vicuna_bench.jsonl.gz", {"turns": ("turns",)}, "question_id"),
 }
 
+SHOWN: Final = 60
+"""Characters of a text that a preview shows."""
+
 _FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "benchmarks"
 _SCHEMA: Final[dict[Any, Any]] = {**ITEM_COLUMNS, **VERDICT}
 
@@ -103,11 +108,47 @@ def _check(options: SimpleNamespace) -> None:
             )
     existing_files(list(map(str, input_files(options))))
     texts = _columns(options.fields)
+    columns: set[str] = set()
     for name, path in _named(options.benchmark, existing_files(options.path)):
-        first, complete = peek(path, container)
+        first, complete = peek(path, container, NESTED)
         rows = [_output_row(name, texts, options.key, 0, (path.name, p)) for p in first]
+        columns.update(*(row for _, row, _ in first if isinstance(row, dict)))
         if complete:
             _assert_items(name, path, rows)
+    absent = [column for (column,) in texts.values() if column not in columns]
+    if absent and columns:
+        what = f"must name columns of the files, got {', '.join(map(repr, absent))}"
+        raise OptionError("fields", what, hint=f"the columns are {_listed(sorted(columns))}")
+
+
+def preview(options: SimpleNamespace) -> list[str]:
+    """The first item of each file of the user's own, as it will be searched for."""
+    lines = []
+    texts = _columns(options.fields)
+    for name, path in _named(options.benchmark, existing_files(options.path)):
+        for number, position in enumerate(peek(path, container, NESTED)[0]):
+            _, _, item, named, *_ = _output_row(
+                name, texts, options.key, number, (path.name, position)
+            )
+            if named is not None:
+                shown = (f"{text['name']} {_shortened(text['text'])!r}" for text in named)
+                lines.append(f"{name}, item {item} of {path.name}: {', '.join(shown)}")
+                unread = position[1].keys() - _columns_read(position[1], texts)
+                lines.append(f"columns of {path.name} that are not read: {_listed(sorted(unread))}")
+                break
+    return lines
+
+
+def _columns_read(row: dict[str, Any], texts: Mapping[str, tuple[str, ...]]) -> set[str]:
+    return {column for columns in (texts or layout(row) or {}).values() for column in columns}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def _listed(columns: Iterable[str]) -> str:
+    return ", ".join(map(str, columns)) or "none"
 
 
 def _named(benchmark: str | tuple[str, ...] | None, files: list[Path]) -> list[tuple[str, Path]]:
@@ -135,11 +176,11 @@ def _assert_items(benchmark: str, file: Path, rows: list[OutputRow]) -> None:
         f"the benchmark {benchmark!r} has no items",
         where=file.name,
         why=str(rows[0][4]) if rows else "it is empty",
-        hint="check the file, and `fields: {question: COLUMN}`",
+        hint="check the file, and say which columns are texts: fields: {question: COLUMN}",
     )
 
 
-@stage(version=2, scope="set", check=_check)
+@stage(version=3, scope="set", check=_check)
 def benchmarks(
     ctx: Context,
     *,
@@ -154,14 +195,18 @@ def benchmarks(
     `texts` holds an item's texts by name, the n-th of a list as `name_n`; empty ones
     are left out. `item` is the key, or the number of the row from 0. A row without a
     text has failed, with `error`, `file` and `line`; an item that occurs twice, with key
-    and texts, is dropped as `duplicate`.
+    and texts, is dropped as `duplicate`. `plan` shows the first item of every file.
 
     Args:
         names: Benchmarks that come with the project.
         path: Files of other benchmarks.
         benchmark: The name of what these files hold, or a name for each, in their order.
-        fields: Their texts, as {name: column}; by default every field that is a text or
-            a list of texts, under its own name.
+        fields: Their texts, as {name: column}. By default the columns of the usual layouts,
+            under their own names: conversations (`messages`, `conversations`; system turns
+            are left out), what `cat -o` writes of records and of items, and questions with
+            their passages, choices and answers as public benchmarks name them (`question`,
+            `prompt`, `problem`, `turns`, `choices`, `solution`, ...; all of them stand in
+            `stages/load/_item_texts.py`). A file of other columns is refused.
         key: Their column of the item's own key.
 
     Raises:
@@ -177,12 +222,12 @@ def benchmarks(
 
         >>> from tempfile import mkdtemp
         >>> folder = Path(mkdtemp())
-        >>> (folder / "quiz.jsonl").write_text('{"q": "Why?", "choices": ["a", "b"]}')
-        36
+        >>> (folder / "quiz.jsonl").write_text('{"question": "Why?", "choices": ["a", "b"]}')
+        43
         >>> path = (str(folder / "quiz.jsonl"),)
         >>> items = benchmarks(Context.scratch(folder), path=path, benchmark="quiz")
         >>> [text["name"] for text in items["texts"][0]]
-        ['q', 'choices_1', 'choices_2']
+        ['question', 'choices_1', 'choices_2']
     """
     sources: list[tuple[str, Path, Mapping[str, tuple[str, ...]], str | None]] = [
         (name, _FOLDER / BUNDLED[name].file, BUNDLED[name].texts, BUNDLED[name].key)
@@ -207,7 +252,7 @@ def _items(
     first: int,
 ) -> pl.DataFrame:
     """The output rows of one file, which are numbered from `first`."""
-    positions = enumerate(read_files(ctx, [file], container), first)
+    positions = enumerate(read_files(ctx, [file], container, NESTED), first)
     rows = (_output_row(benchmark, texts, key, number, p) for number, p in positions)
     kinds: dict[Any, Any] = {**ITEM_COLUMNS, **{k: VERDICT[k] for k in ("error", "file", "line")}}
     frame = to_frame(rows, lambda batch: pl.DataFrame(batch, schema=kinds, orient="row"))
@@ -227,34 +272,31 @@ def _output_row(
     try:
         if error or not isinstance(row, dict):
             raise ValueError(error or "a row must be an object")
-        named = [{"name": name, "text": text} for name, text in _texts(row, texts)]
+        columns = texts or layout(row)
+        if columns is None:
+            raise ValueError(f"no column is known as a text; its columns are {_listed(row)}")
+        named = [{"name": name, "text": text} for name, text in texts_of(row, columns)]
         if not named:
-            expected = ", ".join(column for columns in texts.values() for column in columns)
-            raise ValueError(
-                f"it has no text in {expected or 'any field'}; its fields are {', '.join(row)}"
-            )
-        item = str(number if key is None else row[key])
+            expected = ", ".join(column for columns in columns.values() for column in columns)
+            raise ValueError(f"it has no text in {expected}; its columns are {_listed(row)}")
+        item = str(_key(row, key, number))
         return (digest([benchmark, item, named]), benchmark, item, named, None, None, None)
     except KeyError:
         reason = f"missing field {key!r}"
     except UnicodeEncodeError:
         reason = SURROGATE
+    except RecursionError:
+        reason = TOO_DEEP
     except ValueError as bad:
         reason = str(bad)
     return (None, None, None, None, reason, file, line)
 
 
-def _texts(row: dict[str, Any], texts: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, str]]:
-    for name, columns in (texts or {field: (field,) for field in row}).items():
-        values = [row[column] for column in columns if row.get(column) is not None]
-        if len(columns) > 1:
-            values = ["\n".join(map(str, values))]
-        for value in values:
-            if isinstance(value, str) and value:
-                yield name, value
-            elif isinstance(value, list):
-                parts = [(i, part) for i, part in enumerate(value, 1) if isinstance(part, str)]
-                yield from ((f"{name}_{i}", part) for i, part in parts if part)
+def _key(row: dict[str, Any], key: str | None, number: int) -> Any:
+    """The item's own key: a column, the key that an item of ours has, or the row's number."""
+    if key is not None:
+        return row[key]
+    return row["item"] if is_item(row) else number
 
 
 def _without_repeats(frame: pl.DataFrame) -> pl.DataFrame:

@@ -10,20 +10,31 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.stage import ALL, Columns, Edges, Records, stage
-from schemas.records import RECORD_COLUMNS
+from pipeline.stage import ALL, Columns, Documents, Edges, Items, Records, stage
+from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 from stages._common.verdicts import evidence_of, verdict
+
+AnyRows = Records | Documents | Items
+
+KINDS: Final[tuple[Columns, ...]] = (RECORD_COLUMNS, DOCUMENT_COLUMNS, ITEM_COLUMNS)
+"""The columns of each kind of `AnyRows`."""
 
 _VERDICT: Final = {"drop_reason": pl.String(), "evidence": pl.String()}
 
 
 def added(options: SimpleNamespace, edges: Edges) -> Columns:
-    """The columns that any input has beyond the record's.
+    """The columns that any input has beyond those of its kind.
 
     Raises:
         UserError: A column has different types in two inputs.
     """
-    return _union(edges["rows"])
+    types = _union(edges["rows"])
+    return {name: kind for name, kind in types.items() if name not in _base(types)}
+
+
+def _base(columns: Columns) -> Columns:
+    """The columns of the kind that rows with these columns are of."""
+    return next((kind for kind in KINDS if kind.keys() <= columns.keys()), {})
 
 
 def _union(inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -36,20 +47,20 @@ def _union(inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                     "in another",
                     hint=f"rename one of them at its stage: as: {{{name}: {name}_2}}",
                 )
-    return {name: kind for name, kind in types.items() if name not in RECORD_COLUMNS}
+    return types
 
 
 @stage(version=1, scope="set", reads=ALL, adds=added)
-def concat(ctx: Context, rows: list[Records]) -> Records:
-    """All rows of all inputs, in the order of the inputs.
+def concat(ctx: Context, rows: list[AnyRows]) -> AnyRows:
+    """All rows of all inputs, in the order of the inputs: records, documents or items.
 
-    Of equal records the first in the order of the inputs is kept, with the
-    `origins` and `parents` of all (sorted, each once); the others are dropped as
-    `duplicate`, with the source and index of both as evidence. A column that
-    an input lacks is null there.
+    Of equal rows the first in the order of the inputs is kept, with the `origins` and
+    `parents` of all (sorted, each once) where the kind has them; the others are dropped as
+    `duplicate`, with the source and index of both (of items, benchmark and item) as
+    evidence. A column that an input lacks is null there.
 
     Args:
-        rows: The pools.
+        rows: The pools, all of one kind.
 
     Example:
         ```yaml
@@ -64,32 +75,34 @@ def concat(ctx: Context, rows: list[Records]) -> Records:
         >>> concat(Context.scratch(Path(mkdtemp())), [pool, pool[1:]])["drop_reason"].to_list()
         [None, None, 'duplicate']
     """
-    columns = {**RECORD_COLUMNS, **_union([dict(frame.schema) for frame in rows])}
+    columns = _union([dict(frame.schema) for frame in rows])
+    base = _base(columns)
+    columns = {**base, **columns}
     pool = pl.concat([frame.select(_with_all(frame, columns)) for frame in rows])
     pool = pool.with_row_index("_at")
+    merged = [name for name in ("origins", "parents") if name in base]
+    firsts = [pl.col("_at").first().alias("_first")]
+    if "origins" in base:
+        firsts.append(pl.col("origins").first().list.sort().list.first().alias("_kept"))
     groups = (
         pool.lazy()
         .filter(pl.col("id").is_duplicated())
         .sort("_at")
         .group_by("id", maintain_order=True)
         .agg(
-            pl.col("_at").first().alias("_first"),
-            pl.col("origins").explode().drop_nulls().unique().sort().alias("_origins"),
-            pl.col("parents").explode().drop_nulls().unique().sort().alias("_parents"),
-            pl.col("origins").first().list.sort().list.first().alias("_kept"),
+            *firsts,
+            *(pl.col(c).explode().drop_nulls().unique().sort().alias(f"_{c}") for c in merged),
         )
         .collect()
     )
     pool = pool.join(groups, on="id", how="left", maintain_order="left")
     keeps = pl.col("_first") == pl.col("_at")
     is_duplicate = (pl.col("_first") < pl.col("_at")).fill_null(False)
+    evidence = _evidence() if "origins" in base else evidence_of("id", "benchmark", "item")
     return pool.select(
-        *(name for name in columns if name not in ("origins", "parents")),
-        *(
-            pl.when(keeps).then(f"_{name}").otherwise(name).alias(name)
-            for name in ("origins", "parents")
-        ),
-        *verdict(is_duplicate, "duplicate", _evidence()),
+        *(name for name in columns if name not in merged),
+        *(pl.when(keeps).then(f"_{name}").otherwise(name).alias(name) for name in merged),
+        *verdict(is_duplicate, "duplicate", evidence),
     ).select(*columns, *_VERDICT)
 
 

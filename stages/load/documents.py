@@ -17,7 +17,10 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Documents, InputFiles, stage
 from schemas.records import DOCUMENT_COLUMNS
+from stages.load._accepted import accept, read_accepted
+from stages.load._container import container
 from stages.load._formats import rename_fields
+from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
     TOO_DEEP,
@@ -33,8 +36,8 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._stream import container
-from stages.load._tables import Position
+from stages.load._tables import Delimiter
+from stages.load._turns import is_missing
 
 Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
 
@@ -47,6 +50,8 @@ _ROW: Final = {
     "error": pl.String(),
     "file": pl.String(),
     "line": pl.Int64(),
+    "drop_reason": pl.String(),
+    "evidence": pl.String(),
 }
 
 
@@ -69,32 +74,40 @@ def _check(options: SimpleNamespace) -> None:
         check_file(
             path,
             _container_of(options.format),
-            lambda row: "text" in rename_fields(row, fields)[0],
+            lambda row: isinstance(row, dict) and "text" in rename_fields(row, fields)[0],
             "with a text",
             "name the field: fields: {text: body}",
+            delimiter=options.delimiter,
         )
+    read_accepted(options.accepted)
 
 
-@stage(version=1, scope="set", check=_check)
+@stage(version=2, scope="set", check=_check)
 def documents(
     ctx: Context,
     *,
     path: InputFiles,
     format: Format = "auto",
     fields: dict[str, str] | None = None,
+    delimiter: Delimiter | None = None,
+    accepted: InputFiles = (),
     source: str,
     license: str,
 ) -> Documents:
     """Load texts: one row for every source position.
 
-    A position without a text has failed, with `error`, `file` and `line`. Of equal texts
-    the first is kept with all `origins`, the others are dropped as `duplicate`.
+    A position without a text has failed, with `error`, `file` and `line`; so has one of more
+    than 64 MiB. Of equal texts the first is kept with all `origins`, the others are dropped as
+    `duplicate`. Failed rows that are `accepted` are dropped as such.
 
     Args:
         path: Files, one after the other; gzip and zstandard are recognized by content. A
             file named .txt, .md or .rst is one document, titled by its name.
         format: What holds the documents; the files decide by default.
         fields: The source's names, as {text: source's, title: source's}.
+        delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
+        accepted: Failed rows that are accepted, as `gristmill cat RECIPE STAGE --failed -o
+            FILE.jsonl` writes them: file, line and error.
         source: Where the texts come from; it stands in `origins`.
         license: On what terms they come; it stands in `origins`.
 
@@ -118,10 +131,20 @@ def documents(
         >>> rows.select("title", "text").row(0)
         ('chapter.md', 'It was a dark night.')
     """
-    positions = read_files(ctx, existing_files(path), _container_of(format))
+    positions = read_files(ctx, existing_files(path), _container_of(format), delimiter=delimiter)
     rows = (_output_row(file, position, fields or {}) for file, position in positions)
-    frame = to_frame(rows, lambda batch: pl.DataFrame(batch, schema=_ROW, orient="row"))
-    return merge_duplicates(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
+    frame = merge_duplicates(to_frame(rows, _build, _size), source, license)
+    return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
+
+
+def _build(batch: list[OutputRow]) -> pl.DataFrame:
+    rows = [(*row, None, None) for row in batch]
+    return pl.DataFrame(rows, schema=_ROW, orient="row")
+
+
+def _size(row: OutputRow) -> int:
+    """Characters of the text; see `_ROW`."""
+    return len(row[1] or "")
 
 
 def _output_row(file: str, position: Position, fields: Mapping[str, str]) -> OutputRow:
@@ -145,9 +168,10 @@ def _document(row: Any, fields: Mapping[str, str]) -> tuple[str, str, str | None
     row, hidden = rename_fields(row, fields)
     text, title = row.pop("text", None), row.pop("title", None)
     if not isinstance(text, str):
-        raise ValueError("missing field 'text'" if text is None else "'text' is no text")
+        raise ValueError("missing field 'text'" if is_missing(text) else "'text' is no text")
     if not text:
         raise ValueError("empty text")
+    title = None if is_missing(title) else title
     if not isinstance(title, str | None):
         raise ValueError("'title' is no text")
     (title or "").encode("utf-8")

@@ -2,14 +2,18 @@
 
 The formats (`_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
 and completion, ShareGPT, OpenAI messages, LIMA (Zhou et al. 2023,
-arXiv:2305.11206), OpenAssistant trees (Köpf et al. 2023, arXiv:2304.07327) and
-Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), as JSON arrays (the file
-or the field `data` of its object), JSON lines, CSV, TSV or Parquet, plain or compressed.
+arXiv:2305.11206), OpenAssistant trees, nested or flat (Köpf et al. 2023,
+arXiv:2304.07327), Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), prompts with
+several completions (UltraFeedback: Cui et al. 2023, arXiv:2310.01377) and prompts alone, as
+JSON arrays (the file or the field `data` of its object), JSON lines, CSV, TSV, Parquet or
+lines of text, plain or compressed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
 
@@ -20,14 +24,11 @@ from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS, TURN_COLUMNS, record_id
 from schemas.turns import have_more, lists_of
-from stages.load._formats import (
-    LISTS,
-    RowFormat,
-    Unusable,
-    conversations,
-    recognize,
-    rename_fields,
-)
+from stages._common.verdicts import evidence_json
+from stages.load._accepted import accept, read_accepted
+from stages.load._container import Container, container
+from stages.load._formats import LISTS, RowFormat, conversations, recognize, rename_fields
+from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
     TOO_DEEP,
@@ -42,10 +43,11 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._stream import Container, container
-from stages.load._tables import Position
+from stages.load._tables import Delimiter
+from stages.load._trees import flat_trees, is_flat
+from stages.load._turns import ParsedConversation, Unusable
 
-Format = Literal["auto", RowFormat, "csv", "tsv", "parquet"]
+Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
 
 _DEFAULT_SPLIT: Final = "train"
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
@@ -89,12 +91,21 @@ def _check(options: SimpleNamespace) -> None:
         check_file(
             path,
             _container_of(options.format),
-            lambda row: recognize(rename_fields(row, fields)[0], row_format) is not None,
+            lambda row: _is_usable(row, row_format, fields),
             f"of {known}",
             "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
             "preferences (rejected, or a label of true and false) are for load.pairs",
             _nested(fields),
+            options.delimiter,
         )
+    read_accepted(options.accepted)
+
+
+def _is_usable(row: Any, format: RowFormat | None, fields: dict[str, str]) -> bool:
+    if isinstance(row, list):  # of turns
+        return not isinstance(next(conversations(row, format, {})), Unusable)
+    row = rename_fields(row, fields)[0]
+    return recognize(row, format) is not None or (format in (None, "oasst") and is_flat(row))
 
 
 @stage(version=3, scope="set", check=_check)
@@ -107,21 +118,28 @@ def records(
     revision: str | None = None,
     format: Format = "auto",
     fields: dict[str, str] | None = None,
+    delimiter: Delimiter | None = None,
+    accepted: InputFiles = (),
     source: str,
     license: str,
 ) -> Records:
     """Load conversations: one row for every source position.
 
-    A position is a conversation: a seed task has one per instance, a message tree
-    one per path from the root to a leaf. Alpaca's input is appended after a blank
-    line, and `input_start` says where; with a `history` the input is not in the
-    first user turn and `input_start` is null. An empty answer leaves a conversation
-    that ends with the user. Content in parts is one text, if all parts are texts.
-    `extra` keeps the fields that the format does not use, and such parts.
+    A position is a conversation: a seed task has one per instance, a prompt one per
+    completion, a nested message tree one per path from the root to a leaf. Of a flat tree
+    (`message_id`, `parent_id`, `role`, `text`) every message is a position: a leaf gives the
+    conversation that leads to it, others are dropped as `continued` or `deleted`.
+
+    Alpaca's input is appended after a blank line, and `input_start` says where; with a
+    `history` the input is not in the first user turn and `input_start` is null. An empty
+    answer leaves a conversation that ends with the user, and so does a prompt without one.
+    Content in parts is one text, if all parts are texts. `extra` keeps the fields that the
+    format does not use, and such parts. NaN is a missing value.
 
     A position that holds no conversation has failed, with `error`, `file` (its name) and
-    `line` (where it begins, from 1; in Parquet the row). Of equal conversations the first
-    is kept with all their `origins`, and the others are dropped as `duplicate`.
+    `line` (where it begins, from 1; in Parquet the row); so has a row of more than 64 MiB. Of
+    equal conversations the first is kept with all their `origins`, and the others are dropped
+    as `duplicate`. Failed rows that are `accepted` are dropped as such.
 
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
@@ -130,8 +148,14 @@ def records(
         split: Of the data set.
         revision: Of the data set.
         format: Of the rows (each row's own fields decide by default), or the kind of
-            table (`csv`, `tsv`, `parquet`), whose columns are then such fields.
-        fields: The source's names for a format's fields, as {format's: source's}.
+            table (`csv`, `tsv`, `parquet`), whose columns are then such fields, or `lines`:
+            each line is a prompt. By default a row with a `prompt` or `instruction` is a
+            prompt alone if no other field is named as an answer; with `prompt` always.
+        fields: The source's names for a format's fields, as {format's: source's}; a column of
+            questions is one of prompts by {prompt: question}.
+        delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
+        accepted: Failed rows that are accepted, as `gristmill cat RECIPE STAGE --failed -o
+            FILE.jsonl` writes them: file, line and error.
         source: Where the rows come from; it stands in `origins`.
         license: On what terms they come; it stands in `origins`.
 
@@ -166,31 +190,70 @@ def records(
         positions = hub_rows(dataset, split, revision)
     else:
         files = existing_files(path)
-        positions = read_files(ctx, files, _container_of(format), _nested(renames))
-    frame = to_frame(_output_rows(positions, _row_format(format), renames), _build)
-    return merge_duplicates(frame, source, license).select(list(_SCHEMA)).cast(_SCHEMA)
+        positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)
+    rows = _output_rows(positions, _row_format(format), renames)
+    frame = merge_duplicates(to_frame(rows, _build, itemgetter(-1)), source, license)
+    return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _output_rows(
     positions: Iterable[tuple[str, Position]], format: RowFormat | None, fields: dict[str, str]
 ) -> Iterator[OutputRow]:
     # Rows come one by one from a parser, and each may break in its own manner.
+    positions = iter(positions)
+    parent = fields.get("parent_id", "parent_id") if format in (None, "oasst") else None
     for file, (line, row, error) in positions:
         if error:
-            yield (None, None, None, error, file, line)
+            yield _failed(error, file, line)
             continue
+        if type(row) is dict and parent in row and _is_message(row, fields):
+            yield from _flat_rows(chain([(file, (line, row, error))], positions), fields)
+            return
         for conversation in conversations(row, format, fields):
-            if isinstance(conversation, Unusable):
-                yield (None, None, None, str(conversation), file, line)
-                continue
-            turns, start, extra = conversation
-            try:
-                "".join(text for _, text in turns).encode()
-                yield (turns, start, extra_json(extra), None, None, None)
-            except UnicodeEncodeError:
-                yield (None, None, None, SURROGATE, file, line)
-            except RecursionError:
-                yield (None, None, None, TOO_DEEP, file, line)
+            yield _output_row(conversation, file, line)
+            del conversation  # it may be long: not held while the next one is read
+
+
+def _is_message(row: Any, fields: dict[str, str]) -> bool:
+    """Whether a row is a message of a flat tree."""
+    return is_flat(rename_fields(row, fields)[0] if fields and isinstance(row, dict) else row)
+
+
+def _output_row(conversation: ParsedConversation | Unusable, file: str, line: int) -> OutputRow:
+    """Turns, input_start, extra, error, file, line, drop_reason, evidence, characters."""
+    if isinstance(conversation, Unusable):
+        return _failed(str(conversation), file, line)
+    turns, start, extra = conversation
+    try:
+        size = sum([len(text.encode()) for _, text in turns])
+        return (turns, start, extra_json(extra), None, None, None, None, None, size)
+    except UnicodeEncodeError:
+        return _failed(SURROGATE, file, line)
+    except RecursionError:
+        return _failed(TOO_DEEP, file, line)
+
+
+def _failed(error: str, file: str, line: int) -> OutputRow:
+    return (None, None, None, error, file, line, None, None, 0)
+
+
+def _flat_rows(
+    positions: Iterable[tuple[str, Position]], fields: dict[str, str]
+) -> Iterator[OutputRow]:
+    """The messages of flat trees: all are read first, since a parent may come late."""
+    rest = list(positions)
+    rows = [row for _, (_, row, _) in rest if _is_message(row, fields)]
+    messages = flat_trees(rename_fields(row, fields)[0] for row in rows)
+    for file, (line, row, error) in rest:
+        if not _is_message(row, fields):
+            yield _failed(error or "no message of a tree, as the rows before it are", file, line)
+            continue
+        conversation, reason, message_id = next(messages)
+        if conversation is not None:
+            yield _output_row(conversation, file, line)
+        else:
+            evidence = evidence_json({"message_id": message_id, "file": file, "line": line})
+            yield (None, None, None, None, None, None, reason, evidence, 0)
 
 
 def identities(messages: pl.Series, tools: pl.Series | None = None) -> pl.Series:
@@ -225,7 +288,9 @@ def identities(messages: pl.Series, tools: pl.Series | None = None) -> pl.Series
 
 def _build(batch: list[OutputRow]) -> pl.DataFrame:
     """A batch of rows as columns; built flat, since a dict for every turn would be slow."""
-    turns, starts, extras, errors, files, lines = zip(*batch, strict=True) if batch else [()] * 6
+    turns, starts, extras, errors, files, lines, reasons, evidence, _ = (
+        zip(*batch, strict=True) if batch else [()] * 9
+    )
     flat = [turn for each in turns for turn in each or ()]
     roles, contents = zip(*flat, strict=True) if flat else [()] * 2
     values = pl.DataFrame({"role": roles, "content": contents}, schema=_TURN)
@@ -242,6 +307,8 @@ def _build(batch: list[OutputRow]) -> pl.DataFrame:
             "error": pl.Series(errors, dtype=pl.String),
             "file": pl.Series(files, dtype=pl.String),
             "line": pl.Series(lines, dtype=pl.Int64),
+            "drop_reason": pl.Series(reasons, dtype=pl.String),
+            "evidence": pl.Series(evidence, dtype=pl.String),
         }
     )
     no_parents = pl.when(pl.col("id").is_not_null()).then(pl.lit([], dtype=pl.List(pl.String)))

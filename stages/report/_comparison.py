@@ -99,7 +99,10 @@ def sentence(comparison: Any, num_eval_rows: int) -> str:
     size = f"{abs(gap):.4f} nats per token {'lower' if gap < 0 else 'higher'}"
     ranges = " and ".join(
         f"{comparison[key][0]:+.4f} to {comparison[key][1]:+.4f} {what}"
-        for key, what in (("over_rows", "over held-out rows"), ("over_trainings", "over trainings"))
+        for key, what in (
+            ("over_rows", "over evaluation rows"),
+            ("over_trainings", "over trainings"),
+        )
     )
     heads = {
         "lower": f"Better than `{arm}`",
@@ -107,8 +110,8 @@ def sentence(comparison: Any, num_eval_rows: int) -> str:
         "indistinguishable": f"Indistinguishable from `{arm}`",
     }
     return fill(
-        f"**{heads[comparison['verdict']]}.** Trained on the chosen rows, the model's loss on "
-        f"{num_eval_rows:,} held-out rows is {size} than in the arm `{arm}`. "
+        f"**{heads[comparison['verdict']]}.** Trained on the selected rows, the model's loss on "
+        f"{num_eval_rows:,} evaluation rows is {size} than in the arm `{arm}`. "
         f"95% intervals of the difference: {ranges}.",
         width=WIDTH,
     )
@@ -117,8 +120,8 @@ def sentence(comparison: Any, num_eval_rows: int) -> str:
 def page(result: Any) -> str:
     """The result as Markdown."""
     parts = ["# Did choosing help?"]
-    parts += [sentence(c, result["counts"]["heldout"]["rows"]) for c in result["comparisons"]]
-    header = ["trained on", "held-out loss", "spread", "trainings", "tokens", "answers", "steps"]
+    parts += [sentence(c, result["counts"]["eval_rows"]["rows"]) for c in result["comparisons"]]
+    header = ["trained on", "evaluation loss", "spread", "trainings", "tokens", "answers", "steps"]
     base = ["nothing (as it was)", f"{result['base']['loss']:.4f}", "", "", "", "", ""]
     parts.append(table(header, [base, *(_arm_row(arm) for arm in result["arms"])]))
     sources = list(result["base"]["by_source"])
@@ -127,9 +130,9 @@ def page(result: Any) -> str:
         rows = [
             [source, *(f"{arm['by_source'][source]:.4f}" for arm in arms)] for source in sources
         ]
-        parts.append("Held-out loss by source:")
+        parts.append("Evaluation loss by source:")
         parts.append(table(["source", *(arm["arm"] for arm in arms)], rows))
-    parts.append(_notes(result["counts"]["heldout"]))
+    parts.append(_notes(result["counts"]["eval_rows"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -139,13 +142,13 @@ def _notes(counts: Any) -> str:
         "Loss: negative log-likelihood, nats per token of the assistant's turns; lower is better. "
         "Spread: standard deviation over trainings. Tokens and steps are those of one training, "
         "equal in all arms; answers: how many of the tokens carry loss. A random arm is drawn "
-        "anew for each training, with as many tokens as the chosen rows have. A difference "
+        "anew for each training, with as many tokens as the selected rows have. A difference "
         "counts when both of its intervals exclude zero."
     )
     cut, left_out = counts["rows_cut"], counts["rows_without_answer"]
     if cut or left_out:
         text += (
-            f" Held-out rows cut at max_length: {cut:,}; left out, for want of an answer within "
+            f" Evaluation rows cut at max_length: {cut:,}; left out, for want of an answer within "
             f"max_length: {left_out:,}."
         )
     return fill(text, width=WIDTH)

@@ -24,7 +24,7 @@ from stages._training.dataset import answer_losses, answer_tokens, dataset, row_
 from stages._training.hyperparameters import Hyperparameters
 from stages._training.trainer import fit, load_model, write_json
 
-CHOSEN: Final = "chosen"
+SELECTED: Final = "selected"
 """The arm that trains on the selected rows, as the reports name it."""
 
 
@@ -40,7 +40,7 @@ class Experiment:
         steps: Optimizer steps of each training.
         work: A folder that survives kills.
         pool: Encoded rows with their ids, cut at max_length, as the next two.
-        selected: The rows of the arm `chosen`.
+        selected: The rows of the arm `selected`.
         eval_rows: The rows that losses are measured on, with their `origins`.
     """
 
@@ -80,7 +80,7 @@ def training(
 
     Args:
         experiment: What all trainings share.
-        arm: "chosen", "random" or "pool".
+        arm: "selected", "random" or "pool".
         seed: Of the draw and the order of rows.
         step_done: Called with the number of each finished step.
 
@@ -146,12 +146,12 @@ def candidates(experiment: Experiment, arm: str, generator: np.random.Generator)
 
     Args:
         experiment: What all trainings share.
-        arm: "chosen", "random" or "pool".
+        arm: "selected", "random" or "pool".
         generator: Of the random draw, which stops with the row that brings it to the
             tokens of the selected rows.
     """
     if arm != "random":
-        return experiment.selected if arm == CHOSEN else experiment.pool
+        return experiment.selected if arm == SELECTED else experiment.pool
     order = generator.permutation(experiment.pool.height)
     totals = np.cumsum(row_lengths(experiment.pool)[order])
     needed = int(np.searchsorted(totals, row_lengths(experiment.selected).sum())) + 1

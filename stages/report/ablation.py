@@ -38,13 +38,10 @@ from stages._training.hyperparameters import (
 )
 from stages._training.trainer import quiet, write_json
 from stages.report._comparison import compare, page
-from stages.report._experiment import CHOSEN, Experiment, training, untrained
+from stages.report._experiment import SELECTED, Experiment, training, untrained
 
 NGRAM: Final = 13
 """Words in a run that an evaluation row and a training row must not share (GPT-3's rule)."""
-
-REPORTED: Final = {"pool": "pool", "selected": CHOSEN, "eval_rows": "heldout"}
-"""The edges by their names in `ablation.json`."""
 
 Arm = Literal["random", "pool"]
 
@@ -96,8 +93,8 @@ def ablation(
 ) -> None:
     """Train on the selected rows and on each arm, and compare the losses on evaluation rows.
 
-    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`, in which the
-    selected rows are the arm `chosen`. Loss is the mean negative log-likelihood in nats per
+    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`, which
+    name the rows as the edges do. Loss is the mean negative log-likelihood in nats per
     token of the assistant's turns; see `_comparison.py` for the intervals. Each finished
     training is kept in `ctx.work`.
 
@@ -147,21 +144,21 @@ def ablation(
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
         rows, counts = _encoded(tokenizer, marked, edges, max_length)
-        steps = _steps(num_tokens or counts[CHOSEN]["tokens"], settings, max_length)
+        steps = _steps(num_tokens or counts[SELECTED]["tokens"], settings, max_length)
         experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
-        result = _run(ctx, experiment, (CHOSEN, *arms), num_seeds)
+        result = _run(ctx, experiment, (SELECTED, *arms), num_seeds)
     _write(ctx.files, {"counts": counts, **result})
 
 
 def _encoded(
     tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
 ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
-    """The rows of each edge as tokens, and the counts by the names of `ablation.json`."""
+    """The rows of each edge as tokens, and their counts."""
     rows, counts = {}, {}
     for edge, frame in edges.items():
         encoded = encode(tokenizer, template, frame).drop("error")
         encoded = encoded.with_columns(frame.drop("messages", "tools"))
-        rows[edge], counts[REPORTED[edge]] = cut(encoded, max_length)
+        rows[edge], counts[edge] = cut(encoded, max_length)
         if rows[edge].is_empty():
             raise UserError(f"no row of `{edge}` has an answer to learn or to predict")
     return rows, counts
@@ -194,7 +191,7 @@ def _run(
     return {
         "base": base,
         "arms": [_summary(arm, of_arm[arm]) for arm in arms],
-        "comparisons": [compare(a, of_arm[CHOSEN], of_arm[a], tokens) for a in arms[1:]],
+        "comparisons": [compare(a, of_arm[SELECTED], of_arm[a], tokens) for a in arms[1:]],
         "runs": runs,
     }
 
@@ -223,7 +220,7 @@ def _write(files: Path, result: dict[str, Any]) -> None:
         for arm in result["arms"]
     }
     chart = dot_plot(
-        "Held-out loss after training, one dot per training",
+        "Evaluation loss after training, one dot per training",
         "nats per answer token; lower is better",
         groups,
         {"untrained": result["base"]["loss"]},
@@ -245,7 +242,7 @@ def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.D
         pairs = pl.DataFrame(
             {"row": turns["id"][hits.row], "eval_row": eval_turns["id"][hits.text]}
         ).filter(~pl.col("row").is_in(same.implode()))
-        messages = [f"{row} is held out" for row in same]
+        messages = [f"{row} is an evaluation row" for row in same]
         messages += [
             f"{row} shares {NGRAM} words with {eval_row}"
             for row, eval_row in pairs.unique("row", keep="first", maintain_order=True).iter_rows()
@@ -257,9 +254,8 @@ def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.D
         raise UserError(
             "the arms contain evaluation rows",
             why="\n    ".join(problems),
-            hint="take them out of the pool before selecting: decontaminate.ngram, with the "
-            "file of the evaluation rows loaded by load.benchmarks (path: FILE, benchmark: "
-            "heldout) on the edge benchmarks",
+            hint="take them out of the pool before selecting: select.except, with the pool on the "
+            "edge rows, the evaluation rows on the edge except, and match: near",
         )
 
 

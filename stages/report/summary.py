@@ -6,7 +6,7 @@ narrow enough for a terminal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Final
@@ -15,20 +15,22 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.stage import Files, Records, stage
+from pipeline.stage import Columns, Edges, Files, Records, stage
 from stages._common.charts import table
 from stages._common.option_types import Distinct
+from stages._selection.columns import shown_columns
 
 MAX_VALUES: Final = 12
-"""Values of a column that get a row of their own; the others share one."""
+"""Values of a column that get a row of their own; the others share one. Integers of more
+values are summed up by percentiles."""
 
-CHOSEN: Final = "chosen"
+SELECTED: Final = "selected"
 """The header of the selected rows' numbers."""
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     both = ["origins", *options.columns]
-    return {"pool": both, "selected": [*both, *options.selected_columns]}
+    return {"pool": both, "selected": [*both, *shown_columns(options.selected_columns)]}
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -45,7 +47,22 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", reads=_reads, check=_check)
+def _check_types(options: SimpleNamespace, edges: Edges) -> Columns:
+    """No columns; refuses those that no table can show, as soon as their types are known."""
+    for option in ("columns", "selected_columns"):
+        for name in getattr(options, option):
+            for dtype in (columns[name] for columns in edges["selected"] if name in columns):
+                if dtype.base_type() in (pl.Struct, pl.Array, pl.Binary, pl.Object):
+                    raise OptionError(
+                        option,
+                        f"must name columns of texts, numbers, flags or lists, got {name!r}, "
+                        f"which is {dtype.base_type()}",
+                        hint="leave it out",
+                    )
+    return {}
+
+
+@stage(version=2, scope="set", reads=_reads, adds=_check_types, check=_check)
 def summary(
     ctx: Context,
     pool: Records,
@@ -61,10 +78,11 @@ def summary(
         pool: The rows that were selected from.
         selected: The rows that were selected.
         verdict: The files of `report.ablation`; its page ends this one.
-        columns: Columns of both edges. Texts and integers are counted by value, flags by how
-            many are true; other numbers are summed up by their 10th, 50th and 90th
-            percentiles.
-        selected_columns: Columns that only the selected rows have, such as `cluster`.
+        columns: Columns of both edges. Texts, and integers of at most 12 values, are counted
+            by value, flags by how many are true; other numbers are summed up by their 10th,
+            50th and 90th percentiles, and so are the lengths of lists.
+        selected_columns: Columns that only the selected rows have, such as `cluster`. One
+            that another selector adds, and these rows lack, is named as missing.
 
     Raises:
         UserError: `verdict` is not connected to a `report.ablation`.
@@ -85,27 +103,36 @@ def summary(
         >>> print((ctx.files / "summary.md").read_text().splitlines()[-1])
         | is_code |    1 | 50.0% |      1 | 100.0% |
     """
-    edges = {"pool": pool, CHOSEN: selected}
+    edges = {"pool": pool, SELECTED: selected}
     rows = {edge: frame.height for edge, frame in edges.items()}
     share = f" ({selected.height / pool.height:.1%})" if pool.height else ""
-    parts = [f"# What was chosen\n\n{selected.height:,} of {pool.height:,} rows{share}."]
+    parts = [f"# What was selected\n\n{selected.height:,} of {pool.height:,} rows{share}."]
     parts.append(_counts("source", {e: _sources(frame) for e, frame in edges.items()}, rows))
-    kinds = {name: selected.schema[name] for name in columns}
-    flags = [name for name in columns if kinds[name] == pl.Boolean]
-    scores = [name for name in columns if kinds[name].is_float()]
-    parts += [
-        _counts(name, {edge: frame[name] for edge, frame in edges.items()}, rows)
-        for name in columns
-        if name not in (*flags, *scores)
-    ]
-    if flags:
-        parts.append(_flags(edges, flags, rows))
-    if scores:
-        parts.append(_percentiles(edges, scores))
-    parts += [_counts(name, {CHOSEN: selected[name]}, rows) for name in selected_columns]
+    parts += _tables(columns, edges, rows)
+    absent = [name for name in selected_columns if name not in selected.columns]
+    added = [name for name in selected_columns if name not in absent]
+    parts += _tables(added, {SELECTED: selected}, rows)
+    if absent:
+        parts.append(f"The selected rows have no {', '.join(f'`{name}`' for name in absent)}.")
     if verdict is not None:
         parts.append(_page(verdict))
     (ctx.files / "summary.md").write_text("\n\n".join(parts) + "\n", "utf-8")
+
+
+def _tables(
+    names: Sequence[str], edges: Mapping[str, pl.DataFrame], rows: Mapping[str, int]
+) -> list[str]:
+    """The tables of these columns: one for each that is counted by value, then the others'."""
+    columns = {name: {e: frame[name] for e, frame in edges.items()} for name in names}
+    flags = [n for n, on in columns.items() if all(c.dtype == pl.Boolean for c in on.values())]
+    measured = {name: _measured(on) for name, on in columns.items()}
+    counted = [name for name in names if name not in flags and not measured[name]]
+    parts = [_counts(name, columns[name], rows) for name in counted]
+    if flags:
+        parts.append(_flags(edges, flags, rows))
+    if any(measured.values()):
+        parts.append(_percentiles({_label(n, columns[n]): on for n, on in measured.items() if on}))
+    return parts
 
 
 def _sources(rows: pl.DataFrame) -> pl.Series:
@@ -158,13 +185,36 @@ def _flags(edges: Mapping[str, pl.DataFrame], names: list[str], rows: Mapping[st
     return table(header, [_cells(n, t, rows, edges) for n, t in zip(names, true, strict=True)])
 
 
-def _percentiles(edges: Mapping[str, pl.DataFrame], names: list[str]) -> str:
+def _label(name: str, series: Mapping[str, pl.Series]) -> str:
+    is_list = any(isinstance(column.dtype, pl.List) for column in series.values())
+    return f"{name} (length)" if is_list else name
+
+
+def _measured(series: Mapping[str, pl.Series]) -> dict[str, pl.Series]:
+    """The numbers of a column that are summed up by percentiles; none where values are counted.
+
+    series: the column on each edge. Of a list its length is measured.
+    """
+    if all(isinstance(column.dtype, pl.List) for column in series.values()):
+        return {edge: column.list.len() for edge, column in series.items()}
+    few = pl.concat([c.cast(pl.String) for c in series.values()]).n_unique() <= MAX_VALUES
+    kinds = [column.dtype for column in series.values()]
+    if all(kind.is_numeric() and not (few and kind.is_integer()) for kind in kinds):
+        return dict(series)
+    return {}
+
+
+def _percentiles(columns: Mapping[str, Mapping[str, pl.Series]]) -> str:
+    """Three percentiles of each column on each edge."""
     levels = (0.1, 0.5, 0.9)
+    edges = next(iter(columns.values()))
     header = ["score", *(f"{edge} {level:.0%}" for edge in edges for level in levels)]
     cells = []
-    for name in names:
-        values = [f[name].drop_nans().quantile(level) for f in edges.values() for level in levels]
-        cells.append([name, *("" if value is None else f"{value:.3g}" for value in values)])
+    for name, series in columns.items():
+        values = [c.drop_nans().quantile(level) for c in series.values() for level in levels]
+        whole = all(column.dtype.is_integer() for column in series.values())
+        style = ",.0f" if whole else ".3g"
+        cells.append([name, *("" if value is None else f"{value:{style}}" for value in values)])
     return table(header, cells)
 
 

@@ -5,7 +5,8 @@ They cost almost nothing, and the length of the answer alone is a strong baselin
 vectors and all rows, so it is a stage of its own: `score.knn`.
 
 A word is a run of letters and digits; those of the measures after the lengths are in lower
-case. A turn is measured by its content, or by more of it (`view`).
+case. Of Chinese, Japanese, Thai, Lao, Khmer and Burmese, which are written without spaces, it
+is a character. A turn is measured by its content, or by more of it (`view`).
 
 - `turns`: the number of user turns;
 - `prompt_chars`, `prompt_words`: of the first user turn with its input;
@@ -42,10 +43,10 @@ from pipeline.types import Count
 from schemas.records import first_user_turn, num_tool_calls, reasoning, response, turns
 from schemas.turns import View
 from stages._text.ragged import Ragged, distinct, offsets_of
-from stages._text.tokens import factorize, ngram_hashes
+from stages._text.tokens import factorize, ngram_hashes, spaced
 
-WORD: Final = r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*"
-"""A run of letters and digits, apostrophes inside it included."""
+WORD: Final = r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:['’]\p{L}[\p{L}\p{M}]*)*"
+"""A run of letters and digits with their marks, apostrophes inside it included."""
 
 FACTOR: Final = 0.72
 """The type-token ratio at which MTLD closes a factor (McCarthy and Jarvis 2010)."""
@@ -126,15 +127,19 @@ def _measured(rows: pl.DataFrame, ngram_size: int, view: View) -> pl.DataFrame:
         .cast(pl.Int32)
         .alias("reasoning_chars"),
     )
-    words = texts["response"].fill_null("").str.to_lowercase().str.extract_all(WORD)
+    separated = texts.select(spaced(pl.col("prompt", "response")))
+    words = separated["response"].fill_null("").str.to_lowercase().str.extract_all(WORD)
     offsets = offsets_of(words.list.len().to_numpy())
     flat = words.explode(empty_as_null=False, keep_nulls=False)
     return texts.select(
         "turns",
         pl.col("prompt").str.len_chars().cast(pl.Int32).alias("prompt_chars"),
-        pl.col("prompt").str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
+        separated["prompt"].str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
         pl.col("response").str.len_chars().cast(pl.Int32).alias("response_chars"),
-        _word_counts(texts["response"], words).cast(pl.Int32).alias("response_words"),
+        pl.when(pl.col("response").is_not_null())
+        .then(words.list.len())
+        .cast(pl.Int32)
+        .alias("response_words"),
         _column("mtld", _mtld(factorize(flat)[1], offsets)),
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
@@ -147,17 +152,6 @@ def _measured(rows: pl.DataFrame, ngram_size: int, view: View) -> pl.DataFrame:
 def _column(name: str, values: NDArray[np.float64]) -> pl.Series:
     """The values as a stage adds them; null in place of NaN."""
     return pl.Series(name, values, nan_to_null=True).cast(pl.Float32)
-
-
-def _word_counts(texts: pl.Series, lowered: pl.Series) -> pl.Series:
-    """The number of words of each text as it is written; null for a missing text.
-
-    ASCII has as many words in lower case, which are there already (`lowered`). In other
-    texts they are counted anew: the lower case of "İ" is an i and a dot that is no letter.
-    """
-    is_ascii = (texts.str.len_bytes() == texts.str.len_chars()).fill_null(False)
-    rest = (~is_ascii).arg_true()
-    return lowered.list.len().scatter(rest, texts.gather(rest).str.count_matches(WORD))
 
 
 def _mtld(words: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from stages._text.ngram_index import MIN_DISTINCT_WORDS, MIN_WORDS_ANYWHERE
+from stages._text.ngram_index import MIN_WORDS_ANYWHERE
+from stages._text.ngram_table import MIN_DISTINCT_WORDS
 from stages._text.tokens import words
 
 Words = list[str]

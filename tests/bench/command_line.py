@@ -38,9 +38,9 @@ def measure(data: Data) -> list[Line]:
     """curate.yaml on the pool, again with nothing to do, and `--help`."""
     with tempfile.TemporaryDirectory() as folder:
         recipe = ("run", "tests/bench/curate.yaml", "--store", folder)
-        given = (*recipe, "--set", f"stages.pool.with.path={data.pool}")
-        whole, memory = timed(*given)
-        again = min(timed(*given)[0] for _ in range(3))
+        settings = (*recipe, "--set", f"stages.pool.with.path={data.pool}")
+        whole, memory = timed(*settings)
+        again = min(timed(*settings)[0] for _ in range(3))
     helping = min(timed("--help")[0] for _ in range(5))
     return [
         bound(f"curate {len(data.rows):,} rows, seven stages", whole, "s", 30),

@@ -40,16 +40,16 @@ def measure(data: Data) -> list[Line]:
     work = f"load, filters, near-duplicates, Parquet, {len(data.rows):,} rows"
     lines = []
     for name, demanded in (("data-juicer", 20.0), ("datatrove", 10.0)):
-        theirs, told = done[name].outcome, ""
-        if theirs:
-            passed = int(theirs["passed"])
+        expected_rows, reported = done[name].outcome, ""
+        if expected_rows:
+            passed = int(expected_rows["passed"])
             assert passed == ours["passed"], f"{name}: {passed} rows have the length, not ours"
-            both = len(np.intersect1d(ours["kept"], theirs["kept"]))
-            told = (
+            both = len(np.intersect1d(ours["kept"], expected_rows["kept"]))
+            reported = (
                 f"same {passed:,} by length; in the end {len(ours['kept']):,} and "
-                f"{len(theirs['kept']):,}, {both:,} of them in both"
+                f"{len(expected_rows['kept']):,}, {both:,} of them in both"
             )
-        lines.append(versus(work, done["ours"], name, done[name], told, demanded))
+        lines.append(versus(work, done["ours"], name, done[name], reported, demanded))
     return lines
 
 

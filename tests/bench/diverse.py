@@ -23,7 +23,7 @@ def measure(data: Data) -> list[Line]:
 
 def threshold(data: Data) -> list[Line]:
     """The longest answers first. The reference's loop runs on a sample, compared per pair."""
-    given = {"limit": LIMIT}
+    arguments = {"limit": LIMIT}
     whole, sample = (
         {"file": data.vectors(384, rows), "scores": data.lengths(384, rows)}
         for rows in (10_000, SAMPLE)
@@ -33,7 +33,7 @@ def threshold(data: Data) -> list[Line]:
         data.folder,
         [
             Contestant("ours", "tests.bench.ours:diverse", {**whole, **ours}),
-            Contestant("numpy", f"{BASELINES}:threshold", {**whole, **given}),
+            Contestant("numpy", f"{BASELINES}:threshold", {**whole, **arguments}),
         ],
         rounds=5,
     )
@@ -41,7 +41,7 @@ def threshold(data: Data) -> list[Line]:
         data.folder,
         [
             Contestant("ours", "tests.bench.ours:diverse", {**sample, **ours}),
-            Contestant("loop", f"{PEERS}:threshold_loop", {**sample, **given}),
+            Contestant("loop", f"{PEERS}:threshold_loop", {**sample, **arguments}),
         ],
         rounds=1,
     )
@@ -51,9 +51,9 @@ def threshold(data: Data) -> list[Line]:
     work = f"distance threshold, {len(kept):,} x 384"
     share = _pairs(loop["ours"]) / _pairs(done["ours"])
     small = loop["ours"].outcome["kept"]
-    told = f"per pair, on {len(small):,} rows; same {small.sum():,} kept there"
+    reported = f"per pair, on {len(small):,} rows; same {small.sum():,} kept there"
     return [
-        versus(work, done["ours"], "DEITA's loop", loop["loop"], told, 100, share),
+        versus(work, done["ours"], "DEITA's loop", loop["loop"], reported, 100, share),
         versus(work, done["ours"], "blocked numpy", done["numpy"], f"same {kept.sum():,} kept", 1),
     ]
 
@@ -81,10 +81,10 @@ def k_center(data: Data) -> list[Line]:
     for name in ("numpy", "loop"):
         assert np.array_equal(chosen, done[name].outcome["chosen"]), "k-center picks other rows"
     count = len(done["ours"].outcome["kept"])
-    work, told = f"k-center, {count:,} x 256, {PICKS} picks", "same picks in the same order"
+    work, reported = f"k-center, {count:,} x 256, {PICKS} picks", "same picks in the same order"
     return [
-        versus(work, done["ours"], "distances anew for each pick", done["loop"], told, 10),
-        versus(work, done["ours"], "running minimum, numpy", done["numpy"], told, 1),
+        versus(work, done["ours"], "distances anew for each pick", done["loop"], reported, 10),
+        versus(work, done["ours"], "running minimum, numpy", done["numpy"], reported, 1),
     ]
 
 

@@ -229,4 +229,4 @@ def _timed(work: Callable[[], Any]) -> tuple[float, float]:
 if __name__ == "__main__":
     from tests.bench.table import render
 
-    print(render(measure(Path(tempfile.gettempdir())), applicable=True))
+    print(render(measure(Path(tempfile.gettempdir()))))

@@ -33,25 +33,25 @@ QUIET = {
 def prepare() -> None:
     """Install the peers, once. One that cannot be installed is left out, and said so."""
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    wanted: list[str] = pins["project"]["optional-dependencies"]["bench"]
-    digest = hashlib.sha256("\n".join(wanted).encode() + CONSTRAINTS.read_bytes()).hexdigest()
+    requested: list[str] = pins["project"]["optional-dependencies"]["bench"]
+    digest = hashlib.sha256("\n".join(requested).encode() + CONSTRAINTS.read_bytes()).hexdigest()
     stamp = ENVIRONMENT / ".ready"
     if stamp.exists() and stamp.read_text() == digest:
         return
     print(f"installing the peers into {ENVIRONMENT.name} (about 2 minutes and 2 GB)", flush=True)
     venv.create(ENVIRONMENT, with_pip=True, clear=True)
-    if _install(*wanted):
-        for one in wanted:
-            if told := _install(one):
-                print(f"  {one} cannot be installed here: {told}", flush=True)
+    if _install(*requested):
+        for one in requested:
+            if reported := _install(one):
+                print(f"  {one} cannot be installed here: {reported}", flush=True)
     stamp.write_text(digest)
 
 
-def _install(*wanted: str) -> str | None:
+def _install(*requested: str) -> str | None:
     """Install with pip; why it failed, or None."""
     command = [PEERS_PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
-        [*command, "-c", CONSTRAINTS, *wanted], capture_output=True, text=True, check=False
+        [*command, "-c", CONSTRAINTS, *requested], capture_output=True, text=True, check=False
     )
     if done.returncode == 0:
         return None

@@ -87,10 +87,10 @@ def _data_juicer(source: Path, work: Path) -> Outcome:
         )
     )
     executor = DefaultExecutor(init_configs(["--config", str(configuration)]))
-    told: list[str] = []
-    logger.add(lambda message: told.append(str(message)))
+    reported: list[str] = []
+    logger.add(lambda message: reported.append(str(message)))
     executor.run(skip_return=True)
-    left = re.search(r"text_length_filter\] Done.*Left (\d+)", "".join(told))
+    left = re.search(r"text_length_filter\] Done.*Left (\d+)", "".join(reported))
     assert left, "data-juicer does not say how many rows a filter left"
     return _outcome((work / "out").rglob("*.parquet"), int(left[1]))
 
@@ -117,11 +117,11 @@ def _datatrove(source: Path, work: Path) -> Outcome:
 
     def execute(tasks: int, *steps: Any) -> int:
         """Run; how many rows the filter by characters left, if it is there."""
-        told = LocalPipelineExecutor(
+        reported = LocalPipelineExecutor(
             list(steps), tasks=tasks, workers=min(tasks, 2), logging_dir=str(work / "logs"),
             skip_completed=False, start_method="fork",
         ).run()  # fmt: skip
-        lengths = [one for one in told.stats if "Lambda" in one.name]
+        lengths = [one for one in reported.stats if "Lambda" in one.name]
         return int(lengths[0].stats["forwarded"].total) if lengths else 0
 
     only = {"min_avg_word_length": None, "max_avg_word_length": None, "min_stop_words": None}

@@ -99,14 +99,14 @@ def semhash(folder: Path, file: str, limit: float) -> Run:
     vectors = np.load(folder / file)
     records = [str(i) for i in range(len(vectors))]
 
-    class Given:
+    class Arguments:
         """An encoder that is never asked: the vectors are given."""
 
         def encode(self, inputs: object, **_: object) -> np.ndarray:
             raise AssertionError("the vectors are given")
 
     def run() -> dict[str, np.ndarray]:
-        index = SemHash.from_embeddings(vectors, records, Given())
+        index = SemHash.from_embeddings(vectors, records, Arguments())
         kept = np.zeros(len(vectors), dtype=bool)
         kept[[int(one) for one in index.self_deduplicate(threshold=limit).selected]] = True
         return {"kept": kept}

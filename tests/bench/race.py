@@ -107,9 +107,9 @@ class Runner:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            told = [text for text in self.log.read_text().splitlines() if text.strip()]
-            told = told if not self.contestant.peer else told[-1:]
-            raise PeerFailed("\n".join(told[-30:]) or f"ended with {self.process.returncode}")
+            reported = [text for text in self.log.read_text().splitlines() if text.strip()]
+            reported = reported if not self.contestant.peer else reported[-1:]
+            raise PeerFailed("\n".join(reported[-30:]) or f"ended with {self.process.returncode}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -132,15 +132,17 @@ def race(files: Path, contestants: Sequence[Contestant], rounds: int = 3) -> dic
                         runners[name] = Runner(contestant, files, scratch)
                         stack.callback(runners[name].close)
                     times[name].append(runners[name].run())
-                except PeerFailed as told:
+                except PeerFailed as failure:
                     if not contestant.peer:
                         raise
-                    skipped[name] = str(told)
-                    print(f"    {name}: skipped, {told}", flush=True)
+                    skipped[name] = str(failure)
+                    print(f"    {name}: skipped, {failure}", flush=True)
                     continue
                 last = times[name][-1]
-                told = f"{last['seconds']:.2f} s, CPU {last['cpu']:.2f} s, {last['gib']:.2f} GiB"
-                print(f"    {name}: {told}", flush=True)
+                reported = (
+                    f"{last['seconds']:.2f} s, CPU {last['cpu']:.2f} s, {last['gib']:.2f} GiB"
+                )
+                print(f"    {name}: {reported}", flush=True)
         return {
             name: Result(skipped=skipped[name])
             if name in skipped

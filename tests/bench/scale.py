@@ -22,7 +22,7 @@ SIZES = (125_000, 250_000, 500_000, 1_000_000)
 SMALL = (5_000, 10_000, 20_000, 40_000)
 REPEATS = 20
 LIMIT = 4.0
-SLACK = 0.1
+TOLERANCE = 0.1
 """How far the fitted exponent may lie above that of n log n: four measurements are noisy."""
 
 
@@ -61,7 +61,7 @@ def _lines(work: str, sizes: tuple[int, ...], seconds: list[float], gib: float) 
         Line(what, f"{gib:.2f} GiB", demanded=f"<= {LIMIT:g} GiB", met=gib <= LIMIT),
         Line(
             what, f"n^{exponent:.2f}", demanded=f"<= n^{1 + growth:.2f} (n log n)",
-            outcome=shown, met=exponent <= 1 + growth + SLACK,
+            outcome=shown, met=exponent <= 1 + growth + TOLERANCE,
         ),
     ]  # fmt: skip
 

@@ -53,4 +53,4 @@ def measure(folder: Path) -> list[Line]:
 if __name__ == "__main__":
     from tests.bench.table import render
 
-    print(render(measure(Path(tempfile.gettempdir())), applicable=True))
+    print(render(measure(Path(tempfile.gettempdir()))))

@@ -18,7 +18,7 @@ class Line:
     work: str
     ours: str = ""
     against: str = ""
-    theirs: str = ""
+    peer: str = ""
     ratio: str = ""
     demanded: str = ""
     outcome: str = ""
@@ -27,35 +27,35 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         verdict = {None: "", True: "yes", False: "NO"}[self.met]
         return (
-            self.work, self.ours, self.against, self.theirs,
+            self.work, self.ours, self.against, self.peer,
             self.ratio, self.demanded, verdict, self.outcome,
         )  # fmt: skip
 
 
-HEADER = ("work", "ours", "against", "theirs", "ratio", "demanded", "met", "outcome")
+HEADER = ("work", "ours", "against", "peer", "ratio", "demanded", "met", "outcome")
 
 
 def versus(
     work: str,
     ours: Result,
     name: str,
-    theirs: Result,
+    peer: Result,
     outcome: str,
     demanded: float | None = None,
     share: float = 1.0,
 ) -> Line:
     """How many times faster we are.
 
-    share: the part of our work that theirs did, where it ran on a sample.
+    share: the part of our work that the peer did, where it ran on a sample.
     """
     measured = f"{ours.seconds:.2f} s"
-    if theirs.skipped:
-        return Line(work, measured, name, "skipped", outcome=theirs.skipped.splitlines()[-1][:90])
-    ratio = theirs.seconds / (ours.seconds * share)
-    wanted = "" if demanded is None else f">= {demanded:g} x"
+    if peer.skipped:
+        return Line(work, measured, name, "skipped", outcome=peer.skipped.splitlines()[-1][:90])
+    ratio = peer.seconds / (ours.seconds * share)
+    requested = "" if demanded is None else f">= {demanded:g} x"
     met = None if demanded is None else ratio >= demanded
-    told = f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.2f} x"
-    return Line(work, measured, name, f"{theirs.seconds:.2f} s", told, wanted, outcome, met)
+    reported = f"{ratio:,.0f} x" if ratio >= 100 else f"{ratio:.2f} x"
+    return Line(work, measured, name, f"{peer.seconds:.2f} s", reported, requested, outcome, met)
 
 
 def bound(work: str, value: float, unit: str, limit: float, outcome: str = "") -> Line:

@@ -40,13 +40,13 @@ def main() -> None:
         reset_peak()
         began, before = time.perf_counter(), sum(os.times()[:4])
         arrays = run()
-        told = {
+        reported = {
             "seconds": time.perf_counter() - began,
             "cpu": sum(os.times()[:4]) - before,
             "gib": peak_memory() / 2**30,
         }
         np.savez(outcome, **arrays)
-        answers.write(json.dumps(told) + "\n")
+        answers.write(json.dumps(reported) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.tables import estimates, plan_table
+from pipeline.cli.tables import estimates, plan_table, plan_totals
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.estimate import budget_warnings, comparison, estimate_steps
+from pipeline.execution.estimate import (
+    Amounts,
+    Estimate,
+    budget_warnings,
+    comparison,
+    estimate_steps,
+)
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
@@ -126,16 +132,21 @@ stages:
 """
     (tmp_path / "spent.yaml").write_text(text)
     call = (str(tmp_path / "spent.yaml"), "--store", str(tmp_path / "store"))
+    run(Recipe.load(call[0]), tmp_path / "store", "a")
+    planned = command("plan", *call)
+    assert "warning: the budget of the run is 4 requests; 6 are expected" in planned.stdout
     first = command("run", *call)
     assert first.returncode == Exit.BUDGET, first.stderr
     assert "the budget of the run is reached: 4 requests" in first.stderr
     assert "2 requests are left" in first.stderr
-    assert "asked by new: 4 requests" in first.stderr
+    assert "requests of new: 4 requests, " in first.stderr, "a part is not compared with the whole"
+    assert "about 2 requests left" in first.stderr
     planned = command("plan", *call)
-    assert "warning: the budget of the run is 4 requests; 6 are expected" in planned.stdout
+    assert "4 more requests are in the journal" in planned.stdout
+    assert "warning" not in planned.stdout, "2 are left to send"
     second = command("run", *call)
     assert second.returncode == Exit.DONE, second.stderr
-    assert "asked by new: 6 requests (estimate +0%), 4 of them known before" in second.stderr
+    assert "requests of new: 2 requests (estimate +0%), 4 more answered by the" in second.stderr
     raised = command("run", *call, "--set", "budget.requests=9")
     assert raised.returncode == Exit.DONE
 
@@ -162,38 +173,41 @@ def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: i
     store = tmp_path / "store"
     wired = recipe(tmp_path, port, prices=PRICES)
 
-    def expected(one: Recipe) -> dict[str, dict[str, Any]]:
+    def estimated(one: Recipe) -> dict[str, Estimate]:
         opened = Store(store)
-        return {e["name"]: e for e in estimates(one, opened, plan(one, opened))}
+        return estimate_steps(one, opened, plan(one, opened))
 
-    unknown = expected(wired)
-    assert (unknown["new"]["requests"], unknown["new"]["tokens"]) == (None, None)
+    unknown = estimated(wired)["new"]
+    assert (unknown.expected, unknown.unknown) == (Amounts(), True)
     run(wired, store, "a")
-    counted = expected(wired)
-    assert (counted["new"]["rows"], counted["new"]["requests"]) == (ROWS, ROWS)
-    assert counted["new"]["at_most"], "nothing was seen of this model"
+    counted = estimated(wired)["new"]
+    assert (counted.expected.rows, counted.expected.requests) == (ROWS, ROWS)
+    assert counted.longest, "nothing was seen of this model"
+    assert not counted.all_kept, "its rows are there"
     runner = Runner(wired, Store(store), LineProgress(3, lambda text: None))
     runner.run()
     assert runner.used["new"].requests == ROWS
     for unit in ("tokens", "money"):
-        assert 1 / 2 < counted["new"][unit] / getattr(runner.used["new"], unit) < 2
+        ratio = getattr(counted.expected, unit) / getattr(runner.used["new"], unit)
+        assert 1 / 2 < ratio < 2
     (line,) = [t for t in comparison(runner.expected, runner.used) if t.startswith("new")]
     assert f"{ROWS} requests (estimate +0%), " in line
     assert "tokens (estimate for the longest answers " in line
-    assert expected(wired)["new"]["requests"] is None, "nothing is to be asked"
+    assert estimated(wired)["new"] == Estimate(), "nothing is to be asked"
 
     more = recipe(tmp_path, port, prices=PRICES, new={"with": {"model": "m", "samples": 3}})
-    seen = expected(more)["new"]
-    assert not seen["at_most"], "now its lengths are known"
-    assert seen["requests"] == 3 * ROWS
-    assert seen["tokens"] == pytest.approx(3 * runner.used["new"].tokens, rel=0.01)
-    assert seen["money"] == pytest.approx(3 * runner.used["new"].money, rel=0.01)
+    seen = estimated(more)["new"]
+    assert not seen.longest, "now its lengths are known"
+    assert (seen.expected.requests, seen.journal) == (2 * ROWS, ROWS), (
+        "one sample is in the journal"
+    )
+    assert seen.expected.tokens == pytest.approx(2 * runner.used["new"].tokens, rel=0.01)
+    assert seen.expected.money == pytest.approx(2 * runner.used["new"].money, rel=0.01)
     again = Runner(more, Store(store), LineProgress(3, lambda text: None))
     again.run()
     (line,) = [t for t in comparison(again.expected, again.used) if t.startswith("new")]
-    assert f"{3 * ROWS} requests (estimate +0%), {ROWS} of them known before" in line
-    real = again.used["new"].tokens
-    assert abs(seen["tokens"] * 2 / 3 / real - 1) < 0.3
+    assert f"{2 * ROWS} requests (estimate +0%), {ROWS} more answered by the journal" in line
+    assert abs((seen.expected.tokens or 0) / again.used["new"].tokens - 1) < 0.3
 
     other = artifact(more, store, "new")
     assert other.manifest["used"]["cached"] == ROWS
@@ -206,10 +220,10 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     opened = Store(store)
     found = estimate_steps(limited, opened, plan(limited, opened))
     (told,) = budget_warnings(limited, found)
-    tokens = found["new"].tokens
-    total = sum(estimate.tokens or 0 for estimate in found.values())
-    assert told == f"the budget of the run is 9 tokens; at most {total} are expected"
-    shown = plan_table(estimates(limited, opened, plan(limited, opened)))
+    tokens = found["new"].at_most.tokens
+    together = sum(estimate.expected.tokens or 0 for estimate in found.values())
+    assert told == f"the budget of the run is 9 tokens; at most {together:,} are expected"
+    shown = plan_table(estimates(plan(limited, opened), found), plan_totals(found))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
 
@@ -219,9 +233,9 @@ def test_the_journal_tells_the_lengths_of_a_stage_that_never_ran(tmp_path: Path,
     run(recipe(tmp_path, port), store, "new")
     opened = Store(store)
     wired = recipe(tmp_path, port)
-    told = {e["name"]: e for e in estimates(wired, opened, plan(wired, opened))}
-    assert told["rated"]["requests"] == ROWS
-    assert told["rated"]["tokens"] == pytest.approx(used(store), rel=0.15)
+    rated = estimate_steps(wired, opened, plan(wired, opened))["rated"]
+    assert rated.expected.requests == ROWS
+    assert rated.expected.tokens == pytest.approx(used(store), rel=0.15)
 
 
 @given(

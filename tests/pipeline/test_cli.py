@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -87,9 +88,10 @@ def test_json_is_all_that_is_printed(ran: tuple[str, str]) -> None:
     changed = "stages.brief.with.maximum=9"
     plan = json.loads(ask(ran, "plan", "--json", "--set", changed).stdout)
     brief = plan["stages"][2]
-    assert (brief["state"], brief["rows"]) == ("stale", 40)
+    assert (brief["state"], brief["expected"]["rows"]) == ("stale", 40)
     assert brief["causes"] == ["option maximum: 20 -> 9"]
-    assert plan["stages"][3]["requests"] == 4, "what the last run needed"
+    assert plan["stages"][3]["expected"]["requests"] == 4, "what the last run needed"
+    assert plan["total"]["expected"]["requests"] == 4
     why = json.loads(ask(ran, "why", "brief", "--json", "--set", changed).stdout)
     assert why["stages"][0]["causes"] == ["option maximum: 20 -> 9"]
     entry = artifact(Recipe.load(ran[0]), Path(ran[1]), "a").read("kept")["id"][0]
@@ -120,9 +122,82 @@ def test_rows_are_printed_and_saved(ran: tuple[str, str], tmp_path: Path) -> Non
     assert failed == {"id": None, "file": "rows.txt", "line": 42, "error": "no tab in 'no tab'"}
     (merged,) = map(json.loads, ask(ran, "cat", "a", "--dropped").stdout.splitlines())
     assert merged["drop_reason"] == "duplicate"
-    none = tmp_path / "none.parquet"
-    assert ask(ran, "cat", "brief", "--failed", "-o", str(none)).returncode == 0
-    assert pl.read_parquet(none).columns == ["id", "file", "line", "error"]
+    dropped = [json.loads(row) for row in ask(ran, "cat", "brief", "--dropped").stdout.splitlines()]
+    assert dropped
+    for row in dropped:
+        assert row.keys() == {*printed[0], "drop_reason", "evidence"}, "all columns of the input"
+
+
+@pytest.mark.parametrize("part", [[], ["--dropped"], ["--failed"]])
+def test_no_rows_are_saved_with_their_columns(
+    ran: tuple[str, str], tmp_path: Path, part: list[str]
+) -> None:
+    """Nothing is kept of one, nothing dropped or failed in another; the schema is the same."""
+    nothing = ["--set", "stages.brief.with.maximum=0"]
+    assert ask(ran, "run", "brief", *nothing).returncode == 4
+    stages = {"brief": nothing} if not part else {"sized": [], "new": []}
+    for stage, options in stages.items():
+        for name in ("rows.parquet", "rows.jsonl"):
+            done = ask(ran, "cat", stage, *part, *options, "-o", str(tmp_path / name))
+            assert done.returncode == 0, done.stderr
+        assert (tmp_path / "rows.jsonl").read_text() == "" or stage == "new"
+        columns = set(pl.read_parquet(tmp_path / "rows.parquet").columns)
+        if part == ["--failed"]:
+            assert columns == {"id", "file", "line", "error"}
+        else:
+            assert {"id", "messages", "origins", "extra"} <= columns
+            assert ("length" if stage != "new" else "score") in columns
+            assert ({"drop_reason", "evidence"} <= columns) == bool(part)
+    assert ask(ran, "run").returncode == 4
+
+
+def test_a_run_says_what_ran_and_what_was_cached(ran: tuple[str, str]) -> None:
+    changed = ["--set", "stages.brief.with.maximum=11"]
+    first = ask(ran, "run", "brief", *changed).stdout.splitlines()
+    ends = {line.split()[0]: line.split()[-1] for line in first if not line.startswith(" ")}
+    assert [ends[name] for name in ("a", "sized", "brief")] == ["cached", "cached", "ran"]
+    assert "cached" in ask(ran, "run", "brief", *changed).stdout.splitlines()[-2]
+    assert ask(ran, "run").returncode == 4
+
+
+def test_tables_fit_the_terminal(ran: tuple[str, str]) -> None:
+    for columns in ("80", "60"):
+        for verb, more in (("plan", []), ("plan", ["--store", "/tmp/none-there"]), ("status", [])):
+            done = command(verb, ran[0], "--store", ran[1], *more, COLUMNS=columns)
+            table = done.stdout.split("\n\n")[0]
+            assert max(map(len, table.splitlines())) <= int(columns), table
+    wide = command("plan", ran[0], "--store", "/tmp/none-there", COLUMNS="200").stdout
+    assert "tests.support.toys.load" in wide
+
+
+def test_a_dropped_row_is_shown_with_the_row_that_it_equals(
+    ran: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.txt").write_text("one\tthe same\ntwo\tthe same\n")
+    text = TEXT.split("  sized")[0] + "  unique: {uses: toy.distinct, needs: a}\n"
+    (tmp_path / "equal.yaml").write_text(toys(text))
+    call = str(tmp_path / "equal.yaml"), str(tmp_path / "store")
+    run(Recipe.load(call[0]), Path(call[1]))
+    (dropped,) = map(json.loads, ask(call, "cat", "unique", "--dropped").stdout.splitlines())
+    kept = json.loads(dropped["evidence"])["duplicate_of"]
+    other = {"one": "two", "two": "one"}[dropped["messages"][0]["content"]]
+    explained = ask(call, "explain", dropped["id"]).stdout
+    assert f"  {kept}: user: {other} assistant: the same" in explained
+    history = json.loads(ask(call, "explain", dropped["id"], "--json").stdout)["history"]
+    assert history[-1]["named"] == {kept: f"user: {other}\nassistant: the same"}
+
+
+def test_code_drift_is_said_by_status(ran: tuple[str, str], tmp_path: Path) -> None:
+    shutil.copytree(ran[1], tmp_path / "store")
+    for path in (tmp_path / "store/code").iterdir():
+        if "at_most" in path.name:
+            path.write_text('"other"')
+    done = ask((ran[0], str(tmp_path / "store")), "status")
+    assert "the code of tests.support.toys.at_most changed under the same" in done.stdout
+    entries = json.loads(ask((ran[0], str(tmp_path / "store")), "status", "--json").stdout)[
+        "stages"
+    ]
+    assert [e["drifted"] for e in entries] == [False, False, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +243,7 @@ def test_help_is_complete(verb: str) -> None:
     text = command(*verb.split(), "--help").stdout
     usage = text.split("\n\n")[0]
     assert "[[" not in usage
+    assert "..." not in command(*verb.split(), "--help", COLUMNS="50").stdout.split("Options:")[1]
     assert not re.search(r"<(?!str>|list\[str\]>|path>)|\w\.\.\.$", text, re.MULTILINE), (
         "cut or bare"
     )
@@ -252,7 +328,10 @@ def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
         (["run", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
         (["run", "RECIPE", "--set", "x"], "must be of the form PATH=VALUE"),
         (["why", "RECIPE", "gone"], "the recipe has no stage 'gone'"),
-        (["cat", "RECIPE", "brief", "--store", "/tmp/none-there"], "brief has not run yet"),
+        (
+            ["cat", "RECIPE", "brief", "--store", "/tmp/none-there"],
+            "brief has not run yet in the store /tmp/none-there",
+        ),
         (["stages", "score.los"], "did you mean 'score.loss'"),
         (["nothing"], "No such command"),
         (["run"], "Missing argument"),
@@ -283,6 +362,11 @@ def test_the_stages_document_themselves() -> None:
     assert done.returncode == 0
     for name in ("load.records", "score.loss", "dedup.minhash", "select.random"):
         assert name in done.stdout
+    family = command("stages", "select").stdout
+    assert "select.random" in family
+    assert "score.loss" not in family
+    listed = json.loads(command("stages", "select", "--json").stdout)
+    assert {e["name"].split(".")[0] for e in listed} == {"select"}
     page = command("stages", "select.random").stdout
     for part in ("seed: integer", "(default 0)", "rows: records", "version 2"):
         assert part in page

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import textwrap
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +12,20 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import pytest
+import yaml
 from pydantic import Field
 
-from pipeline.cli.stage_docs import stage_entry, stage_page
+from pipeline.cli.stage_docs import split_example, stage_entry, stage_page
 from pipeline.context import Context
 from pipeline.errors import OptionError, RecipeErrors, UserError
 from pipeline.execution.plan import check, plan
 from pipeline.models import Embedder, LanguageModel
-from pipeline.recipe.discovery import find
+from pipeline.recipe import renamed
+from pipeline.recipe.discovery import available, find
 from pipeline.recipe.docstrings import parse
+from pipeline.recipe.options import bind
 from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.renamed import renamed_hint
 from pipeline.recipe.type_text import type_text, yaml_text
 from pipeline.stage import ROOT, InputFiles, Records, stage
 from pipeline.store.store import Store
@@ -241,7 +247,8 @@ def test_a_stage_documents_its_options_and_those_of_its_methods() -> None:
     assert "Args:" not in entry["doc"]
 
 
-def test_the_page_of_a_stage() -> None:
+def test_the_page_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     page = command("stages", f"{HERE}.grouped").stdout
     assert page.rstrip() == stage_page(stage_entry(find(f"{HERE}.grouped"))).rstrip()
     options = page.split("\noptions\n")[1]
@@ -271,6 +278,51 @@ def test_the_page_of_a_stage() -> None:
         "  ",
     )
     assert "Keep some rows.\n\nReturns:\n    A verdict for each row.\n\ninputs\n" in page
+
+
+@pytest.mark.parametrize("name", available())
+def test_the_example_of_a_stage_can_be_copied_from_its_page(name: str) -> None:
+    page = stage_page(stage_entry(find(name)))
+    assert "```" not in page
+    assert ">>>" not in page
+    assert "\nExample:" not in page
+    body, heading, copied = page.partition("\nexample, below `stages:` of a recipe\n")
+    body, heading, copied = (body, heading, copied) if heading else page.partition("\nexample\n")
+    text = copied if copied.lstrip().startswith("models:") else f"stages:\n{copied}"
+    steps = yaml.safe_load(text)["stages"]
+    assert name in [step["uses"] for step in steps.values()]
+
+
+def test_a_page_says_once_what_methods_have_in_common() -> None:
+    for name in available():
+        entry = stage_entry(find(name))
+        lines = stage_page(entry).splitlines()
+        assert len(lines) < 300, name
+        for option in entry["options"].values():
+            for method, group in option.get("methods", {}).items():
+                section = _section(lines, method)
+                for inner in group["options"]:
+                    assert re.search(rf"\b{inner}\b", section), (name, method, inner)
+
+
+def _section(lines: list[str], method: str) -> str:
+    """The lines of a method on a page."""
+    start = next(i for i, line in enumerate(lines) if re.match(rf"    {method}(: |$)", line))
+    inside = itertools.takewhile(lambda line: line.startswith("     "), lines[start + 1 :])
+    return "\n".join(inside)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A.\n\nExample:\n    ```yaml\n    a: 1\n    ```\n\n    >>> 1\n    1\n", ("A.", "a: 1")),
+        ("A.\n\nExample::\n\n    a:\n      b: 1\n\nC.", ("A.\n\nC.", "a:\n  b: 1")),
+        ("A.\n\nExample:\n    >>> 1\n    1\n\nC.", ("A.\n\nC.", "")),
+        ("A: see Example: b.", ("A: see Example: b.", "")),
+    ],
+)
+def test_examples_in_docstrings(text: str, expected: tuple[str, str]) -> None:
+    assert split_example(text) == expected
 
 
 def test_no_page_shows_pythons_own_spelling() -> None:
@@ -345,6 +397,8 @@ EDGES = [
         "must have an input for 'reference_answers'",
     ),
     ("generate.respond", "{models: [m], method: context}", "must have an input for 'documents'"),
+    ("select.target", "{method: nearest, budget: 3}", "must have an input for 'target'"),
+    ("select.target", "{method: gaps, budget: 3}", "must have an input for 'held'"),
     ("generate.backtranslate", "{model: m, method: humback}", "must have an input for 'documents'"),
 ]
 
@@ -371,3 +425,65 @@ def test_an_input_that_a_method_needs_is_missed_before_anything_runs(
         Recipe.load(str(tmp_path / "r.yaml"))
     assert what in str(caught.value)
     assert "method" in str(caught.value)
+
+
+MISPLACED = [
+    ("n_clusters: 4\nmethod: kmeans\n", "move it into method: {name: kmeans, n_clusters: ...}"),
+    ("n_clusters: 4\n", "move it into method: {name: kmeans, n_clusters: ...}"),
+    ("n_clusters: 4\nmethod: {name: window, low: 0.1}\n", "write method: {name: kmeans, "),
+    ("low: 0.1\nmethod: window\n", "move it into method: {name: window, low: ...}"),
+    ("method: {name: kmeans, budget: 9}\n", "write 'budget' beside 'method', not inside it"),
+    ("method: {name: window, lov: 0.1}\n", "did you mean 'low', which is missing?"),
+]
+
+
+@pytest.mark.parametrize(("options", "hint"), MISPLACED)
+def test_a_misplaced_option_is_one_mistake_with_its_place(
+    tmp_path: Path, options: str, hint: str
+) -> None:
+    text = mistakes(tmp_path, options)
+    assert f"try: {hint}" in text
+    assert text.endswith("\n1 mistake in the recipe")
+
+
+def test_all_that_is_missing_in_a_group_is_reported(tmp_path: Path) -> None:
+    lines = mistakes(tmp_path, "budget: 0\nmethod: {name: window}\nunit: row\n").splitlines()
+    positions = [int(line.split(":")[1]) for line in lines if line.startswith("/r.yaml")]
+    assert positions == [8, 9, 10]
+
+
+def test_a_nested_option_is_shown_where_it_belongs() -> None:
+    raw = {"model": "m", "num_rows": 9, "classification_num_shots": [1, 1]}
+    models = {"m": LanguageModel(model="any")}
+    _, (problem,) = bind(find("generate.self_instruct"), raw, models, ROOT)
+    assert problem.hint == (
+        "move it into method: {name: self-instruct, "
+        "instances: {name: examples, classification_num_shots: ...}}"
+    )
+
+
+FORMER = [
+    (method, name)
+    for method in available()
+    for stages, names in renamed._rows()
+    if renamed._is_among(method, stages)
+    for name in names
+]
+
+
+def test_the_changelog_names_what_former_options_are_called_now() -> None:
+    assert len(FORMER) > 150
+    for method, name in FORMER:
+        assert str(renamed_hint(method, name)).startswith("renamed (see CHANGELOG.md): "), name
+    assert renamed_hint("select.top", "minimum") == "renamed (see CHANGELOG.md): min_score"
+    assert renamed_hint("select.random", "minimum") is None
+    assert renamed_hint("report.ablation", "warmup") == "renamed (see CHANGELOG.md): warmup_ratio"
+    assert renamed_hint("dedup.exact", "twin") is None, "evidence is no option"
+
+
+@pytest.mark.parametrize("raw", [{"count": 9}, {"num_rows": 9, "preset": "alpaca"}])
+def test_a_former_option_is_one_mistake(raw: dict[str, Any]) -> None:
+    models = {"m": LanguageModel(model="any")}
+    _, (problem,) = bind(find("generate.self_instruct"), raw | {"model": "m"}, models, ROOT)
+    assert problem.what.startswith("unknown option")
+    assert str(problem.hint).startswith("renamed (see CHANGELOG.md): ")

@@ -15,6 +15,7 @@ from pipeline.errors import Exit, UserError
 from pipeline.execution import history
 from pipeline.execution.plan import differences, select_steps
 from pipeline.recipe.recipe import Recipe
+from pipeline.store.hashing import digest
 from pipeline.store.store import Store
 from tests.support.running import MODEL, TOY, artifact, planned_steps, pool, recipe, run, states
 
@@ -305,9 +306,12 @@ def test_an_artifact_of_older_code_can_be_looked_at(tmp_path: Path, old: str) ->
     before, store = chain(tmp_path, sized={"plus": 1}), tmp_path / "store"
     run(before, store)
     for name in ("sized", "brief", "unique"):
-        file = artifact(before, store, name).folder / "manifest.json"
-        manifest = json.loads(file.read_text())
-        file.write_text(json.dumps({**manifest, "parts": OLD_PARTS[old](manifest["parts"])}))
+        latest = artifact(before, store, name)
+        parts = {**OLD_PARTS[old](latest.manifest["parts"]), "of": name}
+        folder = latest.folder.rename(latest.folder.with_name(digest(parts)))
+        manifest = {**latest.manifest, "parts": parts, "fingerprint": folder.name}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        Store(store).set_latest(before.name, name, folder.name)
     now, opened = chain(tmp_path), Store(store)
     assert states(now, store)["sized"] == "stale"
     assert why(now, store, "sized")

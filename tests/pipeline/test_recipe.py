@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import random
+import re
 import shutil
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.plan import plan
-from pipeline.recipe.recipe import Recipe
+from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.store.store import Store
 from tests.support.running import MODEL, TOY, pool, recipe, run, toys
 
@@ -88,7 +93,7 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         15: ["the stages form a cycle: h -> i -> h"],
         18: ["adds 'length', which is there already", "as: {length: another_name}"],
         19: ["needs files for 'files', but 'a3' gives records"],
-        20: ["has no edge 'row'", "did you mean 'rows'", "needs an input for 'rows'"],
+        20: ["has no edge 'row'", "did you mean 'rows', which is missing?"],
         21: ["edge 'rows' must have one input, got 2"],
         22: ["takes no input"],
         23: ["the option 'maximum' is missing"],
@@ -104,6 +109,8 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
             assert reported_at == str(line), (
                 f"{part}: reported at line {reported_at}, stands on {line}"
             )
+    lines = [int(line) for line in re.findall(r"^/r.yaml:(\d+):", text, re.MULTILINE)]
+    assert lines == sorted(lines)
     number = len([line for line in text.splitlines() if "r.yaml:" in line])
     assert text.endswith(f"{number} mistakes in the recipe")
 
@@ -123,14 +130,28 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
         ("name: x\nstages: {a: {uses: ..}}", "there is no stage '..'"),
         ("name: x\nstages: {a: {uses: json.tool}}", "there is no stage 'json.tool'"),
         ("name: x\nstages: {a: {uses: [}}", "is not valid YAML"),
-        ("name: x\nstages: {a: !!python/none 1}", "is not valid YAML"),
+        ("name: x\nstages: {a: !!python/none 1}", "got the tag '!!python/none'"),
         ("name: x\nstages: {[1]: 2}", "is not valid YAML"),
         ("name: x\nstages: &a {b: *a}", "contains itself"),
         ("name: x\nstages: {a: \x01}", "is not valid YAML"),
         ("name: ../x\nstages: {}", "must not begin with a dot or contain a slash, got '../x'"),
-        (
-            "name: x\nstages: {a/b: {uses: toy.load, with: {path: rows.txt}}}",
-            "must not begin with a dot or contain a slash, got 'a/b'",
+        *(
+            (
+                f"name: x\nstages: {{{name}: {{uses: toy.load, with: {{path: rows.txt}}}}}}",
+                "a stage's name must be a letter or _, followed by letters, digits, _ or -, "
+                f"got {shown}",
+            )
+            for name, shown in [
+                ("a/b", "'a/b'"),
+                ("X y", "'X y'"),
+                ("123", "123"),
+                ("on", "true"),
+                ("null", "null"),
+                ("''", "''"),
+                ("a.b", "'a.b'"),
+                ("1a", "'1a'"),
+                ('"a\\n"', "'a\\n'"),
+            ]
         ),
         ("name: x\nmodels: {m: 3}\nstages: {}", "model 'm' must be a mapping"),
         (
@@ -313,3 +334,58 @@ def test_steps_come_in_an_order_in_which_each_follows_what_it_needs() -> None:
         "a": {"uses": f"{TOY}.load", "with": {"path": "README.md"}},
     }
     assert list(Recipe.of("x", steps, MODEL).steps) == ["a", "b", "c"]
+
+
+def test_names_of_stages_may_have_letters_of_any_script(tmp_path: Path) -> None:
+    text = GOOD.replace("sized", "größe-2").replace("brief", "_brief")
+    assert list(load(tmp_path, text).steps) == ["a", "größe-2", "_brief"]
+
+
+def _slips() -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Bundled recipes with one letter of one name missing, and the name that was meant."""
+
+    def mappings(raw: dict[str, Any]) -> Iterator[list[str]]:
+        for name in raw["stages"]:
+            at = ["stages", name]
+            for inner in (at, [*at, "with"], [*at, "needs"], [*at, "with", "method"]):
+                mapping: Any = raw
+                for key in inner:
+                    mapping = mapping.get(key) if isinstance(mapping, dict) else None
+                if isinstance(mapping, dict):
+                    yield inner
+
+    rng = random.Random(11)
+    for path in sorted(RECIPES.glob("*.yaml")):
+        raw = yaml.safe_load(path.read_text())
+        places = [(at, key) for at in mappings(raw) for key in _at(raw, at)]
+        for at, key in rng.sample(places, 16):
+            if key == "name" or (at[-1] == "with" and key == "method"):
+                continue  # without them another method is chosen, with options of its own
+            changed = copy.deepcopy(raw)
+            mapping = _at(changed, at)
+            drop = rng.randrange(len(key))
+            items = [
+                (key[:drop] + key[drop + 1 :] if k == key else k, v) for k, v in mapping.items()
+            ]
+            mapping.clear()
+            mapping.update(items)
+            yield path.stem, changed, key
+
+
+def _at(raw: Any, keys: list[str]) -> Any:
+    for key in keys:
+        raw = raw[key]
+    return raw
+
+
+SLIPS = list(_slips())
+
+
+@pytest.mark.parametrize("slip", range(len(SLIPS)))
+def test_one_slip_is_one_mistake_with_the_name_that_was_meant(slip: int) -> None:
+    name, raw, meant = SLIPS[slip]
+    sections = {k: v for k, v in raw.items() if k in ("models", "prices", "budget")}
+    with pytest.raises(RecipeErrors) as caught:
+        Recipe.of(name, raw["stages"], **sections)
+    (problem,) = caught.value.problems
+    assert repr(meant) in str(problem.hint)

@@ -144,7 +144,7 @@ def test_broken_caches_cost_time_only(small: Path, name: str) -> None:
 def test_a_store_that_cannot_be_made_is_reported(small: Path) -> None:
     done = command("run", str(small), "--store", str(small))
     assert done.returncode == 2
-    assert "the store cannot be written to" in done.stderr
+    assert "the store must be a folder, got a file" in done.stderr
     assert "--store DIR" in done.stderr
     assert "Traceback" not in done.stderr
 

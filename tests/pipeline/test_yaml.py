@@ -73,7 +73,10 @@ def test_what_is_merged_is_no_duplicate_and_what_is_double_still_is() -> None:
     )
 
 
-@given(st.recursive(st.integers() | st.text() | st.none() | st.booleans(), lambda inner: (
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+
+
+@given(st.recursive(INTEGERS | st.text() | st.none() | st.booleans(), lambda inner: (
     st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
 ), max_leaves=10))  # fmt: skip
 def test_any_plain_value_is_read_as_yaml_reads_it(value: Any) -> None:
@@ -93,6 +96,13 @@ def test_any_plain_value_is_read_as_yaml_reads_it(value: Any) -> None:
             + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40)),
             "a document must have at most 100,000 values, its aliases expanded",
         ),
+        (
+            "b0: &b0 {" + ", ".join(f"k{i}: 1" for i in range(500)) + "}\n"
+            "b1: &b1 {<<: [" + ", ".join(["*b0"] * 300) + "]}\n"
+            "b2: {<<: [" + ", ".join(["*b1"] * 300) + "]}\n",
+            "a document must have at most 100,000 values, its aliases expanded",
+        ),
+        ("a: " + "x" * 300_000, "r.yaml: the text must have at most 262,144 characters"),
         ("a: 1\n{b", "the text is not valid YAML"),
         ("a: 1\n---\nb: 1", "the text is not valid YAML"),
         ("? [a]\n: 1", "r.yaml:1: the text is not valid YAML"),
@@ -112,6 +122,9 @@ SCALARS = [
     ("!!bool abc", "must be true or false, got 'abc'"),
     ("!!timestamp abc", "must be a date, got 'abc'"),
     ("9" * 5000, "must be an integer"),
+    ("0x" + "f" * 5000, "must be an integer of at most 64 bits"),
+    (":".join(["1"] * 5000), "must be an integer of at most 64 bits"),
+    (str(2**63), "must be an integer of at most 64 bits"),
 ]
 
 
@@ -126,6 +139,32 @@ def test_scalars_that_are_not_what_they_say(scalar: str, expected: str) -> None:
     with pytest.raises(UserError, match="the value must be") as caught:
         apply_override(document("stages: {}"), f"stages.x={scalar}")
     assert caught.value.where == "--set stages.x"
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        ("!!binary aGVsbG8=", "!!binary"),
+        ("!!set {a, b}", "!!set"),
+        ("!!omap [a: 1]", "!!omap"),
+        ("!!int {a: 1}", "!!int"),
+        ("!!map x", "!!map"),
+        ("!!python/object:os.system x", "!!python/object:os.system"),
+        ("!mine [1]", "!mine"),
+        ("!mine x", "!mine"),
+    ],
+)
+def test_tags_that_a_recipe_does_not_have(value: str, tag: str) -> None:
+    (problem,) = document(f"a: 1\nb: {value}\n").problems
+    assert problem.where == "r.yaml:2"
+    assert f"got the tag {tag!r}" in problem.what
+
+
+@pytest.mark.parametrize("value", ['"\\ud800"', "="])
+def test_texts_that_are_none(value: str) -> None:
+    parsed = document(f"a: {value}\n")
+    assert len(parsed.problems) == 1
+    assert str(parsed.problems[0]).encode()
 
 
 def test_a_key_that_is_not_what_it_says() -> None:

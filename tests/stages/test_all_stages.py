@@ -1,7 +1,8 @@
 """What holds for every stage, also for one that is added tomorrow: nothing here names any.
 
 Documented, tested, with an example that runs; its requests are counted beforehand, and a
-row's result depends on neither the other rows nor their order.
+row's result depends on neither the other rows nor their order (of set-scope stages
+`test_source_order.py` shows it).
 """
 
 from __future__ import annotations
@@ -37,7 +38,10 @@ def stage(request: pytest.FixtureRequest) -> Stage:
 def test_the_docstrings_name_every_input_and_option_and_nothing_else(stage: Stage) -> None:
     assert sys.modules[stage.function.__module__].__doc__
     named = docstring_of(stage.function).arguments
-    assert set(named) == {*(e.name for e in stage.edges), *(o.name for o in stage.options)}
+    assert set(named) == {
+        *(e.parameter for e in stage.edges),
+        *(o.name for o in stage.options),
+    }
     for option in stage.options:
         for name, group in option_groups(option.annotation).items():
             fields = {*inspect.signature(group).parameters} - {"name"}
@@ -89,7 +93,7 @@ def test_its_requests_are_counted_before_they_are_sent(
     context = _Counted.of(tmp_path)
     context.counter = CountingEngine(LanguageModel(model="any"))
     with counting():
-        stage.function(context, **example.inputs(), **vars(example.options))
+        stage.call(context, example.inputs(), vars(example.options))
     # An estimate lets every answer pass; a filter of the real run may stop some.
     assert context.counter.count.requests >= len(sent.engine.requests)
     assert bool(context.counter.count.requests) == bool(sent.engine.requests)

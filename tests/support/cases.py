@@ -1,4 +1,4 @@
-"""Every way in which a stage asks language models, small: what all of them must keep to."""
+"""Every method that sends requests to language models, small: what holds for all of them."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ class Case(NamedTuple):
     options: dict[str, Any]
 
     @property
-    def found(self) -> Stage:
+    def resolved(self) -> Stage:
         return find(self.stage)
 
     def all_options(self, folder: Path) -> dict[str, Any]:
         """Its options with the defaults, and a data set card of its own where it reads one."""
-        given = {option.name: option.default for option in self.found.options} | self.options
-        if "cards" in given:
+        arguments = {option.name: option.default for option in self.resolved.options} | self.options
+        if "cards" in arguments:
             rows = DATA / "benchmarks/gsm8k_test.jsonl.gz"
             card = {"name": "GSM8K", "license": "MIT", "rows": str(rows), "description": "School."}
             (folder / "card.json").write_text(json.dumps(card))
-            given["cards"] = (str(folder / "card.json"),)
-        return given
+            arguments["cards"] = (str(folder / "card.json"),)
+        return arguments
 
     def namespace(self, folder: Path) -> SimpleNamespace:
         return SimpleNamespace(**self.all_options(folder))

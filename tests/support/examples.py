@@ -25,7 +25,7 @@ from pipeline.context import Context
 from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
-from pipeline.stage import ALL, ROOT, DataKind, Edge, Stage
+from pipeline.stage import ALL, ROOT, DataKind, Edge, OptionalColumn, Records, Stage, stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from tests.support.pairing import ranked_sample
 from tests.support.rows import DATA, exam, json_lines, self_instruct
@@ -39,7 +39,7 @@ ROWS: Final = 24
 MOST: Final = {"num_rows": 40, "max_requests": 60, "num_challenges": 20}
 """Sizes of what examples ask for, where it would take long.
 
-The teacher proposes 40 tasks in a round of requests, so that none is more than was wanted:
+The teacher proposes 40 tasks in a round of requests, so that none is more than `num_rows`:
 estimates leave the surplus of the last round out.
 """
 
@@ -49,11 +49,16 @@ _BLOCK: Final = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
 
 @dataclass(frozen=True)
 class Example:
-    """A stage as its docstring shows it: its options bound, and its inputs by edge."""
+    """A stage as its docstring shows it: its options bound, and its inputs by edge.
+
+    raw: the options as the recipe writes them. models: those that they name.
+    """
 
     stage: Stage
     options: SimpleNamespace
     needs: dict[str, list[str]]
+    raw: dict[str, Any]
+    models: dict[str, LanguageModel | Embedder]
 
     def inputs(self) -> dict[str, Any]:
         """Frames for the edges that the example connects, None for those that it leaves out."""
@@ -72,11 +77,18 @@ class Example:
             return _pairs()
         if edge.kind is DataKind.ITEMS:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
+        rows = _records(self.source(edge, part))
+        return rows.with_columns(column(rows["id"], name) for name in self.columns(edge, part))
+
+    def source(self, edge: Edge, part: int) -> int:
+        """The number of the pool on a place of an edge: branches that are joined share one."""
+        return 0 if edge.many and self.stage.annotates else part
+
+    def columns(self, edge: Edge, part: int) -> list[str]:
+        """The columns that the stage reads there beside those of every record."""
         reads = self.stage.reads(edge.name, self.options)
-        names = [f"added_{part}"] if reads == ALL else [c for c in reads if c not in _BASE]
-        # Branches that are joined are over the same rows.
-        rows = _records(0 if edge.many and self.stage.annotates else part)
-        return rows.with_columns(_column(rows, name) for name in names)
+        needed = [c for c in reads if not isinstance(c, OptionalColumn) and c not in _BASE]
+        return [f"added_{part}"] if reads == ALL else needed
 
 
 def example_of(stage: Stage) -> Example:
@@ -91,20 +103,21 @@ def example_of(stage: Stage) -> Example:
     assert block, f"{stage.name}: the docstring shows no ```yaml example"
     shown = _step(yaml.safe_load(block), stage.name)
     raw = shown.get("with") or {}
+    raw |= {name: min(raw[name], most) for name, most in MOST.items() if name in raw}
     models = {
         name: Embedder(model="any") if option.accepts(Embedder) else TINYLM
         for option in stage.options
         if option.is_model and raw.get(option.name)
         for name in ([raw[option.name]] if isinstance(raw[option.name], str) else raw[option.name])
     }
-    small = {name: min(raw[name], most) for name, most in MOST.items() if name in raw}
-    options, problems = bind(stage, raw | small, models, FOLDER)
+    options, problems = bind(stage, raw, models, FOLDER)
     assert not problems, f"{stage.name}: {problems}"
     if stage.check:
         stage.check(options)
     needs = shown.get("needs") or {}
     needs = needs if isinstance(needs, dict) else {stage.edges[0].name: needs}
-    return Example(stage, options, {n: v if isinstance(v, list) else [v] for n, v in needs.items()})
+    needs = {n: v if isinstance(v, list) else [v] for n, v in needs.items()}
+    return Example(stage, options, needs, raw, models)
 
 
 def _step(shown: Any, name: str) -> dict[str, Any]:
@@ -118,22 +131,22 @@ def _step(shown: Any, name: str) -> dict[str, Any]:
 class ExampleContext(Context):
     """Language models answer as the teacher does; likelihoods are tinylm's own."""
 
-    engine: _Engine
+    engine: ExampleEngine
 
     @classmethod
     def of(cls, folder: Path) -> ExampleContext:
         context = cls(folder / "files", folder / "work", folder / "store")
         for path in (context.files, context.work, context.store):
             path.mkdir(parents=True)
-        context.engine = _Engine(Context.open, context)
+        context.engine = ExampleEngine(Context.open, context)
         return context
 
     def open(self, model: LanguageModel | Embedder) -> Any:
         return self.engine if isinstance(model, LanguageModel) else CountingEncoder()
 
 
-class _Engine(Scripted):
-    """Scripted answers, and tinylm where likelihoods or a tokenizer are asked for."""
+class ExampleEngine(Scripted):
+    """Scripted answers, and tinylm where likelihoods or a tokenizer are needed."""
 
     def __init__(self, open_model: Any, context: Context) -> None:
         super().__init__(_teacher)
@@ -154,14 +167,14 @@ class _Engine(Scripted):
     @property
     def requests(self) -> list[Request]:
         """All requests so far."""
-        return [request for call in self.asked for request in call]
+        return [request for call in self.calls for request in call]
 
 
 def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleContext]:
     """The stage's result on the example's inputs, or on those given instead."""
     context = ExampleContext.of(folder)
     arguments = {**example.inputs(), **inputs}
-    return example.stage.function(context, **arguments, **vars(example.options)), context
+    return example.stage.call(context, arguments, vars(example.options)), context
 
 
 def _teacher(text: str) -> Answer:
@@ -173,6 +186,16 @@ def _teacher(text: str) -> Answer:
 def _task(match: re.Match[str]) -> str:
     digits = blake2b(match[0].encode(), digest_size=12).hexdigest()
     return "Write " + " ".join(digits[i : i + 4] for i in range(0, 24, 4)) + "."
+
+
+@stage(
+    version=1,
+    scope="set",
+    adds=lambda options, _: {n: column(pl.Series(["0"]), n).dtype for n in options.names},
+)
+def columns(ctx: Context, rows: Records, *, names: tuple[str, ...]) -> pl.DataFrame:
+    """Columns that a stage reads, for recipes of examples; see `column`."""
+    return pl.DataFrame([column(rows["id"], name) for name in names])
 
 
 @cache
@@ -198,11 +221,14 @@ def _pairs() -> pl.DataFrame:
     return ranked_sample()[:ROWS]
 
 
-def _column(rows: pl.DataFrame, name: str) -> pl.Series:
-    """Values for a column that a stage reads, by what its name says it holds."""
-    numbers = [_number(f"{name} {id_}") for id_ in rows["id"]]
+def column(ids: pl.Series, name: str) -> pl.Series:
+    """Values for a column that a stage reads, by what its name says it holds.
+
+    A row's value is a function of its id.
+    """
+    numbers = [_number(f"{name} {id_}") for id_ in ids]
     if "vector" in name:
-        matrix = CountingEncoder().encode([*rows["id"]])
+        matrix = CountingEncoder().encode([*ids])
         return pl.Series(name, matrix.tolist(), dtype=pl.List(pl.Float32))
     if "tags" in name:
         return pl.Series(name, [["a", "b", "c"][: 1 + n % 3] for n in numbers])

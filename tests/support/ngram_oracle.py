@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 
 import polars as pl
 
@@ -20,6 +21,17 @@ def split(text: str) -> list[str]:
 def is_evidence(gram: tuple[str, ...], complete: bool) -> bool:
     trivial = all(word.isnumeric() or (len(word) == 1 and word.isascii()) for word in gram)
     return len(set(gram)) >= 3 and (complete or not trivial)
+
+
+def is_count(words: list[str]) -> bool:
+    """Whether the words are numbers, or letters, in equal steps."""
+    if all(word.isdecimal() for word in words):
+        values = [int(word) for word in words]
+    elif all(len(word) == 1 for word in words):
+        values = [ord(word) for word in words]
+    else:
+        return False
+    return all(b - a == values[1] - values[0] for a, b in pairwise(values))
 
 
 def common(a: list[str], b: list[str]) -> int:
@@ -42,9 +54,13 @@ def overlap(rule: Rule, item: str, turn: str) -> float:
     size = min(rule.ngram_size, len(item_words))
     if size < rule.ngram_size and size < rule.min_words:
         return 0.0
-    short = size < min(rule.ngram_size, MIN_WORDS_ANYWHERE) and not rule.short_anywhere
     grams = {i: tuple(item_words[i : i + size]) for i in range(len(item_words) - size + 1)}
     grams = {i: gram for i, gram in grams.items() if is_evidence(gram, size < rule.ngram_size)}
+    complete = size < rule.ngram_size
+    if not grams and not is_count(item_words):
+        size, complete = len(item_words), True
+        grams = {0: tuple(item_words)} if is_evidence(tuple(item_words), True) else {}
+    short = complete and size < MIN_WORDS_ANYWHERE and not rule.short_anywhere
     held = {tuple(turn_words[i : i + size]) for i in range(len(turn_words) - size + 1)}
     shared = [i for i, gram in grams.items() if gram in held]
     if not shared or (short and 2 * size < len(turn_words)):

@@ -24,8 +24,8 @@ class Scripted:
             reason "error" makes the request fail with the text as the message.
 
     Attributes:
-        asked: The requests of each call.
-        said: The texts of each call.
+        calls: The requests of each call.
+        answers: The texts of each call.
     """
 
     tokenizer: Any = None
@@ -33,13 +33,13 @@ class Scripted:
 
     def __init__(self, script: Callable[[str], Answer]) -> None:
         self.script = script
-        self.asked: list[list[Request]] = []
-        self.said: list[list[str]] = []
+        self.calls: list[list[Request]] = []
+        self.answers: list[list[str]] = []
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        self.asked.append(list(requests))
+        self.calls.append(list(requests))
         answers = [self._answer(request) for request in requests]
-        self.said.append([answer.text for answer in answers])
+        self.answers.append([answer.text for answer in answers])
         return answers
 
     def _answer(self, request: Request) -> Completion:

@@ -129,7 +129,7 @@ async def login_page(answer: Forward, writer: asyncio.StreamWriter) -> bool:
     return False
 
 
-async def asked_twice(answer: Forward, writer: asyncio.StreamWriter) -> bool:
+async def sent_twice(answer: Forward, writer: asyncio.StreamWriter) -> bool:
     await answer()
     response = await answer()
     writer.write(response)
@@ -152,7 +152,7 @@ FAULTS: dict[str, Fault] = {
     "half": truncated,
     "garbled": garbled,
     "page": login_page,
-    "asked twice": asked_twice,
+    "sent twice": sent_twice,
     "answered twice": answered_twice,
 }
 """All faults by name. Each writes what the client gets; whether that is the right answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,12 @@ class JournaledEngine(ABC):
 
     @cached_property
     def _journal(self) -> Journal:
-        return Journal(self._ctx.store / "journal")
+        journal = Journal(self._ctx.store / "journal")
+        digest = self._identity["weights"].get("digest")
+        if digest is not None:
+            name = self._model.made_by or Path(self._model.model).name
+            journal.name_weights(digest, name)
+        return journal
 
     def prepare(self, requests: Sequence[Request]) -> list[PreparedRequest]:
         """The requests with their keys and payloads, as `generate` looks them up."""

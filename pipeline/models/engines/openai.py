@@ -34,7 +34,7 @@ from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedReque
 from pipeline.models.local.rendering import Rendering
 
 COMMIT_SIZE: Final = 1000
-"""Most answers that are made durable together."""
+"""The largest number of answers that are committed together."""
 MIN_KEY_LENGTH: Final = 8
 """Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
 kept out of the journal nor redacted without loss."""

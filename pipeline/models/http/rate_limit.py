@@ -52,7 +52,7 @@ class Concurrency:
 
         Args:
             sent: When the request was sent, in seconds. A request that was in flight when
-                the limit last decreased tells nothing new.
+                the limit last decreased shows nothing new.
             now: When the report came, in seconds.
         """
         if sent > self._decreased_at:

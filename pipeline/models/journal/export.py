@@ -11,23 +11,39 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import re
+import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
 from pipeline.errors import UserError
-from pipeline.models.journal.journal import Journal, JournalEntry
-from pipeline.models.journal.responses import parse_response, well_formed
+from pipeline.models.journal.journal import (
+    Journal,
+    JournalEntry,
+    StoredEntry,
+    damaged_entry,
+    parse_stored,
+)
+from pipeline.models.journal.responses import well_formed
+from pipeline.store.files import check_kind
 from pipeline.store.hashing import encode
 
 IMPORT_BATCH: Final = 5000
 """Entries that an import commits together."""
+MAX_LINE: Final = 64 * 2**20
+"""Characters of the longest entry that an import reads."""
+MAX_WHY: Final = 200
 MAX_SHOWN: Final = 5
 """Problems that the error of `verify` shows."""
+SHOWN_DIGITS: Final = 12
+"""Digits of a digest that are enough for people."""
+DIGEST: Final = re.compile(r"[0-9a-f]{32,}")
 COUNTS: Final = ("requests", "prompt_tokens", "completion_tokens", "cut", "again")
 
 
@@ -35,46 +51,90 @@ def stats(journal: Journal) -> dict[str, Any]:
     """Count the requests and tokens of each model.
 
     Returns:
-        `requests` and `bytes` of the journal, and under `models` for each model its
-        identity (`model`) with `requests`, `prompt_tokens`, `completion_tokens`, `cut`
-        (answers that reached max_tokens) and `again` (answers beyond the first).
+        `requests` and `bytes` of the journal, and under `models` for each model its `name`
+        for people and its identity (`model`) with `requests`, `prompt_tokens`,
+        `completion_tokens`, `cut` (answers that reached max_tokens) and `again` (answers
+        beyond the first).
     """
     models: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNTS, 0))
     for entry in journal.entries():
-        response = parse_response(json.loads(entry.response))
-        counts = models[json.dumps(json.loads(entry.request)["model"], sort_keys=True)]
+        response = parse_stored(journal.path, entry.key, entry.response)
+        counts = models[json.dumps(_model(journal, entry), sort_keys=True)]
         counts["requests"] += 1
         counts["prompt_tokens"] += response.prompt_tokens
         counts["completion_tokens"] += response.completion_tokens
         counts["cut"] += response.finish_reason == "length"
         counts["again"] += entry.answers - 1
-    rows = [{"model": json.loads(name), **counts} for name, counts in sorted(models.items())]
+    names = journal.names()
+    identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
+    rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
+
+
+def _model(journal: Journal, entry: StoredEntry) -> dict[str, Any]:
+    """The identity of the model that a stored request was sent to."""
+    try:
+        model = json.loads(entry.request)["model"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        model = None
+    if not isinstance(model, dict):
+        raise damaged_entry(journal.path, entry.key)
+    return model
 
 
 def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
     """The rows of a table of `stats`: the model, then its counts in the order of COUNTS."""
     for row in statistics["models"]:
-        name = json.dumps(row["model"]["weights"] if "weights" in row["model"] else row["model"])
-        yield [name, *(f"{row[count]:,}" for count in COUNTS)]
+        yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
+
+
+def _name(model: Any, names: Mapping[str, str]) -> str:
+    """A model's name for people: of its weights, then whatever else its identity has.
+
+    Example:
+        >>> _name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
+        'weights 0123456789ab, dtype float32'
+    """
+    parts = dict(model) if isinstance(model, dict) else {"model": model}
+    weights = parts.pop("weights", None)
+    if isinstance(weights, dict):
+        digest, revision = weights.get("digest"), weights.get("revision")
+        name = weights.get("id") or weights.get("served") or weights.get("name")
+        if digest is not None:
+            name = f"{names.get(digest, 'weights')} {digest[:SHOWN_DIGITS]}"
+        parts = {"": f"{name} {revision[:SHOWN_DIGITS]}" if revision else name} | parts
+    return ", ".join(f"{key} {_short(value)}".strip() for key, value in parts.items())
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:SHOWN_DIGITS] if DIGEST.fullmatch(text) else text
 
 
 def export(journal: Journal, path: Path) -> int:
     """Write all entries to a file, which appears only once it is complete.
 
+    A symbolic link is followed. A file that is there already is replaced only if it is an
+    export, or empty.
+
     Returns:
         The number of entries.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or is there and is no export.
     """
+    _check_replaceable(path)
     count = 0
-    partial = path.with_name(f".{path.name}.part")
+    path = Path(os.path.realpath(path))
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with _open(partial, "w", path.suffix == ".gz") as file:
             for entry in journal.entries():
                 # Parsed first: a server may spread its answer over several lines.
-                response = json.dumps(json.loads(entry.response))
+                try:
+                    response = json.dumps(json.loads(entry.response))
+                except (ValueError, RecursionError):
+                    raise damaged_entry(journal.path, entry.key) from None
                 file.write(
                     f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
                 )
@@ -85,6 +145,23 @@ def export(journal: Journal, path: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse what an export must not replace.
+
+    Raises:
+        UserError: The path is no regular file, or holds something else than an export.
+    """
+    hint = "name another file, such as journal.jsonl.gz"
+    check_kind(path, "the file", folder=False, hint=hint)
+    if not path.exists() or not path.stat().st_size:
+        return
+    try:
+        next(_entries(path), None)
+    except UserError as error:
+        what = "the file exists and is not a journal export, so it is not replaced"
+        raise UserError(what, where=str(path), why=error.what, hint=hint) from None
 
 
 def import_entries(journal: Journal, path: Path) -> tuple[int, int]:
@@ -111,9 +188,14 @@ def import_entries(journal: Journal, path: Path) -> tuple[int, int]:
 
 
 def _entries(path: Path) -> Iterator[JournalEntry]:
+    check_kind(path, "an export", folder=False, hint="name the file that journal export wrote")
     try:
         with _open(path, "r", path.suffix == ".gz") as file:
-            for number, line in enumerate(file, 1):
+            # A compressed file of zeros, too, is read in little memory.
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
+                if len(line) > MAX_LINE:
+                    what = f"an entry must have at most {MAX_LINE:,} characters"
+                    raise UserError(what, where=f"{path}:{number}")
                 yield _entry(line, f"{path}:{number}")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError("the file cannot be read", where=str(path), why=str(error)) from None
@@ -124,9 +206,12 @@ def _entry(line: str, where: str) -> JournalEntry:
         raw = json.loads(line)
         key, response = raw["key"], raw["response"]
         request = encode(raw["request"]).decode("utf-8")
-        raw["request"]["model"]
+        model = raw["request"]["model"]
+        if not isinstance(model, dict):
+            raise TypeError(f"its model must be a mapping, got {type(model).__name__}")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError("not a journal entry", where=where, why=repr(error)) from None
+        why = repr(error)[:MAX_WHY]
+        raise UserError("not a journal entry", where=where, why=why) from None
     if problem := _problem(key, request.encode(), response):
         raise UserError(f"corrupt entry: {problem}", where=where)
     return JournalEntry(key, request, json.dumps(response))
@@ -154,8 +239,8 @@ def verify(journal: Journal) -> int:
         try:
             request = encode(json.loads(entry.request))
             problem = _problem(entry.key, request, json.loads(entry.response))
-        except ValueError as error:
-            problem = str(error)
+        except (ValueError, TypeError, RecursionError) as error:
+            problem = str(error)[:MAX_WHY]
         if problem:
             problems.append(f"{entry.key}: {problem}")
     if problems:

@@ -22,11 +22,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pipeline.errors import UserError
-from pipeline.models.journal.responses import RawResponse, parse_response
+from pipeline.models.journal.responses import (
+    UNREADABLE,
+    ParsedResponse,
+    RawResponse,
+    parse_response,
+)
+from pipeline.store.files import OTHER_STORE, check_kind
 from pipeline.store.hashing import encode
 
 NAME = "journal.sqlite"
@@ -41,6 +48,12 @@ CREATE TABLE IF NOT EXISTS responses (
     request  TEXT NOT NULL,     -- canonical JSON of the whole payload
     response TEXT NOT NULL,     -- JSON, as the engine gave it
     answers  INTEGER NOT NULL DEFAULT 1  -- how often an answer came; the first one stays
+)
+"""
+MODELS = """
+CREATE TABLE IF NOT EXISTS models (
+    digest TEXT NOT NULL PRIMARY KEY,  -- of local weights, as in a request's model
+    name   TEXT NOT NULL               -- for people: the last part of the folder's path
 )
 """
 INSERT = """
@@ -63,8 +76,8 @@ the index, in the order of the keys, then the responses in the order in which th
 written: the requests of one stage are adjacent, so each page is read once."""
 
 NEWEST = """
-SELECT response
-FROM (SELECT request, response FROM responses ORDER BY rowid DESC LIMIT 20000)
+SELECT lower(hex(key)), response
+FROM (SELECT key, request, response FROM responses ORDER BY rowid DESC LIMIT 20000)
 WHERE request -> '$.model' = ? LIMIT ?
 """
 LENGTHS_SAMPLE = 500
@@ -111,7 +124,8 @@ class Journal:
         folder: The folder of the journal's file.
 
     Raises:
-        UserError: The file in the folder is not a journal of this format.
+        UserError: The file in the folder is not a journal of this format, or the folder or
+            the file is another thing (a device, a FIFO) or cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -123,27 +137,47 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / NAME
+        check_kind(folder, "the journal", folder=True)
+        check_kind(self.path, "the journal's file", folder=False)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._connection = _connect(self.path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
                 "the request journal cannot be opened",
                 where=str(self.path),
                 why=str(error),
-                hint="restore a copy of it, or move it away to send all its requests again",
+                hint=_DAMAGED_HINT if _is_damage(error) else OTHER_STORE,
             ) from error
 
     def get_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The responses by key, of those requests that are answered."""
-        rows = self._connection.execute(SELECT, [bytes.fromhex("".join(keys))])
-        return {key: json.loads(response) for key, response in rows}
+        """The responses by key, of those requests that are answered.
+
+        Raises:
+            UserError: The journal is damaged or cannot be read.
+        """
+        with _errors_explained(self.path):
+            rows = self._connection.execute(SELECT, [bytes.fromhex("".join(keys))])
+            return {key: self._loaded(key, response) for key, response in rows}
+
+    def _loaded(self, key: str, response: str) -> dict[str, Any]:
+        try:
+            value = json.loads(response)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise damaged_entry(self.path, key)
+        return value
 
     def put_many(self, entries: Iterable[JournalEntry]) -> None:
-        """Make entries durable, all or none. A key that has an answer keeps it."""
+        """Make entries durable, all or none. A key that has an answer keeps it.
+
+        Raises:
+            UserError: The journal is damaged or cannot be written.
+        """
         rows = _rows(entries)
-        with self._connection:
+        with _errors_explained(self.path), self._connection:
             # IMMEDIATE takes the write lock at once: a transaction that reads first could
             # not wait for another writer and would fail instead.
             self._connection.execute("BEGIN IMMEDIATE")
@@ -152,26 +186,50 @@ class Journal:
     def add_missing(self, entries: Iterable[JournalEntry]) -> int:
         """Add entries of another journal whose keys have no answer yet; how many were new."""
         rows = _rows(entries)
-        with self._connection:
+        with _errors_explained(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             return self._connection.executemany(INSERT_MISSING, rows).rowcount
 
     def entries(self) -> Iterator[StoredEntry]:
         """All entries, in the order of the keys."""
-        rows = self._connection.execute(
-            "SELECT lower(hex(key)), request, response, answers FROM responses ORDER BY key"
-        )
-        return (StoredEntry(*row) for row in rows)
+        query = "SELECT lower(hex(key)), request, response, answers FROM responses ORDER BY key"
+        with _errors_explained(self.path):
+            for row in self._connection.execute(query):
+                yield StoredEntry(*row)
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; empty for a sound one."""
-        messages = [text for (text,) in self._connection.execute("PRAGMA quick_check")]
+        with _errors_explained(self.path):
+            messages = [text for (text,) in self._connection.execute("PRAGMA quick_check")]
         return [] if messages == ["ok"] else messages
 
     def count(self) -> int:
         """Number of answered requests."""
-        (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
+        with _errors_explained(self.path):
+            (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
         return int(count)
+
+    def name_weights(self, digest: str, name: str) -> None:
+        """Remember what people call local weights, of which requests have the digest alone.
+
+        Args:
+            digest: The digest of the weights, as in a model's identity.
+            name: Their name; the first one stays.
+        """
+        if digest not in self.names():
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(MODELS)
+                self._connection.execute(
+                    "INSERT OR IGNORE INTO models VALUES (?, ?)", [digest, name]
+                )
+
+    def names(self) -> dict[str, str]:
+        """The names of local weights by their digests."""
+        query = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = 'models')"
+        if self._connection.execute(query).fetchone() == (0,):
+            return {}
+        return dict(self._connection.execute("SELECT digest, name FROM models"))
 
     def lengths(self, model: Mapping[str, Any]) -> tuple[float, float] | None:
         """Mean tokens of prompts and of answers, of a model's newest requests.
@@ -182,8 +240,9 @@ class Journal:
         Returns:
             (prompt tokens, answer tokens), or None for a model without any request.
         """
-        rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
-        responses = [parse_response(json.loads(response)) for (response,) in rows]
+        with _errors_explained(self.path):
+            rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
+            responses = [parse_stored(self.path, key, response) for key, response in rows]
         if not responses:
             return None
         prompts = sum(response.prompt_tokens for response in responses)
@@ -199,6 +258,63 @@ def journal_in(store: Path) -> Journal | None:
     """The journal of a store, or None: none is created."""
     folder = store / "journal"
     return Journal(folder) if (folder / NAME).exists() else None
+
+
+def parse_stored(path: Path, key: str, response: str | Mapping[str, Any]) -> ParsedResponse:
+    """A stored response, parsed.
+
+    Args:
+        path: The journal's file, for the message.
+        key: The entry's key.
+        response: The response, as it is stored or loaded.
+
+    Raises:
+        UserError: It is not what an engine gave: the journal is damaged.
+    """
+    try:
+        return parse_response(json.loads(response) if isinstance(response, str) else response)
+    except UNREADABLE:
+        raise damaged_entry(path, key) from None
+
+
+def damaged_entry(path: Path, key: str) -> UserError:
+    """The error for an entry whose request or response is not what was written."""
+    return UserError(
+        "an entry of the request journal is damaged",
+        where=f"{path}: {key}",
+        why="its content cannot be read",
+        hint=_DAMAGED_HINT,
+    )
+
+
+_DAMAGED_HINT: Final = "restore a copy of it, or move it away to send all its requests again"
+_DISK: Final = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM,
+})  # fmt: skip
+"""Results of SQLite that say nothing about the file's content."""
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether an error is that of a file that is no sound journal, not of the disk under it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return not isinstance(error, OSError) and (code is None or code & 0xFF not in _DISK)
+
+
+@contextmanager
+def _errors_explained(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into what their user can do."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # a bug of whoever called
+    except sqlite3.DatabaseError as error:
+        if _is_damage(error):
+            what, hint = "the request journal is damaged", _DAMAGED_HINT
+        else:
+            what = "the request journal cannot be written"
+            hint = "free some space or choose another folder with --store DIR; nothing is lost"
+        raise UserError(what, where=str(path), why=str(error), hint=hint) from error
 
 
 def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str]]:

@@ -13,7 +13,7 @@ those out: a resumed run sends the remaining requests in the same batches and or
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
 from itertools import takewhile
@@ -21,8 +21,8 @@ from typing import Any, Final, TypeVar
 
 from pipeline.models.base import Completion, Decoding, EngineContext, Request
 from pipeline.models.budget import Budget, Price, Usage
-from pipeline.models.journal.journal import Journal, JournalEntry
-from pipeline.models.journal.responses import RawResponse, parse_response
+from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
+from pipeline.models.journal.responses import ParsedResponse, RawResponse
 from pipeline.store.hashing import encode
 
 BYTES_PER_TOKEN: Final = 3
@@ -235,19 +235,30 @@ def complete(
         stored = journal.get_many([p.key for p, _ in answers])
         responses |= stored
         failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
+        if len(answers) < len(batch):
+            ctx.count(unanswered=len(batch) - len(answers))
         for request, _ in batch:
-            gate.reconcile(request, _actual_usage(request, stored.get(request.key), ctx, price))
+            answer = _parsed(journal, request, stored)
+            gate.reconcile(request, _actual_usage(request, answer, ctx, price))
         done += len(batch)
         if len(batch) < len(gate.missing):
             ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
     if done < len(gate.missing):
         raise ctx.budget.exhausted(len(gate.missing) - done)
-    return [_completion(p, responses.get(p.key), failures.get(p.key)) for p in prepared]
+    return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
+
+
+def _parsed(
+    journal: Journal, prepared: PreparedRequest, responses: Mapping[str, dict[str, Any]]
+) -> ParsedResponse | None:
+    """The stored response to a request, None where there is none."""
+    response = responses.get(prepared.key)
+    return None if response is None else parse_stored(journal.path, prepared.key, response)
 
 
 def _actual_usage(
     prepared: PreparedRequest,
-    response: dict[str, Any] | None,
+    parsed: ParsedResponse | None,
     ctx: EngineContext,
     price: Price | None,
 ) -> Usage:
@@ -256,23 +267,28 @@ def _actual_usage(
     Where a server does not report tokens they are estimated, so that a budget holds there
     too.
     """
-    if response is None:
+    if parsed is None:
         return Usage()
-    parsed = parse_response(response)
     prompt = parsed.prompt_tokens or prepared.prompt_tokens
     completion = parsed.completion_tokens or -(-len(parsed.text.encode()) // BYTES_PER_TOKEN)
     ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
     return Usage.of(1, prompt, completion, price)
 
 
-def _completion(
-    prepared: PreparedRequest, response: dict[str, Any] | None, failure: str | None
+def completion_of(
+    prepared: PreparedRequest, parsed: ParsedResponse | None, failure: str | None = None
 ) -> Completion:
-    if response is None:
+    """What a stage gets for a request.
+
+    Args:
+        prepared: The request.
+        parsed: Its response; None where there is none.
+        failure: Why there is none, if it was sent.
+    """
+    if parsed is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
         return Completion(prepared.key, "", "error", tokens, 0, why)
-    parsed = parse_response(response)
     return Completion(
         key=prepared.key,
         text=parsed.text,

@@ -19,6 +19,11 @@ RawResponse = dict[str, Any] | str
 ABORTED: Final = frozenset({"error", "abort"})
 """Finish reasons of gateways and of vLLM for an answer that the server broke off."""
 
+UNREADABLE: Final = (
+    LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+"""What parsing raises for a response that is not of one of the three forms."""
+
 
 @dataclass(frozen=True)
 class ParsedResponse:
@@ -75,7 +80,7 @@ def well_formed(response: Any) -> bool:
         parse_response(response)
         choice = response["choices"][0] if "choices" in response else response
         return choice["finish_reason"] not in ABORTED
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except UNREADABLE:
         return False
 
 

@@ -1,7 +1,7 @@
 """MinHash signatures and banded buckets: candidates for what may be similar.
 
 In: sets of hashes. Out: buckets of sets that share a band of their signatures
-(`band_buckets`), in which `stages.dedup._jaccard.join` searches for partners.
+(`band_buckets`), in which `stages._text.join` searches for partners.
 
 Broder 1997 (resemblance and containment of documents): the chance that two sets
 have the same minimum under a random order is their Jaccard similarity s. With b
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from stages._text.candidates import SetPool, multiplicity
+from stages._text.join import Buckets, find_partners, merge_buckets, prefixes
 from stages._text.ragged import Ragged, blocks, take
-from stages.dedup._jaccard.candidates import SetPool, multiplicity
-from stages.dedup._jaccard.join import Buckets, find_partners, merge_buckets, prefixes
 
 MAX_MISS = 1e-5
 """The largest accepted chance of missing a pair whose similarity is just the threshold."""

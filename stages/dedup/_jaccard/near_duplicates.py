@@ -32,10 +32,10 @@ from pipeline.errors import UserError
 from pipeline.store.parquet import read_frame, write_frame
 from schemas.turns import View
 from stages._common.verdicts import evidence_of
+from stages._text.candidates import SetPool
+from stages._text.join import Buckets, JoinResult, similarity_join
 from stages._text.ragged import Ragged, offsets_of
 from stages._text.tokens import Field, field_reads, field_text, shingle_sets
-from stages.dedup._jaccard.candidates import SetPool
-from stages.dedup._jaccard.join import Buckets, JoinResult, similarity_join
 from stages.dedup._order import order_columns, ordering
 
 _BEST: Final = "best:"

@@ -21,7 +21,7 @@ from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
 from schemas.records import Message
-from stages._common.edges import require_input
+from stages._common.edges import require_input, required
 from stages._llm.drafts import (
     Draft,
     GenerateField,
@@ -32,7 +32,6 @@ from stages._llm.drafts import (
 )
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
-from stages.generate._edges import connected
 from stages.generate.backtranslate import humback, induction, inverse, longform
 from stages.generate.backtranslate.candidates import keep_most_certain, write_candidates
 from stages.generate.backtranslate.curation import curate
@@ -121,11 +120,11 @@ def backtranslate(
     decoding = Decoding(max_tokens, temperature, top_p)
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
     if isinstance(method, Humback | LongForm):
-        frame = connected(documents, "documents", method.name)
+        frame = required(documents, "documents", method.name)
         drafts = _from_documents(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
     else:
-        frame = connected(rows, "rows", method.name)
+        frame = required(rows, "rows", method.name)
         drafts = _from_rows(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
         drafts = _select(engine, drafts, method, seed)

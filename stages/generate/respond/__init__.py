@@ -24,10 +24,9 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
-from stages._common.edges import require_input
+from stages._common.edges import require_input, required
 from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
 from stages._llm.rows import continued, has_tools, license_of
-from stages.generate._edges import connected
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
 from stages.generate.respond.explain import Explain, set_system_prompts
@@ -161,11 +160,11 @@ def _prompts(
 ) -> list[Draft]:
     """A draft for each prompt: `before` is the row's turns, `shown` what the model sees instead."""
     if isinstance(method, Continue):
-        return beginnings(connected(documents, "documents", method.name), method, seed)
+        return beginnings(required(documents, "documents", method.name), method, seed)
     system = method.system if isinstance(method, Answer | InContext) else None
-    prompts = _last_requests(connected(rows, "rows", method.name), system)
+    prompts = _last_requests(required(rows, "rows", method.name), system)
     if isinstance(method, InContext):
-        show_passages(prompts, connected(documents, "documents", method.name), method)
+        show_passages(prompts, required(documents, "documents", method.name), method)
     return prompts
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, Literal
 
 import polars as pl
@@ -15,6 +16,7 @@ import polars as pl
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft
 from stages._llm.prompts import Prompts
+from stages._text.tokens import spaced
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -28,7 +30,7 @@ class InContext:
     Args:
         name: "context".
         num_passages: Passages shown before each prompt.
-        passage_words: Words of a passage.
+        passage_words: Words of a passage; a character of Chinese, Japanese or Thai is one.
         system: A system prompt put before the prompt; it stays in the row.
     """
 
@@ -60,8 +62,22 @@ def show_passages(prompts: Sequence[Draft], documents: pl.DataFrame, method: InC
 
 
 def _split(text: str, num_words: int) -> list[str]:
-    words = text.split()
-    return [" ".join(words[i : i + num_words]) for i in range(0, len(words), num_words)]
+    """Passages of so many words each; a character of Chinese or Japanese is a word."""
+    starts, position = [], 0
+    for word in _spaced([text])[0].split():
+        starts.append(text.index(word, position))
+        position = starts[-1] + len(word)
+    borders = [*starts[::num_words], len(text)]
+    return [" ".join(text[a:b].split()) for a, b in pairwise(borders)]
+
+
+def _spaced(texts: Sequence[str]) -> list[str]:
+    """Each text with spaces between the words of scripts that have none."""
+    return (
+        pl.DataFrame({"text": texts}, {"text": pl.String})
+        .select(spaced(pl.col("text")))["text"]
+        .to_list()
+    )
 
 
 def nearest_passages(
@@ -83,9 +99,9 @@ def nearest_passages(
     if not any(map(_WORDS.search, passages)):
         return [[] for _ in queries]
     vectorizer = TfidfVectorizer(token_pattern=_WORDS.pattern, sublinear_tf=True)
-    matrix = vectorizer.fit_transform(passages)
+    matrix = vectorizer.fit_transform(_spaced(passages))
     results = []
-    for row in vectorizer.transform(queries) if len(queries) else ():
+    for row in vectorizer.transform(_spaced(queries)) if len(queries) else ():
         scores = np.asarray((matrix @ row.T).todense()).ravel()
         best = np.argsort(-scores, kind="stable")[:number]
         results.append([passages[i] for i in best if scores[i] > 0])

@@ -32,6 +32,7 @@ from stages.generate._parsing.lists import (
     labelled_instance,
     output_first,
 )
+from stages.generate._user_turn import user_turn
 from stages.generate.self_instruct.tasks import Seed, Task
 
 PROMPTS: Final = Prompts(__file__)
@@ -39,7 +40,6 @@ PROMPTS: Final = Prompts(__file__)
 _MAX_SHOT_CHARACTERS: Final = 1000
 """Characters of a task with its instances in a prompt; the authors' longest have about as many."""
 CLASSIFYING: Final = Decoding(max_tokens=3, stop=("\n", "Task"))
-_PLACEHOLDER: Final = "<the user's words>"
 
 ShotCounts = tuple[NonNegativeInt, NonNegativeInt]
 TokenLimits = tuple[Count, Count]
@@ -369,13 +369,3 @@ def _sample_shots(rng: random.Random, seeds: Sequence[Seed], number: int) -> lis
     """At most `number` of the seeds that are short enough, in random order."""
     short = [seed for seed in seeds if seed.characters <= _MAX_SHOT_CHARACTERS]
     return rng.sample(short, min(number, len(short)))
-
-
-def user_turn(engine: Engine) -> tuple[str, str]:
-    """What the chat template puts before and after the text of the first user turn."""
-    text: str = engine.tokenizer.apply_chat_template(
-        [{"role": "user", "content": _PLACEHOLDER}], tokenize=False, add_generation_prompt=True
-    )
-    before, _, after = text.partition(_PLACEHOLDER)
-    # The tokenizer puts the first token before a text prompt; it must not come twice.
-    return before.removeprefix(engine.tokenizer.bos_token or ""), after.strip()

@@ -38,7 +38,7 @@ class Seed:
 
     @property
     def input(self) -> str:
-        """The first instance's input, by which Ensemble-Instruct tells two kinds of tasks apart."""
+        """The first instance's input, by which Ensemble-Instruct has two kinds of tasks."""
         return self.instances[0].input if self.instances else ""
 
 

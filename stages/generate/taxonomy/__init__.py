@@ -9,15 +9,17 @@ modules of this package: `curriculum` (Human Curriculum), `metadata` (CodecLM) a
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Final
+from types import SimpleNamespace
+from typing import Annotated, Any, Final
 
 import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Records, stage
+from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
+from stages._common.edges import require_input
 from stages._llm.drafts import Draft, RowMessages, generate_field, to_frame
 from stages._llm.rows import task_messages
 from stages.generate.taxonomy.context import TaxonomyContext
@@ -35,7 +37,13 @@ ADDS: Final = {
 }
 
 
-@stage(version=2, scope="set", reads=["messages", "input_start"], adds=ADDS)
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    if isinstance(options.method, Metadata):
+        require_input(edges, "seeds", options.method.name)
+    return ADDS
+
+
+@stage(version=2, scope="set", reads=["messages", "input_start"], adds=_adds)
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final, Literal
 
-from pipeline.errors import UserError
 from pipeline.types import Count, option_group
 from schemas.records import instruction
+from stages._common.edges import required
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.prompts import Prompts
 from stages.generate.taxonomy.context import TaxonomyContext, write_instructions
@@ -45,12 +45,8 @@ class Metadata:
 
     def run(self, context: TaxonomyContext) -> list[Draft]:
         """Drafts for each new instruction of each seed."""
-        if context.seeds is None:
-            raise UserError(
-                "method metadata needs records on the edge seeds, got none",
-                hint="needs: {seeds: NAME, a stage that returns records}",
-            )
-        texts = context.seeds.select("id", instruction().alias("text")).iter_rows()
+        rows = required(context.seeds, "seeds", self.name)
+        texts = rows.select("id", instruction().alias("text")).iter_rows()
         seeds = [Draft((id_,), {"seed": text or ""}) for id_, text in texts]
         filter_drafts(seeds, lambda d: None if d["seed"].strip() else ("no_instruction", {}))
         context.generate(seeds, "metadata", self._encoding_prompt, parse=use_case_and_skills)

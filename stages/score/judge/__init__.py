@@ -12,7 +12,7 @@ Deciding is a stage of its own: `select.top` or `select.response`.
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import polars as pl
 from pydantic import Field
@@ -20,18 +20,29 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Edges, Records, stage
+from schemas.turns import View
 from stages._common.edges import require_input
+from stages._llm.label_scores import warn_of_written_labels
 from stages.score.judge.bias import Bias
 from stages.score.judge.gap import Gap, rate_gap
+from stages.score.judge.labels import Judge
 from stages.score.judge.p_true import PTrue, rate_p_true
 from stages.score.judge.pairwise import Pairwise, compare_pairs
 from stages.score.judge.rating import Rating, rate
 from stages.score.judge.rubric import Rubric, rate_by_rubric
 
+FROM_LOGPROBS: Final = "judge_from_logprobs"
+"""The column that says whether a row's judgement is an expectation over probabilities."""
+
 Method = Annotated[Rating | Rubric | PTrue | Pairwise | Gap, Field(discriminator="name")]
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    labels_alone = isinstance(options.method, Pairwise)
+    return _scores(options, edges) | ({} if labels_alone else {FROM_LOGPROBS: pl.Boolean})
+
+
+def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     match options.method:
         case Rating(aspects=aspects):
             names = [*aspects, *(["product"] if len(aspects) > 1 else [])]
@@ -47,7 +58,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,
@@ -60,24 +71,30 @@ def judge(
     *,
     model: LanguageModel,
     method: Method = Rating(),
+    view: View = "calls",
     seed: int = 0,
 ) -> pl.DataFrame:
     """Judge the answers of rows with a language model, and measure how biased it is.
 
     A row without an answer, and one whose judgement fails or cannot be read, is a failed
-    row. `bias.json` and `bias.md` say of pairs which share of the votes goes to the first
-    place, how often both orders agree, and the share of the longer answer; of ratings the
-    rank correlation of score and length.
+    row. Scores are expectations over the probabilities of labels; where the server gives
+    none, the label that was written counts, `judge_from_logprobs` is false, and the run
+    warns of it. (Pairs are decided by labels alone.) `bias.json` and `bias.md` say of pairs
+    which share of the votes goes to the first place, how often both orders agree, and the
+    share of the longer answer; of ratings the rank correlation of score and length.
 
     Args:
         rows: The rows to judge.
         reference_answers: Another model's answers to the same prompts; for the method `gap`.
         model: The judge.
         method: How to judge; each method says what columns it adds.
-        seed: Enters the requests' keys: another seed asks anew.
+        view: What of a turn the judge sees: its content, the tool calls too, or all (its
+            reasoning, and the definitions of the tools).
+        seed: Enters the requests' keys: with another seed they are sent anew.
 
     Returns:
-        The columns of the method, and `error`.
+        The columns of the method, `judge_from_logprobs` for all methods but `pairwise`, and
+        `error`.
 
     Raises:
         UserError: The method is `gap`, and there are no reference answers.
@@ -89,18 +106,26 @@ def judge(
         best:  {uses: select.top, needs: rated, with: {score: judge_product, budget: 1000}}
         ```
     """
-    engine = ctx.open(model)
+    opened = Judge(ctx.open(model), seed, view)
     bias = Bias()
     match method:
         case Rating():
-            result = rate(engine, rows, method, seed, bias)
+            result = rate(opened, rows, method, bias)
         case Rubric():
-            result = rate_by_rubric(engine, rows, method, seed)
+            result = rate_by_rubric(opened, rows, method)
         case PTrue():
-            result = rate_p_true(engine, rows, seed)
+            result = rate_p_true(opened, rows)
         case Pairwise():
-            result = compare_pairs(engine, rows, method, seed, bias)
+            result = compare_pairs(opened, rows, method, bias)
         case Gap():
-            result = rate_gap(engine, rows, reference_answers, method, seed, bias)
+            result = rate_gap(opened, rows, reference_answers, method, bias)
     bias.write(ctx.files)
-    return result
+    return result if isinstance(method, Pairwise) else _with_origin(result, opened.written)
+
+
+def _with_origin(result: pl.DataFrame, written: set[int]) -> pl.DataFrame:
+    """The result with `judge_from_logprobs`; a warning where it is false."""
+    judged = result["error"].is_null()
+    is_written = pl.Series([row in written for row in range(len(result))], dtype=pl.Boolean)
+    warn_of_written_labels("score.judge", int((judged & is_written).sum()), int(judged.sum()))
+    return result.with_columns(pl.when(judged).then(~is_written).alias(FROM_LOGPROBS))

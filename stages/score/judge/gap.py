@@ -10,12 +10,11 @@ from typing import Literal
 
 import polars as pl
 
-from pipeline.errors import UserError
-from pipeline.models.base import Engine
 from pipeline.types import option_group
+from stages._common.edges import required
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import answers_by_prompt, exchanges
-from stages.score.judge.labels import sums_by_row
+from stages.score.judge.labels import Judge, sums_by_row
 from stages.score.judge.rating import Aspect, rate_aspect
 
 
@@ -36,35 +35,32 @@ class Gap:
 
 
 def rate_gap(
-    engine: Engine,
+    judge: Judge,
     rows: pl.DataFrame,
     reference_answers: pl.DataFrame | None,
     method: Gap,
-    seed: int,
     bias: Bias,
 ) -> pl.DataFrame:
     """The columns of `Gap`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to rate.
         reference_answers: Another model's answers to the same prompts.
         method: The options of the method.
-        seed: Enters the requests' keys.
         bias: Counts the ratings of `rows`.
 
     Raises:
-        UserError: There are no reference answers.
+        OptionError: No reference answers are connected.
     """
-    if reference_answers is None:
-        raise UserError(
-            "method gap compares with another model's answers, and there are none",
-            hint="needs: {rows: STAGE, reference_answers: STAGE WITH THE OTHER ANSWERS}",
-        )
-    judged = exchanges(rows)
-    references = answers_by_prompt(judged, reference_answers)
-    ratings = rate_aspect(engine, judged, method.aspect, seed)
-    reference_ratings = rate_aspect(engine, list(references.values()), method.aspect, seed)
+    answers = required(reference_answers, "reference_answers", method.name)
+    judged = exchanges(rows, judge.view)
+    references = answers_by_prompt(judged, answers, judge.view)
+    ratings = rate_aspect(judge, judged, method.aspect)
+    of_references = Judge(judge.engine, judge.seed, judge.view)
+    reference_ratings = rate_aspect(of_references, list(references.values()), method.aspect)
+    written = {prompt for prompt, e in references.items() if e.row in of_references.written}
+    judge.written.update(exchange.row for exchange in judged if exchange.prompt in written)
     bias.add_ratings(judged, ratings)
     by_prompt = dict(zip(references, reference_ratings, strict=True))
     by_row = {exchange.row: by_prompt.get(exchange.prompt) for exchange in judged}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
 from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request
-from stages._llm.label_scores import TOP_LOGPROBS, expectation
+from schemas.turns import View
+from stages._llm.label_scores import TOP_LOGPROBS, expected_value
 from stages.score.judge.exchanges import Exchange
 
 MAX_TOKENS: Final = 4
@@ -34,28 +36,46 @@ def label_requests(prompts: Sequence[str], labels: Sequence[str], seed: int) -> 
     return [Request((("user", prompt),), decoding, seed) for prompt in prompts]
 
 
-def expected_values(
-    engine: Engine, prompts: Sequence[str], labels: Mapping[str, float], seed: int
-) -> list[Judgement]:
-    """For each prompt the expectation over the labels' probabilities, or the error.
+@dataclass
+class Judge:
+    """A language model that judges exchanges by labels.
 
-    Where an engine gives no probabilities, the value of the label that was answered.
-
-    Args:
-        engine: The judge.
-        prompts: One user turn each.
-        labels: The value of each label.
+    Attributes:
+        engine: The language model.
         seed: Enters the requests' keys.
+        view: What of a turn it sees.
+        written: The rows of the exchanges whose judgement is the label that was written,
+            because the engine gave no probabilities of labels.
     """
-    answers = ask(engine, label_requests(prompts, tuple(labels), seed))
-    return [_value(answer, labels) for answer in answers]
 
+    engine: Engine
+    seed: int
+    view: View = "calls"
+    written: set[int] = field(default_factory=set)
 
-def _value(answer: ParsedCompletion, labels: Mapping[str, float]) -> Judgement:
-    if answer.error is not None:
-        return answer.error
-    value = expectation(answer.completion, labels)
-    return labels[answer.value] if value is None else value
+    def expected_values(
+        self, judged: Sequence[Exchange], prompts: Sequence[str], labels: Mapping[str, float]
+    ) -> list[Judgement]:
+        """For each prompt the expectation over the labels' probabilities, or the error.
+
+        Args:
+            judged: The exchanges.
+            prompts: One user turn for each of them.
+            labels: The value of each label.
+        """
+        answers = ask(self.engine, label_requests(prompts, tuple(labels), self.seed))
+        pairs = zip(judged, answers, strict=True)
+        return [self._value(exchange, answer, labels) for exchange, answer in pairs]
+
+    def _value(
+        self, exchange: Exchange, answer: ParsedCompletion, labels: Mapping[str, float]
+    ) -> Judgement:
+        if answer.error is not None:
+            return answer.error
+        value = expected_value(answer.completion, labels)
+        if value is None:
+            self.written.add(exchange.row)
+        return labels[answer.value] if value is None else value
 
 
 def first_error(judgements: Sequence[Judgement]) -> str | None:

@@ -11,11 +11,10 @@ from typing import Final, Literal
 
 import polars as pl
 
-from pipeline.models.base import Engine
 from pipeline.types import option_group
 from stages._llm.prompts import Prompts
 from stages.score.judge.exchanges import exchanges
-from stages.score.judge.labels import expected_values, sums_by_row
+from stages.score.judge.labels import Judge, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -32,18 +31,17 @@ class PTrue:
     name: Literal["p_true"] = "p_true"
 
 
-def rate_p_true(engine: Engine, rows: pl.DataFrame, seed: int) -> pl.DataFrame:
+def rate_p_true(judge: Judge, rows: pl.DataFrame) -> pl.DataFrame:
     """The column of `PTrue`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to judge.
-        seed: Enters the requests' keys.
     """
-    judged = exchanges(rows)
+    judged = exchanges(rows, judge.view)
     prompts = [
         PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response)
         for exchange in judged
     ]
-    judgements = {"judge_p_true": expected_values(engine, prompts, TRUTH, seed)}
+    judgements = {"judge_p_true": judge.expected_values(judged, prompts, TRUTH)}
     return sums_by_row(len(rows), judged, judgements)

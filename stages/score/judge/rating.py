@@ -15,13 +15,12 @@ from typing import Annotated, Final, Literal
 
 import polars as pl
 
-from pipeline.models.base import Engine
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.prompts import Prompts
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import Exchange, exchanges
-from stages.score.judge.labels import Judgement, expected_values, first_error, sums_by_row
+from stages.score.judge.labels import Judge, Judgement, first_error, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -55,34 +54,30 @@ class Rating:
     reduction: Literal["last", "sum"] = "last"
 
 
-def rate(engine: Engine, rows: pl.DataFrame, method: Rating, seed: int, bias: Bias) -> pl.DataFrame:
+def rate(judge: Judge, rows: pl.DataFrame, method: Rating, bias: Bias) -> pl.DataFrame:
     """The columns of `Rating`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to rate.
         method: The options of the method.
-        seed: Enters the requests' keys.
         bias: Counts the ratings of the first aspect.
     """
-    judged = exchanges(rows, all_answers=method.reduction == "sum")
-    ratings = {f"judge_{a}": rate_aspect(engine, judged, a, seed) for a in method.aspects}
+    judged = exchanges(rows, judge.view, all_answers=method.reduction == "sum")
+    ratings = {f"judge_{a}": rate_aspect(judge, judged, a) for a in method.aspects}
     bias.add_ratings(judged, ratings[f"judge_{method.aspects[0]}"])
     if len(method.aspects) > 1:
         ratings["judge_product"] = [_product(each) for each in zip(*ratings.values(), strict=True)]
     return sums_by_row(len(rows), judged, ratings)
 
 
-def rate_aspect(
-    engine: Engine, judged: Sequence[Exchange], aspect: str, seed: int
-) -> list[Judgement]:
+def rate_aspect(judge: Judge, judged: Sequence[Exchange], aspect: str) -> list[Judgement]:
     """One aspect's grade of each exchange.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         judged: The exchanges.
         aspect: A key of `SCALES`.
-        seed: Enters the requests' keys.
     """
     low, high = SCALES[aspect]
     prompts = [
@@ -96,7 +91,7 @@ def rate_aspect(
         for exchange in judged
     ]
     grades = {str(grade): float(grade) for grade in range(low, high + 1)}
-    return expected_values(engine, prompts, grades, seed)
+    return judge.expected_values(judged, prompts, grades)
 
 
 def _product(values: Sequence[Judgement]) -> Judgement:

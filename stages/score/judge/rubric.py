@@ -1,4 +1,4 @@
-"""The part of your own criteria that an answer meets, each asked by itself with yes or no."""
+"""The part of your own criteria that an answer meets, each graded by itself with yes or no."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Annotated, Final, Literal
 import numpy as np
 import polars as pl
 
-from pipeline.models.base import Engine
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.label_scores import YES
 from stages._llm.prompts import Prompts
 from stages.score.judge.exchanges import exchanges
-from stages.score.judge.labels import expected_values, sums_by_row
+from stages.score.judge.labels import Judge, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -33,16 +32,15 @@ class Rubric:
     criteria: Annotated[tuple[str, ...], NonEmpty, Distinct]
 
 
-def rate_by_rubric(engine: Engine, rows: pl.DataFrame, method: Rubric, seed: int) -> pl.DataFrame:
+def rate_by_rubric(judge: Judge, rows: pl.DataFrame, method: Rubric) -> pl.DataFrame:
     """The columns of `Rubric`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to judge.
         method: The options of the method.
-        seed: Enters the requests' keys.
     """
-    judged = exchanges(rows)
+    judged = exchanges(rows, judge.view)
     judgements = {}
     for criterion in method.criteria:
         prompts = [
@@ -54,7 +52,7 @@ def rate_by_rubric(engine: Engine, rows: pl.DataFrame, method: Rubric, seed: int
             )
             for exchange in judged
         ]
-        judgements[criterion] = expected_values(engine, prompts, YES, seed)
+        judgements[criterion] = judge.expected_values(judged, prompts, YES)
     frame = sums_by_row(len(rows), judged, judgements)
     met = [[x is not None and x > 0.5 for x in row] for row in frame.select(method.criteria).rows()]
     fractions = np.mean(met or np.zeros((0, 1)), axis=1)

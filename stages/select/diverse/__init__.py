@@ -31,7 +31,9 @@ distance from the mean. Selecting by gain per token is not offered: it prefers s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -40,8 +42,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges, Records, stage
-from pipeline.types import NonNegativeInt
 from stages._common.edges import require_input
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -77,17 +79,20 @@ from stages.select.diverse.verdicts import Facts, Selection, verdicts
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = [options.vector, *expression_columns(options.score)]
-    columns += cost_columns(options.unit, options.token_column)
+    columns += cost_columns(options)
     vector = [options.vector]
     return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    method = options.method
+    _check_inputs(options.method, edges)
+    return {"gain": pl.Float64, "gain_rank": pl.Int32}
+
+
+def _check_inputs(method: Method, edges: Mapping[str, Any]) -> None:
     require_input(edges, "target", method.name, connected=isinstance(method, MutualInformation))
     if isinstance(method, ConditionalGain):
         require_input(edges, "held", method.name)
-    return {"gain": pl.Float64, "gain_rank": pl.Int32}
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -111,7 +116,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=_reads,
     adds=_adds,
@@ -124,7 +129,7 @@ def diverse(
     held: Records | None = None,
     *,
     method: Method,
-    budget: NonNegativeInt | None = None,
+    budget: Budget | None = None,
     unit: Unit = "rows",
     score: Expression | None = None,
     descending: bool = True,
@@ -154,7 +159,8 @@ def diverse(
             `mutual_information` or `conditional_gain`.
         budget: How much to pick, in rows or tokens; required except for threshold. Rows that
             no longer fit are passed over; it is spent even where gains are 0 or negative.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         score: A column, or an SQL expression over columns: the order of threshold, or the
             quality q of the methods that cover (on their scale: it is not normalized). Rows
             without a score are not picked, but are to be covered.
@@ -163,7 +169,7 @@ def diverse(
             of the rows. Both break ties by id.
         seed: Of `optimizer: stochastic` and of k_center's `init: random`.
         vector: The column of vectors, on all edges.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -182,20 +188,26 @@ def diverse(
         >>> diverse(ctx, rows, method=KCenter(), budget=2)["gain_rank"].to_list()
         [None, 1, 2]
     """
-    _check_edges(method, target, held)
+    _check_inputs(method, {"target": target, "held": held})
+    if target is not None and not len(target):
+        hint = "see what drops them before"
+        raise UserError("the edge 'target' must have rows, got none", hint=hint)
     is_held = _is_held(rows, held)
-    quality = _quality(rows, score, descending, method, is_held)
+    quality = _quality(rows, score, descending, is_held)
     vectors, parts = _concatenated(vector, rows, held, target)
-    costs = row_costs(rows, unit, token_column)
+    costs = row_costs(rows, budget, unit, token_column)
+    amount = None if budget is None else amount_of(budget)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
-    facts = Facts(ids, quality, is_held, score, budget, None)
+    facts = Facts(ids, quality, is_held, score, amount, None)
     if rows.is_empty():
         return verdicts(_nothing(0), facts, "similarity")
     if isinstance(method, Threshold):
         facts = facts._replace(threshold=method.threshold)
         selection = select_by_threshold(vectors, parts, facts, costs, ctx.progress)
         return verdicts(selection, facts, "similarity")
-    draw = _draw(optimizer, rows["id"], seed, (budget or 0) / max(1.0, costs.mean()))
+    assert amount is not None
+    expected = min(amount.total / max(1.0, costs.mean()), amount.rows or np.inf)
+    draw = _draw(optimizer, rows["id"], seed, expected)
     metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
         vector_set = VectorSet.of(each, vectors, metric)
@@ -203,27 +215,9 @@ def diverse(
             preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
             draw = first_only(preferences, draw)
         objective = objective_of(method, vector_set, parts, quality, score is not None)
-        picks = greedy(objective, ~np.isnan(quality), costs, budget or 0, draw, ctx.progress)
+        picks = greedy(objective, ~np.isnan(quality), costs, amount, draw, ctx.progress)
         selection = _with_nearest(picks, vector_set, parts)
     return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
-
-
-def _check_edges(method: Method, target: Records | None, held: Records | None) -> None:
-    if isinstance(method, MutualInformation) != (target is not None):
-        must = "be connected" if target is None else "be left out"
-        raise UserError(
-            f"the edge 'target' must {must} with method: {method.name}",
-            hint="connect the rows that the selection is for with mutual_information alone",
-        )
-    if target is not None and not len(target):
-        raise UserError(
-            "the edge 'target' must have rows, got none", hint="see what drops them before"
-        )
-    if isinstance(method, ConditionalGain) and held is None:
-        raise UserError(
-            f"the edge 'held' must be connected with method: {method.name}",
-            hint="connect the rows that exist already",
-        )
 
 
 def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
@@ -234,11 +228,7 @@ def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
 
 
 def _quality(
-    rows: Records,
-    score: str | None,
-    descending: bool,
-    method: Method,
-    is_held: NDArray[np.bool_],
+    rows: Records, score: str | None, descending: bool, is_held: NDArray[np.bool_]
 ) -> Floats:
     """Each row's score, larger for better; NaN for a row that cannot be picked.
 
@@ -246,16 +236,9 @@ def _quality(
         rows: The rows.
         score: A column or an SQL expression; None for a score of 0.
         descending: Whether large scores are the best ones.
-        method: The method, some of which require finite scores.
         is_held: The rows that are held as well.
     """
     values = np.zeros(len(rows)) if score is None else scores(rows, score)
-    if isinstance(method, Covering) and np.isinf(values).any():
-        raise UserError(
-            f"the score must be finite, got infinite for {int(np.isinf(values).sum())} rows",
-            why=f"{method.name} adds {score!r} to what a row covers",
-            hint="drop these rows before, or limit the score: least(ppl, 1000)",
-        )
     return np.where(is_held, np.nan, values if descending else -values)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from stages._common.splitmix64 import mix64
 from stages._selection.random_draws import uniform
 from stages.select.diverse.lazy_greedy import DECIMALS, Draw
 from stages.select.diverse.mixed_precision import Floats, Positions
@@ -47,14 +48,7 @@ def sampled(ids: pl.Series, seed: int, num_picks: float, epsilon: float) -> Draw
         if size >= len(rows):
             return rows
         step = np.uint64((num_picked + 1) * 0x9E3779B97F4A7C15 % 2**64)
-        mixed = _mix(keys[rows] + step)
+        mixed = mix64(keys[rows] + step)
         return np.sort(rows[np.argpartition(mixed, size)[:size]])
 
     return drawn
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread every input bit over the complete word (the finalizer of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

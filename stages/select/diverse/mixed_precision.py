@@ -14,11 +14,15 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from stages._vectors.arrays import Matrix, ParallelMap, to_device, to_host
+from stages._vectors.arrays import Matrix, ParallelMap, product_tolerance, to_device, to_host
 
 Metric = Literal["cosine", "euclidean"]
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+ROUNDINGS: Final = 8
+"""Terms that a bound counts for the roundings beside those of the product itself: of an error
+that is added to or taken from it, and of differences of vectors."""
 
 CELLS: Final = 1 << 20
 """Products of a block: 4 MiB, which stay in a processor's cache."""
@@ -128,7 +132,8 @@ class VectorSet(NamedTuple):
             units[rows] = xp.astype(part, xp.float32)
 
         parallel_map(prepare, len(vectors), _step(vectors))
-        error = (vectors.shape[1] + 16) * 2.0**-24
+        # Half of it is enough: the lengths here are 1 but for the rounding to float32.
+        error = product_tolerance(vectors.shape[1] + ROUNDINGS) / 2
         return cls(vectors, norms, Float32View(units, None, error), parallel_map)
 
     @classmethod
@@ -139,7 +144,7 @@ class VectorSet(NamedTuple):
         squares = xp.sum(moved * moved, axis=1)
         largest = float(xp.max(squares)) if len(vectors) else 0.0
         # Three terms, each a sum of so many products and at most this large or twice so.
-        error = (vectors.shape[1] + 16) * 2.0**-22 * largest
+        error = 2 * product_tolerance(vectors.shape[1] + ROUNDINGS) * largest
         return cls(vectors, None, Float32View(moved, squares, error), parallel_map)
 
     def similarity(self, left: Positions, right: Positions) -> Floats:

@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
+from pipeline.context import Context
 from pipeline.errors import Exit, UserError
+from pipeline.models import Decoding, LanguageModel, Request
+from pipeline.models.engines.journaled import JournaledEngine
+from pipeline.models.identity import folder_digest
 from pipeline.models.journal.export import export, import_entries, stats, verify
-from pipeline.models.journal.journal import Journal
+from pipeline.models.journal.journal import Journal, JournalEntry
 from pipeline.recipe.recipe import Recipe
+from pipeline.store.file_hashes import FileDigests
 from tests.pipeline.models.test_journal import ROOT
 from tests.support.journals import max_answers
 from tests.support.running import command, contents, run
@@ -193,3 +198,34 @@ def test_a_corrupt_compressed_file_is_refused(tmp_path: Path, generated: Path) -
     corrupt.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot be read|not a journal entry"):
         import_entries(Journal(tmp_path / "j"), corrupt)
+
+
+def test_models_are_named_for_people(tmp_path: Path, generated: Path) -> None:
+    """Local weights by the name of their folder, without the path, where they were opened."""
+    assert [row["name"] for row in stats(Journal(generated / "journal"))["models"]] == [
+        "tiny-1, dtype float32"
+    ]
+    folder = ROOT / "data/models/tinylm"
+    ctx = Context.scratch(tmp_path / "here")
+    for model in (
+        LanguageModel(str(folder)),
+        LanguageModel(str(folder), chat_template="plain", dtype="bfloat16"),
+        LanguageModel("org/served", "replay", base_url="http://localhost:8000/v1"),
+    ):
+        engine = ctx.open(model)
+        assert isinstance(engine, JournaledEngine)
+        (prepared,) = engine.prepare([Request("2 + 2 =", Decoding(max_tokens=2))])
+        entry = JournalEntry(prepared.key, prepared.payload, {"text": "4", "finish_reason": "stop"})
+        Journal(ctx.store / "journal").put_many([entry])
+        engine.generate([Request("2 + 2 =", Decoding(max_tokens=2))])
+    digest = folder_digest(folder, FileDigests(tmp_path / "files.json"))[:12]
+    counted = command("journal", "stats", "--store", str(ctx.store)).stdout
+    assert f"tinylm {digest}, dtype float32  " in counted
+    assert f"tinylm {digest}, chat_template plain, dtype bfloat16  " in counted
+    assert "\norg/served  " in counted
+    assert str(ROOT) not in counted
+    export(Journal(ctx.store / "journal"), tmp_path / "j.jsonl")
+    elsewhere = Journal(tmp_path / "elsewhere")
+    import_entries(elsewhere, tmp_path / "j.jsonl")
+    names = {row["name"] for row in stats(elsewhere)["models"]}
+    assert f"weights {digest}, dtype float32" in names

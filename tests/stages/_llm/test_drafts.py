@@ -49,7 +49,7 @@ def test_every_draft_is_kept_dropped_or_failed(ctx: Context) -> None:
     filter_drafts(some, lambda d: ("too_dull", {"why": "?"}) if d["topic"] == "refused" else None)
     generate_field(engine, some, "answer", lambda d: user(d["question"]), Decoding(8))
     rows = frame_of(some)
-    assert [len(asked) for asked in engine.asked] == [5, 1]
+    assert [len(asked) for asked in engine.calls] == [5, 1]
     assert rows["drop_reason"].to_list() == [
         *(None, "question_cut", "question_unparsed", None, "too_dull"),
     ]

@@ -20,7 +20,7 @@ from tests.support.teacher import saying, teacher
 WRITING = [
     pytest.param(case, id=name)
     for case, name in zip(CASES, NAMES, strict=True)
-    if case.found.creates
+    if case.resolved.creates
 ]
 USELESS: dict[str, Answer] = {
     "empty": ("", "stop"),
@@ -43,8 +43,8 @@ def test_every_useless_answer_is_accounted_for(
     context = scripted(ctx, saying(USELESS[answer]))
     options = case.all_options(tmp_path)
     options |= {"max_requests": 9} if "max_requests" in options else {}
-    rows = case.found.function(context, **case.edges, **options)
-    assert context.engine.asked
+    rows = case.resolved.function(context, **case.edges, **options)
+    assert context.engine.calls
     assert len(rows), "an empty table says nothing"
     kept = rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
     assert rows.filter(pl.col("drop_reason").is_not_null())["evidence"].null_count() == 0
@@ -63,7 +63,9 @@ def test_a_useful_model_leaves_rows(case: Case, ctx: Context, tmp_path: Path) ->
     """So that the answers, and not the case, are the reason for the losses above."""
     if case.method == "mammoth2":
         pytest.skip("pairs must stand in the text, and the teacher's do not")
-    rows = case.found.function(scripted(ctx, teacher), **case.edges, **case.all_options(tmp_path))
+    rows = case.resolved.function(
+        scripted(ctx, teacher), **case.edges, **case.all_options(tmp_path)
+    )
     assert len(rows.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null()))
 
 
@@ -74,7 +76,7 @@ def test_a_runaway_answer_is_parsed_in_no_time(case: Case, ctx: Context, tmp_pat
     options = case.all_options(tmp_path)
     options |= {"max_requests": 1} if "max_requests" in options else {}
     start = time.process_time()
-    rows = case.found.function(context, **case.edges, **options)
-    num_requests = sum(len(requests) for requests in context.engine.asked)
+    rows = case.resolved.function(context, **case.edges, **options)
+    num_requests = sum(len(requests) for requests in context.engine.calls)
     assert len(rows)
     assert time.process_time() - start < SECONDS * max(1, num_requests)

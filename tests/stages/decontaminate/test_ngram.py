@@ -38,7 +38,8 @@ def dropped(
 
 
 word = st.sampled_from(["the", "cat", "sat", "on", "1", "2", "a", "你", "好", "Sat.", "x+y"])
-text = st.lists(word, max_size=14).map(" ".join)
+number = st.sampled_from(["1", "2", "3", "50", "a", "x"])
+text = (st.lists(word, max_size=14) | st.lists(number, max_size=18)).map(" ".join)
 LONG = "the cat sat on the mat today as always with a friend of hers"
 
 

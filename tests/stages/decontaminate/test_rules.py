@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from random import Random
+from string import ascii_lowercase
+from tempfile import mkdtemp
 from typing import get_args
 
 import numpy as np
@@ -194,6 +198,59 @@ def test_runs_of_zeros_and_counting_are_no_leak(ctx: Context, name: Name) -> Non
     rows = conversations([(part,) for part in runs])
     exams = exam("b", [{"q": f"What follows? {part} And why is it so?"} for part in runs])
     assert verdicts(ctx, rows, exams, rule=name) == {}
+
+
+def arithmetic(seed: int, length: int) -> str:
+    rng = np.random.default_rng(seed)
+    numbers = [str(n) for n in rng.integers(0, 1000, length)]
+    return " ".join(
+        f"{n} {sign}" for n, sign in zip(numbers, rng.choice([*"+-*/"], length), strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", [*METHODS])
+@pytest.mark.parametrize("form", ["{} = ?", "Calculate {}", "x {} y", "What is {}? Solve for x."])
+def test_verbatim_arithmetic_is_a_leak(ctx: Context, name: Name, form: str) -> None:
+    """Whatever its length, beside n-grams or in place of them; other numbers are no leak."""
+    items = [form.format(arithmetic(seed, 8 + seed % 30)) for seed in range(100)]
+    others = [form.format(arithmetic(-seed - 1 + 2**20, 8 + seed % 30)) for seed in range(100)]
+    copies = [f"Here: {item}\n\nThink about it." for item in items]
+    rows = conversations([(text,) for text in copies + others])
+    causes = verdicts(ctx, rows, exam("b", [{"q": item} for item in items]), rule=name)
+    assert set(causes) == {of(rows, copy) for copy in copies}
+    assert all(cause["overlap"] == 1.0 for cause in causes.values())
+
+
+@pytest.mark.parametrize("name", [*METHODS])
+def test_a_part_of_arithmetic_is_no_leak(ctx: Context, name: Name) -> None:
+    item = arithmetic(0, 30)
+    assert convicted(ctx, f"Count: {item}", item, rule=name)
+    for part in (item[:-8], item[8:], item.replace(" ", " 7 ", 1)):
+        assert not convicted(ctx, f"Count: {part}", item, rule=name)
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"substring"}))
+@pytest.mark.parametrize("text", [" ".join(map(str, range(2, 60, 2))), " ".join(ascii_lowercase)])
+def test_a_count_is_no_leak_though_it_is_an_item(ctx: Context, name: Name, text: str) -> None:
+    with_text = exam("b", [{"q": text}, {"q": run(0, 30)}])
+    assert not verdicts(ctx, conversations([(text,)]), with_text, rule=name)
+
+
+INVISIBLE = (
+    "\u00ad\u034f\u061c\u180e\u200b\u200c\u200d\u200e\u202e\u2060\u2066\ufe0f\ufeff\U000e0041"
+)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from([*METHODS]), st.sampled_from([*INVISIBLE, INVISIBLE]), st.randoms())
+def test_invisible_characters_hide_nothing(name: Name, hidden: str, random: Random) -> None:
+    """Neither in the row nor in the item, within words and between them."""
+    ctx = Context.scratch(Path(mkdtemp()))
+    items = [run(0, 40), "你好世界今天我们学习如何做一个简单的蛋糕然后吃掉它", arithmetic(0, 20)]
+    for item in items:
+        hiding = "".join(c + hidden * (random.random() < 0.5) for c in item)
+        assert convicted(ctx, f"So: {hiding} then", item, rule=name)
+        assert convicted(ctx, f"So: {item} then", hiding, rule=name)
 
 
 @pytest.mark.parametrize("name", [*METHODS])

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import mkdtemp
+
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.context import Context
 from schemas.records import RECORD_COLUMNS
@@ -18,8 +23,8 @@ def dropped(ctx: Context, rows: pl.DataFrame, **options: object) -> dict[str, di
 
 
 def test_the_first_by_the_order_is_kept(ctx: Context) -> None:
-    rows = conversations([("Name a  colour.", "Red"), ("Name a colour.", "Red"), ("Other", "Red")])
-    first, second = of(rows, "Name a  colour."), of(rows, "Name a colour.")
+    rows = conversations([("Name a colour. ", "Red"), ("Name a colour.", "Red"), ("Other", "Red")])
+    first, second = of(rows, "Name a colour. "), of(rows, "Name a colour.")
     assert dropped(ctx, rows, order_by="origin") == {second: {"duplicate_of": first}}
     assert dropped(ctx, rows, order_by="origin desc") == {first: {"duplicate_of": second}}
     assert dropped(ctx, rows, normalize=()) == {}
@@ -78,7 +83,7 @@ def test_every_turn_and_every_role_counts(ctx: Context) -> None:
         ]
     )
     assert dropped(ctx, rows) == {}
-    spaced = frame([*rows.to_dicts(), record("Be  brief.", "Hello ", "Hi", roles=three)])
+    spaced = frame([*rows.to_dicts(), record("Be brief.\n", "Hello ", "Hi", roles=three)])
     (cause,) = dropped(ctx, spaced).values()
     system = pl.col("messages").list.first().struct.field("content").str.starts_with("Be ")
     assert cause["duplicate_of"] in spaced.filter(system)["id"]
@@ -99,12 +104,46 @@ def test_both_is_the_prompt_with_its_input_and_the_response(ctx: Context) -> Non
         ]
     )
     counts = {
-        field: len(dropped(ctx, rows, field=field))
+        field: len(dropped(ctx, rows, field=field, normalize=("space",)))
         for field in ("both", "prompt", "response", "instruction", "conversation")
     }
     # The second spacing of the first row, and the second empty prompt with the same answer.
     expected = {"both": 2, "prompt": 3, "response": 4, "instruction": 4, "conversation": 2}
     assert counts == expected
+
+
+PROGRAMS = [
+    "for n in range(3):\n    total += n\n    print(total)",
+    "for n in range(3):\n    total += n\nprint(total)",
+    "if a:\n  if b:\n    x()\n  else:\n    y()",
+    "if a:\n  if b:\n    x()\nelse:\n  y()",
+    "x = 1\n# y = 2",
+    "x = 1 # y = 2",
+    'print("a b")',
+    'print("a  b")',
+    "    return x",
+    "return x",
+    "def f():\n\treturn 1",
+    "def f():\n    return 1",
+]
+
+
+@pytest.mark.parametrize("field", ["conversation", "response", "both"])
+def test_different_programs_are_different_rows(ctx: Context, field: str) -> None:
+    rows = conversations([("Write it.", program) for program in PROGRAMS])
+    assert dropped(ctx, rows, field=field) == {}
+    assert dropped(ctx, rows, field=field, normalize=("space",)) != {}
+
+
+@given(st.sampled_from(PROGRAMS), st.sampled_from(["\n", "\r\n", " \n", "\t \r\n"]), st.booleans())
+def test_line_ends_make_no_program_another(program: str, end: str, last: bool) -> None:
+    """Nor does it depend on the machine that the text was written on."""
+    ctx = Context.scratch(Path(mkdtemp()))
+    other = program.replace("\n", end) + end * last
+    rows = conversations([("Write it.", program), ("Write it.", other)])
+    expected = 0 if rows["id"].n_unique() == 1 else 1
+    rows = rows.unique("id", maintain_order=True)
+    assert len(dropped(ctx, rows)) == expected
 
 
 def test_the_unicode_form_is_chosen(ctx: Context) -> None:

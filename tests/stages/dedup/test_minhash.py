@@ -10,14 +10,14 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.recipe.discovery import find
+from stages._text.candidates import condense
+from stages._text.join import prefixes, similarity_join
 from stages._text.ragged import Ragged
 from stages.dedup._jaccard import minhash as minhash_module
-from stages.dedup._jaccard.candidates import condense
-from stages.dedup._jaccard.join import prefixes, similarity_join
 from stages.dedup._jaccard.minhash import MAX_MISS, band_buckets, bands, signatures
 from stages.dedup.jaccard import jaccard
 from stages.dedup.minhash import minhash
-from tests.stages.dedup.test_join import DENSE, PAIRED, ragged, roots
+from tests.stages._text.test_join import DENSE, PAIRED, ragged, roots
 from tests.support.rows import sample
 
 

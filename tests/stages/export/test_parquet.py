@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.context import Context
+from pipeline.errors import OptionError, UserError
 from stages.export.parquet import parquet
 from tests.support.options import problems
 from tests.support.rows import frame, record, self_instruct
@@ -158,6 +160,31 @@ def test_rows_keep_their_split_when_others_come_and_go(tmp_path: Path, pool: pl.
     assert more["split"].filter(held).eq("validation").all()  # a larger fraction only adds
     assert 0.05 < held.mean() < 0.15  # type: ignore[operator]
     assert export(tmp_path / "d", pool)[1]["split"].drop_nulls().unique().to_list() == ["train"]
+
+
+def test_splits_that_the_rows_have_are_written(tmp_path: Path, pool: pl.DataFrame) -> None:
+    import datasets
+
+    names = pl.Series("split", ["train", "heldout"] * (len(pool) // 2))
+    files, result = export(tmp_path / "a", pool.with_columns(names))
+    assert result.columns == ["drop_reason", "evidence"]
+    loaded = datasets.load_dataset(str(files), cache_dir=str(tmp_path / "cache"))
+    kept = result["drop_reason"].is_null()
+    for name in ("train", "heldout"):
+        assert loaded[name]["id"][:] == pool["id"].filter(kept & (names == name)).to_list()
+    plain, _ = export(tmp_path / "b", pool)
+    all_train, _ = export(tmp_path / "c", pool.with_columns(split=pl.lit("train")))
+    assert digests(plain) == digests(all_train)
+    with pytest.raises(UserError, match=r"a split must be a word .* got '\.\./x'"):
+        export(tmp_path / "d", pool.with_columns(split=pl.lit("../x")))
+
+
+def test_one_stage_alone_decides_on_splits() -> None:
+    adds, edges = parquet.__stage__.adds, {"rows": [{"split": pl.String}]}  # type: ignore[attr-defined]
+    assert adds(SimpleNamespace(validation_fraction=0.0), {"rows": [{}]}) == {"split": pl.String}
+    assert adds(SimpleNamespace(validation_fraction=0.0), edges) == {}
+    with pytest.raises(OptionError, match=r"must be left out, got 0\.1: the rows have the column"):
+        adds(SimpleNamespace(validation_fraction=0.1), edges)
 
 
 def test_no_answer(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_uninvolved_vote_in_both_orders(ctx: Context) -> None:
     assert len(rows) == 12
     ballots: defaultdict[str, int] = defaultdict(int)
     for name, engine in context.engines.items():
-        ballots[name] = sum("better" in r.prompt[-1][1] for a in engine.asked for r in a)
+        ballots[name] = sum("better" in r.prompt[-1][1] for a in engine.calls for r in a)
     assert ballots == {"ann": 0, "bob": 0, "cid": 4}  # ann fights bob twice, others are mute
     won = rows.filter(pl.col("author") == "ann", pl.col("opponent") == "bob")
     assert won["votes"].to_list() == [1.0, 1.0]

@@ -192,7 +192,7 @@ def test_a_model_trained_backwards_is_shown_the_passage_alone(ctx: Context) -> N
         method=Humback(backward_model=True, curation=None),
         system="From the web.",
     )
-    assert context.engine.asked[0][0].prompt == (("user", text.strip()),)
+    assert context.engine.calls[0][0].prompt == (("user", text.strip()),)
     assert [m["role"] for m in rows["messages"][0]] == ["system", "user", "assistant"]
 
 
@@ -203,8 +203,8 @@ def test_longform_has_three_styles_and_no_curation(ctx: Context) -> None:
     assert rows["drop_reason"].null_count() == 30
     styles = [json.loads(extra)["style"] for extra in rows["extra"]]
     assert set(styles) == {"instruction", "chat", "query"}
-    assert len(context.engine.asked) == 1
-    prompts = [request.prompt[-1][1] for request in context.engine.asked[0]]
+    assert len(context.engine.calls) == 1
+    prompts = [request.prompt[-1][1] for request in context.engine.calls[0]]
     assert sum("search engine" in text for text in prompts) == styles.count("query")
 
 
@@ -229,7 +229,7 @@ def test_code_gets_the_candidate_that_it_answers_best(ctx: Context) -> None:
     assert best["messages"][0][0]["content"] == "Write a function, task 3."
     assert best["messages"][0][1]["content"] == "```\ndef f(x):\n    return x + 1\n```"
     assert best["curation_score"].to_list() == [1.0]
-    assert {request.sample for request in context.engine.asked[0]} == {0, 1, 2, 3, 4}
+    assert {request.sample for request in context.engine.calls[0]} == {0, 1, 2, 3, 4}
 
 
 def test_pairs_of_a_group_get_the_instruction_that_was_inferred(ctx: Context) -> None:
@@ -245,15 +245,15 @@ def test_pairs_of_a_group_get_the_instruction_that_was_inferred(ctx: Context) ->
     }
     assert rows["input_start"].to_list() == [len("Double it, please.\n\n")] * 4
     assert {tuple(p) for p in rows["parents"]} == {(i,) for i in pool["id"]}
-    shown = context.engine.asked[0][0].prompt[-1][1]
+    shown = context.engine.calls[0][0].prompt[-1][1]
     assert shown.count("Input:") == 3
 
 
 def test_a_missing_edge_is_an_error(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("x", "stop"))
-    with pytest.raises(UserError, match="'rows' must be connected for method inverse"):
+    with pytest.raises(UserError, match="inverse must have an input for 'rows'"):
         backtranslate(context, documents(["a"]), model=MODEL, method=Inverse())
-    with pytest.raises(UserError, match="'documents' must be connected for method humback"):
+    with pytest.raises(UserError, match="humback must have an input for 'documents'"):
         backtranslate(context, model=MODEL)
 
 

@@ -80,7 +80,7 @@ def reasons(rows: pl.DataFrame) -> Counter:
 
 def last_turns(context: Any) -> list[list[str]]:
     """The last turn of every request, call by call."""
-    return [[request.prompt[-1][1] for request in call] for call in context.engine.asked]
+    return [[request.prompt[-1][1] for request in call] for call in context.engine.calls]
 
 
 # --- fanno
@@ -225,7 +225,7 @@ def test_bonito_draws_types_and_shows_the_passage(ctx: Context) -> None:
     assert Counter(rows["task_type"]) == dict.fromkeys(bonito.TASK_TYPES, 2)
     assert turns(rows)[0] in ([f"Is it so?\n\n{t.strip()}", "Yes."] for t in (TREES, WHALES))
     assert kept(rows)["input_start"].to_list() == [11, 11]
-    [request, *_] = context.engine.asked[0]
+    [request, *_] = context.engine.calls[0]
     assert (request.decoding.temperature, request.decoding.top_p) == (0.5, 0.95)
     assert request.decoding.max_tokens == 256
     one = run(context, [TREES, WHALES], Bonito(task_types=("summarization",)))
@@ -239,7 +239,7 @@ def test_the_released_bonito_is_asked_in_its_form(ctx: Context) -> None:
         *(context, [TREES]),
         Bonito(task_model=True, task_types=("yes-no question answering",)),
     )
-    prompt = context.engine.asked[0][0].prompt
+    prompt = context.engine.calls[0][0].prompt
     task = "yes-no question answering"
     assert prompt == f"<|tasktype|>\n{task}\n<|context|>\n{TREES.strip()}\n<|task|>\n"
     # What the model wrote is a value and no template.
@@ -335,8 +335,8 @@ def test_rows_hold_several_texts_and_learn_from_the_earlier(ctx: Context) -> Non
     context = scripted(ctx, synthesizer)
     texts = [f"{TREES}{n}" for n in range(3)]
     rows = run(context, texts, InstructionPretraining())
-    assert [len(call) for call in context.engine.asked] == [2, 1]
-    later = context.engine.asked[1][0].prompt
+    assert [len(call) for call in context.engine.calls] == [2, 1]
+    later = context.engine.calls[1][0].prompt
     assert [role for role, _ in later] == ["user", "assistant", "user"]
     assert later[1][1] == "Question: What of trees?\nAnswer: All.\n\nQuestion: Why?\nAnswer: So."
     assert sorted(rows["parents"].list.len()) == [1, 2]
@@ -352,7 +352,7 @@ def test_the_released_synthesizer_and_one_text(ctx: Context) -> None:
     rows = run(
         context, [TREES, WHALES], InstructionPretraining(task_model=True, output_format="text")
     )
-    first, second = (context.engine.asked[n][0].prompt for n in (0, 1))
+    first, second = (context.engine.calls[n][0].prompt for n in (0, 1))
     assert first.startswith("<s> <CON> ")
     assert first.endswith(" </CON>\n\n")
     assert second.startswith(first + "<QUE> What of ")
@@ -466,7 +466,7 @@ def test_problems_come_from_consecutive_lines(ctx: Context) -> None:
     counts = reasons(rows)
     assert counts["repeated_snippet"] >= 11  # all of one line, eleven times
     assert counts[None] == len(seen) == len({"".join(t.split()) for t in seen})
-    request = context.engine.asked[0][0]
+    request = context.engine.calls[0][0]
     assert request.prompt[0][0] == "system"
     assert request.decoding.temperature == 0
     assert {json.loads(e)["snippet"].strip("\n") for e in kept(rows)["extra"]} == {
@@ -516,7 +516,7 @@ def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
     assert row["task_type"] in selfcodealign.TASK_TYPES
     assert json.loads(row["extra"])["concepts"] == ["closures", "recursion"]
     assert "Concepts: closures, recursion" in last_turns(context)[1][0]
-    assert [r.sample for r in context.engine.asked[2]] == [0, 1, 2]
+    assert [r.sample for r in context.engine.calls[2]] == [0, 1, 2]
     untested = scripted(ctx, lambda t: ("No tests.", "stop") if "[Tests]" in t else coder(t))
     assert reasons(run(untested, [CODE], SelfCodeAlign())) == {"answered_unparsed": 10}
 

@@ -52,7 +52,7 @@ def test_rows_fill_the_tasks_that_pass_the_filters(ctx: Context, tmp_path: Path)
         "repeated_instruction": 3,  # one of the first answer, two of the second
         "no_instruction": 2,
     }
-    described, bare = (request.prompt[-1][1] for request in context.engine.asked[0])
+    described, bare = (request.prompt[-1][1] for request in context.engine.calls[0])
     assert "Grade school mathematics." in described
     assert "Grade school mathematics." not in bare
     assert "- question: " in bare

@@ -7,13 +7,15 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
 from stages.generate.respond import Answer, respond
-from stages.generate.respond.context import InContext, nearest_passages
+from stages.generate.respond.context import InContext, _split, nearest_passages
 from stages.generate.respond.continuation import Continue, first_part
 from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
 from stages.generate.respond.reason import Reason
@@ -54,9 +56,9 @@ def test_every_model_answers_the_last_thing_said(ctx: Context, rows: pl.DataFram
         (model, sample): 2 for model in ("teacher", "other") for sample in (0, 1)
     }
     assert roles(answers) == {("user", "assistant"), ("user", "assistant") * 2}
-    prompts = {request.prompt for request in context.engine.asked[0]}
+    prompts = {request.prompt for request in context.engine.calls[0]}
     assert (("user", "A?"), ("assistant", "B."), ("user", "C?")) in prompts
-    assert {request.sample for request in context.engine.asked[0]} == {0, 1}
+    assert {request.sample for request in context.engine.calls[0]} == {0, 1}
     assert set(answers["origins"].list.first().struct.field("license")) == {"CC0-1.0"}
 
 
@@ -79,8 +81,8 @@ def test_system_prompts_are_drawn_and_stay(ctx: Context, rows: pl.DataFrame) -> 
 def test_reasoning_goes_from_guideline_to_outline_to_path(ctx: Context, rows: pl.DataFrame) -> None:
     context = scripted(ctx, echo)
     answers = respond(context, rows[:1], models=ONE, method=Reason(), num_answers=2)
-    assert [len(asked) for asked in context.engine.asked] == [2, 2, 2]
-    first, second, third = (asked[0].prompt[-1][1] for asked in context.engine.asked)
+    assert [len(asked) for asked in context.engine.calls] == [2, 2, 2]
+    first, second, third = (asked[0].prompt[-1][1] for asked in context.engine.calls)
     guideline = answers["manner"][0]
     assert guideline in first
     assert guideline not in second
@@ -96,8 +98,31 @@ def test_context_is_shown_and_left_out_of_the_row(ctx: Context) -> None:
     texts = documents("Bees dance.", "Wasps chew wood to nest.", "Rust borrows.")
     context = scripted(ctx, echo)
     answers = respond(context, rows, texts, models=ONE, method=InContext(num_passages=1))
-    assert "Wasps chew wood" in context.engine.asked[0][0].prompt[-1][1]
+    assert "Wasps chew wood" in context.engine.calls[0][0].prompt[-1][1]
     assert answers["messages"][0][0]["content"] == "How do wasps nest?"
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), max_size=80), st.integers(1, 6))
+def test_passages_are_words_between_white_space(text: str, size: int) -> None:
+    words = text.split()
+    expected = [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
+    assert _split(text, size) == expected
+
+
+@given(st.text(st.sampled_from("茶です。ที่ดa ,\n"), max_size=40), st.integers(1, 6))
+def test_passages_of_scripts_without_spaces_lose_nothing(text: str, size: int) -> None:
+    passages = _split(text, size)
+    assert "".join("".join(passages).split()) == "".join(text.split())
+    assert all(passages)
+    assert all(len(passage) <= size * 8 for passage in passages if "a" not in passage)
+
+
+def test_chinese_passages_are_cut_and_found() -> None:
+    text = "蜜蜂用跳舞告诉同伴花在哪里。" * 3 + "黄蜂嚼木头来筑巢。" * 3
+    passages = _split(text, 13)
+    assert passages[0] == "蜜蜂用跳舞告诉同伴花在哪里。"
+    (best,) = nearest_passages(["黄蜂怎样筑巢？"], passages, 1)
+    assert "筑巢" in best[0]
 
 
 def test_nearest_passages_are_those_that_share_words() -> None:
@@ -149,7 +174,7 @@ def test_a_cut_answer_is_requested_again_with_a_higher_limit(
 
     context = scripted(ctx, long)
     answers = respond(context, rows, models=ONE, max_tokens=8, retry_max_tokens=(16, 32))
-    assert [r.decoding.max_tokens for asked in context.engine.asked for r in asked] == [
+    assert [r.decoding.max_tokens for asked in context.engine.calls for r in asked] == [
         *(8, 8, 16, 16, 32, 32),
     ]
     assert set(answers["drop_reason"]) == {"response_cut"}
@@ -157,11 +182,11 @@ def test_a_cut_answer_is_requested_again_with_a_higher_limit(
 
 
 def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
-    with pytest.raises(UserError, match="'documents' must be connected for method continue"):
+    with pytest.raises(UserError, match="continue must have an input for 'documents'"):
         respond(scripted(ctx, echo), rows, models=ONE, method=Continue())
-    with pytest.raises(UserError, match="'rows' must be connected for method answer"):
+    with pytest.raises(UserError, match="answer must have an input for 'rows'"):
         respond(scripted(ctx, echo), None, documents("a b"), models=ONE)
-    with pytest.raises(UserError, match="'documents' must be connected for method context"):
+    with pytest.raises(UserError, match="context must have an input for 'documents'"):
         respond(scripted(ctx, echo), rows, models=ONE, method=InContext())
 
 

@@ -175,7 +175,7 @@ def test_from_list_to_instances_as_in_the_paper(ctx: Context, seeds: pl.DataFram
     }
     assert rows["drop_reason"].drop_nulls().to_list() == ["input_equals_output"] * 2
     assert (rows["journal"].list.len() == 3).all()
-    lists, classify, instances = context.engine.asked
+    lists, classify, instances = context.engine.calls
     assert lists[0].decoding.stop == ("\n\n", "\n16", "16.", "16 .")
     assert lists[0].prompt.count("\n") == 9  # a heading and eight demonstrations
     assert classify[0].prompt.count("Is it classification? ") == 12 + 19
@@ -190,7 +190,7 @@ def test_prompts_list_two_machine_instructions_as_soon_as_there_are_any(
 ) -> None:
     answer = script((LIST, "stop"), (EXAMPLES, "stop"), (LABELS, "stop"))
     rows, context = play(ctx, seeds, answer, num_rows=9, max_requests=3)
-    prompts = [asked[0].prompt for asked in context.engine.asked[:3]]
+    prompts = [asked[0].prompt for asked in context.engine.calls[:3]]
     shown = [sum(line.split(". ", 1)[-1] in MACHINE for line in p.splitlines()) for p in prompts]
     assert shown == [0, 2, 2]
     parents = kept(rows)["parents"].list.len()

@@ -128,7 +128,7 @@ def test_alpaca_has_whole_tasks_written_after_three_seeds(
         **{None: 2, "fields_missing": 2, "banned_keyword": 2, "empty_output": 1},
         **{"not_novel": 5, "response_cut": 2},
     }
-    first, second = (asked[0] for asked in engine.asked)
+    first, second = (asked[0] for asked in engine.calls)
     assert (first.decoding.temperature, first.decoding.top_p) == (1.0, 1.0)
     assert first.decoding.max_tokens == 3072
     assert first.decoding.stop == ("\n20.", "\n20 .")
@@ -139,14 +139,14 @@ def test_alpaca_has_whole_tasks_written_after_three_seeds(
         assert prompt.count("\n###\n") == 4
         assert "whales" not in prompt, "no machine tasks are shown"
     assert set(rows["parents"].list.len()) == {3}
-    assert len(engine.asked) == 2, "a complete task needs no further request"
+    assert len(engine.calls) == 2, "a complete task needs no further request"
 
 
 def test_a_chat_model_is_asked_and_may_chatter(ctx: Context, seeds: pl.DataFrame) -> None:
     answer = "Sure, here they are:\n###\n4. Instruction:" + WRITTEN
     rows, engine = play(ctx, seeds, lambda _: (answer, "stop"), Alpaca(prompting="chat"))
     assert len(kept(rows)) == 2
-    [[request]] = engine.asked
+    [[request]] = engine.calls
     assert request.prompt[0][0] == "user"
     assert request.prompt[0][1].endswith("in exactly this form and with nothing else.")
     assert request.decoding.stop == ()
@@ -166,7 +166,7 @@ def test_unnatural_shows_five_triplets_in_turn_and_answers_greedily(
         return " salt ", "stop"
 
     rows, engine = play(ctx, seeds, script, Unnatural(), max_requests=10, requests_per_round=10)
-    drafts, answers = engine.asked
+    drafts, answers = engine.calls
     prompts = [text_of(request) for request in drafts]
     assert len(set(prompts)) == 5
     assert prompts[:5] == prompts[5:]
@@ -207,7 +207,7 @@ def test_unnatural_filters_what_is_copied_or_lacks_a_field(ctx: Context) -> None
     )
     reasons = Counter(rows["drop_reason"])
     assert {"repeats_demonstration", "fields_missing", "empty_output"} <= set(reasons)
-    assert "Constraints" not in text_of(engine.asked[1][0]).splitlines()[-2]
+    assert "Constraints" not in text_of(engine.calls[1][0]).splitlines()[-2]
     with pytest.raises(UserError, match="at least 15 usable instructions, got 14"):
         play(ctx, numbered[1:], script, Unnatural())
 
@@ -239,7 +239,7 @@ def test_ensemble_instruct_has_two_pipelines_of_simple_prompts(
         max_requests=number,
         requests_per_round=number,
     )
-    lists, instances = engine.asked
+    lists, instances = engine.calls
     humans = seeds.filter(pl.col("input_start").is_not_null() == (inputs == "with"))["id"]
     assert all(set(parents) <= set(humans) for parents in rows["parents"])
     assert text_of(lists[0]).count("|EoS|") == shown
@@ -278,7 +278,7 @@ def test_ensemble_instruct_shows_four_machine_instructions_at_most(
     _, engine = play(
         ctx, seeds, script, EnsembleInstruct(inputs="without"), num_rows=7, max_requests=7
     )
-    lists = [text_of(asked[0]) for asked in engine.asked[:7]]
+    lists = [text_of(asked[0]) for asked in engine.calls[:7]]
     assert [prompt.count("Tell w") for prompt in lists] == [0, 1, 2, 3, 4, 4, 4]
 
 
@@ -294,7 +294,7 @@ def test_lamini_draws_topics_and_has_each_instruction_answered(
         return f"Answer to: {prompt}", "stop"
 
     rows, engine = play(ctx, seeds, script, LaMini())
-    [asked], answers = engine.asked
+    [asked], answers = engine.calls
     assert asked.prompt[0][0] == "user"
     assert "Write 20 more tasks, numbered from 4" in text_of(asked)
     topics = rows["topics"][0].to_list()
@@ -312,7 +312,7 @@ def test_lamini_draws_topics_and_has_each_instruction_answered(
     with pytest.raises(UserError, match="at most 3, the number of topics, got 4"):
         play(ctx, seeds, script, LaMini(topics_per_request=4), topic_files=(str(file),))
     _, one = play(ctx, seeds, script, Alpaca(topics_per_request=1), topics=("kelp",))
-    assert "about these topics: kelp" in text_of(one.asked[0][0])
+    assert "about these topics: kelp" in text_of(one.calls[0][0])
 
 
 EXAMPLES = tasks(*(("Say if it is good.", f"review {i}", "yes") for i in range(8)))
@@ -333,12 +333,12 @@ def test_self_guide_writes_inputs_for_one_task_then_outputs(ctx: Context) -> Non
         max_requests=15,
         requests_per_round=5,
     )
-    listing = text_of(engine.asked[0][0])
+    listing = text_of(engine.calls[0][0])
     assert listing.startswith("The task is: Say if it is good.")
     assert listing.count("###") == 7
-    later = text_of(engine.asked[2][0])
+    later = text_of(engine.calls[2][0])
     assert later.count("a review of") == 3, "half of the inputs shown are the model's own"
-    answer = engine.asked[3][0]
+    answer = engine.calls[3][0]
     assert answer.decoding.temperature == 0
     assert text_of(answer).count("Output: yes") == 3
     reasons = Counter(rows["drop_reason"])
@@ -356,7 +356,7 @@ def test_self_guide_needs_one_task(ctx: Context) -> None:
         play(ctx, mixed, lambda _: ("", "stop"), SelfGuide(num_shots=2, max_generated_shots=0))
     method = SelfGuide(num_shots=2, max_generated_shots=0, task="Do both.", instances=None)
     rows, engine = play(ctx, mixed, lambda p: (" x", "stop"), method)
-    assert "The task is: Do both." in text_of(engine.asked[0][0])
+    assert "The task is: Do both." in text_of(engine.calls[0][0])
     assert kept(rows) == [("Do both.\n\nx",)]
 
 
@@ -368,8 +368,8 @@ def test_self_specialization_leaves_the_answer_to_others(ctx: Context, seeds: pl
     )
     assert kept(rows) == [("Read this scan of the chest.\n\nA shadow.",)]
     assert rows["drop_reason"].to_list() == [None, "too_short"]
-    assert "an expert in radiology" in text_of(engine.asked[0][0])
-    assert len(engine.asked) == 1
+    assert "an expert in radiology" in text_of(engine.calls[0][0])
+    assert len(engine.calls) == 1
 
 
 def test_bioinstruct_asks_a_chat_model_in_its_domain(ctx: Context, seeds: pl.DataFrame) -> None:
@@ -378,8 +378,8 @@ def test_bioinstruct_asks_a_chat_model_in_its_domain(ctx: Context, seeds: pl.Dat
     )
     rows, engine = play(ctx, seeds, lambda _: (answer, "stop"), BioInstruct())
     assert kept(rows) == [("Name the four chambers of a heart.", "x")]
-    assert "biomedicine" in text_of(engine.asked[0][0])
-    assert text_of(engine.asked[0][0]).count("\n###") == 4
+    assert "biomedicine" in text_of(engine.calls[0][0])
+    assert text_of(engine.calls[0][0]).count("\n###") == 4
 
 
 CASE = """###
@@ -410,10 +410,10 @@ def test_alpacare_keeps_what_the_seeds_attributes_ask_for(ctx: Context) -> None:
     ]  # fmt: skip
     assert rows["task_difficulty"].to_list() == ["4", None]
     assert rows["drop_reason"].to_list() == [None, "fields_missing"]
-    asked = engine.asked[0][0]
+    asked = engine.calls[0][0]
     assert "1. Difficulty: 2\n1. Instruction: Explain gene" in text_of(asked)
     assert (asked.decoding.temperature, asked.decoding.presence_penalty) == (1.0, 1.5)
-    assert text_of(engine.asked[1][0]).startswith("Choose the next step.\n\nA man of 60")
+    assert text_of(engine.calls[1][0]).startswith("Choose the next step.\n\nA man of 60")
     lacking = {name: value for name, value in attributes.items() if name != "difficulty"}
     bare = tasks(*((f"Do {i}.", "", "x") for i in range(4)), **lacking)
     with pytest.raises(UserError, match="every seed must have difficulty"):
@@ -437,7 +437,7 @@ def test_an_open_chat_model_is_asked_in_turns_all_the_way(
         ("Is it about the sea or not?\n\nA wave.", "sea"),
         ("Sort the words by length.\n\nbb a", "a bb"),
     ]
-    assert all(request.prompt[0][0] == "user" for asked in engine.asked for request in asked)
+    assert all(request.prompt[0][0] == "user" for asked in engine.calls for request in asked)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
@@ -475,7 +475,7 @@ def test_an_option_replaces_the_default_of_its_method(ctx: Context, seeds: pl.Da
     answer = " Go on.\n6. Input: a video\n6. Output: o"
     rows, engine = play(ctx, seeds, lambda _: (answer, "stop"), method)
     assert kept(rows) == [("Go on.\n\na video",)]
-    [[request]] = engine.asked
+    [[request]] = engine.calls
     assert text_of(request).endswith("6. Instruction:")
     assert request.decoding.stop == ("\n9.", "\n9 .")
     assert request.decoding.temperature == 0.0

@@ -44,7 +44,7 @@ def test_every_instruction_gets_a_role_with_rules_and_an_answer(ctx: Context) ->
         assert all(rule in messages[0]["content"] for rule in rules)
         assert parents[0] in set(pool["id"])
     assert rows["rules"].list.len().n_unique() == 3
-    answered = context.engine.asked[1][0].prompt
+    answered = context.engine.calls[1][0].prompt
     assert [role for role, _ in answered] == ["system", "user"]
     again = system_prompt(
         scripted(ctx, developer), pool[::-1], model=NO_MODEL, method=Rules(num_rules=(2, 4))
@@ -70,7 +70,7 @@ def test_characters_are_assigned(ctx: Context) -> None:
         model=NO_MODEL,
         method=Profiles(num_profiles=4, topics=("chess", "steam")),
     )
-    assert len(context.engine.asked[0]) == 4
+    assert len(context.engine.calls[0]) == 4
     assert len(kept(rows)) == 20
     first = rows["messages"][0][0]["content"]
     assert "You are Ada." in first

@@ -59,7 +59,7 @@ def test_every_concept_is_asked_at_every_level(ctx: Context) -> None:
         (c, lv) for c in ("Supply", "Demand", "Price") for lv in ("remember", "create")
     }
     assert reasons(rows) == {None: 6, "repeated_concept": 1}
-    asked = [request.prompt[-1][1] for request in context.engine.asked[1]]
+    asked = [request.prompt[-1][1] for request in context.engine.calls[1]]
     assert any(LEVELS["create"] in text and "university" in text for text in asked)
     assert kept["journal"].list.len().to_list() == [3] * 6
     assert set(kept["subject"]) == {"economics"}
@@ -68,8 +68,8 @@ def test_every_concept_is_asked_at_every_level(ctx: Context) -> None:
 def test_the_whole_curriculum_is_there_by_default(ctx: Context) -> None:
     context = scripted(ctx, teacher)
     taxonomy(context, model=NO_MODEL, method=Curriculum(num_rows=5))
-    assert len(context.engine.asked[0]) == sum(map(len, SUBJECTS.values()))
-    assert [len(asked) for asked in context.engine.asked[1:]] == [5, 5]
+    assert len(context.engine.calls[0]) == sum(map(len, SUBJECTS.values()))
+    assert [len(asked) for asked in context.engine.calls[1:]] == [5, 5]
 
 
 def test_seeds_are_encoded_and_decoded(ctx: Context) -> None:
@@ -109,7 +109,7 @@ def test_texts_must_show_every_skill(ctx: Context) -> None:
         assert (why == "skill_not_shown") == ("irony" in drawn[:4])
         assert why is None or json.loads(evidence) == {"skill": "irony"}
     assert 0 < reasons(rows)["skill_not_shown"] < 30
-    first = context.engine.asked[0][0].prompt[-1][1]
+    first = context.engine.calls[0][0].prompt[-1][1]
     assert "at most 3 sentences" in first
     fewer = taxonomy(context, model=NO_MODEL, method=Skills(num_rows=5, num_skills=4))
     assert fewer["id"].to_list() == rows["id"].to_list()[:5]
@@ -160,5 +160,5 @@ def test_wrong_options_are_named_before_anything_runs(
 
 
 def test_metadata_without_seeds_is_told(ctx: Context) -> None:
-    with pytest.raises(UserError, match="needs records on the edge seeds"):
+    with pytest.raises(UserError, match="metadata must have an input for 'seeds'"):
         taxonomy(scripted(ctx, teacher), model=NO_MODEL, method=Metadata())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -10,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import Exit, RecipeErrors, UserError
+from pipeline.recipe.graph import kind_of
+from pipeline.stage import Columns, DataKind
 from schemas.records import RECORD_COLUMNS, record_id
+from stages.load.concat import KINDS, concat
 from stages.load.concat import added as concat_adds
-from stages.load.concat import concat
 from stages.load.join import added as join_adds
 from stages.load.join import join
+from tests.support.running import counts, recipe, run
 
 NOWHERE = Context.__new__(Context)
 """Neither stage touches its context."""
@@ -110,6 +115,65 @@ def test_concat_fills_columns_that_an_input_lacks() -> None:
     other = two.with_columns(score=pl.lit("high"))
     with pytest.raises(UserError, match="column 'score' is Float32 in one input and String"):
         concat_adds(None, {"rows": [one.schema, other.schema]})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_concat_of_every_kind(kind: Columns) -> None:
+    """Equal rows once, columns of both; what the kind calls its own is not added."""
+    one = pl.DataFrame([{"id": "a"}, {"id": "b"}], schema=kind).with_columns(score=pl.lit(0.5))
+    two = pl.DataFrame([{"id": "b"}, {"id": "c"}], schema=kind).with_columns(tag=pl.lit("x"))
+    result = concat(NOWHERE, [one, two])
+    assert result["id"].to_list() == ["a", "b", "b", "c"]
+    assert result["drop_reason"].to_list() == [None, None, "duplicate", None]
+    assert json.loads(result["evidence"][2])["id"] == "b"
+    adds = concat_adds(None, {"rows": [one.schema, two.schema]})  # type: ignore[arg-type]
+    assert adds == {"score": pl.Float64, "tag": pl.String}
+    assert set(result.columns) == {*kind, *adds, "drop_reason", "evidence"}
+
+
+def exams(folder: Path, *needs: str) -> dict[str, Any]:
+    """Two benchmarks of which an item is in both, a document, and what is made of them."""
+    items = [{"question": f"How many of the {n} birds that sat on it are left?"} for n in range(9)]
+    for name, part in (("one", items[:6]), ("two", items[5:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)))
+    (folder / "pool.jsonl").write_text(
+        json.dumps({"instruction": items[8]["question"], "output": "None."})
+    )
+    terms = {"source": "s", "license": "MIT"}
+    sources = {
+        name: {
+            "uses": "load.benchmarks",
+            "with": {"path": f"{folder}/{name}.jsonl", "benchmark": "b"},
+        }
+        for name in ("one", "two")
+    }
+    return {
+        **sources,
+        "pool": {"uses": "load.records", "with": {"path": f"{folder}/pool.jsonl", **terms}},
+        "texts": {"uses": "load.documents", "with": {"path": f"{folder}/pool.jsonl", **terms}},
+        "all": {"uses": "load.concat", "needs": list(needs)},
+    }
+
+
+def test_items_of_several_stages_are_searched_for_together(tmp_path: Path) -> None:
+    needs = {"rows": "pool", "benchmarks": "all"}
+    stages = exams(tmp_path, "one", "two")
+    del stages["texts"]
+    wired = recipe(stages | {"clean": {"uses": "decontaminate.ngram", "needs": needs}})
+    assert kind_of(wired.steps["all"]) is DataKind.ITEMS
+    assert run(wired, tmp_path / "store") == Exit.DONE
+    accounts = counts(wired, tmp_path / "store")
+    assert accounts["all"] == (10, 0, 10, {}, 0)  # keys are row numbers: no two are equal
+    assert accounts["clean"] == (1, 0, 0, {"contaminated": 1}, 0)
+
+
+def test_one_kind_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(RecipeErrors) as caught:
+        recipe(exams(tmp_path, "one", "pool"))
+    assert "load.concat) needs records or documents or items for 'rows', but" in str(caught.value)
+    documents = {"uses": "load.concat", "needs": ["texts", "texts"]}
+    wired = recipe({**exams(tmp_path, "pool"), "all": documents})
+    assert kind_of(wired.steps["all"]) is DataKind.DOCUMENTS
 
 
 def branches() -> list[pl.DataFrame]:

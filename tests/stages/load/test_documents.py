@@ -21,6 +21,7 @@ from stages.load.documents import _check as check
 from stages.load.documents import documents
 from tests.conftest import ROOT
 from tests.support.loading import assert_accounted, failures, gz, json_array, json_lines, zst
+from tests.support.options import options_of
 
 BOOK = ROOT / "data/samples/rust_book.jsonl.gz"
 ROWS = [{"text": f"text {n}", "title": f"title {n}", "n": n} for n in range(5)]
@@ -141,7 +142,7 @@ def test_fields_are_renamed(ctx: Context) -> None:
 
 
 def options(path: Path, **more: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{"path": (str(path),), "format": "auto", "fields": None} | more)
+    return options_of(documents, path=(str(path),), **more)
 
 
 def test_a_file_without_texts_is_reported_before_any_work(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,15 @@ def lines_around(bad: bytes) -> bytes:
         (b'{"instruction": "a", "output": "b", "input": {}}', "'input' is an object"),
         (b'{"instruction": "a", "output": "b", "history": [["x"]]}', "'history'"),
         (b'{"instruction": "a", "output": "b", "history": "x"}', "'history' is a text"),
-        (b'{"instruction": "a"}', "no known format has these fields: instruction"),
+        (b'{"instruction": "a", "ouput": "b"}', "no known format has these fields: instruction"),
+        (b'{"prompt": "a", "answer": "b"}', "without answers, write format: prompt"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "c"}', "no known format has these fields"),
+        (b'{"prompt": "a", "completions": []}', "'completions' is empty"),
+        (b'{"prompt": "a", "completions": [3]}', "completion 1: it is a number, not a text"),
+        (b'{"prompt": "a", "completions": [{"rank": 1}]}', "completion 1: missing field"),
+        (b'{"instruction": "a", "output": NaN}', "missing field 'output'"),
+        (b'{"instruction": "a", "output": "b"},', "a comma behind the row"),
+        (b'{"instruction": "a", "output": "b",}', "a comma before the closing bracket"),
         (b"{}", "no known format"),
         (b"[]", "a row must be an object, not a list"),
         (b"null", "a row must be an object, not null"),
@@ -73,7 +82,7 @@ def lines_around(bad: bytes) -> bytes:
         (b'{"messages": ["a"]}', "turn 1 is a text"),
         (b'{"messages": [{"role": "king", "content": "a"}]}', "turn 1: unknown role 'king'"),
         (b'{"messages": [{"role": ["user"], "content": "a"}]}', "turn 1: unknown role"),
-        (b'{"messages": [{"role": "user", "content": null}]}', "'content' is null"),
+        (b'{"messages": [{"role": "user", "content": null}]}', "turn 1 (user) is empty"),
         (b'{"messages": [{"role": "user", "content": ""}]}', "turn 1 (user) is empty"),
         (b'{"messages": [{"role": "assistant", "content": "a"}]}', "there is no user turn"),
         (
@@ -242,7 +251,8 @@ def test_a_row_of_50_megabytes_loads_unchanged(name: str) -> None:
         data = f'prompt,completion\na,b\nlong,"{cell}"\nc,d\n'.encode()
     else:
         rows = [("a", "b"), ("long", text), ("c", "d")]
-        data = json_lines([{"prompt": p, "completion": c} for p, c in rows])
+        dumps = partial(json.dumps, ensure_ascii=False)
+        data = "\n".join(dumps({"prompt": p, "completion": c}) for p, c in rows).encode()
     assert len(data) > 50_000_000
     assert turns(load(data, name=name))[1] == [("user", "long"), ("assistant", text)]
 

@@ -72,7 +72,7 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
     assert {run["tokens"] for run in report["runs"]} == {256}
     assert {run["steps"] for run in report["runs"]} == {2}
     assert [(run["arm"], run["seed"]) for run in report["runs"]] == list(
-        itertools.product(("chosen", "random"), (0, 1))
+        itertools.product(("selected", "random"), (0, 1))
     )
     draws = {run["draw"] for run in report["runs"] if run["arm"] == "random"}
     assert len(draws) == 2

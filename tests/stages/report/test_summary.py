@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import RecipeErrors, UserError
 from pipeline.recipe.discovery import describe
+from pipeline.recipe.recipe import Recipe
 from schemas.records import RECORD_COLUMNS
 from stages.report.summary import MAX_VALUES, summary
 from tests.support.options import problems
@@ -64,12 +65,63 @@ def test_chosen_rows_are_set_beside_the_pool(ctx: Context, tmp_path: Path) -> No
 
 
 def test_rare_values_share_a_line(ctx: Context) -> None:
-    pool = rows([["web"]] * 40, cluster=list(range(40)))
+    pool = rows([["web"]] * 40, cluster=[f"{i}" for i in range(40)])
     summary(ctx, pool, pool[:20], columns=("cluster",))
     counts = cells((ctx.files / "summary.md").read_text(), "cluster")
     assert len(counts) == MAX_VALUES + 1
     assert counts[f"{40 - MAX_VALUES} others"][0] == str(40 - MAX_VALUES)
     assert sum(int(line[2]) for line in counts.values()) == 20
+
+
+def test_integers_of_many_values_are_summed_up(ctx: Context) -> None:
+    """423 values of a count are no 423 lines, nor twelve and a rest."""
+    pool = rows([["web"]] * 423, words=list(range(1000, 1423)), turns=[1, 2, 3] * 141)
+    summary(ctx, pool, pool[:11], columns=("words", "turns"))
+    text = (ctx.files / "summary.md").read_text()
+    assert cells(text, "score") == {"words": ["1,042", "1,211", "1,380", "1,001", "1,005", "1,009"]}
+    assert list(cells(text, "turns")) == ["1", "2", "3"]
+
+
+def test_lists_are_summed_up_by_their_lengths(ctx: Context) -> None:
+    tags = [["a"], ["a", "b", "c"], None, [], ["x"] * 7]
+    pool = rows([["web"]] * 5, tags=tags)
+    summary(ctx, pool, pool[1:2], columns=("tags",))
+    text = (ctx.files / "summary.md").read_text()
+    assert cells(text, "score") == {"tags (length)": ["0", "3", "7", "3", "3", "3"]}
+    summary(ctx, pool, pool[:0], selected_columns=("tags",))
+    text = (ctx.files / "summary.md").read_text()
+    assert cells(text, "score") == {"tags (length)": ["", "", ""]}
+
+
+def test_a_column_that_no_table_shows_is_refused_before_the_run(tmp_path: Path) -> None:
+    (tmp_path / "structs.py").write_text(STRUCTS)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "rows.txt").write_text("a\tb\n")
+    with pytest.raises(RecipeErrors) as caught:
+        Recipe.load(str(tmp_path / "r.yaml"))
+    assert "r.yaml:8: report (report.summary): columns must name columns of" in str(caught.value)
+    assert "got 'pair', which is Struct" in str(caught.value)
+
+
+STRUCTS = """\
+import polars as pl
+from pipeline.context import Context
+from pipeline.stage import Records, stage
+
+@stage(version=1, scope="set", reads=[], adds={"pair": pl.Struct({"a": pl.Int8})})
+def pairs(ctx: Context, rows: Records) -> pl.DataFrame:
+    return rows.select(pl.struct(pl.lit(1, pl.Int8).alias("a")).alias("pair"))
+"""
+RECIPE = """\
+name: r
+stages:
+  a: {uses: tests.support.toys.load, with: {path: rows.txt}}
+  b: {uses: structs.pairs, needs: a}
+  report:
+    uses: report.summary
+    needs: {pool: b, selected: b}
+    with: {columns: [pair]}
+"""
 
 
 def test_nothing_chosen_is_still_a_summary(ctx: Context) -> None:

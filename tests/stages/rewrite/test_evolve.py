@@ -49,7 +49,7 @@ def test_every_round_evolves_the_result_of_the_last(ctx: Context) -> None:
     assert rows["operators"].list.len().to_list() == [1, 2, 3]
     assert set(map(tuple, rows["parents"])) == {(ONE["id"][0],)}
     # Rewrite, compare, answer: three requests a round, and nothing more.
-    assert [len(asked) for asked in context.engine.asked] == [1] * 9
+    assert [len(asked) for asked in context.engine.calls] == [1] * 9
 
 
 def test_what_fails_is_dropped_and_the_old_instruction_goes_on(ctx: Context) -> None:
@@ -97,7 +97,7 @@ def test_every_operator_is_a_prompt_file() -> None:
 def test_rubrics_name_the_change_that_is_applied(ctx: Context) -> None:
     context = scripted(ctx, writer)
     rows = evolve(context, ONE, model=NO_MODEL, method=Rubric(), rounds=1)
-    applied = context.engine.asked[1][0].prompt[-1][1]
+    applied = context.engine.calls[1][0].prompt[-1][1]
     assert "Ask for two." in applied or "Ask for a rare one." in applied
     assert rows["messages"][0][0]["content"] == "Something else entirely."
 
@@ -113,7 +113,7 @@ def test_conversations_grow_by_a_turn_a_round(ctx: Context) -> None:
         ["user", "assistant"] * 3,
     ]
     assert set(rows["operators"][1]) <= set(TURN_KINDS)
-    answered = context.engine.asked[1][0].prompt
+    answered = context.engine.calls[1][0].prompt
     assert answered == (("user", "Name a fruit."), ("assistant", "Apple."), ("user", "And then?"))
 
 

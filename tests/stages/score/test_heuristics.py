@@ -61,6 +61,38 @@ def test_words_are_counted_before_lower_case() -> None:
     assert counts == [None, 2, 1, 0, 3, 2]
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("我喜欢喝绿茶，不喜欢咖啡。", 11),
+        ("東京タワーはどこですか？", 11),
+        ("ฉันชอบดื่มชา", 9),
+        ("나는 녹차를 좋아한다", 3),
+        ("मुझे हिन्दी पसंद है", 4),
+        ("Python 3 的列表 (list) 怎么排序?", 10),
+        ("cafe\u0301s re\u0301sume\u0301", 2),
+    ],
+    ids=["Chinese", "Japanese", "Thai", "Korean", "Hindi", "mixed", "decomposed"],
+)
+def test_words_of_scripts_with_and_without_spaces(text: str, words: int) -> None:
+    assert measure(text, text)["prompt_words"] == measure(text, text)["response_words"] == words
+
+
+LATIN = st.text(st.characters(max_codepoint=0x24F, exclude_characters="İ"), max_size=60)
+
+
+@given(LATIN)
+def test_words_of_latin_script_are_runs_of_letters_and_digits(text: str) -> None:
+    runs = pl.Series([text]).str.count_matches(r"[\p{L}\p{N}]+(?:['’][\p{L}]+)*").item()
+    assert measure("Go.", text)["response_words"] == runs
+
+
+def test_repetition_and_diversity_of_chinese_are_over_characters() -> None:
+    result = measure("去。", "好好学习天天向上好好学习天天向上")
+    assert result["repetition"] == pytest.approx(1 - 8 / 14)
+    assert result["mtld"] is not None
+
+
 def test_repetition() -> None:
     assert measure("Go.", "a b c a b c a b c")["repetition"] == pytest.approx(1 - 3 / 7)
     assert measure("Go.", "A b a B a b", ngram_size=2)["repetition"] == pytest.approx(1 - 2 / 5)

@@ -11,17 +11,20 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenLogprobs
-from stages._llm.label_scores import expectation
-from stages.score.judge import judge
+from pipeline.models.engines.registry import close_engines
+from stages._llm.label_scores import expected_value
+from stages.score.judge import Method, judge
 from stages.score.judge.bias import Bias, rank_correlation
 from stages.score.judge.exchanges import exchanges
 from stages.score.judge.gap import Gap
+from stages.score.judge.p_true import PTrue
 from stages.score.judge.pairwise import Pairwise
 from stages.score.judge.rating import Rating
 from stages.score.judge.rubric import Rubric
-from tests.support.options import NO_MODEL, problems
+from tests.support.options import NO_MODEL, options_of, problems
 from tests.support.rows import conversations, of
 from tests.support.scripted import Answer, scripted
+from tests.support.serving import FakeServer, HttpMessage, Responder, TinyLM, listening, served
 
 ROWS = conversations([("Why?", "Because."), ("A?", "B.", "C?", "D, and more of it."), ("Who?",)])
 
@@ -45,10 +48,9 @@ SCALE = {str(n): float(n) for n in range(1, 7)}
 
 
 def test_the_expectation_is_over_the_labels_alone() -> None:
-    assert expectation(said({"4": 0.4, " 5": 0.2, "the": 0.4}), SCALE) == pytest.approx(13 / 3)
-    assert expectation(said({"the": 0.9}), SCALE) == 4.0  # what was said, where none is likely
-    assert expectation(Completion("k", "6", "stop", 1, 1), SCALE) == 6.0
-    assert expectation(Completion("k", "six", "stop", 1, 1), SCALE) is None
+    assert expected_value(said({"4": 0.4, " 5": 0.2, "the": 0.4}), SCALE) == pytest.approx(13 / 3)
+    assert expected_value(said({"the": 0.9}), SCALE) is None
+    assert expected_value(Completion("k", "6", "stop", 1, 1), SCALE) is None
 
 
 def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
@@ -68,7 +70,7 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
     nothing = rated["Who?"]
     assert nothing["error"] == "there is no answer to judge"
     assert nothing["judge_quality"] is None
-    shown = context.engine.asked[0]
+    shown = context.engine.calls[0]
     assert len(shown) == 2
     assert all("could not be better" in request.prompt[-1][1] for request in shown)
     assert all(request.decoding.logprobs == 20 for request in shown)
@@ -78,7 +80,7 @@ def test_an_unreadable_judgement_is_requested_once_more_and_then_fails(ctx: Cont
     context = scripted(ctx, lambda _: ("splendid", "stop"))
     result = judge(context, ROWS[:1], model=NO_MODEL)
     assert "unreadable" in result["error"][0]
-    assert [len(call) for call in context.engine.asked] == [1, 1]
+    assert [len(call) for call in context.engine.calls] == [1, 1]
 
 
 def test_criteria_are_asked_one_by_one(ctx: Context) -> None:
@@ -121,7 +123,7 @@ def test_the_first_pairs_of_a_prompt_may_do(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("A", "stop"))
     result = judge(context, rows, model=NO_MODEL, method=Pairwise(max_pairs=1))
     assert sorted(result["judge_pairs"]) == [0, 1, 1]
-    assert sum(map(len, context.engine.asked)) == 2
+    assert sum(map(len, context.engine.calls)) == 2
 
 
 def test_a_vote_that_fails_fails_both_rows(ctx: Context) -> None:
@@ -139,7 +141,7 @@ def test_gaps_compare_answers_to_the_same_prompt(ctx: Context) -> None:
     gaps = dict(zip(rows["id"], result["judge_gap"], strict=True))
     assert gaps == {of(rows, "Why?"): 3.0, of(rows, "How?"): None}
     assert result["error"].null_count() == 2
-    with pytest.raises(UserError, match="another model"):
+    with pytest.raises(UserError, match="must have an input for 'reference_answers'"):
         judge(context, rows, model=NO_MODEL, method=Gap())
 
 
@@ -169,12 +171,50 @@ def test_a_live_judge_s_expectation_is_that_of_its_probabilities(
     words = [(t, p) for t, p in free.logprobs[0].top if t.strip().isalpha() and t == t.strip()]
     (one, p), (other, q) = words[:2]
     held = Decoding(max_tokens=4, choice=(one, other), logprobs=20)
-    expected = expectation(engine.generate([Request(question, held)])[0], {one: 1.0, other: 0.0})
+    expected = expected_value(engine.generate([Request(question, held)])[0], {one: 1.0, other: 0.0})
     assert expected == pytest.approx(math.exp(p) / (math.exp(p) + math.exp(q)), abs=1e-5)
     method = Rating(aspects=("quality", "helpfulness"))
     result = judge(ctx, ROWS, model=tinylm, method=method)
     assert result["judge_quality"].drop_nulls().is_between(1, 6).all()
     assert result["error"].null_count() == 2
+
+
+async def ignoring_logprobs(request: HttpMessage) -> bytes:
+    """tinylm behind a server that does not know these fields, as several do."""
+    content = json.loads(request.body)
+    known = {k: v for k, v in content.items() if k not in ("logprobs", "top_logprobs")}
+    return await TINY(request._replace(body=json.dumps(known).encode()))
+
+
+TINY = TinyLM()
+METHODS: list[Method] = [
+    Rating(aspects=("quality", "complexity"), reduction="sum"),
+    Rubric(criteria=("It is short.", "It is long.")),
+    PTrue(),
+    Gap(),
+]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("responder", [TINY, ignoring_logprobs])
+def test_a_server_without_logprobs_is_named_once_and_in_the_rows(
+    ctx: Context, method: Method, responder: Responder, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(FakeServer(responder)) as port:
+        references = ROWS if isinstance(method, Gap) else None
+        result = judge(ctx, ROWS, references, model=served(port), method=method)
+    close_engines()
+    options = options_of(judge, model=NO_MODEL, method=method)
+    edges = {"rows": [dict(ROWS.schema)], "reference_answers": [dict(ROWS.schema)]}
+    adds = judge.__stage__.adds(options, edges)  # type: ignore[attr-defined]
+    assert set(result.columns) == {*adds, "error"}
+    has_answer = result["error"].is_null()
+    assert has_answer.sum() == 2
+    assert set(result["judge_from_logprobs"].filter(has_answer)) == {responder is TINY}
+    assert result["judge_from_logprobs"].filter(~has_answer).to_list() == [None]
+    warnings = [record.getMessage() for record in caplog.records]
+    expected = "score.judge: 2 of 2 scores are the label as it was written"
+    assert [text.startswith(expected) for text in warnings] == [True] * (responder is not TINY)
 
 
 @pytest.mark.parametrize(

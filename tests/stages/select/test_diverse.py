@@ -393,18 +393,10 @@ def test_held_rows_of_the_pool_are_not_picked_again(method: Method) -> None:
     assert result["drop_reason"].is_null().sum() == 20
 
 
-@pytest.mark.parametrize("method", [FacilityLocation(), ConditionalGain()])
-def test_infinite_scores_are_refused(method: Method) -> None:
-    rows = POOL.with_columns(score=pl.lit(float("inf")))
-    with pytest.raises(UserError, match="infinite for 90 rows"):
-        select(rows, method, budget=3, score="score")
-
-
-def test_infinite_scores_have_a_place_in_an_order() -> None:
-    """Where nothing is added to the score, infinity is the best or the worst one."""
-    rows = POOL.with_columns(score=pl.when(pl.int_range(90) == 40).then(np.inf).otherwise(-np.inf))
-    assert picked(select(rows, KCenter(init="score"), budget=5, score="score"))[0] == 40
-    assert picked(select(rows, Threshold(threshold=1.0), budget=5))[:2] == [40, 0]
+@every
+def test_infinite_scores_are_missing(method: Method) -> None:
+    rows = POOL.with_columns(score=pl.when(pl.int_range(90) < 40).then(np.inf).otherwise(1.0))
+    assert min(picked(select(rows, method, budget=5, score="score"))) >= 40
 
 
 def test_mutual_information_stays_near_the_target() -> None:
@@ -420,10 +412,10 @@ def test_mutual_information_stays_near_the_target() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        (MutualInformation(), {"target": None}, "'target' must be connected"),
-        (FacilityLocation(), {"target": TARGET}, "'target' must be left out"),
+        (MutualInformation(), {"target": None}, "must have an input for 'target'"),
+        (FacilityLocation(), {"target": TARGET}, "does not read 'target', got an input"),
         (MutualInformation(), {"target": TARGET.head(0)}, "must have rows"),
-        (ConditionalGain(), {"held": None}, "'held' must be connected"),
+        (ConditionalGain(), {"held": None}, "must have an input for 'held'"),
         (KCenter(), {"held": frame(cloud(3, dimensions=5))}, "must have one length"),
         (KCenter(), {"held": HELD.with_columns(vector=pl.lit(None))}, "vector"),
     ],

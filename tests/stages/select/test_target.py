@@ -342,11 +342,11 @@ def test_types_and_empty_input() -> None:
 def test_mistakes() -> None:
     data = frame(vectors(5))
     mark = target.__stage__  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match="'target' must be connected"):
+    with pytest.raises(UserError, match="must have an input for 'target'"):
         mark.adds(SimpleNamespace(method=Nearest()), {"rows": [{}], "target": [], "held": []})
-    with pytest.raises(UserError, match="'held' must be connected"):
+    with pytest.raises(UserError, match="must have an input for 'held'"):
         target(CTX, data, data, method=Gaps(), budget=1)
-    with pytest.raises(UserError, match="'held' must be left out"):
+    with pytest.raises(UserError, match="does not read 'held', got an input"):
         target(CTX, data, data, data, method=Nearest(), budget=1)
     with pytest.raises(UserError, match="must have rows"):
         target(CTX, data, data.head(0), method=Nearest(), budget=1)

@@ -200,10 +200,10 @@ def test_added_columns_follow_the_options() -> None:
         assert set(top(CTX, data, score="ifd", min_score=0).columns) == {"drop_reason", "evidence"}
 
 
-def test_zero_is_a_score_and_infinity_too() -> None:
+def test_zero_is_a_score_and_infinity_is_none() -> None:
     result = top(CTX, pool([0.0, None, float("inf"), float("-inf")]), score="ifd", budget=2)
-    assert result["drop_reason"].to_list() == [None, "missing_score", None, "not_selected"]
-    assert result["top_rank"].to_list() == [2, None, 1, 3]
+    assert result["drop_reason"].to_list() == [None, *["missing_score"] * 3]
+    assert result["top_rank"].to_list() == [1, None, None, None]
     assert all(text is None or json.loads(text) for text in result["evidence"])
 
 

@@ -15,7 +15,7 @@ faster because the pairs are narrowed in steps, each of which loses nothing:
    elements of a set as its keys (`prefixes`), any similar pair has one (prefix and
    length filters: Bayardo, Ma and Srikant 2007, Scaling up all pairs similarity
    search; Xiao, Wang, Lin and Yu 2008, Efficient similarity joins for near duplicate
-   detection). `stages.dedup._jaccard.minhash` has other keys.
+   detection). `dedup.minhash` has other keys.
 4. Pairs that are connected already are skipped, the remaining ones compared exactly.
 
 Only components are needed, so a group of m similar sets costs about m comparisons.
@@ -29,8 +29,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._text.ragged import Ragged, blocks, intersection_sizes, offsets_of, ranges
-from stages.dedup._jaccard.candidates import (
+from stages._text.candidates import (
     EPSILON,
     SPARE_BITS,
     Components,
@@ -39,6 +38,7 @@ from stages.dedup._jaccard.candidates import (
     ceil_count,
     condense,
 )
+from stages._text.ragged import Ragged, blocks, intersection_sizes, offsets_of, ranges
 
 _PAIRS: Final = 1 << 21
 """Candidate pairs listed at a time."""

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages._text import candidates as candidates_module
+from stages._text import join as join_module
+from stages._text.candidates import Components, commonness, multiplicity
+from stages._text.join import JoinResult, prefixes, similarity_join
 from stages._text.ragged import Ragged, offsets_of
-from stages.dedup._jaccard import candidates as candidates_module
-from stages.dedup._jaccard import join as join_module
-from stages.dedup._jaccard.candidates import Components, commonness, multiplicity
-from stages.dedup._jaccard.join import JoinResult, prefixes, similarity_join
 from stages.dedup._jaccard.minhash import band_buckets
 
 HASHES = np.random.default_rng(0).integers(0, 2**64, 300_000, dtype=np.uint64)

@@ -1,0 +1,82 @@
+"""What a store's journal knows of the requests of a step, before the step runs.
+
+A stage that was stopped has answers in the journal; what is left to send is known by looking
+its requests up just as the stage will: rendered by the model's own tokenizer, under the key
+of the full payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pipeline.models.base import Completion, LanguageModel, Request
+from pipeline.models.counting import CountingEngine
+from pipeline.models.identity import identity
+from pipeline.models.journal.journal import Journal, journal_in, parse_stored
+from pipeline.models.journal.requests import completion_of
+from pipeline.store.store import Store
+
+
+class Lengths(NamedTuple):
+    """Mean tokens of a prompt and of an answer."""
+
+    prompt: float
+    answer: float
+
+
+class KnownRequests:
+    """What the journal of a store knows of the models of a step.
+
+    Args:
+        store: The store.
+        models: The models.
+
+    Attributes:
+        lengths: Mean lengths by model, of those that have answers in the journal.
+    """
+
+    def __init__(self, store: Store, models: Sequence[LanguageModel]) -> None:
+        self._journal: Journal | None = journal_in(store.root)
+        self._identities: dict[LanguageModel, dict[str, Any]] = {}
+        self.lengths: dict[LanguageModel, Lengths] = {}
+        for model in {*models} if self._journal else ():
+            assert self._journal is not None
+            identified = identity(model, store.files())
+            mean = self._journal.lengths(identified)
+            if mean is not None:
+                self._identities[model], self.lengths[model] = identified, Lengths(*mean)
+
+    def engine(self, model: LanguageModel) -> CountingEngine:
+        """What counts the requests to a model."""
+        lengths = self.lengths.get(model)
+        engine = CountingEngine(model, lengths.answer if lengths else None)
+        if lengths and self._journal:
+            try:
+                self._look_up(engine, self._journal)
+            except Exception:
+                # Without its tokenizer prompts cannot be looked up; the run will say so.
+                engine.answers = None
+        return engine
+
+    def _look_up(self, engine: CountingEngine, journal: Journal) -> None:
+        # Only a model that the journal knows needs its tokenizer, which takes seconds to load.
+        from pipeline.models.local.rendering import Rendering
+
+        rendering, identified = Rendering(engine.model), self._identities[engine.model]
+
+        def answers(requests: Sequence[Request]) -> list[Completion | None]:
+            prepared = rendering.prepare(requests, identified)
+            responses = journal.get_many([p.key for p in prepared if p.error is None])
+            stored = {k: parse_stored(journal.path, k, r) for k, r in responses.items()}
+            return [completion_of(p, stored[p.key]) if p.key in stored else None for p in prepared]
+
+        engine.answers = answers
+        engine.context_tokens = rendering.context_tokens
+        if rendering.here:
+            engine.tokenizer = rendering.tokenizer
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal:
+            self._journal.close()

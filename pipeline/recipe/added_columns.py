@@ -1,0 +1,71 @@
+"""Which stages can add a column, for whoever wants one that is not there."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, Literal
+
+from pipeline.recipe.discovery import available, find
+from pipeline.recipe.problems import option_groups
+from pipeline.stage import Option, Stage
+
+
+def stages_that_add(column: str) -> list[str]:
+    """The names of the stages that add the column, under some choice of their options.
+
+    Those that make rows of their own are named only where no other stage adds it.
+
+    Example:
+        >>> stages_that_add("language")
+        ['tag.surface']
+    """
+    stages = []
+    for name in available():
+        try:
+            stage = find(name)
+        except Exception:  # a broken stage is reported where it is used
+            continue
+        if any(column in columns for columns in _columns(stage)):
+            stages.append(stage)
+    annotating = [stage.name for stage in stages if stage.annotates]
+    return annotating or [stage.name for stage in stages]
+
+
+def _columns(stage: Stage) -> Iterator[list[str]]:
+    """The columns that the stage adds by default, and with each choice of each option."""
+    edges: dict[str, list[Any]] = {edge.name: [{}] for edge in stage.edges}
+    values = {option.name: _values(option) for option in stage.options}
+    first = {name: choices[0] for name, choices in values.items()}
+    changes = [{}, *({name: one} for name, choices in values.items() for one in choices[1:])]
+    for change in changes:
+        try:
+            yield list(stage.adds(SimpleNamespace(**first | change), edges))
+        except Exception:  # options that do not go together
+            continue
+
+
+def _values(option: Option) -> list[Any]:
+    """Values to try of an option: its default, and what else may be chosen by name."""
+    groups = [_instance(group) for group in option_groups(option.annotation).values()]
+    values = [] if option.required else [option.default]
+    values += [group for group in groups if group is not None]
+    values += _choices(option.annotation)
+    return values or [None]
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The texts of a choice; for a list of choices, the list of them all."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return list(members)
+    inner = [choice for member in members for choice in _choices(member)]
+    return [tuple(inner)] if origin is tuple and inner else inner
+
+
+def _instance(group: type) -> Any:
+    try:
+        return group()
+    except TypeError:  # it has options without defaults
+        return None

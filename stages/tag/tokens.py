@@ -1,0 +1,188 @@
+"""The number of tokens of each conversation, by a model's tokenizer alone.
+
+No weights are loaded and nothing is asked of a model: the texts of many rows go through the
+tokenizer at once (`tokenizers`, in Rust, on all cores). What is counted:
+
+- with `rendering: chat`, the text that the model reads. `all` is the conversation under the
+  chat template, the number that `score.loss` and `train.sft` have; `prompt` is all before the
+  last assistant turn with what opens an answer; `response` is what then follows until that
+  turn ends, so that both sum to `all` where it is the last one;
+- with `rendering: plain`, the contents of the turns alone, each by itself, without special
+  tokens. `prompt` is all before the last assistant turn here too, and `response` that turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from types import SimpleNamespace
+from typing import Any, Final, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.context import Context
+from pipeline.errors import OptionError
+from pipeline.models.base import LanguageModel
+from pipeline.models.local.chat_template import load_tokenizer, renders_here
+from pipeline.stage import Records, stage
+
+Part = Literal["all", "prompt", "response"]
+
+_SLICE: Final = 4_096
+"""Conversations rendered and tokenized at a time, which bounds the memory for their texts."""
+
+Counted = tuple[Sequence[int | None], Sequence[str | None]]
+"""The number of tokens of each row, and why there is none."""
+
+
+def _check(options: SimpleNamespace) -> None:
+    if not renders_here(options.model):
+        raise OptionError(
+            "model",
+            f"must have a tokenizer on this machine, got {options.model.model!r}",
+            why="only its server has it",
+            hint="give the model tokenizer: FOLDER (or a name on the hub)",
+        )
+
+
+@stage(version=1, scope="row", reads=["messages"], adds={"tokens": pl.Int32}, check=_check)
+def tokens(
+    ctx: Context,
+    rows: Records,
+    *,
+    model: LanguageModel,
+    part: Part = "all",
+    rendering: Literal["chat", "plain"] = "chat",
+) -> pl.DataFrame:
+    """Count the tokens of each conversation.
+
+    Adds `tokens`, for the option `token_column` of selectors, mixtures and exports. It is null
+    for the `response` of a row without an assistant turn. A row that the chat template
+    refuses, or renders otherwise without its answer (`response`), is a failed row.
+
+    Args:
+        rows: Conversations.
+        model: The model whose tokenizer and chat template are used; a folder with these
+            files alone will do.
+        part: What is counted: all, the prompt (all before the last assistant turn) or the
+            response (that turn).
+        rendering: `chat`: as the chat template renders it; `plain`: contents alone.
+
+    Example:
+        ```yaml
+        counted: {uses: tag.tokens, needs: pool, with: {model: writer}}
+        sample:  {uses: select.random, needs: counted, with: {budget: 1000000, unit: tokens}}
+        ```
+
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> messages = [{"role": "user", "content": "Sing"}, {"role": "assistant", "content": "La"}]
+        >>> rows = pl.DataFrame({"messages": [messages]})
+        >>> tinylm = LanguageModel(model="data/models/tinylm")
+        >>> ctx = Context.scratch(Path(mkdtemp()))
+        >>> tokens(ctx, rows, model=tinylm, rendering="plain")["tokens"].to_list()
+        [4]
+    """
+    tokenizer = _tokenizer(model)
+    count = _count_chat if rendering == "chat" else _count_plain
+    counts: list[int | None] = []
+    errors: list[str | None] = []
+    for some in rows.iter_slices(_SLICE):
+        some_counts, some_errors = count(tokenizer, some["messages"].to_list(), part)
+        counts += some_counts
+        errors += some_errors
+    return pl.DataFrame(
+        {"tokens": counts, "error": errors}, schema={"tokens": pl.Int32, "error": pl.String}
+    )
+
+
+@cache
+def _tokenizer(model: LanguageModel) -> Any:
+    """The tokenizer with its chat template; loading takes a second."""
+    return load_tokenizer(model)
+
+
+def _lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
+    """The number of tokens of each text, without special tokens that the text does not have."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return np.array([len(ids) for ids in encoded], dtype=np.int64)
+    # Files of encoders say that texts are to be cut or padded.
+    backend.no_truncation()
+    backend.no_padding()
+    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    return np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+
+
+def _answer_position(messages: Sequence[Any]) -> int | None:
+    """The position of the last assistant turn; None without one."""
+    positions = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    return positions[-1] if positions else None
+
+
+def _count_plain(tokenizer: Any, conversations: list[list[Any]], part: Part) -> Counted:
+    """The tokens of contents, each by itself."""
+    selected: list[list[str] | None] = []
+    for messages in conversations:
+        contents = [message["content"] or "" for message in messages]
+        answer = _answer_position(messages)
+        if part == "response":
+            selected.append(None if answer is None else [contents[answer]])
+        else:
+            selected.append(contents[:answer] if part == "prompt" else contents)
+    owners = np.repeat(np.arange(len(selected)), [len(texts or ()) for texts in selected])
+    lengths = _lengths(tokenizer, [text for texts in selected for text in texts or ()])
+    sums = np.bincount(owners, lengths, len(selected)).astype(np.int64).tolist()
+    counts = [None if s is None else n for s, n in zip(selected, sums, strict=True)]
+    return counts, [None] * len(counts)
+
+
+def _count_chat(tokenizer: Any, conversations: list[list[Any]], part: Part) -> Counted:
+    """The tokens of rendered texts; those of an answer are what the prompt's are less than all."""
+    errors: list[str | None] = [None] * len(conversations)
+    texts: list[tuple[str, ...]] = []
+    for row, messages in enumerate(conversations):
+        try:
+            texts.append(_rendered(tokenizer, messages, part))
+        except ValueError as error:
+            errors[row] = str(error)
+            texts.append(())
+    owners = np.repeat(np.arange(len(texts)), [len(parts) for parts in texts])
+    lengths = _lengths(tokenizer, [text for parts in texts for text in parts])
+    signs = [sign for parts in texts for sign in (1, -1)[: len(parts)]]
+    sums = np.bincount(owners, lengths * np.array(signs, np.int64), len(texts))
+    counts = [int(n) if parts else None for parts, n in zip(texts, sums, strict=True)]
+    return counts, errors
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Any], part: Part) -> tuple[str, ...]:
+    """The text to count, behind it the text whose tokens are taken off; () for no text.
+
+    Raises:
+        ValueError: The template refuses the conversation, or changes it without its answer.
+    """
+    answer = _answer_position(messages)
+    if part == "all":
+        return (_render(tokenizer, messages),)
+    if part == "response" and answer is None:
+        return ()
+    prompt = _render(tokenizer, messages[:answer], add_generation_prompt=True)
+    if part == "prompt":
+        return (prompt,)
+    whole = _render(tokenizer, messages[: answer + 1 if answer is not None else None])
+    if not whole.startswith(prompt):
+        raise ValueError("the chat template renders the prompt otherwise without its answer")
+    return whole, prompt
+
+
+def _render(tokenizer: Any, messages: Iterable[Any], **options: bool) -> str:
+    """The conversation under the chat template."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ValueError(f"the chat template refuses the conversation: {error}") from error
