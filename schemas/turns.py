@@ -283,15 +283,18 @@ def _record_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str | None:
-    """A JSON value as text; text as it is, and None for None.
+    r"""A JSON value as text; text as it is, and None for None.
 
-    A quoted text is one that was no JSON when it was written, and is unquoted.
+    A quoted text that is no JSON itself was quoted when it was written, and is unquoted.
+
+    >>> json_text('"a = 1"'), json_text('"{\\"a\\": 1}"')
+    ('a = 1', '"{\\"a\\": 1}"')
     """
     if value is None or (isinstance(value, str) and not value.startswith('"')):
         return value
     if isinstance(value, str):
-        quoted = parsed(value, "")
-        return quoted if isinstance(quoted, str) else value
+        text = parsed(value, "")
+        return text if isinstance(text, str) and parsed(text, "") == text else value
     return json.dumps(value, ensure_ascii=False)
 
 

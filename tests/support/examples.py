@@ -82,9 +82,13 @@ class Example:
         return 0 if edge.many and self.stage.annotates else part
 
     def columns(self, edge: Edge, part: int) -> list[str]:
-        """The columns that the stage reads there beside those of every record."""
+        """The columns that the stage reads there beside those of every record.
+
+        Without `split`, which exports add themselves where the rows have none.
+        """
         reads = self.stage.reads(edge.name, self.options)
-        return [f"added_{part}"] if reads == ALL else [c for c in reads if c not in _BASE]
+        given = (*_BASE, "split")
+        return [f"added_{part}"] if reads == ALL else [c for c in reads if c not in given]
 
 
 def example_of(stage: Stage) -> Example:
