@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.pairs import PAIR_COLUMNS, shared_prompt
-from schemas.turns import json_text, record_message
+from schemas.turns import record_message, tools_json
 from stages._llm.rendered import Unrenderable, refuse_control_tokens, rendered_text
 from stages._training.dataset import IGNORED, answer_losses
 
@@ -59,7 +59,7 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
         shared = shared_prompt(chosen, rejected)
         turns |= {"prompt": chosen[:shared]}
         turns |= {"chosen": chosen[shared:], "rejected": rejected[shared:]}
-    return {"id": row["id"], "tools": json_text(row.get("tools")), **turns}
+    return {"id": row["id"], "tools": tools_json(row.get("tools")), **turns}
 
 
 def encode_pairs(tokenizer: Any, rows: pl.DataFrame) -> pl.DataFrame:

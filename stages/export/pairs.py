@@ -17,15 +17,16 @@ from pydantic import AfterValidator, Field
 
 from pipeline.context import Context
 from pipeline.stage import Pairs, stage
+from pipeline.store.parquet import write_table
 from pipeline.types import Count
 from schemas.records import canonical_turns, record_id
-from schemas.turns import viewed
+from schemas.turns import parsed, viewed
 from stages._common.option_types import Distinct
 from stages._common.pairs import as_conversations
 from stages._common.verdicts import evidence_json
 from stages._selection.random_draws import uniform
-from stages.export._turns import not_json, parsed, shard_table, shard_turns
-from stages.export.parquet import provenance, write_shards
+from stages.export._files import FileForm, provenance, write_files
+from stages.export._turns import shard_table, shard_tools, shard_turns
 
 Form = Literal["dpo", "kto", "reward"]
 
@@ -75,8 +76,8 @@ def pairs(
 
     Dropped: `one_sided`, where a form needs both sides; `no_answer`, where a side is not the
     assistant's, or does not end with an answer; `form_lacks`, with the `field` that the form
-    cannot hold: arguments or tools that are no JSON, and in `reward` the `prompt` of sides
-    that begin with equal turns, which would count as parts of the prompt.
+    cannot hold: `tools` that are no JSON, and in `reward` the `prompt` of sides that begin with
+    equal turns, which would count as parts of the prompt. A call without arguments has `{}`.
 
     Args:
         rows: The pairs to write.
@@ -121,7 +122,10 @@ def pairs(
         pl.Series("evidence", [evidence for _, evidence in verdicts], pl.String),
     )
     table = _table(rows.with_columns(result["split"]), form, columns)
-    write_shards(ctx.files, table, rows_per_shard, compression, None, shard_table)
+    form_of_files = FileForm(
+        ".parquet", lambda path, part: write_table(path, shard_table(part), compression)
+    )
+    write_files(ctx.files, table, rows_per_shard, form_of_files)
     return result
 
 
@@ -138,10 +142,7 @@ def _verdict(pair: dict[str, Any], form: Form) -> tuple[str | None, str | None]:
         said = (side[-1]["content"] or "").strip() or side[-1]["tool_calls"]
         if side[0]["role"] != "assistant" or side[-1]["role"] != "assistant" or not said:
             return "no_answer", evidence_json({"side": name, "ends_with": side[-1]["role"]})
-    for part in (pair["prompt"], *sides.values()):
-        if (text := not_json(part)) is not None:
-            return "form_lacks", evidence_json({"field": "arguments", "value": text[:200]})
-    if pair["tools"] is not None and parsed(pair["tools"]) is None:
+    if not isinstance(parsed(pair["tools"], []), list | dict):
         return "form_lacks", evidence_json({"field": "tools", "value": pair["tools"][:200]})
     if form == "reward":
         firsts = [canonical_turns(side[:1]) for side in sides.values()]
@@ -172,7 +173,7 @@ def _table(rows: pl.DataFrame, form: Form, columns: tuple[str, ...]) -> pl.DataF
     return rows.select(
         *(shard_turns(rows[name]) for name in turns),
         *(["label"] if form == "kto" else []),
-        *present,
+        *(shard_tools(rows[name]) if name == "tools" else rows[name] for name in present),
         "id",
         *provenance(),
         *columns,

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
-from schemas.turns import json_text
+from schemas.turns import tools_json
 from stages.load._formats import Unusable, rename_fields
 from stages.load._messages import Row, is_blank, json_type, read_turns
 from stages.load._pair_lists import (
@@ -180,8 +180,7 @@ def _history(exchanges: Any) -> list[Message]:
 
 
 def _tools(row: Row) -> str | None:
-    tools = row.pop("tools", None)
-    return json_text(tools) if tools and tools != "[]" else None
+    return tools_json(row.pop("tools", None))
 
 
 def _preference(row: Row, ranked: Ranked) -> ParsedPairs:

@@ -85,10 +85,15 @@ class Example:
         return 0 if edge.many and self.stage.annotates else part
 
     def columns(self, edge: Edge, part: int) -> list[str]:
-        """The columns that the stage reads there beside those of every record."""
+        """The columns that the stage reads there beside those of every record.
+
+        Without `split`, which exports add themselves where the rows have none.
+        """
         reads = self.stage.reads(edge.name, self.options)
-        needed = [c for c in reads if not isinstance(c, OptionalColumn) and c not in _BASE]
-        return [f"added_{part}"] if reads == ALL else needed
+        needed = [c for c in reads if not isinstance(c, OptionalColumn)]
+        return (
+            [f"added_{part}"] if reads == ALL else [c for c in needed if c not in (*_BASE, "split")]
+        )
 
 
 def example_of(stage: Stage) -> Example:
