@@ -14,9 +14,7 @@ from typing import Any, Final
 
 from schemas.records import Message, ToolCall
 from schemas.turns import json_text
-from stages.load._formats import Unusable
-
-Row = dict[str, Any]
+from stages.load._turns import Row, Unusable, is_missing, json_type
 
 ROLES: Final = {
     "system": "system",
@@ -35,17 +33,6 @@ ROLES: Final = {
 _REASONING: Final = ("reasoning", "reasoning_content", "thinking")
 _LOSS: Final = ("train", "loss", "weight")
 _SPEAKER: Final = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
-
-
-def json_type(value: Any) -> str:
-    """What JSON calls the type of a value, with its article.
-
-    >>> json_type([1]), json_type(None)
-    ('a list', 'null')
-    """
-    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text"}
-    names |= {list: "a list", dict: "an object", type(None): "null"}
-    return names.get(type(value), f"a {type(value).__name__}")
 
 
 def read_turns(value: Any, role: str) -> tuple[list[Message], list[Row]]:
@@ -123,7 +110,7 @@ def _turn(turn: Any, number: int) -> tuple[Message, Row]:
 
 def _content(turn: Row) -> str:
     value = turn.pop("content" if "content" in turn else "value", None)
-    if value is None:
+    if is_missing(value):
         return ""
     if isinstance(value, list):
         return "\n".join(_part(part, at) for at, part in enumerate(value, 1))

@@ -22,8 +22,8 @@ from typing import Any, Final, Literal
 from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
 from schemas.turns import tools_json
-from stages.load._formats import Unusable, rename_fields
-from stages.load._messages import Row, is_blank, json_type, read_turns
+from stages.load._formats import rename_fields
+from stages.load._messages import is_blank, read_turns
 from stages.load._pair_lists import (
     LISTS,
     Answer,
@@ -37,6 +37,7 @@ from stages.load._pair_lists import (
     ranked_pairs,
     tree_pairs,
 )
+from stages.load._turns import Row, Unusable, is_missing, json_type
 
 PairFormat = Literal["preference", "label", "ranked_outputs", "ratings", "oasst"]
 
@@ -135,7 +136,7 @@ def _checked(pair: ParsedPair) -> ParsedPair | NoPair | Unusable:
 def _turns(row: Row, field: str, role: str) -> list[Message]:
     """The turns of a field, removed from the row; what else they hold stays in it."""
     value = row.pop(field, None)
-    if value is None:
+    if is_missing(value):
         raise Unusable(f"missing field {field!r}")
     try:
         turns, others = read_turns(value, role)
@@ -148,7 +149,7 @@ def _turns(row: Row, field: str, role: str) -> list[Message]:
 
 def _prompt(row: Row) -> list[Message]:
     """The prompt of a row, whose fields are used up; [] where the row has none."""
-    field = next((name for name in _PROMPTS if row.get(name) is not None), None)
+    field = next((name for name in _PROMPTS if not is_missing(row.get(name))), None)
     if field is None:
         return []
     turns = _turns(row, field, "user")
@@ -204,7 +205,7 @@ def _preference(row: Row, ranked: Ranked) -> ParsedPairs:
 
 def _is_absent(row: Row, side: str) -> bool:
     """Whether the side is null where the other is not, which is then removed."""
-    return row.get(side) is None and row.pop(side, None) is None
+    return is_missing(row.get(side)) and is_missing(row.pop(side, None))
 
 
 def _side_score(row: Row, names: tuple[str, ...]) -> float | None:

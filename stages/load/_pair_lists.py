@@ -12,8 +12,8 @@ from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 from schemas.records import Message
-from stages.load._formats import Unusable
-from stages.load._messages import Row, is_blank, json_type, read_turns
+from stages.load._messages import is_blank, read_turns
+from stages.load._turns import Row, Unusable, json_type
 
 Ranked = Literal["best_worst", "adjacent", "all"]
 

@@ -16,7 +16,10 @@ from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Pairs, stage
 from schemas.pairs import PAIR_COLUMNS, pair_id
 from stages._common.verdicts import evidence_json
-from stages.load._formats import Unusable, rename_fields
+from stages.load._accepted import accept, read_accepted
+from stages.load._container import Container, container
+from stages.load._formats import rename_fields
+from stages.load._json import Position
 from stages.load._pair_formats import NESTED, PairFormat, pairs_of, recognize
 from stages.load._pair_lists import NoPair, ParsedPair, Ranked
 from stages.load._rows import (
@@ -32,8 +35,8 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._stream import Container, container
-from stages.load._tables import Position
+from stages.load._tables import Delimiter
+from stages.load._turns import Unusable
 from stages.load.records import hub_rows
 
 Format = Literal["auto", PairFormat, "csv", "tsv", "parquet"]
@@ -85,7 +88,9 @@ def _check(options: SimpleNamespace) -> None:
             "name the fields (`fields: {chosen: better, rejected: worse}`); rows without two "
             "sides, scores or a label are for load.records",
             _nested(fields),
+            options.delimiter,
         )
+    read_accepted(options.accepted)
 
 
 @stage(version=1, scope="set", check=_check)
@@ -99,6 +104,8 @@ def pairs(
     format: Format = "auto",
     fields: dict[str, str] | None = None,
     ranked: Ranked = "best_worst",
+    delimiter: Delimiter | None = None,
+    accepted: InputFiles = (),
     source: str,
     license: str,
 ) -> Pairs:
@@ -111,7 +118,7 @@ def pairs(
     Dropped: `identical` sides; `tie`, two sides of one score; `no_pair`, where fewer than two
     answers have a score or a rank; `duplicate`, of which the first is kept with the origins
     of all. A position that cannot be read, or has an empty answer, has failed, with `error`,
-    `file` and `line`.
+    `file` and `line`; failed rows that are `accepted` are dropped as such.
 
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
@@ -128,6 +135,9 @@ def pairs(
         ranked: Of several answers to a prompt, the best with the worst (`best_worst`), each
             with the next worse one (`adjacent`), or `all`. Ranks and places, negated, are
             scores.
+        delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
+        accepted: Failed rows that are accepted, as `gristmill cat RECIPE STAGE --failed -o
+            FILE.jsonl` writes them: file, line and error.
         source: Where the rows come from; it stands in `origins`.
         license: On what terms they come; it stands in `origins`.
 
@@ -158,19 +168,10 @@ def pairs(
         positions = hub_rows(dataset, split, revision)
     else:
         files = existing_files(path)
-        positions = read_files(ctx, files, _container_of(format), _nested(renames))
+        positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)
     rows = _output_rows(positions, _pair_format(format), renames, ranked)
-    return _with_verdicts(to_frame(rows, _build), source, license)
-
-
-def _with_verdicts(frame: pl.DataFrame, source: str, license: str) -> pl.DataFrame:
-    """The rows with origins; of equal pairs the first stays, what was no pair is dropped too."""
-    own = frame.select(reason="drop_reason", why="evidence")
-    merged = merge_duplicates(frame.drop("drop_reason", "evidence"), source, license)
-    return merged.with_columns(
-        pl.coalesce("drop_reason", own["reason"]).alias("drop_reason"),
-        pl.coalesce("evidence", own["why"]).alias("evidence"),
-    ).select(pl.col(name).cast(kind) for name, kind in _SCHEMA.items())
+    frame = merge_duplicates(to_frame(rows, _build), source, license)
+    return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _output_rows(

@@ -23,7 +23,7 @@ from stages.dedup.exact import exact
 from stages.select.random import random
 from tests.support.pairing import pair, pair_frame, turn
 from tests.support.rows import SAMPLES, evidence, exam
-from tests.support.running import recipe, run
+from tests.support.running import artifact, recipe, run
 
 NOWHERE = Context.__new__(Context)
 """None of these stages touches its context."""
@@ -141,3 +141,20 @@ def test_a_column_that_pairs_do_not_have_is_a_mistake() -> None:
     step = {"uses": "dedup.exact", "needs": "pairs", "with": {"order_by": "ifd"}}
     with pytest.raises(RecipeErrors, match="reads the column 'ifd', which 'pairs' does not have"):
         wired(step)()
+
+
+def test_equal_pairs_of_two_pools_are_one_with_the_origins_of_both(tmp_path: Path) -> None:
+    part = LOAD | {"with": LOAD["with"] | {"ranked": "adjacent", "source": "again"}}
+    both = {"uses": "load.concat", "needs": ["pairs", "part"]}
+    sampled = {"uses": "select.random", "needs": "both", "with": {"budget": 5}}
+    graph = recipe({"pairs": LOAD, "part": part, "both": both, "sampled": sampled})
+    assert run(graph, tmp_path) is Exit.DONE
+    first, other, merged = (
+        artifact(graph, tmp_path, name).read("kept") for name in ("pairs", "part", "both")
+    )
+    shared = set(first["id"]) & set(other["id"])
+    assert 0 < len(shared) < len(first)
+    assert set(merged["id"]) == {*first["id"], *other["id"]}
+    sources = dict(merged.select("id", pl.col("origins").list.len()).iter_rows())
+    assert {key for key, number in sources.items() if number == 2} == shared
+    assert merged.columns == first.columns
