@@ -73,7 +73,7 @@ def encode_pairs(tokenizer: Any, rows: pl.DataFrame) -> pl.DataFrame:
         `id`, `prompt_ids`, `chosen_ids`, `rejected_ids` (null for a side that is missing) and
         `error` (why the chat template cannot show the pair), one row for each of the rows.
     """
-    encoded = []
+    encoded: list[tuple[Any, ...]] = []
     for id_, prompt, chosen, rejected, tools in rows.select(list(_READ)).iter_rows():
         try:
             sides = [side or None for side in (chosen, rejected)]
@@ -90,13 +90,13 @@ def _tokens(
     if not any(sides):
         raise Unrenderable("the pair has no side")
 
-    def ids(turns: list[Any], **options: bool) -> list[int]:
-        text = rendered_text(tokenizer, turns, tools, **options)
+    def ids(turns: list[Any], *, asks: bool = False) -> list[int]:
+        text = rendered_text(tokenizer, turns, tools, add_generation_prompt=asks)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     for side in sides:
         refuse_control_tokens(tokenizer, [*prompt, *(side or ())], tools)
-    before = ids(prompt, add_generation_prompt=True)
+    before = ids(prompt, asks=True)
     chosen, rejected = (None if side is None else ids([*prompt, *side]) for side in sides)
     start = min(_shared(before, whole) for whole in (chosen, rejected) if whole is not None)
     return before[:start], chosen and chosen[start:], rejected and rejected[start:]

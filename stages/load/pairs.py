@@ -196,15 +196,15 @@ def _output_row(pair: ParsedPair | NoPair | Unusable, file: str, line: int) -> O
         evidence = evidence_json({"file": file, "line": line, **pair.evidence})
         return (*[None] * 9, pair.reason, evidence, None, None, None)
     prompt, chosen, rejected, tools, extra = pair
-    sides = [side.turns if side else None for side in (chosen, rejected)]
+    better, worse = (side.turns if side else None for side in (chosen, rejected))
     scores = [side.score if side else None for side in (chosen, rejected)]
     try:
-        id_, others = pair_id(prompt, *sides, tools), extra_json(extra)
+        id_, others = pair_id(prompt, better, worse, tools), extra_json(extra)
     except UnicodeEncodeError:
         return _failed(SURROGATE, file, line)
     except RecursionError:
         return _failed(TOO_DEEP, file, line)
-    return (id_, prompt, *sides, *scores, tools, [], others, *[None] * 5)
+    return (id_, prompt, better, worse, *scores, tools, [], others, *[None] * 5)
 
 
 def _failed(error: str, file: str, line: int) -> OutputRow:

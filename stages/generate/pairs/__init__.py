@@ -22,10 +22,9 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Columns, Edges, Pairs, Records, stage
 from pipeline.types import Count, NonNegativeFloat
-from stages._common.edges import require_input
+from stages._common.edges import require_input, required
 from stages._selection.random_draws import uniform
 from stages._selection.scores import expression, expression_columns, scores
-from stages.generate._edges import connected
 from stages.generate.pairs.ditto import Ditto, ditto_pairs
 from stages.generate.pairs.proposals import ADDS, Proposal, answers_of, to_frame
 from stages.generate.pairs.revised import Revised, revised_pairs
@@ -152,7 +151,7 @@ def pairs(
         case Verified():
             proposals = verified_pairs(answers_of(rows, _verdicts(rows, method)), method, drawn)
         case Ditto():
-            samples = connected(others, "others", method.name)
+            samples = required(others, "others", method.name)
             rounds = _scores(samples, method.round, True)
             proposals = ditto_pairs(answers_of(rows), answers_of(samples, rounds), method, drawn)
         case Simulated():

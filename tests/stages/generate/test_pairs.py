@@ -47,17 +47,17 @@ def frame(*rows: dict[str, Any], **kinds: Any) -> pl.DataFrame:
     return pl.DataFrame([*rows], schema={**RECORD_COLUMNS, **kinds}).sort("id")
 
 
-def made(rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
-    return made_in(NOWHERE, rows, **options)
+def proposals_of(rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
+    return proposals_in(NOWHERE, rows, **options)
 
 
-def made_in(ctx: Context, rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
+def proposals_in(ctx: Context, rows: pl.DataFrame, **options: Any) -> list[dict[str, Any]]:
     result = pairs(ctx, rows, **options)
-    for made_row in result.to_dicts():
-        sides = made_row["chosen"], made_row["rejected"]
-        assert made_row["id"] == pair_id(made_row["prompt"], *sides, made_row["tools"])
-        assert (made_row["drop_reason"] is None) == (made_row["evidence"] is None)
-        if made_row["drop_reason"] is made_row["error"] is None:
+    for proposal in result.to_dicts():
+        sides = proposal["chosen"], proposal["rejected"]
+        assert proposal["id"] == pair_id(proposal["prompt"], *sides, proposal["tools"])
+        assert (proposal["drop_reason"] is None) == (proposal["evidence"] is None)
+        if proposal["drop_reason"] is proposal["error"] is None:
             assert all(sides)
     kept = result.filter(pl.col("drop_reason").is_null() & pl.col("error").is_null())
     assert kept["id"].is_unique().all()
@@ -95,7 +95,7 @@ def test_scored_pairs(
     ]
     pool = frame(*rows, score=pl.Float64)
     method = Scored(score="score", descending=not ranked, rejected=which, min_margin=margin)
-    results = made(pool, method=method, seed=3)
+    results = proposals_of(pool, method=method, seed=3)
     assert {r["prompt"][0]["content"] for r in results} == {f"q{i}" for i in range(len(prompts))}
     by_id = {r["id"]: r for r in rows}
     for result in results:
@@ -130,12 +130,12 @@ def test_random_depends_on_the_seed_and_on_no_other_row() -> None:
     rows = [row(f"q{q}", f"{q} {n}", score=float(n)) for q in range(20) for n in range(6)]
     pool = frame(*rows, score=pl.Float64)
     method = Scored(score="score", rejected="random")
-    whole = texts(made(pool, method=method, seed=1))
+    whole = texts(proposals_of(pool, method=method, seed=1))
     assert len(whole) == 20
-    assert set(whole) == set(texts(made(pool.reverse(), method=method, seed=1)))
+    assert set(whole) == set(texts(proposals_of(pool.reverse(), method=method, seed=1)))
     part = pool.filter(pl.col("messages").list.first().struct.field("content") == "q7")
-    assert set(texts(made(part, method=method, seed=1))) < set(whole)
-    assert set(texts(made(pool, method=method, seed=2))) != set(whole)
+    assert set(texts(proposals_of(part, method=method, seed=1))) < set(whole)
+    assert set(texts(proposals_of(pool, method=method, seed=2))) != set(whole)
     assert len({worse.split()[1] for _, worse in whole}) > 2
 
 
@@ -143,8 +143,8 @@ def test_a_length_penalty_prefers_the_short_one_of_near_equals() -> None:
     rows = [row("q", "short", score=3.0), row("q", "long " * 50, score=3.1),
             row("q", "bad", score=0.0)]  # fmt: skip
     pool = frame(*rows, score=pl.Float64)
-    assert texts(made(pool, method=Scored(score="score")))[0][0].startswith("long")
-    (pair,) = made(pool, method=Scored(score="score", length_penalty=0.5))
+    assert texts(proposals_of(pool, method=Scored(score="score")))[0][0].startswith("long")
+    (pair,) = proposals_of(pool, method=Scored(score="score", length_penalty=0.5))
     assert texts([pair])[0][0] == "short"
     assert pair["chosen_score"] > pair["rejected_score"]
 
@@ -159,7 +159,7 @@ def test_tools_and_calls_belong_to_prompt_and_answer() -> None:
     called |= {"id": "called", "tools": "[1]"}
     others = [row("q", "3", score=0.0, tools="[1]"), row("q", "4", score=-1.0)]
     pool = frame(called, *others, score=pl.Float64)
-    results = made(pool, method=Scored(score="score"))
+    results = proposals_of(pool, method=Scored(score="score"))
     assert reasons(results) == {None: 1, "one_answer": 1}
     (pair,) = [result for result in results if result["drop_reason"] is None]
     assert [turn["role"] for turn in pair["chosen"]] == ["assistant", "tool", "assistant"]
@@ -169,12 +169,14 @@ def test_tools_and_calls_belong_to_prompt_and_answer() -> None:
 
 def test_licenses_and_origins_of_both_sides() -> None:
     rows = [row("q", "a", score=1.0), row("q", "b", score=0.0, license="CC0-1.0")]
-    (pair,) = made(frame(*rows, score=pl.Float64), method=Scored(score="score"), source="mine")
+    (pair,) = proposals_of(
+        frame(*rows, score=pl.Float64), method=Scored(score="score"), source="mine"
+    )
     assert pair["origins"] == [{"source": "mine", "index": 0, "license": "CC0-1.0 AND MIT"}]
     origins = json.loads(pair["extra"])["origins"]
     assert [origins[side]["license"] for side in ("chosen", "rejected")] == ["MIT", "CC0-1.0"]
     unknown = rows[1] | {"origins": []}
-    (pair,) = made(frame(rows[0], unknown, score=pl.Float64), method=Scored(score="score"))
+    (pair,) = proposals_of(frame(rows[0], unknown, score=pl.Float64), method=Scored(score="score"))
     assert pair["origins"][0]["license"] is None
 
 
@@ -188,13 +190,15 @@ def test_revised_rows_against_their_parents() -> None:
         row("q4", "new 4", ("gone",), score=2.0),
     ]
     method = Revised(score="score")
-    both = made(frame(*old, *new, score=pl.Float64), method=method)
+    both = proposals_of(frame(*old, *new, score=pl.Float64), method=method)
     counts = {None: 1, "not_better": 1, "other_prompt": 1, "missing_score": 1, "no_original": 1}
     assert reasons(both) == counts
     assert texts(both) == [("new 0", "old 0")]
-    apart = made(frame(*new, score=pl.Float64), others=frame(*old, score=pl.Float64), method=method)
-    assert sorted(apart, key=str) == sorted(both, key=str)
-    trusted = made(frame(*old, *new, score=pl.Float64), method=Revised())
+    separate = proposals_of(
+        frame(*new, score=pl.Float64), others=frame(*old, score=pl.Float64), method=method
+    )
+    assert sorted(separate, key=str) == sorted(both, key=str)
+    trusted = proposals_of(frame(*old, *new, score=pl.Float64), method=Revised())
     assert len(texts(trusted)) == 3
 
 
@@ -204,16 +208,16 @@ def test_correct_against_incorrect_answers_as_in_autoif() -> None:
     rows = [row(q, f"{q} {i}", rate=r) for q, rs in rates.items() for i, r in enumerate(rs)]
     pool = frame(*rows, rate=pl.Float64)
     method = Verified(correct="rate > 0.5", incorrect="rate = 0", max_chosen=2, max_rejected=2)
-    results = made(pool, method=method)
+    results = proposals_of(pool, method=method)
     counts = {None: 4, "no_negative": 1, "no_positive": 1, "unverified": 1}
     assert reasons(results) == counts
     rate_of = {r["messages"][1]["content"]: r["rate"] for r in rows}
     assert all(rate_of[good] > 0.5 and rate_of[bad] == 0 for good, bad in texts(results))
     assert len({good for good, _ in texts(results)}) == 2
     with pytest.raises(UserError, match="is correct and incorrect"):
-        made(pool, method=Verified(correct="rate > 0.5", incorrect="rate > 0.8"))
+        proposals_of(pool, method=Verified(correct="rate > 0.5", incorrect="rate > 0.8"))
     with pytest.raises(UserError, match="must be true or false"):
-        made(pool, method=Verified(correct="rate"))
+        proposals_of(pool, method=Verified(correct="rate"))
 
 
 def test_the_farthest_incorrect_answer_is_used_once() -> None:
@@ -222,10 +226,10 @@ def test_the_farthest_incorrect_answer_is_used_once() -> None:
     rows = [row("q", text, good=True) for text in right]
     rows += [row("q", text, good=False) for text in wrong]
     method = Verified(correct="good", match="farthest", max_chosen=3, min_distance=0.3)
-    results = made(frame(*rows, good=pl.Boolean), method=method)
+    results = proposals_of(frame(*rows, good=pl.Boolean), method=method)
     assert texts(results) == [("aaaa", "zzzzzzzzzzzz"), ("aaaa bbbb cccc", "aaab")]
     alike = frame(rows[0], rows[2], good=pl.Boolean)
-    assert reasons(made(alike, method=method)) == {"too_alike": 1}
+    assert reasons(proposals_of(alike, method=method)) == {"too_alike": 1}
 
 
 def test_ditto_draws_its_shares() -> None:
@@ -235,7 +239,7 @@ def test_ditto_draws_its_shares() -> None:
           for n in range(10)),
         round=pl.Int64,
     )  # fmt: skip
-    results = made(demonstrations, others=samples, method=Ditto(num_pairs=100))
+    results = proposals_of(demonstrations, others=samples, method=Ditto(num_pairs=100))
     kinds = Counter(json.loads(result["extra"])["kind"] for result in results)
     assert kinds == {"current": 70, "earlier": 20, "rounds": 10}
     for result in results:
@@ -245,9 +249,9 @@ def test_ditto_draws_its_shares() -> None:
         assert (rounds[1] == "3") == (kind == "current")
         assert kind != "rounds" or rounds[0] > rounds[1]
     first = samples.filter(pl.col("round") == 1)
-    only = made(demonstrations, others=first, method=Ditto(num_pairs=7))
+    only = proposals_of(demonstrations, others=first, method=Ditto(num_pairs=7))
     assert Counter(json.loads(result["extra"])["kind"] for result in only) == {"current": 7}
-    without = made(demonstrations, others=samples.clear(), method=Ditto())
+    without = proposals_of(demonstrations, others=samples.clear(), method=Ditto())
     assert reasons(without) == {"no_sample": 10}
 
 
@@ -255,26 +259,28 @@ def test_simulated_annotators_differ_and_flip() -> None:
     rows = [row(f"q{q}", f"{q} {n}", one=float(n), two=-float(n)) for q in range(300)
             for n in range(2)]  # fmt: skip
     pool = frame(*rows, one=pl.Float64, two=pl.Float64)
-    results = made(pool, method=Simulated(annotators=("one", "two"), flip=0.25))
+    results = proposals_of(pool, method=Simulated(annotators=("one", "two"), flip=0.25))
     notes = [json.loads(result["extra"]) for result in results]
     assert 0.4 < sum(note["annotator"] == "one" for note in notes) / 300 < 0.6
     assert 0.18 < sum(note["flipped"] for note in notes) / 300 < 0.32
     for (good, _), note in zip(texts(results), notes, strict=True):
         prefers = "1" if note["annotator"] == "one" else "0"
         assert (good.split()[1] == prefers) != note["flipped"]
-    honest = made(pool, method=Simulated(annotators=("one",), flip=0.0))
+    honest = proposals_of(pool, method=Simulated(annotators=("one",), flip=0.0))
     assert all(good.endswith(" 1") for good, _ in texts(honest))
-    ties = made(pool.with_columns(one=pl.lit(1.0)), method=Simulated(annotators=("one",)))
+    ties = proposals_of(pool.with_columns(one=pl.lit(1.0)), method=Simulated(annotators=("one",)))
     assert reasons(ties) == {"tie": 300}
 
 
 def test_equal_answers_and_equal_pairs() -> None:
     same = row("q", "a", score=1.0), row("q", "a", score=0.0) | {"id": "other"}
-    assert reasons(made(frame(*same, score=pl.Float64), method=Scored(score="score"))) == {
+    assert reasons(proposals_of(frame(*same, score=pl.Float64), method=Scored(score="score"))) == {
         "identical": 1
     }
     twice = [*same, row("q", "b", score=-1.0)]
-    results = made(frame(*twice, score=pl.Float64), method=Scored(score="score", rejected="all"))
+    results = proposals_of(
+        frame(*twice, score=pl.Float64), method=Scored(score="score", rejected="all")
+    )
     assert reasons(results) == {None: 1, "identical": 1}
 
 
@@ -314,7 +320,7 @@ def test_spar_refines_a_failing_answer_until_it_passes(tmp_path: Path) -> None:
     rows = [row("a", "o"), row("a", "ooo"), row("b", "ooooo"), row("c", "oo")]
     rows.append(row("d", "o" * 2))
     context = judged(script, tmp_path)
-    results = made_in(context, frame(*rows), method=SPaR(depth=2), model=WRITER)
+    results = proposals_in(context, frame(*rows), method=SPaR(depth=2), model=WRITER)
     assert reasons(results) == {None: 3, "no_negative": 1}
     pairs_of = {r["prompt"][0]["content"]: texts([r]) for r in results}
     assert pairs_of["a"] == [("oxx", "o")]
@@ -323,20 +329,20 @@ def test_spar_refines_a_failing_answer_until_it_passes(tmp_path: Path) -> None:
     levels = {r["prompt"][0]["content"]: json.loads(r["extra"]).get("level") for r in results}
     assert (levels["a"], levels["c"]) == (2, 1)
     assert all(result["journal"] for result in results)
-    short = made_in(context, frame(row("a", "o")), method=SPaR(depth=1), model=WRITER)
+    short = proposals_in(context, frame(row("a", "o")), method=SPaR(depth=1), model=WRITER)
     assert reasons(short) == {"no_refinement": 1}
 
 
 def test_spar_leaves_what_is_not_decided(tmp_path: Path) -> None:
     answers = iter(["yes", "no"] * 50)
     context = judged(lambda _: (next(answers), "stop"), tmp_path / "a")
-    level = made_in(context, frame(row("a", "o")), method=SPaR(votes=2), model=WRITER)
+    level = proposals_in(context, frame(row("a", "o")), method=SPaR(votes=2), model=WRITER)
     assert reasons(level) == {"undecided": 1}
     vague = judged(lambda _: ("perhaps", "stop"), tmp_path / "b")
-    unread = made_in(vague, frame(row("a", "o")), method=SPaR(), model=WRITER)
+    unread = proposals_in(vague, frame(row("a", "o")), method=SPaR(), model=WRITER)
     assert reasons(unread) == {"undecided": 1}
     broken = judged(lambda _: ("no server", "error"), tmp_path / "c")
-    (failed,) = made_in(broken, frame(row("a", "o")), method=SPaR(), model=WRITER)
+    (failed,) = proposals_in(broken, frame(row("a", "o")), method=SPaR(), model=WRITER)
     assert failed["error"] == "no server"
 
 
@@ -349,7 +355,9 @@ def test_self_taught_sides_answer_different_requests(tmp_path: Path) -> None:
         return f"answer to {text}", "stop"
 
     rows = [row(text, "by somebody") for text in ("one?", "same?", "long?")]
-    results = made_in(judged(script, tmp_path), frame(*rows), method=SelfTaught(), model=WRITER)
+    results = proposals_in(
+        judged(script, tmp_path), frame(*rows), method=SelfTaught(), model=WRITER
+    )
     assert reasons(results) == {None: 1, "same_prompt": 1, "related_cut": 1}
     assert texts(results) == [("answer to one?", "answer to other?")]
     (pair,) = [result for result in results if result["drop_reason"] is None]
