@@ -2,8 +2,9 @@
 
 Each method is described in its module: `scored` (best against worst or random; TPO, Okapi),
 `revised` (a row against its parent), `verified` (correct against incorrect; AutoIF,
-Self-Explore), `ditto` (demonstrations against samples), `simulated` (AlpacaFarm) and, with a
-model that writes, `spar` (refinements) and `self_taught` (answers that miss the question).
+Self-Explore), `ditto` (demonstrations against samples), `simulated` (AlpacaFarm), `secalign`
+(instructions planted in an input) and, with a model that writes, `spar` (refinements) and
+`self_taught` (answers that miss the question).
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ from stages.generate.pairs.ditto import Ditto, ditto_pairs
 from stages.generate.pairs.proposals import ADDS, Proposal, answers_of, to_frame
 from stages.generate.pairs.revised import Revised, revised_pairs
 from stages.generate.pairs.scored import Scored, scored_pairs
+from stages.generate.pairs.secalign import SecAlign, secalign_pairs
 from stages.generate.pairs.self_taught import SelfTaught, self_taught_pairs
 from stages.generate.pairs.simulated import Simulated, simulated_pairs
 from stages.generate.pairs.spar import SPaR, spar_pairs
 from stages.generate.pairs.verified import Verified, verified_pairs
 
 Method = Annotated[
-    Scored | Revised | Verified | Ditto | Simulated | SPaR | SelfTaught,
+    Scored | Revised | Verified | Ditto | Simulated | SecAlign | SPaR | SelfTaught,
     Field(discriminator="name"),
 ]
 
@@ -50,6 +52,8 @@ def _expressions(method: Any) -> list[str]:
             return [name for text in texts for name in expression_columns(text)]
         case Simulated():
             return [name for text in method.annotators for name in expression_columns(text)]
+        case SecAlign():
+            return ["input_start"]
     return []
 
 
@@ -104,7 +108,7 @@ def pairs(
         rows: The answers.
         others: For `revised`, the originals, where they are not among the rows; for `ditto`,
             the samples.
-        method: scored, revised, verified, ditto, simulated, spar or self_taught.
+        method: scored, revised, verified, ditto, simulated, secalign, spar or self_taught.
         model: Who writes, and judges, for `spar` and `self_taught`.
         temperature: Of what it writes.
         max_tokens: Limit of an answer in tokens.
@@ -160,6 +164,9 @@ def pairs(
                 name: dict(zip(rows["id"], values, strict=True)) for name, values in by_name.items()
             }
             proposals = simulated_pairs(answers_of(rows), by_id, method, drawn)
+        case SecAlign():
+            starts = dict(rows.select("id", "input_start").iter_rows())
+            proposals = secalign_pairs(answers_of(rows), starts, method, drawn)
         case SPaR() | SelfTaught():
             assert model is not None
             engine, decoding = ctx.open(model), Decoding(max_tokens, temperature)

@@ -22,6 +22,7 @@ from stages.generate.pairs import pairs
 from stages.generate.pairs.ditto import Ditto
 from stages.generate.pairs.revised import Revised
 from stages.generate.pairs.scored import Scored
+from stages.generate.pairs.secalign import FORGED, SecAlign
 from stages.generate.pairs.self_taught import SelfTaught
 from stages.generate.pairs.simulated import Simulated
 from stages.generate.pairs.spar import SPaR
@@ -299,6 +300,31 @@ def test_a_recipe_makes_pairs_and_needs_others_for_ditto_alone(tmp_path: Path) -
         recipe(graph | {"pairs": step | needs})
     with pytest.raises(RecipeErrors, match="ditto must have an input for 'others'"):
         recipe(graph | {"pairs": step | {"with": {"method": "ditto"}}})
+
+
+def test_secalign_plants_anothers_instruction_in_the_input() -> None:
+    rows = [
+        row(f"Sum up {i}.\n\nText {i}", f"sum {i}", input_start=len(f"Sum up {i}.") + 2)
+        for i in range(40)
+    ]
+    rows.append(row("No input?", "none"))
+    results = proposals_of(frame(*rows), method=SecAlign(completion_fraction=0.5))
+    assert reasons(results) == {None: 40, "no_input": 1}
+    answer_of = {r["messages"][0]["content"]: r["messages"][1]["content"] for r in rows}
+    attacks: Counter[str] = Counter()
+    for result in (result for result in results if result["drop_reason"] is None):
+        ((good, bad),) = texts([result])
+        content = result["prompt"][0]["content"]
+        attacks[attack := json.loads(result["extra"])["attack"]] += 1
+        joint = FORGED if attack == "completion" else " "
+        own = next(text for text in answer_of if content.startswith(text + joint))
+        planted = content.removeprefix(own + joint)
+        assert (good, bad) == (answer_of[own], answer_of[planted])
+        assert own != planted
+        assert good not in content
+    assert 10 < attacks["completion"] < 30
+    alone = proposals_of(frame(rows[0]), method=SecAlign())
+    assert reasons(alone) == {"no_other": 1}
 
 
 WRITER = LanguageModel(model="any")

@@ -189,8 +189,11 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(
     ("loss", "method"),
-    [(DPO(sft_weight=0.1), Full()), (KTO(), LoRA(lora_r=4))],
-    ids=["dpo", "kto-lora"],
+    [
+        pytest.param(DPO(sft_weight=0.1), Full(), id="dpo"),
+        pytest.param(KTO(), LoRA(lora_r=4), id="kto-lora", marks=pytest.mark.proof),
+        pytest.param(ORPO(), Full(), id="orpo", marks=pytest.mark.proof),
+    ],
 )
 def test_a_resumed_training_equals_an_undisturbed_one(
     loss: Loss, method: Any, tmp_path: Path, tinylm: LanguageModel, monkeypatch: Any
