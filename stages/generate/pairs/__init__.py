@@ -1,10 +1,10 @@
 """Preference pairs out of records: of scored, judged, verified, revised or sampled answers.
 
 Each method is described in its module: `scored` (best against worst or random; TPO, Okapi),
-`revised` (a row against its parent), `verified` (correct against incorrect; AutoIF,
-Self-Explore), `ditto` (demonstrations against samples), `simulated` (AlpacaFarm), `secalign`
-(instructions planted in an input) and, with a model that writes, `spar` (refinements) and
-`self_taught` (answers that miss the question).
+`revised` (a row against its parent), `verified` (correct against incorrect; AutoIF), `ditto`
+(demonstrations against samples), `simulated` (AlpacaFarm), `secalign` (instructions planted
+in an input) and, with a model that writes, `spar` (refinements), `self_taught` (answers that
+miss the question) and `first_pit` (Self-Explore's steps).
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from collections.abc import Sequence
 from functools import partial
 from math import isnan
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import Decoding, Engine, LanguageModel
 from pipeline.stage import Columns, Edges, Pairs, Records, stage
 from pipeline.types import Count, NonNegativeFloat
 from stages._common.edges import require_input, required
 from stages._selection.random_draws import uniform
 from stages._selection.scores import expression, expression_columns, scores
 from stages.generate.pairs.ditto import Ditto, ditto_pairs
-from stages.generate.pairs.proposals import ADDS, Proposal, answers_of, to_frame
+from stages.generate.pairs.first_pit import FirstPit, first_pit_pairs
+from stages.generate.pairs.proposals import ADDS, Drawn, Proposal, answers_of, to_frame
 from stages.generate.pairs.revised import Revised, revised_pairs
 from stages.generate.pairs.scored import Scored, scored_pairs
 from stages.generate.pairs.secalign import SecAlign, secalign_pairs
@@ -37,9 +38,13 @@ from stages.generate.pairs.spar import SPaR, spar_pairs
 from stages.generate.pairs.verified import Verified, verified_pairs
 
 Method = Annotated[
-    Scored | Revised | Verified | Ditto | Simulated | SecAlign | SPaR | SelfTaught,
+    Scored | Revised | Verified | Ditto | Simulated | SecAlign | SPaR | SelfTaught | FirstPit,
     Field(discriminator="name"),
 ]
+
+
+WRITING: Final = (SPaR, SelfTaught, FirstPit)
+"""The methods with which a model writes."""
 
 
 def _expressions(method: Any) -> list[str]:
@@ -52,6 +57,8 @@ def _expressions(method: Any) -> list[str]:
             return [name for text in texts for name in expression_columns(text)]
         case Simulated():
             return [name for text in method.annotators for name in expression_columns(text)]
+        case FirstPit():
+            return expression_columns(method.correct)
         case SecAlign():
             return ["input_start"]
     return []
@@ -73,7 +80,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
 
 
 def _check(options: SimpleNamespace) -> None:
-    writes = isinstance(options.method, SPaR | SelfTaught)
+    writes = isinstance(options.method, WRITING)
     if writes == (options.model is None):
         raise OptionError(
             "model",
@@ -108,8 +115,9 @@ def pairs(
         rows: The answers.
         others: For `revised`, the originals, where they are not among the rows; for `ditto`,
             the samples.
-        method: scored, revised, verified, ditto, simulated, secalign, spar or self_taught.
-        model: Who writes, and judges, for `spar` and `self_taught`.
+        method: scored, revised, verified, ditto, simulated, secalign, spar, self_taught or
+            first_pit.
+        model: Who writes, and judges, for `spar`, `self_taught` and `first_pit`.
         temperature: Of what it writes.
         max_tokens: Limit of an answer in tokens.
         seed: Of what a method draws, and of the sampling.
@@ -167,15 +175,29 @@ def pairs(
         case SecAlign():
             starts = dict(rows.select("id", "input_start").iter_rows())
             proposals = secalign_pairs(answers_of(rows), starts, method, drawn)
-        case SPaR() | SelfTaught():
+        case SPaR() | SelfTaught() | FirstPit():
             assert model is not None
-            engine, decoding = ctx.open(model), Decoding(max_tokens, temperature)
-            answers = answers_of(rows)
-            if isinstance(method, SelfTaught):
-                proposals = self_taught_pairs(engine, answers, decoding, seed)
-            else:
-                proposals = spar_pairs(engine, answers, method, decoding, seed, drawn)
+            decoding = Decoding(max_tokens, temperature)
+            proposals = _written_pairs(ctx.open(model), rows, method, decoding, seed, drawn)
     return to_frame(proposals, source)
+
+
+def _written_pairs(
+    engine: Engine,
+    rows: pl.DataFrame,
+    method: SPaR | SelfTaught | FirstPit,
+    decoding: Decoding,
+    seed: int,
+    drawn: Drawn,
+) -> list[Proposal]:
+    """The proposals of the methods with which a model writes."""
+    match method:
+        case FirstPit():
+            answers = answers_of(rows, _verdicts(rows, method))
+            return first_pit_pairs(engine, answers, method, decoding, seed)
+        case SelfTaught():
+            return self_taught_pairs(engine, answers_of(rows), decoding, seed)
+    return spar_pairs(engine, answers_of(rows), method, decoding, seed, drawn)
 
 
 def _scores(
@@ -188,7 +210,7 @@ def _scores(
     return [None if isnan(value) else float(value) for value in values]
 
 
-def _verdicts(rows: pl.DataFrame, method: Verified) -> list[float | None]:
+def _verdicts(rows: pl.DataFrame, method: Verified | FirstPit) -> list[float | None]:
     """1 for correct answers, 0 for incorrect ones, None for others.
 
     Raises:
@@ -196,7 +218,7 @@ def _verdicts(rows: pl.DataFrame, method: Verified) -> list[float | None]:
     """
     right = _booleans(rows, method.correct)
     wrong = [None if v is None else not v for v in right]
-    if method.incorrect is not None:
+    if isinstance(method, Verified) and method.incorrect is not None:
         wrong = _booleans(rows, method.incorrect)
     verdicts = zip(rows["id"], right, wrong, strict=True)
     both = next((id_ for id_, good, bad in verdicts if good and bad), None)

@@ -20,6 +20,7 @@ from schemas.pairs import pair_id
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate.pairs import pairs
 from stages.generate.pairs.ditto import Ditto
+from stages.generate.pairs.first_pit import FirstPit
 from stages.generate.pairs.revised import Revised
 from stages.generate.pairs.scored import Scored
 from stages.generate.pairs.secalign import FORGED, SecAlign
@@ -390,6 +391,37 @@ def test_self_taught_sides_answer_different_requests(tmp_path: Path) -> None:
     assert json.loads(pair["extra"])["related"] == "other?"
     assert pair["parents"] == [rows[0]["id"]]
     assert len(pair["journal"]) == 3
+
+
+def test_the_first_step_after_which_no_continuation_is_right(tmp_path: Path) -> None:
+    """The model reaches 42 until the text holds the word wrong."""
+
+    def script(text: str) -> tuple[str, str]:
+        steps = text.split("begins:\n\n")[1].split("\n\nGo on")[0]
+        return ("so it is 41" if "wrong" in steps else f"after {steps[-1]} it is 42"), "stop"
+
+    rows = [
+        row("a", "direct: 42", good=True),
+        row("a", "step a\nstep b\nwrong c\nit is 41", good=False),
+        row("b", "it is 42", good=True),
+        row("b", "step a\nstep b", good=False),
+        row("c", "it is 42", good=True),
+        row("c", "wrong at once", good=False),
+        row("d", "no number", good=True),
+        row("d", "step", good=False),
+    ]
+    context = judged(script, tmp_path)
+    pool = frame(*rows, good=pl.Boolean)
+    results = proposals_in(context, pool, method=FirstPit(correct="good"), model=WRITER)
+    assert reasons(results) == {None: 2, "no_pit": 1, "no_final_answer": 1}
+    by_prompt = {r["prompt"][0]["content"]: texts([r]) for r in results}
+    assert by_prompt["a\n\nstep a\nstep b"] == [("after b it is 42", "wrong c")]
+    assert by_prompt["c"] == [("it is 42", "wrong at once")]
+    (sent,) = context.engine.calls
+    assert len(sent) == 4 * (4 + 2 + 1)
+    (problem,) = problems("generate.pairs", method={"name": "first_pit", "correct": "good",
+                                                    "final_answer": "("})  # fmt: skip
+    assert "must be a regular expression" in problem
 
 
 @pytest.mark.parametrize(
