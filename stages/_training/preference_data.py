@@ -90,13 +90,13 @@ def _tokens(
     if not any(sides):
         raise Unrenderable("the pair has no side")
 
-    def ids(turns: list[Any], *, asks: bool = False) -> list[int]:
-        text = rendered_text(tokenizer, turns, tools, add_generation_prompt=asks)
+    def ids(turns: list[Any], *, is_prompt: bool = False) -> list[int]:
+        text = rendered_text(tokenizer, turns, tools, add_generation_prompt=is_prompt)
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     for side in sides:
         refuse_control_tokens(tokenizer, [*prompt, *(side or ())], tools)
-    before = ids(prompt, asks=True)
+    before = ids(prompt, is_prompt=True)
     chosen, rejected = (None if side is None else ids([*prompt, *side]) for side in sides)
     start = min(_shared(before, whole) for whole in (chosen, rejected) if whole is not None)
     return before[:start], chosen and chosen[start:], rejected and rejected[start:]
