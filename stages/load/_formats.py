@@ -64,6 +64,8 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     >>> recognize({"instruction": "Add.", "output": "3"})
     'alpaca'
     """
+    if preference_field(row):
+        return None
     if format == "prompt":  # named, it is one whatever the other fields are
         return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
@@ -71,6 +73,17 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
         if _MATCHES[name](row):
             return name
     return None
+
+
+def preference_field(row: Row) -> str | None:
+    """The field that shows that a row is one of preferences, of which `load.pairs` makes pairs.
+
+    >>> preference_field({"prompt": "Why?", "completion": "So.", "label": False})
+    'label'
+    """
+    if "rejected" in row:
+        return "rejected"
+    return "label" if isinstance(row.get("label"), bool) else None
 
 
 _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
@@ -136,6 +149,9 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
     hidden: Row = {}
     if fields:
         row, hidden = rename_fields(row, fields)
+    if field := preference_field(row):
+        yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
+        return
     name = format or recognize(row)
     if name is None:
         yield Unusable(_unknown(row))

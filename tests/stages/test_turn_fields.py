@@ -52,6 +52,11 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.surface": (("results",), "it tags what user and assistant say"),
     "select.except": (("tools",), _HELD),
     "select.response": (("calls", "reasoning"), _PROMPTS),
+    "generate.pairs": (
+        ("calls", "reasoning", "results"),
+        "a prompt with one answer, as here, makes no pair; the fields of pairs are tested in "
+        "tests/stages/generate/test_pairs.py",
+    ),
     "report.ablation": (DIFFERENCES, _TRAINED),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
