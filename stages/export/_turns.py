@@ -117,8 +117,7 @@ def shard_turns(messages: pl.Series) -> pl.Series:
 def _shard_calls(calls: pl.Series) -> pl.Series:
     """Calls as OpenAI nests them; without ids where no call has one."""
     flat = calls.explode(empty_as_null=False, keep_nulls=False).struct.unnest()
-    arguments = flat["arguments"].fill_null("")
-    arguments = arguments.zip_with(arguments.str.contains(r"\S"), pl.Series(["{}"]))
+    arguments = flat["arguments"].fill_null("{}").replace("", "{}")
     function = pl.struct("name", _readable(arguments))
     known = ["id"] if flat["id"].null_count() < len(flat) else []
     values = flat.select(*known, pl.lit("function").alias("type"), function.alias("function"))
