@@ -64,10 +64,10 @@ def _reads(options: SimpleNamespace) -> list[str]:
 def _check(options: SimpleNamespace) -> None:
     reserved = {*FORMS[options.form].keys, "origins", SPLIT} & {*options.columns}
     if reserved:
-        taken = ", ".join(FORMS[options.form].keys)
+        keys = ", ".join(FORMS[options.form].keys)
         raise OptionError(
             "columns",
-            f"must be columns other than {taken} (keys of the form), origins and {SPLIT} (never "
+            f"must be columns other than {keys} (keys of the form), origins and {SPLIT} (never "
             f"written), got {', '.join(sorted(reserved))}",
         )
 
@@ -176,11 +176,11 @@ def _lines(
     for part, answered in zip(
         shown.iter_slices(AT_ONCE), _slices(is_answered, AT_ONCE), strict=True
     ):
-        made = [
+        lines = [
             _line(Conversation(*row), columns_of, form, omit) if is_kept else (None, None, None)
             for (*row, columns_of), is_kept in zip(part.iter_rows(), answered, strict=True)
         ]
-        parts.append(pl.DataFrame(made, schema, orient="row"))
+        parts.append(pl.DataFrame(lines, schema, orient="row"))
     return pl.concat(parts)
 
 

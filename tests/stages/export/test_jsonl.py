@@ -85,8 +85,8 @@ def test_axolotl(tmp_path: Path) -> None:
     assert row["tools"] == [WEATHER]
     assert [turn.get("train") for turn in row["messages"]] == [None, None, False, None, True]
     assert [turn["content"] for turn in row["messages"]][2] == ""
-    [made] = row["messages"][2]["tool_calls"]
-    assert json.loads(made["function"]["arguments"]) == {"place": "Skerryvore", "days": 2}
+    [result_row] = row["messages"][2]["tool_calls"]
+    assert json.loads(result_row["function"]["arguments"]) == {"place": "Skerryvore", "days": 2}
 
 
 def test_sharegpt(tmp_path: Path) -> None:
@@ -289,11 +289,11 @@ def test_what_a_form_holds_comes_back(
     ctx = Context.scratch(tmp_path_factory.mktemp("jsonl"))
     result = jsonl(ctx, frame([row]), form=form)
     if result["drop_reason"][0] is None:
-        [made] = read_rows(ctx.files / "data/train-00000-of-00001.jsonl")
-        messages, definitions = read_back(form, made)
+        [result_row] = read_rows(ctx.files / "data/train-00000-of-00001.jsonl")
+        messages, definitions = read_back(form, result_row)
         assert record_id(messages, definitions) == row["id"]
         if form == "sharegpt":
-            speakers = [turn["from"] for turn in made["conversations"]]
+            speakers = [turn["from"] for turn in result_row["conversations"]]
             assert {*speakers[::2]} <= {"human", "observation"}
             assert {*speakers[1::2]} <= {"gpt", "function_call"}
             assert len(speakers) % 2 == 0
@@ -372,10 +372,10 @@ def test_glaive_comes_back_as_published(tmp_path: Path, shared: Path) -> None:
     published = read_rows(shared / "chat/glaive_toolcall_en_demo.json.gz")
     rows = frame(glaive_record(row) for row in published)
     files, result = export(tmp_path, rows, form="sharegpt")
-    made = [_parsed(row) for row in read_rows(files / "data/train-00000-of-00001.jsonl")]
+    result_row = [_parsed(row) for row in read_rows(files / "data/train-00000-of-00001.jsonl")]
     originals = [_parsed({"system": "", **row}) for row in published]
-    assert all(row in originals for row in made)
-    assert len(made) > 250
+    assert all(row in originals for row in result_row)
+    assert len(result_row) > 250
     reasons = result["drop_reason"].drop_nulls().unique().to_list()
     assert all(reason == "no_answer" or reason.startswith("form_lacks: ") for reason in reasons)
 

@@ -172,8 +172,8 @@ def test_plain_rows_have_the_columns_of_plain_rows(tmp_path: Path) -> None:
 def test_calls_without_ids_have_no_field_for_them(tmp_path: Path) -> None:
     turns = [{**calling("{}"), "tool_calls": [call("f", "{}")]}]
     files, _ = export(tmp_path / "a", frame([tool_record(answered(*turns))]))
-    [made] = load(files)[0]["messages"][1]["tool_calls"]
-    assert made == {"type": "function", "function": {"name": "f", "arguments": {}}}
+    [result_row] = load(files)[0]["messages"][1]["tool_calls"]
+    assert result_row == {"type": "function", "function": {"name": "f", "arguments": {}}}
 
 
 def test_a_last_turn_of_calls_alone_is_an_answer(tmp_path: Path) -> None:
