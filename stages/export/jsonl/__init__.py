@@ -36,7 +36,7 @@ from stages.export._files import (
     words,
     write_files,
 )
-from stages.export._turns import Reasoning, json_line, place_reasoning
+from stages.export._turns import Reasoning, json_line, place_reasoning, present_fields
 from stages.export.jsonl._form import Conversation, Form, FormLacks, Omitted, held
 from stages.export.jsonl.alpaca import ALPACA
 from stages.export.jsonl.axolotl import AXOLOTL
@@ -173,19 +173,17 @@ def _lines(
     shown = rows.select("messages", "tools", "input_start", beside.alias("_beside"))
     schema = {"line": pl.String, "field": pl.String, "turn": pl.Int64}
     parts = [pl.DataFrame(schema=schema)]
-    for part, answered in zip(
-        shown.iter_slices(AT_ONCE), _slices(is_answered, AT_ONCE), strict=True
-    ):
+    for start in range(0, len(rows), AT_ONCE):
+        part, answered = shown.slice(start, AT_ONCE), is_answered.slice(start, AT_ONCE)
+        # Most rows have little of what a form may lack, and each turn is searched for it.
+        present = {*present_fields(part["messages"]), "tools"}
+        lacking = form._replace(lacks=tuple(name for name in form.lacks if name in present))
         lines = [
-            _line(Conversation(*row), columns_of, form, omit) if is_kept else (None, None, None)
-            for (*row, columns_of), is_kept in zip(part.iter_rows(), answered, strict=True)
+            _line(Conversation(*row), others, lacking, omit) if is_kept else (None, None, None)
+            for (*row, others), is_kept in zip(part.iter_rows(), answered, strict=True)
         ]
         parts.append(pl.DataFrame(lines, schema, orient="row"))
     return pl.concat(parts)
-
-
-def _slices(values: pl.Series, size: int) -> list[pl.Series]:
-    return [values.slice(start, size) for start in range(0, len(values), size)]
 
 
 def _line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from schemas.turns import parsed
@@ -119,6 +120,7 @@ def arguments_of(call: Mapping[str, Any], turn: int) -> dict[str, Any]:
     return value
 
 
+@lru_cache(1024)  # rows share their tools
 def definitions_of(tools: str) -> list[Any]:
     """The definitions of tools as a list of objects.
 

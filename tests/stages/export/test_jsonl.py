@@ -22,7 +22,7 @@ from stages.export.jsonl import FormName, jsonl
 from stages.export.parquet import parquet
 from tests.support.loading import load
 from tests.support.options import problems
-from tests.support.rows import alpaca, evidence, frame, kept, record, self_instruct
+from tests.support.rows import alpaca, evidence, frame, record, self_instruct
 from tests.support.rows import json_lines as read_rows
 from tests.support.tool_rows import CONVERSATION, WEATHER, call, glaive_record, tool_record
 
@@ -327,15 +327,6 @@ def _lacks(
             return form in ("sharegpt", "alpaca") or message["role"] != "assistant"
         case _:
             return form in ("sharegpt", "alpaca") and field in message
-
-
-@pytest.fixture(scope="module")
-def reads_tools() -> None:
-    """Skips until `load.records` reads what stands beside content."""
-    row = {"messages": asked(answer(None, tool_calls=[{"function": call("f", "{}")}]))}
-    loaded = kept(load(json.dumps(row).encode()))
-    if not len(loaded) or loaded["messages"][0][1]["tool_calls"] is None:
-        pytest.skip("load.records does not read tool calls")
 
 
 @pytest.mark.parametrize("form", FORMS)
