@@ -18,7 +18,6 @@ import polars as pl
 
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges
-from schemas.records import turns
 from schemas.turns import View, viewed
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.random_draws import uniform
@@ -56,7 +55,8 @@ def split_rows(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
     Raises:
         UserError: A split that the rows have is no word.
     """
-    last = viewed("calls").list.last().struct
+    ends = rows.select(pl.col("messages").list.tail(1)).select(viewed("calls").list.last())
+    last = pl.lit(ends.to_series()).struct
     answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
     facts = rows.select(
         ends_with=last.field("role"),
@@ -75,6 +75,7 @@ def split_rows(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
 
 def _checked_splits(splits: pl.Series) -> pl.Series:
     """The splits that the rows have; they become names of files."""
+    splits = splits.cast(pl.String)
     wrong = splits.filter(~splits.str.contains(r"^\w+$").fill_null(False)).unique()
     if len(wrong):
         raise UserError(
@@ -104,7 +105,9 @@ def words(view: View) -> pl.Expr:
     Args:
         view: What of a turn counts.
     """
-    said = pl.concat_list(turns("user", view), turns("assistant", view)).list.join(" ")
+    is_said = pl.element().struct.field("role").is_in(["user", "assistant"])
+    texts = pl.element().filter(is_said).struct.field("content")
+    said = viewed(view).list.eval(texts).list.join(" ")
     return spaced(said).str.count_matches(r"\S+").cast(pl.Int64)
 
 

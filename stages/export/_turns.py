@@ -96,6 +96,20 @@ def _present(turns: pl.DataFrame) -> list[str]:
     return fields[:2] + [n for n in fields[2:] if turns[n].null_count() < len(turns)]
 
 
+def present_fields(messages: pl.Series) -> set[str]:
+    """The fields that any turn of any row has; ids of calls count as `tool_call_id`.
+
+    Args:
+        messages: list[struct], the messages of records.
+    """
+    turns, _ = _exploded(messages)
+    present = set(_present(turns))
+    if "tool_calls" in present:
+        ids = turns["tool_calls"].explode(empty_as_null=False, keep_nulls=False).struct.field("id")
+        present |= {"tool_call_id"} if ids.null_count() < len(ids) else set()
+    return present
+
+
 def shard_turns(messages: pl.Series) -> pl.Series:
     """The turns of each row in the form of a shard, for `shard_table`.
 
@@ -117,8 +131,7 @@ def shard_turns(messages: pl.Series) -> pl.Series:
 def _shard_calls(calls: pl.Series) -> pl.Series:
     """Calls as OpenAI nests them; without ids where no call has one."""
     flat = calls.explode(empty_as_null=False, keep_nulls=False).struct.unnest()
-    arguments = flat["arguments"].fill_null("")
-    arguments = arguments.zip_with(arguments.str.contains(r"\S"), pl.Series(["{}"]))
+    arguments = flat["arguments"].fill_null("{}").replace("", "{}")
     function = pl.struct("name", _readable(arguments))
     known = ["id"] if flat["id"].null_count() < len(flat) else []
     values = flat.select(*known, pl.lit("function").alias("type"), function.alias("function"))

@@ -85,10 +85,7 @@ class Example:
         return 0 if edge.many and self.stage.annotates else part
 
     def columns(self, edge: Edge, part: int) -> list[str]:
-        """The columns that the stage reads there beside those of every record.
-
-        Without `split`, which exports add themselves where the rows have none.
-        """
+        """The columns that the stage reads there beside those of every record."""
         reads = self.stage.reads(edge.name, self.options)
         needed = [c for c in reads if not isinstance(c, OptionalColumn)]
         return (
