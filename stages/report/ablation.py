@@ -27,7 +27,8 @@ from schemas.turns import viewed
 from stages._common.charts import dot_plot
 from stages._common.option_types import Distinct
 from stages._text.ngram_index import build_index, find_overlaps
-from stages._training.dataset import answer_tokens, check_template, cut, encode, tokenizer_for
+from stages._training.dataset import answer_tokens, check_template, cut, tokenizer_for
+from stages._training.encoding import encode
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,

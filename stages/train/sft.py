@@ -25,19 +25,17 @@ from pipeline.stage import Files, InputFiles, stage
 from pipeline.types import Count, NonEmpty, NonNegativeFloat, PositiveFloat
 from stages._common.option_types import Distinct
 from stages._training.dataset import (
-    ANSWER_PARTS,
-    AnswerPart,
     answer_losses,
     check_template,
     cut,
     dataset,
-    encode,
     pack,
     passes,
     read_shards,
     reversed_pairs,
     tokenizer_for,
 )
+from stages._training.encoding import ANSWER_PARTS, AnswerPart, encode
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
