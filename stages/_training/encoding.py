@@ -8,7 +8,10 @@ token belongs to what it ends: the calls of a turn that has some, else its conte
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -27,6 +30,12 @@ ANSWER_PARTS: Final[tuple[AnswerPart, ...]] = ("content", "calls", "reasoning")
 
 ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
+
+_ENCODED: Final = pl.Schema(
+    {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
+)
+
+_log = logging.getLogger(__name__)
 
 Encoded = tuple[list[int] | None, list[int] | None, str | None]
 """The tokens and labels of a conversation, or why it has none."""
@@ -48,17 +57,44 @@ def encode(
         `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
         that the template cannot show has an error, and no tokens.
     """
-    kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
     given = rows.select("messages", *(["tools"] if "tools" in rows.columns else []))
     parts = [
         pl.DataFrame(
             [_encoded(tokenizer, template, loss_on, *row) for row in part.iter_rows()],
-            kind,
+            _ENCODED,
             orient="row",
         )
         for part in given.iter_slices(ENCODED_AT_ONCE)
     ]
-    return pl.concat(parts) if parts else pl.DataFrame(schema=kind)
+    return pl.concat(parts) if parts else pl.DataFrame(schema=_ENCODED)
+
+
+def refused_rows(ids: pl.Series, encoded: pl.DataFrame) -> list[dict[str, Any]]:
+    """The `id` and `error` of the conversations that the template cannot show.
+
+    Args:
+        ids: The ids of the rows.
+        encoded: What `encode` gives for them.
+    """
+    errors = pl.DataFrame({"id": ids, "error": encoded["error"]})
+    return errors.filter(pl.col("error").is_not_null()).to_dicts()
+
+
+def name_refused_rows(refused: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Write `refused.jsonl` and say so; nothing where there are none.
+
+    Args:
+        refused: The rows that are left out: `id`, `error` and what else is known of them.
+        folder: Where the file is written.
+    """
+    if not refused:
+        return
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
+    (folder / "refused.jsonl").write_text("".join(lines), "utf-8")
+    _log.warning(
+        "%d rows are left out, since the chat template cannot show them (refused.jsonl); "
+        "the first is %s: %s", len(refused), refused[0]["id"], refused[0]["error"],
+    )  # fmt: skip
 
 
 def _encoded(
