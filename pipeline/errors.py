@@ -10,9 +10,12 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from enum import IntEnum
 from pathlib import Path
+
+from pipeline import DEFAULT_STORE
 
 
 class Exit(IntEnum):
@@ -31,6 +34,21 @@ def program() -> str:
     """The command that the user started, for usage lines and hints."""
     started_as = Path(sys.argv[0]).name if sys.argv else ""
     return "gristmill" if started_as == "gristmill" else "python -m pipeline"
+
+
+def command_line(*words: str, store: Path) -> str:
+    """A command that can be pasted, for hints.
+
+    Args:
+        words: The verb and what follows it.
+        store: The store of this call, which the command names unless it is the default.
+
+    Example:
+        >>> command_line("journal", "import", "FILE", store=Path("my store"))
+        "python -m pipeline journal import FILE --store 'my store'"
+    """
+    options = [] if store.resolve() == DEFAULT_STORE else ["--store", str(store)]
+    return f"{program()} {shlex.join([*words, *options])}"
 
 
 class UserError(Exception):

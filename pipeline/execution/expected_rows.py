@@ -95,6 +95,7 @@ class ExpectedOutputs:
             (source,) = sources[:1]
             # Whether a budget counts rows or tokens, no more rows than that are kept.
             budget = getattr(step.options, "budget", None)
+            budget = getattr(budget, "rows", budget)  # one in rows and tokens at once
             limit = float(budget) if isinstance(budget, int) else math.inf
             return ExpectedRows(
                 columns,

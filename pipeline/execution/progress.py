@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -23,13 +23,21 @@ class Progress(Protocol):
 
     note: Callable[[str], None]
 
-    def start(self, number: int, name: str, uses: str, usage: Callable[[], str] = str) -> None:
+    def start(
+        self,
+        number: int,
+        name: str,
+        uses: str,
+        models: Sequence[str] = (),
+        usage: Callable[[], str] = str,
+    ) -> None:
         """Report that a step begins.
 
         Args:
             number: Its position in the run, from 1, cached steps counted.
             name: Its name in the recipe.
-            uses: The full name of its stage, and of its models.
+            uses: The full name of its stage.
+            models: The names of its language models.
             usage: What it has used so far of what a budget counts, for people.
         """
         ...
@@ -144,17 +152,25 @@ class LineProgress:
         self._speed, self._last_line = Speed(), 0.0
         self._usage: Callable[[], str] = str
 
-    def start(self, number: int, name: str, uses: str, usage: Callable[[], str] = str) -> None:
+    def start(
+        self,
+        number: int,
+        name: str,
+        uses: str,
+        models: Sequence[str] = (),
+        usage: Callable[[], str] = str,
+    ) -> None:
         """Print the first line of a step.
 
         Args:
             number: Its position in the run, from 1.
             name: Its name in the recipe.
-            uses: The full name of its stage, and of its models.
+            uses: The full name of its stage.
+            models: The names of its language models.
             usage: What it has used so far.
         """
         self.begin(number, name, usage)
-        self.note(f"{self._prefix()} {name} ({uses})")
+        self.note(f"{self._prefix()} {name} ({', '.join([uses, *models])})")
 
     def begin(self, number: int, name: str, usage: Callable[[], str] = str) -> None:
         """Remember which step is running, and since when.
@@ -208,7 +224,7 @@ class Live:
         self._lines = LineProgress(total_stages, self.note)
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=12),
+            BarColumn(bar_width=8),
             TextColumn("{task.fields[state]}", markup=False),
             console=console,
             transient=True,
@@ -220,18 +236,29 @@ class Live:
         self._speed = Speed()
         self._usage: Callable[[], str] = str
 
-    def start(self, number: int, name: str, uses: str, usage: Callable[[], str] = str) -> None:
+    def start(
+        self,
+        number: int,
+        name: str,
+        uses: str,
+        models: Sequence[str] = (),
+        usage: Callable[[], str] = str,
+    ) -> None:
         """Show the bar of a step.
 
         Args:
             number: Its position in the run, from 1.
             name: Its name in the recipe.
-            uses: The full name of its stage, and of its models.
+            uses: The full name of its stage.
+            models: The names of its language models.
             usage: What it has used so far.
         """
-        self._lines.begin(number, name)
+        if models:  # the bar has no room for their names
+            self._lines.start(number, name, uses, models)
+        else:
+            self._lines.begin(number, name)
         self._speed, self._usage = Speed(), usage
-        self._task = self._bars.add_task(visible_line(f"{name} ({uses})"), total=None, state="")
+        self._task = self._bars.add_task(visible_line(name), total=None, state="")
 
     def update(self, done: float, total: float | None) -> None:
         """Move the bar."""

@@ -181,8 +181,8 @@ class Runner:
         tracker = BudgetTracker(f"the budget of {name}", limit)
         budget = Budget((self._tracker, tracker))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
-        uses = ", ".join([planned.step.stage.name, *_names(language_models(planned))])
-        self.progress.start(number, name, uses, partial(_usage, ctx.counters, tracker))
+        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
+        self.progress.start(number, name, planned.step.stage.name, models, usage)
         if uses_language_model(planned):
             self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
         start = time.perf_counter()
@@ -248,7 +248,7 @@ def _usage(counters: Mapping[str, int], tracker: BudgetTracker) -> str:
     money, failed = tracker.spent.money, counters.get("unanswered", 0)
     limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
     parts = [f"money {money:,.4g}{limit}"] if money else []
-    parts += [f"{failed:,} requests failed"] if failed else []
+    parts += [f"{failed:,} failed"] if failed else []
     return ", ".join(parts)
 
 

@@ -7,7 +7,6 @@ between files: a recipe and its profiles mean what they say.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import DEFAULT_STORE, ROOT
-from pipeline.errors import RecipeErrors, UserError, program
+from pipeline.errors import RecipeErrors, UserError, command_line
 from pipeline.models.budget import BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.builder import Builder
@@ -150,8 +149,7 @@ class Recipe:
         """
         options = ["--profile", self.profile] if self.profile else []
         options += [word for override in self.overrides for word in ("--set", override)]
-        options += [] if store.resolve() == DEFAULT_STORE else ["--store", str(store)]
-        return f"{program()} {shlex.join([verb, self._reference(), *words, *options])}"
+        return command_line(verb, self._reference(), *words, *options, store=store)
 
     def _reference(self) -> str:
         """The recipe as the command line takes it from where its user stands."""

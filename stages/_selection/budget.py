@@ -1,6 +1,10 @@
 """Budgets, quotas of groups, and the verdict on rows that are not selected.
 
-A budget counts rows, or the tokens of a column, and is never exceeded.
+A budget counts rows, or the tokens of a column, or both (`{rows: 1000, tokens: 1000000}`),
+and is never exceeded. With both, a row is selected if it fits what remains of either: rows
+that have too many tokens are passed over, and nothing more is selected once the rows are
+spent. Whatever is split among groups, such as quotas, is then split in rows and in tokens,
+each by the groups' sizes in that unit, and a group is full when one of its quotas is.
 """
 
 from __future__ import annotations
@@ -15,9 +19,11 @@ from numpy.typing import NDArray
 
 from pipeline.errors import OptionError, UserError
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Amount, Budget, PerGroup, RowsAndTokens
 
 Unit = Literal["rows", "tokens"]
 Quota = Literal["proportional", "uniform", "sqrt"]
+
 
 TOKEN_COLUMN: Final = "tokens"
 """The default of the option `token_column`."""
@@ -57,7 +63,9 @@ def check_selection(options: SimpleNamespace) -> None:
     Raises:
         OptionError: One of them has a value and no effect.
     """
-    if options.unit == "rows":
+    if isinstance(options.budget, RowsAndTokens):
+        check_unused(options, "unit", "rows", "with a budget in rows and tokens")
+    elif options.unit == "rows":
         check_unused(options, "token_column", TOKEN_COLUMN, "with unit: rows")
     if options.budget is None and getattr(options, "fraction", None) is None:
         check_unused(options, "unit", "rows", "without a budget")
@@ -65,18 +73,41 @@ def check_selection(options: SimpleNamespace) -> None:
         check_unused(options, "descending", True, "without a score")
 
 
-def cost_columns(unit: Unit, token_column: str) -> list[str]:
+def check_same_units(options: SimpleNamespace, name: str) -> None:
+    """Refuse an amount in other units than the budget's.
+
+    Args:
+        options: All options of the stage.
+        name: The option that holds the amount; null and 0 are of any unit.
+
+    Raises:
+        OptionError: The budget is in both units and the amount in one, or the other way round.
+    """
+    value = getattr(options, name)
+    both = isinstance(options.budget, RowsAndTokens)
+    if value and isinstance(value, RowsAndTokens) != both:
+        what = "in rows and tokens as the budget is" if both else "a number as the budget is"
+        hint = f"write {name}: " + ("{rows: 10, tokens: 10000}" if both else "10")
+        written = value._asdict() if isinstance(value, RowsAndTokens) else value
+        raise OptionError(name, f"must be {what}, got {written}", hint=hint)
+
+
+def cost_columns(options: SimpleNamespace) -> list[str]:
     """The columns that `row_costs` reads."""
-    return [token_column] if unit == "tokens" else []
+    both = isinstance(options.budget, RowsAndTokens)
+    return [options.token_column] if both or options.unit == "tokens" else []
 
 
-def row_costs(rows: pl.DataFrame, unit: Unit, token_column: str) -> NDArray[np.int64]:
+def row_costs(
+    rows: pl.DataFrame, budget: Budget | None, unit: Unit, token_column: str
+) -> NDArray[np.int64]:
     """How much of a budget each row uses.
 
     Args:
         rows: The rows.
+        budget: The budget; one in both units counts tokens here.
         unit: What the budget counts.
-        token_column: The column of token counts, read where the unit is tokens.
+        token_column: The column of token counts, read where tokens are counted.
 
     Returns:
         1 for each row, or its number of tokens; shape (rows,).
@@ -84,16 +115,49 @@ def row_costs(rows: pl.DataFrame, unit: Unit, token_column: str) -> NDArray[np.i
     Raises:
         UserError: The column does not hold a number of tokens for every row.
     """
-    if unit == "rows":
+    if unit == "rows" and not isinstance(budget, RowsAndTokens):
         return np.ones(len(rows), np.int64)
     column = rows[token_column]
     if not column.dtype.is_integer() or column.has_nulls() or (column < 0).any():
         raise UserError(
             f"the column {token_column!r} must hold the number of tokens of every row",
             why=f"its type is {column.dtype}, and {column.null_count()} rows have no value",
-            hint="name a column of whole numbers, such as `tokens` of score.loss",
+            hint="name a column of whole numbers, such as `tokens` of tag.tokens or score.loss",
         )
     return column.cast(pl.Int64).to_numpy()
+
+
+def group_sizes(
+    costs: NDArray[np.int64], groups: NDArray[np.integer], count: int, budget: Budget | None
+) -> PerGroup:
+    """The sizes of groups in the units of a budget.
+
+    Args:
+        costs: What each row uses of the budget, shape (rows,).
+        groups: The number of each row's group, shape (rows,).
+        count: The number of groups.
+        budget: The budget.
+    """
+    total = np.bincount(groups, costs, count).astype(np.int64)
+    both = isinstance(budget, RowsAndTokens)
+    return PerGroup(total, np.bincount(groups, minlength=count) if both else None)
+
+
+def divide_amount(
+    amount: Amount, capacities: PerGroup, weights: PerGroup, minimum: Amount = Amount(0)
+) -> PerGroup:
+    """`divide` for each unit of an amount.
+
+    Args:
+        amount: What is split.
+        capacities: The most that each group takes.
+        weights: The weight of each group.
+        minimum: What each group with a weight gets at least.
+    """
+    total = divide(amount.total, capacities.total, weights.total, minimum.total)
+    if amount.rows is None or capacities.rows is None or weights.rows is None:
+        return PerGroup(total)
+    return PerGroup(total, divide(amount.rows, capacities.rows, weights.rows, minimum.rows or 0))
 
 
 def divide(
@@ -159,7 +223,9 @@ def _proportional(
     return quotas
 
 
-def fill(costs: NDArray[np.int64], order: Iterable[int], budget: int) -> NDArray[np.bool_]:
+def fill(
+    costs: NDArray[np.int64], order: Iterable[int], budget: int, max_rows: int | None = None
+) -> NDArray[np.bool_]:
     """Select rows in an order, and pass over those that no longer fit the budget.
 
     Each decision depends on those before it, so this is a loop over rows.
@@ -168,6 +234,7 @@ def fill(costs: NDArray[np.int64], order: Iterable[int], budget: int) -> NDArray
         costs: What each row uses of the budget, shape (rows,).
         order: Row numbers, the best first; other rows are not selected.
         budget: What the selected rows may cost in all.
+        max_rows: The most rows; None for no limit.
 
     Returns:
         A mask of shape (rows,). No other row of the order would still fit.
@@ -177,11 +244,16 @@ def fill(costs: NDArray[np.int64], order: Iterable[int], budget: int) -> NDArray
         [True, False, True]
     """
     selected = np.zeros(len(costs), np.bool_)
-    costs_listed = costs.tolist()
-    for row in order:
-        if costs_listed[row] <= budget:
-            selected[row] = True
-            budget -= costs_listed[row]
+    rows_left = len(costs) if max_rows is None else max_rows
+    if rows_left:
+        costs_listed = costs.tolist()
+        for row in order:
+            if costs_listed[row] <= budget:
+                selected[row] = True
+                budget -= costs_listed[row]
+                rows_left -= 1
+                if not rows_left:
+                    break
     return selected
 
 
@@ -189,7 +261,7 @@ def fill_groups(
     costs: NDArray[np.int64],
     groups: NDArray[np.integer],
     order: NDArray[np.int64],
-    budgets: NDArray[np.int64],
+    quotas: PerGroup,
 ) -> NDArray[np.bool_]:
     """`fill` with a budget for each group.
 
@@ -197,22 +269,25 @@ def fill_groups(
         costs: What each row uses of its group's budget, shape (rows,).
         groups: The number of each row's group, shape (rows,).
         order: Row numbers, the best first; other rows are not selected.
-        budgets: The budget of each group, shape (groups,).
+        quotas: The budget of each group.
 
     Returns:
         A mask of shape (rows,).
 
     Example:
-        >>> fill_groups(np.ones(4, int), np.array([0, 1, 0, 1]), np.arange(4), np.array([1, 2]))
+        >>> quotas = PerGroup(np.array([1, 2]))
+        >>> fill_groups(np.ones(4, int), np.array([0, 1, 0, 1]), np.arange(4), quotas)
         array([ True,  True, False,  True])
     """
     selected = np.zeros(len(costs), np.bool_)
-    remaining = budgets.tolist()
+    remaining = quotas.total.tolist()
+    rows_left = [len(costs)] * len(remaining) if quotas.rows is None else quotas.rows.tolist()
     rows = zip(order.tolist(), groups[order].tolist(), costs[order].tolist(), strict=True)
     for row, group, cost in rows:
-        if cost <= remaining[group]:
+        if cost <= remaining[group] and rows_left[group]:
             selected[row] = True
             remaining[group] -= cost
+            rows_left[group] -= 1
     return selected
 
 
@@ -220,9 +295,9 @@ def fill_quotas(
     costs: NDArray[np.int64],
     groups: NDArray[np.integer],
     ranks: NDArray[np.int64],
-    quotas: NDArray[np.int64],
+    quotas: PerGroup,
     eligible: NDArray[np.bool_],
-    budget: int,
+    amount: Amount,
 ) -> NDArray[np.bool_]:
     """Fill the quota of every group, then spend what remains of the budget.
 
@@ -234,23 +309,26 @@ def fill_quotas(
         costs: What each row uses of the budget, shape (rows,).
         groups: The number of each row's group, shape (rows,).
         ranks: The rank of each row in its group from 1, shape (rows,).
-        quotas: The quota of each group, shape (groups,).
+        quotas: The quota of each group.
         eligible: The groups that may get anything, shape (groups,).
-        budget: What the selected rows may cost in all.
+        amount: What may be spent in all.
 
     Returns:
         A mask of shape (rows,).
 
     Example:
         >>> costs, groups, ranks = np.array([2, 2, 1]), np.array([0, 0, 1]), np.array([1, 2, 1])
-        >>> fill_quotas(costs, groups, ranks, np.array([3, 0]), np.array([True, True]), 3)
+        >>> quotas = PerGroup(np.array([3, 0]))
+        >>> fill_quotas(costs, groups, ranks, quotas, np.array([True, True]), Amount(3))
         array([ True, False,  True])
     """
     order = np.lexsort((groups, ranks))
     order = order[eligible[groups[order]]]
     selected = fill_groups(costs, groups, order, quotas)
     rest = order[~selected[order]]
-    return selected | fill(costs, rest.tolist(), budget - int(costs[selected].sum()))
+    remaining = amount.total - int(costs[selected].sum())
+    rows_left = None if amount.rows is None else amount.rows - int(selected.sum())
+    return selected | fill(costs, rest.tolist(), remaining, rows_left)
 
 
 def not_selected(

@@ -158,7 +158,7 @@ def nearest_neighbors(
         scores = vectors[rows] @ vectors.T
         scores -= half_norms  # larger is nearer
         scores[all_rows[: len(scores)], all_rows[rows]] = -xp.inf
-        candidates = xp.sort(_top_columns(scores, n_candidates), axis=1)
+        candidates = xp.sort(top_columns(scores, n_candidates), axis=1)
         values = xp.take(vectors, xp.reshape(candidates, (-1,)), axis=0)
         values = xp.reshape(values, (*candidates.shape, -1))
         gaps = xp.astype(values, xp.float64) - vectors[rows][:, None, :]
@@ -176,7 +176,7 @@ def nearest_neighbors(
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 
-def _top_columns(scores: Any, k: int) -> Any:
+def top_columns(scores: Any, k: int) -> Any:
     """Columns of the k largest values of each row, in no order: shape (rows, k)."""
     if not is_numpy_array(scores):
         return scores.topk(k, dim=1).indices

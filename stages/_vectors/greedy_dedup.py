@@ -73,6 +73,7 @@ def greedy_dedup(
     min_similarity: float = -np.inf,
     costs: NDArray[np.int64] | None = None,
     budget: int | None = None,
+    max_rows: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DedupResult:
     """Judge rows in their order by their cosines with the rows kept before.
@@ -90,6 +91,7 @@ def greedy_dedup(
         costs: What each row costs, 0 or more, shape (rows,); None: 1 each.
         budget: The most that the kept rows may cost; None: no limit. A row that no longer
             fits is passed over and is not kept.
+        max_rows: The most rows that are kept beside the first ones; None: no limit.
         progress: Called with the rows done and their number.
 
     Returns:
@@ -107,26 +109,30 @@ def greedy_dedup(
     limits = _Limits(threshold, inclusive)
     costs = np.ones(count, np.int64) if costs is None else costs
     remaining = int(costs.sum()) if budget is None else budget
+    rows_left = count if max_rows is None else max_rows
     cheapest = np.minimum.accumulate(costs[::-1])[::-1]  # of a row and all after it
     kept = np.arange(count) < n_reference
     search.keep_all(np.arange(n_reference))
     with parallel_map() as map_blocks:
         for start in range(n_reference, count, _BLOCK):
-            if remaining < cheapest[start]:
+            if remaining < cheapest[start] or not rows_left:
                 break
             rows = np.arange(start, min(start + _BLOCK, count))
             units, bounds = search.compare(map_blocks, rows)
             products = to_host(units @ units.T)
-            kept[rows] = _judge_block(search, rows, products, limits, costs[rows], remaining)
-            remaining -= int(costs[rows][kept[rows]].sum())
+            kept[rows] = _judge_block(
+                search, rows, products, limits, costs[rows], (remaining, rows_left)
+            )
             inside = np.flatnonzero(kept[rows])
+            remaining -= int(costs[rows][inside].sum())
+            rows_left -= len(inside)
             search.keep(rows[inside], bounds[inside])
             if progress:
                 progress(int(rows[-1]) + 1 - n_reference, count - n_reference)
     result = DedupResult(kept, search.nearest, search.similarity, count)
     if budget is None:
         return result
-    n_affordable = int(np.searchsorted(cheapest, remaining, side="right"))
+    n_affordable = int(np.searchsorted(cheapest, remaining, side="right")) if rows_left else 0
     return _cut(result, n_reference, n_affordable)
 
 
@@ -136,7 +142,7 @@ def _judge_block(
     products: NDArray[np.float32],
     limits: _Limits,
     costs: NDArray[np.int64],
-    budget: int,
+    left: tuple[int, int],
 ) -> NDArray[np.bool_]:
     """Judge the rows of a block against each other, in order.
 
@@ -146,7 +152,7 @@ def _judge_block(
         products: Of the unit vectors of all rows of the block with all.
         limits: When a row is dropped.
         costs: What each row of the block costs.
-        budget: What they may cost together.
+        left: What they may cost together, and how many of them may be kept.
 
     Returns:
         Which rows are kept.
@@ -159,12 +165,13 @@ def _judge_block(
     conflicts = _conflicts(search, columns, products[open_rows], earlier[open_rows], limits)
     excludes = np.any(conflicts, axis=0).tolist()
     stays = np.zeros(len(columns), np.bool_)
-    is_open = ~stays
+    is_open, (budget, rows_left) = ~stays, left
     # The loop cannot be vectorized: whether a row counts depends on those before it.
     for i, cost in enumerate(costs[open_rows].tolist()):
-        if is_open[i] and cost <= budget:
+        if is_open[i] and cost <= budget and rows_left:
             stays[i] = True
             budget -= cost
+            rows_left -= 1
             if excludes[i]:
                 is_open &= ~conflicts[:, i]
     kept = np.zeros(len(rows), np.bool_)

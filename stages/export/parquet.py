@@ -170,6 +170,7 @@ def _splits(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
 
 def _checked_splits(splits: pl.Series) -> pl.Series:
     """The splits that the rows have; they become names of files."""
+    splits = splits.cast(pl.String)
     wrong = splits.filter(~splits.str.contains(r"^\w+$").fill_null(False)).unique()
     if len(wrong):
         raise UserError(

@@ -25,7 +25,10 @@ LARGE: Final = 8 << 20
 _VALUES: Final = 4_000_000
 """How many values a large row may hold: as a Python object each takes up to 200 bytes."""
 
-_STRINGS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+TOO_MANY: Final = f"the row holds more than {_VALUES:,} values"
+
+# Possessive, since an unfinished string of megabytes would be tried from each of its ends.
+_STRINGS: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 
 
 def json_lines(stream: Stream) -> Iterator[Position]:
@@ -65,7 +68,7 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
         return None, f"invalid JSON: {_reason(error, text)} {where}"
     except (ValueError, RecursionError, MemoryError) as error:
         # A number too long, a nesting too deep, more values than memory holds.
-        return None, f"invalid JSON: {error}"
+        return None, str(error) if str(error) == TOO_MANY else f"invalid JSON: {error}"
 
 
 def _reason(error: json.JSONDecodeError, text: str) -> str:
@@ -79,4 +82,4 @@ def check_values(text: str) -> None:
     """Raise ValueError for a large text of so many values that they would fill the memory."""
     structure = _STRINGS.sub("", text)
     if sum(map(structure.count, ",[{")) > _VALUES:
-        raise ValueError(f"the row holds more than {_VALUES:,} values")
+        raise ValueError(TOO_MANY)

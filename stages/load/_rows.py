@@ -250,6 +250,7 @@ def _batches(
     for row in rows:
         batch.append(row)
         size += size_of(row)
+        del row  # it may be long, and lies in the batch alone while the next one is read
         if len(batch) == _BATCH or size > _BATCH_SIZE:
             yield batch
             batch, size = [], 0

@@ -214,8 +214,9 @@ def lines(stream: Stream) -> Iterator[tuple[int, bytes | None]]:
         pieces.append(first)
         size += len(first)
         for other in others:
-            yield number, b"".join(pieces) if size <= ROW_LIMIT else None
+            line = b"".join(pieces) if size <= ROW_LIMIT else None
             number, pieces, size = number + 1, [other], len(other)
+            yield number - 1, line
         if size > ROW_LIMIT:
             pieces = []
     if size:

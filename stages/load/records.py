@@ -210,6 +210,7 @@ def _output_rows(
             return
         for conversation in conversations(row, format, fields):
             yield _output_row(conversation, file, line)
+            del conversation  # it may be long: not held while the next one is read
 
 
 def _is_message(row: Any, fields: dict[str, str]) -> bool:
@@ -223,7 +224,7 @@ def _output_row(conversation: ParsedConversation | Unusable, file: str, line: in
         return _failed(str(conversation), file, line)
     turns, start, extra = conversation
     try:
-        size = len("".join([text for _, text in turns]).encode())
+        size = sum([len(text.encode()) for _, text in turns])
         return (turns, start, extra_json(extra), None, None, None, None, None, size)
     except UnicodeEncodeError:
         return _failed(SURROGATE, file, line)

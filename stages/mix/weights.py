@@ -38,15 +38,18 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
-from pipeline.types import Count, NonNegativeInt, PositiveFloat, option_group
+from pipeline.types import Count, PositiveFloat, option_group
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
+    check_same_units,
     check_selection,
     check_unused,
     cost_columns,
-    divide,
+    divide_amount,
     fill_groups,
+    group_sizes,
     not_selected,
     row_costs,
 )
@@ -128,7 +131,7 @@ Method = Annotated[
 def _reads(options: SimpleNamespace) -> list[str]:
     columns = [*group_columns(options.group), *expression_columns(options.score)]
     columns += [options.method.vector] if isinstance(options.method, Submodular) else []
-    return list(dict.fromkeys([*columns, *cost_columns(options.unit, options.token_column)]))
+    return list(dict.fromkeys([*columns, *cost_columns(options)]))
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -141,6 +144,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("method.weights", what, hint="give whole numbers, or a budget")
     # Without a budget, the weights themselves are counted in the unit.
     check_selection(SimpleNamespace(**{**vars(options), "budget": options.budget or 0}))
+    check_same_units(options, "max_per_group")
     if options.score is not None:
         check_unused(options, "seed", 0, "with a score, because no row is drawn")
 
@@ -158,10 +162,10 @@ def weights(
     rows: Records,
     *,
     method: Method,
-    budget: NonNegativeInt | None = None,
+    budget: Budget | None = None,
     unit: Unit = "rows",
     group: Expression = "source",
-    max_per_group: NonNegativeInt | None = None,
+    max_per_group: Budget | None = None,
     score: Expression | None = None,
     descending: bool = True,
     seed: int = 0,
@@ -182,7 +186,8 @@ def weights(
             exactly where the groups with a weight have enough. In tokens, a row that no
             longer fits its group's quota is passed over. null, for `fixed`: the weights are
             themselves the rows or tokens to keep of each group.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         group: `source`, a column or an SQL expression; of lists such as tags, a row belongs
             to the rarest, among those that `fixed` names (see `stages/_selection/groups.py`).
         max_per_group: The most that is kept of one group, in the budget's unit.
@@ -190,7 +195,7 @@ def weights(
             rank last, equal ones by id. null: random rows.
         descending: Whether large scores are the best ones.
         seed: Of the random order, without a score.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -210,29 +215,41 @@ def weights(
     """
     named = method.weights if isinstance(method, Fixed) else {}
     groups = groups_of(rows, group, named)
-    costs = row_costs(rows, unit, token_column)
-    sizes = np.bincount(groups.codes, costs, len(groups.names)).astype(np.int64)
+    costs = row_costs(rows, budget, unit, token_column)
+    sizes = group_sizes(costs, groups.codes, len(groups.names), budget)
     group_weights = _group_weights(rows, groups, method)
-    capacities = sizes if max_per_group is None else np.minimum(sizes, max_per_group)
+    capacities = _capacities(sizes, max_per_group)
     if budget is None:
-        quotas = np.minimum(group_weights, capacities).astype(np.int64)
+        quotas = PerGroup(np.minimum(group_weights, capacities.total).astype(np.int64))
     else:
-        quotas = divide(budget, capacities, group_weights)
+        weighed = PerGroup(group_weights, group_weights)
+        quotas = divide_amount(amount_of(budget), capacities, weighed)
     keys = sort_keys(rows, score, descending, f"mix.weights:{seed}")
     ranks = ranks_within(groups.codes, keys)
     order = np.argsort(ranks, kind="stable")
-    order = order[quotas[groups.codes[order]] > 0]
+    order = order[quotas.positive()[groups.codes[order]]]
     selected = fill_groups(costs, groups.codes, order, quotas)
     weight = group_weights / max(group_weights.sum(), TINY)
-    facts = {"size": sizes, "weight": weight, "quota": quotas}
-    _write(ctx, groups, costs, selected, facts)
+    kept = group_sizes(costs[selected], groups.codes[selected], len(groups.names), budget)
+    every = np.arange(len(groups.names))
+    facts = {"size": sizes.column(every), "weight": weight, "quota": quotas.column(every)}
+    _write(ctx, groups, selected, {**facts, "kept": kept.column(every)})
     added = {
         "group": groups.labels(),
         "weight": weight[groups.codes],
         "rank": pl.Series(ranks, dtype=pl.Int32),
     }
-    verdict = not_selected(selected, {**added, "quota": quotas[groups.codes]}, score, keys)
+    verdict = not_selected(selected, {**added, "quota": quotas.column(groups.codes)}, score, keys)
     return verdict.with_columns(pl.Series(f"mix_{name}", column) for name, column in added.items())
+
+
+def _capacities(sizes: PerGroup, max_per_group: Budget | None) -> PerGroup:
+    """The most that is kept of each group."""
+    if max_per_group is None:
+        return sizes
+    total, rows = amount_of(max_per_group)
+    most = None if sizes.rows is None else np.minimum(sizes.rows, rows or 0)
+    return PerGroup(np.minimum(sizes.total, total), most)
 
 
 def _group_weights(rows: pl.DataFrame, groups: Groups, method: Method) -> NDArray[np.float64]:
@@ -308,9 +325,8 @@ def _submodular(
 def _write(
     ctx: Context,
     groups: Groups,
-    costs: NDArray[np.int64],
     selected: NDArray[np.bool_],
-    facts: Mapping[str, NDArray[Any]],
+    facts: Mapping[str, NDArray[Any] | pl.Series],
 ) -> None:
     """Write `budgets.json`, an entry for each group."""
     count = len(groups.names)
@@ -318,7 +334,6 @@ def _write(
         "group": groups.names,
         "rows": np.bincount(groups.codes, minlength=count),
         **facts,
-        "kept": np.bincount(groups.codes, costs * selected, count).astype(np.int64),
         "kept_rows": np.bincount(groups.codes, selected, count).astype(np.int64),
     }
     entries = pl.DataFrame(table).to_dicts()

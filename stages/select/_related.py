@@ -24,6 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from schemas.records import prompt_id
+from schemas.turns import viewed
 from stages._text.candidates import Components, commonness, condense
 from stages._text.join import prefixes, similarity_join
 from stages._text.ngram_index import build_index, find_overlaps, ngram_starts
@@ -74,12 +75,13 @@ class Relation(NamedTuple):
 def relation_reads(options: SimpleNamespace) -> list[str]:
     """The columns that are read for a relation with these options."""
     texts = [] if options.threshold is None else field_reads(options.field)
-    return list(dict.fromkeys(["messages", *texts]))
+    return list(dict.fromkeys(["messages", "tools", *texts]))
 
 
 def prompt_ids(rows: pl.DataFrame) -> pl.Series:
     """The id of each row's prompt. A loop, because ids are digests of JSON."""
-    ids = [prompt_id(messages or []) for messages in rows["messages"].to_list()]
+    pairs = rows.select("messages", "tools").iter_rows()
+    ids = [prompt_id(messages or [], tools) for messages, tools in pairs]
     return pl.Series("prompt_id", ids, dtype=pl.String)
 
 
@@ -132,9 +134,9 @@ def related_rows(rows: pl.DataFrame, others: pl.DataFrame, relation: Relation) -
 
 def _turns(rows: pl.DataFrame) -> pl.DataFrame:
     """Every turn's `text`, and the position of its row."""
-    content = pl.col("messages").struct.field("content").fill_null("")
-    numbered = rows.select("messages", row=pl.int_range(pl.len()))
-    return numbered.explode("messages", empty_as_null=False).select("row", content.alias("text"))
+    text = pl.col("messages").struct.field("content").alias("text")
+    numbered = rows.select(viewed("all"), row=pl.int_range(pl.len()))
+    return numbered.explode("messages", empty_as_null=False).select("row", text)
 
 
 def _rows_with_one_ngram(rows: pl.DataFrame, size: int) -> tuple[Positions, Positions]:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Records, stage
-from pipeline.types import NonNegativeInt
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Amount, Budget, amount_of
 from stages._selection.budget import TOKEN_COLUMN, Unit, check_selection, cost_columns, row_costs
 
 ADDS: Final = {
@@ -34,7 +34,7 @@ ADDS: Final = {
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
-    return list(dict.fromkeys([options.tags, *cost_columns(options.unit, options.token_column)]))
+    return list(dict.fromkeys([options.tags, *cost_columns(options)]))
 
 
 @stage(version=1, scope="set", reads=_reads, adds=ADDS, check=check_selection)
@@ -42,7 +42,7 @@ def coverage(
     ctx: Context,
     rows: Records,
     *,
-    budget: NonNegativeInt,
+    budget: Budget,
     unit: Unit = "rows",
     tags: str = "tags",
     token_column: str = TOKEN_COLUMN,
@@ -59,10 +59,11 @@ def coverage(
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
             exactly where enough rows have tags. In tokens, a row that no longer fits is
             passed over.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         tags: The column of tags. A tag that a row has twice counts once; rows of equally
             many tags are seen in the order of their ids.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -81,7 +82,7 @@ def coverage(
     tag_sets = _tag_sets(rows[tags])
     names = tag_sets.explode(empty_as_null=False).drop_nulls().unique().sort()
     coded = tag_sets.cast(pl.List(pl.Enum(names))).list.eval(pl.element().to_physical())
-    selected = _cover(coded, row_costs(rows, unit, token_column), budget)
+    selected = _cover(coded, row_costs(rows, budget, unit, token_column), amount_of(budget))
     texts = names.to_list()
     new_tags = pl.Series(
         [[texts[code] for code in new] for new in selected["new"]], dtype=ADDS["coverage_tags"]
@@ -125,7 +126,7 @@ def _tag_sets(column: pl.Series) -> pl.Series:
     return column.cast(pl.List(pl.String)).list.drop_nulls().list.unique().list.sort()
 
 
-def _cover(tags: pl.Series, costs: NDArray[np.int64], budget: int) -> pl.DataFrame:
+def _cover(tags: pl.Series, costs: NDArray[np.int64], amount: Amount) -> pl.DataFrame:
     """Select rows in passes.
 
     In: the tags of each row, their costs, a budget.
@@ -141,14 +142,14 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], budget: int) -> pl.DataFra
     Args:
         tags: List(UInt32), codes of the different tags of each row.
         costs: What each row uses of the budget, shape (rows,).
-        budget: What the selected rows may cost in all.
+        amount: What may be spent in all.
 
     Returns:
         Columns `row`, `pass` (from 1) and `new` (codes).
 
     Example:
         >>> tags = pl.Series([[0], [0, 1], [2]], dtype=pl.List(pl.UInt32))
-        >>> _cover(tags, np.ones(3, int), 9).rows()
+        >>> _cover(tags, np.ones(3, int), Amount(9)).rows()
         [(1, 1, [0, 1]), (2, 1, [2]), (0, 2, [0])]
     """
     sizes = tags.list.len().fill_null(0).to_numpy()
@@ -159,13 +160,14 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], budget: int) -> pl.DataFra
     queues = _queues(tags, positions)
     remaining = bytearray(b"\x01" * len(rows))
     selected: list[tuple[int, int, list[int]]] = []
-    number = 0
-    while queues:
+    number, budget = 0, amount.total
+    rows_left = len(costs) if amount.rows is None else amount.rows
+    while queues and rows_left:
         number += 1
         previous, covered = len(selected), set[int]()
         heap = [(queue[-1], tag) for tag, queue in queues.items()]
         heapq.heapify(heap)
-        while heap:
+        while heap and rows_left:
             position, tag = heapq.heappop(heap)
             if tag in covered:
                 continue
@@ -174,6 +176,7 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], budget: int) -> pl.DataFra
                 new = [code for code in tag_lists[row] if code not in covered]
                 covered.update(new)
                 budget -= costs_listed[row]
+                rows_left -= 1
                 selected.append((row, number, new))
             remaining[position] = 0
             _advance(queues, tag, remaining)

@@ -39,7 +39,7 @@ DEFAULTS: Final[dict[str, Any]] = {
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    by_match = {"id": [], "prompt": ["messages"], "near": relation_reads(options)}
+    by_match = {"id": [], "prompt": ["messages", "tools"], "near": relation_reads(options)}
     return {"rows": by_match[options.match], "except": by_match[options.match]}
 
 

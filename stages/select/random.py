@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from pipeline.types import NonNegativeInt
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -28,7 +28,7 @@ from stages._selection.scores import ranking, ranks
 @stage(
     version=2,
     scope="set",
-    reads=lambda options: cost_columns(options.unit, options.token_column),
+    reads=cost_columns,
     adds={"random_rank": pl.Int32},
     check=check_selection,
 )
@@ -36,7 +36,7 @@ def random(
     ctx: Context,
     rows: Records,
     *,
-    budget: NonNegativeInt,
+    budget: Budget,
     unit: Unit = "rows",
     seed: int = 0,
     token_column: str = TOKEN_COLUMN,
@@ -50,9 +50,10 @@ def random(
         rows: The rows to choose from.
         budget: How much to keep at most, in rows or tokens. In tokens, a row that no longer
             fits is passed over for the next ones in the random order.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         seed: Another seed gives another order.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -68,6 +69,6 @@ def random(
         [None, 'not_selected', 'not_selected']
     """
     order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
-    selected = fill(row_costs(rows, unit, token_column), order.tolist(), budget)
+    selected = fill(row_costs(rows, budget, unit, token_column), order.tolist(), *amount_of(budget))
     column = pl.Series("random_rank", ranks(order, len(rows)), pl.Int32)
     return not_selected(selected, {"rank": column}).with_columns(column)

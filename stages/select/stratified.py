@@ -14,17 +14,19 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.stage import Records, stage
-from pipeline.types import NonNegativeInt
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     EXPONENTS,
     TOKEN_COLUMN,
     Quota,
     Unit,
+    check_same_units,
     check_selection,
     check_unused,
     cost_columns,
-    divide,
+    divide_amount,
     fill_quotas,
+    group_sizes,
     not_selected,
     row_costs,
 )
@@ -34,11 +36,12 @@ from stages._selection.scores import Expression, expression_columns, ranks_withi
 
 def _reads(options: SimpleNamespace) -> list[str]:
     columns = [*group_columns(options.group), *expression_columns(options.score)]
-    return list(dict.fromkeys([*columns, *cost_columns(options.unit, options.token_column)]))
+    return list(dict.fromkeys([*columns, *cost_columns(options)]))
 
 
 def _check(options: SimpleNamespace) -> None:
     check_selection(options)
+    check_same_units(options, "min_quota")
     if options.weights is not None:
         check_unused(options, "quota", "proportional", "with weights")
     if options.score is not None:
@@ -57,11 +60,11 @@ def stratified(
     rows: Records,
     *,
     group: Expression,
-    budget: NonNegativeInt,
+    budget: Budget,
     unit: Unit = "rows",
     quota: Quota = "proportional",
     weights: GroupWeights | None = None,
-    min_quota: NonNegativeInt = 0,
+    min_quota: Budget = 0,
     score: Expression | None = None,
     descending: bool = True,
     seed: int = 0,
@@ -78,7 +81,8 @@ def stratified(
             as tags, a row belongs to the rarest (see `stages/_selection/groups.py`).
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
             exactly where there are enough.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         quota: A stratum's part of the budget: proportional to its size (in the budget's
             unit), to the root of the size, or uniform. What a small stratum cannot take goes
             to the others in the same proportion, fractions to the largest remainders.
@@ -90,7 +94,7 @@ def stratified(
             expression. Missing scores rank last, equal ones by id. null: at random.
         descending: Whether large scores are the best ones.
         seed: Of the random order, without a score.
-        token_column: The column of each row's number of tokens, for `unit: tokens`. A row
+        token_column: The column of each row's number of tokens, where tokens are counted. A row
             that no longer fits its stratum's quota is passed over; what then remains is
             spent on the other rows, those of the best rank first.
 
@@ -111,16 +115,17 @@ def stratified(
         ['a', 'c']
     """
     strata = groups_of(rows, group, weights or ())
-    costs = row_costs(rows, unit, token_column)
-    sizes = np.bincount(strata.codes, costs, len(strata.names)).astype(np.int64)
-    group_weights = sizes.astype(np.float64) ** EXPONENTS[quota]
+    costs = row_costs(rows, budget, unit, token_column)
+    sizes = group_sizes(costs, strata.codes, len(strata.names), budget)
+    group_weights = sizes.map(lambda size: size.astype(np.float64) ** EXPONENTS[quota])
     if weights is not None:
-        group_weights = strata.weights(weights)
-    quotas = divide(budget, sizes, group_weights, min_quota)
+        named = strata.weights(weights)
+        group_weights = PerGroup(named, named)
+    quotas = divide_amount(amount_of(budget), sizes, group_weights, amount_of(min_quota))
     keys = sort_keys(rows, score, descending, f"select.stratified:{seed}")
     ranks = ranks_within(strata.codes, keys)
-    selected = fill_quotas(costs, strata.codes, ranks, quotas, quotas > 0, budget)
+    selected = fill_quotas(costs, strata.codes, ranks, quotas, quotas.positive(), amount_of(budget))
     rank = pl.Series("stratum_rank", ranks, pl.Int32)
     names = strata.labels().alias("stratum")
-    facts = {"stratum": names, "rank": rank, "quota": quotas[strata.codes]}
+    facts = {"stratum": names, "rank": rank, "quota": quotas.column(strata.codes)}
     return not_selected(selected, facts, score, keys).with_columns(names, rank)

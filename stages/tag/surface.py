@@ -10,9 +10,8 @@ on labelled data is in the tests; they are meant for counting and for filtering
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
@@ -22,6 +21,7 @@ from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, Range
 from schemas.records import num_tool_calls, reasoning, response, turns
 from schemas.turns import View, viewed
+from stages._text.languages import identifier
 
 CODE: Final = r"""(?xm)
     ^[ \t]*```
@@ -86,7 +86,7 @@ AI_DISCLAIMER: Final = r"""(?xi)
 
 
 def _check(options: SimpleNamespace) -> None:
-    unknown = set(options.languages) - set(_identifier(()).labels) if options.languages else ()
+    unknown = set(options.languages) - set(identifier().labels) if options.languages else ()
     if unknown:
         raise OptionError(
             "languages",
@@ -230,18 +230,8 @@ def _languages(
     A loop, because the identifier walks an automaton over the bytes of one text
     at a time: about 10,000 rows a second.
     """
-    identifier = _identifier(candidates)
-    results = [identifier.classify(text) for text in texts]
+    classify = identifier(candidates).classify
+    results = [classify(text) for text in texts]
     scores = pl.Series("language_score", [score for _, score in results], dtype=pl.Float32)
     names = [name if score >= min_confidence else "und" for name, score in results]
     return pl.Series("language", names, dtype=pl.String), scores
-
-
-@cache
-def _identifier(candidates: tuple[str, ...]) -> Any:
-    """The identifier with scores that are probabilities; half a second to load."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(candidates or None)
-    return identifier

@@ -33,6 +33,7 @@ SECTIONS = {
     "diverse": True,
     "clustering": True,
     "semantic": True,
+    "paraphrases": False,
     "curation": True,
     "scale": True,
     "journal": False,

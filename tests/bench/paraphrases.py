@@ -1,128 +1,132 @@
 """The curve of paraphrase decontamination, for the bundled encoder or any other.
 
+    make bench SECTIONS=paraphrases
     python -m tests.bench.paraphrases [MODEL] [-o FOLDER]
 
-For each threshold: how many rephrased items of GSM8K and HumanEval are found (recall,
-each against its own benchmark), and how many of GSM8K's training problems, which are of
-the same kind and not the test, are dropped as one (false positives); by the cosine alone
-and with the overlap of numbers. Prints a table and draws `paraphrases.svg`. The
-`threshold` of `decontaminate.semantic` is chosen from it, for every encoder anew.
-
-The rephrased items are the published ones of LLM decontaminator (arXiv:2311.04850). The
-training problems are read from the file named by GRISTMILL_GSM8K_TRAIN, or from the
-shared data sets beside the checkout.
+For each kind of task and each threshold: the recall, in per cent of rephrased items, and the
+false convictions among 1,000 innocent rows, on development and on held-out files
+(`paraphrase_sets`). Prints a table for each kind and draws `paraphrases.svg`. The thresholds
+of `decontaminate.semantic` are chosen from it, for every encoder anew: on the development
+files, the lowest at which no set has more than 10 false convictions among 1,000.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from pipeline.context import Context
 from pipeline.models import Embedder
-from stages._common.charts import STYLE, table
-from stages.decontaminate.semantic import semantic
-from tests.support.rows import DATA, conversations, exam, json_lines
+from stages._common.charts import STYLE
+from stages._common.charts import table as markdown
+from stages.decontaminate.semantic import THRESHOLDS, semantic
+from stages.load.benchmarks import benchmarks
+from tests.bench import ROOT
+from tests.bench.data import Data
+from tests.bench.paraphrase_sets import EXAMS, Rows, chinese, sources
+from tests.bench.table import Line
 
-ROOT = DATA.parent
-TRAIN = Path(
-    os.environ.get(
-        "GRISTMILL_GSM8K_TRAIN", ROOT.parent / "shared/data/benchmarks/gsm8k_train.jsonl.gz"
-    )
-)
-THRESHOLDS = (0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
-NUMBERS = 0.75
+GRID: Final = (0.40, 0.45, 0.50, 0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.85, 0.90, 0.95)
+MAX_FALSE: Final = 20
+"""False convictions among 1,000 innocent rows of a held-out set that are allowed."""
 
-Curves = Mapping[str, Sequence[float]]
-"""A set of texts by name, and the fraction of it that is dropped at each threshold."""
+
+class Curve(NamedTuple):
+    """The fraction of a set's rows that are dropped at each threshold of `GRID`."""
+
+    rows: Rows
+    count: int
+    dropped: Sequence[float]
+
+    def at(self, threshold: float) -> float:
+        """The fraction at a threshold of the grid."""
+        return self.dropped[GRID.index(threshold)]
 
 
 def main() -> None:
-    """Print the table for the model of the command line and draw the chart."""
+    """Print the tables for the model of the command line and draw the chart."""
     parser = argparse.ArgumentParser(description="the curve of paraphrase decontamination")
     parser.add_argument("model", nargs="?", default=str(ROOT / "data/models/potion-base-4m"))
     parser.add_argument("-o", "--output", type=Path, default=Path())
     arguments = parser.parse_args()
-    if not TRAIN.exists():
-        sys.exit("name the file of GSM8K's training problems in GRISTMILL_GSM8K_TRAIN")
     with tempfile.TemporaryDirectory() as folder:
-        measured = curves(Context.scratch(Path(folder)), Embedder(model=arguments.model))
+        ctx = Context.scratch(Path(folder))
+        measured = curves(ctx, Embedder(model=arguments.model), sources())
     print(page(measured))
     (arguments.output / "paraphrases.svg").write_text(chart(measured), "utf-8")
 
 
-def curves(ctx: Context, embedder: Embedder) -> Curves:
-    """The fractions dropped, by the cosine alone and where the numbers have to agree."""
-    gsm8k = _texts(DATA / "benchmarks/gsm8k_test.jsonl.gz", "question")
-    code = _texts(DATA / "benchmarks/HumanEval.jsonl.gz", "prompt")
-    sets = {
-        "rephrased GSM8K": ("gsm8k", gsm8k, "tests/golden/rephrase_gsm8k.jsonl.gz"),
-        "rephrased HumanEval": ("humaneval", code, "tests/golden/humaneval_python.jsonl.gz"),
-    }
-    measured = {}
-    for numbers in (0.0, NUMBERS):
-        suffix = f", numbers {numbers:.0%}" if numbers else ""
-        for name, (benchmark, items, golden) in sets.items():
-            if not numbers or benchmark == "gsm8k":
-                texts = _texts(ROOT / golden, "text")
-                measured[name + suffix] = _recall(ctx, embedder, benchmark, items, texts, numbers)
-        others = _texts(TRAIN, "question")
-        wrong = _recall(ctx, embedder, "gsm8k", gsm8k, others, numbers)
-        measured["GSM8K train (wrong)" + suffix] = wrong
-    return measured
+def measure(data: Data) -> list[Line]:
+    """The tables, and a line for each held-out set at the default threshold."""
+    ctx = Context.scratch(data.folder / "paraphrases")
+    embedder = Embedder(model=str(ROOT / "data/models/potion-base-4m"))
+    measured = curves(ctx, embedder, sources())
+    print(page(measured))
+    (data.folder / "paraphrases.svg").write_text(chart(measured), "utf-8")
+    unchecked = semantic(ctx, chinese(), benchmarks(ctx, names=("mmlu",)), embedder=embedder)[
+        "exam_unchecked"
+    ]
+    lines = [_line(curve) for curve in measured if curve.rows.split == "held-out"]
+    not_compared = f"{unchecked.count()} of {len(unchecked)} rows are said not to be compared"
+    return [*lines, Line("paraphrases, Chinese translations", outcome=not_compared)]
 
 
-def _texts(path: Path, field: str) -> list[str]:
-    return [row[field] for row in json_lines(path) if row[field].strip()]
+def _line(curve: Curve) -> Line:
+    share = 1000 * curve.at(THRESHOLDS[curve.rows.kind])
+    work = f"paraphrases, {curve.rows.kind}: {curve.rows.name}"
+    if curve.rows.contaminated:
+        return Line(work, outcome=f"recall {share / 10:.0f}% of {curve.count:,}")
+    outcome = f"{share:.1f} of 1,000 innocent rows convicted"
+    return Line(work, demanded=f"<= {MAX_FALSE}", met=share <= MAX_FALSE, outcome=outcome)
 
 
-def _recall(
-    ctx: Context,
-    embedder: Embedder,
-    benchmark: str,
-    items: list[str],
-    texts: list[str],
-    numbers: float,
-) -> list[float]:
-    """The fraction of the texts that the stage drops at each threshold."""
-    rows = conversations([(text,) for text in texts])
-    items_of = exam(benchmark, [{"question": item} for item in items])
-    verdict = semantic(
-        ctx,
-        rows,
-        items_of,
-        embedder=embedder,
-        threshold=min(THRESHOLDS),
-        min_number_overlap=numbers,
-    )
-    causes = [json.loads(cause) for cause in verdict["evidence"].drop_nulls()]
-    similarity = np.array([cause["similarity"] for cause in causes])
-    return [float((similarity >= threshold).sum() / len(rows)) for threshold in THRESHOLDS]
+def curves(ctx: Context, embedder: Embedder, sets: Sequence[Rows]) -> list[Curve]:
+    """The fractions dropped of each set, by its kind's benchmark and overlap of numbers."""
+    result = []
+    for kind, exam in EXAMS.items():
+        items = benchmarks(ctx, names=(exam,))
+        for each in (rows for rows in sets if rows.kind == kind):
+            rows = each.rows()
+            verdict = semantic(ctx, rows, items, embedder=embedder, threshold=min(GRID))
+            causes = [json.loads(cause) for cause in verdict["evidence"].drop_nulls()]
+            scores = np.array([cause["score"] for cause in causes])
+            dropped = [float((scores >= threshold).sum() / len(rows)) for threshold in GRID]
+            result.append(Curve(each, len(rows), dropped))
+    return result
 
 
-def page(measured: Curves) -> str:
-    """The curves as a Markdown table, in per cent."""
-    header = ["found at threshold, %", *(f"{threshold:.2f}" for threshold in THRESHOLDS)]
-    return table(
-        header, [[name, *(f"{100 * s:.1f}" for s in row)] for name, row in measured.items()]
-    )
+def page(measured: Sequence[Curve]) -> str:
+    """A Markdown table for each kind of task; the threshold in use is marked."""
+    tables = []
+    for kind in dict.fromkeys(curve.rows.kind for curve in measured):
+        marks = [f"{t:.2f}" + " <" * (THRESHOLDS[kind] == t) for t in GRID]
+        tables.append(f"{kind}: recall in %, or false convictions among 1,000 innocent rows (*)")
+        body = [
+            [
+                f"{curve.rows.name} ({curve.count:,}){'' if curve.rows.contaminated else ' *'}",
+                curve.rows.split,
+                *(f"{(100 if curve.rows.contaminated else 1000) * s:.1f}" for s in curve.dropped),
+            ]
+            for curve in measured
+            if curve.rows.kind == kind
+        ]
+        tables.append(markdown(["set", "used for", *marks], body))
+    return "\n\n".join(tables)
 
 
-def chart(measured: Curves) -> str:
+def chart(measured: Sequence[Curve]) -> str:
     """The curves as an SVG: the fraction dropped, upwards, over the threshold."""
     left, top, width, height = 60, 30, 400, 300
 
     def point(threshold: float, fraction: float) -> str:
-        span = THRESHOLDS[-1] - THRESHOLDS[0]
-        across = left + width * (threshold - THRESHOLDS[0]) / span
+        across = left + width * (threshold - GRID[0]) / (GRID[-1] - GRID[0])
         return f"{across:.1f},{top + height * (1 - fraction):.1f}"
 
     parts = []
@@ -130,21 +134,25 @@ def chart(measured: Curves) -> str:
         y = top + height * (1 - tenth / 10)
         parts.append(f'<line class="grid" x1="{left}" y1="{y}" x2="{left + width}" y2="{y}"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{10 * tenth}%</text>')
-    for threshold in THRESHOLDS:
+    for threshold in GRID:
         x = point(threshold, 0).split(",")[0]
         parts.append(
-            f'<text x="{x}" y="{top + height + 20}" text-anchor="middle">{threshold}</text>'
+            f'<text x="{x}" y="{top + height + 20}" text-anchor="middle">{threshold:g}</text>'
         )
-    for i, (name, fractions) in enumerate(measured.items()):
-        points = " ".join(map(point, THRESHOLDS, fractions))
+    for i, curve in enumerate(measured):
+        points = " ".join(map(point, GRID, curve.dropped))
         color = f"hsl({i * 360 // len(measured)} 70% 45%)"
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
-        y = top + 20 * i + 10
+        dash = "" if curve.rows.contaminated else ' stroke-dasharray="4"'
+        stroke = f'fill="none" stroke="{color}" stroke-width="2"{dash}'
+        parts.append(f'<polyline points="{points}" {stroke}/>')
+        y = top + 18 * i + 10
         parts.append(
             f'<rect x="{left + width + 20}" y="{y - 9}" width="10" height="10" fill="{color}"/>'
         )
+        name = f"{curve.rows.kind}: {curve.rows.name}, {curve.rows.split}"
         parts.append(f'<text x="{left + width + 36}" y="{y}">{escape(name)}</text>')
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {top + height + 40}">'
+    bottom = max(top + height + 40, top + 18 * len(measured) + 20)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 860 {bottom}">'
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
 
 

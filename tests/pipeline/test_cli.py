@@ -191,7 +191,7 @@ def test_code_drift_is_said_by_status(ran: tuple[str, str], tmp_path: Path) -> N
     shutil.copytree(ran[1], tmp_path / "store")
     for path in (tmp_path / "store/code").iterdir():
         if "at_most" in path.name:
-            path.write_text("other")
+            path.write_text('"other"')
     done = ask((ran[0], str(tmp_path / "store")), "status")
     assert "the code of tests.support.toys.at_most changed under the same" in done.stdout
     entries = json.loads(ask((ran[0], str(tmp_path / "store")), "status", "--json").stdout)[

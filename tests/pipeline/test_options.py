@@ -247,7 +247,8 @@ def test_a_stage_documents_its_options_and_those_of_its_methods() -> None:
     assert "Args:" not in entry["doc"]
 
 
-def test_the_page_of_a_stage() -> None:
+def test_the_page_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     page = command("stages", f"{HERE}.grouped").stdout
     assert page.rstrip() == stage_page(stage_entry(find(f"{HERE}.grouped"))).rstrip()
     options = page.split("\noptions\n")[1]

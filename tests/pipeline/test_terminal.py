@@ -146,7 +146,7 @@ def test_the_live_display_draws_nothing_but_itself() -> None:
         "protect()\n"
         "from pipeline.execution.progress import watch\n"
         "live, text = watch(3), sys.argv[1]\n"
-        "live.start(1, text, text, lambda: text)\n"
+        "live.start(1, text, text, [text], lambda: text)\n"
         "live.update(1, 2)\n"
         "print(text, file=sys.stderr)\n"
         "live.note(text)\n"
@@ -154,14 +154,14 @@ def test_the_live_display_draws_nothing_but_itself() -> None:
         "live.close()\n"
         "print(text, file=sys.stderr)\n"
     )
-    ours, theirs = pty.openpty()
+    ours, terminal = pty.openpty()
     done = subprocess.Popen(
         [sys.executable, "-c", code, HOSTILE],
         cwd=ROOT,
         env=environment(COLUMNS="300"),
-        stderr=theirs,
+        stderr=terminal,
     )
-    os.close(theirs)
+    os.close(terminal)
     shown = b""
     while True:
         try:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cli import tables
+from pipeline.cli.tables import plan_table, plan_totals
 from pipeline.context import Context
-from pipeline.execution.estimate import counting_notes, estimate_steps
+from pipeline.errors import UserError
+from pipeline.execution.estimate import counting_notes, estimate_steps, total
 from pipeline.execution.plan import plan
 from pipeline.models import Embedder, LanguageModel
+from pipeline.models.budget import BudgetLimit
 from pipeline.models.counting import (
     CHARACTERS_PER_TOKEN,
     TEMPLATE_TOKENS,
@@ -20,12 +25,14 @@ from pipeline.models.counting import (
     counting,
     is_counting,
 )
+from pipeline.models.engines.registry import close_engines
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
 from pipeline.store.store import Store
 from tests.support.cases import CASES, NAMES, Case
-from tests.support.running import pool, run
+from tests.support.running import artifact, pool, run
 from tests.support.scripted import Scripted, scripted
+from tests.support.serving import NAME, FakeServer, listening
 from tests.support.teacher import teacher
 
 FACTOR = 1.6
@@ -166,7 +173,7 @@ def test_a_slow_stage_of_the_users_own_does_not_hold_up_a_plan(
     (note,) = counting_notes(steps)
     assert note.startswith(f"b ({module}) is run on some rows to count its requests")
     start = time.monotonic()
-    assert estimate_steps(recipe, store, steps)["b"].requests == requests
+    assert estimate_steps(recipe, store, steps)["b"].expected.requests == requests
     assert time.monotonic() - start < 10
     warnings = [record.getMessage() for record in caplog.records]
     assert warnings[0].startswith("b takes more than 0.6 s to count")
@@ -182,3 +189,56 @@ def test_a_plan_of_a_large_generator_takes_seconds(tmp_path: Path) -> None:
         "2 for each of 20,000 tasks, and rounds"
     )
     assert time.process_time() - start < 20
+
+
+def judged(folder: Path, port: int, answers: int = 2) -> Recipe:
+    """A pool of 30 rows, answers to them, a filter, and a judge of what it lets through."""
+    pool(folder / "rows.txt", 30)
+    model = {"engine": "openai", "model": NAME, "base_url": f"http://127.0.0.1:{port}/v1"}
+    respond = {"models": ["m"], "num_answers": answers, "max_tokens": 24}
+    stages = {
+        "a": {"uses": "tests.support.toys.load", "with": {"path": str(folder / "rows.txt")}},
+        "answered": {"uses": "generate.respond", "needs": {"rows": "a"}, "with": respond},
+        "measured": {"uses": "score.heuristics", "needs": "answered"},
+        "judged": {"uses": "score.judge", "needs": "measured",
+                   "with": {"model": "m", "method": {"name": "rating"}}},
+    }  # fmt: skip
+    return Recipe.of("judged", stages, {"m": model})
+
+
+def test_a_judge_behind_a_generator_that_has_not_run_is_bounded(tmp_path: Path) -> None:
+    recipe, store = judged(tmp_path, 9), Store(tmp_path / "store")
+    estimates = estimate_steps(recipe, store, plan(recipe, store))
+    assert estimates["judged"].unknown, "nobody has counted the rows yet"
+    assert total(list(estimates.values())).at_most.requests is None
+    run(recipe, tmp_path / "store", "a")
+    estimates = estimate_steps(recipe, store, plan(recipe, store))
+    assert estimates["answered"].expected.requests == 60
+    for name in ("measured", "judged"):
+        assert (estimates[name].at_most.rows, estimates[name].all_kept) == (60, True)
+    assert estimates["judged"].at_most.requests == 60
+    assert (estimates["judged"].at_most.tokens or 0) > (estimates["answered"].at_most.tokens or 0)
+    assert total(list(estimates.values())).at_most.requests == 120
+    shown = plan_table(tables.estimates(plan(recipe, store), estimates), plan_totals(estimates))
+    assert "<= 60" in shown
+    assert "<= 120" in shown
+
+
+@pytest.mark.parametrize("stop", [1, 17, 59])
+def test_a_resumed_run_counts_what_the_journal_has(tmp_path: Path, stop: int) -> None:
+    with listening(FakeServer()) as port:
+        recipe = judged(tmp_path, port)
+        limited = replace(recipe, budget=BudgetLimit(requests=stop))
+        with pytest.raises(UserError, match="budget"):
+            run(limited, tmp_path / "store")
+        store = Store(tmp_path / "store")
+        estimates = estimate_steps(recipe, store, plan(recipe, store))
+        assert (estimates["answered"].journal, estimates["answered"].expected.requests) == (
+            stop, 60 - stop,
+        )  # fmt: skip
+        assert (estimates["judged"].at_most.requests or 0) <= 60
+        run(recipe, tmp_path / "store", "answered")
+        again = estimate_steps(recipe, store, plan(recipe, store))
+        kept = artifact(recipe, tmp_path / "store", "answered").kept
+        assert again["measured"].at_most.rows == kept
+    close_engines()

@@ -34,15 +34,23 @@ _TRAINED: Final = "it trains for long; what a trainer sees is tested in tests/st
 _PROMPTS: Final = "it groups rows by their prompts, and the answers are what it chooses among"
 _ANSWERS: Final = "rows that have tools are dropped, and what is before the last request is kept"
 
+_FIELDS: Final = "it looks at instructions, prompts and responses, or at all turns (`field`)"
+_COUNTED: Final = "it measures what is said and counts the rest; tag.tools counts these"
+_HELD: Final = "it compares prompts, and turns for long runs of words"
+
 UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "generate.backtranslate": (DIFFERENCES, _NEW),
     "generate.self_instruct": (DIFFERENCES, _NEW),
     "generate.system_prompt": (DIFFERENCES, _NEW),
     "generate.taxonomy": (DIFFERENCES, _NEW),
-    "generate.respond": (("reasoning", "results"), _ANSWERS),
+    "generate.respond": (("calls", "reasoning", "results"), _ANSWERS),
     "rewrite.evolve": (("reasoning", "results"), _ANSWERS),
     "dedup.semantic": (DIFFERENCES, "it compares vectors, and of texts the numbers alone"),
-    "dedup.novelty": (("tools", "results"), "it compares instructions, prompts or responses"),
+    "dedup.novelty": (("tools", "results"), _FIELDS),
+    "embed.text": (("tools", "results"), "its template names what is embedded"),
+    "score.heuristics": (("tools", "results"), _COUNTED),
+    "tag.surface": (("results",), "it tags what user and assistant say"),
+    "select.except": (("tools",), _HELD),
     "select.response": (("calls", "reasoning"), _PROMPTS),
     "report.ablation": (DIFFERENCES, _TRAINED),
     "train.sft": (DIFFERENCES, _TRAINED),
@@ -78,8 +86,7 @@ def test_a_difference_changes_the_outcome(
 
 
 def test_the_list_names_stages_that_exist() -> None:
-    later = {"train.sft", "train.preference"}
-    assert set(UNAFFECTED) - later <= set(_reading())
+    assert set(UNAFFECTED) <= {*available(), "train.preference"}
 
 
 def _rows(stage: Stage, difference: Difference, text: str) -> pl.DataFrame:
@@ -125,12 +132,16 @@ def _outcome(stage: Stage, rows: pl.DataFrame, folder: Path) -> Any:
     for edge in stage.edges:
         if edge.kind is DataKind.ITEMS:
             inputs[edge.name] = exam("secret", [{"question": SECRET}])
-        elif edge.kind is DataKind.RECORDS and inputs[edge.name] is not None:
-            inputs[edge.name] = [rows] if edge.many else inputs[edge.name]
+        elif edge.name == "except":  # what is left out holds the text in a plain turn
+            inputs[edge.name] = _holding(SECRET, inputs[edge.name])
     first = stage.edges[0]
-    inputs[first.name] = [rows] if first.many else rows
     context = ExampleContext.of(folder)
-    result = stage.function(context, **inputs, **vars(_seeing_all(example.options)))
+    options = _seeing_all(example.options)
+    reads = stage.reads(first.name, options)
+    # What it does not read it would not get.
+    seen = rows.select("id", *(c for c in rows.columns if c in reads and c != "id"))
+    inputs[first.name] = [seen] if first.many else seen
+    result = stage.call(context, inputs, vars(options))
     files = {
         path.relative_to(context.files).as_posix(): path.read_bytes()
         for path in sorted(context.files.rglob("*"))
@@ -142,13 +153,23 @@ def _outcome(stage: Stage, rows: pl.DataFrame, folder: Path) -> Any:
 
 def _seeing_all(options: SimpleNamespace) -> SimpleNamespace:
     """The options, with the widest view and the most of a row compared."""
-    wide = {"view": "all", "field": "conversation"}
+    wide = {"view": "all", "field": "conversation", "turns": "all"}
     changed = dict(vars(options))
     for name, value in wide.items():
         if name in changed:
             changed[name] = value
     method = changed.get("method")
-    if is_dataclass(method) and not isinstance(method, type) and hasattr(method, "view"):
+    if is_dataclass(method) and not isinstance(method, type):
         field = "response" if getattr(method, "name", "") == "rouge_l" else "conversation"
-        changed["method"] = replace(method, view="all", field=field)
+        options = {"view": "all", "field": field, "turns": "all", "coverage": 0.1}
+        here = {name: value for name, value in options.items() if hasattr(method, name)}
+        changed["method"] = replace(method, **here)
     return SimpleNamespace(**changed)
+
+
+def _holding(text: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """One of the rows, whose only turn is a text."""
+    (row,) = rows[:1].to_dicts()
+    row["messages"] = [{"role": "user", "content": text}]
+    columns = {**rows.schema, **{n: t for n, t in RECORD_COLUMNS.items() if n in rows.columns}}
+    return pl.DataFrame([row], schema=columns)

@@ -25,7 +25,7 @@ from pipeline.context import Context
 from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
-from pipeline.stage import ALL, ROOT, DataKind, Edge, Records, Stage, stage
+from pipeline.stage import ALL, ROOT, DataKind, Edge, OptionalColumn, Records, Stage, stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from tests.support.rows import DATA, exam, json_lines, self_instruct
 from tests.support.scripted import Answer, Scripted
@@ -84,7 +84,8 @@ class Example:
     def columns(self, edge: Edge, part: int) -> list[str]:
         """The columns that the stage reads there beside those of every record."""
         reads = self.stage.reads(edge.name, self.options)
-        return [f"added_{part}"] if reads == ALL else [c for c in reads if c not in _BASE]
+        needed = [c for c in reads if not isinstance(c, OptionalColumn) and c not in _BASE]
+        return [f"added_{part}"] if reads == ALL else needed
 
 
 def example_of(stage: Stage) -> Example:

@@ -210,7 +210,8 @@ def damaged(format: Format, rng: random.Random) -> tuple[bytes, set[int], int, i
     pieces = format.write(rng)
     if format.pack:
         return _damaged_pack(format, pieces, rng)
-    hit = rng.sample(range(ROWS), rng.choice([1, 1, 2]))
+    # Not two beside each other: where both ends are gone, nobody knows that they were two.
+    hit = rng.sample(range(rng.randrange(2), ROWS, 2), rng.choice([1, 1, 2]))
     for number in hit:
         pieces.rows[number] = damage(pieces.rows[number], rng)
     data = pieces.data()

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from pipeline.errors import UserError, program
+from pipeline.errors import UserError, command_line
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.journal.requests import Batch, Gate, PreparedRequest
@@ -69,12 +69,12 @@ class ReplayEngine(JournaledEngine):
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         missing = [request for request in prepared if request.key in gate.missing]
         first = missing[0]
+        hint = command_line("journal", "import", "FILE", store=self._ctx.store)
         text = first.prompt if isinstance(first.prompt, str) else repr(first.prompt)
         raise UserError(
             f"the journal has no answer to the request {first.key} ({len(missing):,} are missing)",
             why=f"its prompt begins: {' '.join(text.split())[:MAX_SHOWN]}",
-            hint=f"import the journal that has it ({program()} journal import FILE), "
-            "or name an engine that can answer",
+            hint=f"import the journal that has it ({hint}), or name an engine that can answer",
         )
         yield []
 

@@ -20,6 +20,7 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Edges, Records, stage
+from schemas.turns import View
 from stages._common.edges import require_input
 from stages._llm.label_scores import warn_of_written_labels
 from stages.score.judge.bias import Bias
@@ -70,6 +71,7 @@ def judge(
     *,
     model: LanguageModel,
     method: Method = Rating(),
+    view: View = "calls",
     seed: int = 0,
 ) -> pl.DataFrame:
     """Judge the answers of rows with a language model, and measure how biased it is.
@@ -86,6 +88,8 @@ def judge(
         reference_answers: Another model's answers to the same prompts; for the method `gap`.
         model: The judge.
         method: How to judge; each method says what columns it adds.
+        view: What of a turn the judge sees: its content, the tool calls too, or all (its
+            reasoning, and the definitions of the tools).
         seed: Enters the requests' keys: with another seed they are sent anew.
 
     Returns:
@@ -102,7 +106,7 @@ def judge(
         best:  {uses: select.top, needs: rated, with: {score: judge_product, budget: 1000}}
         ```
     """
-    opened = Judge(ctx.open(model), seed)
+    opened = Judge(ctx.open(model), seed, view)
     bias = Bias()
     match method:
         case Rating():
@@ -112,7 +116,7 @@ def judge(
         case PTrue():
             result = rate_p_true(opened, rows)
         case Pairwise():
-            result = compare_pairs(opened.engine, rows, method, seed, bias)
+            result = compare_pairs(opened, rows, method, bias)
         case Gap():
             result = rate_gap(opened, rows, reference_answers, method, bias)
     bias.write(ctx.files)

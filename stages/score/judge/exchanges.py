@@ -9,7 +9,7 @@ from itertools import combinations, islice
 import polars as pl
 
 from schemas.records import prompt_id
-from schemas.turns import turn_text
+from schemas.turns import View, turn_text
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,15 @@ class Exchange:
     prompt: str
 
 
-def exchanges(rows: pl.DataFrame, all_answers: bool = False) -> list[Exchange]:
+def exchanges(
+    rows: pl.DataFrame, view: View = "calls", *, all_answers: bool = False
+) -> list[Exchange]:
     """The last exchange of each row that has an answer, or one for each of its answers.
 
-    A turn is shown with its tool calls.
+    Args:
+        rows: Records; a turn is shown in the view, and with `all` the tools' definitions first.
+        view: What of a turn is shown.
+        all_answers: One for each answer.
 
     >>> turns = [("user", "Why?"), ("assistant", "Because.")]
     >>> messages = [{"role": role, "content": content} for role, content in turns]
@@ -43,10 +48,12 @@ def exchanges(rows: pl.DataFrame, all_answers: bool = False) -> list[Exchange]:
     result = []
     tools = rows["tools"].to_list() if "tools" in rows.columns else [None] * len(rows)
     for row, messages in enumerate(rows["messages"].to_list()):
-        turns = [(m["role"], turn_text(m, "calls")) for m in messages or ()]
+        turns = [(m["role"], turn_text(m, view)) for m in messages or ()]
         answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
         for i in answers if all_answers else answers[-1:]:
-            before = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in turns[:i])
+            defined = [("tools", tools[row])] if view == "all" and tools[row] else []
+            shown = [*defined, *turns[:i]]
+            before = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in shown)
             result.append(
                 Exchange(row, before, turns[i][1], prompt_id(messages[: i + 1], tools[row]))
             )
@@ -65,12 +72,18 @@ def pairs_of_a_prompt(
 
 
 def answers_by_prompt(
-    prompts: Sequence[Exchange], reference_answers: pl.DataFrame
+    prompts: Sequence[Exchange], reference_answers: pl.DataFrame, view: View = "calls"
 ) -> dict[str, Exchange]:
-    """The reference answer to each prompt that has one; of several the first by id."""
+    """The reference answer to each prompt that has one; of several the first by id.
+
+    Args:
+        prompts: The exchanges whose prompts count.
+        reference_answers: Records.
+        view: What of a turn is shown.
+    """
     needed = {exchange.prompt for exchange in prompts}
     answers: dict[str, Exchange] = {}
-    for exchange in exchanges(reference_answers):
+    for exchange in exchanges(reference_answers, view):
         if exchange.prompt in needed:
             answers.setdefault(exchange.prompt, exchange)
     return answers

@@ -54,10 +54,10 @@ def rate_gap(
         OptionError: No reference answers are connected.
     """
     answers = required(reference_answers, "reference_answers", method.name)
-    judged = exchanges(rows)
-    references = answers_by_prompt(judged, answers)
+    judged = exchanges(rows, judge.view)
+    references = answers_by_prompt(judged, answers, judge.view)
     ratings = rate_aspect(judge, judged, method.aspect)
-    of_references = Judge(judge.engine, judge.seed)
+    of_references = Judge(judge.engine, judge.seed, judge.view)
     reference_ratings = rate_aspect(of_references, list(references.values()), method.aspect)
     written = {prompt for prompt, e in references.items() if e.row in of_references.written}
     judge.written.update(exchange.row for exchange in judged if exchange.prompt in written)

@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request
+from schemas.turns import View
 from stages._llm.label_scores import TOP_LOGPROBS, expected_value
 from stages.score.judge.exchanges import Exchange
 
@@ -42,12 +43,14 @@ class Judge:
     Attributes:
         engine: The language model.
         seed: Enters the requests' keys.
+        view: What of a turn it sees.
         written: The rows of the exchanges whose judgement is the label that was written,
             because the engine gave no probabilities of labels.
     """
 
     engine: Engine
     seed: int
+    view: View = "calls"
     written: set[int] = field(default_factory=set)
 
     def expected_values(

@@ -38,7 +38,7 @@ def rate_p_true(judge: Judge, rows: pl.DataFrame) -> pl.DataFrame:
         judge: The judge.
         rows: The rows to judge.
     """
-    judged = exchanges(rows)
+    judged = exchanges(rows, judge.view)
     prompts = [
         PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response)
         for exchange in judged

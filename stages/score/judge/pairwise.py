@@ -18,6 +18,7 @@ from stages._llm.prompts import Prompts
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import Exchange, exchanges, pairs_of_a_prompt
 from stages.score.judge.labels import (
+    Judge,
     Judgement,
     errors_without_answers,
     first_error,
@@ -44,21 +45,18 @@ class Pairwise:
     max_pairs: Count | None = None
 
 
-def compare_pairs(
-    engine: Engine, rows: pl.DataFrame, method: Pairwise, seed: int, bias: Bias
-) -> pl.DataFrame:
+def compare_pairs(judge: Judge, rows: pl.DataFrame, method: Pairwise, bias: Bias) -> pl.DataFrame:
     """The columns of `Pairwise`.
 
     Args:
-        engine: The judge.
+        judge: The judge.
         rows: The rows to compare.
         method: The options of the method.
-        seed: Enters the requests' keys.
         bias: Counts the pairs.
     """
-    judged = exchanges(rows)
+    judged = exchanges(rows, judge.view)
     pairs = pairs_of_a_prompt(judged, method.max_pairs)
-    votes = _votes(engine, pairs, seed)
+    votes = _votes(judge.engine, pairs, judge.seed)
     shares: list[list[float]] = [[] for _ in range(len(rows))]
     errors = errors_without_answers(len(rows), judged)
     for (one, two), first, second in zip(pairs, votes[::2], votes[1::2], strict=True):

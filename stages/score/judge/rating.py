@@ -63,7 +63,7 @@ def rate(judge: Judge, rows: pl.DataFrame, method: Rating, bias: Bias) -> pl.Dat
         method: The options of the method.
         bias: Counts the ratings of the first aspect.
     """
-    judged = exchanges(rows, all_answers=method.reduction == "sum")
+    judged = exchanges(rows, judge.view, all_answers=method.reduction == "sum")
     ratings = {f"judge_{a}": rate_aspect(judge, judged, a) for a in method.aspects}
     bias.add_ratings(judged, ratings[f"judge_{method.aspects[0]}"])
     if len(method.aspects) > 1:

@@ -40,7 +40,7 @@ def rate_by_rubric(judge: Judge, rows: pl.DataFrame, method: Rubric) -> pl.DataF
         rows: The rows to judge.
         method: The options of the method.
     """
-    judged = exchanges(rows)
+    judged = exchanges(rows, judge.view)
     judgements = {}
     for criterion in method.criteria:
         prompts = [

@@ -42,7 +42,8 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Edges, Records, stage
-from pipeline.types import Count, NonNegativeInt, option_group
+from pipeline.types import Count, option_group
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -103,7 +104,7 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     if isinstance(rule, QuotaRule):
         columns += expression_columns(rule.quota_weight)
         columns += gaps if rule.rounds > 1 else []
-    columns += cost_columns(options.unit, options.token_column)
+    columns += cost_columns(options)
     held = ["cluster_round", *gaps] if gaps else []
     return {"rows": list(dict.fromkeys(columns)), "held": list(dict.fromkeys(held))}
 
@@ -131,7 +132,7 @@ def clusters(
     rows: Records,
     held: Records | None = None,
     *,
-    budget: NonNegativeInt | None = None,
+    budget: Budget | None = None,
     unit: Unit = "rows",
     score: Expression | None = None,
     descending: bool = True,
@@ -155,7 +156,8 @@ def clusters(
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
             exactly where clusters of a weight above 0 have enough. Required for
             `rule: quota`.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         score: What is best: a column, or an SQL expression over columns. Missing scores rank
             last, equal ones by id. null: the rows nearest to the cluster's center.
         descending: Whether large scores are the best ones.
@@ -167,7 +169,7 @@ def clusters(
         rule: How the budget is spent: `quota` or `car`.
         seed: Of the clustering and of random draws.
         vector: The column of vectors.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -192,15 +194,18 @@ def clusters(
     labels, distances = _cluster(rows[vector], method, count, variance, seed)
     sample = isinstance(rule, QuotaRule) and rule.sample
     keys = _keys(rows, distances, score, descending, seed if sample else None)
-    members = Members(row_costs(rows, unit, token_column), labels, ranks_within(labels, keys))
+    costs = row_costs(rows, budget, unit, token_column)
+    members = Members(costs, labels, ranks_within(labels, keys), budget)
+    amount = None if budget is None else amount_of(budget)
     previous = previous_rounds(rows, held, _round_weight(rule))
     match rule:
         case Car():
-            outcome = by_car(members, keys, previous, rule, budget)
+            outcome = by_car(members, keys, previous, rule, amount)
         case QuotaRule():
             weights = cluster_weights(rows, members, rule, count)
             measured = RoundScores(round_scores(rows, held, rule, previous), previous)
-            outcome = by_quota(members, weights, budget or 0, measured, rule)
+            assert amount is not None
+            outcome = by_quota(members, weights, amount, measured, rule)
     return _verdict(members, keys, previous, outcome, score)
 
 

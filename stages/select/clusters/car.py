@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.types import Count, NonNegativeInt, option_group
+from stages._selection.amounts import Amount
 from stages._selection.budget import fill
 from stages._selection.scores import ranking, ranks
 from stages.select.clusters.quotas import Members, Outcome
@@ -54,7 +55,7 @@ def by_car(
     keys: NDArray[np.float64],
     previous: NDArray[np.int64],
     rule: Car,
-    budget: int | None,
+    amount: Amount | None,
 ) -> Outcome:
     """Spend the budget under `rule: car`.
 
@@ -63,13 +64,13 @@ def by_car(
         keys: What rows are ordered by, the smallest first; NaN for rows without a score.
         previous: The rounds in which rows were selected before this stage, 0 for none.
         rule: The rule.
-        budget: What the selected rows may cost; None for no limit.
+        amount: What may be spent; None for no limit.
     """
     order = ranking(keys, descending=False)
     order = order[~np.isnan(keys[order])]
-    num_best = CAR_BEST if rule.num_best is None and budget is None else rule.num_best
+    num_best = CAR_BEST if rule.num_best is None and amount is None else rule.num_best
     free = order[previous[order] == 0]
-    result = union(members, free, num_best, rule.num_per_cluster, budget)
+    result = union(members, free, num_best, rule.num_per_cluster, amount)
     added = pl.DataFrame(result._asdict()).select(
         pl.when(~pl.col("selected"))
         .then(None)
@@ -92,7 +93,7 @@ def union(
     order: NDArray[np.int64],
     num_best: int | None,
     num_per_cluster: int,
-    budget: int | None,
+    amount: Amount | None,
 ) -> Union:
     """The first rows of every cluster and the first rows of all.
 
@@ -105,7 +106,7 @@ def union(
         num_best: How many of all; None for as many as the budget allows beside the
             clusters' rows.
         num_per_cluster: How many of each cluster.
-        budget: What the selected rows may cost; None for no limit.
+        amount: What may be spent; None for no limit.
 
     Example:
         >>> members = Members(np.ones(3, int), np.array([0, 0, 1], np.int32), np.array([1, 2, 1]))
@@ -120,5 +121,5 @@ def union(
         of_all &= ~of_cluster
     candidates = order[(of_all | of_cluster)[order]]
     clusters_first = candidates[np.argsort(~of_cluster[candidates], kind="stable")]
-    limit = int(members.costs.sum()) if budget is None else budget
-    return Union(fill(members.costs, clusters_first.tolist(), limit), of_cluster, of_all)
+    limit = Amount(int(members.costs.sum())) if amount is None else amount
+    return Union(fill(members.costs, clusters_first.tolist(), *limit), of_cluster, of_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.types import Count, option_group
-from stages._selection.budget import EXPONENTS, Quota, divide, fill_quotas
+from stages._selection.amounts import Amount, Budget, PerGroup
+from stages._selection.budget import EXPONENTS, Quota, divide_amount, fill_quotas, group_sizes
 from stages._selection.scores import Expression
 from stages._selection.scores import scores as values_of
 
@@ -56,15 +58,21 @@ class Members(NamedTuple):
         costs: What each row uses of the budget.
         labels: Each row's cluster.
         ranks: Each row's rank in its cluster, from 1.
+        budget: The budget, which says in which units sizes are counted.
     """
 
     costs: NDArray[np.int64]
     labels: NDArray[np.int32]
     ranks: NDArray[np.int64]
+    budget: Budget | None = None
 
     def only(self, rows: NDArray[np.int64]) -> Members:
         """Some of the rows."""
-        return Members(self.costs[rows], self.labels[rows], self.ranks[rows])
+        return Members(self.costs[rows], self.labels[rows], self.ranks[rows], self.budget)
+
+    def sizes(self, count: int) -> PerGroup:
+        """The sizes of so many clusters."""
+        return group_sizes(self.costs, self.labels, count, self.budget)
 
 
 class Outcome(NamedTuple):
@@ -97,8 +105,8 @@ class RoundScores(NamedTuple):
 
 def by_quota(
     members: Members,
-    weights: NDArray[np.float64],
-    budget: int,
+    weights: PerGroup,
+    amount: Amount,
     scores: RoundScores,
     rule: QuotaRule,
 ) -> Outcome:
@@ -106,24 +114,24 @@ def by_quota(
 
     Args:
         members: The rows.
-        weights: The clusters' weights, shape (clusters,).
-        budget: What the selected rows may cost.
+        weights: The clusters' weights.
+        amount: What may be spent.
         scores: The scores that reweigh clusters.
         rule: The rule.
     """
-    rounds, quotas = select_in_rounds(members, weights, budget, scores, rule.rounds, rule.update)
+    rounds, quotas = select_in_rounds(members, weights, amount, scores, rule.rounds, rule.update)
     selected = rounds > 0
     added = pl.DataFrame()
     if rule.round_weight is not None:
         added = pl.DataFrame({"cluster_round": rounds}).select(
             pl.when(pl.Series(selected)).then("cluster_round").cast(pl.Int32)
         )
-    return Outcome(selected, {"quota": quotas[members.labels]}, added)
+    return Outcome(selected, {"quota": quotas.column(members.labels)}, added)
 
 
 def select_by_quotas(
-    members: Members, weights: NDArray[np.float64], budget: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    members: Members, weights: PerGroup, amount: Amount
+) -> tuple[NDArray[np.bool_], PerGroup]:
     """Split the budget among the clusters and fill each quota in the order of the ranks.
 
     What then remains of the budget is spent by rank, then by cluster. A cluster of weight 0
@@ -131,8 +139,8 @@ def select_by_quotas(
 
     Args:
         members: The rows.
-        weights: The clusters' weights, shape (clusters,).
-        budget: What the selected rows may cost.
+        weights: The clusters' weights.
+        amount: What may be spent.
 
     Returns:
         A mask over the rows, and the clusters' quotas.
@@ -140,23 +148,23 @@ def select_by_quotas(
     Example:
         >>> ones = np.ones(3, int)
         >>> members = Members(ones, np.array([0, 0, 1], np.int32), np.array([2, 1, 1]))
-        >>> select_by_quotas(members, np.ones(2), 2)
-        (array([False,  True,  True]), array([1, 1]))
+        >>> selected, quotas = select_by_quotas(members, PerGroup(np.ones(2)), Amount(2))
+        >>> selected.tolist(), quotas.total.tolist()
+        ([False, True, True], [1, 1])
     """
-    costs, labels, ranks = members
-    capacities = np.bincount(labels, costs, len(weights)).astype(np.int64)
-    quotas = divide(budget, capacities, weights)
-    return fill_quotas(costs, labels, ranks, quotas, weights > 0, budget), quotas
+    costs, labels, ranks, _ = members
+    quotas = divide_amount(amount, members.sizes(len(weights.total)), weights)
+    return fill_quotas(costs, labels, ranks, quotas, weights.positive(), amount), quotas
 
 
 def select_in_rounds(
     members: Members,
-    weights: NDArray[np.float64],
-    budget: int,
+    weights: PerGroup,
+    amount: Amount,
     scores: RoundScores,
     rounds: int,
     update: Update,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], PerGroup]:
     """Spend the budget in rounds, and reweigh the clusters before each but the first.
 
     The budget is split evenly among the rounds; what one cannot spend goes to the next.
@@ -164,8 +172,8 @@ def select_in_rounds(
 
     Args:
         members: The rows.
-        weights: The clusters' weights in the first round, shape (clusters,).
-        budget: What the selected rows may cost.
+        weights: The clusters' weights in the first round.
+        amount: What may be spent.
         scores: The scores that reweigh clusters.
         rounds: The number of rounds, at least 1.
         update: How a score reweighs, see `reweighed`.
@@ -175,21 +183,33 @@ def select_in_rounds(
         quotas in all rounds together.
     """
     labels, (values, previous) = members.labels, scores
+
+    def reweigh(weights: PerGroup, rows: NDArray[np.bool_]) -> PerGroup:
+        return weights.map(lambda array: reweighed(array, labels[rows], values[rows], update))
+
     last = int(previous.max(initial=0))
     for number in range(1, last + 1):
         scored = (previous > 0) & (previous <= number)
-        weights = reweighed(weights, labels[scored], values[scored], update)
-    round_of, quotas, spent = previous.copy(), np.zeros(len(weights), np.int64), 0
+        weights = reweigh(weights, scored)
+    round_of, quotas = previous.copy(), weights.map(lambda array: np.zeros(len(array), np.int64))
     for number in range(1, rounds + 1):
+        done = round_of > 0
         if number > 1:
-            weights = reweighed(weights, labels[round_of > 0], values[round_of > 0], update)
-        free = np.flatnonzero(round_of == 0)
-        allowed = budget * number // rounds - spent
+            weights = reweigh(weights, done)
+        free = np.flatnonzero(~done)
+        allowed = _allowed(amount, Fraction(number, rounds), members.costs[done & (previous == 0)])
         selected, added = select_by_quotas(members.only(free), weights, allowed)
         round_of[free[selected]] = last + number
-        spent += int(members.costs[free[selected]].sum())
-        quotas += added
+        quotas = PerGroup(
+            quotas.total + added.total, None if added.rows is None else quotas.rows + added.rows
+        )
     return np.where(previous > 0, 0, round_of), quotas
+
+
+def _allowed(amount: Amount, fraction: Fraction, spent: NDArray[np.int64]) -> Amount:
+    """What a round may spend: a fraction of an amount less what the rows selected so far cost."""
+    rows = None if amount.rows is None else int(amount.rows * fraction) - len(spent)
+    return Amount(int(amount.total * fraction) - int(spent.sum()), rows)
 
 
 def reweighed(
@@ -255,10 +275,8 @@ def cluster_means(
     return means
 
 
-def cluster_weights(
-    rows: pl.DataFrame, members: Members, rule: QuotaRule, count: int
-) -> NDArray[np.float64]:
-    """The weights of the clusters, to which their quotas are proportional; shape (count,).
+def cluster_weights(rows: pl.DataFrame, members: Members, rule: QuotaRule, count: int) -> PerGroup:
+    """The weights of the clusters, to which their quotas are proportional.
 
     Args:
         rows: The rows.
@@ -266,8 +284,8 @@ def cluster_weights(
         rule: How clusters are weighed.
         count: The number of clusters.
     """
-    sizes = np.bincount(members.labels, members.costs, count)
-    weights = np.asarray(sizes ** EXPONENTS[rule.quota], np.float64)
+    exponent = EXPONENTS[rule.quota]
+    weights = members.sizes(count).map(lambda size: size.astype(np.float64) ** exponent)
     if rule.quota_weight is None or rows.is_empty():
         return weights
     means = cluster_means(members.labels, values_of(rows, rule.quota_weight), count)
@@ -279,7 +297,7 @@ def cluster_weights(
             f"one, got {means.min():g} to {means.max():g}",
             hint="give an expression that is 0 or more, and not 0 everywhere",
         )
-    return weights * means
+    return weights.map(lambda weight: weight * means)
 
 
 def _positions(rows: pl.DataFrame, held: pl.DataFrame) -> NDArray[np.int64]:

@@ -42,8 +42,8 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges, Records, stage
-from pipeline.types import NonNegativeInt
 from stages._common.edges import require_input
+from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -79,7 +79,7 @@ from stages.select.diverse.verdicts import Facts, Selection, verdicts
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = [options.vector, *expression_columns(options.score)]
-    columns += cost_columns(options.unit, options.token_column)
+    columns += cost_columns(options)
     vector = [options.vector]
     return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
 
@@ -129,7 +129,7 @@ def diverse(
     held: Records | None = None,
     *,
     method: Method,
-    budget: NonNegativeInt | None = None,
+    budget: Budget | None = None,
     unit: Unit = "rows",
     score: Expression | None = None,
     descending: bool = True,
@@ -159,7 +159,8 @@ def diverse(
             `mutual_information` or `conditional_gain`.
         budget: How much to pick, in rows or tokens; required except for threshold. Rows that
             no longer fit are passed over; it is spent even where gains are 0 or negative.
-        unit: What the budget counts.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         score: A column, or an SQL expression over columns: the order of threshold, or the
             quality q of the methods that cover (on their scale: it is not normalized). Rows
             without a score are not picked, but are to be covered.
@@ -168,7 +169,7 @@ def diverse(
             of the rows. Both break ties by id.
         seed: Of `optimizer: stochastic` and of k_center's `init: random`.
         vector: The column of vectors, on all edges.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -194,16 +195,19 @@ def diverse(
     is_held = _is_held(rows, held)
     quality = _quality(rows, score, descending, is_held)
     vectors, parts = _concatenated(vector, rows, held, target)
-    costs = row_costs(rows, unit, token_column)
+    costs = row_costs(rows, budget, unit, token_column)
+    amount = None if budget is None else amount_of(budget)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
-    facts = Facts(ids, quality, is_held, score, budget, None)
+    facts = Facts(ids, quality, is_held, score, amount, None)
     if rows.is_empty():
         return verdicts(_nothing(0), facts, "similarity")
     if isinstance(method, Threshold):
         facts = facts._replace(threshold=method.threshold)
         selection = select_by_threshold(vectors, parts, facts, costs, ctx.progress)
         return verdicts(selection, facts, "similarity")
-    draw = _draw(optimizer, rows["id"], seed, (budget or 0) / max(1.0, costs.mean()))
+    assert amount is not None
+    expected = min(amount.total / max(1.0, costs.mean()), amount.rows or np.inf)
+    draw = _draw(optimizer, rows["id"], seed, expected)
     metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
         vector_set = VectorSet.of(each, vectors, metric)
@@ -211,7 +215,7 @@ def diverse(
             preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
             draw = first_only(preferences, draw)
         objective = objective_of(method, vector_set, parts, quality, score is not None)
-        picks = greedy(objective, ~np.isnan(quality), costs, budget or 0, draw, ctx.progress)
+        picks = greedy(objective, ~np.isnan(quality), costs, amount, draw, ctx.progress)
         selection = _with_nearest(picks, vector_set, parts)
     return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
 

@@ -92,12 +92,13 @@ class CoverageObjective:
 
     Example:
         >>> from stages._vectors.arrays import parallel_map
+        >>> from stages._selection.amounts import Amount
         >>> from stages.select.diverse.lazy_greedy import greedy
         >>> vectors = np.array([[1, 0], [3, 1], [1, 1], [0, 1]], np.float32)
         >>> cover = Cover(slice(0, 4), np.zeros(4), None, 1.0, np.zeros(4))
         >>> with parallel_map() as each:
         ...     objective = CoverageObjective(VectorSet.of(each, vectors, "cosine"), cover)
-        ...     picks = greedy(objective, np.ones(4, bool), np.ones(4, int), 2)
+        ...     picks = greedy(objective, np.ones(4, bool), np.ones(4, int), Amount(2))
         >>> picks.rows.tolist(), picks.gains.round(3).tolist()
         ([2, 0], [3.309, 0.347])
     """

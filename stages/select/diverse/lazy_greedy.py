@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from stages._selection.amounts import Amount
 from stages.select.diverse.mixed_precision import Floats, Positions
 
 DECIMALS: Final = 9
@@ -108,7 +109,7 @@ def greedy(
     objective: Objective,
     candidates: NDArray[np.bool_],
     costs: NDArray[np.int64],
-    budget: int,
+    amount: Amount,
     draw: Draw = all_rows,
     progress: Callable[[int, int], None] | None = None,
 ) -> Picks:
@@ -125,7 +126,7 @@ def greedy(
         objective: What is maximized.
         candidates: Which rows may be picked, shape (rows,).
         costs: What each row uses of the budget, shape (rows,).
-        budget: What the picked rows may cost in all.
+        amount: What may be spent in all.
         draw: Among which rows each pick is searched for.
         progress: Called with the budget spent and the budget after each pick.
 
@@ -136,14 +137,15 @@ def greedy(
         >>> line = np.array([[0.0], [1.0], [9.0], [5.0]], np.float32)
         >>> with parallel_map() as each:
         ...     objective = KCenterObjective(VectorSet.euclidean(each, line), 4, np.array([0]))
-        ...     picks = greedy(objective, np.ones(4, bool), np.ones(4, int), 2)
+        ...     picks = greedy(objective, np.ones(4, bool), np.ones(4, int), Amount(2))
         >>> picks.rows.tolist(), picks.gains.tolist()
         ([2, 3], [9.0, 4.0])
     """
+    budget, most = amount.total, len(costs) if amount.rows is None else amount.rows
     open_rows, search = candidates & (costs <= budget), _Search(objective)
     remaining, rows, gains = budget, list[int](), list[float]()
     largest_cost = int(costs.max(initial=0))
-    while open_rows.any():
+    while len(rows) < most and open_rows.any():
         drawn = draw(len(rows), open_rows)
         row, gain = search.best(open_rows) if drawn is None else best(objective, drawn)
         objective.add(row)

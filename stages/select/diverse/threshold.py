@@ -46,7 +46,8 @@ def select_by_threshold(
         threshold=threshold,
         min_similarity=threshold,
         costs=np.concatenate([np.zeros(num_held, np.int64), costs[order]]),
-        budget=facts.budget,
+        budget=facts.amount and facts.amount.total,
+        max_rows=facts.amount and facts.amount.rows,
         progress=progress,
     )
     nearest, similarity = np.full(count, -1), np.full(count, np.nan)

@@ -9,6 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Amount
 from stages.select.diverse.lazy_greedy import Picks
 from stages.select.diverse.mixed_precision import Floats, Positions
 
@@ -38,7 +39,7 @@ class Facts(NamedTuple):
         quality: Each row's score, NaN where it is missing.
         is_held: The rows that are held as well.
         score: The score's expression.
-        budget: The budget.
+        amount: The budget; None for no limit.
         threshold: The threshold, for the method that has one.
     """
 
@@ -46,7 +47,7 @@ class Facts(NamedTuple):
     quality: Floats
     is_held: NDArray[np.bool_]
     score: str | None
-    budget: int | None
+    amount: Amount | None
     threshold: float | None
 
 
@@ -60,7 +61,7 @@ def verdicts(selection: Selection, facts: Facts, measure: str) -> pl.DataFrame:
     """
     table = _table(selection, facts.ids, measure).with_columns(
         by=pl.lit(facts.score),
-        budget=pl.lit(facts.budget, pl.Int64),
+        budget=_budget(facts.amount),
         threshold=pl.lit(facts.threshold, pl.Float64),
     )
     picked, has_nearest = table["gain_rank"].is_not_null(), table["nearest"].is_not_null()
@@ -82,6 +83,13 @@ def verdicts(selection: Selection, facts: Facts, measure: str) -> pl.DataFrame:
         reason.otherwise(None).alias("drop_reason"),
         evidence.otherwise(None).alias("evidence"),
     )
+
+
+def _budget(amount: Amount | None) -> pl.Expr:
+    """The budget as evidence: a number, or one of rows and one of tokens."""
+    if amount is None or amount.rows is None:
+        return pl.lit(None if amount is None else amount.total, pl.Int64)
+    return pl.struct(rows=pl.lit(amount.rows), tokens=pl.lit(amount.total))
 
 
 def _table(selection: Selection, ids: pl.Series, measure: str) -> pl.DataFrame:

@@ -27,9 +27,9 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.stage import Columns, Edges, Records, stage
-from pipeline.types import NonNegativeInt
 from stages._common.edges import require_input
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Amount, Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -74,7 +74,7 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = (
         field_reads(method.field, method.view) if method.name == "distribution" else [method.vector]
     )
-    with_costs = [*columns, *cost_columns(options.unit, options.token_column)]
+    with_costs = [*columns, *cost_columns(options)]
     return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": columns}
 
 
@@ -107,7 +107,7 @@ def target(
     held: Records | None = None,
     *,
     method: Method,
-    budget: NonNegativeInt,
+    budget: Budget,
     unit: Unit = "rows",
     token_column: str = TOKEN_COLUMN,
 ) -> pl.DataFrame:
@@ -126,8 +126,9 @@ def target(
         method: `nearest`, `distribution` or `gaps`.
         budget: How much to keep in all, in rows or tokens; a row that no longer fits is
             passed over. Equal scores rank by id.
-        unit: What the budget counts.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        unit: What the budget counts, where it is a number. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -155,19 +156,19 @@ def target(
         raise UserError(
             "the edge 'target' must have rows, got none", hint="see what drops them before"
         )
-    costs = row_costs(rows, unit, token_column)
+    costs, amount = row_costs(rows, budget, unit, token_column), amount_of(budget)
     min_words = 0
     match method:
         case Nearest():
             assert target is not None
-            ranked = _by_nearest(rows, target, method, costs, budget)
+            ranked = _by_nearest(rows, target, method, costs, amount)
         case Distribution():
             assert target is not None
             ranked, min_words = _by_distribution(rows, target, method), method.min_words
         case Gaps():
             assert held is not None
             ranked = _by_gaps(rows, target, held, method)
-    return _verdict(ranked, fill(costs, ranked.order.tolist(), budget), min_words)
+    return _verdict(ranked, fill(costs, ranked.order.tolist(), *amount), min_words)
 
 
 def _by_nearest(
@@ -175,7 +176,7 @@ def _by_nearest(
     target: pl.DataFrame,
     method: Nearest,
     costs: NDArray[np.int64],
-    budget: int,
+    amount: Amount,
 ) -> Ranked:
     """Rank rows by their cosines with the target rows.
 
@@ -184,7 +185,7 @@ def _by_nearest(
         target: The rows to be like.
         method: The order, and the column of vectors.
         costs: What each row uses of the budget.
-        budget: How much is kept, which `order: turns` must know.
+        amount: How much is kept, which `order: turns` must know.
     """
     vectors, targets = _on_device(*_matrices([rows, target], method.vector))
     scores, positions = nearest(vectors, targets)
@@ -197,7 +198,7 @@ def _by_nearest(
         scores = mean_cosine(vectors, targets)
     order = ranking(scores, descending=True)
     if method.order == "turns":
-        turns = take_turns(vectors, targets, costs, budget)
+        turns = take_turns(vectors, targets, costs, *amount)
         scores[turns.rows], positions[turns.rows] = turns.similarities, turns.targets
         selected = np.array(turns.rows, np.int64)
         order = np.concatenate([selected, order[~np.isin(order, selected)]])

@@ -178,7 +178,13 @@ class Turns(NamedTuple):
     similarities: list[float]
 
 
-def take_turns(rows: Any, targets: Any, costs: NDArray[np.int64], budget: int) -> Turns:
+def take_turns(
+    rows: Any,
+    targets: Any,
+    costs: NDArray[np.int64],
+    budget: int,
+    max_rows: int | None = None,
+) -> Turns:
     """RDS+'s round robin: each target in turn selects the remaining row nearest to it.
 
     In: two sets of vectors, the rows' costs, a budget.
@@ -195,6 +201,7 @@ def take_turns(rows: Any, targets: Any, costs: NDArray[np.int64], budget: int) -
         targets: The same, shape (targets, dimensions).
         costs: What each row uses of the budget; a row that no longer fits is passed over.
         budget: What the selected rows may cost.
+        max_rows: The most rows; None for no limit.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], np.float32)
@@ -207,12 +214,15 @@ def take_turns(rows: Any, targets: Any, costs: NDArray[np.int64], budget: int) -
     active = np.flatnonzero(right.norms > 0)
     if not free.any() or not len(active):
         return turns
-    expected = min(len(rows), budget / max(1.0, float(costs[free].mean())))
+    most = len(rows) if max_rows is None else max_rows
+    expected = min(most, budget / max(1.0, float(costs[free].mean())))
     lengths = np.full(len(targets), 2 * int(expected / len(active)) + 8)
     first = _nearest_rows(left, right, active, free, int(lengths[0]))
     lists = dict(zip(active.tolist(), first, strict=True))
     while True:
         for target in active.tolist():
+            if len(turns.rows) == most:
+                return turns
             neighbors = lists[target]
             while neighbors and not (free[neighbors[-1][0]] and costs[neighbors[-1][0]] <= budget):
                 free[neighbors.pop()[0]] = False

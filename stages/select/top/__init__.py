@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Columns, Edges, Records, stage
-from pipeline.types import Fraction, NonNegativeInt, PercentileRange
+from pipeline.types import Fraction, PercentileRange
 from schemas.records import response
 from stages._common.verdicts import evidence_of
+from stages._selection.amounts import Budget, PerGroup, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
@@ -64,7 +65,7 @@ EVIDENCE: Final = {
 def _reads(options: SimpleNamespace) -> list[str]:
     scored = expression_columns(options.score) if options.method == "score" else ["messages"]
     columns = [*scored, *group_columns(options.group)]
-    return list(dict.fromkeys([*columns, *cost_columns(options.unit, options.token_column)]))
+    return list(dict.fromkeys([*columns, *cost_columns(options)]))
 
 
 def _added(method: Method, limits: Iterable[Any], group: str | None) -> Columns:
@@ -113,7 +114,7 @@ def top(
     *,
     method: Method = "score",
     score: Expression | None = None,
-    budget: NonNegativeInt | None = None,
+    budget: Budget | None = None,
     fraction: Fraction | None = None,
     fraction_of: Literal["all", "fitting"] = "all",
     unit: Unit = "rows",
@@ -143,7 +144,8 @@ def top(
         fraction: A budget of int(fraction * N), where N counts the rows (or tokens) of the
             pool, or of those within the limits below (`fraction_of: fitting`).
         fraction_of: Of which rows the fraction is taken.
-        unit: What the budget and the fraction count.
+        unit: What the budget and the fraction count, where they are numbers. A budget of
+            `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         min_score: The smallest score to keep, before the budget.
         max_score: The largest score to keep, before the budget.
         percentiles: Keep the scores between these two, ends included. The p-th of n
@@ -153,7 +155,7 @@ def top(
         group: Rank within groups, named by `source`, column or expression (see
             `stages/_selection/groups.py`); budget, fraction and percentiles then hold in
             every group.
-        token_column: The column of each row's number of tokens, for `unit: tokens`.
+        token_column: The column of each row's number of tokens, where tokens are counted.
 
     Example:
         ```yaml
@@ -180,7 +182,7 @@ def top(
     ranks = np.where(within, ranks_within(groups.codes, keys), 0)
     selected = within
     if budget is not None or fraction is not None:
-        costs = row_costs(rows, unit, token_column)
+        costs = row_costs(rows, budget, unit, token_column)
         counted = costs * within if fraction_of == "fitting" else costs
         budgets = _budgets(budget, fraction, counted, groups)
         order = np.argsort(keys, kind="stable")[: int(within.sum())]
@@ -280,9 +282,9 @@ def _bands(
 
 
 def _budgets(
-    budget: int | None, fraction: float | None, costs: NDArray[np.int64], groups: Groups
-) -> NDArray[np.int64]:
-    """The budget of each group, shape (groups,).
+    budget: Budget | None, fraction: float | None, costs: NDArray[np.int64], groups: Groups
+) -> PerGroup:
+    """The budget of each group.
 
     Args:
         budget: The same for every group, where there is no fraction.
@@ -290,10 +292,12 @@ def _budgets(
         costs: What each row uses of the budget, 0 where it does not count.
         groups: The groups of the rows.
     """
-    if fraction is None:
-        return np.full(len(groups.names), budget, np.int64)
-    totals = np.bincount(groups.codes, costs, len(groups.names))
-    return (fraction * totals).astype(np.int64)
+    count = len(groups.names)
+    if fraction is not None:
+        return PerGroup((fraction * np.bincount(groups.codes, costs, count)).astype(np.int64))
+    total, most = amount_of(budget or 0)
+    rows = None if most is None else np.full(count, most, np.int64)
+    return PerGroup(np.full(count, total, np.int64), rows)
 
 
 def _cutoffs(

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from stages._selection.amounts import PerGroup
 from stages._selection.budget import (
     EXPONENTS,
     Quota,
@@ -126,7 +127,7 @@ def test_groups_are_filled_as_if_each_were_alone(rows: list[tuple[int, int]], bu
     groups = np.array([g for g, _ in rows], np.int64)
     costs = np.array([c for _, c in rows], np.int64)
     budgets = np.array([budget, budget // 2, 0, 3])
-    chosen = fill_groups(costs, groups, np.arange(len(rows)), budgets)
+    chosen = fill_groups(costs, groups, np.arange(len(rows)), PerGroup(budgets))
     for group, alone in enumerate(budgets.tolist()):
         members = np.flatnonzero(groups == group)
         expected = fill(costs, members.tolist(), alone)
@@ -202,5 +203,5 @@ def test_scores_and_costs_must_be_numbers() -> None:
         scores(rows, "name")
     for column in ("tokens", "length", "name"):
         with pytest.raises(UserError, match=column):
-            row_costs(rows, "tokens", column)
-    assert row_costs(rows, "rows", "tokens").tolist() == [1, 1]
+            row_costs(rows, 9, "tokens", column)
+    assert row_costs(rows, 9, "rows", "tokens").tolist() == [1, 1]

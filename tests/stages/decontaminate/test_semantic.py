@@ -6,12 +6,11 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,15 +22,25 @@ from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
-from stages.decontaminate._nearest import EmbeddedItems, nearest, unit
+from stages.decontaminate._benchmarks import Benchmarks
+from stages.decontaminate._coverage import PRIOR, Coverage, content_words
+from stages.decontaminate._nearest import (
+    N_CANDIDATES,
+    NEIGHBORHOOD,
+    EmbeddedItems,
+    nearest,
+    unit,
+)
 from stages.decontaminate._numbers import agreement, numbers_in
-from stages.decontaminate.semantic import semantic
-from tests.bench.paraphrases import THRESHOLDS, chart, curves, page
+from stages.decontaminate._spans import item_spans, turn_spans
+from stages.decontaminate.semantic import THRESHOLDS, _inferred_types, semantic
+from stages.load.benchmarks import benchmarks as load_benchmarks
+from tests.bench.paraphrase_sets import EXAMS, GOLDEN, Split, sources
+from tests.bench.paraphrases import chart, curves, page
 from tests.support.options import options_of
 from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
 from tests.support.scripted import Answer, Scripted
 
-GOLDEN = DATA.parent / "tests/golden"
 ITEM = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total?"
 SAME = "A garment takes 2 bolts of blue fiber and half as much white fiber. How many bolts in all?"
 OTHER = "A robe takes 7 bolts of blue fiber and 5 of white fiber. How many bolts in total?"
@@ -60,7 +69,10 @@ def test_a_paraphrase_is_dropped_and_another_problem_kept(ctx: Context, potion: 
     assert {k: cause[k] for k in ("benchmark", "item", "field", "turn")} == {
         "benchmark": "gsm8k", "item": "0", "field": "question", "turn": 0,
     }  # fmt: skip
-    assert cause["similarity"] >= 0.75
+    assert cause["score"] >= cause["threshold"] == THRESHOLDS["math"]
+    margin = cause["similarity"] - cause["background"]
+    assert cause["score"] == pytest.approx(margin + cause["coverage"], abs=1e-5)
+    assert (cause["turn_span"], cause["item_span"], cause["span"]) == (SAME, ITEM, "text")
     assert cause["numbers"] == 1.0
     # By the cosine alone the other problem looks the same; its numbers tell.
     alone = dropped(ctx, rows, benchmarks(), embedder=potion, min_number_overlap=0.0)
@@ -88,11 +100,9 @@ def test_every_row_has_its_nearest_item(ctx: Context, potion: Embedder) -> None:
 def test_each_turn_by_itself_and_by_role(ctx: Context, potion: Embedder) -> None:
     rows = conversations([("Hello!", "Hi.", SAME, "3"), ("What do you ask?", SAME)])
     first, second = (rows.filter(pl.col("messages").list.len() == n)["id"].item() for n in (4, 2))
-    assert {k: c["turn"] for k, c in dropped(ctx, rows, benchmarks(), embedder=potion).items()} == {
-        first: 2
-    }
-    causes = dropped(ctx, rows, benchmarks(), embedder=potion, turns="all")
+    causes = dropped(ctx, rows, benchmarks(), embedder=potion)
     assert {key: cause["turn"] for key, cause in causes.items()} == {first: 2, second: 1}
+    assert set(dropped(ctx, rows, benchmarks(), embedder=potion, turns="user")) == {first}
     assert set(dropped(ctx, rows, benchmarks(), embedder=potion, turns="assistant")) == {second}
 
 
@@ -100,7 +110,7 @@ def test_thresholds_by_benchmark(ctx: Context, potion: Embedder) -> None:
     rows = conversations([(SAME,), ("Which river goes through the city of Vienna?",)])
     both = dropped(ctx, rows, benchmarks(), embedder=potion)
     assert len(both) == 2
-    limits = {"gsm8k": 0.75, "trivia": 1.0}
+    limits = {"gsm8k": 0.55, "trivia": 2.0}
     assert set(dropped(ctx, rows, benchmarks(), embedder=potion, threshold=limits)) == {
         of(rows, SAME)
     }
@@ -146,14 +156,14 @@ def test_what_cannot_be_compared_is_never_clean(ctx: Context, potion: Embedder) 
         semantic(silent, rows, runes, embedder=potion)
 
 
-BOUND = "must be above 0 and at most 1, got"
+BOUND = "must be above 0 and at most 2, got"
 
 
 @pytest.mark.parametrize(
     ("option", "wrong", "expected"),
     [
         ("threshold", 0.0, f"threshold {BOUND} 0.0"),
-        ("threshold", {"a": 1.2}, "threshold must be above 0 and at most 1 for a, got 1.2"),
+        ("threshold", {"a": 2.2}, "threshold must be above 0 and at most 2 for a, got 2.2"),
         ("min_number_overlap", 2.0, "min_number_overlap must be between 0 and 1, got 2.0"),
         ("n_neighbors", 0, "n_neighbors must be at least 1, got 0"),
         ("batch_size", 0, "batch_size must be at least 1, got 0"),
@@ -307,11 +317,11 @@ def test_the_judges_requests_are_counted_for_every_pair(
 
 
 def test_a_vector_that_is_not_finite_fails_the_row(ctx: Context, potion: Embedder) -> None:
-    rows = conversations([("x marks the spot", "a"), (SAME, "b")])
+    rows = conversations([("x marks the spot on the map", "a"), (SAME, "b")])
     broken = scaled(ctx, {"x": np.nan})
     verdict = rows.select("id").hstack(semantic(broken, rows, benchmarks(), embedder=potion))
     failed = verdict.filter(pl.col("error").is_not_null())
-    assert failed["id"].to_list() == [of(rows, "x marks the spot")]
+    assert failed["id"].to_list() == [of(rows, "x marks the spot on the map")]
     assert verdict["drop_reason"].count() == 1
 
 
@@ -348,50 +358,189 @@ vectors = st.lists(
 ).map(lambda rows: unit(np.array(rows, np.float32)))
 
 
-@settings(max_examples=150)
-@given(vectors, vectors, st.integers(1, 4), st.data())
+@settings(max_examples=100, deadline=None)
+@given(vectors, vectors, vectors, st.data())
 def test_nearest_equals_brute_force_on_either_library(
-    items: np.ndarray, turns: np.ndarray, k: int, data: st.DataObject
+    items: np.ndarray, turns: np.ndarray, ordinary: np.ndarray, data: st.DataObject
 ) -> None:
+    items = np.unique(items, axis=0)  # equal spans of a benchmark are one
     cuts = data.draw(st.sets(st.integers(1, max(1, len(items) - 1)), max_size=3))
     groups = sorted({0, len(items), *(cut for cut in cuts if cut < len(items))})
-    embedded = EmbeddedItems(pl.DataFrame(), items, items, groups)
-    pairs = nearest(embedded, turns, k)
-    expected = []
+    hoods = np.array(data.draw(st.lists(st.integers(0, 4), min_size=12, max_size=12)))
+    hoods = hoods[: len(items)] / 8
+    alike = np.arange(len(items)) % 2 == 0
+    embedded = EmbeddedItems(pl.DataFrame(), items, hoods, alike, groups, ordinary, [])
+    pairs = nearest(embedded, turns)
+    expected = {}
     for t, turn in enumerate(turns.astype(np.float64)):
         for first, end in pairwise(groups):
-            cosines = {i: float(turn @ items[i].astype(np.float64)) for i in range(first, end)}
-            ranked = sorted(cosines, key=lambda i: (-round(cosines[i], 12), i))
-            expected += [(t, i) for i in ranked[:k]]
-    close = [(t, i) for t, i in zip(pairs.turn.tolist(), pairs.text.tolist(), strict=True)]
-    assert sorted(close) == sorted(expected)
-    on_torch = EmbeddedItems(pl.DataFrame(), items, torch.tensor(items), groups)
-    for array, tensor in zip(pairs, nearest(on_torch, turns, k), strict=True):
-        assert (array == tensor).all()
+            others = [*ordinary, *(items[i] for i in range(first, end) if alike[i])]
+            around = sorted((float(turn @ v.astype(np.float64)) for v in others), reverse=True)
+            own = float(np.mean(around[:NEIGHBORHOOD]))
+            margin = {
+                i: float(turn @ items[i].astype(np.float64)) - (own + hoods[i]) / 2
+                for i in range(first, end)
+            }
+            best = sorted(margin.values(), reverse=True)[:N_CANDIDATES]
+            expected[t, first] = [round(value, 6) for value in best]
+    computed: dict[tuple[int, int], list[float]] = {}
+    for t, i, similarity, background in zip(*(a.tolist() for a in pairs), strict=True):
+        first = max(start for start in groups[:-1] if start <= i)
+        computed.setdefault((t, first), []).append(round(similarity - background, 6))
+    assert computed.keys() == expected.keys()
+    for key, margins in computed.items():
+        assert margins == pytest.approx(expected[key], abs=2e-6)
+
+
+def test_a_programs_description_is_compared_and_not_its_code() -> None:
+    doc = '"""Sum the odd numbers of a list.\n\n    >>> f([1])\n    1\n    """'
+    code = f"def f(xs):\n    {doc}\n    return 1"
+    assert item_spans(code, "", 5) == [("docstring", "Sum the odd numbers of a list.")]
+    assert (
+        item_spans("    total = 0\n    for x in xs:\n        total += x\n    return total", "", 2)
+        == []
+    )
+    fenced = "Here is a function for your list:\n```python\nx = sorted(a)\n```"
+    assert turn_spans(fenced, False, 5) == ["Here is a function for your list:"]
+
+
+def test_coverage_is_that_of_a_loop(potion: Embedder, ctx: Context) -> None:
+    encode = lambda texts: unit(ctx.open(potion).encode(texts))  # noqa: E731
+    ordinary = [ITEM, SAME, "Which river flows through Vienna?", "Two bolts of fiber"]
+    coverage = Coverage(encode, ordinary)
+    pairs = [(a, b) for a in (ITEM, "3 rivers and 2 towns", "") for b in (SAME, OTHER, "7 towns")]
+
+    def covered(text: str, other: str) -> float:
+        words, others = content_words(text), content_words(other)
+        total = 0.0
+        for word in words:
+            best = 0.0
+            for candidate in others:
+                if word == candidate:
+                    best = 1.0
+                elif not (word[0].isdecimal() or candidate[0].isdecimal()):
+                    best = max(best, float(np.dot(*encode([word, candidate]))))
+            total += coverage.weight(word) * best
+        return total / (sum(map(coverage.weight, words)) + PRIOR)
+
+    expected = [(covered(a, b) + covered(b, a)) / 2 for a, b in pairs]
+    assert coverage(*zip(*pairs, strict=True)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_question_is_compared_without_its_passage_and_with_its_options() -> None:
+    question = "Which of these men would most likely have disagreed with the author?"
+    passage = "The assembly met in spring and voted on bread. " * 12
+    spans = dict(item_spans(f"{passage}\n{question}", "Locke\nHobbes", 5))
+    assert spans["question"] == question
+    assert spans["options"] == f"{question}\nLocke\nHobbes"
+    inline = f"{question}\nA. Locke, of Somerset\nB. Hobbes, of Malmesbury\nAnswer: B"
+    assert turn_spans(inline, True, 5)[0] == question
+    stated = "The sky is blue. Water is wet, as everybody knows. Snow is cold."
+    assert turn_spans(stated, False, 3) == [stated]  # no sentence of an answer by itself
+
+
+def test_random_digits_convict_nobody(ctx: Context, potion: Embedder) -> None:
+    items = load_benchmarks(ctx, names=("humaneval", "gsm8k"))
+    rng = np.random.default_rng(0)
+    numbers = [rng.integers(0, 10 ** int(rng.integers(1, 7)), 40).tolist() for _ in range(60)]
+    texts = [sep.join(map(str, row)) for row in numbers for sep in (" ", ", ", "\n")]
+    rows = conversations([(text, text[::-1]) for text in texts] + [(str(row),) for row in numbers])
+    assert dropped(ctx, rows, items, embedder=potion) == {}
+
+
+def test_a_common_subject_convicts_nobody(ctx: Context, potion: Embedder) -> None:
+    """Forty items on one subject: another question on it is near all of them, and is none."""
+    dishes = [
+        "bread", "soup", "rice", "pasta", "fish", "lamb", "beans", "eggs", "cake", "pie", "stew",
+        "curry", "salad", "pizza", "tofu", "lentils", "pork", "beef", "duck", "noodles",
+    ]  # fmt: skip
+    items = exam("kitchen", [{"question": f"How long should {d} be cooked for?"} for d in dishes])
+    other = "How long should chicken be cooked for?"
+    same = "For how much time does one have to cook lentils?"
+    rows = conversations([(other,), (same,)])
+    verdict = rows.select("id").hstack(semantic(ctx, rows, items, embedder=potion))
+    scores = dict(verdict.select("id", "exam_score").iter_rows())
+    assert verdict.filter(pl.col("id") == of(rows, other))["drop_reason"].to_list() == [None]
+    assert (scores[of(rows, other)] or 0) < THRESHOLDS["knowledge"]
+
+
+def test_a_language_that_the_encoder_does_not_know_is_not_called_clean(
+    ctx: Context, potion: Embedder
+) -> None:
+    chinese = "一件长袍需要两匹蓝色纤维和一半数量的白色纤维。一共需要多少匹？"
+    french = "Quel est le nom de la rivière qui traverse la ville de Vienne, en Autriche ?"
+    rows = conversations([(chinese,), (french, SAME), (SAME, "3"), ("12 + 4", "16"), ("Oui.",)])
+    verdict = rows.select("id").hstack(semantic(ctx, rows, benchmarks(), embedder=potion))
+    unchecked = dict(verdict.select("id", "exam_unchecked").iter_rows())
+    assert unchecked == {
+        of(rows, chinese): "zh", of(rows, french): "fr", of(rows, SAME): None,
+        of(rows, "12 + 4"): None, of(rows, "Oui."): None,
+    }  # fmt: skip
+    assert ctx.counters["turns_not_compared"] == 2
+    assert verdict["drop_reason"].count() == 2  # the answer that is in English counts
+    every = semantic(ctx, rows, benchmarks(), embedder=potion, languages=())
+    assert every["exam_unchecked"].null_count() == len(rows)
+    with pytest.raises(UserError, match="no text of zh can be compared"):
+        semantic(ctx, rows, exam("zh", [{"question": chinese}]), embedder=potion)
+
+
+def test_another_benchmark_changes_no_verdict(ctx: Context, potion: Embedder) -> None:
+    rows = conversations([(SAME,), (OTHER,), ("Which river goes through the city of Vienna?",)])
+    for name in ("gsm8k", "trivia"):
+        alone = benchmarks().filter(pl.col("benchmark") == name)
+        expected = dropped(ctx, rows, alone, embedder=potion)
+        both = dropped(ctx, rows, benchmarks(), embedder=potion)
+        assert {k: c for k, c in both.items() if c["benchmark"] == name} == expected
+
+
+def test_a_pool_of_paraphrases_hides_none(ctx: Context, potion: Embedder) -> None:
+    """The background is no part of the pool, so an item that it holds often stays an item."""
+    rows = conversations([(SAME, f"Answer {i}") for i in range(40)])
+    assert len(dropped(ctx, rows, benchmarks(), embedder=potion)) == 40
+
+
+def test_types_are_inferred_as_the_bundled_benchmarks_have_them(ctx: Context) -> None:
+    names = ("gsm8k", "humaneval", "ifeval", "mmlu", "mt_bench", "truthfulqa", "vicuna_bench")
+    types = _inferred_types(Benchmarks(load_benchmarks(ctx, names=names)))
+    known = {"gsm8k": "math", "humaneval": "code"}
+    assert types == {name: known.get(name, "knowledge") for name in names}
+
+
+def test_development_and_held_out_files_are_different_ones() -> None:
+    listed = sources()
+    names = {split: {r.name for r in listed if r.split == split} for split in get_args(Split)}
+    assert names["development"].isdisjoint(names["held-out"])
+    hand = json_lines(GOLDEN / "rephrased_by_hand.jsonl")
+    mmlu = [row for row in hand if row["benchmark"] == "mmlu"]
+    assert len({row["item"] for row in mmlu}) == len(mmlu)
 
 
 @pytest.mark.proof
-def test_the_curve_that_the_default_is_chosen_from(
+def test_the_thresholds_on_files_that_they_were_not_chosen_on(
     ctx: Context, potion: Embedder, shared: object
 ) -> None:
-    """Recall on rephrased items and false positives on problems of the same kind."""
-    measured = curves(ctx, potion)
-    at = THRESHOLDS.index(find("decontaminate.semantic").options[1].default)
-    assert measured["rephrased GSM8K, numbers 75%"][at] >= 0.88
-    assert measured["rephrased HumanEval"][at] >= 0.90
-    assert measured["GSM8K train (wrong), numbers 75%"][at] <= 0.005
-    assert measured["GSM8K train (wrong)"][at] >= 0.20
-    assert all(a >= b for row in measured.values() for a, b in pairwise(row))
-    assert page(measured).count("\n") == len(measured) + 1
+    measured = curves(ctx, potion, sources())
+    for curve in measured:
+        at = curve.at(THRESHOLDS[curve.rows.kind])
+        if not curve.rows.contaminated:
+            assert at <= (0.01 if curve.rows.split == "development" else 0.02), curve.rows.name
+    recall = {c.rows.name: c.at(THRESHOLDS[c.rows.kind]) for c in measured if c.rows.contaminated}
+    assert recall["GSM8K, LLM decontaminator"] >= 0.9
+    assert recall["HumanEval, LLM decontaminator"] >= 0.5
+    assert recall["MMLU abstract algebra, LLM decontaminator"] >= 0.65
+    assert all(a >= b for curve in measured for a, b in pairwise(curve.dropped))
+    assert page(measured).count("\n| ") == len(measured) + 2 * len(EXAMS)
     assert chart(measured).count("<polyline") == len(measured)
 
 
-def test_the_default_threshold_on_a_part_of_the_curve(ctx: Context, potion: Embedder) -> None:
-    items = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")
-    rephrased = json_lines(GOLDEN / "rephrase_gsm8k.jsonl.gz")[:400]
-    benchmark = exam("gsm8k", [{"question": row["question"]} for row in items])
+def test_the_default_thresholds_on_a_part_of_the_curve(ctx: Context, potion: Embedder) -> None:
+    items = load_benchmarks(ctx, names=("gsm8k",))
+    rephrased = json_lines(GOLDEN / "rephrase_gsm8k.jsonl.gz")[:300]
     rows = conversations([(row["text"],) for row in rephrased])
-    verdict = semantic(ctx, rows, benchmark, embedder=potion)
+    verdict = semantic(ctx, rows, items, embedder=potion)
     assert verdict["drop_reason"].count() >= 0.85 * len(rows)
     causes = [json.loads(cause) for cause in verdict["evidence"].drop_nulls()]
     assert all(cause["numbers"] is None or cause["numbers"] >= 0.75 for cause in causes)
+    innocent = sample("self_instruct.jsonl.gz").head(600)
+    verdict = semantic(ctx, innocent, items, embedder=potion)
+    assert verdict["drop_reason"].count() <= 0.01 * len(innocent)

@@ -139,5 +139,5 @@ def test_mistakes() -> None:
     assert problems == ["budget: budget must be at least 0, got -1"]
     problems = problems_of("select.coverage", budget=1, token_column="n")
     assert problems == ["token_column: token_column must be left out with unit: rows, got 'n'"]
-    options = SimpleNamespace(tags="topics", unit="tokens", token_column="length")
+    options = SimpleNamespace(budget=1, tags="topics", unit="tokens", token_column="length")
     assert mark.reads(options) == ["topics", "length"]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stages._selection.amounts import Amount
 from stages._vectors.arrays import ParallelMap, parallel_map
 from stages.select.diverse.facility_location import Cover, CoverageObjective
 from stages.select.diverse.graph_cut import GraphCutObjective
@@ -91,7 +92,7 @@ def run(
 ) -> Picks:
     costs = np.ones(count, np.int64) if costs is None else costs
     with mock.patch("stages.select.diverse.lazy_greedy._LEADERS", leaders):
-        return greedy(objective, np.ones(count, np.bool_), costs, budget)
+        return greedy(objective, np.ones(count, np.bool_), costs, Amount(budget))
 
 
 def all_alike(count: int, least: float = 0.0) -> Cover:
