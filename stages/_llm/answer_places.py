@@ -140,7 +140,9 @@ def _marked(messages: Sequence[Message], *, within: bool = False) -> list[dict[s
         new = dict(message)
         if message["role"] == "assistant":
             for field in ("reasoning", "content"):
-                if (value := message.get(field)) and value.strip():
+                value = message.get(field) or ""
+                # A blank reasoning is shown as it is, or left out.
+                if value.strip() or (value and field == "reasoning" and not within):
                     new[field] = _surrounded(value, number, field, within=within)
         elif _said(message):
             # In the middle: templates ask how a user's text begins and ends.

@@ -9,7 +9,8 @@ tokenizer at once (`tokenizers`, in Rust, on all cores). What is counted:
   `response` is what then follows until that turn ends, so that both sum to `all` where it is
   the last one;
 - with `rendering: plain`, the texts of the turns alone, each by itself, without special
-  tokens: their contents, and with the option `view` their calls and reasoning. `prompt` is all before the last assistant turn here too, and `response` that turn.
+  tokens: their contents, and with the option `view` their calls and reasoning. `prompt` is all
+  before the last assistant turn here too, and `response` that turn.
 """
 
 from __future__ import annotations
