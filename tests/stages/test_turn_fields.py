@@ -45,6 +45,8 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "dedup.novelty": (("tools", "results"), "it compares instructions, prompts or responses"),
     "select.response": (("calls", "reasoning"), _PROMPTS),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
+    "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
 }

@@ -354,8 +354,8 @@ def test_real_calls_have_the_faults_that_are_in_them() -> None:
         turns = []
         for turn in row["conversations"]:
             if turn["from"] == "function_call":
-                made = json.loads(turn["value"])
-                turns.append(calling(call(None, made["name"], made["arguments"])))
+                one = json.loads(turn["value"])
+                turns.append(calling(call(None, one["name"], one["arguments"])))
             else:
                 turns.append({"role": roles[turn["from"]], "content": turn["value"]})
         rows.append(record() | {"messages": turns, "tools": row["tools"]})
