@@ -58,6 +58,8 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         "tests/stages/generate/test_pairs.py",
     ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
+    "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
 }

@@ -104,14 +104,10 @@ def tokenize(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
 def _encoded(tokenizer: Any, text: str, **options: bool) -> tuple[list[int], list[Span]]:
     if not text:
         return [], []
-    encoded = tokenizer(
-        text, add_special_tokens=False, return_offsets_mapping=True, **options
-    )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, **options)
     return list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
 
 
-def _append(
-    ids: list[int], spans: list[Span], at: int, part: tuple[list[int], list[Span]]
-) -> None:
+def _append(ids: list[int], spans: list[Span], at: int, part: tuple[list[int], list[Span]]) -> None:
     ids += part[0]
     spans += [(start + at, end + at) for start, end in part[1]]
