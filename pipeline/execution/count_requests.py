@@ -6,7 +6,7 @@ of them either, requests are known if they do not depend on them: a stage that m
 number of rows sends as many requests whatever rows come in.
 
 Requests whose answers the journal has are looked up as the stage itself would look them up,
-and counted apart: nothing is sent for them.
+and counted by themselves: nothing is sent for them.
 
 A stage of the user's own may do more than send requests: where it takes long it is stopped,
 and run on fewer rows.
@@ -17,9 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import tempfile
-import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +30,7 @@ from pipeline.context import Context
 from pipeline.execution.expected_rows import ExpectedOutputs, sample
 from pipeline.execution.known_requests import KnownRequests
 from pipeline.execution.plan import PlannedStep
+from pipeline.execution.time_limit import TooSlow, time_limit
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.counting import (
     CountingEncoder,
@@ -172,12 +171,12 @@ def count_requests(
     """
     try:
         return _counted(planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE)
-    except _TooSlow:
+    except TooSlow:
         text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
         _log.warning(text, planned.step.name, MAX_SECONDS, SMALL_SAMPLE)
     try:
         return _counted(planned, outputs, known, SMALL_SAMPLE)
-    except _TooSlow:
+    except TooSlow:
         text = "%s takes more than %g s on these as well: unknown"
         _log.warning(text, planned.step.name, MAX_SECONDS)
         return None
@@ -195,29 +194,6 @@ def _counted(
     fewer = _run(planned, half, known)
     grows = counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
     return counted.times(inputs.rows / inputs.size) if grows else replace(counted, grows=False)
-
-
-class _TooSlow(BaseException):
-    """Stops a stage; not an `Exception`, which the stage might take for a fault of its own."""
-
-
-@contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise `_TooSlow` within it after so many seconds; only the main thread can be stopped."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        raise _TooSlow
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _run(
@@ -251,7 +227,7 @@ def _call(
     with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
-            with _time_limit(MAX_SECONDS if is_own(planned) else None):
+            with time_limit(MAX_SECONDS if is_own(planned) else None):
                 result = planned.step.stage.call(context, inputs, options)
         except Exception:
             # Whatever is wrong with the rows or the stage is reported when it runs.
@@ -380,7 +356,7 @@ def count_without_rows(planned: PlannedStep) -> Counted | None:
             return None
         try:
             both.append(_run(planned, inputs, None))
-        except _TooSlow:
+        except TooSlow:
             return None
     first, second = both
     if not first or not second or round(first.requests) != round(second.requests):

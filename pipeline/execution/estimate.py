@@ -1,9 +1,9 @@
 """The requests of stages to language models: estimated before a run, compared after it.
 
 Requests are counted by running the stage (`count_requests`); those that the journal answers
-are free, and counted apart. Behind stages that have not run, rows are followed as if nothing
-were dropped on the way (`expected_rows`): that gives what a stage will send *at most*. What is
-*expected* is less where earlier runs show which part of its rows a stage keeps.
+are free, and counted by themselves. Behind stages that have not run, rows are followed as if
+nothing were dropped on the way (`expected_rows`): that gives what a stage will send *at most*.
+What is *expected* is less where earlier runs show which part of its rows a stage keeps.
 
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as

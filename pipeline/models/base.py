@@ -340,7 +340,7 @@ def chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
         >>> chat([{"role": "user", "content": "Hello"}])
         (('user', 'Hello'),)
     """
-    return tuple((message["role"], message["content"]) for message in messages)
+    return tuple((message["role"], message["content"] or "") for message in messages)
 
 
 def local_folder(model: str) -> Path | None:

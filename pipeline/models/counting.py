@@ -53,7 +53,7 @@ class _Count:
         replays: Whether the journal's answers are used.
         only_known: Whether all answers so far were such.
         rendering: Whether a prompt is being rendered.
-        filters_off: Whether a filter was told to let everything pass.
+        filters_off: Whether a filter let everything pass.
         texts: Rendered prompts by file.
         samples: Answers by prompt.
     """

@@ -1,20 +1,17 @@
-"""What supervised fine-tuning trains on: rows as tokens and labels, in blocks, in an order.
+"""What supervised fine-tuning trains on: rows of shards, as tokens in blocks, in an order.
 
-Rows are rendered, masked, cut, packed and ordered here, before TRL's trainer starts
-(`trainer.py`). So what is cut can be counted, two trainings can be given equal
+Rows are rendered and masked (`encoding.py`), cut, packed and ordered here, before TRL's trainer
+starts (`trainer.py`). So what is cut can be counted, two trainings can be given equal
 tokens, and a resumed training sees what the interrupted one would have seen.
-
-Loss is on every assistant turn with its end token, and on nothing else: the
-`{% generation %}` marks of the chat template say where they are.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -25,26 +22,10 @@ from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
 from pipeline.models.local.chat_template import PLAIN_TEMPLATE
 from pipeline.store.parquet import column_names, read_frame, to_arrow
 from schemas.records import RECORD_COLUMNS
-from schemas.turns import json_text, record_message, template_messages, template_tools
-from stages._llm.rendered import (
-    RenderedAnswer,
-    RenderedText,
-    Span,
-    Unrenderable,
-    refuse_control_tokens,
-    render,
-)
+from schemas.turns import json_text, record_message, turn_text
 
 IGNORED: Final = -100
 """The label of a token that is read and not predicted (torch's `ignore_index`)."""
-
-AnswerPart = Literal["content", "calls", "reasoning"]
-
-ANSWER_PARTS: Final[tuple[AnswerPart, ...]] = ("content", "calls", "reasoning")
-"""What an answer may consist of."""
-
-ENCODED_AT_ONCE: Final = 10_000
-"""Rows that are held as Python lists at one time."""
 
 HINT: Final = (
     "set the option `chat_template` to a file that marks what the assistant says, its end token "
@@ -109,20 +90,12 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
         UserError: The template does not mark what the assistant says, or leaves the end
             token unmarked: a model that is never trained to stop does not stop.
     """
-    from transformers import AutoTokenizer
     from trl.chat_template_utils import (
         get_training_chat_template,
         is_chat_template_stop_token_trained,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
-    file = template[0] if template else model.chat_template
-    if file:
-        built_in = PLAIN_TEMPLATE if file == PLAIN else None
-        tokenizer.chat_template = built_in or Path(file).read_text("utf-8")
-    where = file or f"the chat template of {model.model}"
-    if not tokenizer.chat_template:
-        raise UserError(f"{model.model} has no chat template", hint=HINT)
+    tokenizer, where = load_tokenizer(model, template)
     marked = tokenizer.chat_template
     if not MARKS.search(marked):
         try:
@@ -141,9 +114,31 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
             why="a model that is never trained to end its turn does not end it",
             hint=HINT,
         )
+    return tokenizer, marked
+
+
+def load_tokenizer(model: LanguageModel, template: Sequence[str] = ()) -> tuple[Any, str]:
+    """The model's tokenizer, and where its chat template is from.
+
+    Args:
+        model: The model.
+        template: The file of the option `chat_template`; none means the model's own.
+
+    Raises:
+        UserError: There is no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
+    file = template[0] if template else model.chat_template
+    if file:
+        built_in = PLAIN_TEMPLATE if file == PLAIN else None
+        tokenizer.chat_template = built_in or Path(file).read_text("utf-8")
+    if not tokenizer.chat_template:
+        raise UserError(f"{model.model} has no chat template", hint=HINT)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, marked
+    return tokenizer, file or f"the chat template of {model.model}"
 
 
 def reversed_pairs(messages: pl.Series) -> pl.Series:
@@ -153,8 +148,8 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     """
 
     def reversed_pair(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        prompt = next((t["content"] for t in turns if t["role"] == "user"), None)
-        answer = next((t["content"] for t in turns if t["role"] == "assistant"), None)
+        prompt = next((turn_text(t) for t in turns if t["role"] == "user"), None)
+        answer = next((turn_text(t) for t in turns if t["role"] == "assistant"), None)
         pair = [{"role": "user", "content": answer or ""}]
         return [*pair, {"role": "assistant", "content": prompt}] if prompt and answer else pair
 
@@ -192,143 +187,6 @@ def _tools_text(tools: Any) -> str | None:
     if isinstance(tools, list):
         return f"[{', '.join(map(str, map(json_text, tools)))}]" if tools else None
     return json_text(tools)
-
-
-def encode(
-    tokenizer: Any, template: str, rows: pl.DataFrame, loss_on: Sequence[AnswerPart] = ANSWER_PARTS
-) -> pl.DataFrame:
-    """Conversations as tokens.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        template: A chat template that marks what the assistant says.
-        rows: `messages`, and `tools` where rows have them.
-        loss_on: The parts of an answer that loss is on, with its end token.
-
-    Returns:
-        `input_ids` and `labels`, list[i32] each, and `error`, one row per conversation.
-        `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
-        that the template cannot show has an error, and no tokens.
-    """
-    kind = {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
-    given = rows.select("messages", *(["tools"] if "tools" in rows.columns else []))
-    parts = [
-        pl.DataFrame(
-            [_encoded(tokenizer, template, loss_on, *row) for row in part.iter_rows()],
-            kind,
-            orient="row",
-        )
-        for part in given.iter_slices(ENCODED_AT_ONCE)
-    ]
-    return pl.concat(parts) if parts else pl.DataFrame(schema=kind)
-
-
-Encoded = tuple[list[int] | None, list[int] | None, str | None]
-
-
-def _encoded(
-    tokenizer: Any,
-    template: str,
-    loss_on: Sequence[AnswerPart],
-    messages: Sequence[Mapping[str, Any]],
-    tools: str | None = None,
-) -> Encoded:
-    """One conversation's tokens and labels, or why it has none."""
-    try:
-        _refuse_loss_elsewhere(messages)
-        if set(loss_on) == set(ANSWER_PARTS) and is_plain(messages, tools):
-            refuse_control_tokens(tokenizer, messages)
-            ids, mask = _tokens(tokenizer, template, messages, None)
-        else:
-            rendered = render(tokenizer, messages, tools, template)
-            ids, mask = _tokens(tokenizer, template, messages, tools)
-            _unmask(tokenizer, rendered, messages, loss_on, mask)
-    except Unrenderable as error:
-        return None, None, str(error)
-    return ids, [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)], None
-
-
-def is_plain(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -> bool:
-    """Whether no turn has more than role and content, and no tools are defined.
-
-    >>> is_plain([{"role": "user", "content": "Hi", "reasoning": None}])
-    True
-    """
-    further = (message.items() for message in messages)
-    return not tools and all(
-        value is None or name in ("role", "content") for turn in further for name, value in turn
-    )
-
-
-def _refuse_loss_elsewhere(messages: Sequence[Mapping[str, Any]]) -> None:
-    for number, message in enumerate(messages, 1):
-        if message.get("train") and message["role"] != "assistant":
-            raise Unrenderable(
-                f"turn {number} ({message['role']}) wants loss, which is on the assistant's alone"
-            )
-
-
-def _tokens(
-    tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]], tools: str | None
-) -> tuple[list[int], list[int]]:
-    """The tokens of a conversation, and 1 for those of the assistant."""
-    from jinja2 import TemplateError
-
-    try:
-        encoded = tokenizer.apply_chat_template(
-            template_messages(messages, template),
-            tools=template_tools(tools),
-            chat_template=template,
-            tokenize=True,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
-    return encoded["input_ids"], list(encoded["assistant_masks"])
-
-
-def _unmask(
-    tokenizer: Any,
-    rendered: RenderedText,
-    messages: Sequence[Mapping[str, Any]],
-    loss_on: Sequence[AnswerPart],
-    mask: list[int],
-) -> None:
-    """Take the loss off the turns and the parts of turns that it is not to be on."""
-    encoded = tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = encoded["offset_mapping"]
-    if len(offsets) != len(mask):
-        raise Unrenderable("the chat template's text is tokenized differently by itself")
-    marked = np.flatnonzero(mask)
-    # Each run of marked tokens is one answer, its end token included.
-    for run in np.split(marked, np.flatnonzero(np.diff(marked) > 1) + 1) if len(marked) else []:
-        start, end = offsets[run[0]][0], offsets[run[-1]][1]
-        answer = next(
-            (a for a in rendered.answers if a.span()[0] <= end and start <= a.span()[1]), None
-        )
-        if answer is None:
-            continue
-        for token in run:
-            if not _learnt(offsets[token], answer, messages[answer.turn], loss_on):
-                mask[token] = 0
-
-
-def _learnt(
-    token: Span,
-    answer: RenderedAnswer,
-    message: Mapping[str, Any],
-    loss_on: Sequence[AnswerPart],
-) -> bool:
-    """Whether loss is on a token of an answer."""
-    content, calls = answer.content, answer.calls
-    if message.get("train") is False:
-        return False
-    if answer.reasoning and token[0] < content[0]:
-        return "reasoning" in loss_on
-    if calls and calls[0] <= token[0] < calls[1]:
-        return "calls" in loss_on
-    return "content" in loss_on or token[0] >= content[1]
 
 
 def answer_tokens() -> pl.Expr:

@@ -2,7 +2,7 @@
 
 A question of one line behind a passage of twenty is lost in the passage's vector, as a
 docstring is in its code's. So a question, a passage with its question, a question with its
-options, a docstring and the prose around code are compared apart.
+options, a docstring and the prose around code are compared each by itself.
 
 Code itself is no span: the vectors of two programs are about as close for one task as for
 two (a rephrased HumanEval solution is found in 14% where 2% of other programs are convicted).

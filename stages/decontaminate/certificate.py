@@ -91,7 +91,8 @@ def certificate(
         (1, 0)
     """
     items = Benchmarks(benchmarks)
-    rows = pl.concat([before.select("id", "messages"), after.select("id", "messages")])
+    columns = [name for name in ("id", "messages", "tools") if name in before.columns]
+    rows = pl.concat([before.select(columns), after.select(columns)])
     rows = rows.unique("id", maintain_order=True).sort("id")
     members = {
         name: rows["id"].is_in(pool["id"].implode()).to_numpy()

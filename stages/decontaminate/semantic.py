@@ -37,6 +37,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import Embedder, Encoder, LanguageModel
 from pipeline.stage import Items, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
+from schemas.turns import View
 from stages._common.verdicts import dropped
 from stages._text.languages import identifier
 from stages._text.tokens import factorize
@@ -113,7 +114,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=3, scope="row", reads={"rows": ["messages"]}, adds=ADDS, check=_check)
+@stage(version=3, scope="row", reads={"rows": ["messages", "tools"]}, adds=ADDS, check=_check)
 def semantic(
     ctx: Context,
     rows: Records,
@@ -123,6 +124,7 @@ def semantic(
     threshold: Threshold | None = None,
     min_number_overlap: Fraction = 0.75,
     turns: Turns = "all",
+    view: View = "all",
     fields: tuple[str, ...] | None = None,
     languages: tuple[str, ...] = ("en",),
     min_words: Count = 5,
@@ -154,10 +156,12 @@ def semantic(
             any, nor of benchmarks of the types `code` and `number_substituted`. 0: the score
             alone decides.
         turns: Turns that are compared, each separately.
+        view: What of a turn is compared: its content, the tool calls too, or all: the
+            reasoning, and with all turns the definitions of the tools.
         fields: Names of the items' texts that count; null: all.
         languages: Languages that the encoder knows, by two letters; empty: all. Turns and
             items in another one are not compared, which `exam_unchecked` says.
-        min_words: Spans of fewer words, numbers and signs apart, are left out.
+        min_words: Spans of fewer words, not counting numbers and signs, are left out.
         n_neighbors: Texts of each benchmark, those of the highest score, that are considered
             for each turn. The paper takes the k nearest rows of each item (its code: 1),
             which depends on all rows of the pool; here a row's verdict depends on the row
@@ -197,7 +201,7 @@ def semantic(
     embedded = _embedded(encoder.encode, items, fields, min_words, languages)
     kinds = _inferred_types(items) | _checked(items, dict(task_types or {}))
     limits = _limits(items, threshold, kinds, judge is not None, embedded.spans)
-    turn_rows = turns_of(rows, turns)
+    turn_rows = turns_of(rows, turns, view)
     turn_rows = turn_rows.with_columns(foreign(turn_rows["text"], languages))
     ctx.count(turns_not_compared=turn_rows["language"].count())
     spans = _turn_spans(turn_rows, min_words)

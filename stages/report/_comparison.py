@@ -132,7 +132,7 @@ def page(result: Any) -> str:
         ]
         parts.append("Evaluation loss by source:")
         parts.append(table(["source", *(arm["arm"] for arm in arms)], rows))
-    parts.append(_notes(result["counts"]["eval_rows"]))
+    parts.append(_notes(result["counts"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -145,12 +145,16 @@ def _notes(counts: Any) -> str:
         "anew for each training, with as many tokens as the selected rows have. A difference "
         "counts when both of its intervals exclude zero."
     )
-    cut, left_out = counts["rows_cut"], counts["rows_without_answer"]
+    cut, left_out = (counts["eval_rows"][name] for name in ("rows_cut", "rows_without_answer"))
     if cut or left_out:
         text += (
             f" Evaluation rows cut at max_length: {cut:,}; left out, for want of an answer within "
             f"max_length: {left_out:,}."
         )
+    refused = {edge: count["rows_refused"] for edge, count in counts.items()}
+    if any(refused.values()):
+        edges = ", ".join(f"{number:,} of `{edge}`" for edge, number in refused.items())
+        text += f" Left out, since the chat template cannot show them (refused.jsonl): {edges}."
     return fill(text, width=WIDTH)
 
 

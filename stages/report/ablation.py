@@ -27,7 +27,8 @@ from schemas.turns import viewed
 from stages._common.charts import dot_plot
 from stages._common.option_types import Distinct
 from stages._text.ngram_index import build_index, find_overlaps
-from stages._training.dataset import answer_tokens, check_template, cut, encode, tokenizer_for
+from stages._training.dataset import answer_tokens, check_template, cut, tokenizer_for
+from stages._training.encoding import encode, name_refused_rows, refused_rows
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
@@ -94,7 +95,8 @@ def ablation(
     """Train on the selected rows and on each arm, and compare the losses on evaluation rows.
 
     Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`, which
-    name the rows as the edges do. Loss is the mean negative log-likelihood in nats per
+    name the rows as the edges do, and `refused.jsonl` with the rows that the chat template
+    cannot show, which no training sees. Loss is the mean negative log-likelihood in nats per
     token of the assistant's turns; see `_comparison.py` for the intervals. Each finished
     training is kept in `ctx.work`.
 
@@ -143,25 +145,29 @@ def ablation(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        rows, counts = _encoded(tokenizer, marked, edges, max_length)
+        rows, counts, refused = _encoded(tokenizer, marked, edges, max_length)
         steps = _steps(num_tokens or counts[SELECTED]["tokens"], settings, max_length)
         experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
         result = _run(ctx, experiment, (SELECTED, *arms), num_seeds)
     _write(ctx.files, {"counts": counts, **result})
+    name_refused_rows(refused, ctx.files)
 
 
 def _encoded(
     tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
-) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
-    """The rows of each edge as tokens, and their counts."""
-    rows, counts = {}, {}
+) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]], list[dict[str, Any]]]:
+    """The rows of each edge as tokens, their counts, and the rows without."""
+    rows, counts, refused = {}, {}, []
     for edge, frame in edges.items():
-        encoded = encode(tokenizer, template, frame).drop("error")
-        encoded = encoded.with_columns(frame.drop("messages", "tools"))
-        rows[edge], counts[edge] = cut(encoded, max_length)
+        encoded = encode(tokenizer, template, frame)
+        refused += [{"edge": edge, **row} for row in refused_rows(frame["id"], encoded)]
+        others = frame.select(pl.exclude("messages", "tools"))
+        rows[edge], counts[edge] = cut(others.with_columns(encoded.drop("error")), max_length)
         if rows[edge].is_empty():
-            raise UserError(f"no row of `{edge}` has an answer to learn or to predict")
-    return rows, counts
+            raise UserError(
+                f"no row of `{edge}` has an answer to learn or to predict", why=f"{counts[edge]}"
+            )
+    return rows, counts, refused
 
 
 def _steps(num_tokens: int, settings: Hyperparameters, max_length: int) -> int:

@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from pipeline.models import Scored
+from pipeline.models.local.chat_template import Unrenderable
 from schemas.records import Message
 from schemas.turns import View, turn_text
-from stages._llm.rendered import Unrenderable, render, rendered_text
+from stages._llm.rendered import render, rendered_text
 
 Span = tuple[int, int]
 Floats = NDArray[np.float64]

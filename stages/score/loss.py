@@ -43,11 +43,11 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.models import Engine, LanguageModel
+from pipeline.models.local.chat_template import Unrenderable
 from pipeline.stage import Records, stage
 from pipeline.types import NonEmpty
 from schemas.turns import View
 from stages._common.option_types import Distinct
-from stages._llm.rendered import Unrenderable
 from stages.score import _views as views
 from stages.score._views import Floats, PartsOf, RenderedConversation, Rendering
 

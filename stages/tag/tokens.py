@@ -3,17 +3,19 @@
 No weights are loaded and nothing is asked of a model: the texts of many rows go through the
 tokenizer at once (`tokenizers`, in Rust, on all cores). What is counted:
 
-- with `rendering: chat`, the text that the model reads. `all` is the conversation under the
-  chat template, the number that `score.loss` and `train.sft` have; `prompt` is all before the
-  last assistant turn with what opens an answer; `response` is what then follows until that
-  turn ends, so that both sum to `all` where it is the last one;
-- with `rendering: plain`, the contents of the turns alone, each by itself, without special
-  tokens. `prompt` is all before the last assistant turn here too, and `response` that turn.
+- with `rendering: chat`, the text that the model reads, with tools, calls and reasoning as the
+  chat template shows them. `all` is the conversation, the number that `score.loss` and
+  `train.sft` have; `prompt` is all before the last assistant turn with what opens an answer;
+  `response` is what then follows until that turn ends, so that both sum to `all` where it is
+  the last one;
+- with `rendering: plain`, the texts of the turns alone, each by itself, without special
+  tokens: their contents, and with the option `view` their calls and reasoning. `prompt` is all
+  before the last assistant turn here too, and `response` that turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -25,8 +27,10 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
-from pipeline.models.local.chat_template import load_tokenizer, renders_here
+from pipeline.models.local.chat_template import Unrenderable, load_tokenizer, renders_here
 from pipeline.stage import Records, stage
+from schemas.turns import View, turn_text
+from stages._llm.rendered import refuse_control_tokens, rendered_text
 
 Part = Literal["all", "prompt", "response"]
 
@@ -37,8 +41,16 @@ Counted = tuple[Sequence[int | None], Sequence[str | None]]
 """The number of tokens of each row, and why there is none."""
 
 
-def _check(options: SimpleNamespace) -> None:
-    if not renders_here(options.model):
+def check_tokenizer(options: SimpleNamespace) -> None:
+    """Refuse a model whose tokenizer is not on this machine.
+
+    Args:
+        options: Those of a stage, with `model`; None for no model.
+
+    Raises:
+        OptionError: Only a server has the tokenizer.
+    """
+    if options.model is not None and not renders_here(options.model):
         raise OptionError(
             "model",
             f"must have a tokenizer on this machine, got {options.model.model!r}",
@@ -47,7 +59,13 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="row", reads=["messages"], adds={"tokens": pl.Int32}, check=_check)
+@stage(
+    version=1,
+    scope="row",
+    reads=["messages", "tools"],
+    adds={"tokens": pl.Int32},
+    check=check_tokenizer,
+)
 def tokens(
     ctx: Context,
     rows: Records,
@@ -55,12 +73,14 @@ def tokens(
     model: LanguageModel,
     part: Part = "all",
     rendering: Literal["chat", "plain"] = "chat",
+    view: View = "content",
 ) -> pl.DataFrame:
     """Count the tokens of each conversation.
 
     Adds `tokens`, for the option `token_column` of selectors, mixtures and exports. It is null
     for the `response` of a row without an assistant turn. A row that the chat template
-    refuses, or renders otherwise without its answer (`response`), is a failed row.
+    refuses, or renders otherwise without its answer (`response`), is a failed row, and so is
+    one of which a text holds a control token.
 
     Args:
         rows: Conversations.
@@ -68,7 +88,9 @@ def tokens(
             files alone will do.
         part: What is counted: all, the prompt (all before the last assistant turn) or the
             response (that turn).
-        rendering: `chat`: as the chat template renders it; `plain`: contents alone.
+        rendering: `chat`: as the chat template renders it; `plain`: the turns' texts alone.
+        view: With `plain`, what of a turn is counted: its content, the calls too, or all: its
+            reasoning as well. The chat template decides by itself what it shows.
 
     Example:
         ```yaml
@@ -79,18 +101,20 @@ def tokens(
         >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> messages = [{"role": "user", "content": "Sing"}, {"role": "assistant", "content": "La"}]
-        >>> rows = pl.DataFrame({"messages": [messages]})
+        >>> rows = pl.DataFrame({"messages": [messages], "tools": [None]})
         >>> tinylm = LanguageModel(model="data/models/tinylm")
         >>> ctx = Context.scratch(Path(mkdtemp()))
         >>> tokens(ctx, rows, model=tinylm, rendering="plain")["tokens"].to_list()
         [4]
     """
-    tokenizer = _tokenizer(model)
-    count = _count_chat if rendering == "chat" else _count_plain
+    tokenizer = tokenizer_of(model)
     counts: list[int | None] = []
     errors: list[str | None] = []
     for some in rows.iter_slices(_SLICE):
-        some_counts, some_errors = count(tokenizer, some["messages"].to_list(), part)
+        if rendering == "chat":
+            some_counts, some_errors = _count_chat(tokenizer, some, part)
+        else:
+            some_counts, some_errors = _count_plain(tokenizer, some, part, view)
         counts += some_counts
         errors += some_errors
     return pl.DataFrame(
@@ -99,13 +123,22 @@ def tokens(
 
 
 @cache
-def _tokenizer(model: LanguageModel) -> Any:
-    """The tokenizer with its chat template; loading takes a second."""
+def tokenizer_of(model: LanguageModel) -> Any:
+    """The tokenizer with its chat template; loading takes a second.
+
+    Args:
+        model: Whose tokenizer.
+    """
     return load_tokenizer(model)
 
 
-def _lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
-    """The number of tokens of each text, without special tokens that the text does not have."""
+def token_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
+    """The number of tokens of each text, without special tokens that the text does not have.
+
+    Args:
+        tokenizer: As `tokenizer_of` gives it.
+        texts: The texts.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
@@ -123,66 +156,59 @@ def _answer_position(messages: Sequence[Any]) -> int | None:
     return positions[-1] if positions else None
 
 
-def _count_plain(tokenizer: Any, conversations: list[list[Any]], part: Part) -> Counted:
-    """The tokens of contents, each by itself."""
+def _count_plain(tokenizer: Any, rows: pl.DataFrame, part: Part, view: View) -> Counted:
+    """The tokens of the turns' texts, each by itself."""
     selected: list[list[str] | None] = []
-    for messages in conversations:
-        contents = [message["content"] or "" for message in messages]
+    for messages in rows["messages"].to_list():
+        contents = [turn_text(message, view) for message in messages]
         answer = _answer_position(messages)
         if part == "response":
             selected.append(None if answer is None else [contents[answer]])
         else:
             selected.append(contents[:answer] if part == "prompt" else contents)
     owners = np.repeat(np.arange(len(selected)), [len(texts or ()) for texts in selected])
-    lengths = _lengths(tokenizer, [text for texts in selected for text in texts or ()])
+    lengths = token_lengths(tokenizer, [text for texts in selected for text in texts or ()])
     sums = np.bincount(owners, lengths, len(selected)).astype(np.int64).tolist()
     counts = [None if s is None else n for s, n in zip(selected, sums, strict=True)]
     return counts, [None] * len(counts)
 
 
-def _count_chat(tokenizer: Any, conversations: list[list[Any]], part: Part) -> Counted:
+def _count_chat(tokenizer: Any, rows: pl.DataFrame, part: Part) -> Counted:
     """The tokens of rendered texts; those of an answer are what the prompt's are less than all."""
-    errors: list[str | None] = [None] * len(conversations)
+    errors: list[str | None] = [None] * len(rows)
     texts: list[tuple[str, ...]] = []
-    for row, messages in enumerate(conversations):
+    for row, (messages, tools) in enumerate(rows.select("messages", "tools").iter_rows()):
         try:
-            texts.append(_rendered(tokenizer, messages, part))
-        except ValueError as error:
+            texts.append(_rendered(tokenizer, messages, tools, part))
+        except Unrenderable as error:
             errors[row] = str(error)
             texts.append(())
     owners = np.repeat(np.arange(len(texts)), [len(parts) for parts in texts])
-    lengths = _lengths(tokenizer, [text for parts in texts for text in parts])
+    lengths = token_lengths(tokenizer, [text for parts in texts for text in parts])
     signs = [sign for parts in texts for sign in (1, -1)[: len(parts)]]
     sums = np.bincount(owners, lengths * np.array(signs, np.int64), len(texts))
     counts = [int(n) if parts else None for parts, n in zip(texts, sums, strict=True)]
     return counts, errors
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Any], part: Part) -> tuple[str, ...]:
+def _rendered(
+    tokenizer: Any, messages: Sequence[Any], tools: str | None, part: Part
+) -> tuple[str, ...]:
     """The text to count, behind it the text whose tokens are taken off; () for no text.
 
     Raises:
-        ValueError: The template refuses the conversation, or changes it without its answer.
+        Unrenderable: The template refuses the conversation, or changes it without its answer.
     """
+    refuse_control_tokens(tokenizer, messages, tools)
     answer = _answer_position(messages)
     if part == "all":
-        return (_render(tokenizer, messages),)
+        return (rendered_text(tokenizer, messages, tools),)
     if part == "response" and answer is None:
         return ()
-    prompt = _render(tokenizer, messages[:answer], add_generation_prompt=True)
+    prompt = rendered_text(tokenizer, messages[:answer], tools, add_generation_prompt=True)
     if part == "prompt":
         return (prompt,)
-    whole = _render(tokenizer, messages[: answer + 1 if answer is not None else None])
+    whole = rendered_text(tokenizer, messages[: answer + 1 if answer is not None else None], tools)
     if not whole.startswith(prompt):
-        raise ValueError("the chat template renders the prompt otherwise without its answer")
+        raise Unrenderable("the chat template renders the prompt otherwise without its answer")
     return whole, prompt
-
-
-def _render(tokenizer: Any, messages: Iterable[Any], **options: bool) -> str:
-    """The conversation under the chat template."""
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ValueError(f"the chat template refuses the conversation: {error}") from error

@@ -6,8 +6,6 @@ turn and its end token. What is cut because it is too long is counted, not hidde
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -25,33 +23,34 @@ from pipeline.stage import Files, InputFiles, stage
 from pipeline.types import Count, NonEmpty, NonNegativeFloat, PositiveFloat
 from stages._common.option_types import Distinct
 from stages._training.dataset import (
-    ANSWER_PARTS,
-    AnswerPart,
     answer_losses,
     check_template,
     cut,
     dataset,
-    encode,
     pack,
     passes,
     read_shards,
     reversed_pairs,
     tokenizer_for,
 )
+from stages._training.encoding import (
+    ANSWER_PARTS,
+    AnswerPart,
+    encode,
+    name_refused_rows,
+    refused_rows,
+)
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
-    LoRA,
     MaxLength,
     Method,
     SchedulerType,
     WarmupRatio,
 )
-from stages._training.trainer import fit, load_model, quiet, write_json
+from stages._training.trainer import fit, load_model, quiet, save, write_json
 
 LossOn = Annotated[tuple[AnswerPart, ...], NonEmpty, Distinct]
-
-_log = logging.getLogger(__name__)
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -123,8 +122,9 @@ def sft(
             what the assistant says with {% generation %}.
         reverse: Train on the first user's turn given its answer, for a model that writes the
             instruction to a text (see `generate.backtranslate`).
-        loss_on: The parts of an answer that loss is on, with its end token: `content`,
-            `calls`, `reasoning`. A turn whose `train` is false has none.
+        loss_on: The parts of an answer that loss is on: `content`, `calls`, `reasoning`. The
+            end token belongs to the calls of a turn that has some, else to its content. A
+            turn whose `train` is false has no loss.
         seed: Of the order of the rows.
 
     Raises:
@@ -151,7 +151,7 @@ def sft(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        refused: list[dict[str, str]] = []
+        refused: list[dict[str, Any]] = []
         encoding = partial(encode, tokenizer, marked, loss_on=loss_on)
         read = partial(_rows, encoding, shards, max_length, reverse, refused)
         rows, counts = read("train")
@@ -160,21 +160,8 @@ def sft(
         ordered = blocks.select(passes(len(blocks), num_rows, seed))
         weights, (validation, _) = load_model(model, method, max_length), read("validation")
         metrics = counts | _train(ctx, model, weights, tokenizer, ordered, validation, settings)
-    _write_refused(ctx, refused)
+    name_refused_rows(refused, ctx.files)
     write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
-
-
-def _write_refused(ctx: Context, refused: list[dict[str, str]]) -> None:
-    """Name the rows that were left out, and say so."""
-    if not refused:
-        return
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
-    (ctx.files / "refused.jsonl").write_text("".join(lines), "utf-8")
-    first = refused[0]
-    _log.warning(
-        "%d rows are not trained on, since the chat template cannot show them (refused.jsonl); "
-        "the first is %s: %s", len(refused), first["id"], first["error"],
-    )  # fmt: skip
 
 
 def _num_rows(
@@ -191,7 +178,7 @@ def _rows(
     shards: Path,
     max_length: int,
     reverse: bool,
-    refused: list[dict[str, str]],
+    refused: list[dict[str, Any]],
     split: str,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """A split's rows, encoded and cut, in id order: sharding is no part of the result."""
@@ -204,8 +191,7 @@ def _rows(
     if reverse:
         rows = rows.select("id", reversed_pairs(rows["messages"]))
     encoded = encoding(rows)
-    errors = pl.DataFrame({"id": rows["id"], "error": encoded["error"]})
-    refused += errors.filter(pl.col("error").is_not_null()).to_dicts()
+    refused += ({"split": split, **row} for row in refused_rows(rows["id"], encoded))
     usable, counts = cut(encoded.drop("error"), max_length)
     if usable.is_empty() and split == "train":
         raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
@@ -243,7 +229,7 @@ def _train(
     metrics = {"steps": steps, "trained_tokens": int(lengths.sum()), "losses": losses}
     if not validation.is_empty():
         metrics["validation"] = {"before": before, "after": _mean_loss(trained, validation)}
-    _save(trained, tokenizer, model, ctx.files, settings.method)
+    save(trained, tokenizer, model, ctx.files, settings.method)
     return metrics
 
 
@@ -253,14 +239,3 @@ def _mean_loss(weights: Any, rows: pl.DataFrame) -> float | None:
         return None
     losses = answer_losses(weights, rows)
     return float(losses["loss"].sum()) / int(losses["tokens"].sum())
-
-
-def _save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method: Method) -> None:
-    """Weights that `AutoModelForCausalLM.from_pretrained` reads, in the model's dtype."""
-    import torch
-
-    if isinstance(method, LoRA):
-        trained.save_pretrained(files / "adapter")
-        trained = trained.merge_and_unload()
-    trained.to(getattr(torch, model.dtype)).save_pretrained(files / "model")
-    tokenizer.save_pretrained(files / "model")

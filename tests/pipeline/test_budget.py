@@ -218,12 +218,12 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     run(recipe(tmp_path, port), store, "a")
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
-    found = estimate_steps(limited, opened, plan(limited, opened))
-    (told,) = budget_warnings(limited, found)
-    tokens = found["new"].at_most.tokens
-    together = sum(estimate.expected.tokens or 0 for estimate in found.values())
-    assert told == f"the budget of the run is 9 tokens; at most {together:,} are expected"
-    shown = plan_table(estimates(plan(limited, opened), found), plan_totals(found))
+    expected = estimate_steps(limited, opened, plan(limited, opened))
+    (warning,) = budget_warnings(limited, expected)
+    tokens = expected["new"].at_most.tokens
+    together = sum(estimate.expected.tokens or 0 for estimate in expected.values())
+    assert warning == f"the budget of the run is 9 tokens; at most {together:,} are expected"
+    shown = plan_table(estimates(plan(limited, opened), expected), plan_totals(expected))
     assert f"<= {tokens}" in shown
     assert "requests are expected" not in shown
 

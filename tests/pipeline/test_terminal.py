@@ -154,14 +154,14 @@ def test_the_live_display_draws_nothing_but_itself() -> None:
         "live.close()\n"
         "print(text, file=sys.stderr)\n"
     )
-    ours, theirs = pty.openpty()
+    ours, terminal = pty.openpty()
     done = subprocess.Popen(
         [sys.executable, "-c", code, HOSTILE],
         cwd=ROOT,
         env=environment(COLUMNS="300"),
-        stderr=theirs,
+        stderr=terminal,
     )
-    os.close(theirs)
+    os.close(terminal)
     shown = b""
     while True:
         try:

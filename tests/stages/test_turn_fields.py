@@ -50,8 +50,16 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "embed.text": (("tools", "results"), "its template names what is embedded"),
     "score.heuristics": (("tools", "results"), _COUNTED),
     "tag.surface": (("results",), "it tags what user and assistant say"),
+    "select.except": (("tools",), _HELD),
     "select.response": (("calls", "reasoning"), _PROMPTS),
+    "generate.pairs": (
+        ("calls", "reasoning", "results"),
+        "a prompt with one answer, as here, makes no pair; the fields of pairs are tested in "
+        "tests/stages/generate/test_pairs.py",
+    ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
+    "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
 }
@@ -134,9 +142,13 @@ def _outcome(stage: Stage, rows: pl.DataFrame, folder: Path) -> Any:
         elif edge.name == "except":  # what is left out holds the text in a plain turn
             inputs[edge.name] = _holding(SECRET, inputs[edge.name])
     first = stage.edges[0]
-    inputs[first.name] = [rows] if first.many else rows
     context = ExampleContext.of(folder)
-    result = stage.function(context, **inputs, **vars(_seeing_all(example.options)))
+    options = _seeing_all(example.options)
+    reads = stage.reads(first.name, options)
+    # What it does not read it would not get.
+    seen = rows.select("id", *(c for c in rows.columns if c in reads and c != "id"))
+    inputs[first.name] = [seen] if first.many else seen
+    result = stage.call(context, inputs, vars(options))
     files = {
         path.relative_to(context.files).as_posix(): path.read_bytes()
         for path in sorted(context.files.rglob("*"))

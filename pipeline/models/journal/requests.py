@@ -23,6 +23,11 @@ from pipeline.models.base import Completion, Decoding, EngineContext, Request
 from pipeline.models.budget import Budget, Price, Usage
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
 from pipeline.models.journal.responses import ParsedResponse, RawResponse
+from pipeline.models.local.chat_template import (
+    Unrenderable,
+    chat_text,
+    refuse_control_token,
+)
 from pipeline.store.hashing import encode
 
 BYTES_PER_TOKEN: Final = 3
@@ -157,7 +162,9 @@ def prepare(
     """Render a request, tokenize it and compute its key.
 
     A text goes to the tokenizer as it is, with the special tokens that the tokenizer
-    adds; messages go through the chat template, which writes its own.
+    adds; messages go through the chat template, which writes its own. Messages that the
+    template refuses, and texts in them that hold a control token, make the request one with
+    an `error`.
 
     Args:
         request: The request of a stage.
@@ -172,11 +179,12 @@ def prepare(
     """
     is_text = isinstance(request.prompt, str)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
+    error: str | None = None
     if not isinstance(prompt, str) and tokenizer is not None:
-        messages = [{"role": role, "content": content} for role, content in prompt]
-        prompt = str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        )
+        try:
+            prompt = _rendered(tokenizer, prompt)
+        except Unrenderable as refusal:
+            error = str(refusal)
     payload = encode(
         {
             "model": identity,
@@ -188,17 +196,30 @@ def prepare(
         }
     )
     tokens: tuple[int, ...] = ()
-    if tokenizer is not None:
+    if tokenizer is not None and error is None:
         tokens = tuple(tokenizer(prompt, add_special_tokens=is_text)["input_ids"])
     size = len(tokens) if tokenizer is not None else len(prompt)
+    limit = context_tokens if tokens else None
     return PreparedRequest(
         key=blake2b(payload, digest_size=16).hexdigest(),
         payload=payload.decode("utf-8"),
         prompt=prompt,
         tokens=tokens,
         decoding=request.decoding,
-        error=_length_error(size, request.decoding.max_tokens, context_tokens if tokens else None),
+        error=error or _length_error(size, request.decoding.max_tokens, limit),
     )
+
+
+def _rendered(tokenizer: Any, prompt: Sequence[tuple[str, str]]) -> str:
+    """Messages as the chat template renders them, ready for an answer.
+
+    Raises:
+        Unrenderable: The template refuses them, or a text holds a control token.
+    """
+    for number, (_, content) in enumerate(prompt, 1):
+        refuse_control_token(tokenizer, content, f"turn {number} of the prompt")
+    messages = [{"role": role, "content": content} for role, content in prompt]
+    return chat_text(tokenizer, messages, add_generation_prompt=True)
 
 
 def complete(

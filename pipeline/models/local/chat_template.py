@@ -3,12 +3,16 @@
 A model's own template is used, or the file that replaces it. A base model has none and
 gets the one named "plain": the role in a line, the content below it, an empty line
 between turns. A template belongs to the model or to the user and is run by transformers
-in its sandbox; messages are only ever values in it.
+in its sandbox; messages are only ever values in it. What a template refuses, and a text that
+holds one of the tokenizer's control tokens, which would be read as what the template writes,
+is `Unrenderable`: one conversation's fault, and not the end of a stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +27,72 @@ PLAIN_TEMPLATE: Final = (
     "{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}"
 )
 """The template named "plain"; `generation` marks the answers for training."""
+
+
+class Unrenderable(ValueError):
+    """A conversation that a chat template cannot render, or renders changed."""
+
+
+def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+    """Messages as the chat template renders them.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        messages: The messages as templates take them.
+        options: Further arguments of `apply_chat_template`.
+
+    Raises:
+        Unrenderable: The template refuses them, or there is none.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
+
+
+def refuse_control_token(tokenizer: Any, value: Any, where: str) -> None:
+    """Refuse texts of which one holds a control token of the tokenizer.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        value: A text, or lists and dicts of texts.
+        where: What to call it in the error: "turn 2".
+
+    Raises:
+        Unrenderable: One does; it would be read as what the template writes.
+    """
+    pattern = control_tokens(tokenizer)
+    for text in _texts(value) if pattern else ():
+        if pattern and (match := pattern.search(text)):
+            raise Unrenderable(f"{where}: the text holds the control token {match[0]!r}")
+
+
+@lru_cache(maxsize=16)
+def control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    """What matches the tokenizer's control tokens; None without any.
+
+    Those are all that it marks as special, of which `all_special_tokens` has only the ones
+    with a purpose of their own.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    special = {str(token) for token in added if token.special}
+    special.update(map(str, getattr(tokenizer, "all_special_tokens", ())))
+    longest_first = sorted(filter(None, special), key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, member in value.items():
+            yield from _texts(name)
+            yield from _texts(member)
+    elif isinstance(value, Sequence):
+        for member in value:
+            yield from _texts(member)
 
 
 def plain_prompt(messages: Sequence[tuple[str, str]]) -> str:

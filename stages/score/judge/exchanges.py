@@ -74,7 +74,13 @@ def pairs_of_a_prompt(
 def answers_by_prompt(
     prompts: Sequence[Exchange], reference_answers: pl.DataFrame, view: View = "calls"
 ) -> dict[str, Exchange]:
-    """The reference answer to each prompt that has one; of several the first by id."""
+    """The reference answer to each prompt that has one; of several the first by id.
+
+    Args:
+        prompts: The exchanges whose prompts count.
+        reference_answers: Records.
+        view: What of a turn is shown.
+    """
     needed = {exchange.prompt for exchange in prompts}
     answers: dict[str, Exchange] = {}
     for exchange in exchanges(reference_answers, view):

@@ -45,7 +45,7 @@ def records(name: str, count: int, answer: str | None = None) -> pl.DataFrame:
         ]
         origins = [{"source": f"s{i % 2}", "index": i, "license": "MIT"}]
         rows.append({"id": record_id(messages), "messages": messages, "origins": origins})
-    schema = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "origins")}
+    schema = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools", "origins")}
     return pl.DataFrame(rows, schema=schema).sort("id")
 
 
@@ -127,7 +127,7 @@ def test_a_held_out_row_in_an_arm_stops_the_stage(
     pool, selected, eval_rows = edges
     with pytest.raises(UserError, match=eval_rows["id"][0]) as same:
         ablation(ctx, pl.concat([pool, eval_rows[:1]]), selected, eval_rows, model=tinylm, **SMALL)
-    assert "decontaminate" in str(same.value)
+    assert "select.except" in str(same.value)
     words = eval_rows["messages"][0][1]["content"].split()
 
     def quoting(count: int) -> pl.DataFrame:

@@ -27,6 +27,7 @@ from pipeline.store.parquet import write_frame
 from schemas.records import record_id
 from stages._training import dataset
 from stages._training import trainer as trainer_module
+from stages._training.encoding import encode
 from stages._training.hyperparameters import Full, Hyperparameters, LoRA
 from stages.train.sft import sft
 from tests.support.options import options_of, problems
@@ -85,7 +86,7 @@ def metrics(ctx: Context) -> dict[str, Any]:
 
 def test_supervised_tokens_are_exactly_the_assistants_turns(tinylm: LanguageModel) -> None:
     tokenizer, marked = dataset.tokenizer_for(tinylm)
-    encoded = dataset.encode(tokenizer, marked, pl.Series([CONVERSATION]))
+    encoded = encode(tokenizer, marked, pl.DataFrame({"messages": [CONVERSATION]}))
     labels = encoded["labels"][0].to_numpy()
     turns = np.split(labels, np.flatnonzero(np.diff(labels == dataset.IGNORED)) + 1)
     texts = [tokenizer.decode(turn) for turn in turns if turn[0] != dataset.IGNORED]
@@ -118,7 +119,7 @@ def test_tokens_and_labels_are_those_of_trl_reading_the_shards(
             train_dataset=data,
             processing_class=tokenizer,
         )
-    ours, counts = dataset.cut(dataset.encode(tokenizer, marked, rows()["messages"]), 60)
+    ours, counts = dataset.cut(encode(tokenizer, marked, rows()), 60)
     assert counts["rows_cut"] > 0
     assert trainer.train_dataset["input_ids"][:] == ours["input_ids"].to_list()
     assert trainer.train_dataset["labels"][:] == ours["labels"].to_list()
@@ -150,17 +151,17 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     tokenizer, marked = dataset.tokenizer_for(tinylm)
-    encoded = dataset.encode(tokenizer, marked, rows()["messages"])
+    encoded = encode(tokenizer, marked, rows())
     with trainer_module.quiet():
         model = trainer_module.load_model(tinylm, Full(), 256).eval()
         model.set_attn_implementation(attention)
-        blocks = dataset.pack(encoded, 256)
+        blocks = dataset.pack(encoded.drop("error"), 256)
     assert max(map(len, blocks["seq_lengths"])) > 2
     packed = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=True)
     plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     columns = blocks.to_list()
     together = token_losses(model, [packed(columns[:2]), packed(columns[2:])])
-    separate = token_losses(model, [plain(encoded.to_dicts())])
+    separate = token_losses(model, [plain(encoded.drop("error").to_dicts())])
     assert together.keys() == separate.keys()
     assert together == pytest.approx(separate, abs=1e-5)
     assert sum(together.values()) == pytest.approx(
@@ -186,6 +187,7 @@ def test_whatever_is_cut_is_counted(lengths: list[int], limit: int) -> None:
         "rows_cut": sum(n > limit for n in lengths),
         "tokens_cut": sum(max(n - limit, 0) for n in lengths),
         "rows_without_answer": len(lengths) - len(kept),
+        "rows_refused": 0,
     }
 
 
@@ -220,9 +222,7 @@ def test_a_training_gives_a_loadable_better_model_and_says_what_it_did(
     assert result["validation"]["after"] < result["validation"]["before"]
     loaded = AutoModelForCausalLM.from_pretrained(ctx.files / "model")
     tokenizer = AutoTokenizer.from_pretrained(ctx.files / "model")
-    encoded, _ = dataset.cut(
-        dataset.encode(tokenizer, tokenizer.chat_template, train[:6]["messages"]), 64
-    )
+    encoded, _ = dataset.cut(encode(tokenizer, tokenizer.chat_template, train[:6]), 64)
     again = dataset.answer_losses(loaded, encoded).sum()
     assert again["loss"][0] / again["tokens"][0] == pytest.approx(result["validation"]["after"])
 
@@ -314,12 +314,10 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
     unmarked = tmp_path / "unmarked.jinja"
     unmarked.write_text(own.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", ""))
     no_end = tmp_path / "no_end.jinja"
-    no_end.write_text(
-        own.replace(
-            "m['content'] + '<|im_end|>' -}}{%- endgeneration -%}",
-            "m['content'] -}}{%- endgeneration -%}{{- '<|im_end|>' -}}",
-        )
-    )
+    ending = "{{- '<|im_end|>' -}}"
+    marked_end = ending + "{%- endgeneration -%}"
+    assert marked_end in own
+    no_end.write_text(own.replace(marked_end, "{%- endgeneration -%}" + ending))
     with pytest.raises(UserError, match="chat_template"):
         check(options_of(sft, **options | {"chat_template": (str(unmarked),)}))
     with pytest.raises(UserError, match="end token"):
