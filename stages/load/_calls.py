@@ -102,8 +102,7 @@ def take_tools(row: Row, source: Source) -> str | None:
             continue  # many things are called so
         if value is None:
             raise Unusable(
-                f"{field!r} holds no definitions of tools (JSON objects with a name): "
-                f"{decide(field)}"
+                f"{field!r} holds no definitions of tools (JSON objects): {decide(field)}"
             )
         if value and tools:
             continue
@@ -134,5 +133,5 @@ def definitions(value: Any) -> list[Any] | None:
 
 
 def _is_definition(value: Any) -> bool:
-    """Whether it is an object that names a tool, or a kind of tools (`code_interpreter`)."""
-    return isinstance(value, Mapping) and bool(value)
+    """Whether it is an object: what it says is for `tag.tools` to judge."""
+    return isinstance(value, Mapping)

@@ -51,22 +51,33 @@ def conversation(
     Raises:
         Unusable: Another turn is empty, or there is no user turn.
     """
+    has_user = False
     for turn in turns:
-        if turn[1] and "<" in turn[1]:  # nearly no text has one, and marks begin with it
-            turns = list(chain.from_iterable(unmarked(turn, source) for turn in turns))
-            tools = tools or next(filter(None, map(_shown_tools, turns)), None)
-            break
+        text = turn[1]
+        if not text or "<" in text:  # few are empty or have a mark, which begins with it
+            return _checked(turns, input_start, extra, source, tools)
+        if turn[0] == "user":
+            has_user = True
+    if not has_user:
+        raise Unusable("there is no user turn")
+    return ParsedConversation(turns, input_start, extra, tools)
+
+
+def _checked(
+    turns: list[Turn], input_start: int | None, extra: Row, source: Source, tools: str | None
+) -> ParsedConversation:
+    """`conversation` for turns that may be empty, or have marks."""
+    turns = list(chain.from_iterable(unmarked(turn, source) for turn in turns))
+    tools = tools or next(filter(None, map(_shown_tools, turns)), None)
     if turns and turns[0][0] == "system" and _is_blank(turns[0]):
         turns = turns[1:]
     if turns and turns[-1][0] == "assistant" and _is_blank(turns[-1]):
         turns = turns[:-1]
-    has_user = False
-    for at, turn in enumerate(turns):
+    for at, turn in enumerate(turns, 1):
         if not turn[1] and not _may_be_empty(turn):
             alone = " beside its reasoning" if not _is_blank(turn) else ""
-            raise Unusable(f"turn {at + 1} ({turn[0]}) is empty{alone}")
-        has_user = has_user or turn[0] == "user"
-    if not has_user:
+            raise Unusable(f"turn {at} ({turn[0]}) is empty{alone}")
+    if not any(turn[0] == "user" for turn in turns):
         raise Unusable("there is no user turn")
     return ParsedConversation(turns, input_start, extra, tools)
 

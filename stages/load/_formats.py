@@ -17,7 +17,7 @@ from stages.load._chat import turns_have, turns_of
 from stages.load._conversations import Parsed, ParsedConversation, conversation
 from stages.load._glaive import glaive_turns, is_glaive
 from stages.load._rows import TOO_DEEP
-from stages.load._source import Source, check_media
+from stages.load._source import MEDIA, Source, check_media
 from stages.load._tables import unpacked
 from stages.load._trees import nested_tree
 from stages.load._turns import (
@@ -69,8 +69,10 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     >>> recognize({"instruction": "Add.", "output": "3"})
     'alpaca'
     """
-    if preference_field(row):
-        return None
+    return None if preference_field(row) else _format_of(row, format)
+
+
+def _format_of(row: Row, format: RowFormat | None) -> RowFormat | None:
     if format == "prompt":  # named, it is one whatever the other fields are
         return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
@@ -88,12 +90,12 @@ def preference_field(row: Row) -> str | None:
     """
     if "rejected" in row:
         return "rejected"
-    return "label" if isinstance(row.get("label"), bool) else None
+    return "label" if "label" in row and isinstance(row["label"], bool) else None
 
 
 _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     "messages": lambda row: "messages" in row,
-    "lima": lambda row: _starts_with_text(row.get("conversations")),
+    "lima": lambda row: "conversations" in row and _starts_with_text(row["conversations"]),
     "sharegpt": lambda row: "conversations" in row and not isinstance(row["conversations"], str),
     "self_instruct_seeds": lambda row: "instruction" in row and "instances" in row,
     "alpaca": lambda row: "instruction" in row and ("output" in row or "response" in row),
@@ -176,12 +178,13 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
     if field := preference_field(row):
         yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
         return
-    name = format or recognize(row)
+    name = format or _format_of(row, None)
     if name is None:
         yield Unusable(_unknown(row))
         return
     try:
-        check_media(row, source)
+        if not MEDIA.isdisjoint(row):
+            check_media(row, source)
         tools = take_tools(row, source) if "tools" in row or "functions" in row else None
         for conversation in _CONVERT[name](row, source):
             if (hidden or tools) and isinstance(conversation, ParsedConversation):

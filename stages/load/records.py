@@ -240,8 +240,10 @@ def _output_row(
     try:
         size = len(tools.encode()) if tools else 0
         for turn in turns:
-            size += len(turn[1].encode()) if turn[1] else 0
-            size += len(extra_json(turn[2])) if len(turn) > 2 else 0
+            if turn[1]:
+                size += len(turn[1].encode())
+            if len(turn) == 3:
+                size += len(extra_json(turn[2]))
         kept = kept_fields(extra, source) if source.keep else None
         kept_json = extra_json(kept) if kept else None
         return (
