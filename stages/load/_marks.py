@@ -5,7 +5,7 @@
 - the channels of gpt-oss (Harmony): `<|channel|>analysis<|message|>…`;
 - Hermes' `<tool_call>`, `<tool_response>` and `<tools>`.
 
-A text is taken apart only where its marks are complete and what they hold can be read;
+A text is split only where its marks are complete and what they hold can be read;
 otherwise it stays the text that it is.
 """
 
@@ -75,7 +75,7 @@ def unmarked(turn: Turn, source: Source) -> list[Turn]:
 
 
 def _answer(content: str, further: Further, source: Source) -> Turn:
-    """An assistant's turn, taken apart."""
+    """An assistant's turn with what its marks hold in fields."""
     text: str | None = content
     fields: Further = {**further}
     if source.reasoning != "keep" and not further.get("reasoning"):

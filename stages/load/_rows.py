@@ -176,7 +176,7 @@ def existing_files(path: Sequence[str], option: str = "path") -> list[Path]:
             raise OptionError(
                 option,
                 f"must be files, got {name!r}, which {why}",
-                hint="name files, or a pattern: data/*.jsonl",
+                hint="name files, or a pattern: data/*.jsonl; data sets in folders: `dataset`",
             )
     return [Path(name) for name in path]
 

@@ -4,9 +4,10 @@ The formats (`_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
 and completion, ShareGPT, OpenAI messages, LIMA (Zhou et al. 2023,
 arXiv:2305.11206), OpenAssistant trees, nested or flat (Köpf et al. 2023,
 arXiv:2304.07327), Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), prompts with
-several completions (UltraFeedback: Cui et al. 2023, arXiv:2310.01377) and prompts alone, as
-JSON arrays (the file or the field `data` of its object), JSON lines, CSV, TSV, Parquet or
-lines of text, plain or compressed.
+several completions (UltraFeedback: Cui et al. 2023, arXiv:2310.01377), prompts alone, and tool
+calls as Glaive, Hermes and APIGen (Liu et al. 2024, arXiv:2406.18518) write them, as JSON
+arrays (the file or the field `data` or `train` of its object), JSON lines, JSON objects one
+after the other, CSV, TSV, Parquet, Arrow or lines of text, plain or compressed.
 """
 
 from __future__ import annotations
@@ -140,10 +141,22 @@ def records(
     conversation that leads to it, others are dropped as `continued` or `deleted`.
 
     Alpaca's input is appended after a blank line, and `input_start` says where; with a
-    `history` the input is not in the first user turn and `input_start` is null. An empty
-    answer leaves a conversation that ends with the user, and so does a prompt without one.
-    Content in parts is one text, if all parts are texts. `extra` keeps the fields that the
-    format does not use, and such parts. NaN is a missing value.
+    `history` the input is not in the first user turn and `input_start` is null. A blank input
+    and the placeholders `<noinput>`, `N/A` and `NaN` are none. An empty answer leaves a
+    conversation that ends with the user, and so does a prompt without one. NaN is a missing
+    value, and a null text an empty one.
+
+    Tool calls, their results and the definitions of tools are read from OpenAI's messages of
+    every age, ShareGPT's `function_call` and `observation`, Glaive's dialogues, APIGen's answers
+    and, where they can be read, Hermes' marks in the text, of which the system prompt stays as
+    it is. Arguments that are text stay as they are. `weight`, `train`, `training` and `loss` of
+    a turn (true or false, 0 or 1) become `train`.
+
+    Content in parts is one text, if all parts are texts or reasoning. `extra` keeps the fields
+    that the format does not use, and such parts. Some make a row fail until `fields` decides:
+    images, audio and video, and keys of a turn that are not known to be harmless (as ids,
+    times, ratings and languages are) and have a value. Rows of preferences (`rejected`, or a
+    `label` of true or false) are for `load.pairs`.
 
     A position that holds no conversation has failed, with `error`, `file` (its name) and
     `line` (where it begins, from 1; in Parquet the row); so has a row of more than 64 MiB. Of
@@ -153,7 +166,7 @@ def records(
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
         dataset: Instead of `path`, the name of a data set on the Hugging Face hub, or a
-            local folder that `datasets` can load.
+            local folder that `datasets` can load, or has saved (`save_to_disk`).
         split: Of the data set.
         revision: Of the data set.
         format: Of the rows (each row's own fields decide by default), or the kind of
@@ -161,7 +174,15 @@ def records(
             each line is a prompt. By default a row with a `prompt` or `instruction` is a
             prompt alone if no other field is named as an answer; with `prompt` always.
         fields: The source's names for a format's fields, as {format's: source's}; a column of
-            questions is one of prompts by {prompt: question}.
+            questions is one of prompts by {prompt: question}. Also {roles: {source's role:
+            system, user, assistant or tool}} for roles of other names, {keep: [names]} for
+            fields of the row or its turns, or types of content parts, that stay in `extra` and
+            count for the identity of a row, and {ignore: [names]} for those that stay in
+            `extra` alone.
+        reasoning: What becomes of reasoning in an assistant's text, in `<think>` marks (the
+            first may be missing) or the channels of gpt-oss: `split` makes it the turn's
+            `reasoning`, `keep` leaves it in the text, `drop` leaves it out, also where it has a
+            field of its own. A text whose marks are not closed stays as it is.
         delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
         accepted: Failed rows that are accepted, as `gristmill cat RECIPE STAGE --failed -o
             FILE.jsonl` writes them: file, line and error.

@@ -78,3 +78,7 @@ def zst(data: bytes) -> bytes:
 
 def gz(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
+
+
+def gunzip_json(path: Path) -> Any:
+    return json.loads(gzip.decompress(path.read_bytes()))
