@@ -116,12 +116,14 @@ def _content(rest: Row, key: str, role: str, further: Further, source: Source) -
         return _joined(value, further, source)
     if not isinstance(value, str) and value is not None:
         raise Unusable(f"{key!r} is {json_type(value)}, not a text")
-    return rest.pop(key, "")
+    rest.pop(key, None)
+    return value or ""
 
 
 def _joined(parts: list[Any], further: Further, source: Source) -> str:
     """Content in parts as one text, a line each (as vLLM renders them)."""
-    texts, thoughts = [], []
+    texts: list[str] = []
+    thoughts: list[str] = []
     for at, part in enumerate(parts, 1):
         kind = part.get("type") if isinstance(part, dict) else json_type(part)
         value = part.get("text") if kind in _TEXT_PARTS else None

@@ -75,9 +75,10 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
 def _format_of(row: Row, format: RowFormat | None) -> RowFormat | None:
     if format == "prompt":  # named, it is one whatever the other fields are
         return format if _has_prompt(row) else None
-    formats = [format] if format else _MATCHES
-    for name in formats:
-        if _MATCHES[name](row):
+    if format:
+        return format if _MATCHES[format](row) else None
+    for name, matches in _MATCHES_OF_TEXTS if _TURNS.isdisjoint(row) else _MATCHES.items():
+        if matches(row):
             return name
     return None
 
@@ -109,6 +110,12 @@ _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     "prompt_completion": lambda row: "prompt" in row and "completion" in row,
     "prompt": lambda row: _has_prompt(row) and not any(map(_is_answer, map(str, row))),
 }
+
+
+_TURNS: Final = frozenset({"messages", "conversations"})
+_MATCHES_OF_TEXTS: Final = tuple(
+    item for item in _MATCHES.items() if item[0] not in ("messages", "lima", "sharegpt")
+)
 
 
 def _is_text_and_list(prompt: Any, completion: Any) -> bool:
@@ -149,12 +156,11 @@ def named(row: Row, source: Source) -> tuple[Row, Row]:
     hidden: Row = {}
     if source.names:
         row, hidden = rename_fields(row, source.names)
-    if "messages" in row or "conversations" in row:
-        row = unpacked(row, _TURNS)
-    return row, hidden
+    return unpacked(row, _TURNS), hidden
 
 
-_TURNS: Final = frozenset({"messages", "conversations"})
+_SPECIAL: Final = _TURNS | MEDIA | {"tools", "functions", "rejected", "label"}
+"""Fields of which rows of texts have none, so that these are read without detours."""
 
 
 def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
@@ -174,18 +180,22 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
             yield Unusable(f"a row must be an object, not {json_type(row)}")
             return
         row = {"messages" if format == "messages" else "conversations": row}
-    row, hidden = named(row, source)
-    if field := preference_field(row):
-        yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
-        return
+    hidden: Row = {}
+    tools = None
+    is_plain = not source.names and _SPECIAL.isdisjoint(row)
+    if not is_plain:
+        row, hidden = named(row, source)
+        if field := preference_field(row):
+            yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
+            return
     name = format or _format_of(row, None)
     if name is None:
         yield Unusable(_unknown(row))
         return
     try:
-        if not MEDIA.isdisjoint(row):
+        if not is_plain:
             check_media(row, source)
-        tools = take_tools(row, source) if "tools" in row or "functions" in row else None
+            tools = take_tools(row, source)
         for conversation in _CONVERT[name](row, source):
             if (hidden or tools) and isinstance(conversation, ParsedConversation):
                 conversation.extra.update(hidden)
@@ -210,7 +220,7 @@ def _alpaca(row: Row, source: Source) -> Parsed:
     separate = text_of(row, "context" if dolly else "input", optional=True)
     prompt, start = with_input(text_of(row, "instruction"), separate)
     answer = text_of(row, "response" if alias else "output")
-    turns = [("user", prompt), ("assistant", answer)]
+    turns: list[Turn] = [("user", prompt), ("assistant", answer)]
     if "history" in row:
         earlier = [t for pair in list_of(row, "history", optional=True) for t in _exchange(pair)]
         turns = earlier + turns
@@ -286,7 +296,7 @@ def _completion(value: Any, source: Source) -> tuple[list[Turn], Row]:
         raise Unusable(f"it is {json_type(value)}, not a text")
     name = next((name for name in _COMPLETION_TEXTS if name in value), "completion")
     others = dict(value)
-    answer = [("assistant", text_of(others, name))]
+    answer: list[Turn] = [("assistant", text_of(others, name))]
     return answer, {"completion": others} if others else {}
 
 
@@ -324,7 +334,7 @@ def _seeds(row: Row, source: Source) -> Parsed:
             if not isinstance(instance, dict):
                 raise Unusable(f"it is {json_type(instance)}, not an object")
             prompt, start = with_input(instruction, text_of(instance, "input", optional=True))
-            turns = [("user", prompt), ("assistant", text_of(instance, "output"))]
+            turns: list[Turn] = [("user", prompt), ("assistant", text_of(instance, "output"))]
             yield conversation(turns, start, row | instance, source)
         except Unusable as reason:
             yield Unusable(f"instance {number}: {reason}")

@@ -36,6 +36,7 @@ SECTIONS = {
     "paraphrases": False,
     "curation": True,
     "scale": True,
+    "loading": True,
     "tool_rows": False,
     "journal": False,
     "serving": False,
