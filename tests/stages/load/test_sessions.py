@@ -13,11 +13,14 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
+from pipeline.errors import Exit
+from pipeline.recipe.recipe import Recipe
 from schemas.records import RECORD_COLUMNS, canonical_turns, record_id
 from stages.load.sessions import sessions
 from stages.tag.tools import tools
 from tests.support.options import problems
 from tests.support.rows import kept
+from tests.support.running import artifact, run
 
 SAMPLES = Path(__file__).parents[2] / "support/sessions"
 
@@ -438,6 +441,28 @@ def test_a_session_without_a_request_is_dropped(tmp_path: Path) -> None:
 def test_lone_surrogates_fail(tmp_path: Path) -> None:
     frame = load(tmp_path, b'{"type": "user", "sessionId": "s", "message": {"content": "\\ud800"}}')
     assert "surrogate" in frame["error"][0]
+
+
+def test_in_a_recipe_every_position_is_accounted_for(tmp_path: Path) -> None:
+    rows = claude([said("A."), answered(use("1"), id="1"), answered(text("B."), id="2"),
+                   said("C."), answered(text("D."), id="3"), said("E.")])  # fmt: skip
+    rows[5]["parentUuid"] = rows[2]["uuid"]
+    (tmp_path / "session.jsonl").write_bytes(lines([*rows, "{"]))
+    options = {"path": str(tmp_path / "session.jsonl"), "unit": "request"}
+    options |= {"source": "here", "license": "CC0-1.0"}
+    stages = {
+        "agents": {"uses": "load.sessions", "with": options},
+        "checked": {"uses": "tag.tools", "needs": "agents", "with": {"decide": True}},
+        "measured": {"uses": "tag.reasoning", "needs": "checked"},
+    }
+    recipe = Recipe.of("agents", stages, {})
+    assert run(recipe, tmp_path / "store") is Exit.ROWS_FAILED
+    counts = [artifact(recipe, tmp_path / "store", name).manifest["counts"] for name in stages]
+    assert [(c["kept"], c["dropped"], c["failed"]) for c in counts] == [
+        (2, {"rewound": 1}, 1),
+        (1, {"unanswered_call": 1}, 0),
+        (1, {}, 0),
+    ]
 
 
 def test_options(tmp_path: Path) -> None:
