@@ -126,7 +126,9 @@ def tools(
     counts = rows.select(
         num_tool_calls().fill_null(0).cast(pl.Int32).alias("tool_calls"),
         results.cast(pl.Int32).alias("tool_results"),
-        pl.Series("tools_defined", [tool_definitions(t).count for t in rows["tools"]], pl.Int32),
+        pl.Series(
+            "tools_defined", [tool_definitions(t).num_tools for t in rows["tools"]], pl.Int32
+        ),
     )
     used: list[list[str]] = [[]] * len(rows)
     faulty: list[list[FaultyTurn]] = [[]] * len(rows)
