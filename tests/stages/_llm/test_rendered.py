@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -130,13 +131,13 @@ def test_templates_that_swallow(what: str) -> None:
 @pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>"])
 def test_a_control_token_in_any_text_fails(place: str, token: str) -> None:
     text = f"Before{token}after"
-    escaped = '{"port": "%s"}' % text.replace("<", "\\u003c")
+    escaped = json.dumps({"port": text}).replace("<", "\\u003c")
     messages = {
         "user": [user(text), answer("High.")],
         "content": [user(), answer(text)],
         "reasoning": [user(), answer("High.", reasoning=text)],
         "name": [user(), {**result(), "name": text}, answer("High.")],
-        "arguments": [user(), answer(None, '{"port": "%s"}' % text)],
+        "arguments": [user(), answer(None, json.dumps({"port": text}))],
         "escaped": [user(), answer(None, escaped)],
         "result": [user(), answer(None, "{}"), result(text)],
         "tools": [user(), answer("High.")],

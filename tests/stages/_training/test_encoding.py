@@ -143,7 +143,11 @@ RENDERING = {view: _views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  #
 
 
 @settings(max_examples=60)
-@given(messages=conversations(), tools=st.sampled_from([None, TOOLS]), view=st.sampled_from(list(VIEWS)))  # fmt: skip
+@given(
+    messages=conversations(),
+    tools=st.sampled_from([None, TOOLS]),
+    view=st.sampled_from(list(VIEWS)),
+)
 def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     messages: list[dict[str, Any]], tools: str | None, view: str
 ) -> None:
@@ -176,10 +180,11 @@ def test_tokens_and_labels_of_tool_rows_are_those_of_trl(tmp_path: Path) -> None
     from trl import SFTConfig, SFTTrainer
 
     def shown(turn: dict[str, Any]) -> dict[str, Any]:
-        calls = [
-            {"type": "function", "function": {"name": c["name"], "arguments": json.loads(c["arguments"])}}
-            for c in turn.get("tool_calls") or ()
-        ]  # fmt: skip
+        functions = [
+            {"name": call["name"], "arguments": json.loads(call["arguments"])}
+            for call in turn.get("tool_calls") or ()
+        ]
+        calls = [{"type": "function", "function": function} for function in functions]
         return {
             "role": turn["role"],
             "content": turn["content"] or "",
