@@ -71,9 +71,7 @@ def supervised(messages: list[dict[str, Any]], *loss_on: AnswerPart) -> list[str
 @pytest.mark.parametrize("loss_on", SUBSETS, ids="-".join)
 def test_loss_is_on_the_parts_that_are_named(loss_on: tuple[AnswerPart, ...]) -> None:
     calls = [CALL % "Oban" + CALL % "Leith" + END, CALL % "Ullapool" + END]
-    thought = [
-        "<think>\n%s\n</think>\n\n" % text for text in ("Two ports.", "One more.", "Enough.")
-    ]
+    thought = [f"<think>\n{text}\n</think>\n\n" for text in ("Two ports.", "One more.", "Enough.")]
     turns = [
         (("reasoning", thought[0]), ("content", "Let me look"), ("calls", calls[0])),
         (("reasoning", thought[1]), ("calls", calls[1])),

@@ -304,9 +304,9 @@ def test_tool_rows_are_trained_on_for_real(
 ) -> None:
     """The model learns the call: its loss on it falls, while other turns have no loss."""
     call = openai_turn("assistant", None, '{"port": "Oban"}')
-    found = {**openai_turn("tool", '{"height_m": 3.1}'), "tool_call_id": "c1"}
+    height = {**openai_turn("tool", '{"height_m": 3.1}'), "tool_call_id": "c1"}
     last = openai_turn("assistant", "It is 3.1 m.")
-    rich = {f"call-{i}": [openai_turn("user", f"Tide {i}?"), call, found, last] for i in range(4)}
+    rich = {f"call-{i}": [openai_turn("user", f"Tide {i}?"), call, height, last] for i in range(4)}
     folder = write_rich_shards(tmp_path / "s", rich)
     sft(
         ctx, folder, model=tinylm, max_steps=6, gradient_accumulation_steps=2, max_length=128,
