@@ -8,10 +8,10 @@ PY     := $(VENV)/bin/python
 RUN    := $(PY) -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm run plan status test proof lint docs stage bench clean
+.PHONY: help setup vllm run plan status test proof proof-long lint docs stage bench clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/bin/gristmill ## Make .venv with everything that running and testing need
 
@@ -51,6 +51,9 @@ test: setup ## Run the tests (under 10 minutes on 2 cores)
 
 proof: setup vllm ## Run the slow proofs: kills, real vLLM, published answers at scale
 	$(PY) -m pytest -m proof
+
+proof-long: setup ## Run the longest proofs: hundreds of damaged inputs by command line
+	$(PY) -m pytest -m proof_long
 
 lint: setup ## Style and types
 	$(VENV)/bin/ruff check .

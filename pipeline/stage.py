@@ -11,7 +11,7 @@ others, counts as its code, and so do data files that these modules name. The pr
 `method.py` lie in `prompts/method/` beside it, those of a package in `prompts/` inside
 it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 
-Before the star stand the edges of the graph (`Records`, `Documents`, `Items`,
+Before the star stand the edges of the graph (`Records`, `Documents`, `Items`, `Pairs`,
 `Files`; `list[Records]` for several, `Records | None = None` for an optional
 one, `Records | Files` for either). A name that is a word of Python's has an underscore in
 the code alone: the parameter `except_` is the edge `except`, and `select/except_.py` holds
@@ -118,6 +118,9 @@ BASE_COLUMNS: typing.Final[dict[DataKind, Columns]] = {
     DataKind.PAIRS: PAIR_COLUMNS,
     DataKind.FILES: {},
 }
+
+DECLARED: typing.Final = (DataKind.RECORDS, DataKind.PAIRS)
+"""The kinds of which stages declare the columns that they read; of others they read all."""
 
 Reads = Sequence[str] | str | Mapping[str, Sequence[str]] | Callable[[Any], Any]
 Adds = Columns | Callable[[Any, Edges], Columns]
@@ -300,14 +303,17 @@ class Stage:
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge beside `id`, or ALL.
 
+        Of pairs, prompt and both sides are read where a stage reads the messages of records.
+
         Args:
             edge: The edge's name.
             options: The step's options.
         """
         reads = self._reads(options) if callable(self._reads) else self._reads
         if isinstance(reads, Mapping):
-            return list(reads.get(edge, ()))
-        return reads
+            reads = list(reads.get(edge, ()))
+        kind = next((e.kind for e in self.edges if e.name == edge), None)
+        return _of_pairs(reads) if kind is DataKind.PAIRS and reads != ALL else reads
 
     def adds(self, options: SimpleNamespace, edges: Edges) -> Columns:
         """The columns that the stage adds, with polars types.
@@ -317,6 +323,12 @@ class Stage:
             edges: The columns of what is connected to each edge.
         """
         return self._adds(options, edges) if callable(self._adds) else self._adds
+
+
+def _of_pairs(reads: Sequence[str]) -> list[str]:
+    """The columns of pairs that stand for those of records."""
+    columns = {"messages": ["prompt", "chosen", "rejected"], "input_start": []}
+    return list(dict.fromkeys(c for name in reads for c in columns.get(name, [name])))
 
 
 def stage(

@@ -57,3 +57,26 @@ def pair_id(
     parts = {"prompt": prompt, "chosen": chosen or None, "rejected": rejected or None}
     turns = {name: canonical_turns(part) for name, part in parts.items() if part is not None}
     return digest(turns | ({"tools": tools} if tools else {}))
+
+
+def shared_prompt(*sides: Sequence[Mapping[str, Any]]) -> int:
+    """How many turns whole conversations share as their prompt: TRL's implicit prompt.
+
+    The prompt ends where the assistant speaks on all sides, before or where they differ; 0
+    where they do not begin alike.
+
+    Args:
+        sides: The turns of each conversation, one at least.
+
+    >>> question = {"role": "user", "content": "Why?"}
+    >>> good, bad = ({"role": "assistant", "content": text} for text in ("So.", "No."))
+    >>> shared_prompt([question, good, question, good], [question, good, question, bad])
+    3
+    """
+    whole = [canonical_turns(side) for side in sides]
+    shared = min(map(len, whole)) - 1
+    while shared > 0 and not all(
+        side[:shared] == whole[0][:shared] and side[shared]["role"] == "assistant" for side in whole
+    ):
+        shared -= 1
+    return max(shared, 0)

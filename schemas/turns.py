@@ -283,16 +283,36 @@ def _record_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str | None:
-    """A JSON value as text; text as it is, and None for None.
+    r"""A JSON value as text; text as it is, and None for None.
 
-    A quoted text is one that was no JSON when it was written, and is unquoted.
+    A quoted text that is no JSON itself was quoted when it was written, and is unquoted.
+
+    >>> json_text('"a = 1"'), json_text('"{\\"a\\": 1}"')
+    ('a = 1', '"{\\"a\\": 1}"')
     """
     if value is None or (isinstance(value, str) and not value.startswith('"')):
         return value
     if isinstance(value, str):
-        quoted = parsed(value, "")
-        return quoted if isinstance(quoted, str) else value
+        text = parsed(value, "")
+        return text if isinstance(text, str) and parsed(text, "") == text else value
     return json.dumps(value, ensure_ascii=False)
+
+
+def tools_json(tools: Any) -> str | None:
+    """The definitions of tools as one JSON text, as records have them; None without any.
+
+    Args:
+        tools: A list of objects or of JSON texts, an object, or JSON text.
+
+    >>> tools_json(['{"name": "add"}']), tools_json('[{"name":"add"}]'), tools_json([])
+    ('[{"name": "add"}]', '[{"name": "add"}]', None)
+    """
+    value = parsed(tools, None) if isinstance(tools, str) else tools
+    if isinstance(value, str) or not value:
+        return value or None
+    parts = value if isinstance(value, list) else [value]
+    texts = (json_text(parsed(p, "") if isinstance(p, str) else p) for p in parts)
+    return f"[{', '.join(str(text) for text in texts)}]"
 
 
 def template_tools(tools: str | None) -> list[Any] | None:

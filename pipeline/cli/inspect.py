@@ -101,6 +101,7 @@ def cat(
 ) -> None:
     """Print the rows of a stage with all their columns."""
     from pipeline.execution import history
+    from pipeline.execution.json_rows import json_lines
 
     if dropped and failed:
         raise UserError("--dropped and --failed exclude each other")
@@ -108,8 +109,8 @@ def cat(
     frame = history.rows(*load(recipe, store, overrides, profile), stage, part)
     if output:
         history.save(frame, output)
-    elif len(frame):
-        sys.stdout.write(frame.write_ndjson())
+    else:
+        sys.stdout.writelines(json_lines(frame))
 
 
 @verb(app)

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.errors import UserError
+from pipeline.execution.json_rows import json_lines, present_fields
 from pipeline.execution.named_rows import named_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
 from pipeline.recipe.graph import Step, kind_of
@@ -192,7 +193,8 @@ def _matching_ids(artifact: Artifact, part: str, prefix: str) -> set[str]:
 def _event(
     recipe: Recipe, name: str, part: str, row: dict[str, Any], outputs: StepOutputs
 ) -> dict[str, Any]:
-    stored = {key: value for key, value in row.items() if key != "id" and value is not None}
+    shown = present_fields(row)
+    stored = {key: value for key, value in shown.items() if key != "id" and value is not None}
     event = {"stage": name, "uses": recipe.steps[name].stage.name, "verdict": part, **stored}
     named = named_rows(row, outputs)
     return {**event, "named": named} if named else event
@@ -208,7 +210,8 @@ def save(frame: pl.DataFrame, path: str) -> None:
         if path.endswith(".parquet"):
             write_frame(Path(path), frame)
         elif path.endswith(".jsonl"):
-            frame.write_ndjson(path)
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(json_lines(frame))
         else:
             raise UserError(f"the output must end in .parquet or .jsonl, got {path!r}")
     except OSError as error:

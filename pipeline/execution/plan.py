@@ -20,7 +20,7 @@ from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.models.identity import identity
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
-from pipeline.stage import ALL, DataKind, Edge, Option, OptionalColumn
+from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
 from pipeline.store.file_hashes import FileDigests, file_digest
 from pipeline.store.hashing import digest, to_json_value
@@ -247,7 +247,7 @@ def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: Ste
 
 
 def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]:
-    """The columns that a step reads on an edge: declared for records, all for other kinds.
+    """The columns that a step reads on an edge: declared for records and pairs, all for others.
 
     Optional ones are among them where they are there.
 
@@ -257,7 +257,7 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
         kind: What flows along it.
         view: The rows that come.
     """
-    reads = step.stage.reads(edge, step.options) if kind is DataKind.RECORDS else ALL
+    reads = step.stage.reads(edge, step.options) if kind in DECLARED else ALL
     if reads == ALL:
         return [c for c in view.columns if c != "id"]
     return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]

@@ -81,7 +81,9 @@ class Builder:
 
     def _check_stage_name(self, name: Any) -> None:
         """Names of stages are words of paths, of commands and of file names."""
-        if not isinstance(name, str) or not STAGE_NAME.fullmatch(name):
+        if isinstance(name, str) and len(name.encode()) > MAX_NAME:
+            self._check_name(("stages", name), name)
+        elif not isinstance(name, str) or not STAGE_NAME.fullmatch(name):
             what = "a stage's name must be a letter or _, followed by letters, digits, _ or -"
             self._problem(("stages", str(name)), f"{what}, got {as_written(name)}")
 

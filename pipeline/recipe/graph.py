@@ -16,6 +16,7 @@ from pipeline.recipe.problems import closest, suggest
 from pipeline.stage import (
     ALL,
     BASE_COLUMNS,
+    DECLARED,
     RESERVED,
     Columns,
     DataKind,
@@ -191,13 +192,13 @@ def _check_edge(step: Step, edge: Edge, source: Step, problems: list[UserError])
         where = step.locate(("needs", edge.name))
         problems.append(UserError(f"{what}, but {source.name!r} gives {gives}", where=where))
         return
-    if edge.kind is not DataKind.RECORDS:
+    if edge.kind not in DECLARED:
         return
     reads = step.stage.reads(edge.name, step.options)
     for column in () if reads == ALL else reads:
         if column not in source.columns and not isinstance(column, OptionalColumn):
             what = f"{step.label} reads the column {column!r}"
-            added = [c for c in source.columns if c not in BASE_COLUMNS[DataKind.RECORDS]]
+            added = [c for c in source.columns if c not in BASE_COLUMNS[edge.kind]]
             problems.append(
                 UserError(
                     f"{what}, which {source.name!r} does not have",

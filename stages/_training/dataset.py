@@ -90,20 +90,12 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
         UserError: The template does not mark what the assistant says, or leaves the end
             token unmarked: a model that is never trained to stop does not stop.
     """
-    from transformers import AutoTokenizer
     from trl.chat_template_utils import (
         get_training_chat_template,
         is_chat_template_stop_token_trained,
     )
 
-    tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
-    file = template[0] if template else model.chat_template
-    if file:
-        built_in = PLAIN_TEMPLATE if file == PLAIN else None
-        tokenizer.chat_template = built_in or Path(file).read_text("utf-8")
-    where = file or f"the chat template of {model.model}"
-    if not tokenizer.chat_template:
-        raise UserError(f"{model.model} has no chat template", hint=HINT)
+    tokenizer, where = load_tokenizer(model, template)
     marked = tokenizer.chat_template
     if not MARKS.search(marked):
         try:
@@ -122,9 +114,31 @@ def tokenizer_for(model: LanguageModel, template: Sequence[str] = ()) -> tuple[A
             why="a model that is never trained to end its turn does not end it",
             hint=HINT,
         )
+    return tokenizer, marked
+
+
+def load_tokenizer(model: LanguageModel, template: Sequence[str] = ()) -> tuple[Any, str]:
+    """The model's tokenizer, and where its chat template is from.
+
+    Args:
+        model: The model.
+        template: The file of the option `chat_template`; none means the model's own.
+
+    Raises:
+        UserError: There is no chat template.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model.model, revision=model.revision)
+    file = template[0] if template else model.chat_template
+    if file:
+        built_in = PLAIN_TEMPLATE if file == PLAIN else None
+        tokenizer.chat_template = built_in or Path(file).read_text("utf-8")
+    if not tokenizer.chat_template:
+        raise UserError(f"{model.model} has no chat template", hint=HINT)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, marked
+    return tokenizer, file or f"the chat template of {model.model}"
 
 
 def reversed_pairs(messages: pl.Series) -> pl.Series:

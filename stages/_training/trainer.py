@@ -21,10 +21,11 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from pipeline.errors import OptionError, UserError
@@ -145,40 +146,82 @@ def fit(
     Raises:
         UserError: The loss is not finite.
     """
-    from transformers import PrinterCallback, set_seed
+    from transformers import set_seed
+    from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
     set_seed(settings.seed)
+    arguments = trainer_arguments(
+        SFTConfig,
+        model,
+        settings,
+        folder,
+        len(data),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        packing="seq_lengths" in data.column_names,
+        packing_strategy="bfd",
+    )
     trainer = SFTTrainer(
         model=weights,
-        args=_arguments(model, settings, folder, data),
+        args=arguments,
         train_dataset=data,
         processing_class=tokenizer,
-        peft_config=_adapter(settings.method) if isinstance(settings.method, LoRA) else None,
-        callbacks=[_callback(step_done)],
+        peft_config=adapter(settings.method),
+        callbacks=[callback(step_done)],
     )
+    return trained(trainer, folder)
+
+
+def trained(
+    trainer: Any, folder: Path, more: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train, from the newest checkpoint on where there is one.
+
+    Args:
+        trainer: A trainer with a `callback`.
+        folder: Where checkpoints lie.
+        more: Further values of each step: their names here, and in the trainer's log.
+
+    Returns:
+        The trained weights and, per step, `step`, `loss`, `lr` and these values.
+    """
+    from transformers import PrinterCallback
+
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+    names = {"step": "step", "loss": "loss", "lr": "learning_rate", **more}
     history = [
-        {"step": entry["step"], "loss": entry["loss"], "lr": entry["learning_rate"]}
+        {name: entry[logged] for name, logged in names.items()}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
     return trainer.model, history
 
 
-def _arguments(model: LanguageModel, settings: Hyperparameters, folder: Path, data: Any) -> Any:
-    from trl.trainer.sft_config import SFTConfig
+def trainer_arguments(
+    config: Any,
+    model: LanguageModel,
+    settings: Hyperparameters,
+    folder: Path,
+    num_rows: int,
+    **more: Any,
+) -> Any:
+    """The arguments of a trainer of TRL that goes once over rows in their order.
 
+    Args:
+        config: The trainer's class of arguments.
+        model: What the weights were loaded from.
+        settings: How to train.
+        folder: Where checkpoints lie.
+        num_rows: Rows or blocks, repeats included.
+        more: Further arguments.
+    """
     gpu = on_gpu(model)
-    steps = math.ceil(len(data) / settings.rows_per_step)
-    arguments = SFTConfig(
+    steps = math.ceil(num_rows / settings.rows_per_step)
+    arguments = config(
         output_dir=str(folder),
         num_train_epochs=1,
         train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        packing="seq_lengths" in data.column_names,
-        packing_strategy="bfd",
         per_device_train_batch_size=settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
@@ -197,6 +240,7 @@ def _arguments(model: LanguageModel, settings: Hyperparameters, folder: Path, da
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
+        **more,
     )
     # One process trains on one device. TRL refuses the data parallelism that transformers
     # chooses by itself where several GPUs are visible.
@@ -211,9 +255,12 @@ def _scheduler(settings: Hyperparameters) -> str:
     return "constant_with_warmup" if constant else settings.lr_scheduler_type
 
 
-def _adapter(method: LoRA) -> Any:
+def adapter(method: Method) -> Any:
+    """peft's configuration of the adapter that a method trains; None for all weights."""
     from peft import LoraConfig
 
+    if not isinstance(method, LoRA):
+        return None
     return LoraConfig(
         r=method.lora_r,
         lora_alpha=2 * method.lora_r,
@@ -222,7 +269,7 @@ def _adapter(method: LoRA) -> Any:
     )
 
 
-def _callback(step_done: StepDone) -> Any:
+def callback(step_done: StepDone) -> Any:
     """The trainer's callback: progress, divergence, and when to save."""
     from transformers import TrainerCallback
 
@@ -251,6 +298,25 @@ def _callback(step_done: StepDone) -> Any:
                 )
 
     return Callback()
+
+
+def save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method: Method) -> None:
+    """Write weights that `AutoModelForCausalLM.from_pretrained` reads, in the model's dtype.
+
+    Args:
+        trained: The trained weights.
+        tokenizer: Their tokenizer.
+        model: What they were trained from.
+        files: Where `model/` and, of an adapter, `adapter/` are written.
+        method: All weights, or an adapter.
+    """
+    import torch
+
+    if isinstance(method, LoRA):
+        trained.save_pretrained(files / "adapter")
+        trained = trained.merge_and_unload()
+    trained.to(getattr(torch, model.dtype)).save_pretrained(files / "model")
+    tokenizer.save_pretrained(files / "model")
 
 
 def seal(checkpoint: Path) -> None:

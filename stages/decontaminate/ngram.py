@@ -14,8 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.stage import Items, Records, stage
+from pipeline.stage import Items, Pairs, Records, stage
 from schemas.turns import View
+from stages._common.pairs import are_pairs, as_conversations, place_in_pair
 from stages._common.verdicts import dropped
 from stages._text.ngram_index import Index, Overlaps
 from stages.decontaminate._benchmarks import Benchmarks, turns_of
@@ -26,7 +27,7 @@ from stages.decontaminate._substrings import Needles
 @stage(version=3, scope="row", reads={"rows": ["messages", "tools"]})
 def ngram(
     ctx: Context,
-    rows: Records,
+    rows: Records | Pairs,
     benchmarks: Items,
     *,
     method: Method = GPT3(),
@@ -47,7 +48,7 @@ def ngram(
     ("yes", "42", "all of the above") would prove nothing and are left out.
 
     Args:
-        rows: The rows to check.
+        rows: The rows to check; of pairs the prompt and both sides.
         benchmarks: The evaluation items.
         method: A rule of the literature. The overlap must exceed its `coverage` (gpt3-13,
             tulu3-8-50, deepseek-10) or reach it (palm-8-70, llama3, qwen-13-lcs); `coverage`
@@ -60,7 +61,8 @@ def ngram(
     Returns:
         The verdicts. Evidence, for the largest overlap: rule, benchmark, item and its id,
         field, overlap, ngram (the first one shared; the first words of a contained text)
-        and turn (its position in messages; their number for the definitions of the tools).
+        and turn (its position in messages; their number for the definitions of the tools); of
+        pairs part (prompt, chosen, rejected or tools) and turn (its position there).
 
     Raises:
         UserError: There are no items, or no text of a benchmark can be compared: nothing
@@ -85,7 +87,7 @@ def ngram(
         >>> verdicts["drop_reason"].to_list()
         ['contaminated', None]
     """
-    turns = turns_of(rows, method.turns, view)
+    turns = turns_of(as_conversations(rows), method.turns, view)
     index, parts = search(method, Benchmarks(benchmarks), fields, turns["text"])
     evidence: dict[int, dict[str, Any]] = {}
     for pairs, enough in parts:
@@ -93,6 +95,8 @@ def ngram(
             # The turns of a row may lie in two parts; of equal overlaps the first stays.
             if position not in evidence or cause["overlap"] > evidence[position]["overlap"]:
                 evidence[position] = cause
+    for position, cause in evidence.items() if are_pairs(rows) else ():
+        cause.update(place_in_pair(rows.row(position, named=True), cause["turn"]))
     return dropped(len(rows), "contaminated", evidence)
 
 

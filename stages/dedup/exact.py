@@ -9,11 +9,14 @@ line breaks and how far it is indented decides what a program does.
 
 from __future__ import annotations
 
+from typing import Final
+
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.stage import Records, stage
+from pipeline.stage import Pairs, Records, stage
 from schemas.turns import View, beside_content
+from stages._common.pairs import PARTS, are_pairs, as_conversations
 from stages._common.verdicts import dropped
 from stages._text.tokens import Field, Normalization, field_reads, field_text
 from stages._text.tokens import normalize as normalize_text
@@ -30,7 +33,7 @@ from stages.dedup._order import order_columns, ordering
 )
 def exact(
     ctx: Context,
-    rows: Records,
+    rows: Records | Pairs,
     *,
     field: Field = "conversation",
     view: View = "calls",
@@ -45,7 +48,8 @@ def exact(
         rows: The rows to deduplicate.
         field: What is compared: the whole conversation, every turn with its role, system
             turns too; the prompt (first user turn with its input), the instruction (without
-            it), the response (last assistant turn), or both (prompt and response).
+            it), the response (last assistant turn), or both (prompt and response). Of pairs
+            the turns of the prompt, as prompt or instruction; both sides, as response; or all.
         view: What of a turn is compared: its content, the tool calls too (their arguments as
             given), or all (its reasoning, and with a conversation the definitions of its tools).
         normalize: The kinds of difference that do not count; () compares the text unchanged.
@@ -76,6 +80,8 @@ def exact(
         >>> exact(ctx, rows, normalize=("case", "punctuation"))["evidence"].to_list()
         [None, '{"duplicate_of": "a"}', None]
     """
+    if are_pairs(rows):
+        rows, field = as_conversations(rows, _PARTS.get(field, PARTS)), "conversation"
     position = pl.int_range(pl.len()).alias("position")
     keyed = rows.select("id", _key(field, view, normalize), position)[ordering(rows, order_by)]
     duplicates = (
@@ -88,6 +94,9 @@ def exact(
         for position, kept in duplicates.select("position", "duplicate_of").iter_rows()
     }
     return dropped(len(rows), "exact_duplicate", evidence)
+
+
+_PARTS: Final = {"prompt": PARTS[:1], "instruction": PARTS[:1], "response": PARTS[1:]}
 
 
 def _key(field: Field, view: View, steps: tuple[Normalization, ...]) -> pl.Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -36,7 +36,7 @@ def read_accepted(paths: Sequence[str]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_KEY, orient="row").unique()
 
 
-def _rows(path: Path) -> list[tuple[str, int, str]]:
+def _rows(path: Path) -> list[tuple[Any, ...]]:
     rows = []
     for line, row, error in positions(Stream(path), container(path, head(path)[0]), frozenset()):
         values = tuple(row.get(name) for name in _KEY) if isinstance(row, dict) else ()

@@ -53,12 +53,19 @@ _ANSWERS: Final = (
 """Fields that hold answers: beside one of them, or its misspelling, a prompt is not all."""
 
 
+@lru_cache(10_000)
+def _is_answer(field: str) -> bool:
+    return bool(get_close_matches(field.lower(), _ANSWERS, 1, 0.8))
+
+
 def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     """The first format that a row's fields match: any, or `format` alone.
 
     >>> recognize({"instruction": "Add.", "output": "3"})
     'alpaca'
     """
+    if preference_field(row):
+        return None
     if format == "prompt":  # named, it is one whatever the other fields are
         return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
@@ -66,6 +73,17 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
         if _MATCHES[name](row):
             return name
     return None
+
+
+def preference_field(row: Row) -> str | None:
+    """The field that shows that a row is one of preferences, of which `load.pairs` makes pairs.
+
+    >>> preference_field({"prompt": "Why?", "completion": "So.", "label": False})
+    'label'
+    """
+    if "rejected" in row:
+        return "rejected"
+    return "label" if isinstance(row.get("label"), bool) else None
 
 
 _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
@@ -90,11 +108,6 @@ def _is_text_and_list(prompt: Any, completion: Any) -> bool:
 
 def _has_prompt(row: Row) -> bool:
     return "prompt" in row or "instruction" in row
-
-
-@lru_cache(10_000)
-def _is_answer(field: str) -> bool:
-    return bool(get_close_matches(field.lower(), _ANSWERS, 1, 0.8))
 
 
 def _starts_with_text(value: Any) -> bool:
@@ -136,6 +149,9 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
     hidden: Row = {}
     if fields:
         row, hidden = rename_fields(row, fields)
+    if field := preference_field(row):
+        yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
+        return
     name = format or recognize(row)
     if name is None:
         yield Unusable(_unknown(row))

@@ -347,7 +347,7 @@ class _Rows:
                     return (_List.ROWS if ends and window.complete else _List.UNCLEAR), end
                 return _List.NESTED, behind
             following = _GAP.match(text, behind).end()  # type: ignore[union-attr]
-            if text[following : following + 1] not in ("{", "["):
+            if text[following : following + 1] != text[window.at]:
                 return _List.UNCLEAR, end
             try:
                 end = DECODER.raw_decode(text, following)[1]

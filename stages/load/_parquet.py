@@ -59,8 +59,10 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
                     raise ValueError(f"it expands to more than {_EXPANSION:,} times its size")
                 for row in _rows(batch):
                     at += 1
-                    is_row = isinstance(row, dict)
-                    yield at, unpacked(row, nested) if is_row else None, None if is_row else row
+                    if isinstance(row, dict):
+                        yield at, unpacked(row, nested), None
+                    else:
+                        yield at, None, row
         except (pa.ArrowException, OSError, ValueError) as error:
             yield from _unread(at, first + group.num_rows, _reason(error))
         first += max(group.num_rows, 0)
@@ -104,7 +106,7 @@ def _batch_size(group: Any, path: Path) -> int:
     Each row may be the longest text of a dictionary. Writers end one at a megabyte; a larger
     one, or one that is compressed beyond what several texts would be, may be a single text.
     """
-    row = group.total_byte_size // max(group.num_rows, 1)
+    row: int = group.total_byte_size // max(group.num_rows, 1)
     for column, ratio, size in _columns(group, path):
         if column.has_dictionary_page:
             own = column.data_page_offset - column.dictionary_page_offset

@@ -22,6 +22,7 @@ Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
 """What stands between the cells of a table: one character."""
 
 _OTHER_DELIMITERS: Final = re.compile(r"[;|\t,]")
+_BETWEEN_QUOTES: Final = re.compile(r'"([;|\t,])"')
 
 
 def delimited(
@@ -40,10 +41,10 @@ def delimited(
     for line, cells, error in _records(stream, delimiter or default):
         if header is None:
             header = cells
-            unusable = "the header cannot be read" if error else None
+            unusable = None if delimiter else _wrong_delimiter(cells, bool(error))
             if not error:
-                unusable = None if delimiter else _wrong_delimiter(cells)
                 continue
+            unusable = error = unusable or f"the header cannot be read: {error}"
         elif unusable:
             error = unusable  # without its header no row can be understood
         if error:
@@ -52,12 +53,19 @@ def delimited(
             yield line, unpacked(dict(zip(header, cells, strict=True)), nested), None
 
 
-def _wrong_delimiter(header: list[str]) -> str | None:
-    """What is wrong with a header of one cell that holds a delimiter of other tables."""
-    if len(header) == 1 and (other := _OTHER_DELIMITERS.search(header[0])):
+def _wrong_delimiter(header: list[str], is_broken: bool) -> str | None:
+    """What is wrong with a header of one cell that holds a delimiter of other tables.
+
+    Args:
+        header: Its cells.
+        is_broken: Whether it could not be read: then it is the line.
+    """
+    pattern = _BETWEEN_QUOTES if is_broken else _OTHER_DELIMITERS
+    if len(header) == 1 and (other := pattern.search(header[0])):
+        name = repr(other.group().strip('"'))
         return (
-            f"the header is one cell, {header[0]!r:.80}: "
-            f"are the cells separated by {other.group()!r}? (delimiter: {other.group()!r})"
+            f"the header is one cell, {header[0].strip()!r:.80}: "
+            f"are the cells separated by {name}? (delimiter: {name})"
         )
     return None
 
@@ -79,8 +87,9 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
                 if source.ended and stream.cut:
                     break  # the torn last record and the early end are one failure
                 is_long = isinstance(bad, _TooLong)
-                yield source.first, [], TOO_LONG if is_long else f"invalid CSV: {bad}"
                 source.rewind()
+                why = TOO_LONG if is_long else f"invalid CSV: {bad}"
+                yield source.first, [] if is_long else [source.line()], why
             else:
                 if cells is None:
                     break
@@ -158,6 +167,10 @@ class _Rewindable:
     def rewind(self) -> None:
         """Let the current record be its first line alone."""
         self._at, self._lines = self._second, 1
+
+    def line(self) -> str:
+        """The first line of the current record."""
+        return self._data[: self._second].decode("utf-8", "surrogateescape")
 
     def holds_rows(self, delimiter: str, width: int) -> bool:
         """Whether each line behind the record's first is a row: a stray quote swallowed them."""

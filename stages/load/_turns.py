@@ -76,7 +76,16 @@ def is_missing(value: Any) -> bool:
 
 
 def text_of(row: Row, name: str, *, optional: bool = False) -> str:
-    """The text of a field, removed from the row; a missing optional one is empty."""
+    """The text of a field, removed from the row; a missing optional one is empty.
+
+    Args:
+        row: The row.
+        name: The field.
+        optional: Whether it may be missing.
+
+    Raises:
+        Unusable: It is missing, or no text.
+    """
     value = row.pop(name, None)
     if isinstance(value, str):
         return value
@@ -88,7 +97,16 @@ def text_of(row: Row, name: str, *, optional: bool = False) -> str:
 
 
 def list_of(row: Row, name: str, *, optional: bool = False) -> list[Any]:
-    """The list of a field, removed from the row; a missing optional one is empty."""
+    """The list of a field, removed from the row; a missing optional one is empty.
+
+    Args:
+        row: The row.
+        name: The field.
+        optional: Whether it may be missing.
+
+    Raises:
+        Unusable: It is missing, or no list.
+    """
     value = row.pop(name, None)
     if isinstance(value, list):
         return value
@@ -146,7 +164,18 @@ def messages_of(row: Row, field: str) -> list[Turn]:
 
 
 def turns_of(row: Row, field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Turn]:
-    """The turns of a list of objects, whose other fields stay in the row, one object a turn."""
+    """The turns of a list of objects, whose other fields stay in the row, one object a turn.
+
+    Args:
+        row: The row.
+        field: Its field that holds the list.
+        role: The key of a turn's role.
+        content: The key of its content.
+        roles: Our name for each of the source's roles.
+
+    Raises:
+        Unusable: One of them is no turn.
+    """
     turns: list[Turn] = []
     others: list[Row] = []
     for number, turn in enumerate(list_of(row, field), 1):

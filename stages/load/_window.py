@@ -23,7 +23,8 @@ class Window:
     def __init__(self, stream: Stream) -> None:
         self._stream, self._blocks = stream, iter(stream)
         self._decoder = getincrementaldecoder("utf-8")("surrogateescape")
-        self.text, self.at, self.line = "", 0, 1
+        self.text, self.at = "", 0
+        self.line = 1
         self.complete, self.dirty = False, False
 
     def held(self) -> int:

@@ -10,13 +10,16 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.stage import ALL, Columns, Documents, Edges, Items, Records, stage
+from pipeline.stage import ALL, Columns, Documents, Edges, Items, Pairs, Records, stage
+from schemas.pairs import PAIR_COLUMNS
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 from stages._common.verdicts import evidence_of, verdict
 
-AnyRows = Records | Documents | Items
+AnyRows = Records | Documents | Items | Pairs
 
-KINDS: Final[tuple[Columns, ...]] = (RECORD_COLUMNS, DOCUMENT_COLUMNS, ITEM_COLUMNS)
+KINDS: Final[tuple[Columns, ...]] = (
+    RECORD_COLUMNS, DOCUMENT_COLUMNS, ITEM_COLUMNS, PAIR_COLUMNS,
+)  # fmt: skip
 """The columns of each kind of `AnyRows`."""
 
 _VERDICT: Final = {"drop_reason": pl.String(), "evidence": pl.String()}
@@ -52,7 +55,7 @@ def _union(inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 @stage(version=1, scope="set", reads=ALL, adds=added)
 def concat(ctx: Context, rows: list[AnyRows]) -> AnyRows:
-    """All rows of all inputs, in the order of the inputs: records, documents or items.
+    """All rows of all inputs, in the order of the inputs: records, documents, items or pairs.
 
     Of equal rows the first in the order of the inputs is kept, with the `origins` and
     `parents` of all (sorted, each once) where the kind has them; the others are dropped as

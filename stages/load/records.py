@@ -12,6 +12,7 @@ lines of text, plain or compressed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from itertools import chain
 from operator import itemgetter
 from types import SimpleNamespace
@@ -36,7 +37,6 @@ from stages.load._rows import (
     ContainerOf,
     OutputRow,
     check_file,
-    digest_of,
     existing_files,
     extra_json,
     merge_duplicates,
@@ -93,7 +93,8 @@ def _check(options: SimpleNamespace) -> None:
             _container_of(options.format),
             lambda row: _is_usable(row, row_format, fields),
             f"of {known}",
-            "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`)",
+            "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
+            "preferences (rejected, or a label of true and false) are for load.pairs",
             _nested(fields),
             options.delimiter,
         )
@@ -186,7 +187,7 @@ def records(
     renames = fields or {}
     positions: Iterable[tuple[str, Position]]
     if dataset:
-        positions = _hub_rows(dataset, split, revision)
+        positions = hub_rows(dataset, split, revision)
     else:
         files = existing_files(path)
         positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)
@@ -276,7 +277,11 @@ def identities(messages: pl.Series, tools: pl.Series | None = None) -> pl.Series
     texts = messages.to_frame("m").select(
         "[" + pl.col("m").list.eval(canonical).list.join(",") + "]"
     )
-    ids = [None if text is None else digest_of(text) for text in texts.to_series()]
+    # As bytes, which no row needs as a Python text beside them.
+    ids = [
+        None if text is None else blake2b(text, digest_size=16).hexdigest()
+        for text in texts.to_series().cast(pl.Binary)
+    ]
     richer = have_more(messages)
     if tools is not None:
         richer |= tools.is_not_null()
@@ -314,8 +319,17 @@ def _build(batch: list[OutputRow]) -> pl.DataFrame:
     return frame.with_columns(no_parents.alias("parents"))
 
 
-def _hub_rows(name: str, split: str, revision: str | None) -> Iterator[tuple[str, Position]]:
-    """The rows of a data set by number, from 1."""
+def hub_rows(name: str, split: str, revision: str | None) -> Iterator[tuple[str, Position]]:
+    """The rows of a data set by number, from 1.
+
+    Args:
+        name: OWNER/NAME on the hub, or a folder.
+        split: Of the data set.
+        revision: Of the data set.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
     from datasets import load_dataset
 
     try:

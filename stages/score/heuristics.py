@@ -42,11 +42,9 @@ from pipeline.stage import Records, stage
 from pipeline.types import Count
 from schemas.records import first_user_turn, num_tool_calls, reasoning, response, turns
 from schemas.turns import View
-from stages._text.ragged import Ragged, distinct, offsets_of
-from stages._text.tokens import factorize, ngram_hashes, spaced
-
-WORD: Final = r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*(?:['’]\p{L}[\p{L}\p{M}]*)*"
-"""A run of letters and digits with their marks, apostrophes inside it included."""
+from stages._text.ragged import offsets_of
+from stages._text.tokens import factorize
+from stages._text.words import count_words, repetition, word_lists
 
 FACTOR: Final = 0.72
 """The type-token ratio at which MTLD closes a factor (McCarthy and Jarvis 2010)."""
@@ -127,14 +125,13 @@ def _measured(rows: pl.DataFrame, ngram_size: int, view: View) -> pl.DataFrame:
         .cast(pl.Int32)
         .alias("reasoning_chars"),
     )
-    separated = texts.select(spaced(pl.col("prompt", "response")))
-    words = separated["response"].fill_null("").str.to_lowercase().str.extract_all(WORD)
+    words = texts.select(word_lists(pl.col("response").fill_null(""))).to_series()
     offsets = offsets_of(words.list.len().to_numpy())
     flat = words.explode(empty_as_null=False, keep_nulls=False)
     return texts.select(
         "turns",
         pl.col("prompt").str.len_chars().cast(pl.Int32).alias("prompt_chars"),
-        separated["prompt"].str.count_matches(WORD).cast(pl.Int32).alias("prompt_words"),
+        count_words(pl.col("prompt")).cast(pl.Int32).alias("prompt_words"),
         pl.col("response").str.len_chars().cast(pl.Int32).alias("response_chars"),
         pl.when(pl.col("response").is_not_null())
         .then(words.list.len())
@@ -143,7 +140,7 @@ def _measured(rows: pl.DataFrame, ngram_size: int, view: View) -> pl.DataFrame:
         _column("mtld", _mtld(factorize(flat)[1], offsets)),
         # A loop, since zlib reads one text at a time.
         pl.Series("compression_ratio", map(_compression, texts["response"]), pl.Float32),
-        _column("repetition", _repetition(flat, offsets, ngram_size)),
+        _column("repetition", repetition(flat, offsets, ngram_size)),
         "num_tool_calls",
         "reasoning_chars",
     )
@@ -212,14 +209,3 @@ def _compression(text: str | None) -> float | None:
         return None
     raw = text.encode()
     return len(zlib.compress(raw, 6)) / len(raw)
-
-
-def _repetition(words: pl.Series, offsets: NDArray[np.int64], n: int) -> NDArray[np.float64]:
-    """The fraction of n-grams that occurred before; NaN for a text without any word.
-
-    N-grams are compared by hash: two that differ share one with a probability near 2^-64.
-    """
-    grams = ngram_hashes(Ragged(offsets, words.hash().to_numpy()), n)
-    fraction = 1 - distinct(grams).lengths / np.maximum(grams.lengths, 1)
-    fraction[grams.lengths == 0] = 0
-    return np.where(np.diff(offsets) > 0, fraction, np.nan)

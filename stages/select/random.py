@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.stage import Records, stage
+from pipeline.stage import Pairs, Records, stage
 from stages._selection.amounts import Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
@@ -34,7 +34,7 @@ from stages._selection.scores import ranking, ranks
 )
 def random(
     ctx: Context,
-    rows: Records,
+    rows: Records | Pairs,
     *,
     budget: Budget,
     unit: Unit = "rows",

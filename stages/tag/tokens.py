@@ -41,8 +41,16 @@ Counted = tuple[Sequence[int | None], Sequence[str | None]]
 """The number of tokens of each row, and why there is none."""
 
 
-def _check(options: SimpleNamespace) -> None:
-    if not renders_here(options.model):
+def check_tokenizer(options: SimpleNamespace) -> None:
+    """Refuse a model whose tokenizer is not on this machine.
+
+    Args:
+        options: Those of a stage, with `model`; None for no model.
+
+    Raises:
+        OptionError: Only a server has the tokenizer.
+    """
+    if options.model is not None and not renders_here(options.model):
         raise OptionError(
             "model",
             f"must have a tokenizer on this machine, got {options.model.model!r}",
@@ -52,11 +60,11 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=1,
     scope="row",
     reads=["messages", "tools"],
     adds={"tokens": pl.Int32},
-    check=_check,
+    check=check_tokenizer,
 )
 def tokens(
     ctx: Context,
@@ -99,7 +107,7 @@ def tokens(
         >>> tokens(ctx, rows, model=tinylm, rendering="plain")["tokens"].to_list()
         [4]
     """
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     counts: list[int | None] = []
     errors: list[str | None] = []
     for some in rows.iter_slices(_SLICE):
@@ -115,13 +123,22 @@ def tokens(
 
 
 @cache
-def _tokenizer(model: LanguageModel) -> Any:
-    """The tokenizer with its chat template; loading takes a second."""
+def tokenizer_of(model: LanguageModel) -> Any:
+    """The tokenizer with its chat template; loading takes a second.
+
+    Args:
+        model: Whose tokenizer.
+    """
     return load_tokenizer(model)
 
 
-def _lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
-    """The number of tokens of each text, without special tokens that the text does not have."""
+def token_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
+    """The number of tokens of each text, without special tokens that the text does not have.
+
+    Args:
+        tokenizer: As `tokenizer_of` gives it.
+        texts: The texts.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
@@ -150,7 +167,7 @@ def _count_plain(tokenizer: Any, rows: pl.DataFrame, part: Part, view: View) -> 
         else:
             selected.append(contents[:answer] if part == "prompt" else contents)
     owners = np.repeat(np.arange(len(selected)), [len(texts or ()) for texts in selected])
-    lengths = _lengths(tokenizer, [text for texts in selected for text in texts or ()])
+    lengths = token_lengths(tokenizer, [text for texts in selected for text in texts or ()])
     sums = np.bincount(owners, lengths, len(selected)).astype(np.int64).tolist()
     counts = [None if s is None else n for s, n in zip(selected, sums, strict=True)]
     return counts, [None] * len(counts)
@@ -167,7 +184,7 @@ def _count_chat(tokenizer: Any, rows: pl.DataFrame, part: Part) -> Counted:
             errors[row] = str(error)
             texts.append(())
     owners = np.repeat(np.arange(len(texts)), [len(parts) for parts in texts])
-    lengths = _lengths(tokenizer, [text for parts in texts for text in parts])
+    lengths = token_lengths(tokenizer, [text for parts in texts for text in parts])
     signs = [sign for parts in texts for sign in (1, -1)[: len(parts)]]
     sums = np.bincount(owners, lengths * np.array(signs, np.int64), len(texts))
     counts = [int(n) if parts else None for parts, n in zip(texts, sums, strict=True)]

@@ -43,13 +43,12 @@ from stages._training.encoding import (
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
-    LoRA,
     MaxLength,
     Method,
     SchedulerType,
     WarmupRatio,
 )
-from stages._training.trainer import fit, load_model, quiet, write_json
+from stages._training.trainer import fit, load_model, quiet, save, write_json
 
 LossOn = Annotated[tuple[AnswerPart, ...], NonEmpty, Distinct]
 
@@ -230,7 +229,7 @@ def _train(
     metrics = {"steps": steps, "trained_tokens": int(lengths.sum()), "losses": losses}
     if not validation.is_empty():
         metrics["validation"] = {"before": before, "after": _mean_loss(trained, validation)}
-    _save(trained, tokenizer, model, ctx.files, settings.method)
+    save(trained, tokenizer, model, ctx.files, settings.method)
     return metrics
 
 
@@ -240,14 +239,3 @@ def _mean_loss(weights: Any, rows: pl.DataFrame) -> float | None:
         return None
     losses = answer_losses(weights, rows)
     return float(losses["loss"].sum()) / int(losses["tokens"].sum())
-
-
-def _save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method: Method) -> None:
-    """Weights that `AutoModelForCausalLM.from_pretrained` reads, in the model's dtype."""
-    import torch
-
-    if isinstance(method, LoRA):
-        trained.save_pretrained(files / "adapter")
-        trained = trained.merge_and_unload()
-    trained.to(getattr(torch, model.dtype)).save_pretrained(files / "model")
-    tokenizer.save_pretrained(files / "model")

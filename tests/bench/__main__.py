@@ -36,6 +36,7 @@ SECTIONS = {
     "paraphrases": False,
     "curation": True,
     "scale": True,
+    "tool_rows": False,
     "journal": False,
     "serving": False,
 }
@@ -72,7 +73,7 @@ def main(chosen: list[str]) -> int:
 
 def _measured(name: str) -> Callable[[Data], list[Line]]:
     measure: Callable[..., list[Line]] = import_module(f"tests.bench.{name}").measure
-    if name in ("journal", "serving"):
+    if name in ("journal", "serving", "tool_rows"):
         return lambda data: measure(data.folder)
     return measure
 

@@ -52,7 +52,14 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.surface": (("results",), "it tags what user and assistant say"),
     "select.except": (("tools",), _HELD),
     "select.response": (("calls", "reasoning"), _PROMPTS),
+    "generate.pairs": (
+        ("calls", "reasoning", "results"),
+        "a prompt with one answer, as here, makes no pair; the fields of pairs are tested in "
+        "tests/stages/generate/test_pairs.py",
+    ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
+    "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
 }

@@ -27,6 +27,7 @@ from pipeline.models.counting import CountingEncoder
 from pipeline.recipe.options import bind
 from pipeline.stage import ALL, ROOT, DataKind, Edge, OptionalColumn, Records, Stage, stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from tests.support.pairing import ranked_sample
 from tests.support.rows import DATA, exam, json_lines, self_instruct
 from tests.support.scripted import Answer, Scripted
 from tests.support.teacher import teacher
@@ -72,6 +73,8 @@ class Example:
     def _frame(self, edge: Edge, part: int) -> pl.DataFrame:
         if edge.kind is DataKind.DOCUMENTS:
             return _documents()
+        if edge.kind is DataKind.PAIRS:
+            return _pairs()
         if edge.kind is DataKind.ITEMS:
             return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
         rows = _records(self.source(edge, part))
@@ -84,8 +87,10 @@ class Example:
     def columns(self, edge: Edge, part: int) -> list[str]:
         """The columns that the stage reads there beside those of every record."""
         reads = self.stage.reads(edge.name, self.options)
-        needed = [c for c in reads if not isinstance(c, OptionalColumn) and c not in _BASE]
-        return [f"added_{part}"] if reads == ALL else needed
+        needed = [c for c in reads if not isinstance(c, OptionalColumn)]
+        return (
+            [f"added_{part}"] if reads == ALL else [c for c in needed if c not in (*_BASE, "split")]
+        )
 
 
 def example_of(stage: Stage) -> Example:
@@ -211,6 +216,11 @@ def _documents() -> pl.DataFrame:
         for i, t in enumerate(texts)
     ]
     return pl.DataFrame(rows, schema=DOCUMENT_COLUMNS).sort("id")
+
+
+@cache
+def _pairs() -> pl.DataFrame:
+    return ranked_sample()[:ROWS]
 
 
 def column(ids: pl.Series, name: str) -> pl.Series:

@@ -43,11 +43,12 @@ def assert_accounted(frame: pl.DataFrame) -> None:
     assert lost["file"].is_not_null().all()
     assert (lost["line"] >= 1).all()
     assert not any("/" in file for file in lost["file"])
-    valid = frame.filter(~failed)
+    without_id = ("accepted", "continued", "deleted")
+    valid = frame.filter(~failed & ~pl.col("drop_reason").is_in(without_id).fill_null(False))
     assert valid["id"].is_not_null().all()
     assert kept(frame)["id"].is_unique().all()
     assert valid["id"].is_in(kept(frame)["id"].implode()).all()
-    for row in frame.filter(dropped).iter_rows(named=True):
+    for row in valid.filter(dropped).iter_rows(named=True):
         assert json.loads(row["evidence"])["id"] == row["id"]
 
 

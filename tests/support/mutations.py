@@ -143,7 +143,7 @@ class Format(NamedTuple):
         name: The name of the file.
         options: Of the loader.
         pack: Compresses the file, which is then damaged anywhere.
-        is_exact: Whether a damaged row is one row still.
+        is_exact: Whether a damaged row is one row, or few: parts of it may fail by themselves.
     """
 
     write: Callable[[random.Random], Pieces]
@@ -219,7 +219,7 @@ def damaged(format: Format, rng: random.Random) -> tuple[bytes, set[int], int, i
     if format.name.endswith((".jsonl", ".txt")):
         count = sum(bool(line.strip()) for line in data.split(b"\n"))
         return data, intact, count, count
-    return data, intact, ROWS, ROWS + 2 if format.is_exact else None
+    return data, intact, ROWS, ROWS + 2 * len(hit) if format.is_exact else None
 
 
 def _damaged_pack(

@@ -170,7 +170,9 @@ def test_items_of_several_stages_are_searched_for_together(tmp_path: Path) -> No
 def test_one_kind_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(RecipeErrors) as caught:
         recipe(exams(tmp_path, "one", "pool"))
-    assert "load.concat) needs records or documents or items for 'rows', but" in str(caught.value)
+    assert "load.concat) needs records or documents or items or pairs for 'rows', but" in str(
+        caught.value
+    )
     documents = {"uses": "load.concat", "needs": ["texts", "texts"]}
     wired = recipe({**exams(tmp_path, "pool"), "all": documents})
     assert kind_of(wired.steps["all"]) is DataKind.DOCUMENTS

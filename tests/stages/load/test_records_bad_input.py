@@ -63,7 +63,7 @@ def lines_around(bad: bytes) -> bytes:
         (b'{"instruction": "a", "output": "b", "history": "x"}', "'history' is a text"),
         (b'{"instruction": "a", "ouput": "b"}', "no known format has these fields: instruction"),
         (b'{"prompt": "a", "answer": "b"}', "without answers, write format: prompt"),
-        (b'{"prompt": "a", "chosen": "b", "rejected": "c"}', "no known format has these fields"),
+        (b'{"prompt": "a", "chosen": "b", "rejected": "c"}', "use load.pairs"),
         (b'{"prompt": "a", "completions": []}', "'completions' is empty"),
         (b'{"prompt": "a", "completions": [3]}', "completion 1: it is a number, not a text"),
         (b'{"prompt": "a", "completions": [{"rank": 1}]}', "completion 1: missing field"),

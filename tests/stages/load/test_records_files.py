@@ -89,8 +89,8 @@ def test_alpaca_5k_is_in_alpaca(shared: Path) -> None:
     [
         ("chat/sharegpt_zh_1k.jsonl.gz", 1000, 0, 1, 7),
         ("chat/glaive_toolcall_en_demo.json.gz", 300, 38, 0, 0),
-        ("chat/kto_en_demo.json.gz", 300, 0, 0, 0),
-        ("chat/dpo_en_demo.json.gz", 300, 5, 0, 295),
+        ("chat/kto_en_demo.json.gz", 300, 0, 300, 0),
+        ("chat/dpo_en_demo.json.gz", 300, 0, 300, 0),
         ("chat/oasst_sft_zh.json.gz", 766, 1, 0, 0),
         ("chat/identity.json", 91, 0, 0, 0),
         ("chat/lima_sharegpt_1k.json.gz", 1000, 0, 0, 0),

@@ -114,6 +114,7 @@ def test_no_later_stage_of_a_bundled_recipe_minds(name: str, step: str, selector
     raw = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
     stages = raw["stages"]
     rows = stages[step]["needs"]
+    rows = rows["rows"] if isinstance(rows, dict) else rows
     stages[step] = chosen(selector, rows, other=rows)
     problems = mistakes(name, stages, raw["models"])
     assert all(f"{step} ({selector})" in problem for problem in problems)
@@ -137,7 +138,6 @@ def test_all_columns_of_selectors_are_known() -> None:
             chosen_methods = {o: kind() for o, kind in zip(methods, combination, strict=True)}
             options = SimpleNamespace(**defaults | chosen_methods)
             added = _added(stage, options)
-            assert added, name
             assert added <= SELECTOR_COLUMNS, name
 
 

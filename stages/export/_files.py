@@ -1,0 +1,229 @@
+"""What every export writes: the files of each split, `shards.json` and a data set card.
+
+Rows are in id order. Which split a row is in depends on its id alone, so that a row is in the
+same split whatever it is exported to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from pipeline.errors import OptionError, UserError
+from pipeline.stage import Columns, Edges
+from schemas.turns import View, viewed
+from stages._common.verdicts import evidence_of, verdict
+from stages._selection.random_draws import uniform
+from stages._text.tokens import spaced
+
+SPLIT: Final = "split"
+"""The column of each row's split: added here, unless `select.split` came before."""
+
+
+def added_split(options: SimpleNamespace, edges: Edges) -> Columns:
+    """`split`, unless the rows have one already.
+
+    Args:
+        options: With `validation_fraction`.
+        edges: The columns of the edge `rows`.
+
+    Raises:
+        OptionError: They have one, and `validation_fraction` asks for another.
+    """
+    if SPLIT not in edges["rows"][0]:
+        return {SPLIT: pl.String}
+    if options.validation_fraction:
+        what = f"must be left out, got {options.validation_fraction}"
+        raise OptionError("validation_fraction", f"{what}: the rows have the column {SPLIT!r}")
+    return {}
+
+
+def split_rows(rows: pl.DataFrame, validation_fraction: float) -> pl.DataFrame:
+    """The split of each row that ends with an answer, the verdict on each that does not.
+
+    Args:
+        rows: Records, with or without a `split`.
+        validation_fraction: The fraction of rows that go to the split `validation`.
+
+    Raises:
+        UserError: A split that the rows have is no word.
+    """
+    ends = rows.select(pl.col("messages").list.tail(1)).select(viewed("calls").list.last())
+    last = pl.lit(ends.to_series()).struct
+    answer = last.field("content").str.strip_chars().str.len_chars().fill_null(0)
+    facts = rows.select(
+        ends_with=last.field("role"),
+        characters=answer,
+        answered=(last.field("role").eq_missing(pl.lit("assistant"))) & (answer > 0),
+        held_out=pl.Series(uniform(rows["id"], "export.parquet") < validation_fraction),
+    )
+    split = pl.when("held_out").then(pl.lit("validation")).otherwise(pl.lit("train"))
+    if SPLIT in rows.columns:
+        split = pl.lit(_checked_splits(rows[SPLIT]))
+    return facts.select(
+        pl.when("answered").then(split).alias("split"),
+        *verdict(~pl.col("answered"), "no_answer", evidence_of("ends_with", "characters")),
+    )
+
+
+def _checked_splits(splits: pl.Series) -> pl.Series:
+    """The splits that the rows have; they become names of files."""
+    splits = splits.cast(pl.String)
+    wrong = splits.filter(~splits.str.contains(r"^\w+$").fill_null(False)).unique()
+    if len(wrong):
+        raise UserError(
+            f"a split must be a word of letters, digits and _, got {wrong.sort()[0]!r}",
+            hint="name the parts of select.split so: parts: {train: 0.9, heldout: 0.1}",
+        )
+    return splits
+
+
+def provenance() -> list[pl.Expr]:
+    """Sources and licences, each once and sorted, whatever the order of the origins."""
+    field = pl.element().struct.field
+    origins = pl.col("origins").list
+    return [
+        origins.eval(field("source")).list.drop_nulls().list.unique().list.sort().alias("sources"),
+        origins.eval(field("license"))
+        .list.drop_nulls()
+        .list.unique()
+        .list.sort()
+        .alias("licenses"),
+    ]
+
+
+def words(view: View) -> pl.Expr:
+    """Words between white space in the turns of user and assistant together (see `spaced`).
+
+    Args:
+        view: What of a turn counts.
+    """
+    is_said = pl.element().struct.field("role").is_in(["user", "assistant"])
+    texts = pl.element().filter(is_said).struct.field("content")
+    said = viewed(view).list.eval(texts).list.join(" ")
+    return spaced(said).str.count_matches(r"\S+").cast(pl.Int64)
+
+
+class FileForm(NamedTuple):
+    """What the files of an export are.
+
+    Attributes:
+        suffix: How their names end, with the dot.
+        write: Writes rows, without the columns `split` and `_length`, into a file.
+    """
+
+    suffix: str
+    write: Callable[[Path, pl.DataFrame], None]
+
+
+def write_files(
+    folder: Path,
+    table: pl.DataFrame,
+    rows_per_file: int,
+    form: FileForm,
+    token_column: str | None = None,
+    described: dict[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write all files of rows, then those that describe them. A split without rows has none.
+
+    Args:
+        folder: Where to write.
+        table: The rows with their `split` (null: not written), `_length`, sources and licenses.
+        rows_per_file: The rows of each file; the last one of a split may have fewer.
+        form: What the files are.
+        token_column: What `_length` counts; None for words.
+        described: What `shards.json` says besides.
+        notes: Paragraphs at the end of the card.
+    """
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    splits = {}
+    for name in sorted(table["split"].drop_nulls().unique(), key=lambda n: (n != "train", n)):
+        part = table.filter(pl.col("split") == name)
+        splits[name] = _write_split(folder, name, part, rows_per_file, form)
+    shards = {
+        "format": 1,
+        "length_unit": f"column {token_column}" if token_column else "words between white space",
+        **(described or {}),
+        "splits": splits,
+    }
+    text = json.dumps(shards, indent=2, ensure_ascii=False) + "\n"
+    (folder / "shards.json").write_text(text, "utf-8")
+    (folder / "README.md").write_text(_card(table, splits, form.suffix, notes), "utf-8")
+
+
+def _write_split(
+    folder: Path, name: str, part: pl.DataFrame, size: int, form: FileForm
+) -> dict[str, Any]:
+    """Write one split; describe it and each of its files."""
+    starts = range(0, len(part), size)
+    shards = []
+    for number, start in enumerate(starts):
+        path = folder / "data" / f"{name}-{number:05d}-of-{len(starts):05d}{form.suffix}"
+        rows = part.slice(start, size)
+        form.write(path, rows.drop("_length", "split"))
+        raw = path.read_bytes()
+        shards.append(
+            {
+                "file": path.relative_to(folder).as_posix(),
+                "rows": len(rows),
+                "bytes": len(raw),
+                "sha256": hashlib.sha256(raw).hexdigest(),
+                "lengths": _histogram(rows["_length"]),
+            }
+        )
+    total = int(part["_length"].sum())
+    return {"rows": len(part), "total_length": total, "shards": shards}
+
+
+def _histogram(lengths: pl.Series) -> dict[str, int]:
+    """Rows by length: bins are named by their smallest length, 0, 1, 2, 4, 8 and so on.
+
+    A length that is missing is not 0: such rows are counted as `unknown`.
+    """
+    _, exponents = np.frexp(lengths.drop_nulls().to_numpy())
+    counts = np.bincount(exponents)
+    bins = {str(2**e // 2): int(counts[e]) for e in np.flatnonzero(counts).tolist()}
+    unknown = lengths.null_count()
+    return bins | ({"unknown": unknown} if unknown else {})
+
+
+def _card(table: pl.DataFrame, splits: dict[str, Any], suffix: str, notes: Sequence[str]) -> str:
+    """The data set card; its front matter says which files are which split.
+
+    Without rows it names the train split nevertheless: `datasets` then reports that there
+    is no data, where it would otherwise take `shards.json` for the data.
+    """
+    kept = table.filter(pl.col("split").is_not_null())
+    files = [f"  - split: {n}\n    path: data/{n}-*{suffix}" for n in splits or ("train",)]
+    front = ["---", "configs:", "- config_name: default", "  data_files:", *files, "---", ""]
+    lines = [*front, "| split | rows |", "|---|---:|"]
+    lines += [f"| {name} | {split['rows']} |" for name, split in splits.items()]
+    for column in ("sources", "licenses"):
+        counts = kept[column].explode().drop_nulls().value_counts().sort(column)
+        lines += ["", f"| {column} | rows |", "|---|---:|"]
+        lines += [f"| {value} | {count} |" for value, count in counts.iter_rows()]
+    for note in notes:
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def lost_reasoning(lost: int, reasoning: str) -> tuple[dict[str, Any], list[str]]:
+    """What `shards.json` and the card say of rows that lost reasoning; nothing without any.
+
+    Args:
+        lost: How many rows.
+        reasoning: The option that made them lose it.
+    """
+    if not lost:
+        return {}, []
+    what = "of all turns but the last" if reasoning == "last" else "of all turns"
+    note = f"Reasoning {what} was left out: {lost} rows had some (`reasoning: {reasoning}`)."
+    return {"rows_without_their_reasoning": lost}, [note]

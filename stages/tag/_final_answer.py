@@ -1,0 +1,119 @@
+r"""The final answer of a text where it is a short one, and whether another text holds it.
+
+The answer is what the last `\boxed{...}` encloses; else what follows the last `####` (GSM8K); else
+what the last "answer is", "Answer:" or 答案 is followed by in its line, if that is short; else
+the whole text, if that is short. Both are compared without LaTeX's layout, in one form of
+numbers (`1,000` is `1000`), in lower case; a number or word is only found as a whole: 4 is not in
+14 nor in 4.5.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_BOXED: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_HASHES: Final = re.compile(r"^\s*####[ \t]*(\S.*?)\s*$", re.MULTILINE)
+_PHRASE: Final = re.compile(
+    r"(?i)(?:\banswer\b[*_ ]*(?:is|=|[:：])|答案\s*(?:是|为|[:：]))[*_:： ]*(\S.*?)\s*$",
+    re.MULTILINE,
+)
+_SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|[。！？]")
+_SPACES: Final = re.compile(r"\s+")
+
+_LAYOUT: Final = re.compile(
+    r"\\(?:left|right|displaystyle|quad|qquad)(?![a-z])|\\[()\[\],;:! ]|[$*`]"
+)
+_WRAPPED: Final = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s*\{([^{}]*)\}"
+)
+_FRACTION: Final = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_AROUND_SIGNS: Final = re.compile(r"\s*([^\w\s])\s*")
+
+_UNSPACED: Final = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
+)
+"""Letters that stand beside others within a text of words: Thai, Lao, Burmese, Khmer, Japanese,
+Chinese, and Korean, whose particles follow a word without a space."""
+
+_LETTER: Final = rf"[^\W{_UNSPACED}]"
+_IS_LETTER: Final = re.compile(_LETTER)
+
+
+def final_answer(text: str, max_words: int) -> str | None:
+    r"""The short final answer of a text; None where it has none.
+
+    Args:
+        text: An assistant's answer.
+        max_words: How many words are short.
+
+    >>> final_answer(r"So it is $\boxed{\frac{1}{2}}$.", 6)
+    '\\frac{1}{2}'
+    >>> final_answer("First 3 + 4.\nThe answer is 7. Well done!", 6)
+    '7'
+    """
+    if (boxed := _last_boxed(text)) is not None:
+        return boxed
+    if matches := _HASHES.findall(text):
+        return str(matches[-1])
+    if matches := _PHRASE.findall(text):
+        sentence = _SENTENCE_END.split(matches[-1])[0]
+        return _short(sentence, max_words)
+    return _short(text, max_words)
+
+
+def _short(text: str, max_words: int) -> str | None:
+    return text.strip() if 0 < len(text.split()) <= max_words else None
+
+
+def _last_boxed(text: str) -> str | None:
+    """What the last box encloses, its own braces in pairs; None without a closed one."""
+    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
+        depth = 1
+        for at in range(start, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if not depth:
+                return text[start:at]
+    return None
+
+
+def normalized_answer(text: str) -> str:
+    r"""A text in the form in which answers are compared.
+
+    >>> normalized_answer(r"$\dfrac{1}{2}$ of 1,000 \text{ km}.")
+    '1/2 of 1000 km'
+    """
+    text = unicodedata.normalize("NFKC", text)
+    previous = ""
+    while text != previous:  # innermost first
+        previous = text
+        text = _FRACTION.sub(r"\1/\2", _WRAPPED.sub(r" \1 ", text))
+    text = _THOUSANDS.sub("", _LAYOUT.sub("", text)).casefold()
+    return _SPACES.sub(" ", _AROUND_SIGNS.sub(_closed_up, text)).strip(" .,;:!?。、")
+
+
+def _closed_up(match: re.Match[str]) -> str:
+    """A sign without spaces; a mark of a sentence keeps the one behind it."""
+    sign = match[1]
+    return sign + " " if sign in ".,;:!?" and match[0][-1].isspace() else sign
+
+
+def holds_answer(text: str, answer: str) -> bool | None:
+    """Whether a text holds an answer as a whole; None for an answer of signs alone.
+
+    Args:
+        text: The text, such as the reasoning.
+        answer: What `final_answer` gives.
+
+    >>> holds_answer("Adding up, 1,000 + 40 = 1,040.", "1040"), holds_answer("It is 14.5", "14")
+    (True, False)
+    """
+    target = normalized_answer(answer)
+    if not any(character.isalnum() for character in target):
+        return None
+    before = rf"(?<!{_LETTER})(?<!\d\.)" if _IS_LETTER.match(target[0]) else ""
+    after = rf"(?!{_LETTER})(?!\.\d)" if _IS_LETTER.match(target[-1]) else ""
+    pattern = f"{before}{re.escape(target)}{after}"
+    return re.search(pattern, normalized_answer(text)) is not None

@@ -1,0 +1,56 @@
+"""Damaged files: every row that is not damaged is kept, every damaged one is kept or failed."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.support.mutations import FORMATS, SECONDS, damaged, problems
+
+ADDRESS_SPACE = 1 << 30
+"""Beyond what the libraries take before a file is read."""
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_files_lose_no_row(name: str) -> None:
+    assert list(problems(name, 20, seed=1)) == []
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("name", FORMATS)
+def test_many_damaged_files_in_a_limited_address_space(name: str) -> None:
+    count = -(-3000 // len(FORMATS))
+    command = [sys.executable, "-m", "tests.support.mutations", name, str(count), "2"]
+    done = subprocess.run(
+        [*command, str(ADDRESS_SPACE)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+@pytest.mark.proof_long
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_files_by_command_line(name: str, tmp_path: Path) -> None:
+    format = FORMATS[name]
+    family = "documents" if format.name.endswith(".md") else "records"
+    options = {"path": str(tmp_path / format.name), "source": "s", "license": "MIT"}
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"name: r\nstages:\n  pool: {{uses: load.{family}, with: {options | format.options}}}\n"
+    )
+    command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--store"]
+    for number in range(100):
+        data, *_ = damaged(format, random.Random(f"{name} 3 {number}"))
+        (tmp_path / format.name).write_bytes(data)
+        began = time.perf_counter()
+        done = subprocess.run(
+            [*command, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode in (0, 2, 4), (number, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert time.perf_counter() - began < SECONDS

@@ -1,0 +1,281 @@
+"""`train.preference`: what TRL would train on, what every loss begins with, and that a kill
+changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.context import Context
+from pipeline.errors import UserError
+from pipeline.models import LanguageModel
+from stages._training import preference_data
+from stages._training import trainer as trainer_module
+from stages._training.dataset import load_tokenizer
+from stages._training.hyperparameters import Full, LoRA
+from stages._training.preferences import DPO, IPO, KTO, ORPO, Loss
+from stages.export.pairs import pairs as export_pairs
+from stages.train.preference import preference
+from tests.support.options import problems
+from tests.support.pairing import pair, pair_frame, ranked_sample, turn
+
+SMALL = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 64}
+
+
+def polite(count: int, start: int = 0) -> pl.DataFrame:
+    """Pairs whose chosen side is always the same friendly answer."""
+    return pair_frame(
+        pair(f"Number {i}?", "Yes, gladly.", f"No. {i}") for i in range(start, start + count)
+    )
+
+
+def shards(folder: Path, rows: pl.DataFrame, **options: Any) -> Path:
+    ctx = Context.scratch(folder)
+    export_pairs(ctx, rows, **options)
+    return ctx.files
+
+
+def train(ctx: Context, pairs: Any, held_out: Any = None, **options: Any) -> dict[str, Any]:
+    preference(ctx, pairs, held_out, **{**SMALL, "max_steps": 2} | options)
+    return json.loads((ctx.files / "metrics.json").read_text())
+
+
+def weights(ctx: Context) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(ctx.files / "model/model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, pl.DataFrame]:
+    """tinylm's tokenizer, and real pairs with calls, tools and reasoning among them."""
+    tokenizer, _ = load_tokenizer(LanguageModel(model="data/models/tinylm"))
+    calls = [{"id": "1", "name": "add", "arguments": '{"a": 1}'}]
+    side = [
+        turn("assistant", None, tool_calls=calls),
+        turn("tool", "2", tool_call_id="1"),
+        turn("assistant", "2", reasoning="Added."),
+    ]
+    called = pair("1 + 1?", None, "3", tools='[{"name": "add"}]') | {"chosen": side, "id": "0"}
+    return tokenizer, pl.concat([ranked_sample()[:30], pair_frame([called])]).sort("id")
+
+
+def test_tokens_are_those_of_trl_reading_the_shards(
+    loaded: tuple[Any, pl.DataFrame], tmp_path: Path
+) -> None:
+    import datasets
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    tokenizer, rows = loaded
+    encoded, counts = preference_data.cut_pairs(
+        preference_data.encode_pairs(tokenizer, rows), 100_000
+    )
+    assert counts["rows_refused"] == counts["rows_cut"] == counts["rows_too_long"] == 0
+    halves = preference_data.with_mismatched(preference_data.halves(encoded), 4)
+    arguments = SimpleNamespace(
+        dataset_num_proc=None, max_length=None, truncation_mode="keep_start",
+        per_device_train_batch_size=4,
+    )  # fmt: skip
+    own = SimpleNamespace(
+        _tokenizer=tokenizer, calculate_KL=True, desirable_weight=1.0, undesirable_weight=1.0
+    )
+    for form, trainer, ours in (("dpo", DPOTrainer, encoded), ("kto", KTOTrainer, halves)):
+        folder = shards(tmp_path / form, rows, form=form)
+        with trainer_module.quiet():
+            data = datasets.load_dataset(
+                str(folder), cache_dir=str(tmp_path / f"{form}-c"), split="train"
+            )
+            if form == "kto":
+                data = data.sort(["id", "label"])
+            data = trainer._prepare_dataset(own, data, tokenizer, arguments, "train")
+        for column in (name for name in ours.columns if name.endswith("_ids")):
+            assert data[column][:] == ours[column].to_list(), (form, column)
+
+
+def test_shards_of_every_form_are_the_same_pairs(
+    loaded: tuple[Any, pl.DataFrame], tmp_path: Path
+) -> None:
+    tokenizer, rows = loaded
+    expected = preference_data.encode_pairs(tokenizer, rows)
+    for form in ("dpo", "reward"):
+        files = sorted((shards(tmp_path / form, rows, form=form) / "data").glob("*.parquet"))
+        again = preference_data.encode_pairs(tokenizer, preference_data.read_pairs(files))
+        assert again.equals(expected)
+    files = sorted((shards(tmp_path / "kto", rows, form="kto") / "data").glob("*.parquet"))
+    halves = preference_data.encode_pairs(tokenizer, preference_data.read_pairs(files))
+    assert preference_data.halves(halves).equals(preference_data.halves(expected))
+
+
+def test_whatever_is_cut_or_left_out_is_counted(
+    loaded: tuple[Any, pl.DataFrame], ctx: Context
+) -> None:
+    tokenizer, rows = loaded
+    encoded = preference_data.encode_pairs(tokenizer, rows)
+    prompts = encoded["prompt_ids"].list.len().to_numpy()
+    limit = int(np.median(prompts)) + 8
+    cut, counts = preference_data.cut_pairs(encoded, limit)
+    assert counts["rows_too_long"] == (prompts >= limit).sum() > 0
+    whole = preference_data.side_lengths(encoded.filter(pl.col("id").is_in(cut["id"].implode())))
+    assert counts["tokens_cut"] == (whole - np.minimum(whole, limit)).sum() > 0
+    assert counts["tokens"] == preference_data.side_lengths(cut).sum()
+    assert counts["rows"] + counts["rows_too_long"] == len(rows)
+    assert preference_data.side_lengths(cut).max() == limit
+
+
+def test_log_probs_are_the_models_own(tinylm: LanguageModel) -> None:
+    import torch
+
+    tokenizer, _ = load_tokenizer(tinylm)
+    rows = preference_data.encode_pairs(tokenizer, polite(2))
+    with trainer_module.quiet():
+        model = trainer_module.load_model(tinylm, Full(), 64).eval()
+    measured = preference_data.log_probs(model, rows)
+    for at, row in enumerate(rows.to_dicts()):
+        for which, side in enumerate(("chosen_ids", "rejected_ids")):
+            ids = torch.tensor([row["prompt_ids"] + row[side]])
+            with torch.inference_mode():
+                logs = model(ids).logits[0, :-1].log_softmax(-1)
+            own = logs.gather(1, ids[0, 1:, None])[len(row["prompt_ids"]) - 1 :].sum()
+            assert measured[at, which] == pytest.approx(float(own), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "first"),
+    [
+        (DPO(), np.log(2)),
+        (DPO(sft_weight=0.5), None),
+        (IPO(beta=0.05), 100.0),
+        (ORPO(), None),
+        (KTO(), 0.5),
+    ],
+    ids=["dpo", "dpo-sft", "ipo", "orpo", "kto"],
+)
+def test_every_loss_teaches_what_is_chosen(
+    loss: Loss, first: float | None, ctx: Context, tinylm: LanguageModel
+) -> None:
+    """At first policy and reference are one model, whose loss is known by definition."""
+    seen: list[tuple[float, float | None]] = []
+    ctx.report = lambda done, total: seen.append((done, total))
+    result = train(
+        ctx, polite(12), polite(6, 20), model=tinylm, loss=loss, max_steps=4, learning_rate=3e-4,
+        warmup_ratio=0.0,
+    )  # fmt: skip
+    if first is not None:
+        assert result["losses"][0]["loss"] == pytest.approx(first, abs=1e-4)
+    assert result["losses"][-1]["loss"] < result["losses"][0]["loss"]
+    held_out = result["held_out"]
+    assert held_out["pairs"] == 6
+    assert held_out["accuracy"] == 1.0
+    assert held_out["accuracy_interval"] == [1.0, 1.0]
+    low, high = held_out["margin_interval"]
+    assert 0 < low <= held_out["margin"] <= high
+    assert held_out["preferred"]["after"] >= held_out["preferred"]["before"]
+    assert held_out["prompts_seen"] == 0
+    assert seen == [(step, 4) for step in range(1, 5)]
+    assert result["trained_tokens"] == ctx.counters["tokens"]
+    assert result["rows"] == (24 if isinstance(loss, KTO) else 12)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize(
+    ("loss", "method"),
+    [
+        pytest.param(DPO(sft_weight=0.1), Full(), id="dpo"),
+        pytest.param(KTO(), LoRA(lora_r=4), id="kto-lora", marks=pytest.mark.proof),
+        pytest.param(ORPO(), Full(), id="orpo", marks=pytest.mark.proof),
+    ],
+)
+def test_a_resumed_training_equals_an_undisturbed_one(
+    loss: Loss, method: Any, tmp_path: Path, tinylm: LanguageModel, monkeypatch: Any
+) -> None:
+    folder = shards(tmp_path / "shards", polite(9), validation_fraction=0.3)
+    options = {"model": tinylm, "loss": loss, "method": method, "learning_rate": 1e-3}
+    whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
+    expected = train(whole, folder, max_steps=4, **options)
+    assert expected["held_out"]["pairs"] > 0
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SAVING_FRACTION", 1e9)
+
+    def dies(done: float, total: float | None) -> None:
+        if done == 3:
+            raise Killed
+
+    killed.report = dies
+    with pytest.raises(Killed):
+        train(killed, folder, max_steps=4, **options)
+    steps: list[float] = []
+    killed.report = lambda done, total: steps.append(done)
+    assert train(killed, folder, max_steps=4, **options) == expected
+    assert steps == [3, 4]
+    for name, tensor in weights(killed).items():
+        assert (tensor == weights(whole)[name]).all(), name
+    assert (killed.files / "adapter").is_dir() == isinstance(method, LoRA)
+
+
+def test_pairs_and_their_shards_train_the_same_weights(
+    tmp_path: Path, tinylm: LanguageModel
+) -> None:
+    rows = polite(5)
+    folder = shards(tmp_path / "shards", rows, rows_per_shard=2)
+    results = []
+    for name, source in (("rows", rows.reverse()), ("shards", folder)):
+        ctx = Context.scratch(tmp_path / name)
+        train(ctx, source, model=tinylm, max_steps=1, seed=3)
+        results.append((ctx.files / "model/model.safetensors").read_bytes())
+    assert results[0] == results[1]
+
+
+def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
+    tmp_path: Path, tinylm: LanguageModel
+) -> None:
+    odd = [
+        pair("q", "a", None),
+        pair("q", None, "b"),
+        pair("q<|im_end|>", "a", "b") | {"id": "marked"},
+        pair("long " * 80, "a", "b"),
+    ]
+    rows = pl.concat([polite(2), pair_frame(odd)])
+    ctx = Context.scratch(tmp_path / "a")
+    result = train(ctx, rows, model=tinylm, num_train_epochs=1, max_steps=None)
+    assert {name: n for name, n in result.items() if name.startswith("rows")} == {
+        "rows": 2, "rows_cut": 0, "rows_too_long": 1, "rows_refused": 1, "rows_one_sided": 2,
+    }  # fmt: skip
+    (refused,) = map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines())
+    assert refused["id"] == "marked"
+    assert "'<|im_end|>'" in refused["error"]
+    with pytest.raises(UserError, match="no pair to train on by dpo"):
+        train(Context.scratch(tmp_path / "b"), pair_frame(odd[:2]), model=tinylm)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, "max_steps and num_train_epochs: exactly one must be given, got neither"),
+        (
+            {"max_steps": 1, "loss": "kto", "per_device_train_batch_size": 1},
+            "per_device_train_batch_size must be at least 2 with loss: kto, got 1",
+        ),
+        (
+            {"max_steps": 1, "loss": {"name": "ipo", "sft_weight": 1.0}},
+            "loss (ipo) has no option 'sft_weight'",
+        ),
+        (
+            {"max_steps": 1, "loss": {"name": "dpo", "beta": 0.0}},
+            "loss.beta must be above 0, got 0.0",
+        ),
+    ],
+)
+def test_options_that_no_training_can_have_are_refused(
+    options: dict[str, Any], problem: str, tinylm: LanguageModel
+) -> None:
+    assert problems("train.preference", model=tinylm, **options) == [problem]
