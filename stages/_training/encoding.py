@@ -33,7 +33,7 @@ ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
 
 _ENCODED: Final = pl.Schema(
-    {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
+    {"input_ids": pl.List(pl.Int32()), "labels": pl.List(pl.Int32()), "error": pl.String()}
 )
 
 _log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ def encode(
         `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
         that the template cannot show has an error, and no tokens.
     """
-    given = rows.select("messages", *(["tools"] if "tools" in rows.columns else []))
+    columns = [name for name in ("messages", "tools") if name in rows.columns]
     parts = [
         pl.DataFrame(
             [_encoded(tokenizer, template, loss_on, *row) for row in part.iter_rows()],
             _ENCODED,
             orient="row",
         )
-        for part in given.iter_slices(ENCODED_AT_ONCE)
+        for part in rows.select(columns).iter_slices(ENCODED_AT_ONCE)
     ]
     return pl.concat(parts) if parts else pl.DataFrame(schema=_ENCODED)
 
