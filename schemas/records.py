@@ -152,7 +152,9 @@ def digest(value: Any) -> str:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
 
 
-def record_id(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -> str:
+def record_id(
+    messages: Sequence[Mapping[str, Any]], tools: str | None = None, kept: str | None = None
+) -> str:
     """The identity of a conversation: all that a trainer would see of it.
 
     Nothing is normalized. What a turn lacks does not count, whether it is null, an empty list
@@ -162,6 +164,7 @@ def record_id(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -
     Args:
         messages: The turns.
         tools: The definitions of the tools, as JSON text.
+        kept: What of `extra` counts too, because the recipe that loaded it says so.
 
     >>> record_id([{"role": "user", "content": "Why?"}])
     '5fc18a93baea9c44e59fd3052ec97487'
@@ -169,7 +172,8 @@ def record_id(messages: Sequence[Mapping[str, Any]], tools: str | None = None) -
     '5fc18a93baea9c44e59fd3052ec97487'
     """
     turns = canonical_turns(messages)
-    return digest(turns if not tools else {"messages": turns, "tools": tools})
+    more = {name: text for name, text in (("tools", tools), ("kept", kept)) if text}
+    return digest({"messages": turns, **more} if more else turns)
 
 
 def canonical_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,20 +7,25 @@ import re
 from pathlib import Path
 from typing import Final, Literal
 
-Container = Literal["jsonl", "json", "csv", "tsv", "parquet", "lines", "text"]
-"""How a file holds its rows: `lines` are texts, a `text` is one row by itself."""
+Container = Literal["jsonl", "json", "objects", "csv", "tsv", "parquet", "arrow", "lines", "text"]
+"""How a file holds its rows: `objects` are JSON objects one after the other, over several lines,
+`lines` are texts, a `text` is one row by itself."""
 
 _STRING: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
 
 WRAPPED: Final = re.compile(
-    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"data"\s*:\s*\[(?=\s*\{{)'
+    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"(?:data|train)"\s*:\s*\[(?=\s*[\[{{])'
 )
-"""The start of one JSON object whose field `data` holds the rows: {"version": 1, "data": [{...
+"""The start of one JSON object whose field `data` or `train` holds the rows: {"data": [{...
 
-The field is called so by convention (`datasets` reads it with `field="data"`)."""
+The field is called so by convention (`datasets` reads it with `field="data"`, and writes splits
+by name)."""
 
 _PARQUET: Final = b"PAR1"
+_ARROW: Final = (b"ARROW1", b"\xff\xff\xff\xff")
+"""Arrow's file format, and its stream format, as `save_to_disk` writes it."""
+
 _UTF16: Final = "the file is UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8 OLD > NEW"
 _ENCODINGS: Final = {
     b"\xff\xfe\0\0": "the file is UTF-32, not UTF-8: iconv -f UTF-32 -t UTF-8 OLD > NEW",
@@ -32,7 +37,6 @@ _BINARY: Final = {
     b"PK\x03\x04": "the file is a ZIP archive or a spreadsheet: unpack it, or save it as CSV",
     b"BZh": "the file is compressed by bzip2: decompress it with `bunzip2`",
     b"\xfd7zXZ\0": "the file is compressed by xz: decompress it with `unxz`",
-    b"ARROW1": "the file is Arrow IPC: save it as Parquet",
     b"%PDF-": "the file is a PDF: extract its text",
     b"SQLite format 3\0": "the file is an SQLite data base: export its table as CSV",
 }
@@ -44,6 +48,8 @@ def unreadable(start: bytes) -> str | None:
     >>> unreadable("[]".encode("utf-16"))
     'the file is UTF-16, not UTF-8: iconv -f UTF-16 -t UTF-8 OLD > NEW'
     """
+    if start.startswith(_ARROW):
+        return None
     for magic, reason in (_ENCODINGS | _BINARY).items():
         if start.startswith(magic):
             return reason
@@ -62,6 +68,8 @@ def container(path: Path, start: bytes) -> Container:
     """
     if start.startswith(_PARQUET):
         return "parquet"
+    if start.startswith(_ARROW):
+        return "arrow"
     suffix = Path(re.sub(r"\.(gz|zst)$", "", path.name)).suffix
     if suffix in (".csv", ".tsv"):
         return "csv" if suffix == ".csv" else "tsv"
@@ -72,6 +80,8 @@ def container(path: Path, start: bytes) -> Container:
     is_wrapped = WRAPPED.match(text.decode("utf-8", "replace"))
     if is_wrapped and not (following.strip() and parses(line)):
         return "json"
+    if text.startswith(b"{") and _is_object_over_lines(text, line):
+        return "objects"
     if not text or any(row.lstrip().startswith(b"{") for row in text.split(b"\n")):
         return "jsonl"
     return "tsv" if b"\t" in line else "csv"
@@ -87,6 +97,19 @@ def _is_row_of_lines(line: bytes, following: bytes) -> bool:
     if line.endswith(b"]") and parses(line):
         return bool(second)
     return not line.endswith((b"[", b",")) and second[:1] in (b"{", b"[") and parses(second)
+
+
+def _is_object_over_lines(text: bytes, line: bytes) -> bool:
+    """Whether a file begins with an object that does not end where its line ends."""
+    if line.strip() == b"{":
+        return True
+    try:
+        _, end = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return False
+    first = text.decode("utf-8", "replace")[:end]
+    rest = line.decode("utf-8", "replace")[len(first) :].strip()
+    return "\n" in first or rest.startswith("{")
 
 
 def parses(line: bytes) -> bool:

@@ -12,22 +12,22 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from stages.load._calls import take_tools, tool_calls
+from stages.load._chat import turns_have, turns_of
+from stages.load._conversations import Parsed, ParsedConversation, conversation
+from stages.load._glaive import glaive_turns, is_glaive
+from stages.load._rows import TOO_DEEP
+from stages.load._source import MEDIA, Source, check_media
+from stages.load._tables import unpacked
 from stages.load._trees import nested_tree
 from stages.load._turns import (
-    SHAREGPT,
-    Parsed,
-    ParsedConversation,
     Row,
     Turn,
     Unusable,
-    conversation,
     is_missing,
     json_type,
     list_of,
-    messages_of,
     text_of,
-    turns_have,
-    turns_of,
     with_input,
 )
 
@@ -41,9 +41,14 @@ RowFormat = Literal[
     "lima",
     "oasst",
     "self_instruct_seeds",
+    "apigen",
+    "glaive",
 ]
 
-LISTS: Final = ("messages", "conversations", "history", "instances", "completions")
+LISTS: Final = (
+    "messages", "conversations", "history", "instances", "completions", "tools", "functions",
+    "answers",
+)  # fmt: skip
 """Fields that hold lists; in a table their cells may be JSON."""
 
 _ANSWERS: Final = (
@@ -64,8 +69,10 @@ def recognize(row: Row, format: RowFormat | None = None) -> RowFormat | None:
     >>> recognize({"instruction": "Add.", "output": "3"})
     'alpaca'
     """
-    if preference_field(row):
-        return None
+    return None if preference_field(row) else _format_of(row, format)
+
+
+def _format_of(row: Row, format: RowFormat | None) -> RowFormat | None:
     if format == "prompt":  # named, it is one whatever the other fields are
         return format if _has_prompt(row) else None
     formats = [format] if format else _MATCHES
@@ -83,12 +90,12 @@ def preference_field(row: Row) -> str | None:
     """
     if "rejected" in row:
         return "rejected"
-    return "label" if isinstance(row.get("label"), bool) else None
+    return "label" if "label" in row and isinstance(row["label"], bool) else None
 
 
 _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
     "messages": lambda row: "messages" in row,
-    "lima": lambda row: _starts_with_text(row.get("conversations")),
+    "lima": lambda row: "conversations" in row and _starts_with_text(row["conversations"]),
     "sharegpt": lambda row: "conversations" in row and not isinstance(row["conversations"], str),
     "self_instruct_seeds": lambda row: "instruction" in row and "instances" in row,
     "alpaca": lambda row: "instruction" in row and ("output" in row or "response" in row),
@@ -97,6 +104,8 @@ _MATCHES: Final[dict[RowFormat, Callable[[Row], bool]]] = {
         and ("completions" in row or _is_text_and_list(row.get("prompt"), row.get("completion")))
     ),
     "oasst": lambda row: isinstance(row.get("prompt"), dict) and "role" in row["prompt"],
+    "apigen": lambda row: row.keys() >= {"query", "answers", "tools"},
+    "glaive": is_glaive,
     "prompt_completion": lambda row: "prompt" in row and "completion" in row,
     "prompt": lambda row: _has_prompt(row) and not any(map(_is_answer, map(str, row))),
 }
@@ -130,15 +139,34 @@ def rename_fields(row: Row, fields: Mapping[str, str]) -> tuple[Row, Row]:
     return kept | {field: row[name] for field, name in fields.items() if name in row}, hidden
 
 
-def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str]) -> Parsed:
+def named(row: Row, source: Source) -> tuple[Row, Row]:
+    """The row with the names of its format, its turns as a list, and the fields that are hidden.
+
+    Args:
+        row: A row of a source, which is used up.
+        source: Its names.
+    """
+    hidden: Row = {}
+    if source.names:
+        row, hidden = rename_fields(row, source.names)
+    if "messages" in row or "conversations" in row:
+        row = unpacked(row, _TURNS)
+    return row, hidden
+
+
+_TURNS: Final = frozenset({"messages", "conversations"})
+
+
+def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
     """The conversations of a row, and why others are unusable: at least one of the two.
 
     Args:
         row: A row of a source, which is used up.
         format: Its format; None for what its fields match.
-        fields: The source's name for each of the format's.
+        source: How its rows are read.
 
-    >>> list(conversations({"prompt": "Why?", "completion": "So."}, None, {}))[0].turns
+    >>> from stages.load._source import PLAIN
+    >>> list(conversations({"prompt": "Why?", "completion": "So."}, None, PLAIN))[0].turns
     [('user', 'Why?'), ('assistant', 'So.')]
     """
     if not isinstance(row, dict):
@@ -146,23 +174,27 @@ def conversations(row: Any, format: RowFormat | None, fields: Mapping[str, str])
             yield Unusable(f"a row must be an object, not {json_type(row)}")
             return
         row = {"messages" if format == "messages" else "conversations": row}
-    hidden: Row = {}
-    if fields:
-        row, hidden = rename_fields(row, fields)
+    row, hidden = named(row, source)
     if field := preference_field(row):
         yield Unusable(f"the row is a preference (it has {field!r}): use load.pairs")
         return
-    name = format or recognize(row)
+    name = format or _format_of(row, None)
     if name is None:
         yield Unusable(_unknown(row))
         return
     try:
-        for conversation in _CONVERT[name](row):
-            if hidden and isinstance(conversation, ParsedConversation):
+        if not MEDIA.isdisjoint(row):
+            check_media(row, source)
+        tools = take_tools(row, source) if "tools" in row or "functions" in row else None
+        for conversation in _CONVERT[name](row, source):
+            if (hidden or tools) and isinstance(conversation, ParsedConversation):
                 conversation.extra.update(hidden)
+                conversation = conversation._replace(tools=tools or conversation.tools)
             yield conversation
     except Unusable as reason:
         yield reason
+    except RecursionError:
+        yield Unusable(TOO_DEEP)
 
 
 def _unknown(row: Row) -> str:
@@ -171,7 +203,7 @@ def _unknown(row: Row) -> str:
     return f"no known format has these fields: {keys or '(none)'}{hint}"
 
 
-def _alpaca(row: Row) -> Parsed:
+def _alpaca(row: Row, source: Source) -> Parsed:
     """Alpaca's fields, or GPTeacher's (`response`), or Dolly's (`context` and `response`)."""
     alias = is_missing(row.get("output")) and "response" in row
     dolly = alias and "input" not in row and isinstance(row.get("context"), str)
@@ -185,7 +217,7 @@ def _alpaca(row: Row) -> Parsed:
         start = None if earlier else start
     if "system" in row:
         turns.insert(0, ("system", text_of(row, "system", optional=True)))
-    yield conversation(turns, start, row)
+    yield conversation(turns, start, row, source)
 
 
 def _exchange(pair: Any) -> list[Turn]:
@@ -194,20 +226,20 @@ def _exchange(pair: Any) -> list[Turn]:
     return [("user", pair[0]), ("assistant", pair[1])]
 
 
-def _prompt_completion(row: Row) -> Parsed:
+def _prompt_completion(row: Row, source: Source) -> Parsed:
     if isinstance(row.get("prompt"), list):  # TRL's conversational form: messages in both
-        yield conversation(
-            [*messages_of(row, "prompt"), *messages_of(row, "completion")], None, row
-        )
+        turns = [*turns_of(row, "prompt", source), *turns_of(row, "completion", source)]
+        yield conversation(turns, None, row, source)
         return
-    prompt, start = _prompt_turns(row)
-    yield conversation([*prompt, ("assistant", text_of(row, "completion"))], start, row)
+    prompt, start = _prompt_turns(row, source)
+    answer = ("assistant", text_of(row, "completion"))
+    yield conversation([*prompt, answer], start, row, source)
 
 
-def _prompt_turns(row: Row) -> tuple[list[Turn], int | None]:
+def _prompt_turns(row: Row, source: Source) -> tuple[list[Turn], int | None]:
     """The turns of a prompt alone, and where its input begins."""
     if isinstance(row.get("prompt"), list):
-        return messages_of(row, "prompt"), None
+        return turns_of(row, "prompt", source), None
     if "prompt" in row:
         if not (prompt := text_of(row, "prompt")):
             raise Unusable("empty prompt")
@@ -217,38 +249,38 @@ def _prompt_turns(row: Row) -> tuple[list[Turn], int | None]:
     return [("system", system), ("user", prompt)], start
 
 
-def _prompt(row: Row) -> Parsed:
+def _prompt(row: Row, source: Source) -> Parsed:
     """A prompt without an answer."""
-    turns, start = _prompt_turns(row)
-    yield conversation(turns, start, row)
+    turns, start = _prompt_turns(row, source)
+    yield conversation(turns, start, row, source)
 
 
-def _completions(row: Row) -> Parsed:
+def _completions(row: Row, source: Source) -> Parsed:
     """One prompt with several completions, each of which is a conversation.
 
     A completion is a text, a list of messages (TRL's conversational form), or an object
     (UltraFeedback's), whose other fields stay in `extra`.
     """
-    prompt, start = _prompt_turns(row)
+    prompt, start = _prompt_turns(row, source)
     field = "completions" if "completions" in row else "completion"
     completions = list_of(row, field)
     if not completions:
         raise Unusable(f"{field!r} is empty")
     for number, completion in enumerate(completions, 1):
         try:
-            answer, extra = _completion(completion)
-            yield conversation([*prompt, *answer], start, row | extra)
+            answer, extra = _completion(completion, source)
+            yield conversation([*prompt, *answer], start, row | extra, source)
         except Unusable as reason:
             yield Unusable(f"completion {number}: {reason}")
 
 
-def _completion(value: Any) -> tuple[list[Turn], Row]:
+def _completion(value: Any, source: Source) -> tuple[list[Turn], Row]:
     """The turns of one completion, and what belongs into `extra`."""
     if isinstance(value, str):
         return [("assistant", value)], {}
     if turns_have(value, "role"):
         extra: Row = {"completion": value}
-        turns = messages_of(extra, "completion")
+        turns = turns_of(extra, "completion", source)
         return turns, extra
     if not isinstance(value, dict):
         raise Unusable(f"it is {json_type(value)}, not a text")
@@ -258,34 +290,31 @@ def _completion(value: Any) -> tuple[list[Turn], Row]:
     return answer, {"completion": others} if others else {}
 
 
-def _sharegpt(row: Row) -> Parsed:
+def _sharegpt(row: Row, source: Source) -> Parsed:
     """Turns as {from, value}, with the system prompt among them or in a field of its own.
 
     Many data sets call the field `conversations` and write OpenAI's turns into it.
     """
-    if turns_have(row.get("conversations"), "role"):
-        yield conversation(messages_of(row, "conversations"), None, row)
-        return
-    turns = turns_of(row, "conversations", "from", "value", SHAREGPT)
+    turns = turns_of(row, "conversations", source)
     if isinstance(row.get("system"), str) and not (turns and turns[0][0] == "system"):
         turns.insert(0, ("system", text_of(row, "system")))
-    yield conversation(turns, None, row)
+    yield conversation(turns, None, row, source)
 
 
-def _messages(row: Row) -> Parsed:
-    yield conversation(messages_of(row, "messages"), None, row)
+def _messages(row: Row, source: Source) -> Parsed:
+    yield conversation(turns_of(row, "messages", source), None, row, source)
 
 
-def _lima(row: Row) -> Parsed:
+def _lima(row: Row, source: Source) -> Parsed:
     turns: list[Turn] = []
     for number, text in enumerate(list_of(row, "conversations"), 1):
         if not isinstance(text, str):
             raise Unusable(f"turn {number} is {json_type(text)}, not a text")
         turns.append(("user" if number % 2 else "assistant", text))
-    yield conversation(turns, None, row)
+    yield conversation(turns, None, row, source)
 
 
-def _seeds(row: Row) -> Parsed:
+def _seeds(row: Row, source: Source) -> Parsed:
     instruction = text_of(row, "instruction")
     instances = list_of(row, "instances")
     if not instances:
@@ -296,13 +325,26 @@ def _seeds(row: Row) -> Parsed:
                 raise Unusable(f"it is {json_type(instance)}, not an object")
             prompt, start = with_input(instruction, text_of(instance, "input", optional=True))
             turns = [("user", prompt), ("assistant", text_of(instance, "output"))]
-            yield conversation(turns, start, row | instance)
+            yield conversation(turns, start, row | instance, source)
         except Unusable as reason:
             yield Unusable(f"instance {number}: {reason}")
 
 
+def _apigen(row: Row, source: Source) -> Parsed:
+    """APIGen's rows (Liu et al. 2024, arXiv:2406.18518): a query, and the calls that answer it."""
+    turns: list[Turn] = [("user", text_of(row, "query"))]
+    if calls := tool_calls(row.pop("answers") or [], source):
+        turns.append(("assistant", None, {"tool_calls": calls}))
+    yield conversation(turns, None, row, source)
+
+
+def _glaive(row: Row, source: Source) -> Parsed:
+    turns, tools = glaive_turns(row, source)
+    yield conversation(turns, None, row, source, tools)
+
+
 _COMPLETION_TEXTS: Final = ("completion", "response", "output", "content", "text")
-_CONVERT: Final[dict[RowFormat, Callable[[Row], Parsed]]] = {
+_CONVERT: Final[dict[RowFormat, Callable[[Row, Source], Parsed]]] = {
     "messages": _messages,
     "lima": _lima,
     "sharegpt": _sharegpt,
@@ -312,4 +354,6 @@ _CONVERT: Final[dict[RowFormat, Callable[[Row], Parsed]]] = {
     "prompt_completion": _prompt_completion,
     "completions": _completions,
     "prompt": _prompt,
+    "apigen": _apigen,
+    "glaive": _glaive,
 }

@@ -48,7 +48,7 @@ _NOT_CLOSED: Final = "the JSON object around the rows is not closed: the file en
 
 
 def json_array(stream: Stream) -> Iterator[Position]:
-    """The elements of a JSON array: all of the file, or the field `data` of its object.
+    """The elements of a JSON array: all of the file, or a field of its object.
 
     Args:
         stream: The file.

@@ -2,7 +2,7 @@
 
 A row group that cannot be read costs its rows, each of which fails. Parquet may hold in
 few bytes what fills any memory: a column that expands without measure is refused before it
-is read, and no more is decoded than `_EXPANSION` times the file.
+is read, and no more is decoded than `EXPANSION` times the file.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, Final
 
 from stages.load._json import NOT_UTF8, Position
 from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream, is_compressed, whole
-from stages.load._tables import unpacked
+from stages.load._tables import unpacked, without_nulls
 
 _WHOLE: Final = 256 << 20
 """The largest Parquet file that may itself be compressed, since it is read at once."""
 
 _BATCH: Final = 256
-_BATCH_BYTES: Final = 64 << 20
+BATCH_BYTES: Final = 64 << 20
 
 _RATIO: Final = 200
 """Text is compressed to a twentieth; a large column that expands so often is no data set."""
 
 _LARGE: Final = 16 << 20
-_EXPANSION: Final = 1000
+EXPANSION: Final = 1000
 _ROWS_BY_NAME: Final = 1_000_000
 """Up to so many unreadable rows each is a failure of its own."""
 
@@ -41,13 +41,13 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
     import pyarrow.parquet as pq
 
     try:
-        source = _source(stream)
+        source = source_of_stream(stream)
         file = pq.ParquetFile(source, buffer_size=1 << 20)
         groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
     except (pa.ArrowException, OSError, ValueError) as error:
         yield 1, None, _reason(error)
         return
-    first, budget = 0, max(_BATCH_BYTES, _EXPANSION * stream.path.stat().st_size)
+    first, budget = 0, max(BATCH_BYTES, EXPANSION * stream.path.stat().st_size)
     for number, group in enumerate(groups):
         at = first
         try:
@@ -56,11 +56,11 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
             for batch in file.iter_batches(size, row_groups=[number]):
                 budget -= batch.nbytes
                 if budget < 0:
-                    raise ValueError(f"it expands to more than {_EXPANSION:,} times its size")
-                for row in _rows(batch):
+                    raise ValueError(f"it expands to more than {EXPANSION:,} times its size")
+                for row in rows_of_batch(batch):
                     at += 1
                     if isinstance(row, dict):
-                        yield at, unpacked(row, nested), None
+                        yield at, unpacked(without_nulls(row, nested), nested), None
                     else:
                         yield at, None, row
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -69,7 +69,15 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
         stream.read = stream.path.stat().st_size * (number + 1) // len(groups)
 
 
-def _source(stream: Stream) -> Path | Any:
+def source_of_stream(stream: Stream) -> Path | Any:
+    """The path of a file, or its data where it is compressed once more.
+
+    Args:
+        stream: The file.
+
+    Raises:
+        ValueError: It is compressed, and too large to be read at once.
+    """
     import pyarrow as pa
 
     if not is_compressed(stream.path):
@@ -111,7 +119,7 @@ def _batch_size(group: Any, path: Path) -> int:
         if column.has_dictionary_page:
             own = column.data_page_offset - column.dictionary_page_offset
             row = max(row, size if ratio > _RATIO // 10 or own > 1 << 20 else 0)
-    return max(1, min(_BATCH, _BATCH_BYTES // max(row, 1)))
+    return max(1, min(_BATCH, BATCH_BYTES // max(row, 1)))
 
 
 def _unread(at: int, end: int, reason: str) -> Iterator[Position]:
@@ -123,8 +131,12 @@ def _unread(at: int, end: int, reason: str) -> Iterator[Position]:
         yield number + 1, None, reason
 
 
-def _rows(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Rows as dicts; for a row that has no Python values the reason."""
+def rows_of_batch(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Rows as dicts; for a row that has no Python values the reason.
+
+    Args:
+        batch: A record batch.
+    """
     if batch.nbytes > ROW_LIMIT:
         for at in range(batch.num_rows):
             one = batch.slice(at, 1)

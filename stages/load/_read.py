@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stages.load._arrow import arrow
 from stages.load._container import Container
 from stages.load._json import Position, json_lines
 from stages.load._json_array import json_array
+from stages.load._json_objects import json_objects
 from stages.load._parquet import parquet
 from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream, lines, whole
 from stages.load._tables import delimited
@@ -29,8 +31,12 @@ def positions(
     """
     if container == "parquet":
         return parquet(stream, nested)
+    if container == "arrow":
+        return arrow(stream, nested)
     if container == "json":
         return json_array(stream)
+    if container == "objects":
+        return json_objects(stream)
     if container == "jsonl":
         return json_lines(stream)
     if container == "lines":

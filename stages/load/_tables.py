@@ -21,6 +21,9 @@ from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream
 Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
 """What stands between the cells of a table: one character."""
 
+_MESSAGES: Final = frozenset({"prompt", "completion"})
+"""Columns that hold texts or lists of messages."""
+
 _OTHER_DELIMITERS: Final = re.compile(r"[;|\t,]")
 _BETWEEN_QUOTES: Final = re.compile(r'"([;|\t,])"')
 
@@ -205,3 +208,27 @@ def unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
             except (ValueError, RecursionError):
                 continue  # a text after all, which the format may accept or refuse
     return row
+
+
+def without_nulls(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:
+    """A table's row without the null members of its structs.
+
+    In Arrow all structs of a column have the members of any, so that null says only that the
+    row as it was written did not have it: the arguments of one tool appear in all calls.
+
+    Args:
+        row: The row, which is changed.
+        nested: The columns of lists and structs.
+
+    >>> without_nulls({"tools": [{"a": 1, "b": None}], "n": None}, frozenset({"tools"}))
+    {'tools': [{'a': 1}], 'n': None}
+    """
+    for name in (nested | _MESSAGES) & row.keys():
+        row[name] = _present(row[name])
+    return row
+
+
+def _present(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _present(v) for k, v in value.items() if v is not None}
+    return [_present(v) for v in value] if isinstance(value, list) else value

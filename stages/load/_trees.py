@@ -9,27 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from stages.load._turns import (
-    OPENAI,
-    Parsed,
-    ParsedConversation,
-    Row,
-    Turn,
-    Unusable,
-    conversation,
-    is_missing,
-    json_type,
-)
+from stages.load._conversations import Parsed, ParsedConversation, conversation
+from stages.load._source import Source
+from stages.load._turns import Row, Turn, Unusable, is_missing, json_type
 
-_ROLES: Final = {"prompter": "user"} | OPENAI
 _PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
 
 
-def nested_tree(row: Row) -> Parsed:
+def nested_tree(row: Row, source: Source) -> Parsed:
     """Every path from the root to a leaf, without deleted messages and what follows them.
 
     Args:
         row: A tree, which is used up.
+        source: How its rows are read.
     """
     root = row.pop("prompt", None)
     if not isinstance(root, dict):
@@ -38,9 +30,10 @@ def nested_tree(row: Row) -> Parsed:
         raise Unusable("the first message of the tree is deleted")
     for path in _paths(root):
         try:
-            turns = [_oasst_turn(node) for node in path]
+            turns = [_oasst_turn(node, source) for node in path]
             facts = [{k: node[k] for k in _PATH_FIELDS if k in node} for node in path]
-            yield conversation(turns, None, row | {"lang": root.get("lang"), "path": facts})
+            extra = row | {"lang": root.get("lang"), "path": facts}
+            yield conversation(turns, None, extra, source)
         except Unusable as reason:
             yield reason
 
@@ -59,15 +52,16 @@ def _paths(root: Row) -> Iterator[list[Any]]:
             yield path
 
 
-def _oasst_turn(node: Any) -> Turn:
+def _oasst_turn(node: Any, source: Source) -> Turn:
     if not isinstance(node, dict):
         raise Unusable(f"a message of the tree is {json_type(node)}, not an object")
     role, text = node.get("role"), node.get("text")
-    if not isinstance(role, str) or role not in _ROLES:
+    name = source.roles.get(role.strip().lower()) if isinstance(role, str) else None
+    if name is None:
         raise Unusable(f"a message of the tree has the unknown role {role!r:.80}")
     if not isinstance(text, str):
         raise Unusable(f"the text of a message of the tree is {json_type(text)}")
-    return _ROLES[role], text
+    return name, text
 
 
 class FlatMessage(NamedTuple):
@@ -93,11 +87,12 @@ def is_flat(row: Any) -> bool:
     return isinstance(row, dict) and row.keys() >= {"message_id", "parent_id", "role", "text"}
 
 
-def flat_trees(rows: Iterable[Row]) -> Iterator[FlatMessage]:
+def flat_trees(rows: Iterable[Row], source: Source) -> Iterator[FlatMessage]:
     """What became of each message of flat trees, in the order of the rows.
 
     Args:
         rows: Messages, which `is_flat`; a parent may stand behind its replies.
+        source: How the rows are read.
     """
     rows = list(rows)
     nodes: dict[Any, Row] = {}
@@ -118,7 +113,7 @@ def flat_trees(rows: Iterable[Row]) -> Iterator[FlatMessage]:
         elif key in continued:
             yield FlatMessage(None, "continued", key)
         else:
-            yield FlatMessage(_flat_conversation(path), None, key)
+            yield FlatMessage(_flat_conversation(path, source), None, key)
 
 
 def _key(value: Any) -> Any:
@@ -141,10 +136,11 @@ def _path_to(row: Row, nodes: dict[Any, Row]) -> list[Row]:
     return path[::-1]
 
 
-def _flat_conversation(path: list[Row]) -> ParsedConversation | Unusable:
+def _flat_conversation(path: list[Row], source: Source) -> ParsedConversation | Unusable:
     used = ("parent_id", "role", "text")
     facts = [{k: v for k, v in node.items() if k not in used} for node in path]
     try:
-        return conversation([_oasst_turn(node) for node in path], None, {"path": facts})
+        turns = [_oasst_turn(node, source) for node in path]
+        return conversation(turns, None, {"path": facts}, source)
     except Unusable as reason:
         return reason

@@ -1,63 +1,58 @@
-"""From the fields of a row to the turns of a conversation: what all formats share.
+"""What all readers of rows share: the turn, why a row cannot be used, and fields by their type.
 
-Nothing is normalized. A value that is null or NaN (as pandas writes it) is missing, and the
-content of a turn is then empty. Two empty turns carry nothing and are left out: an empty
-system turn at the start, and an empty last answer, so that an Alpaca row with
-`"output": ""` is a conversation that waits for its answer (Alpaca has 28). Any other empty
-turn makes the row fail.
+A value that is null or NaN (as pandas writes it) is missing, and the content of a turn is then
+empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from math import isnan
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypedDict
+
+from schemas.records import ToolCall
 
 Row = dict[str, Any]
-Turn = tuple[str, str]
-"""Role and content."""
 
-OPENAI: Final = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-SHAREGPT: Final = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "function_call": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-    "tool": "tool",
-}
+
+class Further(TypedDict, total=False):
+    """What a turn has beside role and content: the further fields of `schemas.records.Message`."""
+
+    reasoning: str
+    tool_calls: list[ToolCall]
+    tool_call_id: str
+    name: str
+    train: bool
+
+
+Turn = tuple[str, str] | tuple[str, str | None, Further]
+"""Role, content, and what stands beside them where there is more: nearly all turns are plain,
+and two texts take a tenth of the time of an object."""
+
+ROLES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("system", "developer", "system_prompt"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(
+        (
+            "assistant", "gpt", "chatgpt", "gpt4", "gpt-4", "model", "ai", "bot", "chatbot",
+            "bing", "bard", "claude", "llm", "function_call", "tool_call",
+        ),
+        "assistant",
+    ),
+    **dict.fromkeys(
+        (
+            "tool", "function", "observation", "function_response", "tool_response",
+            "tool_result", "ipython", "environment",
+        ),
+        "tool",
+    ),
+}  # fmt: skip
+"""What sources call the roles, in lower case."""
 
 
 class Unusable(ValueError):
     """Why a row, or one of the conversations in it, cannot be used."""
-
-
-class ParsedConversation(NamedTuple):
-    """A conversation of a row.
-
-    Attributes:
-        turns: Role and content of each.
-        input_start: Where a separate input begins in the first user turn, in characters.
-        extra: The row's other fields.
-    """
-
-    turns: list[Turn]
-    input_start: int | None
-    extra: Row
-
-
-Parsed = Iterator[ParsedConversation | Unusable]
 
 
 def json_type(value: Any) -> str:
@@ -97,7 +92,9 @@ def text_of(row: Row, name: str, *, optional: bool = False) -> str:
 
 
 def list_of(row: Row, name: str, *, optional: bool = False) -> list[Any]:
-    """The list of a field, removed from the row; a missing optional one is empty.
+    """The list of a field, or the one that its JSON text holds, removed from the row.
+
+    A missing optional one is empty.
 
     Args:
         row: The row.
@@ -108,6 +105,8 @@ def list_of(row: Row, name: str, *, optional: bool = False) -> list[Any]:
         Unusable: It is missing, or no list.
     """
     value = row.pop(name, None)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        value = _list_in(value)
     if isinstance(value, list):
         return value
     if optional and (is_missing(value) or value == ""):
@@ -117,102 +116,36 @@ def list_of(row: Row, name: str, *, optional: bool = False) -> list[Any]:
     raise Unusable(f"{name!r} is {json_type(value)}, not a list")
 
 
-def conversation(turns: list[Turn], input_start: int | None, extra: Row) -> ParsedConversation:
-    """The conversation of some turns, without empty ones at its ends.
+def _list_in(text: str) -> Any:
+    """The list that JSON text holds; the text itself where it is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
-    Args:
-        turns: Role and content of each.
-        input_start: Where a separate input begins in the first user turn.
-        extra: The row's other fields.
 
-    Raises:
-        Unusable: Another turn is empty, or there is no user turn.
-    """
-    if turns and turns[0] == ("system", ""):
-        turns = turns[1:]
-    if turns and turns[-1] == ("assistant", ""):
-        turns = turns[:-1]
-    has_user = False
-    for at, (role, content) in enumerate(turns):
-        if not content:
-            raise Unusable(f"turn {at + 1} ({role}) is empty")
-        has_user = has_user or role == "user"
-    if not has_user:
-        raise Unusable("there is no user turn")
-    return ParsedConversation(turns, input_start, extra)
+NO_INPUT: Final = frozenset({"", "<noinput>", "n/a", "nan", "<nan>"})
+"""What stands for no input, in lower case."""
 
 
 def with_input(instruction: str, separate: str) -> tuple[str, int | None]:
-    """Instruction and input as one text, and where the input begins."""
-    if not instruction:
-        raise Unusable("empty instruction")
-    if not separate:
-        return instruction, None
-    return f"{instruction}\n\n{separate}", len(instruction) + 2
-
-
-def turns_have(value: Any, key: str) -> bool:
-    """Whether a value is a list of turns with that key, to judge by the first."""
-    return (
-        isinstance(value, list) and bool(value) and isinstance(value[0], dict) and key in value[0]
-    )
-
-
-def messages_of(row: Row, field: str) -> list[Turn]:
-    """The turns of a list of OpenAI's messages (`turns_of`)."""
-    return turns_of(row, field, "role", "content", OPENAI)
-
-
-def turns_of(row: Row, field: str, role: str, content: str, roles: Mapping[str, str]) -> list[Turn]:
-    """The turns of a list of objects, whose other fields stay in the row, one object a turn.
+    """Instruction and input as one text, and where the input begins.
 
     Args:
-        row: The row.
-        field: Its field that holds the list.
-        role: The key of a turn's role.
-        content: The key of its content.
-        roles: Our name for each of the source's roles.
+        instruction: The instruction.
+        separate: The input; blank, or a placeholder of `NO_INPUT`, it is none.
 
     Raises:
-        Unusable: One of them is no turn.
+        Unusable: The instruction is empty.
+
+    >>> with_input("Add.", "1, 2"), with_input("Add.", "<noinput>")
+    (('Add.\\n\\n1, 2', 6), ('Add.', None))
     """
-    turns: list[Turn] = []
-    others: list[Row] = []
-    for number, turn in enumerate(list_of(row, field), 1):
-        if not isinstance(turn, dict):
-            raise Unusable(f"turn {number} is {json_type(turn)}, not an object")
-        name, value = turn.get(role), turn.get(content)
-        if not isinstance(name, str) or name not in roles:
-            raise Unusable(f"turn {number}: unknown role {name!r:.80}")
-        text = _content(value, number, turn)
-        if not isinstance(text, str):
-            raise Unusable(f"turn {number}: {content!r} is {json_type(text)}, not a text")
-        turns.append((roles[name], text))
-        used = {role} if name != "function_call" else set()
-        used |= {content} if text is value or is_missing(value) else set()
-        others.append({k: v for k, v in turn.items() if k not in used and v is not None})
-    if any(others):
-        row[field] = others
-    return turns
-
-
-def _content(value: Any, number: int, turn: Row) -> Any:
-    """The content of a turn as a text, if it can be one; a missing one is empty."""
-    if isinstance(value, list):
-        return _joined(value, number)
-    # Beside a call a missing content is no empty answer.
-    if is_missing(value) and not (turn.get("tool_calls") or turn.get("function_call")):
-        return ""
-    return value
-
-
-def _joined(parts: list[Any], number: int) -> str:
-    """OpenAI's content parts as one text, a line each (as vLLM renders them), if all are texts."""
-    texts = []
-    for at, part in enumerate(parts, 1):
-        kind = part.get("type") if isinstance(part, dict) else json_type(part)
-        text = part.get("text") if kind == "text" else None
-        if not isinstance(text, str):
-            raise Unusable(f"turn {number}: part {at} of its content is no text ({kind!s:.80})")
-        texts.append(text)
-    return "\n".join(texts)
+    if not instruction:
+        raise Unusable("empty instruction")
+    # Long ones are none of the placeholders, and need no copy in lower case.
+    if not separate or (len(separate) < 40 and separate.strip().lower() in NO_INPUT):
+        return instruction, None
+    if separate.isspace():
+        return instruction, None
+    return f"{instruction}\n\n{separate}", len(instruction) + 2

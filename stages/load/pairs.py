@@ -19,6 +19,7 @@ from stages._common.verdicts import evidence_json
 from stages.load._accepted import accept, read_accepted
 from stages.load._container import Container, container
 from stages.load._formats import rename_fields
+from stages.load._hub import hub_rows
 from stages.load._json import Position
 from stages.load._pair_formats import NESTED, PairFormat, pairs_of, recognize
 from stages.load._pair_lists import NoPair, ParsedPair, Ranked
@@ -37,7 +38,6 @@ from stages.load._rows import (
 )
 from stages.load._tables import Delimiter
 from stages.load._turns import Unusable
-from stages.load.records import hub_rows
 
 Format = Literal["auto", PairFormat, "csv", "tsv", "parquet"]
 
@@ -165,7 +165,7 @@ def pairs(
     renames = fields or {}
     positions: Iterable[tuple[str, Position]]
     if dataset:
-        positions = hub_rows(dataset, split, revision)
+        positions = hub_rows(dataset, split, revision, _nested(renames))
     else:
         files = existing_files(path)
         positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)

@@ -12,23 +12,30 @@ lines of text, plain or compressed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from itertools import chain
 from operator import itemgetter
 from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
 
-import polars as pl
-
 from pipeline.context import Context
-from pipeline.errors import OptionError, UserError
+from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Records, stage
-from schemas.records import RECORD_COLUMNS, TURN_COLUMNS, record_id
-from schemas.turns import have_more, lists_of
+from schemas.records import RECORD_COLUMNS
 from stages._common.verdicts import evidence_json
 from stages.load._accepted import accept, read_accepted
 from stages.load._container import Container, container
-from stages.load._formats import LISTS, RowFormat, conversations, recognize, rename_fields
+from stages.load._conversations import ParsedConversation
+from stages.load._formats import (
+    LISTS,
+    RowFormat,
+    conversations,
+    named,
+    preference_field,
+    recognize,
+    rename_fields,
+)
+from stages.load._frame import conversations_frame
+from stages.load._hub import hub_rows
 from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
@@ -43,16 +50,15 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
+from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
 from stages.load._tables import Delimiter
 from stages.load._trees import flat_trees, is_flat
-from stages.load._turns import ParsedConversation, Unusable
+from stages.load._turns import Unusable
 
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
 
 _DEFAULT_SPLIT: Final = "train"
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
-_TURN: Final = {"role": pl.String, "content": pl.String}
-_FURTHER: Final = {name: kind for name, kind in TURN_COLUMNS.items() if name not in _TURN}
 
 
 def _row_format(format: Format) -> RowFormat | None:
@@ -65,8 +71,8 @@ def _container_of(format: Format) -> ContainerOf:
     return (lambda *_: named) if named else container
 
 
-def _nested(fields: dict[str, str]) -> frozenset[str]:
-    return frozenset(fields.get(name, name) for name in LISTS)
+def _nested(source: Source) -> frozenset[str]:
+    return frozenset(source.names.get(name, name) for name in LISTS)
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -85,27 +91,29 @@ def _check(options: SimpleNamespace) -> None:
                 option, f"must be left out without `dataset`, got {value!r}",
                 hint=f"it has no effect on files: leave {option} out",
             )  # fmt: skip
-    row_format, fields = _row_format(options.format), options.fields or {}
+    row_format, rows_of = _row_format(options.format), source_of(options.fields)
     known = "any known format" if options.format == "auto" else f"the format {options.format!r}"
     for path in existing_files(options.path):
         check_file(
             path,
             _container_of(options.format),
-            lambda row: _is_usable(row, row_format, fields),
+            lambda row: _is_usable(row, row_format, rows_of),
             f"of {known}",
             "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
             "preferences (rejected, or a label of true and false) are for load.pairs",
-            _nested(fields),
+            _nested(rows_of),
             options.delimiter,
         )
     read_accepted(options.accepted)
 
 
-def _is_usable(row: Any, format: RowFormat | None, fields: dict[str, str]) -> bool:
+def _is_usable(row: Any, format: RowFormat | None, source: Source) -> bool:
     if isinstance(row, list):  # of turns
-        return not isinstance(next(conversations(row, format, {})), Unusable)
-    row = rename_fields(row, fields)[0]
-    return recognize(row, format) is not None or (format in (None, "oasst") and is_flat(row))
+        return not isinstance(next(conversations(row, format, source)), Unusable)
+    row = named(row, source)[0]
+    if recognize(row, format) is not None:
+        return True
+    return format in (None, "oasst") and is_flat(row) and not preference_field(row)
 
 
 @stage(version=3, scope="set", check=_check)
@@ -117,7 +125,8 @@ def records(
     split: str = _DEFAULT_SPLIT,
     revision: str | None = None,
     format: Format = "auto",
-    fields: dict[str, str] | None = None,
+    fields: Fields | None = None,
+    reasoning: Reasoning = "split",
     delimiter: Delimiter | None = None,
     accepted: InputFiles = (),
     source: str,
@@ -184,49 +193,62 @@ def records(
         >>> rows.select("line", "error").row(1)
         (2, 'no known format has these fields: (none)')
     """
-    renames = fields or {}
+    rows_of = source_of(fields, reasoning)
     positions: Iterable[tuple[str, Position]]
     if dataset:
-        positions = hub_rows(dataset, split, revision)
+        positions = hub_rows(dataset, split, revision, _nested(rows_of))
     else:
         files = existing_files(path)
-        positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)
-    rows = _output_rows(positions, _row_format(format), renames)
-    frame = merge_duplicates(to_frame(rows, _build, itemgetter(-1)), source, license)
+        positions = read_files(ctx, files, _container_of(format), _nested(rows_of), delimiter)
+    rows = _output_rows(positions, _row_format(format), rows_of)
+    frame = to_frame(rows, conversations_frame, itemgetter(-1))
+    frame = merge_duplicates(frame, source, license)
     return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _output_rows(
-    positions: Iterable[tuple[str, Position]], format: RowFormat | None, fields: dict[str, str]
+    positions: Iterable[tuple[str, Position]], format: RowFormat | None, source: Source
 ) -> Iterator[OutputRow]:
     # Rows come one by one from a parser, and each may break in its own manner.
     positions = iter(positions)
-    parent = fields.get("parent_id", "parent_id") if format in (None, "oasst") else None
+    parent = source.names.get("parent_id", "parent_id") if format in (None, "oasst") else None
     for file, (line, row, error) in positions:
         if error:
             yield _failed(error, file, line)
             continue
-        if type(row) is dict and parent in row and _is_message(row, fields):
-            yield from _flat_rows(chain([(file, (line, row, error))], positions), fields)
+        if type(row) is dict and parent in row and _is_message(row, source):
+            yield from _flat_rows(chain([(file, (line, row, error))], positions), source)
             return
-        for conversation in conversations(row, format, fields):
-            yield _output_row(conversation, file, line)
+        for conversation in conversations(row, format, source):
+            yield _output_row(conversation, source, file, line)
             del conversation  # it may be long: not held while the next one is read
 
 
-def _is_message(row: Any, fields: dict[str, str]) -> bool:
+def _is_message(row: Any, source: Source) -> bool:
     """Whether a row is a message of a flat tree."""
-    return is_flat(rename_fields(row, fields)[0] if fields and isinstance(row, dict) else row)
+    is_renamed = source.names and isinstance(row, dict)
+    return is_flat(rename_fields(row, source.names)[0] if is_renamed else row)
 
 
-def _output_row(conversation: ParsedConversation | Unusable, file: str, line: int) -> OutputRow:
-    """Turns, input_start, extra, error, file, line, drop_reason, evidence, characters."""
+def _output_row(
+    conversation: ParsedConversation | Unusable, source: Source, file: str, line: int
+) -> OutputRow:
+    """The values of `conversations_frame`."""
     if isinstance(conversation, Unusable):
         return _failed(str(conversation), file, line)
-    turns, start, extra = conversation
+    turns, start, extra, tools = conversation
     try:
-        size = sum([len(text.encode()) for _, text in turns])
-        return (turns, start, extra_json(extra), None, None, None, None, None, size)
+        size = len(tools.encode()) if tools else 0
+        for turn in turns:
+            if turn[1]:
+                size += len(turn[1].encode())
+            if len(turn) == 3:
+                size += len(extra_json(turn[2]))
+        kept = kept_fields(extra, source) if source.keep else None
+        kept_json = extra_json(kept) if kept else None
+        return (
+            turns, tools, start, extra_json(extra), kept_json, None, None, None, None, None, size
+        )  # fmt: skip
     except UnicodeEncodeError:
         return _failed(SURROGATE, file, line)
     except RecursionError:
@@ -234,111 +256,21 @@ def _output_row(conversation: ParsedConversation | Unusable, file: str, line: in
 
 
 def _failed(error: str, file: str, line: int) -> OutputRow:
-    return (None, None, None, error, file, line, None, None, 0)
+    return (None, None, None, None, None, error, file, line, None, None, 0)
 
 
-def _flat_rows(
-    positions: Iterable[tuple[str, Position]], fields: dict[str, str]
-) -> Iterator[OutputRow]:
+def _flat_rows(positions: Iterable[tuple[str, Position]], source: Source) -> Iterator[OutputRow]:
     """The messages of flat trees: all are read first, since a parent may come late."""
     rest = list(positions)
-    rows = [row for _, (_, row, _) in rest if _is_message(row, fields)]
-    messages = flat_trees(rename_fields(row, fields)[0] for row in rows)
+    rows = [row for _, (_, row, _) in rest if _is_message(row, source)]
+    messages = flat_trees((rename_fields(row, source.names)[0] for row in rows), source)
     for file, (line, row, error) in rest:
-        if not _is_message(row, fields):
+        if not _is_message(row, source):
             yield _failed(error or "no message of a tree, as the rows before it are", file, line)
             continue
         conversation, reason, message_id = next(messages)
         if conversation is not None:
-            yield _output_row(conversation, file, line)
+            yield _output_row(conversation, source, file, line)
         else:
             evidence = evidence_json({"message_id": message_id, "file": file, "line": line})
-            yield (None, None, None, None, None, None, reason, evidence, 0)
-
-
-def identities(messages: pl.Series, tools: pl.Series | None = None) -> pl.Series:
-    """The id of each conversation; null for null.
-
-    The same as `schemas.records.record_id` of each. Where all turns are plain, JSON is written
-    over columns, which takes half of the time that it takes text by text: of 52,000
-    conversations 0.10 instead of 0.19 s.
-
-    Args:
-        messages: list[struct], the turns.
-        tools: The definitions of the tools of each, as JSON text; None without any.
-
-    >>> from schemas.records import record_id
-    >>> messages = [{"role": "user", "content": "Why?"}]
-    >>> identities(pl.Series([messages]))[0] == record_id(messages)
-    True
-    """
-    turn = pl.element().struct
-    canonical = pl.struct(turn.field("content"), turn.field("role")).struct.json_encode()
-    texts = messages.to_frame("m").select(
-        "[" + pl.col("m").list.eval(canonical).list.join(",") + "]"
-    )
-    # As bytes, which no row needs as a Python text beside them.
-    ids = [
-        None if text is None else blake2b(text, digest_size=16).hexdigest()
-        for text in texts.to_series().cast(pl.Binary)
-    ]
-    richer = have_more(messages)
-    if tools is not None:
-        richer |= tools.is_not_null()
-    for i in richer.arg_true():
-        ids[i] = record_id(messages[i].to_list(), None if tools is None else tools[i])
-    return pl.Series(ids, dtype=pl.String)
-
-
-def _build(batch: list[OutputRow]) -> pl.DataFrame:
-    """A batch of rows as columns; built flat, since a dict for every turn would be slow."""
-    turns, starts, extras, errors, files, lines, reasons, evidence, _ = (
-        zip(*batch, strict=True) if batch else [()] * 9
-    )
-    flat = [turn for each in turns for turn in each or ()]
-    roles, contents = zip(*flat, strict=True) if flat else [()] * 2
-    values = pl.DataFrame({"role": roles, "content": contents}, schema=_TURN)
-    missing = [pl.lit(None, kind).alias(name) for name, kind in _FURTHER.items()]
-    lengths = pl.Series([None if each is None else len(each) for each in turns], dtype=pl.Int64)
-    messages = lists_of(values.with_columns(missing), lengths)
-    frame = pl.DataFrame(
-        {
-            "id": identities(messages),
-            "messages": messages,
-            "tools": pl.repeat(None, len(batch), dtype=pl.String, eager=True),
-            "input_start": pl.Series(starts, dtype=pl.Int32),
-            "extra": pl.Series(extras, dtype=pl.String),
-            "error": pl.Series(errors, dtype=pl.String),
-            "file": pl.Series(files, dtype=pl.String),
-            "line": pl.Series(lines, dtype=pl.Int64),
-            "drop_reason": pl.Series(reasons, dtype=pl.String),
-            "evidence": pl.Series(evidence, dtype=pl.String),
-        }
-    )
-    no_parents = pl.when(pl.col("id").is_not_null()).then(pl.lit([], dtype=pl.List(pl.String)))
-    return frame.with_columns(no_parents.alias("parents"))
-
-
-def hub_rows(name: str, split: str, revision: str | None) -> Iterator[tuple[str, Position]]:
-    """The rows of a data set by number, from 1.
-
-    Args:
-        name: OWNER/NAME on the hub, or a folder.
-        split: Of the data set.
-        revision: Of the data set.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
-    from datasets import load_dataset
-
-    try:
-        rows: Any = load_dataset(name, split=split, revision=revision)
-    except Exception as error:  # the client's errors have no common base, and all mean the same
-        raise UserError(
-            f"cannot load the data set {name!r} (split {split!r})",
-            why=(str(error).splitlines() or [type(error).__name__])[0],
-            hint="check the name and the network, or download it and give its files as `path`",
-        ) from None
-    for number, row in enumerate(rows, 1):
-        yield name, (number, row, None)
+            yield (None, None, None, None, None, None, None, None, reason, evidence, 0)

@@ -88,7 +88,7 @@ def test_alpaca_5k_is_in_alpaca(shared: Path) -> None:
     ("file", "lines", "dropped", "failed", "without_answer"),
     [
         ("chat/sharegpt_zh_1k.jsonl.gz", 1000, 0, 1, 7),
-        ("chat/glaive_toolcall_en_demo.json.gz", 300, 38, 0, 0),
+        ("chat/glaive_toolcall_en_demo.json.gz", 300, 35, 0, 0),
         ("chat/kto_en_demo.json.gz", 300, 0, 300, 0),
         ("chat/dpo_en_demo.json.gz", 300, 0, 300, 0),
         ("chat/oasst_sft_zh.json.gz", 766, 1, 0, 0),
