@@ -75,7 +75,7 @@ def unmarked(turn: Turn, source: Source) -> list[Turn]:
 
 
 def _answer(content: str, further: Further, source: Source) -> Turn:
-    """An assistant's turn, taken apart."""
+    """An assistant's turn by its parts."""
     text: str | None = content
     fields: Further = {**further}
     if source.reasoning != "keep" and not further.get("reasoning"):

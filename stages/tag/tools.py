@@ -175,9 +175,10 @@ def faults_of(
         tools: The definitions of the tools, as JSON text.
         allow_last: Whether calls in the last turn need no result.
 
-    >>> result = {"role": "tool", "content": "3", "tool_call_id": "1"}
-    >>> [fault.fault for fault in faults_of([result], None)]
-    ['orphan_result']
+    Example:
+        >>> result = {"role": "tool", "content": "3", "tool_call_id": "1"}
+        >>> [fault.fault for fault in faults_of([result], None)]
+        ['orphan_result']
     """
     every = [*_wrong_calls(messages, tools), *_unpaired(messages, allow_last)]
     return sorted(every, key=itemgetter(0, 1))
