@@ -152,13 +152,14 @@ def _tokens_with_literals(
     """The same for a conversation that mentions control tokens, which are encoded as text."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    (text,), (marked,) = render_jinja_template(
+    rendered: Any = render_jinja_template(
         [cover(tokenizer, template_messages(messages, template))],
         tools=cover(tokenizer, template_tools(tools)),
         chat_template=template,
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
+    (text,), (marked,) = rendered
     ids, offsets = tokenize(tokenizer, text)
     mask = [int(any(a < end and start < b for a, b in marked)) for start, end in offsets]
     return ids, offsets, mask

@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import tokenize
 from schemas.pairs import PAIR_COLUMNS, shared_prompt
 from schemas.turns import record_message, tools_json
-from stages._llm.rendered import Unrenderable, rendered_text
+from stages._llm.rendered import rendered_text
 from stages._training.dataset import IGNORED, answer_losses
 
 SIDES: Final = ("chosen", "rejected")
