@@ -220,10 +220,11 @@ def template_messages(
         messages: The messages of a record.
         template: The text of the template that will render them.
 
-    >>> call = {"id": "1", "name": "add", "arguments": '{"a": 2}'}
-    >>> turn = {"role": "assistant", "content": None, "tool_calls": [call], "train": None}
-    >>> template_messages([turn])[0]["tool_calls"][0]["function"]["arguments"]
-    {'a': 2}
+    Example:
+        >>> call = {"id": "1", "name": "add", "arguments": '{"a": 2}'}
+        >>> turn = {"role": "assistant", "content": None, "tool_calls": [call], "train": None}
+        >>> template_messages([turn])[0]["tool_calls"][0]["function"]["arguments"]
+        {'a': 2}
     """
     reasoning = next((name for name in REASONING_FIELDS if name in template), REASONING_FIELDS[0])
     return [_template_message(message, reasoning) for message in messages]
@@ -256,11 +257,10 @@ def record_message(turn: Mapping[str, Any]) -> dict[str, Any]:
         turn: A turn with OpenAI's names; arguments are objects or JSON text, and reasoning
             stands under any of `REASONING_FIELDS`.
 
-    >>> function = {"name": "add", "arguments": {"a": 2}}
-    >>> record_message({"role": "assistant", "tool_calls": [{"id": "1", "function": function}]})[
-    ...     "tool_calls"
-    ... ]
-    [{'id': '1', 'name': 'add', 'arguments': '{"a": 2}'}]
+    Example:
+        >>> call = {"id": "1", "function": {"name": "add", "arguments": {"a": 2}}}
+        >>> record_message({"role": "assistant", "tool_calls": [call]})["tool_calls"]
+        [{'id': '1', 'name': 'add', 'arguments': '{"a": 2}'}]
     """
     calls = [_record_call(call) for call in turn.get("tool_calls") or ()]
     reasoning = (turn.get(name) for name in REASONING_FIELDS)

@@ -188,7 +188,7 @@ def durable(store: Path) -> int:
 
 def _begun(line: str) -> str | None:
     """The stage whose beginning a line of the log tells."""
-    begun = re.fullmatch(r"\[ *\d+/\d+\] (\w+) \([\w.]+\)\n", line)
+    begun = re.fullmatch(r"\[ *\d+/\d+\] (\w+) \([\w., -]+\)\n", line)
     return begun[1] if begun else None
 
 

@@ -28,11 +28,12 @@ def as_conversations(rows: pl.DataFrame, parts: Sequence[str] = PARTS) -> pl.Dat
         rows: Records or pairs.
         parts: The columns of turns that count, of pairs.
 
-    >>> turns = {"prompt": [[{"role": "user", "content": "Why?"}]], "chosen": [None],
-    ...          "rejected": [[{"role": "assistant", "content": "No."}]]}
-    >>> messages = as_conversations(pl.DataFrame(turns))["messages"]
-    >>> [turn["role"] for turn in messages[0]]
-    ['prompt', 'user', 'rejected', 'assistant']
+    Example:
+        >>> turns = {"prompt": [[{"role": "user", "content": "Why?"}]], "chosen": [None],
+        ...          "rejected": [[{"role": "assistant", "content": "No."}]]}
+        >>> messages = as_conversations(pl.DataFrame(turns))["messages"]
+        >>> [turn["role"] for turn in messages[0]]
+        ['prompt', 'user', 'rejected', 'assistant']
     """
     if not are_pairs(rows):
         return rows

@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.models.local.chat_template import Unrenderable, control_tokens
+from pipeline.models.local.chat_template import Unrenderable
+from pipeline.models.local.literal_tokens import control_tokens
 from schemas.turns import View, parsed
 
 Message = Mapping[str, Any]
@@ -76,7 +77,7 @@ def answer_places(
     Args:
         render: Renders messages as the text was rendered.
         tokenizer: The model's tokenizer.
-        text: The rendered conversation; no text in it holds a control token.
+        text: The rendered conversation; control tokens of its own texts are covered.
         messages: Its turns.
 
     Raises:
@@ -242,9 +243,9 @@ def _call_ends(
     marks: dict[str, int] = {}
     for match in _MARK.finditer(marked):
         marks.setdefault(match[1], match.end())
-    pattern = control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     tokens, marked_tokens = (
-        list(pattern.finditer(each)) if pattern else [] for each in (text, marked)
+        list(control.pattern.finditer(each)) if control else [] for each in (text, marked)
     )
     if [match[0] for match in tokens] != [match[0] for match in marked_tokens]:
         raise Unrenderable("the chat template does not show where tool calls end")

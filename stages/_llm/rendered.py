@@ -1,10 +1,10 @@
 """A conversation as a chat template renders it, and where in the text the assistant's words are.
 
 A template that cannot show a row makes the row `Unrenderable`, never a poorer text: one that
-refuses the roles, that leaves out a turn, the tools or a call, or changes an answer; and so does
-a text that holds one of the tokenizer's own control tokens, which would be read as the end
-of a turn. Reasoning is shown as far as the template shows it: those of reasoning models leave
-out the reasoning of earlier turns.
+refuses the roles, that leaves out a turn, the tools or a call, or changes an answer. Reasoning
+is shown as far as the template shows it: those of reasoning models leave out the reasoning of
+earlier turns. Control tokens that a text mentions are covered in the rendered text, and
+tokenized as text (`pipeline.models.local.literal_tokens`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipeline.models.local.chat_template import (
-    Unrenderable,
-    chat_text,
-    refuse_control_token,
-)
+from pipeline.models.local.chat_template import Unrenderable, chat_text
+from pipeline.models.local.literal_tokens import cover
 from schemas.turns import template_messages, template_tools
 from stages._llm.answer_places import RenderedAnswer, answer_places
 
@@ -28,7 +25,8 @@ class RenderedText:
     """A conversation as text.
 
     Attributes:
-        text: What the chat template gives.
+        text: What the chat template gives; control tokens of the conversation's own texts are
+            covered. `literal_tokens.tokenize` reads it.
         answers: The assistant's turns in it.
     """
 
@@ -52,9 +50,9 @@ def render(
 
     Raises:
         Unrenderable: The template refuses the conversation, leaves something of it out or
-            changes an answer, or a text holds a control token.
+            changes an answer.
     """
-    refuse_control_tokens(tokenizer, messages, tools)
+    messages = cover(tokenizer, messages)
     rendering = partial(rendered_text, tokenizer, tools=tools, template=template)
     text = rendering(messages)
     if tools:
@@ -71,7 +69,7 @@ def rendered_text(
     template: str | None = None,
     **options: bool,
 ) -> str:
-    """The conversation as the chat template renders it.
+    """The conversation as the chat template renders it, with control tokens in texts covered.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -84,29 +82,9 @@ def rendered_text(
         Unrenderable: The template refuses it, or there is none.
     """
     own = template or getattr(tokenizer, "chat_template", None)
-    turns = template_messages(messages, own if isinstance(own, str) else "")
-    return chat_text(
-        tokenizer, turns, tools=template_tools(tools), chat_template=template, **options
-    )
-
-
-def refuse_control_tokens(
-    tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: str | None = None
-) -> None:
-    """Refuse a conversation of which a text holds a control token of the tokenizer.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        messages: The turns.
-        tools: The definitions of the tools, as JSON text.
-
-    Raises:
-        Unrenderable: One does; it would be read as what the template writes.
-    """
-    # As templates take them: JSON may write the token's characters as escapes.
-    for number, message in enumerate(template_messages(messages), 1):
-        refuse_control_token(tokenizer, message, f"turn {number}")
-    refuse_control_token(tokenizer, template_tools(tools) or (), "the tools")
+    turns = cover(tokenizer, template_messages(messages, own if isinstance(own, str) else ""))
+    defined = cover(tokenizer, template_tools(tools))
+    return chat_text(tokenizer, turns, tools=defined, chat_template=template, **options)
 
 
 def _names(tools: str) -> list[str]:

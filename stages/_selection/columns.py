@@ -30,7 +30,8 @@ def shown_columns(names: Iterable[str]) -> list[str]:
     Args:
         names: The columns.
 
-    >>> [type(name).__name__ for name in shown_columns(["ifd", "cluster"])]
-    ['str', 'OptionalColumn']
+    Example:
+        >>> [type(name).__name__ for name in shown_columns(["ifd", "cluster"])]
+        ['str', 'OptionalColumn']
     """
     return [OptionalColumn(name) if name in SELECTOR_COLUMNS else name for name in names]

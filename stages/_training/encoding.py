@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.models.local.chat_template import Unrenderable
+from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from schemas.turns import template_messages, template_tools
 from stages._llm.answer_places import RenderedAnswer, Span
 from stages._llm.rendered import render
@@ -32,7 +33,7 @@ ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
 
 _ENCODED: Final = pl.Schema(
-    {"input_ids": pl.List(pl.Int32), "labels": pl.List(pl.Int32), "error": pl.String}
+    {"input_ids": pl.List(pl.Int32()), "labels": pl.List(pl.Int32()), "error": pl.String()}
 )
 
 _log = logging.getLogger(__name__)
@@ -57,14 +58,14 @@ def encode(
         `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
         that the template cannot show has an error, and no tokens.
     """
-    given = rows.select("messages", *(["tools"] if "tools" in rows.columns else []))
+    columns = [name for name in ("messages", "tools") if name in rows.columns]
     parts = [
         pl.DataFrame(
             [_encoded(tokenizer, template, loss_on, *row) for row in part.iter_rows()],
             _ENCODED,
             orient="row",
         )
-        for part in given.iter_slices(ENCODED_AT_ONCE)
+        for part in rows.select(columns).iter_slices(ENCODED_AT_ONCE)
     ]
     return pl.concat(parts) if parts else pl.DataFrame(schema=_ENCODED)
 
@@ -107,7 +108,9 @@ def _encoded(
     try:
         _refuse_loss_elsewhere(messages)
         rendered = render(tokenizer, messages, tools, template)
-        ids, offsets, mask = _tokens(tokenizer, template, messages, tools)
+        is_literal = uncovered(tokenizer, rendered.text) != rendered.text
+        encoding = _tokens_with_literals if is_literal else _tokens
+        ids, offsets, mask = encoding(tokenizer, template, messages, tools)
         some_turns = any(message.get("train") is False for message in messages)
         if some_turns or set(loss_on) != set(ANSWER_PARTS):
             _unmask(mask, offsets, rendered.answers, messages, loss_on)
@@ -141,6 +144,25 @@ def _tokens(
         tokenizer_kwargs={"return_offsets_mapping": True},
     )
     return encoded["input_ids"], encoded["offset_mapping"], list(encoded["assistant_masks"])
+
+
+def _tokens_with_literals(
+    tokenizer: Any, template: str, messages: Sequence[Mapping[str, Any]], tools: str | None
+) -> tuple[list[int], list[Span], list[int]]:
+    """The same for a conversation that mentions control tokens, which are encoded as text."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    rendered: Any = render_jinja_template(
+        [cover(tokenizer, template_messages(messages, template))],
+        tools=cover(tokenizer, template_tools(tools)),
+        chat_template=template,
+        return_assistant_tokens_mask=True,
+        **tokenizer.special_tokens_map,
+    )
+    (text,), (marked,) = rendered
+    ids, offsets = tokenize(tokenizer, text)
+    mask = [int(any(a < end and start < b for a, b in marked)) for start, end in offsets]
+    return ids, offsets, mask
 
 
 def _unmask(

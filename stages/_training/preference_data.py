@@ -15,9 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.models.local.chat_template import Unrenderable
+from pipeline.models.local.literal_tokens import tokenize
 from schemas.pairs import PAIR_COLUMNS, shared_prompt
 from schemas.turns import record_message, tools_json
-from stages._llm.rendered import Unrenderable, refuse_control_tokens, rendered_text
+from stages._llm.rendered import rendered_text
 from stages._training.dataset import IGNORED, answer_losses
 
 SIDES: Final = ("chosen", "rejected")
@@ -92,10 +94,8 @@ def _tokens(
 
     def ids(turns: list[Any], *, is_prompt: bool = False) -> list[int]:
         text = rendered_text(tokenizer, turns, tools, add_generation_prompt=is_prompt)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tokenize(tokenizer, text)[0]
 
-    for side in sides:
-        refuse_control_tokens(tokenizer, [*prompt, *(side or ())], tools)
     before = ids(prompt, is_prompt=True)
     chosen, rejected = (None if side is None else ids([*prompt, *side]) for side in sides)
     start = min(_shared(before, whole) for whole in (chosen, rejected) if whole is not None)

@@ -22,7 +22,15 @@ Reasoning = Literal["field", "inline", "last", "drop"]
 """Where an assistant's reasoning is written: in a field of its turn, in `<think>` marks before
 the content, in the field of the last assistant turn alone, or nowhere."""
 
-TURN_FIELDS: Final = ("role", "content", "reasoning", "tool_calls", "tool_call_id", "name", "train")
+TURN_FIELDS: Final[tuple[str, ...]] = (
+    "role",
+    "content",
+    "reasoning",
+    "tool_calls",
+    "tool_call_id",
+    "name",
+    "train",
+)
 """The fields of a turn in the order of a shard; the first two are always there."""
 
 
@@ -168,7 +176,7 @@ def _readable(texts: pl.Series) -> pl.Series:
     Its parser refuses what Python's takes, such as integers of more than 64 bits, and one such
     text would make a shard unreadable.
     """
-    from pandas.io.json import ujson_loads
+    from pandas.io.json import ujson_loads  # type: ignore[attr-defined]  # not in the stubs
 
     def is_json(text: str) -> bool:
         try:

@@ -12,7 +12,14 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from stages.load._transcript import Limits, Transcript, append_text, is_empty, parts_of
+from stages.load._transcript import (
+    Limits,
+    Transcript,
+    append_text,
+    is_empty,
+    optional_text,
+    parts_of,
+)
 from stages.load._turns import Row, Unusable
 
 AGENT: Final = "claude-code"
@@ -80,7 +87,7 @@ class Reader:
         Raises:
             Unusable: It cannot be read.
         """
-        kind, uuid = row["type"], row.get("uuid")
+        kind, uuid = row["type"], optional_text(row, "uuid")
         transcript = self._transcript(line, row)
         if kind not in ("user", "assistant") or uuid in self._uuids:
             transcript.ignore(kind if uuid not in self._uuids else "repeated", line)
@@ -93,7 +100,7 @@ class Reader:
                 self._user(transcript, line, row, parts)
             else:
                 self._assistant(transcript, line, row, message, parts)
-        if isinstance(uuid, str):
+        if uuid is not None:
             self._uuids.add(uuid)
             self._mark(transcript, uuid, row, kind)
 
@@ -109,17 +116,17 @@ class Reader:
 
     def _transcript(self, line: int, row: Row) -> Transcript:
         """The session or the side chain that a line belongs to."""
-        uuid, parent = row.get("uuid"), row.get("parentUuid")
+        uuid, parent = optional_text(row, "uuid"), optional_text(row, "parentUuid")
         root = None
         if row.get("isSidechain"):
-            root = row.get("agentId") or self._roots.get(parent or "") or uuid
+            root = optional_text(row, "agentId") or self._roots.get(parent or "") or uuid
             self._roots[uuid or ""] = root
-        session = row.get("sessionId")
+        session = optional_text(row, "sessionId")
         if session is None and self._by_key:  # lines about the session have none
             return next(iter(self._by_key.values()))
         orphan = self._by_key.pop((None, None), None) if session is not None else None
-        made = Transcript(AGENT, line, self._limits, side_chain=root is not None)
-        transcript = self._by_key.setdefault((session, root), orphan or made)
+        new = Transcript(AGENT, line, self._limits, side_chain=root is not None)
+        transcript = self._by_key.setdefault((session, root), orphan or new)
         transcript.side_chain = root is not None
         facts = {"version": "version", "cwd": "cwd", "branch": "gitBranch", "started": "timestamp"}
         transcript.note(session=session, **{ours: row.get(name) for ours, name in facts.items()})
@@ -129,7 +136,7 @@ class Reader:
         said = []
         for part in parts:
             if str(part.get("type")).endswith("tool_result"):
-                transcript.result(part.get("tool_use_id"), part.get("content"), line)
+                transcript.result(optional_text(part, "tool_use_id"), part.get("content"), line)
             elif row.get("isMeta") or str(part.get("text", "")).lstrip().startswith(_META):
                 transcript.ignore("meta", line)
                 texts = self._meta.setdefault(id(transcript), [])
@@ -152,7 +159,9 @@ class Reader:
             transcript.ignore("error", line)
             return
         transcript.note(models=message.get("model"))
-        key = (id(transcript), message.get("id") or row.get("requestId") or row.get("uuid"))
+        ids = ((message, "id"), (row, "requestId"), (row, "uuid"))
+        known = next(filter(None, (optional_text(*named) for named in ids)), None)
+        key = (id(transcript), known or line)
         if key not in self._turns:
             self._answer_meta(transcript, line)
             self._turns[key] = transcript.add({"role": "assistant"}, line)
@@ -179,12 +188,13 @@ def _add_part(transcript: Transcript, turn: Row, part: Row, line: int) -> None:
     """Add a block of an assistant's message to its turn."""
     kind = str(part.get("type"))
     if kind == "thinking":
-        append_text(turn, "reasoning", str(part.get("thinking") or ""))
+        append_text(turn, "reasoning", optional_text(part, "thinking") or "")
     elif kind == "redacted_thinking":
         transcript.request(line).counts["hidden_reasoning"] += 1
     elif kind.endswith("tool_use"):
-        transcript.call(turn, part.get("id"), part.get("name"), part.get("input") or {})
+        id_, name = optional_text(part, "id"), optional_text(part, "name")
+        transcript.call(turn, id_, name, part.get("input") or {})
     elif kind.endswith("tool_result"):  # of a tool that the server ran
-        transcript.result(part.get("tool_use_id"), part.get("content"), line)
+        transcript.result(optional_text(part, "tool_use_id"), part.get("content"), line)
     else:
         append_text(turn, "content", transcript.text([part], line))

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from stages.load._transcript import Limits, Transcript, append_text, is_empty, parts_of
+from stages.load._transcript import (
+    Limits,
+    Transcript,
+    append_text,
+    is_empty,
+    optional_text,
+    parts_of,
+)
 from stages.load._turns import Row, Unusable
 
 AGENT: Final = "codex"
@@ -92,7 +99,7 @@ class Reader:
     def _head(self, line: int, payload: Row) -> None:
         """The line with which a session begins; a fork repeats that of the session it is of."""
         about = self.transcripts[-1].about if self.transcripts else {}
-        id_ = payload.get("id")
+        id_ = optional_text(payload, "id")
         if not self.transcripts or id_ not in (about.get("session"), about.get("forked_from")):
             self.transcripts.append(Transcript(AGENT, line, self._limits))
             git = payload.get("git")
@@ -118,6 +125,7 @@ def _roll_back(transcript: Transcript, count: Any) -> None:
 
 def _item(transcript: Transcript, line: int, item: Row) -> None:
     """Add an item: what the assistant does until a result comes is one turn."""
+    id_, name = optional_text(item, "call_id"), optional_text(item, "name")
     match item.get("type"):
         case "message":
             _message(transcript, line, item)
@@ -126,20 +134,20 @@ def _item(transcript: Transcript, line: int, item: Row) -> None:
         case "function_call":
             turn = _turn(transcript, line)
             arguments = item.get("arguments") or "{}"
-            transcript.call(turn, item.get("call_id"), item.get("name"), arguments)
+            transcript.call(turn, id_, name, arguments)
         case "custom_tool_call":
             arguments = {"input": item.get("input")}
             turn = _turn(transcript, line)
-            transcript.call(turn, item.get("call_id"), item.get("name"), arguments)
+            transcript.call(turn, id_, name, arguments)
         case "local_shell_call":
-            id_ = item.get("call_id") or item.get("id")
+            id_ = id_ or optional_text(item, "id")
             arguments = item.get("action") or {}
             transcript.call(_turn(transcript, line), id_, "local_shell", arguments)
         case "function_call_output" | "custom_tool_call_output":
             output = item.get("output")
             if isinstance(output, dict) and isinstance(output.get("content"), str):
                 output = output["content"]
-            transcript.result(item.get("call_id"), output, line)
+            transcript.result(id_, output, line)
         case kind:
             transcript.ignore(str(kind), line)
 

@@ -53,10 +53,11 @@ def glaive_turns(row: Row, source: Source) -> tuple[list[Turn], str | None]:
     Raises:
         Unusable: It is not of this form.
 
-    >>> from stages.load._source import PLAIN
-    >>> row = {"system": "SYSTEM: Help.", "chat": "USER: Hi\n\n\nASSISTANT: Ho <|endoftext|>"}
-    >>> glaive_turns(row, PLAIN)[0]
-    [('system', 'Help.'), ('user', 'Hi'), ('assistant', 'Ho')]
+    Example:
+        >>> from stages.load._source import PLAIN
+        >>> row = {"system": "SYSTEM: Help.", "chat": "USER: Hi\n\n\nASSISTANT: Ho <|endoftext|>"}
+        >>> glaive_turns(row, PLAIN)[0]
+        [('system', 'Help.'), ('user', 'Hi'), ('assistant', 'Ho')]
     """
     text = text_of(row, "chat" if "system" in row else "sample")
     if "system" in row:

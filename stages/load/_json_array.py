@@ -306,7 +306,7 @@ class _Rows:
     def _is_row(self, is_indented: bool, keys: set[str], is_long: bool) -> tuple[bool, int]:
         """Whether a row begins at the position; if not, where to search on.
 
-        An object in a list of the broken row looks like a row too. It is told from one by how
+        An object in a list of the broken row looks like a row too. It is distinguished by how
         its list ends, and where that is unclear, by its indentation and its keys.
 
         Args:

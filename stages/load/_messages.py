@@ -46,10 +46,11 @@ def read_turns(value: Any, role: str) -> tuple[list[Message], list[Row]]:
     Raises:
         Unusable: It is none of these, or a turn cannot be read.
 
-    >>> read_turns([{"from": "human", "value": "Hi", "mood": "good"}], "user")
-    ([{'role': 'user', 'content': 'Hi'}], [{'mood': 'good'}])
-    >>> [turn["content"] for turn in read_turns("\n\nHuman: Hi\n\nAssistant: Ho", "user")[0]]
-    ['Hi', 'Ho']
+    Example:
+        >>> read_turns([{"from": "human", "value": "Hi", "mood": "good"}], "user")
+        ([{'role': 'user', 'content': 'Hi'}], [{'mood': 'good'}])
+        >>> [turn["content"] for turn in read_turns("\n\nHuman: Hi\n\nAssistant: Ho", "user")[0]]
+        ['Hi', 'Ho']
     """
     if isinstance(value, str):
         turns = _from_json(value)

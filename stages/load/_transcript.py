@@ -119,7 +119,7 @@ class Transcript:
         self.request(line).turns.append(turn)
         return turn
 
-    def call(self, turn: Row, id: Any, name: Any, arguments: Any) -> None:
+    def call(self, turn: Row, id: str | None, name: str | None, arguments: Any) -> None:
         """Append a call to an assistant's turn.
 
         Args:
@@ -131,7 +131,7 @@ class Transcript:
         Raises:
             Unusable: It has no name.
         """
-        if not isinstance(name, str):
+        if not name:
             raise Unusable("a tool call has no name")
         if id is not None:
             self._names[id] = name
@@ -140,7 +140,7 @@ class Transcript:
         )
         turn.setdefault("tool_calls", []).append({"id": id, "name": name, "arguments": text})
 
-    def result(self, id: Any, content: Any, line: int) -> None:
+    def result(self, id: str | None, content: Any, line: int) -> None:
         """Append the turn of a tool, cut at the limit.
 
         Args:
@@ -155,7 +155,7 @@ class Transcript:
             text = f"{text[:limit]}\n[{removed} more characters were cut]"
             self.request(line).counts.update(cut_results=1, cut_characters=removed)
         turn = {"role": "tool", "content": text, "tool_call_id": id}
-        self.add({**turn, "name": self._names.get(id)}, line)
+        self.add({**turn, "name": self._names.get(id or "")}, line)
 
     def text(self, content: Any, line: int) -> str:
         """Content as a text, a line for each part.
@@ -228,6 +228,22 @@ def _finished(turn: Row) -> Row | None:
     ):
         return None
     return {**turn, "content": content or (None if turn.get("tool_calls") else "")}
+
+
+def optional_text(row: Mapping[str, Any], name: str) -> str | None:
+    """A field that is a text, such as an id; None without.
+
+    Args:
+        row: An object.
+        name: The field.
+
+    Raises:
+        Unusable: It is something else.
+    """
+    value = row.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise Unusable(f"{name!r} is {json_type(value)}, not a text")
 
 
 def is_empty(parts: Iterable[Mapping[str, Any]]) -> bool:

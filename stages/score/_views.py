@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.models import Scored
 from pipeline.models.local.chat_template import Unrenderable
+from pipeline.models.local.literal_tokens import tokenize
 from schemas.records import Message
 from schemas.turns import View, turn_text
 from stages._llm.rendered import render, rendered_text
@@ -114,9 +115,9 @@ def conversation(
     """
     rendered = render(rendering.tokenizer, messages, tools)
     text, spans = rendered.text, [answer.span(rendering.turn) for answer in rendered.answers]
-    encoded = rendering.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    offsets = np.array(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-    tokens = tuple(encoded["input_ids"])
+    ids, places = tokenize(rendering.tokenizer, text)
+    offsets = np.array(places, dtype=np.int64).reshape(-1, 2)
+    tokens = tuple(ids)
     covering = [_covering(offsets, (start, end)) for start, end in spans if text[start:end].strip()]
     return RenderedConversation(
         tokens=tokens,

@@ -20,7 +20,6 @@ _PHRASE: Final = re.compile(
     re.MULTILINE,
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|[。！？]")
-_SPACES: Final = re.compile(r"\s+")
 
 _LAYOUT: Final = re.compile(
     r"\\(?:left|right|displaystyle|quad|qquad)(?![a-z])|\\[()\[\],;:! ]|[$*`]"
@@ -29,8 +28,9 @@ _WRAPPED: Final = re.compile(
     r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed|fbox)\s*\{([^{}]*)\}"
 )
 _FRACTION: Final = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_AROUND_SIGNS: Final = re.compile(r"\s*([^\w\s])\s*")
+_THOUSANDS: Final = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
+_AROUND_SIGNS: Final = re.compile(r"\s(?:(?<=[^\w\s.,;:!?]\s)|(?=[^\w\s]))")
+"""A space beside a sign; that behind a mark of a sentence stays."""
 
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
@@ -91,13 +91,7 @@ def normalized_answer(text: str) -> str:
         previous = text
         text = _FRACTION.sub(r"\1/\2", _WRAPPED.sub(r" \1 ", text))
     text = _THOUSANDS.sub("", _LAYOUT.sub("", text)).casefold()
-    return _SPACES.sub(" ", _AROUND_SIGNS.sub(_closed_up, text)).strip(" .,;:!?。、")
-
-
-def _closed_up(match: re.Match[str]) -> str:
-    """A sign without spaces; a mark of a sentence keeps the one behind it."""
-    sign = match[1]
-    return sign + " " if sign in ".,;:!?" and match[0][-1].isspace() else sign
+    return _AROUND_SIGNS.sub("", " ".join(text.split())).strip(" .,;:!?。、")
 
 
 def holds_answer(text: str, answer: str) -> bool | None:

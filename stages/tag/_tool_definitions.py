@@ -42,12 +42,12 @@ class ToolDefinitions(NamedTuple):
     """The tools of a row.
 
     Attributes:
-        count: How many are defined; None where the text cannot be read.
+        num_tools: How many are defined; None where the text cannot be read.
         schemas: The JSON schema of each tool's arguments, as text, by the tool's name; None for
             a tool that takes free text. Empty where a definition has no name.
     """
 
-    count: int | None
+    num_tools: int | None
     schemas: Mapping[str, str | None]
 
 
@@ -59,9 +59,9 @@ def tool_definitions(tools: str | None) -> ToolDefinitions:
         tools: The column `tools` of a record: JSON text.
 
     >>> tool_definitions('[{"name": "add", "parameters": {"type": "object"}}]')
-    ToolDefinitions(count=1, schemas={'add': '{"type": "object"}'})
+    ToolDefinitions(num_tools=1, schemas={'add': '{"type": "object"}'})
     >>> tool_definitions("a calculator")
-    ToolDefinitions(count=None, schemas={})
+    ToolDefinitions(num_tools=None, schemas={})
     """
     if not tools:
         return ToolDefinitions(0, {})
@@ -70,7 +70,7 @@ def tool_definitions(tools: str | None) -> ToolDefinitions:
     except (ValueError, RecursionError):
         return ToolDefinitions(None, {})
     entries = value if isinstance(value, list) else [value]
-    schemas = {}
+    schemas: dict[str, str | None] = {}
     for entry in entries:
         function = _function(entry)
         if not isinstance(function.get("name"), str):
@@ -93,7 +93,7 @@ def _function(entry: Any) -> Mapping[str, Any]:
 def _schema_text(function: Mapping[str, Any]) -> str | None:
     if function["type"] == "custom":
         return None
-    schema = next((function[name] for name in _SCHEMAS if function.get(name) is not None), {})
+    schema: Any = next((function[name] for name in _SCHEMAS if function.get(name) is not None), {})
     return json.dumps(_standard(_enclosed(schema)))
 
 

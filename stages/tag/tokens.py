@@ -28,9 +28,10 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.chat_template import Unrenderable, load_tokenizer, renders_here
+from pipeline.models.local.literal_tokens import tokenize, uncovered
 from pipeline.stage import Records, stage
 from schemas.turns import View, turn_text
-from stages._llm.rendered import refuse_control_tokens, rendered_text
+from stages._llm.rendered import rendered_text
 
 Part = Literal["all", "prompt", "response"]
 
@@ -184,7 +185,10 @@ def _count_chat(tokenizer: Any, rows: pl.DataFrame, part: Part) -> Counted:
             errors[row] = str(error)
             texts.append(())
     owners = np.repeat(np.arange(len(texts)), [len(parts) for parts in texts])
-    lengths = token_lengths(tokenizer, [text for parts in texts for text in parts])
+    flat = [text for parts in texts for text in parts]
+    lengths = token_lengths(tokenizer, flat)
+    for i in [i for i, text in enumerate(flat) if uncovered(tokenizer, text) != text]:
+        lengths[i] = len(tokenize(tokenizer, flat[i])[0])
     signs = [sign for parts in texts for sign in (1, -1)[: len(parts)]]
     sums = np.bincount(owners, lengths * np.array(signs, np.int64), len(texts))
     counts = [int(n) if parts else None for parts, n in zip(texts, sums, strict=True)]
@@ -199,7 +203,6 @@ def _rendered(
     Raises:
         Unrenderable: The template refuses the conversation, or changes it without its answer.
     """
-    refuse_control_tokens(tokenizer, messages, tools)
     answer = _answer_position(messages)
     if part == "all":
         return (rendered_text(tokenizer, messages, tools),)

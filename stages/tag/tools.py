@@ -126,7 +126,9 @@ def tools(
     counts = rows.select(
         num_tool_calls().fill_null(0).cast(pl.Int32).alias("tool_calls"),
         results.cast(pl.Int32).alias("tool_results"),
-        pl.Series("tools_defined", [tool_definitions(t).count for t in rows["tools"]], pl.Int32),
+        pl.Series(
+            "tools_defined", [tool_definitions(t).num_tools for t in rows["tools"]], pl.Int32
+        ),
     )
     used: list[list[str]] = [[]] * len(rows)
     faulty: list[list[FaultyTurn]] = [[]] * len(rows)
@@ -173,9 +175,10 @@ def faults_of(
         tools: The definitions of the tools, as JSON text.
         allow_last: Whether calls in the last turn need no result.
 
-    >>> result = {"role": "tool", "content": "3", "tool_call_id": "1"}
-    >>> [fault.fault for fault in faults_of([result], None)]
-    ['orphan_result']
+    Example:
+        >>> result = {"role": "tool", "content": "3", "tool_call_id": "1"}
+        >>> [fault.fault for fault in faults_of([result], None)]
+        ['orphan_result']
     """
     every = [*_wrong_calls(messages, tools), *_unpaired(messages, allow_last)]
     return sorted(every, key=itemgetter(0, 1))

@@ -26,8 +26,8 @@ from pipeline.models.journal.responses import ParsedResponse, RawResponse
 from pipeline.models.local.chat_template import (
     Unrenderable,
     chat_text,
-    refuse_control_token,
 )
+from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from pipeline.store.hashing import encode
 
 BYTES_PER_TOKEN: Final = 3
@@ -162,9 +162,9 @@ def prepare(
     """Render a request, tokenize it and compute its key.
 
     A text goes to the tokenizer as it is, with the special tokens that the tokenizer
-    adds; messages go through the chat template, which writes its own. Messages that the
-    template refuses, and texts in them that hold a control token, make the request one with
-    an `error`.
+    adds; messages go through the chat template, which writes its own. Control tokens that a
+    message mentions are encoded as text. Messages that the template refuses make the request
+    one with an `error`.
 
     Args:
         request: The request of a stage.
@@ -180,9 +180,11 @@ def prepare(
     is_text = isinstance(request.prompt, str)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
     error: str | None = None
+    rendered: str | None = None
     if not isinstance(prompt, str) and tokenizer is not None:
         try:
-            prompt = _rendered(tokenizer, prompt)
+            rendered = _rendered(tokenizer, prompt)
+            prompt = uncovered(tokenizer, rendered)
         except Unrenderable as refusal:
             error = str(refusal)
     payload = encode(
@@ -193,11 +195,17 @@ def prepare(
             "decoding": _decoding_payload(request.decoding),
             "seed": request.seed,
             "sample": request.sample,
+            # Other tokens of the same text: control tokens that a turn mentions.
+            **({"literal": True} if rendered not in (None, prompt) else {}),
         }
     )
     tokens: tuple[int, ...] = ()
     if tokenizer is not None and error is None:
-        tokens = tuple(tokenizer(prompt, add_special_tokens=is_text)["input_ids"])
+        tokens = tuple(
+            tokenizer(prompt, add_special_tokens=is_text)["input_ids"]
+            if rendered in (None, prompt)
+            else tokenize(tokenizer, rendered)[0]
+        )
     size = len(tokens) if tokenizer is not None else len(prompt)
     limit = context_tokens if tokens else None
     return PreparedRequest(
@@ -211,15 +219,13 @@ def prepare(
 
 
 def _rendered(tokenizer: Any, prompt: Sequence[tuple[str, str]]) -> str:
-    """Messages as the chat template renders them, ready for an answer.
+    """Messages as the chat template renders them, covered, ready for an answer.
 
     Raises:
-        Unrenderable: The template refuses them, or a text holds a control token.
+        Unrenderable: The template refuses them.
     """
-    for number, (_, content) in enumerate(prompt, 1):
-        refuse_control_token(tokenizer, content, f"turn {number} of the prompt")
     messages = [{"role": role, "content": content} for role, content in prompt]
-    return chat_text(tokenizer, messages, add_generation_prompt=True)
+    return chat_text(tokenizer, cover(tokenizer, messages), add_generation_prompt=True)
 
 
 def complete(

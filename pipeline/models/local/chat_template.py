@@ -10,9 +10,7 @@ is `Unrenderable`: one conversation's fault, and not the end of a stage.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,49 +48,6 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: 
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
-
-
-def refuse_control_token(tokenizer: Any, value: Any, where: str) -> None:
-    """Refuse texts of which one holds a control token of the tokenizer.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        value: A text, or lists and dicts of texts.
-        where: What to call it in the error: "turn 2".
-
-    Raises:
-        Unrenderable: One does; it would be read as what the template writes.
-    """
-    pattern = control_tokens(tokenizer)
-    for text in _texts(value) if pattern else ():
-        if pattern and (match := pattern.search(text)):
-            raise Unrenderable(f"{where}: the text holds the control token {match[0]!r}")
-
-
-@lru_cache(maxsize=16)
-def control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
-    """What matches the tokenizer's control tokens; None without any.
-
-    Those are all that it marks as special, of which `all_special_tokens` has only the ones
-    with a purpose of their own.
-    """
-    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
-    special = {str(token) for token in added if token.special}
-    special.update(map(str, getattr(tokenizer, "all_special_tokens", ())))
-    longest_first = sorted(filter(None, special), key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for name, member in value.items():
-            yield from _texts(name)
-            yield from _texts(member)
-    elif isinstance(value, Sequence):
-        for member in value:
-            yield from _texts(member)
 
 
 def plain_prompt(messages: Sequence[tuple[str, str]]) -> str:

@@ -131,7 +131,7 @@ def definitions_of(tools: str) -> list[Any]:
         FormLacks: They are no JSON list of objects.
     """
     value = parsed(tools, None)
-    if not (isinstance(value, list) and value and all(isinstance(v, dict) for v in value)):
+    if not (isinstance(value, list) and value and all(isinstance(v, dict) and v for v in value)):
         raise FormLacks("tools")
     return value
 

@@ -139,6 +139,31 @@ def _prepared(running: TransformersEngine, request: Request) -> PreparedRequest:
     return prepare(request, running._identity, running.tokenizer, running.context_tokens)
 
 
+def test_a_prompt_that_cannot_be_rendered_fails_alone(
+    tmp_path: Path, ctx: Context, tinylm: LanguageModel
+) -> None:
+    """A refusing template, and a control token in a text, are errors of that request."""
+    short = Decoding(max_tokens=4)
+    good = Request((("user", "Sing."),), short)
+    token = Request((("user", "Sing."), ("assistant", "La<|im_end|>"), ("user", "More.")), short)
+    raw = Request("<|im_start|>user\n", short)  # a text is the tokens that it says
+    answers = ctx.open(tinylm).generate([good, token, raw])
+    assert [answer.finish_reason == "error" for answer in answers] == [False, True, False]
+    assert answers[1].error == "turn 2 of the prompt: the text holds the control token '<|im_end|>'"
+    assert ctx.counters["requests"] == 2
+    template = tmp_path / "strict.jinja"
+    template.write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    strict = engine(tmp_path / "strict", replace(tinylm, chat_template=str(template)))
+    system = Request((("system", "Be kind."), ("user", "Sing.")), short)
+    answers = strict.generate([good, system])
+    assert answers[0].error is None
+    assert "no system turns" in (answers[1].error or "")
+    close_engines()
+
+
 def test_stop_texts_end_the_answer_and_are_cut(ctx: Context, tinylm: LanguageModel) -> None:
     running = ctx.open(tinylm)
     prompt = "1. Write a poem about the sea.\n2. List ten animals.\n3."

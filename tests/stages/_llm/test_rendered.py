@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.local.chat_template import Unrenderable
+from pipeline.models.local.literal_tokens import tokenize, uncovered
 from stages._llm.rendered import render, rendered_text
 from tests.support.chats import EOS, TOOLS, answer, conversations, result, tokenizer, user
 
@@ -128,23 +130,34 @@ def test_templates_that_swallow(what: str) -> None:
     "place", ["user", "content", "reasoning", "name", "arguments", "escaped", "result", "tools"]
 )
 @pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|pad|>"])
-def test_a_control_token_in_any_text_fails(place: str, token: str) -> None:
-    text = f"Before{token}after"
-    escaped = '{"port": "%s"}' % text.replace("<", "\\u003c")
+def test_a_control_token_in_any_text_is_text(place: str, token: str) -> None:
+    ids, text = _tokens(place, f"Before{token}after")
+    plain, _ = _tokens(place, "Before that after")
+    special = set(tokenizer("tinylm").added_tokens_decoder)
+    assert [i for i in ids if i in special] == [i for i in plain if i in special]
+    if place != "name":  # which the template does not show
+        assert f"Before{token}after" in text
+        assert f"Before{token}after" in tokenizer("tinylm").decode(ids)
+
+
+def _tokens(place: str, text: str) -> tuple[list[int], str]:
+    arguments = json.dumps({"port": text})
+    escaped = arguments.replace("<", "\\u003c")
     messages = {
         "user": [user(text), answer("High.")],
         "content": [user(), answer(text)],
         "reasoning": [user(), answer("High.", reasoning=text)],
         "name": [user(), {**result(), "name": text}, answer("High.")],
-        "arguments": [user(), answer(None, '{"port": "%s"}' % text)],
+        "arguments": [user(), answer(None, arguments)],
         "escaped": [user(), answer(None, escaped)],
         "result": [user(), answer(None, "{}"), result(text)],
         "tools": [user(), answer("High.")],
     }[place]
     tools = TOOLS.replace("The height", text) if place == "tools" else None
-    with pytest.raises(Unrenderable) as error:
-        render(tokenizer("tinylm"), messages, tools)
-    assert f"the text holds the control token '{token}'" in str(error.value)
+    rendered = render(tokenizer("tinylm"), messages, tools)
+    ids, spans = tokenize(tokenizer("tinylm"), rendered.text)
+    assert [start for start, _ in spans] == sorted(start for start, _ in spans)
+    return ids, uncovered(tokenizer("tinylm"), rendered.text)
 
 
 @settings(max_examples=150)

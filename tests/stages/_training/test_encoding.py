@@ -71,9 +71,7 @@ def supervised(messages: list[dict[str, Any]], *loss_on: AnswerPart) -> list[str
 @pytest.mark.parametrize("loss_on", SUBSETS, ids="-".join)
 def test_loss_is_on_the_parts_that_are_named(loss_on: tuple[AnswerPart, ...]) -> None:
     calls = [CALL % "Oban" + CALL % "Leith" + END, CALL % "Ullapool" + END]
-    thought = [
-        "<think>\n%s\n</think>\n\n" % text for text in ("Two ports.", "One more.", "Enough.")
-    ]
+    thought = [f"<think>\n{text}\n</think>\n\n" for text in ("Two ports.", "One more.", "Enough.")]
     turns = [
         (("reasoning", thought[0]), ("content", "Let me look"), ("calls", calls[0])),
         (("reasoning", thought[1]), ("calls", calls[1])),
@@ -143,7 +141,11 @@ RENDERING = {view: _views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  #
 
 
 @settings(max_examples=60)
-@given(messages=conversations(), tools=st.sampled_from([None, TOOLS]), view=st.sampled_from(list(VIEWS)))  # fmt: skip
+@given(
+    messages=conversations(),
+    tools=st.sampled_from([None, TOOLS]),
+    view=st.sampled_from(list(VIEWS)),
+)
 def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     messages: list[dict[str, Any]], tools: str | None, view: str
 ) -> None:
@@ -176,10 +178,11 @@ def test_tokens_and_labels_of_tool_rows_are_those_of_trl(tmp_path: Path) -> None
     from trl import SFTConfig, SFTTrainer
 
     def shown(turn: dict[str, Any]) -> dict[str, Any]:
-        calls = [
-            {"type": "function", "function": {"name": c["name"], "arguments": json.loads(c["arguments"])}}
-            for c in turn.get("tool_calls") or ()
-        ]  # fmt: skip
+        functions = [
+            {"name": call["name"], "arguments": json.loads(call["arguments"])}
+            for call in turn.get("tool_calls") or ()
+        ]
+        calls = [{"type": "function", "function": function} for function in functions]
         return {
             "role": turn["role"],
             "content": turn["content"] or "",

@@ -167,7 +167,7 @@ def test_what_a_form_lacks_is_named(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("tools", ['{"name": "f"}', "none", "[1]"])
+@pytest.mark.parametrize("tools", ['{"name": "f"}', "none", "[1]", "[{}]"])
 def test_tools_that_are_no_list_of_definitions(tmp_path: Path, form: Any, tools: str) -> None:
     rows = frame([tool_record(asked(answer()), tools)])
     _, result = export(tmp_path, rows, form=form)
@@ -237,7 +237,12 @@ def conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
     return canonical_turns(turns)
 
 
-TOOL_TEXTS = st.none() | st.lists(OBJECTS, min_size=1, max_size=2).map(
+TOOLS_OF_ROWS = st.builds(
+    lambda name, more: {"type": "function", "function": {"name": name, "parameters": more}},
+    TEXTS,
+    OBJECTS,
+)
+TOOL_TEXTS = st.none() | st.lists(TOOLS_OF_ROWS, min_size=1, max_size=2).map(
     lambda tools: json.dumps(tools, ensure_ascii=False)
 )
 

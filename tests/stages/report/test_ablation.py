@@ -100,6 +100,27 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
         assert (killed.files / name).read_bytes() == (whole.files / name).read_bytes()
 
 
+def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
+    ctx: Context,
+    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    tinylm: LanguageModel,
+) -> None:
+    pool, selected, eval_rows = edges
+    bad = records("elm", 3, "An end: <|im_end|>")
+    with_bad = (pl.concat([pool, bad]), pl.concat([selected, bad[:2]]), eval_rows)
+    ablation(ctx, *with_bad, model=tinylm, **SMALL)
+    counts = result(ctx)["counts"]
+    refused = {edge: count["rows_refused"] for edge, count in counts.items()}
+    assert refused == {"pool": 3, "selected": 2, "eval_rows": 0}
+    lines = list(map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines()))
+    assert [(line["edge"], line["id"]) for line in lines] == [
+        *(("pool", id_) for id_ in bad["id"]),
+        *(("selected", id_) for id_ in bad["id"][:2]),
+    ]
+    page = " ".join((ctx.files / "ablation.md").read_text().split())
+    assert "3 of `pool`, 2 of `selected`, 0 of `eval_rows`" in page
+
+
 @pytest.mark.proof
 def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: LanguageModel) -> None:
     """The selected rows are like the evaluation rows, the rest of the pool is not: it must show."""

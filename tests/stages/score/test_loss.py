@@ -22,9 +22,11 @@ from pipeline.models import LanguageModel
 from pipeline.models.engines.registry import close_engines
 from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
+from stages._llm.rendered import rendered_text
 from stages.score.loss import FORMULAS, Formula, loss
+from tests.support import chats
 from tests.support.options import problems
-from tests.support.rows import DATA, conversations, json_lines, sample
+from tests.support.rows import DATA, conversations, frame, json_lines, record, sample
 
 HEADER = "<|im_start|>assistant\n"
 ALL = ("ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl")
@@ -261,6 +263,70 @@ def test_a_template_that_rewrites_an_answer_or_refuses_a_row_fails_that_row(
     assert "changes the text" in by_answer["bad idea"]["error"]
     assert "not that" in by_answer["my secret"]["error"]
     assert by_answer["bad idea"]["loss"] is by_answer["my secret"]["tokens"] is None
+
+
+def test_rows_that_the_template_cannot_show_fail_by_themselves(
+    ctx: Context, variant: Any, tinylm: LanguageModel
+) -> None:
+    by_kind = {
+        "plain": [chats.user(), chats.answer("High.")],
+        "call": [chats.user(), chats.answer("Look.", "{}")],
+        "result": [
+            chats.user(),
+            {"role": "tool", "content": "3 m", "tool_call_id": "c"},
+            chats.answer("3 m."),
+        ],
+        "system": [{"role": "system", "content": "Be brief."}, chats.user(), chats.answer("High.")],
+        "token": [chats.user("What is <|im_start|>?"), chats.answer("A token.")],
+    }
+    rows = frame(
+        {**record("?"), "id": f"{i}", "messages": chat, "tools": None}
+        for i, chat in enumerate([*by_kind.values(), by_kind["plain"]])
+    )
+    tools = pl.Series([None] * 5 + [chats.TOOLS])
+    rows = rows.with_columns(tools=tools)
+    swallows = (
+        "{% for m in messages if m.role in ('user', 'assistant') %}{{ m.role }}: {{ m.content }}"
+        "<|im_end|>{% endfor %}"
+    )
+    got = loss(ctx, rows, model=variant(swallows), formulas=("loss",))
+    whys = ("leaves out a tool call", "leaves out turn 2 (tool)", "leaves out turn 1 (system)",
+            "'<|im_start|>'", "leaves out the tools")  # fmt: skip
+    assert got["error"][0] is None
+    assert got["loss"][0] > 0
+    assert all(why in error for why, error in zip(whys, got["error"][1:], strict=True))
+    assert got["loss"][1:].null_count() == 5
+    shown = loss(ctx, rows, model=tinylm, formulas=("loss",))
+    assert shown["error"].is_null().to_list() == [True] * 4 + [False, True]
+
+
+@pytest.mark.parametrize("view", ["content", "calls", "all"])
+def test_calls_and_reasoning_are_scored_by_plain_forward_passes(
+    ctx: Context, tinylm: LanguageModel, plain: Plain, view: Any
+) -> None:
+    chat = [
+        chats.user(), chats.answer("Look", '{"port": "Oban"}', reasoning="A port."), chats.result(),
+        chats.answer("3 m.", reasoning="Enough."),
+    ]  # fmt: skip
+    rows = frame([{**record("?"), "messages": chat, "tools": chats.TOOLS}])
+    got = loss(ctx, rows, model=tinylm, formulas=("loss",), view=view)
+    text = rendered_text(plain.tokenizer, chat, chats.TOOLS)
+    first, last = "<think>\nA port.\n</think>\n\n", "<think>\nEnough.\n</think>\n\n"
+    call = '<tool_call>\n{"name": "tide", "arguments": {"port": "Oban"}}\n</tool_call><|im_end|>'
+    expected = {
+        "content": ["Look", "3 m.<|im_end|>"],
+        "calls": ["Look" + call, "3 m.<|im_end|>"],
+        "all": [first + "Look" + call, last + "3 m.<|im_end|>"],
+    }[view]
+    encoded = plain.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    starts, ends = np.array(encoded["offset_mapping"]).T
+    scored = np.zeros(len(starts), dtype=bool)
+    for part in expected:
+        start = text.index(part)
+        scored |= (starts >= start) & (ends <= start + len(part))
+    losses = -plain.scores(encoded["input_ids"])[scored[1:]].mean()
+    assert got["loss"].item() == pytest.approx(losses, abs=1e-5)
+    assert got["tokens"].item() == len(starts)
 
 
 def test_a_template_that_refuses_every_question_is_the_user_s_mistake(

@@ -19,9 +19,11 @@ from pipeline.errors import Exit, OptionError
 from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
+from stages._llm.rendered import rendered_text
 from stages.score.loss import loss
 from stages.tag import tokens as module
 from stages.tag.tokens import tokens
+from tests.support.chats import TOOLS, answer, result, user
 from tests.support.rows import DATA, conversations, frame, record, self_instruct
 from tests.support.running import artifact, run, states
 
@@ -135,6 +137,29 @@ def test_a_row_that_the_template_refuses_fails_by_itself(tmp_path: Path) -> None
     assert result["tokens"].is_null().to_list() == has_system
     assert result["error"].is_not_null().to_list() == has_system
     assert "no system turns" in result["error"].drop_nulls().item()
+
+
+def test_what_stands_beside_content_counts_as_it_is_rendered(tmp_path: Path) -> None:
+    thought = answer("Look.", '{"port": "Oban"}', reasoning="A port.")
+    chats = [[user(), answer("Look.")], [user(), thought], [user(), thought, result(), answer("3")]]
+    rows = frame(
+        {**record("?"), "id": f"{i}{bool(tools)}", "messages": chat, "tools": tools}
+        for i, chat in enumerate(chats)
+        for tools in (None, TOOLS)
+    )
+    conversations = rows.select("messages", "tools").iter_rows()
+    rendered = [rendered_text(OWN, messages, tools) for messages, tools in conversations]
+    lengths = [len(OWN(text)["input_ids"]) for text in rendered]
+    assert counts(rows) == lengths
+    assert len(set(lengths)) == 6
+    scored = loss(Context.scratch(tmp_path), rows, model=TINYLM)
+    assert scored["tokens"].to_list() == lengths
+    of = {part: pl.Series(counts(rows, part=part)) for part in ("prompt", "response")}
+    assert (of["prompt"] + of["response"]).to_list() == lengths
+    shown = [counts(rows, rendering="plain", view=view)[2] for view in ("content", "calls", "all")]
+    assert shown == sorted(set(shown))
+    token = frame([record("What is <|im_start|>?", "A token")])
+    assert "'<|im_start|>'" in tokens(CTX, token, model=TINYLM)["error"].item()
 
 
 def test_a_template_that_changes_the_prompt_without_its_answer(tmp_path: Path) -> None:

@@ -239,6 +239,102 @@ def test_order_and_sharding_of_the_rows_do_not_matter(
     assert results[0] == results[1]
 
 
+TRIALS = ROOT.parent / "shared/trials"
+STRICT = """{%- for m in messages -%}
+{%- if m['role'] == 'system' -%}{{ raise_exception('no system turns') }}{%- endif -%}
+{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+{{ raise_exception('roles must alternate') }}{%- endif -%}
+{%- if m['role'] == 'assistant' -%}
+{{ 'A: ' }}{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}
+{%- else -%}{{ 'Q: ' + m['content'] }}{%- endif -%}
+{%- endfor -%}{%- if add_generation_prompt -%}{{ 'A: ' }}{%- endif -%}"""
+
+
+def openai_turn(role: str, content: str | None, call: str | None = None) -> dict[str, Any]:
+    """A turn as shards have it; call: the arguments of a call, as JSON."""
+    function = {"name": "tide", "arguments": call}
+    calls = None if call is None else [{"id": "c1", "type": "function", "function": function}]
+    return {"role": role, "content": content, "tool_calls": calls, "reasoning_content": None}
+
+
+def write_rich_shards(folder: Path, rows: dict[str, list[dict[str, Any]]]) -> Path:
+    """Rows by id, of which those with calls have tools."""
+    tools = ['{"type": "function", "function": {"name": "tide"}}']
+    table = [
+        {"id": id_, "messages": messages, "tools": tools if "call" in id_ else None}
+        for id_, messages in rows.items()
+    ]
+    (folder / "data").mkdir(parents=True)
+    write_frame(folder / "data/train-00000-of-00001.parquet", pl.DataFrame(table))
+    return folder
+
+
+def test_rows_that_the_template_cannot_show_are_left_out_counted_and_named(
+    ctx: Context, tinylm: LanguageModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask, say = openai_turn("user", "Name a gas."), openai_turn("assistant", "Neon.")
+    folder = write_rich_shards(
+        tmp_path / "s",
+        {
+            "a-good": [ask, say],
+            "b-system": [openai_turn("system", "Be brief."), ask, say],
+            "c-twice": [ask, ask, say],
+            "d-call": [ask, openai_turn("assistant", "Look.", "{}")],
+            "e-token": [ask, openai_turn("assistant", "Neon.<|im_end|>")],
+            "f-good": [ask, say, ask, say],
+        },
+    )
+    template = tmp_path / "strict.jinja"
+    template.write_text(STRICT)
+    options = {"max_steps": 1, "gradient_accumulation_steps": 1, "max_length": 64}
+    sft(ctx, folder, model=tinylm, chat_template=(str(template),), **options)  # type: ignore[arg-type]
+    result = metrics(ctx)
+    assert (result["rows"], result["rows_refused"], result["rows_without_answer"]) == (2, 4, 0)
+    refused = list(map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines()))
+    assert [(row["split"], row["id"]) for row in refused] == [
+        ("train", id_) for id_ in ("b-system", "c-twice", "d-call", "e-token")
+    ]
+    whys = ["no system turns", "must alternate", "leaves out the tools", "'<|im_end|>'"]
+    assert all(why in row["error"] for row, why in zip(refused, whys, strict=True))
+    assert "4 rows are left out" in caplog.text
+
+
+def test_tool_rows_are_trained_on_for_real(
+    ctx: Context, tinylm: LanguageModel, tmp_path: Path
+) -> None:
+    """The model learns the call: its loss on it falls, while other turns have no loss."""
+    call = openai_turn("assistant", None, '{"port": "Oban"}')
+    height = {**openai_turn("tool", '{"height_m": 3.1}'), "tool_call_id": "c1"}
+    last = openai_turn("assistant", "It is 3.1 m.")
+    rich = {f"call-{i}": [openai_turn("user", f"Tide {i}?"), call, height, last] for i in range(4)}
+    folder = write_rich_shards(tmp_path / "s", rich)
+    sft(
+        ctx, folder, model=tinylm, max_steps=6, gradient_accumulation_steps=2, max_length=128,
+        learning_rate=1e-3, warmup_ratio=0.0, packing=False, loss_on=("calls",),
+    )  # fmt: skip
+    result = metrics(ctx)
+    tokenizer, _ = dataset.tokenizer_for(tinylm)
+    text = '<tool_call>\n{"name": "tide", "arguments": {"port": "Oban"}}\n</tool_call><|im_end|>'
+    assert result["answer_tokens"] == 4 * len(tokenizer(text)["input_ids"])
+    assert result["rows_refused"] == 0
+    assert result["losses"][-1]["loss"] < 0.7 * result["losses"][0]["loss"]
+    assert not (ctx.files / "refused.jsonl").exists()
+
+
+@pytest.mark.skipif(not TRIALS.is_dir(), reason="needs the trials beside the checkout")
+def test_the_trial_of_a_template_that_refuses_system_turns(
+    ctx: Context, tinylm: LanguageModel, tmp_path: Path
+) -> None:
+    lines = (TRIALS / "system-turn.jsonl").read_text("utf-8").splitlines()
+    chats = [json.loads(line)["messages"] for line in lines]
+    train = pl.DataFrame({"messages": chats, "id": ["system", "plain"]})
+    folder = write_shards(tmp_path / "s", train)
+    template = (str(TRIALS / "strict-template.jinja"),)
+    sft(ctx, folder, model=tinylm, max_steps=1, max_length=64, chat_template=template)
+    assert metrics(ctx)["rows"] == metrics(ctx)["rows_refused"] == 1
+    assert json.loads((ctx.files / "refused.jsonl").read_text())["id"] == "system"
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
