@@ -89,6 +89,10 @@ class EmbeddedItems:
         groups: Where each benchmark's spans begin, and the end.
         ordinary: Vectors of ordinary texts.
         coverages: Compare words, by the frequencies of ordinary texts and of each benchmark.
+
+    Attributes:
+        on_device: The vectors where products are fastest.
+        ordinary_on_device: Those of ordinary texts.
     """
 
     spans: pl.DataFrame
