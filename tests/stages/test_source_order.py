@@ -84,6 +84,12 @@ class _Recipe:
             path = self._write(name, EXAMS, shuffled=False)
             named = {"path": path, "benchmark": "gsm8k"}
             self.stages[name] = {"uses": "load.benchmarks", "with": named}
+        elif edge.kind is DataKind.PAIRS:
+            rows = [
+                {"prompt": row["instruction"], "chosen": f"{row['output']} {n}", "rejected": "No."}
+                for n, row in enumerate([*POOL[part::7][:ROWS], *POOL[part::7][:5]])
+            ]
+            self._load(name, "load.pairs", [*rows, *rows[:3]], **LICENSED)
         else:
             number = example.source(edge, part)
             rows = POOL[number::7][:ROWS]
@@ -132,9 +138,8 @@ def _outcome(recipe: Recipe, store: Path) -> dict[str, Any]:
 
 def _without_positions(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame without the rows' positions in their files, which `load.concat` has as evidence."""
-    if "evidence" in frame.columns:
-        bare = pl.col("evidence").str.replace_all(r'"index": ?\d+', '"index":0')
-        frame = frame.with_columns(bare)
+    texts = [name for name in ("evidence", "extra") if name in frame.columns]
+    frame = frame.with_columns(pl.col(texts).str.replace_all(r'"index": ?\d+', '"index":0'))
     return frame.drop("origins", strict=False)
 
 

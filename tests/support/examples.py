@@ -76,7 +76,10 @@ class Example:
         if edge.kind is DataKind.PAIRS:
             return _pairs()
         if edge.kind is DataKind.ITEMS:
-            return exam("gsm8k", [{"question": f"How much is {n} + {n}?"} for n in range(8)])
+            return exam(
+                "gsm8k",
+                [{"question": f"How many eggs are {n} and {n} eggs together?"} for n in range(8)],
+            )
         rows = _records(self.source(edge, part))
         return rows.with_columns(column(rows["id"], name) for name in self.columns(edge, part))
 

@@ -18,6 +18,7 @@ from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.transformers import TransformersEngine, batches, rows_of, width_of
 from pipeline.models.journal.journal import Journal
 from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, in_batches, prepare
+from pipeline.models.local.chat_template import load_tokenizer
 from tests.support.journals import max_answers
 
 SAMPLED = Decoding(max_tokens=24, temperature=0.9, top_p=0.8, presence_penalty=0.5)
@@ -142,15 +143,22 @@ def _prepared(running: TransformersEngine, request: Request) -> PreparedRequest:
 def test_a_prompt_that_cannot_be_rendered_fails_alone(
     tmp_path: Path, ctx: Context, tinylm: LanguageModel
 ) -> None:
-    """A refusing template, and a control token in a text, are errors of that request."""
+    """A refusing template is the error of that request; a control token in a text is text."""
     short = Decoding(max_tokens=4)
     good = Request((("user", "Sing."),), short)
     token = Request((("user", "Sing."), ("assistant", "La<|im_end|>"), ("user", "More.")), short)
     raw = Request("<|im_start|>user\n", short)  # a text is the tokens that it says
     answers = ctx.open(tinylm).generate([good, token, raw])
-    assert [answer.finish_reason == "error" for answer in answers] == [False, True, False]
-    assert answers[1].error == "turn 2 of the prompt: the text holds the control token '<|im_end|>'"
-    assert ctx.counters["requests"] == 2
+    assert [answer.error for answer in answers] == [None] * 3
+    assert ctx.counters["requests"] == 3
+    # Two texts that look alike, of which one has a real end of a turn within: two keys.
+    tokenizer = load_tokenizer(tinylm)
+    prepared = prepare(token, {}, tokenizer, None)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert prepared.tokens.count(end) == 3
+    assert tokenizer.decode(prepared.tokens) == prepared.prompt
+    read_again = tokenizer(str(prepared.prompt), add_special_tokens=False)["input_ids"]
+    assert read_again.count(end) == 4
     template = tmp_path / "strict.jinja"
     template.write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turns') }}"

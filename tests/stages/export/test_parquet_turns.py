@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from schemas.turns import template_messages, template_tools
-from stages._training.dataset import encode, read_shards, tokenizer_for
+from stages._training.dataset import read_shards, tokenizer_for
+from stages._training.encoding import encode
 from stages.export.parquet import parquet
 from tests.support.rows import DATA, frame, json_lines, plain, record
 from tests.support.tool_rows import CONVERSATION, WEATHER, call, glaive_record, tool_record

@@ -658,7 +658,7 @@ def test_empty_documents_say_so(ctx: Context, caplog: pytest.LogCaptureFixture) 
         ({"method": "ossinstruct"}, "there is no 'ossinstruct'"),
         ({"passage_characters": [3, 2]}, "passage_characters must be increasing, got"),
         ({"dedup_thresholds": [0.7, 1.2]}, "must be between 0 and 1, got 1.2"),
-        ({"num_rows": 3}, "'num_rows' is an option of method: fanno or wavecoder"),
+        ({"num_rows": 3}, "'num_rows' is an option of method: fanno"),
     ],
 )
 def test_wrong_options_are_named_before_anything_runs(

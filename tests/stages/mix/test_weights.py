@@ -265,7 +265,7 @@ def test_options_that_are_accepted() -> None:
             {"method": {"name": "temperature", "temperature": 0.0}},
             "method.temperature: method.temperature must be above 0, got 0.0",
         ),
-        ({"method": "fixed"}, "method: the option 'method.weights' is missing"),
+        ({"method": "fixed"}, "method.weights: the option 'method.weights' is missing"),
         (
             {"method": {"name": "balanced", "weights": {"a": 1.0}}},
             "method.weights: method (balanced) has no option 'weights'",

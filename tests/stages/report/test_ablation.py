@@ -106,7 +106,9 @@ def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
     tinylm: LanguageModel,
 ) -> None:
     pool, selected, eval_rows = edges
-    bad = records("elm", 3, "An end: <|im_end|>")
+    bad = records("elm", 3, "An answer.")
+    wanting = [[{**turn, "train": True} for turn in turns] for turns in bad["messages"].to_list()]
+    bad = bad.with_columns(messages=pl.Series(wanting, dtype=bad.schema["messages"]))
     with_bad = (pl.concat([pool, bad]), pl.concat([selected, bad[:2]]), eval_rows)
     ablation(ctx, *with_bad, model=tinylm, **SMALL)
     counts = result(ctx)["counts"]

@@ -290,14 +290,13 @@ def test_rows_that_the_template_cannot_show_fail_by_themselves(
         "<|im_end|>{% endfor %}"
     )
     got = loss(ctx, rows, model=variant(swallows), formulas=("loss",))
-    whys = ("leaves out a tool call", "leaves out turn 2 (tool)", "leaves out turn 1 (system)",
-            "'<|im_start|>'", "leaves out the tools")  # fmt: skip
-    assert got["error"][0] is None
-    assert got["loss"][0] > 0
-    assert all(why in error for why, error in zip(whys, got["error"][1:], strict=True))
-    assert got["loss"][1:].null_count() == 5
+    whys = [None, "leaves out a tool call", "leaves out turn 2 (tool)",
+            "leaves out turn 1 (system)", None, "leaves out the tools"]  # fmt: skip
+    for why, error in zip(whys, got["error"], strict=True):
+        assert error is None if why is None else why in error
+    assert got["loss"].is_null().to_list() == [why is not None for why in whys]
     shown = loss(ctx, rows, model=tinylm, formulas=("loss",))
-    assert shown["error"].is_null().to_list() == [True] * 4 + [False, True]
+    assert shown["error"].null_count() == 6
 
 
 @pytest.mark.parametrize("view", ["content", "calls", "all"])

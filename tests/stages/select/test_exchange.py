@@ -15,12 +15,16 @@ from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.recipe.discovery import available, find
 from pipeline.recipe.problems import option_groups
 from pipeline.recipe.recipe import RECIPES, Recipe
-from pipeline.stage import Stage
+from pipeline.stage import DataKind, Stage
 from stages._selection.columns import SELECTOR_COLUMNS
 from tests.support.rows import DATA
 from tests.support.running import artifact, counts, run
 
-SELECTORS = [name for name in available() if name.startswith("select.")]
+SELECTORS = [
+    name
+    for name in available()
+    if name.startswith("select.") and find(name).edges[0].kind is DataKind.RECORDS
+]
 BUDGET = {"budget": 12}
 OPTIONS: dict[str, dict[str, Any]] = {
     "select.clusters": {**BUDGET, "n_clusters": 3},

@@ -159,7 +159,12 @@ def test_what_stands_beside_content_counts_as_it_is_rendered(tmp_path: Path) -> 
     shown = [counts(rows, rendering="plain", view=view)[2] for view in ("content", "calls", "all")]
     assert shown == sorted(set(shown))
     token = frame([record("What is <|im_start|>?", "A token")])
-    assert "'<|im_start|>'" in tokens(CTX, token, model=TINYLM)["error"].item()
+    scored = loss(Context.scratch(tmp_path / "token"), token, model=TINYLM)
+    assert counts(token) == scored["tokens"].to_list()
+    (messages,) = token["messages"].to_list()
+    real = OWN.apply_chat_template(messages, return_dict=True)["input_ids"]
+    as_text = OWN("<|im_start|>", split_special_tokens=True)["input_ids"]
+    assert counts(token)[0] == len(real) - 1 + len(as_text)
 
 
 def test_a_template_that_changes_the_prompt_without_its_answer(tmp_path: Path) -> None:

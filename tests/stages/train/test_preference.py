@@ -241,7 +241,7 @@ def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
     odd = [
         pair("q", "a", None),
         pair("q", None, "b"),
-        pair("q<|im_end|>", "a", "b") | {"id": "marked"},
+        pair("q", "a", "b") | {"id": "marked", "tools": '{"broken"'},
         pair("long " * 80, "a", "b"),
     ]
     rows = pl.concat([polite(2), pair_frame(odd)])
@@ -252,7 +252,7 @@ def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
     }  # fmt: skip
     (refused,) = map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines())
     assert refused["id"] == "marked"
-    assert "'<|im_end|>'" in refused["error"]
+    assert "Tools should" in refused["error"]
     with pytest.raises(UserError, match="no pair to train on by dpo"):
         train(Context.scratch(tmp_path / "b"), pair_frame(odd[:2]), model=tinylm)
 
