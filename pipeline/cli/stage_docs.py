@@ -116,8 +116,17 @@ def _group(group: type) -> dict[str, Any]:
 
 def stage_list(entries: Sequence[Mapping[str, Any]]) -> str:
     """One row a stage."""
-    rows = [[e["name"], e["scope"], e["makes"], e["about"].split("\n")[0]] for e in entries]
+    rows = [
+        # What takes any kind of rows makes that kind; all of them would fill the line.
+        [e["name"], e["scope"], "any kind" if " or " in e["makes"] else e["makes"], about(e)]
+        for e in entries
+    ]
     return table(["stage", "scope", "makes", "what it does"], rows)
+
+
+def about(entry: Mapping[str, Any]) -> str:
+    """The first line of what a stage does."""
+    return str(entry["about"]).split("\n")[0]
 
 
 def stage_page(entry: Mapping[str, Any]) -> str:
