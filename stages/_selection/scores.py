@@ -31,7 +31,7 @@ def _with_floats(text: str) -> str:
     Without one it is a fixed-point number: a division by it keeps six digits, a division by
     zero is an error, and it cannot be multiplied by a boolean.
 
-    >>> _with_floats("0.5 * \"v1.0\" - 2e3")
+    >>> _with_floats('0.5 * "v1.0" - 2e3')
     '0.5e0 * "v1.0" - 2e3'
     """
     return _LITERAL.sub(lambda m: f"{m[0]}e0" if m["decimal"] else m[0], text)

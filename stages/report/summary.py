@@ -101,7 +101,7 @@ def summary(
         >>> ctx = Context.scratch(Path(mkdtemp()))
         >>> summary(ctx, rows, rows[:1], columns=("is_code",))
         >>> print((ctx.files / "summary.md").read_text().splitlines()[-1])
-        | is_code |    1 | 50.0% |      1 | 100.0% |
+        | is_code |    1 | 50.0% |        1 | 100.0% |
     """
     edges = {"pool": pool, SELECTED: selected}
     rows = {edge: frame.height for edge, frame in edges.items()}

@@ -135,7 +135,8 @@ def split(
         >>> from pathlib import Path
         >>> ctx = Context(Path(), Path(), Path())
         >>> messages = [[{"role": "user", "content": text}] for text in ("Sing", "Sing", "Dance")]
-        >>> rows = pl.DataFrame({"id": ["a", "b", "c"], "messages": messages})
+        >>> columns = {"id": ["a", "b", "c"], "messages": messages, "tools": [None] * 3}
+        >>> rows = pl.DataFrame(columns)
         >>> split(ctx, rows, parts={"train": "rest", "heldout": 2})["split"].to_list()
         ['train', 'train', 'heldout']
     """
