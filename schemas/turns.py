@@ -157,7 +157,7 @@ def beside_content(view: View, role: str | None = None) -> pl.Expr:
 
     def texts(messages: pl.Series) -> pl.Series:
         positions = have_more(messages, _FIELDS[view]).arg_true()
-        more = [_beside(turns.to_list(), view, role) for turns in messages.gather(positions)]
+        more = [_beside(turns, view, role) for turns in messages.gather(positions).to_list()]
         plain = pl.repeat("", len(messages), dtype=pl.String, eager=True)
         return plain.scatter(positions, pl.Series(more, dtype=pl.String)).alias(messages.name)
 

@@ -83,7 +83,10 @@ def exact(
     if are_pairs(rows):
         rows, field = as_conversations(rows, _PARTS.get(field, PARTS)), "conversation"
     position = pl.int_range(pl.len()).alias("position")
-    keyed = rows.select("id", _key(field, view, normalize), position)[ordering(rows, order_by)]
+    order = ordering(rows, order_by)
+    # Once, since what stands beside the content is read turn by turn.
+    rows = rows.with_columns(_beside(field, view))
+    keyed = rows.select("id", _key(field, view, normalize), position)[order]
     duplicates = (
         keyed.filter(pl.col("key").is_not_null())
         .with_columns(pl.col("id").first().over("key").alias("duplicate_of"))
@@ -96,7 +99,17 @@ def exact(
     return dropped(len(rows), "exact_duplicate", evidence)
 
 
+_BESIDE: Final = "_beside_content"
+
 _PARTS: Final = {"prompt": PARTS[:1], "instruction": PARTS[:1], "response": PARTS[1:]}
+
+
+def _beside(field: Field, view: View) -> pl.Expr:
+    """What the compared turns have beside their content; empty where that is nothing."""
+    if field in ("prompt", "instruction"):
+        return pl.lit("").alias(_BESIDE)
+    role = None if field == "conversation" else "assistant"
+    return beside_content(view, role).alias(_BESIDE)
 
 
 def _key(field: Field, view: View, steps: tuple[Normalization, ...]) -> pl.Expr:
@@ -106,7 +119,7 @@ def _key(field: Field, view: View, steps: tuple[Normalization, ...]) -> pl.Expr:
         content = normalize_text(pl.element().struct.field("content").fill_null(""), steps)
         turn = pl.concat_str(role, _with_length(content))
         key = pl.concat_str(
-            pl.col("messages").list.eval(turn).list.join(""), _with_length(beside_content(view))
+            pl.col("messages").list.eval(turn).list.join(""), _with_length(pl.col(_BESIDE))
         )
         if view == "all":
             key = pl.concat_str(key, _with_length(pl.col("tools").fill_null("")))
@@ -115,10 +128,10 @@ def _key(field: Field, view: View, steps: tuple[Normalization, ...]) -> pl.Expr:
         fields: tuple[Field, ...] = ("prompt", "response") if field == "both" else (field,)
         texts = [normalize_text(field_text(name, "content"), steps) for name in fields]
         if fields[-1] == "response":
-            texts.append(beside_content(view, "assistant"))
+            texts.append(pl.col(_BESIDE))
         key = pl.concat_str(_with_length(text) for text in texts)
         nonempty = pl.any_horizontal(_is_nonempty(text) for text in texts)
-    return pl.when(nonempty | (beside_content(view) != "")).then(key).alias("key")
+    return pl.when(nonempty | (pl.col(_BESIDE) != "")).then(key).alias("key")
 
 
 def _with_length(text: pl.Expr) -> pl.Expr:

@@ -51,9 +51,12 @@ def identities(
     richer = have_more(messages)
     for column in (tools, kept):
         richer = richer if column is None else richer | column.is_not_null()
-    for i in richer.arg_true():
-        more = (None if column is None else column[i] for column in (tools, kept))
-        ids[i] = record_id(messages[i].to_list(), *more)
+    positions = richer.arg_true()
+    nothing = pl.repeat(None, len(messages), dtype=pl.String, eager=True)
+    columns = (messages, *(nothing if column is None else column for column in (tools, kept)))
+    parts = (column.gather(positions).to_list() for column in columns)
+    for i, *row in zip(positions, *parts, strict=True):
+        ids[i] = record_id(*row)
     return pl.Series(ids, dtype=pl.String)
 
 
@@ -102,4 +105,17 @@ def _rich_turns(flat: list[Any]) -> pl.DataFrame:
     further = [turn[2] if len(turn) > 2 else {} for turn in flat]
     columns = {"role": [turn[0] for turn in flat], "content": [turn[1] for turn in flat]}
     columns |= {name: [fields.get(name) for fields in further] for name in _FURTHER}
-    return pl.DataFrame(columns, schema=_TURN | _FURTHER)
+    calls = _calls(columns.pop("tool_calls"))
+    kinds = {name: kind for name, kind in (_TURN | _FURTHER).items() if name in columns}
+    return pl.DataFrame(columns, schema=kinds).with_columns(calls).select(*_TURN, *_FURTHER)
+
+
+def _calls(calls: list[Any]) -> pl.Series:
+    """The calls of all turns; built flat, since polars makes a column of each list."""
+    flat = [call for each in calls for call in each or ()]
+    names = ("id", "name", "arguments")
+    values = pl.DataFrame(
+        {name: pl.Series([call[name] for call in flat], dtype=pl.String) for name in names}
+    )
+    lengths = pl.Series([None if each is None else len(each) for each in calls], dtype=pl.Int64)
+    return lists_of(values, lengths).alias("tool_calls")

@@ -100,7 +100,9 @@ def _thought(text: str) -> Parts:
     match = _THINK.fullmatch(text) or _UNOPENED.fullmatch(text)
     if match is None or "<think>" in match["reasoning"]:
         return "", text, []
-    return match["reasoning"].strip(), match["content"].lstrip(), []
+    reasoning, content = match["reasoning"].strip(), match["content"].lstrip()
+    # A mark alone parts nothing from nothing: the text is about it.
+    return (reasoning, content, []) if reasoning or content else ("", text, [])
 
 
 def _channels(text: str, source: Source) -> Parts | None:
