@@ -306,13 +306,16 @@ def tools_json(tools: Any) -> str | None:
 
     >>> tools_json(['{"name": "add"}']), tools_json('[{"name":"add"}]'), tools_json([])
     ('[{"name": "add"}]', '[{"name": "add"}]', None)
+    >>> tools_json(["adds"])
+    '["adds"]'
     """
     value = parsed(tools, None) if isinstance(tools, str) else tools
     if isinstance(value, str) or not value:
         return value or None
     parts = value if isinstance(value, list) else [value]
-    texts = (json_text(parsed(p, "") if isinstance(p, str) else p) for p in parts)
-    return f"[{', '.join(str(text) for text in texts)}]"
+    # A part that is no JSON stays a text, quoted, so that the whole is JSON.
+    definitions = [parsed(part, "") if isinstance(part, str) else part for part in parts]
+    return json.dumps(definitions, ensure_ascii=False)
 
 
 def template_tools(tools: str | None) -> list[Any] | None:

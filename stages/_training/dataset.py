@@ -22,7 +22,7 @@ from pipeline.models.base import PLAIN, LanguageModel, Scored, local_folder
 from pipeline.models.local.chat_template import PLAIN_TEMPLATE
 from pipeline.store.parquet import column_names, read_frame, to_arrow
 from schemas.records import RECORD_COLUMNS
-from schemas.turns import json_text, record_message, turn_text
+from schemas.turns import record_message, tools_json, turn_text
 
 IGNORED: Final = -100
 """The label of a token that is read and not predicted (torch's `ignore_index`)."""
@@ -174,19 +174,12 @@ def read_shards(files: Sequence[Path]) -> pl.DataFrame:
         {
             "id": row["id"],
             "messages": [record_message(turn) for turn in row["messages"]],
-            "tools": _tools_text(row.get("tools")),
+            "tools": tools_json(row.get("tools")),
         }
         for row in rows
     ]
     kinds = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools")}
     return pl.DataFrame(records, schema=kinds).sort("id")
-
-
-def _tools_text(tools: Any) -> str | None:
-    """The tools of a shard, a list of definitions each as JSON text, as one JSON text."""
-    if isinstance(tools, list):
-        return f"[{', '.join(map(str, map(json_text, tools)))}]" if tools else None
-    return json_text(tools)
 
 
 def answer_tokens() -> pl.Expr:
