@@ -19,17 +19,23 @@ from tests.support.rows import kept
 Turns = list[tuple[str, str]]
 
 
+def written(folder: Path, contents: Sequence[bytes | Path], name: str) -> tuple[str, ...]:
+    """The paths of files with these contents, those that are paths already among them."""
+    paths = []
+    for number, content in enumerate(contents):
+        path = content if isinstance(content, Path) else folder / f"{number}-{name}"
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        paths.append(str(path))
+    return tuple(paths)
+
+
 def load(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> pl.DataFrame:
     """The rows of `load.records` for files of these contents; the accounting is checked."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for number, content in enumerate(contents):
-            path = content if isinstance(content, Path) else Path(folder) / f"{number}-{name}"
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            paths.append(str(path))
+        paths = written(Path(folder), contents, name)
         options = {"source": "here", "license": "CC0-1.0"} | options
-        frame = records(Context.scratch(Path(folder)), path=tuple(paths), **options)
+        frame = records(Context.scratch(Path(folder)), path=paths, **options)
     assert_accounted(frame)
     return frame
 

@@ -13,20 +13,16 @@ from pipeline.context import Context
 from schemas.pairs import PAIR_COLUMNS, pair_id
 from schemas.records import Message
 from stages.load.pairs import pairs
+from tests.support.loading import written
 from tests.support.rows import SAMPLES
 
 
 def load_pairs(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> pl.DataFrame:
     """The rows of `load.pairs` for files of these contents; the accounting is checked."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for number, content in enumerate(contents):
-            path = content if isinstance(content, Path) else Path(folder) / f"{number}-{name}"
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            paths.append(str(path))
+        paths = written(Path(folder), contents, name)
         options = {"source": "here", "license": "CC0-1.0"} | options
-        rows = pairs(Context.scratch(Path(folder)), path=tuple(paths), **options)
+        rows = pairs(Context.scratch(Path(folder)), path=paths, **options)
     failed, dropped = pl.col("error").is_not_null(), pl.col("drop_reason").is_not_null()
     assert rows.filter(failed & dropped).is_empty()
     assert rows.filter(failed)["line"].is_not_null().all()
