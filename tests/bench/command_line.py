@@ -13,25 +13,36 @@ from tests.bench.data import Data
 from tests.bench.table import Line, bound
 
 
+_MEASURED = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Run a command; its peak memory in KiB follows.
+
+A process that begins has the peak of the one that started it as its own (Linux keeps it over
+exec), so that a small one must start what is measured.
+"""
+
+
 def timed(*arguments: str) -> tuple[float, float]:
     """Wall seconds and peak memory in GiB of one call of the command line, in its own process."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", *arguments],
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _MEASURED, sys.executable, "-m", "pipeline", *arguments],
         cwd=ROOT,
         # Where Python may not keep its bytecode, it compiles all our modules at every start
         # (0.1 s). Installed packages came with theirs, and with people ours is kept as well.
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": ""},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        check=False,
     )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{errors}")
-    return time.perf_counter() - began, usage.ru_maxrss / 2**20
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return time.perf_counter() - began, int(done.stdout.splitlines()[-1]) / 2**20
 
 
 def measure(data: Data) -> list[Line]:

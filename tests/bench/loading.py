@@ -24,10 +24,11 @@ BEFORE = "7cc047c"
 ROUNDS = 5
 RATE, MEMORY = 0.95, 1.10
 _RUN = """
-import json, resource, sys, tempfile, time
+import json, sys, tempfile, time
 from pathlib import Path
 sys.path.insert(0, ".")
 from pipeline.context import Context
+from pipeline.execution.peak_memory import peak_memory
 from stages.load.records import records
 
 def seconds():
@@ -39,7 +40,7 @@ def seconds():
 
 seconds()
 best = min(seconds() for _ in range(3))
-print(json.dumps([best, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+print(json.dumps([best, peak_memory()]))
 """
 
 
@@ -63,7 +64,7 @@ def measure(data: Data) -> list[Line]:
 
 
 def _run(folder: Path, data: Data) -> tuple[float, int]:
-    """Seconds of the processor and peak memory in KiB of one process."""
+    """Seconds of the processor and peak memory in bytes of one process."""
     command = [sys.executable, "-c", _RUN, str(data.pool), str(data.folder)]
     done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     seconds, memory = json.loads(done.stdout)
