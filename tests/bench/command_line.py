@@ -12,7 +12,6 @@ from tests.bench import ROOT
 from tests.bench.data import Data
 from tests.bench.table import Line, bound
 
-
 _MEASURED = """
 import os, subprocess, sys
 process = subprocess.Popen(sys.argv[1:])
