@@ -291,6 +291,11 @@ class Stage:
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
 
+    @property
+    def reads_release(self) -> bool:
+        """Whether it reads a release that its options name: `READS_RELEASE` of its module."""
+        return bool(getattr(sys.modules[self.function.__module__], "READS_RELEASE", False))
+
     def preview(self, options: SimpleNamespace) -> list[str]:
         """What it will read, in lines that `plan` prints: `preview` of its module, if any.
 

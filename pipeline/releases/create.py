@@ -140,8 +140,9 @@ def _changed_rows(last: Release, now: Release) -> list[str]:
     """The stages with other rows and the exports with other files.
 
     Only stages that published rows passed count: what else a recipe has (pools to compare
-    with, an earlier release whose rows are held) has changed them, or it has not. Weights, reports and other files that are not exported follow from rows and recipe, and from
-    the machine: by themselves they make no release.
+    with, an earlier release whose rows are held) has changed them, or it has not. Weights,
+    reports and other files that are not exported follow from rows and recipe, and from the
+    machine: by themselves they make no release.
     """
     before, after = _row_digests(last), _row_digests(now)
     names = [
