@@ -229,6 +229,7 @@ def fingerprint_parts(
             option.name: _option_value(option, getattr(options, option.name), files)
             for option in stage.options
             if not option.is_model
+            and not (option.name in stage.later and getattr(options, option.name) == option.default)
         },
         "models": {
             option.name: option.each(
@@ -245,6 +246,7 @@ def fingerprint_parts(
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
+            if edge.name not in stage.later or step.needs.get(edge.name)
         },
         "as": dict(step.rename),
     }
