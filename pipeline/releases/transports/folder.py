@@ -27,7 +27,7 @@ from pipeline.store.file_hashes import file_digest
 from pipeline.store.files import check_kind, write_json
 
 T = TypeVar("T")
-_LEFTOVER: Final = re.compile(r"\.\d+\.\d+-[0-9a-f]{8}")
+_LEFTOVER: Final = re.compile(r"\.(?:\d+\.\d+|latest)-[0-9a-f]{8}")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class FolderTransport:
         check_kind(root, "a place to publish to", folder=True, hint="choose another folder")
         return cls(root)
 
-    def check(self, publication: Publication, move_latest: bool) -> None:
+    def check(self, publication: Publication, move_latest: bool) -> None:  # noqa: ARG002
         """Refuse a folder of other releases.
 
         Args:
@@ -122,9 +122,8 @@ class FolderTransport:
             write_json(self.root / pointer.FILE, moved)
         current = self._pointer()
         link = self.root / LATEST
-        if current is not None and (
-            not link.is_symlink() or os.readlink(link) != current["version"]
-        ):
+        named = link.readlink().name if link.is_symlink() else None
+        if current is not None and named != current["version"]:
             new = self.root / f".{LATEST}-{uuid.uuid4().hex[:8]}"
             new.symlink_to(current["version"])
             new.replace(link)
@@ -146,14 +145,14 @@ class FolderTransport:
                     ) from None
                 for leftover in self.root.iterdir():
                     if _LEFTOVER.fullmatch(leftover.name):
-                        shutil.rmtree(leftover)
+                        leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)
                 yield
         except OSError as error:
             why = error.strerror or str(error)
             what = "the folder cannot be written to"
             raise UserError(what, where=str(self.root), why=why) from None
 
-    def download(self, publication: Publication, folder: Path) -> Source:
+    def download(self, publication: Publication, folder: Path) -> Source:  # noqa: ARG002
         """The version's own folder: nothing lies between it and its readers.
 
         Args:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UserError
 from pipeline.releases.publication import (
-    RENDERED,
     Publication,
     missing_version,
     other_content,
@@ -147,7 +145,7 @@ class GitTransport:
 
     # Publishing
 
-    def check(self, publication: Publication, move_latest: bool) -> None:
+    def check(self, publication: Publication, move_latest: bool) -> None:  # noqa: ARG002
         """Refuse files that are too large without LFS.
 
         Args:
@@ -198,7 +196,8 @@ class GitTransport:
             refuse_older(publication.version, versions, self.address)
             commit = self._commit(folder, refs, publication)
             if has_lfs():
-                self._git("lfs", "push", "origin", commit, folder=folder)
+                self._git("update-ref", MAIN, commit, folder=folder)
+                self._git("lfs", "push", "origin", "main", folder=folder)
             moves = {MAIN: commit, tag: commit} | ({latest: commit} if move_latest else {})
             self._push(folder, moves, refs)
             return commit, True, move_latest
@@ -360,9 +359,8 @@ class GitTransport:
             present = sorted(set(versions) & known.keys(), key=version_key)
             if not present:
                 return Erased((), 0, 0)
-            self._fetch(folder, MAIN, *(known[version] for version in present))
+            self._fetch(folder, MAIN, *known.values())
             head = self._tree(folder, refs[MAIN])
-            trees = {v: self._tree(folder, refs[known[v]]) for v in known if v in present}
             current = self._version_of(folder, head)
             if current in versions:
                 raise pointer.current_version(str(current), self.address)
@@ -374,7 +372,11 @@ class GitTransport:
             moves |= {f"refs/tags/{current}": commit} if current else {}
             moves |= {known[version]: "" for version in {*present, *with_them}}
             self._push(folder, moves, refs)
-            gone = {blob for tree in trees.values() for blob in tree.values()} - {*head.values()}
+            gone, kept = set(), {*head.values()}
+            for version, ref in known.items():
+                blobs = self._tree(folder, refs[ref]).values()
+                (gone if version in present else kept).update(blobs)
+            gone -= kept
             size = sum(int(self._git("cat-file", "-s", blob, folder=folder)) for blob in gone)
         self._collect()
         others = sorted({*with_them} - {*present}, key=version_key)

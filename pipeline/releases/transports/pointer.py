@@ -48,7 +48,8 @@ def parse(content: bytes, where: str) -> Pointer:
         version_key(pointer["version"]), version_key(pointer["newest"])
     except (ValueError, TypeError, KeyError, UserError):
         hint = "another tool wrote it, or it is damaged: remove it, or choose another address"
-        raise UserError("latest.json must name a version of a release", where=where, hint=hint)
+        what = "latest.json must name a version of a release"
+        raise UserError(what, where=where, hint=hint) from None
     return pointer
 
 

@@ -58,7 +58,7 @@ class S3Transport:
     @cached_property
     def client(self) -> Any:
         """boto3's client."""
-        import boto3
+        from boto3.session import Session
         from botocore.config import Config
 
         config = Config(
@@ -69,7 +69,7 @@ class S3Transport:
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
-        return boto3.client("s3", config=config)
+        return Session().client("s3", config=config)
 
     def retry(self, step: Callable[[], T]) -> T:
         """The result of a step, tried until the server answers.
@@ -339,6 +339,9 @@ def _translated(address: str) -> Iterator[None]:
         NoCredentialsError,
         PartialCredentialsError,
     )
+    from botocore.exceptions import (
+        ConnectionError as Unreachable,
+    )
 
     login = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
     try:
@@ -347,13 +350,13 @@ def _translated(address: str) -> Iterator[None]:
         raise _of_status(error, address, login) from None
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise UserError(str(error), where=address, hint=login) from None
-    except HTTPClientError as error:
+    except (HTTPClientError, Unreachable) as error:
         raise TryLater(str(error)) from None
     except (BotoCoreError, Boto3Error) as error:
         cause = error.__cause__ or error.__context__
         if isinstance(cause, ClientError):
             raise _of_status(cause, address, login) from None
-        if isinstance(cause, HTTPClientError):
+        if isinstance(cause, HTTPClientError | Unreachable):
             raise TryLater(str(cause)) from None
         raise UserError(str(error), where=address) from None
 
