@@ -1,0 +1,1 @@
+"""Whether a release may be published, and the card that says what it is."""

@@ -1,0 +1,72 @@
+"""Markdown in which data is data: what a row holds is never read as markup.
+
+Whatever comes from rows or sources stands in a code span or a code block, where nothing is
+live: no HTML, no link, no emphasis, no table border. Control characters and those that turn
+the direction of a text are escaped (`\\u001b`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pipeline.terminal import visible, visible_line
+
+def code(text: str, limit: int = 200) -> str:
+    r"""A text on one line, as a code span that may stand in a table too.
+
+    Args:
+        text: Any text.
+        limit: The most characters; a longer text ends with an ellipsis.
+
+    >>> code("a | <b>`c`</b>")
+    '`` a \\u007c <b>`c`</b> ``'
+    """
+    text = text if len(text) <= limit else text[:limit] + "…"
+    # A code span ends neither at a backslash nor within a table's cell but at the bar.
+    line = visible_line(text).replace("|", "\\u007c")
+    if not line.strip():
+        line = "\\u0020" * len(line) or "(empty)"
+    ticks = "`" * (1 + _longest_run(line, "`"))
+    pad = " " if line[0] in "` " or line[-1] in "` " else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"
+
+
+def block(text: str, language: str = "text") -> str:
+    """A text as a code block that no line of it can end.
+
+    Args:
+        text: Any text.
+        language: What it is written in.
+
+    >>> print(block("```", "text"))
+    ````text
+    ```
+    ````
+    """
+    fence = "`" * max(3, 1 + _longest_run(text, "`"))
+    return f"{fence}{language}\n{visible(text)}\n{fence}"
+
+
+def _longest_run(text: str, character: str) -> int:
+    return max((len(run) for run in re.findall(f"{re.escape(character)}+", text)), default=0)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str | int]], texts: int = 1) -> str:
+    """A table of cells that are safe already; numbers get separators.
+
+    Args:
+        header: The names of the columns.
+        rows: Texts (of `code`, or of ours) and numbers.
+        texts: How many columns hold texts, which are aligned to the left.
+
+    >>> print(table(["stage", "rows"], [["`pool`", 1200]]))
+    | stage | rows |
+    |---|---:|
+    | `pool` | 1,200 |
+    """
+    rules = ["---"] * texts + ["---:"] * (len(header) - texts)
+    shown = [[f"{c:,}" if isinstance(c, int) else c for c in row] for row in rows]
+    lines = [" | ".join(header), *(" | ".join(row) for row in shown)]
+    first, *others = [f"| {line} |" for line in lines]
+    return "\n".join([first, f"|{'|'.join(rules)}|", *others])
