@@ -12,7 +12,7 @@ from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.discovery import find
 from pipeline.recipe.docstrings import docstring_of
-from pipeline.stage import Stage
+from pipeline.stage import Option
 from pipeline.store.hashing import to_json_value
 from schemas.release import Release, ReleaseStage
 from schemas.turns import turn_text
@@ -119,16 +119,21 @@ def model_name(identity: Any) -> str:
     """A model's name for people, from its identity.
 
     Args:
-        identity: What entered the fingerprint.
+        identity: What entered the fingerprint; of several models a list.
+
+    >>> model_name({"weights": {"name": "org/model", "revision": "4f2a"}, "dtype": "auto"})
+    'org/model @ 4f2a'
+    >>> model_name({"weights": {"digest": "9c0d7f3a55aa"}})
+    'local weights 9c0d7f3a55aa'
     """
-    if isinstance(identity, Mapping):
-        for key in ("id", "model"):
-            if isinstance(identity.get(key), str):
-                revision = identity.get("revision")
-                return f"{identity[key]} @ {revision}" if revision else str(identity[key])
     if isinstance(identity, list):
         return ", ".join(map(model_name, identity))
-    return identity if isinstance(identity, str) else json.dumps(identity, ensure_ascii=False)
+    weights = identity.get("weights", {}) if isinstance(identity, Mapping) else {}
+    if "name" in weights:
+        return f"{weights['name']} @ {weights['revision']}"
+    if "digest" in weights:
+        return f"local weights {weights['digest']}"
+    return str(weights.get("id") or weights.get("served") or json.dumps(identity))
 
 
 def methods(stages: Sequence[ReleaseStage]) -> list[dict[str, Any]]:
@@ -146,14 +151,20 @@ def _method(entry: ReleaseStage) -> dict[str, Any]:
         stage = find(entry["uses"])
     except UserError:  # a stage of the user's own that is not on this machine
         return {**entry, "about": "", "options": options, "papers": []}
+    changed = {
+        option.name: options[option.name]
+        for option in stage.options
+        if option.name in options and not _is_default(option, options[option.name])
+    }
+    # What a loader names are the sources of its formats, and not methods.
+    papers = [] if entry["uses"].startswith("load.") else cited(stage, options)
     about = docstring_of(stage.function).summary
-    changed = {k: v for k, v in options.items() if v != _default(stage, k)}
-    return {**entry, "about": about, "options": changed, "papers": cited(stage, options)}
+    return {**entry, "about": about, "options": changed, "papers": papers}
 
 
-def _default(stage: Stage, name: str) -> Any:
-    defaults = {o.name: o.default for o in stage.options if not o.required and not o.names_files}
-    return to_json_value(defaults[name]) if name in defaults else ...
+def _is_default(option: Option, value: Any) -> bool:
+    """Whether an option need not be shown; files enter by content, which says little."""
+    return option.names_files or (not option.required and value == to_json_value(option.default))
 
 
 def samples(snapshot: Snapshot, release: Release, count: int = NUM_SAMPLES) -> list[dict[str, Any]]:

@@ -8,8 +8,6 @@ the direction of a text are escaped (`\\u001b`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-
 from pipeline.terminal import visible, visible_line
 
 def code(text: str, limit: int = 200) -> str:
@@ -50,23 +48,3 @@ def block(text: str, language: str = "text") -> str:
 
 def _longest_run(text: str, character: str) -> int:
     return max((len(run) for run in re.findall(f"{re.escape(character)}+", text)), default=0)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str | int]], texts: int = 1) -> str:
-    """A table of cells that are safe already; numbers get separators.
-
-    Args:
-        header: The names of the columns.
-        rows: Texts (of `code`, or of ours) and numbers.
-        texts: How many columns hold texts, which are aligned to the left.
-
-    >>> print(table(["stage", "rows"], [["`pool`", 1200]]))
-    | stage | rows |
-    |---|---:|
-    | `pool` | 1,200 |
-    """
-    rules = ["---"] * texts + ["---:"] * (len(header) - texts)
-    shown = [[f"{c:,}" if isinstance(c, int) else c for c in row] for row in rows]
-    lines = [" | ".join(header), *(" | ".join(row) for row in shown)]
-    first, *others = [f"| {line} |" for line in lines]
-    return "\n".join([first, f"|{'|'.join(rules)}|", *others])
