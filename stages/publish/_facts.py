@@ -215,7 +215,8 @@ def changes(release: Release, previous: Release, snapshots: Sequence[Snapshot]) 
         now, before = (
             set(published_rows(s, r, [])["id"]) for s, r in zip(snapshots, both, strict=True)
         )
-        added, removed = len(now - before), len(before - now)
+        added: int | None = len(now - before)
+        removed: int | None = len(before - now)
     except UserError:
         added = removed = None
     counts = [r["counts"]["kept"] for r in both]

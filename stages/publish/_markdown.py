@@ -8,7 +8,9 @@ the direction of a text are escaped (`\\u001b`).
 from __future__ import annotations
 
 import re
+
 from pipeline.terminal import visible, visible_line
+
 
 def code(text: str, limit: int = 200) -> str:
     r"""A text on one line, as a code span that may stand in a table too.

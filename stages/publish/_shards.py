@@ -8,6 +8,7 @@ holds is said in one place.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -74,6 +75,20 @@ def configs(store: Store, release: Release) -> list[Config]:
     stages = list(dict.fromkeys(file["stage"] for file in release["files"]))
     several = len(stages) > 1
     return [_config(release, paths, stage, several) for stage in stages]
+
+
+def loadable(configs: Sequence[Config]) -> list[Config]:
+    """The configs that `load_dataset` can read from one publication, where it takes one format.
+
+    Parquet comes first; what is in another format lies beside it, for other programs.
+
+    Args:
+        configs: All configs.
+    """
+    with_rows = [config for config in configs if config.splits]
+    formats = [config.splits[0].pattern.rpartition("*")[2] for config in with_rows]
+    chosen = ".parquet" if ".parquet" in formats else next(iter(formats), "")
+    return [c for c, suffix in zip(with_rows, formats, strict=True) if suffix == chosen]
 
 
 def _config(release: Release, paths: dict[str, Path], stage: str, several: bool) -> Config:
@@ -162,4 +177,3 @@ def size_category(rows: int) -> str:
         return "n<1K"
     power = len(str(rows)) - 4
     return f"{names[power]}<n<{names[power + 1]}" if power < len(names) - 1 else "n>1T"
-

@@ -27,11 +27,11 @@ from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
 from pipeline.store.store import Store
 from schemas.release import Release
-from stages.publish import _facts, _shards
-from stages.publish._licenses import license_fields
+from stages.publish import _facts, _published, _shards
 from stages.publish._markdown import block, code
 from stages.publish.citations import bibtex
 from stages.publish.croissant import croissant
+from stages.publish.licenses import Whole, whole
 
 __all__ = ["card", "croissant", "facts"]
 
@@ -109,7 +109,7 @@ def check_front_matter(text: str, where: str) -> None:
 
     hint = "a template begins with {{ front }}, which holds all of it"
     try:
-        data = DatasetCard(text).data.to_dict()
+        data: Any = DatasetCard(text).data
     except (ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         what = "the card's front matter is not valid"
@@ -136,36 +136,42 @@ def facts(
         options: The recipe's section `publish`.
 
     Returns:
-        `front`, the front matter between its lines of dashes; `release`; `configs`, `sources`,
-        `languages`, `written`, `methods` (of the stages that the rows came through), `later`
-        (of the others), `reasons`, `chosen`, `samples`, `changes` (None for the first release),
-        `license`, `what` (what a row is), `load_arguments`, `trainer` (None where TRL does not
-        read the files), `command`, `bibtex` and `limits`.
+        `front`, the front matter between its lines of dashes; `release`; `num_rows`; `what` a
+        row is; `configs`, of which `loadable` are those that `datasets` reads; `sources`,
+        `languages` and `license` of the whole; `written`, the rows of each generator;
+        `methods`, all stages that the rows need, of which they `passed` some, `later` the other
+        ones; `reasons` of dropped rows; `chosen`, the stages that chose; `samples`; `changes`
+        (None for the first release); `load_arguments`; `trainer` (None where TRL does not read
+        the files); `command`, `bibtex` and `limits`.
     """
     rows = _facts.published_rows(snapshot, release, ["origins", "language"])
     through = _facts.upstream(release)
     names = {stage["name"] for stage in through}
     methods = _facts.methods(through)
+    configs = _shards.configs(store, release)
+    passed = {stage.name for stage in _published.passed(snapshot)}
     later = _facts.methods([s for s in release["stages"] if s["name"] not in names])
     values: dict[str, Any] = {
         "release": release,
         "num_rows": len(rows),
         "what": "preference pairs" if _is_pairs(release) else "conversations",
-        "configs": _shards.configs(store, release),
+        "configs": configs,
+        "loadable": _shards.loadable(configs),
         "sources": _facts.sources(rows),
         "languages": _facts.languages(rows),
         "written": _facts.written(snapshot, release, rows["id"]),
         "methods": methods,
         "later": later,
+        "passed": [method for method in methods if method["name"] in passed],
         "chosen": [m for m in methods if m["uses"].startswith(_facts.CHOOSING)],
         "samples": _facts.samples(snapshot, release),
         "changes": _changes(store, release, snapshot, previous),
-        "license": license_fields(release["licenses"]),
+        "license": whole(release["licenses"]),
         "trainer": _trainer(release),
         "command": _command(release),
         "bibtex": bibtex(paper for m in methods for paper in m["papers"]),
     }
-    values["reasons"] = _reasons(methods)
+    values["reasons"] = _reasons(values["passed"])
     values["limits"] = limits(values)
     values["load_arguments"] = _load_arguments(values, options.get("to"))
     return values | {"front": front_matter(values)}
@@ -192,7 +198,7 @@ def _load_arguments(values: Mapping[str, Any], to: str | None) -> str:
     """The arguments of `load_dataset` for where the release is published."""
     name = repository(to)
     arguments = [json.dumps(name or "path/to/this/folder")]
-    first = next(iter(values["configs"]), None)
+    first = next(iter(values["loadable"]), None)
     if first is not None and first.name != _shards.DEFAULT:
         arguments.append(json.dumps(first.name))
     if name:
@@ -242,11 +248,11 @@ def front_matter(values: Mapping[str, Any]) -> str:
     Args:
         values: What `facts` gathers.
     """
-    release, configs = values["release"], values["configs"]
-    infos = [_shards.dataset_info(config) for config in configs if config.splits]
+    release, configs = values["release"], values["loadable"]
+    infos = [_shards.dataset_info(config) for config in configs]
     fields = {
         "pretty_name": release["name"],
-        **values["license"],
+        **license_fields(values["license"]),
         "language": common_languages(values["languages"], values["num_rows"]),
         "size_categories": [_shards.size_category(values["num_rows"])],
         "task_categories": ["text-generation"],
@@ -259,6 +265,22 @@ def front_matter(values: Mapping[str, Any]) -> str:
     known = {name: value for name, value in fields.items() if value}
     text = yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=10**6)
     return f"---\n{text}---"
+
+
+def license_fields(license_: Whole) -> dict[str, str]:
+    """The license of the whole in the front matter: an id of the hub, or `other` with a name.
+
+    Args:
+        license_: The license of the whole.
+
+    >>> license_fields(whole(["MIT"])), license_fields(whole(["MIT", "Apache-2.0"]))["license_name"]
+    ({'license': 'mit'}, 'apache-2.0-and-mit')
+    """
+    if license_.id != "other":
+        return {"license": license_.id}
+    # The hub takes an id here, in small letters and without spaces.
+    name = re.sub(r"[^a-z0-9.]+", "-", license_.name.lower()).strip("-.")
+    return {"license": "other", "license_name": name or "mixed"}
 
 
 def common_languages(languages: Sequence[Mapping[str, Any]], num_rows: int) -> list[str]:

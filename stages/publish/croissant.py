@@ -1,8 +1,8 @@
 """`croissant.json`: the release in Croissant 1.1, with where its rows come from (PROV-O).
 
 Each split of each config is a record set over its files, which are read from the folder of
-`croissant.json`. The turns of a conversation are one field with a subfield for each of their
-own; what is nested deeper (tool calls) is one text.
+`croissant.json`. The turns of a conversation are one field with subfields. What is nested
+deeper (tool calls) is named and not described: readers have no lists within lists.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.execution.snapshot import Snapshot
 from pipeline.store.store import Store
 from schemas.release import Release, ReleaseStage
 from stages.publish import _facts, _shards
-from stages.publish._licenses import license_fields
+from stages.publish.licenses import whole
 
 CONFORMS_TO: Final = "http://mlcommons.org/croissant/1.1"
 
@@ -68,8 +68,8 @@ def croissant(
         options: The recipe's section `publish`.
     """
     rows = _facts.published_rows(snapshot, release, ["origins", "language"])
-    license_ = license_fields(release["licenses"])
-    configs = _shards.configs(store, release)
+    license_ = whole(release["licenses"])
+    configs = _shards.loadable(_shards.configs(store, release))
     languages = [entry["language"] for entry in _facts.languages(rows)]
     values: dict[str, Any] = {
         "@context": CONTEXT,
@@ -83,13 +83,13 @@ def croissant(
         "license": sorted(release["licenses"]) or ["unknown"],
         "usageInfo": {
             "@type": "sc:CreativeWork",
-            "name": license_.get("license_name", license_["license"]),
-            "description": "The licence of the whole; prov:wasDerivedFrom has each source's own.",
+            "name": license_.name,
+            "description": "; ".join((*license_.obligations, *license_.conflicts)),
         },
         "inLanguage": languages,
         "keywords": ["instruction tuning", "fine-tuning"],
         "distribution": [*_files(release), *_file_sets(configs)],
-        "recordSet": [r for c in configs if c.splits for r in _record_sets(c)],
+        "recordSet": [r for c in configs for r in _record_sets(c)],
         "prov:wasDerivedFrom": [*_entities(release, _facts.sources(rows))],
         "prov:wasGeneratedBy": [*_activities(release)],
     }
@@ -100,7 +100,9 @@ def _citation(release: Release) -> str:
     """How to cite the release itself: it has a name, a version and a year, and no authors."""
     name, version = release["name"], release["version"]
     year = release["created"][:4]
-    return f"@misc{{{name}-{version}, title = {{{name}}}, version = {{{version}}}, year = {{{year}}}}}"
+    return (
+        f"@misc{{{name}-{version}, title = {{{name}}}, version = {{{version}}}, year = {{{year}}}}}"
+    )
 
 
 def _files(release: Release) -> Iterator[dict[str, Any]]:
@@ -148,7 +150,11 @@ def _record_sets(config: _shards.Config) -> Iterator[dict[str, Any]]:
             "name": name,
             "description": f"{split.rows:,} rows.",
             **({"key": {"@id": f"{name}/id"}} if has_id else {}),
-            "field": [_field(name, f"{name}-files", feature) for feature in features],
+            "field": [
+                _field(name, f"{name}-files", feature)
+                for feature in features
+                if _is_described(feature, split.pattern)
+            ],
         }
 
 
@@ -167,31 +173,39 @@ def _field(record_set: str, files: str, feature: Mapping[str, Any]) -> dict[str,
         field |= {"isArray": True, "arrayShape": "-1"}
     parts = feature.get("list", feature.get("struct"))
     if not isinstance(parts, list):
-        of_list = parts if isinstance(parts, str) else None
-        return field | {"dataType": data_type(of_list or feature.get("dtype")), "source": source}
+        return field | {"dataType": data_type(parts or feature["dtype"]), "source": source}
+    if nested := [part["name"] for part in parts if "dtype" not in part]:
+        field["description"] = f"Not described: {', '.join(nested)}, which have parts of their own."
     field["subField"] = [
         {
             "@type": "cr:Field",
             "@id": f"{record_set}/{name}/{part['name']}",
             "name": part["name"],
-            "dataType": data_type(part.get("dtype")),
+            "dataType": data_type(part["dtype"]),
             "source": source | {"transform": {"jsonPath": part["name"]}},
         }
         for part in parts
+        if "dtype" in part
     ]
     return field
+
+
+def _is_described(feature: Mapping[str, Any], pattern: str) -> bool:
+    """Whether a field can be read: JSON is a text in Parquet, elsewhere a value of any shape."""
+    kinds = (feature.get("dtype"), feature.get("list"))
+    return pattern.endswith(".parquet") or "json" not in kinds
 
 
 def data_type(dtype: Any) -> str:
     """Croissant's name for a type of `datasets`; whatever is no number or flag is a text.
 
     Args:
-        dtype: The name, such as `int32`; None for what is nested.
+        dtype: The name, such as `int32`.
 
-    >>> data_type("int32"), data_type("float64"), data_type("json"), data_type(None)
-    ('sc:Integer', 'sc:Float', 'sc:Text', 'sc:Text')
+    >>> data_type("int32"), data_type("float64"), data_type("json")
+    ('sc:Integer', 'sc:Float', 'sc:Text')
     """
-    name = str(dtype or "")
+    name = str(dtype)
     if name.startswith("float"):
         return "sc:Float"
     return next((v for k, v in DATA_TYPES.items() if name.startswith(k)), "sc:Text")
