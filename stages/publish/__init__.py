@@ -1,0 +1,1 @@
+"""What belongs to a publication and knows about instructions: the gate, certificates, licenses."""
