@@ -1,1 +1,1 @@
-"""Whether a release may be published, and the card that says what it is."""
+"""What belongs to a publication and knows about instructions: card, gate, certificates, licenses."""
