@@ -1,1 +1,1 @@
-"""What belongs to a publication and knows about instructions: card, gate, certificates, licenses."""
+"""What knows about instructions in a publication: card, gate, certificates, licenses."""

@@ -8,8 +8,18 @@ the direction of a text are escaped (`\\u001b`).
 from __future__ import annotations
 
 import re
+from textwrap import wrap
+from typing import Any, Final
 
 from pipeline.terminal import visible, visible_line
+
+
+_AS_IT_IS: Final[dict[str, Any]] = {
+    "expand_tabs": False,
+    "replace_whitespace": False,
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
 
 
 def code(text: str, limit: int = 200) -> str:
@@ -50,3 +60,19 @@ def block(text: str, language: str = "text") -> str:
 
 def _longest_run(text: str, character: str) -> int:
     return max((len(run) for run in re.findall(f"{re.escape(character)}+", text)), default=0)
+
+
+def wrapped(text: str, width: int = 100) -> str:
+    """A text with its long lines broken at spaces: a code block is as wide as its longest line.
+
+    Args:
+        text: Any text.
+        width: The most characters of a line that has a space to break at.
+
+    >>> wrapped("a long line\\nshort", 6)
+    'a long\\nline\\nshort'
+    """
+    return "\n".join(
+        line if len(line) <= width else "\n".join(wrap(line, width, **_AS_IT_IS))
+        for line in text.split("\n")
+    )

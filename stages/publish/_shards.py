@@ -8,6 +8,7 @@ holds is said in one place.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -177,3 +178,16 @@ def size_category(rows: int) -> str:
         return "n<1K"
     power = len(str(rows)) - 4
     return f"{names[power]}<n<{names[power + 1]}" if power < len(names) - 1 else "n>1T"
+
+
+def repository(to: str | None) -> str | None:
+    """The name on the hub of where a release is published; None elsewhere.
+
+    Args:
+        to: The address, such as `hf://org/name`.
+
+    >>> repository("hf://datasets/org/name"), repository("s3://bucket/name")
+    ('org/name', None)
+    """
+    match = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?", to or "")
+    return match[1] if match else None

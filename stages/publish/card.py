@@ -7,7 +7,7 @@ The card is a Jinja template (`card.md.jinja`), which a recipe replaces by one o
     {% block limits %}Answers are in British English.{% endblock %}
 
 What a template sees is what `facts` returns, and the filters `code` and `block`, in which a
-text of a row is a text, `json` and `num`.
+text of a row is a text, `wrapped`, `json` and `num`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
+from pipeline.recipe.publication import Publish
 from pipeline.store.store import Store
-from schemas.release import Release
+from schemas.release import Certificate, Release
 from stages.publish import _facts, _published, _shards
-from stages.publish._markdown import block, code
+from stages.publish._markdown import block, code, wrapped
 from stages.publish.citations import bibtex
 from stages.publish.croissant import croissant
 from stages.publish.licenses import Whole, whole
@@ -50,7 +51,7 @@ def card(
     release: Release,
     snapshot: Snapshot,
     previous: Release | None,
-    options: Mapping[str, Any],
+    options: Publish,
 ) -> str:
     """The text of a release's card.
 
@@ -59,14 +60,14 @@ def card(
         release: The release.
         snapshot: Its rows.
         previous: The release before it; None for the first.
-        options: The recipe's section `publish`: `card`, the path of a template, and `to`.
+        options: The recipe's section `publish`: `card`, a template, and `to`.
 
     Raises:
         UserError: A template of the user's cannot be read or rendered, or what it gives has no
             front matter that the hub would take.
     """
-    path = options.get("card")
-    folders = [Path(path).parent] if path else []
+    path = options.file("card")
+    folders = [path.parent] if path else []
     loader = ChoiceLoader([FileSystemLoader(f) for f in [*folders, Path(__file__).parent]])
     environment = ImmutableSandboxedEnvironment(
         loader=loader,
@@ -75,10 +76,12 @@ def card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": code, "block": block, "json": as_json, "num": "{:,}".format}
+    environment.filters |= {"code": code, "block": block, "wrapped": wrapped}
+    environment.filters |= {"json": as_json, "num": "{:,}".format}
+    environment.globals["dropped_for"] = dropped_for
     values = facts(store, release, snapshot, previous, options)
     try:
-        text = environment.get_template(Path(path).name if path else TEMPLATE).render(values)
+        text = environment.get_template(path.name if path else TEMPLATE).render(values)
     except TemplateError as error:
         raise _unusable(str(path), error) from None
     check_front_matter(text, str(path or TEMPLATE))
@@ -124,7 +127,7 @@ def facts(
     release: Release,
     snapshot: Snapshot,
     previous: Release | None,
-    options: Mapping[str, Any],
+    options: Publish,
 ) -> dict[str, Any]:
     """What a template sees.
 
@@ -173,7 +176,7 @@ def facts(
     }
     values["reasons"] = _reasons(values["passed"])
     values["limits"] = limits(values)
-    values["load_arguments"] = _load_arguments(values, options.get("to"))
+    values["load_arguments"] = _load_arguments(values, options.to)
     return values | {"front": front_matter(values)}
 
 
@@ -196,7 +199,7 @@ def _reasons(methods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _load_arguments(values: Mapping[str, Any], to: str | None) -> str:
     """The arguments of `load_dataset` for where the release is published."""
-    name = repository(to)
+    name = _shards.repository(to)
     arguments = [json.dumps(name or "path/to/this/folder")]
     first = next(iter(values["loadable"]), None)
     if first is not None and first.name != _shards.DEFAULT:
@@ -209,19 +212,6 @@ def _load_arguments(values: Mapping[str, Any], to: str | None) -> str:
 def _is_pairs(release: Release) -> bool:
     kinds = {stage["name"]: stage["kind"] for stage in release["stages"]}
     return {kinds[name] for name in release["published"]} == {"pairs"}
-
-
-def repository(to: str | None) -> str | None:
-    """The name on the hub of where a release is published; None elsewhere.
-
-    Args:
-        to: The address, such as `hf://org/name`.
-
-    >>> repository("hf://datasets/org/name"), repository("s3://bucket/name")
-    ('org/name', None)
-    """
-    match = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+)/?", to or "")
-    return match[1] if match else None
 
 
 def _trainer(release: Release) -> tuple[str, str] | None:
@@ -303,7 +293,7 @@ def source_datasets(release: Release) -> list[str]:
     """
     loads = [s for s in _facts.upstream(release) if s["uses"].startswith("load.")]
     names = [s["parts"].get("options", {}).get("dataset") for s in loads]
-    return sorted({n for n in names if isinstance(n, str) and repository(f"hf://{n}")})
+    return sorted({n for n in names if isinstance(n, str) and _shards.repository(f"hf://{n}")})
 
 
 def _creators(values: Mapping[str, Any]) -> list[str]:
@@ -341,6 +331,16 @@ def limits(values: Mapping[str, Any]) -> list[str]:
         said.append("The languages of the rows were not determined.")
     said.append("Names of persons were not searched for.")
     return said
+
+
+def dropped_for(certificate: Certificate, benchmark: str) -> int:
+    """The rows that were dropped for overlapping with a benchmark.
+
+    Args:
+        certificate: The certificate.
+        benchmark: The benchmark's name.
+    """
+    return sum(stage["convicted"].get(benchmark, 0) for stage in certificate["stages"])
 
 
 def as_json(value: Any, indent: int | None = None) -> str:

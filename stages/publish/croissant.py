@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pipeline.execution.snapshot import Snapshot
+from pipeline.recipe.publication import Publish
 from pipeline.store.store import Store
 from schemas.release import Release, ReleaseStage
 from stages.publish import _facts, _shards
@@ -57,7 +58,7 @@ DATA_TYPES: Final = {"bool": "sc:Boolean", "int": "sc:Integer", "uint": "sc:Inte
 
 
 def croissant(
-    store: Store, release: Release, snapshot: Snapshot, options: Mapping[str, Any]
+    store: Store, release: Release, snapshot: Snapshot, options: Publish
 ) -> dict[str, Any]:
     """The release as Croissant describes it.
 
@@ -70,6 +71,7 @@ def croissant(
     rows = _facts.published_rows(snapshot, release, ["origins", "language"])
     license_ = whole(release["licenses"])
     configs = _shards.loadable(_shards.configs(store, release))
+    name = _shards.repository(options.to)
     languages = [entry["language"] for entry in _facts.languages(rows)]
     values: dict[str, Any] = {
         "@context": CONTEXT,
@@ -87,6 +89,7 @@ def croissant(
             "description": "; ".join((*license_.obligations, *license_.conflicts)),
         },
         "inLanguage": languages,
+        "url": f"https://huggingface.co/datasets/{name}" if name else None,
         "keywords": ["instruction tuning", "fine-tuning"],
         "distribution": [*_files(release), *_file_sets(configs)],
         "recordSet": [r for c in configs for r in _record_sets(c)],

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from pipeline.errors import Exit
 from pipeline.execution.snapshot import Snapshot
+from pipeline.recipe.publication import Publish
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.create import create
 from pipeline.releases.registry import release_files
@@ -30,10 +31,10 @@ class Released(NamedTuple):
         return Snapshot.of_release(self.store, self.release)
 
     def card(self, previous: Release | None = None, **options: Any) -> str:
-        return card(self.store, self.release, self.snapshot, previous, options)
+        return card(self.store, self.release, self.snapshot, previous, Publish(**options))
 
     def croissant(self) -> dict[str, Any]:
-        return croissant(self.store, self.release, self.snapshot, {})
+        return croissant(self.store, self.release, self.snapshot, Publish())
 
     def written(self, folder: Path) -> Path:
         """A folder with everything that is published."""

@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 
 from pipeline.errors import UserError
 from stages.publish import _facts
-from stages.publish.card import repository
+from stages.publish._shards import repository
 from tests.stages.publish.conftest import HOSTILE, HOSTILE_NAME
 from tests.support.publishing import Released, conversations, pool, released
 
