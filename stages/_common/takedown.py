@@ -123,11 +123,11 @@ def taken_down(tables: Sequence[pl.DataFrame], takedown: Takedown) -> pl.DataFra
         for table in tables
         if "parents" in table.columns
     ]
-    made = pl.concat(derived).unique() if derived else pl.DataFrame(schema={"id": pl.String})
+    children_of = pl.concat(derived).unique() if derived else pl.DataFrame(schema={"id": pl.String})
     newest = known
-    while len(newest) and len(made):
+    while len(newest) and len(children_of):
         parents = newest.select(parent="id")
-        children = made.join(parents, on="parent", how="semi").sort("id", "parent")
+        children = children_of.join(parents, on="parent", how="semi").sort("id", "parent")
         children = children.unique("id", keep="first", maintain_order=True)
         children = children.select("id", cause=pl.lit("parent"), by="parent")
         newest = children.join(known, on="id", how="anti")

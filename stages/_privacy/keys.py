@@ -10,14 +10,14 @@ by line (`Client("AKIA...")` is an indirect reference to it). All three are take
 
 A *key* has the form of its issuer's, or is random behind a word such as `api_key`. A *password*
 is what betterleaks takes for one by the word before it, and in lessons about code it mostly is
-`password`: they are told apart. detect-secrets' entropies and keywords are not taken over, since
+`password`: the two are kinds of their own. detect-secrets' entropies and keywords are not taken over, since
 they convict subresource hashes, alphabets and the same lessons.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -132,7 +132,7 @@ def _plugins() -> tuple[Any, ...]:
     """The detectors of detect-secrets that are used, in the order of their names."""
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 
-    classes = get_mapping_from_secret_type_to_class().values()
+    classes: Iterable[Any] = get_mapping_from_secret_type_to_class().values()
     used = [kind for kind in classes if kind.__name__ not in _UNUSED]
     return tuple(kind() for kind in sorted(used, key=lambda kind: kind.__name__))
 

@@ -20,7 +20,7 @@ KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 Kinds = Annotated[tuple[Kind, ...], NonEmpty, Distinct]
 DEFAULT_KINDS: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind != "password")
-"""What stages look for unless they are told: a password is mostly a lesson's."""
+"""The default of stages: a password is mostly a lesson's."""
 
 FINDINGS: Final = {
     "row": pl.Int64, "turn": pl.Int32, "place": pl.String, "kind": pl.String, "name": pl.String,

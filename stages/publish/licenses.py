@@ -25,15 +25,18 @@ from itertools import combinations, islice, product
 from typing import Final
 
 UNKNOWN: Final = "unknown"
+NOTICE: Final = "name the authors and keep the notices"
 
 _UNSTATED: Final = frozenset({"", "unknown", "none", "null", "other", "n/a", "no license"})
+
+PUBLIC_DOMAIN: Final = "LicenseRef-Public-Domain"
 
 _NAMES: Final = {
     "apache": "Apache-2.0", "apache 2": "Apache-2.0", "apache 2.0": "Apache-2.0",
     "apache license 2.0": "Apache-2.0", "apache license version 2.0": "Apache-2.0",
     "mit license": "MIT", "the mit license": "MIT", "bsd 2 clause": "BSD-2-Clause",
     "bsd 3 clause": "BSD-3-Clause", "new bsd": "BSD-3-Clause", "cc0": "CC0-1.0",
-    "cc 0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "public domain": "CC0-1.0", "odc by": "ODC-By-1.0",
+    "cc 0": "CC0-1.0", "cc0 1.0": "CC0-1.0", "public domain": PUBLIC_DOMAIN, "odc by": "ODC-By-1.0",
     "odc by 1.0": "ODC-By-1.0", "odbl": "ODbL-1.0", "odbl 1.0": "ODbL-1.0", "pddl": "PDDL-1.0",
     "gpl 2.0": "GPL-2.0-only", "gpl 3.0": "GPL-3.0-only", "gplv2": "GPL-2.0-only",
     "gplv3": "GPL-3.0-only", "agpl 3.0": "AGPL-3.0-only", "lgpl 2.1": "LGPL-2.1-only",
@@ -56,19 +59,20 @@ _SHARE_ALIKE: Final = {
 _PERMISSIVE: Final = frozenset({
     "0BSD", "Apache", "Artistic", "BSD-2-Clause", "BSD-3-Clause", "BSL", "CC-BY", "CC0",
     "CDLA-Permissive", "ECL", "ISC", "MIT", "MIT-0", "NCSA", "ODC-By", "PDDL", "PostgreSQL",
-    "Unlicense", "WTFPL", "Zlib", "etalab",
+    "Unlicense", "WTFPL", "Zlib", "etalab", PUBLIC_DOMAIN,
 })  # fmt: skip
-_NO_NOTICE: Final = frozenset({"0BSD", "CC0", "MIT-0", "PDDL", "Unlicense", "WTFPL"})
+_NO_NOTICE: Final = frozenset({"0BSD", "CC0", "MIT-0", "PDDL", "Unlicense", "WTFPL", PUBLIC_DOMAIN})
 
-_HUB: Final = frozenset(
-    """apache-2.0 mit afl-3.0 artistic-2.0 bsl-1.0 bsd-2-clause bsd-3-clause bsd-3-clause-clear
-    c-uda cc0-1.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0
-    cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
-    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0
-    wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 eupl-1.2 agpl-3.0 gfdl gpl-2.0 gpl-3.0
-    lgpl-2.1 lgpl-3.0 isc lppl-1.3c ms-pl mpl-2.0 odc-by odbl osl-3.0 postgresql ofl-1.1 ncsa
-    unlicense zlib pddl""".split()
-)
+_HUB: Final = frozenset({
+    "apache-2.0", "mit", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd-2-clause", "bsd-3-clause",
+    "bsd-3-clause-clear", "c-uda", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0",
+    "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0",
+    "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0",
+    "cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0",
+    "epl-1.0", "epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl", "gpl-2.0",
+    "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "isc", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl",
+    "osl-3.0", "postgresql", "ofl-1.1", "ncsa", "unlicense", "zlib", "pddl",
+})  # fmt: skip
 """The hub's ids of licenses that have an SPDX id."""
 
 _MAX_CHOICES: Final = 4096
@@ -111,6 +115,11 @@ class Whole:
     name: str
     obligations: tuple[str, ...]
     conflicts: tuple[str, ...] = ()
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The obligations that go beyond naming the authors: share-alike, non-commercial."""
+        return tuple(what for what in self.obligations if not what.startswith(NOTICE))
 
 
 def alternatives(license: str | None) -> tuple[frozenset[str], ...] | None:
@@ -185,11 +194,12 @@ def _single(text: str) -> str | None:
     words = re.sub(r"[\s_,-]+", " ", text.lower()).strip()
     if known := _NAMES.get(words):
         return known
-    if match := _CC.fullmatch(words):
+    # Without a version it is not known which one was meant.
+    if (match := _CC.fullmatch(words)) and match["version"]:
         terms = re.sub(r"non\W?commercial", "nc", match["terms"])
         terms = re.sub(r"no\W?deriv\w*", "nd", re.sub(r"share\W?alike", "sa", terms))
         parts = [name for name in ("nc", "nd", "sa") if name in terms.split()]
-        return "-".join(["CC-BY", *map(str.upper, parts), match["version"] or "4.0"])
+        return "-".join(["CC-BY", *map(str.upper, parts), match["version"]])
     if re.search(r"\s(?:and|or)\s|[()]", text, re.I):
         return None
     try:
@@ -245,12 +255,12 @@ def conflict(a: str, b: str) -> str | None:
     True
     """
     for one, other in ((a, b), (b, a)):
-        shares, theirs = terms(one).share_alike, terms(other)
+        shares, beside = terms(one).share_alike, terms(other)
         if not shares:
             continue
-        if theirs.non_commercial and not terms(one).non_commercial:
+        if beside.non_commercial and not terms(one).non_commercial:
             return f"{one} lets nobody add a term, and {other} forbids commercial use"
-        if theirs.share_alike and not _follows(one, other):
+        if beside.share_alike and not _follows(one, other):
             return f"the whole would have to be under {one}, and under {other} as well"
         if {one, other} == {"GPL-2.0-only", "Apache-2.0"}:
             return f"{one} lets nobody add a term, and {other} has one about patents"
@@ -291,7 +301,9 @@ def whole(licenses: Iterable[str | None]) -> Whole:
         names = [*sorted(chosen), *(text or UNKNOWN for text in unstated)]
         identifier = UNKNOWN if not chosen and not any(map(_is_text, unstated)) else "other"
         name = " AND ".join(dict.fromkeys(names)) or UNKNOWN
-        more = [f"find out what {text or 'the rows without a license'} demands" for text in unstated]
+        more = [
+            f"find out what {text or 'the rows without a license'} demands" for text in unstated
+        ]
         return Whole(identifier, name, (*more, *_obligations(chosen)), tuple(conflicts))
     governing = _governing(chosen)
     name = governing or " AND ".join(sorted(chosen))
@@ -356,7 +368,7 @@ def hub_id(identifier: str) -> str:
 def _obligations(ids: Iterable[str]) -> Iterator[str]:
     ordered = sorted(ids)
     for what, bound in (
-        ("name the authors and keep the notices", [i for i in ordered if terms(i).notice]),
+        (NOTICE, [i for i in ordered if terms(i).notice]),
         ("no commercial use", [i for i in ordered if terms(i).non_commercial]),
         (
             "share what is made of it under the same license",

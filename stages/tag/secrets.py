@@ -89,8 +89,8 @@ def secrets(
     is_secret = pl.col("kind").is_in(SECRETS)
     tags = pl.DataFrame({"row": pl.int_range(len(rows), dtype=pl.Int64, eager=True)})
     for column, of_kind in (("secrets", is_secret), ("personal", ~is_secret)):
-        counted = findings.filter(of_kind).group_by("row")
-        counted = counted.agg(
+        by_row = findings.filter(of_kind).group_by("row")
+        counted = by_row.agg(
             pl.col("name").unique().sort().alias(column),
             pl.len().cast(pl.Int32).alias(f"num_{column}"),
         )
