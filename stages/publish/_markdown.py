@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from pipeline.terminal import visible, visible_line
 
-
 _AS_IT_IS: Final[dict[str, Any]] = {
     "expand_tabs": False,
     "replace_whitespace": False,

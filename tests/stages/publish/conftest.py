@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -24,16 +25,28 @@ HOSTILE_NAME = "a | <b>`b`</b> [c](http://example.com)\n# d"
 
 @pytest.fixture(scope="session")
 def curated(tmp_path_factory: pytest.TempPathFactory) -> Released:
-    """Real rows through filters, tags and a choice."""
-    samples = ROOT / "data/samples"
+    """Real rows, some of them copied from a benchmark, through filters, tags and a choice."""
+    samples, folder = ROOT / "data/samples", tmp_path_factory.mktemp("curated")
+    with gzip.open(ROOT / "data/benchmarks/mt_bench.jsonl.gz", "rt") as file:
+        asked = [json.loads(line)["turns"][0] for line in file][:3]
     return released(
-        tmp_path_factory.mktemp("curated"),
+        folder,
         {
+            "copied": pool(conversations(folder / "copied.jsonl", asked), "MIT", "copied"),
+            "exams": {"uses": "load.benchmarks", "with": {"names": ["mt_bench"]}},
             "behave": pool(samples / "selfbehave.jsonl.gz", "Apache-2.0", "selfbehave"),
             "oasst": pool(samples / "oasst_trees.jsonl.gz", "CC-BY-4.0", "oasst"),
-            "all": {"uses": "load.concat", "needs": ["behave", "oasst"]},
+            "all": {"uses": "load.concat", "needs": ["behave", "oasst", "copied"]},
             "unique": {"uses": "dedup.minhash", "needs": "all"},
-            "tagged": {"uses": "tag.surface", "needs": "unique"},
+            "clean": {
+                "uses": "decontaminate.ngram",
+                "needs": {"rows": "unique", "benchmarks": "exams"},
+            },
+            "certified": {
+                "uses": "decontaminate.certificate",
+                "needs": {"before": "unique", "after": "clean", "benchmarks": "exams"},
+            },
+            "tagged": {"uses": "tag.surface", "needs": "clean"},
             "chosen": {"uses": "select.random", "needs": "tagged", "with": {"budget": 60}},
             "shards": {
                 "uses": "export.parquet",

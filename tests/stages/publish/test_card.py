@@ -111,7 +111,7 @@ def test_the_funnel_is_that_of_the_release(curated: Released) -> None:
     shown = tables(curated.card())
     (funnel,) = [t for t in shown if t[0][2:4] == ["in", "created"]]
     stages = {s["name"]: s["counts"] for s in curated.release["stages"]}
-    assert {row[0] for row in funnel[1:]} == set(stages)
+    assert {row[0] for row in funnel[1:]} == set(stages) - {"exams", "certified"}
     for name, _, *numbers in funnel[1:]:
         read, created, kept, dropped, failed = (int(n.replace(",", "")) for n in numbers)
         counts = stages[name]
@@ -133,6 +133,21 @@ def test_methods_are_cited_and_the_recipe_is_there(curated: Released) -> None:
     assert "@misc{wang2022" not in text  # a format that load.records reads is no method
     assert curated.release["recipe"]["text"] in text
     assert '"budget": 60' in text
+
+
+def test_the_certificate_shows_what_was_dropped_for_what(curated: Released) -> None:
+    text = curated.card()
+    shown = tables(text)
+    (compared,) = [t for t in shown if t[0][0] == "benchmark"]
+    assert compared[1][:4] == ["mt_bench", "80", "clean", "3"]
+    (measured,) = [t for t in shown if t[0][0] == "measured by"]
+    after = {row[2]: row[3:] for row in measured[1:]}
+    assert after["gpt3-13"] == ["3", "0"]
+    certificate = curated.release["certificate"]
+    assert certificate is not None
+    assert len(certificate["sample"]) == 3
+    assert all(f"row `{pair['row']}`" in text for pair in certificate["sample"])
+    assert "no evaluation benchmark" not in text
 
 
 class Elements(HTMLParser):
