@@ -16,6 +16,7 @@ from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
 from pipeline.recipe.problems import Problem, as_written, merged, suggest
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.publication import Publish, read_publish
 from pipeline.recipe.renamed import renamed_hint
 from pipeline.recipe.yaml_document import KeyPath, RecipeDocument
 from pipeline.stage import Stage
@@ -27,6 +28,7 @@ MAX_NAME: Final = 200
 STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
+    "publish": dict,
 }  # fmt: skip
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
@@ -42,6 +44,7 @@ class Builder:
         problems: All mistakes so far.
         models: The models by name, None for one with a mistake.
         budgets: What the run may use (under the empty name) and single steps of it.
+        publish: Where a release goes, and what it must be before.
     """
 
     def __init__(self, document: RecipeDocument, folder: Path) -> None:
@@ -54,6 +57,7 @@ class Builder:
         self._read_models(content.get("models"))
         self._read_prices(content.get("prices"))
         self.budgets = {"": self._budget((), content)}
+        self.publish = self._publish(content.get("publish"))
 
     def steps(self) -> dict[str, Step]:
         """The steps without a mistake of their own, unordered and not yet connected."""
@@ -179,6 +183,13 @@ class Builder:
         value, problems = limits(raw, kind)
         self._add(key_path, ".".join(key_path), problems)
         return value
+
+    def _publish(self, raw: Any) -> Publish:
+        if not isinstance(raw, dict):
+            return Publish()
+        section, problems = read_publish(raw, self.folder, [str(name) for name in self._stages()])
+        self._add(("publish",), "publish", merged(problems))
+        return section
 
     def _check_exists(self, key_path: KeyPath, subject: str, needed: str) -> None:
         names = [str(name) for name in self._stages()]

@@ -22,6 +22,7 @@ from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
 from pipeline.recipe.problems import suggest
 from pipeline.recipe.profiles import apply_profile, check_profiles, profiles_of
+from pipeline.recipe.publication import Publish
 from pipeline.recipe.yaml_document import (
     MAX_CHARACTERS,
     RecipeDocument,
@@ -47,6 +48,7 @@ class Recipe:
         profile: The one that is applied.
         overrides: What `--set` changed after it.
         text: The file as it is; of a recipe from Python values, these as JSON.
+        publish: Where a release goes, and what it must be before.
         digest: Stands for what the recipe says: its stages and models with the profile and the
             overrides applied.
     """
@@ -60,6 +62,7 @@ class Recipe:
     profile: str | None = None
     overrides: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
+    publish: Publish = field(default_factory=Publish)
     digest: str = ""
 
     @classmethod
@@ -109,7 +112,7 @@ class Recipe:
             name: The recipe's name.
             stages: The section `stages`.
             models: The section `models`.
-            more: The sections `prices` and `budget`.
+            more: The sections `prices`, `budget` and `publish`.
 
         Raises:
             RecipeErrors: The recipe has mistakes.
@@ -132,7 +135,7 @@ class Recipe:
             raise RecipeErrors([*builder.problems, *more])
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
-        applied["digest"] = _digest(document.content, applied)
+        applied |= {"digest": _digest(document.content, applied), "publish": builder.publish}
         return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
 
     def step(self, name: str) -> Step:
@@ -174,7 +177,9 @@ class Recipe:
 def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
     """What stands for stages and models, and for the profile and overrides that changed them."""
     sections = {name: content.get(name) or {} for name in ("stages", "models")}
-    identity = [sections, applied.get("profile"), applied.get("overrides", ())]
+    # Where a release goes is no part of what it is.
+    overrides = [o for o in applied.get("overrides", ()) if not o.startswith("publish.")]
+    identity = [sections, applied.get("profile"), overrides]
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
 
