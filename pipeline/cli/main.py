@@ -10,6 +10,7 @@ from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
 from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
+from pipeline.cli import release as release
 
 # isort: on
 from pipeline.cli.app import app
