@@ -101,23 +101,17 @@ def publish(
 
 
 def _publish(leaving: Outgoing, move_latest: bool, wait: float) -> dict[str, Any]:
-    from pipeline.releases.publish import publish
-
-    to = leaving.to
-    leaving.pass_gate()
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
-        publication = leaving.prepare(Path(folder))
-        outcome, rows = publish(publication, to, move_latest=move_latest, wait=wait)
+    sent = leaving.publish(move_latest=move_latest, wait=wait)
     return {
         "release": leaving.reference,
-        "published": "now" if outcome.is_new else "before",
-        "address": outcome.address,
-        "files": len(publication.files),
-        "bytes": publication.bytes,
-        "rows": rows,
-        "latest": outcome.latest,
+        "published": "now" if sent.outcome.is_new else "before",
+        "address": sent.outcome.address,
+        "files": sent.files,
+        "bytes": sent.bytes,
+        "rows": sent.rows,
+        "latest": sent.outcome.latest,
         "warnings": [str(finding) for finding in leaving.findings],
-        "notes": list(outcome.notes),
+        "notes": list(sent.outcome.notes),
     }
 
 

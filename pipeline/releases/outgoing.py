@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import Exit, UserError, command_line
 from pipeline.execution.snapshot import Snapshot
@@ -15,6 +17,7 @@ from pipeline.releases.findings import Finding
 from pipeline.releases.options import publication_of
 from pipeline.releases.plugins import plugin
 from pipeline.releases.publication import Publication, prepare
+from pipeline.releases.publish import publish
 from pipeline.releases.registry import (
     is_reference,
     latest,
@@ -22,10 +25,26 @@ from pipeline.releases.registry import (
     releases,
     version_key,
 )
-from pipeline.releases.transports import SCHEMES, open_transport
-from pipeline.releases.transports.waiting import Patience
+from pipeline.releases.transports import SCHEMES, Outcome, open_transport
+from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
 from pipeline.store.store import Store
 from schemas.release import Release
+
+
+class Sent(NamedTuple):
+    """What was published.
+
+    Attributes:
+        outcome: What had to be done.
+        rows: The rows that were read back.
+        files: How many files the version has.
+        bytes: Their size.
+    """
+
+    outcome: Outcome
+    rows: int
+    files: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -70,10 +89,8 @@ class Outgoing:
     @cached_property
     def findings(self) -> list[Finding]:
         """What the gate finds, those that refuse first."""
-        found: list[Finding] = plugin("check")(
-            self.store, self.release, self.snapshot, self.options
-        )
-        return found
+        check: Callable[..., list[Finding]] = plugin("check")
+        return check(self.store, self.release, self.snapshot, self.options)
 
     def pass_gate(self) -> None:
         """Refuse what the gate refuses.
@@ -109,6 +126,24 @@ class Outgoing:
         card: str = plugin("card")(*arguments, before, self.options)
         croissant = plugin("croissant")(*arguments, self.options)
         return prepare(self.store, self.release, folder, card=card, croissant=croissant)
+
+    def publish(self, *, move_latest: bool = True, wait: float = DEFAULT_SECONDS) -> Sent:
+        """Pass the gate, send the release, read it back.
+
+        Args:
+            move_latest: Whether `latest` is to name it.
+            wait: Seconds to wait at most for a server that cannot answer.
+
+        Raises:
+            UserError: The gate or the place refuses, or the place does not answer in time; its
+                `code` says which.
+        """
+        to = self.to
+        self.pass_gate()
+        with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+            publication = self.prepare(Path(folder))
+            outcome, rows = publish(publication, to, move_latest=move_latest, wait=wait)
+        return Sent(outcome, rows, len(publication.files), publication.bytes)
 
     def taken_down_versions(self) -> list[str]:
         """The versions of this name that have rows of the take-down list, oldest first.
