@@ -125,6 +125,7 @@ def _changes(old: _Side, new: _Side) -> pl.DataFrame:
     added_fates = _fates(added, missing_in=old, made_in=new, otherwise=NEW)
     removed_fates = _fates(removed, missing_in=new, made_in=old, otherwise=GONE)
     replaced = set(replaces.values())
+    lines: list[tuple[str, str, str | None, str, str]]
     lines = [("added", i, None, *added_fates[i]) for i in added if i not in replaces]
     lines += [("changed", i, r, *removed_fates[r]) for i, r in sorted(replaces.items())]
     lines += [("removed", i, None, *removed_fates[i]) for i in removed if i not in replaced]

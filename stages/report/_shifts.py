@@ -167,8 +167,8 @@ def _line(
     column: str, category: str | None, values: dict[str, float], test: str, effect: float, p: float
 ) -> Line:
     shown = {key: round(value, 6) for key, value in values.items()}
-    told = {"test": test, "effect": round(float(effect), 4), "p": float(p)}
-    return {"column": column, "category": category, **shown, **told}
+    result = {"test": test, "effect": round(float(effect), 4), "p": float(p)}
+    return {"column": column, "category": category, **shown, **result}
 
 
 def _holm(values: Sequence[float]) -> Iterator[float]:
