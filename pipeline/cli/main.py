@@ -12,6 +12,7 @@ from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
 from pipeline.cli import release as release
 from pipeline.cli import diff as diff
+from pipeline.cli import refresh as refresh
 
 # isort: on
 from pipeline.cli.app import app
