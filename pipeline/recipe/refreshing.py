@@ -18,14 +18,12 @@ from pipeline.types import PositiveFloat, option_group
 
 def _share(value: Any) -> Any:
     """`20%` as 0.2; whatever else as it is."""
-    if isinstance(value, str):
-        number = value.strip().removesuffix("%")
-        try:
-            return float(number) / 100 if value.strip().endswith("%") else value
-        except ValueError:
-            pass
-        raise ValueError(f"must be a share such as 20% or 0.2, got {value!r}")
-    return value
+    if not isinstance(value, str) or not value.rstrip().endswith("%"):
+        return value
+    try:
+        return float(value.rstrip().removesuffix("%")) / 100
+    except ValueError:
+        raise ValueError(f"must be a share such as 20% or 0.2, got {value!r}") from None
 
 
 @option_group

@@ -108,11 +108,18 @@ def refresh(
             _refresh(recipe, store, result, progress, workers)
         except UserError as error:
             result.code, result.outcome = error.code, error.what
-            lines = [error.where, error.why, error.hint and f"try: {error.hint}"]
-            result.why = [line for text in lines if text for line in text.splitlines()]
+            result.why = [line.strip() for line in _details(error).splitlines()]
         result.seconds = round(time.monotonic() - began, 1)
         _log(store, result)
     return result
+
+
+def _details(error: UserError) -> str:
+    """What an error says beside the fact."""
+    if isinstance(error, RecipeErrors):
+        return "\n".join(map(str, error.problems))
+    hint = f"try: {error.hint}" if error.hint else None
+    return "\n".join(filter(None, [error.where, error.why, hint]))
 
 
 def _name(path: Path) -> str:
