@@ -8,6 +8,8 @@
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
     digests.json, files.json   caches; removing them costs time and nothing else
+    sources.json               commits of data sets on the hub, as the last refresh found them
+    refresh.log.jsonl          what each refresh did, and why
 
 One run at a time: the lock is held by an open file and vanishes with its process.
 """
@@ -25,14 +27,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import UserError
+from pipeline.errors import Exit, UserError
 from pipeline.store.artifact import Artifact, commit, open_artifact, restore
 from pipeline.store.file_hashes import FileDigests
 from pipeline.store.files import DamagedFile, check_kind, read_json, warn, write_json
 from schemas.manifest import Manifest
 
 FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
-FILES: Final = ("lock", "digests.json", "files.json")
+FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
 
@@ -207,6 +209,7 @@ class Store:
                     f"another run{f' (process {holder[0]})' if holder else ''} uses this store",
                     where=str(self.root),
                     hint="wait until it has ended, or use another store: --store DIR",
+                    code=Exit.TRY_AGAIN,
                 ) from None
             self._token = uuid.uuid4().hex
             lock.truncate(0)
