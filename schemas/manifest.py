@@ -6,7 +6,7 @@ copied to another machine and read there.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NotRequired
 
 import pyarrow as pa
 from typing_extensions import TypedDict
@@ -62,6 +62,7 @@ class Manifest(TypedDict):
         peak_memory_bytes: Resident memory at most, of one process.
         libraries: Versions of the libraries that were used.
         finished: When it was committed: ISO 8601, UTC, to the second.
+        checksum: Digest of all of the above; manifests of earlier versions have none.
     """
 
     format: int
@@ -83,3 +84,4 @@ class Manifest(TypedDict):
     peak_memory_bytes: int
     libraries: dict[str, str]
     finished: str
+    checksum: NotRequired[str]
