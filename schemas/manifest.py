@@ -1,12 +1,13 @@
 """The manifest: the JSON file in every artifact that says what it is.
 
+The file ends with a `checksum` of all else in it, which manifests of earlier versions lack.
 It holds no absolute path and no time but the moment of completion, so a store may be
 copied to another machine and read there.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, NotRequired
+from typing import Any, Final
 
 import pyarrow as pa
 from typing_extensions import TypedDict
@@ -62,7 +63,6 @@ class Manifest(TypedDict):
         peak_memory_bytes: Resident memory at most, of one process.
         libraries: Versions of the libraries that were used.
         finished: When it was committed: ISO 8601, UTC, to the second.
-        checksum: Digest of all of the above; manifests of earlier versions have none.
     """
 
     format: int
@@ -84,4 +84,3 @@ class Manifest(TypedDict):
     peak_memory_bytes: int
     libraries: dict[str, str]
     finished: str
-    checksum: NotRequired[str]

@@ -130,7 +130,7 @@ class Artifact:
         """
         with self._damage_explained():
             names = [name for name in self.manifest["files"] if name.startswith("files/")]
-            if foreign := sorted(_visible(self.files) - {self.folder / name for name in names}):
+            if foreign := foreign_files(self.folder, self.manifest):
                 raise DamagedFile(foreign[0], "the stage that made its artifact did not write it")
             if digests is not None:
                 self._verify_cached(names, digests)
@@ -209,10 +209,19 @@ def _checksums(folder: Path, _when: State | None) -> dict[str, list[Part]]:
     return read_checksums(folder)
 
 
-def _visible(folder: Path) -> set[Path]:
-    """All files below a folder but those whose names begin with a dot, which no reader takes."""
-    paths = (path for path in folder.rglob("*") if not path.is_dir())
-    return {p for p in paths if not any(n.startswith(".") for n in p.relative_to(folder).parts)}
+def foreign_files(folder: Path, manifest: Manifest) -> list[Path]:
+    """The files in an artifact's `files/` that its stage did not write.
+
+    A reader would take them, but for those whose names begin with a dot.
+
+    Args:
+        folder: The artifact's folder.
+        manifest: Its manifest.
+    """
+    paths = (path for path in (folder / "files").rglob("*") if not path.is_dir())
+    names = [path.relative_to(folder) for path in paths]
+    visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return sorted(folder / name for name in visible if name.as_posix() not in manifest["files"])
 
 
 def open_artifact(folder: Path) -> Artifact | None:
@@ -286,7 +295,7 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     Returns:
         The committed artifact.
     """
-    manifest = write_manifest(staging, manifest)
+    write_manifest(staging, manifest)
     for path in staging.rglob("*"):
         _flush(path)
     _flush(staging)

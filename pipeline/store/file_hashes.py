@@ -114,7 +114,7 @@ def _read(cache: Path) -> dict[str, Entry]:
         return {}
     try:
         entries = without_checksum(cache, entries)
-    except (DamagedFile, TypeError):
+    except DamagedFile:
         return {}
     return {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 5}
 

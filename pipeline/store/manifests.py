@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
-from pipeline.store.files import DamagedFile, checked, read_json
+from pipeline.store.files import DamagedFile, checked, read_json, with_checksum, without_checksum
 from pipeline.store.hashing import digest
 from schemas.manifest import FORMAT, FileEntry, Manifest
 
 MANIFEST: Final = "manifest.json"
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
-    """Write a manifest into the folder of its artifact; returns it with its checksum."""
-    result: Manifest = {**manifest, "checksum": _checksum(manifest)}
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a manifest into the folder of its artifact, with its checksum."""
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1, ensure_ascii=False)
-    return result
+        json.dump(with_checksum(manifest), file, indent=1, ensure_ascii=False)
 
 
 def read_manifest(path: Path) -> Manifest | None:
@@ -39,30 +37,21 @@ def read_manifest(path: Path) -> Manifest | None:
     raw: Any = read_json(path, dict)
     if raw is None:
         return None
-    sound = _is_sound(raw)
-    version = raw.get("format")
+    version, damage = raw.get("format"), None
+    try:
+        raw = without_checksum(path, raw)
+    except DamagedFile as error:
+        damage = error
     if isinstance(version, int) and version != FORMAT:
-        raise _other_format(path.parent, version, sound)
-    if not sound:
-        raise DamagedFile(path, "its checksum is not that of its content")
+        raise _other_format(path.parent, version, damage is not None)
+    if damage:
+        raise damage
     if unknown := sorted(raw.keys() - Manifest.__annotations__.keys()):
         raise DamagedFile(path, f"no manifest has {unknown[0]!r}")
     manifest = checked(path, raw, Manifest)
     if problem := _contradiction(manifest, path.parent.name):
         raise DamagedFile(path, problem)
     return manifest
-
-
-def _checksum(manifest: Mapping[str, Any]) -> str:
-    """32 hex digits that stand for all of a manifest but its checksum."""
-    return digest({key: value for key, value in manifest.items() if key != "checksum"})
-
-
-def _is_sound(raw: Mapping[str, Any]) -> bool:
-    try:
-        return "checksum" not in raw or raw["checksum"] == _checksum(raw)
-    except (TypeError, RecursionError):  # what has no digest was never written
-        return False
 
 
 def _contradiction(manifest: Manifest, folder: str) -> str | None:
@@ -93,11 +82,11 @@ def kept_digest(columns: Mapping[str, str], files: Mapping[str, FileEntry]) -> s
     return digest([dict(columns), {n: e["sha256"] for n, e in files.items() if n[:6] == "files/"}])
 
 
-def _other_format(folder: Path, version: int, sound: bool) -> UserError:
+def _other_format(folder: Path, version: int, damaged: bool) -> UserError:
     age = "a newer" if version > FORMAT else "an older"
     why = f"this artifact was written by {age} version of Gristmill"
     hint = "use another store (--store DIR), or the version of Gristmill that wrote this one"
-    if not sound:
+    if damaged:
         why += ", or its manifest is damaged"
         hint += f"; if no other version was used here: rm -r {shlex.quote(str(folder))}"
     what = f"the store's format must be {FORMAT}, got {version}"
