@@ -31,7 +31,7 @@ class Verification:
     """What was read, and what is damaged.
 
     Attributes:
-        what: What it is about: "artifacts".
+        what: What it is about: "artifact".
         items: How many of them there are.
         files: The files that were read.
         bytes: Their bytes.
@@ -47,8 +47,7 @@ class Verification:
     @property
     def summary(self) -> str:
         """What was read, in one line."""
-        files = f"{self.files:,} file{'s' * (self.files != 1)}"
-        return f"{self.items:,} {self.what} ({files}, {size(self.bytes)})"
+        return f"{_count(self.items, self.what)} ({_count(self.files, 'file')}, {size(self.bytes)})"
 
     def read(self, path: Path) -> None:
         """Count a file that was read."""
@@ -63,6 +62,11 @@ class Verification:
             hint: What to do.
         """
         self.damages.append(damage.as_error(hint))
+
+
+def _count(number: int, what: str) -> str:
+    noun, *rest = what.split(" ", 1)
+    return " ".join([f"{number:,}", noun + "s" * (number != 1), *rest])
 
 
 def size(count: int) -> str:
@@ -89,7 +93,7 @@ def verify_release(store: Store, reference: str) -> Verification:
         UserError: There is no such release, or `release.json` itself is damaged.
     """
     release = read_release(store, reference)
-    result = Verification("artifacts")
+    result = Verification("artifact")
     result.read(store.root / "releases" / release["name"] / release["version"] / FILE)
     for stage in {stage["fingerprint"]: stage for stage in release["stages"]}.values():
         folder = store.root / "artifacts" / stage["fingerprint"]
@@ -164,14 +168,14 @@ def verify_store(store: Store) -> Iterator[Verification]:
 
 
 def _artifacts(store: Store) -> Verification:
-    result = Verification("artifacts")
+    result = Verification("artifact")
     for folder in sorted((store.root / "artifacts").glob("[!.]*")):
         _verify_artifact(folder, result)
     return result
 
 
 def _releases(store: Store) -> Verification:
-    result = Verification("releases")
+    result = Verification("release")
     for name in names(store):
         for version in versions(store, name):
             result.items += 1
@@ -186,7 +190,7 @@ def _releases(store: Store) -> Verification:
 
 
 def _cached_rows(store: Store) -> Verification:
-    result = Verification("chunks of cached rows")
+    result = Verification("chunk of cached rows")
     for path in sorted((store.root / "memo").glob("*/[!.]*.parquet")):
         result.items += 1
         try:
@@ -201,7 +205,7 @@ def _cached_rows(store: Store) -> Verification:
 
 def _records(store: Store) -> Verification:
     """The small files that say which artifacts and which code there were, and the caches."""
-    result = Verification("records")
+    result = Verification("record")
     root = store.root
     checks: list[tuple[Path, Callable[[Path], object], str]] = [
         *((p, _read_refs, "what it says is forgotten") for p in sorted(root.glob("refs/*/*.json"))),
@@ -237,7 +241,7 @@ def _read_cache(path: Path) -> None:
 
 
 def _journal(store: Store) -> Verification:
-    result = Verification("answers in the journal")
+    result = Verification("answer in the journal")
     try:
         if (journal := journal_in(store.root)) is not None:
             result.items = verify_journal(journal)
