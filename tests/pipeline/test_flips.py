@@ -164,7 +164,7 @@ def assert_seen(store: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(25, 0), pytest.param(400, 1, marks=pytest.mark.proof)]
+    ("count", "seed"), [(12, 0), pytest.param(320, 1, marks=pytest.mark.proof)]
 )
 def test_no_flipped_bit_is_served(
     sound: Path,

@@ -16,7 +16,7 @@ import re
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -143,16 +143,8 @@ def export(journal: Journal, path: Path) -> int:
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with _open(partial, "w", path.suffix == ".gz") as file:
-            for entry in journal.entries():
-                if problem := _entry_problem(entry):
-                    damage = DamagedFile(journal.path, f"{entry.key}: {problem}")
-                    warn(damage, "the entry is left out")
-                    continue
-                # Parsed first: a server may spread its answer over several lines.
-                response = json.dumps(json.loads(entry.response))
-                file.write(
-                    f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
-                )
+            for line in lines(journal):
+                file.write(line)
                 count += 1
         partial.replace(path)
     except OSError as error:
@@ -160,6 +152,23 @@ def export(journal: Journal, path: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def lines(journal: Journal, models: Container[str] | None = None) -> Iterator[str]:
+    """The lines of an export; damaged entries are left out, each with a warning.
+
+    Args:
+        journal: The journal.
+        models: The identities of models in canonical JSON; only requests to them. All without it.
+    """
+    for entry in journal.entries():
+        if problem := _entry_problem(entry):
+            damage = DamagedFile(journal.path, f"{entry.key}: {problem}")
+            warn(damage, "the entry is left out")
+        elif models is None or encode(_model(journal, entry)).decode() in models:
+            # Parsed first: a server may spread its answer over several lines.
+            response = json.dumps(json.loads(entry.response))
+            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
 
 
 def _check_replaceable(path: Path) -> None:
