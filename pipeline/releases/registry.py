@@ -184,7 +184,10 @@ def _read(store: Store, name: str, version: str) -> Release:
                 where=str(path),
                 hint="use the version of Gristmill that wrote it",
             )
-        release = checked(path, without_checksum(path, raw or {}), Release)
+        raw = without_checksum(path, raw or {})
+        if unknown := sorted(raw.keys() - Release.__annotations__.keys()):
+            raise DamagedFile(path, f"no release has {unknown[0]!r}")
+        release = checked(path, raw, Release)
         if (release["name"], release["version"]) != (name, version):
             stated = f"{release['name']}@{release['version']}"
             raise DamagedFile(path, f"it must be {name}@{version}, got {stated}")

@@ -7,10 +7,12 @@ rows, the journal's entries and the small records of a store.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import UserError
 from pipeline.models.journal.export import verify as verify_journal
@@ -24,6 +26,8 @@ from pipeline.store.row_cache import verify_chunk
 from pipeline.store.store import Store
 from schemas.manifest import Manifest
 from schemas.release import Release, ReleaseStage
+
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass
@@ -231,13 +235,17 @@ def _records(store: Store) -> Verification:
 
 
 def _read_refs(path: Path) -> None:
-    for fingerprint in read_json(path, list[str]) or ():
-        if len(fingerprint) != 32 or not set(fingerprint) <= set("0123456789abcdef"):
-            raise DamagedFile(path, f"it must hold 32 hex digits each, got {fingerprint!r}")
+    _check_keys(path, read_json(path, list[str]) or ())
 
 
 def _read_cache(path: Path) -> None:
-    without_checksum(path, read_json(path, dict) or {})
+    _check_keys(path, without_checksum(path, read_json(path, dict) or {}))
+
+
+def _check_keys(path: Path, keys: Iterable[str]) -> None:
+    for key in keys:
+        if not _KEY.fullmatch(key):
+            raise DamagedFile(path, f"it must hold keys of 32 hex digits, got {key!r}")
 
 
 def _journal(store: Store) -> Verification:
