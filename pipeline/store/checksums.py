@@ -91,9 +91,9 @@ def _chunks(path: Path) -> list[tuple[str | None, int, int]]:
     chunks: list[tuple[str | None, int, int]] = []
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for name, chunk in zip(names, map(group.column, range(len(names))), strict=True):
-            start = chunk.data_page_offset
-            if chunk.has_dictionary_page and chunk.dictionary_page_offset:
-                start = min(start, chunk.dictionary_page_offset)
+            # A chunk without rows has a dictionary and no data: then the latter's offset is 0.
+            offsets = (chunk.data_page_offset, chunk.dictionary_page_offset)
+            start = min(filter(None, offsets), default=0)
             chunks.append((name, start, chunk.total_compressed_size))
     return sorted(chunks, key=lambda chunk: chunk[1])
 

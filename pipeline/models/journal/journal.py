@@ -13,8 +13,8 @@ It is one SQLite file in WAL mode with synchronous=FULL. Why not an append-only 
   next process that opens the file.
 - Look-up needs an index that is as durable as the data.
 
-SQLite itself does not see that a disk changed a text. A request is what its key is a digest
-of, and a response has a checksum: one that is not what was written counts as no answer.
+SQLite does not see that a disk changed a text. A request is what its key is a digest of, and a
+response has a checksum: one that is not what was written counts as no answer.
 
 The store must be on a local disk: the write-ahead log needs shared memory, which network
 file systems do not have.
@@ -26,9 +26,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+from xxhash import xxh3_64_digest
 
 from pipeline.errors import UserError
 from pipeline.models.journal.responses import (
@@ -52,7 +53,7 @@ CREATE TABLE IF NOT EXISTS responses (
     request  TEXT NOT NULL,     -- canonical JSON of the whole payload
     response TEXT NOT NULL,     -- JSON, as the engine gave it
     answers  INTEGER NOT NULL DEFAULT 1,  -- how often an answer came; the first one stays
-    checksum BLOB               -- of key and response; entries of earlier versions have none
+    checksum BLOB               -- XXH3 of key and response; entries of earlier versions have none
 )
 """
 MODELS = """
@@ -67,8 +68,7 @@ INSERT INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET answers = answers + 1
 """
 INSERT_MISSING = """
-INSERT INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
-ON CONFLICT (key) DO NOTHING
+INSERT OR IGNORE INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
 """
 SELECT = """
 WITH RECURSIVE requested(start) AS (
@@ -180,12 +180,12 @@ class Journal:
                 SELECT, [bytes.fromhex("".join(keys))]
             ):
                 response = _loaded(key, content, checksum)
-                if response is None:
-                    self._damaged.add(key)
-                    damage = DamagedFile(self.path, f"the answer {key.hex()} is not as written")
-                    warn(damage, "its request counts as unanswered")
-                else:
+                if response is not None:
                     responses[key.hex()] = response
+                    continue
+                self._damaged.add(key)
+                damage = DamagedFile(self.path, f"the answer {key.hex()} is not as written")
+                warn(damage, "its request counts as unanswered")
         return responses
 
     def put_many(self, entries: Iterable[JournalEntry]) -> None:
@@ -355,7 +355,7 @@ def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str, bytes]
 
 
 def _checksum(key: bytes, response: bytes) -> bytes:
-    return blake2b(key + response, digest_size=8).digest()
+    return xxh3_64_digest(key + response)
 
 
 def _loaded(key: bytes, response: bytes, checksum: bytes | None) -> dict[str, Any] | None:
@@ -363,7 +363,7 @@ def _loaded(key: bytes, response: bytes, checksum: bytes | None) -> dict[str, An
     if checksum is not None and checksum != _checksum(key, response):
         return None
     try:
-        value = json.loads(response)
+        value = json.loads(response.decode())
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
