@@ -128,7 +128,7 @@ def is_bundle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return BUNDLE in archive.namelist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError):
         return False
 
 

@@ -57,7 +57,7 @@ def open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
         raise UserError(f"there is no bundle {display(path)!r}") from None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, ValueError) as error:
         raise refused(path, "it is no zip file that can be read", str(error)) from None
 
 

@@ -207,8 +207,8 @@ def _missing(bundle: Bundle, content: Any, folder: Path, files: FileDigests) -> 
             paths: Sequence[str] = [str(ROOT / listed["path"].lstrip("/"))] if inside else []
         else:
             options = stages.get(listed["stage"], {}).get("with")
-            given = options.get(listed["option"]) if isinstance(options, dict) else None
-            paths, _ = resolve(given, folder) if given else ((), None)
+            written = options.get(listed["option"]) if isinstance(options, dict) else None
+            paths, _ = resolve(written, folder) if written else ((), None)
         existing = [Path(path) for path in paths if Path(path).is_file()]
         yield from _wrong_files(listed, existing, files)
     here = [e for name, raw in models.items() for e in model_files(name, raw, folder, files)]

@@ -64,9 +64,9 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a recipe, its inputs, a store with a release and the bundle of it."""
-    folder = tmp_path_factory.mktemp("made")
+    folder = tmp_path_factory.mktemp("source")
     (folder / "pools").mkdir()
     pool(folder / "pools/one.txt", 9)
     pool(folder / "pools/two.txt", 5, start=9)
@@ -88,10 +88,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def elsewhere(made: Path, tmp_path: Path) -> Path:
+def elsewhere(source: Path, tmp_path: Path) -> Path:
     """Another machine: the bundle and the inputs beside it, and nothing else."""
-    shutil.copytree(made / "pools", tmp_path / "pools")
-    shutil.copy(made / "small.zip", tmp_path)
+    shutil.copytree(source / "pools", tmp_path / "pools")
+    shutil.copy(source / "small.zip", tmp_path)
     return tmp_path
 
 
@@ -111,20 +111,22 @@ def shards(store: Path) -> dict[str, str]:
     }
 
 
-def test_another_machine_rebuilds_the_shards_without_a_request(made: Path, elsewhere: Path) -> None:
+def test_another_machine_rebuilds_the_shards_without_a_request(
+    source: Path, elsewhere: Path
+) -> None:
     """Nobody listens on the model's port any more: a request would fail the row."""
     at = ("--store", str(elsewhere / "store"), "--workers", "2")
     done = command("run", str(elsewhere / "small.zip"), *at, "--trust", timeout=120)
     assert done.returncode == 0, done.stderr
     assert "byte for byte those of small@1.0" in done.stdout
-    assert shards(elsewhere / "store") == shards(made / "store")
-    counts = [Journal(folder / "store/journal").count() for folder in (made, elsewhere)]
+    assert shards(elsewhere / "store") == shards(source / "store")
+    counts = [Journal(folder / "store/journal").count() for folder in (source, elsewhere)]
     assert counts[0] == counts[1] > 0
 
 
-def test_the_same_release_gives_the_same_bytes(made: Path) -> None:
-    assert (made / "small.zip").read_bytes() == (made / "again.zip").read_bytes()
-    with zipfile.ZipFile(made / "small.zip") as archive:
+def test_the_same_release_gives_the_same_bytes(source: Path) -> None:
+    assert (source / "small.zip").read_bytes() == (source / "again.zip").read_bytes()
+    with zipfile.ZipFile(source / "small.zip") as archive:
         names = archive.namelist()
     for name in ("bundle_stage.py", "bundle_helpers.py", "bundle_words.txt"):
         assert f"own/{name}" in names
@@ -154,7 +156,7 @@ def _change(path: Path) -> None:
     ],
 )
 def test_inputs_that_are_not_here_are_named(
-    made: Path, elsewhere: Path, change: Callable[[Path], Any], expected: str
+    source: Path, elsewhere: Path, change: Callable[[Path], Any], expected: str
 ) -> None:
     change(elsewhere)
     done = rebuild(elsewhere, "--trust")
@@ -164,23 +166,23 @@ def test_inputs_that_are_not_here_are_named(
     )
     if "many" not in expected:
         name = expected[1:8]
-        content = (made / "pools" / name).read_bytes()
+        content = (source / "pools" / name).read_bytes()
         size, sha256 = len(content), hashlib.sha256(content).hexdigest()
         assert f"it must have {size:,} bytes, sha256 {sha256}" in done.stderr
     assert not list((elsewhere / "store").glob("artifacts/*"))
 
 
-def test_an_input_may_lie_elsewhere(made: Path, elsewhere: Path) -> None:
+def test_an_input_may_lie_elsewhere(source: Path, elsewhere: Path) -> None:
     (elsewhere / "pools").rename(elsewhere / "moved")
     at = f"stages.a.with.path={elsewhere}/moved/*.txt"
     done = rebuild(elsewhere, "--trust", "--set", at)
     assert done.code == 0, done.stderr
-    assert shards(elsewhere / "store") == shards(made / "store")
+    assert shards(elsewhere / "store") == shards(source / "store")
 
 
-def test_without_the_journal_what_would_be_sent_fails(made: Path, elsewhere: Path) -> None:
+def test_without_the_journal_what_would_be_sent_fails(source: Path, elsewhere: Path) -> None:
     """The shards then are not those of the release, and the run says so."""
-    shutil.copy(made / "without.zip", elsewhere / "small.zip")
+    shutil.copy(source / "without.zip", elsewhere / "small.zip")
     (elsewhere / "pools/two.txt").unlink()
     done = rebuild(elsewhere, "--trust")
     assert "is missing" in done.stderr
@@ -259,9 +261,9 @@ def test_a_recipe_may_name_no_other_code_and_no_other_file(elsewhere: Path) -> N
     assert "model m (python)" in done.stderr
 
 
-def test_any_flipped_bit_of_a_bundle_is_refused_or_harmless(made: Path, elsewhere: Path) -> None:
+def test_any_flipped_bit_of_a_bundle_is_refused_or_harmless(source: Path, elsewhere: Path) -> None:
     """What no reader of a zip file looks at may change; nothing else."""
-    content, rng = (made / "small.zip").read_bytes(), random.Random(0)
+    content, rng = (source / "small.zip").read_bytes(), random.Random(0)
     path, refused = elsewhere / "small.zip", 0
     assert rebuild(elsewhere, "--trust").code == 0
     for _ in range(60):
@@ -272,12 +274,12 @@ def test_any_flipped_bit_of_a_bundle_is_refused_or_harmless(made: Path, elsewher
         assert "Traceback" not in done.stderr, done.stderr
         assert done.code in (0, 2)
         refused += done.code == 2
-        assert shards(elsewhere / "store") == shards(made / "store")
+        assert shards(elsewhere / "store") == shards(source / "store")
     assert refused > 40
 
 
-def test_a_bundle_replaces_nothing_but_bundles(made: Path, tmp_path: Path) -> None:
-    recipe, store = Recipe.load(str(made / "small.yaml")), Store(made / "store")
+def test_a_bundle_replaces_nothing_but_bundles(source: Path, tmp_path: Path) -> None:
+    recipe, store = Recipe.load(str(source / "small.yaml")), Store(source / "store")
     release = read_release(store, "small")
     precious = tmp_path / "precious.zip"
     with zipfile.ZipFile(precious, "w") as archive:
@@ -305,15 +307,15 @@ while True:
 """
 
 
-def test_a_kill_leaves_a_whole_bundle_or_none(made: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_a_whole_bundle_or_none(source: Path, tmp_path: Path) -> None:
     """Killed at any instant while one bundle after another is written in the same place."""
     target, rng = tmp_path / "b.zip", random.Random(0)
-    expected = (made / "small.zip").read_bytes()
+    expected = (source / "small.zip").read_bytes()
     for attempt in range(5):
         if attempt % 2:
             target.unlink(missing_ok=True)
         process = subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(made), str(target)],
+            [sys.executable, "-c", WRITE, str(source), str(target)],
             cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert process.stdout
@@ -322,9 +324,9 @@ def test_a_kill_leaves_a_whole_bundle_or_none(made: Path, tmp_path: Path) -> Non
         process.kill()
         process.wait()
         assert not target.exists() or target.read_bytes() == expected
-    release = read_release(Store(made / "store"), "small")
-    recipe = Recipe.load(str(made / "small.yaml"))
-    write_bundle(recipe, Store(made / "store"), release, target, with_journal=True)
+    release = read_release(Store(source / "store"), "small")
+    recipe = Recipe.load(str(source / "small.yaml"))
+    write_bundle(recipe, Store(source / "store"), release, target, with_journal=True)
     assert target.read_bytes() == expected
     assert is_bundle(target)
     assert [path.name for path in tmp_path.iterdir()] == ["b.zip"]
