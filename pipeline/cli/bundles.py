@@ -11,10 +11,11 @@ from pipeline.cli.app import quiet_libraries
 from pipeline.errors import Exit, UserError
 
 if TYPE_CHECKING:
-    from pipeline.releases.bundle import Written
+    from pipeline.recipe.recipe import Recipe
     from pipeline.releases.unbundle import OpenedBundle
     from pipeline.store.artifact import Artifact
     from pipeline.store.store import Store
+    from schemas.release import Release
 
 SUFFIX: Final = ".zip"
 
@@ -71,13 +72,23 @@ def report(bundle: OpenedBundle, artifacts: Mapping[str, Artifact], code: Exit) 
     return code
 
 
-def written(result: Written) -> str:
-    """What a bundle has, for people.
+def write(recipe: Recipe, store: Store, release: Release, path: Path, with_journal: bool) -> None:
+    """Write the bundle of a release, and say on standard error what it has.
 
     Args:
-        result: What was written.
+        recipe: The recipe that made the release.
+        store: Where its artifacts and the journal are.
+        release: The release.
+        path: The zip file.
+        with_journal: Whether the models' answers go with it.
+
+    Raises:
+        UserError: The file cannot be written.
     """
+    from pipeline.releases.bundle import write_bundle
+
+    result = write_bundle(recipe, store, release, path, with_journal=with_journal)
     parts = [f"{result.inputs:,} input{'s' * (result.inputs != 1)} by digest"]
-    parts += [f"{result.own:,} files of own stages"] if result.own else []
+    parts += [f"{result.own:,} file{'s' * (result.own != 1)} of own stages"] if result.own else []
     parts += [f"{result.answers:,} answers"] if result.answers is not None else []
-    return f"{result.path}: {result.bytes:,} bytes, {', '.join(parts)}"
+    print(f"{path}: {result.bytes:,} bytes, {', '.join(parts)}", file=sys.stderr)
