@@ -146,13 +146,19 @@ def stages(
 
 
 @verb(app)
-def doctor(store: StoreFolder = STORE) -> int:
+def doctor(
+    store: StoreFolder = STORE,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read the whole store: every byte against its digest.")
+    ] = False,
+) -> int:
     """Check this machine, and say how to fix what is missing."""
     from pipeline.cli.doctor import examine
 
-    findings = examine(store)
-    for finding in findings:
+    passed = True
+    for finding in examine(store, deep):
+        passed = passed and finding.passed
         print(f"{'ok ' if finding.passed else 'NO '} {finding.what}")
         if finding.fix:
             print(f"      {finding.fix}")
-    return Exit.DONE if all(finding.passed for finding in findings) else Exit.MISTAKE
+    return Exit.DONE if passed else Exit.MISTAKE

@@ -31,8 +31,10 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.artifact import Artifact, file_entries, kept_digest
+from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
+from pipeline.store.checksums import write_checksums
 from pipeline.store.hashing import column_digest
+from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
@@ -104,21 +106,34 @@ class Runner:
         # planned again, executed, staged (written beside its final folder) and committed (renamed
         # into it). It is planned again because a fingerprint depends on the content of the
         # inputs: behind a step that has to run it was unknown before. A step that raises ends
-        # the run; its staging folder is removed, its work folder and cached rows stay.
+        # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
+        # step read a damaged artifact is all planned again: that artifact is then missing.
         with _disk_errors_explained(self.store.root), self.store.locked():
-            steps = plan(self.recipe, self.store, targets)
-            self._refuse_drift(steps)
-            check(steps)
-            pool = WorkerPool(self.workers)
-            try:
-                for number, step in enumerate(select_steps(self.recipe, targets), 1):
-                    files = self.store.files()
-                    planned = plan_step(self.recipe, step, self.store, self.outputs, files)
-                    self.outputs.add(step, self._run_or_reuse(planned, pool, number))
-            finally:
-                pool.close()
+            damaged: set[Path] = set()
+            while True:
+                try:
+                    self._run_all(targets)
+                    break
+                except DamagedArtifact as error:  # from now on it counts as missing
+                    if error.folder in damaged:
+                        raise
+                    damaged.add(error.folder)
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
+
+    def _run_all(self, targets: Sequence[str]) -> None:
+        self.outputs = StepOutputs()
+        steps = plan(self.recipe, self.store, targets)
+        self._refuse_drift(steps)
+        check(steps)
+        pool = WorkerPool(self.workers)
+        try:
+            for number, step in enumerate(select_steps(self.recipe, targets), 1):
+                files = self.store.files()
+                planned = plan_step(self.recipe, step, self.store, self.outputs, files)
+                self.outputs.add(step, self._run_or_reuse(planned, pool, number))
+        finally:
+            pool.close()
 
     def _refuse_drift(self, steps: Sequence[PlannedStep]) -> None:
         drifted = sorted({planned.step.stage.name for planned in steps if planned.drifted})
@@ -146,6 +161,8 @@ class Runner:
         is_first_run = self.store.code(stage.name, stage.version) is None
         self.store.set_code(stage.name, stage.version, code_hash(stage))
         if planned.state == "cached" and planned.artifact:
+            if planned.artifact.files.is_dir():
+                planned.artifact.verified_files(self.store.files())
             self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
             return planned.artifact
         self.stopped = planned.step.name
@@ -212,6 +229,7 @@ class Runner:
             written.result()
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
+        write_checksums(staging)
         files = file_entries(staging)
         assert planned.fingerprint is not None
         assert planned.parts is not None

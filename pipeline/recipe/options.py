@@ -256,7 +256,7 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
         return None, [Problem((key,), what, suggest(key, names), "unknown") for key, what in keys]
     paths = ("model", "chat_template", "lora", "tokenizer")
     spec = {
-        key: _existing(value, folder) if key in paths and isinstance(value, str) else value
+        key: existing(value, folder) if key in paths and isinstance(value, str) else value
         for key, value in raw.items()
     }
     model, problems = checked_dataclass(spec, kind)
@@ -293,7 +293,12 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
         return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
 
 
-def _existing(name: str, folder: Path) -> str:
-    """The path beside the recipe or in the repository, or the name itself (a hub's)."""
+def existing(name: str, folder: Path) -> str:
+    """The path beside the recipe or in the repository, or the name itself (a hub's).
+
+    Args:
+        name: What the recipe says.
+        folder: Where relative paths are looked for first; then in the repository.
+    """
     paths = [base / name for base in (folder, ROOT) if name and os.path.exists(base / name)]
     return str(paths[0].resolve()) if paths else name

@@ -89,15 +89,28 @@ class Recipe:
                 text = file.read(MAX_CHARACTERS + 1)  # one more than `parse` takes
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read", why=str(error)) from None
-        document = parse(text, display(path))
         if str(path.parent) not in sys.path:
             # A stage of the user's own may lie beside the recipe that names it.
             sys.path.append(str(path.parent))
-        check_profiles(document, profile)
-        if profile is not None:
-            apply_profile(document, profile)
-        for override in overrides:
-            apply_override(document, override)
+        return cls.from_text(text, path, overrides, profile)
+
+    @classmethod
+    def from_text(
+        cls, text: str, path: Path, overrides: Sequence[str] = (), profile: str | None = None
+    ) -> Recipe:
+        """The recipe of a text.
+
+        Args:
+            text: The recipe.
+            path: The file that holds it; relative paths are looked for beside it first.
+            overrides: As for `load`.
+            profile: As for `load`.
+
+        Raises:
+            UserError: There is no such profile, or it is no YAML.
+            RecipeErrors: The recipe has mistakes.
+        """
+        document = document_of(text, display(path), overrides, profile)
         applied = {"profile": profile, "overrides": tuple(overrides)}
         return cls._build(document, path, text=text, **applied)
 
@@ -141,6 +154,11 @@ class Recipe:
         applied |= {"publish": builder.publish, "refresh": builder.refresh}
         applied["digest"] = _digest(document.content, applied)
         return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths are looked for first."""
+        return self.path.parent if self.path else ROOT
 
     def step(self, name: str) -> Step:
         """The step of this name.
@@ -187,6 +205,29 @@ def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
     identity = [sections, applied.get("profile"), overrides]
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
+
+
+def document_of(
+    text: str, shown: str, overrides: Sequence[str] = (), profile: str | None = None
+) -> RecipeDocument:
+    """What a recipe says, with profile and overrides applied.
+
+    Args:
+        text: The recipe.
+        shown: The name of its file, for messages.
+        overrides: As after `--set`; applied last.
+        profile: The profile to apply.
+
+    Raises:
+        UserError: There is no such profile, or it is no YAML.
+    """
+    document = parse(text, shown)
+    check_profiles(document, profile)
+    if profile is not None:
+        apply_profile(document, profile)
+    for override in overrides:
+        apply_override(document, override)
+    return document
 
 
 def locate(reference: str) -> Path:

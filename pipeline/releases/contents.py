@@ -124,6 +124,7 @@ def _files(snapshot: Snapshot) -> Iterator[ReleaseFile]:
     for stage in snapshot.stages.values():
         if stage.artifact is None or not stage.uses.startswith(EXPORT):
             continue
+        stage.artifact.verified_files(snapshot.store.files())
         for path, entry in sorted(stage.artifact.manifest["files"].items()):
             if path.startswith(_FILES):
                 is_parquet = path.endswith(".parquet")

@@ -30,7 +30,15 @@ from typing import Final
 from pipeline.errors import Exit, UserError
 from pipeline.store.artifact import Artifact, commit, open_artifact, restore
 from pipeline.store.file_hashes import FileDigests
-from pipeline.store.files import DamagedFile, check_kind, read_json, warn, write_json
+from pipeline.store.files import (
+    DamagedFile,
+    check_kind,
+    read_json,
+    warn,
+    with_checksum,
+    without_checksum,
+    write_json,
+)
 from schemas.manifest import Manifest
 
 FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
@@ -166,8 +174,9 @@ class Store:
     def digest(self, key: str) -> str | None:
         """A cached digest."""
         if self._digests is None:
+            path = self.root / "digests.json"
             try:
-                self._digests = read_json(self.root / "digests.json", dict[str, str]) or {}
+                self._digests = without_checksum(path, read_json(path, dict[str, str]) or {})
             except DamagedFile:  # a cache: what it held is computed again, in seconds
                 self._digests = {}
         return self._digests.get(key)
@@ -178,7 +187,7 @@ class Store:
         assert self._digests is not None
         self._digests[key] = value
         if self._token:
-            write_json(self.root / "digests.json", self._digests)
+            write_json(self.root / "digests.json", with_checksum(self._digests))
 
     # Writing
 
