@@ -64,7 +64,7 @@ def run(
     loaded, opened = load(recipe, store, overrides, profile)
     # What is imported by now stays: the collector need not look through it again and again.
     gc.freeze()
-    progress = watch(len(select_steps(loaded, stages or [])))
+    progress = watch([step.name for step in select_steps(loaded, stages or [])])
     runner = Runner(loaded, opened, progress, workers or os.cpu_count() or 1, accept_code)
     try:
         code = runner.run(stages or [])
