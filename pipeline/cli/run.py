@@ -70,6 +70,7 @@ def run(
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:
+        progress.close()
         again = f"{program()} {shlex.join(sys.argv[1:])}"
         print(f"\ninterrupted; finished work is kept. Go on with:\n  {again}", file=sys.stderr)
         return Exit.INTERRUPTED
