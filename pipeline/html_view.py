@@ -11,7 +11,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pipeline.execution.row_parts import Kind, RowParts, TextPart, shown_value
+from pipeline.execution.row_parts import Kind, RowParts, TextPart, row_parts
 from pipeline.terminal import visible
 
 COLOURS: Final[dict[Kind, str]] = {
@@ -136,14 +136,14 @@ def history_html(record: Mapping[str, Any], repeated: Iterable[str]) -> str:
     """
     cards, shown = [], dict[str, Any]()
     for event in record["history"]:
-        bad = event["verdict"] != "kept"
+        row = {k: v for k, v in event.items() if k not in ("stage", "uses", "verdict", "named")}
+        new = {k: v for k, v in row.items() if k not in repeated or shown.get(k) != v}
+        shown |= row
+        parts = row_parts({"id": record["id"], **new}, {})
+        style = "font-weight:600" if event["verdict"] == "kept" else _BAD
         title = f"{event['stage']} ({event['uses']}): {event['verdict']}"
-        lines = [_label(title, _BAD if bad else "font-weight:600")]
-        for name, value in event.items():
-            known = name in repeated and shown.get(name) == value
-            if name not in ("stage", "uses", "verdict", "named") and not known:
-                lines.append(_facts([(name, shown_value(value))], ""))
-                shown[name] = value
+        lines = [_label(title, style), *([_facts(parts.verdict, _BAD)] if parts.verdict else [])]
+        lines += [_texts(parts.texts), _facts(parts.values, "")]
         for name, text in event.get("named", {}).items():
             lines.append(_label(name, _FAINT) + f'<div style="{_TEXT}">{text_html(text)}</div>')
         cards.append(f'<div style="{_CARD}">{"".join(lines)}</div>')

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,13 +24,14 @@ import polars as pl
 
 from pipeline import DEFAULT_STORE
 from pipeline.cli import tables
+from pipeline.cli.row_cards import cards_text
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
 from pipeline.execution.plan import select_steps
 from pipeline.execution.progress import watch
-from pipeline.execution.row_parts import rows_in_parts
+from pipeline.execution.row_parts import RowParts, rows_in_parts
 from pipeline.execution.runner import Runner
-from pipeline.execution.sampled_rows import sampled, with_reason
+from pipeline.execution.sampled_rows import heading, sampled, with_reason
 from pipeline.execution.snapshot import Snapshot, open_snapshot
 from pipeline.html_view import cards_html, funnel_html, history_html, text_html
 from pipeline.recipe.recipe import Recipe
@@ -188,9 +189,11 @@ class OpenRecipe:
             UserError: See `dropped`.
         """
         snapshot = self._snapshot()
-        rows = snapshot.rows(stage, part if reason is None else "dropped")
+        part = part if reason is None else "dropped"
+        rows = snapshot.rows(stage, part)
         rows = rows if reason is None else with_reason(rows, reason, stage)
-        return Sample(sampled(rows, number, seed), snapshot, f"{stage}, of {len(rows):,} rows")
+        chosen = sampled(rows, number, seed)
+        return Sample(chosen, snapshot, heading(len(chosen), len(rows), stage, part, reason))
 
     def explain(self, record: str) -> Explanation:
         """The history of one record through all stages.
@@ -289,11 +292,15 @@ class Sample:
     title: str
 
     def __repr__(self) -> str:
-        return f"{len(self.rows):,} rows of {self.title}\n{self.rows!r}"
+        return (
+            f"{len(self.rows):,} rows of {self.title}\n{cards_text(self._parts(), len(self.rows))}"
+        )
 
     def _repr_html_(self) -> str:
-        parts = rows_in_parts(self.rows, self._snapshot.artifacts.values())
-        return cards_html(parts, f"{len(self.rows):,} rows of {self.title}")
+        return cards_html(self._parts(), self.title)
+
+    def _parts(self) -> Iterator[RowParts]:
+        return rows_in_parts(self.rows, self._snapshot.artifacts.values())
 
 
 def _show_datasets() -> None:

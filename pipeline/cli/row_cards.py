@@ -6,9 +6,10 @@ control characters are shown and none is carried out, whatever they are.
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Final
 
 from pipeline.execution.row_parts import Kind, RowParts, TextPart
 from pipeline.terminal import visible, visible_line
@@ -29,34 +30,55 @@ STYLES: Final[dict[Kind, str]] = {
 }  # fmt: skip
 
 
-def print_cards(rows: Iterable[RowParts], total: int, width: int | None = None) -> None:
+def print_cards(rows: Iterable[RowParts], total: int) -> None:
     """Print rows on standard output, each as soon as it is there.
 
     Args:
         rows: The rows.
         total: How many there are.
-        width: Columns; those of the terminal without it.
     """
-    from rich.console import Console
-
     # Control sequences go past the protected stream, which would show them.
     is_terminal = sys.stdout.isatty()
-    stream = (
+    stream: IO[str] = (
         open(sys.stdout.fileno(), "w", encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115
         if is_terminal
         else sys.stdout
     )
-    console = Console(
-        file=stream, width=width, force_terminal=is_terminal, markup=False, emoji=False,
-        highlight=False, soft_wrap=False,
-    )  # fmt: skip
+    sys.stdout.flush()
+    for text in _drawn(rows, total, _console(stream, is_terminal)):
+        stream.write(text)
+        stream.flush()
+
+
+def cards_text(rows: Iterable[RowParts], total: int) -> str:
+    """The same as one text without colours.
+
+    Args:
+        rows: The rows.
+        total: How many there are.
+    """
+    return "".join(_drawn(rows, total, _console(io.StringIO(), False, READABLE)))
+
+
+def _console(stream: IO[str], is_terminal: bool, width: int | None = None) -> Console:
+    from rich.console import Console
+
+    return Console(
+        file=stream,
+        width=width,
+        force_terminal=is_terminal,
+        markup=False,
+        emoji=False,
+        highlight=False,
+    )
+
+
+def _drawn(rows: Iterable[RowParts], total: int, console: Console) -> Iterator[str]:
+    # Captured, and not printed by rich, which ends the program where the reader has gone.
     for number, parts in enumerate(rows, 1):
         with console.capture() as capture:
             console.print(_card(parts, f"{number:,} of {total:,}", console))
-        # Written here, and not by rich, which ends the program where the reader has gone.
-        lines = [line.rstrip() for line in capture.get().splitlines()]
-        stream.write("\n".join([*lines, ""]))
-        stream.flush()
+        yield "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def _card(parts: RowParts, position: str, console: Console) -> RenderableType:

@@ -40,7 +40,7 @@ def sample(
     """Show a few rows of a stage, chosen at random but always the same ones."""
     from pipeline.cli.row_cards import print_cards
     from pipeline.execution.row_parts import rows_in_parts
-    from pipeline.execution.sampled_rows import sampled, with_reason
+    from pipeline.execution.sampled_rows import heading, sampled, with_reason
 
     if failed and (dropped or reason):
         raise UserError("--failed excludes --dropped and --reason")
@@ -52,6 +52,5 @@ def sample(
         rows = with_reason(rows, reason, stage)
     chosen = sampled(rows, number, seed)
     # The heading goes before the rows on the same stream, so that a pager shows it.
-    what = f"{part} by {stage}" if part == "dropped" else f"{part} in {stage}"
-    print(f"{len(chosen):,} of {len(rows):,} rows {what}" + (f": {reason}" if reason else ""))
+    print(heading(len(chosen), len(rows), stage, part, reason))
     print_cards(rows_in_parts(chosen, current.artifacts.values(), full), len(chosen))

@@ -61,3 +61,20 @@ def with_reason(rows: pl.DataFrame, reason: str, stage: str) -> pl.DataFrame:
             hint=closest(reason, rows["drop_reason"].unique().to_list()),
         )
     return matches
+
+
+def heading(shown: int, total: int, stage: str, part: str, reason: str | None = None) -> str:
+    """What stands above a sample.
+
+    Args:
+        shown: Its rows.
+        total: The rows that it is drawn from.
+        stage: The stage's name.
+        part: "kept", "dropped" or "failed".
+        reason: Why they were dropped, where one reason was asked for.
+
+    >>> heading(5, 2685, "chosen", "dropped", "not_selected")
+    '5 of 2,685 rows dropped by chosen: not_selected'
+    """
+    where = f"dropped by {stage}" if part == "dropped" else f"{part} in {stage}"
+    return f"{shown:,} of {total:,} rows {where}" + (f": {reason}" if reason else "")

@@ -97,7 +97,8 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
         return frame
     texts: dict[str, list[str | None]] = {name: [] for name in nested}
     for part in json_lines(frame.select(nested)):
-        for line in part.splitlines():
+        # Not splitlines: texts may hold other line ends, such as U+2028, as they are.
+        for line in filter(None, part.split("\n")):
             for name, value in json.loads(line).items():
                 texts[name].append(None if value is None else _json(value))
     return frame.with_columns(pl.Series(name, texts[name], pl.String) for name in nested)
@@ -113,7 +114,8 @@ def _fitting(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     for name, dtype in frame.schema.items():
         column = frame[name]
         if dtype.is_integer():
-            is_long = not column.is_between(-EXACT_INTEGER, EXACT_INTEGER).all()
+            bounds: list[Any] = [column.min(), column.max()]
+            is_long = any(abs(bound or 0) >= EXACT_INTEGER for bound in bounds)
             column = column.cast(pl.String if is_long else pl.Int64)
         elif dtype.is_float():
             column = column.cast(pl.Float64)

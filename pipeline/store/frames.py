@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -117,7 +118,7 @@ def _of_pandas(frame: Any) -> pl.DataFrame | Iterable[Mapping[str, Any]]:
     named = [name for name in frame.index.names if name is not None]
     frame = frame.reset_index(level=named) if named else frame
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
-    if frame.select_dtypes("object").shape[1]:
+    if any(isinstance(dtype, np.dtype) and dtype.hasobject for dtype in frame.dtypes):
         return list(frame.to_dict("records"))
     try:
         return _of_arrow(pa.Table.from_pandas(frame, preserve_index=False))
