@@ -1,6 +1,6 @@
 """The pipeline in Python, for notebooks: `from pipeline import open_recipe`.
 
-    run = open_recipe("mine.yaml")
+    run = open_recipe("my.yaml")
     run.run()
     run.rows("chosen")                        # polars
     run.dropped("unique", reason="duplicate")

@@ -67,6 +67,7 @@ def _console(stream: IO[str], is_terminal: bool, width: int | None = None) -> Co
         file=stream,
         width=width,
         force_terminal=is_terminal,
+        force_jupyter=False,
         markup=False,
         emoji=False,
         highlight=False,

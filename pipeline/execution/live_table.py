@@ -64,7 +64,7 @@ class LiveTable:
 
     def __init__(self, steps: Sequence[str]) -> None:
         self._lines = [_Line(visible_line(name)) for name in steps]
-        self._name_width = min(MAX_NAME, max(map(len, [line.name for line in self._lines])))
+        self._name_width = min(MAX_NAME, max((len(line.name) for line in self._lines), default=0))
         self._begin = time.monotonic()
         self._step, self._step_begin = StartedStep(1, "", ""), self._begin
         self._done = 0.0

@@ -108,7 +108,8 @@ def _of_arrow(table: pa.Table) -> pl.DataFrame | Iterable[Mapping[str, Any]]:
     try:
         frame = pl.from_arrow(table)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
-        return table.to_pylist()  # a type that polars has not
+        rows: list[dict[str, Any]] = table.to_pylist()  # a type that polars has not
+        return rows
     assert isinstance(frame, pl.DataFrame)
     return frame
 

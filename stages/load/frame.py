@@ -1,9 +1,9 @@
 """Conversations from an object of a notebook: a data frame or a data set, as records.
 
-    open_recipe("mine.yaml", frames={"mine": frame})
+    open_recipe("my.yaml", frames={"pool": frame})
 
 stores the rows of `frame` by their content (`pipeline/store/frames.py`) and names that file as
-the `path` of the stage `mine`. They are read as `load.records` reads a file of such rows: the
+the `path` of the stage `pool`. They are read as `load.records` reads a file of such rows: the
 same formats, the same failing rows.
 """
 
@@ -69,7 +69,7 @@ def frame(
 
     Example:
         ```yaml
-        mine:
+        pool:
           uses: load.frame
           with: {source: my-notebook, license: CC-BY-4.0}
         ```
@@ -78,7 +78,7 @@ def frame(
         >>> from tempfile import mkdtemp
         >>> from pipeline.store.frames import save_rows
         >>> folder = Path(mkdtemp())
-        >>> path = save_rows(folder, "mine", [{"prompt": "Why?", "completion": "So."}])
+        >>> path = save_rows(folder, "pool", [{"prompt": "Why?", "completion": "So."}])
         >>> rows = frame(Context.scratch(folder), path=(str(path),), source="me", license="MIT")
         >>> [turn["content"] for turn in rows["messages"][0]]
         ['Why?', 'So.']
