@@ -8,6 +8,7 @@ import sys
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
+from pipeline.cli import sample as sample
 from pipeline.cli import release as release
 from pipeline.cli import diff as diff
 from pipeline.cli import verify as verify

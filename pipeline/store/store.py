@@ -7,6 +7,7 @@
     refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
+    frames/<digest>/           rows that a notebook handed over (pipeline/store/frames.py)
     digests.json, files.json   caches; removing them costs time and nothing else
     sources.json               commits of data sets on the hub, as the last refresh found them
     refresh.log.jsonl          what each refresh did, and why
@@ -41,7 +42,7 @@ from pipeline.store.files import (
 )
 from schemas.manifest import Manifest
 
-FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
+FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames")
 FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
