@@ -44,6 +44,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
     Raises:
         UserError: No stage has run that gives rows.
     """
+    finals = final_stages(snapshot)
     rows = rows_of(snapshot)
     points = embedding_map(snapshot, rows.frame["id"])
     payload = {
@@ -62,6 +63,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         library=_plotly() if points else None,
         map=points,
         explain=snapshot.command("explain", "ID"),
+        finals=[stage.name for stage in finals],
         **_sections(snapshot, rows),
         differences=_differences(against, snapshot),
     )
@@ -74,7 +76,6 @@ def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:
         "release": snapshot.release,
         "summary": {
             "final": len(final_ids(snapshot)),
-            "finals": [stage.name for stage in final_stages(snapshot)],
             "began": [stage.name for stage in origins_of_rows(snapshot)],
             "total": len(rows.frame),
             **{name: verdicts.get(name, 0) for name in ("kept", "dropped", "failed", "other")},
@@ -140,8 +141,10 @@ def _method(snapshot: Snapshot) -> list[dict[str, Any]]:
 def _differences(before: Snapshot | None, after: Snapshot) -> dict[str, Any] | None:
     if before is None:
         return None
-    from stages.report._page.differences import differences
-
+    try:
+        from stages.report._page.differences import differences
+    except ModuleNotFoundError:  # pipeline.releases.diff is not there yet
+        return None
     return differences(before, after)
 
 

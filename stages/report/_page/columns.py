@@ -208,5 +208,3 @@ def _bars(*arrays: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, Any] | No
     highest = max(float(count.max()) for count in counts)
     before, after = ([round(float(v) / highest, 4) for v in count] for count in counts)
     return {"low": low, "high": high, "before": before, "after": after}
-
-

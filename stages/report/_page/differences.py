@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.execution.snapshot import Snapshot
 from pipeline.releases.diff import diff
+
+from pipeline.execution.snapshot import Snapshot
 
 
 def differences(before: Snapshot, after: Snapshot) -> dict[str, Any]:

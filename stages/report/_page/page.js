@@ -3,13 +3,14 @@
 (async () => {
   const byId = (id) => document.getElementById(id);
   const MAX_RESULTS = 100;
+  const MIN_ID = 4; // characters of a word that may be the beginning of an id
   const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7a00", "#7a5bb5"];
 
   const element = (name, text, kind) => {
-    const made = document.createElement(name);
-    if (text !== undefined) made.textContent = text;
-    if (kind) made.className = kind;
-    return made;
+    const node = document.createElement(name);
+    if (text !== undefined) node.textContent = text;
+    if (kind) node.className = kind;
+    return node;
   };
   const unpack = async (id) => {
     const bytes = Uint8Array.from(atob(byId(id).textContent), (c) => c.charCodeAt(0));
@@ -35,7 +36,7 @@
   const sourceOf = (row) => names.source[rows.source[row]];
   const shown = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 
-  // Search: every word must occur in the id's beginning, or in a row's text or facts.
+  // Search: every word or "quoted phrase" must begin the id, or occur in the text or the facts.
   let haystacks = null;
   const prepare = () => {
     const facts = names.verdict.map((v) => v.replaceAll("\t", " ").toLowerCase());
@@ -45,11 +46,11 @@
   };
   const find = (query, verdict) => {
     if (!haystacks) prepare();
-    const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+    const words = [...query.toLowerCase().matchAll(/"([^"]+)"|\S+/g)].map((m) => m[1] ?? m[0]);
     const matches = [];
     for (let i = 0; i < count; i++) {
       if (verdict && verdictOf(i).verdict !== verdict) continue;
-      if (words.every((w) => rows.id[i].startsWith(w) || haystacks[i].includes(w))) matches.push(i);
+      if (words.every((w) => haystacks[i].includes(w) || (w.length >= MIN_ID && rows.id[i].startsWith(w)))) matches.push(i);
     }
     return matches;
   };

@@ -67,8 +67,10 @@ def _drawn(stage: SnapshotStage) -> pl.DataFrame:
     if not stage.artifact.columns("dropped"):
         return pl.DataFrame(schema=dict.fromkeys(("id", "drop_reason", "evidence"), pl.String))
     rows = stage.artifact.read("dropped", ["id", "drop_reason", "evidence"])
-    return rows.group_by("drop_reason", maintain_order=True).head(PER_REASON).select(
-        "id", "drop_reason", "evidence"
+    return (
+        rows.group_by("drop_reason", maintain_order=True)
+        .head(PER_REASON)
+        .select("id", "drop_reason", "evidence")
     )
 
 

@@ -152,7 +152,5 @@ def _drops(stages: list[SnapshotStage]) -> pl.DataFrame:
             rows = stage.artifact.read("dropped", ["id", "drop_reason", "evidence"])
             name = pl.lit(stage.name).alias("stage")
             evidence = pl.col("evidence").str.head(MAX_EVIDENCE)
-            frames.append(
-                rows.select("id", name, pl.col("drop_reason").alias("reason"), evidence)
-            )
+            frames.append(rows.select("id", name, pl.col("drop_reason").alias("reason"), evidence))
     return pl.concat(frames).drop_nulls("id").unique("id", keep="last", maintain_order=True)

@@ -122,7 +122,9 @@ def marked(first: Turns, second: Turns) -> tuple[list[tuple[str, list[Segment]]]
     >>> marked([("user", "Say how old you are now")], [("text", "Guess how old you are")])[0]
     [('user', [('Say', False), ('how old you are', True), ('now', False)])]
     """
-    words = [[w for _, text in turns for w in text.split()][:MAX_WORDS] for turns in (first, second)]
+    words = [
+        [w for _, text in turns for w in text.split()][:MAX_WORDS] for turns in (first, second)
+    ]
     lowered = [[word.casefold() for word in side] for side in words]
     blocks = SequenceMatcher(None, *lowered, autojunk=False).get_matching_blocks()
     runs = [block for block in blocks if block.size >= MIN_RUN]
