@@ -83,6 +83,8 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
+    if runner.ran:
+        print(f"\nas a page: {loaded.command('report', store=store)}")
     if code is Exit.ROWS_FAILED:
         failed = [s["name"] for s in entries if s["failed"]]
         hint = loaded.command("cat", failed[0], "--failed", store=store)

@@ -15,6 +15,7 @@ import gzip
 import hashlib
 import json
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from pipeline.execution.snapshot import Snapshot
 from stages.report._page.ablations import ablations
 from stages.report._page.columns import by_origin, lengths, stage_columns
 from stages.report._page.cost import costs
+from stages.report._page.differences import differences
 from stages.report._page.lineage import final_ids, final_stages, origins_of_rows
 from stages.report._page.samples import failures, reasons
 from stages.report._page.search import Rows, rows_of
@@ -139,11 +141,7 @@ def _method(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _differences(before: Snapshot | None, after: Snapshot) -> dict[str, Any] | None:
-    if before is None:
-        return None
-    try:
-        from stages.report._page.differences import differences
-    except ModuleNotFoundError:  # pipeline.releases.diff is not there yet
+    if before is None or find_spec("pipeline.releases.diff") is None:
         return None
     return differences(before, after)
 
@@ -183,7 +181,7 @@ def _template() -> Any:
 
 
 def _number(value: float | None, whole: bool = False) -> str:
-    """A number for people: thousands apart, three digits of a fraction.
+    """A number for people: thousands separated, three digits of a fraction.
 
     >>> _number(1234567), _number(0.123456), _number(1234.5, True), _number(None)
     ('1,234,567', '0.123', '1,234', '')
