@@ -32,7 +32,7 @@ def final_stages(snapshot: Snapshot) -> list[SnapshotStage]:
         raise UserError(
             f"{snapshot.title} has no rows to report on",
             why="no stage has run that gives records or pairs",
-            hint=snapshot.command("run"),
+            hint=snapshot.command("run" if snapshot.recipe else "verify"),
         )
     exports = [stage for stage in with_rows if stage.uses.startswith("export.")]
     return exports or with_rows[-1:]

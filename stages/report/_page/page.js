@@ -110,7 +110,7 @@
         panel.append(button);
       }
     }
-    panel.append(element("h4", "All that is known of it"), element("code", data.explain.replace(/\bID\b/, rows.id[row]), "command"));
+    panel.append(element("h4", "All that is known of it"), element("code", data.explain.replace(data.placeholder, rows.id[row]), "command"));
     for (const button of byId("results").querySelectorAll("button")) {
       button.toggleAttribute("aria-current", Number(button.dataset.row) === row);
     }
@@ -238,4 +238,7 @@
     document.documentElement.dataset.ready = "all";
   };
   await draw();
-})();
+})().catch((error) => {
+  document.getElementById("count").textContent = `Search and map do not work in this browser: ${error.message}`;
+  throw error;
+});

@@ -76,7 +76,7 @@ def rows_of(snapshot: Snapshot) -> Rows:
     Args:
         snapshot: The stages.
     """
-    stages = [s for s in snapshot.stages.values() if s.artifact and s.kind in ROW_KINDS]
+    stages = [s for s in snapshot.stages.values() if s.view and s.kind in ROW_KINDS]
     rows = _distinct(stages)
     outcomes = rows.select("id").with_columns(_outcomes(stage, rows["id"]) for stage in stages)
     names = [stage.name for stage in stages]
@@ -112,7 +112,8 @@ def _history(row: dict[str, str | None]) -> list[tuple[str, str]]:
 def _distinct(stages: list[SnapshotStage]) -> pl.DataFrame:
     """Every row once: id, text, source and license of its first origin."""
     columns = ("origins", *TEXT_COLUMNS)
-    frames = [
+    schema = dict.fromkeys(("id", "text", "source", "license"), pl.String)
+    frames = [pl.DataFrame(schema=schema)] + [
         frame.select(
             "id", short_texts(frame).alias("text"), *_origin(frame, ("source", "license"))
         ).drop_nulls("id")

@@ -338,6 +338,7 @@ def test_dropped_rows_are_beside_what_evidence_names(view: Watched) -> None:
     item = view.page.locator("#dropped-clean-1 .sample.beside").first
     assert "gsm8k" in item.inner_text()
     assert item.locator("dt", has_text="ngram").count() == 1
+    assert view.text('[data-verdict="failed"]') == "2"
     failed = view.text("#dropped > .scroll")
     assert "plain.jsonl" in failed
 
@@ -486,6 +487,17 @@ def test_texts_of_the_search_are_short(site: Site) -> None:
     texts = rows_of(site.snapshot).frame["text"]
     assert texts.str.len_chars().max() == SHORT
     assert texts.null_count() == 0
+
+
+def test_a_run_that_keeps_nothing_has_a_page(site: Site, tmp_path: Path) -> None:
+    path = site.folder / "none.yaml"
+    stages = RECIPE.split("  vectors:")[0].replace("name: page", "name: none")
+    last = "  shards: {uses: select.top, needs: measured, with: {score: mtld, min_score: 1.0e9}}\n"
+    path.write_text(stages % json.dumps(SOURCE) + last)
+    recipe = Recipe.load(str(path))
+    assert run(recipe, site.store) == Exit.ROWS_FAILED
+    html = page(Snapshot.of_recipe(recipe, Store(site.store)))
+    assert 'data-verdict="kept">0<' in html
 
 
 def test_mistakes_are_explained(site: Site, tmp_path: Path) -> None:
