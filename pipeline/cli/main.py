@@ -15,6 +15,7 @@ from pipeline.cli import verify as verify
 from pipeline.cli import refresh as refresh
 from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
+from pipeline.cli import report as report
 
 # isort: on
 from pipeline.cli.app import app

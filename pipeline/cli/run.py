@@ -93,6 +93,8 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
+    if runner.ran:
+        print(f"\nas a page: {loaded.command('report', store=store)}")
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)
     if code is Exit.ROWS_FAILED:
