@@ -21,7 +21,7 @@ from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream
 Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
 """What stands between the cells of a table: one character."""
 
-_MESSAGES: Final = frozenset({"prompt", "completion"})
+_MESSAGES: Final = frozenset({"prompt", "completion", "chosen", "rejected"})
 """Columns that hold texts or lists of messages."""
 
 _OTHER_DELIMITERS: Final = re.compile(r"[;|\t,]")
