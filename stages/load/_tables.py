@@ -229,6 +229,19 @@ class _Rewindable:
         if self._second and self._rows_at(self._second, delimiter, width):
             self.rewind()
             return
+        while True:
+            if self._drop_held() and self._skip_cell(delimiter, width):
+                return
+            try:  # what is left of the record is read for its end alone
+                next(csv.reader(self, delimiter=delimiter, strict=True), None)
+            except _TooLong:
+                continue
+            except csv.Error:
+                self.rewind()
+            return
+
+    def _drop_held(self) -> bool:
+        """Let go of what is held, from the start of a cell on; whether one is open behind it."""
         end = len(self._data)
         # Only all of some quotes in a row say whether a cell is open behind them.
         while self._data.endswith(b'"', 0, end) and end < 2 * ROW_LIMIT and self._more():
@@ -238,22 +251,7 @@ class _Rewindable:
         is_open = self._data.count(b'"', 0, end) % 2 == 1
         self._drop(end)
         self._at = self._second = self._lines = 0
-        if not is_open:
-            self._skip_line()
-        elif not self._skip_cell(delimiter, width):
-            try:  # what is left of the record is read for its end alone
-                next(csv.reader(self, delimiter=delimiter, strict=True), None)
-            except csv.Error:
-                self.rewind()
-            except _TooLong:
-                self.skip_long(delimiter, width)
-
-    def _skip_line(self) -> None:
-        while (end := self._data.find(b"\n")) < 0:
-            self._drop(len(self._data))
-            if not self._more():
-                return
-        self._drop(end + 1)
+        return is_open
 
     def _skip_cell(self, delimiter: str, width: int) -> bool:
         """Go on behind an open cell, or to rows within it; whether to rows."""
