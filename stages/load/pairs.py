@@ -175,8 +175,13 @@ def _output_rows(
         if may_be_flat and is_flat(row, source):
             yield from _flat_rows(chain([(file, (line, row, error))], positions), source, ranked)
             return
-        for pair in pairs_of(row, format, source, ranked):
-            yield _output_row(pair, source, file, line)
+        # All at once: a suspended reader would hold a long text beside what became of it.
+        results = [
+            _output_row(pair, source, file, line) for pair in pairs_of(row, format, source, ranked)
+        ]
+        del row
+        while results:
+            yield results.pop(0)
 
 
 def _flat_rows(

@@ -47,7 +47,7 @@ from stages.load._rows import (
 from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
 from stages.load._tables import Delimiter
 from stages.load._trees import flat_conversation, is_flat, read_flat
-from stages.load._turns import Unusable
+from stages.load._turns import Unusable, texts_beside
 
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
 
@@ -207,9 +207,13 @@ def _output_rows(
         if type(row) is dict and parent in row and is_flat(row, source):
             yield from _flat_rows(chain([(file, (line, row, error))], positions), source)
             return
-        for conversation in conversations(row, format, source):
-            yield _output_row(conversation, source, file, line)
-            del conversation  # it may be long: not held while the next one is read
+        # All at once: a suspended reader would hold a long text beside what became of it.
+        results = [
+            _output_row(each, source, file, line) for each in conversations(row, format, source)
+        ]
+        del row
+        while results:
+            yield results.pop(0)
 
 
 def _output_row(
@@ -225,7 +229,7 @@ def _output_row(
             if turn[1]:
                 size += len(turn[1].encode())
             if len(turn) == 3:
-                size += len(extra_json(turn[2]))
+                size += sum(len(text.encode()) for text in texts_beside(turn[2]))
         kept = kept_fields(extra, source) if source.keep else None
         kept_json = extra_json(kept) if kept else None
         return (
