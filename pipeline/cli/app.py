@@ -22,6 +22,7 @@ from pipeline import DEFAULT_STORE, ROOT
 from pipeline.errors import Exit, UserError
 
 if TYPE_CHECKING:
+    from pipeline.execution.snapshot import Snapshot
     from pipeline.recipe.recipe import Recipe
     from pipeline.store.store import Store
 
@@ -51,6 +52,13 @@ app = typer.Typer(
 RecipeName = Annotated[
     str,
     typer.Argument(metavar="RECIPE", help="A path, or the name of a recipe in pipeline/recipes/."),
+]
+RecipeOrRelease = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION.",
+    ),
 ]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage's name in the recipe.")]
 Profile = Annotated[
@@ -123,14 +131,34 @@ def load(
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
     """
-    # Progress is ours to show; the libraries' own bars would break into it.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quiet_libraries()
     from pipeline.recipe.recipe import Recipe
     from pipeline.store.store import Store
 
     return Recipe.load(recipe, overrides, profile), Store(store)
+
+
+def snapshot(reference: str, store: Path, overrides: list[str], profile: str | None) -> Snapshot:
+    """The stages of a recipe or a release with their artifacts.
+
+    Args:
+        reference: A recipe's path or name, or `NAME@VERSION`.
+        store: The store's folder.
+        overrides: The texts after `--set`.
+        profile: The name after `--profile`.
+    """
+    _quiet_libraries()
+    from pipeline.execution.snapshot import open_snapshot
+    from pipeline.store.store import Store
+
+    return open_snapshot(Store(store), reference, overrides, profile)
+
+
+def _quiet_libraries() -> None:
+    """Progress is ours to show; the libraries' own bars would break into it."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def print_json(value: Any) -> None:

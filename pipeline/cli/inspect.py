@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,11 +14,13 @@ from pipeline.cli.app import (
     Overrides,
     Profile,
     RecipeName,
+    RecipeOrRelease,
     StageName,
     StoreFolder,
     app,
     load,
     print_json,
+    snapshot,
     verb,
 )
 from pipeline.errors import Exit, UserError
@@ -26,7 +28,7 @@ from pipeline.errors import Exit, UserError
 
 @verb(app)
 def status(
-    recipe: RecipeName,
+    recipe: RecipeOrRelease,
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
@@ -36,7 +38,7 @@ def status(
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    entries = history.status(*load(recipe, store, overrides, profile))
+    entries = history.status(snapshot(recipe, store, overrides, profile))
     if as_json:
         print_json(entries)
     else:
@@ -67,7 +69,7 @@ def why(
 
 @verb(app)
 def explain(
-    recipe: RecipeName,
+    recipe: RecipeOrRelease,
     record: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its beginning.")],
     store: StoreFolder = STORE,
     profile: Profile = None,
@@ -78,7 +80,7 @@ def explain(
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    events = history.explain(*load(recipe, store, overrides, profile), record)
+    events = history.explain(snapshot(recipe, store, overrides, profile), record)
     if as_json:
         print_json(events)
     else:
@@ -87,7 +89,7 @@ def explain(
 
 @verb(app)
 def cat(
-    recipe: RecipeName,
+    recipe: RecipeOrRelease,
     stage: StageName,
     store: StoreFolder = STORE,
     profile: Profile = None,
@@ -105,8 +107,9 @@ def cat(
 
     if dropped and failed:
         raise UserError("--dropped and --failed exclude each other")
+    part: Literal["kept", "dropped", "failed"]
     part = "dropped" if dropped else "failed" if failed else "kept"
-    frame = history.rows(*load(recipe, store, overrides, profile), stage, part)
+    frame = snapshot(recipe, store, overrides, profile).rows(stage, part)
     if output:
         history.save(frame, output)
     else:

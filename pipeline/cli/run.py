@@ -59,6 +59,7 @@ def run(
     from pipeline.execution.plan import select_steps
     from pipeline.execution.progress import watch
     from pipeline.execution.runner import Runner
+    from pipeline.execution.snapshot import Snapshot
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     loaded, opened = load(recipe, store, overrides, profile)
@@ -77,7 +78,8 @@ def run(
         for line in comparison(runner.expected, runner.used, runner.stopped):
             print(f"requests of {line}", file=sys.stderr)
     names = list(runner.outputs.artifacts)
-    entries = [s for s in history.status(loaded, opened)["stages"] if s["name"] in names]
+    current = history.status(Snapshot.of_recipe(loaded, opened))
+    entries = [s for s in current["stages"] if s["name"] in names]
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 import polars as pl
 
-from pipeline.execution.plan import StepOutputs
+from pipeline.store.artifact import Artifact
 
 _ID: Final = re.compile("[0-9a-f]{32}")
 _TEXTS: Final = ("messages", "text", "texts")
 """Columns that say what a record, a document or an item says."""
 
 
-def named_rows(row: Mapping[str, Any], outputs: StepOutputs) -> dict[str, str]:
+def named_rows(row: Mapping[str, Any], artifacts: Collection[Artifact]) -> dict[str, str]:
     """The texts of other rows that a row's evidence names, by id.
 
     Args:
         row: A dropped row, with its `evidence`.
-        outputs: The artifacts of all steps, in which the rows are looked for.
+        artifacts: Those of all stages, in which the rows are looked for.
     """
     evidence = row.get("evidence")
     named = [i for i in _ids(json.loads(evidence)) if i != row["id"]] if evidence else []
     texts: dict[str, str] = {}
-    for artifact in outputs.artifacts.values() if named else ():
+    for artifact in artifacts if named else ():
         for part in ("kept", "dropped"):
             columns = [name for name in _TEXTS if name in artifact.columns(part)]
             if columns and len(texts) < len(named):

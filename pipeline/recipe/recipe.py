@@ -7,6 +7,7 @@ between files: a recipe and its profiles mean what they say.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pipeline.recipe.yaml_document import (
     apply_override,
     parse,
 )
+from pipeline.store.hashing import digest
 
 RECIPES: Final = ROOT / "pipeline" / "recipes"
 
@@ -44,6 +46,9 @@ class Recipe:
         profiles: The profiles that the recipe has.
         profile: The one that is applied.
         overrides: What `--set` changed after it.
+        text: The file as it is; of a recipe from Python values, these as JSON.
+        digest: Stands for what the recipe says: its stages and models with the profile and the
+            overrides applied.
     """
 
     name: str
@@ -54,6 +59,8 @@ class Recipe:
     profiles: tuple[str, ...] = ()
     profile: str | None = None
     overrides: tuple[str, ...] = ()
+    text: str = field(default="", repr=False)
+    digest: str = ""
 
     @classmethod
     def load(
@@ -85,7 +92,8 @@ class Recipe:
             apply_profile(document, profile)
         for override in overrides:
             apply_override(document, override)
-        return cls._build(document, path, profile=profile, overrides=tuple(overrides))
+        applied = {"profile": profile, "overrides": tuple(overrides)}
+        return cls._build(document, path, text=text, **applied)
 
     @classmethod
     def of(
@@ -107,7 +115,8 @@ class Recipe:
             RecipeErrors: The recipe has mistakes.
         """
         content = {"name": name, "models": dict(models or {}), "stages": dict(stages), **more}
-        return cls._build(RecipeDocument(content, {}, name), None)
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+        return cls._build(RecipeDocument(content, {}, name), None, text=text)
 
     @classmethod
     def _build(cls, document: RecipeDocument, path: Path | None, **applied: Any) -> Recipe:
@@ -123,6 +132,7 @@ class Recipe:
             raise RecipeErrors([*builder.problems, *more])
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
+        applied["digest"] = _digest(document.content, applied)
         return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
 
     def step(self, name: str) -> Step:
@@ -159,6 +169,14 @@ class Recipe:
             return self.path.stem
         inside = self.path.is_relative_to(Path.cwd())
         return str(self.path.relative_to(Path.cwd()) if inside else self.path)
+
+
+def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
+    """What stands for stages and models, and for the profile and overrides that changed them."""
+    sections = {name: content.get(name) or {} for name in ("stages", "models")}
+    identity = [sections, applied.get("profile"), applied.get("overrides", ())]
+    # YAML has values, such as dates, that JSON has not.
+    return digest(json.loads(json.dumps(identity, default=str)))
 
 
 def locate(reference: str) -> Path:

@@ -115,6 +115,16 @@ def column_names(path: Path) -> list[str]:
         return list(pq.read_schema(path).names)
 
 
+def row_count(path: Path) -> int:
+    """The rows of a Parquet file, from its footer.
+
+    Raises:
+        DamagedFile: It has no readable footer.
+    """
+    with _damage_reported(path):
+        return int(pq.read_metadata(path).num_rows)
+
+
 @contextmanager
 def _damage_reported(path: Path) -> Iterator[None]:
     """Turns what readers raise for a damaged file, Rust panics among it, into one error."""

@@ -6,6 +6,7 @@
     journal/                   requests to language models with their raw responses
     refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
     code/<stage>@<version>     the code that made this version's artifacts
+    releases/<name>/<version>/ releases, which name artifacts that stay
     digests.json, files.json   caches; removing them costs time and nothing else
 
 One run at a time: the lock is held by an open file and vanishes with its process.
@@ -30,7 +31,7 @@ from pipeline.store.file_hashes import FileDigests
 from pipeline.store.files import DamagedFile, check_kind, read_json, warn, write_json
 from schemas.manifest import Manifest
 
-FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code")
+FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
 FILES: Final = ("lock", "digests.json", "files.json")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Exit, UserError
-from pipeline.execution import history
+from pipeline.execution.snapshot import Snapshot
 from pipeline.store.store import Store
 from tests.support.running import artifact, contents, counts, pool, recipe, run, states
 
@@ -55,19 +55,19 @@ def test_dropped_and_failed_rows_can_be_read_with_their_reasons(tmp_path: Path) 
     )
     run(wired, tmp_path / "store")
     store = Store(tmp_path / "store")
-    failed = history.rows(wired, store, "a", "failed")
+    failed = Snapshot.of_recipe(wired, store).rows("a", "failed")
     assert failed.columns == ["id", "file", "line", "error"]
     assert failed.rows() == [(None, "a", 3, "no tab in 'broken'")]
-    (unread,) = history.rows(wired, store, "sized", "failed").to_dicts()
+    (unread,) = Snapshot.of_recipe(wired, store).rows("sized", "failed").to_dicts()
     assert unread["error"] == "cannot be read"
     assert unread["id"] in artifact(wired, store.root, "a").read("kept", ["id"])["id"]
-    (merged,) = history.rows(wired, store, "a", "dropped").to_dicts()
+    (merged,) = Snapshot.of_recipe(wired, store).rows("a", "dropped").to_dicts()
     assert merged["evidence"] == f'{{"id": "{merged["id"]}", "kept": 1, "dropped": 4}}'
-    (dropped,) = history.rows(wired, store, "brief", "dropped").to_dicts()
+    (dropped,) = Snapshot.of_recipe(wired, store).rows("brief", "dropped").to_dicts()
     assert set(dropped) >= {"id", "messages", "extra", "drop_reason", "evidence"}
     assert dropped["messages"][1]["content"] == "long answer"
     assert (dropped["drop_reason"], dropped["evidence"]) == ("too_long", '{"length":11}')
-    (kept,) = history.rows(wired, store, "brief", "kept").to_dicts()
+    (kept,) = Snapshot.of_recipe(wired, store).rows("brief", "kept").to_dicts()
     assert kept["messages"][1]["content"] == "short"
     assert kept["length"] == 5
     assert [o["index"] for o in kept["origins"]] == [1]
@@ -100,7 +100,7 @@ def test_a_stage_without_rows_passes_on_none(tmp_path: Path) -> None:
     assert run(wired, tmp_path / "store") is Exit.DONE
     by_step = counts(wired, tmp_path / "store")
     assert {name: c[:3] for name, c in by_step.items()} == dict.fromkeys(steps, (0, 0, 0))
-    unique = history.rows(wired, Store(tmp_path / "store"), "unique", "kept")
+    unique = Snapshot.of_recipe(wired, Store(tmp_path / "store")).rows("unique", "kept")
     assert unique.columns[-2:] == ["length", "rank"]
     assert set(states(wired, tmp_path / "store").values()) == {"cached"}
 

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from pipeline.errors import Exit, UserError
-from pipeline.execution import history
 from pipeline.execution.code_hash import code_hash
+from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
@@ -100,7 +100,9 @@ def test_a_raised_version_recomputes(own: Own) -> None:
     planned = planned_steps(raised, own.store)["n"]
     assert (planned.state, planned.drifted, planned.causes) == ("stale", False, ["version: 1 -> 2"])
     assert run(raised, own.store) is Exit.DONE
-    assert history.rows(raised, Store(own.store), "n", "kept")["n"].unique().to_list() == [7]
+    assert Snapshot.of_recipe(raised, Store(own.store)).rows("n", "kept")[
+        "n"
+    ].unique().to_list() == [7]
 
 
 def test_comments_docstrings_and_layout_do_not_count(own: Own) -> None:
@@ -173,9 +175,9 @@ def test_an_artifact_without_a_column_that_its_stage_adds_is_computed_again(own:
     planned = planned_steps(renamed, own.store)["n"]
     assert (planned.state, planned.drifted) == ("stale", True)
     assert planned.causes == ["its artifact lacks the column 'm' that the stage now adds"]
-    assert history.rows(renamed, Store(own.store), "n", "kept").columns[-1] == "n"
+    assert Snapshot.of_recipe(renamed, Store(own.store)).rows("n", "kept").columns[-1] == "n"
     assert run(renamed, own.store, accept=True) is Exit.DONE
-    assert history.rows(renamed, Store(own.store), "n", "kept").columns[-1] == "m"
+    assert Snapshot.of_recipe(renamed, Store(own.store)).rows("n", "kept").columns[-1] == "m"
 
 
 def test_cached_rows_with_other_columns_are_refused(own: Own) -> None:

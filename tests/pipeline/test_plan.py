@@ -14,6 +14,7 @@ from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
 from pipeline.execution.plan import differences, select_steps
+from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.hashing import digest
 from pipeline.store.store import Store
@@ -153,9 +154,9 @@ def test_another_name_for_a_column_is_another_artifact(tmp_path: Path) -> None:
 
     run(wired("one"), store)
     assert why(wired("two"), store, "sized") == ["as: {'length': 'one'} -> {'length': 'two'}"]
-    assert history.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "one"
+    assert Snapshot.of_recipe(wired("two"), Store(store)).rows("sized", "kept").columns[-1] == "one"
     run(wired("two"), store)
-    assert history.rows(wired("two"), Store(store), "sized", "kept").columns[-1] == "two"
+    assert Snapshot.of_recipe(wired("two"), Store(store)).rows("sized", "kept").columns[-1] == "two"
     assert artifact(wired("two"), store, "sized").manifest["computed"] == 0, "values are remembered"
 
 
@@ -263,15 +264,15 @@ def test_rows_of_a_stale_stage_are_never_mixed_with_those_of_another_run(tmp_pat
     wired, store = chain(tmp_path, maximum=90), tmp_path / "store"
     run(wired, store)
     changed = chain(tmp_path, maximum=3)
-    kept = history.rows(changed, Store(store), "brief", "kept")
+    kept = Snapshot.of_recipe(changed, Store(store)).rows("brief", "kept")
     assert len(kept) == 12, "stale, but its input is as it was: the last run's rows"
     pool(tmp_path / "a.txt", 12, start=100)
     run(wired, store, "a")
     for step in ("sized", "brief"):
         with pytest.raises(UserError, match="made from other rows"):
-            history.rows(wired, Store(store), step, "kept")
+            Snapshot.of_recipe(wired, Store(store)).rows(step, "kept")
     run(wired, store)
-    kept = history.rows(wired, Store(store), "brief", "kept")
+    kept = Snapshot.of_recipe(wired, Store(store)).rows("brief", "kept")
     lengths = kept["messages"].list.last().struct.field("content").str.len_chars()
     assert lengths.to_list() == kept["length"].to_list()
 
@@ -315,16 +316,19 @@ def test_an_artifact_of_older_code_can_be_looked_at(tmp_path: Path, old: str) ->
     now, opened = chain(tmp_path), Store(store)
     assert states(now, store)["sized"] == "stale"
     assert why(now, store, "sized")
-    assert history.status(now, opened)["stages"][1]["kept"] == 12
+    assert history.status(Snapshot.of_recipe(now, opened))["stages"][1]["kept"] == 12
     record = artifact(now, store, "a").read("kept")["id"][0]
-    events = [event["stage"] for event in history.explain(now, opened, record)["history"]]
+    events = [
+        event["stage"]
+        for event in history.explain(Snapshot.of_recipe(now, opened), record)["history"]
+    ]
     assert events[:2] == ["a", "sized"]
-    assert len(history.rows(now, opened, "a", "kept")) == 12
+    assert len(Snapshot.of_recipe(now, opened).rows("a", "kept")) == 12
     if old in ("another stage", "other options", "another edge"):
-        assert len(history.rows(now, opened, "sized", "kept")) == 12
+        assert len(Snapshot.of_recipe(now, opened).rows("sized", "kept")) == 12
     else:
         with pytest.raises(UserError, match="made from other rows"):
-            history.rows(now, opened, "sized", "kept")
+            Snapshot.of_recipe(now, opened).rows("sized", "kept")
 
 
 def test_a_step_whose_stage_made_rows_before_is_not_mixed_with_its_input(tmp_path: Path) -> None:
@@ -333,9 +337,9 @@ def test_a_step_whose_stage_made_rows_before_is_not_mixed_with_its_input(tmp_pat
     store = tmp_path / "store"
     run(recipe({"a": load, "b": {"uses": "toy.merge", "needs": ["a"]}}), store)
     now = recipe({"a": load, "b": {"uses": "toy.length", "needs": "a"}})
-    assert history.status(now, Store(store))["stages"][1]["kept"] == 6
+    assert history.status(Snapshot.of_recipe(now, Store(store)))["stages"][1]["kept"] == 6
     with pytest.raises(UserError, match="made from other rows"):
-        history.rows(now, Store(store), "b", "kept")
+        Snapshot.of_recipe(now, Store(store)).rows("b", "kept")
 
 
 def test_the_stage_itself_may_change(tmp_path: Path) -> None:
@@ -362,7 +366,7 @@ def test_status_lists_all_stages(tmp_path: Path) -> None:
     pool(tmp_path / "a.txt", 30)
     wired, store = chain(tmp_path, maximum=10), Store(tmp_path / "store")
     run(wired, store.root)
-    status = json.loads(json.dumps(history.status(wired, store)))
+    status = json.loads(json.dumps(history.status(Snapshot.of_recipe(wired, store))))
     assert status["recipe"] == "toys"
     keys = "name uses state fingerprint rows_in created kept dropped failed seconds"
     for stage in status["stages"]:

@@ -1,0 +1,1 @@
+"""Releases: named, versioned, immutable sets of artifacts, and what is done with them."""
