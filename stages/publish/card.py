@@ -38,6 +38,7 @@ __all__ = ["card", "croissant", "facts"]
 
 TEMPLATE: Final = "card.md.jinja"
 LANGUAGE_CODE: Final = re.compile("[a-z]{2,3}")
+UNDETERMINED: Final = "und"
 TRAINERS: Final = {
     "dpo": ("DPOTrainer", "DPOConfig"),
     "kto": ("KTOTrainer", "KTOConfig"),
@@ -142,10 +143,10 @@ def facts(
         `front`, the front matter between its lines of dashes; `release`; `num_rows`; `what` a
         row is; `configs`, of which `loadable` are those that `datasets` reads; `sources`,
         `languages` and `license` of the whole; `written`, the rows of each generator;
-        `methods`, all stages that the rows need, of which they `passed` some, `later` the other
-        ones; `reasons` of dropped rows; `chosen`, the stages that chose; `samples`; `changes`
-        (None for the first release); `load_arguments`; `trainer` (None where TRL does not read
-        the files); `command`, `bibtex` and `limits`.
+        `methods`, all stages that the rows need, of which they `passed` some; `later`, the
+        other stages; `models`; `reasons` of dropped rows; `chosen`, the stages that chose;
+        `samples`; `changes` (None for the first release); `load_arguments`; `trainer` (None
+        where TRL does not read the files); `command`, `bibtex` and `limits`.
     """
     rows = _facts.published_rows(snapshot, release, ["origins", "language"])
     through = _facts.upstream(release)
@@ -164,6 +165,9 @@ def facts(
         "languages": _facts.languages(rows),
         "written": _facts.written(snapshot, release, rows["id"]),
         "methods": methods,
+        "models": [
+            {**model, "name": _facts.model_name(model["identity"])} for model in release["models"]
+        ],
         "later": later,
         "passed": [method for method in methods if method["name"] in passed],
         "chosen": [m for m in methods if m["uses"].startswith(_facts.CHOOSING)],
@@ -282,7 +286,7 @@ def common_languages(languages: Sequence[Mapping[str, Any]], num_rows: int) -> l
     """
     least = _facts.COMMON_LANGUAGE * num_rows
     codes = [entry["language"] for entry in languages if entry["rows"] >= least]
-    return [code for code in codes if LANGUAGE_CODE.fullmatch(code)]
+    return [name for name in codes if LANGUAGE_CODE.fullmatch(name) and name != UNDETERMINED]
 
 
 def source_datasets(release: Release) -> list[str]:
