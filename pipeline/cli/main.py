@@ -9,6 +9,7 @@ import sys
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
 from pipeline.cli import journal as journal
+from pipeline.cli import release as release
 
 # isort: on
 from pipeline.cli.app import app

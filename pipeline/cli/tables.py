@@ -96,6 +96,19 @@ def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
+def size(number: int) -> str:
+    """Bytes as people read them.
+
+    Example:
+        >>> size(999), size(52_002_000)
+        ('999 B', '52.0 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:,.1f} {unit}"
+    return f"{number} B"
+
+
 def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None) -> str:
     """The rows in, created, kept, dropped and failed of each stage, with the drop reasons.
 

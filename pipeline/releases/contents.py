@@ -141,19 +141,11 @@ def funnel(stages: Sequence[ReleaseStage], published: Sequence[str]) -> Counts:
         passed, and kept in the published ones. Where rows go one way, in + created = kept +
         dropped + failed; of branches over the same rows, each counts its own.
     """
-    by_name = {stage["name"]: stage for stage in stages}
-    passed: dict[str, ReleaseStage] = {}
-    waiting = list(published)
-    while waiting:
-        stage = by_name[waiting.pop()]
-        if stage["name"] not in passed:
-            passed[stage["name"]] = stage
-            waiting += _sources(stage)
-    on_way = [stage for stage in stages if stage["name"] in passed]
+    on_way = passed_stages(stages, published)
     return {
         "in": sum(s["counts"]["in"] for s in on_way if not _sources(s)),
         "created": sum(s["counts"]["created"] for s in on_way),
-        "kept": sum(by_name[name]["counts"]["kept"] for name in published),
+        "kept": sum(s["counts"]["kept"] for s in on_way if s["name"] in published),
         "dropped": {
             f"{s['name']}: {reason}": number
             for s in on_way
@@ -161,6 +153,24 @@ def funnel(stages: Sequence[ReleaseStage], published: Sequence[str]) -> Counts:
         },
         "failed": sum(s["counts"]["failed"] for s in on_way),
     }
+
+
+def passed_stages(stages: Sequence[ReleaseStage], published: Sequence[str]) -> list[ReleaseStage]:
+    """The stages that published rows passed, each after those before it.
+
+    Args:
+        stages: All stages.
+        published: The stages whose rows are published.
+    """
+    by_name = {stage["name"]: stage for stage in stages}
+    passed: set[str] = set()
+    waiting = list(published)
+    while waiting:
+        stage = by_name[waiting.pop()]
+        if stage["name"] not in passed:
+            passed.add(stage["name"])
+            waiting += _sources(stage)
+    return [stage for stage in stages if stage["name"] in passed]
 
 
 def _sources(stage: ReleaseStage) -> list[str]:

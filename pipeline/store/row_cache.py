@@ -12,12 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from pipeline.store.files import DamagedFile, warn
+from pipeline.store.hashing import digest
 from pipeline.store.parquet import read_frame, write_frame
 
 MAX_FILES: Final = 32
@@ -25,6 +27,18 @@ MAX_FILES: Final = 32
 
 KEY: Final = "_row_key"
 """The column that identifies a row in the cache."""
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """The name of a stage's folder: all parts of its fingerprint but the rows themselves.
+
+    Args:
+        parts: The parts of a fingerprint. Of their inputs the first is the rows; names of
+            columns in the recipe (`as`) do not matter either.
+    """
+    rest = {name: part for name, part in parts.items() if name != "as"}
+    _, *others = [*parts.get("inputs", {}).items()] or [None]
+    return digest({**rest, "inputs": dict(others)})
 
 
 class RowCache:
