@@ -56,19 +56,23 @@ def upstream(release: Release) -> list[ReleaseStage]:
     return [stage for stage in release["stages"] if stage["name"] in reached]
 
 
-def published_rows(snapshot: Snapshot, release: Release, columns: Sequence[str]) -> pl.DataFrame:
+def published_rows(
+    snapshot: Snapshot, release: Release, columns: Sequence[str], only: pl.Series | None = None
+) -> pl.DataFrame:
     """The published rows, each once, with those of the columns that any of them has.
 
     Args:
         snapshot: The release's rows.
         release: The release.
         columns: The columns beside `id`.
+        only: The ids of the rows; None for all.
     """
     parts = []
     for name in release["published"]:
         view = snapshot.stages[name].view
         visible = [c for c in columns if view is not None and c in view.columns]
-        parts.append(snapshot.rows(name, columns=visible))
+        part = snapshot.rows(name, columns=visible)
+        parts.append(part if only is None else part.filter(pl.col("id").is_in(only.implode())))
     rows = pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame({"id": []})
     return rows.unique("id", keep="first", maintain_order=True).sort("id")
 
@@ -190,7 +194,7 @@ def samples(snapshot: Snapshot, release: Release, count: int = NUM_SAMPLES) -> l
     """
     ids = published_rows(snapshot, release, [])
     drawn = ids.with_columns(draw=pl.Series(uniform(ids["id"], "card"))).sort("draw")[:count]
-    rows = published_rows(snapshot, release, [*SIDES, "origins"])
+    rows = published_rows(snapshot, release, [*SIDES, "origins"], drawn["id"])
     rows = drawn.join(rows, on="id", how="left", maintain_order="left")
     result: list[dict[str, Any]] = []
     for row in rows.to_dicts():
