@@ -8,6 +8,7 @@ import sys
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
+from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
 from pipeline.cli import release as release
 

@@ -305,3 +305,18 @@ RULES: Final[tuple[Rule, ...]] = (
     _sources,
     _size,
 )
+
+
+def takedown(store: Store, release: Release, snapshot: Snapshot, options: Publish) -> list[Finding]:
+    """What the take-down list alone says about a release: nothing, where it has no such row.
+
+    Args:
+        store: The store.
+        release: The release.
+        snapshot: Its stages, with their artifacts.
+        options: The section `publish`.
+
+    Raises:
+        UserError: An artifact or the list cannot be read.
+    """
+    return list(_takedown(Gated(store, release, snapshot, options)))
