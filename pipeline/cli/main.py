@@ -11,6 +11,7 @@ from pipeline.cli import inspect as inspect
 from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
 from pipeline.cli import release as release
+from pipeline.cli import report as report
 
 # isort: on
 from pipeline.cli.app import app
