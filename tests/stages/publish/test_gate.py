@@ -250,3 +250,22 @@ def test_a_finding_names_as_many_rows_as_it_is_asked_to(tmp_path: Path) -> None:
     assert len(finding.rows) == 3
     assert "in 8 rows" in finding.message
     assert json.dumps(finding.rows)
+
+
+def test_pairs_are_held_against_conversations(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    pairs = [
+        {"prompt": f"What follows {i}?", "chosen": answer, "rejected": "No idea."}
+        for i, answer in enumerate(["One.", f"So: {HELD}!", f"With {KEY}."])
+    ]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    options = {"path": str(path), "source": "p", "license": "MIT"}
+    stages = {
+        "exam": pool_of(tmp_path / "exam.jsonl", [("Tell me a story.", HELD)]),
+        "all": {"uses": "load.pairs", "with": options},
+        "shards": {"uses": "export.pairs", "needs": "all"},
+    }
+    findings = gated(released(tmp_path, stages, {"gate": OFF | {"held_out": ["exam"]}}))
+    assert rules(findings) == [("refuse", "secrets"), ("refuse", "held_out")]
+    assert [len(finding.rows) for finding in findings] == [1, 1]
+    assert "chosen.content" in findings[0].message
