@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,21 +61,15 @@ def _summary(created: Created) -> str:
         return f"{created.why[0]}: no new release"
     after = f" after {release['parent']}" if release["parent"] else ""
     dropped = sum(counts["dropped"].values())
-    made = [f"{counts['created']:,} created"] if counts["created"] else []
-    rows = [
-        f"{counts['in']:,} read",
-        *made,
-        f"{counts['kept']:,} published",
-        f"{dropped:,} dropped",
-    ]
+    numbers = [
+        (counts["in"], "read"), (counts["created"], "created"), (counts["kept"], "published"),
+        (dropped, "dropped"), (counts["failed"], "failed"),
+    ]  # fmt: skip
     licenses = [f"{name} {number:,}" for name, number in release["licenses"].items()]
     size = sum(file["bytes"] for file in release["files"])
     entries = [
         ["why", ", ".join(created.why)],
-        [
-            "rows",
-            ", ".join([*rows, *([f"{counts['failed']:,} failed"] if counts["failed"] else [])]),
-        ],
+        ["rows", ", ".join(f"{number:,} {what}" for number, what in numbers if number)],
         ["licenses", ", ".join(licenses) or "none stated"],
         ["files", f"{len(release['files'])}, {tables.size(size)}"],
     ]
@@ -99,7 +93,7 @@ def releases(
     if name is not None:
         registry.read_release(opened, name)  # says which names there are where it is none
     listed = registry.releases(opened, name)
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "release": f"{r['name']}@{r['version']}",
             "created": r["created"],
