@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +19,7 @@ from pipeline.cli.app import (
     print_json,
     verb,
 )
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.releases.create import Created
@@ -38,10 +40,20 @@ def release(
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.zip", help="Also write all that rebuilds it, but for its data."),
+    ] = None,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="Put the models' answers into the bundle.")
+    ] = False,
 ) -> None:
     """Release what the stages have now as NAME@VERSION; what nothing changed in is no new one."""
+    from pipeline.cli import bundles
     from pipeline.releases.create import create, parse_new
 
+    if journal and not bundle:
+        raise UserError("--journal needs --bundle FILE.zip: it is what the answers go into")
     loaded, opened = load(recipe, store, overrides, profile)
     new_name, version = (None, None) if name is None else parse_new(name)
     created = create(loaded, opened, new_name, version)
@@ -49,6 +61,8 @@ def release(
         print_json({"new": created.is_new, "why": created.why, "release": created.release})
     else:
         print(_summary(created))
+    if bundle:
+        bundles.write(loaded, opened, created.release, bundle, journal)
 
 
 def _summary(created: Created) -> str:
@@ -61,21 +75,15 @@ def _summary(created: Created) -> str:
         return f"{created.why[0]}: no new release"
     after = f" after {release['parent']}" if release["parent"] else ""
     dropped = sum(counts["dropped"].values())
-    made = [f"{counts['created']:,} created"] if counts["created"] else []
-    rows = [
-        f"{counts['in']:,} read",
-        *made,
-        f"{counts['kept']:,} published",
-        f"{dropped:,} dropped",
-    ]
+    numbers = [
+        (counts["in"], "read"), (counts["created"], "created"), (counts["kept"], "published"),
+        (dropped, "dropped"), (counts["failed"], "failed"),
+    ]  # fmt: skip
     licenses = [f"{name} {number:,}" for name, number in release["licenses"].items()]
     size = sum(file["bytes"] for file in release["files"])
     entries = [
         ["why", ", ".join(created.why)],
-        [
-            "rows",
-            ", ".join([*rows, *([f"{counts['failed']:,} failed"] if counts["failed"] else [])]),
-        ],
+        ["rows", ", ".join(f"{number:,} {what}" for number, what in numbers if number)],
         ["licenses", ", ".join(licenses) or "none stated"],
         ["files", f"{len(release['files'])}, {tables.size(size)}"],
     ]
@@ -99,7 +107,7 @@ def releases(
     if name is not None:
         registry.read_release(opened, name)  # says which names there are where it is none
     listed = registry.releases(opened, name)
-    entries = [
+    entries: list[dict[str, Any]] = [
         {
             "release": f"{r['name']}@{r['version']}",
             "created": r["created"],

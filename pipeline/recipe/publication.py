@@ -20,7 +20,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
@@ -32,11 +32,11 @@ from pipeline.types import Count, NonEmpty, NonNegativeInt, PhoneRegions, option
 Level = Literal["refuse", "warn", "ignore"]
 """What a finding does: nothing is published; it is only said; or it is not looked for."""
 
-SCHEMES: Final = ("hf://", "s3://", "file:///", "git+")
-
 
 def _destination(to: str) -> str:
-    if not re.match(r"(hf://[^/\s]+/[^/\s]+$|s3://[^/\s]+|file:///\S|git\+\w+://\S)", to):
+    if not re.match(
+        r"(hf://(?:datasets/)?[^/\s]+/[^/\s]+$|s3://[^/\s]+|file:///\S|git\+\w+://\S)", to
+    ):
         what = "hf://ORG/NAME, s3://BUCKET/PREFIX, file:///FOLDER or git+file:///REPOSITORY"
         raise ValueError(f"must be {what}, got {to!r}")
     return to

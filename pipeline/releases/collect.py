@@ -116,8 +116,8 @@ def _plan(store: Store, oldest: float) -> _Plan:
         if stays and manifest:
             reachable.add(cache_key(manifest["parts"]))
     for folder in _folders(root / "work"):
-        manifest = manifests.get(folder.name)
-        done = bool(manifest) and not (manifest or {}).get("incomplete")
+        committed = manifests.get(folder.name)
+        done = bool(committed) and not (committed or {}).get("incomplete")
         plan.add("work folders", folder, not done and _newest(folder) > oldest)
     for folder in _folders(root / "memo"):
         plan.add("cached rows", folder, folder.name in reachable or _newest(folder) > oldest)

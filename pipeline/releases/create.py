@@ -63,7 +63,8 @@ def parse_new(text: str) -> tuple[str, str | None]:
     if text.endswith(f"@{LATEST}"):
         what = f"a new release must be NAME or NAME@MAJOR.MINOR, got {text!r}"
         raise UserError(what, hint="leave the version out: then it is the next one")
-    return tuple(parse_reference(text))
+    reference = parse_reference(text)
+    return reference.name, reference.version
 
 
 def create(

@@ -33,5 +33,6 @@ def publication_of(release: Release, folder: Path | None = None) -> Publish:
     if problems:
         where = [document.where(("publish", *problem.path)) for problem in problems]
         pairs = zip(problems, where, strict=True)
-        raise RecipeErrors([UserError(p.what, where=w, hint=p.hint) for p, w in pairs])
+        here = "name the recipe instead of the release, or stand in the recipe's folder"
+        raise RecipeErrors([UserError(p.what, where=w, hint=p.hint or here) for p, w in pairs])
     return section

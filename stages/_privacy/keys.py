@@ -10,8 +10,8 @@ by line (`Client("AKIA...")` is an indirect reference to it). All three are take
 
 A *key* has the form of its issuer's, or is random behind a word such as `api_key`. A *password*
 is what betterleaks takes for one by the word before it, and in lessons about code it mostly is
-`password`: the two are kinds of their own. detect-secrets' entropies and keywords are not taken over, since
-they convict subresource hashes, alphabets and the same lessons.
+`password`: the two are kinds of their own. Entropies and keywords of detect-secrets are not
+taken over, since they convict subresource hashes, alphabets and the same lessons.
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _stands_alone(secret_type: str, value: str, text: str) -> bool:
     """Whether a match is no part of a word, and no word itself."""
     if secret_type in _UNANCHORED:
         return re.search(rf"(?<![A-Za-z0-9]){re.escape(value)}(?![A-Za-z0-9])", text) is not None
-    return secret_type != "Artifactory Credentials" or any(map(str.isdigit, value))
+    if secret_type == "Artifactory Credentials":  # any word in capitals that begins with APA
+        return any(map(str.isdigit, value)) and any(map(str.islower, value))
+    return True
 
 
 @cache

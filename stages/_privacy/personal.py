@@ -124,7 +124,7 @@ def _cards(text: str, regions: Sequence[str]) -> Iterator[str]:
 
     for match in CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if _ISSUERS.fullmatch(digits) and luhn.is_valid(digits) and len(set(digits)) > 2:
+        if _ISSUERS.fullmatch(digits) and luhn.is_valid(digits) and len(set(digits)) > 1:
             yield match[0]
 
 

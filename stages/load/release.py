@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import polars as pl
+from pydantic import AfterValidator
 
 from pipeline.context import Context
-from pipeline.errors import OptionError, UserError
+from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.problems import suggest
 from pipeline.releases.registry import LATEST, check_name, read_release, version_key
@@ -37,34 +38,43 @@ READS_RELEASE: Final = True
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    return {name: TYPES[kind] for name, kind in options.columns.items()}
+    return {name: TYPES[kind] for name, kind in (options.columns or {}).items()}
 
 
-def _check(options: SimpleNamespace) -> None:
+def _valid_name(name: str) -> str:
     try:
-        check_name(options.name)
+        return check_name(name)
     except UserError as error:
-        raise OptionError("name", f"must be that of a release, got {options.name!r}",
-                          why=error.why) from None  # fmt: skip
-    if options.version not in (LATEST, None):
-        try:
-            version_key(options.version)
-        except UserError:
-            what = f"must be latest or MAJOR.MINOR, got {options.version!r}"
-            raise OptionError("version", what, hint="write it in quotes: '1.0'") from None
-    if wrong := sorted(set(options.columns) & set(RECORD_COLUMNS)):
-        raise OptionError("columns", f"must be beside those of records, got {', '.join(wrong)}")
+        raise ValueError(f"must be that of a release ({error.why}), got {name!r}") from None
 
 
-@stage(version=1, scope="set", adds=_adds, check=_check)
+def _valid_version(version: str) -> str:
+    try:
+        return version if version == LATEST else "{}.{}".format(*version_key(version))
+    except UserError:
+        raise ValueError(f"must be latest or MAJOR.MINOR, such as '1.0', got {version!r}") from None
+
+
+def _beside_records(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    if wrong := sorted(set(columns) & set(RECORD_COLUMNS)):
+        raise ValueError(f"must be beside those of records, got {', '.join(wrong)}")
+    return columns
+
+
+Name = Annotated[str, AfterValidator(_valid_name)]
+Version = Annotated[str, AfterValidator(_valid_version)]
+FurtherColumns = Annotated[Mapping[str, ColumnType], AfterValidator(_beside_records)]
+
+
+@stage(version=1, scope="set", adds=_adds)
 def release(
     ctx: Context,
     *,
-    name: str,
-    version: str | None = LATEST,
+    name: Name,
+    version: Version | None = LATEST,
     store: str | None = None,
     optional: bool = False,
-    columns: Mapping[str, ColumnType] = {},
+    columns: FurtherColumns | None = None,
 ) -> Records:
     """Load the published rows of a release.
 
@@ -95,7 +105,7 @@ def release(
         >>> len(release(ctx, name="chat", version=None, optional=True))
         0
     """
-    schema = {**RECORD_COLUMNS, **{column: TYPES[kind] for column, kind in columns.items()}}
+    schema = {**RECORD_COLUMNS, **{column: TYPES[kind] for column, kind in (columns or {}).items()}}
     if version is None:
         return pl.DataFrame(schema=schema)
     opened = Store(Path(store) if store else ctx.store)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import MISSING, fields
+from typing import Any, Final, get_type_hints
 
 import polars as pl
 
@@ -16,8 +17,10 @@ from pipeline.stage import Option
 from pipeline.store.hashing import to_json_value
 from schemas.release import Release, ReleaseStage
 from schemas.turns import turn_text
+from stages._privacy.redaction import redacted
+from stages._privacy.scan import DEFAULT_KINDS, scan
 from stages._selection.random_draws import uniform
-from stages.publish.citations import cited
+from stages.publish.citations import chosen_group, cited
 
 WRITING: Final = ("generate.", "rewrite.")
 """Families whose new rows a language model wrote."""
@@ -53,19 +56,23 @@ def upstream(release: Release) -> list[ReleaseStage]:
     return [stage for stage in release["stages"] if stage["name"] in reached]
 
 
-def published_rows(snapshot: Snapshot, release: Release, columns: Sequence[str]) -> pl.DataFrame:
+def published_rows(
+    snapshot: Snapshot, release: Release, columns: Sequence[str], only: pl.Series | None = None
+) -> pl.DataFrame:
     """The published rows, each once, with those of the columns that any of them has.
 
     Args:
         snapshot: The release's rows.
         release: The release.
         columns: The columns beside `id`.
+        only: The ids of the rows; None for all.
     """
     parts = []
     for name in release["published"]:
         view = snapshot.stages[name].view
         visible = [c for c in columns if view is not None and c in view.columns]
-        parts.append(snapshot.rows(name, columns=visible))
+        part = snapshot.rows(name, columns=visible)
+        parts.append(part if only is None else part.filter(pl.col("id").is_in(only.implode())))
     rows = pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame({"id": []})
     return rows.unique("id", keep="first", maintain_order=True).sort("id")
 
@@ -95,23 +102,19 @@ def languages(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def written(snapshot: Snapshot, release: Release, ids: pl.Series) -> list[dict[str, Any]]:
-    """How many of the published rows each stage wrote, with the models that it used.
+    """How many of the published rows the language models of each stage wrote.
 
     Args:
         snapshot: The release's rows.
         release: The release.
         ids: The ids of the published rows.
     """
-    models: dict[str, list[str]] = {}
-    for model in release["models"]:
-        models.setdefault(model["stage"], []).append(model_name(model["identity"]))
     counts = []
     for stage in upstream(release):
         if stage["uses"].startswith(WRITING) and stage["makes"] == "rows":
             own = snapshot.rows(stage["name"], columns=[])["id"]
-            used = list(dict.fromkeys(models.get(stage["name"], [])))
             rows = int(ids.is_in(own.implode()).sum())
-            counts.append({"stage": stage["name"], "rows": rows, "models": used})
+            counts.append({"stage": stage["name"], "rows": rows})
     return counts
 
 
@@ -152,7 +155,7 @@ def _method(entry: ReleaseStage) -> dict[str, Any]:
     except UserError:  # a stage of the user's own that is not on this machine
         return {**entry, "about": "", "options": options, "papers": []}
     changed = {
-        option.name: options[option.name]
+        option.name: _shown(option.annotation, options[option.name])
         for option in stage.options
         if option.name in options and not _is_default(option, options[option.name])
     }
@@ -167,6 +170,20 @@ def _is_default(option: Option, value: Any) -> bool:
     return option.names_files or (not option.required and value == to_json_value(option.default))
 
 
+def _shown(annotation: Any, value: Any) -> Any:
+    """A method as a recipe would write it: its name, and its options that are not the default."""
+    group = chosen_group(annotation, value)
+    if group is None:
+        return value
+    hints = get_type_hints(group, include_extras=True)
+    defaults = {f.name: f.default for f in fields(group) if f.default is not MISSING}
+    return {
+        name: _shown(hints[name], inner)
+        for name, inner in value.items()
+        if name == "name" or name not in defaults or to_json_value(defaults[name]) != inner
+    }
+
+
 def samples(snapshot: Snapshot, release: Release, count: int = NUM_SAMPLES) -> list[dict[str, Any]]:
     """Some of the published rows, by a hash of their ids, with each turn's role and text.
 
@@ -177,16 +194,13 @@ def samples(snapshot: Snapshot, release: Release, count: int = NUM_SAMPLES) -> l
     """
     ids = published_rows(snapshot, release, [])
     drawn = ids.with_columns(draw=pl.Series(uniform(ids["id"], "card"))).sort("draw")[:count]
-    rows = published_rows(snapshot, release, [*SIDES, "origins"])
+    rows = published_rows(snapshot, release, [*SIDES, "origins"], drawn["id"])
     rows = drawn.join(rows, on="id", how="left", maintain_order="left")
-    return [
-        {
-            "id": row["id"],
-            "sources": sorted({o["source"] for o in row.get("origins") or () if o["source"]}),
-            "turns": [*_turns(row)],
-        }
-        for row in rows.to_dicts()
-    ]
+    result: list[dict[str, Any]] = []
+    for row in rows.to_dicts():
+        named = {origin["source"] for origin in row.get("origins") or () if origin["source"]}
+        result.append({"id": row["id"], "sources": sorted(named), "turns": [*_turns(row)]})
+    return _without_personal_data(result)
 
 
 def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -194,8 +208,23 @@ def _turns(row: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         for turn in row.get(side) or ():
             text = turn_text(turn, "all")
             role = turn["role"] if side in ("messages", "prompt") else f"{side}: {turn['role']}"
-            shown = text if len(text) <= MAX_TURN else f"{text[:MAX_TURN]}…"
-            yield {"role": role, "text": shown}
+            yield {"role": role, "text": text}
+
+
+def _without_personal_data(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The samples, cut and with marks in place of what the gate would warn of.
+
+    A card is read by more people, and by more search engines, than the rows are.
+    """
+    turns = [turn for row in rows for turn in row["turns"]]
+    texts = pl.DataFrame({"text": [turn["text"] for turn in turns]}, schema={"text": pl.String})
+    marks: dict[int, dict[str, str]] = {}
+    for finding in scan(texts, DEFAULT_KINDS, ("US",)).iter_rows(named=True):
+        marks.setdefault(finding["row"], {})[finding["value"]] = f"[{finding['name']}]"
+    for position, turn in enumerate(turns):
+        text = redacted(turn["text"], marks.get(position, {}))
+        turn["text"] = text if len(text) <= MAX_TURN else f"{text[:MAX_TURN]}…"
+    return rows
 
 
 def changes(release: Release, previous: Release, snapshots: Sequence[Snapshot]) -> dict[str, Any]:

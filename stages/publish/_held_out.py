@@ -14,12 +14,13 @@ import polars as pl
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
 from schemas.records import prompt_id
 from schemas.turns import viewed
+from stages._common.pairs import PARTS, as_conversations
 from stages._text.ngram_index import build_index, find_overlaps
 from stages.publish._published import options_of, passed
 
 NGRAM: Final = 13
 Match = Literal["id", "prompt", "near"]
-_COLUMNS: Final = ("messages", "tools")
+_COLUMNS: Final = ("messages", *PARTS, "tools")
 
 
 def held_out_rows(
@@ -37,17 +38,16 @@ def held_out_rows(
     Yields:
         The step, what its rows are to the published ones, and the ids of these.
     """
-    if "messages" not in rows.columns:
-        return
+    rows = as_conversations(rows)
     by_step: dict[str, Match] = dict.fromkeys(named, "near") or _steps(snapshot)
     for step, match in by_step.items():
         if snapshot.stages[step].view is not None:
-            held = snapshot.rows(step, columns=_present(snapshot.stages[step]))
+            held = as_conversations(snapshot.rows(step, columns=_present(snapshot.stages[step])))
             yield from ((step, why, ids) for why, ids in _matches(rows, held, match))
     for stage in () if named else passed(snapshot):
         if stage.uses == "select.split":
             other = snapshot.rows(stage.name, "dropped")
-            other = other.select("id", *(c for c in _COLUMNS if c in other.columns))
+            other = as_conversations(other)
             part = f"the other parts of {stage.name}"
             yield from ((part, why, ids) for why, ids in _matches(rows, other, "prompt"))
 
@@ -77,14 +77,15 @@ def _matches(
     seen = {*same}
     if same:
         yield "are rows", same
-    if match != "id" and "messages" in held.columns:
+    have_turns = "messages" in held.columns and "messages" in rows.columns
+    if match != "id" and have_turns:
         prompts = {*_prompts(held)}
         pairs = zip(rows["id"], _prompts(rows), strict=True)
         ids = [i for i, prompt in pairs if prompt in prompts and i not in seen]
         seen |= {*ids}
         if ids:
             yield "have prompts of rows", ids
-    if match == "near" and "messages" in held.columns:
+    if match == "near" and have_turns:
         ids = [i for i in _overlapping(rows, held) if i not in seen]
         if ids:
             yield f"share a run of {NGRAM} words with rows", ids

@@ -29,7 +29,7 @@ def code(text: str, limit: int = 200) -> str:
         limit: The most characters; a longer text ends with an ellipsis.
 
     >>> code("a | <b>`c`</b>")
-    '`` a \\u007c <b>`c`</b> ``'
+    '``a \\u007c <b>`c`</b>``'
     """
     text = text if len(text) <= limit else text[:limit] + "…"
     # A code span ends neither at a backslash nor within a table's cell but at the bar.
@@ -61,17 +61,24 @@ def _longest_run(text: str, character: str) -> int:
     return max((len(run) for run in re.findall(f"{re.escape(character)}+", text)), default=0)
 
 
-def wrapped(text: str, width: int = 100) -> str:
-    """A text with its long lines broken at spaces: a code block is as wide as its longest line.
+def quoted(text: str, width: int = 100) -> str:
+    r"""A row's text for a code block of a card: long lines are broken at spaces.
+
+    A code block is as wide as its longest line. The hub makes a tag of every link to arXiv
+    that a card holds, wherever it stands; one of a row is none of the data set's.
 
     Args:
         text: Any text.
         width: The most characters of a line that has a space to break at.
 
-    >>> wrapped("a long line\\nshort", 6)
-    'a long\\nline\\nshort'
+    >>> print(quoted("a long line\nsee arxiv.org/abs/1", 6))
+    a long
+    line
+    see
+    arxiv.org\u002fabs/1
     """
-    return "\n".join(
+    lines = [
         line if len(line) <= width else "\n".join(wrap(line, width, **_AS_IT_IS))
         for line in text.split("\n")
-    )
+    ]
+    return re.sub(r"(arxiv\.org)/", r"\1\\u002f", "\n".join(lines), flags=re.I)

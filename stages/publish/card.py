@@ -7,7 +7,7 @@ The card is a Jinja template (`card.md.jinja`), which a recipe replaces by one o
     {% block limits %}Answers are in British English.{% endblock %}
 
 What a template sees is what `facts` returns, and the filters `code` and `block`, in which a
-text of a row is a text, `wrapped`, `json` and `num`.
+text of a row is a text, `quoted`, `json` and `num`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import FileSystemLoader, StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import UserError
@@ -29,7 +29,7 @@ from pipeline.recipe.publication import Publish
 from pipeline.store.store import Store
 from schemas.release import Certificate, Release
 from stages.publish import _facts, _published, _shards
-from stages.publish._markdown import block, code, wrapped
+from stages.publish._markdown import block, code, quoted
 from stages.publish.citations import bibtex
 from stages.publish.croissant import croissant
 from stages.publish.licenses import Whole, whole
@@ -38,6 +38,7 @@ __all__ = ["card", "croissant", "facts"]
 
 TEMPLATE: Final = "card.md.jinja"
 LANGUAGE_CODE: Final = re.compile("[a-z]{2,3}")
+UNDETERMINED: Final = "und"
 TRAINERS: Final = {
     "dpo": ("DPOTrainer", "DPOConfig"),
     "kto": ("KTOTrainer", "KTOConfig"),
@@ -66,33 +67,32 @@ def card(
         UserError: A template of the user's cannot be read or rendered, or what it gives has no
             front matter that the hub would take.
     """
-    path = options.file("card")
-    folders = [path.parent] if path else []
-    loader = ChoiceLoader([FileSystemLoader(f) for f in [*folders, Path(__file__).parent]])
     environment = ImmutableSandboxedEnvironment(
-        loader=loader,
+        loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"code": code, "block": block, "wrapped": wrapped}
+    environment.filters |= {"code": code, "block": block, "quoted": quoted}
     environment.filters |= {"json": as_json, "num": "{:,}".format}
     environment.globals["dropped_for"] = dropped_for
+    path = options.file("card") or Path(__file__).with_name(TEMPLATE)
     values = facts(store, release, snapshot, previous, options)
     try:
-        text = environment.get_template(path.name if path else TEMPLATE).render(values)
-    except TemplateError as error:
-        raise _unusable(str(path), error) from None
-    check_front_matter(text, str(path or TEMPLATE))
+        # Not by its name: a template of the user's may be called as the one that it extends.
+        text = environment.from_string(path.read_text("utf-8")).render(values)
+    except (TemplateError, OSError, UnicodeDecodeError) as error:
+        raise _unusable(path, error) from None
+    check_front_matter(text, str(path))
     return text
 
 
-def _unusable(path: str, error: TemplateError) -> UserError:
+def _unusable(path: Path, error: Exception) -> UserError:
     line = getattr(error, "lineno", None)
     return UserError(
         "the card's template cannot be used",
-        where=f"{path}:{line}" if line else path,
+        where=f"{path}:{line}" if line else str(path),
         why=f"{type(error).__name__}: {error}",
         hint=f"{Path(__file__).parent / TEMPLATE} is the shipped one, with all values",
     )
@@ -142,10 +142,10 @@ def facts(
         `front`, the front matter between its lines of dashes; `release`; `num_rows`; `what` a
         row is; `configs`, of which `loadable` are those that `datasets` reads; `sources`,
         `languages` and `license` of the whole; `written`, the rows of each generator;
-        `methods`, all stages that the rows need, of which they `passed` some, `later` the other
-        ones; `reasons` of dropped rows; `chosen`, the stages that chose; `samples`; `changes`
-        (None for the first release); `load_arguments`; `trainer` (None where TRL does not read
-        the files); `command`, `bibtex` and `limits`.
+        `methods`, all stages that the rows need, of which they `passed` some; `later`, the
+        other stages; `models`; `reasons` of dropped rows; `chosen`, the stages that chose;
+        `samples`; `changes` (None for the first release); `load_arguments`; `trainer` (None
+        where TRL does not read the files); `command`, `bibtex` and `limits`.
     """
     rows = _facts.published_rows(snapshot, release, ["origins", "language"])
     through = _facts.upstream(release)
@@ -164,6 +164,9 @@ def facts(
         "languages": _facts.languages(rows),
         "written": _facts.written(snapshot, release, rows["id"]),
         "methods": methods,
+        "models": [
+            {**model, "name": _facts.model_name(model["identity"])} for model in release["models"]
+        ],
         "later": later,
         "passed": [method for method in methods if method["name"] in passed],
         "chosen": [m for m in methods if m["uses"].startswith(_facts.CHOOSING)],
@@ -282,7 +285,7 @@ def common_languages(languages: Sequence[Mapping[str, Any]], num_rows: int) -> l
     """
     least = _facts.COMMON_LANGUAGE * num_rows
     codes = [entry["language"] for entry in languages if entry["rows"] >= least]
-    return [code for code in codes if LANGUAGE_CODE.fullmatch(code)]
+    return [name for name in codes if LANGUAGE_CODE.fullmatch(name) and name != UNDETERMINED]
 
 
 def source_datasets(release: Release) -> list[str]:

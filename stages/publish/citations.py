@@ -131,12 +131,7 @@ def _chosen(annotation: Any, value: Any) -> Iterator[type]:
     if isinstance(value, list | tuple):
         for member in value:
             yield from _chosen(annotation, member)
-    if not isinstance(value, Mapping):
-        return
-    groups = option_groups(annotation)
-    group = groups.get(value.get("name", "")) or (
-        next(iter(groups.values())) if len(groups) == 1 else None
-    )
+    group = chosen_group(annotation, value)
     if group is None:
         return
     yield group
@@ -144,6 +139,20 @@ def _chosen(annotation: Any, value: Any) -> Iterator[type]:
     for name, inner in value.items():
         if name in hints:
             yield from _chosen(hints[name], inner)
+
+
+def chosen_group(annotation: Any, value: Any) -> type | None:
+    """The group of options that a value chooses, by its name or as the only one; None without.
+
+    Args:
+        annotation: The option's type.
+        value: Its value as a manifest has it.
+    """
+    if not isinstance(value, Mapping):
+        return None
+    groups = option_groups(annotation)
+    only = next(iter(groups.values())) if len(groups) == 1 else None
+    return groups.get(str(value.get("name", ""))) or only
 
 
 def _of_group(group: type, stage: Stage) -> list[Paper]:

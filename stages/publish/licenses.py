@@ -25,7 +25,8 @@ from itertools import combinations, islice, product
 from typing import Final
 
 UNKNOWN: Final = "unknown"
-NOTICE: Final = "name the authors and keep the notices"
+NO_COMMERCE: Final = "no commercial use"
+SHARE: Final = "share what is made of it under the same license"
 
 _UNSTATED: Final = frozenset({"", "unknown", "none", "null", "other", "n/a", "no license"})
 
@@ -118,8 +119,8 @@ class Whole:
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """The obligations that go beyond naming the authors: share-alike, non-commercial."""
-        return tuple(what for what in self.obligations if not what.startswith(NOTICE))
+        """The obligations that a part lays on the whole: share-alike, non-commercial."""
+        return tuple(what for what in self.obligations if what.startswith((NO_COMMERCE, SHARE)))
 
 
 def alternatives(license: str | None) -> tuple[frozenset[str], ...] | None:
@@ -368,10 +369,10 @@ def hub_id(identifier: str) -> str:
 def _obligations(ids: Iterable[str]) -> Iterator[str]:
     ordered = sorted(ids)
     for what, bound in (
-        (NOTICE, [i for i in ordered if terms(i).notice]),
-        ("no commercial use", [i for i in ordered if terms(i).non_commercial]),
+        ("name the authors and keep the notices", [i for i in ordered if terms(i).notice]),
+        (NO_COMMERCE, [i for i in ordered if terms(i).non_commercial]),
         (
-            "share what is made of it under the same license",
+            SHARE,
             [i for i in ordered if terms(i).share_alike],
         ),
         ("read the terms, which are not known here", [i for i in ordered if not terms(i).known]),

@@ -72,8 +72,8 @@ def test_the_funnel_adds_up_where_rows_are_created_and_merged(tmp_path: Path) ->
 def test_equal_stores_make_equal_releases(tmp_path: Path) -> None:
     one = released(mini(tmp_path), tmp_path / "one").release
     two = released(mini(tmp_path), tmp_path / "two").release
-    apart = {"created": "", "libraries": {}}
-    assert {**one, **apart} == {**two, **apart}
+    ignored = {"created": "", "libraries": {}}
+    assert {**one, **ignored} == {**two, **ignored}
 
 
 def test_nothing_changed_is_no_new_release(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_the_verb_says_what_came_of_it(tmp_path: Path) -> None:
     assert early.returncode == Exit.MISTAKE
     assert f"run {path}" in early.stderr
     run(Recipe.load(str(path)), tmp_path / "store")
-    made = command("release", str(path), "--as", "chat@1.4", "--store", store, "--json")
-    assert json.loads(made.stdout)["release"]["version"] == "1.4"
+    first = command("release", str(path), "--as", "chat@1.4", "--store", store, "--json")
+    assert json.loads(first.stdout)["release"]["version"] == "1.4"
     again = command("release", str(path), "--as", "chat", "--store", store)
     assert again.returncode == Exit.DONE
     assert again.stdout == "nothing changed since chat@1.4: no new release\n"

@@ -149,8 +149,8 @@ def test_diverse_picks_the_rest_given_the_held_rows() -> None:
     held = data.sample(5, seed=4)
     others = data.filter(~data["id"].is_in(held["id"].implode()))
     stage, ctx = find("select.diverse"), Context(Path(), Path(), Path())
-    given = bound("select.diverse", method="k_center", budget=6)
-    beside = stage.call(ctx, {"rows": others, "held": held}, vars(given))
+    beside_held = bound("select.diverse", method="k_center", budget=6)
+    beside = stage.call(ctx, {"rows": others, "held": held}, vars(beside_held))
     keeping = bound("select.diverse", method="k_center", budget=11, keep_chosen=True)
     together = stage.call(ctx, {"rows": data, "held": held.select("id")}, vars(keeping))
     assert set(kept(data, together)["id"]) == {*held["id"], *kept(others, beside)["id"]}

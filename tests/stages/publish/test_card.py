@@ -3,6 +3,7 @@ and rows that stay data."""
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -187,7 +188,7 @@ def test_hostile_rows_are_shown_whole(hostile: Released) -> None:
 
 
 def test_a_recipe_replaces_blocks_of_the_template(curated: Released, tmp_path: Path) -> None:
-    template = tmp_path / "mine.md.jinja"
+    template = tmp_path / "card.md.jinja"  # the name of the one that it extends
     block = "{% block limits %}Ask {{ release.name | code }}.{% endblock %}"
     template.write_text('{% extends "card.md.jinja" %}' + block)
     text = curated.card(card=str(template))
@@ -238,6 +239,28 @@ def test_differences_from_the_version_before(tmp_path: Path) -> None:
     assert "7 rows after 8 in version 1.0: 1 added, 2 removed." in text
     (changed,) = [t for t in tables(text) if t[0] == ["stage", "what changed"]]
     assert changed[1:] == [["pool", "options path"], ["shards", "options rows_per_shard"]]
+
+
+def test_a_release_without_rows_or_files_has_a_card(tmp_path: Path) -> None:
+    path = conversations(tmp_path / "rows.jsonl", ["one", "two"])
+    bare = released(tmp_path / "bare", {"pool": pool(path)})
+    assert "2 conversations" in bare.card()
+    assert "configs" not in front(bare.card())
+    question = {"messages": [{"role": "user", "content": "Why?"}]}  # without an answer: dropped
+    path.write_text(json.dumps(question) + "\n", "utf-8")
+    stages = {"pool": pool(path), "shards": {"uses": "export.parquet", "needs": "pool"}}
+    text = released(tmp_path / "none", stages).card()
+    assert "0 conversations" in text
+    assert front(text)["size_categories"] == ["n<1K"]
+    assert "dataset_info" not in front(text)
+
+
+def test_a_link_to_arxiv_in_a_row_is_no_link_of_the_card(tmp_path: Path) -> None:
+    path = conversations(tmp_path / "rows.jsonl", ["See https://arxiv.org/abs/1234.56789 there."])
+    stages = {"pool": pool(path), "shards": {"uses": "export.parquet", "needs": "pool"}}
+    text = released(tmp_path, stages).card()
+    assert "56789" in text
+    assert not re.search(r"arxiv\.org/\w+/1234", text)
 
 
 def test_where_it_is_loaded_from(curated: Released) -> None:

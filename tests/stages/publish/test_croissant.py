@@ -87,8 +87,8 @@ def test_every_source_and_stage_is_in_the_provenance(curated: Released) -> None:
         "#stage-certified"
     }
     for entity in entities.values():
-        (made,) = entity["prov:wasGeneratedBy"]
-        assert activities[made["@id"]]["prov:label"].startswith("load.records version")
+        (origin,) = entity["prov:wasGeneratedBy"]
+        assert activities[origin["@id"]]["prov:label"].startswith("load.records version")
         assert len(entity["sha256"][0]) == 64
     for activity in activities.values():
         assert all(i["@id"] in activities for i in activity.get("prov:wasInformedBy", []))
