@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from pipeline.cli.app import (
     print_json,
     verb,
 )
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.releases.create import Created
@@ -38,10 +40,20 @@ def release(
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.zip", help="Also write all that rebuilds it, but for its data."),
+    ] = None,
+    journal: Annotated[
+        bool, typer.Option("--journal", help="Put the models' answers into the bundle.")
+    ] = False,
 ) -> None:
     """Release what the stages have now as NAME@VERSION; what nothing changed in is no new one."""
+    from pipeline.cli import bundles
     from pipeline.releases.create import create, parse_new
 
+    if journal and not bundle:
+        raise UserError("--journal needs --bundle FILE.zip: it is what the answers go into")
     loaded, opened = load(recipe, store, overrides, profile)
     new_name, version = (None, None) if name is None else parse_new(name)
     created = create(loaded, opened, new_name, version)
@@ -49,6 +61,8 @@ def release(
         print_json({"new": created.is_new, "why": created.why, "release": created.release})
     else:
         print(_summary(created))
+    if bundle:
+        bundles.write(loaded, opened, created.release, bundle, journal)
 
 
 def _summary(created: Created) -> str:

@@ -60,6 +60,8 @@ def execute(
         UserError: The stage broke its contract, or raised one itself.
     """
     stage, edges = planned.step.stage, step_inputs(planned, outputs)
+    for maker in planned.step.makers:
+        outputs.artifacts[maker].verified_files()
     if stage.gives_rows and stage.scope == "row":
         result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
@@ -81,7 +83,7 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
         values: list[Any] = []
         for name in planned.step.needs.get(edge.name, ()):
             if edge.kind is DataKind.FILES:
-                values.append(outputs.artifacts[name].files)
+                values.append(outputs.artifacts[name].verified_files())
             else:
                 view = outputs.views[name]
                 values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))

@@ -22,6 +22,7 @@ from pipeline.models.base import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.recipe.problems import suggest
 from pipeline.recipe.publication import Gate, Publish
+from pipeline.recipe.refreshing import Refresh
 from pipeline.recipe.yaml_document import RecipeDocument
 
 STAGE_KEYS: Final[dict[str, Any]] = {
@@ -98,6 +99,10 @@ def _unknown_key(document: RecipeDocument, keys: Sequence[str]) -> tuple[str, st
     """What is wrong with the last keys of a path that leads into the document, with a hint."""
     if keys[0] == "publish":
         return _unknown_publish_key(keys[1:])
+    if keys[0] == "refresh":
+        names = [f.name for f in fields(Refresh)]
+        wrong = [key for key in keys[1:2] if key not in names]
+        return (f"refresh has no key {wrong[0]!r}", suggest(wrong[0], names)) if wrong else None
     if len(keys) < 3:
         return None
     section, name, key, *inner = keys

@@ -15,19 +15,24 @@ import gzip
 import hashlib
 import json
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.execution.snapshot import Snapshot
+from pipeline.store.artifact import Artifact
 from stages.report._page.ablations import ablations
 from stages.report._page.columns import by_origin, lengths, stage_columns
 from stages.report._page.cost import costs
+from stages.report._page.differences import differences
 from stages.report._page.lineage import final_ids, final_stages, origins_of_rows
 from stages.report._page.samples import failures, reasons
 from stages.report._page.search import Rows, rows_of
 from stages.report._page.space import GRID, embedding_map
 
 PARTS: Final = Path(__file__).parent / "_page"
+PLACEHOLDER: Final = "0" * 32
+"""Stands for an id in the command that the page shows with each row."""
 
 
 def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None = None) -> str:
@@ -51,7 +56,8 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         **rows.payload(),
         "map": points,
         "grid": GRID,
-        "explain": snapshot.command("explain", "ID"),
+        "explain": snapshot.command("explain", PLACEHOLDER),
+        "placeholder": PLACEHOLDER,
     }
     script = (PARTS / "page.js").read_text("utf-8")
     return _template().render(
@@ -62,7 +68,6 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         payload=packed(json.dumps(payload, ensure_ascii=False, separators=(",", ":"))),
         library=_plotly() if points else None,
         map=points,
-        explain=snapshot.command("explain", "ID"),
         finals=[stage.name for stage in finals],
         **_sections(snapshot, rows),
         differences=_differences(against, snapshot),
@@ -72,12 +77,14 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
 def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:
     """What the template shows without the script."""
     verdicts = dict(rows.frame["verdict"].value_counts().iter_rows())
+    unread = sum(_failed_without_id(artifact) for artifact in snapshot.artifacts.values())
+    verdicts["failed"] = verdicts.get("failed", 0) + unread
     return {
         "release": snapshot.release,
         "summary": {
             "final": len(final_ids(snapshot)),
             "began": [stage.name for stage in origins_of_rows(snapshot)],
-            "total": len(rows.frame),
+            "total": len(rows.frame) + unread,
             **{name: verdicts.get(name, 0) for name in ("kept", "dropped", "failed", "other")},
         },
         "funnel": _funnel(snapshot),
@@ -92,6 +99,13 @@ def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:
         "method": _method(snapshot),
         "recipe": snapshot.release["recipe"]["text"] if snapshot.release else None,
     }
+
+
+def _failed_without_id(artifact: Artifact) -> int:
+    """How many source positions could not be read: no row came of them."""
+    if not artifact.manifest["counts"]["failed"]:
+        return 0
+    return artifact.read("failed", ["id"])["id"].null_count()
 
 
 def _funnel(snapshot: Snapshot) -> list[dict[str, Any]]:
@@ -139,11 +153,7 @@ def _method(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _differences(before: Snapshot | None, after: Snapshot) -> dict[str, Any] | None:
-    if before is None:
-        return None
-    try:
-        from stages.report._page.differences import differences
-    except ModuleNotFoundError:  # pipeline.releases.diff is not there yet
+    if before is None or find_spec("pipeline.releases.diff") is None:
         return None
     return differences(before, after)
 
@@ -183,7 +193,7 @@ def _template() -> Any:
 
 
 def _number(value: float | None, whole: bool = False) -> str:
-    """A number for people: thousands apart, three digits of a fraction.
+    """A number for people: thousands separated, three digits of a fraction.
 
     >>> _number(1234567), _number(0.123456), _number(1234.5, True), _number(None)
     ('1,234,567', '0.123', '1,234', '')

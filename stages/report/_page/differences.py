@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.releases.diff import diff
-
 from pipeline.execution.snapshot import Snapshot
 
 
@@ -24,6 +22,8 @@ def differences(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     Returns:
         The titles, and `tables`: what `tables_of` gives.
     """
+    from pipeline.releases.diff import diff
+
     return {
         "before": before.title,
         "after": after.title,

@@ -32,7 +32,7 @@ def final_stages(snapshot: Snapshot) -> list[SnapshotStage]:
         raise UserError(
             f"{snapshot.title} has no rows to report on",
             why="no stage has run that gives records or pairs",
-            hint=snapshot.command("run"),
+            hint=snapshot.command("run" if snapshot.recipe else "verify"),
         )
     exports = [stage for stage in with_rows if stage.uses.startswith("export.")]
     return exports or with_rows[-1:]
@@ -69,9 +69,9 @@ def _row_inputs(snapshot: Snapshot, stage: SnapshotStage) -> Iterator[str]:
     own = pl.concat([ids_of(stage, "kept"), ids_of(stage, "dropped")])
     for name in dict.fromkeys(n for names in stage.needs.values() for n in names):
         other = snapshot.stages[name]
-        if other.kind == stage.kind and other.view:
-            if not ids_of(other, "kept").join(own, on="id", how="semi").is_empty():
-                yield name
+        same_kind = other.kind == stage.kind and other.view is not None
+        if same_kind and not ids_of(other, "kept").join(own, on="id", how="semi").is_empty():
+            yield name
 
 
 def ids_of(stage: SnapshotStage, part: str) -> pl.DataFrame:

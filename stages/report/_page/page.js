@@ -84,21 +84,21 @@
     }
   };
 
-  // One row: its text, its way through the stages, its evidence, and the command for the rest.
+  // One row: its text, its history, its evidence, and the command for the rest.
   const named = (evidence) => [...new Set(evidence.match(/[0-9a-f]{32}/g) || [])];
   const show = (row) => {
     const panel = byId("row");
     panel.hidden = false;
     panel.replaceChildren(element("h3", rows.id[row]), facts(row), element("pre", rows.text[row] + (rows.text[row].length >= 200 ? "…" : "")));
-    panel.append(element("h4", "Its way"));
-    const way = element("ol", undefined, "way");
-    for (const [stage, outcome] of data.ways[rows.way[row]]) {
+    panel.append(element("h4", "Its history"));
+    const steps = element("ol", undefined, "history");
+    for (const [stage, outcome] of data.histories[rows.history[row]]) {
       const [what, reason] = data.outcomes[outcome].split("\t");
       const item = element("li", undefined, what.split(",")[0]);
       item.append(element("strong", data.stages[stage]), element("span", reason ? `${what}: ${reason}` : what));
-      way.append(item);
+      steps.append(item);
     }
-    panel.append(way);
+    panel.append(steps);
     if (rows.evidence[row]) {
       panel.append(element("h4", "Evidence"), element("pre", rows.evidence[row]));
       for (const id of named(rows.evidence[row])) {
@@ -110,7 +110,7 @@
         panel.append(button);
       }
     }
-    panel.append(element("h4", "All that is known of it"), element("code", data.explain.replace(/\bID\b/, rows.id[row]), "command"));
+    panel.append(element("h4", "All that is known of it"), element("code", data.explain.replace(data.placeholder, rows.id[row]), "command"));
     for (const button of byId("results").querySelectorAll("button")) {
       button.toggleAttribute("aria-current", Number(button.dataset.row) === row);
     }
@@ -238,4 +238,7 @@
     document.documentElement.dataset.ready = "all";
   };
   await draw();
-})();
+})().catch((error) => {
+  document.getElementById("count").textContent = `Search and map do not work in this browser: ${error.message}`;
+  throw error;
+});

@@ -1,7 +1,7 @@
-"""Every row with its way through the graph, in few bytes: what the search box covers.
+"""Every row with its history, in few bytes: what the search box covers.
 
-A row's way is what each stage did with it. There are few different ways, so a row holds the
-number of one; the ways themselves are lists of (stage, outcome).
+A row's history is what each stage did with it. There are few different ones, so a row holds
+the number of one; the histories themselves are lists of (stage, outcome).
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ class Rows:
 
     Attributes:
         frame: By row `id`, `text`, `source`, `license`, `verdict` (kept, dropped, failed or
-            other), `stage` and `reason` of a drop, `evidence`, and `way`, a position in `ways`.
-        ways: Lists of (stage, outcome), in the order of the stages.
+            other), `stage` and `reason` of a drop, `evidence`, and `history`, a position in
+            `histories`.
+        histories: Lists of (stage, outcome), in the order of the stages.
     """
 
     frame: pl.DataFrame
-    ways: list[list[tuple[str, str]]]
+    histories: list[list[tuple[str, str]]]
 
     def payload(self) -> dict[str, Any]:
         """What the script reads: columns, with repeated texts given by number."""
-        outcomes = sorted({outcome for way in self.ways for _, outcome in way})
-        stages = list(dict.fromkeys(stage for way in self.ways for stage, _ in way))
+        outcomes = sorted({outcome for history in self.histories for _, outcome in history})
+        stages = list(dict.fromkeys(stage for history in self.histories for stage, _ in history))
         where = pl.when(pl.col("stage").is_not_null()).then(
             pl.concat_str("verdict", "stage", "reason", separator=SEPARATOR)
         )
@@ -48,12 +49,15 @@ class Rows:
         return {
             "stages": stages,
             "outcomes": outcomes,
-            "ways": [[[stages.index(s), outcomes.index(o)] for s, o in way] for way in self.ways],
+            "histories": [
+                [[stages.index(s), outcomes.index(o)] for s, o in history]
+                for history in self.histories
+            ],
             "names": {name: names for name, (names, _) in coded.items()},
             "rows": {
                 **{name: codes for name, (_, codes) in coded.items()},
                 "id": self.frame["id"].to_list(),
-                "way": self.frame["way"].to_list(),
+                "history": self.frame["history"].to_list(),
                 "text": self.frame["text"].to_list(),
                 "evidence": self.frame["evidence"].fill_null("").to_list(),
             },
@@ -67,19 +71,19 @@ def _coded(series: pl.Series) -> tuple[list[str], list[int]]:
 
 
 def rows_of(snapshot: Snapshot) -> Rows:
-    """All records, pairs and documents that have an id, sorted by it, with their ways.
+    """All records, pairs and documents that have an id, sorted by it, with their histories.
 
     Args:
         snapshot: The stages.
     """
-    stages = [s for s in snapshot.stages.values() if s.artifact and s.kind in ROW_KINDS]
+    stages = [s for s in snapshot.stages.values() if s.view and s.kind in ROW_KINDS]
     rows = _distinct(stages)
     outcomes = rows.select("id").with_columns(_outcomes(stage, rows["id"]) for stage in stages)
     names = [stage.name for stage in stages]
-    ways = outcomes.select(names).unique(maintain_order=True).with_row_index("way")
+    histories = outcomes.select(names).unique(maintain_order=True).with_row_index("history")
     numbered = outcomes.join(
-        ways, on=names, how="left", nulls_equal=True, maintain_order="left"
-    ).select("way")
+        histories, on=names, how="left", nulls_equal=True, maintain_order="left"
+    ).select("history")
     frame = pl.concat([rows, numbered], how="horizontal")
     frame = frame.join(_drops(stages), on="id", how="left", maintain_order="left")
     failed = {i for stage in stages for i in ids_of(stage, "failed")["id"]}
@@ -98,17 +102,18 @@ def rows_of(snapshot: Snapshot) -> Rows:
     frame = frame.with_columns(verdict).with_columns(
         pl.when(dropped).then(pl.col(name)) for name in ("stage", "reason", "evidence")
     )
-    return Rows(frame, [_way(row) for row in ways.drop("way").to_dicts()])
+    return Rows(frame, [_history(row) for row in histories.drop("history").to_dicts()])
 
 
-def _way(row: dict[str, str | None]) -> list[tuple[str, str]]:
+def _history(row: dict[str, str | None]) -> list[tuple[str, str]]:
     return [(stage, outcome) for stage, outcome in row.items() if outcome is not None]
 
 
 def _distinct(stages: list[SnapshotStage]) -> pl.DataFrame:
     """Every row once: id, text, source and license of its first origin."""
     columns = ("origins", *TEXT_COLUMNS)
-    frames = [
+    schema = dict.fromkeys(("id", "text", "source", "license"), pl.String)
+    frames = [pl.DataFrame(schema=schema)] + [
         frame.select(
             "id", short_texts(frame).alias("text"), *_origin(frame, ("source", "license"))
         ).drop_nulls("id")

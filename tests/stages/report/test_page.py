@@ -26,7 +26,7 @@ from stages.report._page.lineage import final_ids, lineage, origins_of_rows
 from stages.report._page.search import rows_of
 from stages.report._page.texts import MIN_RUN, SHORT, marked
 from stages.report.page import page
-from tests.support.running import command, run
+from tests.support.running import command, run, timed
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -128,10 +128,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     path.write_text(RECIPE % json.dumps(SOURCE))
     recipe = Recipe.load(str(path))
     assert run(recipe, folder / "store") == Exit.ROWS_FAILED
-    made = Site(folder, recipe, Snapshot.of_recipe(recipe, Store(folder / "store")))
-    done = command("report", str(path), "-o", str(made.file), "--store", str(made.store))
+    built = Site(folder, recipe, Snapshot.of_recipe(recipe, Store(folder / "store")))
+    done = command("report", str(path), "-o", str(built.file), "--store", str(built.store))
     assert done.returncode == 0, done.stderr
-    return made
+    return built
 
 
 # The browser
@@ -216,14 +216,7 @@ def view(chromium: Any, site: Site) -> Iterator[Watched]:
 
 def test_funnel_is_that_of_status(view: Watched, site: Site) -> None:
     expected = status(site.snapshot)["stages"]
-    shown = view.page.evaluate(
-        """() => [...document.querySelectorAll('#funnel-table tr.stage')].map(row => [
-          row.dataset.stage,
-          ...[...row.querySelectorAll('[data-field]')].map(cell => Number(cell.innerText.replaceAll(',', ''))),
-          [...document.querySelectorAll(`#funnel-table tr.reason[data-stage="${row.dataset.stage}"]`)].map(
-            reason => [reason.dataset.reason, Number(reason.querySelector('[data-field]').innerText.replaceAll(',', ''))]),
-        ])"""
-    )
+    shown = view.page.evaluate(FUNNEL)
     assert shown == [
         [
             stage["name"],
@@ -246,17 +239,17 @@ def test_verdicts_add_up_to_all_rows(site: Site) -> None:
     assert verdicts["kept"] == site.snapshot.stages["shards"].artifact.kept
     assert verdicts["other"] == 1  # held out; the other held-out row is in the pool too
     for number, entry in enumerate(rows.frame.iter_rows(named=True)):
-        way = rows.ways[entry["way"]]
+        passed = rows.histories[entry["history"]]
         if entry["verdict"] == "dropped":
-            assert way[-1] == (entry["stage"], f"dropped\t{entry['reason']}"), number
+            assert passed[-1] == (entry["stage"], f"dropped\t{entry['reason']}"), number
 
 
-def test_ways_are_those_of_the_artifacts(site: Site) -> None:
+def test_histories_are_those_of_the_artifacts(site: Site) -> None:
     rows = rows_of(site.snapshot)
     passed = {
         (row_id, stage, outcome)
-        for row_id, way in zip(rows.frame["id"], rows.frame["way"], strict=True)
-        for stage, outcome in rows.ways[way]
+        for row_id, number in zip(rows.frame["id"], rows.frame["history"], strict=True)
+        for stage, outcome in rows.histories[number]
     }
     for name, stage in site.snapshot.stages.items():
         if stage.kind == "records":
@@ -318,14 +311,16 @@ def test_search_finds_rows_by_each_fact(view: Watched, site: Site) -> None:
     assert "0 rows" in view.text("#count")
 
 
-def test_a_row_tells_its_way(view: Watched, site: Site) -> None:
+def test_a_row_shows_its_history(view: Watched, site: Site) -> None:
     rows = rows_of(site.snapshot)
     entry = rows.frame.filter(pl.col("reason") == "near_duplicate").row(0, named=True)
     view.search(entry["id"])
     view.page.click("#results button")
     assert entry["id"] in view.text("#row h3")
-    steps = view.page.locator("#row .way li").all_inner_texts()
-    assert [step.split("\n")[0] for step in steps] == [s for s, _ in rows.ways[entry["way"]]]
+    steps = view.page.locator("#row .history li").all_inner_texts()
+    assert [step.split("\n")[0] for step in steps] == [
+        s for s, _ in rows.histories[entry["history"]]
+    ]
     assert "near_duplicate" in steps[-1]
     duplicate_of = next(
         v for v in json.loads(entry["evidence"]).values() if v in set(rows.frame["id"])
@@ -343,11 +338,12 @@ def test_dropped_rows_are_beside_what_evidence_names(view: Watched) -> None:
     item = view.page.locator("#dropped-clean-1 .sample.beside").first
     assert "gsm8k" in item.inner_text()
     assert item.locator("dt", has_text="ngram").count() == 1
+    assert view.text('[data-verdict="failed"]') == "2"
     failed = view.text("#dropped > .scroll")
     assert "plain.jsonl" in failed
 
 
-def test_hover_shows_the_rows_text_and_a_click_its_way(view: Watched, site: Site) -> None:
+def test_hover_shows_the_rows_text_and_a_click_its_history(view: Watched, site: Site) -> None:
     rows = rows_of(site.snapshot).frame
     for colour in ("source", "cluster", "verdict"):
         view.page.select_option("#colour", colour)
@@ -382,12 +378,12 @@ def test_rows_are_never_markup(view: Watched, site: Site) -> None:
             x, y = view.point(trace)
             view.page.mouse.move(x - 25, y)
             view.page.mouse.move(x, y, steps=2)
-    alive = view.page.evaluate(
+    live = view.page.evaluate(
         """() => [window.hacked ?? null, document.querySelectorAll(
-          'main img, main iframe, main b, main a:not([href^="#"]), #tip img, [onerror], [onclick], [onload]').length,
+          'main :is(img, iframe, b, a:not([href^="#"])), #tip img, [onerror], [onclick]').length,
           document.querySelectorAll('#query').length, document.scripts.length]"""
     )
-    assert alive == [None, 0, 1, 1]
+    assert live == [None, 0, 1, 1]
     assert view.errors == []
     assert SOURCE in view.text("#sources")
 
@@ -412,6 +408,17 @@ def test_screens_are_readable(chromium: Any, site: Site, width: int, scheme: str
             watched.page.eval_on_selector(section, "part => part.scrollIntoView()")
             assert colours(chromium, watched.page.screenshot()) > 20
 
+
+FUNNEL = """() => {
+  const number = (cell) => Number(cell.innerText.replaceAll(',', ''));
+  const table = document.getElementById('funnel-table');
+  return [...table.querySelectorAll('tr.stage')].map((row) => {
+    const reasons = table.querySelectorAll(`tr.reason[data-stage="${row.dataset.stage}"]`);
+    return [row.dataset.stage, ...[...row.querySelectorAll('[data-field]')].map(number),
+      [...reasons].map((r) => [r.dataset.reason, number(r.querySelector('[data-field]'))])];
+  });
+}"""
+"""What the funnel shows: by stage its name, five numbers, and reasons with theirs."""
 
 CONTRAST = """() => {
   const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -482,6 +489,17 @@ def test_texts_of_the_search_are_short(site: Site) -> None:
     assert texts.null_count() == 0
 
 
+def test_a_run_that_keeps_nothing_has_a_page(site: Site, tmp_path: Path) -> None:
+    path = site.folder / "none.yaml"
+    stages = RECIPE.split("  vectors:")[0].replace("name: page", "name: none")
+    last = "  shards: {uses: select.top, needs: measured, with: {score: mtld, min_score: 1.0e9}}\n"
+    path.write_text(stages % json.dumps(SOURCE) + last)
+    recipe = Recipe.load(str(path))
+    assert run(recipe, site.store) == Exit.ROWS_FAILED
+    html = page(Snapshot.of_recipe(recipe, Store(site.store)))
+    assert 'data-verdict="kept">0<' in html
+
+
 def test_mistakes_are_explained(site: Site, tmp_path: Path) -> None:
     recipe = str(site.folder / "page.yaml")
     with pytest.raises(UserError, match="no rows to report on"):
@@ -502,11 +520,7 @@ def test_52002_rows_in_time_and_size(chromium: Any, shared: Path, tmp_path: Path
     arguments = [str(tmp_path / "big.yaml"), "--store", str(tmp_path / "store")]
     assert command("run", *arguments, timeout=900).returncode == Exit.DONE
     file = tmp_path / "report.html"
-    import time
-
-    before = time.monotonic()
-    done = command("report", *arguments, "-o", str(file), timeout=120)
-    seconds = time.monotonic() - before
+    done, seconds = timed("report", *arguments, "-o", str(file))
     assert done.returncode == 0, done.stderr
     assert file.stat().st_size <= 15e6
     assert seconds <= 20

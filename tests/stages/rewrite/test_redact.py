@@ -107,11 +107,11 @@ def test_columns_of_other_stages_stay_where_they_are_still_true(tmp_path: Path) 
         }
     )
     run(wired, tmp_path / "store")
-    made = artifact(wired, tmp_path / "store", "c")
-    assert made.manifest["counts"] == {
+    stored = artifact(wired, tmp_path / "store", "c")
+    assert stored.manifest["counts"] == {
         "in": 5, "created": 0, "kept": 5, "dropped": {}, "failed": 0
     }  # fmt: skip
-    kept = made.read("kept")
+    kept = stored.read("kept")
     assert kept.filter(pl.col("length").is_null())["redacted"].to_list() == [
         ["stripe-access-token"]
     ]

@@ -78,9 +78,9 @@ def test_in_a_recipe_every_row_is_accounted_for(tmp_path: Path) -> None:
         }
     )
     run(wired, tmp_path / "store")
-    made = artifact(wired, tmp_path / "store", "b")
-    assert made.manifest["counts"]["dropped"] == {"secret": 3}
-    assert all(GITHUB.encode() not in p.read_bytes() for p in made.folder.rglob("*.parquet"))
+    stored = artifact(wired, tmp_path / "store", "b")
+    assert stored.manifest["counts"]["dropped"] == {"secret": 3}
+    assert all(GITHUB.encode() not in p.read_bytes() for p in stored.folder.rglob("*.parquet"))
 
 
 def test_only_what_is_looked_for_can_be_dropped() -> None:

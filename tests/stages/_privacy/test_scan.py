@@ -52,13 +52,13 @@ def test_every_planted_key_is_found_in_every_field(seed: int) -> None:
         for text, _ in planted.values()
         for field in FIELDS
     ]
-    found = scan(frame(rows), ["key"])
+    findings = scan(frame(rows), ["key"])
     names = [(name, field) for name in planted for field in FIELDS]
-    missed = [names[i] for i in sorted({*range(len(rows))} - {*found["row"]})]
+    missed = [names[i] for i in sorted({*range(len(rows))} - {*findings["row"]})]
     print(f"planted keys found: {len(rows) - len(missed)} of {len(rows)}")
     assert not missed
     fields = {"system": "content", "result": "content", "arguments": "tool_calls.arguments"}
-    for position, place in found.select("row", "place").iter_rows():
+    for position, place in findings.select("row", "place").iter_rows():
         field = names[position][1]
         assert place in (f"messages.{fields.get(field, field)}", field)
     for _, secret in planted.values():
@@ -115,8 +115,8 @@ def test_a_rows_findings_do_not_depend_on_other_rows() -> None:
 @pytest.mark.parametrize("kind", PERSONAL)
 def test_personal_data_is_found_by_what_can_be_verified(kind: str) -> None:
     texts = [f"Please note {value}, as agreed." for value in DATA[kind]]
-    found = scan(frame([row("content", text) for text in texts]), PERSONAL, ("US",))
-    assert found.select("row", "kind", "value").rows() == [
+    findings = scan(frame([row("content", text) for text in texts]), PERSONAL, ("US",))
+    assert findings.select("row", "kind", "value").rows() == [
         (i, kind, value) for i, value in enumerate(DATA[kind])
     ]
 
@@ -129,11 +129,11 @@ def test_what_only_looks_like_it_is_none(text: str) -> None:
 
 def test_few_real_rows_hold_anything() -> None:
     rows = sample("self_instruct.jsonl.gz")
-    found = scan(rows, KINDS, ("US",))
-    counts = dict(found["kind"].value_counts().sort("kind").iter_rows())
+    findings = scan(rows, KINDS, ("US",))
+    counts = dict(findings["kind"].value_counts().sort("kind").iter_rows())
     print(f"{len(rows):,} real rows: {counts}")
     assert "key" not in counts
-    assert found["row"].n_unique() < len(rows) / 200
+    assert findings["row"].n_unique() < len(rows) / 200
 
 
 SHARED = ROOT.parent / "shared/data"
@@ -148,8 +148,8 @@ def test_lessons_about_code_hold_no_key(name: str) -> None:
 
     raw = json.loads(gzip.decompress((SHARED / name).read_bytes()))
     texts = ["\n".join(map(str, fields.values())) for fields in raw]
-    found = scan(pl.DataFrame({"text": texts}), KINDS, ("US",))
-    counts = dict(found["kind"].value_counts().sort("kind").iter_rows())
+    findings = scan(pl.DataFrame({"text": texts}), KINDS, ("US",))
+    counts = dict(findings["kind"].value_counts().sort("kind").iter_rows())
     print(f"{len(texts):,} rows of {name}: {counts}")
     assert "key" not in counts
-    assert found["row"].n_unique() < len(texts) / 100
+    assert findings["row"].n_unique() < len(texts) / 100
