@@ -157,5 +157,5 @@ def _equal(batch: pa.RecordBatch, loaded: pa.Table) -> bool:
     loaded = loaded.select(expected.column_names).replace_schema_metadata(None)
     try:
         return bool(loaded.cast(expected.schema).equals(expected))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError):
+    except (pa.ArrowException, ValueError):
         return bool(loaded.to_pylist() == expected.to_pylist())

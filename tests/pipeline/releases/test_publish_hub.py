@@ -89,8 +89,8 @@ def test_the_next_version_replaces_our_files_and_no_others(
 ) -> None:
     send(first)
     state = hub.read(REPO)
-    theirs = {**state["commits"][-1]["tree"], "LICENSE": hub.entry(b"as is", lfs=False)}
-    hub.add_commit(REPO, "main", "Add a license", theirs)
+    tree = {**state["commits"][-1]["tree"], "LICENSE": hub.entry(b"as is", lfs=False)}
+    hub.add_commit(REPO, "main", "Add a license", tree)
     publish(second, TO, wait=10)
     check_published(hub, second, first.title, "Add a license")
     assert hub.tree(REPO).keys() == {*second.files, ".gitattributes", "LICENSE"}
@@ -406,3 +406,12 @@ def test_the_current_version_is_not_erased(hub: FakeHub, first: Publication) -> 
     with pytest.raises(UserError, match=r"must not be the current one, got 1\.0"):
         erase(["1.0"], TO, wait=10)
     check_published(hub, first)
+
+
+def test_a_hub_that_cannot_be_reached_means_later(
+    hub: FakeHub, first: Publication, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="did not answer in time") as error:
+        send(first, wait=0.5)
+    assert error.value.code is Exit.TRY_AGAIN

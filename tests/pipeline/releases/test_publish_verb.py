@@ -69,7 +69,8 @@ def test_the_life_of_a_release_on_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     store = words[1:]
     done = call("publish", "chat@1.1", *store, *to)
     assert (done.code, "latest     1.1" in done.stdout) == (Exit.DONE, True), done.stderr
-    done = call("publish", *words, *to, "--rollback", "1.0")
+    elsewhere = ["--store", str(tmp_path / "another machine")]
+    done = call("publish", words[0], *elsewhere, *to, "--rollback", "1.0")
     assert (done.code, "1.0" in done.stdout) == (Exit.DONE, True), done.stderr
     assert hub.tree(REPO) == hub.tree(REPO, "1.0") == hub.tree(REPO, "latest")
     done = call("publish", *words, *to, "--erase", "1.1")
