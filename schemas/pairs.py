@@ -40,6 +40,7 @@ def pair_id(
     chosen: Sequence[Mapping[str, Any]] | None,
     rejected: Sequence[Mapping[str, Any]] | None,
     tools: str | None = None,
+    kept: str | None = None,
 ) -> str:
     """The identity of a pair: its prompt, both sides and the tools. Scores do not count.
 
@@ -48,6 +49,7 @@ def pair_id(
         chosen: The turns of the better side; None without.
         rejected: The turns of the worse side; None without.
         tools: The definitions of the tools, as JSON text.
+        kept: What of `extra` counts too, because the recipe that loaded it says so.
 
     >>> question = [{"role": "user", "content": "Why?"}]
     >>> good, bad = ([{"role": "assistant", "content": text}] for text in ("So.", "No."))
@@ -56,7 +58,8 @@ def pair_id(
     """
     parts = {"prompt": prompt, "chosen": chosen or None, "rejected": rejected or None}
     turns = {name: canonical_turns(part) for name, part in parts.items() if part is not None}
-    return digest(turns | ({"tools": tools} if tools else {}))
+    more = {name: text for name, text in (("tools", tools), ("kept", kept)) if text}
+    return digest(turns | more)
 
 
 def shared_prompt(*sides: Sequence[Mapping[str, Any]]) -> int:

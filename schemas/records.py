@@ -148,8 +148,40 @@ def digest(value: Any) -> str:
     >>> digest(["a", 1])
     '484c670ce4753ed75a3cc908af49224a'
     """
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+    return hashlib.blake2b(json_bytes(value, _CANONICAL), digest_size=16).hexdigest()
+
+
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_LONG: Final = 1 << 20
+
+
+def json_bytes(value: Any, encoder: json.JSONEncoder) -> bytes:
+    """A value as JSON in UTF-8.
+
+    Of a long text there is never more than one copy as Python text: it may take four times
+    its bytes, and an encoder that writes all at once holds three of them.
+
+    Args:
+        value: What JSON can say.
+        encoder: How it is written.
+
+    Raises:
+        UnicodeEncodeError: A text holds a lone surrogate.
+
+    >>> json_bytes({"a": "é" * 2}, json.JSONEncoder(ensure_ascii=False))
+    b'{"a": "\\xc3\\xa9\\xc3\\xa9"}'
+    """
+    if _has_long_text(value):
+        return b"".join(part.encode("utf-8") for part in encoder.iterencode(value))
+    return encoder.encode(value).encode("utf-8")
+
+
+def _has_long_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) > _LONG
+    if isinstance(value, Mapping):
+        return any(map(_has_long_text, value.values()))
+    return isinstance(value, list | tuple) and any(map(_has_long_text, value))
 
 
 def record_id(

@@ -74,11 +74,12 @@ def run(
     loaded, opened, bundle = _loaded(recipe, store, overrides, profile, trust)
     # What is imported by now stays: the collector need not look through it again and again.
     gc.freeze()
-    progress = watch(len(select_steps(loaded, stages or [])))
+    progress = watch([step.name for step in select_steps(loaded, stages or [])])
     runner = Runner(loaded, opened, progress, workers or os.cpu_count() or 1, accept_code)
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:
+        progress.close()
         again = f"{program()} {shlex.join(sys.argv[1:])}"
         print(f"\ninterrupted; finished work is kept. Go on with:\n  {again}", file=sys.stderr)
         return Exit.INTERRUPTED
@@ -92,6 +93,8 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
+    if runner.ran:
+        print(f"\nas a page: {loaded.command('report', store=store)}")
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)
     if code is Exit.ROWS_FAILED:

@@ -20,6 +20,7 @@ from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.models.identity import identity
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
+from pipeline.releases.hub_sources import with_commit
 from pipeline.releases.inputs import read_parts, with_version
 from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
@@ -166,7 +167,7 @@ def _missing_columns(step: Step, artifact: Artifact) -> list[str]:
 def resolved_options(
     recipe: Recipe, step: Step, store: Store, outputs: StepOutputs, files: FileDigests
 ) -> SimpleNamespace:
-    """The options of a step with the paths of trained weights, and the version of a release.
+    """The options of a step with paths of trained weights, a release's version, a hub's commit.
 
     Args:
         recipe: The recipe that it belongs to.
@@ -178,7 +179,7 @@ def resolved_options(
     Raises:
         UserError: There is no such release.
     """
-    options = _with_weights(step, outputs)
+    options = with_commit(_with_weights(step, outputs), store)
     if not step.stage.reads_release:
         return options
 

@@ -24,7 +24,7 @@ from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
-from pipeline.execution.progress import Progress
+from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
@@ -164,6 +164,7 @@ class Runner:
             if planned.artifact.files.is_dir():
                 planned.artifact.verified_files(self.store.files())
             self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            self.progress.reuse(number, _row_counts(planned.artifact.manifest))
             return planned.artifact
         self.stopped = planned.step.name
         staging = self.store.staging(planned.fingerprint)
@@ -199,7 +200,9 @@ class Runner:
         budget = Budget((self._tracker, tracker))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
         models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
-        self.progress.start(number, name, planned.step.stage.name, models, usage)
+        run_usage = partial(_run_usage, self._tracker)
+        uses = planned.step.stage.name
+        self.progress.start(StartedStep(number, name, uses, models, usage, run_usage))
         if uses_language_model(planned):
             self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
         start = time.perf_counter()
@@ -263,11 +266,22 @@ def _names(models: Sequence[LanguageModel]) -> list[str]:
 
 def _usage(counters: Mapping[str, int], tracker: BudgetTracker) -> str:
     """What a step used so far, where there is anything to say: money, and what failed."""
-    money, failed = tracker.spent.money, counters.get("unanswered", 0)
-    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
-    parts = [f"money {money:,.4g}{limit}"] if money else []
-    parts += [f"{failed:,} failed"] if failed else []
+    failed = counters.get("unanswered", 0)
+    parts = [*_money(tracker), *([f"{failed:,} failed"] if failed else [])]
     return ", ".join(parts)
+
+
+def _run_usage(tracker: BudgetTracker) -> str:
+    """What a run used so far: requests, tokens and money; nothing where nothing was sent."""
+    spent = tracker.spent
+    if not spent.requests:
+        return ""
+    return ", ".join([f"{spent.requests:,} requests", f"{spent.tokens:,} tokens", *_money(tracker)])
+
+
+def _money(tracker: BudgetTracker) -> list[str]:
+    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
+    return [f"money {tracker.spent.money:,.4g}{limit}"] if tracker.spent.money else []
 
 
 @cache
@@ -284,12 +298,16 @@ def _write(outcome: Outcome, staging: Path) -> None:
 
 def summary(manifest: Manifest) -> str:
     """One line about what a step did with its rows."""
+    return ", ".join(filter(None, [_row_counts(manifest), f"{manifest['seconds']:.1f} s"]))
+
+
+def _row_counts(manifest: Manifest) -> str:
     counts = manifest["counts"]
     parts = [f"{counts['kept']:,} kept"] if counts["kept"] or counts["in"] else []
     dropped = sum(counts["dropped"].values())
     parts += [f"{dropped:,} dropped"] if dropped else []
     parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
-    return ", ".join([*parts, f"{manifest['seconds']:.1f} s"])
+    return ", ".join(parts)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -145,7 +145,8 @@ def _value(
     if option.names_files and raw is not None:
         paths, mistake = resolve(raw, folder)
         what = f"{option.name} {mistake}" if str(mistake).startswith("must") else str(mistake)
-        return paths, [Problem((option.name,), what)] if mistake else []
+        kind: Literal["value", "no_file"] = "value" if what.startswith(option.name) else "no_file"
+        return paths, [Problem((option.name,), what, kind=kind)] if mistake else []
     return _typed(option, raw)
 
 

@@ -40,7 +40,7 @@ def contents(snapshot: Snapshot, name: str) -> Release:
     """
     recipe = snapshot.recipe
     assert recipe is not None
-    stages = [_stage(stage) for stage in snapshot.stages.values()]
+    stages = stages_of(snapshot)
     published = published_stages(snapshot)
     return Release(
         format=FORMAT,
@@ -71,6 +71,13 @@ def _recipe(recipe: Recipe) -> ReleaseRecipe:
         profile=recipe.profile,
         overrides=list(recipe.overrides),
     )
+
+
+def stages_of(snapshot: Snapshot) -> list[ReleaseStage]:
+    """What a release says, or would say, of its stages: of those that have run."""
+    if snapshot.release:
+        return snapshot.release["stages"]
+    return [_stage(stage) for stage in snapshot.stages.values() if stage.artifact]
 
 
 def _stage(stage: SnapshotStage) -> ReleaseStage:
@@ -167,8 +174,8 @@ def passed_stages(stages: Sequence[ReleaseStage], published: Sequence[str]) -> l
     passed: set[str] = set()
     waiting = list(published)
     while waiting:
-        stage = by_name[waiting.pop()]
-        if stage["name"] not in passed:
+        stage = by_name.get(waiting.pop())
+        if stage and stage["name"] not in passed:
             passed.add(stage["name"])
             waiting += _sources(stage)
     return [stage for stage in stages if stage["name"] in passed]

@@ -86,13 +86,19 @@ def _is_own(release: Release, recipe: Recipe, store: Store, fingerprint: Fingerp
         return False
     released = {stage["name"]: stage["fingerprint"] for stage in release["stages"]}
     sources = [
-        s for s in recipe.steps.values() if not s.upstream and not _reads_own(s, recipe, store)
+        s for s in recipe.steps.values() if not s.upstream and not is_own_source(s, recipe, store)
     ]
     return all(released.get(step.name) == fingerprint(step) for step in sources)
 
 
-def _reads_own(step: Step, recipe: Recipe, store: Store) -> bool:
-    """Whether a step reads the latest of the recipe's own releases: that is no source."""
+def is_own_source(step: Step, recipe: Recipe, store: Store) -> bool:
+    """Whether a step reads the latest of the recipe's own releases, which is no source.
+
+    Args:
+        step: The step.
+        recipe: The recipe that it belongs to.
+        store: Where its releases are.
+    """
     options = step.options
     if not step.stage.reads_release or options.version != LATEST or options.store is not None:
         return False

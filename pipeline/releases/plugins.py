@@ -14,6 +14,7 @@ PLUGINS: Final = {
     "card": "stages.publish.card",
     "croissant": "stages.publish.card",
     "check": "stages.publish.gate",
+    "takedown": "stages.publish.gate",
     "certificate": "stages.publish.certificate",
     "shifts": "stages.report._shifts",
     "page": "stages.report.page",

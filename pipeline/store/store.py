@@ -7,7 +7,10 @@
     refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
+    frames/<digest>/           rows that a notebook handed over (pipeline/store/frames.py)
     digests.json, files.json   caches; removing them costs time and nothing else
+    sources.json               commits of data sets on the hub, as the last refresh found them
+    refresh.log.jsonl          what each refresh did, and why
 
 One run at a time: the lock is held by an open file and vanishes with its process.
 """
@@ -25,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import UserError
+from pipeline.errors import Exit, UserError
 from pipeline.store.artifact import Artifact, commit, open_artifact, restore
 from pipeline.store.file_hashes import FileDigests
 from pipeline.store.files import (
@@ -39,8 +42,8 @@ from pipeline.store.files import (
 )
 from schemas.manifest import Manifest
 
-FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
-FILES: Final = ("lock", "digests.json", "files.json")
+FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames")
+FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
 
@@ -216,6 +219,7 @@ class Store:
                     f"another run{f' (process {holder[0]})' if holder else ''} uses this store",
                     where=str(self.root),
                     hint="wait until it has ended, or use another store: --store DIR",
+                    code=Exit.TRY_AGAIN,
                 ) from None
             self._token = uuid.uuid4().hex
             lock.truncate(0)

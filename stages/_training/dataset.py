@@ -8,6 +8,7 @@ tokens, and a resumed training sees what the interrupted one would have seen.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from pipeline.models.local.chat_template import PLAIN_TEMPLATE
 from pipeline.store.parquet import column_names, read_frame, to_arrow
 from schemas.records import RECORD_COLUMNS
 from schemas.turns import record_message, tools_json, turn_text
+
+_log = logging.getLogger(__name__)
 
 IGNORED: Final = -100
 """The label of a token that is read and not predicted (torch's `ignore_index`)."""
@@ -202,6 +205,31 @@ def row_lengths(rows: pl.DataFrame) -> NDArray[np.int64]:
     array([3, 1])
     """
     return rows["input_ids"].list.len().to_numpy().astype(np.int64)
+
+
+HIDDEN: Final = "hidden_reasoning"
+"""The column of encoded rows that counts the characters of reasoning not rendered."""
+
+
+def hidden_counts(rows: pl.DataFrame) -> dict[str, int]:
+    """How much reasoning the chat template leaves out of rows; a warning where it is some.
+
+    Args:
+        rows: Encoded rows.
+
+    Returns:
+        `rows_reasoning_hidden` and `characters_reasoning_hidden`.
+
+    >>> hidden_counts(pl.DataFrame({HIDDEN: [0, 3]}))
+    {'rows_reasoning_hidden': 1, 'characters_reasoning_hidden': 3}
+    """
+    number, characters = int((rows[HIDDEN] > 0).sum()), int(rows[HIDDEN].sum())
+    if number:
+        _log.warning(
+            "of %d rows the chat template leaves out reasoning (%d characters), which is not "
+            "trained on", number, characters,
+        )  # fmt: skip
+    return {"rows_reasoning_hidden": number, "characters_reasoning_hidden": characters}
 
 
 def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, int]]:

@@ -22,7 +22,7 @@ from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from schemas.turns import template_messages, template_tools
 from stages._llm.answer_places import RenderedAnswer, Span
 from stages._llm.rendered import render
-from stages._training.dataset import IGNORED
+from stages._training.dataset import HIDDEN, IGNORED
 
 AnswerPart = Literal["content", "calls", "reasoning"]
 
@@ -33,13 +33,18 @@ ENCODED_AT_ONCE: Final = 10_000
 """Rows that are held as Python lists at one time."""
 
 _ENCODED: Final = pl.Schema(
-    {"input_ids": pl.List(pl.Int32()), "labels": pl.List(pl.Int32()), "error": pl.String()}
+    {
+        "input_ids": pl.List(pl.Int32()),
+        "labels": pl.List(pl.Int32()),
+        HIDDEN: pl.Int64(),
+        "error": pl.String(),
+    }
 )
 
 _log = logging.getLogger(__name__)
 
-Encoded = tuple[list[int] | None, list[int] | None, str | None]
-"""The tokens and labels of a conversation, or why it has none."""
+Encoded = tuple[list[int] | None, list[int] | None, int, str | None]
+"""The tokens and labels of a conversation and its hidden reasoning, or why it has none."""
 
 
 def encode(
@@ -54,9 +59,10 @@ def encode(
         loss_on: The parts of an answer that loss is on, with its end token.
 
     Returns:
-        `input_ids` and `labels`, list[i32] each, and `error`, one row per conversation.
-        `labels` repeats the assistant's tokens and is IGNORED elsewhere. A conversation
-        that the template cannot show has an error, and no tokens.
+        `input_ids` and `labels`, list[i32] each, `hidden_reasoning` (characters of reasoning
+        that the template leaves out) and `error`, one row per conversation. `labels` repeats
+        the assistant's tokens and is IGNORED elsewhere. A conversation that the template
+        cannot show has an error, and no tokens.
     """
     columns = [name for name in ("messages", "tools") if name in rows.columns]
     parts = [
@@ -79,6 +85,20 @@ def refused_rows(ids: pl.Series, encoded: pl.DataFrame) -> list[dict[str, Any]]:
     """
     errors = pl.DataFrame({"id": ids, "error": encoded["error"]})
     return errors.filter(pl.col("error").is_not_null()).to_dicts()
+
+
+def first_refused(refused: Sequence[Mapping[str, Any]]) -> str:
+    """What an error says of rows that are refused; empty where there are none.
+
+    Args:
+        refused: The rows: `id` and `error`.
+
+    >>> first_refused([{"id": "a", "error": "the chat template leaves out the tools"}])
+    '; the first refused row is a: the chat template leaves out the tools'
+    """
+    if not refused:
+        return ""
+    return f"; the first refused row is {refused[0]['id']}: {refused[0]['error']}"
 
 
 def name_refused_rows(refused: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -115,8 +135,12 @@ def _encoded(
         if some_turns or set(loss_on) != set(ANSWER_PARTS):
             _unmask(mask, offsets, rendered.answers, messages, loss_on)
     except Unrenderable as error:
-        return None, None, str(error)
-    return ids, [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)], None
+        return None, None, 0, str(error)
+    shown = {answer.turn for answer in rendered.answers if answer.reasoning}
+    thoughts = [turn.get("reasoning") or "" for turn in messages]
+    hidden = sum(len(text) for at, text in enumerate(thoughts) if text.strip() and at not in shown)
+    labels = [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
+    return ids, labels, hidden, None
 
 
 def _refuse_loss_elsewhere(messages: Sequence[Mapping[str, Any]]) -> None:

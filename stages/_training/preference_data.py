@@ -19,8 +19,8 @@ from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import tokenize
 from schemas.pairs import PAIR_COLUMNS, shared_prompt
 from schemas.turns import record_message, tools_json
-from stages._llm.rendered import rendered_text
-from stages._training.dataset import IGNORED, answer_losses
+from stages._llm.rendered import hidden_reasoning, rendered_text
+from stages._training.dataset import HIDDEN, IGNORED, answer_losses
 
 SIDES: Final = ("chosen", "rejected")
 
@@ -28,7 +28,7 @@ _READ: Final = {name: PAIR_COLUMNS[name] for name in ("id", "prompt", *SIDES, "t
 _TOKENS: Final = pl.List(pl.Int32)
 _ENCODED: Final[dict[str, Any]] = {
     "id": pl.String(), "prompt_ids": _TOKENS, "chosen_ids": _TOKENS, "rejected_ids": _TOKENS,
-    "error": pl.String(),
+    HIDDEN: pl.Int64(), "error": pl.String(),
 }  # fmt: skip
 
 
@@ -72,16 +72,23 @@ def encode_pairs(tokenizer: Any, rows: pl.DataFrame) -> pl.DataFrame:
         rows: `id`, `prompt`, `chosen`, `rejected` and `tools`.
 
     Returns:
-        `id`, `prompt_ids`, `chosen_ids`, `rejected_ids` (null for a side that is missing) and
-        `error` (why the chat template cannot show the pair), one row for each of the rows.
+        `id`, `prompt_ids`, `chosen_ids`, `rejected_ids` (null for a side that is missing),
+        `hidden_reasoning` (characters that the template leaves out) and `error` (why it cannot
+        show the pair), one row for each of the rows.
     """
     encoded: list[tuple[Any, ...]] = []
     for id_, prompt, chosen, rejected, tools in rows.select(list(_READ)).iter_rows():
         try:
             sides = [side or None for side in (chosen, rejected)]
-            encoded.append((id_, *_tokens(tokenizer, prompt or [], sides, tools), None))
+            tokens = _tokens(tokenizer, prompt or [], sides, tools)
+            hidden = (
+                hidden_reasoning(tokenizer, [*(prompt or []), *side], tools)
+                for side in sides
+                if side
+            )
+            encoded.append((id_, *tokens, sum(hidden), None))
         except Unrenderable as error:
-            encoded.append((id_, None, None, None, str(error)))
+            encoded.append((id_, None, None, None, 0, str(error)))
     return pl.DataFrame(encoded, schema=_ENCODED, orient="row")
 
 
@@ -121,7 +128,7 @@ def cut_pairs(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[s
         once for each side) of them; `rows_cut` and `tokens_cut`; what is not trained on:
         `rows_too_long` and `rows_refused`.
 
-    >>> row = ("a", [1, 2], [3, 4, 5], [6], None)
+    >>> row = ("a", [1, 2], [3, 4, 5], [6], 0, None)
     >>> cut, counts = cut_pairs(pl.DataFrame([row], schema=_ENCODED, orient="row"), 4)
     >>> cut["chosen_ids"].to_list(), counts["tokens_cut"]
     ([[3, 4]], 1)
@@ -131,7 +138,7 @@ def cut_pairs(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[s
     fitting = shown.filter(room > 0)
     cut = fitting.with_columns(pl.col(f"{side}_ids").list.head(room) for side in SIDES)
     lengths, before = side_lengths(cut), side_lengths(fitting)
-    return cut.drop("error"), {
+    return cut.drop("error", HIDDEN), {
         "rows": len(cut),
         "tokens": int(lengths.sum()),
         "rows_cut": int((lengths < before).any(axis=1).sum()),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from stages.load._marks import tools_in, unmarked
+from stages.load._marks import unmarked
 from stages.load._source import Source
 from stages.load._turns import Row, Turn, Unusable
 
@@ -46,7 +46,7 @@ def conversation(
         input_start: Where a separate input begins in the first user turn.
         extra: The row's other fields.
         source: What becomes of reasoning in marks.
-        tools: The definitions of the tools, unless a system prompt shows them.
+        tools: The definitions of the tools that the turns themselves say.
 
     Raises:
         Unusable: Another turn is empty, or there is no user turn.
@@ -68,7 +68,6 @@ def _checked(
 ) -> ParsedConversation:
     """`conversation` for turns that may be empty, or have marks."""
     turns = list(chain.from_iterable(unmarked(turn, source) for turn in turns))
-    tools = tools or next(filter(None, map(_shown_tools, turns)), None)
     if turns and turns[0][0] == "system" and _is_blank(turns[0]):
         turns = turns[1:]
     if turns and turns[-1][0] == "assistant" and _is_blank(turns[-1]):
@@ -88,7 +87,3 @@ def _is_blank(turn: Turn) -> bool:
 
 def _may_be_empty(turn: Turn) -> bool:
     return turn[0] == "tool" or (len(turn) == 3 and bool(turn[2].get("tool_calls")))
-
-
-def _shown_tools(turn: Turn) -> str | None:
-    return tools_in(turn[1]) if turn[0] == "system" and turn[1] else None

@@ -7,7 +7,7 @@ conversation is `Unusable`, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -17,7 +17,8 @@ from stages.load._chat import turns_have, turns_of
 from stages.load._conversations import Parsed, ParsedConversation, conversation
 from stages.load._glaive import glaive_turns, is_glaive
 from stages.load._rows import TOO_DEEP
-from stages.load._source import MEDIA, Source, check_media
+from stages.load._shown_tools import take_shown_tools
+from stages.load._source import MEDIA, Source, check_media, rename_fields
 from stages.load._tables import unpacked
 from stages.load._trees import nested_tree
 from stages.load._turns import (
@@ -130,22 +131,6 @@ def _starts_with_text(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
-def rename_fields(row: Row, fields: Mapping[str, str]) -> tuple[Row, Row]:
-    """The row with the names of its format, and the fields that these names replace.
-
-    Args:
-        row: A row of a source.
-        fields: The source's name for each of the format's.
-
-    >>> rename_fields({"q": "Why?", "prompt": 7}, {"prompt": "q"})
-    ({'prompt': 'Why?'}, {'prompt': 7})
-    """
-    names = set(fields.values())
-    hidden = {name: row[name] for name in fields if name in row and name not in names}
-    kept = {name: v for name, v in row.items() if name not in names and name not in hidden}
-    return kept | {field: row[name] for field, name in fields.items() if name in row}, hidden
-
-
 def named(row: Row, source: Source) -> tuple[Row, Row]:
     """The row with the names of its format, its turns as a list, and the fields that are hidden.
 
@@ -197,14 +182,23 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
             check_media(row, source)
             tools = take_tools(row, source)
         for conversation in _CONVERT[name](row, source):
-            if (hidden or tools) and isinstance(conversation, ParsedConversation):
+            if isinstance(conversation, ParsedConversation) and (
+                not is_plain or conversation.turns[0][0] == "system"
+            ):
+                conversation = _with_tools(conversation, tools)
                 conversation.extra.update(hidden)
-                conversation = conversation._replace(tools=tools or conversation.tools)
             yield conversation
     except Unusable as reason:
         yield reason
     except RecursionError:
         yield Unusable(TOO_DEEP)
+
+
+def _with_tools(conversation: ParsedConversation, tools: str | None) -> ParsedConversation:
+    """The conversation with the tools of its row, or those that its system prompt shows."""
+    turns, start, extra, said = conversation
+    turns, tools = take_shown_tools(turns, tools or said, extra)
+    return ParsedConversation(turns, start, extra, tools)
 
 
 def _unknown(row: Row) -> str:
@@ -222,7 +216,7 @@ def _alpaca(row: Row, source: Source) -> Parsed:
     answer = text_of(row, "response" if alias else "output")
     turns: list[Turn] = [("user", prompt), ("assistant", answer)]
     if "history" in row:
-        earlier = [t for pair in list_of(row, "history", optional=True) for t in _exchange(pair)]
+        earlier = [t for pair in list_of(row, "history", optional=True) for t in exchange(pair)]
         turns = earlier + turns
         start = None if earlier else start
     if "system" in row:
@@ -230,7 +224,15 @@ def _alpaca(row: Row, source: Source) -> Parsed:
     yield conversation(turns, start, row, source)
 
 
-def _exchange(pair: Any) -> list[Turn]:
+def exchange(pair: Any) -> list[Turn]:
+    """The turns of an earlier exchange: instruction and answer.
+
+    Args:
+        pair: One of the list `history`.
+
+    Raises:
+        Unusable: It is none.
+    """
     if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(t, str) for t in pair)):
         raise Unusable("'history' must be a list of [instruction, answer]")
     return [("user", pair[0]), ("assistant", pair[1])]

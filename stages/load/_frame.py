@@ -65,13 +65,15 @@ def conversations_frame(batch: list[OutputRow]) -> pl.DataFrame:
 
     Args:
         batch: Turns, tools, input_start, extra, kept, error, file, line, drop_reason, evidence
-            and size of each.
+            and size of each; it is used up, so that no text is held twice.
     """
     turns, tools, starts, extras, kept, errors, files, lines, reasons, evidence, _ = (
         zip(*batch, strict=True) if batch else [()] * _COLUMNS
     )
+    batch.clear()
     lengths = pl.Series([None if each is None else len(each) for each in turns], dtype=pl.Int64)
     messages = lists_of(_turns([turn for each in turns for turn in each or ()]), lengths)
+    del turns
     definitions = pl.Series(tools, dtype=pl.String)
     frame = pl.DataFrame(
         {

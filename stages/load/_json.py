@@ -45,6 +45,7 @@ def json_lines(stream: Stream) -> Iterator[Position]:
         if not line.strip():
             continue
         value, error = _parse(line)
+        del line  # it may be long: not held while the row is read
         if error and stream.cut:
             break  # the torn last line and the early end are one failure
         yield number, value, error

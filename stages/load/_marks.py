@@ -1,9 +1,9 @@
-"""What stands in marks within a text: reasoning, tool calls, results and definitions of tools.
+"""What stands in marks within a text: reasoning, tool calls and their results.
 
 - `<think>…</think>` before an answer, also without the opening mark, which the templates of
   reasoning models write into the prompt (DeepSeek-R1, arXiv:2501.12948);
 - the channels of gpt-oss (Harmony): `<|channel|>analysis<|message|>…`;
-- Hermes' `<tool_call>`, `<tool_response>` and `<tools>`.
+- Hermes' `<tool_call>` and `<tool_response>` (`<tools>` in `_shown_tools.py`).
 
 A text is split only where its marks are complete and what they hold can be read;
 otherwise it stays the text that it is.
@@ -17,8 +17,7 @@ import re
 from typing import Any, Final
 
 from schemas.records import ToolCall
-from schemas.turns import tools_json
-from stages.load._calls import definitions, tool_calls
+from stages.load._calls import tool_calls
 from stages.load._source import Source
 from stages.load._turns import Further, Turn, Unusable
 
@@ -43,7 +42,6 @@ _RESPONSES: Final = re.compile(
     r"\s*+(?:<tool_response>(?:(?!</tool_response>).)*+</tool_response>\s*+)++", re.DOTALL
 )
 _RESPONSE: Final = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
-_TOOLS: Final = re.compile(r"<tools>\s*([\[{].*?)\s*</tools>", re.DOTALL)
 _MARKED: Final = ("<think>", "</think>", "<|channel|>", "<tool_call>", "<tool_response>")
 
 
@@ -155,26 +153,6 @@ def _call(text: str) -> Any:
         return json.loads(json.dumps(value))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise Unusable("a tool call is no JSON") from None
-
-
-def tools_in(text: str) -> str | None:
-    """The definitions of tools that a system prompt shows in `<tools>`; None without any.
-
-    They are a list, or objects one after the other.
-
-    Args:
-        text: The system prompt.
-
-    >>> tools_in('Use <tools></tools>: <tools> {"name": "a"} {"name": "b"} </tools>')
-    '[{"name": "a"}, {"name": "b"}]'
-    """
-    match = _TOOLS.search(text)
-    if match is None:
-        return None
-    values = objects_in(match[1])
-    if len(values) == 1 and isinstance(values[0], list):
-        values = values[0]
-    return tools_json(definitions(values)) if values else None
 
 
 def objects_in(text: str) -> list[Any]:

@@ -11,19 +11,18 @@ Each is recognized by a row's keys:
 - `ranked_outputs`: `instruction` and a list `output`, the best first (LLaMA-Factory);
 - `ratings`: a prompt and a list of answers with scores or ranks (UltraFeedback: Cui et al.
   2023, arXiv:2310.01377);
-- `oasst`: a tree of messages with ranks (Köpf et al. 2023, arXiv:2304.07327).
+- `oasst`: a tree of messages with ranks, nested or flat (Köpf et al. 2023, arXiv:2304.07327).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
-from schemas.turns import tools_json
-from stages.load._formats import rename_fields
-from stages.load._messages import is_blank, read_turns
+from stages.load._calls import take_tools
+from stages.load._formats import exchange, named
 from stages.load._pair_lists import (
     LISTS,
     Answer,
@@ -37,11 +36,24 @@ from stages.load._pair_lists import (
     ranked_pairs,
     tree_pairs,
 )
-from stages.load._turns import Row, Unusable, is_missing, json_type
+from stages.load._pair_turns import is_blank, messages_of, read_turns
+from stages.load._rows import TOO_DEEP
+from stages.load._shown_tools import take_shown_tools
+from stages.load._source import Source, check_media
+from stages.load._turns import (
+    Row,
+    Turn,
+    Unusable,
+    is_missing,
+    json_type,
+    list_of,
+    text_of,
+    with_input,
+)
 
 PairFormat = Literal["preference", "label", "ranked_outputs", "ratings", "oasst"]
 
-NESTED: Final = ("conversations", "messages", "history", *LISTS)
+NESTED: Final = ("conversations", "messages", "history", "tools", "functions", *LISTS)
 """Fields that hold lists; in a table their cells may be JSON."""
 
 _PROMPTS: Final = ("prompt", "messages", "conversations", "question", "instruction")
@@ -75,42 +87,50 @@ def _has_prompt(row: Row) -> bool:
     return any(name in row for name in _PROMPTS)
 
 
-def pairs_of(
-    row: Any, format: PairFormat | None, fields: Mapping[str, str], ranked: Ranked
-) -> ParsedPairs:
+def pairs_of(row: Any, format: PairFormat | None, source: Source, ranked: Ranked) -> ParsedPairs:
     """The pairs of a row, and why others are none: at least one position.
 
     Args:
         row: A row of a source, which is used up.
         format: Its format; None for what its fields match.
-        fields: The source's name for each of the format's.
+        source: How its rows are read.
         ranked: Which of several answers make pairs.
 
+    >>> from stages.load._source import PLAIN
     >>> row = {"prompt": "Why?", "chosen": "So.", "rejected": "No."}
-    >>> next(pairs_of(row, None, {}, "best_worst")).chosen.turns
+    >>> next(pairs_of(row, None, PLAIN, "best_worst")).chosen.turns
     [{'role': 'assistant', 'content': 'So.'}]
     """
     if not isinstance(row, dict):
         yield Unusable(f"a row must be an object, not {json_type(row)}")
         return
-    row, hidden = rename_fields(row, fields) if fields else (row, {})
+    row, hidden = named(dict(row), source)
     name = format or recognize(row)
     if name is None:
         keys = ", ".join(sorted(map(str, row))[:8])
         yield Unusable(f"no known format of pairs has these fields: {keys or '(none)'}")
         return
     try:
-        for pair in _CONVERT[name](dict(row), ranked):
-            checked = _checked(pair) if isinstance(pair, ParsedPair) else pair
-            if isinstance(checked, ParsedPair):
-                checked.extra.update(hidden)
-            yield checked
+        check_media(row, source)
+        for pair in _CONVERT[name](row, source, ranked):
+            yield checked(pair, hidden)
     except Unusable as reason:
         yield reason
+    except RecursionError:
+        yield Unusable(TOO_DEEP)
 
 
-def _checked(pair: ParsedPair) -> ParsedPair | NoPair | Unusable:
-    """The pair, unless a turn of it is empty, a side is no answer, or the sides are level."""
+def checked(
+    pair: ParsedPair | NoPair | Unusable, hidden: Row | None = None
+) -> ParsedPair | NoPair | Unusable:
+    """The pair, unless a turn of it is empty, a side is no answer, or the sides are level.
+
+    Args:
+        pair: A pair, or why there is none.
+        hidden: Further fields of the row that are kept.
+    """
+    if not isinstance(pair, ParsedPair):
+        return pair
     prompt = pair.prompt
     if prompt and prompt[0]["role"] == "system" and is_blank(prompt[0]):
         prompt = prompt[1:]
@@ -130,65 +150,51 @@ def _checked(pair: ParsedPair) -> ParsedPair | NoPair | Unusable:
             return NoPair("identical", {})
         if pair.chosen.score is not None and pair.chosen.score == pair.rejected.score:
             return NoPair("tie", {"score": pair.chosen.score})
+    pair.extra.update(hidden or {})
     return pair._replace(prompt=prompt)
 
 
-def _turns(row: Row, field: str, role: str) -> list[Message]:
+def _turns(row: Row, field: str, role: str, source: Source) -> list[Turn]:
     """The turns of a field, removed from the row; what else they hold stays in it."""
-    value = row.pop(field, None)
-    if is_missing(value):
+    if is_missing(row.get(field)):
         raise Unusable(f"missing field {field!r}")
     try:
-        turns, others = read_turns(value, role)
+        return read_turns(row, field, role, source)
     except Unusable as reason:
         raise Unusable(f"{field!r}: {reason}") from None
-    if any(others):
-        row[field] = others
-    return turns
 
 
-def _prompt(row: Row) -> list[Message]:
-    """The prompt of a row, whose fields are used up; [] where the row has none."""
+def _prompt(row: Row, source: Source) -> tuple[list[Message], str | None]:
+    """The prompt of a row, [] where it has none, and its tools; their fields are used up."""
+    tools = take_tools(row, source)
     field = next((name for name in _PROMPTS if not is_missing(row.get(name))), None)
     if field is None:
-        return []
-    turns = _turns(row, field, "user")
-    if turns and turns[-1]["role"] == "assistant" and is_blank(turns[-1]):
+        return [], tools
+    turns: list[Turn]
+    if field == "instruction" and isinstance(row[field], str):
+        separate = text_of(row, "input", optional=True)
+        turns = [("user", with_input(text_of(row, field), separate)[0])]
+    else:
+        turns = _turns(row, field, "user", source)
+    if turns and turns[-1][0] == "assistant" and is_blank(messages_of(turns[-1:])[0]):
         turns = turns[:-1]  # "\n\nAssistant:" stands at the end of Anthropic's prompts
-    separate = row.get("input")
-    if field == "instruction" and isinstance(separate, str):
-        del row["input"]
-        if separate:
-            turns[-1]["content"] = f"{turns[-1]['content']}\n\n{separate}"
-    if field == "instruction" and "history" in row:
-        turns = [*_history(row.pop("history")), *turns]
+    if field == "instruction":
+        earlier = list_of(row, "history", optional=True)
+        turns = [*(turn for pair in earlier for turn in exchange(pair)), *turns]
     system = row.get("system")
-    if isinstance(system, str) and turns and turns[0]["role"] != "system":
+    if isinstance(system, str) and turns and turns[0][0] != "system":
         del row["system"]
-        turns = [{"role": "system", "content": system}, *turns] if system else turns
-    return turns
+        turns = [("system", system), *turns] if system else turns
+    turns, tools = take_shown_tools(turns, tools, row)
+    return messages_of(turns), tools
 
 
-def _history(exchanges: Any) -> list[Message]:
-    turns: list[Message] = []
-    for exchange in exchanges or ():
-        if not (isinstance(exchange, list) and [*map(type, exchange)] == [str, str]):
-            raise Unusable("'history' must be a list of [instruction, answer]")
-        asked, answered = exchange
-        turns.append({"role": "user", "content": asked})
-        turns.append({"role": "assistant", "content": answered})
-    return turns
-
-
-def _tools(row: Row) -> str | None:
-    return tools_json(row.pop("tools", None))
-
-
-def _preference(row: Row, ranked: Ranked) -> ParsedPairs:
+def _preference(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
     scores = {side: _side_score(row, names) for side, names in _SCORES.items()}
-    tools, prompt = _tools(row), _prompt(row)
+    prompt, tools = _prompt(row, source)
     chosen, rejected = (
-        None if _is_absent(row, side) else _turns(row, side, "assistant") for side in _SCORES
+        None if _is_absent(row, side) else messages_of(_turns(row, side, "assistant", source))
+        for side in _SCORES
     )
     if not chosen and not rejected:
         raise Unusable("both sides are missing")
@@ -227,12 +233,12 @@ def _split(
     return turns, chosen and chosen[shared:], rejected and rejected[shared:]
 
 
-def _label(row: Row, ranked: Ranked) -> ParsedPairs:
+def _label(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
     name = next(name for name in _LABELS if name in row)
-    label, tools = _verdict(row.pop(name), name), _tools(row)
-    prompt = _prompt(row)
+    label = _verdict(row.pop(name), name)
+    prompt, tools = _prompt(row, source)
     field = next((name for name in ("completion", "output", "response") if name in row), None)
-    answer = _turns(row, field, "assistant") if field else []
+    answer = messages_of(_turns(row, field, "assistant", source)) if field else []
     if not answer:
         end = len(prompt)
         while end and prompt[end - 1]["role"] in ("assistant", "tool"):
@@ -251,20 +257,20 @@ def _verdict(value: Any, name: str) -> bool:
     return verdict
 
 
-def _ranked_outputs(row: Row, ranked: Ranked) -> ParsedPairs:
-    tools, prompt = _tools(row), _prompt(row)
-    yield from ranked_pairs(prompt, ordered_answers(row, "output"), tools, row, ranked)
+def _ranked_outputs(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
+    prompt, tools = _prompt(row, source)
+    yield from ranked_pairs(prompt, ordered_answers(row, "output", source), tools, row, ranked)
 
 
-def _ratings(row: Row, ranked: Ranked) -> ParsedPairs:
-    tools, prompt = _tools(row), _prompt(row)
+def _ratings(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
+    prompt, tools = _prompt(row, source)
     field = next((name for name in LISTS if name in row), None)
     if field is None:
         raise Unusable(f"none of the fields {', '.join(LISTS)}")
-    yield from ranked_pairs(prompt, listed_answers(row, field), tools, row, ranked)
+    yield from ranked_pairs(prompt, listed_answers(row, field, source), tools, row, ranked)
 
 
-_CONVERT: Final[dict[PairFormat, Callable[[Row, Ranked], ParsedPairs]]] = {
+_CONVERT: Final[dict[PairFormat, Callable[[Row, Source, Ranked], ParsedPairs]]] = {
     "preference": _preference,
     "label": _label,
     "ranked_outputs": _ranked_outputs,

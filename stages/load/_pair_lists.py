@@ -6,13 +6,16 @@ two are compared for nothing, the position says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 from schemas.records import Message
-from stages.load._messages import is_blank, read_turns
+from stages.load._marks import unmarked
+from stages.load._pair_turns import is_blank, messages_of, read_turns
+from stages.load._source import Source
+from stages.load._trees import PATH_FIELDS, FlatTrees, message_turn
 from stages.load._turns import Row, Unusable, json_type
 
 Ranked = Literal["best_worst", "adjacent", "all"]
@@ -20,7 +23,6 @@ Ranked = Literal["best_worst", "adjacent", "all"]
 TEXTS: Final = ("completion", "response", "answer", "output", "content", "text")
 SCORES: Final = ("overall_score", "score", "rating", "reward", "fine-grained_score")
 LISTS: Final = ("completions", "responses", "answers", "outputs")
-TREE: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
 
 
 class Answer(NamedTuple):
@@ -85,8 +87,13 @@ def number(value: Any) -> float | None:
     return result if isfinite(result) else None
 
 
-def listed_answers(row: Row, field: str) -> list[Answer]:
+def listed_answers(row: Row, field: str, source: Source) -> list[Answer]:
     """The answers of a list, whose scores are in them or in a list beside it; both are used up.
+
+    Args:
+        row: The row.
+        field: Its list.
+        source: How the row is read.
 
     Raises:
         Unusable: An answer cannot be read.
@@ -102,7 +109,7 @@ def listed_answers(row: Row, field: str) -> list[Answer]:
     answers = []
     for at, (value, score) in enumerate(zip(values, scores, strict=True), 1):
         try:
-            answer = _answer(value)
+            answer = _answer(value, source)
         except Unusable as reason:
             raise Unusable(f"answer {at}: {reason}") from None
         beside_it = number(score)
@@ -110,26 +117,31 @@ def listed_answers(row: Row, field: str) -> list[Answer]:
     return answers
 
 
-def ordered_answers(row: Row, field: str) -> list[Answer]:
+def ordered_answers(row: Row, field: str, source: Source) -> list[Answer]:
     """The answers of a list whose first is the best; their scores are their negated places.
+
+    Args:
+        row: The row.
+        field: Its list.
+        source: How the row is read.
 
     Raises:
         Unusable: An answer cannot be read.
     """
-    answers = [_answer(value) for value in row.pop(field)]
+    answers = [_answer(value, source) for value in row.pop(field)]
     return [answer._replace(score=-float(at)) for at, answer in enumerate(answers)]
 
 
-def _answer(value: Any) -> Answer:
-    if isinstance(value, dict) and not value.keys() & {"role", "from"}:
-        others = dict(value)
-        name = next((name for name in TEXTS if name in others), None)
-        if name is None:
-            raise Unusable(f"it has none of {', '.join(TEXTS)}")
-        turns, _ = read_turns(others.pop(name), "assistant")
-        return Answer(turns, _score(others), others)
-    turns, _ = read_turns(value, "assistant")
-    return Answer(turns, None, {})
+def _answer(value: Any, source: Source) -> Answer:
+    """An answer: a text, turns, or an object with a text or turns and perhaps a score."""
+    others: Row = dict(value) if isinstance(value, dict) else {"answer": value}
+    score = _score(others) if isinstance(value, dict) else None
+    if others.keys() & {"role", "from"}:
+        others = {"answer": others}
+    name = next((name for name in TEXTS if name in others), None)
+    if name is None:
+        raise Unusable(f"it has none of {', '.join(TEXTS)}")
+    return Answer(messages_of(read_turns(others, name, "assistant", source)), score, others)
 
 
 def _score(answer: Row) -> float | None:
@@ -175,13 +187,14 @@ def ranked_pairs(
         yield ParsedPair(prompt, chosen, rejected, tools, more)
 
 
-def tree_pairs(row: Row, ranked: Ranked) -> ParsedPairs:
+def tree_pairs(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
     """The pairs of an OpenAssistant tree: answers to one message, by their ranks.
 
     Deleted messages, and what follows them, make none.
 
     Args:
         row: A tree, which is used up.
+        source: How the row is read.
         ranked: Which of several answers make pairs.
     """
     root = row.pop("prompt")
@@ -193,9 +206,9 @@ def tree_pairs(row: Row, ranked: Ranked) -> ParsedPairs:
     while waiting:
         node, before = waiting.pop()
         try:
-            path = [*before, _tree_turn(node)]
+            path = [*before, *_said(node, source)]
             replies = [r for r in node.get("replies") or () if not r.get("deleted")]
-            answers = [_tree_answer(reply) for reply in replies if reply.get("role") == "assistant"]
+            answers = _answers(replies, source)
         except (Unusable, AttributeError) as reason:
             yield Unusable(f"a message of the tree: {reason}")
             is_empty = False
@@ -209,15 +222,48 @@ def tree_pairs(row: Row, ranked: Ranked) -> ParsedPairs:
         yield NoPair("no_pair", {"answers": 1, "scored": 0})
 
 
-def _tree_answer(node: Row) -> Answer:
-    rank = number(node.get("rank"))
-    score = None if rank is None else -rank if rank else 0.0
-    return Answer([_tree_turn(node)], score, {k: node[k] for k in TREE if k in node})
+def flat_pairs(row: Row, trees: FlatTrees, source: Source, ranked: Ranked) -> ParsedPairs:
+    """The pairs of the answers to a message of a flat tree; of most messages none.
+
+    Args:
+        row: The message.
+        trees: All messages of the source.
+        source: How the rows are read.
+        ranked: Which of several answers make pairs.
+    """
+    id_ = row["message_id"]
+    try:
+        path = trees.path(row)
+        if any(node.get("deleted") for node in path):
+            yield NoPair("deleted", {"message_id": id_})
+            return
+        answers = _answers(trees.replies(row), source)
+        if len(answers) < 2:
+            yield NoPair("no_pair", {"message_id": id_, "answers": len(answers), "scored": 0})
+            return
+        prompt = [message for node in path for message in _said(node, source)]
+    except Unusable as reason:
+        yield reason
+        return
+    extra = {"lang": path[0].get("lang"), "message_id": id_}
+    yield from ranked_pairs(prompt, answers, None, extra, ranked)
 
 
-def _tree_turn(node: Row) -> Message:
-    message = {"role": node.get("role"), "content": node.get("text")}
-    (turn,), _ = read_turns(message, "user")
-    if is_blank(turn):
+def _answers(replies: Iterable[Any], source: Source) -> list[Answer]:
+    """The replies of the assistant, with their ranks, of which the lowest is the best."""
+    answers = []
+    for node in replies:
+        said = _said(node, source)
+        if said[-1]["role"] == "assistant":
+            rank = number(node.get("rank"))
+            facts = {name: node[name] for name in PATH_FIELDS if name in node}
+            answers.append(Answer(said, None if rank is None else -rank if rank else 0.0, facts))
+    return answers
+
+
+def _said(node: Any, source: Source) -> list[Message]:
+    """The messages of a node: one, unless its text holds several results of tools."""
+    messages = messages_of(unmarked(message_turn(node, source), source))
+    if any(map(is_blank, messages)):
         raise Unusable("it is empty")
-    return turn
+    return messages

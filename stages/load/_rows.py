@@ -20,6 +20,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
+from schemas.records import json_bytes
 from stages._common.verdicts import verdict
 from stages.load._container import Container, unreadable
 from stages.load._json import Position
@@ -212,11 +213,14 @@ def extra_json(extra: Mapping[str, Any]) -> str:
     if not extra:
         return "{}"
     try:
-        text = json.dumps(extra, ensure_ascii=False, allow_nan=False, default=str)
+        return json_bytes(extra, _STRICT).decode("utf-8")
+    except UnicodeEncodeError:
+        raise
     except (ValueError, TypeError):
-        text = json.dumps(_without_nan(extra), ensure_ascii=False, default=str)
-    text.encode("utf-8")
-    return text
+        return json_bytes(_without_nan(extra), _STRICT).decode("utf-8")
+
+
+_STRICT: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str)
 
 
 def _without_nan(value: Any) -> Any:

@@ -105,6 +105,22 @@ PLAIN: Final = source_of(None)
 """A source of which a recipe says nothing."""
 
 
+def rename_fields(row: Row, fields: Mapping[str, str]) -> tuple[Row, Row]:
+    """The row with the names of its format, and the fields that these names replace.
+
+    Args:
+        row: A row of a source.
+        fields: The source's name for each of the format's.
+
+    >>> rename_fields({"q": "Why?", "prompt": 7}, {"prompt": "q"})
+    ({'prompt': 'Why?'}, {'prompt': 7})
+    """
+    names = set(fields.values())
+    hidden = {name: row[name] for name in fields if name in row and name not in names}
+    kept = {name: v for name, v in row.items() if name not in names and name not in hidden}
+    return kept | {field: row[name] for field, name in fields.items() if name in row}, hidden
+
+
 def check_media(row: Row, source: Source) -> None:
     """Refuse a row beside whose turns are images or sounds that nobody has decided about.
 

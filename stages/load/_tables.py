@@ -21,11 +21,21 @@ from stages.load._stream import ROW_LIMIT, TOO_LONG, Stream
 Delimiter = Annotated[str, Field(pattern=r'^[^"\r\n]$')]
 """What stands between the cells of a table: one character."""
 
-_MESSAGES: Final = frozenset({"prompt", "completion"})
+_MESSAGES: Final = frozenset({"prompt", "completion", "chosen", "rejected"})
 """Columns that hold texts or lists of messages."""
 
 _OTHER_DELIMITERS: Final = re.compile(r"[;|\t,]")
 _BETWEEN_QUOTES: Final = re.compile(r'"([;|\t,])"')
+
+
+_CELL: Final = re.compile(rb'[^"]*+(?:""[^"]*+)*+')
+"""What an open cell holds: quotes in pairs."""
+
+_QUOTES: Final = re.compile(rb'"*+')
+_BLANK: Final = re.compile(rb"(?:\n++|(?:\r\n)++)*+")
+_LINE: Final = re.compile(rb"[^\n]+\n?")
+_SAMPLE: Final = 1 << 16
+"""How much behind a line break is looked at, to see whether there are rows."""
 
 
 def delimited(
@@ -84,15 +94,17 @@ def _records(stream: Stream, delimiter: str) -> Iterator[tuple[int, list[str], s
     limit = csv.field_size_limit(sys.maxsize)  # a row has a limit, its cells have none
     try:
         while True:
+            source.skip_blank()
             try:
                 cells = next(csv.reader(source, delimiter=delimiter, strict=True), None)
-            except (csv.Error, _TooLong) as bad:
+            except _TooLong:
+                yield source.first, [], TOO_LONG
+                source.skip_long(delimiter, width)
+            except csv.Error as bad:
                 if source.ended and stream.cut:
                     break  # the torn last record and the early end are one failure
-                is_long = isinstance(bad, _TooLong)
                 source.rewind()
-                why = TOO_LONG if is_long else f"invalid CSV: {bad}"
-                yield source.first, [] if is_long else [source.line()], why
+                yield source.first, [source.line()], f"invalid CSV: {bad}"
             else:
                 if cells is None:
                     break
@@ -141,31 +153,59 @@ class _Rewindable:
         return self
 
     def __next__(self) -> str:
-        end = self._line_end()
+        """The first line of a record; then all lines up to one that ends a cell, as one text.
+
+        A reader that wants more than the first is in a quoted cell, which only a quote ends,
+        and a cell of a million line breaks is not read line by line.
+        """
+        end = self._line_end(self._cell_end(self._at) if self._lines else self._at)
+        if end > ROW_LIMIT:
+            raise _TooLong
         is_torn = self._stream.cut is not None and not self._data.endswith(b"\n", 0, end)
         self.ended = end == self._at or is_torn
         if self.ended:
             raise StopIteration
-        line = self._data[self._at : end].decode("utf-8", "surrogateescape")
+        text = self._data[self._at : end].decode("utf-8", "surrogateescape")
+        self._second = self._second or end
+        self._lines += self._data.count(b"\n", self._at, end)
         self._at = end
+        if text.endswith("\n"):
+            return text
         self._lines += 1
-        if self._lines == 1:
-            self._second = end
-        if end > ROW_LIMIT:
-            raise _TooLong
-        return line if line.endswith("\n") else line + "\n"
+        return text + "\n"
 
-    def _line_end(self) -> int:
-        """Where the line at the position ends, its newline included."""
-        search = self._at
-        while (end := self._data.find(b"\n", search)) < 0:
-            block = next(self._blocks, None)
-            if block is None:
+    def _line_end(self, start: int) -> int:
+        """Where a line ends; without a line break the end of the data, or of what is held."""
+        while (at := self._data.find(b"\n", start)) < 0:
+            start = len(self._data)
+            if start > ROW_LIMIT or not self._more():
+                return start
+        return at + 1
+
+    def _cell_end(self, start: int) -> int:
+        """Where the quote stands that ends an open cell; without one the end as above."""
+        while (at := _CELL.match(self._data, start).end()) >= len(self._data) - 1:  # type: ignore[union-attr]
+            start = at
+            if len(self._data) > ROW_LIMIT or not self._more():
                 return len(self._data)
-            del self._data[self._at + ROW_LIMIT + 1 :]  # of a line too long only the end matters
-            search = len(self._data)
-            self._data += block
-        return end + 1
+        return at
+
+    def _more(self) -> bool:
+        block = next(self._blocks, None)
+        self._data += block or b""
+        return block is not None
+
+    def _drop(self, end: int) -> None:
+        self.first += self._data.count(b"\n", 0, end)
+        del self._data[:end]
+
+    def skip_blank(self) -> None:
+        """Let the current record begin behind lines that hold nothing."""
+        while len(self._data) > 1 or self._more():
+            if end := _BLANK.match(self._data).end():  # type: ignore[union-attr]
+                self._drop(end)
+            if len(self._data) > 1:
+                return
 
     def rewind(self) -> None:
         """Let the current record be its first line alone."""
@@ -177,18 +217,86 @@ class _Rewindable:
 
     def holds_rows(self, delimiter: str, width: int) -> bool:
         """Whether each line behind the record's first is a row: a stray quote swallowed them."""
-        rest = self._data[self._second : self._at].decode("utf-8", "surrogateescape")
-        rows = csv.reader(rest.splitlines(keepends=True), delimiter=delimiter, strict=True)
-        try:
-            return bool(rest) and all(len(cells) == width for cells in rows if cells)
-        except csv.Error:
-            return False
+        return _are_rows(self._data[self._second : self._at], delimiter, width)
+
+    def skip_long(self, delimiter: str, width: int) -> None:
+        """Go on behind a record that is longer than a row may be.
+
+        Where its lines are rows, which a stray quote swallowed, the second one is next. Else the
+        record ends where its open cell and the line of that do, unless rows follow its next
+        line break.
+        """
+        if self._second and self._rows_at(self._second, delimiter, width):
+            self.rewind()
+            return
+        while True:
+            if self._drop_held() and self._skip_cell(delimiter, width):
+                return
+            try:  # what is left of the record is read for its end alone
+                next(csv.reader(self, delimiter=delimiter, strict=True), None)
+            except _TooLong:
+                continue
+            except csv.Error:
+                self.rewind()
+            return
+
+    def _drop_held(self) -> bool:
+        """Let go of what is held, from the start of a cell on; whether one is open behind it."""
+        end = len(self._data)
+        # Only all of some quotes in a row say whether a cell is open behind them.
+        while self._data.endswith(b'"', 0, end) and end < 2 * ROW_LIMIT and self._more():
+            end = _QUOTES.match(self._data, end).end()  # type: ignore[union-attr]
+            if end < len(self._data):
+                break
+        is_open = self._data.count(b'"', 0, end) % 2 == 1
+        self._drop(end)
+        self._at = self._second = self._lines = 0
+        return is_open
+
+    def _skip_cell(self, delimiter: str, width: int) -> bool:
+        """Go on behind an open cell, or to rows within it; whether to rows."""
+        is_first_line = True
+        while True:
+            end = _CELL.match(self._data).end()  # type: ignore[union-attr]
+            line = self._data.find(b"\n", 0, end) + 1
+            if line and is_first_line:
+                is_first_line = False
+                if self._rows_at(line, delimiter, width):
+                    self._drop(line)
+                    return True
+            elif end < len(self._data) - 1:
+                self._drop(end + 1)
+                return False
+            else:
+                self._drop(end)
+                if not self._more():
+                    self._drop(len(self._data))
+                    return False
+
+    def _rows_at(self, start: int, delimiter: str, width: int) -> bool:
+        """Whether rows stand at a position, which a table of one column does not show."""
+        while (is_part := len(self._data) - start < _SAMPLE) and self._more():
+            pass
+        sample = self._data[start : start + _SAMPLE]
+        whole = len(sample) if is_part else sample.rfind(b"\n") + 1
+        return width > 1 and _are_rows(sample[:whole], delimiter, width)
 
     def forget(self) -> None:
         """Begin a new record."""
         del self._data[: self._at]
         self.first += self._lines
         self._at, self._second, self._lines, self.ended = 0, 0, 0, False
+
+
+def _are_rows(data: bytearray, delimiter: str, width: int) -> bool:
+    """Whether there are lines, and each that is not blank is a row of so many cells."""
+    lines = (match[0].decode("utf-8", "surrogateescape") for match in _LINE.finditer(data))
+    widths = map(len, csv.reader(lines, delimiter=delimiter, strict=True))
+    try:
+        first = next(filter(None, widths), None)
+        return first == width and all(each in (0, width) for each in widths)
+    except csv.Error:
+        return False
 
 
 def unpacked(row: dict[str, Any], nested: frozenset[str]) -> dict[str, Any]:

@@ -6,14 +6,22 @@ data set: one message a row, with the id of its parent).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from stages.load._conversations import Parsed, ParsedConversation, conversation
-from stages.load._source import Source
+from stages.load._json import Position
+from stages.load._source import Source, rename_fields
 from stages.load._turns import Row, Turn, Unusable, is_missing, json_type
 
-_PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
+PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
+"""What of a message stays in `extra`."""
+
+
+_MESSAGE: Final = ("message_id", "parent_id", "role", "text")
+"""What a message of a flat tree has."""
+
+_NO_MESSAGE: Final = "no message of a tree, as the rows before it are"
 
 
 def nested_tree(row: Row, source: Source) -> Parsed:
@@ -30,8 +38,8 @@ def nested_tree(row: Row, source: Source) -> Parsed:
         raise Unusable("the first message of the tree is deleted")
     for path in _paths(root):
         try:
-            turns = [_oasst_turn(node, source) for node in path]
-            facts = [{k: node[k] for k in _PATH_FIELDS if k in node} for node in path]
+            turns = [message_turn(node, source) for node in path]
+            facts = [{k: node[k] for k in PATH_FIELDS if k in node} for node in path]
             extra = row | {"lang": root.get("lang"), "path": facts}
             yield conversation(turns, None, extra, source)
         except Unusable as reason:
@@ -52,7 +60,16 @@ def _paths(root: Row) -> Iterator[list[Any]]:
             yield path
 
 
-def _oasst_turn(node: Any, source: Source) -> Turn:
+def message_turn(node: Any, source: Source) -> Turn:
+    """Role and text of a message of a tree.
+
+    Args:
+        node: The message.
+        source: The names of roles.
+
+    Raises:
+        Unusable: It has no known role, or no text.
+    """
     if not isinstance(node, dict):
         raise Unusable(f"a message of the tree is {json_type(node)}, not an object")
     role, text = node.get("role"), node.get("text")
@@ -64,56 +81,64 @@ def _oasst_turn(node: Any, source: Source) -> Turn:
     return name, text
 
 
-class FlatMessage(NamedTuple):
-    """What became of a message of a flat tree.
-
-    Attributes:
-        conversation: From the root to it, if it is a leaf; or why it cannot be used.
-        drop_reason: Of any other: `continued`, where others follow it, or `deleted`.
-        message_id: Its id.
-    """
-
-    conversation: ParsedConversation | Unusable | None
-    drop_reason: str | None
-    message_id: Any
-
-
-def is_flat(row: Any) -> bool:
+def is_flat(row: Any, source: Source) -> bool:
     """Whether a row is a message that names its parent.
 
-    >>> is_flat({"message_id": "b", "parent_id": "a", "role": "assistant", "text": "So."})
+    Args:
+        row: A row of a source.
+        source: Its names.
+
+    >>> from stages.load._source import PLAIN
+    >>> is_flat({"message_id": "b", "parent_id": "a", "role": "assistant", "text": "So."}, PLAIN)
     True
     """
-    return isinstance(row, dict) and row.keys() >= {"message_id", "parent_id", "role", "text"}
+    return isinstance(row, dict) and all(source.names.get(name, name) in row for name in _MESSAGE)
 
 
-def flat_trees(rows: Iterable[Row], source: Source) -> Iterator[FlatMessage]:
-    """What became of each message of flat trees, in the order of the rows.
+class FlatTrees:
+    """The messages of flat trees. A parent may stand behind its replies.
 
     Args:
-        rows: Messages, which `is_flat`; a parent may stand behind its replies.
-        source: How the rows are read.
+        rows: The messages.
     """
-    rows = list(rows)
-    nodes: dict[Any, Row] = {}
-    for row in rows:
-        nodes.setdefault(_key(row["message_id"]), row)
-    continued = {_key(row["parent_id"]) for row in rows if not row.get("deleted")}
-    for row in rows:
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._nodes: dict[Any, Row] = {}
+        self._replies: dict[Any, list[Row]] = {}
+        for row in rows:
+            self._nodes.setdefault(_key(row["message_id"]), row)
+            if not row.get("deleted"):
+                self._replies.setdefault(_key(row["parent_id"]), []).append(row)
+
+    def path(self, row: Row) -> list[Row]:
+        """The messages from the root to one.
+
+        Args:
+            row: One of the messages.
+
+        Raises:
+            Unusable: Its id is that of another one, or a parent is missing.
+        """
         key = _key(row["message_id"])
-        try:
-            if nodes[key] is not row:
-                raise Unusable(f"the message id {key!r:.80} occurs twice")
-            path = _path_to(row, nodes)
-        except Unusable as reason:
-            yield FlatMessage(reason, None, key)
-            continue
-        if any(node.get("deleted") for node in path):
-            yield FlatMessage(None, "deleted", key)
-        elif key in continued:
-            yield FlatMessage(None, "continued", key)
-        else:
-            yield FlatMessage(_flat_conversation(path, source), None, key)
+        if self._nodes[key] is not row:
+            raise Unusable(f"the message id {key!r:.80} occurs twice")
+        path, seen = [row], {key}
+        while (parent := _key(path[-1]["parent_id"])) is not None:
+            if parent not in self._nodes:
+                raise Unusable(f"the parent {parent!r:.80} is not in the source")
+            if parent in seen:
+                raise Unusable("its parents form a circle")
+            seen.add(parent)
+            path.append(self._nodes[parent])
+        return path[::-1]
+
+    def replies(self, row: Row) -> list[Row]:
+        """The messages that answer one, without deleted ones.
+
+        Args:
+            row: One of the messages.
+        """
+        return self._replies.get(_key(row["message_id"]), [])
 
 
 def _key(value: Any) -> Any:
@@ -123,24 +148,61 @@ def _key(value: Any) -> Any:
     return value if isinstance(value, str | int) else repr(value)
 
 
-def _path_to(row: Row, nodes: dict[Any, Row]) -> list[Row]:
-    """The messages from the root to one, or Unusable."""
-    path, seen = [row], {_key(row["message_id"])}
-    while (parent := _key(path[-1]["parent_id"])) is not None:
-        if parent not in nodes:
-            raise Unusable(f"the parent {parent!r:.80} is not in the source")
-        if parent in seen:
-            raise Unusable("its parents form a circle")
-        seen.add(parent)
-        path.append(nodes[parent])
-    return path[::-1]
+class FlatPosition(NamedTuple):
+    """A position of a source of flat trees.
+
+    Attributes:
+        file: Its file.
+        line: Where it begins there.
+        row: The message; None where there is none.
+        error: Why there is none.
+    """
+
+    file: str
+    line: int
+    row: Row | None
+    error: str | None
 
 
-def _flat_conversation(path: list[Row], source: Source) -> ParsedConversation | Unusable:
-    used = ("parent_id", "role", "text")
-    facts = [{k: v for k, v in node.items() if k not in used} for node in path]
+def read_flat(
+    positions: Iterable[tuple[str, Position]], source: Source
+) -> tuple[list[FlatPosition], FlatTrees]:
+    """All messages of a source, since a parent may come late.
+
+    Args:
+        positions: The positions of the source.
+        source: How the rows are read.
+    """
+    read = [
+        FlatPosition(file, line, rename_fields(row, source.names)[0], None)
+        if is_flat(row, source)
+        else FlatPosition(file, line, None, error or _NO_MESSAGE)
+        for file, (line, row, error) in positions
+    ]
+    return read, FlatTrees([position.row for position in read if position.row is not None])
+
+
+def flat_conversation(
+    row: Row, trees: FlatTrees, source: Source
+) -> ParsedConversation | Unusable | str:
+    """The conversation from the root to a message, if it is a leaf.
+
+    Args:
+        row: The message.
+        trees: All messages of the source.
+        source: How the rows are read.
+
+    Returns:
+        Of any other why it is dropped: `continued`, where others follow it, or `deleted`.
+    """
     try:
-        turns = [_oasst_turn(node, source) for node in path]
+        path = trees.path(row)
+        if any(node.get("deleted") for node in path):
+            return "deleted"
+        if trees.replies(row):
+            return "continued"
+        facts = [{k: v for k, v in node.items() if k not in _MESSAGE[1:]} for node in path]
+        turns = [message_turn(node, source) for node in path]
         return conversation(turns, None, {"path": facts}, source)
     except Unusable as reason:
         return reason

@@ -7,7 +7,7 @@ empty.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from math import isnan
 from typing import Any, Final, TypedDict
 
@@ -29,6 +29,20 @@ class Further(TypedDict, total=False):
 Turn = tuple[str, str] | tuple[str, str | None, Further]
 """Role, content, and what stands beside them where there is more: nearly all turns are plain,
 and two texts take a tenth of the time of an object."""
+
+
+def texts_beside(further: Further) -> Iterator[str]:
+    """The texts that stand beside the content of a turn.
+
+    Args:
+        further: What the turn has beside role and content.
+
+    >>> list(texts_beside({"name": "add", "train": False}))
+    ['add']
+    """
+    calls = [value for call in further.get("tool_calls", ()) for value in call.values()]
+    yield from (value for value in (*further.values(), *calls) if isinstance(value, str))
+
 
 ROLES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("system", "developer", "system_prompt"), "system"),

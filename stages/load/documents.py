@@ -19,7 +19,6 @@ from pipeline.stage import Documents, InputFiles, stage
 from schemas.records import DOCUMENT_COLUMNS
 from stages.load._accepted import accept, read_accepted
 from stages.load._container import container
-from stages.load._formats import rename_fields
 from stages.load._json import Position
 from stages.load._rows import (
     SURROGATE,
@@ -36,6 +35,7 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
+from stages.load._source import rename_fields
 from stages.load._tables import Delimiter
 from stages.load._turns import is_missing
 

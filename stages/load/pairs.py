@@ -6,42 +6,38 @@ The formats are described in `_pair_formats.py`; files are read as by `load.reco
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
 
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Pairs, stage
 from schemas.pairs import PAIR_COLUMNS, pair_id
 from stages._common.verdicts import evidence_json
 from stages.load._accepted import accept, read_accepted
-from stages.load._container import Container, container
-from stages.load._formats import rename_fields
-from stages.load._hub import hub_rows
+from stages.load._formats import named
 from stages.load._json import Position
-from stages.load._pair_formats import NESTED, PairFormat, pairs_of, recognize
-from stages.load._pair_lists import NoPair, ParsedPair, Ranked
+from stages.load._options import DEFAULT_SPLIT, check_rows, source_positions
+from stages.load._pair_formats import NESTED, PairFormat, checked, pairs_of, recognize
+from stages.load._pair_lists import NoPair, ParsedPair, Ranked, flat_pairs
 from stages.load._rows import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
-    ContainerOf,
     OutputRow,
-    check_file,
-    existing_files,
     extra_json,
     merge_duplicates,
-    read_files,
     to_frame,
 )
+from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
 from stages.load._tables import Delimiter
+from stages.load._trees import is_flat, read_flat
 from stages.load._turns import Unusable
 
 Format = Literal["auto", PairFormat, "csv", "tsv", "parquet"]
 
-_DEFAULT_SPLIT: Final = "train"
 _SCHEMA: Final[dict[Any, Any]] = {**PAIR_COLUMNS, **VERDICT}
 _READ: Final[dict[Any, Any]] = {k: v for k, v in _SCHEMA.items() if k != "origins"}
 
@@ -50,59 +46,41 @@ def _pair_format(format: Format) -> PairFormat | None:
     return next((name for name in get_args(PairFormat) if name == format), None)
 
 
-def _container_of(format: Format) -> ContainerOf:
-    named = next((name for name in get_args(Container) if name == format), None)
-    return (lambda *_: named) if named else container
-
-
-def _nested(fields: dict[str, str]) -> frozenset[str]:
-    return frozenset(fields.get(name, name) for name in NESTED)
+def _nested(source: Source) -> frozenset[str]:
+    return frozenset(source.names.get(name, name) for name in NESTED)
 
 
 def _check(options: SimpleNamespace) -> None:
     """Whether each file can be read and its first megabyte holds a row of the format."""
-    if bool(options.path) == bool(options.dataset):
-        raise OptionError(
-            "path",
-            "and dataset: exactly one must be given, got "
-            + ("both" if options.path else "neither"),
-            hint="write path: FILE (or a list, or a pattern), or dataset: OWNER/NAME",
-        )
-    for option, default in (("split", _DEFAULT_SPLIT), ("revision", None)):
-        value = getattr(options, option)
-        if options.dataset is None and value != default:
-            raise OptionError(
-                option, f"must be left out without `dataset`, got {value!r}",
-                hint=f"it has no effect on files: leave {option} out",
-            )  # fmt: skip
-    pair_format, fields = _pair_format(options.format), options.fields or {}
-    for path in existing_files(options.path):
-        check_file(
-            path,
-            _container_of(options.format),
-            lambda row: (
-                isinstance(row, dict)
-                and recognize(rename_fields(row, fields)[0], pair_format) is not None
-            ),
-            "of any known format of pairs" if pair_format is None else f"of {pair_format!r}",
-            "name the fields (`fields: {chosen: better, rejected: worse}`); rows without two "
-            "sides, scores or a label are for load.records",
-            _nested(fields),
-            options.delimiter,
-        )
-    read_accepted(options.accepted)
+    pair_format, rows_of = _pair_format(options.format), source_of(options.fields)
+    check_rows(
+        options,
+        lambda row: _is_usable(row, pair_format, rows_of),
+        "of any known format of pairs" if pair_format is None else f"of {pair_format!r}",
+        "name the fields (`fields: {chosen: better, rejected: worse}`); rows without two "
+        "sides, scores or a label are for load.records",
+        _nested(rows_of),
+    )
 
 
-@stage(version=1, scope="set", check=_check)
+def _is_usable(row: Any, format: PairFormat | None, source: Source) -> bool:
+    if not isinstance(row, dict):
+        return False
+    is_message = format in (None, "oasst") and is_flat(row, source)
+    return is_message or recognize(named(dict(row), source)[0], format) is not None
+
+
+@stage(version=2, scope="set", check=_check)
 def pairs(
     ctx: Context,
     *,
     path: InputFiles = (),
     dataset: str | None = None,
-    split: str = _DEFAULT_SPLIT,
+    split: str = DEFAULT_SPLIT,
     revision: str | None = None,
     format: Format = "auto",
-    fields: dict[str, str] | None = None,
+    fields: Fields | None = None,
+    reasoning: Reasoning = "split",
     ranked: Ranked = "best_worst",
     delimiter: Delimiter | None = None,
     accepted: InputFiles = (),
@@ -113,12 +91,17 @@ def pairs(
 
     A position is a pair, or one answer with a label, whose other side is then null. Of several
     answers to one prompt, `ranked` says which of them make pairs. The prompt ends where the
-    assistant speaks on both sides; `extra` keeps the fields that the format does not use.
+    assistant speaks on both sides; `extra` keeps the fields that the format does not use. Of a
+    flat tree (`message_id`, `parent_id`, `role`, `text`, `rank`) every message is a position:
+    one that several answers follow gives their pairs. Turns are read as by `load.records`: tool
+    calls, tools and reasoning become fields, and what a record has no place for makes the row
+    fail until `fields` decides.
 
     Dropped: `identical` sides; `tie`, two sides of one score; `no_pair`, where fewer than two
-    answers have a score or a rank; `duplicate`, of which the first is kept with the origins
-    of all. A position that cannot be read, or has an empty answer, has failed, with `error`,
-    `file` and `line`; failed rows that are `accepted` are dropped as such.
+    answers have a score or a rank; `deleted` messages of a flat tree; `duplicate`, of which the
+    first is kept with the origins of all. A position that cannot be read, or has an empty
+    answer, has failed, with `error`, `file` and `line`; failed rows that are `accepted` are
+    dropped as such.
 
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
@@ -130,8 +113,11 @@ def pairs(
             (`csv`, `tsv`, `parquet`), whose columns are then such fields. `preference`: chosen
             and rejected; `label`: one answer with true or false; `ranked_outputs`: a list
             `output`, the best first; `ratings`: a list of answers with scores or ranks;
-            `oasst`: trees of messages with ranks.
-        fields: The source's names for a format's fields, as {format's: source's}.
+            `oasst`: trees of messages with ranks, nested or flat.
+        fields: The source's names for a format's fields, as {format's: source's}; also {roles:
+            {…}}, {keep: [names]} and {ignore: [names]}, as in `load.records`.
+        reasoning: What becomes of reasoning in an assistant's text, in `<think>` marks or the
+            channels of gpt-oss: `split`, `keep` or `drop`, as in `load.records`.
         ranked: Of several answers to a prompt, the best with the worst (`best_worst`), each
             with the next worse one (`adjacent`), or `all`. Ranks and places, negated, are
             scores.
@@ -162,14 +148,13 @@ def pairs(
         >>> rows["chosen"][0].struct.field("content").to_list()
         ['So.']
     """
-    renames = fields or {}
-    positions: Iterable[tuple[str, Position]]
-    if dataset:
-        positions = hub_rows(dataset, split, revision, _nested(renames))
-    else:
-        files = existing_files(path)
-        positions = read_files(ctx, files, _container_of(format), _nested(renames), delimiter)
-    rows = _output_rows(positions, _pair_format(format), renames, ranked)
+    rows_of = source_of(fields, reasoning)
+    options = SimpleNamespace(
+        path=path, dataset=dataset, split=split, revision=revision, format=format,
+        delimiter=delimiter,
+    )  # fmt: skip
+    positions = source_positions(ctx, options, _nested(rows_of))
+    rows = _output_rows(positions, _pair_format(format), rows_of, ranked)
     frame = merge_duplicates(to_frame(rows, _build), source, license)
     return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
@@ -177,18 +162,44 @@ def pairs(
 def _output_rows(
     positions: Iterable[tuple[str, Position]],
     format: PairFormat | None,
-    fields: dict[str, str],
+    source: Source,
     ranked: Ranked,
 ) -> Iterator[OutputRow]:
+    # Rows come one by one from a parser, and each may break in its own manner.
+    positions = iter(positions)
+    may_be_flat = format in (None, "oasst")
     for file, (line, row, error) in positions:
         if error:
             yield _failed(error, file, line)
             continue
-        for pair in pairs_of(row, format, fields, ranked):
-            yield _output_row(pair, file, line)
+        if may_be_flat and is_flat(row, source):
+            yield from _flat_rows(chain([(file, (line, row, error))], positions), source, ranked)
+            return
+        # All at once: a suspended reader would hold a long text beside what became of it.
+        results = [
+            _output_row(pair, source, file, line) for pair in pairs_of(row, format, source, ranked)
+        ]
+        del row
+        while results:
+            yield results.pop(0)
 
 
-def _output_row(pair: ParsedPair | NoPair | Unusable, file: str, line: int) -> OutputRow:
+def _flat_rows(
+    positions: Iterable[tuple[str, Position]], source: Source, ranked: Ranked
+) -> Iterator[OutputRow]:
+    """The messages of flat trees."""
+    read, trees = read_flat(positions, source)
+    for file, line, row, error in read:
+        if row is None:
+            yield _failed(str(error), file, line)
+            continue
+        for pair in flat_pairs(row, trees, source, ranked):
+            yield _output_row(checked(pair), source, file, line)
+
+
+def _output_row(
+    pair: ParsedPair | NoPair | Unusable, source: Source, file: str, line: int
+) -> OutputRow:
     """The values of `_READ`, in its order."""
     if isinstance(pair, Unusable):
         return _failed(str(pair), file, line)
@@ -199,7 +210,10 @@ def _output_row(pair: ParsedPair | NoPair | Unusable, file: str, line: int) -> O
     better, worse = (side.turns if side else None for side in (chosen, rejected))
     scores = [side.score if side else None for side in (chosen, rejected)]
     try:
-        id_, others = pair_id(prompt, better, worse, tools), extra_json(extra)
+        kept = kept_fields(extra, source) if source.keep else None
+        kept_json = extra_json(kept) if kept else None
+        id_ = pair_id(prompt, better, worse, tools, kept_json)
+        others = extra_json(extra)
     except UnicodeEncodeError:
         return _failed(SURROGATE, file, line)
     except RecursionError:

@@ -19,12 +19,10 @@ from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages._common.verdicts import evidence_json
 from stages.load._accepted import accept, read_accepted
-from stages.load._container import Container, container
 from stages.load._conversations import ParsedConversation
 from stages.load._formats import (
     LISTS,
@@ -33,43 +31,31 @@ from stages.load._formats import (
     named,
     preference_field,
     recognize,
-    rename_fields,
 )
 from stages.load._frame import conversations_frame
-from stages.load._hub import hub_rows
 from stages.load._json import Position
+from stages.load._options import DEFAULT_SPLIT, check_rows, source_positions
 from stages.load._rows import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
-    ContainerOf,
     OutputRow,
-    check_file,
-    existing_files,
     extra_json,
     merge_duplicates,
-    read_files,
     to_frame,
 )
 from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
 from stages.load._tables import Delimiter
-from stages.load._trees import flat_trees, is_flat
-from stages.load._turns import Unusable
+from stages.load._trees import flat_conversation, is_flat, read_flat
+from stages.load._turns import Unusable, texts_beside
 
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
 
-_DEFAULT_SPLIT: Final = "train"
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
 
 
 def _row_format(format: Format) -> RowFormat | None:
     return next((name for name in get_args(RowFormat) if name == format), None)
-
-
-def _container_of(format: Format) -> ContainerOf:
-    """How files hold their rows: as the format says, or as each file shows."""
-    named = next((name for name in get_args(Container) if name == format), None)
-    return (lambda *_: named) if named else container
 
 
 def _nested(source: Source) -> frozenset[str]:
@@ -78,52 +64,33 @@ def _nested(source: Source) -> frozenset[str]:
 
 def _check(options: SimpleNamespace) -> None:
     """Whether each file can be read and its first megabyte holds a row of the format."""
-    if bool(options.path) == bool(options.dataset):
-        raise OptionError(
-            "path",
-            "and dataset: exactly one must be given, got "
-            + ("both" if options.path else "neither"),
-            hint="write path: FILE (or a list, or a pattern), or dataset: OWNER/NAME",
-        )
-    for option, default in (("split", _DEFAULT_SPLIT), ("revision", None)):
-        value = getattr(options, option)
-        if options.dataset is None and value != default:
-            raise OptionError(
-                option, f"must be left out without `dataset`, got {value!r}",
-                hint=f"it has no effect on files: leave {option} out",
-            )  # fmt: skip
     row_format, rows_of = _row_format(options.format), source_of(options.fields)
     known = "any known format" if options.format == "auto" else f"the format {options.format!r}"
-    for path in existing_files(options.path):
-        check_file(
-            path,
-            _container_of(options.format),
-            lambda row: _is_usable(row, row_format, rows_of),
-            f"of {known}",
-            "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
-            "preferences (rejected, or a label of true and false) are for load.pairs",
-            _nested(rows_of),
-            options.delimiter,
-        )
-    read_accepted(options.accepted)
+    check_rows(
+        options,
+        lambda row: _is_usable(row, row_format, rows_of),
+        f"of {known}",
+        "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
+        "preferences (rejected, or a label of true and false) are for load.pairs",
+        _nested(rows_of),
+    )
 
 
 def _is_usable(row: Any, format: RowFormat | None, source: Source) -> bool:
     if isinstance(row, list):  # of turns
         return not isinstance(next(conversations(row, format, source)), Unusable)
-    row = named(row, source)[0]
-    if recognize(row, format) is not None:
+    if recognize(named(row, source)[0], format) is not None:
         return True
-    return format in (None, "oasst") and is_flat(row) and not preference_field(row)
+    return format in (None, "oasst") and is_flat(row, source) and not preference_field(row)
 
 
-@stage(version=3, scope="set", check=_check)
+@stage(version=4, scope="set", check=_check)
 def records(
     ctx: Context,
     *,
     path: InputFiles = (),
     dataset: str | None = None,
-    split: str = _DEFAULT_SPLIT,
+    split: str = DEFAULT_SPLIT,
     revision: str | None = None,
     format: Format = "auto",
     fields: Fields | None = None,
@@ -148,9 +115,10 @@ def records(
 
     Tool calls, their results and the definitions of tools are read from OpenAI's messages of
     every age, ShareGPT's `function_call` and `observation`, Glaive's dialogues, APIGen's answers
-    and, where they can be read, Hermes' marks in the text, of which the system prompt stays as
-    it is. Arguments that are text stay as they are. `weight`, `train`, `training` and `loss` of
-    a turn (true or false, 0 or 1) become `train`.
+    and, where they can be read, Hermes' marks in the text. What a system prompt says of the
+    definitions that it shows goes from it, where they become the row's `tools`, and the prompt
+    as it was stays in `extra` as `system`. Arguments that are text stay as they are. `weight`,
+    `train`, `training` and `loss` of a turn (true or false, 0 or 1) become `train`.
 
     Content in parts is one text, if all parts are texts or reasoning. `extra` keeps the fields
     that the format does not use, and such parts. Some make a row fail until `fields` decides:
@@ -215,12 +183,11 @@ def records(
         (2, 'no known format has these fields: (none)')
     """
     rows_of = source_of(fields, reasoning)
-    positions: Iterable[tuple[str, Position]]
-    if dataset:
-        positions = hub_rows(dataset, split, revision, _nested(rows_of))
-    else:
-        files = existing_files(path)
-        positions = read_files(ctx, files, _container_of(format), _nested(rows_of), delimiter)
+    options = SimpleNamespace(
+        path=path, dataset=dataset, split=split, revision=revision, format=format,
+        delimiter=delimiter,
+    )  # fmt: skip
+    positions = source_positions(ctx, options, _nested(rows_of))
     rows = _output_rows(positions, _row_format(format), rows_of)
     frame = to_frame(rows, conversations_frame, itemgetter(-1))
     frame = merge_duplicates(frame, source, license)
@@ -237,18 +204,16 @@ def _output_rows(
         if error:
             yield _failed(error, file, line)
             continue
-        if type(row) is dict and parent in row and _is_message(row, source):
+        if type(row) is dict and parent in row and is_flat(row, source):
             yield from _flat_rows(chain([(file, (line, row, error))], positions), source)
             return
-        for conversation in conversations(row, format, source):
-            yield _output_row(conversation, source, file, line)
-            del conversation  # it may be long: not held while the next one is read
-
-
-def _is_message(row: Any, source: Source) -> bool:
-    """Whether a row is a message of a flat tree."""
-    is_renamed = source.names and isinstance(row, dict)
-    return is_flat(rename_fields(row, source.names)[0] if is_renamed else row)
+        # All at once: a suspended reader would hold a long text beside what became of it.
+        results = [
+            _output_row(each, source, file, line) for each in conversations(row, format, source)
+        ]
+        del row
+        while results:
+            yield results.pop(0)
 
 
 def _output_row(
@@ -264,7 +229,7 @@ def _output_row(
             if turn[1]:
                 size += len(turn[1].encode())
             if len(turn) == 3:
-                size += len(extra_json(turn[2]))
+                size += sum(len(text.encode()) for text in texts_beside(turn[2]))
         kept = kept_fields(extra, source) if source.keep else None
         kept_json = extra_json(kept) if kept else None
         return (
@@ -281,17 +246,15 @@ def _failed(error: str, file: str, line: int) -> OutputRow:
 
 
 def _flat_rows(positions: Iterable[tuple[str, Position]], source: Source) -> Iterator[OutputRow]:
-    """The messages of flat trees: all are read first, since a parent may come late."""
-    rest = list(positions)
-    rows = [row for _, (_, row, _) in rest if _is_message(row, source)]
-    messages = flat_trees((rename_fields(row, source.names)[0] for row in rows), source)
-    for file, (line, row, error) in rest:
-        if not _is_message(row, source):
-            yield _failed(error or "no message of a tree, as the rows before it are", file, line)
+    """The messages of flat trees."""
+    read, trees = read_flat(positions, source)
+    for file, line, row, error in read:
+        if row is None:
+            yield _failed(str(error), file, line)
             continue
-        conversation, reason, message_id = next(messages)
-        if conversation is not None:
-            yield _output_row(conversation, source, file, line)
+        conversation = flat_conversation(row, trees, source)
+        if isinstance(conversation, str):
+            place = {"message_id": row["message_id"], "file": file, "line": line}
+            yield (*[None] * 8, conversation, evidence_json(place), 0)
         else:
-            evidence = evidence_json({"message_id": message_id, "file": file, "line": line})
-            yield (None, None, None, None, None, None, None, None, reason, evidence, 0)
+            yield _output_row(conversation, source, file, line)

@@ -27,7 +27,14 @@ from schemas.turns import viewed
 from stages._common.charts import dot_plot
 from stages._common.option_types import Distinct
 from stages._text.ngram_index import build_index, find_overlaps
-from stages._training.dataset import answer_tokens, check_template, cut, tokenizer_for
+from stages._training.dataset import (
+    HIDDEN,
+    answer_tokens,
+    check_template,
+    cut,
+    hidden_counts,
+    tokenizer_for,
+)
 from stages._training.encoding import encode, name_refused_rows, refused_rows
 from stages._training.hyperparameters import (
     Full,
@@ -62,7 +69,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads={
         "pool": ["messages", "tools"],
@@ -162,7 +169,9 @@ def _encoded(
         encoded = encode(tokenizer, template, frame)
         refused += [{"edge": edge, **row} for row in refused_rows(frame["id"], encoded)]
         others = frame.select(pl.exclude("messages", "tools"))
-        rows[edge], counts[edge] = cut(others.with_columns(encoded.drop("error")), max_length)
+        tokens = others.with_columns(encoded.drop("error", HIDDEN))
+        rows[edge], counts[edge] = cut(tokens, max_length)
+        counts[edge] |= hidden_counts(encoded)
         if rows[edge].is_empty():
             raise UserError(
                 f"no row of `{edge}` has an answer to learn or to predict", why=f"{counts[edge]}"

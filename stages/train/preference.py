@@ -7,7 +7,6 @@ moved towards the chosen side.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,8 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Files, InputFiles, Pairs, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
-from stages._training.dataset import load_tokenizer, passes
+from stages._training.dataset import hidden_counts, load_tokenizer, passes
+from stages._training.encoding import first_refused, name_refused_rows, refused_rows
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
@@ -76,7 +76,7 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return ["prompt", *SIDES, "tools"]
 
 
-@stage(version=1, scope="set", reads=_reads, check=_check)
+@stage(version=2, scope="set", reads=_reads, check=_check)
 def preference(
     ctx: Context,
     pairs: Files | Pairs,
@@ -107,6 +107,8 @@ def preference(
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
     for KTO), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
     `rows_one_sided`, and `rows_refused` by the chat template, which `refused.jsonl` names),
+    `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
+    leaves out, in a prompt once for each side),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step; `margin` is that of the rewards)
     and, where pairs are held out, `held_out`: `pairs`; `accuracy`, the fraction of them whose
     chosen side became more likely against the reference than the rejected one, level ones as
@@ -159,8 +161,10 @@ def preference(
         tokenizer, _ = load_tokenizer(model, chat_template)
         encoded = encode_pairs(tokenizer, _rows(pairs, "train"))
         rows, counts = _usable(encoded, max_length, loss)
+        counts |= hidden_counts(encoded)
         test = encode_pairs(tokenizer, _test_rows(pairs, held_out))
-        _write_refused(ctx, pl.concat([encoded, test]))
+        both = pl.concat([encoded, test])
+        name_refused_rows(refused_rows(both["id"], both), ctx.files)
         test, _ = cut_pairs(test.drop_nulls([f"{side}_ids" for side in SIDES]), max_length)
         weights = load_model(model, method, max_length)
         before = _log_probs(weights, test)
@@ -211,16 +215,11 @@ def _usable(
         counts["tokens"] = int(side_lengths(rows).sum())
     counts["rows"] = len(rows)
     if rows.is_empty():
-        raise UserError(f"there is no pair to train on by {loss.name}", why=f"{counts}")
+        refused = refused_rows(encoded["id"], encoded)
+        raise UserError(
+            f"there is no pair to train on by {loss.name}", why=f"{counts}{first_refused(refused)}"
+        )
     return rows, counts
-
-
-def _write_refused(ctx: Context, encoded: pl.DataFrame) -> None:
-    """Name the pairs that the chat template cannot show."""
-    refused = encoded.filter(pl.col("error").is_not_null()).select("id", "error").to_dicts()
-    if refused:
-        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
-        (ctx.files / "refused.jsonl").write_text("".join(lines), "utf-8")
 
 
 def _ordered(

@@ -23,10 +23,12 @@ from pipeline.stage import Files, InputFiles, stage
 from pipeline.types import Count, NonEmpty, NonNegativeFloat, PositiveFloat
 from stages._common.option_types import Distinct
 from stages._training.dataset import (
+    HIDDEN,
     answer_losses,
     check_template,
     cut,
     dataset,
+    hidden_counts,
     pack,
     passes,
     read_shards,
@@ -37,6 +39,7 @@ from stages._training.encoding import (
     ANSWER_PARTS,
     AnswerPart,
     encode,
+    first_refused,
     name_refused_rows,
     refused_rows,
 )
@@ -65,7 +68,7 @@ def _check(options: SimpleNamespace) -> None:
     check_template(options.model, options.chat_template)
 
 
-@stage(version=2, scope="set", check=_check)
+@stage(version=3, scope="set", check=_check)
 def sft(
     ctx: Context,
     shards: Files,
@@ -97,6 +100,8 @@ def sft(
     `adapter/` too, and `metrics.json`: `rows`, `tokens` and `answer_tokens` of the training
     split, `rows_cut` and `tokens_cut` by max_length, `rows_without_answer` and `rows_refused`
     (left out; what the chat template cannot show is named in `refused.jsonl`, by id),
+    `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
+    leaves out, as those of reasoning models do in earlier turns, and that is not trained on),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step: nats per answer token) and,
     where there are `validation-*.parquet`, their mean `loss` before and after.
 
@@ -192,10 +197,11 @@ def _rows(
         rows = rows.select("id", reversed_pairs(rows["messages"]))
     encoded = encoding(rows)
     refused += ({"split": split, **row} for row in refused_rows(rows["id"], encoded))
-    usable, counts = cut(encoded.drop("error"), max_length)
+    usable, counts = cut(encoded.drop("error", HIDDEN), max_length)
     if usable.is_empty() and split == "train":
-        raise UserError("no row has an answer to train on", where=str(shards), why=f"{counts}")
-    return usable, counts
+        why = f"{counts}{first_refused(refused)}"
+        raise UserError("no row has an answer to train on", where=str(shards), why=why)
+    return usable, counts | (hidden_counts(encoded) if split == "train" else {})
 
 
 def _train(

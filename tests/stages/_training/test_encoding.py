@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.models import LanguageModel
-from stages._llm.rendered import rendered_text
+from stages._llm.rendered import hidden_reasoning, rendered_text
 from stages._training.dataset import IGNORED, tokenizer_for
 from stages._training.encoding import ANSWER_PARTS, AnswerPart, encode
 from stages._training.hyperparameters import Full
@@ -206,3 +206,21 @@ def test_tokens_and_labels_of_tool_rows_are_those_of_trl(tmp_path: Path) -> None
     ours = encode(TOKENIZER, TEMPLATE, rows(*chats))
     assert trainer.train_dataset["input_ids"][:] == ours["input_ids"].to_list()
     assert trainer.train_dataset["labels"][:] == ours["labels"].to_list()
+
+
+@given(chat=conversations())
+@settings(max_examples=30, deadline=None)
+def test_reasoning_that_is_not_rendered_is_counted(chat: list[dict[str, Any]]) -> None:
+    """By the template that leaves it out in all but the last turn, and by the one that shows it."""
+    last = max((at for at, turn in enumerate(chat) if turn["role"] == "assistant"), default=-1)
+    condition = "m['reasoning_content'] is defined"
+    hiding = TEMPLATE.replace(condition, f"loop.last and {condition}")
+    for template, shown in ((TEMPLATE, range(len(chat))), (hiding, range(last, len(chat)))):
+        thoughts = [turn.get("reasoning") or "" for turn in chat]
+        expected = sum(
+            len(text) for at, text in enumerate(thoughts) if text.strip() and at not in shown
+        )
+        encoded = encode(TOKENIZER, template, rows(chat))
+        if encoded["error"].item() is None:
+            assert encoded["hidden_reasoning"].item() == expected
+            assert hidden_reasoning(TOKENIZER, chat, TOOLS, template) == expected

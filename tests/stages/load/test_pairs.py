@@ -20,6 +20,7 @@ from stages.load.pairs import pairs
 from tests.support.loading import failures, json_lines, load
 from tests.support.options import options_of
 from tests.support.pairing import load_pairs, said
+from tests.support.rows import SAMPLES
 from tests.support.rows import json_lines as read_json
 
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(
@@ -240,10 +241,147 @@ def test_scores_ties_and_other_fields() -> None:
     assert indices == [0, 2, 3, 4]
 
 
-def test_turns_hold_nothing_that_is_lost() -> None:
-    chosen = [{"role": "assistant", "content": "So.", "mood": "good"}]
-    frame = load_pairs(json_lines([{"prompt": "Why?", "chosen": chosen, "rejected": "No."}]))
-    assert json.loads(frame["extra"][0]) == {"chosen": [{"mood": "good"}]}
+ROLES = ["Human", "GPT", "model", "ai", "Bot", "bing", "bard", "claude", "Developer", "ipython",
+         "environment", "tool_response", "PROMPTER"]  # fmt: skip
+ANSWERS: list[Any] = [
+    "<think>\nHm.\n</think>\n\n2",
+    "Hm.\n</think>2",
+    "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>2",
+    'So:\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
+    "Write <tool_call> around it.",
+    [{"role": "assistant", "content": "2", "reasoning_content": "Hm."}],
+    [{"role": "assistant", "content": "2", "thinking": "Hm."}],
+    [{"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."},
+                                       {"type": "text", "text": "2"}]}],
+    [{"role": "assistant", "content": [{"type": "tool_use", "id": "1", "name": "add",
+                                        "input": {"a": 1}}]}],
+    [{"role": "assistant", "content": "", "function_call": {"name": "add", "arguments": "{}"}},
+     {"role": "function", "name": "add", "content": ""}, {"role": "assistant", "content": "2"}],
+    [{"role": "assistant", "content": None, "tool_calls": [CALL]},
+     {"role": "ipython", "content": {"sum": 2}}, {"role": "assistant", "content": "2"}],
+    [{"from": "function_call", "value": """{"name": "add", "arguments": '{"a": 1}'}"""},
+     {"from": "observation", "value": "2"}, {"from": "gpt", "value": "2"}],
+    [{"role": "assistant", "content": "2", "weight": 0, "id": "m1", "tokens": 3}],
+    *([{"role": "assistant", "content": "1"}, {"role": role, "content": "2"}] for role in ROLES),
+    # What no record has a place for.
+    [{"role": "assistant", "content": "2", "mood": "good"}],
+    [{"role": "assistant", "content": [{"type": "image", "url": "x"}]}],
+    [{"role": "assistant", "content": "2", "tool_calls": [CALL | {"mood": "good"}]}],
+    [{"role": "assistant", "content": "2", "weight": 0.5}],
+    [{"role": "doctor", "content": "2"}],
+    [{"role": "assistant", "content": "2", "tool_calls": "add(1)"}],
+]  # fmt: skip
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"reasoning": "drop"}, {"reasoning": "keep"},
+    {"fields": {"keep": ["mood", "image"], "roles": {"Doctor": "assistant"}}},
+    {"fields": {"ignore": ["mood", "image"]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_turns_are_those_that_load_records_reads(options: dict[str, Any]) -> None:
+    for answer in ANSWERS:
+        turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer}]
+        record = load(json_lines([{"messages": [ASKED, *turns]}]), **options).to_dicts()[0]
+        pairs_of = [
+            {"prompt": [ASKED], "chosen": answer, "rejected": "3"},
+            {"prompt": [ASKED], "completions": ["3", answer], "scores": [1, 2]},
+            {"chosen": [ASKED, *turns], "rejected": [ASKED, {"role": "assistant", "content": "3"}]},
+        ]
+        for row in pairs_of:
+            (pair,) = load_pairs(json_lines([row]), **options).to_dicts()
+            if record["error"] is not None:
+                assert pair["error"].split(": ", 1)[-1].split("turn ")[-1][2:] in record["error"]
+            elif record["messages"][-1]["role"] == "assistant":
+                assert [*pair["prompt"], *pair["chosen"]] == record["messages"], (answer, row)
+            else:
+                assert pair["error"].endswith(("the assistant's turn", "answer is empty"))
+
+
+def test_what_a_turn_holds_beside_its_fields() -> None:
+    def pair(mood: str, **options: Any) -> dict[str, Any]:
+        chosen = [{"role": "assistant", "content": "So.", "mood": mood, "rating": 3}]
+        row = {"prompt": "Why?", "chosen": chosen, "rejected": "No."}
+        return load_pairs(json_lines([row]), **options).to_dicts()[0]
+
+    assert "the field 'mood' has no place in a record" in pair("good")["error"]
+    ignored, kept = ({"fields": {name: ["mood"]}} for name in ("ignore", "keep"))
+    extra = {"chosen": [{"mood": "good", "rating": 3}]}
+    for options in (ignored, kept):
+        assert json.loads(pair("good", **options)["extra"]) == extra
+    assert pair("good", **ignored)["id"] == pair("bad", **ignored)["id"]
+    assert len({pair(mood, **kept)["id"] for mood in ("good", "bad")}) == 2
+
+
+def test_media_beside_the_turns_fail_until_they_are_decided() -> None:
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "images": ["x.png"]}
+    ((_, error),) = failures(load_pairs(json_lines([row])))
+    assert "'images'" in error
+    assert failures(load_pairs(json_lines([row]), fields={"ignore": ["images"]})) == []
+
+
+def test_tools_that_the_prompt_shows() -> None:
+    shown = 'Be kind.\n\n# Tools\n\n<tools>\n{"name": "add"}\n</tools>'
+    for row in (
+        {"prompt": "Why?", "system": shown},
+        {"prompt": [{"role": "system", "content": shown}, {"role": "user", "content": "Why?"}]},
+        {"prompt": "Why?", "system": "Be kind.", "functions": [{"name": "add"}]},
+    ):
+        (pair,) = load_pairs(json_lines([row | {"chosen": "a", "rejected": "b"}])).to_dicts()
+        assert said(pair["prompt"]) == [("system", "Be kind."), ("user", "Why?")]
+        assert pair["tools"] == '[{"name": "add"}]'
+
+
+def _flat(tree: dict[str, Any], parent: str | None = None) -> list[dict[str, Any]]:
+    row = {name: value for name, value in tree.items() if name != "replies"} | {"parent_id": parent}
+    replies = tree.get("replies", [])
+    return [row, *(each for reply in replies for each in _flat(reply, tree["message_id"]))]
+
+
+@pytest.mark.parametrize("ranked", ["best_worst", "adjacent", "all"])
+def test_flat_trees_give_the_pairs_of_nested_ones(ranked: str) -> None:
+    trees = [tree["prompt"] for tree in read_json(SAMPLES / "oasst_trees.jsonl.gz")]
+    rows = [row for tree in trees for row in _flat(tree)]
+    nested = load_pairs(SAMPLES / "oasst_trees.jsonl.gz", ranked=ranked)
+    for order in (rows, rows[::-1]):
+        flat = load_pairs(json_lines(order), ranked=ranked)
+        assert flat.filter(pl.col("error").is_not_null()).is_empty()
+        assert set(flat["line"].drop_nulls()) <= set(range(1, len(rows) + 1))
+        assert len(flat) >= len(rows)
+        columns = ["id", "chosen_score", "rejected_score"]
+        pairs_in = [
+            each.filter(pl.col("drop_reason").is_null()).select(columns).sort("id")
+            for each in (nested, flat)
+        ]
+        assert len(pairs_in[0]) > 50
+        assert pairs_in[0].equals(pairs_in[1])
+
+
+def test_messages_of_a_flat_tree_that_make_no_pair() -> None:
+    def message(id_: str, parent: str | None, role: str, **more: Any) -> dict[str, Any]:
+        return {"message_id": id_, "parent_id": parent, "role": role, "text": id_, **more}
+
+    rows: list[Any] = [
+        message("q", None, "prompter"),
+        message("a", "q", "assistant", rank=1),
+        message("b", "q", "assistant", rank=0),
+        message("c", "q", "assistant", rank=2, deleted=True),
+        message("d", "c", "prompter"),
+        message("q", None, "prompter"),
+        message("x", "y", "assistant"),
+        [1],
+    ]
+    frame = load_pairs(json_lines(rows))
+    assert frame["drop_reason"].to_list() == [
+        None, "no_pair", "no_pair", "deleted", "deleted", None, None, None
+    ]  # fmt: skip
+    assert said(frame["chosen"][0].to_list()) == [("assistant", "b")]
+    errors = [error for _, error in failures(frame)]
+    assert errors == [
+        "the message id 'q' occurs twice",
+        "the parent 'y' is not in the source",
+        "no message of a tree, as the rows before it are",
+    ]
 
 
 def test_a_table_of_pairs() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import pytest
 import zstandard
 
 from pipeline.errors import UserError
-from stages.load._stream import ROW_LIMIT
+from stages.load._stream import ROW_LIMIT, Stream
+from stages.load._tables import delimited
 from stages.load.records import _check as check
 from stages.load.records import records
 from tests.conftest import ROOT
@@ -85,6 +88,58 @@ def test_a_row_too_long_fails_by_itself(case: str) -> None:
     [(line, error)] = failures(frame)
     assert line == (1 if around is array_around else 3 if around is csv_around else 2)
     assert why in error
+
+
+HEADER = b"prompt,completion\nWhy?,So.\n"
+REST_OF_CELLS = [b'",b\n', b'","b\nc"\n', b'"\n', b'",b']
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"\n" * 64, b"\r\n" * 32, b"a\n" * 32, b'""\n\n' * 16, b'""' * 32, b"a" * 63 + b"\n"],
+    ids=["line breaks", "CRLF", "short lines", "quotes and line breaks", "quotes", "lines"],
+)
+@pytest.mark.parametrize("end", REST_OF_CELLS, ids=["ends", "goes on", "is all", "ends the file"])
+def test_a_cell_of_line_breaks_without_end_is_one_row(piece: bytes, end: bytes) -> None:
+    cell = [b'"', *[piece * (PIECE // len(piece))] * 70, end]
+    behind = b"" if not end.endswith(b"\n") else b"How?,So.\n"
+    began = time.perf_counter()
+    frame = load(zstandarded(iter([HEADER, *cell, behind])), name="p.csv")
+    assert time.perf_counter() - began < 20
+    assert [conversation[0][1] for conversation in turns(frame)] == ["Why?", "How?"][
+        : 1 + bool(behind)
+    ]
+    assert failures(frame) == [(3, "the row is longer than 64 MiB")]
+
+
+def test_the_lines_behind_a_long_cell_are_counted() -> None:
+    cell = [b'"', *[b"a\n" * (PIECE // 2)] * 66, b'",b\n"so\n']
+    frame = load(zstandarded(iter([HEADER, *cell, b"How?,So.\n"])), name="p.csv")
+    lines_of_cell = 66 * PIECE // 2 + 1
+    [_, (line, error)] = failures(frame)
+    assert line == 3 + lines_of_cell
+    assert error.startswith("invalid CSV")
+
+
+@pytest.mark.parametrize("start", [b'"stray,b\n', b'"' + b"long " * (14 * PIECE) + b",b\n"])
+def test_rows_that_a_stray_quote_swallows_are_read(start: bytes, tmp_path: Path) -> None:
+    rows = b"".join(b"row %d,b\n" % n for n in range(100_000)) * 60
+    path = tmp_path / "p.csv"
+    path.write_bytes(HEADER + start + rows)
+    assert len(rows) > ROW_LIMIT
+    read = list(islice(delimited(Stream(path), ",", None, frozenset()), 4))
+    assert [(line, row and row["prompt"]) for line, row, _ in read] == [
+        (2, "Why?"), (3, None), (4, "row 0"), (5, "row 1")
+    ]  # fmt: skip
+
+
+def test_blank_lines_between_rows_take_no_time() -> None:
+    began = time.perf_counter()
+    blank = [b"\n" * (PIECE // 2) + b"\r\n" * (PIECE // 2)] * 100
+    frame = load(zstandarded(iter([b"\n\r\n", HEADER, *blank, b"How?,So.\n,,\n"])), name="p.csv")
+    assert time.perf_counter() - began < 10
+    assert [conversation[0][1] for conversation in turns(frame)] == ["Why?", "How?"]
+    assert [line for line, _ in failures(frame)] == [100 * PIECE + 6]
 
 
 @pytest.mark.proof

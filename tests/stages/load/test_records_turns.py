@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def test_hermes_marks() -> None:
     said = [("system", system), ("human", "q"), ("gpt", "So:\n" + calls), ("tool", results)]
     result = one({"conversations": [{"from": f, "value": v} for f, v in said]})
     assert result["tools"] == '[{"name": "add"}, {"name": "f"}]'
-    assert result["messages"][0]["content"] == system
+    assert result["messages"][0]["content"] == "Use <tools></tools>:"
+    assert json.loads(result["extra"])["system"] == system
     assert result["messages"][2:] == [
         {
             "role": "assistant",
@@ -155,6 +157,90 @@ def test_hermes_marks() -> None:
         {"role": "tool", "content": "3"},
         {"role": "tool", "content": ""},
     ]
+
+
+ADD = {"type": "function", "function": {"name": "add", "description": "Adds."}}
+HERMES = (
+    "You are a function calling AI model. You are provided with function signatures within "
+    "<tools></tools> XML tags. You may call one or more functions to assist with the user query. "
+    "Don't make assumptions about what values to plug into functions. Here are the available "
+    "tools: <tools> {tools} </tools> Use the following pydantic model json schema for each tool "
+    'call you will make: {"title": "FunctionCall", "type": "object"} For each function call '
+    "return a json object with function name and arguments within <tool_call></tool_call> XML "
+    'tags as follows:\n<tool_call>\n{"arguments": <args-dict>, "name": <function-name>}\n'
+    "</tool_call>"
+)
+HERMES_2 = (
+    "You are a function calling AI model. You are provided with function signatures within "
+    "<tools> </tools> XML tags. You may call one or more functions to assist with the user query. "
+    "If available tools are not relevant in assisting with user query, just respond in natural "
+    "conversational language. Don't make assumptions about what values to plug into functions. "
+    "After calling & executing the functions, you will be provided with function results within "
+    "<tool_response> </tool_response> XML tags. Here are the available tools:\n<tools>\n{tools}\n"
+    "</tools>\nFor each function call return a JSON object, with the following pydantic model json "
+    "schema:\n{'title': 'FunctionCall'}\nEach function call should be enclosed within <tool_call> "
+    "</tool_call> XML tags. Example:\n<tool_call>\n{'name': <function-name>}\n</tool_call>"
+)
+QWEN = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are "
+    "provided with function signatures within <tools></tools> XML tags:\n<tools>\n{tools}\n"
+    "</tools>\n\nFor each function call, return a json object with function name and arguments "
+    'within <tool_call></tool_call> XML tags:\n<tool_call>\n{"name": <function-name>, "arguments": '
+    "<args-json-object>}\n</tool_call>"
+)
+
+
+@pytest.mark.parametrize("prompt", [HERMES, HERMES_2, QWEN])
+@pytest.mark.parametrize("before", ["", "You are kind.", "# Rules\n\nUse tools.\nBe brief."])
+@pytest.mark.parametrize("behind", ["", "Today is Monday."])
+@pytest.mark.parametrize("field", [None, [ADD], [ADD["function"]], [{"name": "sub"}]])
+def test_a_system_prompt_shows_the_tools_once(
+    prompt: str, before: str, behind: str, field: Any
+) -> None:
+    shown = prompt.replace("{tools}", json.dumps(ADD))
+    system = "\n\n".join(filter(None, (before, shown, behind)))
+    said = [("system", system), ("human", "q"), ("gpt", "a")]
+    row: dict[str, Any] = {"conversations": [{"from": f, "value": v} for f, v in said]}
+    result = one(row if field is None else row | {"tools": field})
+    turns = [t["content"] for t in result["messages"] if t["role"] == "system"]
+    if field == [{"name": "sub"}]:
+        assert turns == [system]  # other tools than those of the row
+        return
+    assert turns == ["\n\n".join(filter(None, (before, behind)))] * bool(before or behind)
+    assert json.loads(result["tools"]) == (field or [ADD])
+    assert json.loads(result["extra"])["system"] == system
+    # What was loaded is loaded again as it is: its own system prompt shows no tools.
+    again = one({"messages": result["messages"], "tools": result["tools"]})
+    assert again["id"] == result["id"]
+
+
+def test_a_prompt_that_shows_tools_in_any_field_of_a_row() -> None:
+    shown = QWEN.replace("{tools}", json.dumps(ADD))
+    for row in (
+        {"system": shown, "conversations": [{"from": "human", "value": "q"}]},
+        {"system": shown, "instruction": "q", "output": ""},
+        {"messages": [{"role": "developer", "content": shown}, ASK]},
+    ):
+        assert one(row)["messages"] == [ASK]
+        assert json.loads(one(row)["tools"]) == [ADD]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tools>" + " " * (1 << 20),
+        "<tools>[" + " " * (1 << 20) + "]",
+        "<tools>[{]</tools>" + "You may call one or more functions. " * 30_000,
+        "<tools>[" * 100_000,
+        "For each function call" * 50_000 + '<tools>{"name": "add"}</tools>',
+        '<tools>{"name": "add"}</tools>' + "For each function call <tool_call>" * 30_000,
+        "# Tools\n" * 100_000 + '<tools>{"name": "add"}</tools>',
+    ],
+)
+def test_a_hostile_system_prompt_takes_no_time(text: str) -> None:
+    begin = time.perf_counter()
+    load(json_lines([{"messages": [{"role": "system", "content": text}, ASK]}]))
+    assert time.perf_counter() - begin < 5
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,9 @@ changes nothing."""
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +25,7 @@ from stages._training.hyperparameters import Full, LoRA
 from stages._training.preferences import DPO, IPO, KTO, ORPO, Loss
 from stages.export.pairs import pairs as export_pairs
 from stages.train.preference import preference
+from tests.conftest import ROOT
 from tests.support.options import problems
 from tests.support.pairing import pair, pair_frame, ranked_sample, turn
 
@@ -220,6 +224,51 @@ def test_a_resumed_training_equals_an_undisturbed_one(
     for name, tensor in weights(killed).items():
         assert (tensor == weights(whole)[name]).all(), name
     assert (killed.files / "adapter").is_dir() == isinstance(method, LoRA)
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+from pipeline.context import Context
+from pipeline.models import LanguageModel
+from stages._training import trainer
+from stages.train.preference import preference
+
+trainer.CHECKPOINT_SECONDS, trainer.SAVING_FRACTION = 0.0, 1e9
+ctx = Context.scratch(Path(sys.argv[1]))
+ctx.report = lambda done, total: print(int(done), flush=True)
+preference(
+    ctx, Path(sys.argv[2]), model=LanguageModel(model="data/models/tinylm"), max_steps=6,
+    per_device_train_batch_size=2, gradient_accumulation_steps=2, max_length=64,
+    learning_rate=1e-3,
+)
+"""
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("last", [1, 3, 5])
+def test_a_killed_process_goes_on_from_its_checkpoint(last: int, tmp_path: Path) -> None:
+    folder = shards(tmp_path / "shards", polite(9), validation_fraction=0.3)
+
+    def start(name: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", TRAINING, str(tmp_path / name), str(folder)]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    whole, _ = start("whole").communicate()
+    process = start("killed")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == last:
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait(60) == -signal.SIGKILL
+    resumed, _ = start("killed").communicate()
+    assert whole.split() == ["1", "2", "3", "4", "5", "6"]
+    # The checkpoint of the last step may not have been whole yet.
+    assert resumed.split() in (whole.split()[last - 1 :], whole.split()[last:])
+    for file in ("metrics.json", "model/model.safetensors"):
+        written = [next((tmp_path / name).rglob(file)) for name in ("whole", "killed")]
+        assert written[0].read_bytes() == written[1].read_bytes()
 
 
 def test_pairs_and_their_shards_train_the_same_weights(

@@ -448,16 +448,26 @@ def test_options_that_no_training_can_have_are_refused(
     assert problems("train.sft", model=tinylm, **options) == [problem]
 
 
-def test_both_stages_train_with_the_same_hyperparameters() -> None:
+@pytest.mark.parametrize(
+    ("name", "own_defaults"),
+    [
+        ("train.sft", set()),
+        ("report.ablation", set()),
+        ("train.preference", {"learning_rate", "warmup_ratio", "per_device_train_batch_size"}),
+    ],
+)
+def test_stages_train_with_the_same_hyperparameters(name: str, own_defaults: set[str]) -> None:
     """The options have the names, types and defaults of the one dataclass, seed included."""
-    for name in ("train.sft", "report.ablation"):
-        options = {option.name: option for option in find(name).options}
-        hints = get_type_hints(Hyperparameters, include_extras=True)
-        for field, default in asdict(Hyperparameters()).items():
-            option = options[field]
-            assert option.annotation == hints[field], (name, field)
-            own = asdict(option.default) if field == "method" else option.default
-            assert own == default, (name, field)
+    options = {option.name: option for option in find(name).options}
+    hints = get_type_hints(Hyperparameters, include_extras=True)
+    different = set()
+    for field, default in asdict(Hyperparameters()).items():
+        option = options[field]
+        assert option.annotation == hints[field], field
+        own = asdict(option.default) if field == "method" else option.default
+        if own != default:
+            different.add(field)
+    assert different == own_defaults
 
 
 def test_rows_longer_than_the_model_reads_are_refused(
