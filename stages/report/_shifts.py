@@ -23,7 +23,7 @@ MAX_CATEGORIES: Final = 60
 """A column of more different texts is no tag."""
 
 MAX_LINES: Final = 3
-"""The categories of a column that are told: those whose shares changed most."""
+"""The categories of a column that are listed: those whose shares changed most."""
 
 MIN_EXPECTED: Final = 5.0
 """How often a category must be expected on both sides for the approximation by chi-squared."""
