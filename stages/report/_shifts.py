@@ -104,7 +104,7 @@ def _numbers(name: str, before: pl.Series, after: pl.Series) -> list[Line]:
     old, new = (_finite(column) for column in (before, after))
     if not len(old) or not len(new):
         return []
-    result = ks_2samp(old, new)
+    result = ks_2samp(old, new, method="asymp")
     values = {"before": float(np.median(old)), "after": float(np.median(new))}
     return [_line(name, None, values, "Kolmogorov-Smirnov", result.statistic, result.pvalue)]
 
