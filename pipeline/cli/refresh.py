@@ -55,7 +55,7 @@ def refresh(
         recipe,
         Store(store),
         lambda: load(recipe, store, overrides, profile)[0],
-        lambda loaded: watch(len(loaded.steps)),
+        lambda loaded: watch([*loaded.steps]),
         workers or os.cpu_count() or 1,
     )
     if as_json:
