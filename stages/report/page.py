@@ -60,7 +60,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         "placeholder": PLACEHOLDER,
     }
     script = (PARTS / "page.js").read_text("utf-8")
-    return _template().render(
+    html: str = _template().render(
         title=title or snapshot.title,
         style=(PARTS / "page.css").read_text("utf-8"),
         script=script,
@@ -72,6 +72,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         **_sections(snapshot, rows),
         differences=_differences(against, snapshot),
     )
+    return html
 
 
 def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:
