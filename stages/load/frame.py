@@ -71,7 +71,10 @@ def frame(
         ```yaml
         pool:
           uses: load.frame
-          with: {source: my-notebook, license: CC-BY-4.0}
+          with:
+            path: data/samples/self_instruct.jsonl.gz # left out where a notebook hands over rows
+            source: my-notebook
+            license: Apache-2.0
         ```
 
         >>> from pathlib import Path
