@@ -208,7 +208,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(
     hub: FakeHub, first: Publication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr(waiting.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     hub.faults = [
         Fault("commit", 429, headers={"Retry-After": "7"}),
         Fault("refs", 429, headers={"RateLimit": '"api";r=0;t=9'}),
@@ -292,7 +292,7 @@ def test_random_faults_end_in_the_same_state(
 ) -> None:
     """Many faults at once, call after call, as on a bad day."""
     rng = random.Random(13)
-    kinds = [409, 412, 429, 500, "cut before", "cut after"]
+    kinds: list[int | str] = [409, 412, 429, 500, "cut before", "cut after"]
     for publication in (first, second):
         for _ in range(12):
             steps = rng.choices([*STEPS, "untag"], k=8)
