@@ -1,7 +1,7 @@
 """What differs between two releases, or a release and now: rows, and the stages that did it.
 
 A row is what its id says, so rows are added or removed, never edited. A removed and an added row
-with one prompt are told as one *changed* row: the same question, another answer. Each is put
+with one prompt count as one *changed* row: the same question, another answer. Each is put
 down to the stage and reason that dropped it on the one side, or to the stage that made it on the
 other. Distributions are compared by `stages.report._shifts`, settings by `changed_settings`.
 """

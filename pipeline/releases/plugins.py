@@ -40,5 +40,7 @@ def certificate(snapshot: Any) -> Any:
     """
     try:
         return plugin("certificate")(snapshot)
-    except ModuleNotFoundError:
-        return None
+    except ModuleNotFoundError as error:
+        if error.name and PLUGINS["certificate"].startswith(error.name):
+            return None
+        raise

@@ -95,8 +95,9 @@ def test_the_latest_is_the_highest_version(first: tuple[Store, Release]) -> None
     [
         (lambda text: text[:-5], "no JSON"),
         (lambda text: "[]", "dict"),
-        (lambda text: json.dumps({**json.loads(text), "files": None}), "files"),
-        (lambda text: text.replace('"version": "1.0"', '"version": "2.0"'), "must be mini@1.0"),
+        (lambda text: json.dumps({**json.loads(text), "files": None}), "its checksum"),
+        (lambda text: text.replace('"version": "1.0"', '"version": "2.0"'), "its checksum"),
+        (lambda text: text.replace('"checksum"', '"checksun"'), "no release has 'checksun'"),
         (lambda text: json.dumps({**json.loads(text), "format": 99}), "format"),
     ],
 )
@@ -109,6 +110,14 @@ def test_a_damaged_release_is_an_error(
     for read in (lambda: latest(store, "mini"), lambda: releases(store)):
         with pytest.raises(UserError, match=why):
             read()
+
+
+def test_a_release_under_another_version_is_an_error(first: tuple[Store, Release]) -> None:
+    store, _ = first
+    folder = store.root / "releases" / "mini"
+    (folder / "1.0").rename(folder / "2.0")
+    with pytest.raises(UserError, match=r"must be mini@2.0, got mini@1.0"):
+        latest(store, "mini")
 
 
 def test_files_of_a_release_are_those_of_its_exports(first: tuple[Store, Release]) -> None:

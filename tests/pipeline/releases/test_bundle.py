@@ -22,7 +22,6 @@ from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.bundle import is_bundle, write_bundle
-from pipeline.releases.create import create
 from pipeline.releases.registry import read_release
 from pipeline.stage import ROOT
 from pipeline.store.store import Store
@@ -80,9 +79,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert done.code == 0, done.stderr
     close_engines()
     recipe, store = Recipe.load(str(folder / "small.yaml")), Store(folder / "store")
-    release = create(recipe, store).release
-    for name in ("small.zip", "again.zip"):
-        write_bundle(recipe, store, release, folder / name, with_journal=True)
+    words = ("release", str(folder / "small.yaml"), "--store", str(folder / "store"))
+    done = call(*words, "--bundle", str(folder / "small.zip"), "--journal")
+    assert done.code == 0, done.stderr
+    assert "14 answers" in done.stderr
+    release = read_release(store, "small")
+    write_bundle(recipe, store, release, folder / "again.zip", with_journal=True)
     write_bundle(recipe, store, release, folder / "without.zip")
     return folder
 
@@ -132,6 +134,14 @@ def test_the_same_release_gives_the_same_bytes(source: Path) -> None:
         assert f"own/{name}" in names
     assert any(name.startswith("prompts/stages/generate/respond") for name in names)
     assert not [name for name in names if "one.txt" in name]
+
+
+def test_the_journal_goes_only_into_a_bundle(source: Path) -> None:
+    done = call(
+        "release", str(source / "small.yaml"), "--store", str(source / "store"), "--journal"
+    )
+    assert done.code == 2
+    assert "--journal needs --bundle FILE.zip" in done.stderr
 
 
 def test_code_of_a_bundle_runs_only_with_trust(elsewhere: Path) -> None:
