@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -70,7 +69,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         map=points,
         finals=[stage.name for stage in finals],
         **_sections(snapshot, rows),
-        differences=_differences(against, snapshot),
+        differences=differences(against, snapshot) if against else None,
     )
     return html
 
@@ -151,12 +150,6 @@ def _method(snapshot: Snapshot) -> list[dict[str, Any]]:
                 }
             )
     return entries
-
-
-def _differences(before: Snapshot | None, after: Snapshot) -> dict[str, Any] | None:
-    if before is None or find_spec("pipeline.releases.diff") is None:
-        return None
-    return differences(before, after)
 
 
 def packed(text: str) -> str:

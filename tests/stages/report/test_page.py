@@ -281,6 +281,11 @@ def test_page_is_the_same_again_and_for_a_release(site: Site, tmp_path: Path) ->
     assert numbers == re.findall(
         r'data-value="\d+"', page(Snapshot.of_recipe(recipe, Store(tmp_path)))
     )
+    fewer = Recipe.load(str(whole), ["stages.chosen.with.budget=30"])
+    assert run(fewer, tmp_path) == Exit.DONE
+    html = page(Snapshot.of_recipe(fewer, Store(tmp_path)), snapshot)
+    assert "Differences from page@1.0" in html
+    assert re.search(r">removed</td><td class=\"n\">10</td>", html)
     done = command("report", "page@1.0", "-o", str(tmp_path / "r.html"), "--store", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "Release 1.0" in (tmp_path / "r.html").read_text("utf-8")
