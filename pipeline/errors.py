@@ -16,6 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from pipeline import DEFAULT_STORE
+from pipeline.terminal import visible
 
 
 class Exit(IntEnum):
@@ -85,6 +86,10 @@ class UserError(Exception):
         if self.hint:
             lines.append(f"  try: {self.hint}")
         return "\n".join(lines)
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: a mistake of the user's has none."""
+        return [f"error: {visible(str(self))}"]
 
 
 class OptionError(UserError):

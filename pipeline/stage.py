@@ -236,6 +236,7 @@ class Stage:
         options: Its keywords.
         fills_files: Whether it fills `ctx.files`.
         check: Raises a UserError for options that do not go together.
+        later: Edges and options that it got after it had results.
     """
 
     name: str
@@ -249,6 +250,7 @@ class Stage:
     options: tuple[Option, ...]
     fills_files: bool
     check: Callable[[Any], None] | None
+    later: frozenset[str]
     _reads: Reads = field(repr=False)
     _adds: Adds = field(repr=False)
 
@@ -291,6 +293,11 @@ class Stage:
         named = getattr(sys.modules[self.function.__module__], "input_files", None)
         return list(named(options)) if named else []
 
+    @property
+    def reads_release(self) -> bool:
+        """Whether it reads a release that its options name: `READS_RELEASE` of its module."""
+        return bool(getattr(sys.modules[self.function.__module__], "READS_RELEASE", False))
+
     def preview(self, options: SimpleNamespace) -> list[str]:
         """What it will read, in lines that `plan` prints: `preview` of its module, if any.
 
@@ -312,6 +319,8 @@ class Stage:
         reads = self._reads(options) if callable(self._reads) else self._reads
         if isinstance(reads, Mapping):
             reads = list(reads.get(edge, ()))
+        elif edge in self.later:
+            reads = []
         kind = next((e.kind for e in self.edges if e.name == edge), None)
         return _of_pairs(reads) if kind is DataKind.PAIRS and reads != ALL else reads
 
@@ -339,6 +348,7 @@ def stage(
     adds: Adds | None = None,
     files: bool = False,
     check: Callable[[Any], None] | None = None,
+    later: Sequence[str] = (),
 ) -> Callable[[Function], Function]:
     """Mark a function as a stage.
 
@@ -346,19 +356,22 @@ def stage(
         version: Raised by whoever changes what it computes; part of the fingerprint.
         scope: "row" if a row's result depends on that row alone (the runner then maps it
             over chunks and remembers results per row), else "set".
-        reads: The columns it reads on every Records edge, or per edge by name, or a
-            function of the options that returns either; `ALL` for every column.
+        reads: The columns it reads on every Records edge but those of `later`, or per edge by
+            name, or a function of the options that returns either; `ALL` for every column.
         adds: The columns it adds, with polars types, or a function of (options, edges).
         files: Whether it fills `ctx.files` beside its rows; a stage that returns None
             always does.
         check: Called with the options before any stage runs, to raise an `OptionError` for
             options that do not go together.
+        later: Edges and options that the stage got after it had results. Unconnected, and with
+            their defaults, they are no part of the fingerprint: these results stay valid.
     """
 
     def mark(function: Function) -> Function:
         function.__stage__ = SimpleNamespace(  # type: ignore[attr-defined]
-            version=version, scope=scope, reads=reads, adds=adds or {}, files=files, check=check
-        )
+            version=version, scope=scope, reads=reads, adds=adds or {}, files=files, check=check,
+            later=frozenset(later),
+        )  # fmt: skip
         return function
 
     return mark

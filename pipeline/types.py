@@ -89,3 +89,15 @@ def option_group(cls: type[T]) -> type[T]:
     """
     cls.__pydantic_config__ = {"extra": "forbid"}  # type: ignore[attr-defined]
     return dataclass(frozen=True, kw_only=True)(cls)
+
+
+def _known_regions(regions: tuple[str, ...]) -> tuple[str, ...]:
+    from phonenumbers import SUPPORTED_REGIONS
+
+    if unknown := sorted({*regions} - SUPPORTED_REGIONS):
+        raise ValueError(f"must be countries such as US, GB, DE, got {', '.join(unknown)}")
+    return regions
+
+
+PhoneRegions = Annotated[tuple[str, ...], AfterValidator(_known_regions)]
+"""Countries (ISO 3166) whose national way to write phone numbers counts."""

@@ -1,5 +1,6 @@
 """The manifest: the JSON file in every artifact that says what it is.
 
+The file ends with a `checksum` of all else in it, which manifests of earlier versions lack.
 It holds no absolute path and no time but the moment of completion, so a store may be
 copied to another machine and read there.
 """

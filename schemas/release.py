@@ -103,6 +103,88 @@ class ReleaseModel(TypedDict):
     identity: Any
 
 
+class CertifiedBenchmark(TypedDict):
+    """A benchmark that rows were compared with.
+
+    Attributes:
+        items: Its items.
+        digest: Of their sorted ids.
+        stages: The stages that compared rows with it.
+        bypassed_by: The stages at which published rows came in that passed none of these.
+    """
+
+    items: int
+    digest: str
+    stages: list[str]
+    bypassed_by: list[str]
+
+
+class CertifiedStage(TypedDict):
+    """A stage that dropped contaminated rows on the way to the published ones.
+
+    Attributes:
+        name: Its name in the recipe.
+        uses: The stage's full name, such as `decontaminate.ngram`.
+        version: The stage's version.
+        options: Its method and other options.
+        rows: Rows that it compared.
+        convicted: Rows that it dropped, by benchmark.
+        failed: Rows that it could not compare, which are not published either.
+        unseen: What it did not compare, one sentence each.
+    """
+
+    name: str
+    uses: str
+    version: int
+    options: dict[str, Any]
+    rows: int
+    convicted: dict[str, int]
+    failed: int
+    unseen: list[str]
+
+
+class ConvictedPair(TypedDict):
+    """A row that was dropped and the item for which it was, for a person to judge.
+
+    Attributes:
+        stage: The stage that convicted it.
+        row: The id of the row.
+        benchmark: The benchmark.
+        item: The benchmark's own key of the item.
+        overlap: What the stage measured; None where it says none.
+        row_text: The turn, cut, without secrets.
+        item_text: The item's text, cut.
+    """
+
+    stage: str
+    row: str
+    benchmark: str
+    item: str
+    overlap: float | None
+    row_text: str
+    item_text: str
+
+
+class Certificate(TypedDict):
+    """What a release was decontaminated against.
+
+    Attributes:
+        complete: Whether every published row was compared with every benchmark.
+        benchmarks: The benchmarks by name.
+        stages: The stages that compared, in the order of the graph.
+        sample: Convicted pairs, drawn by `seed`.
+        seed: The seed of the draw.
+        measured: What `decontaminate.certificate` stages measured, by stage.
+    """
+
+    complete: bool
+    benchmarks: dict[str, CertifiedBenchmark]
+    stages: list[CertifiedStage]
+    sample: list[ConvictedPair]
+    seed: int
+    measured: dict[str, Any]
+
+
 class Release(TypedDict):
     """What `release.json` holds.
 
@@ -141,5 +223,5 @@ class Release(TypedDict):
     licenses: dict[str, int]
     models: list[ReleaseModel]
     journal: str | None
-    certificate: Any
+    certificate: Certificate | None
     libraries: dict[str, str]

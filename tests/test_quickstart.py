@@ -83,6 +83,19 @@ def status(overrides: list[str], store: Path) -> dict[str, Any]:
     return {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
 
 
+def test_it_ends_with_a_report_page(
+    overrides: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    done = command("report", *arguments(overrides, undisturbed), "-o", str(page))
+    assert done.returncode == 0, done.stderr
+    html = page.read_text("utf-8")
+    shown = [int(n) for n in re.findall(r'data-field="kept" data-value="(\d+)"', html)]
+    assert shown == [stage["kept"] for stage in status(overrides, undisturbed).values()]
+    assert re.search("(Better than|Worse than|Indistinguishable from) random", html)
+    assert 'id="map"' in html
+
+
 def shards(overrides: list[str], store: Path) -> dict[str, str]:
     """sha256 of every file that `export.parquet` made."""
     _, built = resolve(Recipe.load("quickstart", overrides), Store(store))

@@ -46,9 +46,14 @@ def test_a_tiny_recipe_is_the_small_form_of_another(name: str) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [name for name in TINY if name != "full"])
 def test_a_tiny_recipe_runs_and_accounts_for_every_row(name: str, tmp_path: Path) -> None:
-    call = (name, "--profile", "tiny", "--store", str(tmp_path))
+    run_and_account(name, tmp_path)  # tests/test_full.py runs the other one
+
+
+def run_and_account(name: str, store: Path) -> None:
+    """Run a tiny recipe, look at its estimates and sums, and run it again with nothing to do."""
+    call = (name, "--profile", "tiny", "--store", str(store))
     done = command("run", *call, timeout=600)
     assert done.returncode == 0, done.stderr
     for line in (line for line in done.stderr.splitlines() if line.startswith("requests of ")):

@@ -131,7 +131,7 @@ def load(
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from pipeline.recipe.recipe import Recipe
     from pipeline.store.store import Store
 
@@ -147,14 +147,14 @@ def snapshot(reference: str, store: Path, overrides: list[str], profile: str | N
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
     """
-    _quiet_libraries()
+    quiet_libraries()
     from pipeline.execution.snapshot import open_snapshot
     from pipeline.store.store import Store
 
     return open_snapshot(Store(store), reference, overrides, profile)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Progress is ours to show; the libraries' own bars would break into it."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Final
 from pipeline import ROOT
 from pipeline.errors import UserError
 from pipeline.recipe.recipe import RECIPES, Recipe, display
+from pipeline.releases.verify import verify_store
 from pipeline.store.store import Store
 
 NEEDED: Final = (
@@ -37,9 +39,17 @@ class Finding:
     fix: str | None = None
 
 
-def examine(store: Path) -> list[Finding]:
-    """Check Python, the libraries, the processor, the store and the shipped recipes."""
-    return [_python(), *_libraries(), _processor(), _store(store), *_recipes()]
+def examine(store: Path, deep: bool = False) -> Iterator[Finding]:
+    """Check Python, the libraries, the processor, the store and the shipped recipes.
+
+    Args:
+        store: The store's folder.
+        deep: Whether to read the whole store, every byte against its digest.
+    """
+    at_store = _store(store)
+    yield from (_python(), *_libraries(), _processor(), at_store, *_recipes())
+    if deep and at_store.passed:
+        yield from _contents(store)
 
 
 def _python() -> Finding:
@@ -84,6 +94,16 @@ def _store(store: Path) -> Finding:
     passed = free >= FREE_GB
     fix = None if passed else "free some space, or choose another folder: --store DIR"
     return Finding(passed, f"store {name}, {free:.0f} GB free", fix)
+
+
+def _contents(store: Path) -> Iterator[Finding]:
+    """What is in the store, part by part, and each damaged file."""
+    for part in verify_store(Store(store)):
+        for damage in part.damages:
+            why = f" ({damage.why})" if damage.why else ""
+            yield Finding(False, f"{damage.where}: {damage.what}{why}", damage.hint)
+        if not part.damages:
+            yield Finding(True, f"{part.summary}: every byte is as it was written")
 
 
 def _recipes() -> list[Finding]:

@@ -98,20 +98,35 @@ def cat(
     failed: Annotated[bool, typer.Option("--failed", help="The rows that failed in it.")] = False,
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write FILE.parquet or FILE.jsonl."),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write FILE.parquet, .jsonl, .csv or .xlsx."
+        ),
     ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="For reading: long texts cut, evidence beside the row.")
+    ] = False,
 ) -> None:
     """Print the rows of a stage with all their columns."""
-    from pipeline.execution import history
     from pipeline.execution.json_rows import json_lines
 
     if dropped and failed:
         raise UserError("--dropped and --failed exclude each other")
+    if table and output:
+        raise UserError("--table and --output exclude each other")
     part: Literal["kept", "dropped", "failed"]
     part = "dropped" if dropped else "failed" if failed else "kept"
-    frame = snapshot(recipe, store, overrides, profile).rows(stage, part)
+    current = snapshot(recipe, store, overrides, profile)
+    frame = current.rows(stage, part)
     if output:
-        history.save(frame, output)
+        from pipeline.execution.save_rows import save
+
+        for note in save(frame, output):
+            print(f"warning: {note}", file=sys.stderr)
+    elif table:
+        from pipeline.cli.row_cards import print_cards
+        from pipeline.execution.row_parts import rows_in_parts
+
+        print_cards(rows_in_parts(frame, current.artifacts.values()), len(frame))
     else:
         sys.stdout.writelines(json_lines(frame))
 
@@ -146,13 +161,19 @@ def stages(
 
 
 @verb(app)
-def doctor(store: StoreFolder = STORE) -> int:
+def doctor(
+    store: StoreFolder = STORE,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read the whole store: every byte against its digest.")
+    ] = False,
+) -> int:
     """Check this machine, and say how to fix what is missing."""
     from pipeline.cli.doctor import examine
 
-    findings = examine(store)
-    for finding in findings:
+    passed = True
+    for finding in examine(store, deep):
+        passed = passed and finding.passed
         print(f"{'ok ' if finding.passed else 'NO '} {finding.what}")
         if finding.fix:
             print(f"      {finding.fix}")
-    return Exit.DONE if all(finding.passed for finding in findings) else Exit.MISTAKE
+    return Exit.DONE if passed else Exit.MISTAKE

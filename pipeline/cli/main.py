@@ -8,6 +8,13 @@ import sys
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
+from pipeline.cli import sample as sample
+from pipeline.cli import report as report
+from pipeline.cli import release as release
+from pipeline.cli import diff as diff
+from pipeline.cli import verify as verify
+from pipeline.cli import refresh as refresh
+from pipeline.cli import publish as publish
 from pipeline.cli import journal as journal
 
 # isort: on

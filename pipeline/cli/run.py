@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,11 @@ from pipeline.cli.app import (
     verb,
 )
 from pipeline.errors import Exit, program
+
+if TYPE_CHECKING:
+    from pipeline.recipe.recipe import Recipe
+    from pipeline.releases.unbundle import OpenedBundle
+    from pipeline.store.store import Store
 
 Targets = Annotated[
     list[str] | None,
@@ -45,15 +51,18 @@ def run(
         bool,
         typer.Option("--accept-code", help="Reuse artifacts although the stage's code changed."),
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that a bundle brings with it.")
+    ] = False,
 ) -> int:
-    """Run what is missing, up to the named stages."""
+    """Run what is missing, up to the named stages; a bundle FILE.zip is rebuilt."""
     import gc
     import os
     import shlex
     import signal
     import sys
 
-    from pipeline.cli import tables
+    from pipeline.cli import bundles, tables
     from pipeline.execution import history
     from pipeline.execution.estimate import comparison
     from pipeline.execution.plan import select_steps
@@ -62,14 +71,15 @@ def run(
     from pipeline.execution.snapshot import Snapshot
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    loaded, opened = load(recipe, store, overrides, profile)
+    loaded, opened, bundle = _loaded(recipe, store, overrides, profile, trust)
     # What is imported by now stays: the collector need not look through it again and again.
     gc.freeze()
-    progress = watch(len(select_steps(loaded, stages or [])))
+    progress = watch([step.name for step in select_steps(loaded, stages or [])])
     runner = Runner(loaded, opened, progress, workers or os.cpu_count() or 1, accept_code)
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:
+        progress.close()
         again = f"{program()} {shlex.join(sys.argv[1:])}"
         print(f"\ninterrupted; finished work is kept. Go on with:\n  {again}", file=sys.stderr)
         return Exit.INTERRUPTED
@@ -83,11 +93,27 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
+    if runner.ran:
+        print(f"\nas a page: {loaded.command('report', store=store)}")
+    if bundle:
+        code = bundles.report(bundle, runner.outputs.artifacts, code)
     if code is Exit.ROWS_FAILED:
         failed = [s["name"] for s in entries if s["failed"]]
         hint = loaded.command("cat", failed[0], "--failed", store=store)
         print(f"\nsome rows failed in: {', '.join(failed)}\n  try: {hint}", file=sys.stderr)
     return code
+
+
+def _loaded(
+    recipe: str, store: Path, overrides: list[str], profile: str | None, trust: bool
+) -> tuple[Recipe, Store, OpenedBundle | None]:
+    """The recipe and the store; of a bundle also what it expects."""
+    from pipeline.cli import bundles
+
+    if recipe.endswith(bundles.SUFFIX):
+        bundle, opened = bundles.load(recipe, store, overrides, profile, trust)
+        return bundle.recipe, opened, bundle
+    return *load(recipe, store, overrides, profile), None
 
 
 def _interrupt() -> None:

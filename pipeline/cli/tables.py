@@ -96,6 +96,19 @@ def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
+def size(number: int) -> str:
+    """Bytes as people read them.
+
+    Example:
+        >>> size(999), size(52_002_000)
+        ('999 B', '52.0 MB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor:
+            return f"{number / factor:,.1f} {unit}"
+    return f"{number} B"
+
+
 def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None) -> str:
     """The rows in, created, kept, dropped and failed of each stage, with the drop reasons.
 
@@ -112,7 +125,7 @@ def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None
         counts = [_count(number) if any(numbers) else "" for number in numbers]
         timed = s["seconds"] is not None and (ran is None or s["name"] in ran)
         seconds = f"{s['seconds']:.1f} s" if timed else ""
-        state = s["state"] if ran is None else _what_ran(s, ran)
+        state = s["state"] if ran is None else what_ran(s, ran)
         rows.append([s["name"], s["uses"], *counts, seconds, state])
         for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
             rows.append([f"  {reason}", "", "", "", "", _count(number), "", "", ""])
@@ -123,8 +136,13 @@ def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None
     return "\n".join([text, *(["", *files] if files else []), *drift_warning(stages)])
 
 
-def _what_ran(entry: Mapping[str, Any], ran: Sequence[str]) -> str:
-    """What a run did for a stage: nothing, all of its rows, or the new ones."""
+def what_ran(entry: Mapping[str, Any], ran: Sequence[str]) -> str:
+    """What a run did for a stage: nothing, all of its rows, or the new ones.
+
+    Args:
+        entry: The stage's entry of `history.status`.
+        ran: The stages that the run computed.
+    """
     if entry["name"] not in ran:
         return "cached"
     total, computed = entry["rows_in"] + entry["created"], entry["computed"]

@@ -65,6 +65,20 @@ def prompts(stage: Stage) -> dict[str, Path]:
     return files
 
 
+def own_files(stage: Stage) -> dict[str, Path]:
+    """The files of a stage of the user's own, relative to the folder that it was imported from.
+
+    Its modules with the data files and prompts beside them; those of the project are left out.
+    """
+    root = _origin(stage.function).root
+    shared = [ROOT / name for name in SHARED_PACKAGES]
+    paths = [*_modules(stage.function), *prompts(stage).values()]
+    paths = [p for p in paths if not any(p.is_relative_to(folder) for folder in shared)]
+    modules = [path for path in paths if path.suffix == ".py"]
+    data = [f for path in modules for f in _data_files(path, _parse(path.read_bytes()).strings)]
+    return {path.relative_to(root).as_posix(): path for path in (*paths, *data)}
+
+
 class _Origin(NamedTuple):
     """Where a stage comes from.
 

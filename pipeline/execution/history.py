@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from pipeline.errors import UserError
-from pipeline.execution.json_rows import json_lines, present_fields
+from pipeline.execution.json_rows import present_fields
 from pipeline.execution.named_rows import named_rows
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
 from pipeline.recipe.recipe import display
 from pipeline.store.artifact import Artifact
-from pipeline.store.parquet import write_frame
 
 
 def status(snapshot: Snapshot) -> dict[str, Any]:
@@ -100,24 +98,6 @@ def _event(snapshot: Snapshot, name: str, part: str, row: dict[str, Any]) -> dic
     event = {"stage": name, "uses": snapshot.stages[name].uses, "verdict": part, **stored}
     named = named_rows(row, snapshot.artifacts.values())
     return {**event, "named": named} if named else event
-
-
-def save(frame: pl.DataFrame, path: str) -> None:
-    """Write rows as Parquet or JSON Lines.
-
-    Raises:
-        UserError: The path ends in neither `.parquet` nor `.jsonl`, or cannot be written.
-    """
-    try:
-        if path.endswith(".parquet"):
-            write_frame(Path(path), frame)
-        elif path.endswith(".jsonl"):
-            with open(path, "w", encoding="utf-8") as file:
-                file.writelines(json_lines(frame))
-        else:
-            raise UserError(f"the output must end in .parquet or .jsonl, got {path!r}")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written", why=error.strerror) from None
 
 
 def summaries(artifacts: Sequence[Artifact]) -> list[str]:

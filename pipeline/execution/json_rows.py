@@ -33,7 +33,8 @@ def json_lines(frame: pl.DataFrame) -> Iterator[str]:
         plain = [name for name in columns if not have_more(part[name]).any()]
         text = part.with_columns(_plain_turns(part[name]) for name in plain).write_ndjson()
         if richer := [name for name in columns if name not in plain]:
-            rows = (json.loads(line) for line in text.splitlines())
+            # Not splitlines: texts may hold other line ends, such as U+2028, as they are.
+            rows = (json.loads(line) for line in text.split("\n") if line)
             text = "".join(f"{_line(present_fields(row, richer))}\n" for row in rows)
         yield text
 

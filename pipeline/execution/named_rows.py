@@ -11,7 +11,9 @@ import polars as pl
 
 from pipeline.store.artifact import Artifact
 
-_ID: Final = re.compile("[0-9a-f]{32}")
+ID: Final = re.compile("[0-9a-f]{32}")
+"""The form of an id."""
+
 _TEXTS: Final = ("messages", "text", "texts")
 """Columns that say what a record, a document or an item says."""
 
@@ -23,22 +25,40 @@ def named_rows(row: Mapping[str, Any], artifacts: Collection[Artifact]) -> dict[
         row: A dropped row, with its `evidence`.
         artifacts: Those of all stages, in which the rows are looked for.
     """
+    named = named_ids(row)
+    rows = rows_by_id(named, artifacts)
+    return {name: _text(rows[name]) for name in named if name in rows}
+
+
+def named_ids(row: Mapping[str, Any]) -> list[str]:
+    """The ids of other rows that a row's evidence names, each once."""
     evidence = row.get("evidence")
-    named = [i for i in _ids(json.loads(evidence)) if i != row["id"]] if evidence else []
-    texts: dict[str, str] = {}
-    for artifact in artifacts if named else ():
+    ids = _ids(json.loads(evidence)) if evidence else ()
+    return [name for name in dict.fromkeys(ids) if name != row["id"]]
+
+
+def rows_by_id(ids: Collection[str], artifacts: Collection[Artifact]) -> dict[str, dict[str, Any]]:
+    """What the rows of these ids say (messages, text or texts), as far as they are there.
+
+    Args:
+        ids: The ids.
+        artifacts: Those in which the rows are looked for, kept and dropped ones.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for artifact in artifacts:
         for part in ("kept", "dropped"):
+            missing = [name for name in ids if name not in rows]
             columns = [name for name in _TEXTS if name in artifact.columns(part)]
-            if columns and len(texts) < len(named):
+            if columns and missing:
                 frame = artifact.read(part, ["id", *columns])
-                matches = frame.filter(pl.col("id").is_in(named))
-                texts = {one["id"]: _text(one) for one in matches.to_dicts()} | texts
-    return {name: texts[name] for name in named if name in texts}
+                matches = frame.filter(pl.col("id").is_in(missing))
+                rows |= {one["id"]: one for one in matches.to_dicts()}
+    return rows
 
 
 def _ids(value: Any) -> Iterator[str]:
     """All ids in a JSON value."""
-    if isinstance(value, str) and _ID.fullmatch(value):
+    if isinstance(value, str) and ID.fullmatch(value):
         yield value
     elif isinstance(value, dict):
         for part in value.values():

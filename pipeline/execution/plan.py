@@ -20,6 +20,8 @@ from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.models.identity import identity
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
+from pipeline.releases.hub_sources import with_commit
+from pipeline.releases.inputs import read_parts, with_version
 from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
 from pipeline.store.file_hashes import FileDigests, file_digest
@@ -134,8 +136,8 @@ def plan_step(
     if absent:
         causes = [f"unknown until {name} has run" for name in absent]
         return PlannedStep(step, "unknown", step.options, causes=causes, drifted=drifted)
-    options = _with_weights(step, outputs)
     try:
+        options = resolved_options(recipe, step, store, outputs, files)
         parts = fingerprint_parts(step, options, store, outputs, files)
     except UserError as error:
         error.where = f"{step.where}: {error.where or step.name}"
@@ -160,6 +162,32 @@ def _missing_columns(step: Step, artifact: Artifact) -> list[str]:
     """Why an artifact of other code under the same version cannot be reused."""
     missing = [name for name in step.own if name not in artifact.manifest["columns"]]
     return [f"its artifact lacks the column {name!r} that the stage now adds" for name in missing]
+
+
+def resolved_options(
+    recipe: Recipe, step: Step, store: Store, outputs: StepOutputs, files: FileDigests
+) -> SimpleNamespace:
+    """The options of a step with paths of trained weights, a release's version, a hub's commit.
+
+    Args:
+        recipe: The recipe that it belongs to.
+        step: The step.
+        store: Where artifacts and releases are.
+        outputs: The artifacts of the steps before it.
+        files: Digests of input files and weights.
+
+    Raises:
+        UserError: There is no such release.
+    """
+    options = with_commit(_with_weights(step, outputs), store)
+    if not step.stage.reads_release:
+        return options
+
+    def fingerprint(other: Step) -> str:
+        resolved = resolved_options(recipe, other, store, outputs, files)
+        return digest(fingerprint_parts(other, resolved, store, outputs, files))
+
+    return with_version(recipe, options, store, fingerprint)
 
 
 def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
@@ -194,7 +222,7 @@ def fingerprint_parts(
         UserError: A file or a model cannot be read.
     """
     stage = step.stage
-    return {
+    parts: dict[str, Any] = {
         "stage": stage.name,
         "version": stage.version,
         "schema": SCHEMA_VERSION,
@@ -202,6 +230,7 @@ def fingerprint_parts(
             option.name: _option_value(option, getattr(options, option.name), files)
             for option in stage.options
             if not option.is_model
+            and not (option.name in stage.later and getattr(options, option.name) == option.default)
         },
         "models": {
             option.name: option.each(
@@ -218,9 +247,14 @@ def fingerprint_parts(
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
+            if edge.name not in stage.later or step.needs.get(edge.name)
         },
         "as": dict(step.rename),
     }
+    if stage.reads_release:  # another store enters by its rows, never by its path
+        parts["options"]["store"] = None
+        parts["release"] = read_parts(options, store)
+    return parts
 
 
 def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
@@ -277,6 +311,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
             by_content = section in ("files", "prompts")
             values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
             causes.append(f"{section}{values}")
+    if old.get("release") != new.get("release"):
+        causes.append("the rows of the release changed")
     if _same_texts(old.get("prompts"), new["prompts"]):
         causes = ["prompts moved to other files" if c == "prompts changed" else c for c in causes]
     for kind, section in (("option", "options"), ("model", "models")):

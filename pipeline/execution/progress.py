@@ -1,45 +1,55 @@
-"""Progress of a run: one live line on a terminal, log lines elsewhere."""
+"""Progress of a run: one live table on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from pipeline.terminal import VisibleStream, visible_line
+from pipeline.terminal import visible_line
 
 LOG_EVERY: Final = 10.0
 """Seconds between two log lines of one stage."""
 
 
-class Progress(Protocol):
-    """Where the runner reports what it does.
+@dataclass(frozen=True)
+class StartedStep:
+    """A step that begins.
 
-    Attributes:
-        note: Prints one line beside the progress.
+    Args:
+        number: Its position in the run, from 1, cached steps counted.
+        name: Its name in the recipe.
+        uses: The full name of its stage.
+        models: The names of its language models.
+        usage: What it has used so far of what a budget counts, for people.
+        run_usage: The same for the whole run.
     """
 
-    note: Callable[[str], None]
+    number: int
+    name: str
+    uses: str
+    models: Sequence[str] = ()
+    usage: Callable[[], str] = str
+    run_usage: Callable[[], str] = str
 
-    def start(
-        self,
-        number: int,
-        name: str,
-        uses: str,
-        models: Sequence[str] = (),
-        usage: Callable[[], str] = str,
-    ) -> None:
-        """Report that a step begins.
+
+class Progress(Protocol):
+    """Where the runner reports what it does."""
+
+    def reuse(self, number: int, summary: str) -> None:
+        """Report that a step is cached.
 
         Args:
-            number: Its position in the run, from 1, cached steps counted.
-            name: Its name in the recipe.
-            uses: The full name of its stage.
-            models: The names of its language models.
-            usage: What it has used so far of what a budget counts, for people.
+            number: Its position in the run, from 1.
+            summary: One line about its rows.
         """
+        ...
+
+    def start(self, step: StartedStep) -> None:
+        """Report that a step begins."""
         ...
 
     def update(self, done: float, total: float | None) -> None:
@@ -55,9 +65,18 @@ class Progress(Protocol):
         ...
 
 
-def watch(total_stages: int) -> Progress:
-    """The display that suits standard error: live on a terminal, else log lines."""
-    return Live(total_stages) if sys.stderr.isatty() else LineProgress(total_stages)
+def watch(steps: Sequence[str]) -> Progress:
+    """The display that suits standard error: a live table on a terminal, else log lines.
+
+    Args:
+        steps: The names of the steps of the run, in order.
+    """
+    # Whoever sets TERM=dumb has a terminal that shows control sequences instead of obeying them.
+    if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+        from pipeline.execution.live_table import LiveTable
+
+        return LiveTable(steps)
+    return LineProgress(len(steps))
 
 
 @dataclass
@@ -146,43 +165,19 @@ class LineProgress:
     """
 
     def __init__(self, total_stages: int, write: Callable[[str], None] | None = None) -> None:
-        self.note = write or _to_stderr
+        self._write = write or _to_stderr
         self._width = len(str(total_stages))
-        self._total, self._stage, self._name = total_stages, 0, ""
+        self._total = total_stages
+        self._step = StartedStep(0, "", "")
         self._speed, self._last_line = Speed(), 0.0
-        self._usage: Callable[[], str] = str
 
-    def start(
-        self,
-        number: int,
-        name: str,
-        uses: str,
-        models: Sequence[str] = (),
-        usage: Callable[[], str] = str,
-    ) -> None:
-        """Print the first line of a step.
+    def reuse(self, number: int, summary: str) -> None:
+        """Print nothing: a log is about what a run does."""
 
-        Args:
-            number: Its position in the run, from 1.
-            name: Its name in the recipe.
-            uses: The full name of its stage.
-            models: The names of its language models.
-            usage: What it has used so far.
-        """
-        self.begin(number, name, usage)
-        self.note(f"{self._prefix()} {name} ({', '.join([uses, *models])})")
-
-    def begin(self, number: int, name: str, usage: Callable[[], str] = str) -> None:
-        """Remember which step is running, and since when.
-
-        Args:
-            number: Its position in the run, from 1.
-            name: Its name in the recipe.
-            usage: What it has used so far.
-        """
-        self._stage, self._name, self._usage = number, name, usage
-        self._speed = Speed()
-        self._last_line = time.monotonic()
+    def start(self, step: StartedStep) -> None:
+        """Print the first line of a step."""
+        self._step, self._speed, self._last_line = step, Speed(), time.monotonic()
+        self._write(f"{self._prefix()} {step.name} ({', '.join([step.uses, *step.models])})")
 
     def update(self, done: float, total: float | None) -> None:
         """Print a line if the last one is ten seconds old."""
@@ -190,90 +185,18 @@ class LineProgress:
         self._speed.update(done, total, now)
         if now - self._last_line >= LOG_EVERY:
             self._last_line = now
-            text = state(done, total, self._speed, self._usage)
-            self.note(f"{self._prefix()} {self._name}: {text}")
+            text = state(done, total, self._speed, self._step.usage)
+            self._write(f"{self._prefix()} {self._step.name}: {text}")
 
     def finish(self, summary: str) -> None:
         """Print the last line of a step."""
-        self.note(f"{self._prefix()} {self._name}: {summary}")
+        self._write(f"{self._prefix()} {self._step.name}: {summary}")
 
     def close(self) -> None:
         """Do nothing: a log has nothing to close."""
 
     def _prefix(self) -> str:
-        return f"[{self._stage:>{self._width}}/{self._total}]"
-
-
-class Live:
-    """A progress bar while a step runs, replaced by one line with its result.
-
-    Args:
-        total_stages: Steps of the run.
-    """
-
-    def __init__(self, total_stages: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bars
-
-        # The bar is drawn with control sequences: past the protected stream. What others print
-        # meanwhile comes through rich, so it is made visible before.
-        terminal = open(sys.stderr.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-        console = Console(file=terminal, markup=False, emoji=False, highlight=False)
-        self.note = lambda text: console.print(visible_line(text))
-        self._lines = LineProgress(total_stages, self.note)
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=8),
-            TextColumn("{task.fields[state]}", markup=False),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-        )
-        self._bars.start()
-        sys.stderr = VisibleStream(sys.stderr)
-        self._task: Any = None
-        self._speed = Speed()
-        self._usage: Callable[[], str] = str
-
-    def start(
-        self,
-        number: int,
-        name: str,
-        uses: str,
-        models: Sequence[str] = (),
-        usage: Callable[[], str] = str,
-    ) -> None:
-        """Show the bar of a step.
-
-        Args:
-            number: Its position in the run, from 1.
-            name: Its name in the recipe.
-            uses: The full name of its stage.
-            models: The names of its language models.
-            usage: What it has used so far.
-        """
-        if models:  # the bar has no room for their names
-            self._lines.start(number, name, uses, models)
-        else:
-            self._lines.begin(number, name)
-        self._speed, self._usage = Speed(), usage
-        self._task = self._bars.add_task(visible_line(name), total=None, state="")
-
-    def update(self, done: float, total: float | None) -> None:
-        """Move the bar."""
-        self._speed.update(done, total, time.monotonic())
-        text = visible_line(state(done, total, self._speed, self._usage))
-        self._bars.update(self._task, completed=int(done), total=total, state=text)
-
-    def finish(self, summary: str) -> None:
-        """Replace the bar by the last line of the step."""
-        self._bars.remove_task(self._task)
-        self._lines.finish(summary)
-
-    def close(self) -> None:
-        """Give the terminal back."""
-        self._bars.stop()
+        return f"[{self._step.number:>{self._width}}/{self._total}]"
 
 
 def _to_stderr(text: str) -> None:

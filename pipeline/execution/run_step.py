@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
 from pipeline.execution.workers import StageCall, WorkerPool
 from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind
-from pipeline.store.hashing import digest, row_keys
-from pipeline.store.row_cache import KEY, RowCache
+from pipeline.store.hashing import row_keys
+from pipeline.store.row_cache import KEY, RowCache, cache_key
 from pipeline.store.store import Store
 from schemas.manifest import FAILED, Counts
 from schemas.records import polars_schema
@@ -60,6 +60,8 @@ def execute(
         UserError: The stage broke its contract, or raised one itself.
     """
     stage, edges = planned.step.stage, step_inputs(planned, outputs)
+    for maker in planned.step.makers:
+        outputs.artifacts[maker].verified_files()
     if stage.gives_rows and stage.scope == "row":
         result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
@@ -81,7 +83,7 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
         values: list[Any] = []
         for name in planned.step.needs.get(edge.name, ()):
             if edge.kind is DataKind.FILES:
-                values.append(outputs.artifacts[name].files)
+                values.append(outputs.artifacts[name].verified_files())
             else:
                 view = outputs.views[name]
                 values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
@@ -106,7 +108,8 @@ def _run_by_rows(
     """
     stage, rows = planned.step.stage, _first_input(planned, edges)
     _, *other_edges = [edge.name for edge in stage.edges]
-    cache = RowCache(store.row_cache(_cache_key(planned)))
+    assert planned.parts is not None
+    cache = RowCache(store.row_cache(cache_key(planned.parts)))
     # An id is a hash of the messages and the tools.
     id_is_key = set(rows.columns) <= {"id", "messages", "tools"}
     keyed = rows.with_columns((rows["id"] if id_is_key else row_keys(rows.drop("id"))).alias(KEY))
@@ -156,16 +159,8 @@ def _cached_rows(planned: PlannedStep, cache: RowCache) -> pl.DataFrame:
 def has_cached_rows(planned: PlannedStep, store: Store) -> bool:
     """Whether the row cache holds results of the step."""
     by_rows = planned.step.stage.gives_rows and planned.step.stage.scope == "row"
-    return by_rows and any(store.row_cache(_cache_key(planned)).glob("*.parquet"))
-
-
-def _cache_key(planned: PlannedStep) -> str:
-    """All parts of the fingerprint but the rows themselves and the names in the recipe."""
     assert planned.parts is not None
-    parts = {name: part for name, part in planned.parts.items() if name != "as"}
-    other_edges = [edge.name for edge in planned.step.stage.edges[1:]]
-    parts["inputs"] = {name: parts["inputs"][name] for name in other_edges}
-    return digest(parts)
+    return by_rows and any(store.row_cache(cache_key(planned.parts)).glob("*.parquet"))
 
 
 def _validate(planned: PlannedStep, result: Any, edges: Mapping[str, Any]) -> pl.DataFrame:

@@ -24,15 +24,17 @@ from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
-from pipeline.execution.progress import Progress
+from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.artifact import Artifact, file_entries, kept_digest
+from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
+from pipeline.store.checksums import write_checksums
 from pipeline.store.hashing import column_digest
+from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
@@ -104,21 +106,34 @@ class Runner:
         # planned again, executed, staged (written beside its final folder) and committed (renamed
         # into it). It is planned again because a fingerprint depends on the content of the
         # inputs: behind a step that has to run it was unknown before. A step that raises ends
-        # the run; its staging folder is removed, its work folder and cached rows stay.
+        # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
+        # step read a damaged artifact is all planned again: that artifact is then missing.
         with _disk_errors_explained(self.store.root), self.store.locked():
-            steps = plan(self.recipe, self.store, targets)
-            self._refuse_drift(steps)
-            check(steps)
-            pool = WorkerPool(self.workers)
-            try:
-                for number, step in enumerate(select_steps(self.recipe, targets), 1):
-                    files = self.store.files()
-                    planned = plan_step(self.recipe, step, self.store, self.outputs, files)
-                    self.outputs.add(step, self._run_or_reuse(planned, pool, number))
-            finally:
-                pool.close()
+            damaged: set[Path] = set()
+            while True:
+                try:
+                    self._run_all(targets)
+                    break
+                except DamagedArtifact as error:  # from now on it counts as missing
+                    if error.folder in damaged:
+                        raise
+                    damaged.add(error.folder)
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
+
+    def _run_all(self, targets: Sequence[str]) -> None:
+        self.outputs = StepOutputs()
+        steps = plan(self.recipe, self.store, targets)
+        self._refuse_drift(steps)
+        check(steps)
+        pool = WorkerPool(self.workers)
+        try:
+            for number, step in enumerate(select_steps(self.recipe, targets), 1):
+                files = self.store.files()
+                planned = plan_step(self.recipe, step, self.store, self.outputs, files)
+                self.outputs.add(step, self._run_or_reuse(planned, pool, number))
+        finally:
+            pool.close()
 
     def _refuse_drift(self, steps: Sequence[PlannedStep]) -> None:
         drifted = sorted({planned.step.stage.name for planned in steps if planned.drifted})
@@ -146,7 +161,10 @@ class Runner:
         is_first_run = self.store.code(stage.name, stage.version) is None
         self.store.set_code(stage.name, stage.version, code_hash(stage))
         if planned.state == "cached" and planned.artifact:
+            if planned.artifact.files.is_dir():
+                planned.artifact.verified_files(self.store.files())
             self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            self.progress.reuse(number, _row_counts(planned.artifact.manifest))
             return planned.artifact
         self.stopped = planned.step.name
         staging = self.store.staging(planned.fingerprint)
@@ -182,7 +200,9 @@ class Runner:
         budget = Budget((self._tracker, tracker))
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
         models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
-        self.progress.start(number, name, planned.step.stage.name, models, usage)
+        run_usage = partial(_run_usage, self._tracker)
+        uses = planned.step.stage.name
+        self.progress.start(StartedStep(number, name, uses, models, usage, run_usage))
         if uses_language_model(planned):
             self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
         start = time.perf_counter()
@@ -212,6 +232,7 @@ class Runner:
             written.result()
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
+        write_checksums(staging)
         files = file_entries(staging)
         assert planned.fingerprint is not None
         assert planned.parts is not None
@@ -245,11 +266,22 @@ def _names(models: Sequence[LanguageModel]) -> list[str]:
 
 def _usage(counters: Mapping[str, int], tracker: BudgetTracker) -> str:
     """What a step used so far, where there is anything to say: money, and what failed."""
-    money, failed = tracker.spent.money, counters.get("unanswered", 0)
-    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
-    parts = [f"money {money:,.4g}{limit}"] if money else []
-    parts += [f"{failed:,} failed"] if failed else []
+    failed = counters.get("unanswered", 0)
+    parts = [*_money(tracker), *([f"{failed:,} failed"] if failed else [])]
     return ", ".join(parts)
+
+
+def _run_usage(tracker: BudgetTracker) -> str:
+    """What a run used so far: requests, tokens and money; nothing where nothing was sent."""
+    spent = tracker.spent
+    if not spent.requests:
+        return ""
+    return ", ".join([f"{spent.requests:,} requests", f"{spent.tokens:,} tokens", *_money(tracker)])
+
+
+def _money(tracker: BudgetTracker) -> list[str]:
+    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
+    return [f"money {tracker.spent.money:,.4g}{limit}"] if tracker.spent.money else []
 
 
 @cache
@@ -266,12 +298,16 @@ def _write(outcome: Outcome, staging: Path) -> None:
 
 def summary(manifest: Manifest) -> str:
     """One line about what a step did with its rows."""
+    return ", ".join(filter(None, [_row_counts(manifest), f"{manifest['seconds']:.1f} s"]))
+
+
+def _row_counts(manifest: Manifest) -> str:
     counts = manifest["counts"]
     parts = [f"{counts['kept']:,} kept"] if counts["kept"] or counts["in"] else []
     dropped = sum(counts["dropped"].values())
     parts += [f"{dropped:,} dropped"] if dropped else []
     parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
-    return ", ".join([*parts, f"{manifest['seconds']:.1f} s"])
+    return ", ".join(parts)
 
 
 @contextmanager

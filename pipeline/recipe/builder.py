@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from pipeline.errors import UserError
+from pipeline.errors import Exit, UserError
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.budget import BudgetLimit, Price
 from pipeline.recipe.discovery import find
@@ -16,6 +16,8 @@ from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
 from pipeline.recipe.problems import Problem, as_written, merged, suggest
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.publication import Publish, read_publish
+from pipeline.recipe.refreshing import Refresh, read_refresh
 from pipeline.recipe.renamed import renamed_hint
 from pipeline.recipe.yaml_document import KeyPath, RecipeDocument
 from pipeline.stage import Stage
@@ -27,6 +29,7 @@ MAX_NAME: Final = 200
 STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
+    "publish": dict, "refresh": dict,
 }  # fmt: skip
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
@@ -42,6 +45,8 @@ class Builder:
         problems: All mistakes so far.
         models: The models by name, None for one with a mistake.
         budgets: What the run may use (under the empty name) and single steps of it.
+        publish: Where a release goes, and what it must be before.
+        refresh: When a refresh stops instead of releasing.
     """
 
     def __init__(self, document: RecipeDocument, folder: Path) -> None:
@@ -54,6 +59,8 @@ class Builder:
         self._read_models(content.get("models"))
         self._read_prices(content.get("prices"))
         self.budgets = {"": self._budget((), content)}
+        self.publish = self._publish(content.get("publish"))
+        self.refresh = self._refresh(content.get("refresh"))
 
     def steps(self) -> dict[str, Step]:
         """The steps without a mistake of their own, unordered and not yet connected."""
@@ -87,14 +94,18 @@ class Builder:
             what = "a stage's name must be a letter or _, followed by letters, digits, _ or -"
             self._problem(("stages", str(name)), f"{what}, got {as_written(name)}")
 
-    def _problem(self, key_path: KeyPath, what: str, hint: str | None = None) -> None:
-        self.problems.append(UserError(what, where=self.document.where(key_path), hint=hint))
+    def _problem(
+        self, key_path: KeyPath, what: str, hint: str | None = None, code: Exit = Exit.MISTAKE
+    ) -> None:
+        where = self.document.where(key_path)
+        self.problems.append(UserError(what, where=where, hint=hint, code=code))
 
     def _add(self, key_path: KeyPath, subject: str, problems: Sequence[Problem]) -> None:
         """Report problems below a key, each at its own line; the subject may be empty."""
         for problem in problems:
             what = f"{subject}: {problem.what}" if subject else problem.what
-            self._problem((*key_path, *problem.path), what, problem.hint)
+            code = Exit.SOURCE_LOST if problem.kind == "no_file" else Exit.MISTAKE
+            self._problem((*key_path, *problem.path), what, problem.hint, code)
 
     def _check_mapping(
         self,
@@ -179,6 +190,18 @@ class Builder:
         value, problems = limits(raw, kind)
         self._add(key_path, ".".join(key_path), problems)
         return value
+
+    def _publish(self, raw: Any) -> Publish:
+        if not isinstance(raw, dict):
+            return Publish()
+        section, problems = read_publish(raw, self.folder, [str(name) for name in self._stages()])
+        self._add(("publish",), "publish", merged(problems))
+        return section
+
+    def _refresh(self, raw: Any) -> Refresh:
+        section, problems = read_refresh(raw if isinstance(raw, dict) else None)
+        self._add(("refresh",), "refresh", merged(problems))
+        return section
 
     def _check_exists(self, key_path: KeyPath, subject: str, needed: str) -> None:
         names = [str(name) for name in self._stages()]

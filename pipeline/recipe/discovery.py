@@ -173,6 +173,7 @@ def _described(name: str, function: Callable[..., Any]) -> Stage:
         options=tuple(options),
         fills_files=mark.files or hints["return"] is type(None),
         check=mark.check,
+        later=mark.later,
         _reads=mark.reads,
         _adds=mark.adds,
     )

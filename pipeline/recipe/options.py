@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -145,7 +145,8 @@ def _value(
     if option.names_files and raw is not None:
         paths, mistake = resolve(raw, folder)
         what = f"{option.name} {mistake}" if str(mistake).startswith("must") else str(mistake)
-        return paths, [Problem((option.name,), what)] if mistake else []
+        kind: Literal["value", "no_file"] = "value" if what.startswith(option.name) else "no_file"
+        return paths, [Problem((option.name,), what, kind=kind)] if mistake else []
     return _typed(option, raw)
 
 
@@ -255,7 +256,7 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
         return None, [Problem((key,), what, suggest(key, names), "unknown") for key, what in keys]
     paths = ("model", "chat_template", "lora", "tokenizer")
     spec = {
-        key: _existing(value, folder) if key in paths and isinstance(value, str) else value
+        key: existing(value, folder) if key in paths and isinstance(value, str) else value
         for key, value in raw.items()
     }
     model, problems = checked_dataclass(spec, kind)
@@ -292,7 +293,12 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
         return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
 
 
-def _existing(name: str, folder: Path) -> str:
-    """The path beside the recipe or in the repository, or the name itself (a hub's)."""
+def existing(name: str, folder: Path) -> str:
+    """The path beside the recipe or in the repository, or the name itself (a hub's).
+
+    Args:
+        name: What the recipe says.
+        folder: Where relative paths are looked for first; then in the repository.
+    """
     paths = [base / name for base in (folder, ROOT) if name and os.path.exists(base / name)]
     return str(paths[0].resolve()) if paths else name

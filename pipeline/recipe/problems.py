@@ -41,13 +41,14 @@ class Problem(NamedTuple):
         path: The option's key, and the keys below it where the value is a mapping.
         what: The mistake: "X must be Y, got Z".
         hint: How to fix it.
-        kind: Whether it is about a name that is unknown, or about one that is missing.
+        kind: Whether it is about a name that is unknown, one that is missing, or a file that
+            is not there.
     """
 
     path: tuple[str, ...]
     what: str
     hint: str | None = None
-    kind: Literal["value", "unknown", "missing"] = "value"
+    kind: Literal["value", "unknown", "missing", "no_file"] = "value"
 
 
 def closest(name: str, valid: Iterable[Any]) -> str | None:

@@ -21,6 +21,8 @@ from pipeline.errors import UserError
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.recipe.problems import suggest
+from pipeline.recipe.publication import Gate, Publish
+from pipeline.recipe.refreshing import Refresh
 from pipeline.recipe.yaml_document import RecipeDocument
 
 STAGE_KEYS: Final[dict[str, Any]] = {
@@ -95,6 +97,12 @@ def _apply(document: RecipeDocument, name: str, raw: Any) -> list[UserError]:
 
 def _unknown_key(document: RecipeDocument, keys: Sequence[str]) -> tuple[str, str | None] | None:
     """What is wrong with the last keys of a path that leads into the document, with a hint."""
+    if keys[0] == "publish":
+        return _unknown_publish_key(keys[1:])
+    if keys[0] == "refresh":
+        names = [f.name for f in fields(Refresh)]
+        wrong = [key for key in keys[1:2] if key not in names]
+        return (f"refresh has no key {wrong[0]!r}", suggest(wrong[0], names)) if wrong else None
     if len(keys) < 3:
         return None
     section, name, key, *inner = keys
@@ -111,6 +119,16 @@ def _unknown_key(document: RecipeDocument, keys: Sequence[str]) -> tuple[str, st
         valid = (model_keys - {"made_by", "price"}) | {"from"}
         if key not in valid:
             return f"a model has no key {key!r}", suggest(key, sorted(valid))
+    return None
+
+
+def _unknown_publish_key(keys: Sequence[str]) -> tuple[str, str | None] | None:
+    names = [f.name for f in fields(Gate if keys[:1] == ["gate"] else Publish)]
+    name = keys[1:2] if keys[:1] == ["gate"] else keys[:1]
+    if name and name[0] not in names:
+        return f"{'publish.gate' if len(keys) > 1 else 'publish'} has no key {name[0]!r}", suggest(
+            name[0], names
+        )
     return None
 
 

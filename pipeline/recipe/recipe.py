@@ -22,6 +22,8 @@ from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
 from pipeline.recipe.problems import suggest
 from pipeline.recipe.profiles import apply_profile, check_profiles, profiles_of
+from pipeline.recipe.publication import Publish
+from pipeline.recipe.refreshing import Refresh
 from pipeline.recipe.yaml_document import (
     MAX_CHARACTERS,
     RecipeDocument,
@@ -47,6 +49,8 @@ class Recipe:
         profile: The one that is applied.
         overrides: What `--set` changed after it.
         text: The file as it is; of a recipe from Python values, these as JSON.
+        publish: Where a release goes, and what it must be before.
+        refresh: When a refresh stops instead of releasing.
         digest: Stands for what the recipe says: its stages and models with the profile and the
             overrides applied.
     """
@@ -60,6 +64,8 @@ class Recipe:
     profile: str | None = None
     overrides: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
+    publish: Publish = field(default_factory=Publish)
+    refresh: Refresh = field(default_factory=Refresh)
     digest: str = ""
 
     @classmethod
@@ -83,15 +89,28 @@ class Recipe:
                 text = file.read(MAX_CHARACTERS + 1)  # one more than `parse` takes
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} cannot be read", why=str(error)) from None
-        document = parse(text, display(path))
         if str(path.parent) not in sys.path:
             # A stage of the user's own may lie beside the recipe that names it.
             sys.path.append(str(path.parent))
-        check_profiles(document, profile)
-        if profile is not None:
-            apply_profile(document, profile)
-        for override in overrides:
-            apply_override(document, override)
+        return cls.from_text(text, path, overrides, profile)
+
+    @classmethod
+    def from_text(
+        cls, text: str, path: Path, overrides: Sequence[str] = (), profile: str | None = None
+    ) -> Recipe:
+        """The recipe of a text.
+
+        Args:
+            text: The recipe.
+            path: The file that holds it; relative paths are looked for beside it first.
+            overrides: As for `load`.
+            profile: As for `load`.
+
+        Raises:
+            UserError: There is no such profile, or it is no YAML.
+            RecipeErrors: The recipe has mistakes.
+        """
+        document = document_of(text, display(path), overrides, profile)
         applied = {"profile": profile, "overrides": tuple(overrides)}
         return cls._build(document, path, text=text, **applied)
 
@@ -109,7 +128,7 @@ class Recipe:
             name: The recipe's name.
             stages: The section `stages`.
             models: The section `models`.
-            more: The sections `prices` and `budget`.
+            more: The sections `prices`, `budget`, `publish` and `refresh`.
 
         Raises:
             RecipeErrors: The recipe has mistakes.
@@ -132,8 +151,14 @@ class Recipe:
             raise RecipeErrors([*builder.problems, *more])
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
+        applied |= {"publish": builder.publish, "refresh": builder.refresh}
         applied["digest"] = _digest(document.content, applied)
         return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
+
+    @property
+    def folder(self) -> Path:
+        """Where relative paths are looked for first."""
+        return self.path.parent if self.path else ROOT
 
     def step(self, name: str) -> Step:
         """The step of this name.
@@ -174,9 +199,35 @@ class Recipe:
 def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
     """What stands for stages and models, and for the profile and overrides that changed them."""
     sections = {name: content.get(name) or {} for name in ("stages", "models")}
-    identity = [sections, applied.get("profile"), applied.get("overrides", ())]
+    # Where a release goes is no part of what it is.
+    without = ("publish.", "refresh.")
+    overrides = [o for o in applied.get("overrides", ()) if not o.startswith(without)]
+    identity = [sections, applied.get("profile"), overrides]
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
+
+
+def document_of(
+    text: str, shown: str, overrides: Sequence[str] = (), profile: str | None = None
+) -> RecipeDocument:
+    """What a recipe says, with profile and overrides applied.
+
+    Args:
+        text: The recipe.
+        shown: The name of its file, for messages.
+        overrides: As after `--set`; applied last.
+        profile: The profile to apply.
+
+    Raises:
+        UserError: There is no such profile, or it is no YAML.
+    """
+    document = parse(text, shown)
+    check_profiles(document, profile)
+    if profile is not None:
+        apply_profile(document, profile)
+    for override in overrides:
+        apply_override(document, override)
+    return document
 
 
 def locate(reference: str) -> Path:

@@ -32,7 +32,7 @@ MAX_VALUES: Final = 100_000
 aliases make billions."""
 
 MERGE: Final = "tag:yaml.org,2002:merge"
-CHANGEABLE: Final = ("models", "stages", "prices", "budget")
+CHANGEABLE: Final = ("models", "stages", "prices", "budget", "publish", "refresh")
 """What `--set` and a profile may change."""
 
 _YAML: Final = "tag:yaml.org,2002:"
@@ -132,6 +132,8 @@ def _may_be_left_out(keys: list[str]) -> bool:
     """Whether the mapping at these keys may be absent from a recipe."""
     if len(keys) == 1:
         return keys[0] != "stages"
+    if keys[0] == "publish":
+        return keys[1:] == ["gate"]
     return keys[0] == "stages" and len(keys) > 2 and keys[2] in ("with", "as", "budget")
 
 

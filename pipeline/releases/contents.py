@@ -40,7 +40,7 @@ def contents(snapshot: Snapshot, name: str) -> Release:
     """
     recipe = snapshot.recipe
     assert recipe is not None
-    stages = [_stage(stage) for stage in snapshot.stages.values()]
+    stages = stages_of(snapshot)
     published = published_stages(snapshot)
     return Release(
         format=FORMAT,
@@ -71,6 +71,13 @@ def _recipe(recipe: Recipe) -> ReleaseRecipe:
         profile=recipe.profile,
         overrides=list(recipe.overrides),
     )
+
+
+def stages_of(snapshot: Snapshot) -> list[ReleaseStage]:
+    """What a release says, or would say, of its stages: of those that have run."""
+    if snapshot.release:
+        return snapshot.release["stages"]
+    return [_stage(stage) for stage in snapshot.stages.values() if stage.artifact]
 
 
 def _stage(stage: SnapshotStage) -> ReleaseStage:
@@ -117,6 +124,7 @@ def _files(snapshot: Snapshot) -> Iterator[ReleaseFile]:
     for stage in snapshot.stages.values():
         if stage.artifact is None or not stage.uses.startswith(EXPORT):
             continue
+        stage.artifact.verified_files(snapshot.store.files())
         for path, entry in sorted(stage.artifact.manifest["files"].items()):
             if path.startswith(_FILES):
                 is_parquet = path.endswith(".parquet")
@@ -141,19 +149,11 @@ def funnel(stages: Sequence[ReleaseStage], published: Sequence[str]) -> Counts:
         passed, and kept in the published ones. Where rows go one way, in + created = kept +
         dropped + failed; of branches over the same rows, each counts its own.
     """
-    by_name = {stage["name"]: stage for stage in stages}
-    passed: dict[str, ReleaseStage] = {}
-    waiting = list(published)
-    while waiting:
-        stage = by_name[waiting.pop()]
-        if stage["name"] not in passed:
-            passed[stage["name"]] = stage
-            waiting += _sources(stage)
-    on_way = [stage for stage in stages if stage["name"] in passed]
+    on_way = passed_stages(stages, published)
     return {
         "in": sum(s["counts"]["in"] for s in on_way if not _sources(s)),
         "created": sum(s["counts"]["created"] for s in on_way),
-        "kept": sum(by_name[name]["counts"]["kept"] for name in published),
+        "kept": sum(s["counts"]["kept"] for s in on_way if s["name"] in published),
         "dropped": {
             f"{s['name']}: {reason}": number
             for s in on_way
@@ -161,6 +161,24 @@ def funnel(stages: Sequence[ReleaseStage], published: Sequence[str]) -> Counts:
         },
         "failed": sum(s["counts"]["failed"] for s in on_way),
     }
+
+
+def passed_stages(stages: Sequence[ReleaseStage], published: Sequence[str]) -> list[ReleaseStage]:
+    """The stages that published rows passed, each after those before it.
+
+    Args:
+        stages: All stages.
+        published: The stages whose rows are published.
+    """
+    by_name = {stage["name"]: stage for stage in stages}
+    passed: set[str] = set()
+    waiting = list(published)
+    while waiting:
+        stage = by_name.get(waiting.pop())
+        if stage and stage["name"] not in passed:
+            passed.add(stage["name"])
+            waiting += _sources(stage)
+    return [stage for stage in stages if stage["name"] in passed]
 
 
 def _sources(stage: ReleaseStage) -> list[str]:

@@ -16,8 +16,15 @@ from pipeline.errors import Exit, UserError
 from pipeline.execution.plan import PlannedStep, plan
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.contents import contents
-from pipeline.releases.registry import check_name, latest, version_key, write_release
+from pipeline.releases.contents import contents, passed_stages
+from pipeline.releases.registry import (
+    LATEST,
+    check_name,
+    latest,
+    parse_reference,
+    version_key,
+    write_release,
+)
 from pipeline.store.store import Store
 from schemas.release import Release
 
@@ -38,6 +45,26 @@ class Created:
     release: Release
     is_new: bool
     why: list[str]
+
+
+def parse_new(text: str) -> tuple[str, str | None]:
+    """The name and the version that a new release shall have; None for the next version.
+
+    Args:
+        text: `NAME`, or `NAME@MAJOR.MINOR`.
+
+    Raises:
+        UserError: It is neither.
+
+    Example:
+        >>> parse_new("chat@2.0"), parse_new("chat")
+        (('chat', '2.0'), ('chat', None))
+    """
+    if text.endswith(f"@{LATEST}"):
+        what = f"a new release must be NAME or NAME@MAJOR.MINOR, got {text!r}"
+        raise UserError(what, hint="leave the version out: then it is the next one")
+    reference = parse_reference(text)
+    return reference.name, reference.version
 
 
 def create(
@@ -90,7 +117,7 @@ def _ready(recipe: Recipe, store: Store) -> list[PlannedStep]:
         shown = [f"{p.step.name} is {p.state}" for p in waiting[:8]]
         more = [f"and {len(waiting) - 8} more"] if len(waiting) > 8 else []
         raise UserError(
-            f"{len(waiting)} of {len(steps)} stages are not as the recipe says",
+            f"{len(waiting)} of {len(steps)} stages must run before a release",
             where=recipe.name,
             why=", ".join([*shown, *more]),
             hint=recipe.command("run", store=store.root),
@@ -113,8 +140,10 @@ def _changes(last: Release | None, now: Release) -> tuple[list[str], bool]:
 def _changed_rows(last: Release, now: Release) -> list[str]:
     """The stages with other rows and the exports with other files.
 
-    Weights, reports and other files that are not exported follow from rows and recipe, and from
-    the machine: by themselves they make no release.
+    Only stages that published rows passed count: what else a recipe has (pools to compare
+    with, an earlier release whose rows are held) has changed them, or it has not. Weights,
+    reports and other files that are not exported follow from rows and recipe, and from the
+    machine: by themselves they make no release.
     """
     before, after = _row_digests(last), _row_digests(now)
     names = [
@@ -123,12 +152,14 @@ def _changed_rows(last: Release, now: Release) -> list[str]:
     why = [f"the rows of {', '.join(names)} changed"] if names else []
     if _hashes(last) != _hashes(now):
         why.append("the exported files changed")
+    if last["certificate"] != now["certificate"]:
+        why.append("what it is decontaminated against changed")
     return why
 
 
 def _row_digests(release: Release) -> dict[str, Any]:
     """What stands for the rows of each stage: kept ones by their values, others by reason."""
-    stages = [stage for stage in release["stages"] if stage["makes"] != "files"]
+    stages = passed_stages(release["stages"], release["published"])
     return {stage["name"]: (stage["columns"], stage["counts"]) for stage in stages}
 
 

@@ -14,6 +14,7 @@ PLUGINS: Final = {
     "card": "stages.publish.card",
     "croissant": "stages.publish.card",
     "check": "stages.publish.gate",
+    "takedown": "stages.publish.gate",
     "certificate": "stages.publish.certificate",
     "shifts": "stages.report._shifts",
     "page": "stages.report.page",
@@ -39,5 +40,7 @@ def certificate(snapshot: Any) -> Any:
     """
     try:
         return plugin("certificate")(snapshot)
-    except ModuleNotFoundError:
-        return None
+    except ModuleNotFoundError as error:
+        if error.name and PLUGINS["certificate"].startswith(error.name):
+            return None
+        raise

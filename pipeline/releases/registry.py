@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from pipeline.errors import UserError, command_line
 from pipeline.recipe.problems import suggest
 from pipeline.recipe.recipe import display
-from pipeline.store.files import DamagedFile, checked, read_json
+from pipeline.store.files import DamagedFile, checked, read_json, with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import FORMAT, Release
 
@@ -184,6 +184,9 @@ def _read(store: Store, name: str, version: str) -> Release:
                 where=str(path),
                 hint="use the version of Gristmill that wrote it",
             )
+        raw = without_checksum(path, raw or {})
+        if unknown := sorted(raw.keys() - Release.__annotations__.keys()):
+            raise DamagedFile(path, f"no release has {unknown[0]!r}")
         release = checked(path, raw, Release)
         if (release["name"], release["version"]) != (name, version):
             stated = f"{release['name']}@{release['version']}"
@@ -221,7 +224,7 @@ def write_release(store: Store, release: Release) -> Path:
     staging = folder.with_name(f".{version}-{uuid.uuid4().hex[:8]}")
     staging.mkdir()
     with (staging / FILE).open("w", encoding="utf-8") as file:
-        json.dump(release, file, indent=1, ensure_ascii=False)
+        json.dump(with_checksum(release), file, indent=1, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
     _flush(staging)
@@ -250,24 +253,26 @@ def release_files(store: Store, release: Release) -> dict[str, Path]:
         By path, with the stage's name before it where several stages export; sorted.
 
     Raises:
-        UserError: The store lacks one of them.
+        UserError: The store lacks one of them, or its bytes are not those of the release.
     """
-    paths = dict(sorted(_files(store, release)))
-    for path in paths.values():
+    reference = f"{release['name']}@{release['version']}"
+    hint = command_line("verify", reference, store=store.root)
+    files = sorted(_files(store, release))
+    for _, path, _ in files:
         if not path.is_file():
-            reference = f"{release['name']}@{release['version']}"
-            raise UserError(
-                f"a file of {reference} is not in the store",
-                where=str(path),
-                hint=command_line("verify", reference, store=store.root),
-            )
-    return paths
+            what = f"a file of {reference} is not in the store"
+            raise UserError(what, where=str(path), hint=hint)
+    actual = store.files().get_many([path for _, path, _ in files])
+    for (_, path, sha256), digest in zip(files, actual, strict=True):
+        if digest != sha256:
+            raise UserError(f"a file of {reference} is damaged", where=str(path), hint=hint)
+    return {shown: path for shown, path, _ in files}
 
 
-def _files(store: Store, release: Release) -> Iterator[tuple[str, Path]]:
+def _files(store: Store, release: Release) -> Iterator[tuple[str, Path, str]]:
     fingerprints = {stage["name"]: stage["fingerprint"] for stage in release["stages"]}
     several = len({file["stage"] for file in release["files"]}) > 1
     for file in release["files"]:
         shown = f"{file['stage']}/{file['path']}" if several else file["path"]
         folder = store.root / "artifacts" / fingerprints[file["stage"]] / "files"
-        yield shown, folder / file["path"]
+        yield shown, folder / file["path"], file["sha256"]

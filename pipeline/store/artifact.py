@@ -5,41 +5,66 @@ and `failed.parquet` (what the stage added for each row, never the texts again),
 `files/` where the stage wrote some, and `manifest.json`, written last. It is
 prepared in a temporary folder beside its final one, flushed to the disk, and renamed.
 A folder without a manifest is treated as if it were not there, and so is a damaged
-artifact, with a warning.
+artifact, with a warning. What is read is checked first, once in a process: of rows the
+footer and the columns that are read, of other files the whole.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import polars as pl
 
 from pipeline.errors import UserError
-from pipeline.store.file_hashes import file_digest
-from pipeline.store.files import DamagedFile, checked, read_json, warn
+from pipeline.store.checksums import CHECKSUMS, Part, read_checksums, verify_parts
+from pipeline.store.file_hashes import FileDigests, file_digest
+from pipeline.store.files import DamagedFile, warn
 from pipeline.store.hashing import digest
+from pipeline.store.manifests import MANIFEST, read_manifest, write_manifest
 from pipeline.store.parquet import column_names, read_frame
-from schemas.manifest import FORMAT, FileEntry, Manifest
+from schemas.manifest import FileEntry, Manifest
 
-MANIFEST = "manifest.json"
 REPLACED = ".old"
 
+State = tuple[int, ...]
+"""Size, times of modification and change, and inode: another one means other bytes."""
 
-_VERIFIED: Final[dict[Path, tuple[int, ...]]] = {}
-"""Files whose bytes this process has verified, with their state then."""
+_VERIFIED: Final[dict[Path, tuple[State, set[str | None] | None]]] = {}
+"""Files of which this process has verified columns (None: all bytes), with their state then."""
+
+_DAMAGED: Final[dict[Path, tuple[Path, State | None]]] = {}
+"""Artifacts with a file that this process saw damaged, with that file and its state then."""
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    status = path.stat()
+def _state(path: Path) -> State | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+class DamagedArtifact(UserError):
+    """An artifact with a file that is not what was written; a run computes it again.
+
+    Args:
+        folder: The artifact's folder.
+        damage: The file and what is wrong with it.
+    """
+
+    def __init__(self, folder: Path, damage: DamagedFile) -> None:
+        hint = f"rm -r {shlex.quote(str(folder))}, then run again: it is computed again"
+        error = damage.as_error(hint)
+        super().__init__(error.what, where=error.where, why=error.why, hint=error.hint)
+        self.folder, self.damage = folder, damage
 
 
 @dataclass(frozen=True)
@@ -75,8 +100,8 @@ class Artifact:
         Raises:
             UserError: The file is damaged.
         """
-        with self.damage_explained():
-            path = self._verified(part)
+        with self._damage_explained():
+            path = self._verified(part, ())
             return column_names(path) if path else []
 
     def read(self, part: str, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -89,36 +114,114 @@ class Artifact:
         Raises:
             UserError: The file is damaged.
         """
-        with self.damage_explained():
-            path = self._verified(part)
+        with self._damage_explained():
+            path = self._verified(part, columns)
             return read_frame(path, columns) if path else pl.DataFrame()
 
-    def _verified(self, part: str) -> Path | None:
-        """The file of some rows, whose bytes are those that were written; None without such rows.
+    def verified_files(self, digests: FileDigests | None = None) -> Path:
+        """The folder of the files that the stage wrote, after a check of all of them.
 
-        Readers of Parquet may take a flipped bit for another value, and even abort.
+        Args:
+            digests: Digests of files that did not change since they were read; without it each
+                file is read, once in a process.
+
+        Raises:
+            UserError: A file is damaged, or is none that the stage wrote.
+        """
+        with self._damage_explained():
+            names = [name for name in self.manifest["files"] if name.startswith("files/")]
+            if foreign := foreign_files(self.folder, self.manifest):
+                raise DamagedFile(foreign[0], "the stage that made its artifact did not write it")
+            if digests is not None:
+                self._verify_cached(names, digests)
+            else:
+                for name in names:
+                    self._verify(name)
+        return self.files
+
+    def _verify_cached(self, names: Sequence[str], digests: FileDigests) -> None:
+        paths = [self.folder / name for name in names]
+        try:
+            actual = digests.get_many(paths)
+        except OSError as error:
+            raise DamagedFile(Path(error.filename), str(error.strerror)) from None
+        for name, path, sha256 in zip(names, paths, actual, strict=True):
+            if sha256 != self.manifest["files"][name]["sha256"]:
+                raise DamagedFile(path, "its bytes are not those that were written")
+
+    def _verified(self, part: str, columns: Sequence[str] | None) -> Path | None:
+        """The file of some rows, whose footer and columns are those that were written.
+
+        None without such rows. Readers of Parquet may take a flipped bit for another value, and
+        even abort.
 
         Raises:
             DamagedFile: They are not.
         """
         name = f"{part}.parquet"
-        entry, path = self.manifest["files"].get(name), self.folder / name
-        if entry is None:
+        if name not in self.manifest["files"]:
             return None
-        if _VERIFIED.get(path) != (state := _state(path)):
-            if file_digest(path) != entry["sha256"]:
+        self._verify(name, None if columns is None else {None, *columns})
+        return self.folder / name
+
+    def _verify(self, name: str, columns: set[str | None] | None = None) -> None:
+        """Check a file, or the parts of one that hold some columns; see `verify_parts`.
+
+        Raises:
+            DamagedFile: Some of its bytes are not those that were written.
+        """
+        path = self.folder / name
+        if (state := _state(path)) is None:
+            raise DamagedFile(path, "it is gone")
+        known, verified = _VERIFIED.get(path, (None, set()))
+        verified = verified if known == state else set()
+        if verified is None or (columns is not None and columns <= verified):
+            return
+        parts = self._parts(name) if columns is not None else None
+        if columns is None or parts is None:
+            if file_digest(path) != self.manifest["files"][name]["sha256"]:
                 raise DamagedFile(path, "its bytes are not those that were written")
-            _VERIFIED[path] = state
-        return path
+            _VERIFIED[path] = state, None
+        else:
+            verify_parts(path, parts, columns - verified)
+            _VERIFIED[path] = state, verified | columns
+
+    def _parts(self, name: str) -> list[Part] | None:
+        """The parts of a Parquet file; None in an artifact of an earlier version, without any."""
+        if CHECKSUMS not in self.manifest["files"]:
+            return None
+        self._verify(CHECKSUMS)
+        return _checksums(self.folder, _state(self.folder / CHECKSUMS)).get(name)
 
     @contextmanager
-    def damage_explained(self) -> Iterator[None]:
+    def _damage_explained(self) -> Iterator[None]:
         """Turns the damage of one of its files into an error with the next command."""
         try:
             yield
         except DamagedFile as damage:
-            command = f"rm -r {shlex.quote(str(self.folder))}"
-            raise damage.as_error(f"{command}, then run again: it is computed again") from None
+            _DAMAGED[self.folder] = damage.path, _state(damage.path)
+            raise DamagedArtifact(self.folder, damage) from None
+
+
+@lru_cache(256)
+def _checksums(folder: Path, _when: State | None) -> dict[str, list[Part]]:
+    """The checksums of an artifact, read once for each state of their file."""
+    return read_checksums(folder)
+
+
+def foreign_files(folder: Path, manifest: Manifest) -> list[Path]:
+    """The files in an artifact's `files/` that its stage did not write.
+
+    A reader would take them, but for those whose names begin with a dot.
+
+    Args:
+        folder: The artifact's folder.
+        manifest: Its manifest.
+    """
+    paths = (path for path in (folder / "files").rglob("*") if not path.is_dir())
+    names = [path.relative_to(folder) for path in paths]
+    visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return sorted(folder / name for name in visible if name.as_posix() not in manifest["files"])
 
 
 def open_artifact(folder: Path) -> Artifact | None:
@@ -129,63 +232,21 @@ def open_artifact(folder: Path) -> Artifact | None:
     """
     path = folder / MANIFEST
     try:
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         if manifest is None:
             return None
         for name, entry in manifest["files"].items():
             if problem := _wrong_size(folder / name, entry["bytes"]):
                 raise DamagedFile(folder / name, problem)
+        if folder in _DAMAGED:
+            file, state = _DAMAGED.pop(folder)
+            if _state(file) == state:
+                _DAMAGED[folder] = file, state
+                raise DamagedFile(file, "its bytes are not those that were written")
     except DamagedFile as damage:
         warn(damage, "its artifact counts as missing, and `run` computes it again")
         return None
     return Artifact(folder, manifest)
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    """A manifest whose parts fit together, None where there is none.
-
-    Raises:
-        DamagedFile: It is not as it was written.
-        UserError: It is of another version of the store's format.
-    """
-    raw: Any = read_json(path, dict)
-    if raw is None:
-        return None
-    version = raw.get("format")
-    if isinstance(version, int) and version != FORMAT:
-        raise _other_format(path.parent, version)
-    manifest = checked(path, raw, Manifest)
-    if problem := _contradiction(manifest, path.parent.name):
-        raise DamagedFile(path, problem)
-    return manifest
-
-
-def _contradiction(manifest: Manifest, folder: str) -> str | None:
-    """What in a manifest does not fit together: a digest and what it is of, counts that differ."""
-    counts = manifest["counts"]
-    came = counts["in"] + counts["created"]
-    try:
-        if manifest["fingerprint"] != folder:
-            return f"its fingerprint must be the name of its folder, got {manifest['fingerprint']}"
-        if digest(manifest["parts"]) != manifest["fingerprint"]:
-            return "its fingerprint is not that of its parts"
-    except TypeError as error:
-        return f"its parts have no fingerprint ({error})"
-    if kept_digest(manifest["columns"], manifest["files"]) != manifest["digest"]:
-        return "its digest is not that of its columns and files"
-    if came != counts["kept"] + sum(counts["dropped"].values()) + counts["failed"]:
-        return "its counts do not add up"
-    return None
-
-
-def kept_digest(columns: Mapping[str, str], files: Mapping[str, FileEntry]) -> str:
-    """What stands for the kept rows and the files of an artifact, independent of sharding.
-
-    Args:
-        columns: A digest for each column.
-        files: The files of the artifact; those of rows are left out.
-    """
-    return digest([dict(columns), {n: e["sha256"] for n, e in files.items() if n[:6] == "files/"}])
 
 
 def _wrong_size(path: Path, size: int) -> str | None:
@@ -196,16 +257,6 @@ def _wrong_size(path: Path, size: int) -> str | None:
     except OSError as error:
         return str(error.strerror)
     return f"it must have {size:,} bytes, got {actual:,}" if actual != size else None
-
-
-def _other_format(folder: Path, version: int) -> UserError:
-    age = "a newer" if version > FORMAT else "an older"
-    return UserError(
-        f"the store's format must be {FORMAT}, got {version}",
-        where=str(folder / MANIFEST),
-        why=f"this artifact was written by {age} version of Gristmill",
-        hint="use another store (--store DIR), or the version of Gristmill that wrote this one",
-    )
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
@@ -244,8 +295,7 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     Returns:
         The committed artifact.
     """
-    with (staging / MANIFEST).open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1, ensure_ascii=False)
+    write_manifest(staging, manifest)
     for path in staging.rglob("*"):
         _flush(path)
     _flush(staging)
@@ -257,7 +307,10 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
     else:
         staging.rename(target)
     _flush(target.parent)
-    _VERIFIED.update((target / name, _state(target / name)) for name in manifest["files"])
+    for path in (target / name for name in manifest["files"]):
+        if state := _state(path):
+            _VERIFIED[path] = state, None
+    _DAMAGED.pop(target, None)
     return Artifact(target, manifest)
 
 

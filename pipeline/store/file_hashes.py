@@ -22,6 +22,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.store.files import DamagedFile, with_checksum, without_checksum
+
 BLOCK = 1 << 20
 
 Entry = list[int | str]
@@ -110,6 +112,10 @@ def _read(cache: Path) -> dict[str, Entry]:
         return {}
     if not isinstance(entries, dict):
         return {}
+    try:
+        entries = without_checksum(cache, entries)
+    except DamagedFile:
+        return {}
     return {k: v for k, v in entries.items() if isinstance(v, list) and len(v) == 5}
 
 
@@ -119,7 +125,7 @@ def _write(cache: Path, entries: dict[str, Entry]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{cache.name}.", dir=cache.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(entries, file, sort_keys=True)
+            json.dump(with_checksum(entries), file, sort_keys=True)
         os.replace(name, cache)
     except BaseException:
         os.unlink(name)

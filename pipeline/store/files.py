@@ -12,6 +12,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,10 +20,12 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import UserError
+from pipeline.store.hashing import digest
 
 T = TypeVar("T")
 
 OTHER_STORE: Final = "choose another folder: --store DIR"
+CHECKSUM: Final = "checksum"
 _KINDS: Final = {
     stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket",
@@ -158,6 +161,31 @@ def checked(path: Path, value: Any, kind: type[T]) -> T:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping with a checksum of itself under CHECKSUM, for a file that holds nothing else."""
+    return {**values, CHECKSUM: digest(dict(values))}
+
+
+def without_checksum(path: Path, values: dict[str, T]) -> dict[str, T]:
+    """The mapping that `with_checksum` took; one that was written without is taken as it is.
+
+    Args:
+        path: The file that holds it, for the message.
+        values: What the file holds.
+
+    Raises:
+        DamagedFile: The checksum is not that of the others.
+    """
+    rest = {key: value for key, value in values.items() if key != CHECKSUM}
+    try:
+        sound = CHECKSUM not in values or values[CHECKSUM] == digest(rest)
+    except (TypeError, RecursionError):  # what has no digest was never written
+        sound = False
+    if not sound:
+        raise DamagedFile(path, "its checksum is not that of its content")
+    return rest
 
 
 def write_json(path: Path, value: Any) -> None:

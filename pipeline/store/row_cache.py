@@ -12,19 +12,35 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
 from pipeline.store.files import DamagedFile, warn
+from pipeline.store.hashing import digest
 from pipeline.store.parquet import read_frame, write_frame
 
 MAX_FILES: Final = 32
 """Files that a finished stage may leave behind without joining them."""
 
+_EARLIER: Final = 32
+
 KEY: Final = "_row_key"
 """The column that identifies a row in the cache."""
+
+
+def cache_key(parts: Mapping[str, Any]) -> str:
+    """The name of a stage's folder: all parts of its fingerprint but the rows themselves.
+
+    Args:
+        parts: The parts of a fingerprint. Of their inputs the first is the rows; names of
+            columns in the recipe (`as`) do not matter either.
+    """
+    rest = {name: part for name, part in parts.items() if name != "as"}
+    _, *others = [*parts.get("inputs", {}).items()] or [None]
+    return digest({**rest, "inputs": dict(others)})
 
 
 class RowCache:
@@ -56,11 +72,7 @@ class RowCache:
 
     def _read_file(self, path: Path) -> pl.DataFrame | None:
         try:
-            content = path.read_bytes()
-            # Files of earlier versions have names of 32 digits, which say nothing.
-            if len(path.stem) == len(_name(b"")) and path.stem != _name(content):
-                raise DamagedFile(path, "its bytes are not those that were written")
-            return read_frame(content)
+            return read_frame(verify_chunk(path))
         except DamagedFile as damage:
             warn(DamagedFile(path, damage.why), "its rows are computed again")
             path.unlink()
@@ -88,6 +100,19 @@ class RowCache:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.parquet"))
+
+
+def verify_chunk(path: Path) -> bytes:
+    """The bytes of one file of a row cache.
+
+    Raises:
+        DamagedFile: They are not those that were written.
+    """
+    content = path.read_bytes()
+    # Files of earlier versions have names of 32 digits, which say nothing.
+    if len(path.stem) != _EARLIER and path.stem != _name(content):
+        raise DamagedFile(path, "its bytes are not those that were written")
+    return content
 
 
 def _name(content: bytes) -> str:

@@ -7,7 +7,10 @@
     refs/<recipe>/<stage>.json fingerprints that this stage of this recipe had, newest last
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
+    frames/<digest>/           rows that a notebook handed over (pipeline/store/frames.py)
     digests.json, files.json   caches; removing them costs time and nothing else
+    sources.json               commits of data sets on the hub, as the last refresh found them
+    refresh.log.jsonl          what each refresh did, and why
 
 One run at a time: the lock is held by an open file and vanishes with its process.
 """
@@ -25,14 +28,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import UserError
+from pipeline.errors import Exit, UserError
 from pipeline.store.artifact import Artifact, commit, open_artifact, restore
 from pipeline.store.file_hashes import FileDigests
-from pipeline.store.files import DamagedFile, check_kind, read_json, warn, write_json
+from pipeline.store.files import (
+    DamagedFile,
+    check_kind,
+    read_json,
+    warn,
+    with_checksum,
+    without_checksum,
+    write_json,
+)
 from schemas.manifest import Manifest
 
-FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases")
-FILES: Final = ("lock", "digests.json", "files.json")
+FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames")
+FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
 
@@ -164,8 +175,9 @@ class Store:
     def digest(self, key: str) -> str | None:
         """A cached digest."""
         if self._digests is None:
+            path = self.root / "digests.json"
             try:
-                self._digests = read_json(self.root / "digests.json", dict[str, str]) or {}
+                self._digests = without_checksum(path, read_json(path, dict[str, str]) or {})
             except DamagedFile:  # a cache: what it held is computed again, in seconds
                 self._digests = {}
         return self._digests.get(key)
@@ -176,7 +188,7 @@ class Store:
         assert self._digests is not None
         self._digests[key] = value
         if self._token:
-            write_json(self.root / "digests.json", self._digests)
+            write_json(self.root / "digests.json", with_checksum(self._digests))
 
     # Writing
 
@@ -207,6 +219,7 @@ class Store:
                     f"another run{f' (process {holder[0]})' if holder else ''} uses this store",
                     where=str(self.root),
                     hint="wait until it has ended, or use another store: --store DIR",
+                    code=Exit.TRY_AGAIN,
                 ) from None
             self._token = uuid.uuid4().hex
             lock.truncate(0)

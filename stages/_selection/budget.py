@@ -298,6 +298,7 @@ def fill_quotas(
     quotas: PerGroup,
     eligible: NDArray[np.bool_],
     amount: Amount,
+    is_held: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """Fill the quota of every group, then spend what remains of the budget.
 
@@ -312,6 +313,8 @@ def fill_quotas(
         quotas: The quota of each group.
         eligible: The groups that may get anything, shape (groups,).
         amount: What may be spent in all.
+        is_held: Rows that are selected before all others, whatever the quotas, and count in
+            the quotas of their groups; shape (rows,).
 
     Returns:
         A mask of shape (rows,).
@@ -323,12 +326,45 @@ def fill_quotas(
         array([ True, False,  True])
     """
     order = np.lexsort((groups, ranks))
+    kept = np.zeros(len(costs), np.bool_)
+    if is_held is not None and is_held.any():
+        kept = fill(costs, order[is_held[order]].tolist(), *amount)
+        order, amount = order[~is_held[order]], left_of(amount, costs[kept])
+        quotas = _quotas_left(quotas, costs[kept], groups[kept], amount)
     order = order[eligible[groups[order]]]
     selected = fill_groups(costs, groups, order, quotas)
     rest = order[~selected[order]]
     remaining = amount.total - int(costs[selected].sum())
     rows_left = None if amount.rows is None else amount.rows - int(selected.sum())
-    return selected | fill(costs, rest.tolist(), remaining, rows_left)
+    return kept | selected | fill(costs, rest.tolist(), remaining, rows_left)
+
+
+def left_of(amount: Amount, costs: NDArray[np.int64]) -> Amount:
+    """What is left of an amount after rows of these costs.
+
+    Example:
+        >>> left_of(Amount(10, 3), np.array([4, 1]))
+        Amount(total=5, rows=1)
+    """
+    rows = None if amount.rows is None else amount.rows - len(costs)
+    return Amount(amount.total - int(costs.sum()), rows)
+
+
+def _quotas_left(
+    quotas: PerGroup, costs: NDArray[np.int64], groups: NDArray[np.integer], left: Amount
+) -> PerGroup:
+    """What is left of quotas after rows of these costs and groups.
+
+    Where groups had more than their quotas, the others get less, in the same proportion.
+    """
+    count = len(quotas.total)
+    used = np.bincount(groups, costs, count).astype(np.int64)
+    open_ = PerGroup(
+        np.maximum(quotas.total - used, 0),
+        None if quotas.rows is None
+        else np.maximum(quotas.rows - np.bincount(groups, minlength=count), 0),
+    )  # fmt: skip
+    return divide_amount(left, open_, open_)
 
 
 def not_selected(

@@ -24,7 +24,15 @@ from pipeline.errors import UserError
 from pipeline.stage import Records, stage
 from stages._common.verdicts import evidence_of
 from stages._selection.amounts import Amount, Budget, amount_of
-from stages._selection.budget import TOKEN_COLUMN, Unit, check_selection, cost_columns, row_costs
+from stages._selection.budget import (
+    TOKEN_COLUMN,
+    Unit,
+    check_selection,
+    cost_columns,
+    fill,
+    row_costs,
+)
+from stages._selection.held import held_rows
 
 ADDS: Final = {
     "coverage_rank": pl.Int32(),
@@ -37,10 +45,11 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return list(dict.fromkeys([options.tags, *cost_columns(options)]))
 
 
-@stage(version=1, scope="set", reads=_reads, adds=ADDS, check=check_selection)
+@stage(version=1, scope="set", reads=_reads, adds=ADDS, check=check_selection, later=("held",))
 def coverage(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     budget: Budget,
     unit: Unit = "rows",
@@ -56,6 +65,8 @@ def coverage(
 
     Args:
         rows: The rows to choose from.
+        held: Rows that were chosen before: those that are among the rows and have tags are
+            kept first, as pass 0, and their tags are covered in the first pass.
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
             exactly where enough rows have tags. In tokens, a row that no longer fits is
             passed over.
@@ -82,7 +93,8 @@ def coverage(
     tag_sets = _tag_sets(rows[tags])
     names = tag_sets.explode(empty_as_null=False).drop_nulls().unique().sort()
     coded = tag_sets.cast(pl.List(pl.Enum(names))).list.eval(pl.element().to_physical())
-    selected = _cover(coded, row_costs(rows, budget, unit, token_column), amount_of(budget))
+    costs, is_held = row_costs(rows, budget, unit, token_column), held_rows(rows, held)
+    selected = _cover(coded, costs, amount_of(budget), is_held)
     texts = names.to_list()
     new_tags = pl.Series(
         [[texts[code] for code in new] for new in selected["new"]], dtype=ADDS["coverage_tags"]
@@ -126,10 +138,12 @@ def _tag_sets(column: pl.Series) -> pl.Series:
     return column.cast(pl.List(pl.String)).list.drop_nulls().list.unique().list.sort()
 
 
-def _cover(tags: pl.Series, costs: NDArray[np.int64], amount: Amount) -> pl.DataFrame:
+def _cover(
+    tags: pl.Series, costs: NDArray[np.int64], amount: Amount, is_held: NDArray[np.bool_]
+) -> pl.DataFrame:
     """Select rows in passes.
 
-    In: the tags of each row, their costs, a budget.
+    In: the tags of each row, their costs, a budget, the rows that come first.
     Out: the selected rows in order, the pass of each, and the tags that were new in it.
 
     The same as `by_hand` in tests/stages/select/test_coverage.py, the paper's algorithm
@@ -143,13 +157,14 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], amount: Amount) -> pl.Data
         tags: List(UInt32), codes of the different tags of each row.
         costs: What each row uses of the budget, shape (rows,).
         amount: What may be spent in all.
+        is_held: Rows that are selected before all others, shape (rows,).
 
     Returns:
-        Columns `row`, `pass` (from 1) and `new` (codes).
+        Columns `row`, `pass` (from 1; 0 for held rows) and `new` (codes).
 
     Example:
         >>> tags = pl.Series([[0], [0, 1], [2]], dtype=pl.List(pl.UInt32))
-        >>> _cover(tags, np.ones(3, int), Amount(9)).rows()
+        >>> _cover(tags, np.ones(3, int), Amount(9), np.zeros(3, bool)).rows()
         [(1, 1, [0, 1]), (2, 1, [2]), (0, 2, [0])]
     """
     sizes = tags.list.len().fill_null(0).to_numpy()
@@ -158,13 +173,18 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], amount: Amount) -> pl.Data
     positions[order] = np.arange(len(order))
     tag_lists, costs_listed, rows = tags.to_list(), costs.tolist(), order.tolist()
     queues = _queues(tags, positions)
-    remaining = bytearray(b"\x01" * len(rows))
-    selected: list[tuple[int, int, list[int]]] = []
-    number, budget = 0, amount.total
-    rows_left = len(costs) if amount.rows is None else amount.rows
+    of_held = order[(is_held & (sizes > 0))[order]]
+    kept = of_held[fill(costs, of_held.tolist(), *amount)[of_held]]
+    selected: list[tuple[int, int, list[int]]] = [(row, 0, []) for row in kept.tolist()]
+    held_tags = {tag for row in kept.tolist() for tag in tag_lists[row]}
+    remaining = bytearray((~is_held[order]).astype(np.uint8).tobytes())
+    for tag in list(queues):
+        _advance(queues, tag, remaining)
+    number, budget = 0, amount.total - int(costs[kept].sum())
+    rows_left = (len(costs) if amount.rows is None else amount.rows) - len(kept)
     while queues and rows_left:
         number += 1
-        previous, covered = len(selected), set[int]()
+        previous, covered = len(selected), held_tags if number == 1 else set[int]()
         heap = [(queue[-1], tag) for tag, queue in queues.items()]
         heapq.heapify(heap)
         while heap and rows_left:
@@ -182,7 +202,7 @@ def _cover(tags: pl.Series, costs: NDArray[np.int64], amount: Amount) -> pl.Data
             _advance(queues, tag, remaining)
             if tag not in covered and tag in queues:
                 heapq.heappush(heap, (queues[tag][-1], tag))
-        if len(selected) == previous:
+        if len(selected) == previous and not (number == 1 and held_tags):
             break
         for tag in list(queues):
             _advance(queues, tag, remaining)

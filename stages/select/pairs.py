@@ -20,6 +20,7 @@ from pipeline.types import Count, NonNegativeFloat, NonNegativeInt
 from schemas.records import canonical_turns, digest, record_id
 from schemas.turns import turn_texts
 from stages._common.verdicts import evidence_of
+from stages._selection.held import held_rows
 from stages._selection.random_draws import uniform
 from stages._selection.scores import ranking, ranks, ranks_within
 
@@ -42,10 +43,11 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return ["prompt", "chosen", "rejected", "chosen_score", "rejected_score", "tools"]
 
 
-@stage(version=1, scope="set", reads=_reads, adds=ADDS)
+@stage(version=1, scope="set", reads=_reads, adds=ADDS, later=("held",))
 def pairs(
     ctx: Context,
     rows: Pairs,
+    held: Pairs | None = None,
     *,
     min_margin: NonNegativeFloat | None = None,
     max_length_difference: NonNegativeInt | None = None,
@@ -68,6 +70,8 @@ def pairs(
 
     Args:
         rows: The pairs to choose from.
+        held: Pairs that were chosen before: those that meet the limits come first, of their
+            prompt and in the budget.
         min_margin: The smallest margin of the scores; null for any, and for pairs without.
         max_length_difference: Words by which the sides differ, at most.
         max_length_ratio: How many times as many words the longer side has, at most.
@@ -99,6 +103,7 @@ def pairs(
     keys = uniform(rows["id"], f"select.pairs:{seed}")
     if order == "margin":
         keys = -facts["pair_margin"].cast(pl.Float64).to_numpy()
+    keys = np.where(held_rows(rows, held), -np.inf, keys)
     facts = _within_prompts(facts, keys, max_per_prompt)
     facts = _within_budget(facts, keys, budget)
     evidence = pl.coalesce(

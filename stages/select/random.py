@@ -21,6 +21,7 @@ from stages._selection.budget import (
     not_selected,
     row_costs,
 )
+from stages._selection.held import held_first, held_rows
 from stages._selection.random_draws import uniform
 from stages._selection.scores import ranking, ranks
 
@@ -31,10 +32,12 @@ from stages._selection.scores import ranking, ranks
     reads=cost_columns,
     adds={"random_rank": pl.Int32},
     check=check_selection,
+    later=("held",),
 )
 def random(
     ctx: Context,
     rows: Records | Pairs,
+    held: Records | Pairs | None = None,
     *,
     budget: Budget,
     unit: Unit = "rows",
@@ -48,6 +51,7 @@ def random(
 
     Args:
         rows: The rows to choose from.
+        held: Rows that were chosen before: those that are among the rows are kept first.
         budget: How much to keep at most, in rows or tokens. In tokens, a row that no longer
             fits is passed over for the next ones in the random order.
         unit: What the budget counts, where it is a number. A budget of
@@ -69,6 +73,7 @@ def random(
         [None, 'not_selected', 'not_selected']
     """
     order = ranking(uniform(rows["id"], f"select.random:{seed}"), descending=False)
-    selected = fill(row_costs(rows, budget, unit, token_column), order.tolist(), *amount_of(budget))
+    places = held_first(order, held_rows(rows, held)).tolist()
+    selected = fill(row_costs(rows, budget, unit, token_column), places, *amount_of(budget))
     column = pl.Series("random_rank", ranks(order, len(rows)), pl.Int32)
     return not_selected(selected, {"rank": column}).with_columns(column)

@@ -31,6 +31,7 @@ from stages._selection.budget import (
     row_costs,
 )
 from stages._selection.groups import GroupWeights, group_columns, groups_of
+from stages._selection.held import held_rows
 from stages._selection.scores import Expression, expression_columns, ranks_within, sort_keys
 
 
@@ -54,10 +55,12 @@ def _check(options: SimpleNamespace) -> None:
     reads=_reads,
     adds={"stratum": pl.String, "stratum_rank": pl.Int32},
     check=_check,
+    later=("held",),
 )
 def stratified(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     group: Expression,
     budget: Budget,
@@ -77,6 +80,8 @@ def stratified(
 
     Args:
         rows: The rows to choose from.
+        held: Rows that were chosen before: those that are among the rows are kept first, and
+            count in the quotas of their strata.
         group: What the strata are: `source`, a column or an SQL expression; of lists such
             as tags, a row belongs to the rarest (see `stages/_selection/groups.py`).
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
@@ -124,7 +129,10 @@ def stratified(
     quotas = divide_amount(amount_of(budget), sizes, group_weights, amount_of(min_quota))
     keys = sort_keys(rows, score, descending, f"select.stratified:{seed}")
     ranks = ranks_within(strata.codes, keys)
-    selected = fill_quotas(costs, strata.codes, ranks, quotas, quotas.positive(), amount_of(budget))
+    selected = fill_quotas(
+        costs, strata.codes, ranks, quotas, quotas.positive(), amount_of(budget),
+        held_rows(rows, held),
+    )  # fmt: skip
     rank = pl.Series("stratum_rank", ranks, pl.Int32)
     names = strata.labels().alias("stratum")
     facts = {"stratum": names, "rank": rank, "quota": quotas.column(strata.codes)}

@@ -26,6 +26,7 @@ from tests.bench.table import Line, render
 
 SECTIONS = {
     "command_line": True,
+    "checking": True,
     "likelihoods": False,
     "novelty": True,
     "duplicates": True,

@@ -203,7 +203,7 @@ def test_code_drift_is_said_by_status(ran: tuple[str, str], tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("more", "what"),
     [
-        (["brief", "-o", "x.csv"], "must end in .parquet or .jsonl, got 'x.csv'"),
+        (["brief", "-o", "x.xls"], ".jsonl, .csv or .xlsx, got 'x.xls'"),
         (["brief", "-o", "/proc/none/x.parquet"], "cannot be written"),
         (["brief", "-o", "/proc/none/x.jsonl"], "cannot be written"),
         (["breif"], "the recipe has no stage 'breif'"),

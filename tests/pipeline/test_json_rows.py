@@ -7,8 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.execution import history
 from pipeline.execution.json_rows import json_lines
+from pipeline.execution.save_rows import save
 from schemas.records import RECORD_COLUMNS, canonical_turns, record_id
 from tests.support.rows import frame, record, self_instruct
 from tests.support.tool_rows import CONVERSATION, call, tool_record
@@ -40,12 +40,21 @@ def test_plain_rows_are_written_as_they_were_before_there_were_more_fields() -> 
 def test_rows_that_hold_no_turns_are_as_they_are(tmp_path: Path) -> None:
     rows = pl.DataFrame({"id": ["a", "b"], "texts": [[{"name": "q", "text": None}], None]})
     assert "".join(json_lines(rows)) == rows.write_ndjson()
-    history.save(rows[:0], str(tmp_path / "none.jsonl"))
+    save(rows[:0], str(tmp_path / "none.jsonl"))
     assert (tmp_path / "none.jsonl").read_text() == ""
 
 
 def test_what_is_written_can_be_read_as_records(tmp_path: Path) -> None:
     rows = frame([tool_record(CONVERSATION, "[]"), record("Why?", "So.")])
-    history.save(rows, str(tmp_path / "rows.jsonl"))
+    save(rows, str(tmp_path / "rows.jsonl"))
     again = pl.read_ndjson(tmp_path / "rows.jsonl", schema=RECORD_COLUMNS)
     assert again.equals(rows)
+
+
+def test_line_ends_of_other_alphabets_are_texts() -> None:
+    """A row with calls among them is encoded once more, line by line."""
+    content = "one\u2028two\x85three\x0bfour\r\nfive"
+    rows = frame([tool_record(CONVERSATION, "[]"), record(content, content)])
+    lines = "".join(json_lines(rows)).split("\n")[:-1]
+    (plain,) = [row for row in map(json.loads, lines) if len(row["messages"]) == 2]
+    assert [turn["content"] for turn in plain["messages"]] == [content, content]

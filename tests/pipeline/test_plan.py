@@ -17,6 +17,7 @@ from pipeline.execution.plan import differences, select_steps
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.hashing import digest
+from pipeline.store.manifests import write_manifest
 from pipeline.store.store import Store
 from tests.support.running import MODEL, TOY, artifact, planned_steps, pool, recipe, run, states
 
@@ -311,7 +312,7 @@ def test_an_artifact_of_older_code_can_be_looked_at(tmp_path: Path, old: str) ->
         parts = {**OLD_PARTS[old](latest.manifest["parts"]), "of": name}
         folder = latest.folder.rename(latest.folder.with_name(digest(parts)))
         manifest = {**latest.manifest, "parts": parts, "fingerprint": folder.name}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(folder, manifest)
         Store(store).set_latest(before.name, name, folder.name)
     now, opened = chain(tmp_path), Store(store)
     assert states(now, store)["sized"] == "stale"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.execution.progress import LineProgress, Speed, duration
+from pipeline.execution.progress import LineProgress, Speed, StartedStep, duration
 
 
 @given(st.integers(0, 10_000), st.floats(0.1, 100), st.integers(2, 50))
@@ -36,7 +36,7 @@ def test_lines_say_the_stage_its_model_money_and_failures(monkeypatch: pytest.Mo
     monkeypatch.setattr("pipeline.execution.progress.LOG_EVERY", 0.0)
     progress = LineProgress(12, lines.append)
     usage = "money 1.25 of 5, 3 failed"
-    progress.start(3, "judged", "score.judge", ["qwen"], lambda: usage)
+    progress.start(StartedStep(3, "judged", "score.judge", ["qwen"], lambda: usage))
     progress.update(900, 1000)
     progress.finish("9 kept")
     assert lines == [

@@ -111,6 +111,10 @@ def test_no_verb_prints_a_control_character(
         *[["cat", recipe, stage] for stage in ("a", "unique", "rated", "out")],
         *[["cat", recipe, stage, "--dropped"] for stage in ("a", "unique")],
         *[["cat", recipe, stage, "--failed"] for stage in ("a", "rated")],
+        *[["cat", recipe, stage, "--table"] for stage in ("a", "unique", "rated")],
+        ["sample", recipe, "unique", "--dropped"],
+        ["sample", recipe, "rated", "--failed"],
+        ["sample", recipe, "unique", "--reason", HOSTILE],
         ["journal", "stats"],
         ["journal", "verify"],
         ["journal", "export", f"{tmp_path}/{HOSTILE.replace('/', '')}.jsonl"],
@@ -145,11 +149,12 @@ def test_the_live_display_draws_nothing_but_itself() -> None:
         "from pipeline.terminal import protect\n"
         "protect()\n"
         "from pipeline.execution.progress import watch\n"
-        "live, text = watch(3), sys.argv[1]\n"
-        "live.start(1, text, text, [text], lambda: text)\n"
+        "from pipeline.execution.progress import StartedStep\n"
+        "text = sys.argv[1]\n"
+        "live = watch([text] * 3)\n"
+        "live.start(StartedStep(1, text, text, [text], lambda: text, lambda: text))\n"
         "live.update(1, 2)\n"
         "print(text, file=sys.stderr)\n"
-        "live.note(text)\n"
         "live.finish(text)\n"
         "live.close()\n"
         "print(text, file=sys.stderr)\n"

@@ -36,6 +36,7 @@ _ANSWERS: Final = "rows that have tools are dropped, and what is before the last
 
 _FIELDS: Final = "it looks at instructions, prompts and responses, or at all turns (`field`)"
 _COUNTED: Final = "it measures what is said and counts the rest; tag.tools counts these"
+_PLANTED: Final = "the text holds no secret; tests/stages/_privacy plants one in every field"
 _HELD: Final = "it compares prompts, and turns for long runs of words"
 
 UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
@@ -58,6 +59,8 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         "tests/stages/generate/test_pairs.py",
     ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "tag.secrets": (DIFFERENCES, _PLANTED),
+    "rewrite.redact": (DIFFERENCES, _PLANTED),
     "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
     "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),

@@ -16,7 +16,7 @@ import re
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from pipeline.models.journal.journal import (
     parse_stored,
 )
 from pipeline.models.journal.responses import well_formed
-from pipeline.store.files import check_kind
+from pipeline.store.files import DamagedFile, check_kind, warn
 from pipeline.store.hashing import encode
 
 IMPORT_BATCH: Final = 5000
@@ -57,7 +57,7 @@ def stats(journal: Journal) -> dict[str, Any]:
         beyond the first).
     """
     models: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNTS, 0))
-    for entry in journal.entries():
+    for entry in _sound_entries(journal):
         response = parse_stored(journal.path, entry.key, entry.response)
         counts = models[json.dumps(_model(journal, entry), sort_keys=True)]
         counts["requests"] += 1
@@ -69,6 +69,18 @@ def stats(journal: Journal) -> dict[str, Any]:
     identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
     rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
+
+
+def _sound_entries(journal: Journal) -> Iterator[StoredEntry]:
+    """All entries.
+
+    Raises:
+        UserError: A response is not what was written.
+    """
+    for entry in journal.entries():
+        if entry.sound is False:
+            raise damaged_entry(journal.path, entry.key)
+        yield entry
 
 
 def _model(journal: Journal, entry: StoredEntry) -> dict[str, Any]:
@@ -114,6 +126,8 @@ def _short(value: Any) -> str:
 def export(journal: Journal, path: Path) -> int:
     """Write all entries to a file, which appears only once it is complete.
 
+    Damaged entries are left out, each with a warning.
+
     A symbolic link is followed. A file that is there already is replaced only if it is an
     export, or empty.
 
@@ -129,15 +143,8 @@ def export(journal: Journal, path: Path) -> int:
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
         with _open(partial, "w", path.suffix == ".gz") as file:
-            for entry in journal.entries():
-                # Parsed first: a server may spread its answer over several lines.
-                try:
-                    response = json.dumps(json.loads(entry.response))
-                except (ValueError, RecursionError):
-                    raise damaged_entry(journal.path, entry.key) from None
-                file.write(
-                    f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
-                )
+            for line in lines(journal):
+                file.write(line)
                 count += 1
         partial.replace(path)
     except OSError as error:
@@ -145,6 +152,23 @@ def export(journal: Journal, path: Path) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def lines(journal: Journal, models: Container[str] | None = None) -> Iterator[str]:
+    """The lines of an export; damaged entries are left out, each with a warning.
+
+    Args:
+        journal: The journal.
+        models: The identities of models in canonical JSON; only requests to them. All without it.
+    """
+    for entry in journal.entries():
+        if problem := _entry_problem(entry):
+            damage = DamagedFile(journal.path, f"{entry.key}: {problem}")
+            warn(damage, "the entry is left out")
+        elif models is None or encode(_model(journal, entry)).decode() in models:
+            # Parsed first: a server may spread its answer over several lines.
+            response = json.dumps(json.loads(entry.response))
+            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
 
 
 def _check_replaceable(path: Path) -> None:
@@ -236,21 +260,28 @@ def verify(journal: Journal) -> int:
     count = 0
     for entry in journal.entries():
         count += 1
-        try:
-            request = encode(json.loads(entry.request))
-            problem = _problem(entry.key, request, json.loads(entry.response))
-        except (ValueError, TypeError, RecursionError) as error:
-            problem = str(error)[:MAX_WHY]
-        if problem:
+        if problem := _entry_problem(entry):
             problems.append(f"{entry.key}: {problem}")
     if problems:
         raise UserError(
             f"the journal has {len(problems):,} problem{'s' * (len(problems) > 1)}",
             where=str(journal.path),
             why="; ".join(problems[:MAX_SHOWN]),
-            hint="restore a copy of it, or export it and import the sound entries",
+            hint="restore a copy of it (`journal import` puts its entries in the place of damaged "
+            "ones), or export it, move it away and import the export",
         )
     return count
+
+
+def _entry_problem(entry: StoredEntry) -> str | None:
+    """What is wrong with a stored entry."""
+    if entry.sound is False:
+        return "response is not what was written"
+    try:
+        request = encode(json.loads(entry.request))
+        return _problem(entry.key, request, json.loads(entry.response))
+    except (ValueError, TypeError, RecursionError) as error:
+        return str(error)[:MAX_WHY]
 
 
 def _open(path: Path, mode: str, compressed: bool) -> IO[str]:

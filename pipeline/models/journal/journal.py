@@ -13,6 +13,9 @@ It is one SQLite file in WAL mode with synchronous=FULL. Why not an append-only 
   next process that opens the file.
 - Look-up needs an index that is as durable as the data.
 
+SQLite does not see that a disk changed a text. A request is what its key is a digest of, and a
+response has a checksum: one that is not what was written counts as no answer.
+
 The store must be on a local disk: the write-ahead log needs shared memory, which network
 file systems do not have.
 """
@@ -26,6 +29,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from xxhash import xxh3_64_digest
+
 from pipeline.errors import UserError
 from pipeline.models.journal.responses import (
     UNREADABLE,
@@ -33,7 +38,7 @@ from pipeline.models.journal.responses import (
     RawResponse,
     parse_response,
 )
-from pipeline.store.files import OTHER_STORE, check_kind
+from pipeline.store.files import OTHER_STORE, DamagedFile, check_kind, warn
 from pipeline.store.hashing import encode
 
 NAME = "journal.sqlite"
@@ -47,7 +52,8 @@ CREATE TABLE IF NOT EXISTS responses (
     key      BLOB NOT NULL PRIMARY KEY,  -- digest of the request
     request  TEXT NOT NULL,     -- canonical JSON of the whole payload
     response TEXT NOT NULL,     -- JSON, as the engine gave it
-    answers  INTEGER NOT NULL DEFAULT 1  -- how often an answer came; the first one stays
+    answers  INTEGER NOT NULL DEFAULT 1,  -- how often an answer came; the first one stays
+    checksum BLOB               -- XXH3 of key and response; entries of earlier versions have none
 )
 """
 MODELS = """
@@ -56,18 +62,19 @@ CREATE TABLE IF NOT EXISTS models (
     name   TEXT NOT NULL               -- for people: the last part of the folder's path
 )
 """
+COLUMNS = "SELECT name FROM pragma_table_info('responses')"
 INSERT = """
-INSERT INTO responses (key, request, response) VALUES (?, ?, ?)
+INSERT INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET answers = answers + 1
 """
 INSERT_MISSING = """
-INSERT INTO responses (key, request, response) VALUES (?, ?, ?) ON CONFLICT (key) DO NOTHING
+INSERT OR IGNORE INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
 """
 SELECT = """
 WITH RECURSIVE requested(start) AS (
     SELECT 1 UNION ALL SELECT start + 16 FROM requested WHERE start + 16 < length(?1)
 )
-SELECT lower(hex(key)), response FROM responses WHERE rowid IN (
+SELECT key, CAST(response AS BLOB), checksum FROM responses WHERE rowid IN (
     SELECT rowid FROM responses WHERE key IN (SELECT substr(?1, start, 16) FROM requested)
 )
 """
@@ -75,9 +82,13 @@ SELECT lower(hex(key)), response FROM responses WHERE rowid IN (
 the index, in the order of the keys, then the responses in the order in which they were
 written: the requests of one stage are adjacent, so each page is read once."""
 
+ENTRIES = """
+SELECT key, CAST(request AS BLOB), CAST(response AS BLOB), answers, checksum
+FROM responses ORDER BY key
+"""
 NEWEST = """
-SELECT lower(hex(key)), response
-FROM (SELECT key, request, response FROM responses ORDER BY rowid DESC LIMIT 20000)
+SELECT key, CAST(response AS BLOB), checksum
+FROM (SELECT key, request, response, checksum FROM responses ORDER BY rowid DESC LIMIT 20000)
 WHERE request -> '$.model' = ? LIMIT ?
 """
 LENGTHS_SAMPLE = 500
@@ -100,19 +111,21 @@ class JournalEntry(NamedTuple):
 
 
 class StoredEntry(NamedTuple):
-    """An entry as it is stored.
+    """An entry as it is stored; in a damaged one bytes that are no text are replaced.
 
     Attributes:
         key: 32 hex digits: the digest of `request`.
         request: The request's full payload, as canonical JSON.
         response: The raw response, as a JSON text.
         answers: How often the request was answered; the first answer is the stored one.
+        sound: Whether the response is what was written; None where nothing can say that.
     """
 
     key: str
     request: str
     response: str
     answers: int
+    sound: bool | None
 
 
 class Journal:
@@ -138,6 +151,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / NAME
+        self._damaged: set[bytes] = set()
         check_kind(folder, "the journal", folder=True)
         check_kind(self.path, "the journal's file", folder=False)
         try:
@@ -154,21 +168,25 @@ class Journal:
     def get_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The responses by key, of those requests that are answered.
 
-        Raises:
-            UserError: The journal is damaged or cannot be read.
-        """
-        with _errors_explained(self.path):
-            rows = self._connection.execute(SELECT, [bytes.fromhex("".join(keys))])
-            return {key: self._loaded(key, response) for key, response in rows}
+        A damaged one is not among them, with a warning: its request counts as unanswered, and
+        `put_many` puts another answer in its place.
 
-    def _loaded(self, key: str, response: str) -> dict[str, Any]:
-        try:
-            value = json.loads(response)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise damaged_entry(self.path, key)
-        return value
+        Raises:
+            UserError: The journal is damaged as a whole, or cannot be read.
+        """
+        responses: dict[str, dict[str, Any]] = {}
+        with _errors_explained(self.path):
+            for key, content, checksum in self._connection.execute(
+                SELECT, [bytes.fromhex("".join(keys))]
+            ):
+                response = _loaded(key, content, checksum)
+                if response is not None:
+                    responses[key.hex()] = response
+                    continue
+                self._damaged.add(key)
+                damage = DamagedFile(self.path, f"the answer {key.hex()} is not as written")
+                warn(damage, "its request counts as unanswered")
+        return responses
 
     def put_many(self, entries: Iterable[JournalEntry]) -> None:
         """Make entries durable, all or none. A key that has an answer keeps it.
@@ -181,26 +199,36 @@ class Journal:
             # IMMEDIATE takes the write lock at once: a transaction that reads first could
             # not wait for another writer and would fail instead.
             self._connection.execute("BEGIN IMMEDIATE")
+            self._remove_damaged([key for key, *_ in rows if key in self._damaged])
             self._connection.executemany(INSERT, rows)
 
     def add_missing(self, entries: Iterable[JournalEntry]) -> int:
-        """Add entries of another journal whose keys have no answer yet; how many were new."""
+        """Add entries of another journal whose keys have no sound answer; how many were new."""
         rows = _rows(entries)
         with _errors_explained(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
+            self._remove_damaged([key for key, *_ in rows])
             return self._connection.executemany(INSERT_MISSING, rows).rowcount
+
+    def _remove_damaged(self, keys: Sequence[bytes]) -> None:
+        """Remove those of some entries whose response is damaged, in the transaction begun."""
+        stored = self._connection.execute(SELECT, [b"".join(keys)]) if keys else ()
+        damaged = [(key,) for key, *rest in stored if _loaded(key, *rest) is None]
+        self._connection.executemany("DELETE FROM responses WHERE key = ?", damaged)
+        self._damaged.difference_update(keys)
 
     def entries(self) -> Iterator[StoredEntry]:
         """All entries, in the order of the keys."""
-        query = "SELECT lower(hex(key)), request, response, answers FROM responses ORDER BY key"
         with _errors_explained(self.path):
-            for row in self._connection.execute(query):
-                yield StoredEntry(*row)
+            for key, request, response, answers, checksum in self._connection.execute(ENTRIES):
+                sound = None if checksum is None else checksum == _checksum(key, response)
+                texts = (request.decode(errors="replace"), response.decode(errors="replace"))
+                yield StoredEntry(key.hex(), *texts, answers, sound)
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; empty for a sound one."""
         with _errors_explained(self.path):
-            messages = [text for (text,) in self._connection.execute("PRAGMA quick_check")]
+            messages = [text for (text,) in self._connection.execute("PRAGMA integrity_check")]
         return [] if messages == ["ok"] else messages
 
     def count(self) -> int:
@@ -242,7 +270,8 @@ class Journal:
         """
         with _errors_explained(self.path):
             rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
-            responses = [parse_stored(self.path, key, response) for key, response in rows]
+            loaded = [(key.hex(), _loaded(key, *stored)) for key, *stored in rows]
+        responses = [parse_stored(self.path, key, value) for key, value in loaded if value]
         if not responses:
             return None
         prompts = sum(response.prompt_tokens for response in responses)
@@ -282,8 +311,9 @@ def damaged_entry(path: Path, key: str) -> UserError:
     return UserError(
         "an entry of the request journal is damaged",
         where=f"{path}: {key}",
-        why="its content cannot be read",
-        hint=_DAMAGED_HINT,
+        why="its content is not what was written",
+        hint="restore a copy of it: `journal import` puts a sound entry in the place of a "
+        "damaged one, and a run that needs it sends its request again",
     )
 
 
@@ -317,8 +347,26 @@ def _errors_explained(path: Path) -> Iterator[None]:
         raise UserError(what, where=str(path), why=str(error), hint=hint) from error
 
 
-def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str]]:
-    return [(bytes.fromhex(e.key), e.request, _json_text(e.response)) for e in entries]
+def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str, bytes]]:
+    rows = [(bytes.fromhex(e.key), e.request, _json_text(e.response)) for e in entries]
+    return [
+        (k, request, response, _checksum(k, response.encode())) for k, request, response in rows
+    ]
+
+
+def _checksum(key: bytes, response: bytes) -> bytes:
+    return xxh3_64_digest(key + response)
+
+
+def _loaded(key: bytes, response: bytes, checksum: bytes | None) -> dict[str, Any] | None:
+    """A stored response, None for one that is not what was written."""
+    if checksum is not None and checksum != _checksum(key, response):
+        return None
+    try:
+        value = json.loads(response.decode())
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _json_text(response: RawResponse) -> str:
@@ -344,4 +392,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(SCHEMA)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
+    elif ("checksum",) not in connection.execute(COLUMNS).fetchall():
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            if ("checksum",) not in connection.execute(COLUMNS).fetchall():
+                connection.execute("ALTER TABLE responses ADD COLUMN checksum BLOB")
     return connection

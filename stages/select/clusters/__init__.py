@@ -52,6 +52,7 @@ from stages._selection.budget import (
     not_selected,
     row_costs,
 )
+from stages._selection.held import KEEP_CHOSEN, held_rows, still_held
 from stages._selection.random_draws import uniform
 from stages._selection.scores import Expression, expression_columns, ranks_within, scores
 from stages._vectors.arrays import as_matrix, principal_components, to_device
@@ -105,7 +106,7 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
         columns += expression_columns(rule.quota_weight)
         columns += gaps if rule.rounds > 1 else []
     columns += cost_columns(options)
-    held = ["cluster_round", *gaps] if gaps else []
+    held = ["cluster_round", *gaps] if gaps and not options.keep_chosen else []
     return {"rows": list(dict.fromkeys(columns)), "held": list(dict.fromkeys(held))}
 
 
@@ -120,13 +121,16 @@ def _check(options: SimpleNamespace) -> None:
     if isinstance(options.rule, Car):
         if options.score is None:
             raise OptionError("score", "must be given with rule: car, got null")
+    elif options.keep_chosen and options.rule.round_weight is not None:
+        hint = "rounds read on `held` in which round a row was selected"
+        raise OptionError(KEEP_CHOSEN, "must be left out with round_weight, got true", hint=hint)
     elif options.budget is None:
         raise OptionError("budget", "must be given with rule: quota, got null")
     elif options.rule.sample and not options.descending:
         raise OptionError("descending", "must be left out with sample: true, got false")
 
 
-@stage(version=5, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=5, scope="set", reads=_reads, adds=_adds, check=_check, later=(KEEP_CHOSEN,))
 def clusters(
     ctx: Context,
     rows: Records,
@@ -143,6 +147,7 @@ def clusters(
     seed: int = 0,
     vector: str = "vector",
     token_column: str = TOKEN_COLUMN,
+    keep_chosen: bool = False,
 ) -> pl.DataFrame:
     """Cluster the rows and keep the best of every cluster.
 
@@ -152,7 +157,8 @@ def clusters(
 
     Args:
         rows: The rows to choose from.
-        held: Rows of this pool that were selected before. They are dropped as `held`.
+        held: Rows that were selected before. They must be of this pool and are dropped as
+            `held`; with `keep_chosen` those that are of it are kept.
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
             exactly where clusters of a weight above 0 have enough. Required for
             `rule: quota`.
@@ -170,6 +176,8 @@ def clusters(
         seed: Of the clustering and of random draws.
         vector: The column of vectors.
         token_column: The column of each row's number of tokens, where tokens are counted.
+        keep_chosen: Whether held rows are kept first, and count in the quotas of their
+            clusters; under `rule: car` their `chosen_by` is held.
 
     Example:
         ```yaml
@@ -197,15 +205,19 @@ def clusters(
     costs = row_costs(rows, budget, unit, token_column)
     members = Members(costs, labels, ranks_within(labels, keys), budget)
     amount = None if budget is None else amount_of(budget)
+    is_held = np.zeros(len(rows), np.bool_)
+    if keep_chosen:
+        is_held = held_rows(rows, still_held(rows, held)) & ~np.isnan(keys)
+        held = None
     previous = previous_rounds(rows, held, _round_weight(rule))
     match rule:
         case Car():
-            outcome = by_car(members, keys, previous, rule, amount)
+            outcome = by_car(members, keys, previous, rule, amount, is_held)
         case QuotaRule():
             weights = cluster_weights(rows, members, rule, count)
             measured = RoundScores(round_scores(rows, held, rule, previous), previous)
             assert amount is not None
-            outcome = by_quota(members, weights, amount, measured, rule)
+            outcome = by_quota(members, weights, amount, measured, rule, is_held)
     return _verdict(members, keys, previous, outcome, score)
 
 

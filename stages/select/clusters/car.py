@@ -56,6 +56,7 @@ def by_car(
     previous: NDArray[np.int64],
     rule: Car,
     amount: Amount | None,
+    is_held: NDArray[np.bool_],
 ) -> Outcome:
     """Spend the budget under `rule: car`.
 
@@ -65,15 +66,18 @@ def by_car(
         previous: The rounds in which rows were selected before this stage, 0 for none.
         rule: The rule.
         amount: What may be spent; None for no limit.
+        is_held: Rows that are kept first.
     """
     order = ranking(keys, descending=False)
     order = order[~np.isnan(keys[order])]
     num_best = CAR_BEST if rule.num_best is None and amount is None else rule.num_best
     free = order[previous[order] == 0]
-    result = union(members, free, num_best, rule.num_per_cluster, amount)
-    added = pl.DataFrame(result._asdict()).select(
+    result = union(members, free, num_best, rule.num_per_cluster, amount, is_held)
+    added = pl.DataFrame({**result._asdict(), "held": is_held}).select(
         pl.when(~pl.col("selected"))
         .then(None)
+        .when("held")
+        .then(pl.lit("held"))
         .when(pl.col("of_cluster") & pl.col("of_all"))
         .then(pl.lit("both"))
         .when("of_cluster")
@@ -94,6 +98,7 @@ def union(
     num_best: int | None,
     num_per_cluster: int,
     amount: Amount | None,
+    is_held: NDArray[np.bool_] | None = None,
 ) -> Union:
     """The first rows of every cluster and the first rows of all.
 
@@ -107,6 +112,7 @@ def union(
             clusters' rows.
         num_per_cluster: How many of each cluster.
         amount: What may be spent; None for no limit.
+        is_held: Rows that are selected before all others.
 
     Example:
         >>> members = Members(np.ones(3, int), np.array([0, 0, 1], np.int32), np.array([1, 2, 1]))
@@ -121,5 +127,8 @@ def union(
         of_all &= ~of_cluster
     candidates = order[(of_all | of_cluster)[order]]
     clusters_first = candidates[np.argsort(~of_cluster[candidates], kind="stable")]
+    if is_held is not None:
+        others = clusters_first[~is_held[clusters_first]]
+        clusters_first = np.concatenate([order[is_held[order]], others])
     limit = Amount(int(members.costs.sum())) if amount is None else amount
     return Union(fill(members.costs, clusters_first.tolist(), *limit), of_cluster, of_all)

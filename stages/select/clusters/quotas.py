@@ -109,6 +109,7 @@ def by_quota(
     amount: Amount,
     scores: RoundScores,
     rule: QuotaRule,
+    is_held: NDArray[np.bool_],
 ) -> Outcome:
     """Spend the budget under `rule: quota`.
 
@@ -118,7 +119,11 @@ def by_quota(
         amount: What may be spent.
         scores: The scores that reweigh clusters.
         rule: The rule.
+        is_held: Rows that are kept first, where there are no rounds.
     """
+    if is_held.any():
+        selected, quotas = select_by_quotas(members, weights, amount, is_held)
+        return Outcome(selected, {"quota": quotas.column(members.labels)}, pl.DataFrame())
     rounds, quotas = select_in_rounds(members, weights, amount, scores, rule.rounds, rule.update)
     selected = rounds > 0
     added = pl.DataFrame()
@@ -130,7 +135,10 @@ def by_quota(
 
 
 def select_by_quotas(
-    members: Members, weights: PerGroup, amount: Amount
+    members: Members,
+    weights: PerGroup,
+    amount: Amount,
+    is_held: NDArray[np.bool_] | None = None,
 ) -> tuple[NDArray[np.bool_], PerGroup]:
     """Split the budget among the clusters and fill each quota in the order of the ranks.
 
@@ -141,6 +149,7 @@ def select_by_quotas(
         members: The rows.
         weights: The clusters' weights.
         amount: What may be spent.
+        is_held: Rows that are selected before all others.
 
     Returns:
         A mask over the rows, and the clusters' quotas.
@@ -154,7 +163,8 @@ def select_by_quotas(
     """
     costs, labels, ranks, _ = members
     quotas = divide_amount(amount, members.sizes(len(weights.total)), weights)
-    return fill_quotas(costs, labels, ranks, quotas, weights.positive(), amount), quotas
+    selected = fill_quotas(costs, labels, ranks, quotas, weights.positive(), amount, is_held)
+    return selected, quotas
 
 
 def select_in_rounds(

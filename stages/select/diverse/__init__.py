@@ -43,15 +43,17 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from stages._common.edges import require_input
-from stages._selection.amounts import Budget, amount_of
+from stages._selection.amounts import Amount, Budget, amount_of
 from stages._selection.budget import (
     TOKEN_COLUMN,
     Unit,
     check_selection,
     check_unused,
     cost_columns,
+    left_of,
     row_costs,
 )
+from stages._selection.held import KEEP_CHOSEN, held_rows, still_held
 from stages._selection.random_draws import uniform
 from stages._selection.scores import Expression, expression_columns, scores
 from stages._vectors.arrays import Matrix, as_matrix, parallel_map
@@ -74,14 +76,15 @@ from stages.select.diverse.methods import (
 )
 from stages.select.diverse.mixed_precision import Floats, VectorSet
 from stages.select.diverse.threshold import select_by_threshold
-from stages.select.diverse.verdicts import Facts, Selection, verdicts
+from stages.select.diverse.verdicts import Facts, Place, Selection, verdicts
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     columns = [options.vector, *expression_columns(options.score)]
     columns += cost_columns(options)
     vector = [options.vector]
-    return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": vector}
+    held = [] if options.keep_chosen else vector
+    return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": held}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
@@ -121,6 +124,7 @@ def _check(options: SimpleNamespace) -> None:
     reads=_reads,
     adds=_adds,
     check=_check,
+    later=(KEEP_CHOSEN,),
 )
 def diverse(
     ctx: Context,
@@ -137,6 +141,7 @@ def diverse(
     seed: int = 0,
     vector: str = "vector",
     token_column: str = TOKEN_COLUMN,
+    keep_chosen: bool = False,
 ) -> pl.DataFrame:
     """Pick the row that gains most, again and again, until the budget is spent.
 
@@ -170,6 +175,10 @@ def diverse(
         seed: Of `optimizer: stochastic` and of k_center's `init: random`.
         vector: The column of vectors, on all edges.
         token_column: The column of each row's number of tokens, where tokens are counted.
+        keep_chosen: Whether the rows of `held` that are among the rows, and have a score, are
+            kept: they are picked first, without a gain, and what is left of the budget is spent
+            given them. Others of `held` do not count. Where the budget is less than they
+            cost, they alone are picked from.
 
     Example:
         ```yaml
@@ -192,21 +201,25 @@ def diverse(
     if target is not None and not len(target):
         hint = "see what drops them before"
         raise UserError("the edge 'target' must have rows, got none", hint=hint)
-    is_held = _is_held(rows, held)
-    quality = _quality(rows, score, descending, is_held)
-    vectors, parts = _concatenated(vector, rows, held, target)
     costs = row_costs(rows, budget, unit, token_column)
     amount = None if budget is None else amount_of(budget)
+    chosen = still_held(rows, held) if keep_chosen else rows.head(0)
+    held = None if keep_chosen else held
+    is_held = held_rows(rows, held)
+    quality = _quality(rows, score, descending, is_held)
+    vectors, parts = _concatenated(vector, rows, held, target)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
     facts = Facts(ids, quality, is_held, score, amount, None)
     if rows.is_empty():
         return verdicts(_nothing(0), facts, "similarity")
+    place = _kept_first(held_rows(rows, chosen), quality, costs, amount)
+    parts = parts._replace(held=np.concatenate([place.first, parts.held]))
     if isinstance(method, Threshold):
         facts = facts._replace(threshold=method.threshold)
-        selection = select_by_threshold(vectors, parts, facts, costs, ctx.progress)
-        return verdicts(selection, facts, "similarity")
-    assert amount is not None
-    expected = min(amount.total / max(1.0, costs.mean()), amount.rows or np.inf)
+        selection = select_by_threshold(vectors, parts, facts, costs, place, ctx.progress)
+        return verdicts(place.before(selection), facts, "similarity")
+    assert place.amount is not None
+    expected = min(place.amount.total / max(1.0, costs.mean()), place.amount.rows or np.inf)
     draw = _draw(optimizer, rows["id"], seed, expected)
     metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
@@ -215,16 +228,33 @@ def diverse(
             preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
             draw = first_only(preferences, draw)
         objective = objective_of(method, vector_set, parts, quality, score is not None)
-        picks = greedy(objective, ~np.isnan(quality), costs, amount, draw, ctx.progress)
-        selection = _with_nearest(picks, vector_set, parts)
+        picks = greedy(objective, place.eligible, costs, place.amount, draw, ctx.progress)
+        selection = place.before(_with_nearest(picks, vector_set, parts))
     return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
 
 
-def _is_held(rows: Records, held: Records | None) -> NDArray[np.bool_]:
-    """The rows that are held as well: they count as picked, and are not picked again."""
-    if held is None:
-        return np.zeros(len(rows), np.bool_)
-    return rows["id"].is_in(held["id"].to_list()).to_numpy()
+def _kept_first(
+    is_held: NDArray[np.bool_],
+    quality: Floats,
+    costs: NDArray[np.int64],
+    amount: Amount | None,
+) -> Place:
+    """The rows that keep their place, and what is left for the others.
+
+    Args:
+        is_held: The rows that were chosen before.
+        quality: Each row's score, NaN for a row that cannot be picked.
+        costs: What each row uses of the budget, shape (rows,).
+        amount: The budget; None for no limit.
+    """
+    can_be_picked = ~np.isnan(quality)
+    kept = is_held & can_be_picked
+    if amount is None:
+        return Place(np.flatnonzero(kept), can_be_picked & ~kept, None)
+    left = left_of(amount, costs[kept])
+    if left.total < 0 or (left.rows is not None and left.rows < 0):
+        return Place(np.zeros(0, np.int64), kept, amount)
+    return Place(np.flatnonzero(kept), can_be_picked & ~kept, left)
 
 
 def _quality(

@@ -12,7 +12,7 @@ from stages._vectors.arrays import Matrix, to_device
 from stages._vectors.greedy_dedup import greedy_dedup
 from stages.select.diverse.lazy_greedy import Picks
 from stages.select.diverse.methods import Parts
-from stages.select.diverse.verdicts import Facts, Selection
+from stages.select.diverse.verdicts import Facts, Place, Selection
 
 
 def select_by_threshold(
@@ -20,6 +20,7 @@ def select_by_threshold(
     parts: Parts,
     facts: Facts,
     costs: NDArray[np.int64],
+    place: Place,
     progress: Callable[[int, int], None],
 ) -> Selection:
     """Keep each row, in the order of the scores, unless it is too similar to one kept before.
@@ -30,15 +31,16 @@ def select_by_threshold(
     Args:
         vectors: The vectors of all edges.
         parts: Where each edge's vectors are; held rows are kept before all others.
-        facts: The rows' scores, the threshold and the budget.
+        facts: The rows' scores and the threshold.
         costs: What each row uses of the budget, shape (rows,).
+        place: The rows that may be kept, and the budget.
         progress: Called with the rows done and all rows.
     """
     quality, threshold = facts.quality, facts.threshold
     assert threshold is not None
     count, num_held = len(parts.rows), len(parts.held)
     order = ranking(quality, descending=True)
-    order = order[~np.isnan(quality[order])]
+    order = order[place.eligible[order]]
     positions = np.concatenate([parts.held, order])
     result = greedy_dedup(
         to_device(vectors[positions]),
@@ -46,8 +48,8 @@ def select_by_threshold(
         threshold=threshold,
         min_similarity=threshold,
         costs=np.concatenate([np.zeros(num_held, np.int64), costs[order]]),
-        budget=facts.amount and facts.amount.total,
-        max_rows=facts.amount and facts.amount.rows,
+        budget=place.amount and place.amount.total,
+        max_rows=place.amount and place.amount.rows,
         progress=progress,
     )
     nearest, similarity = np.full(count, -1), np.full(count, np.nan)

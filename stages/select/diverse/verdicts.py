@@ -51,6 +51,26 @@ class Facts(NamedTuple):
     threshold: float | None
 
 
+class Place(NamedTuple):
+    """What is decided before a method picks.
+
+    Attributes:
+        first: The rows that were chosen before and keep their place.
+        eligible: The rows that may be picked, a mask.
+        amount: What is left of the budget; None for no limit.
+    """
+
+    first: Positions
+    eligible: NDArray[np.bool_]
+    amount: Amount | None
+
+    def before(self, selection: Selection) -> Selection:
+        """The selection with the rows that keep their place picked first, without a gain."""
+        rows, gains = selection.picks
+        gains = np.concatenate([np.full(len(self.first), np.nan), gains])
+        return selection._replace(picks=Picks(np.concatenate([self.first, rows]), gains))
+
+
 def verdicts(selection: Selection, facts: Facts, measure: str) -> pl.DataFrame:
     """The columns of the stage.
 

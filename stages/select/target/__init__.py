@@ -36,9 +36,11 @@ from stages._selection.budget import (
     check_selection,
     cost_columns,
     fill,
+    left_of,
     not_selected,
     row_costs,
 )
+from stages._selection.held import KEEP_CHOSEN, held_first, held_rows, still_held
 from stages._selection.random_draws import uniform
 from stages._selection.scores import ranking, ranks
 from stages._text.tokens import field_reads, field_text
@@ -75,17 +77,20 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
         field_reads(method.field, method.view) if method.name == "distribution" else [method.vector]
     )
     with_costs = [*columns, *cost_columns(options)]
-    return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": columns}
+    held = [] if options.keep_chosen else columns
+    return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": held}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    _check_inputs(options.method, edges)
+    _check_inputs(options.method, edges, options.keep_chosen)
     return _added(options.method)
 
 
-def _check_inputs(method: Method, edges: Mapping[str, Any]) -> None:
+def _check_inputs(method: Method, edges: Mapping[str, Any], keep_chosen: bool) -> None:
     require_input(edges, REQUIRED_EDGES[method.name], method.name)
-    if method.name != "gaps":
+    if keep_chosen:
+        require_input(edges, "held", KEEP_CHOSEN)
+    elif method.name != "gaps":
         require_input(edges, "held", method.name, connected=False)
 
 
@@ -99,7 +104,14 @@ def _added(method: Method) -> Columns:
     return common
 
 
-@stage(version=3, scope="set", reads=_reads, adds=_adds, check=check_selection)
+@stage(
+    version=3,
+    scope="set",
+    reads=_reads,
+    adds=_adds,
+    check=check_selection,
+    later=(KEEP_CHOSEN,),
+)
 def target(
     ctx: Context,
     rows: Records,
@@ -110,6 +122,7 @@ def target(
     budget: Budget,
     unit: Unit = "rows",
     token_column: str = TOKEN_COLUMN,
+    keep_chosen: bool = False,
 ) -> pl.DataFrame:
     """Keep the rows that serve a target best.
 
@@ -122,13 +135,16 @@ def target(
     Args:
         rows: The rows to choose from.
         target: The rows to be like; required for `nearest` and `distribution`.
-        held: For `gaps`, the data that one has.
+        held: For `gaps`, the data that one has; for all methods with `keep_chosen`, rows that
+            were chosen before.
         method: `nearest`, `distribution` or `gaps`.
         budget: How much to keep in all, in rows or tokens; a row that no longer fits is
             passed over. Equal scores rank by id.
         unit: What the budget counts, where it is a number. A budget of
             `{rows: 1000, tokens: 1000000}` has both units: whichever is met first.
         token_column: The column of each row's number of tokens, where tokens are counted.
+        keep_chosen: Whether the rows of `held` that are among the rows, and have a score, are
+            kept first. For `gaps` they are then the data that one has.
 
     Example:
         ```yaml
@@ -147,7 +163,7 @@ def target(
         >>> target(ctx, rows, rows.tail(1), method=Nearest(), budget=1)["target_rank"].to_list()
         [2, 1]
     """
-    _check_inputs(method, {"target": target, "held": held})
+    _check_inputs(method, {"target": target, "held": held}, keep_chosen)
     if rows.is_empty():
         return pl.DataFrame(
             schema={**_added(method), "drop_reason": pl.String, "evidence": pl.String}
@@ -157,18 +173,22 @@ def target(
             "the edge 'target' must have rows, got none", hint="see what drops them before"
         )
     costs, amount = row_costs(rows, budget, unit, token_column), amount_of(budget)
+    chosen = still_held(rows, held) if keep_chosen else rows.head(0)
+    is_held = held_rows(rows, chosen)
+    held = chosen if keep_chosen else held
     min_words = 0
     match method:
         case Nearest():
             assert target is not None
-            ranked = _by_nearest(rows, target, method, costs, amount)
+            ranked = _by_nearest(rows, target, method, costs, amount, is_held)
         case Distribution():
             assert target is not None
             ranked, min_words = _by_distribution(rows, target, method), method.min_words
         case Gaps():
             assert held is not None
             ranked = _by_gaps(rows, target, held, method)
-    return _verdict(ranked, fill(costs, ranked.order.tolist(), *amount), min_words)
+    order = held_first(ranked.order, is_held & ~np.isnan(ranked.scores))
+    return _verdict(ranked, fill(costs, order.tolist(), *amount), min_words)
 
 
 def _by_nearest(
@@ -177,6 +197,7 @@ def _by_nearest(
     method: Nearest,
     costs: NDArray[np.int64],
     amount: Amount,
+    is_held: NDArray[np.bool_],
 ) -> Ranked:
     """Rank rows by their cosines with the target rows.
 
@@ -186,6 +207,7 @@ def _by_nearest(
         method: The order, and the column of vectors.
         costs: What each row uses of the budget.
         amount: How much is kept, which `order: turns` must know.
+        is_held: Rows that are kept first, and have no turn.
     """
     vectors, targets = _on_device(*_matrices([rows, target], method.vector))
     scores, positions = nearest(vectors, targets)
@@ -198,7 +220,10 @@ def _by_nearest(
         scores = mean_cosine(vectors, targets)
     order = ranking(scores, descending=True)
     if method.order == "turns":
-        turns = take_turns(vectors, targets, costs, *amount)
+        kept = fill(costs, order[is_held[order]].tolist(), *amount)
+        left = left_of(amount, costs[kept])
+        others = np.where(is_held, left.total + 1, costs)  # a held row fits into no turn
+        turns = take_turns(vectors, targets, others, *left)
         scores[turns.rows], positions[turns.rows] = turns.similarities, turns.targets
         selected = np.array(turns.rows, np.int64)
         order = np.concatenate([selected, order[~np.isin(order, selected)]])

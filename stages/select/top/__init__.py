@@ -44,6 +44,7 @@ from stages._selection.budget import (
     row_costs,
 )
 from stages._selection.groups import Groups, group_columns, groups_of
+from stages._selection.held import held_first, held_rows
 from stages._selection.scores import Expression, expression_columns, ranks_within, scores
 from stages.select.top.long_is_more import nltk_words
 
@@ -107,10 +108,11 @@ def _check(options: SimpleNamespace) -> None:
     check_selection(SimpleNamespace(**{**vars(options), "score": options.score or options.method}))
 
 
-@stage(version=3, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=3, scope="set", reads=_reads, adds=_adds, check=_check, later=("held",))
 def top(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     method: Method = "score",
     score: Expression | None = None,
@@ -134,6 +136,8 @@ def top(
 
     Args:
         rows: The rows to choose from.
+        held: Rows that were chosen before: those within the limits are kept first, as far as
+            the budget of their group goes.
         method: `score` ranks by the option `score`, `long-is-more` by the number of words of
             the answer.
         score: A column, or an SQL expression over columns (`ifd * 2 - ppl`). Booleans count
@@ -180,16 +184,17 @@ def top(
         budget = LONGEST
     keys = np.where(within, -values if descending else values, np.nan)
     ranks = np.where(within, ranks_within(groups.codes, keys), 0)
-    selected = within
+    selected, is_held = within, held_rows(rows, held)
     if budget is not None or fraction is not None:
         costs = row_costs(rows, budget, unit, token_column)
         counted = costs * within if fraction_of == "fitting" else costs
         budgets = _budgets(budget, fraction, counted, groups)
         order = np.argsort(keys, kind="stable")[: int(within.sum())]
-        selected = fill_groups(costs, groups.codes, order, budgets)
+        selected = fill_groups(costs, groups.codes, held_first(order, is_held), budgets)
+    cutoffs = _cutoffs(values, ranks, selected & ~is_held, groups)
     facts = facts.with_columns(
         pl.when(pl.Series(within)).then(pl.Series(ranks, dtype=pl.Int32)).alias("rank"),
-        pl.Series(_cutoffs(values, ranks, selected, groups)).fill_nan(None).alias("cutoff"),
+        pl.Series(cutoffs).fill_nan(None).alias("cutoff"),
         pl.lit(score or method).alias("by"),
     )
     return _verdict(facts, selected, _added(method, limits, group), group is not None)

@@ -191,3 +191,54 @@ def test_a_journal_of_another_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its format must be 2, got 1") as error:
         Journal(tmp_path)
     assert str(tmp_path / NAME) in str(error.value)
+
+
+def flip(folder: Path, name: str) -> None:
+    """One letter of a stored response is another one; it still is JSON."""
+    with sqlite3.connect(folder / NAME) as file:
+        file.execute(
+            "UPDATE responses SET response = replace(response, 't', 'u') WHERE key = ?",
+            [bytes.fromhex(key(name))],
+        )
+    file.close()
+
+
+def test_a_damaged_answer_counts_as_none_until_another_comes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Journal(tmp_path).put_many(entries(3))
+    flip(tmp_path, "k1")
+    journal, keys = Journal(tmp_path), [key(f"k{i}") for i in range(3)]
+    assert set(journal.get_many(keys)) == {keys[0], keys[2]}
+    assert f"the answer {keys[1]} is not as written" in capsys.readouterr().err
+    assert [entry.sound for entry in journal.entries()].count(False) == 1
+    journal.put_many([JournalEntry(keys[1], "{}", {"text": "again"})])
+    assert Journal(tmp_path).get_many(keys)[keys[1]] == {"text": "again"}
+    assert journal.count() == 3
+    assert all(entry.sound for entry in journal.entries())
+
+
+def test_an_import_restores_damaged_answers_and_no_others(tmp_path: Path) -> None:
+    Journal(tmp_path).put_many(entries(3))
+    flip(tmp_path, "k0")
+    copy = [entry._replace(response={"text": f"copy {i}"}) for i, entry in enumerate(entries(3))]
+    journal = Journal(tmp_path)
+    assert journal.add_missing(copy) == 1
+    stored = journal.get_many([entry.key for entry in copy])
+    assert stored == {entry.key: entry.response for entry in [copy[0], *entries(3)[1:]]}
+
+
+def test_a_journal_of_an_earlier_version_is_read_and_goes_on(tmp_path: Path) -> None:
+    """Its answers have no checksum; new ones do."""
+    Journal(tmp_path).put_many(entries(2))
+    with sqlite3.connect(tmp_path / NAME) as file:
+        file.execute("ALTER TABLE responses DROP COLUMN checksum")
+    file.close()
+    journal = Journal(tmp_path)
+    keys = [key(f"k{i}") for i in range(3)]
+    assert set(journal.get_many(keys)) == {a.key for a in entries(2)}
+    journal.put_many(entries(3))
+    assert journal.get_many(keys) == {entry.key: entry.response for entry in entries(3)}
+    assert {entry.key: entry.sound for entry in journal.entries()} == {
+        keys[0]: None, keys[1]: None, keys[2]: True,
+    }  # fmt: skip

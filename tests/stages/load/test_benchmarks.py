@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
-from pipeline.execution.history import save
+from pipeline.execution.save_rows import save
 from pipeline.recipe.discovery import find
 from schemas.records import ITEM_COLUMNS
 from stages.decontaminate.ngram import ngram

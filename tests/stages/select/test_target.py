@@ -329,7 +329,10 @@ def test_types_and_empty_input() -> None:
     data = frame(vectors(9))
     for method in (Nearest(), Gaps(), Distribution()):
         gaps = isinstance(method, Gaps)
-        added = adds(SimpleNamespace(method=method), {**edges, "held": [{}] if gaps else []})
+        added = adds(
+            SimpleNamespace(method=method, keep_chosen=False),
+            {**edges, "held": [{}] if gaps else []},
+        )
         texts = conversations([("a", "b c"), ("d", "e")])
         pool = texts if isinstance(method, Distribution) else data
         held = data if gaps else None
@@ -343,7 +346,10 @@ def test_mistakes() -> None:
     data = frame(vectors(5))
     mark = target.__stage__  # type: ignore[attr-defined]
     with pytest.raises(UserError, match="must have an input for 'target'"):
-        mark.adds(SimpleNamespace(method=Nearest()), {"rows": [{}], "target": [], "held": []})
+        mark.adds(
+            SimpleNamespace(method=Nearest(), keep_chosen=False),
+            {"rows": [{}], "target": [], "held": []},
+        )
     with pytest.raises(UserError, match="must have an input for 'held'"):
         target(CTX, data, data, method=Gaps(), budget=1)
     with pytest.raises(UserError, match="does not read 'held', got an input"):

@@ -1,0 +1,90 @@
+"""The verb `report`: a run or a release as one page for a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.app import (
+    STORE,
+    Overrides,
+    Profile,
+    RecipeOrRelease,
+    StoreFolder,
+    app,
+    snapshot,
+    verb,
+)
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.execution.snapshot import Snapshot
+    from schemas.release import Release
+
+
+@verb(app)
+def report(
+    recipe: RecipeOrRelease,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The page to write.")
+    ] = Path("report.html"),
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="RELEASE",
+            help="The release to compare with; by default the one before, where there is one.",
+        ),
+    ] = None,
+    store: StoreFolder = STORE,
+    profile: Profile = None,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Write one HTML file that shows what became of all rows, and opens without a network."""
+    from pipeline.releases.plugins import plugin
+
+    _check_output(output)
+    shown = snapshot(recipe, store, overrides, profile)
+    html = plugin("page")(shown, _before(shown, against))
+    try:
+        output.write_text(html, "utf-8")
+    except OSError as error:
+        raise UserError(f"{output} cannot be written", why=error.strerror) from None
+    print(f"{output} ({len(html.encode()) / 1e6:.1f} MB): open it in a browser")
+
+
+def _check_output(output: Path) -> None:
+    """Refuse what could not be written, before anything is read.
+
+    Raises:
+        UserError: The folder is missing, or the path is one.
+    """
+    if output.suffix not in (".html", ".htm"):
+        raise UserError(f"the page must end in .html, got {str(output)!r}", hint="-o report.html")
+    if output.is_dir():
+        raise UserError(f"the page must be a file, got the folder {output}")
+    if not output.parent.is_dir():
+        raise UserError(f"{output} cannot be written", why=f"there is no folder {output.parent}")
+
+
+def _before(shown: Snapshot, against: str | None) -> Snapshot | None:
+    """The release to compare with; None where there is none.
+
+    Raises:
+        UserError: There is no such release.
+    """
+    from pipeline.execution.snapshot import Snapshot
+    from pipeline.releases.registry import latest, read_release
+
+    release: Release | None
+    if against:
+        release = read_release(shown.store, against)
+    elif shown.release:
+        parent = shown.release["parent"]
+        reference = f"{shown.release['name']}@{parent}"
+        release = read_release(shown.store, reference) if parent else None
+    else:
+        release = latest(shown.store, shown.title)
+    return Snapshot.of_release(shown.store, release) if release else None

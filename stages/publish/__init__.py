@@ -1,0 +1,1 @@
+"""What knows about instructions in a publication: card, gate, certificates, licenses."""
