@@ -15,8 +15,8 @@ from typing import Literal
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Records, stage
-from stages.load._formats import RowFormat
-from stages.load._source import Fields, Reasoning
+from stages.load._chat.source import Fields, Reasoning
+from stages.load._formats.row_formats import RowFormat
 from stages.load.records import _check as check_records
 from stages.load.records import records
 
