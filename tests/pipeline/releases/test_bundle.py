@@ -50,6 +50,7 @@ def weigh(ctx: Context, rows: Records) -> pl.DataFrame:
 '''
 RECIPE = """\
 name: small
+publish: {{card: card.md}}
 models:
   m: {{engine: openai, model: {name}, base_url: "http://127.0.0.1:{port}/v1"}}
 stages:
@@ -71,6 +72,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pool(folder / "pools/two.txt", 5, start=9)
     (folder / "bundle_stage.py").write_text(STAGE)
     (folder / "bundle_helpers.py").write_text("def factor() -> int:\n    return 7\n")
+    (folder / "card.md").write_text("only a publication reads this\n")
     (folder / "bundle_words.txt").write_text("of and the\n")
     with listening(FakeServer(answer)) as port:
         (folder / "small.yaml").write_text(RECIPE.format(name=NAME, port=port))
