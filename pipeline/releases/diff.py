@@ -205,7 +205,7 @@ def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """
     old, new = _Side.of(before), _Side.of(after)
     changes = _changes(old, new)
-    counts = {change: changes["change"].eq(change).sum() for change in CHANGES}
+    counts = {change: int(changes["change"].eq(change).sum()) for change in CHANGES}
     unchanged = len(new.ids) - counts["added"] - counts["changed"]
     return {
         "before": before.title,

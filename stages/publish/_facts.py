@@ -249,7 +249,7 @@ def changes(release: Release, previous: Release, snapshots: Sequence[Snapshot]) 
     rows: dict[str, int | None] = {"before": before, "now": now}
     try:
         lines = changed_rows(snapshots[1], snapshots[0])
-        rows |= {kind: lines["change"].eq(kind).sum() for kind in CHANGES}
+        rows |= {kind: int(lines["change"].eq(kind).sum()) for kind in CHANGES}
         causes = causes_of(lines)
     except UserError:
         rows |= dict.fromkeys(CHANGES)
