@@ -153,7 +153,9 @@ class Bootstrap:
             for i, text, new in zip(going, written, engine.generate(following), strict=True):
                 before, keys = answers[i]
                 tokens = before.completion_tokens + new.completion_tokens
-                whole = replace(new, text=text + new.text, completion_tokens=tokens)
+                # While requests are only counted, the sample of an answer is a whole task.
+                text = before.text if is_counting() else text + new.text
+                whole = replace(new, text=text, completion_tokens=tokens)
                 answers[i] = whole, [*keys, new.key]
 
     def _sample_shots(self, number: int, seeds: Sequence[Seed], accepted: Sequence[Task]) -> Shots:
