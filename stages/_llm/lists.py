@@ -44,7 +44,8 @@ _TITLE: Final = re.compile(
 )
 _BOLD_LABEL: Final = re.compile(rf"(?:\*\*|__){_NOUN}(?:\*\*|__)?[ \t]*[:：](?:\*\*|__)?", re.I)
 _CLOSING: Final = re.compile(
-    r"\W*(?:(?:please )?(?:let me know|feel free)|i hope|hope (?:this|these|that)|would you like"
+    r"\W*(?:and so on|etc\.?$"
+    r"|(?:please )?(?:let me know|feel free)|i hope|hope (?:this|these|that)|would you like"
     r"|if you(?:['’]d|['’]re| need| want| have| would)|(?:these|those|all of these) (?:tasks"
     r"|questions|instructions|prompts|examples|items|ideas|suggestions)|希望|如果你|如果您|如需)",
     re.IGNORECASE,
@@ -52,6 +53,8 @@ _CLOSING: Final = re.compile(
 _QUOTES: Final = (('"', '"'), ("“", "”"), ("«", "»"), ("「", "」"))
 _COLUMNS: Final = re.compile(rf"\W*{_NOUN}s?\W*", re.IGNORECASE)
 _COUNTS: Final = re.compile(r"\W*(?:no|nr|n|number|id|index|序号|编号)?\W*", re.IGNORECASE)
+_PLAIN: Final = 7
+"""The level of a mark that is no heading: below those of all headings."""
 _LARGEST_GAP: Final = 5
 """A model may skip a number; a larger one at the start of a line is a year or an amount."""
 
@@ -64,6 +67,15 @@ class _Item:
     first: str
     level: int
     lines: list[str] = field(default_factory=list)
+    nested: bool = False
+
+    @property
+    def announces(self) -> bool:
+        """Whether a list without indent belongs to it: after a colon, a title or such a list."""
+        lines = [line for line in (self.first, *self.lines) if line.strip()]
+        bare = lines[-1].rstrip("*_ \t") if lines else ":"
+        titled = self.level < _PLAIN or re.fullmatch(r"\s*(\*\*|__).+\1\s*", self.first)
+        return bool(titled) or bare.endswith((":", "：")) or self.nested
 
     @property
     def paragraphs(self) -> bool:
@@ -75,8 +87,9 @@ def listed_items(text: str) -> list[str]:
     r"""The items of a list, each with all its lines; what surrounds the list is left out.
 
     The first mark says what kind of list it is: numbers ("1.", "2)", "**3.**", "### 4.",
-    "5、", "Task 6:") or bullets. Marks of the other kind, indented ones, numbers out of order
-    and code belong to the item that they stand in. A bold title loses its stars and stays.
+    "5、", "Task 6:") or bullets. Indented marks, numbers out of order, bullets behind a colon
+    or a title, and code belong to the item that they stand in. A bold title loses its stars
+    and stays.
 
     Args:
         text: A completion.
@@ -120,7 +133,7 @@ def _marked_items(lines: Sequence[str]) -> list[str]:
         return []
     if marks[start] is None:
         return _bulleted(outside[start:], bullets[start:])
-    return _numbered(outside[start:], marks[start:])
+    return _numbered(outside[start:], marks[start:], bullets[start:])
 
 
 def _outside_fences(lines: Sequence[str]) -> list[tuple[str, bool]]:
@@ -142,56 +155,78 @@ def _outside_fences(lines: Sequence[str]) -> list[tuple[str, bool]]:
 def _bulleted(
     lines: Sequence[tuple[str, bool]], marks: Sequence[re.Match[str] | None]
 ) -> list[str]:
-    first = marks[0]
-    limit = len(first["indent"].expandtabs(4)) + 1 if first else 0
+    limit = _indent(marks[0]) + 1
     items: list[_Item] = []
     for (line, free), mark in zip(lines, marks, strict=True):
-        if mark is not None and len(mark["indent"].expandtabs(4)) <= limit:
-            items.append(_Item(len(items) + 1, mark["text"], 7))
+        if mark is not None and _indent(mark) <= limit:
+            items.append(_Item(len(items) + 1, mark["text"], _PLAIN))
         elif not (free and _HEADING.match(line)):
             items[-1].lines.append(line)
     return _texts(items)
 
 
 def _numbered(
-    lines: Sequence[tuple[str, bool]], marks: Sequence[re.Match[str] | None]
+    lines: Sequence[tuple[str, bool]],
+    marks: Sequence[re.Match[str] | None],
+    bullets: Sequence[re.Match[str] | None],
 ) -> list[str]:
     """Items in the order of their numbers; other numbers are text of the item before."""
     numbers = [_number(mark) if mark else None for mark in marks]
-    all_alike = len({number for number in numbers if number is not None}) == 1
-    first = marks[0]
-    limit = len(first["indent"].expandtabs(4)) + 1 if first else 0
+    limit = _indent(marks[0]) + 1
     items: list[_Item] = []
     nested = new_section = False
     for position, ((line, free), mark) in enumerate(zip(lines, marks, strict=True)):
-        number, heading = numbers[position], _HEADING.match(line) if free else None
-        last = items[-1].number if items else 0
-        if mark is not None and number is not None:
-            indented = len(mark["indent"].expandtabs(4)) > limit
-            begins = (
-                not items
-                or (all_alike and not indented)
-                or (last < number <= last + _LARGEST_GAP and not (indented and nested))
-                or (new_section and not indented)
-                or (number == 1 and not indented and _restarts(items, numbers[position:]))
+        heading, bullet = _HEADING.match(line) if free else None, bullets[position]
+        if mark is not None:
+            indented = _indent(mark) > limit
+            begins = not (indented and (nested or new_section)) and (
+                (new_section and not indented)
+                or _follows(items, numbers[position:], indented, _are_alike(numbers))
             )
             if begins:
-                level = len((mark["heading"] or "").strip()) or 7
-                items.append(_Item(number, _after_mark(mark), level))
+                level = len((mark["heading"] or "").strip()) or _PLAIN
+                items.append(_Item(_number(mark), _after_mark(mark), level))
                 nested = new_section = False
                 continue
             nested = nested or indented
         elif heading and len(heading[1]) <= items[-1].level:
             new_section = True
-            continue
+        elif bullet is not None and _indent(bullet) <= limit:
+            items[-1].nested = items[-1].announces
+            if not items[-1].nested:
+                items.append(_Item(items[-1].number, bullet["text"], _PLAIN))
+                continue
         if not new_section:
             items[-1].lines.append(line)
     return _texts(items)
 
 
-def _restarts(items: Sequence[_Item], rest: Sequence[int | None]) -> bool:
-    """Whether a second list begins, rather than one within an item of the first."""
-    return len(items) > 1 and items[-1].number + 1 not in rest
+def _follows(
+    items: Sequence[_Item], rest: Sequence[int | None], indented: bool, alike: bool
+) -> bool:
+    """Whether the first number of the rest is the next one of the list.
+
+    Args:
+        items: Before it.
+        rest: The numbers of the lines from its line on, None where a line has none.
+        indented: It stands further in than the first.
+        alike: All numbers are one: Markdown counts by itself.
+    """
+    number, last = rest[0] or 0, items[-1].number if items else 0
+    if not items or last < number <= last + _LARGEST_GAP:
+        return True
+    if indented:
+        return False
+    # A second list, rather than one within an item of the first.
+    return alike or (number == 1 and len(items) > 1 and last + 1 not in rest)
+
+
+def _are_alike(numbers: Sequence[int | None]) -> bool:
+    return len({number for number in numbers if number is not None}) == 1
+
+
+def _indent(mark: re.Match[str] | None) -> int:
+    return len(mark["indent"].expandtabs(4)) if mark else 0
 
 
 def _number(mark: re.Match[str]) -> int:

@@ -160,6 +160,26 @@ def test_items_come_back_whole_whatever_their_mark(
     assert listed_items(before + gap.join(written) + after) == texts
 
 
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("1. a\n- b\n3. c", ["a", "b", "c"]),
+        ("1. a:\n- b\n- c\n2. d", ["a:\n- b\n- c", "d"]),
+        ("1. **a**\n- b\n2. **c**\n- d", ["a\n- b", "c\n- d"]),
+        ("1. a\n2. b\n\n1. c\n2. d", ["a", "b", "c", "d"]),
+        ("## Easy\n1. a\n2. b\n## Hard\n1. c", ["a", "b", "c"]),
+        ("1. a\n   2. b\n   3. c", ["a", "b", "c"]),
+        ("1. a\n2. b\n\n1. x\n\n3. c", ["a", "b\n\n1. x", "c"]),
+        ("1. a\n\nb\n\n2. c\n\nd", ["a\n\nb", "c\n\nd"]),
+        ("1. a\n2. b\n\nThese are two tasks.", ["a", "b"]),
+        ("1. a\n2. b\n\n```\nx\n```", ["a", "b\n\n```\nx\n```"]),
+        ("1. a\n2. b\n1999. was a year", ["a", "b\n1999. was a year"]),
+    ],
+)
+def test_what_belongs_to_an_item(text: str, items: list[str]) -> None:
+    assert listed_items(text) == items
+
+
 @given(TEXTS, st.integers(-20, 20), st.sampled_from(["", "/5", " / 5", " out of 5"]))
 def test_only_grades_of_the_scale_are_ratings(reason: str, grade: int, scale: str) -> None:
     expected = grade if 1 <= grade <= 5 else None
