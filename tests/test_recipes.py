@@ -52,7 +52,10 @@ def test_a_tiny_recipe_runs_and_accounts_for_every_row(name: str, tmp_path: Path
 
 
 def run_and_account(name: str, store: Path) -> None:
-    """Run a tiny recipe, look at its estimates and sums, and run it again with nothing to do."""
+    """Run a tiny recipe, look at its estimates and sums, and run it again with nothing to do.
+
+    Every stage that makes rows keeps some of them.
+    """
     call = (name, "--profile", "tiny", "--store", str(store))
     done = command("run", *call, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -65,8 +68,7 @@ def run_and_account(name: str, store: Path) -> None:
         ended = stage["kept"] + sum(stage["dropped"].values()) + stage["failed"]
         assert stage["rows_in"] + stage["created"] == ended, stage["name"]
         assert stage["state"] == "cached"
-        if stage["created"] and not stage["kept"]:
-            assert stage["dropped"], f"{stage['name']} ends empty and does not say why"
-            assert stage["uses"].startswith("generate.") or stage["rows_in"] == 0
+        if stage["created"]:
+            assert stage["kept"], f"{stage['name']} keeps nothing: {stage['dropped']}"
     again = command("run", *call, timeout=120)
     assert (again.returncode, again.stderr) == (0, "")

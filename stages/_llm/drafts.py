@@ -42,6 +42,7 @@ from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.models.counting import is_counting
 from schemas.records import Message
 from stages._llm.label_scores import TOP_LOGPROBS, YES, expected_value, warn_of_written_labels
+from stages._llm.preambles import without_preamble
 from stages._llm.rows import Rejection, make_row, rows_to_frame
 
 Prompt = str | tuple[tuple[str, str], ...]
@@ -127,9 +128,9 @@ def user(text: str, system: str | None = None) -> Prompt:
     return turns if system is None else (("system", system), *turns)
 
 
-def stripped(text: str) -> str | None:
-    """The default parser: the text without surrounding white space, None if it is empty."""
-    return text.strip() or None
+def answer_text(text: str) -> str | None:
+    """The default parser: the text without a preamble or white space, None if it is empty."""
+    return without_preamble(text) or None
 
 
 def says_yes(text: str) -> bool:
@@ -169,12 +170,12 @@ def generate_field(
             failed.
         seed: Sampling seed of the requests.
         parse: A pure function of the completion's text (of the choice or the JSON value,
-            where the decoding names them), by default `stripped`. None means unreadable.
+            where the decoding names them), by default `answer_text`. None means unreadable.
         keep_cut: Parse completions that ended on their length too.
         retry_max_tokens: Increasing limits with which cut completions are requested again.
     """
     structured = bool(decoding.choice) or decoding.json_schema is not None
-    parse = parse or (_identity if structured else stripped)
+    parse = parse or (_identity if structured else answer_text)
     active = [draft for draft in drafts if draft.active]
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
     answers = ask(engine, requests, retry_max_tokens=retry_max_tokens, repair=structured)

@@ -1,7 +1,7 @@
 """A language model decides whether a turn and an evaluation item are the same question.
 
-Yang et al. 2023 (LLM decontaminator), arXiv:2311.04850. The answer is parsed strictly:
-"True" or "False", nothing else, with one repeated request where it is neither.
+Yang et al. 2023 (LLM decontaminator), arXiv:2311.04850. The answer is "True" or "False",
+bare, labelled or with a reason, and is requested once more where it is neither or both.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=3, scope="row", reads={"rows": ["messages", "tools"]}, adds=ADDS, check=_check)
+@stage(version=4, scope="row", reads={"rows": ["messages", "tools"]}, adds=ADDS, check=_check)
 def semantic(
     ctx: Context,
     rows: Records,

@@ -35,6 +35,7 @@ from stages._llm.drafts import (
     to_frame,
     user,
 )
+from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
 from stages.generate._user_turn import user_turn
@@ -141,7 +142,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", adds=ADDS, check=_check)
+@stage(version=2, scope="set", adds=ADDS, check=_check)
 def arena(
     ctx: Context,
     *,
@@ -224,6 +225,7 @@ def _challenge(
         generate_field(
             *(engine, drafts, "challenge", lambda _, opening=opening: opening, decoding),
             seed=seed,
+            parse=instruction_text if isinstance(challenges, Requested) else None,
         )
         others = [position for position in range(len(models)) if position != attacker]
         for sample, draft in enumerate(drafts):

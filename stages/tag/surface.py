@@ -22,6 +22,7 @@ from pipeline.types import Count, Fraction, Range
 from schemas.records import num_tool_calls, reasoning, response, turns
 from schemas.turns import View, viewed
 from stages._text.languages import identifier
+from stages._text.refusals import AI_DISCLAIMER, REFUSAL
 
 CODE: Final = r"""(?xm)
     ^[ \t]*```
@@ -55,35 +56,6 @@ MATH: Final = r"""(?x)
 LIST_LINE: Final = r"(?m)^[ \t]*([-*•‣–]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)])[ \t]+\S"
 """A line that begins with a bullet, a number or a letter."""
 
-REFUSAL: Final = r"""(?xi)
-    \A\W*
-    (?: (?:(?:i['’]m|i\ am|we['’]re)\ (?:\w+\ )?)?(?:sorry|afraid) | (?:my\ )?apologies
-        | i\ apologi[sz]e | unfortunately
-        | as\ an?\ (?:\w+\ ){0,3}(?:ai|model|assistant)\b[^.]{0,40}?
-    )?
-    [\s,.:;-]*(?:(?:but|that)\ )?
-    (?:i|we)\ ?
-    (?: can\ ?not | can['’]t | could\ not | couldn['’]t | will\ not | won['’]t | must\ decline
-        | (?:am|['’]m|are)\ (?:not\ able|unable)\ to
-        | (?:do\ not|don['’]t)\ feel\ comfortable
-    )\ ?
-    (?: \w+ly\ )?
-    (?: \b(?: access | answer | assist | browse | complete | comply | create | determine
-        | discuss | display | do\ (?:that|this|so) | draw | engage | extract | fulfil | generate
-        | give | help | offer | open | participate | predict | provide | recommend | respond
-        | share\ (?:that|this|personal) | support | view | write | in\ good\ conscience )
-      | (?:with|to) )
-"""
-"""An answer that opens by saying that it cannot or will not help, perhaps after an apology."""
-
-AI_DISCLAIMER: Final = r"""(?xi)
-    \b(?:as|i['’]m|i\ am)\ (?:just\ |only\ )?an?\s
-    (?:ai|artificial\ intelligence|(?:large\ |ai\ )?language\ model|virtual\ assistant|chatbot)
-    (?:[^\w-]|\z)
-    | \bmy\ (?:knowledge\ cut-?off|training\ data)\b
-"""
-"""An answer that calls itself a machine."""
-
 
 def _check(options: SimpleNamespace) -> None:
     unknown = set(options.languages) - set(identifier().labels) if options.languages else ()
@@ -96,7 +68,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="row",
     reads=["messages", "tools", "input_start"],
     adds={

@@ -1,8 +1,7 @@
 """Parsers of completions: pure functions from raw text to instructions, tasks and instances.
 
 The formats are those of Self-Instruct (Wang et al. 2022, arXiv:2212.10560) and its
-descendants; the ratings are those of Instruction Backtranslation (Li et al. 2023,
-arXiv:2308.06259). Nothing here depends on models or journals, so that every row can be
+descendants. Nothing here depends on models or journals, so that every row can be
 rebuilt from the raw completions. What is refused is refused with a reason and evidence.
 """
 
@@ -23,8 +22,9 @@ KEYWORDS: Final = (
 )
 """Words of tasks that a language model cannot do: the list of Self-Instruct's code."""
 
-_NUMBER = re.compile(r"(?:^|\n)[^\S\n]*\d+\s?\.(?=\s|$)")
-_LISTED = re.compile(r"^[ \t]*(?:\d+[ \t]?[.)]|[-*•])[ \t]+(\S.*)$", re.MULTILINE)
+_NUMBER = re.compile(
+    r"(?:^|\n)[^\S\n]*(?:#{1,6}[ \t]*)?(?:\*\*)?\d+\s?(?:\\?[.)](?:\*\*)?(?=\s|$)|[、．](?:\*\*)?)"
+)
 _RULE = re.compile(r"^[ \t]*#{3,}[ \t]*$", re.MULTILINE)
 _MARKED = re.compile(
     r"^[ \t]*(?:instruction|input|output|constraints|example ?\d*)[ \t]*:|^[ \t]*#{3,}|\|EoS\|",
@@ -37,8 +37,6 @@ _EXAMPLE = re.compile(r"^[ \t]*Example[ \t]?\d+[.:]?", re.MULTILINE)
 _OUTPUT = re.compile(r"Output\s*\d*\s*:")
 _INPUT = re.compile(r"Input\s*\d*\s*:")
 _LABEL = "Class label:"
-_SCORE_AT_END = re.compile(r"score:\s*([1-5])\s*$", re.IGNORECASE)
-_SCORE_ANYWHERE = re.compile(r"score:\s*(\d+)", re.IGNORECASE)
 
 
 def numbered_items(text: str) -> list[str]:
@@ -55,22 +53,14 @@ def numbered_items(text: str) -> list[str]:
     return [item for item in items if item]
 
 
-def listed_items(text: str) -> list[str]:
-    r"""The lines of a list with numbers ("1.", "2)") or bullets; other lines are left out.
-
-    Example:
-        >>> listed_items("Sure!\n1. Supply\n- Demand")
-        ['Supply', 'Demand']
-    """
-    return [item.strip() for item in _LISTED.findall(text)]
-
-
 def field_tasks(text: str, fields: Sequence[str]) -> list[tuple[str, dict[str, str] | None]]:
     r"""The tasks between lines of "###", in Alpaca's format.
 
-    A field follows its number and name at the beginning of a line, "4. Input: ...", and may
-    have several lines. A task has every field once, in order, under one number (any number,
-    where Alpaca's code expects the next one). "<noinput>" is an empty input.
+    A field follows its number and name at the beginning of a line, "4. Input: ...", with
+    whatever marks around them, and may have several lines. A task has every field once, in
+    order, under one number (any number, where Alpaca's code expects the next one); without a
+    "###" the first field under another number begins the next task. "<noinput>" is an empty
+    input.
 
     Returns:
         For each task its text and its fields by name, None for a task in another format.
@@ -79,17 +69,40 @@ def field_tasks(text: str, fields: Sequence[str]) -> list[tuple[str, dict[str, s
         >>> field_tasks("4. Input: <noinput>\n4. Output: Yes.\n###\nHm.", ("input", "output"))
         [('4. Input: <noinput>\n4. Output: Yes.', {'input': '', 'output': 'Yes.'}), ('Hm.', None)]
     """
+    parts = (
+        part.strip()
+        for block in _RULE.split(text.replace("\r\n", "\n"))
+        for part in _tasks(block, fields[0])
+    )
+    return [(part, _fields(part, fields)) for part in parts if part]
+
+
+def _label(number: str, names: str) -> str:
+    """The pattern of a field's number and name; it captures the name."""
+    return (
+        rf"^[ \t#>*_-]*+{number}[ \t]?(?:[.)][ \t]*|[、．])[*_]*[ \t]*({names})"
+        r"[*_]*[ \t]*[:：](?:\*\*|__)?"
+    )
+
+
+def _tasks(block: str, first: str) -> list[str]:
+    """A block in parts that begin with the first field under another number."""
+    starts = [0]
+    current = None
+    for match in re.finditer(_label(r"(\d+)", first), block, re.I | re.M):
+        if current is not None and match[1] != current:
+            starts.append(match.start())
+        current = match[1]
+    parts = (block[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True))
+    return [re.sub(r"\n[ \t]*(?:-{3,}|\*{3,})\s*\Z", "", part) for part in parts]
+
+
+def _fields(part: str, fields: Sequence[str]) -> dict[str, str] | None:
     names = "|".join(fields)
-    parts = (part.strip() for part in _RULE.split(text))
-    return [(part, _fields(part, fields, names)) for part in parts if part]
-
-
-def _fields(part: str, fields: Sequence[str], names: str) -> dict[str, str] | None:
-    number = re.search(rf"^[ \t]*(\d+)[ \t]?\.[ \t]*(?:{names})[ \t]*:", part, re.I | re.M)
+    number = re.search(_label(r"(\d+)", names), part, re.I | re.M)
     if number is None:
         return None
-    label = rf"^[ \t]*{number[1]}[ \t]?\.[ \t]*({names})[ \t]*:"
-    _, *parts = re.split(label, part, flags=re.I | re.M)
+    _, *parts = re.split(_label(number[1], names), part, flags=re.I | re.M)
     if [name.lower() for name in parts[::2]] != list(fields):
         return None
     values = dict(zip(fields, map(str.strip, parts[1::2]), strict=True))
@@ -265,20 +278,3 @@ def _rejection(instance: Instance) -> Rejection | None:
         if text.endswith(":"):
             return "ends_with_colon", {"side": side}
     return None
-
-
-def score(text: str, strict: bool = True) -> int | None:
-    """The rating 1 to 5 in "Score: n"; None without one.
-
-    Args:
-        text: A completion.
-        strict: The rating must be the end of the text. Otherwise the first one anywhere
-            counts, as in the unofficial Humback code, which finds a third more ratings
-            (and reads reasoning such as "not yet a score: 5").
-
-    Example:
-        >>> score("Not a score: 5 yet. Score: 2"), score("Not a score: 5 yet.", strict=False)
-        (2, 5)
-    """
-    match = _SCORE_AT_END.search(text) if strict else _SCORE_ANYWHERE.search(text)
-    return int(match[1]) if match and 1 <= int(match[1]) <= 5 else None

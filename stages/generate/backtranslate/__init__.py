@@ -30,6 +30,7 @@ from stages._llm.drafts import (
     generate_field,
     to_frame,
 )
+from stages._llm.preambles import instruction_text
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
 from stages.generate.backtranslate import humback, induction, inverse, longform
@@ -58,7 +59,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     return ADDS
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds)
+@stage(version=3, scope="set", reads=_reads, adds=_adds)
 def backtranslate(
     ctx: Context,
     documents: Documents | None = None,
@@ -143,7 +144,7 @@ def _from_documents(
         prompt = partial(humback.prompt, method=method)
     else:
         prompt = partial(longform.prompt, method=method, seed=seed)
-    write(drafts, "instruction", prompt)
+    write(drafts, "instruction", prompt, parse=instruction_text)
     return drafts
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.models.base import Engine
 from stages._llm.drafts import Draft, GenerateField, Prompt, expand, score_field
+from stages._llm.preambles import instruction_text
 
 
 def write_candidates(
@@ -23,7 +24,7 @@ def write_candidates(
     drafts = expand(sources, lambda _: [{"candidate": n} for n in range(number)])
     for draft in drafts:
         draft.number = draft.fields.get("candidate", 0)
-    write(drafts, "instruction", prompt)
+    write(drafts, "instruction", prompt, parse=instruction_text)
     return drafts
 
 

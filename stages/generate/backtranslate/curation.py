@@ -17,7 +17,7 @@ from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, filter_drafts, generate_field, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
-from stages.generate._parsing.lists import score
+from stages.generate._parsing.ratings import rating
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -33,8 +33,8 @@ class TextRating:
     Args:
         name: "text".
         min_score: The lowest score of a kept pair; null keeps any.
-        strict: The rating must end the response. Otherwise the first one anywhere counts,
-            as in the unofficial code.
+        strict: The last rating that begins a line or ends the response counts. Otherwise the
+            first one anywhere does, as in the unofficial code.
         max_tokens: Limit of the response in tokens.
     """
 
@@ -99,7 +99,7 @@ def curate_by_text(
         *(engine, drafts, "score", lambda draft: user(_question(draft, reasoning=True))),
         Decoding(curation.max_tokens),
         seed=seed,
-        parse=lambda text: score(text, curation.strict),
+        parse=lambda text: rating(text, curation.strict),
         keep_cut=True,
     )
     for draft in drafts:

@@ -106,7 +106,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", adds=ADDS, check=_check)
+@stage(version=2, scope="set", adds=ADDS, check=_check)
 def from_documents(
     ctx: Context,
     documents: Documents,

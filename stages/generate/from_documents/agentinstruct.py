@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Final, Literal
 from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, user
+from stages._llm.lists import listed_items
+from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
-from stages.generate._parsing.lists import listed_items
 from stages.generate.from_documents.agentinstruct_skills import AS_IT_IS, SKILLS
 from stages.generate.from_documents.context import (
     DocumentMethod,
@@ -54,7 +55,7 @@ class AgentInstruct(DocumentMethod):
                 draft.fields["text"] = draft["passage"].strip()
         transformed = [draft for draft in drafts if draft.active and "text" not in draft.fields]
         context.generate(transformed, "text", _transform_prompt)
-        context.generate(drafts, "instruction", _instruction_prompt)
+        context.generate(drafts, "instruction", _instruction_prompt, parse=instruction_text)
         if self.refine:
             _refine(context, drafts)
         for draft in drafts:
@@ -79,7 +80,7 @@ def _refine(context: GenerationContext, drafts: list[Draft]) -> None:
     context.generate(
         drafts, "suggestions", _suggest_prompt, parse=lambda text: listed_items(text) or None
     )
-    context.generate(drafts, "edited", _edit_prompt)
+    context.generate(drafts, "edited", _edit_prompt, parse=instruction_text)
     for draft in drafts:
         if draft.active:
             draft.fields["instruction"] = draft["edited"]

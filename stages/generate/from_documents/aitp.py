@@ -16,9 +16,9 @@ from pydantic import Field
 from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
+from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
-from stages.generate._parsing.lists import listed_items
 from stages.generate.from_documents.context import DocumentMethod, GenerationContext
 
 PROMPTS: Final = Prompts(__file__)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
+from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages._text.tokens import tokens
@@ -264,7 +265,7 @@ def bandit(
 
 def instruction_and_input(text: str) -> tuple[str, str] | None:
     """The first line and the lines below it, without quotes and asterisks around them."""
-    first, _, rest = text.strip('*"\n ').partition("\n")
+    first, _, rest = (instruction_text(text) or "").strip('*"\n ').partition("\n")
     return (first.strip('*" '), rest.strip()) if first.strip('*" ') else None
 
 

@@ -8,11 +8,13 @@ the paper's filter by running them is not part of this stage.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Final, Literal
 
 from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, user
+from stages._llm.preambles import instruction_text, without_preamble
 from stages._llm.prompts import Prompts
 from stages.generate._parsing.sections import answer_and_tests
 from stages.generate.from_documents.context import (
@@ -60,7 +62,7 @@ class SelfCodeAlign(DocumentMethod):
         """Concepts of each passage, a task about them, and several answers with tests."""
         context.generate(passages, "concepts", _concepts_prompt, parse=concepts)
         drafts = expand(passages, lambda d: self._tasks(context, d))
-        context.generate(drafts, "instruction", _task_prompt)
+        context.generate(drafts, "instruction", _task_prompt, parse=instruction_text)
         drafts = expand(drafts, lambda _: [{"sample": n} for n in range(self.num_samples)])
         for draft in drafts:
             draft.number = draft.fields.get("sample", 0)
@@ -88,7 +90,8 @@ def concepts(text: str) -> list[str] | None:
         >>> concepts("Concepts: closures, recursion, closures.")
         ['closures', 'recursion']
     """
-    first = text.strip().partition("\n")[0].removeprefix("Concepts:")
+    line = without_preamble(text).partition("\n")[0]
+    first = re.sub(r"^\W*concepts\W*[:：]", "", line, flags=re.IGNORECASE)
     names = [part.strip(" .*`") for part in first.split(",")]
     return [name for name in dict.fromkeys(names) if name] or None
 

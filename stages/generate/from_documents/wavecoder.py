@@ -40,7 +40,9 @@ _NOTHING: Final = frozenset(
     {"", "none", "noinput", "<noinput>", "no additional information is required"}
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
-_VERDICT: Final = re.compile(r"^[^\w\n]*(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE)
+_VERDICT: Final = re.compile(
+    r"^[^\w\n]*(?:rule[ \t]*)?(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE
+)
 _VERDICT_DECODING: Final = Decoding(max_tokens=500)
 
 Examples = dict[str, list[dict[str, Any]]]

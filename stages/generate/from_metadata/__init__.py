@@ -69,7 +69,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("cards", f"must name tables that exist, got {', '.join(missing)}")
 
 
-@stage(version=1, scope="set", adds=ADDS, check=_check)
+@stage(version=2, scope="set", adds=ADDS, check=_check)
 def from_metadata(
     ctx: Context,
     *,

@@ -89,7 +89,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
 def pairs(
     ctx: Context,
     rows: Records,

@@ -9,6 +9,7 @@ from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request
 from schemas.turns import turn_text
 from stages._llm.drafts import Prompt
+from stages._llm.preambles import without_preamble
 from stages.generate.pairs.proposals import Answer, Proposal
 
 
@@ -64,7 +65,7 @@ def ask_texts(
     ]
     answers = ask(engine, requests, repair=False)
     for answer in answers:
-        answer.value = (answer.value or "").strip() if answer.error is None else None
+        answer.value = without_preamble(answer.value or "") if answer.error is None else None
     return answers
 
 

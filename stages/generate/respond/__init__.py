@@ -25,8 +25,16 @@ from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._common.edges import require_input, required
-from stages._llm.drafts import Draft, RowMessages, generate_field, model_names, to_frame
-from stages._llm.rows import continued, has_tools, license_of
+from stages._llm.drafts import (
+    Draft,
+    RowMessages,
+    filter_drafts,
+    generate_field,
+    model_names,
+    to_frame,
+)
+from stages._llm.rows import Rejection, continued, has_tools, license_of
+from stages._text.refusals import REFUSAL
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
 from stages.generate.respond.explain import Explain, set_system_prompts
@@ -39,6 +47,10 @@ ADDS: Final = {
     "sample": pl.Int32,
     "manner": pl.String,
 }
+
+
+_EVIDENCE_CHARACTERS: Final = 200
+"""How much of the beginning of a refusal is kept as evidence."""
 
 
 @option_group
@@ -72,7 +84,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
@@ -91,6 +103,7 @@ def respond(
     top_p: Fraction = 1.0,
     max_tokens: Count = 1024,
     retry_max_tokens: tuple[Count, ...] = (),
+    drop_refusals: bool = False,
     source: str = "respond",
 ) -> Records:
     """New records: `num_answers` answers of every model to every prompt.
@@ -112,12 +125,13 @@ def respond(
         max_tokens: Limit of an answer in tokens.
         retry_max_tokens: Increasing limits in tokens with which answers that reached their
             limit are requested again.
+        drop_refusals: Drop answers that open by refusing, by the phrases of `tag.surface`.
         source: Name of the new records' source.
 
     Returns:
         The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
-        conversation with tools, which the model would not have), `not_sampled`, and for
-        answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
+        conversation with tools, which the model would not have), `not_sampled`, `refusal`, and
+        for answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
         of the step of `reason` in their place.
 
     Raises:
@@ -152,6 +166,8 @@ def respond(
                 set_system_prompts(drafts, method, seed)
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
+    if drop_refusals:
+        _drop_refusals(answers)
     return to_frame(answers, _messages, source, ADDS)
 
 
@@ -194,6 +210,21 @@ def _copy(prompt: Draft, model: str, sample: int) -> Draft:
     draft = prompt.child(model=model, sample=sample)
     draft.number, draft.rejection = sample, prompt.rejection
     return draft
+
+
+def _drop_refusals(drafts: Sequence[Draft]) -> None:
+    texts = pl.Series([draft.fields.get("response") for draft in drafts], dtype=pl.String)
+    refusing = {
+        id(draft)
+        for draft, refuses in zip(drafts, texts.str.contains(REFUSAL), strict=True)
+        if refuses
+    }
+
+    def rejection(draft: Draft) -> Rejection | None:
+        start = draft["response"][:_EVIDENCE_CHARACTERS]
+        return ("refusal", {"response_start": start}) if id(draft) in refusing else None
+
+    filter_drafts(drafts, rejection)
 
 
 def _messages(draft: Draft) -> RowMessages:

@@ -66,7 +66,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=["messages", "input_start", "extra"],
     adds=_adds,

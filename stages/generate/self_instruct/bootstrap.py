@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from pipeline.context import Context
 from pipeline.models.base import Completion, Decoding, Engine, Request
 from pipeline.models.counting import is_counting
 from stages._llm.drafts import Prompt, user
+from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages._text.rouge import NoveltyPool
 from stages.generate._parsing.lists import (
     Rules,
     field_tasks,
-    listed_items,
     numbered_items,
     without_mark,
 )
@@ -119,9 +119,44 @@ class Bootstrap:
             Request(self._prompt(shown), decoding, self.seed, sample=number)
             for number, shown in zip(numbers, shots, strict=True)
         ]
-        answers = engine.generate(requests)
-        for number, shown, completion in zip(numbers, shots, answers, strict=True):
-            yield from self._parse(completion, number, shown)
+        answers = [(completion, [completion.key]) for completion in engine.generate(requests)]
+        if self._one_field_each:
+            self._add_fields(engine, requests, answers)
+        for number, shown, (completion, keys) in zip(numbers, shots, answers, strict=True):
+            yield from self._parse(completion, keys, number, shown)
+
+    @property
+    def _one_field_each(self) -> bool:
+        return isinstance(self.method, Unnatural) and self.method.field_by_field
+
+    def _add_fields(
+        self,
+        engine: Engine,
+        requests: Sequence[Request],
+        answers: list[tuple[Completion, list[str]]],
+    ) -> None:
+        """Request what follows the first field of each task, one field after the other.
+
+        Args:
+            engine: The model.
+            requests: The requests for the first field.
+            answers: Their answers with their keys; changed in place.
+        """
+        for name in self.method.fields[1:]:
+            label = f"\n{self.method.shots + 1}. {name.capitalize()}:"
+            going = [i for i, (answer, _) in enumerate(answers) if answer.finish_reason == "stop"]
+            written = [answers[i][0].text.rstrip() + label for i in going]
+            following = [
+                replace(requests[i], prompt=f"{requests[i].prompt}{text}")
+                for i, text in zip(going, written, strict=True)
+            ]
+            for i, text, new in zip(going, written, engine.generate(following), strict=True):
+                before, keys = answers[i]
+                tokens = before.completion_tokens + new.completion_tokens
+                # While requests are only counted, the sample of an answer is a whole task.
+                text = before.text if is_counting() else text + new.text
+                whole = replace(new, text=text, completion_tokens=tokens)
+                answers[i] = whole, [*keys, new.key]
 
     def _sample_shots(self, number: int, seeds: Sequence[Seed], accepted: Sequence[Task]) -> Shots:
         """The shots of a request: drawn anew, or one of a few fixed sets in turn."""
@@ -149,6 +184,7 @@ class Bootstrap:
             # Only where a line begins: "20." also stands in "2020.".
             one = number == method.shots + 2
             stops = ("\n###",) if one else (f"\n{number}.", f"\n{number} .")
+            stops = ("\n",) if self._one_field_each else stops
         elif isinstance(method, EnsembleInstruct):
             stops = ("|EoS|", *stops)
         if method.chat:
@@ -179,12 +215,14 @@ class Bootstrap:
         )
         return user(text.rstrip()) if method.chat else text
 
-    def _parse(self, completion: Completion, number: int, shots: Shots) -> Iterator[Task]:
+    def _parse(
+        self, completion: Completion, keys: Sequence[str], number: int, shots: Shots
+    ) -> Iterator[Task]:
         """The tasks that one response proposes, with the rejections of the filter."""
         topics = {"topics": list(shots.topics)} if shots.topics else {}
 
         def task(text: str, fields: Mapping[str, Any] | None = None) -> Task:
-            return Task(number, text, [completion.key], shots.parents, {**topics, **(fields or {})})
+            return Task(number, text, [*keys], shots.parents, {**topics, **(fields or {})})
 
         unread, cut = task(completion.text.strip()), completion.finish_reason == "length"
         proposals = self._proposals(completion.text, len(shots.tasks) + 1)

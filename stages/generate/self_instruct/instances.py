@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from pipeline.models.base import Completion, Decoding, Engine, Request, chat
 from pipeline.types import Count, NonNegativeFloat, NonNegativeInt, option_group
 from stages._llm.drafts import says_yes, user
+from stages._llm.preambles import without_preamble
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
 from stages.generate._parsing.lists import (
@@ -247,7 +248,7 @@ class InstanceWriter:
         requests = [self._answer_request(method, task, seeds) for task in tasks]
         for task, completion in zip(tasks, engine.generate(requests), strict=True):
             if _note_answer(task, completion):
-                instance = Instance(task.input, completion.text.strip())
+                instance = Instance(task.input, without_preamble(completion.text))
                 rejection: Rejection | None = None if instance.output else ("empty_output", {})
                 if completion.finish_reason == "length":
                     rejection = "instance_cut", {"finish_reason": "length"}
@@ -298,7 +299,9 @@ class InstanceWriter:
         requests = [Request(chat(turn), decoding, self.seed) for turn in turns]
         for (task, text), completion in zip(inputs, engine.generate(requests), strict=True):
             if _note_answer(task, completion):
-                self._set_instances(task, [Instance(text, completion.text.strip())], completion)
+                self._set_instances(
+                    task, [Instance(text, without_preamble(completion.text))], completion
+                )
 
     def _classify(
         self, method: Examples, engine: Engine, tasks: Sequence[Task], seeds: Sequence[Seed]

@@ -115,6 +115,8 @@ class Unnatural(TaskWriting):
     Args:
         name: "unnatural".
         num_shot_sets: Fixed sets of `num_shots` seeds, shown in turn.
+        field_by_field: Request each field of a task by itself, up to the end of its line.
+            This is ours, for models that are too weak to keep the form.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -124,6 +126,7 @@ class Unnatural(TaskWriting):
     name: Literal["unnatural"] = "unnatural"
     num_shots: NonNegativeInt = 3
     num_shot_sets: Count = 5
+    field_by_field: bool = False
     list_until: Count | None = None
     top_p: Fraction = 0.99
     max_tokens: Count = 1024  # ours
@@ -131,6 +134,11 @@ class Unnatural(TaskWriting):
     instruction_filter: InstructionFilter | None = None
     max_rouge_l: Fraction = 1.0
     instances: Answered | None = Answered()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.field_by_field and self.chat:
+            raise ValueError("field_by_field must be left out with prompting: chat, got true")
 
 
 @option_group

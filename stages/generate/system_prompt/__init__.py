@@ -39,7 +39,7 @@ ADDS: Final = {"journal": pl.List(pl.String), "rules": pl.List(pl.String)}
 Method = Annotated[Rules | Profiles, Field(discriminator="name")]
 
 
-@stage(version=1, scope="set", reads=["messages", "origins"], adds=ADDS)
+@stage(version=2, scope="set", reads=["messages", "origins"], adds=ADDS)
 def system_prompt(
     ctx: Context,
     rows: Records,

@@ -7,18 +7,18 @@ what it refuses to talk about; instructions outside of that are declined.
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
 from pipeline.types import Count, NonEmpty, option_group
 from stages._llm.drafts import Draft, GenerateField, user
 from stages._llm.prompts import Prompts
+from stages.generate._parsing.sections import labelled_lines
 from stages.generate.taxonomy.axes import TOPICS
 
 PROMPTS: Final = Prompts(__file__)
 
-_PARTS: Final = ("name", "knows", "speaks", "refuses")
+_PARTS: Final = ("Name", "Knows", "Speaks", "Refuses")
 
 
 @option_group
@@ -56,13 +56,10 @@ def parse_profile(text: str) -> dict[str, str] | None:
     >>> parse_profile("Name: Ada\nKnows: numbers\nSpeaks: dryly\nRefuses: gossip")
     {'name': 'Ada', 'knows': 'numbers', 'speaks': 'dryly', 'refuses': 'gossip'}
     """
-    parts: dict[str, str] = {}
-    for part in _PARTS:
-        match = re.search(rf"^[^\w\n]*{part}\W*:\s*(\S.*)$", text, re.IGNORECASE | re.MULTILINE)
-        if match is None:
-            return None
-        parts[part] = match[1].strip(" .*")
-    return parts
+    parts = labelled_lines(text, _PARTS)
+    if parts is None:
+        return None
+    return {name.lower(): " ".join(part.split()).strip(" .*") for name, part in parts.items()}
 
 
 def assign_profiles(drafts: Sequence[Draft], profiles: Sequence[Draft], seed: int) -> None:

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 from pipeline.types import Range, option_group
 from stages._llm.drafts import Draft, GenerateField, filter_drafts, user
+from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
-from stages.generate._parsing.lists import listed_items
 
 PROMPTS: Final = Prompts(__file__)
 

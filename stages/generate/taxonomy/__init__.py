@@ -43,7 +43,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     return ADDS
 
 
-@stage(version=2, scope="set", reads=["messages", "input_start"], adds=_adds)
+@stage(version=3, scope="set", reads=["messages", "input_start"], adds=_adds)
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,

@@ -14,6 +14,7 @@ import polars as pl
 
 from schemas.records import digest
 from stages._llm.drafts import Draft, GenerateField, Prompt, user
+from stages._llm.preambles import instruction_text
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def write_instructions(
         answer: Have the instructions answered too.
     """
     sample(drafts, num_rows, context.seed)
-    context.generate(drafts, "instruction", prompt_of)
+    context.generate(drafts, "instruction", prompt_of, parse=instruction_text)
     if answer:
         context.generate(drafts, "response", lambda d: user(d["instruction"]))
 

@@ -11,9 +11,9 @@ from typing import Annotated, Final, Literal
 
 from pipeline.types import Count, NonEmpty, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
+from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
-from stages.generate._parsing.lists import listed_items
 from stages.generate.taxonomy.axes import LEVELS, SUBJECTS, Level
 from stages.generate.taxonomy.context import TaxonomyContext, write_instructions
 

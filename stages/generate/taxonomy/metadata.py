@@ -15,12 +15,12 @@ from schemas.records import instruction
 from stages._common.edges import required
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.prompts import Prompts
+from stages.generate._parsing.sections import labelled_lines
 from stages.generate.taxonomy.context import TaxonomyContext, write_instructions
 
 PROMPTS: Final = Prompts(__file__)
 
-_USE_CASE: Final = re.compile(r"^[^\w\n]*use case\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
-_SKILLS: Final = re.compile(r"^[^\w\n]*skills\W*:\s*(.+)$", re.IGNORECASE | re.MULTILINE)
+_LABELS: Final = ("Use case", "Skills")
 
 
 @option_group
@@ -69,18 +69,19 @@ class Metadata:
 
 
 def use_case_and_skills(text: str) -> tuple[str, list[str]] | None:
-    """Use case and skills from the two lines that name them; None where one is missing.
+    """Use case and skills from the two labels that name them; None where one is missing.
 
     Example:
         >>> use_case_and_skills("**Use case**: poems\\n**Skills**: rhyme; metre; rhyme")
         ('poems', ['rhyme', 'metre'])
     """
-    use_case, skills = _USE_CASE.search(text), _SKILLS.search(text)
-    if use_case is None or skills is None:
+    parts = labelled_lines(text, _LABELS)
+    if parts is None:
         return None
-    names = [skill.strip(" .\t") for skill in re.split("[;,]", skills[1])]
+    use_case, skills = (parts[label] for label in _LABELS)
+    names = [skill.strip(" .*-•\t") for skill in re.split("[;,；，、\n]", skills)]
     names = [name for name in dict.fromkeys(names) if name]
-    return (use_case[1].strip(" .\t"), names) if names else None
+    return (use_case.strip(" .\t"), names) if names else None
 
 
 def _decoding_prompt(draft: Draft) -> Prompt:

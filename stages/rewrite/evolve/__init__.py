@@ -27,6 +27,7 @@ from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from stages._llm.drafts import Draft, GenerateField, Prompt, RowMessages, generate_field, to_frame
+from stages._llm.preambles import instruction_text
 from stages._llm.rows import continued, has_tools, license_of
 from stages.rewrite.evolve import operators, rubric, turns
 from stages.rewrite.evolve.elimination import drop_leaks, drop_refusals, drop_without_gain
@@ -60,7 +61,7 @@ def _answers(method: Method) -> bool:
     return isinstance(method, Turns) or method.write_answers
 
 
-@stage(version=2, scope="set", reads=["messages", "tools", "origins"], adds=ADDS, check=_check)
+@stage(version=3, scope="set", reads=["messages", "tools", "origins"], adds=ADDS, check=_check)
 def evolve(
     ctx: Context,
     rows: Records,
@@ -148,7 +149,7 @@ class _Evolution:
         evolved = [self._begin(draft, number) for draft in drafts]
         if isinstance(self.method, Rubric):
             rubric.write_actions(self.write, evolved)
-        self.write(evolved, "evolved", self._prompt)
+        self.write(evolved, "evolved", self._prompt, parse=instruction_text)
         for draft in evolved:
             if draft.active:
                 draft.fields |= self._rewritten(draft)

@@ -6,17 +6,16 @@ instruction and an action that raises each; one action is drawn and applied.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
 from pipeline.types import option_group
 from stages._llm.drafts import Draft, GenerateField, Prompt, user
+from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
 
 PROMPTS: Final = Prompts(__file__)
 
-_ACTION: Final = re.compile(r"^[ \t]*(?:\d+[ \t]?[.)]|[-*•])[ \t]+(\S.*)$", re.MULTILINE)
 _NUM_ACTIONS: Final = 4
 
 
@@ -42,7 +41,7 @@ def write_actions(write: GenerateField, drafts: Sequence[Draft]) -> None:
         text = PROMPTS.render("actions", count=_NUM_ACTIONS, instruction=draft["instruction"])
         return user(text)
 
-    write(drafts, "actions", request, parse=lambda text: _ACTION.findall(text) or None)
+    write(drafts, "actions", request, parse=lambda text: listed_items(text) or None)
     for draft in drafts:
         if draft.active:
             actions = draft["actions"]

@@ -58,7 +58,7 @@ def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,

@@ -21,9 +21,9 @@ from stages.generate._parsing.lists import (
     leaked,
     numbered_items,
     output_first,
-    score,
     without_mark,
 )
+from stages.generate._parsing.ratings import rating
 from tests.conftest import ROOT
 from tests.support.rows import json_lines
 
@@ -158,15 +158,18 @@ def test_a_continued_turn_holds_an_input_behind_a_blank_line_only() -> None:
     [
         ("Good.\nScore: 4", 4, 4),
         ("score: 5 \n", 5, 5),
-        ("Score: 3, for it is short.", None, 3),
+        ("Score: 3, for it is short.", 3, 3),
         ("Not a Score: 5 yet. Score: 2", 2, 5),
+        ("Score: 5 would be too high.", None, 5),
+        ("Score: 4\n\nA score: 5 would be too high.", 4, 4),
+        ("Score: 3\n\nNo: too low.\n\nScore: 4", 4, 3),
         ("Score: 7", None, None),
         ("Score: five", None, None),
         ("", None, None),
     ],
 )
 def test_ratings(text: str, strict: int | None, lax: int | None) -> None:
-    assert (score(text), score(text, strict=False)) == (strict, lax)
+    assert (rating(text), rating(text, strict=False)) == (strict, lax)
 
 
 RAW = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -60,6 +61,29 @@ def test_every_model_answers_the_last_thing_said(ctx: Context, rows: pl.DataFram
     assert (("user", "A?"), ("assistant", "B."), ("user", "C?")) in prompts
     assert {request.sample for request in context.engine.calls[0]} == {0, 1}
     assert set(answers["origins"].list.first().struct.field("license")) == {"CC0-1.0"}
+
+
+REFUSING = ("I'm sorry, but I can't help with that.", "抱歉，我无法回答这个问题。")
+
+
+def test_refusals_are_dropped_where_that_is_asked(ctx: Context, rows: pl.DataFrame) -> None:
+    def answer(text: str) -> tuple[str, str]:
+        return (REFUSING[text == "C?"] if text in ("C?", "Why is it?") else "Here."), "stop"
+
+    answers = respond(scripted(ctx, answer), rows, models=ONE, drop_refusals=True)
+    assert answers["drop_reason"].to_list() == ["refusal", "refusal"]
+    started = [json.loads(evidence)["response_start"] for evidence in answers["evidence"]]
+    assert sorted(started) == sorted(REFUSING)
+    kept = respond(scripted(ctx, answer), rows, models=ONE)
+    assert kept["drop_reason"].null_count() == 2
+    harmless = respond(scripted(ctx, echo), rows, models=ONE, drop_refusals=True)
+    assert harmless["drop_reason"].null_count() == 2
+
+
+def test_an_answer_is_stored_without_its_announcement(ctx: Context, rows: pl.DataFrame) -> None:
+    announced = "Sure! Here is the answer:\n\nRain.", "stop"
+    answers = respond(scripted(ctx, lambda _: announced), rows, models=ONE)
+    assert {messages[-1]["content"] for messages in answers["messages"]} == {"Rain."}
 
 
 def test_a_system_prompt_of_the_user_s_stays(ctx: Context, rows: pl.DataFrame) -> None:

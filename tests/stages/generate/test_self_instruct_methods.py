@@ -188,6 +188,30 @@ def test_unnatural_shows_five_triplets_in_turn_and_answers_greedily(
     assert rows["nearest_rouge_l"].null_count() == 10, "novelty is not measured"
 
 
+def test_unnatural_requests_a_task_field_by_field(ctx: Context, seeds: pl.DataFrame) -> None:
+    written = {
+        "4. Instruction:": (" Translate the word.", "stop"),
+        "4. Input:": (" sel", "stop"),
+        "4. Constraints:": (" one word", "stop"),
+    }
+
+    def script(prompt: str) -> Answer:
+        return written.get(prompt.rpartition("\n")[2], (" salt", "stop"))
+
+    rows, engine = play(ctx, seeds, script, Unnatural(field_by_field=True))
+    assert kept(rows) == [("Translate the word.\n\nsel", "salt")]
+    assert rows["constraints"].to_list() == ["one word"]
+    assert rows["journal"].list.len().to_list() == [4]
+    assert [call[0].decoding.stop for call in engine.calls[:3]] == [("\n",)] * 3
+    # A field that was cut ends the task.
+    written["4. Input:"] = (" se", "length")
+    rows, engine = play(ctx, seeds, script, Unnatural(field_by_field=True))
+    assert rows["drop_reason"].to_list() == ["response_cut"]
+    assert sum(map(len, engine.calls)) == 2
+    with pytest.raises(ValueError, match="field_by_field"):
+        Unnatural(field_by_field=True, prompting="chat")
+
+
 def test_unnatural_filters_what_is_copied_or_lacks_a_field(ctx: Context) -> None:
     numbered = tasks(*((f"Do number {i}.", f"in {i}", "out") for i in range(15)))
 

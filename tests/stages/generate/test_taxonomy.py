@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
-from stages.generate._parsing.lists import listed_items
+from stages._llm.lists import listed_items
 from stages.generate.taxonomy import Curriculum, Metadata, Skills, taxonomy
 from stages.generate.taxonomy.axes import LEVELS, SKILLS, SUBJECTS
 from stages.generate.taxonomy.metadata import use_case_and_skills
