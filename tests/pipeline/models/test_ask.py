@@ -75,6 +75,7 @@ def test_a_choice_is_parsed_whatever_its_case_and_quotes() -> None:
 class Scripted:
     """An engine that gives these answers in turn and records its requests."""
 
+    resample = 0
     tokenizer: Any = None
     context_tokens = None
 
