@@ -150,7 +150,7 @@ def expected_value(
         >>> from pipeline.models.base import TokenLogprobs
         >>> top = TokenLogprobs("Yes", -0.01, (("Yes", -0.01), ("No", -5.0), (" no", -7.0)))
         >>> round(expected_value(Completion("key", "Yes", "stop", 0, 1, logprobs=(top,)), YES), 3)
-        0.993
+        0.992
         >>> expected_value(Completion("key", "yes", "stop", 0, 1), YES) is None
         True
     """
@@ -168,7 +168,7 @@ def expected_value(
 
 def _weights(first: TokenLogprobs, text: str, labels: Mapping[str, float]) -> dict[str, float]:
     """The probability of each label: that of the tokens that spell it."""
-    spelled = _by_spelling(labels)
+    spelled = {_bare(label): label for label in labels}
     weights: dict[str, float] = {}
     for token, logprob in first.top:
         label = spelled.get(_bare(token))
@@ -179,12 +179,6 @@ def _weights(first: TokenLogprobs, text: str, labels: Mapping[str, float]) -> di
         # A label of several tokens, of which this is the first.
         weights[written] = weights.get(written, 0.0) + exp(first.logprob)
     return weights
-
-
-def _by_spelling(labels: Mapping[str, float]) -> dict[str, str]:
-    """Labels by their spelling without case, where no two have the same."""
-    spelled = {_bare(label): label for label in labels}
-    return spelled if len(spelled) == len(labels) else {label: label for label in labels}
 
 
 def _bare(text: str) -> str:

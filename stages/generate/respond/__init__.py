@@ -77,6 +77,7 @@ def _check(options: SimpleNamespace) -> None:
     reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
     check=_check,
+    later=("keep_reasoning",),
 )
 def respond(
     ctx: Context,
@@ -91,6 +92,7 @@ def respond(
     top_p: Fraction = 1.0,
     max_tokens: Count = 1024,
     retry_max_tokens: tuple[Count, ...] = (),
+    keep_reasoning: bool = False,
     source: str = "respond",
 ) -> Records:
     """New records: `num_answers` answers of every model to every prompt.
@@ -112,13 +114,16 @@ def respond(
         max_tokens: Limit of an answer in tokens.
         retry_max_tokens: Increasing limits in tokens with which answers that reached their
             limit are requested again.
+        keep_reasoning: Whether what a model reasoned before its answer becomes the answer's
+            `reasoning`. It is never part of the content.
         source: Name of the new records' source.
 
     Returns:
         The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
         conversation with tools, which the model would not have), `not_sampled`, and for
         answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
-        of the step of `reason` in their place.
+        of the step of `reason` in their place, and for reasoning that did not come to an answer
+        as `reasoning_unclosed`.
 
     Raises:
         UserError: If an edge that the method needs is not connected.
@@ -152,7 +157,8 @@ def respond(
                 set_system_prompts(drafts, method, seed)
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
-    return to_frame(answers, _messages, source, ADDS)
+    reasoning = "response" if keep_reasoning else None
+    return to_frame(answers, _messages, source, ADDS, keep_reasoning=reasoning)
 
 
 def _prompts(

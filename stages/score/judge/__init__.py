@@ -59,7 +59,7 @@ def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,
@@ -85,9 +85,10 @@ def judge(
     judgement cannot be read, however often it is sampled, is dropped as `unreadable` (as
     `reasoning_unclosed` where reasoning used up all tokens). Scores are expectations over
     the probabilities of labels, in whatever spelling; where the server gives none, the label
-    that was written counts, `judge_from_logprobs` is false, and the run warns of it. (Pairs are decided by labels alone.) `bias.json` and `bias.md` say of pairs
-    which share of the votes goes to the first place, how often both orders agree, and the
-    share of the longer answer; of ratings the rank correlation of score and length.
+    that was written counts, `judge_from_logprobs` is false, and the run warns of it. (Pairs
+    are decided by labels alone.) `bias.json` and `bias.md` say of pairs which share of the
+    votes goes to the first place, how often both orders agree, and the share of the longer
+    answer; of ratings the rank correlation of score and length.
 
     Args:
         rows: The rows to judge.

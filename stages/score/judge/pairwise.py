@@ -86,7 +86,8 @@ def _votes(judge: Judge, pairs: Sequence[tuple[Exchange, Exchange]]) -> list[Jud
         if answer.readable:
             votes.append(SHARE_OF_FIRST[answer.value])
         else:
-            votes += {judge.note(e.row, answer.error, answer.rejection) for e in order}
+            reasons = [judge.note(e.row, answer.error, answer.rejection) for e in order]
+            votes.append(reasons[0])
     return votes
 
 
