@@ -156,7 +156,9 @@ def _next_block(text: str, start: int, marks: Sequence[Mark]) -> _Block | None:
     """The next reasoning from `start` on, up to the end of the text where it does not close."""
     if not any(opening in text for opening, _ in marks):
         return None
-    fences = [match.span() for match in _FENCE.finditer(text, start)]
+    fences = [
+        (start + match.start(), start + match.end()) for match in _FENCE.finditer(text[start:])
+    ]
     for match in _opening(tuple(marks)).finditer(text, start):
         if any(begin <= match.start() < end for begin, end in fences):
             continue
@@ -179,7 +181,8 @@ def _opening(marks: tuple[Mark, ...]) -> re.Pattern[str]:
 def _end_of_opened(text: str, marks: Sequence[Mark], opened: Mark | None) -> slice | None:
     """Where reasoning that began in the prompt ends: from -1 where it does not, None for none."""
     for opening, closing in marks if opened is None else (opened,):
-        match = re.search(_QUOTES + re.escape(closing), text)
+        quotes = _QUOTES if opened is None else ""
+        match = re.search(quotes + re.escape(closing), text)
         if match is None:
             continue
         before = text[: match.start()]
