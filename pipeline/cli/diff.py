@@ -72,7 +72,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two releases, or a release and now, and which stage did it."""
-    from pipeline.execution import history
+    from pipeline.execution.save_rows import save
     from pipeline.releases import diff as differences
     from pipeline.releases.plugins import plugin
 
@@ -89,7 +89,7 @@ def diff(
     if output.endswith(".html"):
         Path(output).write_text(plugin("page")(new, old), "utf-8")
     else:
-        history.save(differences.changed_rows(old, new), output)
+        save(differences.changed_rows(old, new), output)
     print(f"written: {output}", file=sys.stderr)
 
 

@@ -80,21 +80,26 @@ def publish(
     missing.
     """
     from pipeline.releases import publish as publishing
-    from pipeline.releases.outgoing import outgoing
+    from pipeline.releases.outgoing import destination, outgoing
     from pipeline.store.store import Store
 
     chosen = [rollback is not None, bool(erase), takedown, dry_run]
     if sum(chosen) > 1:
         raise UserError("publish takes one of --dry-run, --rollback, --erase and --takedown")
+    if rollback is not None or erase:
+        name, address = destination(Store(store), reference, to, overrides, profile)
+        if rollback is not None:
+            outcome = publishing.rollback(name, rollback, address, wait)
+            _show(_rolled_back(outcome, rollback), as_json)
+        else:
+            _show(_erased(publishing.erase(erase, address, wait), address), as_json)
+        return None
     leaving = outgoing(Store(store), reference, to, overrides, profile)
-    if rollback is not None:
-        outcome = publishing.rollback(leaving.release["name"], rollback, leaving.to, wait)
-        _show(_rolled_back(outcome, rollback), as_json)
-    elif erase or takedown:
-        versions = leaving.taken_down_versions() if takedown else erase
-        _show(_erased(publishing.erase(versions, leaving.to, wait), leaving.to), as_json)
-    elif dry_run:
+    if dry_run:
         return _dry_run(leaving, as_json)
+    if takedown:
+        versions = leaving.taken_down_versions()
+        _show(_erased(publishing.erase(versions, leaving.to, wait), leaving.to), as_json)
     else:
         _show(_publish(leaving, not no_latest, wait), as_json)
     return None

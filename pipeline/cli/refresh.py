@@ -24,6 +24,7 @@ from pipeline.errors import Exit, UserError
 if TYPE_CHECKING:
     from pipeline.recipe.recipe import Recipe
     from pipeline.releases.refresh import Refreshed
+    from pipeline.releases.schedule import Every
 
 
 @verb(app)
@@ -55,7 +56,7 @@ def refresh(
         recipe,
         Store(store),
         lambda: load(recipe, store, overrides, profile)[0],
-        lambda loaded: watch(len(loaded.steps)),
+        lambda loaded: watch([*loaded.steps]),
         workers or os.cpu_count() or 1,
     )
     if as_json:
@@ -111,6 +112,7 @@ def schedule(
     from pipeline.releases.schedule import FORMS, Moment
     from pipeline.releases.schedule import schedule as text_of
 
+    flags: dict[Every, bool]
     flags = {"hourly": hourly, "daily": daily, "weekly": weekly, "monthly": monthly}
     chosen = [name for name, is_chosen in flags.items() if is_chosen]
     if len(chosen) > 1:
@@ -122,7 +124,7 @@ def schedule(
     words += [word for override in overrides for word in ("--set", override)]
     if store.resolve() != DEFAULT_STORE and form != "github":
         words += ["--store", str(store.resolve())]
-    moment = Moment.of(loaded.name, (chosen or ["weekly"])[0])
+    moment = Moment.of(loaded.name, chosen[0] if chosen else "weekly")
     print(text_of(form, loaded.name, words, moment), end="")
 
 

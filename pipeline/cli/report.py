@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.execution.snapshot import Snapshot
+    from schemas.release import Release
 
 
 @verb(app)
@@ -77,6 +78,7 @@ def _before(shown: Snapshot, against: str | None) -> Snapshot | None:
     from pipeline.execution.snapshot import Snapshot
     from pipeline.releases.registry import latest, read_release
 
+    release: Release | None
     if against:
         release = read_release(shown.store, against)
     elif shown.release:

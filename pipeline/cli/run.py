@@ -94,7 +94,7 @@ def run(
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
     if runner.ran:
-        print(f"\nas a page: {loaded.command('report', store=store)}")
+        print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)
     if code is Exit.ROWS_FAILED:

@@ -12,7 +12,7 @@ import polars as pl
 from pipeline.execution.plan import SCHEMA_VERSION
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.plugins import certificate
+from pipeline.releases.plugins import plugin
 from pipeline.store.artifact import Artifact
 from pipeline.store.hashing import digest
 from pipeline.store.parquet import row_count
@@ -57,7 +57,7 @@ def contents(snapshot: Snapshot, name: str) -> Release:
         licenses=licenses(snapshot, published),
         models=list(_models(stages)),
         journal=journal_digest(snapshot),
-        certificate=certificate(snapshot),
+        certificate=plugin("certificate")(snapshot),
         libraries=_libraries(list(snapshot.artifacts.values())),
     )
 

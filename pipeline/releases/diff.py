@@ -1,7 +1,7 @@
 """What differs between two releases, or a release and now: rows, and the stages that did it.
 
 A row is what its id says, so rows are added or removed, never edited. A removed and an added row
-with one prompt are told as one *changed* row: the same question, another answer. Each is put
+with one prompt count as one *changed* row: the same question, another answer. Each is put
 down to the stage and reason that dropped it on the one side, or to the stage that made it on the
 other. Distributions are compared by `stages.report._shifts`, settings by `changed_settings`.
 """
@@ -22,6 +22,7 @@ from pipeline.releases.plugins import plugin
 from pipeline.stage import DataKind
 from schemas.records import digest, prompt_id
 
+CHANGES: Final = ("added", "removed", "changed")
 FAILED: Final = "failed"
 NEW: Final = "new"
 """Why a row was added that the side before had nowhere."""
@@ -204,24 +205,32 @@ def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     """
     old, new = _Side.of(before), _Side.of(after)
     changes = _changes(old, new)
-    by_change = dict(changes["change"].value_counts().iter_rows())
-    counts = {change: by_change.get(change, 0) for change in ("added", "removed", "changed")}
+    counts = {change: int(changes["change"].eq(change).sum()) for change in CHANGES}
     unchanged = len(new.ids) - counts["added"] - counts["changed"]
-    causes = changes.group_by("change", "stage", "reason").agg(
-        pl.len().cast(pl.Int64).alias("rows")
-    )
-    causes = causes.sort(
-        "change", "rows", "stage", "reason", descending=[False, True, False, False]
-    )
     return {
         "before": before.title,
         "after": after.title,
         "rows": {**counts, "unchanged": unchanged, "before": len(old.ids), "after": len(new.ids)},
-        "causes": causes.to_dicts(),
+        "causes": causes_of(changes),
         "shifts": plugin("shifts")(_described(old), _described(new)),
         **changed_settings(before, after),
         "examples": _examples(changes, old, new),
     }
+
+
+def causes_of(changes: pl.DataFrame) -> list[dict[str, Any]]:
+    """How many rows each stage and reason added, removed or changed.
+
+    Args:
+        changes: What `changed_rows` returned.
+
+    Returns:
+        `change`, `stage`, `reason` and `rows`; of each change the largest first.
+    """
+    causes = changes.group_by("change", "stage", "reason").agg(
+        pl.len().cast(pl.Int64).alias("rows")
+    )
+    return causes.sort("change", -pl.col("rows"), "stage", "reason").to_dicts()
 
 
 def _described(side: _Side) -> pl.DataFrame:

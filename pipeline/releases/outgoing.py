@@ -21,6 +21,7 @@ from pipeline.releases.publish import publish
 from pipeline.releases.registry import (
     is_reference,
     latest,
+    parse_reference,
     read_release,
     releases,
     version_key,
@@ -73,13 +74,7 @@ class Outgoing:
         Raises:
             UserError: Neither the call nor the recipe says where.
         """
-        if self.options.to is None:
-            raise UserError(
-                f"publish must know where to, got neither --to nor `publish: {{to: ...}}` in "
-                f"the recipe of {self.reference}",
-                hint=f"--to {SCHEMES}",
-            )
-        return self.options.to
+        return _address(self.options.to, self.reference)
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -167,6 +162,44 @@ class Outgoing:
                 self.store, release, Snapshot.of_release(self.store, release), self.options
             )
         ]
+
+
+def _address(to: str | None, reference: str) -> str:
+    if to is None:
+        raise UserError(
+            f"publish must know where to, got neither --to nor `publish: {{to: ...}}` in the "
+            f"recipe of {reference}",
+            hint=f"--to {SCHEMES}",
+        )
+    return to
+
+
+def destination(
+    store: Store,
+    reference: str,
+    to: str | None = None,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+) -> tuple[str, str]:
+    """The name and the address of what was published: no release need be in the store.
+
+    Args:
+        store: The store; read only for the address of a release without `to`.
+        reference: `NAME@VERSION`, or a recipe.
+        to: Where it is published; by default where its rules say.
+        overrides: What `--set` changes; of a recipe alone.
+        profile: The profile to apply; of a recipe alone.
+
+    Raises:
+        UserError: There is no such recipe or release, or no address.
+    """
+    if is_reference(reference):
+        name = parse_reference(reference).name
+        to = to or publication_of(read_release(store, reference)).to
+    else:
+        recipe = Recipe.load(reference, overrides, profile)
+        name, to = recipe.name, to or recipe.publish.to
+    return name, _address(to, reference)
 
 
 def outgoing(

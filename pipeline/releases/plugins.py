@@ -30,15 +30,3 @@ def plugin(name: str) -> Callable[..., Any]:
     """
     function: Callable[..., Any] = getattr(importlib.import_module(PLUGINS[name]), name)
     return function
-
-
-def certificate(snapshot: Any) -> Any:
-    """What the stages of a snapshot were decontaminated against; None without such stages.
-
-    Args:
-        snapshot: The stages of a recipe.
-    """
-    try:
-        return plugin("certificate")(snapshot)
-    except ModuleNotFoundError:
-        return None

@@ -186,7 +186,13 @@ def other_content(version: str, address: str) -> UserError:
 
 
 def missing_version(version: str, published: Collection[str], address: str) -> UserError:
-    """The error of a version that is not published."""
+    """The error of a version that is not published.
+
+    Args:
+        version: The version.
+        published: The versions that the place has.
+        address: The place.
+    """
     listed = ", ".join(sorted(published, key=version_key)[-10:])
     return UserError(
         f"version {version} is not published there",

@@ -91,7 +91,7 @@ def refresh(
 
     Returns:
         What was done. A mistake of the user's, a lost source, a refused gate and a place that
-        does not answer are told as `code`, `outcome` and `why`.
+        does not answer are `code`, `outcome` and `why`.
 
     Raises:
         UserError: Another refresh of the recipe is running (exit code 9), or there is no such

@@ -139,6 +139,10 @@ def _recipe(
     applied = release["recipe"]
     changes, profile = [*applied["overrides"], *overrides], applied["profile"]
     content = document_of(text, display(path), changes, profile).content
+    # Files that only a publication reads are no part of a bundle.
+    publication = content.get("publish") if isinstance(content, dict) else None
+    publication = publication if isinstance(publication, dict) else {}
+    changes += [f"publish.{key}=null" for key in ("card", "takedown") if publication.get(key)]
     own = {name: texts[name] for name in texts if name.startswith(OWN)}
     if not trust and (risks := [*_own_stages(content), *_risky_models(content)]):
         raise refused(

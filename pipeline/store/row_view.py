@@ -44,6 +44,10 @@ class View:
     def __len__(self) -> int:
         return self.layers[-1].artifact.kept
 
+    def __bool__(self) -> bool:
+        """Whether it is there, which it is: one without rows is a view too, unlike None."""
+        return True
+
     @property
     def columns(self) -> list[str]:
         """All columns that can be read, `id` among them."""

@@ -20,10 +20,10 @@ from pipeline.errors import OptionError, UserError
 from pipeline.stage import InputFiles, Items, stage
 from schemas.records import ITEM_COLUMNS, digest
 from stages._common.verdicts import evidence_of, verdict
-from stages.load._container import container
+from stages.load._files.container import container
+from stages.load._files.json_lines import Position
 from stages.load._item_texts import NESTED, is_item, layout, texts_of
-from stages.load._json import Position
-from stages.load._rows import (
+from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,

@@ -17,10 +17,13 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import Documents, InputFiles, stage
 from schemas.records import DOCUMENT_COLUMNS
-from stages.load._accepted import accept, read_accepted
-from stages.load._container import container
-from stages.load._json import Position
-from stages.load._rows import (
+from stages.load._chat.source import rename_fields
+from stages.load._chat.turns import is_missing
+from stages.load._files.container import container
+from stages.load._files.json_lines import Position
+from stages.load._files.tables import Delimiter
+from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
@@ -35,9 +38,6 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._source import rename_fields
-from stages.load._tables import Delimiter
-from stages.load._turns import is_missing
 
 Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
 

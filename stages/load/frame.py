@@ -15,8 +15,8 @@ from typing import Literal
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.stage import InputFiles, Records, stage
-from stages.load._formats import RowFormat
-from stages.load._source import Fields, Reasoning
+from stages.load._chat.source import Fields, Reasoning
+from stages.load._formats.row_formats import RowFormat
 from stages.load.records import _check as check_records
 from stages.load.records import records
 
@@ -71,7 +71,10 @@ def frame(
         ```yaml
         pool:
           uses: load.frame
-          with: {source: my-notebook, license: CC-BY-4.0}
+          with:
+            path: data/samples/self_instruct.jsonl.gz # left out where a notebook hands over rows
+            source: my-notebook
+            license: Apache-2.0
         ```
 
         >>> from pathlib import Path

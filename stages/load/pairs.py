@@ -1,6 +1,6 @@
 """Preference pairs from files or a data set hub, in any of the usual formats.
 
-The formats are described in `_pair_formats.py`; files are read as by `load.records`.
+The formats are described in `_formats/pair_formats.py`; files are read as by `load.records`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from pipeline.context import Context
 from pipeline.stage import InputFiles, Pairs, stage
 from schemas.pairs import PAIR_COLUMNS, pair_id
 from stages._common.verdicts import evidence_json
-from stages.load._accepted import accept, read_accepted
-from stages.load._formats import named
-from stages.load._json import Position
-from stages.load._options import DEFAULT_SPLIT, check_rows, source_positions
-from stages.load._pair_formats import NESTED, PairFormat, checked, pairs_of, recognize
-from stages.load._pair_lists import NoPair, ParsedPair, Ranked, flat_pairs
-from stages.load._rows import (
+from stages.load._chat.source import Fields, Reasoning, Source, kept_fields, source_of
+from stages.load._chat.turns import Unusable
+from stages.load._files.json_lines import Position
+from stages.load._files.tables import Delimiter
+from stages.load._formats.pair_formats import NESTED, PairFormat, checked, pairs_of, recognize
+from stages.load._formats.pair_lists import NoPair, ParsedPair, Ranked, flat_pairs
+from stages.load._formats.row_formats import named
+from stages.load._formats.trees import is_flat, read_flat
+from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.options import DEFAULT_SPLIT, check_rows, source_positions
+from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
@@ -31,10 +35,6 @@ from stages.load._rows import (
     merge_duplicates,
     to_frame,
 )
-from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
-from stages.load._tables import Delimiter
-from stages.load._trees import is_flat, read_flat
-from stages.load._turns import Unusable
 
 Format = Literal["auto", PairFormat, "csv", "tsv", "parquet"]
 

@@ -1,6 +1,6 @@
 """Conversations from files or a data set hub, in any of the usual formats, as records.
 
-The formats (`_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
+The formats (`_formats/row_formats.py`) are Alpaca (the data of Taori et al. 2023), prompt
 and completion, ShareGPT, OpenAI messages, LIMA (Zhou et al. 2023,
 arXiv:2305.11206), OpenAssistant trees, nested or flat (Köpf et al. 2023,
 arXiv:2304.07327), Self-Instruct seeds (Wang et al. 2022, arXiv:2212.10560), prompts with
@@ -22,9 +22,12 @@ from pipeline.context import Context
 from pipeline.stage import InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages._common.verdicts import evidence_json
-from stages.load._accepted import accept, read_accepted
-from stages.load._conversations import ParsedConversation
-from stages.load._formats import (
+from stages.load._chat.source import Fields, Reasoning, Source, kept_fields, source_of
+from stages.load._chat.turns import Unusable, texts_beside
+from stages.load._files.json_lines import Position
+from stages.load._files.tables import Delimiter
+from stages.load._formats.conversations import ParsedConversation
+from stages.load._formats.row_formats import (
     LISTS,
     RowFormat,
     conversations,
@@ -32,10 +35,11 @@ from stages.load._formats import (
     preference_field,
     recognize,
 )
-from stages.load._frame import conversations_frame
-from stages.load._json import Position
-from stages.load._options import DEFAULT_SPLIT, check_rows, source_positions
-from stages.load._rows import (
+from stages.load._formats.trees import flat_conversation, is_flat, read_flat
+from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.frame import conversations_frame
+from stages.load._rows.options import DEFAULT_SPLIT, check_rows, source_positions
+from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
@@ -44,10 +48,6 @@ from stages.load._rows import (
     merge_duplicates,
     to_frame,
 )
-from stages.load._source import Fields, Reasoning, Source, kept_fields, source_of
-from stages.load._tables import Delimiter
-from stages.load._trees import flat_conversation, is_flat, read_flat
-from stages.load._turns import Unusable, texts_beside
 
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
 

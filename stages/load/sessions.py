@@ -1,8 +1,8 @@
 """Sessions of coding agents as conversations: requests, reasoning, tool calls and their results.
 
-Two kinds of files are read, recognized by their lines: Claude Code's (`_claude_code.py`) and
-those of OpenAI's Codex CLI (`_codex.py`). Both write JSON lines while they work; of these the
-turns of the user and the model are taken, and what the programs write beside them is counted.
+Two kinds of files are read, recognized by their lines: Claude Code's (`_sessions/`) and those of
+OpenAI's Codex CLI. Both write JSON lines while they work; of these the turns of the user and
+the model are taken, and what the programs write beside them is counted.
 The tools are not defined in the files, so `tools` is null.
 """
 
@@ -22,10 +22,10 @@ from pipeline.stage import InputFiles, Records, stage
 from pipeline.types import Count
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._common.verdicts import evidence_json
-from stages.load import _claude_code, _codex
-from stages.load._accepted import accept, read_accepted
-from stages.load._json import Position
-from stages.load._rows import (
+from stages.load._chat.turns import Row, Unusable
+from stages.load._files.json_lines import Position
+from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
     VERDICT,
@@ -37,12 +37,12 @@ from stages.load._rows import (
     read_files,
     to_frame,
 )
-from stages.load._transcript import Limits, Request, Transcript
-from stages.load._turns import Row, Unusable
+from stages.load._sessions import claude_code, codex
+from stages.load._sessions.transcript import Limits, Request, Transcript
 
 Unit = Literal["session", "request"]
 
-_KINDS: Final = (_claude_code, _codex)
+_KINDS: Final = (claude_code, codex)
 _SCHEMA: Final[dict[Any, Any]] = {**RECORD_COLUMNS, **VERDICT}
 _COLUMNS: Final[dict[Any, Any]] = {
     name: _SCHEMA[name] for name in ("id", "messages", "extra", "error", "file", "line")

@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.discovery import find
 from pipeline.recipe.docstrings import docstring_of
+from pipeline.releases.diff import CHANGES, causes_of, changed_rows
 from pipeline.stage import Option
 from pipeline.store.hashing import to_json_value
 from schemas.release import Release, ReleaseStage
@@ -32,6 +33,9 @@ SIDES: Final = ("messages", "prompt", "chosen", "rejected")
 """The columns of turns: of a record, and of a pair."""
 
 NUM_SAMPLES: Final = 3
+MAX_CAUSES: Final = 10
+"""Reasons for differences from the last version, the largest ones."""
+
 MAX_TURN: Final = 600
 """Characters of a turn that a sample shows."""
 
@@ -236,25 +240,27 @@ def changes(release: Release, previous: Release, snapshots: Sequence[Snapshot]) 
         snapshots: Of both, in this order.
 
     Returns:
-        `rows` by "published", "added" and "removed", the latter two None where the store no
-        longer has the rows; and `stages`: what happened to each stage that changed.
+        `rows`: how many there are `now` and were `before`, and how many were `added`, `removed`
+        and `changed`, these None where the store no longer has the rows; `causes`: the stages
+        and reasons behind most of them; and `stages`: what happened to each stage that changed.
     """
     both = (release, previous)
+    now, before = (r["counts"]["kept"] for r in both)
+    rows: dict[str, int | None] = {"before": before, "now": now}
     try:
-        now, before = (
-            set(published_rows(s, r, [])["id"]) for s, r in zip(snapshots, both, strict=True)
-        )
-        added: int | None = len(now - before)
-        removed: int | None = len(before - now)
+        lines = changed_rows(snapshots[1], snapshots[0])
+        rows |= {kind: int(lines["change"].eq(kind).sum()) for kind in CHANGES}
+        causes = causes_of(lines)
     except UserError:
-        added = removed = None
-    counts = [r["counts"]["kept"] for r in both]
+        rows |= dict.fromkeys(CHANGES)
+        causes = []
     stages = [{s["name"]: s for s in r["stages"]} for r in both]
     names = [*stages[0], *(name for name in stages[1] if name not in stages[0])]
     events = {name: _change(*(of.get(name) for of in stages)) for name in names}
     return {
         "version": previous["version"],
-        "rows": {"before": counts[1], "now": counts[0], "added": added, "removed": removed},
+        "rows": rows,
+        "causes": sorted(causes, key=lambda cause: -cause["rows"])[:MAX_CAUSES],
         "stages": {name: event for name, event in events.items() if event},
     }
 

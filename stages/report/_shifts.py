@@ -23,7 +23,7 @@ MAX_CATEGORIES: Final = 60
 """A column of more different texts is no tag."""
 
 MAX_LINES: Final = 3
-"""The categories of a column that are told: those whose shares changed most."""
+"""The categories of a column that are listed: those whose shares changed most."""
 
 MIN_EXPECTED: Final = 5.0
 """How often a category must be expected on both sides for the approximation by chi-squared."""
@@ -104,7 +104,7 @@ def _numbers(name: str, before: pl.Series, after: pl.Series) -> list[Line]:
     old, new = (_finite(column) for column in (before, after))
     if not len(old) or not len(new):
         return []
-    result = ks_2samp(old, new)
+    result = ks_2samp(old, new, method="asymp")
     values = {"before": float(np.median(old)), "after": float(np.median(new))}
     return [_line(name, None, values, "Kolmogorov-Smirnov", result.statistic, result.pvalue)]
 

@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import json
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +59,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         "placeholder": PLACEHOLDER,
     }
     script = (PARTS / "page.js").read_text("utf-8")
-    return _template().render(
+    html: str = _template().render(
         title=title or snapshot.title,
         style=(PARTS / "page.css").read_text("utf-8"),
         script=script,
@@ -70,8 +69,9 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         map=points,
         finals=[stage.name for stage in finals],
         **_sections(snapshot, rows),
-        differences=_differences(against, snapshot),
+        differences=differences(against, snapshot) if against else None,
     )
+    return html
 
 
 def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:
@@ -150,12 +150,6 @@ def _method(snapshot: Snapshot) -> list[dict[str, Any]]:
                 }
             )
     return entries
-
-
-def _differences(before: Snapshot | None, after: Snapshot) -> dict[str, Any] | None:
-    if before is None or find_spec("pipeline.releases.diff") is None:
-        return None
-    return differences(before, after)
 
 
 def packed(text: str) -> str:

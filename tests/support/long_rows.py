@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.context import Context
 from pipeline.execution.peak_memory import peak_memory
-from stages.load._stream import ROW_LIMIT
+from stages.load._files.stream import ROW_LIMIT
 from stages.load.documents import documents
 from stages.load.pairs import pairs
 from stages.load.records import records

@@ -105,8 +105,8 @@ class FolderTransport:
         for path, local in publication.files.items():
             (staging / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(local, staging / path)
-        for path in staging.rglob("*"):
-            _flush(path)
+        for written in staging.rglob("*"):
+            _flush(written)
         _flush(staging)
         staging.rename(target)
         _flush(self.root)

@@ -7,10 +7,9 @@ installed; without it they are plain files, up to a size that a repository can b
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,8 @@ from pipeline.releases.publication import (
 )
 from pipeline.releases.registry import FILE, LATEST, version_key
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
-from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.releases.transports.git_commands import has_lfs, run_git
+from pipeline.releases.transports.waiting import Patience
 
 T = TypeVar("T")
 PLAIN_LIMIT: Final = 50 * 2**20
@@ -38,27 +38,7 @@ PLAIN_LIMIT: Final = 50 * 2**20
 MAIN: Final = "refs/heads/main"
 ATTRIBUTES: Final = ".gitattributes"
 _LFS: Final = "filter=lfs diff=lfs merge=lfs -text"
-_LFS_OPTIONS: Final = (
-    "-c", "filter.lfs.clean=git-lfs clean -- %f", "-c", "filter.lfs.smudge=git-lfs smudge -- %f",
-    "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.required=true",
-)  # fmt: skip
 _VERSION: Final = re.compile(r"refs/tags/(\d+\.\d+)", re.ASCII)
-_MOVED: Final = re.compile(r"rejected|stale info|fetch first|cannot lock ref|atomic push failed")
-_REFUSED: Final = re.compile(
-    r"Authentication failed|Permission denied|could not read (?:Username|Password)|error: 403"
-    r"|insufficient permission",
-    re.IGNORECASE,
-)
-_UNREACHABLE: Final = re.compile(
-    r"Could not resolve|Connection (?:refused|reset|timed out)|timed out|unable to access"
-    r"|early EOF|hung up|unexpected disconnect|error: (?:429|5\d\d)",
-    re.IGNORECASE,
-)
-
-
-def has_lfs() -> bool:
-    """Whether `git lfs` is installed."""
-    return shutil.which("git-lfs") is not None
 
 
 @dataclass
@@ -94,33 +74,8 @@ class GitTransport:
 
     def _git(self, *words: str, folder: Path, env: Mapping[str, str] | None = None) -> str:
         """The output of a git command in a folder."""
-        quiet = {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1", "LC_ALL": "C"}
-        lfs = _LFS_OPTIONS if has_lfs() else ()
-        command = ["git", "-c", "core.autocrlf=false", "-c", "gc.auto=0", *lfs, *words]
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, **quiet, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            raise self._error(words, done.stderr.decode("utf-8", "replace"))
-        return done.stdout.decode("utf-8", "surrogateescape")
-
-    def _error(self, words: tuple[str, ...], stderr: str) -> Exception:
-        lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-        why = " ".join(lines[-3:]).replace(self.url, self.address)
-        if words[0] == "push" and _MOVED.search(stderr):
-            return TryLater(f"the repository has moved on: {why}")
-        if _REFUSED.search(stderr):
-            hint = "check the key or the credential helper that git uses for this host"
-            what = "the repository refuses to let this account write"
-            return UserError(what, where=self.address, why=why, hint=hint)
-        if _UNREACHABLE.search(stderr):
-            return TryLater(why)
-        return UserError(f"git {words[0]} fails", where=self.address, why=why)
+        shown = (self.url, self.address)
+        return run_git(words, folder, shown, env)
 
     @contextmanager
     def _work(self) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -372,25 +327,27 @@ class GitTransport:
             moves |= {f"refs/tags/{current}": commit} if current else {}
             moves |= {known[version]: "" for version in {*present, *with_them}}
             self._push(folder, moves, refs)
-            gone, kept = set(), {*head.values()}
+            gone, kept = set[str](), {*head.values()}
             for version, ref in known.items():
                 blobs = self._tree(folder, refs[ref]).values()
                 (gone if version in present else kept).update(blobs)
             gone -= kept
-            size = sum(int(self._git("cat-file", "-s", blob, folder=folder)) for blob in gone)
+            sizes = [int(self._git("cat-file", "-s", blob, folder=folder)) for blob in gone]
         self._collect()
         others = sorted({*with_them} - {*present}, key=version_key)
-        notes = [f"{', '.join(others)} went too: their history had the files"] * bool(others)
+        notes = [f"{', '.join(others)} went too: their history had the files"] if others else []
         server = "its server removes what no commit names when it collects garbage; objects of "
         notes.append(f"{server}Git LFS are removed by hand there")
-        return Erased(tuple(present), len(gone), size, tuple(notes))
+        return Erased(tuple(present), len(gone), sum(sizes), tuple(notes))
 
     def _version_of(self, folder: Path, tree: Mapping[str, str]) -> str | None:
         if FILE not in tree:
             return None
         record = self._git("cat-file", "-p", tree[FILE], folder=folder)
-        match = re.search(r'"version": "(\d+\.\d+)"', record)
-        return match[1] if match else None
+        try:
+            return str(json.loads(record)["version"])
+        except (ValueError, TypeError, KeyError):
+            return None
 
     def _collect(self) -> None:
         """Collect garbage at once where the repository is a folder of this machine."""

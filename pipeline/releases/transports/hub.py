@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -48,7 +48,6 @@ class HubTransport:
 
     repo: str
     patience: Patience
-    repository: HubRepository = field(init=False)
 
     def __post_init__(self) -> None:
         self.repo = self.repo.removeprefix("datasets/").rstrip("/")
@@ -110,8 +109,8 @@ class HubTransport:
         if head is None:
             return None
         history = self.repository.api.list_repo_commits(self.repo, repo_type=KIND, revision=head)
-        made = [commit.commit_id for commit in history if commit.title == publication.title]
-        return next((oid for oid in made if self.repository.holds(oid, publication)), None)
+        candidates = [commit.commit_id for commit in history if commit.title == publication.title]
+        return next((oid for oid in candidates if self.repository.holds(oid, publication)), None)
 
     def _commit(self, head: str | None, publication: Publication) -> str:
         from huggingface_hub import CommitOperationDelete

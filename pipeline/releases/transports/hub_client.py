@@ -8,6 +8,7 @@ has no time limit. Here each request has one, and what may be better later is ra
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def _named(request: httpx2.Request) -> str:
 
 def _retry_after(response: httpx2.Response) -> float | None:
     """The seconds that an answer asks callers to wait, in any of the forms that are in use."""
-    from huggingface_hub.utils import parse_ratelimit_headers
+    from huggingface_hub.utils._http import parse_ratelimit_headers
 
     limit = parse_ratelimit_headers(response.headers)
     if limit is not None and limit.remaining == 0:
@@ -107,8 +108,9 @@ def patient_client(timeout: float) -> Iterator[Path]:
         UserError: The client is in its offline mode.
     """
     from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils import logging as hub_logging
     from huggingface_hub.utils._http import default_client_factory, hf_request_event_hook
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if constants.is_offline_mode():
         why = "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"
@@ -118,15 +120,15 @@ def patient_client(timeout: float) -> Iterator[Path]:
         lambda: kind(event_hooks={"request": [hf_request_event_hook]}, follow_redirects=True)
     )
     disable_progress_bars()
-    verbosity, cache = logging.get_verbosity(), constants.HF_HUB_CACHE
-    logging.set_verbosity_error()
+    verbosity, cache = hub_logging.get_verbosity(), constants.HF_HUB_CACHE
+    hub_logging.set_verbosity(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
         constants.HF_HUB_CACHE = folder
         try:
             yield Path(folder)
         finally:
             constants.HF_HUB_CACHE = cache
-            logging.set_verbosity(verbosity)
+            hub_logging.set_verbosity(verbosity)
             set_client_factory(default_client_factory)
 
 
@@ -182,6 +184,6 @@ def _of_other(error: Exception) -> Exception:
         what = "an answer cannot be read: this is no hub, or something between answers for it"
         return UserError(what, hint="check HF_ENDPOINT and the network")
     if isinstance(error, ValueError | OSError):
-        what = str(error).strip().splitlines()
-        return UserError("the hub's client refuses", why=" ".join(what)[:500])
+        why = " ".join(str(error).split())[:500]
+        return UserError("the hub's client refuses", why=why)
     return error

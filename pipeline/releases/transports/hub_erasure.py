@@ -9,7 +9,7 @@ last: until then they say what is left to do, so an erasure that was interrupted
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 from pipeline.errors import UserError
 from pipeline.releases.registry import LATEST, version_key
@@ -47,7 +47,7 @@ class Erasure:
         objects = self._delete_objects({tags[version] for version in present}, kept)
         self.repository.retry(self._squash)
         for version in [*with_them, *present]:
-            self.repository.retry(lambda version=version: self._untag(version))
+            self.repository.retry(partial(self._untag, version))
         notes = [f"{', '.join(with_them)} went too: their history had the files"] * bool(with_them)
         return Erased(tuple(present), len(objects), sum(objects.values()), tuple(notes))
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -251,7 +251,7 @@ class S3Transport:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             key = self._key(publication.version, path)
             target = str(folder / path)
-            self.retry(lambda k=key, t=target: self.client.download_file(self.bucket, k, t))
+            self.retry(partial(self.client.download_file, self.bucket, key, target))
         return Source(folder, str(folder))
 
     def rollback(self, name: str, version: str) -> Outcome:
@@ -292,6 +292,9 @@ class S3Transport:
             for entry in page.get("Contents", []):
                 yield entry["Key"], None, entry["Size"]
 
+    def _listed(self, prefix: str) -> list[tuple[str, str | None, int]]:
+        return list(self._objects(prefix))
+
     def erase(self, versions: list[str]) -> Erased:
         """Remove the objects of versions, with what the bucket keeps of them.
 
@@ -307,13 +310,11 @@ class S3Transport:
         erased, files, size = [], 0, 0
         for version in versions:
             prefix = self._key(version) + "/"
-            objects = self.retry(lambda p=prefix: list(self._objects(p)))
+            objects = self.retry(partial(self._listed, prefix))
             for key, version_id, bytes_ in objects:
                 options = {"VersionId": version_id} if version_id else {}
                 self.retry(
-                    lambda k=key, o=options: self.client.delete_object(
-                        Bucket=self.bucket, Key=k, **o
-                    )
+                    partial(self.client.delete_object, Bucket=self.bucket, Key=key, **options)
                 )
                 files, size = files + 1, size + bytes_
             erased += [version] * bool(objects)

@@ -69,7 +69,7 @@ def _axis(comparisons: list[dict[str, Any]]) -> dict[str, Any]:
     low, span = low - MARGIN * span, span * (1 + 2 * MARGIN)
 
     def place(value: float) -> float:
-        return round((value - low) / span * AXIS, 1)
+        return float(round((value - low) / span * AXIS, 1))
 
     for comparison in comparisons:
         comparison["points"] = {

@@ -18,7 +18,7 @@ def costs(snapshot: Snapshot) -> dict[str, Any]:
     Args:
         snapshot: The stages. What was paid is that of the run that committed each of them.
     """
-    entries = []
+    entries: list[dict[str, Any]] = []
     for name, artifact in snapshot.artifacts.items():
         manifest = artifact.manifest
         used = {key: manifest["used"].get(key, 0) for key in COUNTERS}

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.execution.snapshot import Snapshot
+from pipeline.releases.diff import diff
 
 
 def differences(before: Snapshot, after: Snapshot) -> dict[str, Any]:
@@ -22,8 +23,6 @@ def differences(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     Returns:
         The titles, and `tables`: what `tables_of` gives.
     """
-    from pipeline.releases.diff import diff
-
     return {
         "before": before.title,
         "after": after.title,

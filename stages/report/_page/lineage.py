@@ -1,8 +1,8 @@
 """Which rows a data set consists of, and the stages that they passed.
 
-The final rows are those of the `export.*` stages; of a graph without any, those of its last
-stage with rows. Their lineage is followed back over rows, not over edges: a held-out set or
-seeds are edges too, but none of their rows is handed on.
+The final rows are those that a release would publish; where the stages that export them have
+not run, those of the last stage that has. Their lineage is followed back over rows, not over
+edges: a held-out set or seeds are edges too, but none of their rows is handed on.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import polars as pl
 
 from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
+from pipeline.releases.contents import published_stages
 
 ROW_KINDS: Final = ("records", "pairs", "documents")
 """What the page counts as a row; items of benchmarks are only named by evidence."""
@@ -27,15 +28,17 @@ def final_stages(snapshot: Snapshot) -> list[SnapshotStage]:
     Raises:
         UserError: No stage has rows of conversations or pairs.
     """
-    with_rows = [s for s in snapshot.stages.values() if s.kind in FINAL_KINDS and s.view]
+    with_rows = [
+        s for s in snapshot.stages.values() if s.kind in FINAL_KINDS and s.view is not None
+    ]
     if not with_rows:
         raise UserError(
             f"{snapshot.title} has no rows to report on",
             why="no stage has run that gives records or pairs",
             hint=snapshot.command("run" if snapshot.recipe else "verify"),
         )
-    exports = [stage for stage in with_rows if stage.uses.startswith("export.")]
-    return exports or with_rows[-1:]
+    published = [stage for stage in with_rows if stage.name in published_stages(snapshot)]
+    return published or with_rows[-1:]
 
 
 def final_ids(snapshot: Snapshot) -> pl.DataFrame:

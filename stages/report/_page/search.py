@@ -76,7 +76,7 @@ def rows_of(snapshot: Snapshot) -> Rows:
     Args:
         snapshot: The stages.
     """
-    stages = [s for s in snapshot.stages.values() if s.view and s.kind in ROW_KINDS]
+    stages = [s for s in snapshot.stages.values() if s.view is not None and s.kind in ROW_KINDS]
     rows = _distinct(stages)
     outcomes = rows.select("id").with_columns(_outcomes(stage, rows["id"]) for stage in stages)
     names = [stage.name for stage in stages]

@@ -43,7 +43,7 @@ def embedding_map(snapshot: Snapshot, ids: pl.Series) -> dict[str, Any] | None:
         return None
     total = len(table)
     table = _drawn(table, final_ids(snapshot)["id"])
-    vectors = np.stack(table["vector"].to_numpy()).astype(np.float32)
+    vectors = np.stack(list(table["vector"].to_numpy())).astype(np.float32)
     points, variance = _principal_axes(vectors)
     known = pl.DataFrame({"id": ids}).with_row_index("row")
     placed = table.select("id").with_columns(

@@ -126,13 +126,11 @@ def marked(first: Turns, second: Turns) -> tuple[list[tuple[str, list[Segment]]]
         [w for _, text in turns for w in text.split()][:MAX_WORDS] for turns in (first, second)
     ]
     lowered = [[word.casefold() for word in side] for side in words]
-    blocks = SequenceMatcher(None, *lowered, autojunk=False).get_matching_blocks()
+    blocks = SequenceMatcher(None, lowered[0], lowered[1], autojunk=False).get_matching_blocks()
     runs = [block for block in blocks if block.size >= MIN_RUN]
-    shared = [{i for b in runs for i in range(start(b), start(b) + b.size)} for start in _STARTS]
-    return tuple(_segments(t, s) for t, s in zip((first, second), shared, strict=True))
-
-
-_STARTS: Final = (lambda block: block.a, lambda block: block.b)
+    in_first = {b.a + i for b in runs for i in range(b.size)}
+    in_second = {b.b + i for b in runs for i in range(b.size)}
+    return _segments(first, in_first), _segments(second, in_second)
 
 
 def _segments(turns: Turns, shared: set[int]) -> list[tuple[str, list[Segment]]]:

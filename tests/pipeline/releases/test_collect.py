@@ -17,6 +17,7 @@ from pipeline.releases.collect import DAY, KINDS, collect
 from pipeline.releases.create import create
 from pipeline.releases.registry import FILE, read_release
 from pipeline.store.artifact import open_artifact
+from pipeline.store.manifests import read_manifest, write_manifest
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import mini, released
 from tests.support.killing import killer
@@ -26,8 +27,9 @@ from tests.support.running import artifact, command, pool, recipe, run, states, 
 def age(store: Path, days: float) -> None:
     """Make everything in a store older: what artifacts say of themselves, and the files."""
     for path in store.glob("artifacts/*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        path.write_text(json.dumps({**manifest, "finished": "2026-01-01T00:00:00+00:00"}))
+        manifest = read_manifest(path)
+        assert manifest
+        write_manifest(path.parent, {**manifest, "finished": "2026-01-01T00:00:00+00:00"})
     then = time.time() - days * DAY
     for path in store.rglob("*"):
         os.utime(path, (then, then))

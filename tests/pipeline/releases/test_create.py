@@ -18,6 +18,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.releases.create import create, parse_new
 from pipeline.releases.registry import latest, releases, versions, write_release
 from pipeline.store.file_hashes import file_digest
+from pipeline.store.manifests import write_manifest
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import LINES, mini, released
 from tests.support.killing import killer
@@ -193,7 +194,7 @@ def test_incomplete_stages_and_drifted_code_are_no_release(tmp_path: Path) -> No
     artifact = opened.latest("judged", "judged")
     assert artifact
     manifest = {**artifact.manifest, "incomplete": True}
-    (artifact.folder / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(artifact.folder, manifest)
     with pytest.raises(UserError, match="judged is incomplete"):
         create(wired, opened)
 

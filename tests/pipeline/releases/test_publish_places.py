@@ -19,7 +19,7 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication
 from pipeline.releases.publish import erase, opened, publish, rollback
-from pipeline.releases.transports import git, open_transport, waiting
+from pipeline.releases.transports import git, git_commands, open_transport, waiting
 from pipeline.releases.transports.waiting import Patience
 from tests.support.publications import NAME, digests, toy_publication
 
@@ -383,7 +383,8 @@ def test_another_push_in_between_is_kept(
 ) -> None:
     repository = tmp_path / "sets.git"
     subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)
-    push, pushes = git.GitTransport._push, []
+    pushes: list[Any] = []
+    push = git.GitTransport._push
 
     def late(self: Any, folder: Path, new: Any, refs: Any) -> None:
         if not pushes:
@@ -421,7 +422,7 @@ def test_a_file_that_is_too_large_without_lfs_is_refused(
 def test_shards_go_by_lfs_where_it_is_installed(
     tmp_path: Path, first: Publication, second: Publication
 ) -> None:
-    if not git.has_lfs():
+    if not git_commands.has_lfs():
         pytest.skip("needs git-lfs")
     repository = tmp_path / "sets.git"
     subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)

@@ -61,6 +61,15 @@ def test_a_recipe_is_published_where_it_says(tmp_path: Path, hub: FakeHub) -> No
     assert (again["published"], again["latest"]) == ("before", None)
 
 
+@pytest.mark.parametrize("uses", ["export.parquet", "export.jsonl"])
+def test_the_shards_of_every_export_are_read_back(tmp_path: Path, hub: FakeHub, uses: str) -> None:
+    path = recipe(tmp_path, to=f"hf://{REPO}")
+    path.write_text(path.read_text().replace("export.parquet", uses))
+    done = call("publish", *released(path), "--json")
+    assert done.code == Exit.DONE, done.stderr
+    assert json.loads(done.stdout)["rows"] == len(TEXTS)
+
+
 def test_the_life_of_a_release_on_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     to = ["--to", f"hf://{REPO}"]
     words = released(recipe(tmp_path))
@@ -69,7 +78,8 @@ def test_the_life_of_a_release_on_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     store = words[1:]
     done = call("publish", "chat@1.1", *store, *to)
     assert (done.code, "latest     1.1" in done.stdout) == (Exit.DONE, True), done.stderr
-    done = call("publish", *words, *to, "--rollback", "1.0")
+    elsewhere = ["--store", str(tmp_path / "another machine")]
+    done = call("publish", words[0], *elsewhere, *to, "--rollback", "1.0")
     assert (done.code, "1.0" in done.stdout) == (Exit.DONE, True), done.stderr
     assert hub.tree(REPO) == hub.tree(REPO, "1.0") == hub.tree(REPO, "latest")
     done = call("publish", *words, *to, "--erase", "1.1")

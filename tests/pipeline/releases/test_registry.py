@@ -22,6 +22,7 @@ from pipeline.releases.registry import (
     versions,
     write_release,
 )
+from pipeline.store.files import with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import Release
 from tests.pipeline.releases.building import mini, released
@@ -90,14 +91,22 @@ def test_the_latest_is_the_highest_version(first: tuple[Store, Release]) -> None
     assert latest(store, "other") is None
 
 
+def resealed(text: str, **changes: object) -> str:
+    """The text of a release with other values and their checksum, as another program writes it."""
+    release = without_checksum(Path("release.json"), json.loads(text))
+    return json.dumps(with_checksum({**release, **changes}))
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
         (lambda text: text[:-5], "no JSON"),
         (lambda text: "[]", "dict"),
-        (lambda text: json.dumps({**json.loads(text), "files": None}), "files"),
-        (lambda text: text.replace('"version": "1.0"', '"version": "2.0"'), "must be mini@1.0"),
-        (lambda text: json.dumps({**json.loads(text), "format": 99}), "format"),
+        (lambda text: resealed(text, files=None), "files"),
+        (lambda text: resealed(text, version="2.0"), "must be mini@1.0"),
+        (lambda text: text.replace('"version": "1.0"', '"version": "2.0"'), "its checksum"),
+        (lambda text: text.replace('"checksum"', '"checksun"'), "no release has 'checksun'"),
+        (lambda text: resealed(text, format=99), "format"),
     ],
 )
 def test_a_damaged_release_is_an_error(
@@ -109,6 +118,14 @@ def test_a_damaged_release_is_an_error(
     for read in (lambda: latest(store, "mini"), lambda: releases(store)):
         with pytest.raises(UserError, match=why):
             read()
+
+
+def test_a_release_under_another_version_is_an_error(first: tuple[Store, Release]) -> None:
+    store, _ = first
+    folder = store.root / "releases" / "mini"
+    (folder / "1.0").rename(folder / "2.0")
+    with pytest.raises(UserError, match=r"must be mini@2.0, got mini@1.0"):
+        latest(store, "mini")
 
 
 def test_files_of_a_release_are_those_of_its_exports(first: tuple[Store, Release]) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import input_text, instruction, record_id
-from stages.load._frame import identities
+from stages.load._rows.frame import identities
 from tests.support.loading import (
     Turns,
     failures,

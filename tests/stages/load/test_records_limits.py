@@ -18,8 +18,8 @@ import pytest
 import zstandard
 
 from pipeline.errors import UserError
-from stages.load._stream import ROW_LIMIT, Stream
-from stages.load._tables import delimited
+from stages.load._files.stream import ROW_LIMIT, Stream
+from stages.load._files.tables import delimited
 from stages.load.records import _check as check
 from stages.load.records import records
 from tests.conftest import ROOT

@@ -236,7 +236,7 @@ def test_differences_from_the_version_before(tmp_path: Path) -> None:
         tmp_path, {"pool": pool(path), "shards": {**shards, "with": {"rows_per_shard": 3}}}
     )
     text = second.card(first.release)
-    assert "7 rows after 8 in version 1.0: 1 added, 2 removed." in text
+    assert "7 rows after 8 in version 1.0: 1 added, 2 removed, 0 with another answer." in text
     (changed,) = [t for t in tables(text) if t[0] == ["stage", "what changed"]]
     assert changed[1:] == [["pool", "options path"], ["shards", "options rows_per_shard"]]
 

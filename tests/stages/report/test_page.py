@@ -281,6 +281,11 @@ def test_page_is_the_same_again_and_for_a_release(site: Site, tmp_path: Path) ->
     assert numbers == re.findall(
         r'data-value="\d+"', page(Snapshot.of_recipe(recipe, Store(tmp_path)))
     )
+    fewer = Recipe.load(str(whole), ["stages.chosen.with.budget=30"])
+    assert run(fewer, tmp_path) == Exit.DONE
+    html = page(Snapshot.of_recipe(fewer, Store(tmp_path)), snapshot)
+    assert "Differences from page@1.0" in html
+    assert re.search(r">removed</td><td class=\"n\">10</td>", html)
     done = command("report", "page@1.0", "-o", str(tmp_path / "r.html"), "--store", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "Release 1.0" in (tmp_path / "r.html").read_text("utf-8")
@@ -388,8 +393,7 @@ def test_rows_are_never_markup(view: Watched, site: Site) -> None:
     assert SOURCE in view.text("#sources")
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "light"), (360, "dark")])
 def test_screens_are_readable(chromium: Any, site: Site, width: int, scheme: str) -> None:
     """Nothing is wider than the screen, every text stands out from what is behind it."""
     with opened(chromium, site.file, width, scheme) as watched:
@@ -492,7 +496,8 @@ def test_texts_of_the_search_are_short(site: Site) -> None:
 def test_a_run_that_keeps_nothing_has_a_page(site: Site, tmp_path: Path) -> None:
     path = site.folder / "none.yaml"
     stages = RECIPE.split("  vectors:")[0].replace("name: page", "name: none")
-    last = "  shards: {uses: select.top, needs: measured, with: {score: mtld, min_score: 1.0e9}}\n"
+    options = "{score: mtld, min_score: 1000000000}"
+    last = f"  shards: {{uses: select.top, needs: measured, with: {options}}}\n"
     path.write_text(stages % json.dumps(SOURCE) + last)
     recipe = Recipe.load(str(path))
     assert run(recipe, site.store) == Exit.ROWS_FAILED

@@ -298,6 +298,7 @@ def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
     result = train(ctx, rows, model=tinylm, num_train_epochs=1, max_steps=None)
     assert {name: n for name, n in result.items() if name.startswith("rows")} == {
         "rows": 2, "rows_cut": 0, "rows_too_long": 1, "rows_refused": 1, "rows_one_sided": 2,
+        "rows_reasoning_hidden": 0,
     }  # fmt: skip
     (refused,) = map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines())
     assert refused["id"] == "marked"

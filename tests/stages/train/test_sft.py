@@ -155,13 +155,13 @@ def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str
     with trainer_module.quiet():
         model = trainer_module.load_model(tinylm, Full(), 256).eval()
         model.set_attn_implementation(attention)
-        blocks = dataset.pack(encoded.drop("error"), 256)
+        blocks = dataset.pack(encoded.drop("error", dataset.HIDDEN), 256)
     assert max(map(len, blocks["seq_lengths"])) > 2
     packed = DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=True)
     plain = DataCollatorForLanguageModeling(tokenizer.pad_token_id)
     columns = blocks.to_list()
     together = token_losses(model, [packed(columns[:2]), packed(columns[2:])])
-    separate = token_losses(model, [plain(encoded.drop("error").to_dicts())])
+    separate = token_losses(model, [plain(encoded.drop("error", dataset.HIDDEN).to_dicts())])
     assert together.keys() == separate.keys()
     assert together == pytest.approx(separate, abs=1e-5)
     assert sum(together.values()) == pytest.approx(

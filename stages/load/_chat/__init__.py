@@ -1,0 +1,1 @@
+"""The turns of conversations, in the forms in which sources write them."""

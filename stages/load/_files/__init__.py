@@ -1,0 +1,1 @@
+"""How files hold rows: from bytes to source positions."""

@@ -1,0 +1,366 @@
+"""The elements of a JSON array as source positions, read one by one.
+
+A broken element costs only itself. No line ends it, and neither its brackets nor its quotes
+can be trusted: where the next one begins is decided by what lies around the candidates
+(`_Rows._is_row`). At most one row and a megabyte are held at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from stages.load._files.container import WRAPPED
+from stages.load._files.json_lines import (
+    DECODER,
+    LARGE,
+    NOT_UTF8,
+    TOO_MANY,
+    UNDECODED,
+    Position,
+    check_values,
+)
+from stages.load._files.stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
+from stages.load._files.window import Window
+
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+_COMMA: Final = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
+_GAP: Final = re.compile(r"[ \t\n\r,]*")
+# It begins with a set of characters: beside one of alternatives it is four times as fast.
+_ROW_START: Final = re.compile(
+    r'[,}\]](?:(?<=\])[ \t\n\r]*\[)?[ \t\n\r]*(?=\{[ \t\n\r]*"|\[[ \t\n\r]*[{\["])'
+)
+_INDENT: Final = re.compile(r"\n[ \t]*$")
+_MORE_ROWS: Final = re.compile(r"[}\]]?[ \t\n\r]*,[ \t\n\r]*[{\[]")
+_FIRST_KEY: Final = re.compile(
+    r'(?:\[[ \t\n\r]*)?\{[ \t\n\r]*"((?:[^"\\]|\\.){0,1000})"[ \t\n\r]*:'
+)
+
+_TOKEN: Final = 16
+"""No token but a string is longer: an error that near to the end may be for want of the rest."""
+
+_OVERLAP: Final = 1 << 10
+"""What is searched again with the next part: a separator may lie across its start."""
+
+_SIBLINGS: Final = 64
+"""How many elements are read to see in what list they are."""
+
+_SAMPLE: Final = 50
+"""Of how many rows of a part the keys are learned."""
+
+_BEHIND: Final = "there is more after the end of the JSON array"
+_NOT_CLOSED: Final = "the JSON object around the rows is not closed: the file ends early"
+
+
+def json_array(stream: Stream) -> Iterator[Position]:
+    """The elements of a JSON array: all of the file, or a field of its object.
+
+    Args:
+        stream: The file.
+    """
+    window = Window(stream)
+    window.more()
+    wrapped = WRAPPED.match(window.text)
+    begin = wrapped.end() if wrapped else window.text.index("[") + 1
+    rows = _Rows(window, window.text[:begin].lstrip())
+    window.advance(begin)
+    yield from rows
+    if stream.cut:
+        yield window.line, None, stream.cut
+    elif stream.complete and not rows.ended:
+        yield window.line, None, "the JSON array is not closed: the file ends early"
+
+
+class _Element(NamedTuple):
+    """What stands at a position of the window.
+
+    Attributes:
+        value: The element.
+        end: Where it ends, or where to search for the next one.
+        error: Why it cannot be used.
+        is_whole: Whether it was read up to its end.
+    """
+
+    value: Any
+    end: int
+    error: str | None
+    is_whole: bool
+
+
+def _swallows_rows(value: Any) -> bool:
+    """Whether a list of turns holds lists: without its closing bracket it swallows all rows."""
+    return (
+        type(value) is list
+        and len(value) > 0
+        and type(value[0]) is dict
+        and any(type(turn) is list for turn in value)
+    )
+
+
+def _names(value: Any) -> set[str]:
+    """The fields of a row; of a list those of its first object."""
+    first = value[0] if isinstance(value, list) and value else value
+    return set(first) if isinstance(first, dict) else set()
+
+
+class _List(Enum):
+    """What list an element is in, from how that goes on."""
+
+    ROWS = "it ends with the file"
+    NESTED = "it ends, and the file goes on"
+    UNCLEAR = "it goes on, or is broken further on"
+
+
+class _Rows:
+    """The elements of an array, whose opening bracket the window has passed.
+
+    Args:
+        window: The file.
+        around: What stands before the elements.
+
+    Attributes:
+        ended: After the last element, whether the array is closed, or a failure says all.
+    """
+
+    def __init__(self, window: Window, around: str) -> None:
+        self._window, self._around = window, around
+        self._keys: set[str] = set()
+        self._nested_keys = {"role", "content", "from", "value"}
+        self._brackets: set[str] = set()
+        self._indent = ""
+        self.ended = False
+
+    def __iter__(self) -> Iterator[Position]:
+        window = self._window
+        while window.skip(_GAP):
+            yield from self._plain_rows()
+            if not window.skip(_GAP):
+                return
+            line = window.line
+            if window.text[window.at] == "]":
+                value, end, is_whole = None, window.at + 1, False
+                error = self._end()
+                if error is None or error == _NOT_CLOSED:
+                    self.ended = True
+                    yield from [(line, None, error)] if error else []
+                    return
+            else:
+                self._learn_layout()
+                value, end, error, is_whole = self._element()
+            if is_whole:
+                self._learn_keys(value)
+                window.advance(end)
+            elif not self._resume(end, error in (TOO_LONG, TOO_MANY)):
+                self.ended = True
+                if not window.is_torn():
+                    yield line, None, error
+                return
+            yield line, value, error
+
+    def _end(self) -> str | None:
+        """The error behind the closing bracket at the position, if any."""
+        window = self._window
+        while window.held() < ROW_LIMIT and window.more():
+            pass
+        text = self._around + window.text[window.at :]  # the file without the elements
+        try:
+            DECODER.decode(text)
+        except json.JSONDecodeError as error:
+            return _NOT_CLOSED if error.pos >= len(text) and not window.is_torn() else _BEHIND
+        except (ValueError, RecursionError):
+            return _BEHIND  # it cannot be understood, and belongs to no row
+        return None
+
+    def _plain_rows(self) -> Iterator[Position]:
+        """The rows up to one that is special in any way: nearly all are read here."""
+        window, learned = self._window, 0
+        text, at, line = window.text, window.at, window.line
+        while not window.dirty and text[at : at + 1] in self._brackets:
+            try:
+                value, end = DECODER.raw_decode(text, at)
+            except (ValueError, RecursionError, MemoryError):
+                break
+            comma = _COMMA.match(text, end)
+            if comma is None or end - at > HEAD or _swallows_rows(value):
+                break
+            if learned < _SAMPLE:
+                self._learn_keys(value)
+                learned += 1
+            yield line, value, None
+            line += text.count("\n", at, comma.end())
+            at = comma.end()
+        window.at, window.line = at, line
+
+    def _learn_layout(self) -> None:
+        """With which bracket and how far indented the rows begin."""
+        window = self._window
+        if window.text[window.at] in "{[":
+            self._brackets.add(window.text[window.at])
+        indent = _INDENT.search(window.text, max(0, window.at - _OVERLAP), window.at)
+        if indent and not self._indent:
+            self._indent = indent.group()
+
+    def _learn_keys(self, value: Any) -> None:
+        """The names of the fields of rows, and of the objects in their lists."""
+        self._keys.update(_names(value))
+        if isinstance(value, dict):
+            for field in value.values():
+                if isinstance(field, list) and field and isinstance(field[0], dict):
+                    self._nested_keys.update(field[0])
+
+    def _element(self) -> _Element:
+        """The element at the position; as much is read as it needs."""
+        window = self._window
+        while True:
+            text, start = window.text, window.at
+            try:
+                value, end = DECODER.raw_decode(text, start)
+            except json.JSONDecodeError as error:
+                is_short = error.pos + _TOKEN >= len(text) or error.msg.startswith("Unterminated")
+                if not (is_short and not window.complete):
+                    why = f"invalid JSON: {error.msg} (character {error.pos - start} of the row)"
+                    return _Element(None, start, why, False)
+            except (ValueError, RecursionError, MemoryError) as error:
+                return _Element(None, start, f"invalid JSON: {error}", False)
+            else:
+                behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+                if behind < len(text) or window.complete or behind - end > _OVERLAP:
+                    return self._checked(value, end, behind)
+            if window.held() > ROW_LIMIT:
+                return _Element(None, start, TOO_LONG, False)
+            window.more()
+            if window.held() > LARGE:
+                try:
+                    check_values(window.text)
+                except ValueError:
+                    return _Element(None, window.at, TOO_MANY, False)
+
+    def _checked(self, value: Any, end: int, behind: int) -> _Element:
+        """The element, unless it is no text, too long, or something stands behind it."""
+        window = self._window
+        text, start = window.text, window.at
+        if _swallows_rows(value):
+            why = "invalid JSON: the list of turns holds lists; its end seems to be missing"
+            return _Element(None, start, why, False)
+        if behind < len(text) and not self._may_follow(behind):
+            why = f"invalid JSON: something stands behind the row (character {behind - start})"
+            return _Element(None, end, why, False)
+        if window.dirty and UNDECODED.search(text, start, end):
+            return _Element(None, end, NOT_UTF8, True)
+        if end - start > ROW_LIMIT // 4:
+            # In parts: a copy of all of it would be a fourth of the memory of a long row.
+            parts = (text[at : min(at + HEAD, end)] for at in range(start, end, HEAD))
+            size = sum(len(part.encode("utf-8", "surrogateescape")) for part in parts)
+            if size > ROW_LIMIT:
+                return _Element(None, end, TOO_LONG, True)
+        return _Element(value, end, None, True)
+
+    def _may_follow(self, at: int) -> bool:
+        """Whether what stands there may stand behind a row: a comma may be missing."""
+        mark = self._window.text[at]
+        return mark == "," or mark in self._brackets or (mark == "]" and self._closes(at))
+
+    def _closes(self, at: int) -> bool:
+        """Whether a closing bracket may end the array, to judge by what stands behind it."""
+        text = self._window.text
+        behind = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+        following = text[behind : behind + 1]
+        if self._around != "[" and following in (",", "}"):
+            return not _MORE_ROWS.match(text, behind)
+        return following not in {",", "}", *self._brackets}
+
+    def _resume(self, search: int, is_long: bool) -> bool:
+        """Move on to where the next row begins; False if the file ends before.
+
+        Args:
+            search: Where the broken row cannot be trusted any more.
+            is_long: Whether it is longer than a row may be.
+        """
+        window = self._window
+        own = _FIRST_KEY.match(window.text, window.at)
+        keys = self._keys | ({own.group(1)} if own else set())
+        row_start = self._known_start(keys) if is_long else _ROW_START
+        while True:
+            match = row_start.search(window.text, search)
+            if match is None:
+                window.advance(max(window.at, search, len(window.text) - _OVERLAP))
+                if not window.more():
+                    window.advance(len(window.text))
+                    return False
+                search = window.at
+                continue
+            start = match.end()
+            indent = len(self._indent)
+            is_indented = indent > 0 and window.text.startswith(self._indent, start - indent)
+            window.advance(start)
+            is_row, end = self._is_row(is_indented, keys, is_long)
+            if is_row:
+                return True
+            search = max(end, window.at)
+
+    def _known_start(self, keys: set[str]) -> re.Pattern[str]:
+        """What begins as rows do that were read: nothing less is trusted in an endless one.
+
+        Args:
+            keys: The fields of the rows, as far as they are known.
+        """
+        names = "|".join(map(re.escape, sorted(keys)))
+        starts = [rf'[ \t\n\r]*(?=(?:\[[ \t\n\r]*)?\{{[ \t\n\r]*"(?:{names})"[ \t\n\r]*:)']
+        if self._indent:
+            starts.append(rf"[ \t\n\r]*{self._indent}(?=[\[{{])")
+        return re.compile(rf"[,}}\]](?:{'|'.join(starts)})")
+
+    def _is_row(self, is_indented: bool, keys: set[str], is_long: bool) -> tuple[bool, int]:
+        """Whether a row begins at the position; if not, where to search on.
+
+        An object in a list of the broken row looks like a row too. It is distinguished by how
+        its list ends, and where that is unclear, by its indentation and its keys.
+
+        Args:
+            is_indented: Whether it is indented as the rows are.
+            keys: The fields of the rows, as far as they are known.
+            is_long: Whether the row before is longer than a row may be.
+        """
+        window = self._window
+        if self._brackets and window.text[window.at] not in self._brackets:
+            return False, window.at
+        value, end, error, _ = self._element()
+        if error:
+            first = _FIRST_KEY.match(window.text, window.at)
+            return is_indented or bool(first and first.group(1) in keys), window.at
+        names = _names(value)
+        kind, end = self._list(end)
+        is_like_rows = is_indented or not names.isdisjoint(keys)
+        if kind is _List.ROWS:
+            return True, end
+        if kind is _List.NESTED:
+            return is_indented and not names.isdisjoint(keys), end
+        is_nested = isinstance(value, dict) and names <= self._nested_keys
+        return is_like_rows or not (is_long or is_nested), end
+
+    def _list(self, end: int) -> tuple[_List, int]:
+        """In what list an element is, and how far that was read.
+
+        Args:
+            end: Where the element ends.
+        """
+        window = self._window
+        text = window.text
+        for _ in range(_SIBLINGS):
+            behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+            if text[behind : behind + 1] == "]":
+                ends = _SPACE.match(text, behind + 1).end() == len(text)  # type: ignore[union-attr]
+                if ends or self._around != "[":
+                    return (_List.ROWS if ends and window.complete else _List.UNCLEAR), end
+                return _List.NESTED, behind
+            following = _GAP.match(text, behind).end()  # type: ignore[union-attr]
+            if text[following : following + 1] != text[window.at]:
+                return _List.UNCLEAR, end
+            try:
+                end = DECODER.raw_decode(text, following)[1]
+            except (ValueError, RecursionError, MemoryError):
+                return _List.UNCLEAR, end
+        return _List.UNCLEAR, end

@@ -1,0 +1,1 @@
+"""The formats of rows: from a row to conversations or pairs."""

@@ -1,0 +1,1 @@
+"""What loaders make of positions: one output row each, and the options that they share."""

@@ -1,0 +1,1 @@
+"""What coding agents write: from events to turns."""
