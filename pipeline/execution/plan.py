@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.code_hash import code_hash, prompts
-from pipeline.models.identity import identity
+from pipeline.models.identity import identity, reading
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.hub_sources import with_commit
@@ -270,7 +270,7 @@ def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any
     if model.made_by is not None:
         trained = outputs.artifacts[model.made_by]
         model = replace(model, id=files_digest(trained.manifest, "files/model/"))
-    return identity(model, files)
+    return identity(model, files) | reading(model)
 
 
 def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:

@@ -1,20 +1,33 @@
-"""Requests in more than one step: retried with a larger limit, or repaired once.
+"""Requests in more than one step: with a larger limit, repaired once, or sampled anew.
 
 A stage calls `Engine.generate` for a single step, and `ask` when a truncated answer
-deserves a larger limit, or when the answer must have a form. Engines that can restrict
-the sampling to a form know it from the request (`Decoding.choice`, `json_schema`). The
-answer is parsed and checked here, whichever engine gave it, so a replay does not need to
-know that engine.
+deserves a larger limit, or when the answer must have a form. An answer that cannot be read
+is not a failure: what stays unreadable is dropped, and the next run gives the same rows.
+Engines that can restrict the sampling to a form know it from the request
+(`Decoding.choice`, `json_schema`). The answer is parsed and checked here, whichever engine
+gave it, so a replay does not need to know that engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-from pipeline.models.base import Completion, Engine, Request
+from pipeline.models.base import UNRECORDED, Completion, Engine, Request
 from pipeline.models.structured_output import Parser, Unreadable, parser_for
+
+Rejection = tuple[str, dict[str, Any]]
+"""A drop reason and the evidence for it."""
+
+Check = Callable[[Completion], object]
+"""Raises `Unreadable` for a completion that cannot be used."""
+
+RESAMPLING_TEMPERATURE: Final = 0.7
+"""Of answers that are sampled anew where the first one was greedy: it would be the same."""
+
+_EVIDENCE_CHARACTERS: Final = 200
+"""How much of the end of an unreadable answer is kept as evidence."""
 
 
 @dataclass
@@ -25,8 +38,10 @@ class ParsedCompletion:
         request: The last request that was sent with the original prompt.
         completion: The last completion.
         journal: The keys of all completions that led to it, in order.
-        value: What was parsed from it; None where there is an error.
-        error: Why there is no value.
+        value: What was parsed from it; None where there is an error or a rejection.
+        error: Why there is no answer: the next run asks again.
+        rejection: Why there is no value although there is an answer: `unreadable` or
+            `reasoning_unclosed`, with the answer's end.
     """
 
     request: Request
@@ -34,6 +49,12 @@ class ParsedCompletion:
     journal: list[str]
     value: Any = None
     error: str | None = None
+    rejection: Rejection | None = None
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is a value."""
+        return self.error is None and self.rejection is None
 
 
 def ask(
@@ -41,6 +62,7 @@ def ask(
     requests: Sequence[Request],
     *,
     parse: Parser | None = None,
+    check: Check | None = None,
     retry_max_tokens: Sequence[int] = (),
     repair: bool = True,
 ) -> list[ParsedCompletion]:
@@ -51,11 +73,15 @@ def ask(
         requests: The requests.
         parse: From text to value, raising `Unreadable`. By default what each request's own
             decoding says: one of its choices, JSON of its schema, or the text as it is.
-        retry_max_tokens: Increasing limits in tokens: an answer that was truncated is
-            requested again with the next limit. One that is truncated at the last limit
-            is parsed as it is.
+        check: Raises `Unreadable` for a completion that cannot be used although it has the
+            form, such as one whose probabilities are not those of labels.
+        retry_max_tokens: Increasing limits in tokens: an answer that was truncated, also
+            within reasoning, is requested again with the next limit. One that is truncated at
+            the last limit is parsed as it is.
         repair: Whether an unreadable answer is shown to the model once, with the reason,
             for a better one.
+
+    A complete answer that is unreadable even then is sampled anew `Engine.resample` times.
 
     Returns:
         One result for each request, in order.
@@ -67,9 +93,12 @@ def ask(
     for limit in retry_max_tokens:
         _retry_truncated(engine, answers, limit)
     for answer in answers:
-        _parse(answer, parse)
+        _parse(answer, parse, check)
     if repair:
-        _repair(engine, [a for a in answers if a.error and _is_complete(a)], parse)
+        _repair(engine, [a for a in answers if a.rejection and _is_complete(a)], parse, check)
+    for number in range(1, engine.resample + 1):
+        unreadable = [a for a in answers if a.rejection and _is_complete(a)]
+        _resample(engine, unreadable, number, parse, check)
     return answers
 
 
@@ -88,7 +117,7 @@ def _retry_truncated(engine: Engine, answers: Sequence[ParsedCompletion], limit:
     truncated = [
         answer
         for answer in answers
-        if answer.completion.finish_reason == "length"
+        if answer.completion.finish_reason in ("length", "reasoning_unclosed")
         and answer.request.decoding.max_tokens < limit
     ]
     retries = [
@@ -101,16 +130,34 @@ def _retry_truncated(engine: Engine, answers: Sequence[ParsedCompletion], limit:
             answer.journal += new.journal
 
 
-def _parse(answer: ParsedCompletion, parse: Parser | None) -> None:
+def _parse(answer: ParsedCompletion, parse: Parser | None, check: Check | None) -> None:
     completion = answer.completion
-    answer.value, answer.error = None, completion.error
+    answer.value, answer.error, answer.rejection = None, completion.error, None
     if answer.error is not None:
+        return
+    if completion.finish_reason == "reasoning_unclosed":
+        answer.rejection = unclosed(completion)
         return
     try:
         answer.value = (parse or parser_for(answer.request.decoding))(completion.text)
+        if check is not None:
+            check(completion)
     except Unreadable as error:
         cut = f" (cut at {completion.completion_tokens} tokens)" * (not _is_complete(answer))
-        answer.error = f"unreadable: {error}{cut}"
+        end = completion.text[-_EVIDENCE_CHARACTERS:]
+        evidence = {"why": f"{error}{cut}", "response_end": end}
+        answer.value, answer.rejection = None, ("unreadable", evidence)
+
+
+def unclosed(completion: Completion) -> Rejection:
+    """The rejection of a completion whose reasoning did not come to an answer.
+
+    Args:
+        completion: The completion.
+    """
+    end = completion.reasoning[-_EVIDENCE_CHARACTERS:]
+    evidence = {"tokens": completion.completion_tokens, "reasoning_end": end}
+    return "reasoning_unclosed", evidence
 
 
 def _is_complete(answer: ParsedCompletion) -> bool:
@@ -118,19 +165,51 @@ def _is_complete(answer: ParsedCompletion) -> bool:
     return answer.completion.finish_reason == "stop"
 
 
-def _repair(engine: Engine, unreadable: Sequence[ParsedCompletion], parse: Parser | None) -> None:
+def _repair(
+    engine: Engine,
+    unreadable: Sequence[ParsedCompletion],
+    parse: Parser | None,
+    check: Check | None,
+) -> None:
     """Show the model its answers with what is wrong with them, once."""
     repairs = [replace(answer.request, prompt=_repair_prompt(answer)) for answer in unreadable]
     for answer, new in zip(unreadable, _send(engine, repairs), strict=True):
         answer.journal += new.journal
         if new.completion.error is None:
             answer.completion = new.completion
-            _parse(answer, parse)
+            _parse(answer, parse, check)
+
+
+def _resample(
+    engine: Engine,
+    unreadable: Sequence[ParsedCompletion],
+    number: int,
+    parse: Parser | None,
+    check: Check | None,
+) -> None:
+    """Sample the answers anew; one that is not answered then has failed."""
+    requests = [
+        replace(
+            answer.request,
+            resample=number,
+            decoding=replace(
+                answer.request.decoding,
+                temperature=answer.request.decoding.temperature or RESAMPLING_TEMPERATURE,
+            ),
+        )
+        for answer in unreadable
+    ]
+    for answer, new in zip(unreadable, _send(engine, requests), strict=True):
+        if new.completion.error == UNRECORDED:
+            continue
+        answer.journal += new.journal
+        answer.completion = new.completion
+        _parse(answer, parse, check)
 
 
 def _repair_prompt(answer: ParsedCompletion) -> str | tuple[tuple[str, str], ...]:
     # This text enters the keys of requests: a change would send all repairs again.
-    why = (answer.error or "").removeprefix("unreadable: ")
+    why = answer.rejection[1].get("why", "") if answer.rejection else ""
     plea = f"That cannot be used: {why}. Answer again, with nothing else."
     prompt, text = answer.request.prompt, answer.completion.text
     if isinstance(prompt, str):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.models.budget import Budget, Price
+from schemas.reasoning import Mark
 from schemas.records import Message
 
 PLAIN: Final = "plain"
@@ -52,6 +53,38 @@ class Limits:
     timeout: float = 600.0
     attempts: int = 8
     patience: float = 300.0
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """How a model reasons before it answers. Reasoning is parted from every answer.
+
+    The marks of known models (`<think>`, `[THINK]`, gpt-oss' channels) and the fields of
+    servers (`reasoning_content`, `reasoning`, thinking parts) are read without any of this.
+
+    Args:
+        marks: Further texts that open and close reasoning, such as [["<plan>", "</plan>"]].
+        opened: Whether the template of a server opens the first mark in the prompt: an answer
+            that does not close it is then reasoning without an end. Where prompts are
+            rendered here, that is seen.
+        max_tokens: Room for reasoning: tokens that every request may use beyond those of its
+            answer.
+        effort: What the server is told as `reasoning_effort`, such as "low"; null for nothing.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    marks: tuple[Mark, ...] = ()
+    opened: bool = False
+    max_tokens: int = 0
+    effort: str | None = None
+
+
+UNRECORDED: Final = "the journal has no answer that was sampled anew"
+"""The error of a replay for a request that an earlier run had no reason to send."""
+
+DEFAULT_REASONING: Final = Reasoning()
+"""How a model reasons of which a recipe says nothing."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +121,8 @@ class LanguageModel:
         guided: Whether a server is asked to restrict answers to `Decoding.choice` and
             `Decoding.json_schema`.
         limits: How fast requests are sent to a server.
+        reasoning: How it reasons before it answers.
+        resample: How often an answer that cannot be read is sampled anew.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
     """
@@ -109,6 +144,8 @@ class LanguageModel:
     python: str | None = None
     guided: bool = True
     limits: Limits = Limits()
+    reasoning: Reasoning = DEFAULT_REASONING
+    resample: int = 2
     price: Price | None = None
     made_by: str | None = None
 
@@ -152,6 +189,8 @@ class Decoding:
         choice: The answer is one of these texts.
         json_schema: The answer is JSON that matches this schema (itself a JSON text).
         logprobs: Number of most probable tokens to report for each token of the answer.
+        reasoning_effort: How much a server's model reasons, such as "low"; None leaves it to
+            the server.
 
     Engines that can restrict the sampling do so for `choice` and `json_schema`; the
     others send the request as it is. So the answer must be checked either way:
@@ -172,6 +211,7 @@ class Decoding:
     choice: tuple[str, ...] = ()
     json_schema: str | None = None
     logprobs: int = 0
+    reasoning_effort: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +226,7 @@ class Request:
         decoding: How the answer is sampled.
         seed: Seed of the stage.
         sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
+        resample: How often it was sampled anew, because its answers could not be read.
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])
@@ -199,6 +240,7 @@ class Request:
     decoding: Decoding = Decoding()
     seed: int = 0
     sample: int = 0
+    resample: int = 0
 
 
 @dataclass(frozen=True)
@@ -223,22 +265,25 @@ class Completion:
 
     Args:
         key: The request's key in the journal: 32 hex digits.
-        text: The answer, without the text that stopped it.
+        text: The answer, without the text that stopped it and without reasoning.
         finish_reason: "stop" for a complete answer, "length" for one that was cut at
-            `max_tokens`, "error" for none.
+            `max_tokens`, "reasoning_unclosed" for reasoning that did not come to an answer,
+            "error" for none.
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of the answer.
         error: Why there is no answer and will be none; None where there is one.
         logprobs: One entry for each token of the answer, if the request asked for them.
+        reasoning: What the model reasoned before it; empty where it did not.
     """
 
     key: str
     text: str
-    finish_reason: Literal["stop", "length", "error"]
+    finish_reason: Literal["stop", "length", "reasoning_unclosed", "error"]
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -263,7 +308,11 @@ class Engine(Protocol):
             how to give one, for a served model whose tokenizer only the server has.
         context_tokens: How many tokens of prompt and answer together the model can read;
             None where that is not known.
+        resample: How often an answer that cannot be read is sampled anew.
     """
+
+    @property
+    def resample(self) -> int: ...
 
     @property
     def tokenizer(self) -> Any: ...

@@ -188,6 +188,11 @@ class CountingEngine:
     made_up: set[str] = field(default_factory=set)
     tokenizer: Any = field(default_factory=lambda: _Tokenizer())
 
+    @property
+    def resample(self) -> int:
+        """Nothing is sampled anew but what the journal knows to be unreadable."""
+        return self.model.resample if self.answers else 0
+
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The journal's answer to each request, or a sample of one."""
         known = self.answers(requests) if self.answers else [None] * len(requests)

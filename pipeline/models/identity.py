@@ -10,11 +10,12 @@ belong to the identity. Engine, device and a server's address do not.
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
-from pipeline.models.base import PLAIN, Embedder, LanguageModel, local_folder
+from pipeline.models.base import DEFAULT_REASONING, PLAIN, Embedder, LanguageModel, local_folder
 from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest
 
@@ -62,6 +63,19 @@ def identity(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, A
         result["tokenizer"] = _folder_or_name(model.tokenizer, files)
     options = {k: v for k, v in model.engine_options.items() if k not in EXECUTION_OPTIONS}
     return result | ({"options": options} if options else {})
+
+
+def reading(model: LanguageModel | Embedder) -> dict[str, Any]:
+    """What says how answers are read: of a stage's fingerprint, and not of a request's key.
+
+    Args:
+        model: The model. Nothing where it says nothing of its own.
+    """
+    if isinstance(model, Embedder):
+        return {}
+    values = {"reasoning": asdict(model.reasoning), "resample": model.resample}
+    defaults = {"reasoning": asdict(DEFAULT_REASONING), "resample": LanguageModel.resample}
+    return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 def _folder_or_name(name: str, files: FileDigests) -> str:

@@ -22,7 +22,12 @@ def mistakes(model: LanguageModel) -> list[str]:
         >>> mistakes(LanguageModel("m", "openai"))
         ['engine openai must have either base_url or serve: true, got neither']
     """
-    return [*_server_mistakes(model), *_key_mistakes(model), *_other_mistakes(model)]
+    return [
+        *_server_mistakes(model),
+        *_key_mistakes(model),
+        *_other_mistakes(model),
+        *_reasoning_mistakes(model),
+    ]
 
 
 def _server_mistakes(model: LanguageModel) -> list[str]:
@@ -77,4 +82,20 @@ def _other_mistakes(model: LanguageModel) -> list[str]:
     for name, value in vars(model.limits).items():
         if value is not None and value <= 0:
             messages.append(f"limits.{name} must be above 0, got {value}")
+    return messages
+
+
+def _reasoning_mistakes(model: LanguageModel) -> list[str]:
+    reasoning, messages = model.reasoning, []
+    for mark in reasoning.marks:
+        if not all(text.strip() for text in mark) or mark[0] == mark[1]:
+            messages.append(
+                f"reasoning.marks must be pairs of two different texts, got {list(mark)}"
+            )
+    if reasoning.effort == "":
+        messages.append("reasoning.effort must be left out or a word such as low, got ''")
+    numbers = {"reasoning.max_tokens": reasoning.max_tokens, "resample": model.resample}
+    for name, value in numbers.items():
+        if value < 0:
+            messages.append(f"{name} must be at least 0, got {value}")
     return messages

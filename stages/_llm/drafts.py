@@ -7,8 +7,9 @@ drafts of one, `filter_drafts` applies a filter, and `to_frame` makes the rows. 
 take a step together, so that the engine receives one long list of requests.
 
 Nothing is lost in silence. A request that failed for good makes its draft *failed*; a
-completion that was cut, or that the parser cannot read, makes it *dropped*, with the end
-of the completion as evidence.
+completion that was cut, or that the parser cannot read however often it is sampled, makes
+it *dropped*, with the end of the completion as evidence. Reasoning is no part of a
+completion's text; where it did not come to an answer, its draft is `reasoning_unclosed`.
 
 Example:
     A method with two requests per document, as a stage calls it:
@@ -40,8 +41,9 @@ import polars as pl
 from pipeline.models.ask import ask
 from pipeline.models.base import Decoding, Engine, LanguageModel, Request
 from pipeline.models.counting import is_counting
+from pipeline.models.structured_output import Unreadable
 from schemas.records import Message
-from stages._llm.label_scores import TOP_LOGPROBS, YES, expected_value, warn_of_written_labels
+from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, YES, ask_labels, warn_of_written_labels
 from stages._llm.preambles import without_preamble
 from stages._llm.rows import Rejection, make_row, rows_to_frame
 
@@ -79,6 +81,7 @@ class Draft:
         number: Distinguishes drafts with equal prompts: the sample number of their requests.
         notes: What the row's column `extra` will hold.
         journal: The keys of all completions that it was parsed from.
+        reasoning: What the model reasoned before each field, where it did.
         rejection: Why it is dropped.
         error: Why it has failed.
 
@@ -98,6 +101,7 @@ class Draft:
     number: int = 0
     notes: dict[str, Any] = dataclasses.field(default_factory=dict)
     journal: list[str] = dataclasses.field(default_factory=list)
+    reasoning: dict[str, str] = dataclasses.field(default_factory=dict)
     rejection: Rejection | None = None
     error: str | None = None
 
@@ -119,6 +123,7 @@ class Draft:
             *(self.parents, self.fields | fields, self.license, self.number),
             notes=dict(self.notes),
             journal=list(self.journal),
+            reasoning=dict(self.reasoning),
         )
 
 
@@ -162,12 +167,12 @@ def generate_field(
         engine: Where the requests are sent, all at once.
         drafts: Changed in place; only the active ones are requested.
         field: Name of the field. A completion that ended on its length drops its draft as
-            `<field>_cut` (unless `keep_cut`), one of which `parse` returns None as
-            `<field>_unparsed`.
+            `<field>_cut` (unless `keep_cut`), one of which `parse` returns None, also when it
+            is sampled anew, as `<field>_unparsed`.
         prompt_of: From a draft to its prompt.
         decoding: Sampling parameters of the requests. Where it names choices or a JSON
-            schema, an answer of another form is requested once more, and then its draft has
-            failed.
+            schema, an answer of another form is requested once more and then sampled anew;
+            what stays unreadable drops its draft as `unreadable`.
         seed: Sampling seed of the requests.
         parse: A pure function of the completion's text (of the choice or the JSON value,
             where the decoding names them), by default `answer_text`. None means unreadable.
@@ -178,20 +183,42 @@ def generate_field(
     parse = parse or (_identity if structured else answer_text)
     active = [draft for draft in drafts if draft.active]
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
-    answers = ask(engine, requests, retry_max_tokens=retry_max_tokens, repair=structured)
+    answers = ask(
+        engine,
+        requests,
+        parse=None if structured else _readable(parse),
+        retry_max_tokens=retry_max_tokens,
+        repair=structured,
+    )
     for draft, answer in zip(active, answers, strict=True):
         completion = answer.completion
         draft.journal += answer.journal
         draft.error = answer.error
+        if completion.reasoning:
+            draft.reasoning[field] = completion.reasoning
+        if answer.rejection and (structured or answer.rejection[0] != "unreadable"):
+            draft.rejection = answer.rejection
         if not draft.active:
             continue
         if completion.finish_reason == "length" and not keep_cut and not structured:
             draft.reject(f"{field}_cut", tokens=completion.completion_tokens)
             continue
-        draft.fields[field] = parse(answer.value)
+        draft.fields[field] = parse(answer.value) if structured else answer.value
         if draft.fields[field] is None:
             end = completion.text[-_EVIDENCE_CHARACTERS:]
             draft.reject(f"{field}_unparsed", response_end=end)
+
+
+def _readable(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser that raises `Unreadable` where this one returns None."""
+
+    def readable(text: str) -> Any:
+        value = parse(text)
+        if value is None:
+            raise Unreadable("the answer must have the form that was asked for")
+        return value
+
+    return readable
 
 
 def score_field(
@@ -202,11 +229,12 @@ def score_field(
     labels: Mapping[str, float] = YES,
     *,
     seed: int = 0,
+    min_mass: float = MIN_MASS,
 ) -> None:
     """Have every active draft judged by one of several labels and store the expected value.
 
-    See `label_scores.expected_value`; without probabilities, the value of the label that was
-    written, with a warning. An answer that is not a label makes its draft fail.
+    See `label_scores.ask_labels`; without probabilities, the value of the label that was
+    written, with a warning. An answer that is not a label drops its draft as `unreadable`.
 
     Args:
         engine: Where the requests are sent, all at once.
@@ -215,18 +243,19 @@ def score_field(
         prompt_of: From a draft to its prompt.
         labels: The possible answers with their values.
         seed: Sampling seed of the requests.
+        min_mass: The least probability of all labels together.
     """
     active = [draft for draft in drafts if draft.active]
     decoding = Decoding(max_tokens=LABEL_TOKENS, choice=tuple(labels), logprobs=TOP_LOGPROBS)
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
     written = 0
-    for draft, answer in zip(active, ask(engine, requests), strict=True):
+    answers = ask_labels(engine, requests, labels, min_mass=min_mass)
+    for draft, answer in zip(active, answers, strict=True):
         draft.journal += answer.journal
-        draft.error = answer.error
+        draft.error, draft.rejection = answer.error, answer.rejection
         if draft.active:
-            score = expected_value(answer.completion, labels)
-            written += score is None
-            draft.fields[field] = labels[answer.value] if score is None else score
+            written += not answer.from_logprobs
+            draft.fields[field] = answer.value
     warn_of_written_labels(field, written, len(active))
 
 
@@ -285,6 +314,7 @@ def to_frame(
     source: str,
     adds: Mapping[str, Any],
     license: str | None = None,
+    keep_reasoning: str | None = None,
 ) -> pl.DataFrame:
     """The table that a generating stage returns: one row per draft, kept, dropped or failed.
 
@@ -296,10 +326,15 @@ def to_frame(
         adds: The stage's own columns with their polars types. Each is read from the field
             of its name, `journal` from the draft itself.
         license: The license of rows whose draft has none.
+        keep_reasoning: The field whose reasoning becomes that of the last turn of the
+            assistant; None to leave it out.
     """
     rows = []
     for draft in drafts:
         messages, input_start = messages_of(draft)
+        reasoning = draft.reasoning.get(keep_reasoning or "")
+        if reasoning and messages and messages[-1]["role"] == "assistant":
+            messages = [*messages[:-1], {**messages[-1], "reasoning": reasoning}]
         added: dict[str, Any] = {name: draft.fields.get(name) for name in adds if name != "journal"}
         rows.append(
             make_row(

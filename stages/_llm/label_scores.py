@@ -1,4 +1,4 @@
-"""From the probabilities of a completion's first token to a number: ratings, yes or no.
+"""From the probabilities of an answer's first token to a number: ratings, yes or no.
 
 A model that writes a rating gives some probability to several of them. The expected value
 separates rows that the most probable rating alone would tie (DEITA, Liu et al. 2023,
@@ -8,11 +8,14 @@ arXiv:2312.15685, section 3).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Final
 
-from pipeline.models.base import Completion
+from pipeline.models.ask import ParsedCompletion, Rejection, ask
+from pipeline.models.base import Completion, Engine, Request, TokenLogprobs
+from pipeline.models.structured_output import Unreadable
 
 _log = logging.getLogger(__name__)
 
@@ -23,37 +26,163 @@ TOP_LOGPROBS: Final = 20
 """How many of the most probable tokens are requested: the most that servers return."""
 
 
-def expected_value(completion: Completion, labels: Mapping[str, float]) -> float | None:
-    """The mean of the labels' values under the probabilities of the first token.
+MIN_MASS: Final = 0.5
+"""The least probability that all labels together must have."""
 
-    Probabilities are normalized over the labels among the most probable tokens. This is
+SAMPLING_TEMPERATURE: Final = 1.0
+"""Of the samples whose mean stands in for probabilities."""
+
+_SPACE: Final = " \t\r\n▁ĠĊ"
+"""White space, also as vocabularies write it."""
+
+
+@dataclass(frozen=True)
+class LabelAnswer:
+    """What a model answered to a question with labels.
+
+    Args:
+        value: The expected value of the labels; None where there is an error or a rejection.
+        from_logprobs: Whether it is an expectation over probabilities.
+        journal: The keys of all completions that it was read from.
+        error: Why there is no answer.
+        rejection: Why the answer is no label.
+    """
+
+    value: float | None
+    from_logprobs: bool
+    journal: list[str]
+    error: str | None = None
+    rejection: Rejection | None = None
+
+
+def ask_labels(
+    engine: Engine,
+    requests: Sequence[Request],
+    labels: Mapping[str, float],
+    *,
+    min_mass: float = MIN_MASS,
+    samples: int = 1,
+) -> list[LabelAnswer]:
+    """Have questions answered by labels, and take the expectation of their values.
+
+    Without probabilities it is the value of the label that was written, or the mean of
+    several samples.
+
+    Args:
+        engine: Where the requests are sent, all at once.
+        requests: The questions, whose decoding names the labels as `choice`.
+        labels: Each label with its value.
+        min_mass: The least probability of all labels together; with less the answer is
+            unreadable.
+        samples: Answers that are sampled where the engine gives no probabilities.
+    """
+
+    def check(completion: Completion) -> object:
+        return expected_value(completion, labels, min_mass)
+
+    answers = ask(engine, requests, check=check)
+    read = [_read(answer, labels, min_mass) for answer in answers]
+    unknown = [i for i, a in enumerate(read) if a.value is not None and not a.from_logprobs]
+    if samples > 1 and unknown:
+        means = _sampled(engine, [requests[i] for i in unknown], labels, samples)
+        for i, mean in zip(unknown, means, strict=True):
+            read[i] = replace(mean, journal=[*read[i].journal, *mean.journal])
+    return read
+
+
+def _read(answer: ParsedCompletion, labels: Mapping[str, float], min_mass: float) -> LabelAnswer:
+    if not answer.readable:
+        return LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
+    value = expected_value(answer.completion, labels, min_mass)
+    written = labels[answer.value]
+    return LabelAnswer(written if value is None else value, value is not None, answer.journal)
+
+
+def _sampled(
+    engine: Engine, requests: Sequence[Request], labels: Mapping[str, float], samples: int
+) -> list[LabelAnswer]:
+    """For each request the mean over its readable samples."""
+    drawn = [
+        replace(
+            request,
+            decoding=replace(request.decoding, temperature=SAMPLING_TEMPERATURE),
+            sample=request.sample * samples + number,
+        )
+        for request in requests
+        for number in range(samples)
+    ]
+    answers = ask(engine, drawn)
+    means = []
+    for start in range(0, len(answers), samples):
+        own = answers[start : start + samples]
+        journal = [key for answer in own for key in answer.journal]
+        values = [labels[answer.value] for answer in own if answer.readable]
+        error = next((a.error for a in own if a.error is not None), None)
+        if error is not None or not values:
+            means.append(LabelAnswer(None, False, journal, error, own[0].rejection))
+        else:
+            means.append(LabelAnswer(sum(values) / len(values), False, journal))
+    return means
+
+
+def expected_value(
+    completion: Completion, labels: Mapping[str, float], min_mass: float = MIN_MASS
+) -> float | None:
+    """The mean of the labels' values under the probabilities of the answer's first token.
+
+    The probability of a label is that of all tokens that spell it, whatever their case or the
+    space before it. They are normalized over the labels among the most probable tokens:
     DEITA's softmax over the logits of the scores, without anything added.
 
     Args:
         completion: A completion with or without log probabilities.
         labels: Each label with its value.
+        min_mass: The least probability of all labels together.
 
     Returns:
-        The expected value; None without the probability of any label, as from servers that
-        ignore the request for them. Then there is only the label that was written.
+        The expected value; None without probabilities, as from servers that ignore the
+        request for them. Then there is only the label that was written.
+
+    Raises:
+        Unreadable: The labels have less than `min_mass`.
 
     Example:
         >>> from pipeline.models.base import TokenLogprobs
-        >>> top = TokenLogprobs("yes", -0.7, (("yes", -0.7), (" no", -0.7)))
-        >>> expected_value(Completion("key", "yes", "stop", 0, 1, logprobs=(top,)), YES)
-        0.5
+        >>> top = TokenLogprobs("Yes", -0.01, (("Yes", -0.01), ("No", -5.0), (" no", -7.0)))
+        >>> round(expected_value(Completion("key", "Yes", "stop", 0, 1, logprobs=(top,)), YES), 3)
+        0.992
         >>> expected_value(Completion("key", "yes", "stop", 0, 1), YES) is None
         True
     """
-    weights: dict[str, float] = {}
-    for token, logprob in completion.logprobs[0].top if completion.logprobs else ():
-        label = token.strip()
-        if label in labels:
-            weights[label] = weights.get(label, 0.0) + exp(logprob)
+    first = next((entry for entry in completion.logprobs if entry.token.strip(_SPACE)), None)
+    if first is None or not first.top:
+        return None
+    weights = _weights(first, completion.text, labels)
     total = sum(weights.values())
+    if total < min_mass:
+        raise Unreadable("the answer must be one of: " + ", ".join(labels))
     if total == 0:
         return None
     return sum(labels[label] * weight for label, weight in weights.items()) / total
+
+
+def _weights(first: TokenLogprobs, text: str, labels: Mapping[str, float]) -> dict[str, float]:
+    """The probability of each label: that of the tokens that spell it."""
+    spelled = {_bare(label): label for label in labels}
+    weights: dict[str, float] = {}
+    for token, logprob in first.top:
+        label = spelled.get(_bare(token))
+        if label is not None:
+            weights[label] = weights.get(label, 0.0) + exp(logprob)
+    written = spelled.get(_bare(text))
+    if written is not None and _bare(first.token) not in spelled:
+        # A label of several tokens, of which this is the first.
+        weights[written] = weights.get(written, 0.0) + exp(first.logprob)
+    return weights
+
+
+def _bare(text: str) -> str:
+    return text.strip(_SPACE).casefold()
 
 
 def warn_of_written_labels(subject: str, written: int, total: int) -> None:

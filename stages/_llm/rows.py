@@ -24,13 +24,11 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.models.ask import Rejection as Rejection
 from schemas.records import RECORD_COLUMNS, Message, record_id
 
 Row = dict[str, Any]
 """The columns of one proposal, by name."""
-
-Rejection = tuple[str, dict[str, Any]]
-"""A drop reason and the evidence for it."""
 
 _log = logging.getLogger(__name__)
 

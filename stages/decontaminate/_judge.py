@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from pipeline.models.ask import ask
+from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request
 from stages._llm.prompts import Prompts
 
@@ -51,6 +51,14 @@ def judge_pairs(
         for task_type, turn, item in pairs
     ]
     return [
-        Judgment(None if a.error else a.value == "True", a.error, a.journal)
+        Judgment(a.value == "True" if a.readable else None, _why(a), a.journal)
         for a in ask(engine, requests)
     ]
+
+
+def _why(answer: ParsedCompletion) -> str | None:
+    """Why there is no decision; a row of which none can be read must not pass."""
+    if answer.rejection is None:
+        return answer.error
+    reason, evidence = answer.rejection
+    return f"{reason}: {evidence.get('why', 'the answer ended within reasoning')}"

@@ -28,6 +28,7 @@ class Scripted:
         answers: The texts of each call.
     """
 
+    resample = 0
     tokenizer: Any = None
     context_tokens: int | None = None
 

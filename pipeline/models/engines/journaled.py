@@ -52,6 +52,11 @@ class JournaledEngine(ABC):
         """Tokens of prompt and answer together; see `Rendering`."""
         return self._rendering.context_tokens
 
+    @property
+    def resample(self) -> int:
+        """How often an answer that cannot be read is sampled anew."""
+        return self._model.resample
+
     @cached_property
     def _journal(self) -> Journal:
         journal = Journal(self._ctx.store / "journal")

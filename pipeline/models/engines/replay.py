@@ -32,9 +32,9 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipeline.errors import UserError, command_line
-from pipeline.models.base import EngineContext, LanguageModel
+from pipeline.models.base import UNRECORDED, EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
-from pipeline.models.journal.requests import Batch, Gate, PreparedRequest
+from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 MAX_SHOWN: Final = 200
@@ -68,6 +68,10 @@ class ReplayEngine(JournaledEngine):
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         missing = [request for request in prepared if request.key in gate.missing]
+        if all(request.resample for request in missing):
+            # A journal of before answers were sampled anew: they stay unreadable.
+            yield [(request, Failure(UNRECORDED)) for request in missing]
+            return
         first = missing[0]
         hint = command_line("journal", "import", "FILE", store=self._ctx.store)
         text = first.prompt if isinstance(first.prompt, str) else repr(first.prompt)
@@ -76,7 +80,6 @@ class ReplayEngine(JournaledEngine):
             why=f"its prompt begins: {' '.join(text.split())[:MAX_SHOWN]}",
             hint=f"import the journal that has it ({hint}), or name an engine that can answer",
         )
-        yield []
 
 
 def load(model: LanguageModel) -> Replay:

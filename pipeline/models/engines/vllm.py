@@ -37,6 +37,7 @@ from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
 from pipeline.models.local.chat_template import source
 from pipeline.models.local.rendering import Rendering
+from schemas.reasoning import CONTROL_TOKENS
 
 IN_FLIGHT: Final = 4096
 """Requests that vLLM holds at once: many times what it computes together, so it never waits."""
@@ -239,6 +240,8 @@ class Vllm:
         self.model = model
         self.rendering = Rendering(model)
         self.tokenizer = self.rendering.tokenizer
+        special = getattr(self.tokenizer, "all_special_tokens", ())
+        self.marks_reasoning = not CONTROL_TOKENS.isdisjoint(special)
         self._worker: Worker | None = None
 
     def bind(
@@ -308,6 +311,7 @@ class VllmEngine(JournaledEngine):
         worker = self._loaded.worker(self._ctx.work / "vllm.log")
         remaining = deque(request for request in prepared if request.key in gate.missing)
         sent: dict[str, PreparedRequest] = {}
+        shown = {"skip_special_tokens": False} if self._loaded.marks_reasoning else {}
         while remaining or sent:
             while remaining and len(sent) < IN_FLIGHT and gate.admit(remaining[0]):
                 request = remaining.popleft()
@@ -315,7 +319,7 @@ class VllmEngine(JournaledEngine):
                 worker.send(
                     id=request.key,
                     tokens=request.tokens,
-                    sampling=sampling(request.decoding, request.seed),
+                    sampling=sampling(request.decoding, request.seed) | shown,
                     lora=self._model.lora,
                 )
             if not sent:

@@ -231,6 +231,8 @@ def request_body(prepared: PreparedRequest, name: str, guided: bool) -> dict[str
     for option in ("presence_penalty", "frequency_penalty", "top_k"):
         body |= {option: getattr(decoding, option)} if getattr(decoding, option) else {}
     body |= {"stop": list(decoding.stop)} if decoding.stop else {}
+    if decoding.reasoning_effort is not None:
+        body["reasoning_effort"] = decoding.reasoning_effort
     if guided and decoding.choice:
         body["structured_outputs"] = {"choice": list(decoding.choice)}
     if guided and decoding.json_schema is not None:

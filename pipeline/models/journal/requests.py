@@ -14,13 +14,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
 
-from pipeline.models.base import Completion, Decoding, EngineContext, Request
+from pipeline.models.base import (
+    DEFAULT_REASONING,
+    Completion,
+    Decoding,
+    EngineContext,
+    Reasoning,
+    Request,
+)
 from pipeline.models.budget import Budget, Price, Usage
+from pipeline.models.journal.answers import answer_logprobs, answer_of
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
 from pipeline.models.journal.responses import ParsedResponse, RawResponse
 from pipeline.models.local.chat_template import (
@@ -58,6 +66,8 @@ class PreparedRequest:
         tokens: The prompt's token ids; empty where only the server tokenizes.
         decoding: How the answer is sampled.
         error: Why it cannot be sent; None if it can.
+        reasoning: How the model reasons: what its answer is parted by.
+        resample: How often it was sampled anew.
     """
 
     key: str
@@ -66,6 +76,8 @@ class PreparedRequest:
     tokens: tuple[int, ...]
     decoding: Decoding
     error: str | None = None
+    reasoning: Reasoning = DEFAULT_REASONING
+    resample: int = 0
 
     @property
     def seed(self) -> int:
@@ -157,7 +169,11 @@ def in_batches(
 
 
 def prepare(
-    request: Request, identity: dict[str, Any], tokenizer: Any, context_tokens: int | None
+    request: Request,
+    identity: dict[str, Any],
+    tokenizer: Any,
+    context_tokens: int | None,
+    reasoning: Reasoning = DEFAULT_REASONING,
 ) -> PreparedRequest:
     """Render a request, tokenize it and compute its key.
 
@@ -171,6 +187,7 @@ def prepare(
         identity: The identity of the model, which is part of the key.
         tokenizer: The model's tokenizer; None leaves rendering and tokenizing to the server.
         context_tokens: The model's context; longer requests get an `error`.
+        reasoning: How the model reasons.
 
     Example:
         >>> prepared = prepare(Request("2 + 2 ="), {"weights": {"id": "m"}}, None, None)
@@ -178,6 +195,7 @@ def prepare(
         'f14bd01dfb3e17d6013f0dba654208f8'
     """
     is_text = isinstance(request.prompt, str)
+    decoding = _with_room(request.decoding, reasoning)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
     error: str | None = None
     rendered: str | None = None
@@ -192,9 +210,10 @@ def prepare(
             "model": identity,
             "prompt" if isinstance(prompt, str) else "messages": prompt,
             "special_tokens": is_text,
-            "decoding": _decoding_payload(request.decoding),
+            "decoding": _decoding_payload(decoding),
             "seed": request.seed,
             "sample": request.sample,
+            **({"resample": request.resample} if request.resample else {}),
             # Other tokens of the same text: control tokens that a turn mentions.
             **({"literal": True} if rendered not in (None, prompt) else {}),
         }
@@ -213,8 +232,19 @@ def prepare(
         payload=payload.decode("utf-8"),
         prompt=prompt,
         tokens=tokens,
-        decoding=request.decoding,
-        error=error or _length_error(size, request.decoding.max_tokens, limit),
+        decoding=decoding,
+        error=error or _length_error(size, decoding.max_tokens, limit),
+        reasoning=reasoning,
+        resample=request.resample,
+    )
+
+
+def _with_room(decoding: Decoding, reasoning: Reasoning) -> Decoding:
+    """The decoding of a request to a model that reasons: with room for it, and its effort."""
+    return replace(
+        decoding,
+        max_tokens=decoding.max_tokens + reasoning.max_tokens,
+        reasoning_effort=decoding.reasoning_effort or reasoning.effort,
     )
 
 
@@ -297,7 +327,8 @@ def _actual_usage(
     if parsed is None:
         return Usage()
     prompt = parsed.prompt_tokens or prepared.prompt_tokens
-    completion = parsed.completion_tokens or -(-len(parsed.text.encode()) // BYTES_PER_TOKEN)
+    written = len(parsed.text.encode()) + len(parsed.reasoning.encode())
+    completion = parsed.completion_tokens or -(-written // BYTES_PER_TOKEN)
     ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
     return Usage.of(1, prompt, completion, price)
 
@@ -316,14 +347,17 @@ def completion_of(
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
         return Completion(prepared.key, "", "error", tokens, 0, why)
+    answer = answer_of(parsed, prepared.prompt, prepared.decoding, prepared.reasoning)
+    reason = "error" if parsed.error else parsed.finish_reason
     return Completion(
         key=prepared.key,
-        text=parsed.text,
-        finish_reason="error" if parsed.error else parsed.finish_reason,
+        text=answer.answer,
+        finish_reason="reasoning_unclosed" if answer.unclosed and not parsed.error else reason,
         prompt_tokens=parsed.prompt_tokens,
         completion_tokens=parsed.completion_tokens,
         error=parsed.error,
-        logprobs=parsed.logprobs,
+        logprobs=answer_logprobs(parsed.logprobs, answer, prepared.reasoning),
+        reasoning=answer.reasoning,
     )
 
 

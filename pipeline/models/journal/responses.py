@@ -19,6 +19,12 @@ RawResponse = dict[str, Any] | str
 ABORTED: Final = frozenset({"error", "abort"})
 """Finish reasons of gateways and of vLLM for an answer that the server broke off."""
 
+CUT: Final = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length"})
+"""Finish reasons of providers for an answer that was cut at its limit."""
+
+THOUGHTS: Final = frozenset({"thinking", "reasoning", "redacted_thinking"})
+"""Types of the parts of a content that hold reasoning."""
+
 UNREADABLE: Final = (
     LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
 )  # fmt: skip
@@ -30,12 +36,14 @@ class ParsedResponse:
     """A raw response, parsed.
 
     Args:
-        text: The answer.
+        text: The answer as it was written; reasoning may still stand in it, in marks.
         finish_reason: "stop" for a complete answer, "length" for one that was cut.
         prompt_tokens: Tokens of the prompt; 0 where the server does not say.
         completion_tokens: Tokens of the answer; 0 where the server does not say.
         logprobs: One entry for each token of the answer, if the request asked for them.
         error: Why the response has no answer, and will not have one if it is repeated.
+        reasoning: Reasoning that the server returned apart from the answer.
+        only_reasoned: Whether there is such reasoning, and no answer.
     """
 
     text: str
@@ -44,6 +52,8 @@ class ParsedResponse:
     completion_tokens: int
     logprobs: tuple[TokenLogprobs, ...] = ()
     error: str | None = None
+    reasoning: str = ""
+    only_reasoned: bool = False
 
 
 def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
@@ -61,16 +71,19 @@ def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
     choice = response["choices"][0] if "choices" in response else response
     message = choice.get("message")
     text = choice["text"] if message is None else _content(message)
-    reason = choice["finish_reason"]
+    reasoning = "" if message is None else _reasoning(message)
+    reason = choice.get("finish_reason")
     usage = response.get("usage") or {}
     withheld = reason == "content_filter"
     return ParsedResponse(
         text=_replace_surrogates(text or ""),
-        finish_reason="length" if reason == "length" else "stop",
+        finish_reason="length" if reason in CUT else "stop",
         prompt_tokens=int(usage.get("prompt_tokens") or 0),
         completion_tokens=int(usage.get("completion_tokens") or 0),
         logprobs=tuple(_logprobs(choice.get("logprobs"))),
         error="the server withheld the answer (content_filter)" if withheld else None,
+        reasoning=_replace_surrogates(reasoning),
+        only_reasoned=bool(reasoning) and not text and not (message or {}).get("tool_calls"),
     )
 
 
@@ -79,7 +92,7 @@ def well_formed(response: Any) -> bool:
     try:
         parse_response(response)
         choice = response["choices"][0] if "choices" in response else response
-        return choice["finish_reason"] not in ABORTED
+        return choice.get("finish_reason") not in ABORTED
     except UNREADABLE:
         return False
 
@@ -93,6 +106,29 @@ def _content(message: Mapping[str, Any]) -> str | None:
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part["type"] == "text")
     return content
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """What a message holds of reasoning: in a field of its own, or in parts of its content."""
+    for name in ("reasoning_content", "reasoning"):
+        if isinstance(field := message.get(name), str) and field.strip():
+            return field.strip()
+    content = message.get("content")
+    parts = content if isinstance(content, list) else message.get("reasoning_details") or ()
+    texts = [_thought(part) for part in parts if isinstance(part, Mapping)]
+    return "\n\n".join(text.strip() for text in texts if text.strip())
+
+
+def _thought(part: Mapping[str, Any]) -> str:
+    """The reasoning in one part of a content: a text, or again a list of parts with texts."""
+    kind = str(part.get("type"))
+    if kind not in THOUGHTS and not kind.startswith("reasoning."):
+        return ""
+    values = [part.get(name) for name in ("thinking", "reasoning", "text", "summary")]
+    value: Any = next(filter(None, values), "")
+    if isinstance(value, list):
+        return "".join(str(p.get("text") or "") for p in value if isinstance(p, Mapping))
+    return str(value)
 
 
 def _logprobs(raw: Any) -> Iterable[TokenLogprobs]:

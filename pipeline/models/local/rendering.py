@@ -71,7 +71,8 @@ class Rendering:
         tokenizer = self.tokenizer if self.here else None
         if tokenizer is None and self.model.chat_template == PLAIN:
             requests = [_rendered_plainly(request) for request in requests]
-        return [prepare(r, identity, tokenizer, self.context_tokens) for r in requests]
+        reasoning = self.model.reasoning
+        return [prepare(r, identity, tokenizer, self.context_tokens, reasoning) for r in requests]
 
 
 def _rendered_plainly(request: Request) -> Request:

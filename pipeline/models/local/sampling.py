@@ -18,6 +18,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from pipeline.models.base import Decoding
 from pipeline.models.journal.requests import PreparedRequest
+from schemas.reasoning import CONTROL_TOKENS
 
 NUCLEUS_CANDIDATES = 512
 """Tokens that are sorted at first to find the nucleus; all of them only if it is larger."""
@@ -141,7 +142,8 @@ class Sampler(LogitsProcessor):
 class Choices:
     """Texts as token sequences, and which tokens may follow those sampled so far.
 
-    A text that is the beginning of another one may end there, by an end-of-sequence token.
+    Each may be spelled as models write it, with a space before it and in another case. A text
+    that is the beginning of another one may end there, by an end-of-sequence token.
 
     Args:
         texts: The texts that an answer may be.
@@ -152,8 +154,8 @@ class Choices:
     def __init__(self, texts: Sequence[str], tokenizer: Any, eos: set[int]) -> None:
         self.texts: dict[tuple[int, ...], str] = {}
         self.following: dict[tuple[int, ...], set[int]] = {}
-        for text in texts:
-            tokens = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for spelling, text in spellings(texts).items():
+            tokens = tuple(tokenizer(spelling, add_special_tokens=False)["input_ids"])
             self.texts.setdefault(tokens, text)
             for i, token in enumerate(tokens):
                 self.following.setdefault(tokens[:i], set()).add(token)
@@ -172,6 +174,27 @@ class Choices:
         """The text of these tokens, without an end-of-sequence token; None for other tokens."""
         ended = bool(tokens) and tokens[-1] in self.eos and tuple(tokens) not in self.texts
         return self.texts.get(tuple(tokens[:-1] if ended else tokens))
+
+
+def spellings(texts: Sequence[str]) -> dict[str, str]:
+    """How texts may be spelled, each spelling with its text.
+
+    Args:
+        texts: The texts. A spelling that two of them share is neither's, except where it is
+            the text itself.
+
+    Example:
+        >>> list(spellings(["yes"]))
+        ['yes', 'Yes', 'YES', ' yes', ' Yes', ' YES']
+    """
+    spelled: dict[str, set[str]] = {}
+    for text in texts:
+        cases = dict.fromkeys((text, text.lower(), text[:1].upper() + text[1:], text.upper()))
+        for spelling in (*cases, *(f" {case}" for case in cases)):
+            spelled.setdefault(spelling, set()).add(text)
+    itself = {text: text for text in texts}
+    shared = {spelling: next(iter(of)) for spelling, of in spelled.items() if len(of) == 1}
+    return itself | {s: text for s, text in shared.items() if s not in itself}
 
 
 class Answers(StoppingCriteria):
@@ -202,6 +225,8 @@ class Answers(StoppingCriteria):
         self.tokens: list[list[int]] = [[] for _ in rows]
         self.reasons: list[str | None] = [None] * len(rows)
         self.choices = choices or [None] * len(rows)
+        self.marks = reasoning_tokens(tokenizer)
+        self.special = set(tokenizer.all_special_ids) if self.marks else set()
         # A token is at least one byte, so the longest stop text is within this many tokens.
         self.tails = [_longest(row.decoding) + 4 if row.decoding.stop else 0 for row in rows]
 
@@ -226,8 +251,12 @@ class Answers(StoppingCriteria):
         return "length" if len(self.tokens[i]) >= decoding.max_tokens else None
 
     def _text(self, tokens: list[int]) -> str:
+        """The text of tokens, without control tokens but those that mark reasoning."""
+        if self.marks:
+            hidden = self.special - self.marks
+            tokens = [token for token in tokens if token not in hidden]
         text = self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            tokens, skip_special_tokens=not self.marks, clean_up_tokenization_spaces=False
         )
         return str(text)
 
@@ -253,6 +282,16 @@ class Answers(StoppingCriteria):
 
     def _token_text(self, token: int) -> str:
         return str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+
+
+def reasoning_tokens(tokenizer: Any) -> set[int]:
+    """The control tokens of a vocabulary that mark reasoning: they must stay in an answer.
+
+    Args:
+        tokenizer: The model's tokenizer.
+    """
+    pairs = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return {token for text, token in pairs if text in CONTROL_TOKENS}
 
 
 def uniforms(key: str, steps: int) -> np.ndarray[Any, np.dtype[np.float64]]:

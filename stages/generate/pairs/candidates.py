@@ -80,6 +80,8 @@ def unwritten(answer: Answer, completion: ParsedCompletion, what: str) -> Propos
     proposal = Proposal(answer, None, (answer.id,), journal=list(completion.journal))
     if completion.error is not None:
         proposal.error = completion.error
+    elif completion.rejection is not None:
+        proposal.rejection = completion.rejection
     elif completion.completion.finish_reason == "length":
         proposal.rejection = f"{what}_cut", {"tokens": completion.completion.completion_tokens}
     elif not completion.value:

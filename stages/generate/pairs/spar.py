@@ -132,8 +132,8 @@ def _votes(
     voted, journals, errors = [], [], []
     for at, answer in enumerate(answers):
         own = completions[at * votes : (at + 1) * votes]
-        said = [vote.value == "yes" for vote in own if vote.error is None]
-        failed = [vote.error for vote in own if vote.completion.finish_reason == "error"]
+        said = [vote.value == "yes" for vote in own if vote.readable]
+        failed = [vote.error for vote in own if vote.error is not None]
         voted.append(replace(answer, score=sum(said) / len(said) if said else None))
         journals.append([key for vote in own for key in vote.journal])
         errors.append(failed[0] if failed else None)

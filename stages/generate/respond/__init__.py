@@ -89,6 +89,7 @@ def _check(options: SimpleNamespace) -> None:
     reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
     check=_check,
+    later=("keep_reasoning",),
 )
 def respond(
     ctx: Context,
@@ -104,6 +105,7 @@ def respond(
     max_tokens: Count = 1024,
     retry_max_tokens: tuple[Count, ...] = (),
     drop_refusals: bool = False,
+    keep_reasoning: bool = False,
     source: str = "respond",
 ) -> Records:
     """New records: `num_answers` answers of every model to every prompt.
@@ -126,13 +128,16 @@ def respond(
         retry_max_tokens: Increasing limits in tokens with which answers that reached their
             limit are requested again.
         drop_refusals: Drop answers that open by refusing, by the phrases of `tag.surface`.
+        keep_reasoning: Whether what a model reasoned before its answer becomes the answer's
+            `reasoning`. It is never part of the content.
         source: Name of the new records' source.
 
     Returns:
         The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
         conversation with tools, which the model would not have), `not_sampled`, `refusal`, and
         for answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
-        of the step of `reason` in their place.
+        of the step of `reason` in their place, and for reasoning that did not come to an answer
+        as `reasoning_unclosed`.
 
     Raises:
         UserError: If an edge that the method needs is not connected.
@@ -168,7 +173,8 @@ def respond(
         answers += drafts
     if drop_refusals:
         _drop_refusals(answers)
-    return to_frame(answers, _messages, source, ADDS)
+    reasoning = "response" if keep_reasoning else None
+    return to_frame(answers, _messages, source, ADDS, keep_reasoning=reasoning)
 
 
 def _prompts(

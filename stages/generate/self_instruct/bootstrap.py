@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from pipeline.context import Context
+from pipeline.models.ask import unclosed
 from pipeline.models.base import Completion, Decoding, Engine, Request
 from pipeline.models.counting import is_counting
 from stages._llm.drafts import Prompt, user
@@ -228,6 +229,9 @@ class Bootstrap:
         proposals = self._proposals(completion.text, len(shots.tasks) + 1)
         if completion.error is not None:
             unread.error = completion.error
+            yield unread
+        elif completion.finish_reason == "reasoning_unclosed":
+            unread.rejection = unclosed(completion)
             yield unread
         elif not proposals or (cut and self.method.on_length == "discard"):
             reason = "response_cut" if cut else "nothing_parsed"

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from pipeline.models.ask import unclosed
 from pipeline.models.base import Completion, Decoding, Engine, Request, chat
 from pipeline.types import Count, NonNegativeFloat, NonNegativeInt, option_group
 from stages._llm.drafts import says_yes, user
@@ -365,7 +366,9 @@ def _note_answer(task: Task, completion: Completion) -> bool:
     """Note the answer's key and error in the task; whether there is an answer."""
     task.journal.append(completion.key)
     task.error = completion.error
-    return completion.error is None
+    if completion.finish_reason == "reasoning_unclosed":
+        task.rejection = unclosed(completion)
+    return task.active
 
 
 def _sample_shots(rng: random.Random, seeds: Sequence[Seed], number: int) -> list[Seed]:

@@ -1,8 +1,7 @@
 """What stands in marks within a text: reasoning, tool calls and their results.
 
-- `<think>…</think>` before an answer, also without the opening mark, which the templates of
-  reasoning models write into the prompt (DeepSeek-R1, arXiv:2501.12948);
-- the channels of gpt-oss (Harmony): `<|channel|>analysis<|message|>…`;
+- reasoning, in `<think>…</think>` before an answer or in the channels of gpt-oss (see
+  `schemas.reasoning`);
 - Hermes' `<tool_call>` and `<tool_response>` (`<tools>` in `_chat/shown_tools.py`).
 
 A text is split only where its marks are complete and what they hold can be read;
@@ -16,22 +15,12 @@ import json
 import re
 from typing import Any, Final
 
+from schemas.reasoning import channels, leading
 from schemas.records import ToolCall
 from stages.load._chat.calls import tool_calls
 from stages.load._chat.source import Source
 from stages.load._chat.turns import Further, Turn, Unusable
 
-_THINK: Final = re.compile(r"\s*<think>(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
-_UNOPENED: Final = re.compile(
-    r"(?P<reasoning>(?:(?!<think>).)*?)(?<![`'\"])</think>(?P<content>.*)", re.DOTALL
-)
-_CHANNEL: Final = re.compile(
-    r"(?:<\|start\|>assistant)?(?:\s*to=(?P<early>[\w.\-]+))?<\|channel\|>(?P<channel>\w+)"
-    r"(?:\s+to=(?P<to>[\w.\-]+))?(?:\s*(?:<\|constrain\|>)?\s*\w+)?<\|message\|>"
-    r"(?P<text>(?:(?!<\|(?:start|channel|end|return|call|message)\|>).)*)"
-    r"(?:<\|(?P<end>end|return|call)\|>|\Z)\s*",
-    re.DOTALL,
-)
 # No part of these can match in two ways: a text of a thousand marks is searched in one pass.
 _CALLS: Final = re.compile(
     r"(?P<content>.*?)(?P<calls>(?:<tool_call>(?:(?!</tool_call>).)*+</tool_call>\s*+)++)",
@@ -95,32 +84,23 @@ Parts = tuple[str, str, list[ToolCall]]
 
 
 def _thought(text: str) -> Parts:
-    match = _THINK.fullmatch(text) or _UNOPENED.fullmatch(text)
-    if match is None or "<think>" in match["reasoning"]:
-        return "", text, []
-    reasoning, content = match["reasoning"].strip(), match["content"].lstrip()
-    # A mark alone parts nothing from nothing: the text is about it.
-    return (reasoning, content, []) if reasoning or content else ("", text, [])
+    reasoning, content = leading(text) or ("", text)
+    return reasoning, content, []
 
 
 def _channels(text: str, source: Source) -> Parts | None:
     """What the channels of a text hold; None where it is not all of channels, or unfinished."""
-    at, segments = 0, []
-    while at < len(text) and (match := _CHANNEL.match(text, at)):
-        segments.append(match)
-        at = match.end()
-    if not segments or at < len(text):
-        return None
-    reasoning = [m["text"].strip() for m in segments if m["channel"] == "analysis"]
-    said = [m for m in segments if m["channel"] != "analysis"]
-    content = [m["text"].strip() for m in said if not (m["to"] or m["early"])]
+    messages = channels(text) or []
+    reasoning = [m.text.strip() for m in messages if m.name == "analysis"]
+    said = [m for m in messages if m.name != "analysis"]
+    content = [m.text.strip() for m in said if m.to is None]
     try:
         calls = [
             call
             for m in said
-            if (name := m["to"] or m["early"])
+            if m.to is not None
             for call in tool_calls(
-                {"name": name.removeprefix("functions."), "arguments": m["text"].strip()}, source
+                {"name": m.to.removeprefix("functions."), "arguments": m.text.strip()}, source
             )
         ]
     except Unusable:

@@ -20,12 +20,13 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Edges, Records, stage
+from pipeline.types import Count, Fraction
 from schemas.turns import View
 from stages._common.edges import require_input
-from stages._llm.label_scores import warn_of_written_labels
+from stages._llm.label_scores import MIN_MASS, warn_of_written_labels
 from stages.score.judge.bias import Bias
 from stages.score.judge.gap import Gap, rate_gap
-from stages.score.judge.labels import Judge
+from stages.score.judge.labels import MAX_TOKENS, Judge
 from stages.score.judge.p_true import PTrue, rate_p_true
 from stages.score.judge.pairwise import Pairwise, compare_pairs
 from stages.score.judge.rating import Rating, rate
@@ -63,6 +64,7 @@ def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,
     files=True,
+    later=("max_tokens", "min_mass", "samples"),
 )
 def judge(
     ctx: Context,
@@ -72,16 +74,21 @@ def judge(
     model: LanguageModel,
     method: Method = Rating(),
     view: View = "calls",
+    max_tokens: Count = MAX_TOKENS,
+    min_mass: Fraction = MIN_MASS,
+    samples: Count = 1,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Judge the answers of rows with a language model, and measure how biased it is.
 
-    A row without an answer, and one whose judgement fails or cannot be read, is a failed
-    row. Scores are expectations over the probabilities of labels; where the server gives
-    none, the label that was written counts, `judge_from_logprobs` is false, and the run
-    warns of it. (Pairs are decided by labels alone.) `bias.json` and `bias.md` say of pairs
-    which share of the votes goes to the first place, how often both orders agree, and the
-    share of the longer answer; of ratings the rank correlation of score and length.
+    A row without an answer, and one whose judgement fails, is a failed row; one whose
+    judgement cannot be read, however often it is sampled, is dropped as `unreadable` (as
+    `reasoning_unclosed` where reasoning used up all tokens). Scores are expectations over
+    the probabilities of labels, in whatever spelling; where the server gives none, the label
+    that was written counts, `judge_from_logprobs` is false, and the run warns of it. (Pairs
+    are decided by labels alone.) `bias.json` and `bias.md` say of pairs which share of the
+    votes goes to the first place, how often both orders agree, and the share of the longer
+    answer; of ratings the rank correlation of score and length.
 
     Args:
         rows: The rows to judge.
@@ -90,11 +97,17 @@ def judge(
         method: How to judge; each method says what columns it adds.
         view: What of a turn the judge sees: its content, the tool calls too, or all (its
             reasoning, and the definitions of the tools).
+        max_tokens: Limit of an answer in tokens. The model's `reasoning.max_tokens` comes on
+            top.
+        min_mass: The least probability that all labels together must have; with less the
+            judgement cannot be read.
+        samples: Answers that are sampled, for their mean, where the server gives no
+            probabilities. `pairwise` reads one.
         seed: Enters the requests' keys: with another seed they are sent anew.
 
     Returns:
         The columns of the method, `judge_from_logprobs` for all methods but `pairwise`, and
-        `error`.
+        `error`, `drop_reason` and `evidence`.
 
     Raises:
         UserError: The method is `gap`, and there are no reference answers.
@@ -106,7 +119,7 @@ def judge(
         best:  {uses: select.top, needs: rated, with: {score: judge_product, budget: 1000}}
         ```
     """
-    opened = Judge(ctx.open(model), seed, view)
+    opened = Judge(ctx.open(model), seed, view, max_tokens, min_mass, samples)
     bias = Bias()
     match method:
         case Rating():
@@ -120,7 +133,8 @@ def judge(
         case Gap():
             result = rate_gap(opened, rows, reference_answers, method, bias)
     bias.write(ctx.files)
-    return result if isinstance(method, Pairwise) else _with_origin(result, opened.written)
+    result = result if isinstance(method, Pairwise) else _with_origin(result, opened.written)
+    return opened.verdicts(result)
 
 
 def _with_origin(result: pl.DataFrame, written: set[int]) -> pl.DataFrame:

@@ -6,6 +6,7 @@ where a strong model's answer is rated well above the target model's.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import polars as pl
@@ -57,10 +58,16 @@ def rate_gap(
     judged = exchanges(rows, judge.view)
     references = answers_by_prompt(judged, answers, judge.view)
     ratings = rate_aspect(judge, judged, method.aspect)
-    of_references = Judge(judge.engine, judge.seed, judge.view)
+    of_references = replace(judge, written=set(), rejected={}, failed=set())
     reference_ratings = rate_aspect(of_references, list(references.values()), method.aspect)
     written = {prompt for prompt, e in references.items() if e.row in of_references.written}
     judge.written.update(exchange.row for exchange in judged if exchange.prompt in written)
+    for exchange in judged:
+        reference = references.get(exchange.prompt)
+        if reference is not None and reference.row in of_references.failed:
+            judge.failed.add(exchange.row)
+        elif reference is not None and reference.row in of_references.rejected:
+            judge.rejected.setdefault(exchange.row, of_references.rejected[reference.row])
     bias.add_ratings(judged, ratings)
     by_prompt = dict(zip(references, reference_ratings, strict=True))
     by_row = {exchange.row: by_prompt.get(exchange.prompt) for exchange in judged}

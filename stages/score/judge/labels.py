@@ -8,14 +8,15 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.models.ask import ParsedCompletion, ask
+from pipeline.models.ask import Rejection
 from pipeline.models.base import Decoding, Engine, Request
 from schemas.turns import View
-from stages._llm.label_scores import TOP_LOGPROBS, expected_value
+from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, ask_labels
+from stages._llm.rows import to_json
 from stages.score.judge.exchanges import Exchange
 
 MAX_TOKENS: Final = 4
-"""Tokens of an answer, at most: it is one label."""
+"""Tokens of an answer, at most, where nothing else is said: it is one label."""
 
 NO_ANSWER: Final = "there is no answer to judge"
 """The error of a row without an answer."""
@@ -24,15 +25,18 @@ Judgement = float | str
 """A judgement, or, as a text, why there is none."""
 
 
-def label_requests(prompts: Sequence[str], labels: Sequence[str], seed: int) -> list[Request]:
+def label_requests(
+    prompts: Sequence[str], labels: Sequence[str], seed: int, max_tokens: int = MAX_TOKENS
+) -> list[Request]:
     """Requests whose completions are one of the labels.
 
     Args:
         prompts: One user turn each.
         labels: What may be answered.
         seed: Enters the requests' keys.
+        max_tokens: Tokens of an answer, reasoning included.
     """
-    decoding = Decoding(max_tokens=MAX_TOKENS, choice=tuple(labels), logprobs=TOP_LOGPROBS)
+    decoding = Decoding(max_tokens=max_tokens, choice=tuple(labels), logprobs=TOP_LOGPROBS)
     return [Request((("user", prompt),), decoding, seed) for prompt in prompts]
 
 
@@ -44,14 +48,24 @@ class Judge:
         engine: The language model.
         seed: Enters the requests' keys.
         view: What of a turn it sees.
+        max_tokens: Tokens of an answer, reasoning included.
+        min_mass: The least probability of all labels together.
+        samples: Answers that are sampled where the engine gives no probabilities.
         written: The rows of the exchanges whose judgement is the label that was written,
             because the engine gave no probabilities of labels.
+        rejected: Rows that have an answer which is no label, with the reason.
+        failed: Rows of which a question was not answered.
     """
 
     engine: Engine
     seed: int
     view: View = "calls"
+    max_tokens: int = MAX_TOKENS
+    min_mass: float = MIN_MASS
+    samples: int = 1
     written: set[int] = field(default_factory=set)
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
 
     def expected_values(
         self, judged: Sequence[Exchange], prompts: Sequence[str], labels: Mapping[str, float]
@@ -63,19 +77,53 @@ class Judge:
             prompts: One user turn for each of them.
             labels: The value of each label.
         """
-        answers = ask(self.engine, label_requests(prompts, tuple(labels), self.seed))
-        pairs = zip(judged, answers, strict=True)
-        return [self._value(exchange, answer, labels) for exchange, answer in pairs]
+        requests = label_requests(prompts, tuple(labels), self.seed, self.max_tokens)
+        answers = ask_labels(
+            self.engine, requests, labels, min_mass=self.min_mass, samples=self.samples
+        )
+        values: list[Judgement] = []
+        for exchange, answer in zip(judged, answers, strict=True):
+            if answer.value is None:
+                values.append(self.note(exchange.row, answer.error, answer.rejection))
+                continue
+            if not answer.from_logprobs:
+                self.written.add(exchange.row)
+            values.append(answer.value)
+        return values
 
-    def _value(
-        self, exchange: Exchange, answer: ParsedCompletion, labels: Mapping[str, float]
-    ) -> Judgement:
-        if answer.error is not None:
-            return answer.error
-        value = expected_value(answer.completion, labels)
-        if value is None:
-            self.written.add(exchange.row)
-        return labels[answer.value] if value is None else value
+    def note(self, row: int, error: str | None, rejection: Rejection | None) -> str:
+        """Remember why a row has no judgement.
+
+        Args:
+            row: The row.
+            error: Why a question was not answered.
+            rejection: Why its answer is no label.
+
+        Returns:
+            The reason, as a judgement.
+        """
+        if error is not None:
+            self.failed.add(row)
+            return error
+        reason, evidence = rejection or ("unreadable", {})
+        self.rejected.setdefault(row, (reason, evidence))
+        return reason
+
+    def verdicts(self, result: pl.DataFrame) -> pl.DataFrame:
+        """The result with `drop_reason` and `evidence` in the place of errors that are none.
+
+        Args:
+            result: One row for each row, with `error`.
+        """
+        dropped = [
+            self.rejected.get(row) if error is not None and row not in self.failed else None
+            for row, error in enumerate(result["error"])
+        ]
+        return result.with_columns(
+            pl.Series("drop_reason", [d and d[0] for d in dropped], dtype=pl.String),
+            pl.Series("evidence", [d and to_json(d[1]) for d in dropped], dtype=pl.String),
+            pl.when(pl.Series([d is None for d in dropped], dtype=pl.Boolean)).then("error"),
+        )
 
 
 def first_error(judgements: Sequence[Judgement]) -> str | None:

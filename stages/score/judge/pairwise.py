@@ -12,7 +12,6 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.models.ask import ask
-from pipeline.models.base import Engine
 from pipeline.types import Count, option_group
 from stages._llm.prompts import Prompts
 from stages.score.judge.bias import Bias
@@ -56,7 +55,7 @@ def compare_pairs(judge: Judge, rows: pl.DataFrame, method: Pairwise, bias: Bias
     """
     judged = exchanges(rows, judge.view)
     pairs = pairs_of_a_prompt(judged, method.max_pairs)
-    votes = _votes(judge.engine, pairs, judge.seed)
+    votes = _votes(judge, pairs)
     shares: list[list[float]] = [[] for _ in range(len(rows))]
     errors = errors_without_answers(len(rows), judged)
     for (one, two), first, second in zip(pairs, votes[::2], votes[1::2], strict=True):
@@ -77,17 +76,19 @@ def compare_pairs(judge: Judge, rows: pl.DataFrame, method: Pairwise, bias: Bias
     )
 
 
-def _votes(
-    engine: Engine, pairs: Sequence[tuple[Exchange, Exchange]], seed: int
-) -> list[Judgement]:
+def _votes(judge: Judge, pairs: Sequence[tuple[Exchange, Exchange]]) -> list[Judgement]:
     """The share of the answer in first place, of each pair in both orders, one after the other."""
     orders = [order for one, two in pairs for order in ((one, two), (two, one))]
     prompts = [_ballot(first, second) for first, second in orders]
-    answers = ask(engine, label_requests(prompts, tuple(SHARE_OF_FIRST), seed))
-    return [
-        answer.error if answer.error is not None else SHARE_OF_FIRST[answer.value]
-        for answer in answers
-    ]
+    requests = label_requests(prompts, tuple(SHARE_OF_FIRST), judge.seed, judge.max_tokens)
+    votes: list[Judgement] = []
+    for order, answer in zip(orders, ask(judge.engine, requests), strict=True):
+        if answer.readable:
+            votes.append(SHARE_OF_FIRST[answer.value])
+        else:
+            reasons = [judge.note(e.row, answer.error, answer.rejection) for e in order]
+            votes.append(reasons[0])
+    return votes
 
 
 def _ballot(first: Exchange, second: Exchange) -> str:

@@ -75,6 +75,7 @@ def test_a_choice_is_parsed_whatever_its_case_and_quotes() -> None:
 class Scripted:
     """An engine that gives these answers in turn and records its requests."""
 
+    resample = 0
     tokenizer: Any = None
     context_tokens = None
 
@@ -124,7 +125,8 @@ def test_one_repair_is_requested_and_shows_what_was_wrong() -> None:
     good, bad, gone = ask(engine, requests)
     assert (good.value, good.error, len(good.journal)) == ({"score": 4}, None, 2)
     assert bad.value is None
-    assert "does not fit the schema at ['score']" in str(bad.error)
+    assert (bad.error, bad.readable) == (None, False)
+    assert "does not fit the schema at ['score']" in str(bad.rejection)
     assert (gone.error, len(gone.journal)) == ("gone", 1)
     assert len(engine.requests) == 5, "one repair each, none for what was not answered"
     roles, texts = zip(*engine.requests[3].prompt, strict=True)
@@ -136,8 +138,23 @@ def test_one_repair_is_requested_and_shows_what_was_wrong() -> None:
 def test_a_truncated_answer_is_not_repaired() -> None:
     engine = Scripted('{"score": 4, "why": "a b c d')
     (answer,) = ask(engine, [Request("p", Decoding(max_tokens=3, json_schema=SCHEMA))])
-    assert "cut at 3 tokens" in str(answer.error)
+    assert "cut at 3 tokens" in str(answer.rejection)
     assert len(engine.requests) == 1
+
+
+def test_an_unreadable_answer_is_sampled_anew_and_then_dropped() -> None:
+    engine = Scripted("hm", "so", "well", "yes", "error", "ah", "oh")
+    engine.resample = 2
+    decoding = Decoding(max_tokens=9, choice=("yes", "no"))
+    good, gone, bad = ask(engine, [Request(p, decoding) for p in "abc"], repair=False)
+    assert (good.value, len(good.journal)) == ("yes", 2)
+    assert (gone.error, gone.rejection) == ("gone", None), "the next run tries it again"
+    assert bad.error is None
+    assert bad.rejection is not None
+    assert bad.rejection[0] == "unreadable"
+    assert bad.rejection[1]["response_end"] == "oh"
+    sent = [(r.prompt, r.resample, r.decoding.temperature) for r in engine.requests[3:]]
+    assert sent == [("a", 1, 0.7), ("b", 1, 0.7), ("c", 1, 0.7), ("c", 2, 0.7)]
 
 
 CHOICES = ("Yes", "No", "Not at all", "1", "10")
@@ -164,7 +181,13 @@ def test_a_single_token_choice_is_the_most_probable_one(
     tokens = engine.tokenizer("Score: ")["input_ids"]
     with torch.no_grad():
         logits = engine._loaded.model(torch.tensor([tokens])).logits[0, -1]
-    assert answer.text == max(single, key=lambda c: float(logits[single[c]]))
+    spaced = {c: engine.tokenizer(f" {c}", add_special_tokens=False)["input_ids"] for c in single}
+
+    def best(choice: str) -> float:
+        alone = [ids for ids in ([single[choice]], spaced[choice]) if len(ids) == 1]
+        return max(float(logits[ids[0]]) for ids in alone)
+
+    assert answer.text == max(single, key=best)
 
 
 def test_logprobs_are_those_of_forward_passes(ctx: Context, tinylm: LanguageModel) -> None:

@@ -12,7 +12,8 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenLogprobs
 from pipeline.models.engines.registry import close_engines
-from stages._llm.label_scores import expected_value
+from pipeline.models.structured_output import Unreadable
+from stages._llm.label_scores import YES, expected_value
 from stages.score.judge import Method, judge
 from stages.score.judge.bias import Bias, rank_correlation
 from stages.score.judge.exchanges import exchanges
@@ -49,8 +50,32 @@ SCALE = {str(n): float(n) for n in range(1, 7)}
 
 def test_the_expectation_is_over_the_labels_alone() -> None:
     assert expected_value(said({"4": 0.4, " 5": 0.2, "the": 0.4}), SCALE) == pytest.approx(13 / 3)
-    assert expected_value(said({"the": 0.9}), SCALE) is None
+    with pytest.raises(Unreadable, match="one of: 1, 2"):
+        expected_value(said({"the": 0.9, "4": 0.05}), SCALE)
+    assert expected_value(said({"the": 0.9, "4": 0.05}), SCALE, min_mass=0) == 4
     assert expected_value(Completion("k", "6", "stop", 1, 1), SCALE) is None
+
+
+def test_every_spelling_of_a_label_counts() -> None:
+    spelled = {"Yes": math.exp(-0.01), "No": math.exp(-5), " no": math.exp(-7)}
+    assert expected_value(said(spelled, "Yes"), YES) == pytest.approx(0.9923, abs=1e-4)
+    every = {"YES": 0.3, "▁yes": 0.2, " Yes": 0.1, "nO": 0.2, "yesterday": 0.2}
+    assert expected_value(said(every, "YES"), YES) == pytest.approx(0.75)
+
+
+def test_a_label_of_several_tokens_counts_by_the_first_that_was_written() -> None:
+    top = (("dif", math.log(0.6)), ("equal", math.log(0.2)))
+    first = TokenLogprobs("dif", math.log(0.6), top)
+    written = Completion("k", "different", "stop", 1, 2, logprobs=(first,))
+    assert expected_value(written, {"different": 1.0, "equal": 0.0}) == pytest.approx(0.75)
+
+
+def test_the_mean_of_samples_stands_in_for_probabilities(ctx: Context) -> None:
+    context = scripted(ctx, lambda _: ("4", "stop"))
+    result = judge(context, ROWS[:1], model=NO_MODEL, samples=3)
+    assert result["judge_quality"].drop_nulls().to_list() == [4.0]
+    assert [len(call) for call in context.engine.calls] == [1, 3]
+    assert {r.decoding.temperature for r in context.engine.calls[1]} == {1.0}
 
 
 def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
@@ -76,10 +101,12 @@ def test_ratings_sum_over_the_turns_and_multiply(ctx: Context) -> None:
     assert all(request.decoding.logprobs == 20 for request in shown)
 
 
-def test_an_unreadable_judgement_is_requested_once_more_and_then_fails(ctx: Context) -> None:
+def test_an_unreadable_judgement_is_requested_once_more_and_then_dropped(ctx: Context) -> None:
     context = scripted(ctx, lambda _: ("splendid", "stop"))
     result = judge(context, ROWS[:1], model=NO_MODEL)
-    assert "unreadable" in result["error"][0]
+    assert result["error"].to_list() == [None]
+    assert result["drop_reason"].to_list() == ["unreadable"]
+    assert json.loads(result["evidence"][0])["response_end"] == "splendid"
     assert [len(call) for call in context.engine.calls] == [1, 1]
 
 
@@ -169,12 +196,17 @@ def test_a_live_judge_s_expectation_is_that_of_its_probabilities(
     question = (("user", "Is water wet? Answer with one word."),)
     free = engine.generate([Request(question, Decoding(max_tokens=1, logprobs=20))])[0]
     words = [(t, p) for t, p in free.logprobs[0].top if t.strip().isalpha() and t == t.strip()]
-    (one, p), (other, q) = words[:2]
+    one, other = list(dict.fromkeys(t.casefold() for t, _ in words))[:2]
+    p, q = (
+        math.fsum(math.exp(x) for t, x in free.logprobs[0].top if t.strip().casefold() == label)
+        for label in (one, other)
+    )
     held = Decoding(max_tokens=4, choice=(one, other), logprobs=20)
-    expected = expected_value(engine.generate([Request(question, held)])[0], {one: 1.0, other: 0.0})
-    assert expected == pytest.approx(math.exp(p) / (math.exp(p) + math.exp(q)), abs=1e-5)
+    answer = engine.generate([Request(question, held)])[0]
+    expected = expected_value(answer, {one: 1.0, other: 0.0}, min_mass=0)
+    assert expected == pytest.approx(p / (p + q), abs=1e-5)
     method = Rating(aspects=("quality", "helpfulness"))
-    result = judge(ctx, ROWS, model=tinylm, method=method)
+    result = judge(ctx, ROWS, model=tinylm, method=method, min_mass=0)
     assert result["judge_quality"].drop_nulls().is_between(1, 6).all()
     assert result["error"].null_count() == 2
 
@@ -202,12 +234,12 @@ def test_a_server_without_logprobs_is_named_once_and_in_the_rows(
 ) -> None:
     with listening(FakeServer(responder)) as port:
         references = ROWS if isinstance(method, Gap) else None
-        result = judge(ctx, ROWS, references, model=served(port), method=method)
+        result = judge(ctx, ROWS, references, model=served(port), method=method, min_mass=0)
     close_engines()
     options = options_of(judge, model=NO_MODEL, method=method)
     edges = {"rows": [dict(ROWS.schema)], "reference_answers": [dict(ROWS.schema)]}
     adds = judge.__stage__.adds(options, edges)  # type: ignore[attr-defined]
-    assert set(result.columns) == {*adds, "error"}
+    assert set(result.columns) == {*adds, "error", "drop_reason", "evidence"}
     has_answer = result["error"].is_null()
     assert has_answer.sum() == 2
     assert set(result["judge_from_logprobs"].filter(has_answer)) == {responder is TINY}
