@@ -72,10 +72,14 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two releases, or a release and now, and which stage did it."""
+    from pipeline.cli.report import PAGES, check_page, write_page
     from pipeline.execution.save_rows import save
     from pipeline.releases import diff as differences
     from pipeline.releases.plugins import plugin
 
+    is_page = output is not None and output.endswith(PAGES)
+    if output is not None and is_page:
+        check_page(Path(output))
     old, new = _sides(before, after, store, overrides, profile)
     _note_stale(new)
     if output is None or as_json:
@@ -86,8 +90,8 @@ def diff(
             print(_page(result))
     if output is None:
         return
-    if output.endswith(".html"):
-        Path(output).write_text(plugin("page")(new, old), "utf-8")
+    if is_page:
+        write_page(Path(output), plugin("page")(new, old))
     else:
         save(differences.changed_rows(old, new), output)
     print(f"written: {output}", file=sys.stderr)

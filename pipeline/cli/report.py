@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -22,6 +22,9 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.execution.snapshot import Snapshot
     from schemas.release import Release
+
+PAGES: Final = (".html", ".htm")
+"""Ends of the files that hold a page."""
 
 
 @verb(app)
@@ -45,23 +48,39 @@ def report(
     """Write one HTML file that shows what became of all rows, and opens without a network."""
     from pipeline.releases.plugins import plugin
 
-    _check_output(output)
+    check_page(output)
     shown = snapshot(recipe, store, overrides, profile)
     html = plugin("page")(shown, _before(shown, against))
+    write_page(output, html)
+    print(f"{output} ({len(html.encode()) / 1e6:.1f} MB): open it in a browser")
+
+
+def write_page(output: Path, html: str) -> None:
+    """Write a page.
+
+    Args:
+        output: The file.
+        html: Its content.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     try:
         output.write_text(html, "utf-8")
     except OSError as error:
         raise UserError(f"{output} cannot be written", why=error.strerror) from None
-    print(f"{output} ({len(html.encode()) / 1e6:.1f} MB): open it in a browser")
 
 
-def _check_output(output: Path) -> None:
+def check_page(output: Path) -> None:
     """Refuse what could not be written, before anything is read.
+
+    Args:
+        output: The file.
 
     Raises:
         UserError: The folder is missing, or the path is one.
     """
-    if output.suffix not in (".html", ".htm"):
+    if output.suffix not in PAGES:
         raise UserError(f"the page must end in .html, got {str(output)!r}", hint="-o report.html")
     if output.is_dir():
         raise UserError(f"the page must be a file, got the folder {output}")

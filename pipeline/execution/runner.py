@@ -143,8 +143,8 @@ class Runner:
                 where=str(self.store.root),
                 why="the stage itself, or a module that it imports, is not the code that computed "
                 "the artifacts in this store",
-                hint="raise version= in @stage to compute them again; --accept-code reuses what "
-                "is there",
+                hint="raise version= in @stage to compute them again, or reuse what is there: "
+                + self.recipe.command("run", "--accept-code", store=self.store.root),
                 code=Exit.DRIFT,
             )
 

@@ -23,9 +23,6 @@ from stages._privacy.scan import DEFAULT_KINDS, scan
 from stages._selection.random_draws import uniform
 from stages.publish.citations import chosen_group, cited
 
-WRITING: Final = ("generate.", "rewrite.")
-"""Families whose new rows a language model wrote."""
-
 CHOOSING: Final = ("select.", "mix.")
 """Families that decide which rows stay, beside those that find rows unfit."""
 
@@ -115,9 +112,12 @@ def written(snapshot: Snapshot, release: Release, ids: pl.Series) -> list[dict[s
     """
     counts = []
     for stage in upstream(release):
-        if stage["uses"].startswith(WRITING) and stage["makes"] == "rows":
-            own = snapshot.rows(stage["name"], columns=[])["id"]
-            rows = int(ids.is_in(own.implode()).sum())
+        if stage["parts"].get("models") and stage["makes"] == "rows":
+            new = snapshot.rows(stage["name"], columns=[])["id"]
+            for below in (name for names in stage["needs"].values() for name in names):
+                if snapshot.stages[below].view is not None:
+                    new = new.filter(~new.is_in(snapshot.rows(below, columns=[])["id"].implode()))
+            rows = int(ids.is_in(new.implode()).sum())
             counts.append({"stage": stage["name"], "rows": rows})
     return counts
 

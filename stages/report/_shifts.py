@@ -84,7 +84,9 @@ def _described(rows: pl.DataFrame) -> pl.DataFrame:
         (cs.numeric() | cs.boolean() | cs.string() | cs.by_dtype(pl.List(pl.String)))
         - cs.by_name("id", *RECORD_COLUMNS, require_all=False)
     )
-    return kept.with_columns(rows.select(derived)) if derived else kept
+    every = rows.select(derived)
+    # Side by side: a frame without columns, as of rows that no stage added one to, has no length.
+    return pl.concat([kept.drop(every.columns, strict=False), every], how="horizontal")
 
 
 def _compare(name: str, before: pl.Series, after: pl.Series) -> list[Line]:

@@ -192,3 +192,6 @@ def test_the_verb_compares_with_the_latest_release_and_writes_rows(tmp_path: Pat
     as_json = json.loads(command("diff", str(recipe), *other, "--json").stdout)
     lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert len(lines) == sum(cause["rows"] for cause in as_json["causes"])
+    nowhere = command("diff", str(recipe), *other, "-o", str(tmp_path / "no" / "page.html"))
+    assert nowhere.returncode == 2
+    assert "there is no folder" in nowhere.stderr

@@ -35,6 +35,17 @@ def test_categories_are_compared_by_chi_squared_and_shares_told() -> None:
     assert first["effect"] == pytest.approx((expected.statistic / 200) ** 0.5, abs=1e-4)
 
 
+def test_rows_without_a_column_of_a_stage_are_compared_by_what_every_row_has() -> None:
+    def loaded(seed: int, source: str) -> pl.DataFrame:
+        turns = [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]] * 90
+        origins = [[{"source": source, "license": "MIT"}]] * 90
+        return frame(90, seed, messages=turns, origins=origins)
+
+    lines = shifts(loaded(0, "a"), loaded(1, "b"))
+    assert {line["category"] for line in lines if line["column"] == "source"} == {"a", "b"}
+    assert {line["p"] for line in shifts(loaded(0, "a"), loaded(1, "a"))} == {1.0}
+
+
 def test_p_values_are_holms_over_the_columns() -> None:
     rng = np.random.default_rng(1)
     old, new = ({f"c{i}": rng.normal(size=80) for i in range(5)} for _ in range(2))
