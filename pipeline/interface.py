@@ -37,6 +37,7 @@ from pipeline.html_view import cards_html, funnel_html, history_html, text_html
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.registry import is_reference
 from pipeline.store.frames import frame_override
+from pipeline.store.hashing import digest
 from pipeline.store.parquet import to_arrow
 from pipeline.store.store import Store
 
@@ -140,14 +141,17 @@ class OpenRecipe:
         Raises:
             UserError: See `rows`; or the stage's files are no data set.
         """
-        from datasets import Dataset, load_dataset
+        from datasets import Dataset, config, load_dataset
 
         snapshot = self._snapshot()
         artifact = snapshot.stage(stage).artifact
         _show_datasets()
         if artifact is None or not snapshot.stage(stage).uses.startswith("export."):
             return Dataset(to_arrow(snapshot.rows(stage)))
-        splits = load_dataset(str(artifact.files))
+        # Of a folder with a card, `datasets` takes what the card says of files for the key of
+        # its cache: all artifacts would share one entry.
+        cache = Path(config.HF_DATASETS_CACHE) / "gristmill" / digest(artifact.manifest["files"])
+        splits = load_dataset(str(artifact.verified_files()), cache_dir=str(cache))
         return next(iter(splits.values())) if len(splits) == 1 else splits
 
     def dropped(self, stage: str, reason: str | None = None) -> pl.DataFrame:

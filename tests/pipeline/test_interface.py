@@ -83,6 +83,24 @@ def test_data_sets_are_the_rows_and_the_shards(run: OpenRecipe) -> None:
     assert sum(splits.num_rows.values()) == len(run.rows("brief"))
 
 
+def test_the_shards_of_another_run_are_never_given_in_their_place(
+    run: OpenRecipe, tmp_path: Path
+) -> None:
+    ids = {n for split in run.dataset("shards").values() for n in split["id"]}
+    less = "stages.brief.with.maximum=12"
+    other = open_recipe(tmp_path / "opened.yaml", store=tmp_path / "store", overrides=[less])
+    other.run(workers=1)
+    fewer = {n for split in other.dataset("shards").values() for n in split["id"]}
+    assert fewer == set(other.rows("brief")["id"]) != ids
+    file = next(other._snapshot().stage("shards").artifact.files.rglob("*.parquet"))  # type: ignore[union-attr]
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(UserError, match="damaged"):
+        open_recipe(tmp_path / "opened.yaml", store=tmp_path / "store", overrides=[less]).dataset(
+            "shards"
+        )
+
+
 def test_a_release_is_read_and_does_not_run(run: OpenRecipe, tmp_path: Path) -> None:
     recipe, store = Recipe.load(str(tmp_path / "opened.yaml")), Store(tmp_path / "store")
     version = create(recipe, store).release["version"]
