@@ -69,7 +69,7 @@ class Reasoning:
             rendered here, that is seen.
         max_tokens: Room for reasoning: tokens that every request may use beyond those of its
             answer.
-        effort: What the server is told as `reasoning_effort`, such as "low"; null for nothing.
+        effort: What is sent to the server as `reasoning_effort`, such as "low"; null for nothing.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
