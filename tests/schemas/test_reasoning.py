@@ -29,9 +29,9 @@ from schemas.reasoning import MARKS, THINK, parted
     ],
 )
 def test_reasoning_is_parted(text: str, answer: str) -> None:
-    found = parted(text)
-    assert (found.answer, found.unclosed) == (answer, False)
-    assert found.start <= len(text)
+    result = parted(text)
+    assert (result.answer, result.unclosed) == (answer, False)
+    assert result.start <= len(text)
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_an_answer_that_speaks_of_marks_stays(text: str) -> None:
     ],
 )
 def test_what_does_not_close_is_no_answer(text: str) -> None:
-    found = parted(text)
-    assert (found.answer, found.unclosed) == ("", True)
+    result = parted(text)
+    assert (result.answer, result.unclosed) == ("", True)
 
 
 words = st.text(alphabet="abc \n1.{}`", max_size=40)
@@ -75,8 +75,8 @@ words = st.text(alphabet="abc \n1.{}`", max_size=40)
 def test_any_reasoning_in_any_marks_is_parted(
     thought: str, answer: str, mark: tuple[str, str]
 ) -> None:
-    found = parted(f"{mark[0]}{thought}{mark[1]}{answer}")
-    assert (found.reasoning, found.answer) == (thought.strip(), answer.lstrip())
+    result = parted(f"{mark[0]}{thought}{mark[1]}{answer}")
+    assert (result.reasoning, result.answer) == (thought.strip(), answer.lstrip())
     assert parted(thought, opened=mark).unclosed
     assert parted(f"{thought}{mark[1]}{answer}", opened=mark).answer == answer.lstrip()
     assert parted(answer) == parted(answer, [("<plan>", "</plan>")])
@@ -86,9 +86,9 @@ def test_any_reasoning_in_any_marks_is_parted(
 
 @given(st.text(alphabet="<>/think`\n [THINK]|analysis", max_size=80))
 def test_every_text_is_parted_into_its_own_parts(text: str) -> None:
-    found = parted(text)
-    assert not (found.unclosed and found.answer)
-    assert len(found.answer) + len(found.reasoning) <= len(text) + 2 * text.count("\n") + 4
+    result = parted(text)
+    assert not (result.unclosed and result.answer)
+    assert len(result.answer) + len(result.reasoning) <= len(text) + 2 * text.count("\n") + 4
     assert parted(text, opened=THINK).start <= len(text)
 
 
