@@ -69,7 +69,7 @@ class Reasoning:
             rendered here, that is seen.
         max_tokens: Room for reasoning: tokens that every request may use beyond those of its
             answer.
-        effort: What the server is told as `reasoning_effort`, such as "low"; null for nothing.
+        effort: The `reasoning_effort` of requests to a server, such as "low"; null sends none.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
