@@ -9,7 +9,7 @@ Lengths are best known once a stage has run: then they are what its last run use
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
 that the journal has not seen are taken for as long as they may be. An answer that must be
-repaired, or requested again with a larger limit, comes on top.
+repaired, sampled anew, or requested again with a larger limit, comes on top.
 """
 
 from __future__ import annotations
