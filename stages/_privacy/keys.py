@@ -68,9 +68,11 @@ def find_secrets(texts: pl.Series) -> Iterator[Secret]:
     Args:
         texts: Texts without nulls.
 
-    >>> secrets = find_secrets(pl.Series(["Use ghp_" + "a1B2c3D4e5F6" * 3 + ", please.", "Sing."]))
-    >>> [(secret.text, secret.kind, secret.name) for secret in secrets]
-    [(0, 'key', 'github-pat')]
+    Example:
+        >>> texts = pl.Series(["Use ghp_" + "a1B2c3D4e5F6" * 3 + ", please.", "Sing."])
+        >>> secrets = find_secrets(texts)
+        >>> [(secret.text, secret.kind, secret.name) for secret in secrets]
+        [(0, 'key', 'github-pat')]
     """
     prepared = texts.str.replace_all("\0", " ", literal=True)
     suspicious = frozenset(prepared.str.contains(_prefilter()).arg_true())

@@ -76,9 +76,11 @@ def find_personal(
         kinds: Which kinds.
         regions: Countries (ISO 3166) whose national way to write phone numbers counts.
 
-    >>> texts = pl.Series(["Write to ada@analytical.org or +44 20 7946 0958.", "10.0.0.1"])
-    >>> [(datum.kind, datum.value) for datum in find_personal(texts, ["email", "phone", "ip"], [])]
-    [('email', 'ada@analytical.org'), ('phone', '+44 20 7946 0958')]
+    Example:
+        >>> texts = pl.Series(["Write to ada@analytical.org or +44 20 7946 0958.", "10.0.0.1"])
+        >>> data = find_personal(texts, ["email", "phone", "ip"], [])
+        >>> [(datum.kind, datum.value) for datum in data]
+        [('email', 'ada@analytical.org'), ('phone', '+44 20 7946 0958')]
     """
     longer: dict[int, list[str]] = {}
     for kind in ("iban", "card", "email", "phone", "ip"):

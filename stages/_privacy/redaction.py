@@ -29,10 +29,11 @@ def redacted(value: Any, marks: Mapping[str, str], field: str = "") -> Any:
         field: The name of the field that holds it: some hold JSON text, whose strings are
             redacted as what they mean.
 
-    >>> call = {"arguments": '{"token": "a\\nb", "user": "ada"}'}
-    >>> clean = redacted({"content": "It is a\nb.", "tool_calls": [call]}, {"a\nb": "[key]"})
-    >>> clean["content"], clean["tool_calls"][0]["arguments"]
-    ('It is [key].', '{"token": "[key]", "user": "ada"}')
+    Example:
+        >>> call = {"arguments": '{"token": "a\\nb", "user": "ada"}'}
+        >>> clean = redacted({"content": "It is a\nb.", "tool_calls": [call]}, {"a\nb": "[key]"})
+        >>> clean["content"], clean["tool_calls"][0]["arguments"]
+        ('It is [key].', '{"token": "[key]", "user": "ada"}')
     """
     if isinstance(value, str):
         return _json_text(value, marks) if field in _JSON else _text(value, marks)
@@ -84,11 +85,12 @@ def redacted_row(row: Mapping[str, Any], marks: Mapping[str, str]) -> dict[str, 
         row: `messages`, `tools`, `extra` and `input_start`; all else stays.
         marks: What is left in the place of each secret.
 
-    >>> turn = {"role": "user", "content": "Use key123456.\n\nWhere?"}
-    >>> row = {"messages": [turn], "tools": None, "extra": None, "input_start": 16}
-    >>> clean = redacted_row(row, {"key123456": "[key]"})
-    >>> clean["messages"][0]["content"], clean["input_start"]
-    ('Use [key].\n\nWhere?', 12)
+    Example:
+        >>> turn = {"role": "user", "content": "Use key123456.\n\nWhere?"}
+        >>> row = {"messages": [turn], "tools": None, "extra": None, "input_start": 16}
+        >>> clean = redacted_row(row, {"key123456": "[key]"})
+        >>> clean["messages"][0]["content"], clean["input_start"]
+        ('Use [key].\n\nWhere?', 12)
     """
     clean = {name: redacted(row[name], marks, name) for name in ("messages", "tools", "extra")}
     start = row["input_start"]

@@ -35,9 +35,10 @@ def short_texts(frame: pl.DataFrame) -> pl.Series:
     Args:
         frame: Rows with any of `TEXT_COLUMNS`.
 
-    >>> turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
-    >>> short_texts(pl.DataFrame({"messages": [turns]})).to_list()
-    ['Why?\\nSo.']
+    Example:
+        >>> turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+        >>> short_texts(pl.DataFrame({"messages": [turns]})).to_list()
+        ['Why?\\nSo.']
     """
     parts = [_joined(frame[n]) for n in TEXT_COLUMNS if n in frame.columns]
     if not parts:
@@ -119,8 +120,9 @@ def marked(first: Turns, second: Turns) -> tuple[list[tuple[str, list[Segment]]]
         first: The turns of a row.
         second: Those of the row or item that it is compared with.
 
-    >>> marked([("user", "Say how old you are now")], [("text", "Guess how old you are")])[0]
-    [('user', [('Say', False), ('how old you are', True), ('now', False)])]
+    Example:
+        >>> marked([("user", "Say how old you are now")], [("text", "Guess how old you are")])[0]
+        [('user', [('Say', False), ('how old you are', True), ('now', False)])]
     """
     words = [
         [w for _, text in turns for w in text.split()][:MAX_WORDS] for turns in (first, second)
