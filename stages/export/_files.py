@@ -203,7 +203,10 @@ def _card(table: pl.DataFrame, splits: dict[str, Any], suffix: str, notes: Seque
     """
     kept = table.filter(pl.col("split").is_not_null())
     files = [f"  - split: {n}\n    path: data/{n}-*{suffix}" for n in splits or ("train",)]
-    front = ["---", "configs:", "- config_name: default", "  data_files:", *files, "---", ""]
+    # `datasets` caches a folder under what its front matter says: where folders are alike but for
+    # their rows, it would give those of the first one that was loaded.
+    named = f"  description: shards {_shards_digest(splits)}"
+    front = ["---", "configs:", "- config_name: default", named, "  data_files:", *files, "---", ""]
     lines = [*front, "| split | rows |", "|---|---:|"]
     lines += [f"| {name} | {split['rows']} |" for name, split in splits.items()]
     for column in ("sources", "licenses"):
@@ -213,6 +216,12 @@ def _card(table: pl.DataFrame, splits: dict[str, Any], suffix: str, notes: Seque
     for note in notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
+
+
+def _shards_digest(splits: dict[str, Any]) -> str:
+    """What stands for the bytes of all shards: 16 hex digits."""
+    hashes = [[n, *(shard["sha256"] for shard in split["shards"])] for n, split in splits.items()]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
 def lost_reasoning(lost: int, reasoning: str) -> tuple[dict[str, Any], list[str]]:

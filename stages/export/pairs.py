@@ -57,7 +57,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
-@stage(version=1, scope="set", reads=_reads, adds={"split": pl.String}, files=True)
+@stage(version=2, scope="set", reads=_reads, adds={"split": pl.String}, files=True)
 def pairs(
     ctx: Context,
     rows: Pairs,

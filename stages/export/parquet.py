@@ -63,7 +63,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @stage(
-    version=4,
+    version=5,
     scope="set",
     reads=_reads,
     adds=added_split,

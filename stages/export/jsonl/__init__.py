@@ -72,7 +72,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", reads=_reads, adds=added_split, files=True, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=added_split, files=True, check=_check)
 def jsonl(
     ctx: Context,
     rows: Records,

@@ -69,6 +69,21 @@ def test_datasets_reads_folder_and_files(tmp_path: Path, pool: pl.DataFrame) -> 
     assert direct["id"] == loaded["train"]["id"]
 
 
+def test_folders_that_differ_in_rows_alone_load_as_what_they_hold(
+    tmp_path: Path, pool: pl.DataFrame
+) -> None:
+    import datasets
+
+    loaded = []
+    for name, rows in (("a", pool.head(4)), ("b", pool.head(7)), ("c", pool.slice(7, 4))):
+        # Every artifact's folder is named `files`: one key for the cache of `datasets`.
+        files, _ = export(tmp_path / name / "files", rows)
+        data = datasets.load_dataset(str(files), cache_dir=str(tmp_path / "cache"))["train"]
+        loaded.append(data["id"])
+    assert [len(ids) for ids in loaded] == [4, 7, 4]
+    assert set(loaded[0]) != set(loaded[2])
+
+
 def test_trl_takes_it_for_conversations(tmp_path: Path, pool: pl.DataFrame) -> None:
     import datasets
     from trl import is_conversational
