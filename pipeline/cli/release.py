@@ -50,10 +50,13 @@ def release(
 ) -> None:
     """Release what the stages have now as NAME@VERSION; what nothing changed in is no new one."""
     from pipeline.cli import bundles
+    from pipeline.releases.bundle import check_writable
     from pipeline.releases.create import create, parse_new
 
     if journal and not bundle:
         raise UserError("--journal needs --bundle FILE.zip: it is what the answers go into")
+    if bundle:  # a mistake in its name must leave no release behind
+        check_writable(bundle)
     loaded, opened = load(recipe, store, overrides, profile)
     new_name, version = (None, None) if name is None else parse_new(name)
     created = create(loaded, opened, new_name, version)

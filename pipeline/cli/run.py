@@ -93,7 +93,7 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
-    if runner.ran:
+    if runner.ran and not bundle:
         print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)

@@ -82,7 +82,7 @@ def write_bundle(
     Raises:
         UserError: The file cannot be written, or something else is in its place.
     """
-    _check_replaceable(path)
+    check_writable(path)
     files, stages = store.files(), [step.stage for step in recipe.steps.values()]
     members = dict(_members(release, stages))
     inputs = [entry for step in recipe.steps.values() for entry in _inputs(recipe, step, files)]
@@ -114,10 +114,19 @@ def write_bundle(
     return Written(path, path.stat().st_size, own, sum(len(i["files"]) for i in inputs), answers)
 
 
-def _check_replaceable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Refuse a path at which no bundle can be written, before there is anything to write.
+
+    Raises:
+        UserError: It does not end in `.zip`, its folder is missing, or something else is there.
+    """
     if path.suffix != SUFFIX:
         raise UserError(f"a bundle must end in {SUFFIX}, got {str(path)!r}")
     check_kind(path, "the bundle", folder=False, hint="name another file, such as bundle.zip")
+    if not path.parent.is_dir():
+        raise UserError(
+            "the bundle cannot be written", where=str(path), why="its folder is missing"
+        )
     if path.exists() and path.stat().st_size and not is_bundle(path):
         what = "the file exists and is no bundle, so it is not replaced"
         raise UserError(what, where=str(path), hint="name another file, such as bundle.zip")

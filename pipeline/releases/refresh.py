@@ -349,9 +349,9 @@ def _publish(recipe: Recipe, store: Store, release: Release, result: Refreshed) 
         result.published = to
         return
     # The release stands by now: publishing it is what is left to do, whatever happens here.
-    Outgoing(store, release, recipe.publish).publish()
+    sent = Outgoing(store, release, recipe.publish).publish()
     result.published = to
-    if result.outcome == NOTHING_NEW:
+    if result.outcome == NOTHING_NEW and sent.outcome.is_new:
         result.outcome = f"nothing new; {reference} was not published yet, and is now"
 
 

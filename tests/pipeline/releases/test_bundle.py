@@ -342,3 +342,21 @@ def test_a_kill_leaves_a_whole_bundle_or_none(source: Path, tmp_path: Path) -> N
     assert target.read_bytes() == expected
     assert is_bundle(target)
     assert [path.name for path in tmp_path.iterdir()] == ["b.zip"]
+
+
+def test_a_mistake_in_the_name_of_a_bundle_leaves_no_release(tmp_path: Path) -> None:
+    pool(tmp_path / "rows.txt", 4)
+    recipe, store = tmp_path / "mini.yaml", tmp_path / "store"
+    recipe.write_text(
+        "name: mini\nstages:\n"
+        "  a: {uses: load.records, with: "
+        "{path: rows.txt, format: lines, source: s, license: MIT}}\n"
+    )
+    options = ("--store", str(store))
+    assert call("run", str(recipe), *options).code == 0
+    (tmp_path / "other.zip").write_text("mine")
+    for name in ("x.tar", "nosuch/x.zip", "other.zip"):
+        done = call("release", str(recipe), "--bundle", str(tmp_path / name), *options)
+        assert done.code == 2
+        assert "Errno" not in done.stderr
+    assert not (store / "releases").exists()
