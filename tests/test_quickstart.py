@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import Exit
-from pipeline.execution.history import resolve, rows
+from pipeline.execution.snapshot import Snapshot
 from pipeline.models.journal.journal import Journal, journal_in
 from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.stage import ROOT
@@ -98,7 +98,7 @@ def test_it_ends_with_a_report_page(
 
 def shards(overrides: list[str], store: Path) -> dict[str, str]:
     """sha256 of every file that `export.parquet` made."""
-    _, built = resolve(Recipe.load("quickstart", overrides), Store(store))
+    built = Snapshot.of_recipe(Recipe.load("quickstart", overrides), Store(store))
     files = built.artifacts["shards"].manifest["files"]
     return {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
 
@@ -118,15 +118,16 @@ def test_every_dropped_row_has_a_reason_and_names_its_cause(
     overrides: list[str], undisturbed: Path
 ) -> None:
     recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
-    _, built = resolve(recipe, store)
+    built = Snapshot.of_recipe(recipe, store)
     seen = set()
-    for name, view in built.views.items():
-        gone = rows(recipe, store, name, "dropped")
+    views = {name: stage.view for name, stage in built.stages.items() if stage.view}
+    for name, view in views.items():
+        gone = built.rows(name, "dropped")
         if not len(gone):
             continue
         assert gone["drop_reason"].null_count() == 0
         seen |= set(gone["drop_reason"])
-        inputs = [built.views[s] for names in recipe.steps[name].needs.values() for s in names]
+        inputs = [views[s] for names in recipe.steps[name].needs.values() for s in names]
         ids = {i for v in inputs for i in v.read(["id"])["id"]} | set(view.read(["id"])["id"])
         for reason, key in KNOWN_BY.items():
             blamed = gone.filter(pl.col("drop_reason") == reason)["evidence"]
@@ -142,10 +143,10 @@ def test_a_second_run_has_nothing_to_do(overrides: list[str], undisturbed: Path)
 
 
 def test_created_rows_name_answers_of_the_journal(overrides: list[str], undisturbed: Path) -> None:
-    recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
+    built = Snapshot.of_recipe(Recipe.load("quickstart", overrides), Store(undisturbed))
     journal = Journal(undisturbed / "journal")
     for name in WRITING:
-        keys = [key for row in rows(recipe, store, name, "kept")["journal"] for key in row]
+        keys = [key for row in built.rows(name)["journal"] for key in row]
         assert keys
         assert set(journal.get_many(keys)) == set(keys)
     assert max_answers(journal) == 1
@@ -155,11 +156,11 @@ def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undistur
     import datasets
 
     recipe, store = Recipe.load("quickstart", overrides), Store(undisturbed)
-    _, built = resolve(recipe, store)
+    built = Snapshot.of_recipe(recipe, store)
     folder = built.artifacts["shards"].files
     loaded = datasets.load_dataset(str(folder), cache_dir=str(undisturbed / "hf"))["train"]
     assert loaded.column_names[0] == "messages"
-    kept = rows(recipe, store, "shards", "kept")
+    kept = built.rows("shards")
     assert loaded["id"] == kept["id"].to_list()
     plain = [
         [{name: turn[name] for name in ("role", "content")} for turn in messages]
@@ -274,7 +275,7 @@ def curated(
     recipe.write_text(json.dumps({"name": "curate", "models": MODELS, "stages": stages}))
     wired, store = Recipe.load(str(recipe)), folder / "store"
     assert run(wired, store, workers=workers) == Exit.DONE
-    _, built = resolve(wired, Store(store))
+    built = Snapshot.of_recipe(wired, Store(store))
     files = built.artifacts["shards"].manifest["files"]
     paths = sorted((built.artifacts["shards"].files / "data").glob("*.parquet"))
     digests = {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}

@@ -51,7 +51,7 @@ def test_a_second_run_is_refused(small: Path) -> None:
     wired = Recipe.load(str(small))
     with Store(store).locked():
         done = command("run", str(small), "--store", str(store))
-        assert done.returncode == 2
+        assert done.returncode == Exit.TRY_AGAIN
         assert f"another run (process {os.getpid()}) uses this store" in done.stderr
         assert "Traceback" not in done.stderr
         assert command("status", str(small), "--store", str(store)).returncode == 0

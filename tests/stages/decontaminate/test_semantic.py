@@ -236,7 +236,7 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
     vague = "What river flows through the city Vienna?"
     lost = "Name the river that flows through the city of Vienna?"
     rows = conversations([(t,) for t in (SAME, OTHER, river, vague, lost, "Sing a song!")])
-    answers = {SAME: "True", river: " false.", vague: "True, because they agree", lost: "gone"}
+    answers = {SAME: "True", river: " false.", vague: "They agree in part", lost: "gone"}
     context = judged(ctx, answers)
     verdict = semantic(context, rows, benchmarks(), embedder=potion, judge=tinylm)
     listed = rows.select("id").hstack(verdict).select("id", "drop_reason", "error")
