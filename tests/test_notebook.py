@@ -15,6 +15,6 @@ def test_the_notebook_runs_and_its_outputs_are_those_of_today() -> None:
         assert html_of(before) == html_of(after), f"{before.source[:60]!r} changed; {again}"
     texts = [str(cell.get("outputs", "")) for cell in now.cells]
     assert any("near_duplicate" in text and "grid-template-columns" in text for text in texts)
-    assert any("Dataset of 82 rows" in text for text in texts)
+    assert any("Dataset of 200 rows" in text for text in texts)
     assert "error: the recipe has no stage 'chosne'" in texts[-1]
     assert "Traceback" not in texts[-1]
