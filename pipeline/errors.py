@@ -28,7 +28,6 @@ class Exit(IntEnum):
     DRIFT = 3
     ROWS_FAILED = 4
     BUDGET = 5
-    WAITING = 6
     REFUSED = 7
     SOURCE_LOST = 8
     TRY_AGAIN = 9

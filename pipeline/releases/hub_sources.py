@@ -9,6 +9,7 @@ as it is.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typing import Final
 
 from pipeline.errors import Exit, UserError
 from pipeline.recipe.recipe import Recipe
-from pipeline.store.files import read_json, write_json
+from pipeline.store.files import DamagedFile, read_json, write_json
 from pipeline.store.store import Store
 
 SECONDS: Final = 20.0
@@ -48,8 +49,17 @@ def _key(name: str, revision: str | None) -> str:
 
 
 def recorded(store: Store) -> dict[str, str]:
-    """The commits of `NAME@REVISION` as the last refresh recorded them."""
-    return read_json(store.root / "sources.json", dict[str, str]) or {}
+    """The commits of `NAME@REVISION` as the last refresh recorded them.
+
+    Raises:
+        UserError: The record is damaged: another commit must not be loaded in silence.
+    """
+    path = store.root / "sources.json"
+    try:
+        return read_json(path, dict[str, str]) or {}
+    except DamagedFile as damage:
+        hint = f"rm {shlex.quote(str(path))}, then refresh: the hub is asked again"
+        raise damage.as_error(hint) from None
 
 
 def resolve_sources(recipe: Recipe, store: Store, *, had_release: bool) -> None:

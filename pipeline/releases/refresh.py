@@ -34,7 +34,7 @@ from pipeline.releases.hub_sources import resolve_sources
 from pipeline.releases.inputs import is_own_source
 from pipeline.releases.outgoing import Outgoing
 from pipeline.releases.plugins import plugin
-from pipeline.releases.registry import latest
+from pipeline.releases.registry import check_name, latest
 from pipeline.store.store import Store
 from schemas.release import Release
 
@@ -188,7 +188,7 @@ def _refresh(
     progress: Callable[[Recipe], Progress],
     workers: int,
 ) -> None:
-    last = latest(store, recipe.name)
+    last = latest(store, check_name(recipe.name))  # before anything runs for such a name
     resolve_sources(recipe, store, had_release=last is not None)
     result.why = _new(recipe, store, last)
     if not result.why and last:

@@ -26,6 +26,7 @@ from stages.load._formats.row_formats import named
 from stages.load._formats.trees import is_flat, read_flat
 from stages.load._rows.accepted import accept, read_accepted
 from stages.load._rows.options import DEFAULT_SPLIT, check_rows, source_positions
+from stages.load._rows.options import input_files as input_files
 from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,

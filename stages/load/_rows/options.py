@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, get_args
 
@@ -55,6 +56,18 @@ def check_rows(
     for path in existing_files(options.path):
         check_file(path, held, is_usable, what, hint, nested, options.delimiter)
     read_accepted(options.accepted)
+
+
+def input_files(options: SimpleNamespace) -> list[Path]:
+    """The files of a data set that is a local folder: they count by content, as `path` does.
+
+    Args:
+        options: `dataset`.
+    """
+    folder = Path(options.dataset or "")
+    if not options.dataset or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def source_positions(

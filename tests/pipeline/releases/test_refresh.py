@@ -277,6 +277,45 @@ def test_a_branch_of_the_hub_is_resolved_to_its_commit(tmp_path: Path, hub: Fake
     assert (second.release, second.rows["after"]) == ("weekly@1.1", 8), second
 
 
+def test_a_damaged_record_of_commits_is_refused_by_name(tmp_path: Path, hub: FakeHub) -> None:
+    hub.create("org/pool")
+    push(hub, range(5))
+    hub_recipe(tmp_path)
+    assert refreshed(tmp_path).release == "weekly@1.0"
+    record = tmp_path / "store" / "sources.json"
+    record.write_bytes(record.read_bytes()[:-5])
+    result = refreshed(tmp_path)
+    assert result.code is Exit.MISTAKE
+    assert any("sources.json" in line for line in result.why)
+    record.unlink()
+    assert refreshed(tmp_path).outcome == "nothing new"
+
+
+def test_a_local_data_set_is_a_source_by_content(tmp_path: Path) -> None:
+    folder = tmp_path / "pool"
+    folder.mkdir()
+    rows(folder / "rows.jsonl", range(6))
+    text = (
+        "name: weekly\nstages:\n  pool: {uses: load.records, "
+        f"with: {{dataset: '{folder}', source: pool, license: MIT}}}}\n"
+        "  shards: {uses: export.parquet, needs: pool}\n"
+    )
+    (tmp_path / "weekly.yaml").write_text(text, "utf-8")
+    assert refreshed(tmp_path).rows["after"] == 6
+    assert refreshed(tmp_path).outcome == "nothing new"
+    rows(folder / "rows.jsonl", range(7))
+    assert refreshed(tmp_path).rows["after"] == 7
+
+
+def test_a_name_that_no_release_can_have_is_told_before_anything_runs(folder: Path) -> None:
+    text = (folder / "weekly.yaml").read_text().replace("name: weekly", "name: my weekly rows")
+    (folder / "weekly.yaml").write_text(text)
+    result = refreshed(folder)
+    assert result.code is Exit.MISTAKE
+    assert "a release's name must be" in result.outcome
+    assert not (folder / "store" / "artifacts").exists()
+
+
 def test_a_hub_that_does_not_answer_is_tried_again_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
