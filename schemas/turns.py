@@ -245,7 +245,9 @@ def _template_message(message: Mapping[str, Any], reasoning: str) -> dict[str, A
 
 
 def _template_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": parsed(call.get("arguments"), {})}
+    arguments = parsed(call.get("arguments"), {})
+    # An empty text is no arguments, also as JSON (`""`): in a shard the two are one.
+    function = {"name": call["name"], "arguments": {} if arguments == "" else arguments}
     known = {} if call.get("id") is None else {"id": call["id"]}
     return {**known, "type": "function", "function": function}
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -210,6 +210,7 @@ ARGUMENTS = (
 )
 
 
+@example(['""'], None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=6), ARGUMENTS)
 def test_whatever_stands_in_arguments_can_be_read(
     tmp_path_factory: pytest.TempPathFactory, arguments: list[str | None], tools: str | None
