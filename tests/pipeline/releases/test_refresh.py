@@ -15,7 +15,8 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.execution.progress import LineProgress
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.refresh import Refreshed, read_log, refresh
+from pipeline.releases.refresh import refresh
+from pipeline.releases.refresh_log import Refreshed, read_log
 from pipeline.store.releases import versions
 from pipeline.store.store import Store
 from tests.support.fake_hub import FakeHub, Fault
