@@ -57,7 +57,8 @@ RecipeOrRelease = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION.",
+        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION "
+        "(NAME alone is its latest, where no recipe has that name).",
     ),
 ]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage's name in the recipe.")]
@@ -142,7 +143,7 @@ def snapshot(reference: str, store: Path, overrides: list[str], profile: str | N
     """The stages of a recipe or a release with their artifacts.
 
     Args:
-        reference: A recipe's path or name, or `NAME@VERSION`.
+        reference: A recipe's path or name, or a release: `NAME@VERSION`, `NAME`.
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
