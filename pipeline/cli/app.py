@@ -110,6 +110,8 @@ def verb(
                 # The reader of our output (a pager, head) has gone; that is no error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = Exit.DONE
+            except OSError as error:
+                code = _disk_error(error, Path(str(kwargs.get("store", STORE))))
             except KeyboardInterrupt:
                 print("\ninterrupted", file=sys.stderr)
                 code = Exit.INTERRUPTED
@@ -119,6 +121,17 @@ def verb(
         return wrapped
 
     return declare
+
+
+def _disk_error(error: OSError, store: Path) -> Exit:
+    """Print what the user can do about a full disk and the like; others are bugs of ours."""
+    from pipeline.store.disk_errors import explained
+
+    problem = explained(error, store)
+    if problem is None:
+        raise error
+    print(f"error: {problem}", file=sys.stderr)
+    return problem.code
 
 
 def load(

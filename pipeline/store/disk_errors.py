@@ -27,6 +27,24 @@ DISK_HINTS: Final = {
 """What to do about errors of the disk that the user can fix."""
 
 
+def explained(error: OSError, root: Path) -> UserError | None:
+    """The error of the disk as one that the user can fix; None where it is another one.
+
+    Args:
+        error: The error.
+        root: The folder of the store.
+    """
+    if error.errno not in DISK_HINTS:
+        return None
+    path = Path(error.filename) if isinstance(error.filename, str) else root
+    hint = DISK_HINTS[error.errno]
+    if error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root):
+        # Permission is missing for an input or an output rather than for the store.
+        unreadable = path.exists() and not os.access(path, os.R_OK)
+        hint = "make it readable" if unreadable else "name a path that can be written to"
+    return UserError(str(error.strerror), where=str(path), hint=hint)
+
+
 @contextmanager
 def disk_errors_explained(root: Path) -> Iterator[None]:
     """Turn errors of the disk into a UserError: nothing is damaged, and the user can fix them.
@@ -40,12 +58,6 @@ def disk_errors_explained(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_HINTS:
+        if (problem := explained(error, root)) is None:
             raise
-        path = Path(error.filename) if isinstance(error.filename, str) else root
-        hint = DISK_HINTS[error.errno]
-        if error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root):
-            # Permission is missing for an input or an output rather than for the store.
-            unreadable = path.exists() and not os.access(path, os.R_OK)
-            hint = "make it readable" if unreadable else "name a path that can be written to"
-        raise UserError(str(error.strerror), where=str(path), hint=hint) from error
+        raise problem from error
