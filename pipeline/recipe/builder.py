@@ -58,6 +58,7 @@ class Builder:
         self.models: dict[str, Any] = {}
         self._read_models(content.get("models"))
         self._read_prices(content.get("prices"))
+        self._read_fallbacks(content.get("models"))
         self.budgets = {"": self._budget((), content)}
         self.publish = self._publish(content.get("publish"))
         self.refresh = self._refresh(content.get("refresh"))
@@ -145,6 +146,7 @@ class Builder:
                 continue
             spec = dict(raw)
             maker = spec.pop("from", None)
+            spec.pop("fallback", None)  # once all models are known
             if maker is not None:
                 spec.setdefault("model", "")
                 self._check_exists((*key_path, "from"), f"model {name!r} is from", str(maker))
@@ -167,6 +169,29 @@ class Builder:
                 self._problem(key_path, what)
             elif price is not None and model is not None:
                 self.models[str(name)] = replace(model, price=price)
+
+    def _read_fallbacks(self, models: Any) -> None:
+        """The model that each `fallback` names, with its own price."""
+        named = {
+            str(name): raw["fallback"]
+            for name, raw in (models if isinstance(models, dict) else {}).items()
+            if isinstance(raw, dict) and raw.get("fallback") is not None
+        }
+        before = dict(self.models)
+        for name, second in named.items():
+            key_path = ("models", name, "fallback")
+            model, fallback = before.get(name), before.get(str(second))
+            if second not in before:
+                hint = suggest(str(second), before)
+                self._problem(key_path, f"there is no model {second!r}", hint)
+            elif isinstance(model, Embedder) or isinstance(fallback, Embedder):
+                what = "fallback must be of a language model and name another one"
+                self._problem(key_path, f"{what}, got the embedder {second!r}")
+            elif second == name or second in named:
+                what = f"fallback must name another model without a fallback, got {second!r}"
+                self._problem(key_path, what)
+            elif model is not None and fallback is not None:
+                self.models[name] = replace(model, fallback=fallback)
 
     def _budget(self, key_path: KeyPath, raw: Mapping[str, Any]) -> BudgetLimit:
         """The `budget` among these keys; without limits where there is none."""

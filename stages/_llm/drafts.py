@@ -273,8 +273,7 @@ def model_names(models: Sequence[LanguageModel]) -> list[str]:
     counts: Counter[str] = Counter()
     names = []
     for model in models:
-        name = model.id or model.served_name or model.made_by
-        name = name or model.model.rstrip("/").split("/")[-1]
+        name = model.short_name
         counts[name] += 1
         names.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
     return names

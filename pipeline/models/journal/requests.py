@@ -174,6 +174,7 @@ def prepare(
     tokenizer: Any,
     context_tokens: int | None,
     reasoning: Reasoning = DEFAULT_REASONING,
+    instead_of: Mapping[str, Any] | None = None,
 ) -> PreparedRequest:
     """Render a request, tokenize it and compute its key.
 
@@ -188,6 +189,7 @@ def prepare(
         tokenizer: The model's tokenizer; None leaves rendering and tokenizing to the server.
         context_tokens: The model's context; longer requests get an `error`.
         reasoning: How the model reasons.
+        instead_of: The identity of the model in whose place this one answers.
 
     Example:
         >>> prepared = prepare(Request("2 + 2 ="), {"weights": {"id": "m"}}, None, None)
@@ -214,6 +216,7 @@ def prepare(
             "seed": request.seed,
             "sample": request.sample,
             **({"resample": request.resample} if request.resample else {}),
+            **({"instead_of": instead_of} if instead_of else {}),
             # Other tokens of the same text: control tokens that a turn mentions.
             **({"literal": True} if rendered not in (None, prompt) else {}),
         }
@@ -346,9 +349,10 @@ def completion_of(
     if parsed is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
-        return Completion(prepared.key, "", "error", tokens, 0, why)
+        unsent = prepared.error is not None
+        return Completion(prepared.key, "", "error", tokens, 0, why, unsent=unsent)
     answer = answer_of(parsed, prepared.prompt, prepared.decoding, prepared.reasoning)
-    reason = "error" if parsed.error else parsed.finish_reason
+    reason = "withheld" if parsed.error else parsed.finish_reason
     return Completion(
         key=prepared.key,
         text=answer.answer,

@@ -34,7 +34,7 @@ from stages._llm.drafts import (
     to_frame,
 )
 from stages._llm.rows import Rejection, continued, has_tools, license_of
-from stages._text.refusals import REFUSAL
+from schemas.refusals import REFUSAL
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
 from stages.generate.respond.explain import Explain, set_system_prompts
