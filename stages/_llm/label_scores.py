@@ -46,6 +46,7 @@ class LabelAnswer:
         journal: The keys of all completions that it was read from.
         error: Why there is no answer.
         rejection: Why the answer is no label.
+        fallback: The model that answered in the place of the first one.
     """
 
     value: float | None
@@ -53,6 +54,7 @@ class LabelAnswer:
     journal: list[str]
     error: str | None = None
     rejection: Rejection | None = None
+    fallback: str | None = None
 
 
 def ask_labels(
@@ -91,11 +93,14 @@ def ask_labels(
 
 
 def _read(answer: ParsedCompletion, labels: Mapping[str, float], min_mass: float) -> LabelAnswer:
-    if not answer.readable:
-        return LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
-    value = expected_value(answer.completion, labels, min_mass)
-    written = labels[answer.value]
-    return LabelAnswer(written if value is None else value, value is not None, answer.journal)
+    result = LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
+    if answer.readable:
+        value = expected_value(answer.completion, labels, min_mass)
+        written = labels[answer.value]
+        result = replace(
+            result, value=written if value is None else value, from_logprobs=value is not None
+        )
+    return replace(result, fallback=answer.fallback)
 
 
 def _sampled(

@@ -26,7 +26,7 @@ from stages.generate.from_documents import (
     SelfCodeAlign,
     WaveCoder,
 )
-from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
+from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve

@@ -22,9 +22,9 @@ from pipeline.models.structured_output import (
     choice_parser,
     json_parser,
 )
+from schemas.refusals import REFUSAL
 from stages._llm.lists import listed_items
 from stages._llm.preambles import instruction_text, without_preamble
-from schemas.refusals import REFUSAL
 from stages.generate._parsing.lists import field_tasks, numbered_items
 from stages.generate._parsing.ratings import rating
 from stages.generate._parsing.sections import (

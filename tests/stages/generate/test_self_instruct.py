@@ -17,7 +17,7 @@ from schemas.records import record_id
 from stages._text.rouge import rouge_l, tokenize
 from stages.generate._parsing import lists
 from stages.generate.self_instruct import self_instruct
-from stages.generate.self_instruct.instances import Turns
+from stages.generate.self_instruct.instance_options import Turns
 from stages.generate.self_instruct.methods import SelfInstruct
 from tests.support.journals import max_answers
 from tests.support.rows import kept, seed_tasks
