@@ -90,7 +90,7 @@ class InstanceWriter:
     ) -> None:
         """Classify the tasks, then request instances with the prompt for each kind."""
         self._classify(method, engine, tasks, seeds)
-        for kind, parse in ((True, output_first), (False, input_first)):
+        for kind, parse in ((False, input_first), (True, output_first)):
             active = [task for task in tasks if task.active and task.is_classification is kind]
             requests = [self._instance_request(method, task, seeds) for task in active]
             for task, answer in _asked(engine, active, requests, "output", _listed(parse)):

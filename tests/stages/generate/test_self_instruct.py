@@ -175,7 +175,8 @@ def test_from_list_to_instances_as_in_the_paper(ctx: Context, seeds: pl.DataFram
     }
     assert rows["drop_reason"].drop_nulls().to_list() == ["input_equals_output"] * 2
     assert (rows["journal"].list.len() == 3).all()
-    lists, classify, instances = context.engine.calls
+    lists, classify, *parts = context.engine.calls
+    instances = [request for part in parts for request in part]
     assert lists[0].decoding.stop == ("\n\n", "\n16", "16.", "16 .")
     assert lists[0].prompt.count("\n") == 9  # a heading and eight demonstrations
     assert classify[0].prompt.count("Is it classification? ") == 12 + 19
