@@ -121,9 +121,8 @@ class Refusal:
         about_text = _ABOUT_TEXT.search(f"{code} {message}") is not None
         parameter = None
         if not about_text and (code in _CODES or _UNSUPPORTED.search(message)):
-            parameter = (
-                _first_named(param, sent) if param else _first_named(message[:MAX_NAMED], sent)
-            )
+            named = param and _first_named(param, sent)
+            parameter = named or _first_named(message[:MAX_NAMED], sent)
         return cls(message, parameter, about_text, _ACCOUNT.search(message) is not None)
 
     @property
