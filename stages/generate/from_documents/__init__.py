@@ -119,7 +119,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     adds=ADDS,
     check=_check,

@@ -41,7 +41,7 @@ _NOTHING: Final = frozenset(
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
 _VERDICT: Final = re.compile(
-    r"^[^\w\n]*(?:rule[ \t]*)?(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*(?:rule[ \t]*)?(\d+)\W+(yes|no)\b[^\w\n]*(.*)$", re.IGNORECASE | re.MULTILINE
 )
 _VERDICT_DECODING: Final = Decoding(max_tokens=500)
 

@@ -62,7 +62,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=["messages", "input_start"],
     adds=_adds,
