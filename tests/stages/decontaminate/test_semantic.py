@@ -443,10 +443,10 @@ def test_other_numbers_are_found_only_where_they_may_differ(
     ctx: Context, potion: Embedder
 ) -> None:
     items = load_benchmarks(ctx, names=("gsm8k",))
-    read = json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")[:200]
-    other = [other_numbers(row["question"]) for row in read]
-    assert all(numbers_in(a) != numbers_in(b["question"]) for a, b in zip(other, read, strict=True))
-    rows = conversations([(text,) for text in other])
+    read = [row["question"] for row in json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")[:200]]
+    other = [other_numbers(text) for text in read]
+    rows = conversations([(b,) for a, b in zip(read, other, strict=True) if a != b])
+    assert len(rows) > 190
     types = {"gsm8k": "number_substituted"}
     found = dropped(ctx, rows, items, embedder=potion, task_types=types)
     assert len(found) >= 0.98 * len(rows)
