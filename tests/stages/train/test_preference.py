@@ -305,6 +305,12 @@ def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
     assert "Tools should" in refused["error"]
     with pytest.raises(UserError, match="no pair to train on by dpo"):
         train(Context.scratch(tmp_path / "b"), pair_frame(odd[:2]), model=tinylm)
+    ctx = Context.scratch(tmp_path / "c")
+    with pytest.raises(UserError, match="no pair to train on by dpo") as raised:
+        train(ctx, pair_frame(odd[2:3]), model=tinylm)
+    file = ctx.work / "refused.jsonl"
+    assert str(file) in str(raised.value.hint)
+    assert json.loads(file.read_text())["id"] == "marked"
 
 
 @pytest.mark.parametrize(
