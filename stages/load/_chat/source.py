@@ -7,7 +7,7 @@ the row could mean something else, or be taken for the duplicate of another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
@@ -240,6 +240,15 @@ def _kept_of_turn(turn: Any, source: Source) -> Row:
     kept = {k: v for k, v in turn.items() if k in source.keep and not is_nothing(v)}
     for name, value in turn.items():
         if isinstance(value, list) and name not in kept:
-            parts = [p for p in value if isinstance(p, dict) and p.get("type") in source.keep]
+            parts = [*_kept_parts(value, source)]
             kept |= {name: parts} if parts else {}
     return kept
+
+
+def _kept_parts(parts: list[Any], source: Source) -> Iterator[Row]:
+    """The parts whose type is kept, those within results of tools too."""
+    for part in parts:
+        if isinstance(part, dict) and part.get("type") in source.keep:
+            yield part
+        elif isinstance(part, dict) and isinstance(part.get("content"), list):
+            yield from _kept_parts(part["content"], source)
