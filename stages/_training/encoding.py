@@ -150,11 +150,8 @@ def _encoded(
             _unmask(mask, offsets, rendered.answers, messages, loss_on)
     except Unrenderable as error:
         return None, None, 0, str(error)
-    shown = {answer.turn for answer in rendered.answers if answer.reasoning}
-    thoughts = [turn.get("reasoning") or "" for turn in messages]
-    hidden = sum(len(text) for at, text in enumerate(thoughts) if text.strip() and at not in shown)
     labels = [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
-    return ids, labels, hidden, None
+    return ids, labels, rendered.hidden_reasoning(messages), None
 
 
 def _refuse_loss_elsewhere(messages: Sequence[Mapping[str, Any]]) -> None:

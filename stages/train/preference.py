@@ -76,7 +76,7 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return ["prompt", *SIDES, "tools"]
 
 
-@stage(version=2, scope="set", reads=_reads, check=_check)
+@stage(version=3, scope="set", reads=_reads, check=_check)
 def preference(
     ctx: Context,
     pairs: Files | Pairs,

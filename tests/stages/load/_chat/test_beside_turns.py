@@ -1,4 +1,4 @@
-"""What stands beside the turns of a row, and turns that hold several: nothing is lost in silence."""
+"""Beside the turns of a row, and turns that hold several: nothing is lost in silence."""
 
 from __future__ import annotations
 
