@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -33,26 +31,12 @@ from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
+from pipeline.store.disk_errors import disk_errors_explained
 from pipeline.store.hashing import column_digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
-
-_OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
-_FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
-DISK_HINTS: Final = {
-    errno.ENOSPC: "free some space, then run again: finished work is kept",
-    errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run again",
-    errno.EROFS: _OTHER_FOLDER,
-    errno.EACCES: _OTHER_FOLDER,
-    errno.EPERM: _OTHER_FOLDER,
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: _FOREIGN,
-    errno.EISDIR: _FOREIGN,
-}
-"""What to do about errors of the disk that the user can fix."""
 
 LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
 
@@ -67,6 +51,7 @@ class Runner:
         progress: Where progress is shown.
         workers: Processes for row-scope stages.
         accept_code: Reuse artifacts although the code of their stage changed.
+        shown: The steps that `progress` shows, in order; by default those that a run leads to.
         outputs: The artifacts of the steps that are done.
         expected: What steps were estimated to request from language models, by name.
         used: What they did request, by name.
@@ -79,6 +64,7 @@ class Runner:
     progress: Progress
     workers: int = 1
     accept_code: bool = False
+    shown: Sequence[str] = ()
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
@@ -108,7 +94,7 @@ class Runner:
         # inputs: behind a step that has to run it was unknown before. A step that raises ends
         # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
         # step read a damaged artifact is all planned again: that artifact is then missing.
-        with _disk_errors_explained(self.store.root), self.store.locked():
+        with disk_errors_explained(self.store.root), self.store.locked():
             damaged: set[Path] = set()
             while True:
                 try:
@@ -126,12 +112,13 @@ class Runner:
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
-        pool = WorkerPool(self.workers)
+        pool, selected = WorkerPool(self.workers), select_steps(self.recipe, targets)
+        numbers = {name: n for n, name in enumerate(self.shown or [s.name for s in selected], 1)}
         try:
-            for number, step in enumerate(select_steps(self.recipe, targets), 1):
+            for step in selected:
                 files = self.store.files()
                 planned = plan_step(self.recipe, step, self.store, self.outputs, files)
-                self.outputs.add(step, self._run_or_reuse(planned, pool, number))
+                self.outputs.add(step, self._run_or_reuse(planned, pool, numbers[step.name]))
         finally:
             pool.close()
 
@@ -154,7 +141,7 @@ class Runner:
         Args:
             planned: The step; its inputs exist.
             pool: Worker processes for row-scope stages.
-            number: Its position among the steps of the run, from 1.
+            number: Its position among the steps that are shown, from 1.
         """
         assert planned.fingerprint is not None
         stage = planned.step.stage
@@ -308,18 +295,3 @@ def _row_counts(manifest: Manifest) -> str:
     parts += [f"{dropped:,} dropped"] if dropped else []
     parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
     return ", ".join(parts)
-
-
-@contextmanager
-def _disk_errors_explained(root: Path) -> Iterator[None]:
-    """Turn errors of the disk into a UserError: nothing is damaged, and the user can fix them."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_HINTS:
-            raise
-        path = Path(error.filename) if error.filename else root
-        # Permission is missing for an input rather than for the store.
-        denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
-        hint = "make it readable" if denied else DISK_HINTS[error.errno]
-        raise UserError(str(error.strerror), where=str(path), hint=hint) from error
