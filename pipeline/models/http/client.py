@@ -205,9 +205,9 @@ class HttpClient:
         result = self._storable(parsed)
         if isinstance(result, str):
             history.answered = True
-            history.taken |= body.keys()
+            history.accepted |= body.keys()
             if not self.dialect.plain:
-                history.taken |= parameters_in(body, self.provider.PROMPT_FIELDS)
+                history.accepted |= parameters_in(body, self.provider.PROMPT_FIELDS)
                 if sent := self._sent(prepared, body):
                     history.sent[prepared.key] = sent
         return result
@@ -274,7 +274,7 @@ class HttpClient:
         if note is not None:
             note_once(f"{self._where} {note} (it answered: {refusal.message})")
             return True
-        if refusal.parameter in history.taken_parameters:
+        if refusal.parameter in history.accepted_parameters:
             return False  # it took others with it, so this is about one request
         raise unsupported(refusal.parameter, self._where, refusal.message)
 
@@ -324,7 +324,13 @@ _dialects: dict[tuple[str, str, str], Dialect] = {}
 
 
 def dialect_of(model: LanguageModel, base_url: str, name: str) -> Dialect:
-    """The spelling of one model on one server, with all that this process has learned of it."""
+    """The spelling of one model on one server, with all that this process has learned of it.
+
+    Args:
+        model: The model, as the recipe has it.
+        base_url: Address of the server.
+        name: What the server calls the model.
+    """
     key = (base_url, name, f"{model.api} {model.guided}")
     return _dialects.setdefault(key, Dialect.of(model))
 

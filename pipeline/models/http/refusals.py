@@ -140,7 +140,13 @@ def hint_for(parameter: str | None) -> str:
 
 
 def unsupported(parameter: str, where: str, why: str | None) -> UserError:
-    """The error for a parameter that a server does not take, and that cannot be left out unsaid."""
+    """The error for a parameter that a server does not take, and that cannot be left out unsaid.
+
+    Args:
+        parameter: The parameter, by its name in `PARAMETERS`; "prompt" for a plain text.
+        where: The server.
+        why: What it says.
+    """
     what = "plain texts" if parameter == "prompt" else parameter.replace("_", " ")
     return UserError(
         f"the server must take what the stage asks for, and does not take {what}",
@@ -252,7 +258,7 @@ class History:
         answered: Whether it answered any, or refused two in different ways.
         refused: How often it refused.
         kind: How it did.
-        taken: The fields of the bodies that it answered.
+        accepted: The fields of the bodies that it answered.
         sent: What was sent beside a prompt, by the request's key, where that is not the
             plain spelling of the request.
     """
@@ -260,13 +266,13 @@ class History:
     answered: bool = False
     refused: int = 0
     kind: str = ""
-    taken: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
 
     @property
-    def taken_parameters(self) -> set[str]:
+    def accepted_parameters(self) -> set[str]:
         """The parameters that it took, by their names in `PARAMETERS`."""
-        return parameters_in(dict.fromkeys(self.taken), ()) | (self.taken & PARAMETERS.keys())
+        return parameters_in(dict.fromkeys(self.accepted), ()) | (self.accepted & PARAMETERS.keys())
 
     def add(self, refusal: Refusal) -> bool:
         """Count a refusal; whether all other requests will get it as well.

@@ -1,4 +1,4 @@
-"""Which parameter a refused request is about: the wording of real servers, and of other refusals."""
+"""Which parameter a refused request is about: the wording of servers, and other refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ UNSUPPORTED = [
     ("stream", openai("This model only support stream mode, please enable the stream parameter "
                       "to access the model.", None, "invalid_parameter_error")),
     ("stream_options", openai("Extra inputs are not permitted, field: 'stream_options'")),
-    ("chat_template_kwargs", openai("Unrecognized request argument supplied: chat_template_kwargs")),
+    ("chat_template_kwargs", openai(
+        "Unrecognized request argument supplied: chat_template_kwargs")),
 ]  # fmt: skip
 """What servers answer, from their documentation and from reports of their users."""
 
