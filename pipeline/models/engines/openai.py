@@ -29,8 +29,9 @@ from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.engines.vllm_server import Server
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
-from pipeline.models.http.scheduler import Scheduler
-from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.http.scheduler import Result, Scheduler
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 COMMIT_SIZE: Final = 1000
@@ -39,7 +40,7 @@ MIN_KEY_LENGTH: Final = 8
 """Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
 kept out of the journal nor redacted without loss."""
 
-Results = SimpleQueue[tuple[PreparedRequest, str | Failure] | None]
+Results = SimpleQueue[tuple[PreparedRequest, Result] | None]
 """Requests with their results, as they come; None at the end."""
 
 

@@ -21,14 +21,18 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
+from pipeline.models.http.quota import quota_error, quota_is_used_up
 from pipeline.models.http.scheduler import Retry
 from pipeline.models.journal.requests import Failure, PreparedRequest
 from pipeline.models.journal.responses import well_formed
+from pipeline.models.journal.usage import billed
 
 RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes after which the request is tried again."""
 OVERLOADED: Final = frozenset({408, 429, 503, 529})
 """Status codes after which fewer requests are sent at once."""
+UNREAD: Final = frozenset({429, 503, 529})
+"""Those of them that say nothing about the request itself."""
 FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """Status codes that every other request would get as well."""
 FORBIDDEN: Final = 403
@@ -138,15 +142,19 @@ class HttpClient:
             return Retry("the answer is no valid JSON")
         if not well_formed(clean):
             message = self._one_line(self._message(response))
-            return Retry(f"the answer has no completion in it: {message}")
+            why = f"the answer has no completion in it: {message}"
+            return Retry(why, billed=billed(clean))
         return text if clean is parsed else json.dumps(clean)
 
     def _refused(self, response: Any) -> Retry | Failure:
         code = response.status_code
         message = self._one_line(self._message(response))
+        if quota_is_used_up(code, response.content):
+            raise quota_error(self.base_url, f"the server answered {code}: {message}")
         if code in RETRYABLE:
-            after = retry_after(response.headers)
-            return Retry(f"the server answered {code}: {message}", code in OVERLOADED, after)
+            after, overload = retry_after(response.headers), code in OVERLOADED
+            why = f"the server answered {code}: {message}"
+            return Retry(why, overload, after, unread=code in UNREAD)
         if code in FATAL and not (code == FORBIDDEN and self._lists_models):
             raise UserError(
                 f"the server answered {code}",

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pipeline.models.base import TokenLogprobs
+from pipeline.models.journal.usage import usage_of
 
 RawResponse = dict[str, Any] | str
 """A raw response: a JSON object, or the JSON text that a server sent."""
@@ -73,13 +74,13 @@ def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
     text = choice["text"] if message is None else _content(message)
     reasoning = "" if message is None else _reasoning(message)
     reason = choice.get("finish_reason")
-    usage = response.get("usage") or {}
+    usage = usage_of(response)
     withheld = reason == "content_filter"
     return ParsedResponse(
         text=_replace_surrogates(text or ""),
         finish_reason="length" if reason in CUT else "stop",
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
         logprobs=tuple(_logprobs(choice.get("logprobs"))),
         error="the server withheld the answer (content_filter)" if withheld else None,
         reasoning=_replace_surrogates(reasoning),
