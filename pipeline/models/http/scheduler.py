@@ -75,7 +75,7 @@ class Scheduler:
         failing_since: When the first attempt failed since the last answer.
         last_reason: Why the last attempt failed.
         fatal: The exception that ends all sending.
-        over_budget: Whether the gate refused the next request, and no other can come before it.
+        over_budget: Whether the gate refused the next request for good: nothing else is open.
         answers: How many requests have ended otherwise than by failing attempts.
     """
 
@@ -123,7 +123,7 @@ class Scheduler:
         elif (pause := self.limiter.paused_until - now) > patience:
             self._give_up(f"the server asks to wait for {pause:.0f} s, longer than {patience:g} s")
         done = not (self.pending or self.retries or self.in_flight)
-        return done or (self.over_budget and not self.in_flight and self.gate.idle)
+        return done or self.over_budget
 
     def _give_up(self, why: str) -> None:
         """Fail every request that is not in flight."""
@@ -149,8 +149,9 @@ class Scheduler:
             wait = self.limiter.wait(now, len(self.in_flight), tokens)
             if wait is None or wait > 0:
                 return wait
+            alone = not self.in_flight and self.gate.idle
             if not self.gate.admit(request):
-                self.over_budget = due or not self.retries
+                self.over_budget = alone and (due or not self.retries)
                 return POLL_INTERVAL
             attempts, answers = heapq.heappop(self.retries)[3:] if due else (0, self.answers)
             if not due:
