@@ -70,7 +70,7 @@ def stats(journal: Journal) -> dict[str, Any]:
         counts["again"] += entry.answers - 1
     names = journal.names()
     identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
-    rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
+    rows = [{"name": model_name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
 
 
@@ -103,11 +103,15 @@ def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
         yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
 
 
-def _name(model: Any, names: Mapping[str, str]) -> str:
+def model_name(model: Any, names: Mapping[str, str]) -> str:
     """A model's name for people: of its weights, then whatever else its identity has.
 
+    Args:
+        model: Its identity.
+        names: Names of local weights by digest, as the journal has them.
+
     Example:
-        >>> _name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
+        >>> model_name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
         'weights 0123456789ab, dtype float32'
     """
     parts = dict(model) if isinstance(model, dict) else {"model": model}

@@ -296,7 +296,7 @@ def test_an_overloaded_provider_is_tried_again(
          "answered 404"),
         ("anthropic", "400 Bad Request",
          {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit "
-          "balance is too low to access the Anthropic API."}}, "answered 400"),
+          "balance is too low to access the Anthropic API."}}, "quota is used up"),
         ("gemini", "400 Bad Request",
          {"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.",
                     "status": "INVALID_ARGUMENT", "details": [{"reason": "API_KEY_INVALID"}]}},
