@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from pipeline.errors import Exit, UserError
 from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.budget import BudgetLimit, Price
+from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit, Price
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
@@ -46,6 +46,7 @@ class Builder:
         problems: All mistakes so far.
         models: The models by name, None for one with a mistake.
         budgets: What the run may use (under the empty name) and single steps of it.
+        currency: That of the prices.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
     """
@@ -158,6 +159,7 @@ class Builder:
             self.models[str(name)] = model
 
     def _read_prices(self, prices: Any) -> None:
+        currencies: dict[str, str] = {}
         for name, raw in (prices if isinstance(prices, dict) else {}).items():
             key_path = ("prices", str(name))
             price = self._limits(key_path, raw, Price)
@@ -170,6 +172,13 @@ class Builder:
                 self._problem(key_path, what)
             elif price is not None and model is not None:
                 self.models[str(name)] = replace(model, price=price)
+            if price is not None:
+                currencies.setdefault(price.currency, str(name))
+        if len(currencies) > 1:
+            uses = " and ".join(f"{code} ({name})" for code, name in currencies.items())
+            what = f"all prices of a recipe must be in one currency, got {uses}"
+            self._problem(("prices",), what, "convert them; `currency` is USD where it is left out")
+        self.currency = next(iter(currencies), DEFAULT_CURRENCY)
 
     def _read_fallbacks(self, models: Any) -> None:
         """The model that each `fallback` names, with its own price."""
