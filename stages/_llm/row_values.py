@@ -15,9 +15,9 @@ has the name:
 
 Example:
     >>> messages = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
-    >>> rows = pl.DataFrame({"messages": [messages], "input_start": [None], "tone": ["dry"]})
+    >>> rows = pl.DataFrame({"id": ["a"], "messages": [messages], "tone": ["dry"]})
     >>> row_values(rows, ["response", "tone"])
-    [{'tone': 'dry', 'response': 'So.'}]
+    [{'response': 'So.', 'tone': 'dry'}]
 """
 
 from __future__ import annotations
@@ -103,8 +103,9 @@ def row_values(
         view: What of a turn `response` and `conversation` show; see `schemas.turns`.
     """
     computed = [name for name in PARTS if name in names and name not in rows.columns]
-    columns = [name for name in names if name not in computed]
+    columns = [name for name in names if name not in computed and name != "id"]
     frame = rows.select(
+        "id",  # also where nothing is named: a frame without columns has no rows
         *columns,
         *(expression for name, expression in _texts().items() if name in computed),
         *(pl.col(name).alias(f"_{name}") for name in _sources(computed)),
@@ -119,7 +120,7 @@ def row_values(
             row["messages"] = [{**turn, "text": turn_text(turn, view)} for turn in row["messages"]]
         if "extra" in row:
             row["extra"] = parsed(row["extra"], {})
-        values.append(row)
+        values.append({name: row[name] for name in names})
     return values
 
 

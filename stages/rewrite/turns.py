@@ -109,7 +109,7 @@ def turns(
             for name in each:
                 chosen[name].append(own and own[name])
     frame = rows_to_frame(made, source, {})
-    carried = rows.drop(*RECORD_COLUMNS, strict=False)[indices]
+    carried = rows.drop(*RECORD_COLUMNS, strict=False)[pl.Series(indices, dtype=pl.UInt32)]
     carried = carried.with_columns(
         pl.Series(name, chosen[name], dtype=carried[name].dtype.inner)  # type: ignore[attr-defined]
         for name in each
