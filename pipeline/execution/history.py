@@ -11,7 +11,7 @@ from pipeline.errors import UserError
 from pipeline.execution.json_rows import present_fields
 from pipeline.execution.named_rows import named_rows
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
-from pipeline.recipe.recipe import display
+from pipeline.hints import display
 from pipeline.store.artifact import Artifact
 
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.models.base import Limits
+from pipeline.models.api import Limits
 from pipeline.models.http.rate_limit import RateLimiter, backoff
 from pipeline.models.journal.requests import Failure, Gate, PreparedRequest
 
