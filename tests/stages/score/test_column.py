@@ -42,13 +42,14 @@ class WithLogprobs(Scripted):
 
 
 def first(tokens: Mapping[str, float]) -> TokenLogprobs:
-    top = tuple((token, math.log(p)) for token, p in sorted(tokens.items(), key=lambda t: -t[1]))
-    return TokenLogprobs(*top[0], top)
+    """The first token of an answer, which is the first of these."""
+    top = [(token, math.log(probability)) for token, probability in tokens.items()]
+    return TokenLogprobs(*top[0], tuple(sorted(top, key=lambda entry: -entry[1])))
 
 
 def scored(
     ctx: Context, text: str, tokens: Mapping[str, float] | None = None, **options: Any
-) -> Any:
+) -> dict[str, Any]:
     """The first row's columns."""
     context = scripted(ctx, lambda _: (text, "stop"))
     if tokens:
