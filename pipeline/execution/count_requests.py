@@ -187,7 +187,14 @@ def count_requests(
 def count_on_sample(
     planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests | None, limit: int
 ) -> Counted | None:
-    """The requests counted on at most so many rows; see `count_requests`."""
+    """What a step does, counted on a sample of its rows; None as for `count_requests`.
+
+    Args:
+        planned: The step.
+        outputs: What the steps before it have given or will give.
+        known: What the journal knows of its models; None where it has none.
+        limit: At most so many rows.
+    """
     inputs = _inputs(planned, outputs, limit)
     counted = _run(planned, inputs.edges, known) if inputs else None
     if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):

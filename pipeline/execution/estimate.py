@@ -120,12 +120,11 @@ def estimate_steps(
     outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        name = planned.step.name
         if planned.state == "cached" and planned.artifact is not None:
-            estimates[name] = Estimate()
+            estimates[planned.step.name] = Estimate()
             outputs.outputs.add(planned.step, planned.artifact)
         else:
-            estimates[name] = _estimate(recipe, store, planned, outputs)
+            estimates[planned.step.name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 

@@ -89,6 +89,12 @@ def turns(
 
     Example:
         ```yaml
+        brief: {uses: rewrite.turns, needs: pool, with: {user: "In a sentence: {{ instruction }}"}}
+        ```
+
+        Requests out of the three samples of a step of one's own, and answers to them:
+
+        ```yaml
         written: {uses: generate.column, needs: topics, with: {
           model: writer, column: task, num_samples: 3, prompt: "Write a task about {{ topic }}."}}
         tasks:   {uses: rewrite.turns, needs: written, with: {user: "{{ task }}", each: [task]}}
@@ -97,18 +103,18 @@ def turns(
     """
     templates = _templates({"system": system, "user": user, "assistant": assistant})
     names = {name for template in templates.values() for name in template.names}
-    made: list[Row] = []
+    records: list[Row] = []
     indices: list[int] = []
     chosen: dict[str, list[Any]] = {name: [] for name in each}
-    records = rows.select(*RECORD_COLUMNS, *each).iter_rows(named=True)
+    columns = rows.select(*RECORD_COLUMNS, *each).iter_rows(named=True)
     shown = row_values(rows, sorted(names))
-    for index, (row, values) in enumerate(zip(records, shown, strict=True)):
+    for index, (row, values) in enumerate(zip(columns, shown, strict=True)):
         for own in _each(row, each):
-            made.append(_record(row, _written(templates, values, own, row["id"])))
+            records.append(_record(row, _written(templates, values, own, row["id"])))
             indices.append(index)
             for name in each:
                 chosen[name].append(own and own[name])
-    frame = rows_to_frame(made, source, {})
+    frame = rows_to_frame(records, source, {})
     carried = rows.drop(*RECORD_COLUMNS, strict=False)[pl.Series(indices, dtype=pl.UInt32)]
     carried = carried.with_columns(
         pl.Series(name, chosen[name], dtype=carried[name].dtype.inner)  # type: ignore[attr-defined]

@@ -151,13 +151,13 @@ def sample(
     templates = {
         role: Template(text) for role, text in (("system", system), ("user", user)) if text
     }
-    made: list[Row] = []
+    records: list[Row] = []
     seen: set[str] = set()
     for number in range(num_rows or 0):
         row = _new_row(sampler, templates, number, license, seen)
         seen.add(row["id"])
-        made.append(row)
-    return rows_to_frame(made, source, dtypes)
+        records.append(row)
+    return rows_to_frame(records, source, dtypes)
 
 
 def _beside(rows: pl.DataFrame, sampler: Sampler, dtypes: Mapping[str, Any]) -> pl.DataFrame:

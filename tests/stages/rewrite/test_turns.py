@@ -25,15 +25,15 @@ def messages(frame: pl.DataFrame) -> list[list[tuple[str, str]]]:
 
 def test_a_new_conversation_has_the_turns_that_are_written(ctx: Context) -> None:
     rows = ROWS.with_columns(pl.Series("task", ["Count {{ 7 * 7 }}.", "Sing."]))
-    made = turns(ctx, rows, system="Be brief.", user="{{ task }}", assistant="{{ response }}")
+    records = turns(ctx, rows, system="Be brief.", user="{{ task }}", assistant="{{ response }}")
     answers = [row[1]["content"] for row in rows["messages"]]
-    assert messages(made) == [
+    assert messages(records) == [
         [("system", "Be brief."), ("user", task), ("assistant", answer)]
         for task, answer in zip(rows["task"], answers, strict=True)
     ]
-    assert made["parents"].to_list() == [[id_] for id_ in rows["id"]]
-    assert made["id"].to_list() == [record_id(row) for row in made["messages"]]
-    assert made["task"].to_list() == rows["task"].to_list()
+    assert records["parents"].to_list() == [[id_] for id_ in rows["id"]]
+    assert records["id"].to_list() == [record_id(row) for row in records["messages"]]
+    assert records["task"].to_list() == rows["task"].to_list()
 
 
 def test_without_a_request_the_rows_own_turns_stay(ctx: Context) -> None:
@@ -43,11 +43,11 @@ def test_without_a_request_the_rows_own_turns_stay(ctx: Context) -> None:
     before = plain(rows["messages"][0])
     last = max(i for i, turn in enumerate(before) if turn["role"] == "user")
     assert plain(answered) == [*before[: last + 1], {"role": "assistant", "content": "Grey."}]
-    made = turns(ctx, rows, system="Be brief.")
-    (changed,) = made["messages"]
+    records = turns(ctx, rows, system="Be brief.")
+    (changed,) = records["messages"]
     others = [turn for turn in before if turn["role"] != "system"]
     assert plain(changed) == [{"role": "system", "content": "Be brief."}, *others]
-    assert made["tools"].to_list() == rows["tools"].to_list()
+    assert records["tools"].to_list() == rows["tools"].to_list()
 
 
 def test_each_value_of_a_list_makes_a_record(ctx: Context) -> None:
@@ -57,12 +57,12 @@ def test_each_value_of_a_list_makes_a_record(ctx: Context) -> None:
         pl.Series("level", [[1, 2, 3, 4], []], dtype=pl.List(pl.Int64)),
         pl.lit("x").alias("tone"),
     )
-    made = turns(ctx, rows, user="{{ task }} {{ level }} {{ tone }}", each=("task", "level"))
-    assert made["drop_reason"].to_list() == [None, "null_value", None, None, "no_values"]
-    kept = made.filter(pl.col("drop_reason").is_null())
+    records = turns(ctx, rows, user="{{ task }} {{ level }} {{ tone }}", each=("task", "level"))
+    assert records["drop_reason"].to_list() == [None, "null_value", None, None, "no_values"]
+    kept = records.filter(pl.col("drop_reason").is_null())
     assert [row[0][1] for row in messages(kept)] == ["a 1 x", "a 3 x", "b 4 x"]
     assert kept["level"].to_list() == [1, 3, 4]
-    assert made["task"].dtype == pl.String
+    assert records["task"].dtype == pl.String
     again = turns(ctx, rows.drop("level"), user="{{ task }}", each=("task",))
     assert again["drop_reason"].to_list() == [None, "null_value", "duplicate", None, "no_values"]
 
@@ -78,9 +78,9 @@ def test_a_row_without_a_turn_is_dropped(
     ctx: Context, options: dict[str, Any], reason: str
 ) -> None:
     rows = ROWS.with_columns(pl.lit(None, pl.String).alias("topic"))
-    made = turns(ctx, rows, **options)
-    assert made["drop_reason"].to_list() == [reason] * 2
-    assert json.loads(made["evidence"][0])["turn"] == "user"
+    records = turns(ctx, rows, **options)
+    assert records["drop_reason"].to_list() == [reason] * 2
+    assert json.loads(records["evidence"][0])["turn"] == "user"
     assert len(turns(ctx, rows[:0], **options)) == 0
 
 
