@@ -28,8 +28,8 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.errors import OptionError
+from pipeline.hints import closest
 from pipeline.recipe.added_columns import stages_that_add
-from pipeline.recipe.problems import closest
 from pipeline.stage import Columns, OptionalColumn
 from schemas.records import RECORD_COLUMNS, input_text, instruction
 from schemas.turns import View, parsed, turn_text

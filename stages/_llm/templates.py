@@ -25,8 +25,10 @@ from typing import Any, Final
 
 from jinja2 import ChainableUndefined, TemplateError, TemplateSyntaxError, meta, nodes, pass_context
 from jinja2 import Template as JinjaTemplate
-from jinja2.runtime import Context, missing
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError, TemplateRuntimeError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import missing
 
 MAX_STEPS: Final = 100_000
 """Steps that all loops of one rendering take together."""
@@ -43,7 +45,7 @@ class TemplateMistake(ValueError):
     """A template that cannot be rendered; the text says why: "must be ..., got ..."."""
 
 
-class NullValue(Exception):
+class NullValue(TemplateRuntimeError):
     """A template writes a null, or calculates with it; the text is its name."""
 
 
@@ -244,7 +246,7 @@ def condition(source: str) -> Template:
 def _refuse_unbounded(tree: nodes.Template) -> None:
     """Refuse what reads files, and loops that call themselves."""
     reading = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
-    if tree.find(reading) is not None:
+    if any(tree.find(kind) is not None for kind in reading):
         raise TemplateMistake("must stand alone, got one that includes another file")
     if any(loop.recursive for loop in tree.find_all(nodes.For)):
         raise TemplateMistake("must have no recursive loops, got one")
