@@ -34,7 +34,7 @@ def status(
     overrides: Overrides = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Show the state and row counts of every stage."""
+    """Show the state and row counts of every stage, and what it cost."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
@@ -43,6 +43,8 @@ def status(
         print_json(entries)
     else:
         print(tables.funnel(entries["stages"]))
+        if paid := tables.cost_table(entries["costs"]):
+            print(f"\npaid by all runs:\n{paid}")
 
 
 @verb(app)

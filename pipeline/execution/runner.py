@@ -17,16 +17,18 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
+from pipeline.execution.actual_usage import ActualUsage
 from pipeline.execution.code_hash import code_hash
 from pipeline.execution.count_requests import language_models
-from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
+from pipeline.execution.estimate import Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
+from pipeline.execution.spending import tracker
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
-from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
+from pipeline.models.budget import Budget, BudgetTracker, Usage
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
@@ -71,9 +73,7 @@ class Runner:
     ran: list[str] = field(default_factory=list)
     stopped: str | None = None
     _tracker: BudgetTracker = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._tracker = BudgetTracker("the budget of the run", self.recipe.budget)
+    _beyond: dict[str, Usage] = field(init=False, default_factory=dict)
 
     def run(self, targets: Sequence[str] = ()) -> Exit:
         """Run what is missing.
@@ -95,6 +95,7 @@ class Runner:
         # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
         # step read a damaged artifact is all planned again: that artifact is then missing.
         with disk_errors_explained(self.store.root), self.store.locked():
+            self._tracker = tracker(self.recipe, self.store)
             damaged: set[Path] = set()
             while True:
                 try:
@@ -182,11 +183,10 @@ class Runner:
         assert planned.fingerprint is not None
         work = self.store.work(planned.fingerprint)
         name = planned.step.name
-        limit = self.recipe.budgets.get(name, BudgetLimit())
-        tracker = BudgetTracker(f"the budget of {name}", limit)
-        budget = Budget((self._tracker, tracker))
+        own = tracker(self.recipe, self.store, name)
+        budget = Budget((self._tracker, own), self.recipe.name, name, self._beyond)
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
-        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
+        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, own)
         run_usage = partial(_run_usage, self._tracker)
         uses = planned.step.stage.name
         self.progress.start(StartedStep(number, name, uses, models, usage, run_usage))
@@ -202,7 +202,7 @@ class Runner:
             raise
         finally:
             if uses_language_model(planned):
-                self.used[name] = ActualUsage.of(ctx.counters, tracker.spent)
+                self.used[name] = ActualUsage.of(ctx.counters, own.spent)
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - start, 3)
@@ -267,8 +267,14 @@ def _run_usage(tracker: BudgetTracker) -> str:
 
 
 def _money(tracker: BudgetTracker) -> list[str]:
-    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
-    return [f"money {tracker.spent.money:,.4g}{limit}"] if tracker.spent.money else []
+    limit, spent = tracker.limit, tracker.spent.money
+    if not spent:
+        return []
+    if limit.money is None:
+        return [f"{spent:,.4g} {tracker.currency}"]
+    period = f" per {limit.per}" if limit.per else ""
+    used = tracker.earlier.money + spent
+    return [f"{used:,.4g} of {limit.money:,g} {tracker.currency}{period}"]
 
 
 @cache
