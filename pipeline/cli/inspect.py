@@ -137,10 +137,14 @@ def stages(
         str | None,
         typer.Argument(metavar="NAME", help="A family to list, or a stage to document in full."),
     ] = None,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Their prompts: names, variables and texts.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """List all stages or those of a family, or document one with its options."""
-    from pipeline.cli.stage_docs import stage_entry, stage_list, stage_page
+    """List all stages or those of a family, or document one with its options or its prompts."""
+    from pipeline.cli.stage_docs import prompt_entries, prompts_page, stage_entry, stage_list
+    from pipeline.cli.stage_docs import stage_page as page
     from pipeline.recipe.discovery import available, find
 
     sys.path.append(os.getcwd())  # a stage of the user's own may lie where they stand
@@ -148,13 +152,16 @@ def stages(
     listed = [stage for stage in available() if name in (None, stage.partition(".")[0])]
     for stage_name in listed or [name or ""]:
         try:
-            entries.append(stage_entry(find(stage_name)))
+            stage = find(stage_name)
+            entries += prompt_entries(stage) if prompts else [stage_entry(stage)]
         except UserError as error:  # a broken stage hides no other
             problems.append(error)
     if as_json:
         print_json(entries)
+    elif prompts and not problems:
+        print(prompts_page(entries))
     elif entries:
-        print(stage_list(entries) if listed else stage_page(entries[0]))
+        print(stage_list(entries) if listed else page(entries[0]))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return Exit.MISTAKE if problems else Exit.DONE

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 from pipeline.errors import RecipeErrors, UserError
-from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.execution.hub_sources import with_commit
 from pipeline.execution.release_inputs import read_parts, with_version
 from pipeline.models.identity import identity, reading
+from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
-from pipeline.store.file_hashes import FileDigests, file_digest
+from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest, to_json_value
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
@@ -240,7 +240,7 @@ def fingerprint_parts(
             if option.is_model
         },
         "files": files.get_many(stage.input_files(options)),
-        "prompts": {name: file_digest(path) for name, path in prompts(stage).items()},
+        "prompts": prompt_digests(stage),
         "inputs": {
             edge.name: [
                 _input_digests(step, edge, name, store, outputs)
@@ -310,11 +310,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
         if old.get(section) != new[section]:
             by_content = section in ("files", "prompts")
             values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
+            values += _which(old.get(section), new[section]) if section == "prompts" else ""
             causes.append(f"{section}{values}")
     if old.get("release") != new.get("release"):
         causes.append("the rows of the release changed")
     if _same_texts(old.get("prompts"), new["prompts"]):
-        causes = ["prompts moved to other files" if c == "prompts changed" else c for c in causes]
+        moved = "prompts moved to other files"
+        causes = [moved if c.startswith("prompts changed") else c for c in causes]
     for kind, section in (("option", "options"), ("model", "models")):
         causes += _value_differences(kind, old.get(section, {}), new[section])
     for edge, inputs in new["inputs"].items():
@@ -325,6 +327,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
     removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
     causes += [f"input {edge} was removed" for edge in removed]
     return causes or ["its last artifact is gone"]
+
+
+def _which(old: Any, new: Mapping[str, str]) -> str:
+    """The prompts that have another text, where there are any."""
+    changed = [name for name in new if isinstance(old, Mapping) and name in old]
+    names = [PurePosixPath(name).stem for name in changed if old[name] != new[name]]
+    return f": {', '.join(names)}" if names else ""
 
 
 def _same_texts(old: Any, new: Mapping[str, str]) -> bool:

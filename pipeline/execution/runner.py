@@ -19,7 +19,6 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
-from pipeline.execution.code_hash import code_hash
 from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
@@ -30,6 +29,7 @@ from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import end_processes
+from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums

@@ -51,8 +51,8 @@ class Recipe:
         text: The file as it is; of a recipe from Python values, these as JSON.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
-        digest: Stands for what the recipe says: its stages and models with the profile and the
-            overrides applied.
+        digest: Stands for what the recipe says: its stages, models and prompts with the profile
+            and the overrides applied.
     """
 
     name: str
@@ -128,7 +128,7 @@ class Recipe:
             name: The recipe's name.
             stages: The section `stages`.
             models: The section `models`.
-            more: The sections `prices`, `budget`, `publish` and `refresh`.
+            more: The sections `prices`, `budget`, `publish`, `refresh` and `prompts`.
 
         Raises:
             RecipeErrors: The recipe has mistakes.
@@ -152,7 +152,7 @@ class Recipe:
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
         applied |= {"publish": builder.publish, "refresh": builder.refresh}
-        applied["digest"] = _digest(document.content, applied)
+        applied["digest"] = _digest(document.content, applied, steps)
         return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
 
     @property
@@ -196,13 +196,17 @@ class Recipe:
         return str(self.path.relative_to(Path.cwd()) if inside else self.path)
 
 
-def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
-    """What stands for stages and models, and for the profile and overrides that changed them."""
+def _digest(
+    content: Mapping[str, Any], applied: Mapping[str, Any], steps: Mapping[str, Step]
+) -> str:
+    """What stands for stages, models and prompts, and for what changed them."""
     sections = {name: content.get(name) or {} for name in ("stages", "models")}
-    # Where a release goes is no part of what it is.
-    without = ("publish.", "refresh.")
+    # Where a release goes is no part of what it is, and prompts are known by what they say.
+    without = ("publish.", "refresh.", "prompts.")
     overrides = [o for o in applied.get("overrides", ()) if not o.startswith(without)]
-    identity = [sections, applied.get("profile"), overrides]
+    identity: list[Any] = [sections, applied.get("profile"), overrides]
+    prompts = {one.name: one.digest for step in steps.values() for one in step.stage.prompts}
+    identity += [prompts] if prompts else []
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
 

@@ -288,7 +288,7 @@ def test_prompts_that_only_moved_are_said_to_have_moved(tmp_path: Path) -> None:
     moved = {**planned.parts, "prompts": {"new/b": "2", "new/a": "1"}}
     changed = {**planned.parts, "prompts": {"old/a": "1", "old/b": "3"}}
     assert differences(old, moved, planned.step) == ["prompts moved to other files"]
-    assert differences(old, changed, planned.step) == ["prompts changed"]
+    assert differences(old, changed, planned.step) == ["prompts changed: b"]
 
 
 OLD_PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
