@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.app import (
     STORE,
     AsJson,
+    Limit,
     Overrides,
     Profile,
     RecipeName,
@@ -32,13 +33,14 @@ def status(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the state and row counts of every stage."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    entries = history.status(snapshot(recipe, store, overrides, profile))
+    entries = history.status(snapshot(recipe, store, overrides, profile, limit))
     if as_json:
         print_json(entries)
     else:
@@ -52,12 +54,13 @@ def why(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what changed in a stage since its last artifact."""
     from pipeline.cli import tables
 
-    reasons = tables.reasons(*load(recipe, store, overrides, profile), stage)
+    reasons = tables.reasons(*load(recipe, store, overrides, profile, limit), stage)
     if as_json:
         print_json(reasons)
     else:
@@ -74,13 +77,14 @@ def explain(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the history of one record through all stages."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    events = history.explain(snapshot(recipe, store, overrides, profile), record)
+    events = history.explain(snapshot(recipe, store, overrides, profile, limit), record)
     if as_json:
         print_json(events)
     else:
@@ -94,6 +98,7 @@ def cat(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     dropped: Annotated[bool, typer.Option("--dropped", help="The rows that it dropped.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="The rows that failed in it.")] = False,
     output: Annotated[
@@ -115,7 +120,7 @@ def cat(
         raise UserError("--table and --output exclude each other")
     part: Literal["kept", "dropped", "failed"]
     part = "dropped" if dropped else "failed" if failed else "kept"
-    current = snapshot(recipe, store, overrides, profile)
+    current = snapshot(recipe, store, overrides, profile, limit)
     frame = current.rows(stage, part)
     if output:
         from pipeline.execution.save_rows import save

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib import metadata
@@ -33,7 +33,7 @@ from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
-from pipeline.store.hashing import column_digest
+from pipeline.store.hashing import column_digest, digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
@@ -67,11 +67,13 @@ class Runner:
         progress: Where progress is shown.
         workers: Processes for row-scope stages.
         accept_code: Reuse artifacts although the code of their stage changed.
+        partial: Go on with what came where a budget is reached.
         outputs: The artifacts of the steps that are done.
         expected: What steps were estimated to request from language models, by name.
         used: What they did request, by name.
         ran: Steps that were computed and not reused, in order.
         stopped: The step that did not come to its end.
+        not_asked: Requests that a partial run did not send, by step.
     """
 
     recipe: Recipe
@@ -79,11 +81,13 @@ class Runner:
     progress: Progress
     workers: int = 1
     accept_code: bool = False
+    partial: bool = False
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     stopped: str | None = None
+    not_asked: dict[str, int] = field(default_factory=dict)
     _tracker: BudgetTracker = field(init=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +100,8 @@ class Runner:
             targets: Names of steps to run up to; empty for all.
 
         Returns:
-            `Exit.DONE`, or `Exit.ROWS_FAILED` if rows failed in some step.
+            `Exit.DONE`, `Exit.BUDGET` if a partial run left rows out, or `Exit.ROWS_FAILED` if
+            rows failed in some step.
 
         Raises:
             UserError: Something that the user can fix. What is committed stays.
@@ -118,11 +123,13 @@ class Runner:
                     if error.folder in damaged:
                         raise
                     damaged.add(error.folder)
+        if self.not_asked:
+            return Exit.BUDGET
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 
     def _run_all(self, targets: Sequence[str]) -> None:
-        self.outputs = StepOutputs()
+        self.outputs, self.not_asked = StepOutputs(), {}
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
@@ -163,7 +170,8 @@ class Runner:
         if planned.state == "cached" and planned.artifact:
             if planned.artifact.files.is_dir():
                 planned.artifact.verified_files(self.store.files())
-            self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            history = self.recipe.history(planned.parts)
+            self.store.set_latest(history, planned.step.name, planned.fingerprint)
             self.progress.reuse(number, _row_counts(planned.artifact.manifest))
             return planned.artifact
         self.stopped = planned.step.name
@@ -197,7 +205,7 @@ class Runner:
         name = planned.step.name
         limit = self.recipe.budgets.get(name, BudgetLimit())
         tracker = BudgetTracker(f"the budget of {name}", limit)
-        budget = Budget((self._tracker, tracker))
+        budget = Budget((self._tracker, tracker), self.partial)
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
         models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
         run_usage = partial(_run_usage, self._tracker)
@@ -216,6 +224,10 @@ class Runner:
         finally:
             if uses_language_model(planned):
                 self.used[name] = ActualUsage.of(ctx.counters, tracker.spent)
+        if budget.not_sent:
+            self.not_asked[name] = budget.not_sent
+            parts = {**(planned.parts or {}), "partial": True}
+            planned = replace(planned, parts=parts, fingerprint=digest(parts))
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - start, 3)
@@ -238,7 +250,7 @@ class Runner:
         assert planned.parts is not None
         return Manifest(
             format=FORMAT,
-            recipe=self.recipe.name,
+            recipe=self.recipe.history(planned.parts),
             name=planned.step.name,
             stage=stage.name,
             version=stage.version,

@@ -23,6 +23,9 @@ from typing import Any, ClassVar, Final
 
 from pipeline.errors import Exit, UserError
 
+NOT_ASKED: Final = "not_asked"
+"""How the error of a row begins that a partial run did not ask about: the budget was reached."""
+
 MONEY_TOLERANCE: Final = 1e-9
 """How far a sum of money may exceed its limit by rounding."""
 
@@ -140,6 +143,10 @@ class Budget:
 
     Args:
         trackers: One tracker for each limit. Without any, everything is admitted.
+        partial: Whether a run goes on with what came once a limit is reached.
+
+    Attributes:
+        not_sent: Requests that a partial run did not send.
 
     Example:
         >>> run = BudgetTracker("the budget of the run", BudgetLimit(tokens=100))
@@ -152,10 +159,18 @@ class Budget:
     """
 
     trackers: Sequence[BudgetTracker] = ()
+    partial: bool = False
+    not_sent: int = field(default=0, init=False)
     _exhausted: str | None = field(default=None, repr=False)
 
     def reserve(self, usage: Usage) -> bool:
-        """Count a usage in advance, if it fits into every limit; whether it did."""
+        """Count a usage in advance, if it fits into every limit; whether it did.
+
+        Once a partial run did not send a request, it sends none: a smaller one that fits would
+        be asked after an answer that is missing.
+        """
+        if self.not_sent:
+            return False
         for tracker in self.trackers:
             if exceeded := tracker.exceeded_by(usage):
                 self._exhausted = f"{tracker.name} is reached: {exceeded}"
@@ -171,11 +186,17 @@ class Budget:
             tracker.add(actual)
             tracker.spent += actual
 
+    def leave_out(self, number: int) -> str:
+        """Go on without some requests, which are not sent; the error of their rows."""
+        self.not_sent += number
+        return f"{NOT_ASKED}: {self._exhausted or 'the budget is reached'}"
+
     def exhausted(self, remaining: int) -> UserError:
         """The error that ends the run, with the number of requests that were not sent."""
         return UserError(
             self._exhausted or "the budget is reached",
             why=f"{remaining:,} requests are left",
-            hint="run again to continue with a new budget, or raise it; all answers are kept",
+            hint="run again to continue with a new budget, or raise it; all answers are kept "
+            "(--partial goes on with what came)",
             code=Exit.BUDGET,
         )

@@ -20,10 +20,11 @@ from typing import Any, Final, NamedTuple
 
 import jinja2
 
+from pipeline.hints import suggest
 from pipeline.prompts import Replacement, variables_of
 from pipeline.recipe.code_hash import SAMPLE_ANSWER, used_prompts
 from pipeline.recipe.options import existing
-from pipeline.recipe.problems import Problem, suggest
+from pipeline.recipe.problems import Problem
 from pipeline.stage import ROOT, Stage
 
 SUFFIX: Final = ".jinja"

@@ -51,6 +51,7 @@ class Recipe:
         text: The file as it is; of a recipe from Python values, these as JSON.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
+        limit: Of a preview, the rows that each stage gets which asks a language model.
         digest: Stands for what the recipe says: its stages, models and prompts with the profile
             and the overrides applied.
     """
@@ -67,6 +68,7 @@ class Recipe:
     publish: Publish = field(default_factory=Publish)
     refresh: Refresh = field(default_factory=Refresh)
     digest: str = ""
+    limit: int | None = None
 
     @classmethod
     def load(
@@ -160,6 +162,16 @@ class Recipe:
         """Where relative paths are looked for first."""
         return self.path.parent if self.path else ROOT
 
+    def history(self, parts: Mapping[str, Any] | None) -> str:
+        """The name under which the store lists the artifacts of a stage: previews by themselves.
+
+        Args:
+            parts: What the fingerprint is a digest of; None where that is not known yet.
+        """
+        limited = self.limit is not None and (parts is None or "limit" in parts)
+        # No recipe has a name that begins with a dot.
+        return f".{self.name}.limit-{self.limit}" if limited else self.name
+
     def step(self, name: str) -> Step:
         """The step of this name.
 
@@ -184,6 +196,7 @@ class Recipe:
         """
         options = ["--profile", self.profile] if self.profile else []
         options += [word for override in self.overrides for word in ("--set", override)]
+        options += ["--limit", str(self.limit)] if self.limit is not None else []
         return command_line(verb, self._reference(), *words, *options, store=store)
 
     def _reference(self) -> str:

@@ -13,7 +13,8 @@ import pytest
 from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
-from pipeline.execution.plan import differences, select_steps
+from pipeline.execution.differences import differences
+from pipeline.execution.plan import select_steps
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.hashing import digest

@@ -278,14 +278,15 @@ def complete(
         One completion for each request, in order.
 
     Raises:
-        UserError: The budget is exhausted before all are answered (exit code 5).
+        UserError: The budget is exhausted before all are answered (exit code 5). In a partial
+            run these requests have an error instead.
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
     gate = Gate(frozenset(unique.keys() - responses.keys()), ctx.budget, price)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
-    done = 0
+    ended: set[str] = set()
     for batch in send(list(unique.values()), gate) if gate.missing else ():
         answers = [(p, r) for p, r in batch if not isinstance(r, Failure)]
         journal.put_many(JournalEntry(p.key, p.payload, response) for p, response in answers)
@@ -297,11 +298,14 @@ def complete(
         for request, _ in batch:
             answer = _parsed(journal, request, stored)
             gate.reconcile(request, _actual_usage(request, answer, ctx, price))
-        done += len(batch)
+        ended.update(request.key for request, _ in batch)
         if len(batch) < len(gate.missing):
-            ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
-    if done < len(gate.missing):
-        raise ctx.budget.exhausted(len(gate.missing) - done)
+            ctx.progress(len(unique) - len(gate.missing) + len(ended), len(unique))
+    if remaining := gate.missing - ended:
+        if not ctx.budget.partial:
+            raise ctx.budget.exhausted(len(remaining))
+        failures |= dict.fromkeys(remaining, ctx.budget.leave_out(len(remaining)))
+        ctx.count(not_asked=len(remaining))
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
 
 
