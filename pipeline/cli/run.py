@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +25,7 @@ from pipeline.errors import Exit, UserError, program
 
 if TYPE_CHECKING:
     from pipeline.execution.plan import PlannedStep
+    from pipeline.execution.runner import Runner
     from pipeline.recipe.recipe import Recipe
     from pipeline.releases.unbundle import OpenedBundle
     from pipeline.store.store import Store
@@ -80,7 +81,6 @@ def run(
     from pipeline.execution.progress import watch
     from pipeline.execution.runner import Runner
     from pipeline.execution.snapshot import Snapshot
-    from pipeline.models.budget import NOT_ASKED
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     loaded, opened, bundle = _loaded(recipe, store, overrides, profile, limit, trust)
@@ -106,32 +106,34 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
-    if limit is not None:
-        print(f"\n{_preview_note(loaded, opened)}", file=sys.stderr)
-    elif runner.ran and not bundle:
+    if limit is None and runner.ran and not bundle:
         print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)
-    if code is Exit.ROWS_FAILED:
-        failed = [s["name"] for s in entries if s["failed"]]
-        hint = loaded.command("cat", failed[0], "--failed", store=store)
-        print(f"\nsome rows failed in: {', '.join(failed)}\n  try: {hint}", file=sys.stderr)
-    if code is Exit.BUDGET:
-        left = ", ".join(f"{name}: {number:,}" for name, number in runner.not_asked.items())
-        print(
-            f"\nthe budget is reached: these requests were not sent ({left}), and their rows "
-            f"failed as {NOT_ASKED}; the next run asks them",
-            file=sys.stderr,
-        )
+    for line in _follow_up(loaded, runner, code):
+        print(f"\n{line}", file=sys.stderr)
     return code
 
 
-def _preview_note(recipe: Recipe, store: Store) -> str:
-    asked = [step.name for step in recipe.steps.values() if step.limit is not None]
-    if not asked:
-        return "no stage asks a language model, so that nothing was limited"
-    hint = recipe.command("cat", asked[0], "--table", store=store.root)
-    return f"a preview of {recipe.limit:,} rows, which no release has\n  try: {hint}"
+def _follow_up(recipe: Recipe, runner: Runner, code: Exit) -> Iterator[str]:
+    """What a user may want to know or do after a run."""
+    from pipeline.models.budget import NOT_ASKED
+
+    artifacts, store = runner.outputs.artifacts, runner.store.root
+    if recipe.limit is not None:
+        limited = [name for name in artifacts if recipe.steps[name].limit is not None]
+        hint = recipe.command("cat", (limited or [*artifacts])[0], "--table", store=store)
+        yield f"a preview of {recipe.limit:,} rows, which no release has\n  try: {hint}"
+    if code is Exit.ROWS_FAILED:
+        failed = [name for name, one in artifacts.items() if one.manifest["counts"]["failed"]]
+        hint = recipe.command("cat", failed[0], "--failed", store=store)
+        yield f"some rows failed in: {', '.join(failed)}\n  try: {hint}"
+    if runner.not_asked:
+        left = ", ".join(f"{name}: {number:,}" for name, number in runner.not_asked.items())
+        yield (
+            f"the budget is reached: these requests were not sent ({left}), and their rows "
+            f"failed as {NOT_ASKED}; the next run asks them"
+        )
 
 
 def _loaded(
