@@ -6,12 +6,13 @@ one is not enough. Where the rows are not there yet, others stand in, whose text
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
@@ -25,7 +26,7 @@ from pipeline.execution.time_limit import time_limit
 from pipeline.models.base import Completion, Embedder, LanguageModel, Request
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
 from pipeline.recipe.graph import Step
-from pipeline.stage import BASE_COLUMNS, DataKind, Edge
+from pipeline.stage import BASE_COLUMNS, Columns, DataKind, Edge
 
 ROWS: Final = (1, 64, None)
 """Rows of its first input that a stage is run on, until it asks something; None for all."""
@@ -92,26 +93,41 @@ def shown_prompts(
         targets: The steps to show; empty for all of them.
     """
     outputs, prompts = StepOutputs(), []
+    columns = {planned.step.name: planned.step.columns for planned in planned_steps}
     for planned in planned_steps:
         step = planned.step
         if step.asks_model and (not targets or step.name in targets):
-            prompts.append(_shown(planned, outputs))
+            prompts.append(_shown(planned, _Rows(outputs, columns)))
         if planned.artifact:
             outputs.add(step, planned.artifact)
     return prompts
 
 
-def _shown(planned: PlannedStep, outputs: StepOutputs) -> ShownPrompt:
+class _Rows(NamedTuple):
+    """The rows behind steps.
+
+    Attributes:
+        outputs: Those of steps that have run.
+        columns: The columns of all steps, with their types.
+    """
+
+    outputs: StepOutputs
+    columns: Mapping[str, Columns]
+
+
+def _shown(planned: PlannedStep, rows: _Rows) -> ShownPrompt:
     step = planned.step
     edges = [edge for edge in step.stage.edges if step.needs.get(edge.name)]
-    missing = [n for edge in edges for n in step.needs[edge.name] if n not in outputs.artifacts]
+    missing = [
+        n for edge in edges for n in step.needs[edge.name] if n not in rows.outputs.artifacts
+    ]
     what = step.name, step.stage.name
     if any(edge.kind is DataKind.FILES and {*step.needs[edge.name]} & {*missing} for edge in edges):
         return ShownPrompt(*what, waits_for=missing, why=f"{', '.join(missing)} must run first")
     why = "it asks nothing about these rows"
     for number in ROWS:
         try:
-            _call(planned, outputs, number)
+            _call(planned, rows, number)
         except _FirstRequest as first:
             return ShownPrompt(*what, first.model.model, _turns(first.request), missing)
         except UserError as error:
@@ -126,45 +142,48 @@ def _turns(request: Request) -> list[tuple[str, str]]:
     return [("", prompt)] if isinstance(prompt, str) else list(prompt)
 
 
-def _call(planned: PlannedStep, outputs: StepOutputs, number: int | None) -> None:
+def _call(planned: PlannedStep, rows: _Rows, number: int | None) -> None:
     """Run the stage on so many of its rows; it ends with its first request."""
-    inputs = dict(_inputs(planned.step, outputs, number))
+    inputs = dict(_inputs(planned.step, rows, number))
     limited = time_limit(MAX_SECONDS) if is_own(planned) else nullcontext()
     with tempfile.TemporaryDirectory() as folder, counting(), quiet(), limited:
         context = _ShowingContext.scratch(Path(folder))
         planned.step.stage.call(context, inputs, vars(planned.options))
 
 
-def _inputs(step: Step, outputs: StepOutputs, number: int | None) -> Iterator[tuple[str, Any]]:
+def _inputs(step: Step, rows: _Rows, number: int | None) -> Iterator[tuple[str, Any]]:
     """The inputs by edge; of the first one that is connected at most so many rows."""
     limited = True
     for edge in step.stage.edges:
         names = step.needs.get(edge.name, [])
-        values = [_rows(step, edge, name, outputs, number if limited else None) for name in names]
+        values = [_read(step, edge, name, rows, number if limited else None) for name in names]
         limited = limited and not names
         yield edge.name, values if edge.many else next(iter(values), None)
 
 
-def _rows(
-    step: Step, edge: Edge, name: str, outputs: StepOutputs, number: int | None
+def _read(
+    step: Step, edge: Edge, name: str, rows: _Rows, number: int | None
 ) -> pl.DataFrame | Path:
     if edge.kind is DataKind.FILES:
-        return outputs.artifacts[name].files
-    view = outputs.views.get(name)
+        return rows.outputs.artifacts[name].files
+    view = rows.outputs.views.get(name)
     if view is None:
-        return _placeholders(step, edge, name).head(number or _PLACEHOLDERS)
-    rows = view.read(edge_columns(step, edge.name, edge.kind, view))
+        columns = {**BASE_COLUMNS[edge.kind], **rows.columns.get(name, {})}
+        return _placeholders(name, columns).head(number or _PLACEHOLDERS)
+    frame = view.read(edge_columns(step, edge.name, edge.kind, view))
     if number is None:
-        return rows
+        return frame
     ids = first_ids(view.read, view.columns, number)
-    return rows.filter(pl.col("id").is_in(ids.implode()))
+    return frame.filter(pl.col("id").is_in(ids.implode()))
 
 
-def _placeholders(step: Step, edge: Edge, name: str) -> pl.DataFrame:
-    """Rows whose texts say what will stand there."""
-    reads = step.stage.reads(edge.name, step.options)
-    columns = {**BASE_COLUMNS[edge.kind], **{c: step.columns.get(c, pl.String) for c in reads if c}}
-    columns = {c: dtype for c, dtype in columns.items() if c != "*"}
+def _placeholders(name: str, columns: Columns) -> pl.DataFrame:
+    """Rows whose texts say what will stand there.
+
+    Args:
+        name: The step that they will come from.
+        columns: Their columns, with the types.
+    """
     return pl.DataFrame(
         {
             c: pl.Series(c, [_value(c, dtype, i, name) for i in range(_PLACEHOLDERS)], dtype=dtype)
@@ -174,19 +193,21 @@ def _placeholders(step: Step, edge: Edge, name: str) -> pl.DataFrame:
 
 
 def _value(column: str, dtype: Any, number: int, name: str) -> Any:
-    def text(what: str) -> str:
-        return f"[the {what} of row {number + 1} of {name}, which has not run yet]"
+    def text(what: str, row: int = number) -> str:
+        return f"[the {what} of row {row + 1} of {name}, which has not run yet]"
 
     if column == "id":
         return f"{number:032x}"
     if column in ("messages", "prompt", "chosen", "rejected"):
-        question, answer = text("instruction"), text("answer")
+        # Two answers to each, for judges that compare, and one with code, for who reads code.
+        question, answer = text("instruction", number // 2), text("answer")
+        answer = f"```\n{answer}\n```" if number % 2 else answer
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return {"prompt": turns[:1], "messages": turns}.get(column, turns[1:])
     if column == "text":
         return " ".join([text("text") + "."] * _SENTENCES)
     if column == "extra":
-        return "{}"
+        return json.dumps({"is_classification": number % 4 < 2})  # as seed tasks have it
     if column in ("input_start", "tools", "parents"):
         return [] if column == "parents" else None
     return text(column) if dtype == pl.String else placeholder(dtype)

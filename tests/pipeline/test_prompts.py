@@ -194,7 +194,7 @@ def test_every_prompt_has_a_name_that_finds_it_and_can_stand_for_itself() -> Non
     assert {"judge/quality", "arena/verdict", "backtranslate/humback/instruction"} <= {*keys}
 
 
-@pytest.mark.parametrize("case", [pytest.param(c, id=n) for c, n in zip(CASES, NAMES, strict=True)])
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_a_stage_gives_what_a_template_may_use(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
