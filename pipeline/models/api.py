@@ -66,9 +66,10 @@ class Api:
         max_tokens_field: What OpenAI's form calls the limit of an answer; null for
             `max_tokens`, until the server refuses it.
         structured_output: How OpenAI's form asks for an answer of a form. `response_format`:
-            a JSON schema there; `json_object`: JSON of any schema; `structured_outputs` and
-            `guided`: vLLM's own, of today and of before 0.11. Null: `response_format` for
-            schemas, `structured_outputs` for choices, until the server refuses them.
+            a strict JSON schema there; `lenient_response_format`: one that is not strict;
+            `json_object`: JSON of any schema; `structured_outputs` and `guided`: vLLM's own, of
+            today and of before 0.11. Null: `response_format` for schemas, `structured_outputs`
+            for choices, until the server refuses them.
         omit: Parameters that are never sent, though a stage asks for them: the server's own
             values are used.
         extra_body: Further fields of every request's body, merged into it.
@@ -87,8 +88,12 @@ class Api:
     dialect: Literal["auto", "fixed"] = "auto"
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     structured_output: (
-        Literal["response_format", "json_object", "structured_outputs", "guided"] | None
-    ) = None
+        Literal[
+            "response_format", "lenient_response_format", "json_object",
+            "structured_outputs", "guided",
+        ]
+        | None
+    ) = None  # fmt: skip
     omit: tuple[Parameter, ...] = ()
     extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -68,6 +68,8 @@ class PreparedRequest:
         error: Why it cannot be sent; None if it can.
         reasoning: How the model reasons: what its answer is parted by.
         resample: How often it was sampled anew.
+        sent: What was sent to a server beside the prompt, as JSON, where that is not the plain
+            spelling of the request.
     """
 
     key: str
@@ -78,6 +80,7 @@ class PreparedRequest:
     error: str | None = None
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 0
+    sent: str | None = None
 
     @property
     def seed(self) -> int:
@@ -289,7 +292,7 @@ def complete(
     ended: set[str] = set()
     for batch in send(list(unique.values()), gate) if gate.missing else ():
         answers = [(p, r) for p, r in batch if not isinstance(r, Failure)]
-        journal.put_many(JournalEntry(p.key, p.payload, response) for p, response in answers)
+        journal.put_many(JournalEntry(p.key, p.payload, r, p.sent) for p, r in answers)
         stored = journal.get_many([p.key for p, _ in answers])
         responses |= stored
         failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
