@@ -33,7 +33,8 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
 
     Each option has `type`, `default` (as YAML; None where it is required), `required` and
     `doc`; one that takes groups of options also has `methods`: by name, each group's `doc`
-    and `options`. `example` is the YAML of the docstring's, empty where it has none.
+    and `options`. `example` is the YAML of the docstring's, empty where it has none. `prompts`
+    are the names by which a recipe replaces them.
     """
     module = inspect.getmodule(stage.function)
     doc = docstring_of(stage.function)
@@ -63,6 +64,7 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
         "about": about,
         "doc": text,
         "example": example or of_module,
+        "prompts": [prompt.name for prompt in prompts_of(stage)],
     }
 
 
@@ -145,6 +147,9 @@ def stage_page(entry: Mapping[str, Any]) -> str:
             lines += [f"{INDENT}{name}: {edge['kind']}", *_wrapped(edge["doc"], 3)]
     if entry["options"]:
         lines += ["", "options", *_option_lines(entry["options"], 1)]
+    if entry["prompts"]:
+        names = f"prompts, in our own words (--prompts prints them): {', '.join(entry['prompts'])}"
+        lines += ["", *_wrapped(names, 0, hang=1)]
     if entry["example"]:
         whole = re.search("^stages:", entry["example"], re.MULTILINE)
         lines += ["", "example" if whole else "example, below `stages:` of a recipe", ""]
