@@ -244,7 +244,7 @@ def _call(
     known: KnownRequests | None,
 ) -> Counted | None:
     replays = known is not None and bool(known.lengths)
-    with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
+    with tempfile.TemporaryDirectory() as folder, counting(replays), quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
             with time_limit(MAX_SECONDS if is_own(planned) else None):
@@ -295,7 +295,7 @@ def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings of a stage are about real answers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -338,7 +338,7 @@ def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inpu
                 if name not in outputs.outputs.artifacts:
                     return None
                 values.append(outputs.outputs.artifacts[name].files)
-            elif (rows := outputs.rows(name)) is None:
+            elif (rows := outputs.on_edge(step, edge.name, name)) is None:
                 return None
             else:
                 reads = step.stage.reads(edge.name, step.options)

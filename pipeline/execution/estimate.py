@@ -132,7 +132,7 @@ def _estimate(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
 ) -> Estimate:
     """What a step will ask; its rows are added to what is to come."""
-    last = planned.artifact or store.latest(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.history(planned.parts), planned.step.name)
     rows = _RowsIn.of(planned, outputs)
     if not uses_language_model(planned):
         outputs.add(planned, last, *made_rows(planned, outputs))

@@ -253,26 +253,29 @@ def complete(
         One completion for each request, in order.
 
     Raises:
-        UserError: The budget is exhausted before all are answered (exit code 5).
+        UserError: The budget is exhausted before all are answered (exit code 5). In a partial
+            run these requests have an error instead.
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
     gate = _gate(frozenset(unique.keys() - responses.keys()), journal, ctx.budget, billing)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
-    done = 0
+    ended: set[str] = set()
     try:
         for batch in send(list(unique.values()), gate) if gate.missing else ():
             responses |= _store(batch, journal, gate, ctx)
             failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
-            ended = sum(not isinstance(r, Discarded) for _, r in batch)
-            done += ended
-            if ended < len(gate.missing):
-                ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
+            ended.update(p.key for p, r in batch if not isinstance(r, Discarded))
+            if len(ended) < len(gate.missing):
+                ctx.progress(len(unique) - len(gate.missing) + len(ended), len(unique))
     finally:
         gate.close()
-    if done < len(gate.missing):
-        raise ctx.budget.exhausted(len(gate.missing) - done)
+    if remaining := gate.missing - ended:
+        if not ctx.budget.partial:
+            raise ctx.budget.exhausted(len(remaining))
+        failures |= dict.fromkeys(remaining, ctx.budget.leave_out(len(remaining)))
+        ctx.count(not_asked=len(remaining))
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
 
 
