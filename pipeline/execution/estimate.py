@@ -29,6 +29,7 @@ from pipeline.execution.count_requests import (
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
 from pipeline.execution.known_requests import KnownRequests, Lengths
+from pipeline.execution.made_rows import made_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Usage
@@ -105,12 +106,11 @@ def estimate_steps(
     outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        name = planned.step.name
         if planned.state == "cached" and planned.artifact is not None:
-            estimates[name] = Estimate()
+            estimates[planned.step.name] = Estimate()
             outputs.outputs.add(planned.step, planned.artifact)
         else:
-            estimates[name] = _estimate(recipe, store, planned, outputs)
+            estimates[planned.step.name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 
@@ -132,10 +132,10 @@ def _estimate(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
 ) -> Estimate:
     """What a step will ask; its rows are added to what is to come."""
-    last = planned.artifact or store.latest(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.history(planned.parts), planned.step.name)
     rows = _RowsIn.of(planned, outputs)
     if not uses_language_model(planned):
-        outputs.add(planned, last, None, 0)
+        outputs.add(planned, last, *made_rows(planned, outputs))
         return rows.estimate()
     known = KnownRequests(store, language_models(planned))
     try:
