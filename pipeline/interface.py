@@ -35,10 +35,10 @@ from pipeline.execution.sampled_rows import heading, sampled, with_reason
 from pipeline.execution.snapshot import Snapshot, open_snapshot
 from pipeline.html_view import cards_html, funnel_html, history_html, text_html
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.registry import is_reference
 from pipeline.store.frames import frame_override
 from pipeline.store.hashing import digest
 from pipeline.store.parquet import to_arrow
+from pipeline.store.releases import is_reference
 from pipeline.store.store import Store
 
 if TYPE_CHECKING:

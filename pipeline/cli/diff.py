@@ -106,7 +106,7 @@ def _sides(
         UserError: One is not there, or there is no earlier release to compare with.
     """
     from pipeline.execution.snapshot import Snapshot
-    from pipeline.releases.registry import latest, read_release
+    from pipeline.store.releases import latest, read_release
 
     if after is not None:
         first, second = (_side(name, store, overrides, profile) for name in (before, after))
@@ -125,7 +125,7 @@ def _sides(
 
 def _side(reference: str, store: Path, overrides: list[str], profile: str | None) -> Snapshot:
     """A snapshot; overrides and profile change a recipe, and not the release beside it."""
-    from pipeline.releases.registry import is_reference
+    from pipeline.store.releases import is_reference
 
     changes = ([], None) if is_reference(reference) else (overrides, profile)
     return snapshot(reference, store, *changes)

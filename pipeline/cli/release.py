@@ -103,13 +103,13 @@ def releases(
 ) -> None:
     """List the releases of the store, oldest first."""
     from pipeline.cli import tables
-    from pipeline.releases import registry
+    from pipeline.store import releases as stored
     from pipeline.store.store import Store
 
     opened = Store(store)
     if name is not None:
-        registry.read_release(opened, name)  # says which names there are where it is none
-    listed = registry.releases(opened, name)
+        stored.read_release(opened, name)  # says which names there are where it is none
+    listed = stored.releases(opened, name)
     entries: list[dict[str, Any]] = [
         {
             "release": f"{r['name']}@{r['version']}",

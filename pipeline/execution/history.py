@@ -11,9 +11,9 @@ from pipeline.errors import UserError
 from pipeline.execution.json_rows import present_fields
 from pipeline.execution.named_rows import named_rows
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
+from pipeline.hints import display
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import journal_in
-from pipeline.recipe.recipe import display
 from pipeline.store.artifact import Artifact
 
 

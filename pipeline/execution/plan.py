@@ -17,11 +17,11 @@ from typing import Any, Final, Literal
 
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.code_hash import code_hash, prompts
+from pipeline.execution.hub_sources import with_commit
+from pipeline.execution.release_inputs import read_parts, with_version
 from pipeline.models.identity import identity, reading
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.hub_sources import with_commit
-from pipeline.releases.inputs import read_parts, with_version
 from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
 from pipeline.store.file_hashes import FileDigests, file_digest

@@ -14,12 +14,12 @@ import polars as pl
 
 from pipeline.errors import UserError, command_line
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
+from pipeline.hints import display, suggest
 from pipeline.recipe.graph import Step, kind_of
-from pipeline.recipe.problems import suggest
-from pipeline.recipe.recipe import Recipe, display
-from pipeline.releases.registry import is_reference, read_release
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
+from pipeline.store.releases import is_reference, read_release
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
 from schemas.manifest import FAILED

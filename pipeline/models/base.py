@@ -21,38 +21,13 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models.api import DEFAULT_LIMITS, PLAIN_API, Api, Limits
 from pipeline.models.budget import Budget, Price
 from schemas.reasoning import Mark
 from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the chat template for models without one; see `local/chat_template.py`."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How fast requests are sent to a server. Execution only: no answer depends on it.
-
-    Args:
-        concurrency: Most requests in flight. How many there really are adapts to the
-            server (see `pipeline.models.http.rate_limit`).
-        requests_per_minute: Cap on requests; None for no cap.
-        tokens_per_minute: Cap on tokens, where a request counts with its prompt and its
-            longest answer; None for no cap.
-        timeout: Seconds for one attempt.
-        attempts: How often a request is tried before its row fails.
-        patience: Seconds without any answer after which nothing more is sent. A server
-            that asks to wait longer than that is not waited for.
-    """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    concurrency: int = 256
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 600.0
-    attempts: int = 8
-    patience: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +96,7 @@ class LanguageModel:
         guided: Whether a server is asked to restrict answers to `Decoding.choice` and
             `Decoding.json_schema`.
         limits: How fast requests are sent to a server.
+        api: Which interface a server has, and which parameters it takes.
         reasoning: How it reasons before it answers.
         resample: How often an answer that cannot be read is sampled anew.
         price: From the recipe's `prices`; never written in the model itself.
@@ -143,7 +119,8 @@ class LanguageModel:
     serve: bool = False
     python: str | None = None
     guided: bool = True
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
+    api: Api = PLAIN_API
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 2
     price: Price | None = None

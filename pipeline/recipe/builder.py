@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pipeline.errors import Exit, UserError
+from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit, Price
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
-from pipeline.recipe.problems import Problem, as_written, merged, suggest
+from pipeline.recipe.problems import Problem, as_written, merged
 from pipeline.recipe.profiles import STAGE_KEYS
 from pipeline.recipe.publication import Publish, read_publish
 from pipeline.recipe.refreshing import Refresh, read_refresh

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from pipeline.errors import OptionError, UserError
+from pipeline.hints import closest, suggest
 from pipeline.recipe.added_columns import stages_that_add
-from pipeline.recipe.problems import closest, suggest
 from pipeline.stage import (
     ALL,
     BASE_COLUMNS,

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import ROOT
+from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.validation import mistakes
 from pipeline.recipe.problems import (
@@ -27,7 +28,6 @@ from pipeline.recipe.problems import (
     names_in,
     option_groups,
     problems_in,
-    suggest,
 )
 from pipeline.recipe.renamed import renamed_hint
 from pipeline.stage import Option, Stage

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from pipeline import DEFAULT_STORE, ROOT
 from pipeline.errors import RecipeErrors, UserError, command_line
+from pipeline.hints import display, suggest
 from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
-from pipeline.recipe.problems import suggest
 from pipeline.recipe.profiles import apply_profile, check_profiles, profiles_of
 from pipeline.recipe.publication import Publish
 from pipeline.recipe.refreshing import Refresh
@@ -250,11 +250,3 @@ def locate(reference: str) -> Path:
         raise UserError(what, why=error.strerror) from None
     names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
     raise UserError(f"there is no recipe {reference!r}", hint=suggest(reference, names))
-
-
-def display(path: Path) -> str:
-    """A path as a person knows it: relative to where they stand or to the repository."""
-    for base in (Path.cwd(), ROOT):
-        if path.is_relative_to(base):
-            return str(path.relative_to(base))
-    return str(path)

@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from pipeline.errors import UserError
-from pipeline.recipe.problems import suggest
+from pipeline.hints import suggest
 
 KeyPath = tuple[str, ...]
 """The keys that lead to a value: ("stages", "sample", "with", "budget")."""

@@ -19,8 +19,8 @@ from typing import Any, Final
 from typing_extensions import TypedDict
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import releases
 from pipeline.store.files import DamagedFile, read_json
+from pipeline.store.releases import releases
 from pipeline.store.row_cache import cache_key
 from pipeline.store.store import Store
 

@@ -17,7 +17,7 @@ from pipeline.execution.plan import PlannedStep, plan
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.contents import contents, passed_stages
-from pipeline.releases.registry import (
+from pipeline.store.releases import (
     LATEST,
     check_name,
     latest,

@@ -18,7 +18,9 @@ from pipeline.releases.options import publication_of
 from pipeline.releases.plugins import plugin
 from pipeline.releases.publication import Publication, prepare
 from pipeline.releases.publish import publish
-from pipeline.releases.registry import (
+from pipeline.releases.transports import SCHEMES, Outcome, open_transport
+from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
+from pipeline.store.releases import (
     is_reference,
     latest,
     parse_reference,
@@ -26,8 +28,6 @@ from pipeline.releases.registry import (
     releases,
     version_key,
 )
-from pipeline.releases.transports import SCHEMES, Outcome, open_transport
-from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
 from pipeline.store.store import Store
 from schemas.release import Release
 

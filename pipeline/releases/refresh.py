@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import Exit, RecipeErrors, UserError
+from pipeline.execution.hub_sources import resolve_sources
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import Progress
+from pipeline.execution.release_inputs import is_own_source
 from pipeline.execution.runner import Runner
 from pipeline.execution.snapshot import Snapshot
 from pipeline.execution.time_limit import TooSlow, time_limit
@@ -30,11 +32,9 @@ from pipeline.recipe.yaml_document import parse
 from pipeline.releases.contents import contents
 from pipeline.releases.create import create
 from pipeline.releases.diff import diff
-from pipeline.releases.hub_sources import resolve_sources
-from pipeline.releases.inputs import is_own_source
 from pipeline.releases.outgoing import Outgoing
 from pipeline.releases.plugins import plugin
-from pipeline.releases.registry import check_name, latest
+from pipeline.store.releases import check_name, latest
 from pipeline.store.store import Store
 from schemas.release import Release
 

@@ -19,9 +19,10 @@ from typing import Any, Final
 from pipeline import ROOT
 from pipeline.errors import UserError
 from pipeline.execution.code_hash import code_hash, prompts
+from pipeline.hints import display
 from pipeline.recipe.discovery import available
 from pipeline.recipe.options import resolve
-from pipeline.recipe.recipe import Recipe, display, document_of
+from pipeline.recipe.recipe import Recipe, document_of
 from pipeline.releases.bundle import (
     BUNDLE,
     JOURNAL,

@@ -17,9 +17,9 @@ from pydantic import AfterValidator
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.snapshot import Snapshot
-from pipeline.recipe.problems import suggest
-from pipeline.releases.registry import LATEST, check_name, read_release, version_key
+from pipeline.hints import suggest
 from pipeline.stage import Columns, DataKind, Edges, Records, stage
+from pipeline.store.releases import LATEST, check_name, read_release, version_key
 from pipeline.store.store import Store
 from schemas.records import RECORD_COLUMNS
 

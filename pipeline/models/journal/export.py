@@ -1,7 +1,8 @@
 """Operations on a complete journal: statistics, verification, export and import.
 
 An export is JSON Lines: one object with `key`, `request` and `response` for each
-request, in the order of the keys; the suffix `.gz` compresses it. It contains no path,
+request (and `sent`, where a server got another spelling of it), in the order of the keys; the
+suffix `.gz` compresses it. Only its owner may read it. It contains no path,
 no address of a server and no key to one. With the engine `replay` it is enough to
 rebuild the data set on another machine.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from pipeline.errors import UserError
+from pipeline.models.journal.database import PRIVATE
 from pipeline.models.journal.journal import (
     Journal,
     JournalEntry,
@@ -146,6 +148,7 @@ def export(journal: Journal, path: Path) -> int:
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         with _open(partial, "w", path.suffix == ".gz") as file:
             for line in lines(journal):
                 file.write(line)
@@ -172,7 +175,8 @@ def lines(journal: Journal, models: Container[str] | None = None) -> Iterator[st
         elif models is None or encode(_model(journal, entry)).decode() in models:
             # Parsed first: a server may spread its answer over several lines.
             response = json.dumps(json.loads(entry.response))
-            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
+            sent = f',"sent":{entry.sent}' if entry.sent else ""
+            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}{sent}}}\n'
 
 
 def _check_replaceable(path: Path) -> None:
@@ -235,14 +239,17 @@ def _entry(line: str, where: str) -> JournalEntry:
         key, response = raw["key"], raw["response"]
         request = encode(raw["request"]).decode("utf-8")
         model = raw["request"]["model"]
-        if not isinstance(model, dict):
-            raise TypeError(f"its model must be a mapping, got {type(model).__name__}")
+        sent = raw.get("sent")
+        for name, value in (("model", model), ("sent", {} if sent is None else sent)):
+            if not isinstance(value, dict):
+                raise TypeError(f"its {name} must be a mapping, got {type(value).__name__}")
+        spelling = None if sent is None else encode(sent).decode("utf-8")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = repr(error)[:MAX_WHY]
         raise UserError("not a journal entry", where=where, why=why) from None
     if problem := _problem(key, request.encode(), response):
         raise UserError(f"corrupt entry: {problem}", where=where)
-    return JournalEntry(key, request, json.dumps(response))
+    return JournalEntry(key, request, json.dumps(response), spelling)
 
 
 def _problem(key: Any, request: bytes, response: Any) -> str | None:
@@ -283,6 +290,8 @@ def _entry_problem(entry: StoredEntry) -> str | None:
         return "response is not what was written"
     try:
         request = encode(json.loads(entry.request))
+        if entry.sent is not None and not isinstance(json.loads(entry.sent), dict):
+            return "what was sent is not what was written"
         return _problem(entry.key, request, json.loads(entry.response))
     except (ValueError, TypeError, RecursionError) as error:
         return str(error)[:MAX_WHY]

@@ -21,10 +21,10 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication, missing_version, other_content
-from pipeline.releases.registry import FILE, LATEST
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.store.file_hashes import file_digest
 from pipeline.store.files import check_kind, write_json
+from pipeline.store.releases import FILE, LATEST
 
 T = TypeVar("T")
 _LEFTOVER: Final = re.compile(r"\.(?:\d+\.\d+|latest)-[0-9a-f]{8}")

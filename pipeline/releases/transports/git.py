@@ -26,10 +26,10 @@ from pipeline.releases.publication import (
     refuse_older,
     stale_paths,
 )
-from pipeline.releases.registry import FILE, LATEST, version_key
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.releases.transports.git_commands import has_lfs, run_git
 from pipeline.releases.transports.waiting import Patience
+from pipeline.store.releases import FILE, LATEST, version_key
 
 T = TypeVar("T")
 PLAIN_LIMIT: Final = 50 * 2**20

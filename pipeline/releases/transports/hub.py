@@ -25,11 +25,11 @@ from pipeline.releases.publication import (
     refuse_older,
     stale_paths,
 )
-from pipeline.releases.registry import FILE, LATEST
 from pipeline.releases.transports import Erased, Outcome, Source
 from pipeline.releases.transports.hub_erasure import Erasure
 from pipeline.releases.transports.hub_repository import KIND, MAIN, HubRepository, addition
 from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.store.releases import FILE, LATEST
 
 T = TypeVar("T")
 ROLLBACK: Final = "Roll back to "

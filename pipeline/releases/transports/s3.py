@@ -24,9 +24,9 @@ from pipeline.releases.publication import (
     missing_version,
     other_content,
 )
-from pipeline.releases.registry import FILE
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.store.releases import FILE
 
 T = TypeVar("T")
 _BUSY: Final = (408, 425, 429, 500, 502, 503, 504)

@@ -15,9 +15,9 @@ from pipeline.execution.snapshot import open_snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.collect import DAY, KINDS, collect
 from pipeline.releases.create import create
-from pipeline.releases.registry import FILE, read_release
 from pipeline.store.artifact import open_artifact
 from pipeline.store.manifests import read_manifest, write_manifest
+from pipeline.store.releases import FILE, read_release
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import mini, released
 from tests.support.killing import killer

@@ -16,7 +16,7 @@ from pipeline.errors import Exit, UserError
 from pipeline.execution.progress import LineProgress
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.refresh import Refreshed, read_log, refresh
-from pipeline.releases.registry import versions
+from pipeline.store.releases import versions
 from pipeline.store.store import Store
 from tests.support.fake_hub import FakeHub, Fault
 from tests.support.killing import killer

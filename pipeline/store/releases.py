@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pipeline.errors import UserError, command_line
-from pipeline.recipe.problems import suggest
-from pipeline.recipe.recipe import display
+from pipeline.hints import display, suggest
 from pipeline.store.files import DamagedFile, checked, read_json, with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import FORMAT, Release

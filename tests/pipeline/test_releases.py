@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import (
+from pipeline.store.files import with_checksum, without_checksum
+from pipeline.store.releases import (
     FILE,
     is_reference,
     latest,
@@ -22,7 +23,6 @@ from pipeline.releases.registry import (
     versions,
     write_release,
 )
-from pipeline.store.files import with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import Release
 from tests.pipeline.releases.building import mini, released
