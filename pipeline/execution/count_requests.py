@@ -70,6 +70,8 @@ class Counts(NamedTuple):
         requests: Requests that will be sent.
         prompt_tokens: Tokens of their prompts.
         answer_tokens: Tokens of their answers, as long as answers are known to be.
+        most_requests: Requests that may be sent, if answers must be requested again.
+        most_prompt: The most tokens of the prompts of all these.
         limit_tokens: Tokens of their answers, as long as they may be.
         known: Requests that the journal answers; they are in no other number.
     """
@@ -77,6 +79,8 @@ class Counts(NamedTuple):
     requests: float
     prompt_tokens: float
     answer_tokens: float
+    most_requests: float
+    most_prompt: float
     limit_tokens: float
     known: float = 0.0
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.models.base import UNRECORDED, Completion, Engine, Request
+from pipeline.models.counting import CountingEngine
 from pipeline.models.structured_output import Parser, Unreadable, parser_for
 
 Rejection = tuple[str, dict[str, Any]]
@@ -90,6 +91,7 @@ def ask(
         UserError: See `Engine.generate`.
     """
     answers = _send(engine, requests)
+    _note_repeats(engine, answers, retry_max_tokens, repair, any_form=bool(parse or check))
     for limit in retry_max_tokens:
         _retry_truncated(engine, answers, limit)
     for answer in answers:
@@ -110,6 +112,24 @@ def _send(engine: Engine, requests: Sequence[Request]) -> list[ParsedCompletion]
         ParsedCompletion(request, completion, [completion.key])
         for request, completion in zip(requests, completions, strict=True)
     ]
+
+
+def _note_repeats(
+    engine: Engine,
+    answers: Sequence[ParsedCompletion],
+    limits: Sequence[int],
+    repair: bool,
+    any_form: bool,
+) -> None:
+    """While requests are only counted, count those that may follow; an answer that need not
+    have a form is neither repaired nor sampled anew."""
+    if not isinstance(engine, CountingEngine):
+        return
+    for answer in answers:
+        decoding = answer.request.decoding
+        if answer.completion.key in engine.made_up:
+            form = any_form or bool(decoding.choice) or decoding.json_schema is not None
+            engine.may_repeat(answer.request, limits, repair=repair and form, resample=form)
 
 
 def _retry_truncated(engine: Engine, answers: Sequence[ParsedCompletion], limit: int) -> None:

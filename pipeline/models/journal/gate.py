@@ -5,10 +5,10 @@ What is promised about budgets is in `pipeline.models.budget`; here it is kept.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pipeline.models.budget import NOTHING, PROBES, Budget, Price, Usage
@@ -16,6 +16,7 @@ from pipeline.models.journal.spending import Account, Charge, InFlight
 from pipeline.models.journal.usage import TokenUsage
 
 if TYPE_CHECKING:
+    from pipeline.models.journal.journal import Journal
     from pipeline.models.journal.requests import PreparedRequest
 
 
@@ -79,18 +80,26 @@ class Gate:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, missing: frozenset[str], budget: Budget, billing: Billing, journal: Path) -> Gate:
-        """A gate for which it is durable what is in flight, where somebody bills it.
+    def of(
+        cls, missing: frozenset[str], budget: Budget, billing: Billing, journal: Journal
+    ) -> Gate:
+        """A gate that knows what the journal knows, and makes durable there what is in flight.
 
         Args:
             missing: Keys of the requests without an answer.
             budget: The limits that apply.
-            billing: Who bills the requests.
-            journal: The journal's file.
+            billing: Who bills the requests; what is in flight matters if somebody does.
+            journal: The journal.
         """
         billed = missing and billing.metered and (billing.price or budget.spans_runs)
-        in_flight = InFlight(journal, billing.account(budget)) if billed else None
-        return cls(missing, budget, billing, in_flight)
+        in_flight = InFlight(journal.path, billing.account(budget)) if billed else None
+        gate = cls(missing, budget, billing, in_flight)
+        if missing and gate._learns and billing.model not in budget.beyond:
+            lengths = journal.lengths(json.loads(billing.model))
+            if lengths is not None:
+                longer = TokenUsage(completion=lengths.beyond)
+                budget.beyond[billing.model] = Usage.of(0, longer, billing.price)
+        return gate
 
     def admit(self, request: PreparedRequest) -> bool:
         """Whether it may be sent now. If not: once others are reconciled, or never."""

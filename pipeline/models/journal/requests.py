@@ -258,7 +258,7 @@ def complete(
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
     missing = frozenset(unique.keys() - responses.keys())
-    gate = Gate.of(missing, ctx.budget, billing, journal.path)
+    gate = Gate.of(missing, ctx.budget, billing, journal)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
     done = 0
