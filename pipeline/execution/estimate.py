@@ -8,9 +8,9 @@ What is *expected* is less where earlier runs show which part of its rows a stag
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
-that the journal has not seen are taken for as long as they may be. What is sent *at most* takes a token
-of a prompt for each of its bytes, every answer for as long as it may be, and all of them for
-truncated, to be repaired and to be sampled anew as often as their stage asks again.
+that the journal has not seen are taken for as long as they may be. What is sent *at most* takes
+a token of a prompt for each of its bytes, every answer for as long as it may be, and all of them
+for truncated, to be repaired and to be sampled anew as often as their stage asks again.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pipeline.execution.count_requests import (
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
 from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.made_rows import made_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Usage
@@ -107,12 +108,11 @@ def estimate_steps(
     outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        name = planned.step.name
         if planned.state == "cached" and planned.artifact is not None:
-            estimates[name] = Estimate()
+            estimates[planned.step.name] = Estimate()
             outputs.outputs.add(planned.step, planned.artifact)
         else:
-            estimates[name] = _estimate(recipe, store, planned, outputs)
+            estimates[planned.step.name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 
@@ -134,10 +134,10 @@ def _estimate(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
 ) -> Estimate:
     """What a step will ask; its rows are added to what is to come."""
-    last = planned.artifact or store.latest(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.history(planned.parts), planned.step.name)
     rows = _RowsIn.of(planned, outputs)
     if not uses_language_model(planned):
-        outputs.add(planned, last, None, 0)
+        outputs.add(planned, last, *made_rows(planned, outputs))
         return rows.estimate()
     known = KnownRequests(store, language_models(planned))
     try:
@@ -229,7 +229,7 @@ def _of_counted(
         amounts(longest, excess, expected=False) if bounded else Amounts(),
         round(sum(c.known for c in counts.values())),
         all_kept=counted.assumes_all_kept or (counted.grows and not rows.exist),
-        longest=before is None and any(model not in seen for model in counts),
+        longest=before is None and any(m not in seen for m, c in counts.items() if c.requests),
     )
 
 

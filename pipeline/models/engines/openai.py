@@ -29,8 +29,9 @@ from pipeline.errors import UserError
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.engines.vllm_server import Server
-from pipeline.models.http.client import MIN_KEY_LENGTH, HttpClient
+from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
+from pipeline.models.http.redaction import MIN_KEY_LENGTH
 from pipeline.models.http.refusals import History
 from pipeline.models.http.scheduler import Result, Scheduler
 from pipeline.models.journal.gate import Gate

@@ -32,10 +32,7 @@ from pipeline.models.journal.gate import UNBILLED, Billing, Gate
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
 from pipeline.models.journal.responses import ParsedResponse, RawResponse
 from pipeline.models.journal.usage import TokenUsage
-from pipeline.models.local.chat_template import (
-    Unrenderable,
-    chat_text,
-)
+from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from pipeline.store.hashing import encode
 
@@ -79,8 +76,7 @@ class PreparedRequest:
         error: Why it cannot be sent; None if it can.
         reasoning: How the model reasons: what its answer is parted by.
         resample: How often it was sampled anew.
-        sent: What was sent to a server beside the prompt, as JSON, where that is not the plain
-            spelling of the request.
+        sent: What a server got beside the prompt, as JSON, in another spelling than the plain one.
     """
 
     key: str
@@ -110,14 +106,12 @@ class PreparedRequest:
 Batch = list[tuple[PreparedRequest, RawResponse | Failure | Discarded]]
 """Requests, each with its response or the reason why there is none; and what was thrown away."""
 
-
 Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
 """Sends those requests that the gate admits; yields each batch as soon as it is answered.
 
 It ends early when the gate refuses while it is idle. What was yielded is reconciled
 before the generator continues.
 """
-
 Group = TypeVar("Group")
 
 
@@ -149,6 +143,7 @@ def prepare(
     tokenizer: Any,
     context_tokens: int | None,
     reasoning: Reasoning = DEFAULT_REASONING,
+    instead_of: Mapping[str, Any] | None = None,
 ) -> PreparedRequest:
     """Render a request, tokenize it and compute its key.
 
@@ -163,6 +158,7 @@ def prepare(
         tokenizer: The model's tokenizer; None leaves rendering and tokenizing to the server.
         context_tokens: The model's context; longer requests get an `error`.
         reasoning: How the model reasons.
+        instead_of: The identity of the model in whose place this one answers.
 
     Example:
         >>> prepared = prepare(Request("2 + 2 ="), {"weights": {"id": "m"}}, None, None)
@@ -189,6 +185,7 @@ def prepare(
             "seed": request.seed,
             "sample": request.sample,
             **({"resample": request.resample} if request.resample else {}),
+            **({"instead_of": instead_of} if instead_of else {}),
             # Other tokens of the same text: control tokens that a turn mentions.
             **({"literal": True} if rendered not in (None, prompt) else {}),
         }
@@ -253,7 +250,8 @@ def complete(
         One completion for each request, in order.
 
     Raises:
-        UserError: The budget is exhausted before all are answered (exit code 5).
+        UserError: The budget is exhausted before all are answered (exit code 5). In a partial
+            run these requests have an error instead.
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
@@ -261,19 +259,21 @@ def complete(
     gate = Gate.of(missing, ctx.budget, billing, journal)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
-    done = 0
+    ended: set[str] = set()
     try:
         for batch in send(list(unique.values()), gate) if gate.missing else ():
             responses |= _store(batch, journal, gate, ctx)
             failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
-            ended = sum(not isinstance(r, Discarded) for _, r in batch)
-            done += ended
-            if ended < len(gate.missing):
-                ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
+            ended.update(p.key for p, r in batch if not isinstance(r, Discarded))
+            if len(ended) < len(gate.missing):
+                ctx.progress(len(unique) - len(gate.missing) + len(ended), len(unique))
     finally:
         gate.close()
-    if done < len(gate.missing):
-        raise ctx.budget.exhausted(len(gate.missing) - done)
+    if remaining := gate.missing - ended:
+        if not ctx.budget.partial:
+            raise ctx.budget.exhausted(len(remaining))
+        failures |= dict.fromkeys(remaining, ctx.budget.leave_out(len(remaining)))
+        ctx.count(not_asked=len(remaining))
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
 
 
@@ -333,9 +333,10 @@ def completion_of(
     if parsed is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
-        return Completion(prepared.key, "", "error", tokens, 0, why)
+        unsent = prepared.error is not None
+        return Completion(prepared.key, "", "error", tokens, 0, why, unsent=unsent)
     answer = answer_of(parsed, prepared.prompt, prepared.decoding, prepared.reasoning)
-    reason = "error" if parsed.error else parsed.finish_reason
+    reason = "withheld" if parsed.error else parsed.finish_reason
     return Completion(
         key=prepared.key,
         text=answer.answer,
