@@ -64,19 +64,13 @@ _STAND_INS: Final = (64, 96)
 
 
 class Counts(NamedTuple):
-    """Requests to one model with the tokens of their prompts and answers, scaled to all rows.
-
-    Attributes:
-        requests: Requests that will be sent.
-        prompt_tokens: Tokens of their prompts.
-        answer_tokens: Tokens of their answers, as long as answers are known to be.
-        limit_tokens: Tokens of their answers, as long as they may be.
-        known: Requests that the journal answers; they are in no other number.
-    """
+    """Requests to one model, scaled to all rows; the fields are those of `RequestCount`."""
 
     requests: float
     prompt_tokens: float
     answer_tokens: float
+    most_requests: float
+    most_prompt: float
     limit_tokens: float
     known: float = 0.0
 
