@@ -32,14 +32,13 @@ from pipeline.execution.progress import watch
 from pipeline.execution.row_parts import RowParts, rows_in_parts
 from pipeline.execution.runner import Runner
 from pipeline.execution.sampled_rows import heading, sampled, with_reason
-from pipeline.execution.snapshot import Snapshot, open_snapshot
+from pipeline.execution.snapshot import Snapshot, open_snapshot, release_named
 from pipeline.html_view import cards_html, funnel_html, history_html, text_html
 from pipeline.recipe.preview import preview
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.frames import frame_override
 from pipeline.store.hashing import digest
 from pipeline.store.parquet import to_arrow
-from pipeline.store.releases import is_reference
 from pipeline.store.store import Store
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def open_recipe(
     """Open a recipe or a release.
 
     Args:
-        reference: A recipe's path or name, or a release: `NAME@VERSION`.
+        reference: A recipe's path or name, or a release: `NAME@VERSION`, `NAME`.
         store: The store's folder.
         profile: The profile of the recipe to apply.
         overrides: Changes of the recipe, as after `--set`: "stages.chosen.with.budget=500".
@@ -243,7 +242,7 @@ class OpenRecipe:
         Raises:
             UserError: Something that the user can fix. What is committed stays.
         """
-        if is_reference(self._reference):
+        if release_named(self._store, self._reference):
             raise UserError(
                 f"{self._reference} is a release and does not run",
                 hint="open the recipe that it was made from",

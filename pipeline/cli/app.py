@@ -57,7 +57,8 @@ RecipeOrRelease = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION.",
+        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION "
+        "(NAME alone is its latest, where no recipe has that name).",
     ),
 ]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage's name in the recipe.")]
@@ -118,6 +119,8 @@ def verb(
                 # The reader of our output (a pager, head) has gone; that is no error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = Exit.DONE
+            except OSError as error:
+                code = _disk_error(error, Path(str(kwargs.get("store", STORE))))
             except KeyboardInterrupt:
                 print("\ninterrupted", file=sys.stderr)
                 code = Exit.INTERRUPTED
@@ -127,6 +130,17 @@ def verb(
         return wrapped
 
     return declare
+
+
+def _disk_error(error: OSError, store: Path) -> Exit:
+    """Print what the user can do about a full disk and the like; others are bugs of ours."""
+    from pipeline.store.disk_errors import explained
+
+    problem = explained(error, store)
+    if problem is None:
+        raise error
+    print(f"error: {problem}", file=sys.stderr)
+    return problem.code
 
 
 def load(
@@ -164,7 +178,7 @@ def snapshot(
     """The stages of a recipe or a release with their artifacts.
 
     Args:
-        reference: A recipe's path or name, or `NAME@VERSION`.
+        reference: A recipe's path or name, or a release: `NAME@VERSION`, `NAME`.
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.

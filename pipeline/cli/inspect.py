@@ -36,7 +36,7 @@ def status(
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state and row counts of every stage."""
+    """Show the state and row counts of every stage, and what it cost."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
@@ -45,6 +45,8 @@ def status(
         print_json(entries)
     else:
         print(tables.funnel(entries["stages"]))
+        if paid := tables.cost_table(entries["costs"]):
+            print(f"\npaid by all runs:\n{paid}")
 
 
 @verb(app)

@@ -76,7 +76,7 @@ def run(
 
     from pipeline.cli import bundles, tables
     from pipeline.execution import history
-    from pipeline.execution.estimate import comparison
+    from pipeline.execution.actual_usage import comparison
     from pipeline.execution.plan import select_steps
     from pipeline.execution.progress import watch
     from pipeline.execution.runner import Runner
@@ -98,7 +98,7 @@ def run(
         return Exit.INTERRUPTED
     finally:
         progress.close()
-        for line in comparison(runner.expected, runner.used, runner.stopped):
+        for line in comparison(runner.expected, runner.used, runner.stopped, loaded.currency):
             print(f"requests of {line}", file=sys.stderr)
     names = list(runner.outputs.artifacts)
     current = history.status(Snapshot.of_recipe(loaded, opened))
@@ -179,9 +179,10 @@ def plan(
     import sys
 
     from pipeline.cli import tables
-    from pipeline.execution.estimate import budget_warnings, counting_notes, estimate_steps
+    from pipeline.execution.estimate import counting_notes, estimate_steps
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
+    from pipeline.execution.spending import budget_warnings, trackers
     from pipeline.recipe.prompts import prompt_notes
 
     loaded, opened = load(recipe, store, overrides, profile, limit)
@@ -195,10 +196,11 @@ def plan(
     expected = estimate_steps(loaded, opened, planned)
     entries, totals = tables.estimates(planned, expected), tables.plan_totals(expected)
     if as_json:
-        print_json({"recipe": loaded.name, "stages": entries, "total": totals})
+        currency = {"currency": loaded.currency}
+        print_json({"recipe": loaded.name, **currency, "stages": entries, "total": totals})
     else:
-        print(tables.plan_table(entries, totals))
-        for warning in budget_warnings(loaded, expected):
+        print(tables.plan_table(entries, totals, loaded.currency))
+        for warning in budget_warnings(trackers(loaded, opened), expected):
             print(f"warning: {warning}")
 
 

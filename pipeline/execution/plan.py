@@ -211,6 +211,8 @@ def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
     options = SimpleNamespace(**vars(step.options))
 
     def with_path(model: Any) -> Any:
+        if (second := getattr(model, "fallback", None)) is not None:
+            model = replace(model, fallback=with_path(second))
         if model.made_by is None:
             return model
         return replace(model, model=str(outputs.artifacts[model.made_by].files / "model"))
@@ -296,7 +298,9 @@ def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any
     if model.made_by is not None:
         trained = outputs.artifacts[model.made_by]
         model = replace(model, id=files_digest(trained.manifest, "files/model/"))
-    return identity(model, files) | reading(model)
+    second = getattr(model, "fallback", None)
+    more = {"fallback": _model_identity(second, outputs, files)} if second else {}
+    return identity(model, files) | reading(model) | more
 
 
 def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:

@@ -97,10 +97,15 @@ class Step:
     def makers(self) -> list[str]:
         """The steps whose weights its models have."""
         makers: list[str | None] = []
+
+        def add(model: Any) -> None:
+            makers.append(model.made_by)
+            if (second := getattr(model, "fallback", None)) is not None:
+                add(second)
+
         for option in self.stage.options:
             if option.is_model:
-                value = getattr(self.options, option.name)
-                option.each(value, lambda model: makers.append(model.made_by))
+                option.each(getattr(self.options, option.name), add)
         return [maker for maker in dict.fromkeys(makers) if maker is not None]
 
 

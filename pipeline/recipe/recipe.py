@@ -17,7 +17,7 @@ from typing import Any, Final
 from pipeline import DEFAULT_STORE, ROOT
 from pipeline.errors import RecipeErrors, UserError, command_line
 from pipeline.hints import display, suggest
-from pipeline.models.budget import BudgetLimit
+from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
@@ -45,6 +45,7 @@ class Recipe:
         steps: The steps by name.
         budget: What one run may use of language models.
         budgets: What single steps may use of it.
+        currency: That of its prices.
         profiles: The profiles that the recipe has.
         profile: The one that is applied.
         overrides: What `--set` changed after it.
@@ -61,6 +62,7 @@ class Recipe:
     steps: Mapping[str, Step]
     budget: BudgetLimit = field(default_factory=BudgetLimit)
     budgets: Mapping[str, BudgetLimit] = field(default_factory=dict)
+    currency: str = DEFAULT_CURRENCY
     profiles: tuple[str, ...] = ()
     profile: str | None = None
     overrides: tuple[str, ...] = ()
@@ -155,7 +157,8 @@ class Recipe:
         profiles = tuple(profiles_of(document))
         applied |= {"publish": builder.publish, "refresh": builder.refresh}
         applied["digest"] = _digest(document.content, applied, steps)
-        return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
+        limits = budgets.pop(""), budgets, builder.currency
+        return cls(name, path, steps, *limits, profiles, **applied)
 
     @property
     def folder(self) -> Path:

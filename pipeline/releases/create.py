@@ -102,10 +102,10 @@ def create(
 
 
 def _ready(recipe: Recipe, store: Store) -> list[PlannedStep]:
-    """The plan of the recipe, of which nothing would run.
+    """The plan of the recipe, of which nothing would run and every file is as it was written.
 
     Raises:
-        UserError: Something would.
+        UserError: Something would run, or a file is damaged.
     """
     steps = plan(recipe, store)
     if drifted := sorted({p.step.stage.name for p in steps if p.drifted}):
@@ -125,6 +125,9 @@ def _ready(recipe: Recipe, store: Store) -> list[PlannedStep]:
             why=", ".join([*shown, *more]),
             hint=recipe.command("run", store=store.root),
         )
+    files = store.files()
+    for artifact in filter(None, (planned.artifact for planned in steps)):
+        artifact.verify_all(files)
     return steps
 
 

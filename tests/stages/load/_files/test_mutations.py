@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,21 +37,25 @@ def test_many_damaged_files_in_a_limited_address_space(name: str) -> None:
 @pytest.mark.proof_long
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_by_command_line(name: str, tmp_path: Path) -> None:
-    format = FORMATS[name]
-    family = "documents" if format.name.endswith(".md") else "records"
-    options = {"path": str(tmp_path / format.name), "source": "s", "license": "MIT"}
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(
-        f"name: r\nstages:\n  pool: {{uses: load.{family}, with: {options | format.options}}}\n"
-    )
+    format, recipe = FORMATS[name], tmp_path / "r.yaml"
+    (tmp_path / "files").mkdir()
     command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--store"]
     for number in range(100):
         data, *_ = damaged(format, random.Random(f"{name} 3 {number}"))
-        (tmp_path / format.name).write_bytes(data)
-        began = time.perf_counter()
+        options = json.dumps(format.put(tmp_path / "files", data))
+        recipe.write_text(
+            f"name: r\nstages:\n  pool: {{uses: load.{format.stage.__name__}, with: {options}}}\n"
+        )
+        began = _processor_seconds()
         done = subprocess.run(
             [*command, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode in (0, 2, 4), (number, done.stderr)
         assert "Traceback" not in done.stderr
-        assert time.perf_counter() - began < SECONDS
+        assert _processor_seconds() - began < SECONDS
+
+
+def _processor_seconds() -> float:
+    """Of the processes that have ended: whatever else the machine does, it does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
