@@ -222,6 +222,20 @@ class Template:
         return "".join(parts)
 
 
+@cache
+def compile_template(source: str) -> Template:
+    """A template, compiled once.
+
+    Args:
+        source: Its text.
+
+    Raises:
+        TemplateMistake: The text is no template that may be rendered.
+    """
+    return Template(source)
+
+
+@cache
 def condition(source: str) -> Template:
     """The template of a condition, which writes `true` where it holds.
 
