@@ -148,6 +148,16 @@ class _CountingContext(Context):
             self.engines[model] = self.known.engine(model) if self.known else CountingEngine(model)
         return self.engines[model]
 
+    def counts(self) -> dict[LanguageModel, Counts]:
+        """The requests by model, those that were handed over by the model that answered them."""
+        counts = {model: Counts.of(engine.count) for model, engine in self.engines.items()}
+        for engine in self.engines.values():
+            second = engine.fallback
+            if second is not None and any(count := Counts.of(second.count)):
+                before = counts.get(second.model, (0.0,) * len(count))
+                counts[second.model] = Counts(*map(sum, zip(count, before, strict=True)))
+        return counts
+
 
 def is_own(planned: PlannedStep) -> bool:
     """Whether the step's stage is the user's own code."""
@@ -234,7 +244,7 @@ def _call(
     known: KnownRequests | None,
 ) -> Counted | None:
     replays = known is not None and bool(known.lengths)
-    with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
+    with tempfile.TemporaryDirectory() as folder, counting(replays), quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
             with time_limit(MAX_SECONDS if is_own(planned) else None):
@@ -243,7 +253,7 @@ def _call(
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
         assumes = assumes_nothing_dropped()
-    counts = {model: Counts.of(engine.count) for model, engine in context.engines.items()}
+    counts = context.counts()
     output = result if isinstance(result, pl.DataFrame) else None
     if output is None:
         return Counted(counts, output, 0, assumes)
@@ -285,7 +295,7 @@ def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings of a stage are about real answers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -328,7 +338,7 @@ def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inpu
                 if name not in outputs.outputs.artifacts:
                     return None
                 values.append(outputs.outputs.artifacts[name].files)
-            elif (rows := outputs.rows(name)) is None:
+            elif (rows := outputs.on_edge(step, edge.name, name)) is None:
                 return None
             else:
                 reads = step.stage.reads(edge.name, step.options)

@@ -50,6 +50,7 @@ class LabelAnswer:
         journal: The keys of all completions that it was read from.
         error: Why there is no answer.
         rejection: Why the answer is no label.
+        fallback: The model that answered in the place of the first one.
         probabilities: The probability of each label; without probabilities the part of the
             samples that wrote it, or 1 for the one that was written. Empty without a value.
     """
@@ -59,6 +60,7 @@ class LabelAnswer:
     journal: list[str]
     error: str | None = None
     rejection: Rejection | None = None
+    fallback: str | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -98,14 +100,20 @@ def ask_labels(
 
 
 def _read(answer: ParsedCompletion, labels: Mapping[str, float], min_mass: float) -> LabelAnswer:
+    result = LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
     if not answer.readable:
-        return LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
+        return replace(result, fallback=answer.fallback)
     value = expected_value(answer.completion, labels, min_mass)
     parts = label_probabilities(answer.completion, labels, min_mass)
     if value is None or parts is None:
         value, parts = labels[answer.value], None
-    written = {answer.value: 1.0}
-    return LabelAnswer(*(value, parts is not None, answer.journal), probabilities=parts or written)
+    return replace(
+        result,
+        value=value,
+        from_logprobs=parts is not None,
+        fallback=answer.fallback,
+        probabilities=parts or {answer.value: 1.0},
+    )
 
 
 def _sampled(
@@ -133,7 +141,8 @@ def _sampled(
         else:
             mean = sum(labels[label] for label in written) / len(written)
             parts = {label: number / len(written) for label, number in Counter(written).items()}
-            means.append(LabelAnswer(mean, False, journal, probabilities=parts))
+            fallback = next((a.fallback for a in own if a.fallback), None)
+            means.append(LabelAnswer(mean, False, journal, fallback=fallback, probabilities=parts))
     return means
 
 

@@ -15,6 +15,11 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Change what is wrong with it", "It is light, and cheap, and it is {0}."),
+    ("It is VAGUE", "no"),
+    ("Does the answer do all", "yes"),
+    ("2 times 2\n2 and 3", "The answer is 5."),
+    ("Go on from where it stops", "That makes 4.\nThe answer is 4."),
     ("an advertisement?", "no"),
     ("tell private things", "no"),
     ("Answer yes or no.", "yes"),
