@@ -227,8 +227,8 @@ def _output_row(
     try:
         size = len(tools.encode()) if tools else 0
         for turn in turns:
-            if turn[1]:
-                size += len(turn[1].encode())
+            if text := turn[1]:  # encoded, since a lone surrogate is no text
+                size += len(text) if text.isascii() else len(text.encode())
             if len(turn) == 3:
                 size += sum(len(text.encode()) for text in texts_beside(turn[2]))
         kept = kept_fields(extra, source) if source.keep else None
