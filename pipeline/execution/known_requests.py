@@ -40,33 +40,47 @@ class KnownRequests:
         self._journal: Journal | None = journal_in(store.root)
         self._identities: dict[LanguageModel, dict[str, Any]] = {}
         self.lengths: dict[LanguageModel, Lengths] = {}
-        for model in {*models} if self._journal else ():
+        named = {*models, *(model.fallback for model in models if model.fallback)}
+        for model in named if self._journal else ():
             assert self._journal is not None
             identified = identity(model, store.files())
             mean = self._journal.lengths(identified)
+            self._identities[model] = identified
             if mean is not None:
-                self._identities[model], self.lengths[model] = identified, Lengths(*mean)
+                self.lengths[model] = Lengths(*mean)
 
-    def engine(self, model: LanguageModel) -> CountingEngine:
-        """What counts the requests to a model."""
+    def engine(
+        self, model: LanguageModel, instead_of: LanguageModel | None = None
+    ) -> CountingEngine:
+        """What counts the requests to a model, and to its fallback.
+
+        Args:
+            model: The model.
+            instead_of: The model whose fallback it is.
+        """
         lengths = self.lengths.get(model)
         engine = CountingEngine(model, lengths.answer if lengths else None)
+        if model.fallback is not None:
+            engine.fallback = self.engine(model.fallback, model)
         if lengths and self._journal:
             try:
-                self._look_up(engine, self._journal)
+                self._look_up(engine, self._journal, instead_of)
             except Exception:
                 # Without its tokenizer prompts cannot be looked up; the run will say so.
                 engine.answers = None
         return engine
 
-    def _look_up(self, engine: CountingEngine, journal: Journal) -> None:
+    def _look_up(
+        self, engine: CountingEngine, journal: Journal, instead_of: LanguageModel | None
+    ) -> None:
         # Only a model that the journal knows needs its tokenizer, which takes seconds to load.
         from pipeline.models.local.rendering import Rendering
 
         rendering, identified = Rendering(engine.model), self._identities[engine.model]
+        first = None if instead_of is None else self._identities.get(instead_of)
 
         def answers(requests: Sequence[Request]) -> list[Completion | None]:
-            prepared = rendering.prepare(requests, identified)
+            prepared = rendering.prepare(requests, identified, first)
             responses = journal.get_many([p.key for p in prepared if p.error is None])
             stored = {k: parse_stored(journal.path, k, r) for k, r in responses.items()}
             return [completion_of(p, stored[p.key]) if p.key in stored else None for p in prepared]

@@ -169,6 +169,7 @@ class CountingEngine:
         context_tokens: The longest sequence; None for any.
         answers: Looks answers up in the journal; None where it has none of the model.
         made_up: The keys of the answers that are samples.
+        fallback: What is counted of its fallback; None where it has none.
         tokenizer: The model's tokenizer; a stand-in by default: whoever counts needs no
             vocabulary.
 
@@ -186,12 +187,23 @@ class CountingEngine:
     context_tokens: int | None = None
     answers: KnownAnswers | None = None
     made_up: set[str] = field(default_factory=set)
+    fallback: CountingEngine | None = None
     tokenizer: Any = field(default_factory=lambda: _Tokenizer())
 
     @property
     def resample(self) -> int:
         """Nothing is sampled anew but what the journal knows to be unreadable."""
         return self.model.resample if self.answers else 0
+
+    @property
+    def name(self) -> str:
+        """What rows call the model."""
+        return self.model.short_name
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        """Which of the requests the journal answers."""
+        answers = self.answers(requests) if self.answers else [None] * len(requests)
+        return [answer is not None for answer in answers]
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """The journal's answer to each request, or a sample of one."""

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from pipeline.models import LanguageModel
+from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
@@ -26,12 +26,13 @@ from stages.generate.from_documents import (
     SelfCodeAlign,
     WaveCoder,
 )
-from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
+from stages.generate.pairs import FirstPit, SelfTaught, SPaR
+from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
-from tests.support.rows import DATA, conversations, json_lines, sample
+from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
 LIMIT: Final = 48
@@ -181,5 +182,38 @@ def _cases() -> list[Case]:
     ]
 
 
+def _answered(*rows: tuple[str, str, bool]) -> pl.DataFrame:
+    """Exchanges of which it is known whether they are correct."""
+    frame = conversations([(prompt, answer) for prompt, answer, _ in rows])
+    correct = {prompt + answer: right for prompt, answer, right in rows}
+    texts = ["".join(m["content"] for m in messages) for messages in frame["messages"].to_list()]
+    return frame.with_columns(passed=pl.Series([correct[text] for text in texts]))
+
+
+def _more_cases() -> list[Case]:
+    sums = _answered(
+        ("What is 2 and 2?", "2 and 2\nThe answer is 4.", True),
+        ("What is 2 and 2?", "2 times 2\n2 and 3\nThe answer is 5.", False),
+        ("What is 1 and 3?", "It is VAGUE.", False),
+    )
+    paraphrase = "A garment takes 2 bolts of blue fiber and half as much white. How many in all?"
+    item = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many in total?"
+    judged = {"rows": conversations([(paraphrase, "3"), ("Sing a song!", "La.")])}
+    judged["benchmarks"] = exam("gsm8k", [{"question": item}])
+    embedder = Embedder(model=str(DATA / "models/potion-base-4m"))
+    options = {"embedder": embedder, "judge": MODEL, "threshold": 0.3}
+
+    def paired(method: Any) -> Case:
+        own = {"model": MODEL, "max_tokens": LIMIT, "method": method}
+        return Case("generate.pairs", method.name, {"rows": sums}, own)
+
+    return [
+        *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
+        Case("decontaminate.semantic", "", judged, options),
+    ]
+
+
 CASES: Final = _cases()
 NAMES: Final = [f"{case.stage}-{case.method}".rstrip("-") for case in CASES]
+MORE_CASES: Final = _more_cases()
+"""Pairs and decontamination: what they make, or take, is no record of one answer."""

@@ -13,7 +13,7 @@ from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.publication import Publish
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.create import create
-from pipeline.releases.registry import release_files
+from pipeline.store.releases import release_files
 from pipeline.store.store import Store
 from schemas.release import Release
 from stages.publish.card import card, croissant

@@ -22,8 +22,8 @@ from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.bundle import is_bundle, write_bundle
-from pipeline.releases.registry import read_release
 from pipeline.stage import ROOT
+from pipeline.store.releases import read_release
 from pipeline.store.store import Store
 from tests.pipeline.test_flips import answer
 from tests.support.cli import Done, call
@@ -309,7 +309,7 @@ import sys
 from pathlib import Path
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.bundle import write_bundle
-from pipeline.releases.registry import read_release
+from pipeline.store.releases import read_release
 from pipeline.store.store import Store
 folder = Path(sys.argv[1])
 recipe, store = Recipe.load(str(folder / "small.yaml")), Store(folder / "store")
