@@ -39,7 +39,7 @@ from pipeline.models.counting import (
     assumes_nothing_dropped,
     counting,
 )
-from pipeline.stage import ALL, VERDICT, DataKind
+from pipeline.stage import ALL, VERDICT, DataKind, OptionalColumn
 from schemas.records import RECORD_COLUMNS
 
 SAMPLE: Final = 4000
@@ -180,29 +180,39 @@ def count_requests(
         known: What the journal knows of its models.
     """
     try:
-        return _counted(planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE)
+        return count_on_sample(
+            planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE
+        )
     except TooSlow:
         text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
         _log.warning(text, planned.step.name, MAX_SECONDS, SMALL_SAMPLE)
     try:
-        return _counted(planned, outputs, known, SMALL_SAMPLE)
+        return count_on_sample(planned, outputs, known, SMALL_SAMPLE)
     except TooSlow:
         text = "%s takes more than %g s on these as well: unknown"
         _log.warning(text, planned.step.name, MAX_SECONDS)
         return None
 
 
-def _counted(
-    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests, limit: int
+def count_on_sample(
+    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests | None, limit: int
 ) -> Counted | None:
-    """The requests counted on at most so many rows."""
+    """What a step does, counted on a sample of its rows; None as for `count_requests`.
+
+    Args:
+        planned: The step.
+        outputs: What the steps before it have given or will give.
+        known: What the journal knows of its models; None where it has none.
+        limit: At most so many rows.
+    """
     inputs = _inputs(planned, outputs, limit)
     counted = _run(planned, inputs.edges, known) if inputs else None
     if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):
         return counted
     half = {name: _half(value, inputs.size) for name, value in inputs.edges.items()}
     fewer = _run(planned, half, known)
-    grows = counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
+    without_models = not counted.counts and bool(planned.step.needs)
+    grows = without_models or counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
     return counted.times(inputs.rows / inputs.size) if grows else replace(counted, grows=False)
 
 
@@ -234,7 +244,7 @@ def _call(
     known: KnownRequests | None,
 ) -> Counted | None:
     replays = known is not None and bool(known.lengths)
-    with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
+    with tempfile.TemporaryDirectory() as folder, counting(replays), quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
             with time_limit(MAX_SECONDS if is_own(planned) else None):
@@ -285,7 +295,7 @@ def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings of a stage are about real answers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -328,12 +338,13 @@ def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inpu
                 if name not in outputs.outputs.artifacts:
                     return None
                 values.append(outputs.outputs.artifacts[name].files)
-            elif (rows := outputs.rows(name)) is None:
+            elif (rows := outputs.on_edge(step, edge.name, name)) is None:
                 return None
             else:
                 reads = step.stage.reads(edge.name, step.options)
                 every = edge.kind is not DataKind.RECORDS or reads == ALL
-                columns = [c for c in rows.columns if c != "id"] if every else list(reads)
+                declared = rows.columns if every else reads
+                columns = [c for c in declared if c != "id" and _is_read(c, rows.columns)]
                 frame = sample(rows.read(columns), limit)
                 number = rows.at_most if math.isfinite(rows.at_most) else rows.expected
                 longest = max(longest, (number, len(frame) or 1))
@@ -341,6 +352,10 @@ def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inpu
                 values.append(frame)
         edges[edge.name] = values if edge.many else next(iter(values), None)
     return _Inputs(edges, *longest, exact)
+
+
+def _is_read(column: str, present: Collection[str]) -> bool:
+    return column in present or not isinstance(column, OptionalColumn)
 
 
 def _half(value: Any, size: int) -> Any:

@@ -29,9 +29,11 @@ from pipeline.execution.count_requests import (
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
 from pipeline.execution.known_requests import KnownRequests, Lengths
+from pipeline.execution.made_rows import made_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Usage
+from pipeline.models.journal.usage import TokenUsage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact
 from pipeline.store.store import Store
@@ -76,21 +78,6 @@ class Estimate:
     unknown: bool = False
 
 
-@dataclass(frozen=True)
-class ActualUsage:
-    """What a stage really used. requests: those that were sent; cached: answered before."""
-
-    requests: int
-    cached: int
-    tokens: int
-    money: float
-
-    @classmethod
-    def of(cls, counters: Mapping[str, int], spent: Usage) -> ActualUsage:
-        """From a stage's counters and what was counted against its budget."""
-        return cls(spent.requests, counters.get("cached", 0), spent.tokens, spent.money)
-
-
 def uses_language_model(planned: PlannedStep) -> bool:
     """Whether a step sends requests to a language model, or may."""
     return bool(language_models(planned)) and planned.step.stage.gives_rows
@@ -119,12 +106,11 @@ def estimate_steps(
     outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        name = planned.step.name
         if planned.state == "cached" and planned.artifact is not None:
-            estimates[name] = Estimate()
+            estimates[planned.step.name] = Estimate()
             outputs.outputs.add(planned.step, planned.artifact)
         else:
-            estimates[name] = _estimate(recipe, store, planned, outputs)
+            estimates[planned.step.name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 
@@ -146,10 +132,10 @@ def _estimate(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
 ) -> Estimate:
     """What a step will ask; its rows are added to what is to come."""
-    last = planned.artifact or store.latest(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.history(planned.parts), planned.step.name)
     rows = _RowsIn.of(planned, outputs)
     if not uses_language_model(planned):
-        outputs.add(planned, last, None, 0)
+        outputs.add(planned, last, *made_rows(planned, outputs))
         return rows.estimate()
     known = KnownRequests(store, language_models(planned))
     try:
@@ -230,7 +216,7 @@ def _of_counted(
 
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
-        Usage.of(0, round(c.prompt_tokens), round(c.limit_tokens), model.price)
+        Usage.of(0, TokenUsage(round(c.prompt_tokens), 0, round(c.limit_tokens)), model.price)
         for model, c in counts.items()
     ]
     # Rows that nothing bounds bound nothing.
@@ -305,47 +291,7 @@ def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usag
     prompt, answer = counts.prompt_tokens, counts.answer_tokens
     if before is not None:
         prompt, answer = counts.requests * before.prompt, counts.requests * before.answer
-    return Usage.of(0, round(prompt), round(answer), model.price)
-
-
-def comparison(
-    estimates: Mapping[str, Estimate],
-    used: Mapping[str, ActualUsage],
-    stopped: str | None = None,
-) -> list[str]:
-    """Lines that compare estimates with what was used; none for stages that sent no request.
-
-    Args:
-        estimates: By stage, before it ran.
-        used: By stage.
-        stopped: The stage that did not come to its end: what it used is a part.
-    """
-    lines = []
-    for name, actual in used.items():
-        if not actual.requests + actual.cached:
-            continue
-        estimate = estimates[name]
-        expected = Amounts() if name == stopped else estimate.expected
-        parts = [_compared("requests", expected.requests, actual.requests)]
-        if actual.cached:
-            parts.append(f"{actual.cached:,} more answered by the journal")
-        if actual.requests:
-            parts.append(_compared("tokens", expected.tokens, actual.tokens, estimate.longest))
-        if actual.money:
-            parts.append(_compared("money", expected.money, actual.money, estimate.longest))
-        if name == stopped:
-            remaining = (estimate.expected.requests or 0) - actual.requests
-            parts.append(f"about {remaining:,} requests left" if remaining > 0 else "stopped")
-        lines.append(f"{name}: {', '.join(parts)}")
-    return lines
-
-
-def _compared(unit: str, estimate: float | None, actual: float, longest: bool = False) -> str:
-    amount = f"{actual:,}" if isinstance(actual, int) else f"{actual:,.4g}"
-    if not estimate or not actual:
-        return f"{amount} {unit}"
-    kind = "estimate for the longest answers" if longest else "estimate"
-    return f"{amount} {unit} ({kind} {estimate / actual - 1:+.0%})"
+    return Usage.of(0, TokenUsage(round(prompt), 0, round(answer)), model.price)
 
 
 def total(estimates: Sequence[Estimate]) -> Estimate:
@@ -381,20 +327,3 @@ def total(estimates: Sequence[Estimate]) -> Estimate:
         any(one.longest for one in estimates if one.expected.requests),
         unknown,
     )
-
-
-def budget_warnings(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[str]:
-    """What is expected to go beyond a budget, one line each."""
-    warnings = []
-    for name, limit in {"": recipe.budget, **recipe.budgets}.items():
-        parts = [e for stage, e in estimates.items() if name in ("", stage)]
-        for unit, allowed in vars(limit).items():
-            together = total(parts)
-            amount: Any = getattr(together.expected, unit) or 0
-            if allowed is not None and amount > allowed:
-                whose = f"of {name}" if name else "of the run"
-                bound = "at most " if together.longest and unit != "requests" else ""
-                warnings.append(
-                    f"the budget {whose} is {allowed:,g} {unit}; {bound}{amount:,.6g} are expected"
-                )
-    return warnings

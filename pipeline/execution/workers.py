@@ -29,6 +29,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.peak_memory import peak_memory
 from pipeline.models.base import LanguageModel
+from pipeline.prompts import Replacement
 from pipeline.recipe.discovery import find
 from pipeline.stage import DataKind, Stage
 from pipeline.terminal import protect
@@ -145,7 +146,8 @@ class WorkerPool:
                 chunk = rows.slice(start, size)
                 with _interrupts_blocked():
                     future = self._pool().submit(
-                        _run_chunk, call.stage.name, call.options, edges, call.folder, chunk
+                        *(_run_chunk, call.stage.name, call.stage.prompts),
+                        *(call.options, edges, call.folder, chunk),
                     )
                 pending[future] = (start, len(chunk))
                 start += len(chunk)
@@ -246,12 +248,18 @@ def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
 
 
 def _run_chunk(
-    name: str, options: SimpleNamespace, stored: dict[str, Any], folder: Path, rows: pl.DataFrame
+    name: str,
+    prompts: tuple[Replacement, ...],
+    options: SimpleNamespace,
+    stored: dict[str, Any],
+    folder: Path,
+    rows: pl.DataFrame,
 ) -> ChunkResult:
     """Call a stage on one chunk, in a worker.
 
     Args:
         name: The stage's full name.
+        prompts: What the recipe puts in the place of its prompts.
         options: Its options.
         stored: Its other inputs, as `_store_edges` gives them.
         folder: The step's work folder.
@@ -264,6 +272,6 @@ def _run_chunk(
             edges[edge] = frames if value[1] else frames[0]
         else:
             edges[edge] = value
-    call = StageCall(find(name), options, edges, folder)
+    call = StageCall(replace(find(name), prompts=prompts), options, edges, folder)
     context = Context(files=folder, work=folder, store=folder)
     return call(context, rows), peak_memory(), dict(context.counters)

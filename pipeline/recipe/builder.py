@@ -11,12 +11,13 @@ from typing import Any, Final, TypeVar
 from pipeline.errors import Exit, UserError
 from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.budget import BudgetLimit, Price
+from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit, Price
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
 from pipeline.recipe.problems import Problem, as_written, merged
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.prompts import read_prompts, with_prompts
 from pipeline.recipe.publication import Publish, read_publish
 from pipeline.recipe.refreshing import Refresh, read_refresh
 from pipeline.recipe.renamed import renamed_hint
@@ -30,7 +31,7 @@ MAX_NAME: Final = 200
 STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
-    "publish": dict, "refresh": dict,
+    "publish": dict, "refresh": dict, "prompts": dict,
 }  # fmt: skip
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
@@ -46,6 +47,7 @@ class Builder:
         problems: All mistakes so far.
         models: The models by name, None for one with a mistake.
         budgets: What the run may use (under the empty name) and single steps of it.
+        currency: That of the prices.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
     """
@@ -73,7 +75,22 @@ class Builder:
             step = self._step(str(name), raw)
             if step and len(self.problems) == before:
                 steps[step.name] = step
-        return steps
+        return self._with_prompts(steps)
+
+    def _with_prompts(self, steps: dict[str, Step]) -> dict[str, Step]:
+        """The steps with the recipe's templates in the place of their prompts."""
+        raw = self.document.content.get("prompts")
+        if not isinstance(raw, dict):
+            return steps
+        stages = {step.stage.name: step.stage for step in steps.values()}
+        complete = len(steps) == len(self._stages())
+        templates, problems = read_prompts(raw, self.folder, [*stages.values()], complete=complete)
+        self._add(("prompts",), "prompts", problems)
+        own = {name: with_prompts(stage, templates) for name, stage in stages.items()}
+        return {
+            name: replace(step, stage=replace(step.stage, prompts=own[step.stage.name]))
+            for name, step in steps.items()
+        }
 
     def _stages(self) -> dict[Any, Any]:
         stages = self.document.content.get("stages")
@@ -158,6 +175,7 @@ class Builder:
             self.models[str(name)] = model
 
     def _read_prices(self, prices: Any) -> None:
+        currencies: dict[str, str] = {}
         for name, raw in (prices if isinstance(prices, dict) else {}).items():
             key_path = ("prices", str(name))
             price = self._limits(key_path, raw, Price)
@@ -170,6 +188,13 @@ class Builder:
                 self._problem(key_path, what)
             elif price is not None and model is not None:
                 self.models[str(name)] = replace(model, price=price)
+            if price is not None:
+                currencies.setdefault(price.currency, str(name))
+        if len(currencies) > 1:
+            uses = " and ".join(f"{code} ({name})" for code, name in currencies.items())
+            what = f"all prices of a recipe must be in one currency, got {uses}"
+            self._problem(("prices",), what, "convert them; `currency` is USD where it is left out")
+        self.currency = next(iter(currencies), DEFAULT_CURRENCY)
 
     def _read_fallbacks(self, models: Any) -> None:
         """The model that each `fallback` names, with its own price."""

@@ -142,7 +142,9 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
         return Problem(path, f"{subject} must say which: {{name: ...}}", _names(own))
     if kind == "union_tag_invalid":
         tag = str(value.get("name")) if isinstance(value, Mapping) else str(value)
-        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(own)))
+        # Within a mapping of names to groups no annotation is known, but pydantic knows the tags.
+        tags = option_groups(own) or re.findall(r"'([^']+)'", entry["ctx"]["expected_tags"])
+        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, tags))
     if kind == "value_error":
         text = str(entry["ctx"]["error"])
         # A group's text begins with the name of the option that is wrong.

@@ -70,17 +70,20 @@ THRESHOLDS: Final[dict[TaskType, float]] = {
 
 With the bundled potion-base-4m, the lowest of a grid of 0.05 at which at most 10 of 1,000
 innocent rows are convicted in every development file: GSM8K's training problems from the
-1,001st on (math), GPTeacher's programming tasks from the 1,201st on (code), the first 8,000
-rows of Alpaca, and TruthfulQA (knowledge). `number_substituted` is a choice of ours, which no
-file calibrates. Measured on files that chose no threshold (`tests/bench/paraphrase_sets.py` has
-all sets, `make bench SECTIONS=paraphrases` the curves); the method itself was made with ARC, Code
-Alpaca, both sets of MMLU and the false convictions of TheoremQA in view:
+1,001st on (math and number_substituted), GPTeacher's programming tasks from the 1,201st on
+(code), the first 8,000 rows of Alpaca, and TruthfulQA (knowledge). Measured on files that chose
+no threshold (`tests/bench/paraphrase_sets.py` has all sets, `make bench SECTIONS=paraphrases` the
+curves); the method itself was made with ARC, Code Alpaca, both sets of MMLU and the false
+convictions of TheoremQA in view:
 
-    recall, development      GSM8K 93%, HumanEval 60% (both LLM decontaminator's), MMLU 51%
-    recall, held-out         GSM8K 100%, HumanEval 42%, MMLU 72%, abstract algebra 72%
-    innocents convicted      0 of 1,000 of Auto-Evol GSM8K and of TheoremQA (math);
-    of 1,000, held-out       Code Alpaca 3.5, functions of Python's library 6.6 (code);
-                             ARC 13.7, Dolly 12.0, TheoremQA 7.5, Self-Instruct 3.2 (knowledge)
+    recall, development      GSM8K 93%, with other numbers 64%, HumanEval 60% (all LLM
+                             decontaminator's), MMLU 51%
+    recall, held-out         GSM8K 100%, with other numbers 50% (by hand) and 99% (verbatim
+                             but for these), HumanEval 42%, MMLU 72%, abstract algebra 72%
+    innocents convicted      0 of 1,000 of Auto-Evol GSM8K and of TheoremQA (math, and
+    of 1,000, held-out       number_substituted); Code Alpaca 3.5, functions of Python's
+                             library 6.6 (code); ARC 13.7, Dolly 12.0, TheoremQA 7.5,
+                             Self-Instruct 3.2 (knowledge)
 """
 
 JUDGED: Final = 0.2

@@ -6,7 +6,8 @@ of a kind are those that are most like the benchmark without holding its items; 
 conversations, so answers count too. A few of them do ask what an item asks ("How many ribs do
 humans have?"), and are counted as false all the same.
 
-Rephrased by hand, for this purpose: `tests/golden/rephrased_by_hand.jsonl`.
+Rephrased by hand, for this purpose: `tests/golden/rephrased_by_hand.jsonl`. Problems that differ
+in their numbers are made of the paraphrases, by `other_numbers`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import gzip
 import inspect
 import json
 import os
+import random
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import import_module
@@ -25,6 +28,7 @@ from typing import Any, Final, Literal, NamedTuple
 import polars as pl
 
 from stages.decontaminate._judge import TaskType
+from stages.decontaminate._numbers import SMALL
 from tests.support.rows import DATA, conversations, json_lines
 
 Split = Literal["development", "held-out"]
@@ -35,9 +39,19 @@ SHARED: Final = Path(
 )
 """Data sets that may not be shipped; without them those are left out."""
 
-EXAMS: Final[dict[TaskType, str]] = {"math": "gsm8k", "code": "humaneval", "knowledge": "mmlu"}
+EXAMS: Final[dict[TaskType, str]] = {
+    "math": "gsm8k",
+    "number_substituted": "gsm8k",
+    "code": "humaneval",
+    "knowledge": "mmlu",
+}
 
 Texts = list[tuple[str, ...]]
+
+_NUMBER_WORDS: Final = [word for word in SMALL if word not in ("zero", "one")]
+_NUMBERS: Final = re.compile(
+    rf"\d+(?:,\d{{3}})*(?:\.\d+)?|\b(?:{'|'.join(_NUMBER_WORDS)})\b", re.IGNORECASE
+)
 
 
 class Rows(NamedTuple):
@@ -67,6 +81,24 @@ def sources() -> list[Rows]:
     paraphrases = [
         ("GSM8K, LLM decontaminator", "math", "development", _golden("rephrase_gsm8k")),
         ("GSM8K, by hand", "math", "held-out", _by_hand("gsm8k", "held-out")),
+        (
+            "GSM8K, LLM decontaminator, other numbers",
+            "number_substituted",
+            "development",
+            _with_other_numbers(_golden("rephrase_gsm8k")),
+        ),
+        (
+            "GSM8K, by hand, other numbers",
+            "number_substituted",
+            "held-out",
+            _with_other_numbers(_by_hand("gsm8k", "held-out")),
+        ),
+        (
+            "GSM8K, other numbers",
+            "number_substituted",
+            "held-out",
+            _with_other_numbers(_gsm8k_test),
+        ),
         ("HumanEval, LLM decontaminator", "code", "development", _golden("humaneval_python")),
         ("HumanEval, by hand", "code", "held-out", _by_hand("humaneval", "held-out")),
         (
@@ -87,6 +119,9 @@ def sources() -> list[Rows]:
         ("GSM8K train", "math", "development", _gsm8k_train),
         ("Auto-Evol GSM8K", "math", "held-out", _evolved),
         ("TheoremQA", "math", "held-out", _theorem_qa),
+        ("GSM8K train", "number_substituted", "development", _gsm8k_train),
+        ("Auto-Evol GSM8K", "number_substituted", "held-out", _evolved),
+        ("TheoremQA", "number_substituted", "held-out", _theorem_qa),
         ("GPTeacher code", "code", "development", _pool("gpteacher_codegen.json.gz", 1200)),
         ("Code Alpaca", "code", "held-out", _pool("code_alpaca_2k.json.gz")),
         ("functions of Python's library", "code", "held-out", _functions),
@@ -133,6 +168,42 @@ def _pool(name: str, first: int = 0, end: int | None = None) -> Callable[[], Tex
 def _gsm8k_train() -> Texts:
     rows = json_lines(SHARED / "benchmarks/gsm8k_train.jsonl.gz")[1000:]
     return [(row["question"], row["answer"]) for row in rows]
+
+
+def _gsm8k_test() -> Texts:
+    return [(row["question"],) for row in json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")]
+
+
+def _with_other_numbers(read: Callable[[], Texts]) -> Callable[[], Texts]:
+    """The texts that name numbers, with others in their place."""
+
+    def other() -> Texts:
+        changed = [(text, other_numbers(text)) for (text,) in read()]
+        return [(new,) for text, new in changed if new != text]
+
+    return other
+
+
+def other_numbers(text: str) -> str:
+    """A text in which every number, in digits or as a word, is another one.
+
+    Example:
+        >>> other_numbers("12 eggs and three pears for $1,250") != "12 eggs and three pears"
+        True
+    """
+    draw = random.Random(text)
+
+    def another(match: re.Match[str]) -> str:
+        written = match.group()
+        if written[0].isalpha():
+            return draw.choice([word for word in _NUMBER_WORDS if word != written.lower()])
+        value = float(written.replace(",", ""))
+        new = value
+        while new == value:
+            new = max(2, round(value * draw.uniform(0.4, 2.6)) + draw.randint(0, 3))
+        return f"{new:,}" if "," in written else f"{new}"
+
+    return _NUMBERS.sub(another, text)
 
 
 def _evolved() -> Texts:

@@ -94,7 +94,14 @@ def curves(ctx: Context, embedder: Embedder, sets: Sequence[Rows]) -> list[Curve
         items = benchmarks(ctx, names=(exam,))
         for each in (rows for rows in sets if rows.kind == kind):
             rows = each.rows()
-            verdict = semantic(ctx, rows, items, embedder=embedder, threshold=min(GRID))
+            verdict = semantic(
+                ctx,
+                rows,
+                items,
+                embedder=embedder,
+                threshold=min(GRID),
+                task_types={exam: kind},
+            )
             causes = [json.loads(cause) for cause in verdict["evidence"].drop_nulls()]
             scores = np.array([cause["score"] for cause in causes])
             dropped = [float((scores >= threshold).sum() / len(rows)) for threshold in GRID]

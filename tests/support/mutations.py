@@ -20,11 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+import pyarrow as pa
 import zstandard
 
 from pipeline.context import Context
+from pipeline.errors import UserError
 from stages.load.documents import documents
+from stages.load.pairs import pairs
 from stages.load.records import records
+from stages.load.sessions import sessions
 from tests.support.loading import assert_accounted, gz, zst
 
 ROWS = 40
@@ -101,8 +105,9 @@ def array(make: Make, **how: Any) -> Callable[[random.Random], Pieces]:
         if indent:
             rows = [row.replace(b"\n", b"\n" + b" " * indent) for row in rows]
         gap = how.get("gap", "").encode()
+        before = how.get("before_comma", "").encode()
         start, end = (b'{"version": 1, "data": [', b"]}") if wrapped else (b"[", b"]\n")
-        return Pieces(start + gap, rows, b"," + gap, end)
+        return Pieces(start + gap, rows, before + b"," + gap, end)
 
     return write
 
@@ -135,6 +140,59 @@ def prompts(rng: random.Random) -> Pieces:
     return Pieces(b"", rows, b"\n", b"\n")
 
 
+def preferences(rng: random.Random) -> Pieces:
+    """Pairs: as texts, as turns, ranked, and answers with a label."""
+
+    def row(n: int) -> dict[str, Any]:
+        prompt, better, worse = _words(rng, n), _words(rng, 998), _words(rng, 999)
+        asked = [{"role": "user", "content": prompt}]
+        said = [{"role": "assistant", "content": text} for text in (better, worse)]
+        return rng.choice(
+            [
+                {"prompt": prompt, "chosen": better, "rejected": worse},
+                {"chosen": [*asked, said[0]], "rejected": [*asked, said[1]]},
+                {"instruction": prompt, "input": "", "output": [better, worse]},
+                {"prompt": asked, "completion": said[:1], "label": rng.random() < 0.5},
+            ]
+        )
+
+    return Pieces(b"", [json.dumps(row(n)).encode() for n in range(ROWS)], b"\n", b"\n")
+
+
+def claude_code(rng: random.Random) -> Pieces:
+    """A session of requests, each with the answer that follows."""
+    rows = []
+    for n in range(ROWS):
+        texts = [("user", _words(rng, n)), ("assistant", [{"type": "text", "text": "So."}])]
+        lines = [
+            {"type": role, "sessionId": "s", "uuid": f"{n} {role}", "message": {"content": text}}
+            for role, text in texts
+        ]
+        rows.append("\n".join(map(json.dumps, lines)).encode())
+    return Pieces(b"", rows, b"\n", b"\n")
+
+
+def codex(rng: random.Random) -> Pieces:
+    """The same, as the Codex CLI writes it."""
+    rows = []
+    for n in range(ROWS):
+        texts = [("user", "input_text", _words(rng, n)), ("assistant", "output_text", "So.")]
+        lines = [
+            {
+                "type": "response_item",
+                "payload": {
+                    "type": "message",
+                    "role": role,
+                    "content": [{"type": kind, "text": text}],
+                },
+            }
+            for role, kind, text in texts
+        ]
+        rows.append("\n".join(map(json.dumps, lines)).encode())
+    meta = {"type": "session_meta", "payload": {"id": "s", "cwd": "/srv"}}
+    return Pieces(json.dumps(meta).encode() + b"\n", rows, b"\n", b"\n")
+
+
 class Format(NamedTuple):
     """A format of the loaders.
 
@@ -144,6 +202,8 @@ class Format(NamedTuple):
         options: Of the loader.
         pack: Compresses the file, which is then damaged anywhere.
         is_exact: Whether a damaged row is one row, or few: parts of it may fail by themselves.
+        stage: The loader.
+        saved: What `save_to_disk` writes beside the file, if it is one of that.
     """
 
     write: Callable[[random.Random], Pieces]
@@ -151,15 +211,56 @@ class Format(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
     pack: Callable[[bytes], bytes] | None = None
     is_exact: bool = False
+    stage: Callable[..., pl.DataFrame] = records
+    saved: dict[str, str] = {}  # noqa: RUF012
+
+    def put(self, folder: Path, data: bytes) -> dict[str, Any]:
+        """Write a file of the format; the options that load it.
+
+        Args:
+            folder: Where.
+            data: The file.
+        """
+        (folder / self.name).write_bytes(data)
+        for name, text in self.saved.items():
+            (folder / name).write_text(text)
+        where = {"dataset": str(folder)} if self.saved else {"path": (str(folder / self.name),)}
+        return {**where, "source": "here", "license": "MIT", **self.options}
+
+
+def _texts(data: bytes) -> pl.DataFrame:
+    rows = [json.loads(line) for line in data.splitlines()]
+    return pl.DataFrame([{"prompt": json.dumps(row), "completion": "So."} for row in rows])
 
 
 def parquet(data: bytes) -> bytes:
-    rows = [json.loads(line) for line in data.splitlines()]
-    texts = [{"prompt": json.dumps(row), "completion": "So."} for row in rows]
     buffer = io.BytesIO()
-    pl.DataFrame(texts).write_parquet(buffer, row_group_size=7, compression="zstd")
+    _texts(data).write_parquet(buffer, row_group_size=7, compression="zstd")
     return buffer.getvalue()
 
+
+def arrow_file(data: bytes) -> bytes:
+    return _arrow(data, pa.ipc.new_file)
+
+
+def arrow_stream(data: bytes) -> bytes:
+    return _arrow(data, pa.ipc.new_stream)
+
+
+def _arrow(data: bytes, writer_of: Callable[..., Any]) -> bytes:
+    table, buffer = _texts(data).to_arrow(compat_level=pl.CompatLevel.oldest()), io.BytesIO()
+    with writer_of(buffer, table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+    return buffer.getvalue()
+
+
+SAVED = {
+    "state.json": '{"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train",'
+    ' "_fingerprint": "x", "_format_type": null, "_format_columns": null,'
+    ' "_format_kwargs": {}, "_output_all_columns": false}',
+    "dataset_info.json": '{"features": {"prompt": {"dtype": "large_string", "_type": "Value"},'
+    ' "completion": {"dtype": "large_string", "_type": "Value"}}}',
+}
 
 FORMATS = {
     "array": Format(array(alpaca, gap=" "), "p.json", is_exact=True),
@@ -177,14 +278,21 @@ FORMATS = {
     "parquet": Format(lines, "p.parquet", pack=parquet),
     "gzip": Format(lines, "p.jsonl.gz", pack=gz),
     "zstd": Format(lines, "p.jsonl.zst", pack=zst),
-    "documents": Format(prompts, "p.md", {"format": "text"}),
+    "documents": Format(prompts, "p.md", {"format": "text"}, stage=documents),
+    "array-loose": Format(array(alpaca, before_comma="\n", gap="\n"), "p.json", is_exact=True),
+    "arrow": Format(lines, "p.arrow", pack=arrow_file),
+    "arrow-stream": Format(lines, "p.arrow", pack=arrow_stream),
+    "saved": Format(lines, "data-00000-of-00001.arrow", pack=arrow_stream, saved=SAVED),
+    "pairs": Format(preferences, "p.jsonl", stage=pairs),
+    "claude-code": Format(claude_code, "p.jsonl", {"unit": "request"}, stage=sessions),
+    "codex": Format(codex, "p.jsonl", {"unit": "request"}, stage=sessions),
 }
 
 
 def damage(data: bytes, rng: random.Random) -> bytes:
     """A row, or any bytes, with one thing wrong."""
     at = rng.randrange(len(data))
-    kind = rng.randrange(8)
+    kind = rng.randrange(9)
     places = [i for i, byte in enumerate(data) if byte in STRUCTURE] or [at]
     place = rng.choice(places)
     if kind == 0:
@@ -199,7 +307,10 @@ def damage(data: bytes, rng: random.Random) -> bytes:
         return data[:at] + rng.choice([b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"\xc3"]) + data[at:]
     if kind == 6:
         return data[:place] + bytes([rng.choice(STRUCTURE)]) + data[place + 1 :]
-    return data[:at] + data[at + rng.randrange(1, 20) :]
+    if kind == 7:
+        return data[:at] + data[at + rng.randrange(1, 20) :]
+    bracket = bytes([rng.choice(b"[]{}")])
+    return rng.choice([bracket + data, data + bracket, data[1:], data[:-1]])
 
 
 def damaged(format: Format, rng: random.Random) -> tuple[bytes, set[int], int, int | None]:
@@ -216,6 +327,8 @@ def damaged(format: Format, rng: random.Random) -> tuple[bytes, set[int], int, i
         pieces.rows[number] = damage(pieces.rows[number], rng)
     data = pieces.data()
     intact = set(range(ROWS)) - set(hit)
+    if format.stage is sessions:
+        return data, intact, 1, None
     if format.name.endswith((".jsonl", ".txt")):
         count = sum(bool(line.strip()) for line in data.split(b"\n"))
         return data, intact, count, count
@@ -263,7 +376,8 @@ def problems(name: str, count: int, seed: int) -> Iterator[str]:
         began = time.perf_counter()
         try:
             frame = load(format, data)
-            assert_accounted(frame)
+            if format.stage is records and not format.saved:
+                assert_accounted(frame)
         except Exception as error:
             yield f"{name} {seed} {number}: {type(error).__name__}: {error}"
             continue
@@ -271,7 +385,7 @@ def problems(name: str, count: int, seed: int) -> Iterator[str]:
             yield f"{name} {seed} {number}: it took {time.perf_counter() - began:.0f} s"
         if name == "documents":
             continue
-        texts = "".join(turn["content"] for row in _kept(frame) for turn in row)
+        texts = _texts_of(frame)
         lost = [n for n in intact if marker(n) not in texts]
         if lost:
             yield f"{name} {seed} {number}: intact rows {lost} are not kept, of {len(frame)}"
@@ -279,23 +393,35 @@ def problems(name: str, count: int, seed: int) -> Iterator[str]:
             yield f"{name} {seed} {number}: {len(frame)} rows, not {least} to {most}"
 
 
-def _kept(frame: pl.DataFrame) -> list[Any]:
-    return frame["messages"].drop_nulls().to_list()
+def _texts_of(frame: pl.DataFrame) -> str:
+    """The turns of all rows, those that are dropped among them: accounted is not lost."""
+    columns = [name for name in ("messages", "prompt", "chosen", "rejected") if name in frame]
+    return "".join(
+        turn["content"]
+        for name in columns
+        for row in frame[name].drop_nulls()
+        for turn in row
+        if turn["content"] is not None
+    )
 
 
 def load(format: Format, data: bytes) -> pl.DataFrame:
-    """The rows of a file of a format."""
-    loader: Any = documents if format.name.endswith(".md") else records
+    """The rows of a file of a format; the mistake of a user where all of it cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / format.name
-        path.write_bytes(data)
         ctx = Context.scratch(Path(folder) / "ctx")
-        return loader(ctx, path=(str(path),), source="here", license="MIT", **format.options)
+        try:
+            return format.stage(ctx, **format.put(Path(folder), data))
+        except UserError:
+            if not format.saved:
+                raise
+            return pl.DataFrame({"messages": [None], "error": "the data set cannot be loaded"})
 
 
 def main(name: str, count: str, seed: str, memory: str) -> None:
     load(FORMATS["lines"], b'{"prompt": "Why?"}')  # what is imported late is not the data's
     load(FORMATS["parquet"], parquet(b"{}"))
+    if FORMATS[name].saved:
+        load(FORMATS[name], arrow_stream(b"{}"))
     zstandard.ZstdDecompressor()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + int(memory), used + int(memory)))

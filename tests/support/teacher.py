@@ -30,6 +30,10 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Say A, B or tie", "A"),
     ("a single number:", "4"),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
+    (
+        "Answer with one JSON object and nothing else",
+        json.dumps({"difficulty": 3, "reason": "It is long.", "level": "hard"}),
+    ),
     ("Write one JSON object", json.dumps({"quality": 9, "difficulty": 5, "needs_more": False})),
     (
         "Write JSON and nothing else",

@@ -24,14 +24,11 @@ from pipeline.models.base import (
     Request,
     Scored,
 )
+from pipeline.models.journal.gate import Billing, Gate
 from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import (
-    Batch,
-    Gate,
-    PreparedRequest,
-    complete,
-)
+from pipeline.models.journal.requests import Batch, PreparedRequest, complete
 from pipeline.models.local.rendering import Rendering
+from pipeline.store.hashing import encode
 
 
 class JournaledEngine(ABC):
@@ -101,7 +98,10 @@ class JournaledEngine(ABC):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `pipeline.models.base.Engine` and `pipeline.models.journal.requests`."""
         prepared = self.prepare(requests)
-        return complete(prepared, self._journal, self._send, self._ctx, self._model.price)
+        # A server bills what it counts; one that is started here, or weights, bill nothing.
+        metered = self._model.base_url is not None
+        billing = Billing(encode(self._identity).decode(), self._model.price, metered)
+        return complete(prepared, self._journal, self._send, self._ctx, billing)
 
     def loglikelihood(
         self,

@@ -29,17 +29,19 @@ from pipeline.errors import UserError
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.engines.vllm_server import Server
-from pipeline.models.http.client import MIN_KEY_LENGTH, HttpClient
+from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
+from pipeline.models.http.redaction import MIN_KEY_LENGTH
 from pipeline.models.http.refusals import History
-from pipeline.models.http.scheduler import Scheduler
-from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.http.scheduler import Result, Scheduler
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 COMMIT_SIZE: Final = 1000
 """The largest number of answers that are committed together."""
 
-Results = SimpleQueue[tuple[PreparedRequest, str | Failure] | None]
+Results = SimpleQueue[tuple[PreparedRequest, Result] | None]
 """Requests with their results, as they come; None at the end."""
 
 
@@ -135,7 +137,7 @@ class OpenAIEngine(JournaledEngine):
         client, loop = self._remote.client(self._ctx.work / "server.log"), self._remote.loop
         history = self._history
 
-        def deliver(request: PreparedRequest, result: str | Failure) -> None:
+        def deliver(request: PreparedRequest, result: Result) -> None:
             sent = history.sent.pop(request.key, None)
             results.put((replace(request, sent=sent) if sent else request, result))
 

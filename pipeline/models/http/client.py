@@ -29,7 +29,8 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.http.dialect import Dialect
 from pipeline.models.http.providers import PROVIDERS
 from pipeline.models.http.providers.unsupported import UnsupportedError
-from pipeline.models.http.redaction import LeakError, Redaction
+from pipeline.models.http.quota import quota_error, quota_is_used_up
+from pipeline.models.http.redaction import LeakError, Redaction, secrets_in
 from pipeline.models.http.refusals import (
     REFUSED,
     History,
@@ -43,13 +44,16 @@ from pipeline.models.http.scheduler import Retry
 from pipeline.models.http.streams import StreamError, data_events
 from pipeline.models.journal.requests import Failure, PreparedRequest
 from pipeline.models.journal.responses import AbsurdError, is_complete
+from pipeline.models.journal.usage import billed
 from pipeline.store.hashing import encode
 
 RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes after which the request is tried again."""
 OVERLOADED: Final = frozenset({408, 429, 503, 529})
 """Status codes after which fewer requests are sent at once."""
-FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 402, 403, 404, 405})
+UNREAD: Final = frozenset({429, 503, 529})
+"""Those of them that say nothing about the request itself."""
+FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """Status codes that every other request would get as well."""
 FORBIDDEN: Final = 403
 """Fatal only if the list of models is forbidden too. Else it is about one text: firewalls and
@@ -58,9 +62,6 @@ MAX_MESSAGE: Final = 300
 """Characters of a server's message that an error shows."""
 MAX_SPELLINGS: Final = 10
 """How often a request is spelled anew after refusals; each teaches one thing."""
-MIN_KEY_LENGTH: Final = 8
-"""Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
-kept out of the journal nor redacted without loss."""
 
 
 class HttpClient:
@@ -205,9 +206,9 @@ class HttpClient:
         result = self._storable(parsed)
         if isinstance(result, str):
             history.answered = True
-            history.taken |= body.keys()
+            history.accepted |= body.keys()
             if not self.dialect.plain:
-                history.taken |= parameters_in(body, self.provider.PROMPT_FIELDS)
+                history.accepted |= parameters_in(body, self.provider.PROMPT_FIELDS)
                 if sent := self._sent(prepared, body):
                     history.sent[prepared.key] = sent
         return result
@@ -232,7 +233,7 @@ class HttpClient:
         except RecursionError:
             return Retry("the answer is no valid JSON")
         message = self._one_line(error_message(clean))
-        return Retry(f"the answer has no completion in it: {message}")
+        return Retry(f"the answer has no completion in it: {message}", billed=billed(clean))
 
     def _sent(self, prepared: PreparedRequest, body: dict[str, Any]) -> str | None:
         """What was sent beside the prompt, where it is not the plain spelling of the request."""
@@ -246,7 +247,7 @@ class HttpClient:
 
     def _refusal(self, response: Any, body: dict[str, Any]) -> Refusal:
         content = self._content(response)
-        message = self._one_line(error_message(content))
+        message = self._refusal_message(response, content)
         sent = parameters_in(body, self.provider.PROMPT_FIELDS)
         return Refusal.of(content, message, {*sent, "stream"})
 
@@ -264,8 +265,8 @@ class HttpClient:
         Raises:
             UserError: The server does not take what the stage asks for.
         """
-        if refusal.about_account:
-            raise self._fatal(refusal.message, "fix the key in api_key_env, or its account")
+        if refusal.about_key:
+            raise self._fatal(refusal.message, "fix the key in api_key_env of the model")
         if refusal.parameter is None:
             return False
         if self.dialect.learned != learned:
@@ -274,7 +275,7 @@ class HttpClient:
         if note is not None:
             note_once(f"{self._where} {note} (it answered: {refusal.message})")
             return True
-        if refusal.parameter in history.taken_parameters:
+        if refusal.parameter in history.accepted_parameters:
             return False  # it took others with it, so this is about one request
         raise unsupported(refusal.parameter, self._where, refusal.message)
 
@@ -295,14 +296,27 @@ class HttpClient:
 
     def _refused(self, response: Any) -> Retry | Failure:
         code = response.status_code
-        message = self._one_line(error_message(self._content(response)))
+        message = self._refusal_message(response, self._content(response))
         if code in RETRYABLE:
-            after = retry_after(response.headers)
-            return Retry(f"the server answered {code}: {message}", code in OVERLOADED, after)
+            after, overload = retry_after(response.headers), code in OVERLOADED
+            why = f"the server answered {code}: {message}"
+            return Retry(why, overload, after, unread=code in UNREAD)
         if code in FATAL and not (code == FORBIDDEN and self._lists_models):
             hint = "fix base_url, served_name or the key in api_key_env of the model"
             raise self._fatal(message, hint, code)
         return Failure(f"the server answered {code}: {message}")
+
+    def _refusal_message(self, response: Any, content: Any) -> str:
+        """The message of an error.
+
+        Raises:
+            UserError: The account has no money or no quota left.
+        """
+        message = self._one_line(error_message(content))
+        if quota_is_used_up(response.status_code, response.content):
+            why = f"the server answered {response.status_code}: {message}"
+            raise quota_error(self.base_url, why)
+        return message
 
     def _fatal(self, message: str, hint: str, code: int = 400) -> UserError:
         what = f"the server answered {code}"
@@ -324,7 +338,13 @@ _dialects: dict[tuple[str, str, str], Dialect] = {}
 
 
 def dialect_of(model: LanguageModel, base_url: str, name: str) -> Dialect:
-    """The spelling of one model on one server, with all that this process has learned of it."""
+    """The spelling of one model on one server, with all that this process has learned of it.
+
+    Args:
+        model: The model, as the recipe has it.
+        base_url: Address of the server.
+        name: What the server calls the model.
+    """
     key = (base_url, name, f"{model.api} {model.guided}")
     return _dialects.setdefault(key, Dialect.of(model))
 
@@ -333,17 +353,6 @@ def dialect_of(model: LanguageModel, base_url: str, name: str) -> Dialect:
 def note_once(text: str) -> None:
     """Say something on standard error, once."""
     print(f"note: {text}", file=sys.stderr)
-
-
-def secrets_in(key: str | None, headers: Mapping[str, str]) -> list[str]:
-    """What of keys and headers must be shown nowhere: whole values, and their parts.
-
-    Example:
-        >>> secrets_in(None, {"Authorization": "Bearer sk-12345678"})
-        ['Bearer sk-12345678', 'sk-12345678']
-    """
-    values = [value for header in headers.values() for value in (header, *header.split())]
-    return [v for v in dict.fromkeys([key or "", *values]) if len(v) >= MIN_KEY_LENGTH]
 
 
 def on_loopback(url: str) -> bool:

@@ -53,6 +53,9 @@ class Dialect:
         stream: Whether answers are streamed.
         default_temperature: Whether a temperature of 1 is sent.
         learned: How much was learned: a request of before is spelled anew.
+
+    Attributes:
+        plain: Whether requests are spelled as OpenAI's form has them.
     """
 
     api: Api

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 MASK: Final = "[key]"
+MIN_KEY_LENGTH: Final = 8
+"""Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
+kept out of the journal nor redacted without loss."""
 
 
 class LeakError(Exception):
@@ -89,3 +92,14 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def secrets_in(key: str | None, headers: Mapping[str, str]) -> list[str]:
+    """What of keys and headers must be shown nowhere: whole values, and their parts.
+
+    Example:
+        >>> secrets_in(None, {"Authorization": "Bearer sk-12345678"})
+        ['Bearer sk-12345678', 'sk-12345678']
+    """
+    values = [value for header in headers.values() for value in (header, *header.split())]
+    return [v for v in dict.fromkeys([key or "", *values]) if len(v) >= MIN_KEY_LENGTH]

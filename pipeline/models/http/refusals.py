@@ -75,10 +75,8 @@ _ABOUT_TEXT: Final = re.compile(
     r"|inappropriate|sensitive|string_above_max_length|maximum (?:prompt|input)|data_inspection",
     re.IGNORECASE,
 )
-_ACCOUNT: Final = re.compile(
-    r"api.?key.{0,20}(?:not valid|invalid|expired)|credit balance|insufficient.?(?:balance|quota)"
-    r"|billing",
-    re.IGNORECASE,
+_KEY: Final = re.compile(
+    r"api.?key.{0,20}(?:not valid|invalid|expired)|invalid.{0,10}api.?key", re.IGNORECASE
 )
 _LOC: Final = re.compile(r"'loc': \('body', ([^)]*)\)")
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -95,13 +93,13 @@ class Refusal:
         message: What the server says, on one line.
         parameter: The parameter that the server does not take; None where it is not about one.
         about_text: Whether it is about the text of this request: its length, its content.
-        about_account: Whether it is about the key or its account: it holds for all requests.
+        about_key: Whether it is about the key: it holds for all requests.
     """
 
     message: str
     parameter: str | None
     about_text: bool
-    about_account: bool
+    about_key: bool
 
     @classmethod
     def of(cls, content: Any, message: str, sent: Collection[str]) -> Refusal:
@@ -123,7 +121,7 @@ class Refusal:
         if not about_text and (code in _CODES or _UNSUPPORTED.search(message)):
             named = param and _first_named(param, sent)
             parameter = named or _first_named(message[:MAX_NAMED], sent)
-        return cls(message, parameter, about_text, _ACCOUNT.search(message) is not None)
+        return cls(message, parameter, about_text, _KEY.search(message) is not None)
 
     @property
     def kind(self) -> str:
@@ -140,7 +138,13 @@ def hint_for(parameter: str | None) -> str:
 
 
 def unsupported(parameter: str, where: str, why: str | None) -> UserError:
-    """The error for a parameter that a server does not take, and that cannot be left out unsaid."""
+    """The error for a parameter that a server does not take, and that cannot be left out unsaid.
+
+    Args:
+        parameter: The parameter, by its name in `PARAMETERS`; "prompt" for a plain text.
+        where: The server.
+        why: What it says.
+    """
     what = "plain texts" if parameter == "prompt" else parameter.replace("_", " ")
     return UserError(
         f"the server must take what the stage asks for, and does not take {what}",
@@ -252,7 +256,7 @@ class History:
         answered: Whether it answered any, or refused two in different ways.
         refused: How often it refused.
         kind: How it did.
-        taken: The fields of the bodies that it answered.
+        accepted: The fields of the bodies that it answered.
         sent: What was sent beside a prompt, by the request's key, where that is not the
             plain spelling of the request.
     """
@@ -260,13 +264,13 @@ class History:
     answered: bool = False
     refused: int = 0
     kind: str = ""
-    taken: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
     sent: dict[str, str] = field(default_factory=dict)
 
     @property
-    def taken_parameters(self) -> set[str]:
+    def accepted_parameters(self) -> set[str]:
         """The parameters that it took, by their names in `PARAMETERS`."""
-        return parameters_in(dict.fromkeys(self.taken), ()) | (self.taken & PARAMETERS.keys())
+        return parameters_in(dict.fromkeys(self.accepted), ()) | (self.accepted & PARAMETERS.keys())
 
     def add(self, refusal: Refusal) -> bool:
         """Count a refusal; whether all other requests will get it as well.

@@ -18,6 +18,7 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -69,7 +70,7 @@ def stats(journal: Journal) -> dict[str, Any]:
         counts["again"] += entry.answers - 1
     names = journal.names()
     identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
-    rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
+    rows = [{"name": model_name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
 
 
@@ -102,11 +103,15 @@ def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
         yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
 
 
-def _name(model: Any, names: Mapping[str, str]) -> str:
+def model_name(model: Any, names: Mapping[str, str]) -> str:
     """A model's name for people: of its weights, then whatever else its identity has.
 
+    Args:
+        model: Its identity.
+        names: Names of local weights by digest, as the journal has them.
+
     Example:
-        >>> _name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
+        >>> model_name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
         'weights 0123456789ab, dtype float32'
     """
     parts = dict(model) if isinstance(model, dict) else {"model": model}
@@ -144,8 +149,7 @@ def export(journal: Journal, path: Path) -> int:
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
-        with _open(partial, "w", path.suffix == ".gz") as file:
+        with _created(partial, path.suffix == ".gz") as file:
             for line in lines(journal):
                 file.write(line)
                 count += 1
@@ -218,7 +222,7 @@ def import_entries(journal: Journal, path: Path) -> tuple[int, int]:
 def _entries(path: Path) -> Iterator[JournalEntry]:
     check_kind(path, "an export", folder=False, hint="name the file that journal export wrote")
     try:
-        with _open(path, "r", path.suffix == ".gz") as file:
+        with _opened(path, path.suffix == ".gz") as file:
             # A compressed file of zeros, too, is read in little memory.
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
                 if len(line) > MAX_LINE:
@@ -293,10 +297,17 @@ def _entry_problem(entry: StoredEntry) -> str | None:
         return str(error)[:MAX_WHY]
 
 
-def _open(path: Path, mode: str, compressed: bool) -> IO[str]:
-    if not compressed:
-        return path.open(mode, encoding="utf-8")
-    if mode == "r":
-        return gzip.open(path, "rt", encoding="utf-8")
-    # Without a time stamp: equal journals give equal files.
-    return io.TextIOWrapper(gzip.GzipFile(path, "wb", 6, mtime=0), encoding="utf-8")
+def _opened(path: Path, compressed: bool) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
+
+
+@contextmanager
+def _created(path: Path, compressed: bool) -> Iterator[IO[str]]:
+    """A new file for its owner alone, opened for writing."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
+    with ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(os.fdopen(descriptor, "wb"))
+        if compressed:
+            # Without a name and a time stamp: equal journals give equal files.
+            raw = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))  # type: ignore[arg-type]
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8"))

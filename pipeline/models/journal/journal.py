@@ -26,6 +26,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -39,6 +40,7 @@ from pipeline.models.journal.responses import (
     RawResponse,
     parse_response,
 )
+from pipeline.models.journal.spending import Charge, Spending, record, spendings
 from pipeline.store.files import OTHER_STORE, DamagedFile, check_kind, warn
 from pipeline.store.hashing import encode
 
@@ -180,8 +182,12 @@ class Journal:
                 warn(damage, "its request counts as unanswered")
         return responses
 
-    def put_many(self, entries: Iterable[JournalEntry]) -> None:
+    def put_many(self, entries: Iterable[JournalEntry], charge: Charge | None = None) -> None:
         """Make entries durable, all or none. A key that has an answer keeps it.
+
+        Args:
+            entries: The entries.
+            charge: What they and answers that were thrown away are billed.
 
         Raises:
             UserError: The journal is damaged or cannot be written.
@@ -193,6 +199,13 @@ class Journal:
             self._connection.execute("BEGIN IMMEDIATE")
             self._remove_damaged([key for key, *_ in rows if key in self._damaged])
             self._connection.executemany(INSERT, rows)
+            if charge is not None:
+                record(self._connection, charge)
+
+    def spendings(self, since: date | None = None) -> list[Spending]:
+        """What was paid since a day; all without one. See `pipeline.models.journal.spending`."""
+        with _errors_explained(self.path):
+            return list(spendings(self._connection, since))
 
     def add_missing(self, entries: Iterable[JournalEntry]) -> int:
         """Add entries of another journal whose keys have no sound answer; how many were new."""

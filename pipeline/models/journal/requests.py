@@ -12,9 +12,9 @@ those out: a resumed run sends the remaining requests in the same batches and or
 
 from __future__ import annotations
 
-import threading
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
@@ -27,14 +27,14 @@ from pipeline.models.base import (
     Reasoning,
     Request,
 )
-from pipeline.models.budget import Budget, Price, Usage
+from pipeline.models.budget import NOTHING, Budget, Usage
 from pipeline.models.journal.answers import answer_logprobs, answer_of
+from pipeline.models.journal.gate import UNBILLED, Billing, Gate
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
-from pipeline.models.journal.responses import ParsedResponse, RawResponse
-from pipeline.models.local.chat_template import (
-    Unrenderable,
-    chat_text,
-)
+from pipeline.models.journal.responses import ParsedResponse, RawResponse, parse_response
+from pipeline.models.journal.spending import Charge, InFlight
+from pipeline.models.journal.usage import TokenUsage, usage_of
+from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from pipeline.store.hashing import encode
 
@@ -56,6 +56,17 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Discarded:
+    """An answer that is billed and cannot be used; its request is not done with it.
+
+    Args:
+        tokens: What it is billed.
+    """
+
+    tokens: TokenUsage
+
+
+@dataclass(frozen=True)
 class PreparedRequest:
     """A request that is ready to be sent.
 
@@ -68,8 +79,7 @@ class PreparedRequest:
         error: Why it cannot be sent; None if it can.
         reasoning: How the model reasons: what its answer is parted by.
         resample: How often it was sampled anew.
-        sent: What was sent to a server beside the prompt, as JSON, where that is not the plain
-            spelling of the request.
+        sent: What a server got beside the prompt, as JSON, in another spelling than the plain one.
     """
 
     key: str
@@ -96,48 +106,8 @@ class PreparedRequest:
         return sum(len(text.encode()) // BYTES_PER_TOKEN + 8 for text in texts)
 
 
-Batch = list[tuple[PreparedRequest, RawResponse | Failure]]
-"""Requests, each with its response or the reason why there is none."""
-
-
-@dataclass
-class Gate:
-    """Decides which requests may be sent now: unanswered ones, within the budget.
-
-    Several threads may use it. `admit` reserves the prompt and the longest answer, so a
-    budget is never exceeded; `reconcile` gives back what was not used.
-
-    Args:
-        missing: Keys of the requests without an answer.
-        budget: The limits that apply.
-        price: The model's price, None for one that costs nothing.
-    """
-
-    missing: frozenset[str]
-    budget: Budget
-    price: Price | None
-    _reserved: dict[str, Usage] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def admit(self, request: PreparedRequest) -> bool:
-        """Whether it may be sent now. If not: once others are reconciled, or never."""
-        usage = Usage.of(1, request.prompt_tokens, request.decoding.max_tokens, self.price)
-        with self._lock:
-            admitted = self.budget.reserve(usage)
-            if admitted:
-                self._reserved[request.key] = usage
-        return admitted
-
-    @property
-    def idle(self) -> bool:
-        """Whether no admitted request is open: a request refused now is refused for good."""
-        return not self._reserved
-
-    def reconcile(self, request: PreparedRequest, actual: Usage) -> None:
-        """Replace the reservation of a request that has ended, admitted or not."""
-        with self._lock:
-            self.budget.reconcile(self._reserved.pop(request.key, Usage()), actual)
-
+Batch = list[tuple[PreparedRequest, RawResponse | Failure | Discarded]]
+"""Requests, each with its response or the reason why there is none; and what was thrown away."""
 
 Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
 """Sends those requests that the gate admits; yields each batch as soon as it is answered.
@@ -145,7 +115,6 @@ Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
 It ends early when the gate refuses while it is idle. What was yielded is reconciled
 before the generator continues.
 """
-
 Group = TypeVar("Group")
 
 
@@ -269,46 +238,110 @@ def complete(
     journal: Journal,
     send: Send,
     ctx: EngineContext,
-    price: Price | None = None,
+    billing: Billing = UNBILLED,
 ) -> list[Completion]:
     """Complete requests: from the journal, or by sending them; see the module's docstring.
 
     Args:
         prepared: The requests, of one model.
-        journal: Where answers are looked up and made durable.
+        journal: Where answers are looked up and made durable, with what they are billed.
         send: How the engine sends what has no answer.
         ctx: The stage's budget, counters and progress.
-        price: The model's price, None for one that costs nothing.
+        billing: Who bills the requests.
 
     Returns:
         One completion for each request, in order.
 
     Raises:
-        UserError: The budget is exhausted before all are answered (exit code 5).
+        UserError: The budget is exhausted before all are answered (exit code 5). In a partial
+            run these requests have an error instead.
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
-    gate = Gate(frozenset(unique.keys() - responses.keys()), ctx.budget, price)
+    gate = _gate(frozenset(unique.keys() - responses.keys()), journal, ctx.budget, billing)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
-    done = 0
-    for batch in send(list(unique.values()), gate) if gate.missing else ():
-        answers = [(p, r) for p, r in batch if not isinstance(r, Failure)]
-        journal.put_many(JournalEntry(p.key, p.payload, r, p.sent) for p, r in answers)
-        stored = journal.get_many([p.key for p, _ in answers])
-        responses |= stored
-        failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
-        if len(answers) < len(batch):
-            ctx.count(unanswered=len(batch) - len(answers))
-        for request, _ in batch:
-            answer = _parsed(journal, request, stored)
-            gate.reconcile(request, _actual_usage(request, answer, ctx, price))
-        done += len(batch)
-        if len(batch) < len(gate.missing):
-            ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
-    if done < len(gate.missing):
-        raise ctx.budget.exhausted(len(gate.missing) - done)
+    ended: set[str] = set()
+    try:
+        for batch in send(list(unique.values()), gate) if gate.missing else ():
+            responses |= _store(batch, journal, gate, ctx)
+            failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
+            ended.update(p.key for p, r in batch if not isinstance(r, Discarded))
+            if len(ended) < len(gate.missing):
+                ctx.progress(len(unique) - len(gate.missing) + len(ended), len(unique))
+    finally:
+        gate.close()
+    if remaining := gate.missing - ended:
+        if not ctx.budget.partial:
+            raise ctx.budget.exhausted(len(remaining))
+        failures |= dict.fromkeys(remaining, ctx.budget.leave_out(len(remaining)))
+        ctx.count(not_asked=len(remaining))
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
+
+
+def _gate(missing: frozenset[str], journal: Journal, budget: Budget, billing: Billing) -> Gate:
+    """The gate of some requests; what is in flight is durable where somebody bills it."""
+    billed = billing.metered and (billing.price is not None or budget.spans_runs)
+    in_flight = InFlight(journal.path, billing.account(budget)) if billed and missing else None
+    return Gate(missing, budget, billing, in_flight)
+
+
+def _store(
+    batch: Batch, journal: Journal, gate: Gate, ctx: EngineContext
+) -> dict[str, dict[str, Any]]:
+    """Make the answers of a batch durable, with what all of it is billed, and count that.
+
+    Returns:
+        The responses by key, as the journal has them.
+    """
+    answers = [(p, r) for p, r in batch if isinstance(r, str | dict)]
+    discarded = [(p, r.tokens) for p, r in batch if isinstance(r, Discarded)]
+    billed = [(p, _billed_tokens(p, r)) for p, r in answers]
+    price, account = gate.billing.price, gate.billing.account(ctx.budget)
+    count = len(billed) + len(discarded)
+    tokens = sum((t for _, t in [*billed, *discarded]), TokenUsage())
+    charge = Charge(account, count, tokens, price.money(tokens) if price else 0.0)
+    journal.put_many(
+        [JournalEntry(p.key, p.payload, response, p.sent) for p, response in answers],
+        charge if count else None,
+    )
+    _count(ctx, charge, unanswered=len(batch) - count)
+    actual = {p.key: Usage.of(1, tokens, price) for p, tokens in billed}
+    for request, response in batch:
+        # What was thrown away is reconciled at once: its request is sent again meanwhile.
+        if not isinstance(response, Discarded):
+            gate.reconcile(request, actual.get(request.key, NOTHING))
+    return journal.get_many([p.key for p, _ in answers])
+
+
+def _count(ctx: EngineContext, charge: Charge, unanswered: int) -> None:
+    """Add what was billed to the counters of the stage."""
+    tokens = charge.tokens
+    counts = {"cached_prompt_tokens": tokens.cached, "reasoning_tokens": tokens.reasoning}
+    if charge.requests:
+        used = {"prompt_tokens": tokens.prompt, "completion_tokens": tokens.completion}
+        ctx.count(requests=charge.requests, **used, **{k: n for k, n in counts.items() if n})
+    if unanswered:
+        ctx.count(unanswered=unanswered)
+
+
+def _billed_tokens(prepared: PreparedRequest, response: RawResponse) -> TokenUsage:
+    """What an answer is billed.
+
+    Where a server does not report tokens they are estimated, so that a budget holds there
+    too.
+    """
+    raw = json.loads(response) if isinstance(response, str) else response
+    tokens = usage_of(raw)
+    if tokens.prompt and tokens.completion:
+        return tokens
+    parsed = parse_response(raw)
+    written = len(parsed.text.encode()) + len(parsed.reasoning.encode())
+    return replace(
+        tokens,
+        prompt=tokens.prompt or prepared.prompt_tokens,
+        completion=tokens.completion or -(-written // BYTES_PER_TOKEN),
+    )
 
 
 def _parsed(
@@ -317,26 +350,6 @@ def _parsed(
     """The stored response to a request, None where there is none."""
     response = responses.get(prepared.key)
     return None if response is None else parse_stored(journal.path, prepared.key, response)
-
-
-def _actual_usage(
-    prepared: PreparedRequest,
-    parsed: ParsedResponse | None,
-    ctx: EngineContext,
-    price: Price | None,
-) -> Usage:
-    """Count what a request used; nothing if it has no answer.
-
-    Where a server does not report tokens they are estimated, so that a budget holds there
-    too.
-    """
-    if parsed is None:
-        return Usage()
-    prompt = parsed.prompt_tokens or prepared.prompt_tokens
-    written = len(parsed.text.encode()) + len(parsed.reasoning.encode())
-    completion = parsed.completion_tokens or -(-written // BYTES_PER_TOKEN)
-    ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
-    return Usage.of(1, prompt, completion, price)
 
 
 def completion_of(

@@ -85,6 +85,7 @@ class _Choice(NamedTuple):
         reason: Why the answer ended, as the provider says it.
         logprobs: One entry for each token.
         acts: Whether it calls tools, so that it needs no text.
+        blocked: Whether the provider did not let the model answer at all.
     """
 
     text: str | None
@@ -92,6 +93,7 @@ class _Choice(NamedTuple):
     reason: Any
     logprobs: Iterable[TokenLogprobs] = ()
     acts: bool = False
+    blocked: bool = False
 
 
 def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
@@ -116,7 +118,7 @@ def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
         logprobs = tuple(choice.logprobs)
     except (TypeError, ValueError) as error:
         raise AbsurdError(str(error)) from None
-    withheld = choice.reason in WITHHELD
+    withheld = choice.blocked or choice.reason in WITHHELD
     thought = bool(choice.reasoning) or (usage.reasoning > 0 and choice.reason in CUT)
     return ParsedResponse(
         text=_replace_surrogates(choice.text or ""),
@@ -194,9 +196,7 @@ def _of_gemini(response: Mapping[str, Any]) -> _Choice:
     """Gemini's answer: its first candidate, or why the prompt was blocked."""
     candidates = response.get("candidates")
     if not candidates:
-        # Not blocked is neither an answer nor a reason for none.
-        response["promptFeedback"]["blockReason"]
-        return _Choice("", "", "SAFETY")
+        return _Choice("", "", response["promptFeedback"]["blockReason"], blocked=True)
     candidate = candidates[0]
     parts = (candidate.get("content") or {}).get("parts") or ()
     texts: tuple[list[str], list[str]] = ([], [])

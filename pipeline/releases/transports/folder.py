@@ -152,6 +152,14 @@ class FolderTransport:
             what = "the folder cannot be written to"
             raise UserError(what, where=str(self.root), why=why) from None
 
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+        """
+        return version in self._versions()
+
     def download(self, publication: Publication, folder: Path) -> Source:  # noqa: ARG002
         """The version's own folder: nothing lies between it and its readers.
 

@@ -160,6 +160,25 @@ class HubTransport:
 
     # Reading back
 
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+
+        Raises:
+            UserError: The hub refuses, or does not answer in time.
+        """
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        def tagged() -> bool:
+            try:
+                return version in self.repository.tags()
+            except RepositoryNotFoundError:
+                return False
+
+        return self.retry(tagged)
+
     def download(self, publication: Publication, folder: Path) -> Source:
         """Fetch the tag anew, into the cache of this call.
 

@@ -237,6 +237,17 @@ class S3Transport:
             raise
         return True
 
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+
+        Raises:
+            UserError: The server refuses, or does not answer in time.
+        """
+        return self.retry(lambda: self._read(self._key(version, FILE))) is not None
+
     def download(self, publication: Publication, folder: Path) -> Source:
         """Fetch the version's objects.
 

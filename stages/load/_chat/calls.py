@@ -62,12 +62,12 @@ def _tool_call(call: Any, source: Source) -> ToolCall:
         call = _json(call)
     if not isinstance(call, dict):
         raise Unusable(f"a tool call is {json_type(call)}, not an object")
+    if call.get("type") not in _TYPES:
+        raise Unusable(f"a tool call has the unknown type {call['type']!r:.80}")
     function = call["function"] if isinstance(call.get("function"), dict) else call
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise Unusable("a tool call has no name")
-    if call.get("type") not in _TYPES:
-        raise Unusable(f"a tool call has the unknown type {call['type']!r:.80}")
     for fields in (call,) if function is call else (call, function):
         check_known(fields, source, _OF_CALL)
     arguments = function.get("arguments", function.get("parameters"))

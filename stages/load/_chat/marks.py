@@ -71,6 +71,8 @@ def _answer(content: str, further: Further, source: Source) -> Turn:
             fields["reasoning"] = reasoning
         if calls:
             fields["tool_calls"] = [*fields.get("tool_calls", []), *calls]
+    elif source.reasoning != "keep" and _thought(content)[0] == fields["reasoning"].strip():
+        text = _thought(content)[1]  # said twice
     if text and "<tool_call>" in text and (said := _said_calls(text, source)):
         text, calls = said
         fields["tool_calls"] = [*fields.get("tool_calls", []), *calls]

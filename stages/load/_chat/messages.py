@@ -6,6 +6,7 @@ for becomes part of the turn; other keys stay in the row where they are harmless
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Final
 
 from schemas.turns import REASONING_FIELDS, json_text
@@ -65,14 +66,47 @@ def turns_of(row: Row, field: str, source: Source) -> list[Turn]:
             others.append(_NOTHING)
             continue
         try:
-            one, rest = _turn(turn, source)
+            some, rest = _spread(turn, source)
         except Unusable as reason:
             raise Unusable(f"turn {number}: {reason}") from None
-        turns.append(one)
+        turns += some
         others.append(rest)
     if any(others):
         row[field] = others
     return turns
+
+
+def _spread(turn: Row, source: Source) -> tuple[list[Turn], Row]:
+    """A turn, or several: in Anthropic's messages results of tools are parts of a user's turn."""
+    parts = turn.get("content")
+    if not isinstance(parts, list) or not any(map(_is_result, parts)):
+        one, rest = _turn(turn, source)
+        return [one], rest
+    beside = {k: v for k, v in turn.items() if k not in ("role", "from", "content", "name")}
+    turns: list[Turn] = []
+    rest = {} if is_missing(turn.get("name")) else {"name": turn["name"]}
+    for are_results, group in groupby(parts, _is_result):
+        said: list[Row] = [{**turn, "content": list(group)}]
+        if are_results:
+            said = [{**beside, **_tool_turn(part)} for part in said[0]["content"]]
+        for each in said:
+            one, others = _turn(each, source)
+            turns.append(one)
+            rest |= others
+    return turns, {**rest, "content": parts}
+
+
+def _is_result(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "tool_result"
+
+
+def _tool_turn(part: Row) -> Row:
+    """A result of a tool as a turn; what else the part says stays with the parts."""
+    return {
+        "role": "tool",
+        "content": part.get("content"),
+        "tool_call_id": part.get("tool_use_id"),
+    }
 
 
 def _turn(turn: Row, source: Source) -> tuple[Turn, Row]:

@@ -15,9 +15,11 @@ _STRING: Final = r'"[^"\\]*(?:\\.[^"\\]*)*"'
 _SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
 
 WRAPPED: Final = re.compile(
-    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"(?:data|train)"\s*:\s*\[(?=\s*[\[{{])'
+    rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"(?:data|train)"\s*:\s*\['
+    rf"(?=\s*(?:[\[{{,]|{_STRING}\s*:))"
 )
 """The start of one JSON object whose field `data` or `train` holds the rows: {"data": [{...
+or, where the first row has lost its bracket, {"data": ["prompt": ...
 
 The field is called so by convention (`datasets` reads it with `field="data"`, and writes splits
 by name)."""
@@ -95,7 +97,7 @@ def _is_row_of_lines(line: bytes, following: bytes) -> bool:
     """
     line, second = line.strip(), following.lstrip().partition(b"\n")[0].strip()
     if line.endswith(b"]") and parses(line):
-        return bool(second)
+        return bool(second) and not second.startswith(b",")
     return not line.endswith((b"[", b",")) and second[:1] in (b"{", b"[") and parses(second)
 
 

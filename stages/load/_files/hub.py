@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
+from stages.load._files.arrow import is_valid, valid_rows
 from stages.load._files.json_lines import Position
 from stages.load._files.tables import without_nulls
 
@@ -36,8 +38,27 @@ def hub_rows(
             why=(str(error).splitlines() or [type(error).__name__])[0],
             hint="check the name and the network, or download it and give its files as `path`",
         ) from None
-    for number, row in enumerate(rows, 1):
-        yield name, (number, without_nulls(row, nested), None)
+    for number, row in enumerate(_values(rows), 1):
+        if isinstance(row, dict):
+            yield name, (number, without_nulls(row, nested), None)
+        else:
+            yield name, (number, None, row)
+
+
+def _values(rows: Any) -> Iterator[dict[str, Any] | str]:
+    """The rows as dicts; for one that cannot be decoded the reason."""
+    if isinstance(rows, Iterator):  # a damaged one's
+        yield from rows
+        return
+    at, count = 0, len(rows)
+    while at < count:
+        try:
+            for row in rows.select(range(at, count)) if at else rows:
+                at += 1
+                yield row
+        except Exception as error:  # of whatever decodes a feature
+            at += 1
+            yield (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _rows(name: str, split: str, revision: str | None) -> Any:
@@ -46,8 +67,14 @@ def _rows(name: str, split: str, revision: str | None) -> Any:
     if not any((Path(name) / file).is_file() for file in _SAVED):
         return load_dataset(name, split=split, revision=revision)
     saved = load_from_disk(name)
-    if not isinstance(saved, DatasetDict):
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise ValueError(f"it has the splits {', '.join(map(str, saved))}")
+        saved = saved[split]
+    batches = saved.data.table.to_batches()
+    if all(map(is_valid, batches)):
         return saved
-    if split not in saved:
-        raise ValueError(f"it has the splits {', '.join(map(str, saved))}")
-    return saved[split]
+    # `datasets` maps its files and trusts them: a damaged offset would end the process.
+    if getattr(saved, "_indices", None) is not None:  # of versions that wrote a selection so
+        raise ValueError("its data are damaged: a value lies outside of its column")
+    return chain.from_iterable(map(valid_rows, batches))

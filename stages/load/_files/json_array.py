@@ -48,6 +48,9 @@ _OVERLAP: Final = 1 << 10
 _SIBLINGS: Final = 64
 """How many elements are read to see in what list they are."""
 
+_SHAPES: Final = 1000
+"""How many different sets of fields of rows are learned."""
+
 _SAMPLE: Final = 50
 """Of how many rows of a part the keys are learned."""
 
@@ -100,6 +103,12 @@ def _swallows_rows(value: Any) -> bool:
     )
 
 
+def _holds_rows(value: Any) -> bool:
+    """Whether a list holds rows and no turns, as one does that a stray bracket opens."""
+    first = value[0] if type(value) is list and value else None
+    return type(first) is list or (type(first) is dict and not first.keys() & {"role", "from"})
+
+
 def _names(value: Any) -> set[str]:
     """The fields of a row; of a list those of its first object."""
     first = value[0] if isinstance(value, list) and value else value
@@ -128,6 +137,7 @@ class _Rows:
     def __init__(self, window: Window, around: str) -> None:
         self._window, self._around = window, around
         self._keys: set[str] = set()
+        self._shapes: set[frozenset[str]] = set()
         self._nested_keys = {"role", "content", "from", "value"}
         self._brackets: set[str] = set()
         self._indent = ""
@@ -143,14 +153,15 @@ class _Rows:
             if window.text[window.at] == "]":
                 value, end, is_whole = None, window.at + 1, False
                 error = self._end()
-                if error is None or error == _NOT_CLOSED:
+                if error != _BEHIND:
                     self.ended = True
                     yield from [(line, None, error)] if error else []
                     return
             else:
-                self._learn_layout()
+                self._learn_indent()
                 value, end, error, is_whole = self._element()
             if is_whole:
+                self._brackets.add(window.text[window.at])
                 self._learn_keys(value)
                 window.advance(end)
             elif not self._resume(end, error in (TOO_LONG, TOO_MANY)):
@@ -167,12 +178,18 @@ class _Rows:
             pass
         text = self._around + window.text[window.at :]  # the file without the elements
         try:
-            DECODER.decode(text)
+            around = DECODER.decode(text)
         except json.JSONDecodeError as error:
             return _NOT_CLOSED if error.pos >= len(text) and not window.is_torn() else _BEHIND
         except (ValueError, RecursionError):
             return _BEHIND  # it cannot be understood, and belongs to no row
-        return None
+        fields = around if type(around) is dict else {}
+        others = [name for name, value in fields.items() if self._holds_more(value)]
+        return f"more rows are in {', '.join(others)}: only one list is read" if others else None
+
+    def _holds_more(self, value: Any) -> bool:
+        """Whether a list beside the rows holds rows with the same fields."""
+        return type(value) is list and not _names(value).isdisjoint(self._keys)
 
     def _plain_rows(self) -> Iterator[Position]:
         """The rows up to one that is special in any way: nearly all are read here."""
@@ -194,19 +211,19 @@ class _Rows:
             at = comma.end()
         window.at, window.line = at, line
 
-    def _learn_layout(self) -> None:
-        """With which bracket and how far indented the rows begin."""
+    def _learn_indent(self) -> None:
+        """How far indented the rows begin."""
         window = self._window
-        if window.text[window.at] in "{[":
-            self._brackets.add(window.text[window.at])
         indent = _INDENT.search(window.text, max(0, window.at - _OVERLAP), window.at)
         if indent and not self._indent:
             self._indent = indent.group()
 
     def _learn_keys(self, value: Any) -> None:
         """The names of the fields of rows, and of the objects in their lists."""
-        self._keys.update(_names(value))
+        self._keys.update(names := _names(value))
         if isinstance(value, dict):
+            if len(self._shapes) < _SHAPES:
+                self._shapes.add(frozenset(names))
             for field in value.values():
                 if isinstance(field, list) and field and isinstance(field[0], dict):
                     self._nested_keys.update(field[0])
@@ -245,6 +262,10 @@ class _Rows:
         if _swallows_rows(value):
             why = "invalid JSON: the list of turns holds lists; its end seems to be missing"
             return _Element(None, start, why, False)
+        if text[behind : behind + 1] in ("", "}") and _holds_rows(value):
+            # It took the bracket that closes the array.
+            why = "invalid JSON: a bracket before the row, which nothing closes"
+            return _Element(None, start, why, False)
         if behind < len(text) and not self._may_follow(behind):
             why = f"invalid JSON: something stands behind the row (character {behind - start})"
             return _Element(None, end, why, False)
@@ -261,7 +282,8 @@ class _Rows:
     def _may_follow(self, at: int) -> bool:
         """Whether what stands there may stand behind a row: a comma may be missing."""
         mark = self._window.text[at]
-        return mark == "," or mark in self._brackets or (mark == "]" and self._closes(at))
+        brackets = self._brackets or {"{", "["}
+        return mark == "," or mark in brackets or (mark == "]" and self._closes(at))
 
     def _closes(self, at: int) -> bool:
         """Whether a closing bracket may end the array, to judge by what stands behind it."""
@@ -270,7 +292,7 @@ class _Rows:
         following = text[behind : behind + 1]
         if self._around != "[" and following in (",", "}"):
             return not _MORE_ROWS.match(text, behind)
-        return following not in {",", "}", *self._brackets}
+        return following not in {",", "}", *(self._brackets or {"{", "["})}
 
     def _resume(self, search: int, is_long: bool) -> bool:
         """Move on to where the next row begins; False if the file ends before.
@@ -325,9 +347,11 @@ class _Rows:
             is_long: Whether the row before is longer than a row may be.
         """
         window = self._window
-        if self._brackets and window.text[window.at] not in self._brackets:
-            return False, window.at
+        is_other = bool(self._brackets) and window.text[window.at] not in self._brackets
         value, end, error, _ = self._element()
+        if is_other:
+            is_row = error is None and self._list(end)[0] is _List.ROWS
+            return is_row, window.at
         if error:
             first = _FIRST_KEY.match(window.text, window.at)
             return is_indented or bool(first and first.group(1) in keys), window.at
@@ -336,9 +360,11 @@ class _Rows:
         is_like_rows = is_indented or not names.isdisjoint(keys)
         if kind is _List.ROWS:
             return True, end
-        if kind is _List.NESTED:
-            return is_indented and not names.isdisjoint(keys), end
         is_nested = isinstance(value, dict) and names <= self._nested_keys
+        if kind is _List.NESTED:
+            # Or a later row has a stray bracket behind it, and these are rows as others are.
+            is_known = frozenset(names) in self._shapes and not is_nested
+            return is_known or (is_indented and not names.isdisjoint(keys)), end
         return is_like_rows or not (is_long or is_nested), end
 
     def _list(self, end: int) -> tuple[_List, int]:

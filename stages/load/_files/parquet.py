@@ -26,6 +26,9 @@ _RATIO: Final = 200
 
 _LARGE: Final = 16 << 20
 EXPANSION: Final = 1000
+_ROW_BYTES: Final = 256
+"""What a row counts for at least: a column of nulls has no bytes, however long it is."""
+
 _ROWS_BY_NAME: Final = 1_000_000
 """Up to so many unreadable rows each is a failure of its own."""
 
@@ -47,16 +50,14 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
     except (pa.ArrowException, OSError, ValueError) as error:
         yield 1, None, _reason(error)
         return
-    first, budget = 0, max(BATCH_BYTES, EXPANSION * stream.path.stat().st_size)
+    first, budget = 0, Budget(stream.path)
     for number, group in enumerate(groups):
         at = first
         try:
             _check_expansion(group, stream.path)
             size = _batch_size(group, stream.path)
             for batch in file.iter_batches(size, row_groups=[number]):
-                budget -= batch.nbytes
-                if budget < 0:
-                    raise ValueError(f"it expands to more than {EXPANSION:,} times its size")
+                budget.take(batch)
                 for row in rows_of_batch(batch):
                     at += 1
                     if isinstance(row, dict):
@@ -67,6 +68,30 @@ def parquet(stream: Stream, nested: frozenset[str]) -> Iterator[Position]:
             yield from _unread(at, first + group.num_rows, _reason(error))
         first += max(group.num_rows, 0)
         stream.read = stream.path.stat().st_size * (number + 1) // len(groups)
+
+
+class Budget:
+    """How much more a file may expand to.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._left = max(BATCH_BYTES, EXPANSION * path.stat().st_size)
+
+    def take(self, batch: Any) -> None:
+        """Count a batch.
+
+        Args:
+            batch: A record batch.
+
+        Raises:
+            ValueError: It is more than the file may expand to.
+        """
+        self._left -= max(batch.nbytes, _ROW_BYTES * batch.num_rows)
+        if self._left < 0:
+            raise ValueError(f"it expands to more than {EXPANSION:,} times its size")
 
 
 def source_of_stream(stream: Stream) -> Path | Any:

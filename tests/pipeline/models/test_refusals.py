@@ -1,4 +1,4 @@
-"""Which parameter a refused request is about: the wording of real servers, and of other refusals."""
+"""Which parameter a refused request is about: the wording of servers, and other refusals."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ UNSUPPORTED = [
     ("stream", openai("This model only support stream mode, please enable the stream parameter "
                       "to access the model.", None, "invalid_parameter_error")),
     ("stream_options", openai("Extra inputs are not permitted, field: 'stream_options'")),
-    ("chat_template_kwargs", openai("Unrecognized request argument supplied: chat_template_kwargs")),
+    ("chat_template_kwargs", openai(
+        "Unrecognized request argument supplied: chat_template_kwargs")),
 ]  # fmt: skip
 """What servers answer, from their documentation and from reports of their users."""
 
@@ -98,7 +99,7 @@ UNSUPPORTED = [
 def test_a_parameter_that_a_server_does_not_take_is_read(parameter: str, content: Any) -> None:
     refusal = Refusal.of(content, error_message(content), EVERY)
     assert refusal.parameter == parameter
-    assert not refusal.about_account
+    assert not refusal.about_key
     assert "options of the model" not in hint_for(parameter)
 
 
@@ -149,15 +150,9 @@ def test_other_refusals_are_about_no_parameter_either(message: str) -> None:
     assert not refusal.about_text
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        google("API key not valid. Please pass a valid API key."),
-        anthropic("Your credit balance is too low to access the Anthropic API."),
-    ],
-)
-def test_a_refusal_of_the_key_is_about_all_requests(content: Any) -> None:
-    assert Refusal.of(content, error_message(content), EVERY).about_account
+def test_a_refusal_of_the_key_is_about_all_requests() -> None:
+    message = "API key not valid. Please pass a valid API key."
+    assert Refusal.of(google(message), message, EVERY).about_key
 
 
 def test_what_pydantic_repeats_of_the_request_is_not_shown() -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
+from pipeline.recipe.code_hash import prompts
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
@@ -35,7 +35,7 @@ from stages.decontaminate._numbers import agreement, numbers_in
 from stages.decontaminate._spans import item_spans, turn_spans
 from stages.decontaminate.semantic import THRESHOLDS, _inferred_types, semantic
 from stages.load.benchmarks import benchmarks as load_benchmarks
-from tests.bench.paraphrase_sets import EXAMS, GOLDEN, Split, sources
+from tests.bench.paraphrase_sets import EXAMS, GOLDEN, Split, other_numbers, sources
 from tests.bench.paraphrases import chart, curves, page
 from tests.support.options import options_of
 from tests.support.rows import DATA, conversations, evidence, exam, json_lines, of, sample
@@ -447,6 +447,18 @@ def test_a_question_is_compared_without_its_passage_and_with_its_options() -> No
     assert turn_spans(stated, False, 3) == [stated]  # no sentence of an answer by itself
 
 
+def test_other_numbers_are_found_only_where_they_may_differ(ctx: Context, potion: Embedder) -> None:
+    items = load_benchmarks(ctx, names=("gsm8k",))
+    read = [row["question"] for row in json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")[:200]]
+    other = [other_numbers(text) for text in read]
+    rows = conversations([(b,) for a, b in zip(read, other, strict=True) if a != b])
+    assert len(rows) > 190
+    types = {"gsm8k": "number_substituted"}
+    found = dropped(ctx, rows, items, embedder=potion, task_types=types)
+    assert len(found) >= 0.98 * len(rows)
+    assert len(dropped(ctx, rows, items, embedder=potion)) <= 0.1 * len(rows)
+
+
 def test_random_digits_convict_nobody(ctx: Context, potion: Embedder) -> None:
     items = load_benchmarks(ctx, names=("humaneval", "gsm8k"))
     rng = np.random.default_rng(0)
@@ -535,6 +547,8 @@ def test_the_thresholds_on_files_that_they_were_not_chosen_on(
     recall = {c.rows.name: c.at(THRESHOLDS[c.rows.kind]) for c in measured if c.rows.contaminated}
     assert recall["GSM8K, LLM decontaminator"] >= 0.9
     assert recall["HumanEval, LLM decontaminator"] >= 0.5
+    assert recall["GSM8K, LLM decontaminator, other numbers"] >= 0.6
+    assert recall["GSM8K, other numbers"] >= 0.98
     assert recall["MMLU abstract algebra, LLM decontaminator"] >= 0.65
     assert all(a >= b for curve in measured for a, b in pairwise(curve.dropped))
     assert page(measured).count("\n| ") == len(measured) + 2 * len(EXAMS)

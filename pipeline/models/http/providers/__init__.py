@@ -29,11 +29,22 @@ class Provider(Protocol):
         ...
 
     def path(self, prepared: PreparedRequest, name: str, dialect: Dialect) -> str:
-        """Where a request goes, relative to the base address, with its query."""
+        """Where a request goes, relative to the base address, with its query.
+
+        Args:
+            prepared: The request.
+            name: What the server calls the model.
+            dialect: How the server spells the parameters.
+        """
         ...
 
     def body(self, prepared: PreparedRequest, name: str, dialect: Dialect) -> dict[str, Any]:
         """The JSON of a request.
+
+        Args:
+            prepared: The request.
+            name: What the server calls the model.
+            dialect: How the server spells the parameters.
 
         Raises:
             UnsupportedError: The interface has nothing for a part of the request.

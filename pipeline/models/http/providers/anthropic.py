@@ -36,7 +36,13 @@ def headers(key: str | None, api: Api) -> dict[str, str]:
 
 
 def path(prepared: PreparedRequest, name: str, dialect: Dialect) -> str:  # noqa: ARG001
-    """Where a request goes, relative to the base address."""
+    """Where a request goes, relative to the base address.
+
+    Args:
+        prepared: The request.
+        name: What the server calls the model.
+        dialect: How the server spells the parameters.
+    """
     return "messages"
 
 

@@ -32,7 +32,13 @@ def headers(key: str | None, api: Api) -> dict[str, str]:  # noqa: ARG001
 
 
 def path(prepared: PreparedRequest, name: str, dialect: Dialect) -> str:  # noqa: ARG001
-    """Where a request goes, relative to the base address, with its query."""
+    """Where a request goes, relative to the base address, with its query.
+
+    Args:
+        prepared: The request.
+        name: What the server calls the model.
+        dialect: How the server spells the parameters.
+    """
     model = quote(name if "/" in name else f"models/{name}")
     return (
         f"{model}:streamGenerateContent?alt=sse" if dialect.stream else f"{model}:generateContent"

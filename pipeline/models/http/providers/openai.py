@@ -29,7 +29,13 @@ def headers(key: str | None, api: Api) -> dict[str, str]:
 
 
 def path(prepared: PreparedRequest, name: str, dialect: Dialect) -> str:  # noqa: ARG001
-    """Where a request goes, relative to the base address, with its query."""
+    """Where a request goes, relative to the base address, with its query.
+
+    Args:
+        prepared: The request.
+        name: What the server calls the model.
+        dialect: How the server spells the parameters.
+    """
     end = "completions" if isinstance(prepared.prompt, str) else "chat/completions"
     version = dialect.api.version
     return end if version is None else f"{end}?api-version={version}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -36,17 +37,15 @@ def test_many_damaged_files_in_a_limited_address_space(name: str) -> None:
 @pytest.mark.proof_long
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_by_command_line(name: str, tmp_path: Path) -> None:
-    format = FORMATS[name]
-    family = "documents" if format.name.endswith(".md") else "records"
-    options = {"path": str(tmp_path / format.name), "source": "s", "license": "MIT"}
-    recipe = tmp_path / "r.yaml"
-    recipe.write_text(
-        f"name: r\nstages:\n  pool: {{uses: load.{family}, with: {options | format.options}}}\n"
-    )
+    format, recipe = FORMATS[name], tmp_path / "r.yaml"
+    (tmp_path / "files").mkdir()
     command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--store"]
     for number in range(100):
         data, *_ = damaged(format, random.Random(f"{name} 3 {number}"))
-        (tmp_path / format.name).write_bytes(data)
+        options = json.dumps(format.put(tmp_path / "files", data))
+        recipe.write_text(
+            f"name: r\nstages:\n  pool: {{uses: load.{format.stage.__name__}, with: {options}}}\n"
+        )
         began = time.perf_counter()
         done = subprocess.run(
             [*command, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True
