@@ -204,12 +204,14 @@ def _of_counted(
     # A stage that goes on until it has its rows asks more where some are dropped.
     more = getattr(planned.options, "max_requests", None) if counted.assumes_all_kept else None
     excess = 1 + (more or 0) / requests if requests else 1.0
-    priced = any(model.price for model in counts)
+    # What a model refuses or fails goes to its fallback: everything, at most.
+    asked = [*counts.items(), *((m.fallback, c) for m, c in counts.items() if m.fallback)]
+    priced = any(model.price for model, _ in asked)
 
     def amounts(usages: Sequence[Usage], factor: float, *, expected: bool) -> Amounts:
         return rows.amounts(
             expected=expected,
-            requests=round(requests * factor),
+            requests=round((requests if expected else sum(c.requests for _, c in asked)) * factor),
             tokens=round(sum(usage.tokens for usage in usages) * factor),
             money=sum(usage.money for usage in usages) * factor if priced else None,
         )
@@ -217,7 +219,7 @@ def _of_counted(
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
         Usage.of(0, TokenUsage(round(c.prompt_tokens), 0, round(c.limit_tokens)), model.price)
-        for model, c in counts.items()
+        for model, c in asked
     ]
     # Rows that nothing bounds bound nothing.
     bounded = rows.bounded or not counted.grows or not planned.step.stage.edges
