@@ -28,7 +28,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.execution.expected_rows import ExpectedOutputs
-from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.known_requests import KnownRequests, by_model
 from pipeline.execution.plan import PlannedStep
 from pipeline.execution.sampled_inputs import half_of, sampled_inputs
 from pipeline.execution.time_limit import TooSlow, time_limit
@@ -143,16 +143,6 @@ class _CountingContext(Context):
             self.engines[model] = self.known.engine(model) if self.known else CountingEngine(model)
         return self.engines[model]
 
-    def counts(self) -> dict[LanguageModel, Counts]:
-        """The requests by model, those that were handed over by the model that answered them."""
-        counts = {model: Counts.of(engine.count) for model, engine in self.engines.items()}
-        for engine in self.engines.values():
-            second = engine.fallback
-            if second is not None and any(count := Counts.of(second.count)):
-                before = counts.get(second.model, (0.0,) * len(count))
-                counts[second.model] = Counts(*map(sum, zip(count, before, strict=True)))
-        return counts
-
 
 def is_own(planned: PlannedStep) -> bool:
     """Whether the step's stage is the user's own code."""
@@ -248,7 +238,7 @@ def _call(
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
         assumes = assumes_nothing_dropped()
-    counts = context.counts()
+    counts = {m: Counts.of(count) for m, count in by_model(context.engines.values()).items()}
     output = result if isinstance(result, pl.DataFrame) else None
     if output is None:
         return Counted(counts, output, 0, assumes)

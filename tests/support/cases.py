@@ -228,6 +228,14 @@ def _more_cases() -> list[Case]:
     return [
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("generate.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
+        ),
+        Case(
+            *("score.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},
+        ),
     ]
 
 
