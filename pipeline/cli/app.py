@@ -83,6 +83,15 @@ StoreFolder = Annotated[
         show_default=False,
     ),
 ]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="A preview: language models are asked about the first N rows alone.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 STORE = DEFAULT_STORE
 
@@ -135,7 +144,11 @@ def _disk_error(error: OSError, store: Path) -> Exit:
 
 
 def load(
-    recipe: str, store: Path, overrides: list[str], profile: str | None
+    recipe: str,
+    store: Path,
+    overrides: list[str],
+    profile: str | None,
+    limit: int | None = None,
 ) -> tuple[Recipe, Store]:
     """The recipe and the store of a verb.
 
@@ -144,15 +157,24 @@ def load(
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
+        limit: The number after `--limit`.
     """
     quiet_libraries()
+    from pipeline.recipe.preview import preview
     from pipeline.recipe.recipe import Recipe
     from pipeline.store.store import Store
 
-    return Recipe.load(recipe, overrides, profile), Store(store)
+    loaded = Recipe.load(recipe, overrides, profile)
+    return loaded if limit is None else preview(loaded, limit), Store(store)
 
 
-def snapshot(reference: str, store: Path, overrides: list[str], profile: str | None) -> Snapshot:
+def snapshot(
+    reference: str,
+    store: Path,
+    overrides: list[str],
+    profile: str | None,
+    limit: int | None = None,
+) -> Snapshot:
     """The stages of a recipe or a release with their artifacts.
 
     Args:
@@ -160,12 +182,13 @@ def snapshot(reference: str, store: Path, overrides: list[str], profile: str | N
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
+        limit: The number after `--limit`.
     """
     quiet_libraries()
     from pipeline.execution.snapshot import open_snapshot
     from pipeline.store.store import Store
 
-    return open_snapshot(Store(store), reference, overrides, profile)
+    return open_snapshot(Store(store), reference, overrides, profile, limit)
 
 
 def quiet_libraries() -> None:

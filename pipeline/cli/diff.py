@@ -39,6 +39,7 @@ PARTS: Final = {
     "stages": ("stage", "before", "after"),
     "options": ("stage", "option", "before", "after"),
     "models": ("stage", "model", "before", "after"),
+    "prompts": ("stage", "prompt", "before", "after"),
     "sources": ("stage", "uses", "before", "after", "failed_before", "failed_after"),
 }
 """The settings that are shown, with their columns."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from pipeline.execution.differences import differences
 from pipeline.execution.estimate import Estimate, total
-from pipeline.execution.plan import PlannedStep, differences, plan
+from pipeline.execution.plan import PlannedStep, plan
 from pipeline.models.budget import DEFAULT_CURRENCY
 from pipeline.models.journal.costs import HEADER, RIGHT, cost_rows, in_flight_note
 from pipeline.recipe.recipe import Recipe
@@ -308,7 +309,8 @@ def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:
 
 
 def _last_change(recipe: Recipe, store: Store, planned: PlannedStep) -> list[str]:
-    before = store.latest(recipe.name, planned.step.name, other_than=planned.fingerprint)
+    history = recipe.history(planned.parts)
+    before = store.latest(history, planned.step.name, other_than=planned.fingerprint)
     if before is None or planned.parts is None:
         return ["nothing changed since its only artifact"]
     changed = differences(before.manifest["parts"], planned.parts, planned.step)

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib import metadata
@@ -18,7 +18,6 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.actual_usage import ActualUsage
-from pipeline.execution.code_hash import code_hash
 from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
@@ -30,11 +29,12 @@ from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetTracker, Usage
 from pipeline.models.engines.registry import end_processes
+from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
 from pipeline.store.disk_errors import disk_errors_explained
-from pipeline.store.hashing import column_digest
+from pipeline.store.hashing import column_digest, digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
@@ -54,11 +54,13 @@ class Runner:
         workers: Processes for row-scope stages.
         accept_code: Reuse artifacts although the code of their stage changed.
         shown: The steps that `progress` shows, in order; by default those that a run leads to.
+        partial: Go on with what came where a budget is reached.
         outputs: The artifacts of the steps that are done.
         expected: What steps were estimated to request from language models, by name.
         used: What they did request, by name.
         ran: Steps that were computed and not reused, in order.
         stopped: The step that did not come to its end.
+        not_asked: Requests that a partial run did not send, by step.
     """
 
     recipe: Recipe
@@ -67,11 +69,13 @@ class Runner:
     workers: int = 1
     accept_code: bool = False
     shown: Sequence[str] = ()
+    partial: bool = False
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     stopped: str | None = None
+    not_asked: dict[str, int] = field(default_factory=dict)
     _tracker: BudgetTracker = field(init=False)
     _beyond: dict[str, Usage] = field(init=False, default_factory=dict)
 
@@ -82,7 +86,8 @@ class Runner:
             targets: Names of steps to run up to; empty for all.
 
         Returns:
-            `Exit.DONE`, or `Exit.ROWS_FAILED` if rows failed in some step.
+            `Exit.DONE`, `Exit.BUDGET` if a partial run left rows out, or `Exit.ROWS_FAILED` if
+            rows failed in some step.
 
         Raises:
             UserError: Something that the user can fix. What is committed stays.
@@ -105,11 +110,13 @@ class Runner:
                     if error.folder in damaged:
                         raise
                     damaged.add(error.folder)
+        if self.not_asked:
+            return Exit.BUDGET
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 
     def _run_all(self, targets: Sequence[str]) -> None:
-        self.outputs = StepOutputs()
+        self.outputs, self.not_asked = StepOutputs(), {}
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
@@ -151,7 +158,8 @@ class Runner:
         if planned.state == "cached" and planned.artifact:
             if planned.artifact.files.is_dir():
                 planned.artifact.verified_files(self.store.files())
-            self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            history = self.recipe.history(planned.parts)
+            self.store.set_latest(history, planned.step.name, planned.fingerprint)
             self.progress.reuse(number, _row_counts(planned.artifact.manifest))
             return planned.artifact
         self.stopped = planned.step.name
@@ -184,7 +192,8 @@ class Runner:
         work = self.store.work(planned.fingerprint)
         name = planned.step.name
         own = tracker(self.recipe, self.store, name)
-        budget = Budget((self._tracker, own), self.recipe.name, name, self._beyond)
+        trackers = (self._tracker, own)
+        budget = Budget(trackers, self.recipe.name, name, self._beyond, self.partial)
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
         models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, own)
         run_usage = partial(_run_usage, self._tracker)
@@ -203,6 +212,10 @@ class Runner:
         finally:
             if uses_language_model(planned):
                 self.used[name] = ActualUsage.of(ctx.counters, own.spent)
+        if budget.not_sent:
+            self.not_asked[name] = budget.not_sent
+            parts = {**(planned.parts or {}), "partial": True}
+            planned = replace(planned, parts=parts, fingerprint=digest(parts))
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - start, 3)
@@ -225,7 +238,7 @@ class Runner:
         assert planned.parts is not None
         return Manifest(
             format=FORMAT,
-            recipe=self.recipe.name,
+            recipe=self.recipe.history(planned.parts),
             name=planned.step.name,
             stage=stage.name,
             version=stage.version,

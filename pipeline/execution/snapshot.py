@@ -16,6 +16,7 @@ from pipeline.errors import UserError, command_line
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
 from pipeline.hints import closest, display, suggest
 from pipeline.recipe.graph import Step, kind_of
+from pipeline.recipe.preview import preview
 from pipeline.recipe.recipe import Recipe, locate
 from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
@@ -106,7 +107,7 @@ class Snapshot:
         outputs = StepOutputs()
         for planned in steps:
             step = planned.step
-            artifact = planned.artifact or store.latest(recipe.name, step.name)
+            artifact = planned.artifact or store.latest(recipe.history(planned.parts), step.name)
             if artifact and all(name in outputs.artifacts for name in step.upstream):
                 if not step.stage.annotates or _matches_input(step, artifact, outputs):
                     outputs.add(step, artifact)
@@ -332,7 +333,11 @@ def release_named(store: Store, text: str) -> str | None:
 
 
 def open_snapshot(
-    store: Store, reference: str, overrides: Sequence[str] = (), profile: str | None = None
+    store: Store,
+    reference: str,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+    limit: int | None = None,
 ) -> Snapshot:
     """The snapshot of a release or of a recipe.
 
@@ -341,16 +346,18 @@ def open_snapshot(
         reference: `NAME@VERSION`, a recipe's path or name, or a release's name.
         overrides: What `--set` changes; of a recipe alone.
         profile: The profile to apply; of a recipe alone.
+        limit: The rows of a preview; of a recipe alone.
 
     Raises:
         UserError: There is no such release or recipe, or a release is to be changed.
     """
     release = release_named(store, reference)
     if release is None:
-        return Snapshot.of_recipe(Recipe.load(reference, overrides, profile), store)
-    if overrides or profile:
+        recipe = Recipe.load(reference, overrides, profile)
+        return Snapshot.of_recipe(recipe if limit is None else preview(recipe, limit), store)
+    if overrides or profile or limit is not None:
         raise UserError(
-            f"{reference} is a release: it cannot be changed by --set or --profile",
+            f"{reference} is a release: it cannot be changed by --set, --profile or --limit",
             hint="name the recipe instead",
         )
     return Snapshot.of_release(store, read_release(store, release))

@@ -19,7 +19,8 @@ thrown away. Unknown to anyone here is what a server bills for an answer that ne
 left; when it has ended, what it did not use is given back. A server may bill more than that:
 reasoning beyond `max_tokens`, a prompt that is longer than it was estimated here. Then the most
 by which any request to the model went beyond is kept free for each request in flight from there
-on; and until the first answer says how much that is, at most `PROBES` requests are in flight. So
+on. The journal's newest answers of the model say how much that is, from earlier runs too; until
+there is one, at most `PROBES` requests are in flight. So
 whenever a request is sent, all that was billed and all that is in flight fits into the budget,
 as far as answers so far show, and the budget is exceeded by no more than what the requests in
 flight are then billed beyond that: by nothing where servers keep to `max_tokens` and prompts are
@@ -38,6 +39,9 @@ from pydantic import AfterValidator
 
 from pipeline.errors import Exit, UserError
 from pipeline.models.journal.usage import TokenUsage
+
+NOT_ASKED: Final = "not_asked"
+"""How the error of a row begins that a partial run did not ask about: the budget was reached."""
 
 MONEY_TOLERANCE: Final = 1e-9
 """How far a sum of money may exceed its limit by rounding."""
@@ -291,6 +295,10 @@ class Budget:
         stage: The name of its stage.
         beyond: The most by which one request to a model was billed beyond its reservation, by
             model; a run's stages share it.
+        partial: Whether a run goes on with what came once a limit is reached.
+
+    Attributes:
+        not_sent: Requests that a partial run did not send.
 
     Example:
         >>> run = BudgetTracker("the budget of the run", BudgetLimit(tokens=100))
@@ -306,6 +314,8 @@ class Budget:
     recipe: str = ""
     stage: str = ""
     beyond: dict[str, Usage] = field(default_factory=dict, repr=False)
+    partial: bool = False
+    not_sent: int = field(default=0, init=False)
     _exhausted: BudgetTracker | None = field(default=None, repr=False)
     _message: str = field(default="", repr=False)
 
@@ -321,7 +331,13 @@ class Budget:
         return any(tracker.limit.per for tracker in self.trackers)
 
     def reserve(self, usage: Usage) -> bool:
-        """Count a usage in advance, if it fits into every limit; whether it did."""
+        """Count a usage in advance, if it fits into every limit; whether it did.
+
+        Once a partial run did not send a request, it sends none: a smaller one that fits would
+        be asked after an answer that is missing.
+        """
+        if self.not_sent:
+            return False
         for tracker in self.trackers:
             if exceeded := tracker.exceeded_by(usage):
                 self._exhausted = tracker
@@ -342,6 +358,11 @@ class Budget:
             tracker.add(actual)
             tracker.spent += actual
 
+    def leave_out(self, number: int) -> str:
+        """Go on without some requests, which are not sent; the error of their rows."""
+        self.not_sent += number
+        return f"{NOT_ASKED}: {self._message or 'the budget is reached'}"
+
     def exhausted(self, remaining: int) -> UserError:
         """The error that ends the run, with the number of requests that were not sent."""
         tracker, why = self._exhausted, f"{remaining:,} requests are left"
@@ -352,7 +373,10 @@ class Budget:
             day = f"{tracker.renewed} (UTC)"
             hint = f"run again from {day} on, or raise the budget; all answers are kept"
         return UserError(
-            self._message or "the budget is reached", why=why, hint=hint, code=Exit.BUDGET
+            self._message or "the budget is reached",
+            why=why,
+            hint=f"{hint} (--partial goes on with what came)",
+            code=Exit.BUDGET,
         )
 
 

@@ -17,6 +17,7 @@ from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
 from pipeline.recipe.problems import Problem, as_written, merged
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.prompts import read_prompts, with_prompts
 from pipeline.recipe.publication import Publish, read_publish
 from pipeline.recipe.refreshing import Refresh, read_refresh
 from pipeline.recipe.renamed import renamed_hint
@@ -30,7 +31,7 @@ MAX_NAME: Final = 200
 STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
-    "publish": dict, "refresh": dict,
+    "publish": dict, "refresh": dict, "prompts": dict,
 }  # fmt: skip
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
@@ -74,7 +75,22 @@ class Builder:
             step = self._step(str(name), raw)
             if step and len(self.problems) == before:
                 steps[step.name] = step
-        return steps
+        return self._with_prompts(steps)
+
+    def _with_prompts(self, steps: dict[str, Step]) -> dict[str, Step]:
+        """The steps with the recipe's templates in the place of their prompts."""
+        raw = self.document.content.get("prompts")
+        if not isinstance(raw, dict):
+            return steps
+        stages = {step.stage.name: step.stage for step in steps.values()}
+        complete = len(steps) == len(self._stages())
+        templates, problems = read_prompts(raw, self.folder, [*stages.values()], complete=complete)
+        self._add(("prompts",), "prompts", problems)
+        own = {name: with_prompts(stage, templates) for name, stage in stages.items()}
+        return {
+            name: replace(step, stage=replace(step.stage, prompts=own[step.stage.name]))
+            for name, step in steps.items()
+        }
 
     def _stages(self) -> dict[Any, Any]:
         stages = self.document.content.get("stages")
@@ -191,7 +207,9 @@ class Builder:
         for name, second in named.items():
             key_path = ("models", name, "fallback")
             model, fallback = before.get(name), before.get(str(second))
-            if second not in before:
+            if not isinstance(second, str):
+                self._problem(key_path, f"fallback must be the name of a model, got {second!r}")
+            elif second not in before:
                 hint = suggest(str(second), before)
                 self._problem(key_path, f"there is no model {second!r}", hint)
             elif isinstance(model, Embedder) or isinstance(fallback, Embedder):

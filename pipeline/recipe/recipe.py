@@ -52,8 +52,9 @@ class Recipe:
         text: The file as it is; of a recipe from Python values, these as JSON.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
-        digest: Stands for what the recipe says: its stages and models with the profile and the
-            overrides applied.
+        limit: Of a preview, the rows that each stage gets which asks a language model.
+        digest: Stands for what the recipe says: its stages, models and prompts with the profile
+            and the overrides applied.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Recipe:
     publish: Publish = field(default_factory=Publish)
     refresh: Refresh = field(default_factory=Refresh)
     digest: str = ""
+    limit: int | None = None
 
     @classmethod
     def load(
@@ -130,7 +132,7 @@ class Recipe:
             name: The recipe's name.
             stages: The section `stages`.
             models: The section `models`.
-            more: The sections `prices`, `budget`, `publish` and `refresh`.
+            more: The sections `prices`, `budget`, `publish`, `refresh` and `prompts`.
 
         Raises:
             RecipeErrors: The recipe has mistakes.
@@ -154,7 +156,7 @@ class Recipe:
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
         applied |= {"publish": builder.publish, "refresh": builder.refresh}
-        applied["digest"] = _digest(document.content, applied)
+        applied["digest"] = _digest(document.content, applied, steps)
         limits = budgets.pop(""), budgets, builder.currency
         return cls(name, path, steps, *limits, profiles, **applied)
 
@@ -162,6 +164,16 @@ class Recipe:
     def folder(self) -> Path:
         """Where relative paths are looked for first."""
         return self.path.parent if self.path else ROOT
+
+    def history(self, parts: Mapping[str, Any] | None) -> str:
+        """The name under which the store lists the artifacts of a stage: previews by themselves.
+
+        Args:
+            parts: What the fingerprint is a digest of; None where that is not known yet.
+        """
+        limited = self.limit is not None and (parts is None or "limit" in parts)
+        # No recipe has a name that begins with a dot.
+        return f".{self.name}.limit-{self.limit}" if limited else self.name
 
     def step(self, name: str) -> Step:
         """The step of this name.
@@ -187,6 +199,7 @@ class Recipe:
         """
         options = ["--profile", self.profile] if self.profile else []
         options += [word for override in self.overrides for word in ("--set", override)]
+        options += ["--limit", str(self.limit)] if self.limit is not None else []
         return command_line(verb, self._reference(), *words, *options, store=store)
 
     def _reference(self) -> str:
@@ -199,13 +212,17 @@ class Recipe:
         return str(self.path.relative_to(Path.cwd()) if inside else self.path)
 
 
-def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
-    """What stands for stages and models, and for the profile and overrides that changed them."""
+def _digest(
+    content: Mapping[str, Any], applied: Mapping[str, Any], steps: Mapping[str, Step]
+) -> str:
+    """What stands for stages, models and prompts, and for what changed them."""
     sections = {name: content.get(name) or {} for name in ("stages", "models")}
-    # Where a release goes is no part of what it is.
-    without = ("publish.", "refresh.")
+    # Where a release goes is no part of what it is, and prompts are known by what they say.
+    without = ("publish.", "refresh.", "prompts.")
     overrides = [o for o in applied.get("overrides", ()) if not o.startswith(without)]
-    identity = [sections, applied.get("profile"), overrides]
+    identity: list[Any] = [sections, applied.get("profile"), overrides]
+    prompts = {one.name: one.digest for step in steps.values() for one in step.stage.prompts}
+    identity += [prompts] if prompts else []
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
 

@@ -150,7 +150,8 @@ def _needed(store: Store) -> set[str]:
         UserError: A release or the list of a stage's artifacts is damaged.
     """
     needed = {stage["fingerprint"] for r in releases(store) for stage in r["stages"]}
-    for path in sorted((store.root / "refs").glob("*/[!.]*.json")):
+    # Those of previews begin with a dot: nothing needs them once they are old.
+    for path in sorted((store.root / "refs").glob("[!.]*/[!.]*.json")):
         try:
             listed = read_json(path, list[str]) or []
         except DamagedFile as damage:

@@ -82,6 +82,9 @@ def create(
         UserError: A stage is stale, missing or incomplete, its code changed under the same
             version, the name or version is not possible, or another run uses the store.
     """
+    if recipe.limit is not None:
+        what = f"a preview of {recipe.limit:,} rows cannot be released"
+        raise UserError(what, hint="run the recipe without a limit first")
     name = check_name(recipe.name if name is None else name)
     with store.locked():
         snapshot = Snapshot.of_plan(recipe, store, _ready(recipe, store))

@@ -7,6 +7,7 @@ for byte, before anything runs; what comes out is compared with what the release
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import uuid
@@ -17,15 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
-from pipeline.execution.code_hash import code_hash, prompts
 from pipeline.hints import display
+from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.discovery import available
 from pipeline.recipe.options import resolve
+from pipeline.recipe.prompts import prompt_key
 from pipeline.recipe.recipe import Recipe, document_of
 from pipeline.releases.bundle import (
     BUNDLE,
     JOURNAL,
     OWN,
+    PROMPTS,
     RECIPE,
     RELEASE,
     SUFFIX,
@@ -143,6 +146,7 @@ def _recipe(
     publication = content.get("publish") if isinstance(content, dict) else None
     publication = publication if isinstance(publication, dict) else {}
     changes += [f"publish.{key}=null" for key in ("card", "takedown") if publication.get(key)]
+    changes += _unpack_prompts(store, path, content, texts)
     own = {name: texts[name] for name in texts if name.startswith(OWN)}
     if not trust and (risks := [*_own_stages(content), *_risky_models(content)]):
         raise refused(
@@ -200,6 +204,23 @@ def _unpack(store: Store, path: Path, own: Mapping[str, bytes]) -> None:
             shutil.rmtree(staging)
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+
+
+def _unpack_prompts(
+    store: Store, path: Path, content: Any, texts: Mapping[str, bytes]
+) -> Iterator[str]:
+    """Put the templates that the recipe names into the store; changes that name them there."""
+    section = content.get("prompts") if isinstance(content, dict) else None
+    keys = [name.removeprefix(PROMPTS) for name in texts if name.startswith(PROMPTS)]
+    folder = store.root / "bundles" / f"{file_digest(path)[:32]}-prompts"
+    for name, value in section.items() if isinstance(section, dict) else ():
+        key = prompt_key(str(name), keys)
+        if value is not None and key in keys:
+            file, partial = folder / key, folder / f".{uuid.uuid4().hex}"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(texts[PROMPTS + key])
+            partial.replace(file)
+            yield f"prompts.{name}={json.dumps(str(file))}"
 
 
 def _missing(bundle: Bundle, content: Any, folder: Path, files: FileDigests) -> Iterator[str]:
@@ -288,7 +309,7 @@ def _check_versions(path: Path, bundle: Bundle, recipe: Recipe) -> list[str]:
     notes, problems = [], []
     for stage in {step.stage.name: step.stage for step in recipe.steps.values()}.values():
         listed = expected.get(stage.name)
-        digests = {name: file_digest(file) for name, file in prompts(stage).items()}
+        digests = prompt_digests(stage)
         if listed is None:
             notes.append(f"the bundle does not list the stage {stage.name}")
         elif stage.version != listed["version"]:

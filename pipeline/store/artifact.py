@@ -312,7 +312,9 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         _flush(path)
     _flush(staging)
     if target.exists():
-        replaced = staging.with_name(staging.name + REPLACED)
+        # `restore` reads from its name where it was.
+        unique = staging.name.rpartition("-")[2]
+        replaced = target.with_name(f".{target.name}-{unique}{REPLACED}")
         target.rename(replaced)
         staging.rename(target)
         shutil.rmtree(replaced)

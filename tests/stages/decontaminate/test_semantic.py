@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
+from pipeline.recipe.code_hash import prompts
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
