@@ -7,11 +7,11 @@ of the full payload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.models.base import Completion, LanguageModel, Request
-from pipeline.models.counting import CountingEngine
+from pipeline.models.counting import CountingEngine, RequestCount
 from pipeline.models.identity import identity
 from pipeline.models.journal.journal import Journal, Lengths, journal_in, parse_stored
 from pipeline.models.journal.requests import completion_of
@@ -89,3 +89,19 @@ class KnownRequests:
         """Close the journal."""
         if self._journal:
             self._journal.close()
+
+
+def by_model(engines: Iterable[CountingEngine]) -> dict[LanguageModel, RequestCount]:
+    """What engines have counted; what was handed over is counted for the fallback.
+
+    Args:
+        engines: The engines, each of another model.
+    """
+    engines = list(engines)
+    counts = {engine.model: engine.count for engine in engines}
+    for second in [engine.fallback for engine in engines if engine.fallback]:
+        if any(vars(second.count).values()):
+            before = vars(counts.get(second.model, RequestCount()))
+            both = {name: value + before[name] for name, value in vars(second.count).items()}
+            counts[second.model] = RequestCount(**both)
+    return counts

@@ -367,6 +367,8 @@ def _smallest(schema: Mapping[str, Any]) -> Any:
     """The smallest value of a JSON schema, of the kinds that stages ask for."""
     if "enum" in schema:
         return schema["enum"][0]
+    if "anyOf" in schema:
+        return _smallest(schema["anyOf"][0])
     kind = schema.get("type")
     if kind == "object":
         return {name: _smallest(part) for name, part in schema.get("properties", {}).items()}
