@@ -57,7 +57,7 @@ def run(
     for option, value in options.items():
         if isinstance(value, tuple) and MODEL in value:
             options[option] = tuple(
-                running.model(f"{name}/m{i}", id=f"m{i}", **more) for i in range(len(value))
+                running.model(f"{name}/m{i}", **{**more, "id": f"m{i}"}) for i in range(len(value))
             )
         elif value == MODEL:
             options[option] = running.model(name, **more)
