@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from schemas.records import ToolCall
@@ -97,18 +98,30 @@ def take_tools(row: Row, source: Source) -> str | None:
     for field in ("tools", "functions"):
         if field not in row or source.decided(field):
             continue
-        value = definitions(row[field])
-        if value is None and field == "functions":
+        value = row[field]
+        defined = _defined(value) if isinstance(value, str) else _defined_by(value)
+        if defined is None and field == "functions":
             continue  # many things are called so
-        if value is None:
+        if defined is None:
             raise Unusable(
                 f"{field!r} holds no definitions of tools (JSON objects): {decide(field)}"
             )
-        if value and tools:
+        if defined and tools:
             continue
         del row[field]
-        tools = tools or tools_json(value)
+        tools = tools or defined or None
     return tools
+
+
+@lru_cache(1024)  # rows share their tools
+def _defined(text: str) -> str | None:
+    return _defined_by(text)
+
+
+def _defined_by(value: Any) -> str | None:
+    """The definitions as one JSON text; empty without any, None where it is something else."""
+    values = definitions(value)
+    return None if values is None else tools_json(values) or ""
 
 
 def definitions(value: Any) -> list[Any] | None:

@@ -48,7 +48,7 @@ def unmarked(turn: Turn, source: Source) -> list[Turn]:
     [('assistant', '<think>2 and 2.')]
     """
     role, content = turn[0], turn[1]
-    if not content or not any(mark in content for mark in _MARKED):
+    if not content or "<" not in content or not any(mark in content for mark in _MARKED):
         return [turn]
     further: Further = turn[2] if len(turn) == 3 else {}
     if role == "assistant":

@@ -27,6 +27,7 @@ CALLING: Final = frozenset({"function_call", "tool_call"})
 
 _LOSS: Final = ("train", "training", "loss", "weight")
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
+_TEXT: Final = {"type": "text"}
 _NOTHING: Final[Row] = {}
 
 
@@ -159,6 +160,8 @@ def _joined(parts: list[Any], further: Further, source: Source) -> str:
     texts: list[str] = []
     thoughts: list[str] = []
     for at, part in enumerate(parts, 1):
+        if isinstance(part, str) or (isinstance(part, dict) and part.keys() == {"text"}):
+            part = {"type": "text", "text": part} if isinstance(part, str) else {**part, **_TEXT}
         kind = part.get("type") if isinstance(part, dict) else json_type(part)
         value = part.get("text") if kind in _TEXT_PARTS else None
         if kind in ("thinking", "reasoning"):
@@ -168,10 +171,10 @@ def _joined(parts: list[Any], further: Further, source: Source) -> str:
             further["tool_calls"] = [*further.get("tool_calls", []), *tool_calls(call, source)]
         elif isinstance(value, str):
             (texts if kind in _TEXT_PARTS else thoughts).append(value)
-        elif not source.decided(str(kind)):
-            raise Unusable(
-                f"part {at} of its content is no text ({kind!s:.80}): {decide(f'{kind!s:.80}')}"
-            )
+        elif not isinstance(part, dict) or not isinstance(kind, str):
+            raise Unusable(f"part {at} of its content is {json_type(part)} without a type")
+        elif not source.decided(kind):
+            raise Unusable(f"part {at} of its content is no text ({kind:.80}): {decide(kind[:80])}")
     if thoughts:
         further["reasoning"] = "\n".join(thoughts)
     return "\n".join(texts)

@@ -170,6 +170,22 @@ def test_a_call_of_another_type_than_a_function_fails_by_its_type() -> None:
     assert error == "turn 2: a tool call has the unknown type 'custom'"
 
 
+@pytest.mark.parametrize(
+    "content", [["Why?"], [{"text": "Why?"}], [{"type": "text", "text": "Why?"}]]
+)
+def test_parts_that_are_texts_need_no_type(content: list[Any]) -> None:
+    said = plain(messages=[{"role": "user", "content": content}, SAY])[0]
+    assert said == ("user", "\n".join(p if isinstance(p, str) else p["text"] for p in content))
+
+
+@pytest.mark.parametrize(
+    ("part", "what"), [(3, "a number"), ({"text": "Why?", "mood": "sad"}, "an object")]
+)
+def test_a_part_that_is_neither_a_text_nor_of_a_type_fails(part: Any, what: str) -> None:
+    [(_, error)] = failures(load(json_lines([{"messages": [{"role": "user", "content": [part]}]}])))
+    assert error == f"turn 1: part 1 of its content is {what} without a type"
+
+
 # Trees
 
 
