@@ -439,9 +439,7 @@ def test_a_question_is_compared_without_its_passage_and_with_its_options() -> No
     assert turn_spans(stated, False, 3) == [stated]  # no sentence of an answer by itself
 
 
-def test_other_numbers_are_found_only_where_they_may_differ(
-    ctx: Context, potion: Embedder
-) -> None:
+def test_other_numbers_are_found_only_where_they_may_differ(ctx: Context, potion: Embedder) -> None:
     items = load_benchmarks(ctx, names=("gsm8k",))
     read = [row["question"] for row in json_lines(DATA / "benchmarks/gsm8k_test.jsonl.gz")[:200]]
     other = [other_numbers(text) for text in read]
