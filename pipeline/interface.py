@@ -32,10 +32,10 @@ from pipeline.execution.progress import watch
 from pipeline.execution.row_parts import RowParts, rows_in_parts
 from pipeline.execution.runner import Runner
 from pipeline.execution.sampled_rows import heading, sampled, with_reason
-from pipeline.execution.snapshot import Snapshot, open_snapshot
+from pipeline.execution.snapshot import Snapshot, open_snapshot, release_named
 from pipeline.html_view import cards_html, funnel_html, history_html, text_html
+from pipeline.recipe.preview import preview
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.registry import is_reference
 from pipeline.store.frames import frame_override
 from pipeline.store.hashing import digest
 from pipeline.store.parquet import to_arrow
@@ -55,16 +55,18 @@ def open_recipe(
     profile: str | None = None,
     overrides: Sequence[str] = (),
     frames: Mapping[str, Any] | None = None,
+    limit: int | None = None,
 ) -> OpenRecipe:
     """Open a recipe or a release.
 
     Args:
-        reference: A recipe's path or name, or a release: `NAME@VERSION`.
+        reference: A recipe's path or name, or a release: `NAME@VERSION`, `NAME`.
         store: The store's folder.
         profile: The profile of the recipe to apply.
         overrides: Changes of the recipe, as after `--set`: "stages.chosen.with.budget=500".
         frames: Rows for stages `load.frame` by the stage's name: a data frame of pandas or
             polars, a data set of `datasets`, an Arrow table or a list of dicts.
+        limit: A preview: language models are asked about the first so many rows alone.
 
     Returns:
         The recipe with its rows, as far as it has run in that store.
@@ -75,7 +77,7 @@ def open_recipe(
     """
     opened = Store(Path(store))
     stored = [frame_override(opened.root, name, rows) for name, rows in (frames or {}).items()]
-    return OpenRecipe(str(reference), opened, [*overrides, *stored], profile)
+    return OpenRecipe(str(reference), opened, [*overrides, *stored], profile, limit)
 
 
 class OpenRecipe:
@@ -86,18 +88,26 @@ class OpenRecipe:
         store: The store.
         overrides: What `--set` would change.
         profile: The profile that is applied.
+        limit: The rows of a preview; None for a whole run.
     """
 
     def __init__(
-        self, reference: str, store: Store, overrides: Sequence[str], profile: str | None
+        self,
+        reference: str,
+        store: Store,
+        overrides: Sequence[str],
+        profile: str | None,
+        limit: int | None = None,
     ) -> None:
         self._reference, self._store = reference, store
-        self._overrides, self._profile = tuple(overrides), profile
+        self._overrides, self._profile, self._limit = tuple(overrides), profile, limit
         self.title = self._snapshot().title
 
     def _snapshot(self) -> Snapshot:
         """The stages as they are now: other runs may have added to the store."""
-        return open_snapshot(self._store, self._reference, self._overrides, self._profile)
+        return open_snapshot(
+            self._store, self._reference, self._overrides, self._profile, self._limit
+        )
 
     def rows(
         self, stage: str, part: Part = "kept", columns: Sequence[str] | None = None
@@ -214,25 +224,34 @@ class OpenRecipe:
         """The state and the counts of every stage, as `status --json` prints them."""
         return history.status(self._snapshot())
 
-    def run(self, *stages: str, workers: int | None = None, accept_code: bool = False) -> RunResult:
+    def run(
+        self,
+        *stages: str,
+        workers: int | None = None,
+        accept_code: bool = False,
+        partial: bool = False,
+    ) -> RunResult:
         """Run what is missing, up to the named stages; all of them without any.
 
         Args:
             stages: Names of stages.
             workers: Processes for row-wise stages; one per core without it.
             accept_code: Reuse artifacts although the code of their stage changed.
+            partial: Go on with what came once a budget is reached.
 
         Raises:
             UserError: Something that the user can fix. What is committed stays.
         """
-        if is_reference(self._reference):
+        if release_named(self._store, self._reference):
             raise UserError(
                 f"{self._reference} is a release and does not run",
                 hint="open the recipe that it was made from",
             )
         recipe = Recipe.load(self._reference, self._overrides, self._profile)
+        recipe = recipe if self._limit is None else preview(recipe, self._limit)
         progress = watch([step.name for step in select_steps(recipe, stages)])
-        runner = Runner(recipe, self._store, progress, workers or os.cpu_count() or 1, accept_code)
+        workers = workers or os.cpu_count() or 1
+        runner = Runner(recipe, self._store, progress, workers, accept_code, partial)
         try:
             code = runner.run(stages)
         finally:
@@ -253,7 +272,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        code: `Exit.DONE`, or `Exit.ROWS_FAILED` if rows failed in some stage.
+        code: `Exit.DONE`, `Exit.ROWS_FAILED` if rows failed in some stage, or `Exit.BUDGET` if a
+            partial run left rows out.
         ran: The stages that were computed and not reused, in order.
         stages: The entries of `status`, of all stages of the run.
         recipe: The recipe's name.

@@ -57,6 +57,7 @@ import polars as pl
 
 from pipeline import ROOT as ROOT
 from pipeline.models.base import Embedder, LanguageModel
+from pipeline.prompts import Replacement, replaced
 from schemas.pairs import PAIR_COLUMNS
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
 
@@ -237,6 +238,7 @@ class Stage:
         fills_files: Whether it fills `ctx.files`.
         check: Raises a UserError for options that do not go together.
         later: Edges and options that it got after it had results.
+        prompts: What a recipe puts in the place of its prompts.
     """
 
     name: str
@@ -253,6 +255,7 @@ class Stage:
     later: frozenset[str]
     _reads: Reads = field(repr=False)
     _adds: Adds = field(repr=False)
+    prompts: tuple[Replacement, ...] = ()
 
     @property
     def creates(self) -> bool:
@@ -283,7 +286,8 @@ class Stage:
             options: The options by name.
         """
         inputs = {python_name(name): value for name, value in edges.items()}
-        return self.function(ctx, **inputs, **options)
+        with replaced(self.prompts):
+            return self.function(ctx, **inputs, **options)
 
     def input_files(self, options: SimpleNamespace) -> list[Path]:
         """Files that it reads beside its InputFiles options: `input_files` of its module.

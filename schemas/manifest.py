@@ -45,7 +45,7 @@ class Manifest(TypedDict):
 
     Attributes:
         format: `FORMAT` of whoever wrote it.
-        recipe: The recipe's name.
+        recipe: The name under which the store lists it: the recipe's, or that of its previews.
         name: The stage's name in the recipe.
         stage: The stage's full name, such as `score.loss`.
         version: The stage's version.

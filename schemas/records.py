@@ -179,9 +179,16 @@ def json_bytes(value: Any, encoder: json.JSONEncoder) -> bytes:
 def _has_long_text(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) > _LONG
-    if isinstance(value, Mapping):
-        return any(map(_has_long_text, value.values()))
-    return isinstance(value, list | tuple) and any(map(_has_long_text, value))
+    if not isinstance(value, dict | list | tuple):
+        return False
+    for member in value.values() if isinstance(value, dict) else value:
+        # Nearly all members are texts or nothing, and a call for each would cost more than JSON.
+        if type(member) is str:
+            if len(member) > _LONG:
+                return True
+        elif member is not None and _has_long_text(member):
+            return True
+    return False
 
 
 def record_id(

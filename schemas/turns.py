@@ -157,7 +157,11 @@ def beside_content(view: View, role: str | None = None) -> pl.Expr:
 
     def texts(messages: pl.Series) -> pl.Series:
         positions = have_more(messages, _FIELDS[view]).arg_true()
-        more = [_beside(turns, view, role) for turns in messages.gather(positions).to_list()]
+        known = {field.name for field in messages.dtype.inner.fields}  # type: ignore[attr-defined]
+        field = pl.element().struct.field
+        seen = pl.struct(field(name) for name in ("role", *_FIELDS[view]) if name in known)
+        richer = messages.gather(positions).list.eval(seen)  # contents would be copied for nothing
+        more = [_beside(turns, view, role) for turns in richer.to_list()]
         plain = pl.repeat("", len(messages), dtype=pl.String, eager=True)
         return plain.scatter(positions, pl.Series(more, dtype=pl.String)).alias(messages.name)
 

@@ -14,6 +14,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("schemas", "pipeline", "stages")
+ENGINE_PACKAGES = ("store", "models", "recipe", "execution", "releases", "cli")
+"""The packages of the engine; each imports only those before it."""
+
 HEAVY = {
     "datasets", "peft", "sentence_transformers", "sklearn", "torch", "transformers", "trl", "vllm",
 }  # fmt: skip
@@ -107,6 +110,20 @@ def test_imports_point_one_way() -> None:
                 family = to == package == "stages" and not rest[0].startswith("_")
                 across = family and rest[0] != inner[0]
                 if upwards or across or (isinstance(node, ast.ImportFrom) and node.level):
+                    wrong.append(f"{at(path, node)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_imports_of_the_engine_point_one_way() -> None:
+    wrong = []
+    for path in modules("pipeline"):
+        package = path.relative_to(ROOT).parts[1]
+        if package not in ENGINE_PACKAGES:
+            continue
+        later = ENGINE_PACKAGES[ENGINE_PACKAGES.index(package) + 1 :]
+        for node in ast.walk(tree(path)):
+            for name in imported(node):
+                if any(name.startswith(f"pipeline.{other}.") for other in later):
                     wrong.append(f"{at(path, node)} imports {name}")
     assert not wrong, "\n".join(wrong)
 

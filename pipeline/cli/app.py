@@ -57,7 +57,8 @@ RecipeOrRelease = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION.",
+        help="A path, the name of a recipe in pipeline/recipes/, or a release: NAME@VERSION "
+        "(NAME alone is its latest, where no recipe has that name).",
     ),
 ]
 StageName = Annotated[str, typer.Argument(metavar="STAGE", help="A stage's name in the recipe.")]
@@ -80,6 +81,15 @@ StoreFolder = Annotated[
         metavar="DIR",
         help="Where artifacts are kept; by default data/artifacts of the repository.",
         show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="A preview: language models are asked about the first N rows alone.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -109,6 +119,8 @@ def verb(
                 # The reader of our output (a pager, head) has gone; that is no error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 code = Exit.DONE
+            except OSError as error:
+                code = _disk_error(error, Path(str(kwargs.get("store", STORE))))
             except KeyboardInterrupt:
                 print("\ninterrupted", file=sys.stderr)
                 code = Exit.INTERRUPTED
@@ -120,8 +132,23 @@ def verb(
     return declare
 
 
+def _disk_error(error: OSError, store: Path) -> Exit:
+    """Print what the user can do about a full disk and the like; others are bugs of ours."""
+    from pipeline.store.disk_errors import explained
+
+    problem = explained(error, store)
+    if problem is None:
+        raise error
+    print(f"error: {problem}", file=sys.stderr)
+    return problem.code
+
+
 def load(
-    recipe: str, store: Path, overrides: list[str], profile: str | None
+    recipe: str,
+    store: Path,
+    overrides: list[str],
+    profile: str | None,
+    limit: int | None = None,
 ) -> tuple[Recipe, Store]:
     """The recipe and the store of a verb.
 
@@ -130,28 +157,38 @@ def load(
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
+        limit: The number after `--limit`.
     """
     quiet_libraries()
+    from pipeline.recipe.preview import preview
     from pipeline.recipe.recipe import Recipe
     from pipeline.store.store import Store
 
-    return Recipe.load(recipe, overrides, profile), Store(store)
+    loaded = Recipe.load(recipe, overrides, profile)
+    return loaded if limit is None else preview(loaded, limit), Store(store)
 
 
-def snapshot(reference: str, store: Path, overrides: list[str], profile: str | None) -> Snapshot:
+def snapshot(
+    reference: str,
+    store: Path,
+    overrides: list[str],
+    profile: str | None,
+    limit: int | None = None,
+) -> Snapshot:
     """The stages of a recipe or a release with their artifacts.
 
     Args:
-        reference: A recipe's path or name, or `NAME@VERSION`.
+        reference: A recipe's path or name, or a release: `NAME@VERSION`, `NAME`.
         store: The store's folder.
         overrides: The texts after `--set`.
         profile: The name after `--profile`.
+        limit: The number after `--limit`.
     """
     quiet_libraries()
     from pipeline.execution.snapshot import open_snapshot
     from pipeline.store.store import Store
 
-    return open_snapshot(Store(store), reference, overrides, profile)
+    return open_snapshot(Store(store), reference, overrides, profile, limit)
 
 
 def quiet_libraries() -> None:

@@ -39,6 +39,7 @@ PARTS: Final = {
     "stages": ("stage", "before", "after"),
     "options": ("stage", "option", "before", "after"),
     "models": ("stage", "model", "before", "after"),
+    "prompts": ("stage", "prompt", "before", "after"),
     "sources": ("stage", "uses", "before", "after", "failed_before", "failed_after"),
 }
 """The settings that are shown, with their columns."""
@@ -47,7 +48,7 @@ PARTS: Final = {
 @verb(app)
 def diff(
     before: Annotated[
-        str, typer.Argument(metavar="A", help="A release, NAME@VERSION; or a recipe.")
+        str, typer.Argument(metavar="A", help="A release, NAME@VERSION or NAME; or a recipe.")
     ],
     after: Annotated[
         str | None,
@@ -106,7 +107,7 @@ def _sides(
         UserError: One is not there, or there is no earlier release to compare with.
     """
     from pipeline.execution.snapshot import Snapshot
-    from pipeline.releases.registry import latest, read_release
+    from pipeline.store.releases import latest, read_release
 
     if after is not None:
         first, second = (_side(name, store, overrides, profile) for name in (before, after))
@@ -125,9 +126,11 @@ def _sides(
 
 def _side(reference: str, store: Path, overrides: list[str], profile: str | None) -> Snapshot:
     """A snapshot; overrides and profile change a recipe, and not the release beside it."""
-    from pipeline.releases.registry import is_reference
+    from pipeline.execution.snapshot import release_named
+    from pipeline.store.store import Store
 
-    changes = ([], None) if is_reference(reference) else (overrides, profile)
+    is_release = release_named(Store(store), reference) is not None
+    changes = ([], None) if is_release else (overrides, profile)
     return snapshot(reference, store, *changes)
 
 

@@ -13,7 +13,8 @@ from typing import Final
 
 from pipeline import ROOT
 from pipeline.errors import UserError
-from pipeline.recipe.recipe import RECIPES, Recipe, display
+from pipeline.hints import display
+from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.releases.verify import verify_store
 from pipeline.store.store import Store
 

@@ -11,6 +11,7 @@ import typer
 from pipeline.cli.app import (
     STORE,
     AsJson,
+    Limit,
     Overrides,
     Profile,
     RecipeName,
@@ -32,17 +33,20 @@ def status(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the state and row counts of every stage."""
+    """Show the state and row counts of every stage, and what it cost."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    entries = history.status(snapshot(recipe, store, overrides, profile))
+    entries = history.status(snapshot(recipe, store, overrides, profile, limit))
     if as_json:
         print_json(entries)
     else:
         print(tables.funnel(entries["stages"]))
+        if paid := tables.cost_table(entries["costs"]):
+            print(f"\npaid by all runs:\n{paid}")
 
 
 @verb(app)
@@ -52,12 +56,13 @@ def why(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what changed in a stage since its last artifact."""
     from pipeline.cli import tables
 
-    reasons = tables.reasons(*load(recipe, store, overrides, profile), stage)
+    reasons = tables.reasons(*load(recipe, store, overrides, profile, limit), stage)
     if as_json:
         print_json(reasons)
     else:
@@ -74,13 +79,14 @@ def explain(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the history of one record through all stages."""
     from pipeline.cli import tables
     from pipeline.execution import history
 
-    events = history.explain(snapshot(recipe, store, overrides, profile), record)
+    events = history.explain(snapshot(recipe, store, overrides, profile, limit), record)
     if as_json:
         print_json(events)
     else:
@@ -94,6 +100,7 @@ def cat(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     dropped: Annotated[bool, typer.Option("--dropped", help="The rows that it dropped.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="The rows that failed in it.")] = False,
     output: Annotated[
@@ -115,7 +122,7 @@ def cat(
         raise UserError("--table and --output exclude each other")
     part: Literal["kept", "dropped", "failed"]
     part = "dropped" if dropped else "failed" if failed else "kept"
-    current = snapshot(recipe, store, overrides, profile)
+    current = snapshot(recipe, store, overrides, profile, limit)
     frame = current.rows(stage, part)
     if output:
         from pipeline.execution.save_rows import save
@@ -137,10 +144,14 @@ def stages(
         str | None,
         typer.Argument(metavar="NAME", help="A family to list, or a stage to document in full."),
     ] = None,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Their prompts: names, variables and texts.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """List all stages or those of a family, or document one with its options."""
-    from pipeline.cli.stage_docs import stage_entry, stage_list, stage_page
+    """List all stages or those of a family, or document one with its options or its prompts."""
+    from pipeline.cli.stage_docs import prompt_entries, prompts_page, stage_entry, stage_list
+    from pipeline.cli.stage_docs import stage_page as page
     from pipeline.recipe.discovery import available, find
 
     sys.path.append(os.getcwd())  # a stage of the user's own may lie where they stand
@@ -148,13 +159,16 @@ def stages(
     listed = [stage for stage in available() if name in (None, stage.partition(".")[0])]
     for stage_name in listed or [name or ""]:
         try:
-            entries.append(stage_entry(find(stage_name)))
+            stage = find(stage_name)
+            entries += prompt_entries(stage) if prompts else [stage_entry(stage)]
         except UserError as error:  # a broken stage hides no other
             problems.append(error)
     if as_json:
         print_json(entries)
+    elif prompts and not problems:
+        print(prompts_page(entries))
     elif entries:
-        print(stage_list(entries) if listed else stage_page(entries[0]))
+        print(stage_list(entries) if listed else page(entries[0]))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     return Exit.MISTAKE if problems else Exit.DONE

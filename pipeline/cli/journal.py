@@ -39,17 +39,23 @@ def _journal(store: Path) -> Journal:
 
 @verb(group)
 def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
-    """Count requests and tokens by model."""
+    """Count requests and tokens by model, and what they cost by recipe and stage."""
     from pipeline.cli import tables
     from pipeline.models.journal import export as exports
+    from pipeline.models.journal.costs import costs
 
-    counts = exports.stats(_journal(store))
+    journal = _journal(store)
+    counts, paid = exports.stats(journal), costs(journal)
     if as_json:
-        print_json(counts)
+        print_json({**counts, "costs": paid})
         return
     header = ["model", "requests", "prompt tokens", "answer tokens", "cut", "answered again"]
     print(tables.table(header, list(exports.stats_rows(counts)), right=(1, 2, 3, 4, 5)))
     print(f"\n{counts['requests']:,} requests, {counts['bytes'] / 2**20:,.1f} MiB")
+    for recipe in dict.fromkeys(entry["recipe"] for entry in paid):
+        entries = [entry for entry in paid if entry["recipe"] == recipe]
+        name = recipe or "stages that were called as functions"
+        print(f"\npaid by {name}:\n{tables.cost_table(entries)}")
 
 
 @verb(group)

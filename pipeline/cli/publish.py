@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 Published = Annotated[
     str,
     typer.Argument(
-        metavar="RECIPE|NAME@VERSION", help="A release; a recipe means its latest release."
+        metavar="RECIPE|NAME@VERSION",
+        help="A release (NAME alone is its latest); a recipe means its latest release.",
     ),
 ]
 

@@ -23,7 +23,7 @@ from pipeline.errors import Exit, UserError
 
 if TYPE_CHECKING:
     from pipeline.recipe.recipe import Recipe
-    from pipeline.releases.refresh import Refreshed
+    from pipeline.releases.refresh_log import Refreshed
     from pipeline.releases.schedule import Every
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.releases.create import Created
+    from schemas.release import Release
 
 
 @verb(app)
@@ -101,41 +103,50 @@ def releases(
     store: StoreFolder = STORE,
     as_json: AsJson = False,
 ) -> None:
-    """List the releases of the store, oldest first."""
+    """List the releases of the store, each name's oldest first; damaged ones are marked."""
     from pipeline.cli import tables
-    from pipeline.releases import registry
+    from pipeline.store import releases as stored
     from pipeline.store.store import Store
 
     opened = Store(store)
-    if name is not None:
-        registry.read_release(opened, name)  # says which names there are where it is none
-    listed = registry.releases(opened, name)
-    entries: list[dict[str, Any]] = [
-        {
-            "release": f"{r['name']}@{r['version']}",
-            "created": r["created"],
-            "recipe": r["recipe"]["name"],
-            "rows": r["counts"]["kept"],
-            "bytes": sum(file["bytes"] for file in r["files"]),
-        }
-        for r in listed
-    ]
+    references = stored.references(opened, name)
+    if name is not None and not references:
+        stored.read_release(opened, name)  # says which names there are
+    entries, damages = [], []
+    for reference in references:
+        try:
+            entries.append(_entry(stored.read_release(opened, str(reference))))
+        except UserError as error:  # one that is damaged hides no other
+            entries.append({"release": str(reference), "damaged": str(error)})
+            damages.append(error)
     if as_json:
         print_json(entries)
     elif entries:
-        rows = [
-            [
-                e["release"],
-                e["created"][:10],
-                e["recipe"],
-                f"{e['rows']:,}",
-                tables.size(e["bytes"]),
-            ]
-            for e in entries
-        ]
-        print(tables.table(["release", "created", "recipe", "rows", "size"], rows, right=(3, 4)))
+        header = ["release", "created", "recipe", "rows", "size"]
+        print(tables.table(header, [_cells(entry) for entry in entries], right=(3, 4)))
     else:
         print("no releases yet: release RECIPE makes one")
+    for error in damages:
+        print(f"damaged: {error}", file=sys.stderr)
+
+
+def _entry(release: Release) -> dict[str, Any]:
+    return {
+        "release": f"{release['name']}@{release['version']}",
+        "created": release["created"],
+        "recipe": release["recipe"]["name"],
+        "rows": release["counts"]["kept"],
+        "bytes": sum(file["bytes"] for file in release["files"]),
+    }
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    from pipeline.cli import tables
+
+    if "damaged" in entry:
+        return [entry["release"], "damaged", "", "", ""]
+    numbers = [f"{entry['rows']:,}", tables.size(entry["bytes"])]
+    return [entry["release"], entry["created"][:10], entry["recipe"], *numbers]
 
 
 @verb(app)

@@ -95,7 +95,7 @@ def _before(shown: Snapshot, against: str | None) -> Snapshot | None:
         UserError: There is no such release.
     """
     from pipeline.execution.snapshot import Snapshot
-    from pipeline.releases.registry import latest, read_release
+    from pipeline.store.releases import latest, read_release
 
     release: Release | None
     if against:

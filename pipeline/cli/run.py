@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from pipeline.cli.app import (
     STORE,
     AsJson,
+    Limit,
     Overrides,
     Profile,
     RecipeName,
@@ -19,9 +21,11 @@ from pipeline.cli.app import (
     print_json,
     verb,
 )
-from pipeline.errors import Exit, program
+from pipeline.errors import Exit, UserError, program
 
 if TYPE_CHECKING:
+    from pipeline.execution.plan import PlannedStep
+    from pipeline.execution.runner import Runner
     from pipeline.recipe.recipe import Recipe
     from pipeline.releases.unbundle import OpenedBundle
     from pipeline.store.store import Store
@@ -39,6 +43,14 @@ def run(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Go on with what came once a budget is reached; the next run asks the rest.",
+        ),
+    ] = False,
     workers: Annotated[
         int,
         typer.Option(
@@ -64,18 +76,19 @@ def run(
 
     from pipeline.cli import bundles, tables
     from pipeline.execution import history
-    from pipeline.execution.estimate import comparison
+    from pipeline.execution.actual_usage import comparison
     from pipeline.execution.plan import select_steps
     from pipeline.execution.progress import watch
     from pipeline.execution.runner import Runner
     from pipeline.execution.snapshot import Snapshot
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
-    loaded, opened, bundle = _loaded(recipe, store, overrides, profile, trust)
+    loaded, opened, bundle = _loaded(recipe, store, overrides, profile, limit, trust)
     # What is imported by now stays: the collector need not look through it again and again.
     gc.freeze()
     progress = watch([step.name for step in select_steps(loaded, stages or [])])
-    runner = Runner(loaded, opened, progress, workers or os.cpu_count() or 1, accept_code)
+    workers = workers or os.cpu_count() or 1
+    runner = Runner(loaded, opened, progress, workers, accept_code, partial)
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:
@@ -85,7 +98,7 @@ def run(
         return Exit.INTERRUPTED
     finally:
         progress.close()
-        for line in comparison(runner.expected, runner.used, runner.stopped):
+        for line in comparison(runner.expected, runner.used, runner.stopped, loaded.currency):
             print(f"requests of {line}", file=sys.stderr)
     names = list(runner.outputs.artifacts)
     current = history.status(Snapshot.of_recipe(loaded, opened))
@@ -93,27 +106,53 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
-    if runner.ran and not bundle:
+    if limit is None and runner.ran and not bundle:
         print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
     if bundle:
         code = bundles.report(bundle, runner.outputs.artifacts, code)
-    if code is Exit.ROWS_FAILED:
-        failed = [s["name"] for s in entries if s["failed"]]
-        hint = loaded.command("cat", failed[0], "--failed", store=store)
-        print(f"\nsome rows failed in: {', '.join(failed)}\n  try: {hint}", file=sys.stderr)
+    for line in _follow_up(loaded, runner, code):
+        print(f"\n{line}", file=sys.stderr)
     return code
 
 
+def _follow_up(recipe: Recipe, runner: Runner, code: Exit) -> Iterator[str]:
+    """What a user may want to know or do after a run."""
+    from pipeline.models.budget import NOT_ASKED
+
+    artifacts, store = runner.outputs.artifacts, runner.store.root
+    if recipe.limit is not None:
+        limited = [name for name in artifacts if recipe.steps[name].limit is not None]
+        hint = recipe.command("cat", (limited or [*artifacts])[0], "--table", store=store)
+        yield f"a preview of {recipe.limit:,} rows, which no release has\n  try: {hint}"
+    if code is Exit.ROWS_FAILED:
+        failed = [name for name, one in artifacts.items() if one.manifest["counts"]["failed"]]
+        hint = recipe.command("cat", failed[0], "--failed", store=store)
+        yield f"some rows failed in: {', '.join(failed)}\n  try: {hint}"
+    if runner.not_asked:
+        left = ", ".join(f"{name}: {number:,}" for name, number in runner.not_asked.items())
+        yield (
+            f"the budget is reached: these requests were not sent ({left}), and their rows "
+            f"failed as {NOT_ASKED}; the next run asks them"
+        )
+
+
 def _loaded(
-    recipe: str, store: Path, overrides: list[str], profile: str | None, trust: bool
+    recipe: str,
+    store: Path,
+    overrides: list[str],
+    profile: str | None,
+    limit: int | None,
+    trust: bool,
 ) -> tuple[Recipe, Store, OpenedBundle | None]:
     """The recipe and the store; of a bundle also what it expects."""
     from pipeline.cli import bundles
 
     if recipe.endswith(bundles.SUFFIX):
+        if limit is not None:
+            raise UserError("a bundle is rebuilt whole: it takes no --limit")
         bundle, opened = bundles.load(recipe, store, overrides, profile, trust)
         return bundle.recipe, opened, bundle
-    return *load(recipe, store, overrides, profile), None
+    return *load(recipe, store, overrides, profile, limit), None
 
 
 def _interrupt() -> None:
@@ -127,26 +166,55 @@ def plan(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--show", help="Print one rendered prompt of each stage that asks a model instead."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what would run and why; run nothing."""
     import sys
 
     from pipeline.cli import tables
-    from pipeline.execution.estimate import budget_warnings, counting_notes, estimate_steps
+    from pipeline.execution.estimate import counting_notes, estimate_steps
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
+    from pipeline.execution.spending import budget_warnings, trackers
+    from pipeline.recipe.prompts import prompt_notes
 
-    loaded, opened = load(recipe, store, overrides, profile)
+    loaded, opened = load(recipe, store, overrides, profile, limit)
     planned = make_plan(loaded, opened, stages or [])
     check(planned)
-    for note in counting_notes(planned):
+    for note in [*prompt_notes([p.step.stage for p in planned]), *counting_notes(planned)]:
         print(f"note: {note}", file=sys.stderr)
+    if show:
+        _show(loaded, planned, stages or [], as_json)
+        return
     expected = estimate_steps(loaded, opened, planned)
     entries, totals = tables.estimates(planned, expected), tables.plan_totals(expected)
     if as_json:
-        print_json({"recipe": loaded.name, "stages": entries, "total": totals})
+        currency = {"currency": loaded.currency}
+        print_json({"recipe": loaded.name, **currency, "stages": entries, "total": totals})
     else:
-        print(tables.plan_table(entries, totals))
-        for warning in budget_warnings(loaded, expected):
+        print(tables.plan_table(entries, totals, loaded.currency))
+        for warning in budget_warnings(trackers(loaded, opened), expected):
             print(f"warning: {warning}")
+
+
+def _show(
+    recipe: Recipe, planned: Sequence[PlannedStep], stages: Sequence[str], as_json: bool
+) -> None:
+    """Print the first prompts of the stages that ask a model."""
+    from dataclasses import asdict
+
+    from pipeline.cli.prompt_pages import prompts_page
+    from pipeline.execution.shown_prompts import shown_prompts
+
+    prompts = shown_prompts(planned, stages)
+    if as_json:
+        print_json({"recipe": recipe.name, "prompts": [asdict(prompt) for prompt in prompts]})
+    else:
+        print(prompts_page(prompts))

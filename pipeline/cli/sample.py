@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli.app import (
     STORE,
+    Limit,
     Overrides,
     Profile,
     RecipeOrRelease,
@@ -28,6 +29,7 @@ def sample(
     store: StoreFolder = STORE,
     profile: Profile = None,
     overrides: Overrides = [],  # noqa: B006
+    limit: Limit = None,
     dropped: Annotated[bool, typer.Option("--dropped", help="The rows that it dropped.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="The rows that failed in it.")] = False,
     reason: Annotated[
@@ -46,7 +48,7 @@ def sample(
         raise UserError("--failed excludes --dropped and --reason")
     part: Literal["kept", "dropped", "failed"]
     part = "failed" if failed else "dropped" if dropped or reason else "kept"
-    current = snapshot(recipe, store, overrides, profile)
+    current = snapshot(recipe, store, overrides, profile, limit)
     rows = current.rows(stage, part)
     if reason is not None:
         rows = with_reason(rows, reason, stage)

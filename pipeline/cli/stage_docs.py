@@ -13,10 +13,16 @@ from typing import Any, Final
 from pipeline.cli.tables import table, width
 from pipeline.recipe.docstrings import class_arguments, docstring_of
 from pipeline.recipe.problems import option_groups
+from pipeline.recipe.prompts import prompts_of
 from pipeline.recipe.type_text import type_text, yaml_text
 from pipeline.stage import ROOT, Edge, Stage
 
 INDENT: Final = "  "
+
+_REPLACE: Final = (
+    "The wording is this project's own. `prompts: {NAME: FILE}` at the top of a recipe puts a "
+    "template in the place of one, such as the authors' original; it may use its variables."
+)
 
 _SECTION: Final = re.compile(r"^Examples?::?\n((?:[ \t]+.*(?:\n|\Z)|\n)*)", re.MULTILINE)
 _FENCED: Final = re.compile(r"^[ \t]*```\w*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
@@ -27,7 +33,8 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
 
     Each option has `type`, `default` (as YAML; None where it is required), `required` and
     `doc`; one that takes groups of options also has `methods`: by name, each group's `doc`
-    and `options`. `example` is the YAML of the docstring's, empty where it has none.
+    and `options`. `example` is the YAML of the docstring's, empty where it has none. `prompts`
+    are the names by which a recipe replaces them.
     """
     module = inspect.getmodule(stage.function)
     doc = docstring_of(stage.function)
@@ -57,6 +64,7 @@ def stage_entry(stage: Stage) -> dict[str, Any]:
         "about": about,
         "doc": text,
         "example": example or of_module,
+        "prompts": [prompt.name for prompt in prompts_of(stage)],
     }
 
 
@@ -139,11 +147,45 @@ def stage_page(entry: Mapping[str, Any]) -> str:
             lines += [f"{INDENT}{name}: {edge['kind']}", *_wrapped(edge["doc"], 3)]
     if entry["options"]:
         lines += ["", "options", *_option_lines(entry["options"], 1)]
+    if entry["prompts"]:
+        names = f"prompts, in our own words (--prompts prints them): {', '.join(entry['prompts'])}"
+        lines += ["", *_wrapped(names, 0, hang=1)]
     if entry["example"]:
         whole = re.search("^stages:", entry["example"], re.MULTILINE)
         lines += ["", "example" if whole else "example, below `stages:` of a recipe", ""]
         lines += [textwrap.indent(entry["example"], "" if whole else INDENT)]
     return "\n".join(lines)
+
+
+def prompt_entries(stage: Stage) -> list[dict[str, Any]]:
+    """A stage's prompts as plain values: `stage`, `name`, `file`, `variables` and `text`."""
+    return [
+        {
+            "stage": stage.name,
+            "name": prompt.name,
+            "file": prompt.key,
+            "variables": sorted(prompt.variables),
+            "text": prompt.text,
+        }
+        for prompt in prompts_of(stage)
+    ]
+
+
+def prompts_page(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Prompts for people.
+
+    Args:
+        entries: What `prompt_entries` returned, of one stage or of several.
+    """
+    if not entries:
+        return "no prompts: nothing here asks a language model in words of its own"
+    blocks = []
+    for entry in entries:
+        variables = ", ".join(entry["variables"]) or "none"
+        head = [f"{entry['name']}  ({entry['stage']}, {entry['file']})"]
+        head += _wrapped(f"variables: {variables}", 1, hang=2)
+        blocks.append("\n".join([*head, "", textwrap.indent(entry["text"], INDENT * 2)]))
+    return "\n".join([*blocks, "\n".join(_wrapped(_REPLACE, 0))])
 
 
 _Shown = dict[str, list[tuple[str, Mapping[str, Any]]]]

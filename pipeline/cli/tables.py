@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from pipeline.execution.differences import differences
 from pipeline.execution.estimate import Estimate, total
-from pipeline.execution.plan import PlannedStep, differences, plan
+from pipeline.execution.plan import PlannedStep, plan
+from pipeline.models.budget import DEFAULT_CURRENCY
+from pipeline.models.journal.costs import HEADER, RIGHT, cost_rows, in_flight_note
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import BASE_COLUMNS
 from pipeline.store.store import Store
@@ -136,6 +139,18 @@ def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None
     return "\n".join([text, *(["", *files] if files else []), *drift_warning(stages)])
 
 
+def cost_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What was paid, by stage and model; empty where nothing was.
+
+    Args:
+        entries: What `pipeline.models.journal.costs.costs` returns.
+    """
+    if not entries:
+        return ""
+    text = table(HEADER, list(cost_rows(entries)), right=RIGHT, optional=(4, 6))
+    return "\n".join(filter(None, [text, in_flight_note(entries)]))
+
+
 def what_ran(entry: Mapping[str, Any], ran: Sequence[str]) -> str:
     """What a run did for a stage: nothing, all of its rows, or the new ones.
 
@@ -192,12 +207,17 @@ def plan_totals(expected: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
     return asdict(total(list(expected.values())))
 
 
-def plan_table(entries: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) -> str:
+def plan_table(
+    entries: Sequence[Mapping[str, Any]],
+    totals: Mapping[str, Any],
+    currency: str = DEFAULT_CURRENCY,
+) -> str:
     """States and causes, with the estimated requests, tokens and money.
 
     Args:
         entries: What `estimates` returns.
         totals: What `plan_totals` returns.
+        currency: That of the money.
     """
     priced = totals["expected"]["money"] is not None
     rows = []
@@ -210,7 +230,7 @@ def plan_table(entries: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) 
     if any(row[4] for row in rows):
         numbers = _numbers(totals)
         rows.append(["total", "", "", *numbers[: 4 if priced else 3], ""])
-    money = ["money"] if priced else []
+    money = [currency] if priced else []
     header = ["stage", "uses", "state", "rows", "requests", "tokens", *money, "why"]
     right = range(3, len(header) - 1)
     empty = [i for i in right if not any(row[i] for row in rows)]
@@ -222,16 +242,19 @@ def plan_table(entries: Sequence[Mapping[str, Any]], totals: Mapping[str, Any]) 
     count = f"{waiting} of {len(entries)} stages to run{end}"
     previews = [f"{e['name']}: {line}" for e in entries for line in e["preview"]]
     shown = ["", *previews] if previews else []
-    return "\n".join([text, *shown, *drift_warning(entries), "", count, *_expectation(totals)])
+    return "\n".join(
+        [text, *shown, *drift_warning(entries), "", count, *_expectation(totals, currency)]
+    )
 
 
-def _expectation(totals: Mapping[str, Any]) -> list[str]:
+def _expectation(totals: Mapping[str, Any], currency: str) -> list[str]:
     """What is expected where the table shows bounds that are further away."""
     expected, at_most = totals["expected"], totals["at_most"]
     if not expected["requests"] or expected == at_most or at_most["requests"] is None:
         return []
-    units = [u for u in ("requests", "tokens", "money") if expected[u]]
-    return ["expected: " + ", ".join(f"{_amount(expected[u])} {u}" for u in units)]
+    units = {"requests": "requests", "tokens": "tokens", "money": currency}
+    shown = [f"{_amount(expected[u])} {name}" for u, name in units.items() if expected[u]]
+    return ["expected: " + ", ".join(shown)]
 
 
 def _without(
@@ -286,7 +309,8 @@ def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:
 
 
 def _last_change(recipe: Recipe, store: Store, planned: PlannedStep) -> list[str]:
-    before = store.latest(recipe.name, planned.step.name, other_than=planned.fingerprint)
+    history = recipe.history(planned.parts)
+    before = store.latest(history, planned.step.name, other_than=planned.fingerprint)
     if before is None or planned.parts is None:
         return ["nothing changed since its only artifact"]
     changed = differences(before.manifest["parts"], planned.parts, planned.step)

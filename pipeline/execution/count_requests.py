@@ -27,9 +27,10 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.execution.expected_rows import ExpectedOutputs, sample
-from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.expected_rows import ExpectedOutputs
+from pipeline.execution.known_requests import KnownRequests, by_model
 from pipeline.execution.plan import PlannedStep
+from pipeline.execution.sampled_inputs import half_of, sampled_inputs
 from pipeline.execution.time_limit import TooSlow, time_limit
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.counting import (
@@ -39,7 +40,7 @@ from pipeline.models.counting import (
     assumes_nothing_dropped,
     counting,
 )
-from pipeline.stage import ALL, VERDICT, DataKind
+from pipeline.stage import VERDICT, DataKind
 from schemas.records import RECORD_COLUMNS
 
 SAMPLE: Final = 4000
@@ -64,19 +65,13 @@ _STAND_INS: Final = (64, 96)
 
 
 class Counts(NamedTuple):
-    """Requests to one model with the tokens of their prompts and answers, scaled to all rows.
-
-    Attributes:
-        requests: Requests that will be sent.
-        prompt_tokens: Tokens of their prompts.
-        answer_tokens: Tokens of their answers, as long as answers are known to be.
-        limit_tokens: Tokens of their answers, as long as they may be.
-        known: Requests that the journal answers; they are in no other number.
-    """
+    """Requests to one model, scaled to all rows; the fields are those of `RequestCount`."""
 
     requests: float
     prompt_tokens: float
     answer_tokens: float
+    most_requests: float
+    most_prompt: float
     limit_tokens: float
     known: float = 0.0
 
@@ -170,29 +165,39 @@ def count_requests(
         known: What the journal knows of its models.
     """
     try:
-        return _counted(planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE)
+        return count_on_sample(
+            planned, outputs, known, SAMPLE_RENDERED if known.lengths else SAMPLE
+        )
     except TooSlow:
         text = "%s takes more than %g s to count: its requests are those of %d rows, scaled"
         _log.warning(text, planned.step.name, MAX_SECONDS, SMALL_SAMPLE)
     try:
-        return _counted(planned, outputs, known, SMALL_SAMPLE)
+        return count_on_sample(planned, outputs, known, SMALL_SAMPLE)
     except TooSlow:
         text = "%s takes more than %g s on these as well: unknown"
         _log.warning(text, planned.step.name, MAX_SECONDS)
         return None
 
 
-def _counted(
-    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests, limit: int
+def count_on_sample(
+    planned: PlannedStep, outputs: ExpectedOutputs, known: KnownRequests | None, limit: int
 ) -> Counted | None:
-    """The requests counted on at most so many rows."""
-    inputs = _inputs(planned, outputs, limit)
+    """What a step does, counted on a sample of its rows; None as for `count_requests`.
+
+    Args:
+        planned: The step.
+        outputs: What the steps before it have given or will give.
+        known: What the journal knows of its models; None where it has none.
+        limit: At most so many rows.
+    """
+    inputs = sampled_inputs(planned, outputs, limit)
     counted = _run(planned, inputs.edges, known) if inputs else None
     if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):
         return counted
-    half = {name: _half(value, inputs.size) for name, value in inputs.edges.items()}
+    half = {name: half_of(value, inputs.size) for name, value in inputs.edges.items()}
     fewer = _run(planned, half, known)
-    grows = counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
+    without_models = not counted.counts and bool(planned.step.needs)
+    grows = without_models or counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
     return counted.times(inputs.rows / inputs.size) if grows else replace(counted, grows=False)
 
 
@@ -224,7 +229,7 @@ def _call(
     known: KnownRequests | None,
 ) -> Counted | None:
     replays = known is not None and bool(known.lengths)
-    with tempfile.TemporaryDirectory() as folder, counting(replays), _quiet():
+    with tempfile.TemporaryDirectory() as folder, counting(replays), quiet():
         context = _CountingContext.of(Path(folder), known)
         try:
             with time_limit(MAX_SECONDS if is_own(planned) else None):
@@ -233,7 +238,7 @@ def _call(
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
         assumes = assumes_nothing_dropped()
-    counts = {model: Counts.of(engine.count) for model, engine in context.engines.items()}
+    counts = {m: Counts.of(count) for m, count in by_model(context.engines.values()).items()}
     output = result if isinstance(result, pl.DataFrame) else None
     if output is None:
         return Counted(counts, output, 0, assumes)
@@ -275,7 +280,7 @@ def _scaled_down(options: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Warnings of a stage are about real answers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -283,60 +288,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-class _Inputs(NamedTuple):
-    """What a stage is counted on.
-
-    Attributes:
-        edges: Its inputs.
-        rows: How many rows the longest of them stands for.
-        size: How many rows it has.
-        exact: Whether no fewer rows are expected.
-    """
-
-    edges: dict[str, Any]
-    rows: float
-    size: int
-    exact: bool
-
-
-def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inputs | None:
-    """What the stage is counted on; None where nothing is known of one of its inputs.
-
-    Args:
-        planned: The step.
-        outputs: What the steps before it have given or will give.
-        limit: At most so many rows of each input.
-    """
-    step, edges = planned.step, {}
-    longest, exact = (0.0, 1), True
-    for edge in step.stage.edges:
-        values: list[Any] = []
-        for name in step.needs.get(edge.name, ()):
-            if edge.kind is DataKind.FILES:
-                if name not in outputs.outputs.artifacts:
-                    return None
-                values.append(outputs.outputs.artifacts[name].files)
-            elif (rows := outputs.rows(name)) is None:
-                return None
-            else:
-                reads = step.stage.reads(edge.name, step.options)
-                every = edge.kind is not DataKind.RECORDS or reads == ALL
-                columns = [c for c in rows.columns if c != "id"] if every else list(reads)
-                frame = sample(rows.read(columns), limit)
-                number = rows.at_most if math.isfinite(rows.at_most) else rows.expected
-                longest = max(longest, (number, len(frame) or 1))
-                exact = exact and rows.expected == rows.at_most
-                values.append(frame)
-        edges[edge.name] = values if edge.many else next(iter(values), None)
-    return _Inputs(edges, *longest, exact)
-
-
-def _half(value: Any, size: int) -> Any:
-    if isinstance(value, list):
-        return [_half(one, size) for one in value]
-    return sample(value, max(1, size // 2)) if isinstance(value, pl.DataFrame) else value
 
 
 def count_without_rows(planned: PlannedStep) -> Counted | None:

@@ -8,8 +8,9 @@ What is *expected* is less where earlier runs show which part of its rows a stag
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
-that the journal has not seen are taken for as long as they may be. An answer that must be
-repaired, sampled anew, or requested again with a larger limit, comes on top.
+that the journal has not seen are taken for as long as they may be. What is sent *at most* takes
+a token of a prompt for each of its bytes, every answer for as long as it may be, and all of them
+for truncated, to be repaired and to be sampled anew as often as their stage asks again.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ from pipeline.execution.count_requests import (
     language_models,
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
-from pipeline.execution.known_requests import KnownRequests, Lengths
+from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.made_rows import made_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Usage
+from pipeline.models.journal.journal import Lengths
+from pipeline.models.journal.usage import TokenUsage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact
 from pipeline.store.store import Store
@@ -76,21 +80,6 @@ class Estimate:
     unknown: bool = False
 
 
-@dataclass(frozen=True)
-class ActualUsage:
-    """What a stage really used. requests: those that were sent; cached: answered before."""
-
-    requests: int
-    cached: int
-    tokens: int
-    money: float
-
-    @classmethod
-    def of(cls, counters: Mapping[str, int], spent: Usage) -> ActualUsage:
-        """From a stage's counters and what was counted against its budget."""
-        return cls(spent.requests, counters.get("cached", 0), spent.tokens, spent.money)
-
-
 def uses_language_model(planned: PlannedStep) -> bool:
     """Whether a step sends requests to a language model, or may."""
     return bool(language_models(planned)) and planned.step.stage.gives_rows
@@ -119,12 +108,11 @@ def estimate_steps(
     outputs = ExpectedOutputs()
     estimates: dict[str, Estimate] = {}
     for planned in steps:
-        name = planned.step.name
         if planned.state == "cached" and planned.artifact is not None:
-            estimates[name] = Estimate()
+            estimates[planned.step.name] = Estimate()
             outputs.outputs.add(planned.step, planned.artifact)
         else:
-            estimates[name] = _estimate(recipe, store, planned, outputs)
+            estimates[planned.step.name] = _estimate(recipe, store, planned, outputs)
     return estimates
 
 
@@ -146,10 +134,10 @@ def _estimate(
     recipe: Recipe, store: Store, planned: PlannedStep, outputs: ExpectedOutputs
 ) -> Estimate:
     """What a step will ask; its rows are added to what is to come."""
-    last = planned.artifact or store.latest(recipe.name, planned.step.name)
+    last = planned.artifact or store.latest(recipe.history(planned.parts), planned.step.name)
     rows = _RowsIn.of(planned, outputs)
     if not uses_language_model(planned):
-        outputs.add(planned, last, None, 0)
+        outputs.add(planned, last, *made_rows(planned, outputs))
         return rows.estimate()
     known = KnownRequests(store, language_models(planned))
     try:
@@ -218,20 +206,23 @@ def _of_counted(
     # A stage that goes on until it has its rows asks more where some are dropped.
     more = getattr(planned.options, "max_requests", None) if counted.assumes_all_kept else None
     excess = 1 + (more or 0) / requests if requests else 1.0
-    priced = any(model.price for model in counts)
+    # What a model refuses or fails goes to its fallback: everything, at most.
+    asked = [*counts.items(), *((m.fallback, c) for m, c in counts.items() if m.fallback)]
+    most = sum(c.most_requests for _, c in asked)
+    priced = any(model.price for model, _ in asked)
 
     def amounts(usages: Sequence[Usage], factor: float, *, expected: bool) -> Amounts:
         return rows.amounts(
             expected=expected,
-            requests=round(requests * factor),
+            requests=round((requests if expected else most) * factor),
             tokens=round(sum(usage.tokens for usage in usages) * factor),
             money=sum(usage.money for usage in usages) * factor if priced else None,
         )
 
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
-        Usage.of(0, round(c.prompt_tokens), round(c.limit_tokens), model.price)
-        for model, c in counts.items()
+        Usage.of(0, TokenUsage(round(c.most_prompt), 0, round(c.limit_tokens)), model.price)
+        for model, c in asked
     ]
     # Rows that nothing bounds bound nothing.
     bounded = rows.bounded or not counted.grows or not planned.step.stage.edges
@@ -240,7 +231,7 @@ def _of_counted(
         amounts(longest, excess, expected=False) if bounded else Amounts(),
         round(sum(c.known for c in counts.values())),
         all_kept=counted.assumes_all_kept or (counted.grows and not rows.exist),
-        longest=before is None and any(model not in seen for model in counts),
+        longest=before is None and any(m not in seen for m, c in counts.items() if c.requests),
     )
 
 
@@ -266,7 +257,7 @@ def _as_before(
     lengths = _lengths_of_last_run(last) or seen.get(model)
     more: dict[str, Any] = {"requests": round(requests)}
     if lengths:
-        usage = _usage(model, Counts(requests, 0, 0, 0), lengths)
+        usage = _usage(model, Counts(requests, 0, 0, 0, 0, 0), lengths)
         more |= {"tokens": usage.tokens, "money": usage.money if model.price else None}
     return rows.estimate(**more)
 
@@ -305,47 +296,7 @@ def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usag
     prompt, answer = counts.prompt_tokens, counts.answer_tokens
     if before is not None:
         prompt, answer = counts.requests * before.prompt, counts.requests * before.answer
-    return Usage.of(0, round(prompt), round(answer), model.price)
-
-
-def comparison(
-    estimates: Mapping[str, Estimate],
-    used: Mapping[str, ActualUsage],
-    stopped: str | None = None,
-) -> list[str]:
-    """Lines that compare estimates with what was used; none for stages that sent no request.
-
-    Args:
-        estimates: By stage, before it ran.
-        used: By stage.
-        stopped: The stage that did not come to its end: what it used is a part.
-    """
-    lines = []
-    for name, actual in used.items():
-        if not actual.requests + actual.cached:
-            continue
-        estimate = estimates[name]
-        expected = Amounts() if name == stopped else estimate.expected
-        parts = [_compared("requests", expected.requests, actual.requests)]
-        if actual.cached:
-            parts.append(f"{actual.cached:,} more answered by the journal")
-        if actual.requests:
-            parts.append(_compared("tokens", expected.tokens, actual.tokens, estimate.longest))
-        if actual.money:
-            parts.append(_compared("money", expected.money, actual.money, estimate.longest))
-        if name == stopped:
-            remaining = (estimate.expected.requests or 0) - actual.requests
-            parts.append(f"about {remaining:,} requests left" if remaining > 0 else "stopped")
-        lines.append(f"{name}: {', '.join(parts)}")
-    return lines
-
-
-def _compared(unit: str, estimate: float | None, actual: float, longest: bool = False) -> str:
-    amount = f"{actual:,}" if isinstance(actual, int) else f"{actual:,.4g}"
-    if not estimate or not actual:
-        return f"{amount} {unit}"
-    kind = "estimate for the longest answers" if longest else "estimate"
-    return f"{amount} {unit} ({kind} {estimate / actual - 1:+.0%})"
+    return Usage.of(0, TokenUsage(round(prompt), 0, round(answer)), model.price)
 
 
 def total(estimates: Sequence[Estimate]) -> Estimate:
@@ -381,20 +332,3 @@ def total(estimates: Sequence[Estimate]) -> Estimate:
         any(one.longest for one in estimates if one.expected.requests),
         unknown,
     )
-
-
-def budget_warnings(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[str]:
-    """What is expected to go beyond a budget, one line each."""
-    warnings = []
-    for name, limit in {"": recipe.budget, **recipe.budgets}.items():
-        parts = [e for stage, e in estimates.items() if name in ("", stage)]
-        for unit, allowed in vars(limit).items():
-            together = total(parts)
-            amount: Any = getattr(together.expected, unit) or 0
-            if allowed is not None and amount > allowed:
-                whose = f"of {name}" if name else "of the run"
-                bound = "at most " if together.longest and unit != "requests" else ""
-                warnings.append(
-                    f"the budget {whose} is {allowed:,g} {unit}; {bound}{amount:,.6g} are expected"
-                )
-    return warnings

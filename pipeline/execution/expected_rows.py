@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.execution.first_rows import first_ids
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.recipe.graph import Step
 from pipeline.stage import BASE_COLUMNS
@@ -43,6 +44,16 @@ class ExpectedRows:
     at_most: float
     exist: bool = False
 
+    def first(self, number: int) -> ExpectedRows:
+        """The first of them, as a preview has them."""
+
+        def read(columns: Sequence[str]) -> pl.DataFrame:
+            ids = first_ids(self.read, self.columns, number)
+            return self.read(columns).filter(pl.col("id").is_in(ids.implode()))
+
+        expected, at_most = min(self.expected, number), min(self.at_most, number)
+        return ExpectedRows(self.columns, read, expected, at_most, self.exist)
+
 
 @dataclass
 class ExpectedOutputs:
@@ -61,11 +72,25 @@ class ExpectedOutputs:
         view = self.outputs.views.get(name)
         return self.coming.get(name) if view is None else _existing(view)
 
+    def on_edge(self, step: Step, edge: str, name: str) -> ExpectedRows | None:
+        """The rows that come to an edge of a step from another step; None where not known.
+
+        Args:
+            step: The step.
+            edge: The edge.
+            name: The step that it is connected to.
+        """
+        rows = self.rows(name)
+        if rows is None or step.limit is None or edge != step.limited_edge:
+            return rows
+        return rows.first(step.limit)
+
     def first_edge(self, step: Step) -> list[ExpectedRows] | None:
         """The rows that come in on a step's first edge; None where some are not known."""
         edges = step.stage.edges
         names = step.needs.get(edges[0].name, ()) if edges else ()
-        sources = [rows for name in names if (rows := self.rows(name)) is not None]
+        on_edge = [self.on_edge(step, edges[0].name, name) for name in names]
+        sources = [rows for rows in on_edge if rows is not None]
         return sources if sources and len(sources) == len(names) else None
 
     def add(self, planned: PlannedStep, last: Artifact | None, generated: pl.DataFrame | None,
@@ -133,7 +158,8 @@ def _kept_fraction(last: Artifact | None) -> float:
 def _annotated(source: ExpectedRows, step: Step, columns: Sequence[str]) -> pl.DataFrame:
     """The input's rows with made-up values of the columns that the step will add."""
     frame = source.read([c for c in columns if c not in step.own])
-    added = [_column(c, step.own[c], len(frame)) for c in columns if c in step.own]
+    samples = getattr(step.options, "num_samples", 1)  # of an answer, which a list then holds
+    added = [_column(c, step.own[c], len(frame), samples) for c in columns if c in step.own]
     return frame.with_columns(added)
 
 
@@ -158,18 +184,21 @@ def _complete(frame: pl.DataFrame, step: Step) -> pl.DataFrame:
     return frame.with_columns(missing)
 
 
-def _column(name: str, dtype: Any, number: int) -> pl.Series:
-    return pl.Series(name, [_value(dtype)] * number, dtype=dtype)
+def _column(name: str, dtype: Any, number: int, length: int = 1) -> pl.Series:
+    """A column of placeholders; length: of its lists, where it has any."""
+    value = placeholder(dtype)
+    value = value * length if isinstance(dtype, pl.List) else value
+    return pl.Series(name, [value] * number, dtype=dtype)
 
 
-def _value(dtype: Any) -> Any:
+def placeholder(dtype: Any) -> Any:
     """A value of a type: 1, true, a word, or a list of one."""
     if isinstance(dtype, pl.Array):
-        return [_value(dtype.inner)] * dtype.size
+        return [placeholder(dtype.inner)] * dtype.size
     if isinstance(dtype, pl.List):
-        return [_value(dtype.inner)]
+        return [placeholder(dtype.inner)]
     if isinstance(dtype, pl.Struct):
-        return {entry.name: _value(entry.dtype) for entry in dtype.fields}
+        return {entry.name: placeholder(entry.dtype) for entry in dtype.fields}
     if dtype == pl.String:
         return "word"
     return True if dtype == pl.Boolean else 1 if dtype.is_numeric() else None

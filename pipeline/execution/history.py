@@ -11,16 +11,33 @@ from pipeline.errors import UserError
 from pipeline.execution.json_rows import present_fields
 from pipeline.execution.named_rows import named_rows
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
-from pipeline.recipe.recipe import display
+from pipeline.hints import display
+from pipeline.models.journal.costs import costs
+from pipeline.models.journal.journal import journal_in
 from pipeline.store.artifact import Artifact
 
 
 def status(snapshot: Snapshot) -> dict[str, Any]:
-    """The state of every stage, with counts, time and memory of its newest artifact."""
+    """The state of every stage, with counts, time and memory of its newest artifact.
+
+    `costs` is what all runs of the recipe on the store paid, by stage and model; see
+    `pipeline.models.journal.costs`.
+    """
     return {
         "recipe": snapshot.title,
         "stages": [_status(stage, stage.artifact) for stage in snapshot.stages.values()],
+        "costs": _costs(snapshot),
     }
+
+
+def _costs(snapshot: Snapshot) -> list[dict[str, Any]]:
+    journal = journal_in(snapshot.store.root) if snapshot.recipe else None
+    if journal is None:
+        return []
+    try:
+        return costs(journal, snapshot.title)
+    finally:
+        journal.close()
 
 
 def _status(stage: SnapshotStage, artifact: Artifact | None) -> dict[str, Any]:

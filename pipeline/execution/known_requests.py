@@ -7,22 +7,15 @@ of the full payload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pipeline.models.base import Completion, LanguageModel, Request
-from pipeline.models.counting import CountingEngine
+from pipeline.models.counting import CountingEngine, RequestCount
 from pipeline.models.identity import identity
-from pipeline.models.journal.journal import Journal, journal_in, parse_stored
+from pipeline.models.journal.journal import Journal, Lengths, journal_in, parse_stored
 from pipeline.models.journal.requests import completion_of
 from pipeline.store.store import Store
-
-
-class Lengths(NamedTuple):
-    """Mean tokens of a prompt and of an answer."""
-
-    prompt: float
-    answer: float
 
 
 class KnownRequests:
@@ -33,40 +26,56 @@ class KnownRequests:
         models: The models.
 
     Attributes:
-        lengths: Mean lengths by model, of those that have answers in the journal.
+        lengths: Lengths by model, of those that have answers in the journal.
     """
 
     def __init__(self, store: Store, models: Sequence[LanguageModel]) -> None:
         self._journal: Journal | None = journal_in(store.root)
         self._identities: dict[LanguageModel, dict[str, Any]] = {}
         self.lengths: dict[LanguageModel, Lengths] = {}
-        for model in {*models} if self._journal else ():
+        named = {*models, *(model.fallback for model in models if model.fallback)}
+        for model in named if self._journal else ():
             assert self._journal is not None
             identified = identity(model, store.files())
-            mean = self._journal.lengths(identified)
-            if mean is not None:
-                self._identities[model], self.lengths[model] = identified, Lengths(*mean)
+            known = self._journal.lengths(identified)
+            self._identities[model] = identified
+            if known is not None:
+                self.lengths[model] = known
 
-    def engine(self, model: LanguageModel) -> CountingEngine:
-        """What counts the requests to a model."""
+    def engine(
+        self, model: LanguageModel, instead_of: LanguageModel | None = None
+    ) -> CountingEngine:
+        """What counts the requests to a model, and to its fallback.
+
+        Args:
+            model: The model.
+            instead_of: The model whose fallback it is.
+        """
         lengths = self.lengths.get(model)
-        engine = CountingEngine(model, lengths.answer if lengths else None)
+        engine = CountingEngine(model)
+        if lengths:
+            engine.mean_answer, engine.beyond = lengths.answer, lengths.beyond
+        if model.fallback is not None:
+            engine.fallback = self.engine(model.fallback, model)
         if lengths and self._journal:
             try:
-                self._look_up(engine, self._journal)
+                self._look_up(engine, self._journal, instead_of)
             except Exception:
                 # Without its tokenizer prompts cannot be looked up; the run will say so.
                 engine.answers = None
         return engine
 
-    def _look_up(self, engine: CountingEngine, journal: Journal) -> None:
+    def _look_up(
+        self, engine: CountingEngine, journal: Journal, instead_of: LanguageModel | None
+    ) -> None:
         # Only a model that the journal knows needs its tokenizer, which takes seconds to load.
         from pipeline.models.local.rendering import Rendering
 
         rendering, identified = Rendering(engine.model), self._identities[engine.model]
+        first = None if instead_of is None else self._identities.get(instead_of)
 
         def answers(requests: Sequence[Request]) -> list[Completion | None]:
-            prepared = rendering.prepare(requests, identified)
+            prepared = rendering.prepare(requests, identified, first)
             responses = journal.get_many([p.key for p in prepared if p.error is None])
             stored = {k: parse_stored(journal.path, k, r) for k, r in responses.items()}
             return [completion_of(p, stored[p.key]) if p.key in stored else None for p in prepared]
@@ -80,3 +89,19 @@ class KnownRequests:
         """Close the journal."""
         if self._journal:
             self._journal.close()
+
+
+def by_model(engines: Iterable[CountingEngine]) -> dict[LanguageModel, RequestCount]:
+    """What engines have counted; what was handed over is counted for the fallback.
+
+    Args:
+        engines: The engines, each of another model.
+    """
+    engines = list(engines)
+    counts = {engine.model: engine.count for engine in engines}
+    for second in [engine.fallback for engine in engines if engine.fallback]:
+        if any(vars(second.count).values()):
+            before = vars(counts.get(second.model, RequestCount()))
+            both = {name: value + before[name] for name, value in vars(second.count).items()}
+            counts[second.model] = RequestCount(**both)
+    return counts

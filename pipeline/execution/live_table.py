@@ -73,8 +73,9 @@ class LiveTable:
         self._live: Live | None = None
 
     def reuse(self, number: int, summary: str) -> None:
-        """Show a step as cached."""
-        self._end(number, "cached", summary)
+        """Show a step as cached, unless it was computed just now."""
+        if self._lines[number - 1].state != "done":
+            self._end(number, "cached", summary)
 
     def start(self, step: StartedStep) -> None:
         """Show a step as running; the first one brings the table up."""

@@ -9,22 +9,23 @@ same values goes no further.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 from pipeline.errors import RecipeErrors, UserError
-from pipeline.execution.code_hash import code_hash, prompts
+from pipeline.execution.differences import differences
+from pipeline.execution.hub_sources import with_commit
+from pipeline.execution.release_inputs import read_parts, with_version
 from pipeline.models.identity import identity, reading
+from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.graph import Step, wrong_options
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.hub_sources import with_commit
-from pipeline.releases.inputs import read_parts, with_version
 from pipeline.stage import ALL, DECLARED, DataKind, Edge, Option, OptionalColumn
 from pipeline.store.artifact import Artifact, files_digest
-from pipeline.store.file_hashes import FileDigests, file_digest
+from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest, to_json_value
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
@@ -108,8 +109,19 @@ def plan(recipe: Recipe, store: Store, targets: Sequence[str] = ()) -> list[Plan
 
 
 def select_steps(recipe: Recipe, targets: Sequence[str]) -> list[Step]:
-    """The steps that lead to the targets, in the recipe's order; all of them without targets."""
-    needed = {recipe.step(target).name for target in targets} or set(recipe.steps)
+    """The steps that lead to the targets, in the recipe's order.
+
+    Args:
+        recipe: The recipe.
+        targets: Names of steps; empty for all of them, in a preview for all that give rows.
+
+    Raises:
+        UserError: The recipe has no such step.
+    """
+    needed = {recipe.step(target).name for target in targets}
+    if not needed:
+        steps = recipe.steps.values()
+        needed = {s.name for s in steps if recipe.limit is None or s.stage.gives_rows}
     for step in reversed(list(recipe.steps.values())):
         if step.name in needed:
             needed.update(step.upstream)
@@ -151,7 +163,11 @@ def plan_step(
         causes = [f"{artifact.manifest['counts']['failed']} failed rows are retried"]
         causes = causes if state == "incomplete" else []
         return PlannedStep(step, state, options, parts, key, artifact, causes, drifted)
-    latest = store.latest(recipe.name, step.name, other_than=key)
+    if partial := store.artifact(digest({**parts, "partial": True})):
+        number = partial.manifest["used"].get("not_asked", 0)
+        causes = [f"{number:,} requests were not sent before the budget was reached"]
+        return PlannedStep(step, "incomplete", options, parts, key, partial, causes, drifted)
+    latest = store.latest(recipe.history(parts), step.name, other_than=key)
     if latest is None:
         return PlannedStep(step, "missing", options, parts, key, None, ["never run"], drifted)
     causes = differences(latest.manifest["parts"], parts, step)
@@ -195,6 +211,8 @@ def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
     options = SimpleNamespace(**vars(step.options))
 
     def with_path(model: Any) -> Any:
+        if (second := getattr(model, "fallback", None)) is not None:
+            model = replace(model, fallback=with_path(second))
         if model.made_by is None:
             return model
         return replace(model, model=str(outputs.artifacts[model.made_by].files / "model"))
@@ -240,7 +258,7 @@ def fingerprint_parts(
             if option.is_model
         },
         "files": files.get_many(stage.input_files(options)),
-        "prompts": {name: file_digest(path) for name, path in prompts(stage).items()},
+        "prompts": prompt_digests(stage),
         "inputs": {
             edge.name: [
                 _input_digests(step, edge, name, store, outputs)
@@ -250,11 +268,21 @@ def fingerprint_parts(
             if edge.name not in stage.later or step.needs.get(edge.name)
         },
         "as": dict(step.rename),
+        **_incomplete_parts(step, outputs),
     }
     if stage.reads_release:  # another store enters by its rows, never by its path
         parts["options"]["store"] = None
         parts["release"] = read_parts(options, store)
     return parts
+
+
+def _incomplete_parts(step: Step, outputs: StepOutputs) -> dict[str, Any]:
+    """What a step's artifact holds a part of the rows for; nothing where it is for all of them."""
+    upstream = [outputs.artifacts[name].manifest["parts"] for name in step.upstream]
+    limits = [step.limit, *(parts.get("limit") for parts in upstream)]
+    limit = next((n for n in limits if n is not None), None)
+    partial = any(parts.get("partial") for parts in upstream)
+    return ({"limit": limit} if limit else {}) | ({"partial": True} if partial else {})
 
 
 def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
@@ -270,7 +298,9 @@ def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any
     if model.made_by is not None:
         trained = outputs.artifacts[model.made_by]
         model = replace(model, id=files_digest(trained.manifest, "files/model/"))
-    return identity(model, files) | reading(model)
+    second = getattr(model, "fallback", None)
+    more = {"fallback": _model_identity(second, outputs, files)} if second else {}
+    return identity(model, files) | reading(model) | more
 
 
 def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:
@@ -295,67 +325,6 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
     if reads == ALL:
         return [c for c in view.columns if c != "id"]
     return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]
-
-
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:
-    """What differs between the parts of two fingerprints of a step, one sentence each.
-
-    Args:
-        old: The parts of an earlier artifact, which older code may have written.
-        new: The parts now.
-        step: The step that they are of.
-    """
-    causes: list[str] = []
-    for section in ("stage", "version", "schema", "as", "files", "prompts"):
-        if old.get(section) != new[section]:
-            by_content = section in ("files", "prompts")
-            values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
-            causes.append(f"{section}{values}")
-    if old.get("release") != new.get("release"):
-        causes.append("the rows of the release changed")
-    if _same_texts(old.get("prompts"), new["prompts"]):
-        causes = ["prompts moved to other files" if c == "prompts changed" else c for c in causes]
-    for kind, section in (("option", "options"), ("model", "models")):
-        causes += _value_differences(kind, old.get(section, {}), new[section])
-    for edge, inputs in new["inputs"].items():
-        earlier = old.get("inputs", {}).get(edge, [])
-        for i, source in enumerate(step.needs.get(edge, ())):
-            before = earlier[i] if i < len(earlier) else None
-            causes += _input_differences(edge, source, before, inputs[i])
-    removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
-    causes += [f"input {edge} was removed" for edge in removed]
-    return causes or ["its last artifact is gone"]
-
-
-def _same_texts(old: Any, new: Mapping[str, str]) -> bool:
-    """Whether two mappings from prompt files to digests have the same digests."""
-    return isinstance(old, Mapping) and sorted(old.values()) == sorted(new.values())
-
-
-def _value_differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between the options or models of two fingerprints."""
-    for name in sorted({*old, *new}):
-        before, after = old.get(name), new.get(name)
-        if name not in new:
-            yield f"{kind} {name} was removed"
-        elif name not in old:
-            yield f"{kind} {name} is new"
-        elif before != after:
-            short = kind == "option" and len(f"{before}{after}") < 80
-            yield f"{kind} {name}: {before!r} -> {after!r}" if short else f"{kind} {name} changed"
-
-
-def _input_differences(edge: str, source: str, before: Any, after: Any) -> list[str]:
-    if before == after:
-        return []
-    if before is None:
-        return [f"input {edge}: {source} is new"]
-    if "files" in after or "files" in before:
-        return [f"input {edge}: the files of {source} changed"]
-    if before["ids"] != after["ids"]:
-        return [f"input {edge}: other rows come from {source}"]
-    changed = [c for c, v in after["columns"].items() if before["columns"].get(c) != v]
-    return [f"input {edge}: column {', '.join(changed) or 'set'} of {source} changed"]
 
 
 def check(planned: Sequence[PlannedStep]) -> None:

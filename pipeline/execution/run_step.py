@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.first_rows import first_ids
 from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
 from pipeline.execution.workers import StageCall, WorkerPool
-from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind
+from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind, Edge
 from pipeline.store.hashing import row_keys
 from pipeline.store.row_cache import KEY, RowCache, cache_key
 from pipeline.store.store import Store
@@ -87,8 +89,27 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
             else:
                 view = outputs.views[name]
                 values.append(view.read(edge_columns(planned.step, edge.name, edge.kind, view)))
+                if planned.step.limit and edge.name == planned.step.limited_edge:
+                    ids = first_ids(view.read, view.columns, planned.step.limit)
+                    values[-1] = values[-1].filter(pl.col("id").is_in(ids.implode()))
+        if _joins_branches(planned, edge):
+            values = _common_rows(values)
         edges[edge.name] = values if edge.many else next(iter(values), None)
     return edges
+
+
+def _joins_branches(planned: PlannedStep, edge: Edge) -> bool:
+    """Whether a step of a preview joins branches over the same rows, of which some are limited."""
+    is_limited = "limit" in (planned.parts or {})
+    stage = planned.step.stage
+    return is_limited and stage.annotates and edge.many and edge is stage.edges[0]
+
+
+def _common_rows(branches: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """The rows that all branches have."""
+    ids = [frame["id"] for frame in branches]
+    common = reduce(lambda a, b: a.filter(a.is_in(b.implode())), ids)
+    return [frame.filter(pl.col("id").is_in(common.implode())) for frame in branches]
 
 
 def _first_input(planned: PlannedStep, edges: Mapping[str, Any]) -> pl.DataFrame:
@@ -124,7 +145,9 @@ def _run_by_rows(
         output = _validate(planned, result, {stage.edges[0].name: chunk})
         output = output.with_columns(chunk[KEY]).drop("id")
         succeeded = output.filter(pl.col("error").is_null()).drop("error")
-        cache.add(succeeded)
+        # What followed from an answer that is missing is no result of its row.
+        if not ctx.budget.not_sent:
+            cache.add(succeeded)
         results += [succeeded, output.filter(pl.col("error").is_not_null())]
         done += size
         ctx.progress(done, len(new))

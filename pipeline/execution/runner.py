@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib import metadata
@@ -19,40 +17,28 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
-from pipeline.execution.code_hash import code_hash
+from pipeline.execution.actual_usage import ActualUsage
 from pipeline.execution.count_requests import language_models
-from pipeline.execution.estimate import ActualUsage, Estimate, estimate_step, uses_language_model
+from pipeline.execution.estimate import Estimate, estimate_step, uses_language_model
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
+from pipeline.execution.spending import tracker
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
-from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
+from pipeline.models.budget import Budget, BudgetTracker, Usage
 from pipeline.models.engines.registry import end_processes
+from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
-from pipeline.store.hashing import column_digest
+from pipeline.store.disk_errors import disk_errors_explained
+from pipeline.store.hashing import column_digest, digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
-
-_OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
-_FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
-DISK_HINTS: Final = {
-    errno.ENOSPC: "free some space, then run again: finished work is kept",
-    errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run again",
-    errno.EROFS: _OTHER_FOLDER,
-    errno.EACCES: _OTHER_FOLDER,
-    errno.EPERM: _OTHER_FOLDER,
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOTDIR: _FOREIGN,
-    errno.EISDIR: _FOREIGN,
-}
-"""What to do about errors of the disk that the user can fix."""
 
 LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
 
@@ -67,11 +53,14 @@ class Runner:
         progress: Where progress is shown.
         workers: Processes for row-scope stages.
         accept_code: Reuse artifacts although the code of their stage changed.
+        shown: The steps that `progress` shows, in order; by default those that a run leads to.
+        partial: Go on with what came where a budget is reached.
         outputs: The artifacts of the steps that are done.
         expected: What steps were estimated to request from language models, by name.
         used: What they did request, by name.
         ran: Steps that were computed and not reused, in order.
         stopped: The step that did not come to its end.
+        not_asked: Requests that a partial run did not send, by step.
     """
 
     recipe: Recipe
@@ -79,15 +68,16 @@ class Runner:
     progress: Progress
     workers: int = 1
     accept_code: bool = False
+    shown: Sequence[str] = ()
+    partial: bool = False
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
     ran: list[str] = field(default_factory=list)
     stopped: str | None = None
+    not_asked: dict[str, int] = field(default_factory=dict)
     _tracker: BudgetTracker = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._tracker = BudgetTracker("the budget of the run", self.recipe.budget)
+    _beyond: dict[str, Usage] = field(init=False, default_factory=dict)
 
     def run(self, targets: Sequence[str] = ()) -> Exit:
         """Run what is missing.
@@ -96,7 +86,8 @@ class Runner:
             targets: Names of steps to run up to; empty for all.
 
         Returns:
-            `Exit.DONE`, or `Exit.ROWS_FAILED` if rows failed in some step.
+            `Exit.DONE`, `Exit.BUDGET` if a partial run left rows out, or `Exit.ROWS_FAILED` if
+            rows failed in some step.
 
         Raises:
             UserError: Something that the user can fix. What is committed stays.
@@ -108,7 +99,8 @@ class Runner:
         # inputs: behind a step that has to run it was unknown before. A step that raises ends
         # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
         # step read a damaged artifact is all planned again: that artifact is then missing.
-        with _disk_errors_explained(self.store.root), self.store.locked():
+        with disk_errors_explained(self.store.root), self.store.locked():
+            self._tracker = tracker(self.recipe, self.store)
             damaged: set[Path] = set()
             while True:
                 try:
@@ -118,20 +110,23 @@ class Runner:
                     if error.folder in damaged:
                         raise
                     damaged.add(error.folder)
+        if self.not_asked:
+            return Exit.BUDGET
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 
     def _run_all(self, targets: Sequence[str]) -> None:
-        self.outputs = StepOutputs()
+        self.outputs, self.not_asked = StepOutputs(), {}
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
-        pool = WorkerPool(self.workers)
+        pool, selected = WorkerPool(self.workers), select_steps(self.recipe, targets)
+        numbers = {name: n for n, name in enumerate(self.shown or [s.name for s in selected], 1)}
         try:
-            for number, step in enumerate(select_steps(self.recipe, targets), 1):
+            for step in selected:
                 files = self.store.files()
                 planned = plan_step(self.recipe, step, self.store, self.outputs, files)
-                self.outputs.add(step, self._run_or_reuse(planned, pool, number))
+                self.outputs.add(step, self._run_or_reuse(planned, pool, numbers[step.name]))
         finally:
             pool.close()
 
@@ -154,7 +149,7 @@ class Runner:
         Args:
             planned: The step; its inputs exist.
             pool: Worker processes for row-scope stages.
-            number: Its position among the steps of the run, from 1.
+            number: Its position among the steps that are shown, from 1.
         """
         assert planned.fingerprint is not None
         stage = planned.step.stage
@@ -163,7 +158,8 @@ class Runner:
         if planned.state == "cached" and planned.artifact:
             if planned.artifact.files.is_dir():
                 planned.artifact.verified_files(self.store.files())
-            self.store.set_latest(self.recipe.name, planned.step.name, planned.fingerprint)
+            history = self.recipe.history(planned.parts)
+            self.store.set_latest(history, planned.step.name, planned.fingerprint)
             self.progress.reuse(number, _row_counts(planned.artifact.manifest))
             return planned.artifact
         self.stopped = planned.step.name
@@ -195,11 +191,11 @@ class Runner:
         assert planned.fingerprint is not None
         work = self.store.work(planned.fingerprint)
         name = planned.step.name
-        limit = self.recipe.budgets.get(name, BudgetLimit())
-        tracker = BudgetTracker(f"the budget of {name}", limit)
-        budget = Budget((self._tracker, tracker))
+        own = tracker(self.recipe, self.store, name)
+        trackers = (self._tracker, own)
+        budget = Budget(trackers, self.recipe.name, name, self._beyond, self.partial)
         ctx = Context(staging / "files", work, self.store.root, self.progress.update, budget=budget)
-        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, tracker)
+        models, usage = _names(language_models(planned)), partial(_usage, ctx.counters, own)
         run_usage = partial(_run_usage, self._tracker)
         uses = planned.step.stage.name
         self.progress.start(StartedStep(number, name, uses, models, usage, run_usage))
@@ -215,7 +211,11 @@ class Runner:
             raise
         finally:
             if uses_language_model(planned):
-                self.used[name] = ActualUsage.of(ctx.counters, tracker.spent)
+                self.used[name] = ActualUsage.of(ctx.counters, own.spent)
+        if budget.not_sent:
+            self.not_asked[name] = budget.not_sent
+            parts = {**(planned.parts or {}), "partial": True}
+            planned = replace(planned, parts=parts, fingerprint=digest(parts))
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))
         manifest["seconds"] = round(time.perf_counter() - start, 3)
@@ -238,7 +238,7 @@ class Runner:
         assert planned.parts is not None
         return Manifest(
             format=FORMAT,
-            recipe=self.recipe.name,
+            recipe=self.recipe.history(planned.parts),
             name=planned.step.name,
             stage=stage.name,
             version=stage.version,
@@ -280,8 +280,14 @@ def _run_usage(tracker: BudgetTracker) -> str:
 
 
 def _money(tracker: BudgetTracker) -> list[str]:
-    limit = "" if tracker.limit.money is None else f" of {tracker.limit.money:,g}"
-    return [f"money {tracker.spent.money:,.4g}{limit}"] if tracker.spent.money else []
+    limit, spent = tracker.limit, tracker.spent.money
+    if not spent:
+        return []
+    if limit.money is None:
+        return [f"{spent:,.4g} {tracker.currency}"]
+    period = f" per {limit.per}" if limit.per else ""
+    used = tracker.earlier.money + spent
+    return [f"{used:,.4g} of {limit.money:,g} {tracker.currency}{period}"]
 
 
 @cache
@@ -308,18 +314,3 @@ def _row_counts(manifest: Manifest) -> str:
     parts += [f"{dropped:,} dropped"] if dropped else []
     parts += [f"{counts['failed']:,} failed"] if counts["failed"] else []
     return ", ".join(parts)
-
-
-@contextmanager
-def _disk_errors_explained(root: Path) -> Iterator[None]:
-    """Turn errors of the disk into a UserError: nothing is damaged, and the user can fix them."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_HINTS:
-            raise
-        path = Path(error.filename) if error.filename else root
-        # Permission is missing for an input rather than for the store.
-        denied = error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root)
-        hint = "make it readable" if denied else DISK_HINTS[error.errno]
-        raise UserError(str(error.strerror), where=str(path), hint=hint) from error

@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from pipeline.errors import UserError
-from pipeline.recipe.problems import closest
+from pipeline.hints import closest
 
 IDENTITY: Final = ("id", "evidence", "file", "line", "error")
 """Columns that say which row it is; rows that failed or are merged have no id of their own."""

@@ -14,12 +14,13 @@ import polars as pl
 
 from pipeline.errors import UserError, command_line
 from pipeline.execution.plan import PlannedStep, StepOutputs, plan
+from pipeline.hints import closest, display, suggest
 from pipeline.recipe.graph import Step, kind_of
-from pipeline.recipe.problems import suggest
-from pipeline.recipe.recipe import Recipe, display
-from pipeline.releases.registry import is_reference, read_release
+from pipeline.recipe.preview import preview
+from pipeline.recipe.recipe import Recipe, locate
 from pipeline.stage import DataKind
 from pipeline.store.artifact import Artifact
+from pipeline.store.releases import is_reference, names, parse_reference, read_release
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
 from schemas.manifest import FAILED
@@ -106,7 +107,7 @@ class Snapshot:
         outputs = StepOutputs()
         for planned in steps:
             step = planned.step
-            artifact = planned.artifact or store.latest(recipe.name, step.name)
+            artifact = planned.artifact or store.latest(recipe.history(planned.parts), step.name)
             if artifact and all(name in outputs.artifacts for name in step.upstream):
                 if not step.stage.annotates or _matches_input(step, artifact, outputs):
                     outputs.add(step, artifact)
@@ -302,25 +303,61 @@ def _matches_input(step: Step, artifact: Artifact, outputs: StepOutputs) -> bool
     )
 
 
+def release_named(store: Store, text: str) -> str | None:
+    """The release that a word of the command line means; None where it means a recipe.
+
+    Args:
+        store: The store.
+        text: `NAME@VERSION`; or `NAME`, which means its latest release where there is no recipe
+            of that name.
+
+    Returns:
+        `NAME@VERSION` or `NAME@latest`; the release need not be there where a version is named.
+
+    Raises:
+        UserError: It is neither, but close to a release's name; or names one with no version.
+    """
+    if is_reference(text):
+        return text
+    name, known = text.partition("@")[0], names(store)
+    close = closest(name, known)
+    if close is None:
+        return None
+    try:
+        locate(text)
+    except UserError:
+        if name in known:
+            return str(parse_reference(text))
+        raise UserError(f"there is no recipe and no release {text!r}", hint=close) from None
+    return None
+
+
 def open_snapshot(
-    store: Store, reference: str, overrides: Sequence[str] = (), profile: str | None = None
+    store: Store,
+    reference: str,
+    overrides: Sequence[str] = (),
+    profile: str | None = None,
+    limit: int | None = None,
 ) -> Snapshot:
     """The snapshot of a release or of a recipe.
 
     Args:
         store: The store.
-        reference: `NAME@VERSION`, or a recipe's path or name.
+        reference: `NAME@VERSION`, a recipe's path or name, or a release's name.
         overrides: What `--set` changes; of a recipe alone.
         profile: The profile to apply; of a recipe alone.
+        limit: The rows of a preview; of a recipe alone.
 
     Raises:
         UserError: There is no such release or recipe, or a release is to be changed.
     """
-    if not is_reference(reference):
-        return Snapshot.of_recipe(Recipe.load(reference, overrides, profile), store)
-    if overrides or profile:
+    release = release_named(store, reference)
+    if release is None:
+        recipe = Recipe.load(reference, overrides, profile)
+        return Snapshot.of_recipe(recipe if limit is None else preview(recipe, limit), store)
+    if overrides or profile or limit is not None:
         raise UserError(
-            f"{reference} is a release: it cannot be changed by --set or --profile",
+            f"{reference} is a release: it cannot be changed by --set, --profile or --limit",
             hint="name the recipe instead",
         )
-    return Snapshot.of_release(store, read_release(store, reference))
+    return Snapshot.of_release(store, read_release(store, release))

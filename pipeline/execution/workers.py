@@ -29,6 +29,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.peak_memory import peak_memory
 from pipeline.models.base import LanguageModel
+from pipeline.prompts import Replacement
 from pipeline.recipe.discovery import find
 from pipeline.stage import DataKind, Stage
 from pipeline.terminal import protect
@@ -138,15 +139,14 @@ class WorkerPool:
         self, call: StageCall, rows: pl.DataFrame, start: int, rate: float, ctx: Context
     ) -> Iterator[tuple[int, int, Any]]:
         size = max(1, int(min(rate * CHUNK_SECONDS, (len(rows) - start) / self.count)))
-        edges = _store_edges(call)
+        stage = call.stage
+        known = (stage.name, stage.prompts, call.options, _store_edges(call), call.folder)
         pending: dict[Future[ChunkResult], tuple[int, int]] = {}
         while start < len(rows) or pending:
             while start < len(rows) and len(pending) < self.count + 1:
                 chunk = rows.slice(start, size)
                 with _interrupts_blocked():
-                    future = self._pool().submit(
-                        _run_chunk, call.stage.name, call.options, edges, call.folder, chunk
-                    )
+                    future = self._pool().submit(_run_chunk, *known, chunk)
                 pending[future] = (start, len(chunk))
                 start += len(chunk)
             # A signal that another thread received is handled once the main thread wakes.
@@ -246,12 +246,18 @@ def _frames(paths: tuple[str, ...]) -> list[pl.DataFrame]:
 
 
 def _run_chunk(
-    name: str, options: SimpleNamespace, stored: dict[str, Any], folder: Path, rows: pl.DataFrame
+    name: str,
+    prompts: tuple[Replacement, ...],
+    options: SimpleNamespace,
+    stored: dict[str, Any],
+    folder: Path,
+    rows: pl.DataFrame,
 ) -> ChunkResult:
     """Call a stage on one chunk, in a worker.
 
     Args:
         name: The stage's full name.
+        prompts: What the recipe puts in the place of its prompts.
         options: Its options.
         stored: Its other inputs, as `_store_edges` gives them.
         folder: The step's work folder.
@@ -264,6 +270,6 @@ def _run_chunk(
             edges[edge] = frames if value[1] else frames[0]
         else:
             edges[edge] = value
-    call = StageCall(find(name), options, edges, folder)
+    call = StageCall(replace(find(name), prompts=prompts), options, edges, folder)
     context = Context(files=folder, work=folder, store=folder)
     return call(context, rows), peak_memory(), dict(context.counters)

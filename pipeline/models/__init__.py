@@ -5,6 +5,7 @@ A stage names a `LanguageModel` or an `Embedder` in its options, opens it with
 same request the same key, so an answer in the journal serves every one of them.
 """
 
+from pipeline.models.api import Api, Limits
 from pipeline.models.base import (
     Completion,
     Decoding,
@@ -12,7 +13,6 @@ from pipeline.models.base import (
     Encoder,
     Engine,
     LanguageModel,
-    Limits,
     Reasoning,
     Request,
     Scored,
@@ -22,6 +22,7 @@ from pipeline.models.base import (
 from pipeline.models.budget import Price
 
 __all__ = [
+    "Api",
     "Completion",
     "Decoding",
     "Embedder",

@@ -21,38 +21,13 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.models.api import DEFAULT_LIMITS, PLAIN_API, Api, Limits
 from pipeline.models.budget import Budget, Price
 from schemas.reasoning import Mark
 from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the chat template for models without one; see `local/chat_template.py`."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How fast requests are sent to a server. Execution only: no answer depends on it.
-
-    Args:
-        concurrency: Most requests in flight. How many there really are adapts to the
-            server (see `pipeline.models.http.rate_limit`).
-        requests_per_minute: Cap on requests; None for no cap.
-        tokens_per_minute: Cap on tokens, where a request counts with its prompt and its
-            longest answer; None for no cap.
-        timeout: Seconds for one attempt.
-        attempts: How often a request is tried before its row fails.
-        patience: Seconds without any answer after which nothing more is sent. A server
-            that asks to wait longer than that is not waited for.
-    """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    concurrency: int = 256
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 600.0
-    attempts: int = 8
-    patience: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -121,8 +96,11 @@ class LanguageModel:
         guided: Whether a server is asked to restrict answers to `Decoding.choice` and
             `Decoding.json_schema`.
         limits: How fast requests are sent to a server.
+        api: Which interface a server has, and which parameters it takes.
         reasoning: How it reasons before it answers.
         resample: How often an answer that cannot be read is sampled anew.
+        fallback: The model, by its name in the recipe, that is asked for what this one refuses
+            or fails; see `pipeline.models.ask`. It has no fallback itself.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
     """
@@ -143,11 +121,19 @@ class LanguageModel:
     serve: bool = False
     python: str | None = None
     guided: bool = True
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
+    api: Api = PLAIN_API
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 2
+    fallback: LanguageModel | None = None
     price: Price | None = None
     made_by: str | None = None
+
+    @property
+    def short_name(self) -> str:
+        """What rows call it: its id, what its server calls it, or the end of its path."""
+        name = self.id or self.served_name or self.made_by
+        return name or self.model.rstrip("/").split("/")[-1]
 
 
 @dataclass(frozen=True)
@@ -268,22 +254,24 @@ class Completion:
         text: The answer, without the text that stopped it and without reasoning.
         finish_reason: "stop" for a complete answer, "length" for one that was cut at
             `max_tokens`, "reasoning_unclosed" for reasoning that did not come to an answer,
-            "error" for none.
+            "withheld" for one that the provider's filter took away, "error" for none.
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of the answer.
         error: Why there is no answer and will be none; None where there is one.
         logprobs: One entry for each token of the answer, if the request asked for them.
         reasoning: What the model reasoned before it; empty where it did not.
+        unsent: Whether the request cannot be sent at all: no later run will get an answer.
     """
 
     key: str
     text: str
-    finish_reason: Literal["stop", "length", "reasoning_unclosed", "error"]
+    finish_reason: Literal["stop", "length", "reasoning_unclosed", "withheld", "error"]
     prompt_tokens: int
     completion_tokens: int
     error: str | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     reasoning: str = ""
+    unsent: bool = False
 
 
 @dataclass(frozen=True)
@@ -309,10 +297,18 @@ class Engine(Protocol):
         context_tokens: How many tokens of prompt and answer together the model can read;
             None where that is not known.
         resample: How often an answer that cannot be read is sampled anew.
+        fallback: What is asked for what this one refuses or fails; None for nothing.
+        name: What rows call it.
     """
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def resample(self) -> int: ...
+
+    @property
+    def fallback(self) -> Engine | None: ...
 
     @property
     def tokenizer(self) -> Any: ...
@@ -331,6 +327,10 @@ class Engine(Protocol):
             UserError: The budget is exhausted, or no request can be answered (a wrong
                 key, a server that is not there).
         """
+        ...
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        """Which of the requests the journal answers."""
         ...
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:

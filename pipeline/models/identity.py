@@ -4,7 +4,8 @@ The weights are identified by the first of these that there is: the `id` that th
 gave, the digest of the files of a local folder, the name under which a server knows the
 model, or a hub name with the commit that its revision resolves to. Number format, a
 replaced chat template, an adapter and those engine options that may change an answer
-belong to the identity. Engine, device and a server's address do not.
+belong to the identity, and so do fields that are sent to a server on top of what a stage asks.
+Engine, device and a server's address do not.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def identity(model: LanguageModel | Embedder, files: FileDigests) -> dict[str, A
     if model.tokenizer is not None:
         result["tokenizer"] = _folder_or_name(model.tokenizer, files)
     options = {k: v for k, v in model.engine_options.items() if k not in EXECUTION_OPTIONS}
-    return result | ({"options": options} if options else {})
+    api = model.api.identity()
+    return result | ({"options": options} if options else {}) | ({"api": api} if api else {})
 
 
 def reading(model: LanguageModel | Embedder) -> dict[str, Any]:

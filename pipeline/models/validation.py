@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
+from pipeline.models.api import PLAIN_API
 from pipeline.models.base import PLAIN, LanguageModel, local_folder
 
 SECRET_OPTIONS: Final = frozenset({"hf_token", "api_key"})
 """Options of vLLM that hold a key, which would reach the journal and the manifest."""
+_SECRET_FIELDS: Final = re.compile(
+    r"(?:api|access|subscription|x)?[-_]?key|authorization|(?:\w+[-_])?(?:secret|password)"
+    r"|(?:access|auth|bearer|api)[-_]?token",
+    re.IGNORECASE,
+)
+"""Names of fields and headers that hold a key."""
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OWN_FIELDS: Final = frozenset({
+    "model", "messages", "prompt", "contents", "system", "systemInstruction", "stream", "n",
+})  # fmt: skip
+"""Fields of a body that are the request itself: another value would answer another one."""
 _VARIABLE_NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 """Environment variables that may hold a key: few keys look like that, so none is printed."""
 
@@ -27,6 +40,7 @@ def mistakes(model: LanguageModel) -> list[str]:
         *_key_mistakes(model),
         *_other_mistakes(model),
         *_reasoning_mistakes(model),
+        *_api_mistakes(model),
     ]
 
 
@@ -44,11 +58,15 @@ def _server_mistakes(model: LanguageModel) -> list[str]:
 
 def _key_mistakes(model: LanguageModel) -> list[str]:
     messages = []
-    if model.api_key_env is not None and not _VARIABLE_NAME.fullmatch(model.api_key_env):
-        messages.append(
-            "api_key_env must be the NAME of an environment variable (A-Z, 0-9 and _), "
-            "got another text, which is not shown since it may be a key"
-        )
+    variables = {f"api.headers.{name}": value for name, value in model.api.headers.items()}
+    if model.api_key_env is not None:
+        variables["api_key_env"] = model.api_key_env
+    for option, value in variables.items():
+        if not _VARIABLE_NAME.fullmatch(value):
+            messages.append(
+                f"{option} must be the NAME of an environment variable (A-Z, 0-9 and _), "
+                "got another text, which is not shown since it may be a key"
+            )
     if marks := [mark for mark in "@?#" if mark in (model.base_url or "")]:
         messages.append(
             "base_url must be an address without a user name, a password or a query, got one "
@@ -99,3 +117,83 @@ def _reasoning_mistakes(model: LanguageModel) -> list[str]:
         if value < 0:
             messages.append(f"{name} must be at least 0, got {value}")
     return messages
+
+
+def _api_mistakes(model: LanguageModel) -> list[str]:
+    api, messages = model.api, []
+    if api != PLAIN_API and model.engine not in ("openai", "replay"):
+        messages.append(f"api must be left out for the engine {model.engine}, got one")
+    if names := [name for name in api.headers if not _HEADER.fullmatch(name)]:
+        messages.append(f"api.headers must be named as HTTP allows it, got {names[0]!r}")
+    if names := sorted({*api.extra_body} & _OWN_FIELDS):
+        messages.append(
+            f"api.extra_body must leave the request as it is, got {', '.join(names)}; "
+            "streaming is api: {stream: true}"
+        )
+    if names := sorted(name for name in _field_names(api.extra_body) if is_secret(name)):
+        messages.append(
+            f"api.extra_body must hold no key, got {', '.join(names)}; a key comes from the "
+            "environment, by api_key_env or api.headers"
+        )
+    native = api.provider in ("anthropic", "gemini")
+    return [*messages, *_native_mistakes(model), *_spelling_mistakes(model, native)]
+
+
+def _native_mistakes(model: LanguageModel) -> list[str]:
+    """What only OpenAI's form has, given to another provider."""
+    api, provider = model.api, model.api.provider
+    messages = []
+    if provider != "openai" and model.serve:
+        messages.append(f"api.provider must be openai with serve: true, got {provider}")
+    if api.headers and model.serve:
+        messages.append("api.headers must be left out with serve: true: the server is our own")
+    if provider == "gemini" and api.version is not None:
+        messages.append("api.version must be left out for gemini: it is part of base_url")
+    if provider not in ("anthropic", "gemini"):
+        return messages
+    options = {
+        "api.max_tokens_field": api.max_tokens_field,
+        "api.structured_output": api.structured_output,
+        "api.chat_template_kwargs": api.chat_template_kwargs or None,
+        "tokenizer": model.tokenizer,
+        "chat_template": model.chat_template,
+    }
+    return messages + [
+        f"{option} must be left out for {provider}, which has nothing of the kind, got {value}"
+        for option, value in options.items()
+        if value is not None
+    ]
+
+
+def _spelling_mistakes(model: LanguageModel, native: bool) -> list[str]:
+    api, messages = model.api, []
+    if api.structured_output is not None and not model.guided:
+        messages.append("api.structured_output must be left out with guided: false")
+    rendered = model.tokenizer is not None or local_folder(model.model) is not None
+    if api.chat_template_kwargs and not native and (rendered or model.chat_template):
+        messages.append(
+            "api.chat_template_kwargs must be left out where prompts are rendered here: the "
+            "server's template is not used"
+        )
+    return messages
+
+
+def _field_names(value: Any) -> Iterator[str]:
+    """The names of all fields in a JSON value."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield str(name)
+            yield from _field_names(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _field_names(item)
+
+
+def is_secret(name: str) -> bool:
+    """Whether a field of this name holds a key.
+
+    Example:
+        >>> is_secret("api_key"), is_secret("Authorization"), is_secret("prompt_cache_key")
+        (True, True, False)
+    """
+    return _SECRET_FIELDS.fullmatch(name) is not None

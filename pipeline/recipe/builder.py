@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pipeline.errors import Exit, UserError
+from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
-from pipeline.models.budget import BudgetLimit, Price
+from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit, Price
 from pipeline.recipe.discovery import find
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import bind, build_model, limits
-from pipeline.recipe.problems import Problem, as_written, merged, suggest
+from pipeline.recipe.problems import Problem, as_written, merged
 from pipeline.recipe.profiles import STAGE_KEYS
+from pipeline.recipe.prompts import read_prompts, with_prompts
 from pipeline.recipe.publication import Publish, read_publish
 from pipeline.recipe.refreshing import Refresh, read_refresh
 from pipeline.recipe.renamed import renamed_hint
@@ -29,7 +31,7 @@ MAX_NAME: Final = 200
 STAGE_NAME: Final = re.compile(r"[^\W\d][\w-]*")
 SECTIONS: Final[dict[str, Any]] = {
     "name": str, "models": dict, "stages": dict, "prices": dict, "budget": dict, "profiles": dict,
-    "publish": dict, "refresh": dict,
+    "publish": dict, "refresh": dict, "prompts": dict,
 }  # fmt: skip
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
@@ -45,6 +47,7 @@ class Builder:
         problems: All mistakes so far.
         models: The models by name, None for one with a mistake.
         budgets: What the run may use (under the empty name) and single steps of it.
+        currency: That of the prices.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
     """
@@ -58,6 +61,7 @@ class Builder:
         self.models: dict[str, Any] = {}
         self._read_models(content.get("models"))
         self._read_prices(content.get("prices"))
+        self._read_fallbacks(content.get("models"))
         self.budgets = {"": self._budget((), content)}
         self.publish = self._publish(content.get("publish"))
         self.refresh = self._refresh(content.get("refresh"))
@@ -71,7 +75,22 @@ class Builder:
             step = self._step(str(name), raw)
             if step and len(self.problems) == before:
                 steps[step.name] = step
-        return steps
+        return self._with_prompts(steps)
+
+    def _with_prompts(self, steps: dict[str, Step]) -> dict[str, Step]:
+        """The steps with the recipe's templates in the place of their prompts."""
+        raw = self.document.content.get("prompts")
+        if not isinstance(raw, dict):
+            return steps
+        stages = {step.stage.name: step.stage for step in steps.values()}
+        complete = len(steps) == len(self._stages())
+        templates, problems = read_prompts(raw, self.folder, [*stages.values()], complete=complete)
+        self._add(("prompts",), "prompts", problems)
+        own = {name: with_prompts(stage, templates) for name, stage in stages.items()}
+        return {
+            name: replace(step, stage=replace(step.stage, prompts=own[step.stage.name]))
+            for name, step in steps.items()
+        }
 
     def _stages(self) -> dict[Any, Any]:
         stages = self.document.content.get("stages")
@@ -145,6 +164,7 @@ class Builder:
                 continue
             spec = dict(raw)
             maker = spec.pop("from", None)
+            spec.pop("fallback", None)  # once all models are known
             if maker is not None:
                 spec.setdefault("model", "")
                 self._check_exists((*key_path, "from"), f"model {name!r} is from", str(maker))
@@ -155,6 +175,7 @@ class Builder:
             self.models[str(name)] = model
 
     def _read_prices(self, prices: Any) -> None:
+        currencies: dict[str, str] = {}
         for name, raw in (prices if isinstance(prices, dict) else {}).items():
             key_path = ("prices", str(name))
             price = self._limits(key_path, raw, Price)
@@ -167,6 +188,38 @@ class Builder:
                 self._problem(key_path, what)
             elif price is not None and model is not None:
                 self.models[str(name)] = replace(model, price=price)
+            if price is not None:
+                currencies.setdefault(price.currency, str(name))
+        if len(currencies) > 1:
+            uses = " and ".join(f"{code} ({name})" for code, name in currencies.items())
+            what = f"all prices of a recipe must be in one currency, got {uses}"
+            self._problem(("prices",), what, "convert them; `currency` is USD where it is left out")
+        self.currency = next(iter(currencies), DEFAULT_CURRENCY)
+
+    def _read_fallbacks(self, models: Any) -> None:
+        """The model that each `fallback` names, with its own price."""
+        named = {
+            str(name): raw["fallback"]
+            for name, raw in (models if isinstance(models, dict) else {}).items()
+            if isinstance(raw, dict) and raw.get("fallback") is not None
+        }
+        before = dict(self.models)
+        for name, second in named.items():
+            key_path = ("models", name, "fallback")
+            model, fallback = before.get(name), before.get(str(second))
+            if not isinstance(second, str):
+                self._problem(key_path, f"fallback must be the name of a model, got {second!r}")
+            elif second not in before:
+                hint = suggest(str(second), before)
+                self._problem(key_path, f"there is no model {second!r}", hint)
+            elif isinstance(model, Embedder) or isinstance(fallback, Embedder):
+                what = "fallback must be of a language model and name another one"
+                self._problem(key_path, f"{what}, got the embedder {second!r}")
+            elif second == name or second in named:
+                what = f"fallback must name another model without a fallback, got {second!r}"
+                self._problem(key_path, what)
+            elif model is not None and fallback is not None:
+                self.models[name] = replace(model, fallback=fallback)
 
     def _budget(self, key_path: KeyPath, raw: Mapping[str, Any]) -> BudgetLimit:
         """The `budget` among these keys; without limits where there is none."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.errors import UserError, program
-from pipeline.recipe.problems import closest
+from pipeline.hints import closest
 from pipeline.stage import ROOT, DataKind, Edge, Option, Stage, python_name, recipe_name
 
 FAMILIES: Final = ROOT / "stages"

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import Any
 
 from pipeline.errors import OptionError, UserError
+from pipeline.hints import closest, suggest
+from pipeline.models.base import LanguageModel
 from pipeline.recipe.added_columns import stages_that_add
-from pipeline.recipe.problems import closest, suggest
 from pipeline.stage import (
     ALL,
     BASE_COLUMNS,
@@ -40,6 +42,7 @@ class Step:
         locate: The recipe's line of a key of the step, such as ("with", "budget").
         columns: The columns of its output rows, with polars types.
         own: The columns that it adds itself, after renaming.
+        limit: In a preview, how many rows a step gets or makes that asks a language model.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Step:
     locate: Callable[[Sequence[str]], str] = field(compare=False)
     columns: Columns = field(default_factory=dict)
     own: Columns = field(default_factory=dict)
+    limit: int | None = None
 
     @property
     def label(self) -> str:
@@ -63,6 +67,27 @@ class Step:
         return self.needs[self.stage.edges[0].name][0]
 
     @property
+    def asks_model(self) -> bool:
+        """Whether it gives rows for which it asks a language model."""
+        models: list[Any] = []
+        for option in self.stage.options:
+            if option.is_model:
+                option.each(getattr(self.options, option.name), models.append)
+        language = any(isinstance(model, LanguageModel) for model in models)
+        return language and self.stage.gives_rows
+
+    @property
+    def limited_edge(self) -> str | None:
+        """The edge of whose rows it gets `limit` in a preview; None where it gets all.
+
+        A step that says itself how many rows it makes is shown all of its examples.
+        """
+        if self.limit is None or hasattr(self.options, "num_rows"):
+            return None
+        connected = (edge.name for edge in self.stage.edges if self.needs.get(edge.name))
+        return next(connected, None)
+
+    @property
     def upstream(self) -> list[str]:
         """The steps that this one depends on, models included."""
         edges = [name for names in self.needs.values() for name in names]
@@ -72,10 +97,15 @@ class Step:
     def makers(self) -> list[str]:
         """The steps whose weights its models have."""
         makers: list[str | None] = []
+
+        def add(model: Any) -> None:
+            makers.append(model.made_by)
+            if (second := getattr(model, "fallback", None)) is not None:
+                add(second)
+
         for option in self.stage.options:
             if option.is_model:
-                value = getattr(self.options, option.name)
-                option.each(value, lambda model: makers.append(model.made_by))
+                option.each(getattr(self.options, option.name), add)
         return [maker for maker in dict.fromkeys(makers) if maker is not None]
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import ROOT
+from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.validation import mistakes
 from pipeline.recipe.problems import (
@@ -27,7 +28,6 @@ from pipeline.recipe.problems import (
     names_in,
     option_groups,
     problems_in,
-    suggest,
 )
 from pipeline.recipe.renamed import renamed_hint
 from pipeline.stage import Option, Stage
@@ -276,10 +276,16 @@ def limits(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:
         The dataclass, None where something is wrong with it, and the problems.
     """
     value, problems = checked_dataclass(raw, kind)
-    for name, number in vars(value).items() if value is not None else ():
-        if number is not None and number < 0:
-            problems.append(Problem((name,), f"{name} must be at least 0, got {number}"))
-    return value, problems
+    return value, [*problems, *_negative(value)]
+
+
+def _negative(value: Any, *path: str) -> Iterator[Problem]:
+    """The negative numbers in a dataclass and in those that it holds."""
+    for name, field in vars(value).items() if is_dataclass(value) else ():
+        here = (*path, name)
+        if isinstance(field, int | float) and field < 0:
+            yield Problem(here, f"{'.'.join(here)} must be at least 0, got {field}")
+        yield from _negative(field, *here)
 
 
 def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:

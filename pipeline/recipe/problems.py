@@ -7,12 +7,12 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
-from difflib import SequenceMatcher
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from pipeline.hints import CLOSE, closest, similarity, suggest
 from pipeline.models.base import Embedder, LanguageModel
 
 _TYPES: Final = {
@@ -24,14 +24,8 @@ _TYPES: Final = {
     "none_required": "null", "model_attributes_type": "a mapping",
 }  # fmt: skip
 
-CLOSE: Final = 0.65
-"""The similarity from which a name may be a slip for another: one letter of three differs."""
-
 RENAMED: Final = "renamed (see CHANGELOG.md): "
 """How the hint for a former name begins; see `pipeline/recipe/renamed.py`."""
-
-NEARLY: Final = 0.15
-"""How much less similar than the closest name another one may be to be offered beside it."""
 
 
 class Problem(NamedTuple):
@@ -49,47 +43,6 @@ class Problem(NamedTuple):
     what: str
     hint: str | None = None
     kind: Literal["value", "unknown", "missing", "no_file"] = "value"
-
-
-def closest(name: str, valid: Iterable[Any]) -> str | None:
-    """A "did you mean" with the valid names close to this one; None where there is none.
-
-    Case and the kind of dash do not count, a stage is known without its family, and an
-    option by some of its words.
-
-    Example:
-        >>> closest("budgte", ["budget", "seed"])
-        "did you mean 'budget'?"
-        >>> closest("Loss", ["score.loss", "score.knn"]), closest("batch", ["batch_size"])
-        ("did you mean 'score.loss'?", "did you mean 'batch_size'?")
-        >>> closest("count", ["source", "num_rows"])
-    """
-    scores = {str(k): _similarity(name, str(k)) for k in valid}
-    best = max(scores.values(), default=0.0)
-    close = [k for k, score in scores.items() if score >= max(CLOSE, best - NEARLY)]
-    close.sort(key=lambda k: -scores[k])
-    return f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else None
-
-
-def _similarity(name: str, valid: str) -> float:
-    """From 0 to 1: how likely it is that somebody who writes `name` means `valid`."""
-    parts = [re.split(r"[_.\- ]+", text.lower()) for text in (name, valid)]
-    if all(parts[0]) and {*parts[0]} <= {*parts[1]}:
-        return 1.0
-    texts = ["_".join(words) for words in parts]
-    method = valid.lower().rpartition(".")[2].replace("-", "_")
-    return max(SequenceMatcher(None, texts[0], text).ratio() for text in (texts[1], method))
-
-
-def suggest(name: str, valid: Iterable[Any]) -> str | None:
-    """A "did you mean" for a name, else the list of the valid names; None without any.
-
-    Example:
-        >>> suggest("unit", ["budget", "seed"])
-        'there are: budget, seed'
-    """
-    names = [str(k) for k in valid]
-    return closest(name, names) or (f"there are: {', '.join(names)}" if names else None)
 
 
 def merged(problems: Sequence[Problem]) -> list[Problem]:
@@ -129,7 +82,7 @@ def _explained(unknown: Problem, missing: Problem) -> str | None:
     if name == needed or renamed:
         return hint
     same = unknown.path[:-1] == missing.path[:-1]
-    if same and _similarity(name, needed) >= CLOSE:
+    if same and similarity(name, needed) >= CLOSE:
         return f"did you mean {needed!r}, which is missing?"
     return None
 
@@ -189,7 +142,9 @@ def _problem(name: str, raw: Any, annotation: Any, entry: Mapping[str, Any]) -> 
         return Problem(path, f"{subject} must say which: {{name: ...}}", _names(own))
     if kind == "union_tag_invalid":
         tag = str(value.get("name")) if isinstance(value, Mapping) else str(value)
-        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, option_groups(own)))
+        # Within a mapping of names to groups no annotation is known, but pydantic knows the tags.
+        tags = option_groups(own) or re.findall(r"'([^']+)'", entry["ctx"]["expected_tags"])
+        return Problem(path, f"{subject}: there is no {tag!r}", suggest(tag, tags))
     if kind == "value_error":
         text = str(entry["ctx"]["error"])
         # A group's text begins with the name of the option that is wrong.

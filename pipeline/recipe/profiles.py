@@ -18,9 +18,9 @@ from dataclasses import fields
 from typing import Any, Final
 
 from pipeline.errors import UserError
+from pipeline.hints import suggest
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
-from pipeline.recipe.problems import suggest
 from pipeline.recipe.publication import Gate, Publish
 from pipeline.recipe.refreshing import Refresh
 from pipeline.recipe.yaml_document import RecipeDocument

@@ -25,8 +25,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator
 
 from pipeline import ROOT
+from pipeline.hints import suggest
 from pipeline.recipe.options import checked_dataclass
-from pipeline.recipe.problems import Problem, suggest
+from pipeline.recipe.problems import Problem
 from pipeline.types import Count, NonEmpty, NonNegativeInt, PhoneRegions, option_group
 
 Level = Literal["refuse", "warn", "ignore"]

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from pipeline import DEFAULT_STORE, ROOT
 from pipeline.errors import RecipeErrors, UserError, command_line
-from pipeline.models.budget import BudgetLimit
+from pipeline.hints import display, suggest
+from pipeline.models.budget import DEFAULT_CURRENCY, BudgetLimit
 from pipeline.recipe import graph
 from pipeline.recipe.builder import Builder
 from pipeline.recipe.graph import Step
-from pipeline.recipe.problems import suggest
 from pipeline.recipe.profiles import apply_profile, check_profiles, profiles_of
 from pipeline.recipe.publication import Publish
 from pipeline.recipe.refreshing import Refresh
@@ -45,14 +45,16 @@ class Recipe:
         steps: The steps by name.
         budget: What one run may use of language models.
         budgets: What single steps may use of it.
+        currency: That of its prices.
         profiles: The profiles that the recipe has.
         profile: The one that is applied.
         overrides: What `--set` changed after it.
         text: The file as it is; of a recipe from Python values, these as JSON.
         publish: Where a release goes, and what it must be before.
         refresh: When a refresh stops instead of releasing.
-        digest: Stands for what the recipe says: its stages and models with the profile and the
-            overrides applied.
+        limit: Of a preview, the rows that each stage gets which asks a language model.
+        digest: Stands for what the recipe says: its stages, models and prompts with the profile
+            and the overrides applied.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Recipe:
     steps: Mapping[str, Step]
     budget: BudgetLimit = field(default_factory=BudgetLimit)
     budgets: Mapping[str, BudgetLimit] = field(default_factory=dict)
+    currency: str = DEFAULT_CURRENCY
     profiles: tuple[str, ...] = ()
     profile: str | None = None
     overrides: tuple[str, ...] = ()
@@ -67,6 +70,7 @@ class Recipe:
     publish: Publish = field(default_factory=Publish)
     refresh: Refresh = field(default_factory=Refresh)
     digest: str = ""
+    limit: int | None = None
 
     @classmethod
     def load(
@@ -128,7 +132,7 @@ class Recipe:
             name: The recipe's name.
             stages: The section `stages`.
             models: The section `models`.
-            more: The sections `prices`, `budget`, `publish` and `refresh`.
+            more: The sections `prices`, `budget`, `publish`, `refresh` and `prompts`.
 
         Raises:
             RecipeErrors: The recipe has mistakes.
@@ -152,13 +156,24 @@ class Recipe:
         name, budgets = str(document.content["name"]), builder.budgets
         profiles = tuple(profiles_of(document))
         applied |= {"publish": builder.publish, "refresh": builder.refresh}
-        applied["digest"] = _digest(document.content, applied)
-        return cls(name, path, steps, budgets.pop(""), budgets, profiles, **applied)
+        applied["digest"] = _digest(document.content, applied, steps)
+        limits = budgets.pop(""), budgets, builder.currency
+        return cls(name, path, steps, *limits, profiles, **applied)
 
     @property
     def folder(self) -> Path:
         """Where relative paths are looked for first."""
         return self.path.parent if self.path else ROOT
+
+    def history(self, parts: Mapping[str, Any] | None) -> str:
+        """The name under which the store lists the artifacts of a stage: previews by themselves.
+
+        Args:
+            parts: What the fingerprint is a digest of; None where that is not known yet.
+        """
+        limited = self.limit is not None and (parts is None or "limit" in parts)
+        # No recipe has a name that begins with a dot.
+        return f".{self.name}.limit-{self.limit}" if limited else self.name
 
     def step(self, name: str) -> Step:
         """The step of this name.
@@ -184,6 +199,7 @@ class Recipe:
         """
         options = ["--profile", self.profile] if self.profile else []
         options += [word for override in self.overrides for word in ("--set", override)]
+        options += ["--limit", str(self.limit)] if self.limit is not None else []
         return command_line(verb, self._reference(), *words, *options, store=store)
 
     def _reference(self) -> str:
@@ -196,13 +212,17 @@ class Recipe:
         return str(self.path.relative_to(Path.cwd()) if inside else self.path)
 
 
-def _digest(content: Mapping[str, Any], applied: Mapping[str, Any]) -> str:
-    """What stands for stages and models, and for the profile and overrides that changed them."""
+def _digest(
+    content: Mapping[str, Any], applied: Mapping[str, Any], steps: Mapping[str, Step]
+) -> str:
+    """What stands for stages, models and prompts, and for what changed them."""
     sections = {name: content.get(name) or {} for name in ("stages", "models")}
-    # Where a release goes is no part of what it is.
-    without = ("publish.", "refresh.")
+    # Where a release goes is no part of what it is, and prompts are known by what they say.
+    without = ("publish.", "refresh.", "prompts.")
     overrides = [o for o in applied.get("overrides", ()) if not o.startswith(without)]
-    identity = [sections, applied.get("profile"), overrides]
+    identity: list[Any] = [sections, applied.get("profile"), overrides]
+    prompts = {one.name: one.digest for step in steps.values() for one in step.stage.prompts}
+    identity += [prompts] if prompts else []
     # YAML has values, such as dates, that JSON has not.
     return digest(json.loads(json.dumps(identity, default=str)))
 
@@ -247,11 +267,3 @@ def locate(reference: str) -> Path:
         raise UserError(what, why=error.strerror) from None
     names = sorted(p.stem for p in RECIPES.glob("*.yaml"))
     raise UserError(f"there is no recipe {reference!r}", hint=suggest(reference, names))
-
-
-def display(path: Path) -> str:
-    """A path as a person knows it: relative to where they stand or to the repository."""
-    for base in (Path.cwd(), ROOT):
-        if path.is_relative_to(base):
-            return str(path.relative_to(base))
-    return str(path)

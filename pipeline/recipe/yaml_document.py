@@ -19,7 +19,7 @@ from typing import Any, Final
 import yaml
 
 from pipeline.errors import UserError
-from pipeline.recipe.problems import suggest
+from pipeline.hints import suggest
 
 KeyPath = tuple[str, ...]
 """The keys that lead to a value: ("stages", "sample", "with", "budget")."""
@@ -32,7 +32,7 @@ MAX_VALUES: Final = 100_000
 aliases make billions."""
 
 MERGE: Final = "tag:yaml.org,2002:merge"
-CHANGEABLE: Final = ("models", "stages", "prices", "budget", "publish", "refresh")
+CHANGEABLE: Final = ("models", "stages", "prices", "budget", "publish", "refresh", "prompts")
 """What `--set` and a profile may change."""
 
 _YAML: Final = "tag:yaml.org,2002:"

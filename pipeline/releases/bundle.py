@@ -20,15 +20,15 @@ from typing import Any, Final
 
 from pipeline import ROOT
 from pipeline.errors import UserError
-from pipeline.execution.code_hash import code_hash, own_files, prompts
 from pipeline.models.identity import folder_digest
 from pipeline.models.journal.export import lines
 from pipeline.models.journal.journal import journal_in
+from pipeline.recipe.code_hash import code_hash, own_files, prompt_digests, prompts
 from pipeline.recipe.graph import Step
 from pipeline.recipe.options import existing
 from pipeline.recipe.recipe import Recipe, document_of
 from pipeline.stage import Stage
-from pipeline.store.file_hashes import BLOCK, FileDigests, file_digest
+from pipeline.store.file_hashes import BLOCK, FileDigests
 from pipeline.store.files import check_kind
 from pipeline.store.hashing import encode
 from pipeline.store.store import Store
@@ -146,8 +146,9 @@ def _members(release: Release, stages: Iterable[Stage]) -> Iterator[tuple[str, b
     yield RELEASE, json.dumps(release, indent=1, ensure_ascii=False).encode()
     yield RECIPE, release["recipe"]["text"].encode()
     for stage in stages:
-        for name, path in prompts(stage).items():
-            yield PROMPTS + name, path.read_bytes()
+        texts = {name: path.read_bytes() for name, path in prompts(stage).items()}
+        for name, text in (texts | {one.name: one.content for one in stage.prompts}).items():
+            yield PROMPTS + name, text
         if not is_shipped(stage):
             for name, path in own_files(stage).items():
                 yield OWN + name, path.read_bytes()
@@ -201,7 +202,7 @@ def _stage(stage: Stage) -> BundleStage:
         uses=stage.name,
         version=stage.version,
         code=code_hash(stage),
-        prompts={name: file_digest(path) for name, path in prompts(stage).items()},
+        prompts=prompt_digests(stage),
     )
 
 
@@ -214,10 +215,11 @@ def _inputs(recipe: Recipe, step: Step, files: FileDigests) -> Iterator[BundleIn
             patterns = written.get(option.name)
             shown = patterns if isinstance(patterns, str) else ", ".join(patterns or ())
             yield _input(step.name, option.name, shown, [Path(p) for p in paths], files)
-    for path in step.stage.input_files(step.options):
-        inside = path.is_relative_to(ROOT)
-        shown = path.relative_to(ROOT).as_posix() if inside else path.name
-        yield _input(step.name, None, shown, [path], files)
+    if own := step.stage.input_files(step.options):
+        folder = Path(os.path.commonpath([path.parent for path in own]))
+        inside = folder.is_relative_to(ROOT)
+        shown = folder.relative_to(ROOT).as_posix() if inside else folder.name
+        yield _input(step.name, None, shown, own, files)
 
 
 def _input(

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from pipeline.errors import UserError
+from pipeline.hints import display
 from pipeline.models.journal.export import import_entries
 from pipeline.models.journal.journal import Journal
-from pipeline.recipe.recipe import display
 from pipeline.releases.bundle import BUNDLE, JOURNAL, OWN, PROMPTS, RECIPE, RELEASE, copied
 from pipeline.store.files import DamagedFile, checked
 from pipeline.store.store import Store

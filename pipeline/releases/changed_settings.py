@@ -26,7 +26,8 @@ def changed_settings(before: Snapshot, after: Snapshot) -> dict[str, Table]:
 
     Returns:
         `stages` that came, went, or are of another version; `options` and `models` with their
-        values before and after; `sources` (stages that load) with other content, and their rows.
+        values before and after; `prompts` with the digests of their texts; `sources` (stages
+        that load) with other content, and their rows.
     """
     old = {stage["name"]: stage for stage in stages_of(before)}
     new = {stage["name"]: stage for stage in stages_of(after)}
@@ -36,6 +37,7 @@ def changed_settings(before: Snapshot, after: Snapshot) -> dict[str, Table]:
         "stages": list(_stages(old, new)),
         "options": [line for a, b in pairs for line in _options(a, b)],
         "models": [line for a, b in pairs for line in _values("model", a, b, "models", set())],
+        "prompts": [line for a, b in pairs for line in _values("prompt", a, b, "prompts", set())],
         "sources": [line for a, b in pairs for line in _source(a, b)],
     }
 

@@ -2,8 +2,9 @@
 
 Kept are the artifacts of every release, the newest of every stage of every recipe, and what is
 younger than some days; with each kept artifact the cached rows from which its stage would
-compute new rows. Answers of language models are paid for and never removed. A folder is first
-renamed and then emptied, so that a kill leaves no half of one under its name.
+compute new rows, and the data frames that it was loaded from. The code of a bundle is unpacked
+again by whoever runs the bundle. Answers of language models are paid for and never removed. A
+folder is first renamed and then emptied, so that a kill leaves no half of one under its name.
 """
 
 from __future__ import annotations
@@ -19,20 +20,23 @@ from typing import Any, Final
 from typing_extensions import TypedDict
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import releases
 from pipeline.store.files import DamagedFile, read_json
+from pipeline.store.releases import releases
 from pipeline.store.row_cache import cache_key
 from pipeline.store.store import Store
 
 DAY: Final = 86_400
-KINDS: Final = ("artifacts", "work folders", "cached rows", "leftovers")
-
-
+KINDS: Final = (
+    "artifacts", "work folders", "cached rows", "data frames", "code of bundles", "leftovers",
+)  # fmt: skip
 LEFTOVERS: Final = (
     "work/.*-removed", "memo/.*-removed", "memo/*/.*", "refs/*/.*.json.*", "releases/*/.*-*",
-    "code/.*", ".digests.json.*", ".files.json.*",
+    "code/.*", ".digests.json.*", ".files.json.*", "frames/.*-removed", "bundles/.*-removed",
 )  # fmt: skip
 """What has such a name was half written or half removed. The journal recovers its own files."""
+
+UNLOCKED_LEFTOVERS: Final = ("frames/*/.*", "bundles/.*")
+"""The same of what is written without the store's lock: it may be in use while it is young."""
 
 
 class Collected(TypedDict):
@@ -85,11 +89,18 @@ def collect(store: Store, keep_days: int, *, delete: bool = False) -> dict[str, 
         For each of `KINDS` what is removed, or would be, and what stays.
 
     Raises:
-        UserError: Another run uses the store; or a release, or the list of a stage's artifacts,
-            is damaged, so that what they need is not known. Nothing is removed then.
+        UserError: There is no store, or another run uses it; or a release, or the list of a
+            stage's artifacts, is damaged, so that what they need is not known. Nothing is removed
+            then.
     """
-    if not store.root.is_dir():
-        return _Plan().summary()
+    if not (store.root / "lock").is_file():
+        there = store.root.exists()
+        raise UserError(
+            "this folder is no store" if there else "there is no store in this folder",
+            where=str(store.root),
+            why="no run has used it" if there else None,
+            hint="name the folder of the store: --store DIR",
+        )
     with store.locked():
         plan = _plan(store, time.time() - keep_days * DAY)
         summary = plan.summary()
@@ -109,18 +120,24 @@ def _plan(store: Store, oldest: float) -> _Plan:
     """
     plan, root = _Plan(), store.root
     needed, manifests = _needed(store), _manifests(root / "artifacts")
-    reachable: set[str] = set()
+    reachable, loaded = set[str](), set[str]()
     for fingerprint, manifest in manifests.items():
         stays = fingerprint in needed or _finished(manifest, root, fingerprint) > oldest
         plan.add("artifacts", root / "artifacts" / fingerprint, stays)
         if stays and manifest:
             reachable.add(cache_key(manifest["parts"]))
+            loaded.update(_texts(manifest["parts"].get("options")))
     for folder in _folders(root / "work"):
         committed = manifests.get(folder.name)
         done = bool(committed) and not (committed or {}).get("incomplete")
         plan.add("work folders", folder, not done and _newest(folder) > oldest)
     for folder in _folders(root / "memo"):
         plan.add("cached rows", folder, folder.name in reachable or _newest(folder) > oldest)
+    for folder in _folders(root / "frames"):
+        digests = store.files().get_many([p for p in folder.glob("[!.]*") if p.is_file()])
+        plan.add("data frames", folder, not loaded.isdisjoint(digests) or _newest(folder) > oldest)
+    for folder in _folders(root / "bundles"):
+        plan.add("code of bundles", folder, _newest(folder) > oldest)
     for leftover in _leftovers(root):
         plan.add("leftovers", leftover, needed=False)
     return plan
@@ -133,7 +150,8 @@ def _needed(store: Store) -> set[str]:
         UserError: A release or the list of a stage's artifacts is damaged.
     """
     needed = {stage["fingerprint"] for r in releases(store) for stage in r["stages"]}
-    for path in sorted((store.root / "refs").glob("*/[!.]*.json")):
+    # Those of previews begin with a dot: nothing needs them once they are old.
+    for path in sorted((store.root / "refs").glob("[!.]*/[!.]*.json")):
         try:
             listed = read_json(path, list[str]) or []
         except DamagedFile as damage:
@@ -170,10 +188,23 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield from sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
 
 
+def _texts(value: Any) -> Iterator[str]:
+    """All texts within a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
 def _leftovers(root: Path) -> Iterator[Path]:
     """What killed processes left half written or half removed."""
     for pattern in LEFTOVERS:
         yield from sorted(root.glob(pattern))
+    known = {path for pattern in LEFTOVERS for path in root.glob(pattern)}
+    for pattern in UNLOCKED_LEFTOVERS:
+        paths = (path for path in sorted(root.glob(pattern)) if path not in known)
+        yield from (path for path in paths if _newest(path) < time.time() - DAY)
 
 
 def _newest(folder: Path) -> float:
@@ -188,7 +219,7 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
-        path.unlink()
+        path.unlink(missing_ok=True)  # its folder may have gone already
         return
     aside = path if path.name.startswith(".") else path.with_name(f".{path.name}-removed")
     if aside != path:

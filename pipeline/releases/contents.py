@@ -234,9 +234,11 @@ def journal_digest(snapshot: Snapshot) -> str | None:
 
 def _journal_keys(artifact: Artifact, part: str) -> Iterator[str]:
     renamed: Mapping[str, str] = artifact.manifest["parts"].get("as", {})
-    columns = [c for c in (renamed.get("journal", "journal"), "evidence") if c]
-    present = [column for column in columns if column in artifact.columns(part)]
+    original = {new: old for old, new in renamed.items()}
+    named = [c for c in artifact.columns(part) if original.get(c, c).endswith("journal")]
+    present = [*named, *({"evidence"} & {*artifact.columns(part)})]
     frame = artifact.read(part, present) if present else pl.DataFrame()
+    present = [c for c in present if c == "evidence" or frame.schema[c] == pl.List(pl.String)]
     for column in present:
         values: Any = frame[column].drop_nulls()
         if values.dtype == pl.String:

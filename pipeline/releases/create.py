@@ -17,7 +17,7 @@ from pipeline.execution.plan import PlannedStep, plan
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.contents import contents, passed_stages
-from pipeline.releases.registry import (
+from pipeline.store.releases import (
     LATEST,
     check_name,
     latest,
@@ -82,6 +82,9 @@ def create(
         UserError: A stage is stale, missing or incomplete, its code changed under the same
             version, the name or version is not possible, or another run uses the store.
     """
+    if recipe.limit is not None:
+        what = f"a preview of {recipe.limit:,} rows cannot be released"
+        raise UserError(what, hint="run the recipe without a limit first")
     name = check_name(recipe.name if name is None else name)
     with store.locked():
         snapshot = Snapshot.of_plan(recipe, store, _ready(recipe, store))
@@ -99,10 +102,10 @@ def create(
 
 
 def _ready(recipe: Recipe, store: Store) -> list[PlannedStep]:
-    """The plan of the recipe, of which nothing would run.
+    """The plan of the recipe, of which nothing would run and every file is as it was written.
 
     Raises:
-        UserError: Something would.
+        UserError: Something would run, or a file is damaged.
     """
     steps = plan(recipe, store)
     if drifted := sorted({p.step.stage.name for p in steps if p.drifted}):
@@ -122,6 +125,9 @@ def _ready(recipe: Recipe, store: Store) -> list[PlannedStep]:
             why=", ".join([*shown, *more]),
             hint=recipe.command("run", store=store.root),
         )
+    files = store.files()
+    for artifact in filter(None, (planned.artifact for planned in steps)):
+        artifact.verify_all(files)
     return steps
 
 

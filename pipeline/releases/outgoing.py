@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import Exit, UserError, command_line
-from pipeline.execution.snapshot import Snapshot
+from pipeline.execution.snapshot import Snapshot, release_named
 from pipeline.recipe.publication import Publish
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.findings import Finding
@@ -18,16 +18,15 @@ from pipeline.releases.options import publication_of
 from pipeline.releases.plugins import plugin
 from pipeline.releases.publication import Publication, prepare
 from pipeline.releases.publish import publish
-from pipeline.releases.registry import (
-    is_reference,
+from pipeline.releases.transports import SCHEMES, Outcome, open_transport
+from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
+from pipeline.store.releases import (
     latest,
     parse_reference,
     read_release,
     releases,
-    version_key,
+    version_before,
 )
-from pipeline.releases.transports import SCHEMES, Outcome, open_transport
-from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
 from pipeline.store.store import Store
 from schemas.release import Release
 
@@ -111,12 +110,7 @@ class Outgoing:
         Raises:
             UserError: The store lacks a file of it, or the card cannot be rendered.
         """
-        earlier = [
-            other
-            for other in releases(self.store, self.release["name"])
-            if version_key(other["version"]) < version_key(self.release["version"])
-        ]
-        before = max(earlier, key=lambda other: version_key(other["version"]), default=None)
+        before = version_before(self.store, self.release)
         arguments = (self.store, self.release, self.snapshot)
         card: str = plugin("card")(*arguments, before, self.options)
         croissant = plugin("croissant")(*arguments, self.options)
@@ -152,12 +146,9 @@ class Outgoing:
                 where=self.reference,
                 hint="name one in the recipe: `publish: {takedown: FILE}`",
             )
-        listed = sorted(
-            releases(self.store, self.release["name"]), key=lambda r: version_key(r["version"])
-        )
         return [
             release["version"]
-            for release in listed
+            for release in releases(self.store, self.release["name"])
             if plugin("takedown")(
                 self.store, release, Snapshot.of_release(self.store, release), self.options
             )
@@ -185,7 +176,7 @@ def destination(
 
     Args:
         store: The store; read only for the address of a release without `to`.
-        reference: `NAME@VERSION`, or a recipe.
+        reference: `NAME@VERSION`, a recipe, or the name of a release.
         to: Where it is published; by default where its rules say.
         overrides: What `--set` changes; of a recipe alone.
         profile: The profile to apply; of a recipe alone.
@@ -193,9 +184,9 @@ def destination(
     Raises:
         UserError: There is no such recipe or release, or no address.
     """
-    if is_reference(reference):
-        name = parse_reference(reference).name
-        to = to or publication_of(read_release(store, reference)).to
+    if released := release_named(store, reference):
+        name = parse_reference(released).name
+        to = to or publication_of(read_release(store, released)).to
     else:
         recipe = Recipe.load(reference, overrides, profile)
         name, to = recipe.name, to or recipe.publish.to
@@ -214,7 +205,7 @@ def outgoing(
     Args:
         store: The store.
         reference: `NAME@VERSION`, or a recipe, which means its latest release and the rules
-            that the recipe has now.
+            that the recipe has now; or `NAME`, the latest release of a name that no recipe has.
         to: Where it is published; by default where its rules say.
         overrides: What `--set` changes; of a recipe alone.
         profile: The profile to apply; of a recipe alone.
@@ -225,13 +216,13 @@ def outgoing(
     if to is not None:
         open_transport(to, Patience())
         to = to.replace("hf://datasets/", "hf://", 1).rstrip("/")
-    if is_reference(reference):
+    if released := release_named(store, reference):
         if overrides or profile:
             raise UserError(
                 f"{reference} is a release: it cannot be changed by --set or --profile",
                 hint="name the recipe instead",
             )
-        release = read_release(store, reference)
+        release = read_release(store, released)
         options = publication_of(release)
     else:
         recipe = Recipe.load(reference, overrides, profile)

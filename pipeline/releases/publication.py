@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError, command_line
-from pipeline.releases.registry import FILE, release_files, version_key
 from pipeline.store.file_hashes import file_digest
+from pipeline.store.releases import FILE, release_files, version_key
 from pipeline.store.store import Store
 from schemas.manifest import FileEntry
 from schemas.release import Release

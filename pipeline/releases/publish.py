@@ -60,6 +60,21 @@ def publish(
         return outcome, read_back(transport, publication)
 
 
+def has_version(version: str, to: str, wait: float = DEFAULT_SECONDS) -> bool:
+    """Whether a version is in a place.
+
+    Args:
+        version: The version.
+        to: The address.
+        wait: Seconds to wait at most for a server that cannot answer.
+
+    Raises:
+        UserError: The place refuses, or does not answer in time.
+    """
+    with opened(to, wait) as transport:
+        return transport.has_version(version)
+
+
 def rollback(name: str, version: str, to: str, wait: float = DEFAULT_SECONDS) -> Outcome:
     """Make an earlier version the current one of a place.
 

@@ -9,17 +9,14 @@ there. What it did and why is a line of `refresh.log.jsonl` in the store.
 from __future__ import annotations
 
 import fcntl
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
 
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.plan import plan
+from pipeline.execution.hub_sources import resolve_sources
 from pipeline.execution.progress import Progress
 from pipeline.execution.runner import Runner
 from pipeline.execution.snapshot import Snapshot
@@ -27,50 +24,18 @@ from pipeline.execution.time_limit import TooSlow, time_limit
 from pipeline.recipe.publication import Publish
 from pipeline.recipe.recipe import Recipe, locate
 from pipeline.recipe.yaml_document import parse
+from pipeline.releases import sources
 from pipeline.releases.contents import contents
 from pipeline.releases.create import create
 from pipeline.releases.diff import diff
-from pipeline.releases.hub_sources import resolve_sources
-from pipeline.releases.inputs import is_own_source
 from pipeline.releases.outgoing import Outgoing
 from pipeline.releases.plugins import plugin
-from pipeline.releases.registry import check_name, latest
+from pipeline.releases.publish import has_version
+from pipeline.releases.refresh_log import NOTHING_NEW, Refreshed, append, was_published
+from pipeline.store.disk_errors import disk_errors_explained
+from pipeline.store.releases import check_name, latest
 from pipeline.store.store import Store
 from schemas.release import Release
-
-LOG: Final = "refresh.log.jsonl"
-NOTHING_NEW: Final = "nothing new"
-
-
-@dataclass
-class Refreshed:
-    """What a refresh did.
-
-    Attributes:
-        recipe: The recipe's name.
-        code: The exit code.
-        outcome: In a few words: "released", "nothing new", or why there is no release.
-        release: `NAME@VERSION` that the data set is at now; None without any release.
-        published: Where that release is published; None where it is not.
-        why: What was new, or what stood against a release, one sentence each.
-        rows: `diff`'s counts against the release before; empty without one.
-        causes: `diff`'s causes, the largest first.
-        used: Requests and tokens of this refresh.
-        seconds: How long it took.
-        time: When it began: ISO 8601, UTC, to the second.
-    """
-
-    recipe: str
-    code: Exit = Exit.DONE
-    outcome: str = NOTHING_NEW
-    release: str | None = None
-    published: str | None = None
-    why: list[str] = field(default_factory=list)
-    rows: dict[str, int] = field(default_factory=dict)
-    causes: list[dict[str, Any]] = field(default_factory=list)
-    used: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-    time: str = ""
 
 
 def refresh(
@@ -102,15 +67,16 @@ def refresh(
     result = Refreshed(name, time=datetime.now(UTC).isoformat(timespec="seconds"))
     with _alone(store, name):
         try:
-            last = latest(store, name)
-            result.release = _reference(last)
-            recipe = _loaded(load, had_release=last is not None)
-            _refresh(recipe, store, result, progress, workers)
+            with disk_errors_explained(store.root):
+                last = latest(store, name)
+                result.release = _reference(last)
+                recipe = sources.loaded(load, had_release=last is not None)
+                _refresh(recipe, store, result, progress, workers)
         except UserError as error:
             result.code, result.outcome = error.code, error.what
             result.why = [line.strip() for line in _details(error).splitlines()]
         result.seconds = round(time.monotonic() - began, 1)
-        _log(store, result)
+        append(store, result)
     return result
 
 
@@ -159,28 +125,6 @@ def _alone(store: Store, name: str) -> Iterator[None]:
         yield
 
 
-def _loaded(load: Callable[[], Recipe], *, had_release: bool) -> Recipe:
-    """The recipe.
-
-    Raises:
-        UserError: It has mistakes; or files that the last release was made from are gone
-            (exit code 8).
-    """
-    try:
-        return load()
-    except RecipeErrors as errors:
-        lost = [problem for problem in errors.problems if problem.code is Exit.SOURCE_LOST]
-        if had_release and lost == errors.problems:
-            what = f"{_sources_of(len(lost))} vanished; nothing was released"
-            why = "; ".join(problem.what for problem in lost)
-            raise UserError(what, where=lost[0].where, why=why, code=Exit.SOURCE_LOST) from None
-        raise
-
-
-def _sources_of(count: int) -> str:
-    return "1 source" if count == 1 else f"{count} sources"
-
-
 def _refresh(
     recipe: Recipe,
     store: Store,
@@ -190,10 +134,12 @@ def _refresh(
 ) -> None:
     last = latest(store, check_name(recipe.name))  # before anything runs for such a name
     resolve_sources(recipe, store, had_release=last is not None)
-    result.why = _new(recipe, store, last)
-    if not result.why and last:
+    result.why = sources.changes(recipe, store, last)
+    damaged = list(sources.damages(store, last)) if last else []
+    if last and not result.why and not damaged:
         _publish(recipe, store, last, result)
         return
+    result.why += damaged
     _run(recipe, store, last, result, progress, workers)
     if result.code is not Exit.DONE:
         return
@@ -203,6 +149,8 @@ def _refresh(
     if created.is_new:
         result.outcome = "released"
         _compare(store, last, created.release, result)
+    elif damaged:
+        result.outcome = "nothing new; what was damaged in the store was computed again"
     else:
         result.outcome = "the sources changed, and no row did: no new release"
     _publish(recipe, store, created.release, result)
@@ -210,29 +158,6 @@ def _refresh(
 
 def _reference(release: Release | None) -> str | None:
     return f"{release['name']}@{release['version']}" if release else None
-
-
-def _new(recipe: Recipe, store: Store, last: Release | None) -> list[str]:
-    """What is new since the last release: sources, or the recipe; empty where nothing is."""
-    if last is None:
-        return ["there is no release yet"]
-    why = ["the recipe changed"] if last["recipe"]["digest"] != recipe.digest else []
-    released = {stage["name"]: stage["fingerprint"] for stage in last["stages"]}
-    sources = _sources(recipe, store)
-    for planned in plan(recipe, store, sources) if sources else ():
-        name = planned.step.name
-        if name in sources and planned.fingerprint != released.get(name):
-            why.append(f"{name}: {', '.join(planned.causes) or 'as in an earlier run'}")
-    return why
-
-
-def _sources(recipe: Recipe, store: Store) -> list[str]:
-    """The stages that read the outside; the recipe's own releases are none of it."""
-    return [
-        step.name
-        for step in recipe.steps.values()
-        if not step.upstream and not is_own_source(step, recipe, store)
-    ]
 
 
 def _run(
@@ -248,24 +173,22 @@ def _run(
     Raises:
         UserError: A source shrank (exit code 8), a budget or the time limit is reached (5).
     """
-    hours = recipe.refresh.max_hours
+    hours, shown = recipe.refresh.max_hours, progress(recipe)
+    runner = Runner(recipe, store, shown, workers, shown=[*recipe.steps])
     try:
         with time_limit(hours * 3600 if hours else None):
-            for targets in (_sources(recipe, store), []):
-                shown = progress(recipe)
-                runner = Runner(recipe, store, shown, workers)
-                try:
-                    code = runner.run(targets)
-                finally:
-                    shown.close()
-                    _count(runner, result)
-                _refuse_shrunk(recipe, runner, last)
+            code = runner.run(sources.source_steps(recipe, store))
+            sources.refuse_shrunk(recipe, runner, last)
+            code = runner.run()
     except TooSlow:
         raise UserError(
             f"the time limit of {hours:g} hours is reached; nothing was released",
             hint="what is finished is kept: the next refresh goes on there",
             code=Exit.BUDGET,
         ) from None
+    finally:
+        shown.close()
+        _count(runner, result)
     if code is Exit.ROWS_FAILED:
         failed = _failed(runner)
         result.code, result.outcome = code, "rows failed: nothing was released"
@@ -275,36 +198,14 @@ def _run(
 
 def _count(runner: Runner, result: Refreshed) -> None:
     for name in runner.ran:
-        for counter, number in runner.outputs.artifacts[name].manifest["used"].items():
+        artifact = runner.store.latest(runner.recipe.name, name)
+        for counter, number in (artifact.manifest["used"] if artifact else {}).items():
             result.used[counter] = result.used.get(counter, 0) + number
 
 
 def _failed(runner: Runner) -> dict[str, int]:
     counts = {n: a.manifest["counts"]["failed"] for n, a in runner.outputs.artifacts.items()}
     return {name: count for name, count in counts.items() if count}
-
-
-def _refuse_shrunk(recipe: Recipe, runner: Runner, last: Release | None) -> None:
-    """Refuse sources with far fewer rows than in the last release.
-
-    Raises:
-        UserError: There is one.
-    """
-    before = {s["name"]: s["counts"]["kept"] for s in last["stages"]} if last else {}
-    limit = recipe.refresh.shrink
-    shrunk = []
-    for name, artifact in runner.outputs.artifacts.items():
-        if recipe.steps[name].upstream or is_own_source(recipe.steps[name], recipe, runner.store):
-            continue
-        if artifact.kept < before.get(name, 0) * (1 - limit):
-            shrunk.append(f"{name}: {before[name]:,} -> {artifact.kept:,} rows")
-    if shrunk:
-        raise UserError(
-            f"{_sources_of(len(shrunk))} shrank by more than {limit:.0%}; nothing was released",
-            why="; ".join(shrunk),
-            hint="mend the source, or allow it once: --set refresh.shrink=1",
-            code=Exit.SOURCE_LOST,
-        )
 
 
 def _pass_gate(recipe: Recipe, store: Store) -> None:
@@ -340,12 +241,20 @@ def _publish(recipe: Recipe, store: Store, release: Release, result: Refreshed) 
     """Publish a release where the recipe says so and it is not published yet.
 
     Raises:
-        UserError: The place refuses, or does not answer (exit code 9).
+        UserError: The place refuses, has lost what was published, or does not answer (exit code
+            9).
     """
-    to, reference = recipe.publish.to, _reference(release)
+    to, reference = recipe.publish.to, f"{release['name']}@{release['version']}"
     if to is None:
         return
-    if (reference, to) in _published(store):
+    if was_published(store, reference, to):
+        if not has_version(release["version"], to):
+            raise UserError(
+                f"{reference} was published and is not there any more",
+                where=to,
+                why="it was erased, or the place is another one or was lost",
+                hint=f"if it is to be there: {recipe.command('publish', store=store.root)}",
+            )
         result.published = to
         return
     # The release stands by now: publishing it is what is left to do, whatever happens here.
@@ -353,33 +262,3 @@ def _publish(recipe: Recipe, store: Store, release: Release, result: Refreshed) 
     result.published = to
     if result.outcome == NOTHING_NEW and sent.outcome.is_new:
         result.outcome = f"nothing new; {reference} was not published yet, and is now"
-
-
-def _published(store: Store) -> set[tuple[str | None, str | None]]:
-    """Releases with the places where a refresh published them."""
-    return {(entry.get("release"), entry.get("published")) for entry in read_log(store)}
-
-
-def read_log(store: Store) -> Sequence[dict[str, Any]]:
-    """What each refresh did, oldest first; a line that was cut is left out.
-
-    Args:
-        store: The store.
-    """
-    path = store.root / LOG
-    if not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        entries += [entry] if isinstance(entry, dict) else []
-    return entries
-
-
-def _log(store: Store, result: Refreshed) -> None:
-    entry = {**vars(result), "code": int(result.code), "causes": result.causes[:5]}
-    with (store.root / LOG).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")

@@ -17,11 +17,11 @@ from typing import Final
 from pipeline.errors import UserError
 from pipeline.models.journal.export import verify as verify_journal
 from pipeline.models.journal.journal import journal_in
-from pipeline.releases.registry import FILE, names, parse_reference, read_release, versions
 from pipeline.store.artifact import foreign_files
 from pipeline.store.file_hashes import file_digest
 from pipeline.store.files import DamagedFile, read_json, without_checksum
 from pipeline.store.manifests import MANIFEST, read_manifest
+from pipeline.store.releases import FILE, names, parse_reference, read_release, versions
 from pipeline.store.row_cache import verify_chunk
 from pipeline.store.store import Store
 from schemas.manifest import Manifest

@@ -139,6 +139,18 @@ class Artifact:
                     self._verify(name)
         return self.files
 
+    def verify_all(self, digests: FileDigests) -> None:
+        """Check all files; those that did not change since they were read are not read again.
+
+        Args:
+            digests: Digests of files by their state on the disk.
+
+        Raises:
+            UserError: A file is damaged; from now on the artifact counts as missing.
+        """
+        with self._damage_explained():
+            self._verify_cached(list(self.manifest["files"]), digests)
+
     def _verify_cached(self, names: Sequence[str], digests: FileDigests) -> None:
         paths = [self.folder / name for name in names]
         try:
@@ -300,7 +312,9 @@ def commit(staging: Path, target: Path, manifest: Manifest) -> Artifact:
         _flush(path)
     _flush(staging)
     if target.exists():
-        replaced = staging.with_name(staging.name + REPLACED)
+        # `restore` reads from its name where it was.
+        unique = staging.name.rpartition("-")[2]
+        replaced = target.with_name(f".{target.name}-{unique}{REPLACED}")
         target.rename(replaced)
         staging.rename(target)
         shutil.rmtree(replaced)

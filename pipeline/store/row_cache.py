@@ -36,9 +36,10 @@ def cache_key(parts: Mapping[str, Any]) -> str:
 
     Args:
         parts: The parts of a fingerprint. Of their inputs the first is the rows; names of
-            columns in the recipe (`as`) do not matter either.
+            columns in the recipe (`as`), and how many of the rows were asked about (`limit`,
+            `partial`), do not matter either.
     """
-    rest = {name: part for name, part in parts.items() if name != "as"}
+    rest = {n: part for n, part in parts.items() if n not in ("as", "limit", "partial")}
     _, *others = [*parts.get("inputs", {}).items()] or [None]
     return digest({**rest, "inputs": dict(others)})
 

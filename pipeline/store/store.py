@@ -8,6 +8,7 @@
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
     frames/<digest>/           rows that a notebook handed over (pipeline/store/frames.py)
+    bundles/<digest>/          code of trusted bundles (pipeline/releases/unbundle.py)
     digests.json, files.json   caches; removing them costs time and nothing else
     sources.json               commits of data sets on the hub, as the last refresh found them
     refresh.log.jsonl          what each refresh did, and why
@@ -42,7 +43,9 @@ from pipeline.store.files import (
 )
 from schemas.manifest import Manifest
 
-FOLDERS: Final = ("artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames")
+FOLDERS: Final = (
+    "artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames", "bundles",
+)  # fmt: skip
 FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 

@@ -9,7 +9,8 @@ take a step together, so that the engine receives one long list of requests.
 Nothing is lost in silence. A request that failed for good makes its draft *failed*; a
 completion that was cut, or that the parser cannot read however often it is sampled, makes
 it *dropped*, with the end of the completion as evidence. Reasoning is no part of a
-completion's text; where it did not come to an answer, its draft is `reasoning_unclosed`.
+completion's text; where it did not come to an answer, its draft is `reasoning_unclosed`. Where
+a model's fallback answered, `extra` says so: `{"fallback": {FIELD: MODEL}}`.
 
 Example:
     A method with two requests per document, as a stage calls it:
@@ -31,7 +32,6 @@ Example:
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -60,8 +60,8 @@ It is called with the drafts, the name of the field, the function that renders t
 and with `parse`, `decoding` or `keep_cut` where they differ.
 """
 
-YES_OR_NO: Final = Decoding(max_tokens=4, choice=("yes", "no"))
-"""Decoding of a question with the answers yes and no."""
+ScoreField = Callable[..., None]
+"""`score_field` with the engine and what it is asked with filled in."""
 
 LABEL_TOKENS: Final = 8
 """Limit in tokens of the label that `score_field` requests."""
@@ -127,6 +127,15 @@ class Draft:
         )
 
 
+def yes_or_no(max_tokens: int) -> Decoding:
+    """Decoding of a question with the answers yes and no.
+
+    Args:
+        max_tokens: Limit of the answer in tokens.
+    """
+    return Decoding(max_tokens=max_tokens, choice=("yes", "no"))
+
+
 def user(text: str, system: str | None = None) -> Prompt:
     """A chat prompt of one user turn, after a system turn where `system` is not None."""
     turns = (("user", text),)
@@ -136,17 +145,6 @@ def user(text: str, system: str | None = None) -> Prompt:
 def answer_text(text: str) -> str | None:
     """The default parser: the text without a preamble or white space, None if it is empty."""
     return without_preamble(text) or None
-
-
-def says_yes(text: str) -> bool:
-    """Whether the first word of a completion is "yes", whatever follows it.
-
-    Example:
-        >>> says_yes("**Yes**, it is."), says_yes("It is: yes"), says_yes("")
-        (True, False, False)
-    """
-    word = re.match(r"\W*(\w+)", text)
-    return word is not None and word[1].lower() == "yes"
 
 
 def generate_field(
@@ -194,8 +192,8 @@ def generate_field(
         completion = answer.completion
         draft.journal += answer.journal
         draft.error = answer.error
-        if completion.reasoning:
-            draft.reasoning[field] = completion.reasoning
+        draft.reasoning[field] = completion.reasoning
+        _note_fallback(draft, field, answer.fallback)
         if answer.rejection and (structured or answer.rejection[0] != "unreadable"):
             draft.rejection = answer.rejection
         if not draft.active:
@@ -207,6 +205,15 @@ def generate_field(
         if draft.fields[field] is None:
             end = completion.text[-_EVIDENCE_CHARACTERS:]
             draft.reject(f"{field}_unparsed", response_end=end)
+
+
+def _note_fallback(draft: Draft, field: str, name: str | None) -> None:
+    """Note in the draft whose answer the field is, where it is not the model's own."""
+    others = {k: v for k, v in draft.notes.get("fallback", {}).items() if k != field}
+    others |= {} if name is None else {field: name}
+    draft.notes.pop("fallback", None)
+    if others:
+        draft.notes["fallback"] = others
 
 
 def _readable(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -230,6 +237,7 @@ def score_field(
     *,
     seed: int = 0,
     min_mass: float = MIN_MASS,
+    max_tokens: int = LABEL_TOKENS,
 ) -> None:
     """Have every active draft judged by one of several labels and store the expected value.
 
@@ -244,15 +252,17 @@ def score_field(
         labels: The possible answers with their values.
         seed: Sampling seed of the requests.
         min_mass: The least probability of all labels together.
+        max_tokens: Limit of the answer in tokens.
     """
     active = [draft for draft in drafts if draft.active]
-    decoding = Decoding(max_tokens=LABEL_TOKENS, choice=tuple(labels), logprobs=TOP_LOGPROBS)
+    decoding = Decoding(max_tokens=max_tokens, choice=tuple(labels), logprobs=TOP_LOGPROBS)
     requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
     written = 0
     answers = ask_labels(engine, requests, labels, min_mass=min_mass)
     for draft, answer in zip(active, answers, strict=True):
         draft.journal += answer.journal
         draft.error, draft.rejection = answer.error, answer.rejection
+        _note_fallback(draft, field, answer.fallback)
         if draft.active:
             written += not answer.from_logprobs
             draft.fields[field] = answer.value
@@ -273,8 +283,7 @@ def model_names(models: Sequence[LanguageModel]) -> list[str]:
     counts: Counter[str] = Counter()
     names = []
     for model in models:
-        name = model.id or model.served_name or model.made_by
-        name = name or model.model.rstrip("/").split("/")[-1]
+        name = model.short_name
         counts[name] += 1
         names.append(name if counts[name] == 1 else f"{name}#{counts[name]}")
     return names

@@ -8,8 +8,9 @@ arXiv:2312.15685, section 3).
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Final
 
@@ -32,6 +33,9 @@ MIN_MASS: Final = 0.5
 SAMPLING_TEMPERATURE: Final = 1.0
 """Of the samples whose mean stands in for probabilities."""
 
+_MAX_SHARED: Final = 0.01
+"""The most probability of tokens that begin several labels, of which none can be said."""
+
 _SPACE: Final = " \t\r\n▁ĠĊ"
 """White space, also as vocabularies write it."""
 
@@ -46,6 +50,9 @@ class LabelAnswer:
         journal: The keys of all completions that it was read from.
         error: Why there is no answer.
         rejection: Why the answer is no label.
+        fallback: The model that answered in the place of the first one.
+        probabilities: The probability of each label; without probabilities the part of the
+            samples that wrote it, or 1 for the one that was written. Empty without a value.
     """
 
     value: float | None
@@ -53,6 +60,8 @@ class LabelAnswer:
     journal: list[str]
     error: str | None = None
     rejection: Rejection | None = None
+    fallback: str | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def ask_labels(
@@ -91,11 +100,20 @@ def ask_labels(
 
 
 def _read(answer: ParsedCompletion, labels: Mapping[str, float], min_mass: float) -> LabelAnswer:
+    result = LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
     if not answer.readable:
-        return LabelAnswer(None, False, answer.journal, answer.error, answer.rejection)
+        return replace(result, fallback=answer.fallback)
     value = expected_value(answer.completion, labels, min_mass)
-    written = labels[answer.value]
-    return LabelAnswer(written if value is None else value, value is not None, answer.journal)
+    parts = label_probabilities(answer.completion, labels, min_mass)
+    if value is None or parts is None:
+        value, parts = labels[answer.value], None
+    return replace(
+        result,
+        value=value,
+        from_logprobs=parts is not None,
+        fallback=answer.fallback,
+        probabilities=parts or {answer.value: 1.0},
+    )
 
 
 def _sampled(
@@ -116,12 +134,15 @@ def _sampled(
     for start in range(0, len(answers), samples):
         own = answers[start : start + samples]
         journal = [key for answer in own for key in answer.journal]
-        values = [labels[answer.value] for answer in own if answer.readable]
+        written = [answer.value for answer in own if answer.readable]
         error = next((a.error for a in own if a.error is not None), None)
-        if error is not None or not values:
+        if error is not None or not written:
             means.append(LabelAnswer(None, False, journal, error, own[0].rejection))
         else:
-            means.append(LabelAnswer(sum(values) / len(values), False, journal))
+            mean = sum(labels[label] for label in written) / len(written)
+            parts = {label: number / len(written) for label, number in Counter(written).items()}
+            fallback = next((a.fallback for a in own if a.fallback), None)
+            means.append(LabelAnswer(mean, False, journal, fallback=fallback, probabilities=parts))
     return means
 
 
@@ -154,31 +175,89 @@ def expected_value(
         >>> expected_value(Completion("key", "yes", "stop", 0, 1), YES) is None
         True
     """
+    weights = _checked_weights(completion, labels, min_mass)
+    if not weights:
+        return None
+    return sum(labels[label] * weight for label, weight in weights.items()) / sum(weights.values())
+
+
+def label_probabilities(
+    completion: Completion, labels: Collection[str], min_mass: float = MIN_MASS
+) -> dict[str, float] | None:
+    """The probability of each label that has any; see `expected_value`.
+
+    Args:
+        completion: A completion with or without log probabilities.
+        labels: The labels.
+        min_mass: The least probability of all labels together.
+
+    Returns:
+        Parts of 1; None without probabilities, and where the first token may begin several
+        labels (a vocabulary of single digits writes 1 and 10 with the same one).
+
+    Raises:
+        Unreadable: The labels have less than `min_mass`.
+
+    Example:
+        >>> from pipeline.models.base import TokenLogprobs
+        >>> top = TokenLogprobs("1", -0.01, (("1", -0.01), ("7", -5.0)))
+        >>> answer = Completion("key", "1", "stop", 0, 1, logprobs=(top,))
+        >>> label_probabilities(answer, ["1", "7", "10"]) is None
+        True
+        >>> round(label_probabilities(answer, ["1", "7"])["1"], 3)
+        0.993
+    """
+    weights = _checked_weights(completion, labels, min_mass)
+    if not weights:
+        return None
+    total = sum(weights.values())
+    return {label: weight / total for label, weight in weights.items()}
+
+
+def _checked_weights(
+    completion: Completion, labels: Collection[str], min_mass: float
+) -> dict[str, float] | None:
+    """The probabilities of the labels before they are normalized; None without any."""
     first = next((entry for entry in completion.logprobs if entry.token.strip(_SPACE)), None)
     if first is None or not first.top:
         return None
-    weights = _weights(first, completion.text, labels)
+    weights, shared = _weights(first, completion.text, labels)
+    if shared > _MAX_SHARED:
+        return None
     total = sum(weights.values())
     if total < min_mass:
         raise Unreadable("the answer must be one of: " + ", ".join(labels))
-    if total == 0:
-        return None
-    return sum(labels[label] * weight for label, weight in weights.items()) / total
+    return weights if total else None
 
 
-def _weights(first: TokenLogprobs, text: str, labels: Mapping[str, float]) -> dict[str, float]:
-    """The probability of each label: that of the tokens that spell it."""
+def _weights(
+    first: TokenLogprobs, text: str, labels: Collection[str]
+) -> tuple[dict[str, float], float]:
+    """The probability of each label, that of the tokens that spell it; and of shared beginnings."""
     spelled = {_bare(label): label for label in labels}
+    tokens = {_bare(token) for token, _ in first.top}
     weights: dict[str, float] = {}
+    shared = 0.0
     for token, logprob in first.top:
         label = spelled.get(_bare(token))
-        if label is not None:
+        if label is not None and _begins_more(_bare(token), spelled, tokens):
+            shared += exp(logprob)
+        elif label is not None:
             weights[label] = weights.get(label, 0.0) + exp(logprob)
     written = spelled.get(_bare(text))
     if written is not None and _bare(first.token) not in spelled:
         # A label of several tokens, of which this is the first.
         weights[written] = weights.get(written, 0.0) + exp(first.logprob)
-    return weights
+        if _begins_more(_bare(first.token), [name for name in spelled if name != _bare(text)], ()):
+            shared += exp(first.logprob)
+    return weights, shared
+
+
+def _begins_more(token: str, labels: Collection[str], tokens: Collection[str]) -> bool:
+    """Whether a token begins a longer label, which no token spells whole."""
+    return any(
+        label.startswith(token) and label != token and label not in tokens for label in labels
+    )
 
 
 def _bare(text: str) -> str:

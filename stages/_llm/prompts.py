@@ -5,6 +5,9 @@ package `family/method/__init__.py` the files in `family/method/prompts/`. They 
 the stage's fingerprint. Blocks leave no blank lines, the last newline of a file is not part
 of the prompt, and a missing value is an error instead of an empty text. Only the files are
 templates: what a model or a source wrote is inserted as a value and never rendered.
+
+Their wording is ours. A recipe can put others in their place, such as the authors' originals
+(`pipeline/prompts.py`); what a stage gives to `render` by name is what these may use.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 import jinja2
 
 from pipeline.models.counting import is_counting, note_sample, rendered
+from pipeline.prompts import render_replaced
 
 
 class Prompts:
@@ -47,11 +51,14 @@ class Prompts:
 
         Raises:
             jinja2.UndefinedError: A value that the file needs is missing.
+            UserError: A recipe's replacement of the file cannot be rendered.
         """
         return rendered(str(self.folder / name), lambda: self._render(name, values))
 
     def _render(self, name: str, values: dict[str, Any]) -> str:
-        text = self._environment.get_template(f"{name}.jinja").render(**values)
+        text = render_replaced(self.folder, f"{name}.jinja", values)
+        if text is None:
+            text = self._environment.get_template(f"{name}.jinja").render(**values)
         if is_counting() and (self.folder / f"{name}.answer.jinja").is_file():
             answer = self._environment.get_template(f"{name}.answer.jinja").render(**values)
             note_sample(text, answer)

@@ -33,6 +33,16 @@ class RenderedText:
     text: str
     answers: tuple[RenderedAnswer, ...]
 
+    def hidden_reasoning(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """The characters of reasoning that the chat template leaves out of the conversation.
+
+        Args:
+            messages: The turns that were rendered.
+        """
+        shown = {answer.turn for answer in self.answers if answer.reasoning}
+        thoughts = enumerate(turn.get("reasoning") or "" for turn in messages)
+        return sum(len(text) for at, text in thoughts if text.strip() and at not in shown)
+
 
 def render(
     tokenizer: Any,
@@ -60,39 +70,6 @@ def render(
         if text == without or not all(name in text for name in _names(tools)):
             raise Unrenderable("the chat template leaves out the tools")
     return RenderedText(text, answer_places(rendering, tokenizer, text, messages))
-
-
-def hidden_reasoning(
-    tokenizer: Any,
-    messages: Sequence[Mapping[str, Any]],
-    tools: str | None = None,
-    template: str | None = None,
-) -> int:
-    """The characters of reasoning that the chat template leaves out of a conversation.
-
-    Args:
-        tokenizer: The model's tokenizer.
-        messages: The turns.
-        tools: The definitions of the tools, as JSON text.
-        template: The text of a template in place of the tokenizer's own.
-
-    Raises:
-        Unrenderable: The template refuses the conversation.
-    """
-    thoughts = {at: len(turn["reasoning"]) for at, turn in enumerate(messages) if _thinks(turn)}
-    if not thoughts:
-        return 0
-    marks = {at: f"\ufffc{at}:thought\ufffc" for at in thoughts}
-    marked = [
-        {**turn, "reasoning": marks[at]} if at in marks else turn
-        for at, turn in enumerate(messages)
-    ]
-    text = rendered_text(tokenizer, marked, tools, template)
-    return sum(length for at, length in thoughts.items() if marks[at] not in text)
-
-
-def _thinks(turn: Mapping[str, Any]) -> bool:
-    return bool((turn.get("reasoning") or "").strip())
 
 
 def rendered_text(

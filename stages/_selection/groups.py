@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
-from pipeline.recipe.problems import suggest
+from pipeline.hints import suggest
 from pipeline.types import NonNegativeFloat
 from stages._selection.scores import expression, expression_columns
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import polars as pl
 
+from pipeline.errors import UserError
 from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from schemas.turns import template_messages, template_tools
@@ -87,18 +88,25 @@ def refused_rows(ids: pl.Series, encoded: pl.DataFrame) -> list[dict[str, Any]]:
     return errors.filter(pl.col("error").is_not_null()).to_dicts()
 
 
-def first_refused(refused: Sequence[Mapping[str, Any]]) -> str:
-    """What an error says of rows that are refused; empty where there are none.
+def nothing_left(
+    what: str, counts: Mapping[str, int], refused: Sequence[Mapping[str, Any]], folder: Path
+) -> UserError:
+    """The error of a training that no row is left for; the refused rows are kept in a file.
 
     Args:
-        refused: The rows: `id` and `error`.
-
-    >>> first_refused([{"id": "a", "error": "the chat template leaves out the tools"}])
-    '; the first refused row is a: the chat template leaves out the tools'
+        what: The fact, in one sentence.
+        counts: What became of the rows.
+        refused: The rows that are left out: `id`, `error` and what else is known of them.
+        folder: Where `refused.jsonl` is written: one that survives the error (`ctx.work`).
     """
     if not refused:
-        return ""
-    return f"; the first refused row is {refused[0]['id']}: {refused[0]['error']}"
+        return UserError(what, why=str(counts))
+    first = f"; the first refused row is {refused[0]['id']}: {refused[0]['error']}"
+    return UserError(
+        what,
+        why=f"{counts}{first}",
+        hint=f"all refused rows, each with its reason: {_write_refused(refused, folder)}",
+    )
 
 
 def name_refused_rows(refused: Sequence[Mapping[str, Any]], folder: Path) -> None:
@@ -110,12 +118,18 @@ def name_refused_rows(refused: Sequence[Mapping[str, Any]], folder: Path) -> Non
     """
     if not refused:
         return
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
-    (folder / "refused.jsonl").write_text("".join(lines), "utf-8")
+    _write_refused(refused, folder)
     _log.warning(
         "%d rows are left out, since the chat template cannot show them (refused.jsonl); "
         "the first is %s: %s", len(refused), refused[0]["id"], refused[0]["error"],
     )  # fmt: skip
+
+
+def _write_refused(refused: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    path = folder / "refused.jsonl"
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in refused]
+    path.write_text("".join(lines), "utf-8")
+    return path
 
 
 def _encoded(
@@ -136,11 +150,8 @@ def _encoded(
             _unmask(mask, offsets, rendered.answers, messages, loss_on)
     except Unrenderable as error:
         return None, None, 0, str(error)
-    shown = {answer.turn for answer in rendered.answers if answer.reasoning}
-    thoughts = [turn.get("reasoning") or "" for turn in messages]
-    hidden = sum(len(text) for at, text in enumerate(thoughts) if text.strip() and at not in shown)
     labels = [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
-    return ids, labels, hidden, None
+    return ids, labels, rendered.hidden_reasoning(messages), None
 
 
 def _refuse_loss_elsewhere(messages: Sequence[Mapping[str, Any]]) -> None:

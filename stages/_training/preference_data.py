@@ -19,7 +19,7 @@ from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import tokenize
 from schemas.pairs import PAIR_COLUMNS, shared_prompt
 from schemas.turns import record_message, tools_json
-from stages._llm.rendered import hidden_reasoning, rendered_text
+from stages._llm.rendered import render, rendered_text
 from stages._training.dataset import HIDDEN, IGNORED, answer_losses
 
 SIDES: Final = ("chosen", "rejected")
@@ -81,12 +81,12 @@ def encode_pairs(tokenizer: Any, rows: pl.DataFrame) -> pl.DataFrame:
         try:
             sides = [side or None for side in (chosen, rejected)]
             tokens = _tokens(tokenizer, prompt or [], sides, tools)
-            hidden = (
-                hidden_reasoning(tokenizer, [*(prompt or []), *side], tools)
-                for side in sides
-                if side
-            )
-            encoded.append((id_, *tokens, sum(hidden), None))
+            if tokens[1] == tokens[2]:
+                raise Unrenderable("the chat template shows both sides alike")
+            # Whole conversations, since a template may refuse or leave out what it is not shown.
+            whole = [[*(prompt or []), *side] for side in sides if side]
+            hidden = sum(render(tokenizer, turns, tools).hidden_reasoning(turns) for turns in whole)
+            encoded.append((id_, *tokens, hidden, None))
         except Unrenderable as error:
             encoded.append((id_, None, None, None, 0, str(error)))
     return pl.DataFrame(encoded, schema=_ENCODED, orient="row")

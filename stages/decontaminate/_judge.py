@@ -1,7 +1,7 @@
 """A language model decides whether a turn and an evaluation item are the same question.
 
 Yang et al. 2023 (LLM decontaminator), arXiv:2311.04850. The answer is "True" or "False",
-bare, labelled or with a reason, and is requested once more where it is neither or both.
+bare, labelled or with a reason, and is requested again where it is neither or both.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from pipeline.models.ask import ParsedCompletion, ask
+from pipeline.models.ask import Rejection, ask
 from pipeline.models.base import Decoding, Engine, Request
 from stages._llm.prompts import Prompts
 
@@ -25,12 +25,14 @@ class Judgment(NamedTuple):
 
     Attributes:
         same: The answer, None where there is none.
-        error: Why there is none.
+        error: Why the question was not answered.
+        rejection: Why the answer cannot be read.
         journal: Keys of the completions that it was parsed from.
     """
 
     same: bool | None
     error: str | None
+    rejection: Rejection | None
     journal: list[str]
 
 
@@ -51,14 +53,6 @@ def judge_pairs(
         for task_type, turn, item in pairs
     ]
     return [
-        Judgment(a.value == "True" if a.readable else None, _why(a), a.journal)
+        Judgment(a.value == "True" if a.readable else None, a.error, a.rejection, a.journal)
         for a in ask(engine, requests)
     ]
-
-
-def _why(answer: ParsedCompletion) -> str | None:
-    """Why there is no decision; a row of which none can be read must not pass."""
-    if answer.rejection is None:
-        return answer.error
-    reason, evidence = answer.rejection
-    return f"{reason}: {evidence.get('why', 'the answer ended within reasoning')}"

@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -34,11 +34,12 @@ from numpy.typing import NDArray
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
+from pipeline.models.ask import Rejection
 from pipeline.models.base import Embedder, Encoder, LanguageModel
 from pipeline.stage import Items, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from schemas.turns import View
-from stages._common.verdicts import dropped
+from stages._common.verdicts import evidence_json
 from stages._text.languages import identifier
 from stages._text.tokens import factorize
 from stages.decontaminate._benchmarks import Benchmarks, Turns, by_benchmark, turns_of
@@ -95,8 +96,26 @@ Threshold = Annotated[
     float | dict[str, float], by_benchmark("above 0 and at most 2", lambda t: 0 < t <= 2)
 ]
 
-Verdict = tuple[dict[str, Any] | None, str | None]
-"""The evidence for which a row is dropped, or why it failed."""
+CONTAMINATED: Final = "contaminated"
+
+
+class Verdict(NamedTuple):
+    """What is decided of a row.
+
+    Attributes:
+        rejection: The reason for which it is dropped, with the evidence.
+        error: Why it failed.
+    """
+
+    rejection: Rejection | None = None
+    error: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """Which of two verdicts counts: convicted, then failed, then unreadable."""
+        if self.error is not None:
+            return 1
+        return 2 if self.rejection and self.rejection[0] == CONTAMINATED else 0
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -117,7 +136,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=4, scope="row", reads={"rows": ["messages", "tools"]}, adds=ADDS, check=_check)
+@stage(version=5, scope="row", reads={"rows": ["messages", "tools"]}, adds=ADDS, check=_check)
 def semantic(
     ctx: Context,
     rows: Records,
@@ -174,9 +193,10 @@ def semantic(
             Selects the threshold and the judge's prompt. Default: gsm8k math, humaneval
             code; others by what most of their items are: code where they hold a program,
             math where they ask something of two numbers or more, else knowledge.
-        judge: A language model that decides on each text above the threshold. A row without
-            a readable judgment *fails*, unless another one convicts it; the paper's code
-            counts such a row as clean.
+        judge: A language model that decides on each text above the threshold. A row with a
+            judgement that cannot be read is dropped as `unreadable` (`reasoning_unclosed`), and
+            with one that was not given it fails, unless another one convicts it; the paper's
+            code counts such a row as clean.
         temperature: Of the judge; the paper's code has 0.3, and up to 30 requests a pair.
         max_tokens: Of the judge's answer.
         batch_size: Texts encoded at once; no result depends on it.
@@ -219,7 +239,7 @@ def semantic(
         judgments = judge_pairs(ctx.open(judge), questions, temperature, max_tokens)
     verdicts = _verdicts(pairs, close, judgments)
     for row in spans["row"].filter(pl.Series(~finite)):
-        verdicts.setdefault(row, (None, "the embedder gives no finite vector"))
+        verdicts.setdefault(row, Verdict(error="the embedder gives no finite vector"))
     return _table(len(rows), turn_rows, pairs, verdicts)
 
 
@@ -307,7 +327,7 @@ def _encode(
 def _verdicts(
     pairs: Pairs, close: Sequence[int], judgments: Sequence[Judgment] | None
 ) -> dict[int, Verdict]:
-    """Evidence of each row that is dropped for a pair, or error where the judge gave no answer."""
+    """The verdict on each row that is dropped, or of which the judge gave no answer."""
     verdicts: dict[int, Verdict] = {}
     # A loop over the pairs above the threshold only, those of the highest score first.
     for n, i in enumerate(close):
@@ -316,10 +336,16 @@ def _verdicts(
         if judgment is not None:
             evidence["journal"] = judgment.journal
         if judgment is None or judgment.same:
-            if row not in verdicts or verdicts[row][0] is None:
-                verdicts[row] = evidence, None
+            verdict = Verdict((CONTAMINATED, evidence))
         elif judgment.error is not None:
-            verdicts.setdefault(row, (None, f"no judgement: {judgment.error}"))
+            verdict = Verdict(error=f"no judgement: {judgment.error}")
+        elif judgment.rejection is not None:
+            reason, why = judgment.rejection
+            verdict = Verdict((reason, evidence | why))
+        else:
+            continue
+        if row not in verdicts or verdict.rank > verdicts[row].rank:
+            verdicts[row] = verdict
     return verdicts
 
 
@@ -337,9 +363,12 @@ def _table(
         .join(pairs.best(), on="row", how="left", maintain_order="left")
         .join(unchecked.cast({"row": pl.Int64}), on="row", how="left", maintain_order="left")
     )
-    evidence = {row: cause for row, (cause, _) in verdicts.items() if cause is not None}
-    errors = [verdicts[row][1] if row in verdicts else None for row in range(height)]
+    of = [verdicts.get(row, Verdict()) for row in range(height)]
     added = joined.select(pl.col(name).cast(kind) for name, kind in ADDS.items())
-    return added.hstack(dropped(height, "contaminated", evidence)).with_columns(
-        pl.Series("error", errors, dtype=pl.String)
+    return added.with_columns(
+        pl.Series("drop_reason", [v.rejection and v.rejection[0] for v in of], dtype=pl.String),
+        pl.Series(
+            "evidence", [v.rejection and evidence_json(v.rejection[1]) for v in of], dtype=pl.String
+        ),
+        pl.Series("error", [v.error for v in of], dtype=pl.String),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from schemas.turns import View, viewed
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.random_draws import uniform
 from stages._text.tokens import spaced
+
+_log = logging.getLogger(__name__)
 
 SPLIT: Final = "split"
 """The column of each row's split: added here, unless `select.split` came before."""
@@ -224,15 +227,23 @@ def _shards_digest(splits: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
-def lost_reasoning(lost: int, reasoning: str) -> tuple[dict[str, Any], list[str]]:
+def lost_reasoning(lost: pl.Series, reasoning: str) -> tuple[dict[str, Any], list[str]]:
     """What `shards.json` and the card say of rows that lost reasoning; nothing without any.
 
+    It is also said once in a warning.
+
     Args:
-        lost: How many rows.
+        lost: The characters of reasoning that each written row lost.
         reasoning: The option that made them lose it.
     """
-    if not lost:
+    rows, characters = int((lost > 0).sum()), int(lost.sum())
+    if not rows:
         return {}, []
     what = "of all turns but the last" if reasoning == "last" else "of all turns"
-    note = f"Reasoning {what} was left out: {lost} rows had some (`reasoning: {reasoning}`)."
-    return {"rows_without_their_reasoning": lost}, [note]
+    note = (
+        f"Reasoning {what} was left out: {rows} rows had some, {characters} characters "
+        f"(`reasoning: {reasoning}`)."
+    )
+    _log.warning("%s", note.replace("`", ""))
+    counts = {"rows_without_their_reasoning": rows}
+    return counts | {"characters_of_reasoning_left_out": characters}, [note]

@@ -39,7 +39,7 @@ class PlacedReasoning(NamedTuple):
 
     Attributes:
         messages: list[struct], as in records.
-        lost: Whether the row lost the reasoning of a turn.
+        lost: The characters of reasoning that each row lost.
     """
 
     messages: pl.Series
@@ -57,19 +57,19 @@ def place_reasoning(messages: pl.Series, reasoning: Reasoning) -> PlacedReasonin
     >>> place_reasoning(turns, "inline").messages.to_list()
     [[{'role': 'assistant', 'content': '<think>\nWhy?\n</think>\n\nSo.', 'reasoning': None}]]
     >>> place_reasoning(turns, "drop").lost.to_list()
-    [True]
+    [4]
     """
     turns, lengths = _exploded(messages)
-    is_lost = np.zeros(len(messages), dtype=np.bool_)
+    lost = np.zeros(len(messages), dtype=np.int64)
     if reasoning == "field" or "reasoning" not in _present(turns):
-        return PlacedReasoning(messages, pl.Series(is_lost))
-    has_reasoning = (turns["reasoning"].str.len_chars() > 0).fill_null(value=False).to_numpy()
+        return PlacedReasoning(messages, pl.Series(lost))
+    characters = turns["reasoning"].str.len_chars().fill_null(0).cast(pl.Int64).to_numpy()
     row = np.repeat(np.arange(len(messages)), lengths.fill_null(0).to_numpy())
     if reasoning == "inline":
         marked = (
             "<think>\n" + turns["reasoning"] + "\n</think>\n\n" + turns["content"].fill_null("")
         )
-        content = marked.zip_with(pl.Series(has_reasoning), turns["content"])
+        content = marked.zip_with(pl.Series(characters > 0), turns["content"])
         turns = turns.with_columns(content.alias("content"), reasoning=pl.lit(None, pl.String))
     else:
         is_kept = np.zeros(len(turns), dtype=np.bool_)
@@ -77,8 +77,8 @@ def place_reasoning(messages: pl.Series, reasoning: Reasoning) -> PlacedReasonin
             is_kept[_last_answers(turns, row, len(messages))] = True
         kept = pl.when(pl.Series(is_kept)).then("reasoning")
         turns = turns.with_columns(kept.alias("reasoning"))
-        is_lost[row[has_reasoning & ~is_kept]] = True
-    return PlacedReasoning(lists_of(turns, lengths).alias(messages.name), pl.Series(is_lost))
+        np.add.at(lost, row[~is_kept], characters[~is_kept])
+    return PlacedReasoning(lists_of(turns, lengths).alias(messages.name), pl.Series(lost))
 
 
 def _last_answers(turns: pl.DataFrame, row: NDArray[np.int64], num_rows: int) -> NDArray[np.int64]:

@@ -63,7 +63,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @stage(
-    version=5,
+    version=6,
     scope="set",
     reads=_reads,
     adds=added_split,
@@ -85,7 +85,7 @@ def parquet(
     TRL and chat templates take the rows as they are: calls as OpenAI nests them, their arguments
     and the column `tools` as objects (the feature `Json` of `datasets`), `tool_call_id`, `name`,
     `train`, and reasoning as `reasoning_content`; each where any row has it. Arguments that are
-    no JSON are texts there.
+    no JSON are texts there, and a call without arguments has `{}`.
 
     Dropped as `no_answer` are conversations that do not end with an answer, or with a blank
     one: nothing could be learnt from them. Rows that have a `split` (of `select.split`) are
@@ -105,7 +105,8 @@ def parquet(
         reasoning: Where the reasoning of an assistant's turn is written: `field`, as
             `reasoning_content`; `inline`, before the content, between `<think>` and `</think>`;
             `last`, as a field of the last assistant turn alone, as templates of reasoning models
-            show it; `drop`, nowhere. The card and `shards.json` say how many rows lost some.
+            show it; `drop`, nowhere. The card, `shards.json` and a warning say how many rows
+            lost some, and how much.
 
     Returns:
         `split`, if the rows have none, and the verdicts.
@@ -151,7 +152,7 @@ def parquet(
             splits["split"].filter(is_kept),
         )
     table = table.with_columns(counted.result().filter(is_kept))
-    described, notes = lost_reasoning(int(placed.lost.sum()), reasoning)
+    described, notes = lost_reasoning(placed.lost, reasoning)
     form = FileForm(
         ".parquet", lambda path, part: write_table(path, shard_table(part), compression)
     )

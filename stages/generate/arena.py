@@ -37,7 +37,7 @@ from stages._llm.drafts import (
 )
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
-from stages._llm.rows import task_messages
+from stages._llm.rows import Rejection, task_messages
 from stages.generate._user_turn import user_turn
 
 PROMPTS: Final = Prompts(__file__)
@@ -52,7 +52,7 @@ ADDS: Final = {
     "elo": pl.Float64,
     "arena_score": pl.Float64,
 }
-_VERDICT: Final = Decoding(max_tokens=8, choice=("A", "B", "tie"))
+JUDGE_MAX_TOKENS: Final = 8
 _VOTES: Final = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """The first answer's part of a vote."""
 
@@ -116,6 +116,7 @@ class Battle:
         votes: For each vote, the attacker's part of it.
         journal: Keys of all votes.
         error: Why a vote failed; the battle is then not decided.
+        unreadable: Why the first vote that is none could not be read.
     """
 
     attacker: int
@@ -125,6 +126,7 @@ class Battle:
     votes: list[float] = field(default_factory=list)
     journal: list[str] = field(default_factory=list)
     error: str | None = None
+    unreadable: Rejection | None = None
 
     @property
     def score(self) -> float | None:
@@ -142,7 +144,13 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=2, scope="set", adds=ADDS, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    adds=ADDS,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def arena(
     ctx: Context,
     *,
@@ -154,6 +162,8 @@ def arena(
     seed: int = 0,
     temperature: NonNegativeFloat = 0.0,
     max_tokens: Count = 1024,
+    judge_max_tokens: Count = JUDGE_MAX_TOKENS,
+    keep_reasoning: bool = False,
     source: str = "arena",
     license: str = "unspecified",
 ) -> Records:
@@ -174,14 +184,18 @@ def arena(
         seed: Seed of the sampling.
         temperature: Of the answers.
         max_tokens: Limit of an answer in tokens.
+        judge_max_tokens: Limit of a vote in tokens.
+        keep_reasoning: Whether what a model reasoned before its answer becomes the answer's
+            `reasoning`.
         source: Name of the new records' source.
         license: License of what the models write, which only the user can know.
 
     Returns:
-        The new records. Rows are dropped as `no_votes` (the opponent has no answer), and for
-        challenges and answers that were cut or empty as `challenge_cut`,
-        `challenge_unparsed`, `response_cut`, `response_unparsed`. A vote that failed leaves
-        its battle undecided: both rows have failed.
+        The new records. Rows are dropped as `no_votes` (the opponent has no answer), as
+        `unreadable` where no vote can be read (others do not count), and for challenges and
+        answers that were cut or empty as `challenge_cut`, `challenge_unparsed`, `response_cut`,
+        `response_unparsed`. A vote that failed leaves its battle undecided: both rows have
+        failed.
 
     Example:
         ```yaml
@@ -195,7 +209,8 @@ def arena(
     """
     battles = _challenge(ctx, models, num_challenges, challenges, seed)
     _answer(ctx, models, battles, Decoding(max_tokens, temperature), seed)
-    _vote(ctx, models, judges, battles, seed)
+    verdict = Decoding(max_tokens=judge_max_tokens, choice=tuple(_VOTES))
+    _vote(ctx, judges or models, not judges, battles, verdict, seed)
     scores = [(b.attacker, b.defender, b.score) for b in battles if b.score is not None]
     ratings = elo(scores, len(models))
     drafts = [
@@ -203,7 +218,8 @@ def arena(
         for battle in battles
         for author in (battle.attacker, battle.defender)
     ]
-    return to_frame(drafts, _messages, source, ADDS, license)
+    reasoning = "response" if keep_reasoning else None
+    return to_frame(drafts, _messages, source, ADDS, license, keep_reasoning=reasoning)
 
 
 def _challenge(
@@ -264,25 +280,29 @@ def _answer(
 
 def _vote(
     ctx: Context,
-    models: Sequence[LanguageModel],
     judges: Sequence[LanguageModel],
+    judges_fight: bool,
     battles: Sequence[Battle],
+    decoding: Decoding,
     seed: int,
 ) -> None:
     """All judges vote on all battles that they are not in, in both orders."""
     answered = [b for b in battles if all(answer.active for answer in b.answers.values())]
-    for position, judge in enumerate(judges or models):
-        judged = [b for b in answered if judges or position not in (b.attacker, b.defender)]
+    for position, judge in enumerate(judges):
+        judged = [
+            b for b in answered if not judges_fight or position not in (b.attacker, b.defender)
+        ]
         ballots = [
             Draft((), {"battle": battle, "order": order})
             for battle in judged
             for order in permutations((battle.attacker, battle.defender))
         ]
-        generate_field(ctx.open(judge), ballots, "verdict", _ballot, _VERDICT, seed=seed)
+        generate_field(ctx.open(judge), ballots, "verdict", _ballot, decoding, seed=seed)
         for ballot in ballots:
             battle: Battle = ballot["battle"]
             battle.journal += ballot.journal
             battle.error = battle.error or ballot.error
+            battle.unreadable = battle.unreadable or ballot.rejection
             if ballot.active:
                 vote = _VOTES[ballot["verdict"]]
                 first = ballot["order"][0] == battle.attacker
@@ -352,6 +372,8 @@ def _row(
     elif score is not None:
         strength = expected(ratings[author], ratings[opponent])
         draft.fields["arena_score"] = (1 - weight) * score + weight * strength
+    elif draft.active and battle.unreadable is not None:
+        draft.rejection = battle.unreadable
     elif draft.active:
         draft.reject("no_votes", opponent_answered=battle.answers[opponent].active)
     return draft

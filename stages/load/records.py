@@ -114,9 +114,14 @@ def records(
     conversation that ends with the user, and so does a prompt without one. NaN is a missing
     value, and a null text an empty one.
 
+    A `system` or `system_prompt` beside the turns is the first turn, unless they begin with one
+    themselves; then it stays in `extra`. `reasoning_content` or `thinking` beside a text that
+    answers is the reasoning of that turn.
+
     Tool calls, their results and the definitions of tools are read from OpenAI's messages of
-    every age, ShareGPT's `function_call` and `observation`, Glaive's dialogues, APIGen's answers
-    and, where they can be read, Hermes' marks in the text. What a system prompt says of the
+    every age, Anthropic's `tool_use` and `tool_result`, ShareGPT's `function_call` and
+    `observation`, Glaive's dialogues, APIGen's answers and, where they can be read, Hermes'
+    marks in the text. What a system prompt says of the
     definitions that it shows goes from it, where they become the row's `tools`, and the prompt
     as it was stays in `extra` as `system`. Arguments that are text stay as they are. `weight`,
     `train`, `training` and `loss` of a turn (true or false, 0 or 1) become `train`.
@@ -227,8 +232,8 @@ def _output_row(
     try:
         size = len(tools.encode()) if tools else 0
         for turn in turns:
-            if turn[1]:
-                size += len(turn[1].encode())
+            if text := turn[1]:  # encoded, since a lone surrogate is no text
+                size += len(text) if text.isascii() else len(text.encode())
             if len(turn) == 3:
                 size += sum(len(text.encode()) for text in texts_beside(turn[2]))
         kept = kept_fields(extra, source) if source.keep else None

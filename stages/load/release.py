@@ -6,67 +6,18 @@ rows have; no file is parsed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Annotated, Any, Final, Literal
-
-import polars as pl
-from pydantic import AfterValidator
+from typing import Final
 
 from pipeline.context import Context
-from pipeline.errors import UserError
-from pipeline.execution.snapshot import Snapshot
-from pipeline.recipe.problems import suggest
-from pipeline.releases.registry import LATEST, check_name, read_release, version_key
-from pipeline.stage import Columns, DataKind, Edges, Records, stage
-from pipeline.store.store import Store
-from schemas.records import RECORD_COLUMNS
-
-ColumnType = Literal["text", "integer", "number", "boolean", "texts"]
-
-TYPES: Final[dict[ColumnType, Any]] = {
-    "text": pl.String(),
-    "integer": pl.Int64(),
-    "number": pl.Float64(),
-    "boolean": pl.Boolean(),
-    "texts": pl.List(pl.String()),
-}
+from pipeline.stage import DataKind, Records, stage
+from pipeline.store.releases import LATEST
+from stages.load._released import FurtherColumns, Name, Version, further_columns, released_rows
 
 READS_RELEASE: Final = True
 """The engine resolves the option `version`, and its rows enter the fingerprint by content."""
 
 
-def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
-    return {name: TYPES[kind] for name, kind in (options.columns or {}).items()}
-
-
-def _valid_name(name: str) -> str:
-    try:
-        return check_name(name)
-    except UserError as error:
-        raise ValueError(f"must be that of a release ({error.why}), got {name!r}") from None
-
-
-def _valid_version(version: str) -> str:
-    try:
-        return version if version == LATEST else "{}.{}".format(*version_key(version))
-    except UserError:
-        raise ValueError(f"must be latest or MAJOR.MINOR, such as '1.0', got {version!r}") from None
-
-
-def _beside_records(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    if wrong := sorted(set(columns) & set(RECORD_COLUMNS)):
-        raise ValueError(f"must be beside those of records, got {', '.join(wrong)}")
-    return columns
-
-
-Name = Annotated[str, AfterValidator(_valid_name)]
-Version = Annotated[str, AfterValidator(_valid_version)]
-FurtherColumns = Annotated[Mapping[str, ColumnType], AfterValidator(_beside_records)]
-
-
-@stage(version=1, scope="set", adds=_adds)
+@stage(version=1, scope="set", adds=further_columns)
 def release(
     ctx: Context,
     *,
@@ -76,7 +27,7 @@ def release(
     optional: bool = False,
     columns: FurtherColumns | None = None,
 ) -> Records:
-    """Load the published rows of a release.
+    """Load the published records of a release; `load.release_pairs` loads one of pairs.
 
     Args:
         name: The release's name.
@@ -100,33 +51,10 @@ def release(
         chosen: {uses: select.random, needs: {rows: scored, held: before}, with: {budget: 1000}}
         ```
 
+        >>> from pathlib import Path
         >>> from tempfile import mkdtemp
         >>> ctx = Context.scratch(Path(mkdtemp()))
         >>> len(release(ctx, name="chat", version=None, optional=True))
         0
     """
-    schema = {**RECORD_COLUMNS, **{column: TYPES[kind] for column, kind in (columns or {}).items()}}
-    if version is None:
-        return pl.DataFrame(schema=schema)
-    opened = Store(Path(store) if store else ctx.store)
-    snapshot = Snapshot.of_release(opened, read_release(opened, f"{name}@{version}"))
-    assert snapshot.release is not None
-    frames = [_rows(snapshot, stage_name, schema) for stage_name in snapshot.release["published"]]
-    return pl.concat(frames).unique("id", keep="first", maintain_order=True)
-
-
-def _rows(snapshot: Snapshot, name: str, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """The rows of one published stage, in the columns of the schema."""
-    entry = snapshot.stage(name)
-    if entry.kind is not DataKind.RECORDS:
-        raise UserError(f"{snapshot.title} must hold records, got {entry.kind or 'files alone'}")
-    known = entry.view.columns if entry.view else list(schema)
-    if missing := [column for column in schema if column not in known]:
-        what = f"the rows of {snapshot.title} have no column {missing[0]!r}"
-        raise UserError(what, hint=suggest(missing[0], known))
-    rows = snapshot.rows(name, "kept", list(schema))
-    try:
-        return rows.select(pl.col(column).cast(kind) for column, kind in schema.items())
-    except pl.exceptions.PolarsError as error:
-        what = f"a column of {snapshot.title} is of another type than `columns` says"
-        raise UserError(what, why=str(error).splitlines()[0]) from None
+    return released_rows(ctx, DataKind.RECORDS, (name, version), store, columns)

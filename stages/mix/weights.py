@@ -54,6 +54,7 @@ from stages._selection.budget import (
     row_costs,
 )
 from stages._selection.groups import Groups, GroupWeights, group_columns, groups_of
+from stages._selection.held import held_first, held_rows
 from stages._selection.scores import Expression, expression_columns, ranks_within, sort_keys
 from stages._vectors.arrays import Matrix, as_matrix
 
@@ -156,10 +157,12 @@ def _check(options: SimpleNamespace) -> None:
     adds={"mix_group": pl.String, "mix_weight": pl.Float64, "mix_rank": pl.Int32},
     files=True,
     check=_check,
+    later=("held",),
 )
 def weights(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     method: Method,
     budget: Budget | None = None,
@@ -180,6 +183,8 @@ def weights(
 
     Args:
         rows: The rows to mix.
+        held: Rows that were chosen before: those that are among the rows are kept first, as far
+            as the quota of their group goes, which the weights alone decide.
         method: How the weights of the groups are set: `fixed`, `proportional`,
             `temperature`, `balanced` or `submodular`.
         budget: How much to keep in all, in rows or tokens; never exceeded, and in rows met
@@ -226,7 +231,7 @@ def weights(
         quotas = divide_amount(amount_of(budget), capacities, weighed)
     keys = sort_keys(rows, score, descending, f"mix.weights:{seed}")
     ranks = ranks_within(groups.codes, keys)
-    order = np.argsort(ranks, kind="stable")
+    order = held_first(np.argsort(ranks, kind="stable"), held_rows(rows, held))
     order = order[quotas.positive()[groups.codes[order]]]
     selected = fill_groups(costs, groups.codes, order, quotas)
     weight = group_weights / max(group_weights.sum(), TINY)

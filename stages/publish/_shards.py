@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 
-from pipeline.releases.registry import release_files
+from pipeline.store.releases import release_files
 from pipeline.store.store import Store
 from schemas.release import Release
 

@@ -35,7 +35,7 @@ from stages._training.dataset import (
     hidden_counts,
     tokenizer_for,
 )
-from stages._training.encoding import encode, name_refused_rows, refused_rows
+from stages._training.encoding import encode, name_refused_rows, nothing_left, refused_rows
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
@@ -152,7 +152,7 @@ def ablation(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        rows, counts, refused = _encoded(tokenizer, marked, edges, max_length)
+        rows, counts, refused = _encoded(ctx, tokenizer, marked, edges, max_length)
         steps = _steps(num_tokens or counts[SELECTED]["tokens"], settings, max_length)
         experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
         result = _run(ctx, experiment, (SELECTED, *arms), num_seeds)
@@ -161,7 +161,7 @@ def ablation(
 
 
 def _encoded(
-    tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
+    ctx: Context, tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
 ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]], list[dict[str, Any]]]:
     """The rows of each edge as tokens, their counts, and the rows without."""
     rows, counts, refused = {}, {}, []
@@ -173,9 +173,8 @@ def _encoded(
         rows[edge], counts[edge] = cut(tokens, max_length)
         counts[edge] |= hidden_counts(encoded)
         if rows[edge].is_empty():
-            raise UserError(
-                f"no row of `{edge}` has an answer to learn or to predict", why=f"{counts[edge]}"
-            )
+            what = f"no row of `{edge}` has an answer to learn or to predict"
+            raise nothing_left(what, counts[edge], refused, ctx.work)
     return rows, counts, refused
 
 

@@ -1,1 +1,5 @@
-"""Instructions and answers made harder, better or different."""
+"""Instructions and answers made harder, better or different.
+
+The wording of the prompts is our own; a recipe puts the authors' originals in their place with
+`prompts: {NAME: FILE}` (`stages NAME --prompts` prints the names and variables).
+"""

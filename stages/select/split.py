@@ -3,7 +3,8 @@
 Rows that are related (`stages/select/_related.py`: one prompt, near-duplicates, a shared run
 of 13 words) are in one part, and so is what these are related to: the parts are made of the
 connected components. A component's place is a hash of the seed and of its smallest prompt id,
-so that rows that are added move no row whose component they leave as it is.
+so that rows that are added move no row whose component they leave as it is. Where parts are
+numbers of rows, `held` rows keep theirs.
 
 What all rows share connects all rows: a long system prompt, or a template of 13 words around
 every question. The evidence says how many rows a component has; such texts are taken out
@@ -28,6 +29,7 @@ from pipeline.stage import Records, stage
 from pipeline.types import Count, PositiveFraction
 from stages._common.verdicts import evidence_of, verdict
 from stages._selection.budget import fill
+from stages._selection.held import held_first, held_rows
 from stages._selection.random_draws import uniform
 from stages._text.tokens import Field
 from stages.select._related import (
@@ -81,15 +83,28 @@ def _check(options: SimpleNamespace) -> None:
     if options.keep is not None and options.keep not in options.parts:
         names = ", ".join(options.parts)
         raise OptionError("keep", f"must be one of the parts ({names}), got {options.keep!r}")
+    if options.held_part is not None and options.held_part not in options.parts:
+        names = ", ".join(options.parts)
+        what = f"must be one of the parts ({names}), got {options.held_part!r}"
+        raise OptionError("held_part", what)
 
 
-@stage(version=1, scope="set", reads=relation_reads, adds={"split": pl.String}, check=_check)
+@stage(
+    version=1,
+    scope="set",
+    reads=relation_reads,
+    adds={"split": pl.String},
+    check=_check,
+    later=("held", "held_part"),
+)
 def split(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     parts: Parts,
     keep: str | None = None,
+    held_part: str | None = None,
     threshold: PositiveFraction | None = 0.8,
     ngram_size: Count = 5,
     field: Field = "prompt",
@@ -104,14 +119,18 @@ def split(
 
     Args:
         rows: The rows to split.
+        held: Rows of one part of before, such as those of the last release: groups that have one
+            keep that part, as far as its number of rows goes. Steps that share the rows out take
+            the same ones.
         parts: The size of each part by name: fractions (`{train: 0.9, heldout: 0.1}`), which
             sum to 1 or leave the others to a part `rest`; or numbers of rows with a part
             `rest` (`{heldout: 500, train: rest}`). A fraction is the chance of a group of
             related rows, so that parts are about so large; rows that are added later move no
             group that they leave as it is. A number of rows is never exceeded: groups are
             taken in the order of their hashes, and one that no longer fits is passed over;
-            added rows may take the places of others.
+            added rows may take the places of others that are not held.
         keep: The part whose rows are kept; null: all rows.
+        held_part: The part of the held rows; null: the part that is kept.
         threshold: The Jaccard similarity from which two rows are near-duplicates; null: none.
         ngram_size: Words in the n-grams that are compared for it.
         field: The text compared for it: conversation, prompt (first user turn with its
@@ -140,17 +159,21 @@ def split(
         >>> split(ctx, rows, parts={"train": "rest", "heldout": 2})["split"].to_list()
         ['train', 'train', 'heldout']
     """
+    if held is not None and (held_part or keep) not in parts:
+        what = f"must be one of the parts ({', '.join(parts)}) with held rows, got {held_part!r}"
+        raise OptionError("held_part", what)
     relation = Relation(threshold, ngram_size, field, shared_ngram_size)
     prompts = prompt_ids(rows)
     roots = related_groups(rows, prompts, relation)
     groups = (
-        pl.DataFrame({"root": roots, "prompt": prompts})
+        pl.DataFrame({"root": roots, "prompt": prompts, "held": held_rows(rows, held)})
         .group_by("root")
-        .agg(pl.col("prompt").min(), rows=pl.len())
+        .agg(pl.col("prompt").min(), rows=pl.len(), held=pl.col("held").any())
         .sort("prompt")
     )
     draws = uniform(groups["prompt"], f"select.split:{seed}")
-    names = _parts_of(draws, groups["rows"].to_numpy(), parts)
+    sizes, fixed = groups["rows"].to_numpy(), groups["held"].to_numpy()
+    names = _parts_of(draws, sizes, parts, fixed, held_part or keep)
     named = groups.select("root", group_rows="rows", split=pl.Series(names, dtype=pl.String))
     result = pl.DataFrame({"root": roots}).join(named, on="root", how="left", maintain_order="left")
     is_other = pl.lit(False) if keep is None else pl.col("split") != keep
@@ -160,7 +183,11 @@ def split(
 
 
 def _parts_of(
-    draws: NDArray[np.float64], sizes: NDArray[np.integer], parts: Mapping[str, Part]
+    draws: NDArray[np.float64],
+    sizes: NDArray[np.integer],
+    parts: Mapping[str, Part],
+    is_held: NDArray[np.bool_],
+    held_part: str | None,
 ) -> list[str]:
     """The part of each group of rows.
 
@@ -170,6 +197,8 @@ def _parts_of(
         draws: A number in [0, 1) for each group.
         sizes: Its number of rows.
         parts: The size of each part.
+        is_held: Whether it keeps the part of the held rows.
+        held_part: That part.
     """
     by_name = sorted(parts.items())
     counts = {name: size for name, size in by_name if isinstance(size, int)}
@@ -178,10 +207,12 @@ def _parts_of(
     if fractions:
         names = [name for name in fractions if name != last]
         ends = np.cumsum([fractions[name] for name in names])
-        return [[*names, last][i] for i in np.searchsorted(ends, draws, side="right").tolist()]
+        drawn = [[*names, last][i] for i in np.searchsorted(ends, draws, side="right").tolist()]
+        return [str(held_part) if h else name for name, h in zip(drawn, is_held, strict=True)]
     result, free = np.full(len(draws), last, dtype=object), np.argsort(draws, kind="stable")
     for name, size in counts.items():
-        selected = fill(sizes.astype(np.int64), free.tolist(), size)
+        places = held_first(free, is_held) if name == held_part else free[~is_held[free]]
+        selected = fill(sizes.astype(np.int64), places.tolist(), size)
         result[selected] = name
         free = free[~selected[free]]
     return list(result)

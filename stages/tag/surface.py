@@ -20,9 +20,9 @@ from pipeline.errors import OptionError
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, Range
 from schemas.records import num_tool_calls, reasoning, response, turns
+from schemas.refusals import AI_DISCLAIMER, REFUSAL
 from schemas.turns import View, viewed
 from stages._text.languages import identifier
-from stages._text.refusals import AI_DISCLAIMER, REFUSAL
 
 CODE: Final = r"""(?xm)
     ^[ \t]*```

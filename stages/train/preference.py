@@ -23,7 +23,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.stage import Files, InputFiles, Pairs, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
 from stages._training.dataset import hidden_counts, load_tokenizer, passes
-from stages._training.encoding import first_refused, name_refused_rows, refused_rows
+from stages._training.encoding import name_refused_rows, nothing_left, refused_rows
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
@@ -76,7 +76,7 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return ["prompt", *SIDES, "tools"]
 
 
-@stage(version=2, scope="set", reads=_reads, check=_check)
+@stage(version=3, scope="set", reads=_reads, check=_check)
 def preference(
     ctx: Context,
     pairs: Files | Pairs,
@@ -160,7 +160,7 @@ def preference(
     with quiet():
         tokenizer, _ = load_tokenizer(model, chat_template)
         encoded = encode_pairs(tokenizer, _rows(pairs, "train"))
-        rows, counts = _usable(encoded, max_length, loss)
+        rows, counts = _usable(encoded, max_length, loss, ctx.work)
         counts |= hidden_counts(encoded)
         test = encode_pairs(tokenizer, _test_rows(pairs, held_out))
         both = pl.concat([encoded, test])
@@ -198,12 +198,12 @@ def _test_rows(pairs: pl.DataFrame | Path, held_out: pl.DataFrame | Path | None)
 
 
 def _usable(
-    encoded: pl.DataFrame, max_length: int, loss: Loss
+    encoded: pl.DataFrame, max_length: int, loss: Loss, folder: Path
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """The rows to train on, and what was left out of them.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none. Where the template refused rows, they are named in `folder`.
     """
     rows, counts = cut_pairs(encoded, max_length)
     if isinstance(loss, KTO):
@@ -216,9 +216,7 @@ def _usable(
     counts["rows"] = len(rows)
     if rows.is_empty():
         refused = refused_rows(encoded["id"], encoded)
-        raise UserError(
-            f"there is no pair to train on by {loss.name}", why=f"{counts}{first_refused(refused)}"
-        )
+        raise nothing_left(f"there is no pair to train on by {loss.name}", counts, refused, folder)
     return rows, counts
 
 

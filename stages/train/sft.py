@@ -39,8 +39,8 @@ from stages._training.encoding import (
     ANSWER_PARTS,
     AnswerPart,
     encode,
-    first_refused,
     name_refused_rows,
+    nothing_left,
     refused_rows,
 )
 from stages._training.hyperparameters import (
@@ -160,6 +160,8 @@ def sft(
         encoding = partial(encode, tokenizer, marked, loss_on=loss_on)
         read = partial(_rows, encoding, shards, max_length, reverse, refused)
         rows, counts = read("train")
+        if rows.is_empty():
+            raise nothing_left("no row has an answer to train on", counts, refused, ctx.work)
         blocks = pack(rows, max_length) if packing else dataset(rows)
         num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
         ordered = blocks.select(passes(len(blocks), num_rows, seed))
@@ -198,9 +200,6 @@ def _rows(
     encoded = encoding(rows)
     refused += ({"split": split, **row} for row in refused_rows(rows["id"], encoded))
     usable, counts = cut(encoded.drop("error", HIDDEN), max_length)
-    if usable.is_empty() and split == "train":
-        why = f"{counts}{first_refused(refused)}"
-        raise UserError("no row has an answer to train on", where=str(shards), why=why)
     return usable, counts | (hidden_counts(encoded) if split == "train" else {})
 
 

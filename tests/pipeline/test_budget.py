@@ -13,19 +13,16 @@ from hypothesis import strategies as st
 
 from pipeline.cli.tables import estimates, plan_table, plan_totals
 from pipeline.errors import Exit, RecipeErrors, UserError
-from pipeline.execution.estimate import (
-    Amounts,
-    Estimate,
-    budget_warnings,
-    comparison,
-    estimate_steps,
-)
+from pipeline.execution.actual_usage import comparison
+from pipeline.execution.estimate import Amounts, Estimate, estimate_steps
 from pipeline.execution.plan import plan
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
+from pipeline.execution.spending import budget_warnings, trackers
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Price, Usage
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
+from pipeline.models.journal.usage import TokenUsage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.journals import max_answers
@@ -219,12 +216,12 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     limited = recipe(tmp_path, port, prices=PRICES, budget={"tokens": 9, "money": 9}, new=spare)
     opened = Store(store)
     expected = estimate_steps(limited, opened, plan(limited, opened))
-    (warning,) = budget_warnings(limited, expected)
+    (warning,) = budget_warnings(trackers(limited, opened), expected)
     tokens = expected["new"].at_most.tokens
     together = sum(estimate.expected.tokens or 0 for estimate in expected.values())
     assert warning == f"the budget of the run is 9 tokens; at most {together:,} are expected"
     shown = plan_table(estimates(plan(limited, opened), expected), plan_totals(expected))
-    assert f"<= {tokens}" in shown
+    assert f"<= {tokens:,}" in shown
     assert "requests are expected" not in shown
 
 
@@ -252,9 +249,9 @@ def test_a_budget_is_never_exceeded(
     open_: list[tuple[Usage, Usage]] = []
     spent = 0
     for prompt, longest, real in uses:
-        reserved = Usage.of(1, prompt, longest, price)
+        reserved = Usage.of(1, TokenUsage(prompt, 0, longest), price)
         if budget.reserve(reserved):
-            actual = Usage.of(1, prompt, min(real, longest), price)
+            actual = Usage.of(1, TokenUsage(prompt, 0, min(real, longest)), price)
             open_.append((reserved, actual))
         if len(open_) >= width:
             one = open_.pop(0)

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from pipeline.errors import Exit, UserError
-from pipeline.execution.code_hash import code_hash
 from pipeline.execution.snapshot import Snapshot
+from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store

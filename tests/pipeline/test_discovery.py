@@ -55,7 +55,7 @@ class Tree:
     def hashes(self, *names: str, folder: Path | None = None) -> dict[str, str]:
         code = (
             "import sys, json; from pipeline.recipe.discovery import find; "
-            "from pipeline.execution.code_hash import code_hash, prompts; "
+            "from pipeline.recipe.code_hash import code_hash, prompts; "
             "print(json.dumps({n: [code_hash(find(n)), sorted(prompts(find(n)))] "
             "for n in sys.argv[1:]}))"
         )

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors
-from pipeline.execution.estimate import comparison
+from pipeline.execution.actual_usage import comparison
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
 from pipeline.execution.workers import StageCall, WorkerPool

@@ -13,7 +13,8 @@ import pytest
 from pipeline.cli import tables
 from pipeline.errors import Exit, UserError
 from pipeline.execution import history
-from pipeline.execution.plan import differences, select_steps
+from pipeline.execution.differences import differences
+from pipeline.execution.plan import select_steps
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.hashing import digest
@@ -288,7 +289,7 @@ def test_prompts_that_only_moved_are_said_to_have_moved(tmp_path: Path) -> None:
     moved = {**planned.parts, "prompts": {"new/b": "2", "new/a": "1"}}
     changed = {**planned.parts, "prompts": {"old/a": "1", "old/b": "3"}}
     assert differences(old, moved, planned.step) == ["prompts moved to other files"]
-    assert differences(old, changed, planned.step) == ["prompts changed"]
+    assert differences(old, changed, planned.step) == ["prompts changed: b"]
 
 
 OLD_PARTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

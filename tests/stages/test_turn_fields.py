@@ -34,6 +34,7 @@ _TRAINED: Final = "it trains for long; what a trainer sees is tested in tests/st
 _PROMPTS: Final = "it groups rows by their prompts, and the answers are what it chooses among"
 _ANSWERS: Final = "rows that have tools are dropped, and what is before the last request is kept"
 
+_TEMPLATE: Final = "its template names what is shown; what each name shows is tested there"
 _FIELDS: Final = "it looks at instructions, prompts and responses, or at all turns (`field`)"
 _COUNTED: Final = "it measures what is said and counts the rest; tag.tools counts these"
 _PLANTED: Final = "the text holds no secret; tests/stages/_privacy plants one in every field"
@@ -41,6 +42,8 @@ _HELD: Final = "it compares prompts, and turns for long runs of words"
 
 UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "generate.backtranslate": (DIFFERENCES, _NEW),
+    "generate.column": (DIFFERENCES, _TEMPLATE),
+    "score.column": (("reasoning", "tools", "results"), _TEMPLATE),
     "generate.self_instruct": (DIFFERENCES, _NEW),
     "generate.system_prompt": (DIFFERENCES, _NEW),
     "generate.taxonomy": (DIFFERENCES, _NEW),

@@ -9,12 +9,13 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from pipeline.models import LanguageModel
+from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
+from stages.generate.column.outputs import Label, Structured, Text
 from stages.generate.from_documents import (
     AgentInstruct,
     Aitp,
@@ -26,14 +27,19 @@ from stages.generate.from_documents import (
     SelfCodeAlign,
     WaveCoder,
 )
-from stages.generate.self_instruct.instances import Simple, ZeroShotAnswered
+from stages.generate.pairs import FirstPit, SelfTaught, SPaR
+from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
+from stages.score.column import Labels, Scale
 from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
-from tests.support.rows import DATA, conversations, json_lines, sample
+from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
+FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
+"""Fields of an answer, as the teacher gives them."""
+
 LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
@@ -114,6 +120,13 @@ def _cases() -> list[Case]:
         edges = {"rows": _ROWS}
         return case("generate.system_prompt", method.name, edges, method=method, **options)
 
+    def own(stage: str, **options: Any) -> Case:
+        """A prompt of the recipe's own."""
+        (option,) = (v for v in options.values() if hasattr(v, "name"))
+        prompted = {"model": MODEL, "prompt": "Look at this: {{ response }}", **options}
+        prompted |= {"max_tokens": LIMIT} if stage == "generate.column" else {}
+        return Case(stage, option.name, {"rows": _ANSWERS}, prompted)
+
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
     judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
@@ -145,6 +158,12 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
+        own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
+        *(
+            own("score.column", answer=answer)
+            for answer in (Scale(), Labels(labels=("good", "bad")))
+        ),
         *(
             case("generate.from_documents", method.name, prose, max_passages=9, method=method)
             for method in (
@@ -181,5 +200,46 @@ def _cases() -> list[Case]:
     ]
 
 
+def _answered(*rows: tuple[str, str, bool]) -> pl.DataFrame:
+    """Exchanges of which it is known whether they are correct."""
+    frame = conversations([(prompt, answer) for prompt, answer, _ in rows])
+    correct = {prompt + answer: right for prompt, answer, right in rows}
+    texts = ["".join(m["content"] for m in messages) for messages in frame["messages"].to_list()]
+    return frame.with_columns(passed=pl.Series([correct[text] for text in texts]))
+
+
+def _more_cases() -> list[Case]:
+    sums = _answered(
+        ("What is 2 and 2?", "2 and 2\nThe answer is 4.", True),
+        ("What is 2 and 2?", "2 times 2\n2 and 3\nThe answer is 5.", False),
+        ("What is 1 and 3?", "It is VAGUE.", False),
+    )
+    paraphrase = "A garment takes 2 bolts of blue fiber and half as much white. How many in all?"
+    item = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many in total?"
+    judged = {"rows": conversations([(paraphrase, "3"), ("Sing a song!", "La.")])}
+    judged["benchmarks"] = exam("gsm8k", [{"question": item}])
+    embedder = Embedder(model=str(DATA / "models/potion-base-4m"))
+    options = {"embedder": embedder, "judge": MODEL, "threshold": 0.3}
+
+    def paired(method: Any) -> Case:
+        own = {"model": MODEL, "max_tokens": LIMIT, "method": method}
+        return Case("generate.pairs", method.name, {"rows": sums}, own)
+
+    return [
+        *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
+        Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("generate.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
+        ),
+        Case(
+            *("score.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},
+        ),
+    ]
+
+
 CASES: Final = _cases()
 NAMES: Final = [f"{case.stage}-{case.method}".rstrip("-") for case in CASES]
+MORE_CASES: Final = _more_cases()
+"""Pairs and decontamination: what they make, or take, is no record of one answer."""

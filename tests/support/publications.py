@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from pipeline.releases.publication import Publication, prepare
-from pipeline.releases.registry import write_release
 from pipeline.store.file_hashes import file_digest
 from pipeline.store.parquet import write_table
+from pipeline.store.releases import write_release
 from pipeline.store.store import Store
 from schemas.release import Release
 from tests.support.fake_hub import TOKEN, FakeHub

@@ -28,7 +28,9 @@ class Scripted:
         answers: The texts of each call.
     """
 
+    name = "scripted"
     resample = 0
+    fallback = None
     tokenizer: Any = None
     context_tokens: int | None = None
 
@@ -51,6 +53,9 @@ class Scripted:
         if reason == "error":
             return Completion(key, "", "error", 0, 0, error=answer)
         return Completion(key, answer, reason, 0, 0)  # type: ignore[arg-type]
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        return [False for _ in requests]
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         raise AssertionError("nothing is scored here")

@@ -15,6 +15,11 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Change what is wrong with it", "It is light, and cheap, and it is {0}."),
+    ("It is VAGUE", "no"),
+    ("Does the answer do all", "yes"),
+    ("2 times 2\n2 and 3", "The answer is 5."),
+    ("Go on from where it stops", "That makes 4.\nThe answer is 4."),
     ("an advertisement?", "no"),
     ("tell private things", "no"),
     ("Answer yes or no.", "yes"),
@@ -25,6 +30,12 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Say A, B or tie", "A"),
     ("a single number:", "4"),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
+    ("Answer with one of these and nothing else: good, bad.", "good"),
+    ("Answer with a number from 1 to 5", "4"),
+    (
+        "Answer with one JSON object and nothing else",
+        json.dumps({"difficulty": 3, "reason": "It is long.", "level": "hard"}),
+    ),
     ("Write one JSON object", json.dumps({"quality": 9, "difficulty": 5, "needs_more": False})),
     (
         "Write JSON and nothing else",

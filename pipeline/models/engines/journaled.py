@@ -7,7 +7,7 @@ those requests that the journal does not.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.models.base import Completion, EngineContext, LanguageModel, Request, Scored
+from pipeline.models.base import (
+    Completion,
+    Engine,
+    EngineContext,
+    LanguageModel,
+    Request,
+    Scored,
+)
+from pipeline.models.journal.gate import Billing, Gate
 from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, complete
+from pipeline.models.journal.requests import Batch, PreparedRequest, complete
 from pipeline.models.local.rendering import Rendering
+from pipeline.store.hashing import encode
 
 
 class JournaledEngine(ABC):
@@ -30,7 +39,14 @@ class JournaledEngine(ABC):
         model: The model.
         identity: The identity of the model, which is part of every key.
         ctx: The store, the budget and the counters of the stage.
+
+    Attributes:
+        fallback: What is asked for what this model refuses or fails.
+        instead_of: The identity of the model whose fallback this one is.
     """
+
+    fallback: Engine | None = None
+    instead_of: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -53,6 +69,11 @@ class JournaledEngine(ABC):
         return self._rendering.context_tokens
 
     @property
+    def name(self) -> str:
+        """What rows call the model."""
+        return self._model.short_name
+
+    @property
     def resample(self) -> int:
         """How often an answer that cannot be read is sampled anew."""
         return self._model.resample
@@ -68,12 +89,19 @@ class JournaledEngine(ABC):
 
     def prepare(self, requests: Sequence[Request]) -> list[PreparedRequest]:
         """The requests with their keys and payloads, as `generate` looks them up."""
-        return self._rendering.prepare(requests, self._identity)
+        return self._rendering.prepare(requests, self._identity, self.instead_of)
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        """Which of the requests the journal answers."""
+        return are_known(self._journal, self.prepare(requests))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """See `pipeline.models.base.Engine` and `pipeline.models.journal.requests`."""
         prepared = self.prepare(requests)
-        return complete(prepared, self._journal, self._send, self._ctx, self._model.price)
+        # A server bills what it counts; one that is started here, or weights, bill nothing.
+        metered = self._model.base_url is not None
+        billing = Billing(encode(self._identity).decode(), self._model.price, metered)
+        return complete(prepared, self._journal, self._send, self._ctx, billing)
 
     def loglikelihood(
         self,
@@ -89,3 +117,14 @@ class JournaledEngine(ABC):
     @abstractmethod
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         """Answer the requests that the gate admits; see `pipeline.models.journal.requests.Send`."""
+
+
+def are_known(journal: Journal, prepared: Sequence[PreparedRequest]) -> list[bool]:
+    """Which of the requests the journal answers.
+
+    Args:
+        journal: The journal.
+        prepared: The requests.
+    """
+    known = journal.get_many([p.key for p in prepared if p.error is None])
+    return [p.key in known for p in prepared]

@@ -1,4 +1,4 @@
-"""The engine for OpenAI-compatible servers: attached by `base_url`, or vLLM's own, started here.
+"""The engine for servers: attached by `base_url`, or vLLM's own, started here.
 
 Where the prompts are rendered here (see `local/rendering.py`) they are sent as token ids
 to the completions endpoint, so the server adds and changes nothing. Otherwise messages go
@@ -6,11 +6,12 @@ to the chat endpoint and texts to completions. One request is one answer: severa
 are several requests, each with a seed of its own, so that a resumed run sends the same
 requests; servers that cache prefixes compute a shared prompt once.
 
-What comes back is a response if it is JSON and can be parsed; the journal stores the text
-exactly as received. Everything else is a transmission error and is tried again. The key is
-taken from the environment when something is sent, and is redacted from everything that
-the server says, answers and errors alike; so a key must be long enough to be no word of
-an answer.
+How a provider wants it is in `pipeline.models.http.providers`.
+
+What comes back is a response if it is JSON and can be parsed; the journal stores all of it.
+Everything else is a transmission error and is tried again. The key is taken from the
+environment when something is sent, and is redacted from everything that the server says,
+answers and errors alike; so a key must be long enough to be no word of an answer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -29,17 +31,17 @@ from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.engines.vllm_server import Server
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
-from pipeline.models.http.scheduler import Scheduler
-from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.http.redaction import MIN_KEY_LENGTH
+from pipeline.models.http.refusals import History
+from pipeline.models.http.scheduler import Result, Scheduler
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 COMMIT_SIZE: Final = 1000
 """The largest number of answers that are committed together."""
-MIN_KEY_LENGTH: Final = 8
-"""Characters. A key as short as `x` or `EMPTY` is part of many an answer: it could neither be
-kept out of the journal nor redacted without loss."""
 
-Results = SimpleQueue[tuple[PreparedRequest, str | Failure] | None]
+Results = SimpleQueue[tuple[PreparedRequest, Result] | None]
 """Requests with their results, as they come; None at the end."""
 
 
@@ -81,7 +83,9 @@ class RemoteModel:
                 self._client = HttpClient(model, server.base_url, server.name, server.key)
             else:
                 name = model.served_name or model.model
-                self._client = HttpClient(model, str(model.base_url), name, _key(model))
+                key = _secret(model.api_key_env, model.model)
+                headers = {n: str(_secret(v, model.model)) for n, v in model.api.headers.items()}
+                self._client = HttpClient(model, str(model.base_url), name, key, headers)
         return self._client
 
     @property
@@ -122,6 +126,7 @@ class OpenAIEngine(JournaledEngine):
     ) -> None:
         super().__init__(remote.rendering, model, identity, ctx)
         self._remote = remote
+        self._history = History()
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         """Yield answers as they come. Neither the event loop nor the journal waits for the other.
@@ -130,9 +135,15 @@ class OpenAIEngine(JournaledEngine):
         """
         results: Results = SimpleQueue()
         client, loop = self._remote.client(self._ctx.work / "server.log"), self._remote.loop
+        history = self._history
+
+        def deliver(request: PreparedRequest, result: Result) -> None:
+            sent = history.sent.pop(request.key, None)
+            results.put((replace(request, sent=sent) if sent else request, result))
+
         scheduler = Scheduler(
-            attempt=client.attempt,
-            deliver=lambda request, result: results.put((request, result)),
+            attempt=lambda request: client.attempt(request, history),
+            deliver=deliver,
             gate=gate,
             limits=self._model.limits,
             limiter=self._remote.limiter,
@@ -170,16 +181,20 @@ def _next_batch(results: Results) -> Batch:
     return batch
 
 
-def _key(model: LanguageModel) -> str | None:
-    """The server's key from the environment. No error shows it."""
-    variable = model.api_key_env
+def _secret(variable: str | None, where: str) -> str | None:
+    """A key or a header's value from the environment. No error shows it.
+
+    Args:
+        variable: The name of the variable; None for no key.
+        where: The model, for the message.
+    """
     if variable is None:
         return None
     key = os.environ.get(variable)
     if not key:
         raise UserError(
             f"the environment variable {variable} is not set",
-            where=model.model,
+            where=where,
             why="it must hold the key for the model's server",
             hint=f"export {variable}=...",
         )
@@ -187,14 +202,14 @@ def _key(model: LanguageModel) -> str | None:
         # Checked before the HTTP client does: its error would contain the key.
         raise UserError(
             f"the environment variable {variable} must hold printable ASCII characters only",
-            where=model.model,
+            where=where,
             why="another one, such as a line break, cannot be sent in a header",
             hint=f"export {variable}=...",
         )
     if len(key) < MIN_KEY_LENGTH:
         raise UserError(
             f"the environment variable {variable} must hold at least {MIN_KEY_LENGTH} characters",
-            where=model.model,
+            where=where,
             why="a shorter key may be a word of an answer as well, from which it is redacted",
             hint="leave api_key_env out for a server that needs no key, else give it a longer one",
         )

@@ -65,14 +65,26 @@ def open_engine(model: LanguageModel | Embedder, ctx: EngineContext) -> Engine |
     Raises:
         UserError: The model cannot be found or loaded.
     """
-    identified = identity(model, FileDigests(ctx.store / "files.json"))
+    files = FileDigests(ctx.store / "files.json")
+    identified = identity(model, files)
     # The key contains the path too: an `id` may be given to two folders, and equal
     # weights in two folders cost no more than memory.
-    unpriced = replace(model, price=None) if isinstance(model, LanguageModel) else model
-    key = f"{unpriced} {json.dumps(identified, sort_keys=True)}"
+    loaded: Any = model
+    if isinstance(model, LanguageModel):
+        loaded = replace(model, price=None, fallback=None)
+    key = f"{loaded} {json.dumps(identified, sort_keys=True)}"
     if key not in _loaded:
         _loaded[key] = importlib.import_module(ENGINES[model.engine]).load(model)
-    return _loaded[key].bind(model, identified, ctx)  # type: ignore[no-any-return]
+    engine = _loaded[key].bind(model, identified, ctx)
+    if isinstance(model, LanguageModel) and model.fallback is not None:
+        from pipeline.models.engines.fallback import Fallback
+
+        second = model.fallback
+        engine.fallback = Fallback(
+            *(second, identity(second, files), identified, ctx),
+            open_engine=lambda: open_engine(second, ctx),
+        )
+    return engine  # type: ignore[no-any-return]
 
 
 def end_processes() -> None:

@@ -34,7 +34,8 @@ from typing import Any, Final
 from pipeline.errors import UserError, command_line
 from pipeline.models.base import UNRECORDED, EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
-from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, Failure, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 MAX_SHOWN: Final = 200

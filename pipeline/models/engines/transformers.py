@@ -33,7 +33,8 @@ from transformers.utils.logging import disable_progress_bar
 from pipeline.errors import UserError
 from pipeline.models.base import EngineContext, LanguageModel, Scored
 from pipeline.models.engines.journaled import JournaledEngine
-from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, in_batches
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, PreparedRequest, in_batches
 from pipeline.models.local.chat_template import load_tokenizer, smallest, source
 from pipeline.models.local.likelihood import Likelihoods
 from pipeline.models.local.rendering import Rendering

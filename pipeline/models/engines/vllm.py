@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.models.base import Decoding, EngineContext, LanguageModel, Scored
 from pipeline.models.engines.journaled import JournaledEngine
-from pipeline.models.journal.requests import Batch, Failure, Gate, PreparedRequest
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Batch, Failure, PreparedRequest
 from pipeline.models.local.chat_template import source
 from pipeline.models.local.rendering import Rendering
 from schemas.reasoning import CONTROL_TOKENS

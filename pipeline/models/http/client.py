@@ -7,6 +7,9 @@ request is tried again is decided in `scheduler.py`.
 Over plain HTTP each request has a connection of its own. On a reused one, a response that
 some proxy delivers twice would be taken for the answer to the next request, unnoticed;
 inside TLS that cannot happen.
+
+What a provider calls things is in `providers`, what one server refused is in `dialect.py`. An
+answer is stored as it is written anew from its parsed value, without any key.
 """
 
 from __future__ import annotations
@@ -14,21 +17,42 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
+from pipeline.models.http.dialect import Dialect
+from pipeline.models.http.providers import PROVIDERS
+from pipeline.models.http.providers.unsupported import UnsupportedError
+from pipeline.models.http.quota import quota_error, quota_is_used_up
+from pipeline.models.http.redaction import LeakError, Redaction, secrets_in
+from pipeline.models.http.refusals import (
+    REFUSED,
+    History,
+    Refusal,
+    error_message,
+    hint_for,
+    parameters_in,
+    unsupported,
+)
 from pipeline.models.http.scheduler import Retry
+from pipeline.models.http.streams import StreamError, data_events
 from pipeline.models.journal.requests import Failure, PreparedRequest
-from pipeline.models.journal.responses import well_formed
+from pipeline.models.journal.responses import AbsurdError, is_complete
+from pipeline.models.journal.usage import billed
+from pipeline.store.hashing import encode
 
 RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Status codes after which the request is tried again."""
 OVERLOADED: Final = frozenset({408, 429, 503, 529})
 """Status codes after which fewer requests are sent at once."""
+UNREAD: Final = frozenset({429, 503, 529})
+"""Those of them that say nothing about the request itself."""
 FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """Status codes that every other request would get as well."""
 FORBIDDEN: Final = 403
@@ -36,6 +60,8 @@ FORBIDDEN: Final = 403
 moderation answer so."""
 MAX_MESSAGE: Final = 300
 """Characters of a server's message that an error shows."""
+MAX_SPELLINGS: Final = 10
+"""How often a request is spelled anew after refusals; each teaches one thing."""
 
 
 class HttpClient:
@@ -46,19 +72,31 @@ class HttpClient:
         base_url: Address of the server.
         name: What the server calls the model.
         key: The server's key; None where it needs none. It is never shown.
+        headers: Further headers; their values are never shown.
     """
 
-    def __init__(self, model: LanguageModel, base_url: str, name: str, key: str | None) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        base_url: str,
+        name: str,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         import httpx2
 
-        self.model, self.name, self._key = model, name, key
-        self.base_url = base_url
+        self.model, self.name, self.base_url = model, name, base_url
+        self.provider = PROVIDERS[model.api.provider]
+        self.dialect = dialect_of(model, base_url, name)
+        self._unspoken = Dialect.of(LanguageModel(name, guided=model.guided))
+        self._redaction = Redaction(secrets_in(key, headers or {}))
         connections = model.limits.concurrency
         reused = connections if urlsplit(base_url).scheme == "https" else 0
         self._client = httpx2.AsyncClient(
             base_url=base_url,
-            headers=({"Authorization": f"Bearer {key}"} if key else {})
-            | ({} if reused else {"Connection": "close"}),
+            headers=self.provider.headers(key, model.api)
+            | ({} if reused else {"Connection": "close"})
+            | dict(headers or {}),
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=reused),
             # No proxy for a server on this machine: it would see the key.
             trust_env=not on_loopback(base_url),
@@ -100,8 +138,12 @@ class HttpClient:
             # Any status shows that the server runs; what an error means, requests will show.
             self._connected = True
 
-    async def attempt(self, prepared: PreparedRequest) -> str | Retry | Failure:
-        """Send a request once.
+    async def attempt(self, prepared: PreparedRequest, history: History) -> str | Retry | Failure:
+        """Send a request once; or again at once, in a spelling that the server's refusal taught.
+
+        Args:
+            prepared: The request.
+            history: How the server answered the stage so far.
 
         Returns:
             The raw response, or why there is none.
@@ -111,70 +153,207 @@ class HttpClient:
         """
         import httpx2
 
-        path = "completions" if isinstance(prepared.prompt, str) else "chat/completions"
-        body = request_body(prepared, self.name, self.model.guided)
         try:
-            response = await self._request("POST", path, body)
+            for _ in range(MAX_SPELLINGS):
+                learned = self.dialect.learned
+                body = self._body(prepared)
+                path = self.provider.path(prepared, self.name, self.dialect)
+                response = await self._request("POST", path, body)
+                if response.is_success:
+                    return self._answer(response, prepared, body, history)
+                if response.status_code not in REFUSED:
+                    break
+                refusal = self._refusal(response, body)
+                if not self._respell(refusal, learned, prepared, history):
+                    return self._count(refusal, response.status_code, history)
         except TimeoutError:
             return Retry(f"no answer within {self.model.limits.timeout:g} s", overload=True)
         except httpx2.RequestError as error:
             return Retry(f"the connection broke: {self._one_line(error)}")
-        return self._response(response) if response.is_success else self._refused(response)
+        return self._refused(response)
+
+    def _body(self, prepared: PreparedRequest) -> dict[str, Any]:
+        try:
+            return self.provider.body(prepared, self.name, self.dialect)
+        except UnsupportedError as error:
+            raise unsupported(error.parameter, self._where, str(error)) from None
+
+    @property
+    def _where(self) -> str:
+        return f"{self.base_url} ({self.name})"
 
     async def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         async with asyncio.timeout(self.model.limits.timeout):
             return await self._client.request(method, path, json=body)
 
-    def _response(self, response: Any) -> str | Retry:
-        """The raw text, if it is a response; it may be truncated, garbled or another's page."""
-        content_type = response.headers.get("content-type") or "of no type"
-        if "json" not in content_type.lower():
+    # Answers
+
+    def _answer(
+        self, response: Any, prepared: PreparedRequest, body: dict[str, Any], history: History
+    ) -> str | Retry | Failure:
+        """The raw text of an answer, if it is one; it may be cut, garbled or another's page."""
+        content_type = (response.headers.get("content-type") or "of no type").lower()
+        is_stream = "event-stream" in content_type
+        if not is_stream and "json" not in content_type:
             return Retry(f"the answer is {self._one_line(content_type)} instead of JSON")
         try:
-            text = response.content.decode("utf-8")
-            parsed = json.loads(text)
-            clean = self._redact(parsed)
-        except (ValueError, RecursionError):
+            content = response.content.decode("utf-8")
+            parsed = self._assembled(content) if is_stream else json.loads(content)
+        except StreamError as error:
+            return Retry(self._one_line(error), overload="overloaded" in str(error).lower())
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return Retry(f"the answer is no valid {'stream' if is_stream else 'JSON'}")
+        result = self._storable(parsed)
+        if isinstance(result, str):
+            history.answered = True
+            history.accepted |= body.keys()
+            if not self.dialect.plain:
+                history.accepted |= parameters_in(body, self.provider.PROMPT_FIELDS)
+                if sent := self._sent(prepared, body):
+                    history.sent[prepared.key] = sent
+        return result
+
+    def _assembled(self, content: str) -> Any:
+        parsed = self.provider.assembled(data_events(content))
+        if parsed is None:
+            raise StreamError("the stream ended before the answer did")
+        return parsed
+
+    def _storable(self, parsed: Any) -> str | Retry | Failure:
+        """The text of an answer that is stored, without any key."""
+        try:
+            complete = is_complete(parsed)
+            text, clean = self._redaction.json(parsed)
+            if complete and (clean is parsed or is_complete(clean)):
+                return text
+        except AbsurdError as error:
+            return Failure(f"the server's answer cannot be right: {self._one_line(error)}")
+        except LeakError:
+            why = "the server's answer holds its key in pieces, so it is not stored"
+            return Failure(why, billed(parsed))
+        except RecursionError:
             return Retry("the answer is no valid JSON")
-        if not well_formed(clean):
-            message = self._one_line(self._message(response))
-            return Retry(f"the answer has no completion in it: {message}")
-        return text if clean is parsed else json.dumps(clean)
+        message = self._one_line(error_message(clean))
+        return Retry(f"the answer has no completion in it: {message}", billed=billed(clean))
+
+    def _sent(self, prepared: PreparedRequest, body: dict[str, Any]) -> str | None:
+        """What was sent beside the prompt, where it is not the plain spelling of the request."""
+        openai = PROVIDERS["openai"]
+        if body == openai.body(prepared, self.name, self._unspoken):
+            return None
+        fields = {k: v for k, v in body.items() if k not in self.provider.PROMPT_FIELDS}
+        return self._redaction.text(encode(fields).decode())
+
+    # Refusals
+
+    def _refusal(self, response: Any, body: dict[str, Any]) -> Refusal:
+        content = self._content(response)
+        message = self._refusal_message(response, content)
+        sent = parameters_in(body, self.provider.PROMPT_FIELDS)
+        return Refusal.of(content, message, {*sent, "stream"})
+
+    def _respell(
+        self, refusal: Refusal, learned: int, prepared: PreparedRequest, history: History
+    ) -> bool:
+        """Whether the request can be sent again in another spelling.
+
+        Args:
+            refusal: Why it was refused.
+            learned: How much was known of the server when it was sent.
+            prepared: The request.
+            history: How the server answered the stage so far.
+
+        Raises:
+            UserError: The server does not take what the stage asks for.
+        """
+        if refusal.about_key:
+            raise self._fatal(refusal.message, "fix the key in api_key_env of the model")
+        if refusal.parameter is None:
+            return False
+        if self.dialect.learned != learned:
+            return True  # another request was refused meanwhile, and taught something
+        note = self.dialect.learn(refusal.parameter, prepared.decoding)
+        if note is not None:
+            note_once(f"{self._where} {note} (it answered: {refusal.message})")
+            return True
+        if refusal.parameter in history.accepted_parameters:
+            return False  # it took others with it, so this is about one request
+        raise unsupported(refusal.parameter, self._where, refusal.message)
+
+    def _count(self, refusal: Refusal, code: int, history: History) -> Failure:
+        """The failure of a request that was refused.
+
+        Raises:
+            UserError: The first ones of a stage were refused alike.
+        """
+        if history.add(refusal):
+            raise UserError(
+                f"the server refused the first {history.refused} requests alike with {code}",
+                where=self._where,
+                why=refusal.message,
+                hint=hint_for(refusal.parameter),
+            )
+        return Failure(f"the server answered {code}: {refusal.message}")
 
     def _refused(self, response: Any) -> Retry | Failure:
         code = response.status_code
-        message = self._one_line(self._message(response))
+        message = self._refusal_message(response, self._content(response))
         if code in RETRYABLE:
-            after = retry_after(response.headers)
-            return Retry(f"the server answered {code}: {message}", code in OVERLOADED, after)
+            after, overload = retry_after(response.headers), code in OVERLOADED
+            why = f"the server answered {code}: {message}"
+            return Retry(why, overload, after, unread=code in UNREAD)
         if code in FATAL and not (code == FORBIDDEN and self._lists_models):
-            raise UserError(
-                f"the server answered {code}",
-                where=self.base_url,
-                why=message,
-                hint="fix base_url, served_name or the key in api_key_env of the model",
-            )
+            hint = "fix base_url, served_name or the key in api_key_env of the model"
+            raise self._fatal(message, hint, code)
         return Failure(f"the server answered {code}: {message}")
 
-    def _one_line(self, message: object) -> str:
-        text = self._redact(str(message))
-        return (" ".join(text.split()) or type(message).__name__)[:MAX_MESSAGE]
+    def _refusal_message(self, response: Any, content: Any) -> str:
+        """The message of an error.
 
-    def _message(self, response: Any) -> str:
-        """The message of an error in OpenAI's form, or else the body."""
+        Raises:
+            UserError: The account has no money or no quota left.
+        """
+        message = self._one_line(error_message(content))
+        if quota_is_used_up(response.status_code, content):
+            why = f"the server answered {response.status_code}: {message}"
+            raise quota_error(self.base_url, why)
+        return message
+
+    def _fatal(self, message: str, hint: str, code: int = 400) -> UserError:
+        what = f"the server answered {code}"
+        return UserError(what, where=self.base_url, why=message, hint=hint)
+
+    def _content(self, response: Any) -> Any:
+        """The body of an error, parsed; as text where it is no JSON."""
         try:
-            body = self._redact(json.loads(response.content))
+            return json.loads(response.content)
         except (ValueError, RecursionError):
             return str(response.content.decode("utf-8", "replace")).strip() or "without a word"
-        error = body.get("error", body) if isinstance(body, dict) else body
-        message = error.get("message") if isinstance(error, dict) else error
-        return str(message or json.dumps(body, ensure_ascii=False))
 
-    def _redact(self, value: Any) -> Any:
-        """A text or parsed JSON without the key; the same object if it does not contain it."""
-        if self._key is None or _json_text(self._key) not in _json_text(value):
-            return value
-        return _without(value, self._key)
+    def _one_line(self, message: object) -> str:
+        text = self._redaction.text(str(message))
+        return (" ".join(text.split()) or type(message).__name__)[:MAX_MESSAGE]
+
+
+_dialects: dict[tuple[str, str, str], Dialect] = {}
+
+
+def dialect_of(model: LanguageModel, base_url: str, name: str) -> Dialect:
+    """The spelling of one model on one server, with all that this process has learned of it.
+
+    Args:
+        model: The model, as the recipe has it.
+        base_url: Address of the server.
+        name: What the server calls the model.
+    """
+    key = (base_url, name, f"{model.api} {model.guided}")
+    return _dialects.setdefault(key, Dialect.of(model))
+
+
+@cache
+def note_once(text: str) -> None:
+    """Say something on standard error, once."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def on_loopback(url: str) -> bool:
@@ -186,59 +365,6 @@ def on_loopback(url: str) -> bool:
     """
     host = urlsplit(url).hostname or ""
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host) is not None
-
-
-def _json_text(value: Any) -> str:
-    """One of the ways to write a value in JSON; a text is without its quotes."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text[1:-1] if isinstance(value, str) else text
-
-
-def _without(value: Any, key: str) -> Any:
-    if isinstance(value, str):
-        return value.replace(key, "[key]")
-    if isinstance(value, list):
-        return [_without(item, key) for item in value]
-    if isinstance(value, dict):
-        return {_without(name, key): _without(item, key) for name, item in value.items()}
-    return value
-
-
-def request_body(prepared: PreparedRequest, name: str, guided: bool) -> dict[str, Any]:
-    """The JSON of a request for an OpenAI-compatible server; defaults are left out.
-
-    Args:
-        prepared: The request.
-        name: What the server calls the model.
-        guided: Whether the server is asked to restrict the answer to `choice` and
-            `json_schema`.
-    """
-    decoding = prepared.decoding
-    body: dict[str, Any] = {
-        "model": name,
-        "max_tokens": decoding.max_tokens,
-        "temperature": decoding.temperature,
-        "seed": prepared.seed,
-    }
-    if isinstance(prepared.prompt, str):
-        body["prompt"] = list(prepared.tokens) or prepared.prompt
-        body |= {"logprobs": decoding.logprobs} if decoding.logprobs else {}
-    else:
-        body["messages"] = [{"role": r, "content": text} for r, text in prepared.prompt]
-        logprobs = {"logprobs": True, "top_logprobs": decoding.logprobs}
-        body |= logprobs if decoding.logprobs else {}
-    body |= {"top_p": decoding.top_p} if decoding.top_p != 1 else {}
-    for option in ("presence_penalty", "frequency_penalty", "top_k"):
-        body |= {option: getattr(decoding, option)} if getattr(decoding, option) else {}
-    body |= {"stop": list(decoding.stop)} if decoding.stop else {}
-    if decoding.reasoning_effort is not None:
-        body["reasoning_effort"] = decoding.reasoning_effort
-    if guided and decoding.choice:
-        body["structured_outputs"] = {"choice": list(decoding.choice)}
-    if guided and decoding.json_schema is not None:
-        schema = {"name": "answer", "schema": json.loads(decoding.json_schema), "strict": True}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return body
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.models.base import Limits
+from pipeline.models.api import Limits
 
 INITIAL_CONCURRENCY: Final = 16
 DECREASE: Final = 0.67

@@ -2,8 +2,10 @@
 
 One coroutine starts the attempts; each attempt is a task that ends in an answer, a
 reason to retry, or a failure. A request that waits for its next attempt does not count
-as in flight. Every result is delivered as soon as it is there, and if the loop is
-stopped early, the requests in flight are still awaited and delivered.
+as in flight, and holds nothing of a budget. A server that refuses requests because it has
+too much to do, and answers others meanwhile, uses up no attempts: it only takes its time.
+Every result is delivered as soon as it is there, and if the loop is stopped early, the
+requests in flight are still awaited and delivered.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pipeline.models.base import Limits
+from pipeline.models.api import Limits
 from pipeline.models.http.rate_limit import RateLimiter, backoff
-from pipeline.models.journal.requests import Failure, Gate, PreparedRequest
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Discarded, Failure, PreparedRequest
+from pipeline.models.journal.usage import TokenUsage
 
 POLL_INTERVAL: Final = 0.05
 """Seconds after which an exhausted budget is tried again: requests in flight may free some."""
@@ -33,16 +37,21 @@ class Retry:
         why: The reason, for the row's `error` if all attempts fail.
         overload: Whether the server has too much to do.
         after: Seconds that the server asked to wait; None if it did not.
+        unread: Whether the server refused the request without looking at it, as with 429.
+        billed: What the attempt is billed although it has no answer.
     """
 
     why: str
     overload: bool = False
     after: float | None = None
+    unread: bool = False
+    billed: TokenUsage | None = None
 
 
 Attempt = Callable[[PreparedRequest], Awaitable[str | Retry | Failure]]
 """One attempt: the raw response, or why there is none. A UserError ends all sending."""
-Deliver = Callable[[PreparedRequest, str | Failure], None]
+Result = str | Failure | Discarded
+Deliver = Callable[[PreparedRequest, Result], None]
 
 
 @dataclass
@@ -51,7 +60,7 @@ class Scheduler:
 
     Args:
         attempt: Sends a request once.
-        deliver: Called with each request and its final result.
+        deliver: Called with each request and its final result, and with what is billed before.
         gate: Decides which requests the budget admits.
         limits: Timeouts and numbers of attempts.
         limiter: Decides when the next request may be sent; shared by all of one server.
@@ -59,13 +68,14 @@ class Scheduler:
 
     Attributes:
         pending: Requests that were never sent.
-        retries: A heap of (due time, tie breaker, request, attempts so far).
+        retries: A heap of (due time, tie breaker, request, attempts so far, answers until then).
         in_flight: The tasks of the attempts that are under way.
         wake: Set whenever an attempt has ended.
         failing_since: When the first attempt failed since the last answer.
         last_reason: Why the last attempt failed.
         fatal: The exception that ends all sending.
-        over_budget: Whether the gate refused the next request.
+        over_budget: Whether the gate refused the next request for good: nothing else is open.
+        answers: How many requests have ended otherwise than by failing attempts.
     """
 
     attempt: Attempt
@@ -75,13 +85,14 @@ class Scheduler:
     limiter: RateLimiter
     rng: random.Random = field(default_factory=random.Random)
     pending: deque[PreparedRequest] = field(default_factory=deque)
-    retries: list[tuple[float, int, PreparedRequest, int]] = field(default_factory=list)
+    retries: list[tuple[float, int, PreparedRequest, int, int]] = field(default_factory=list)
     in_flight: set[asyncio.Task[None]] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     failing_since: float | None = None
     last_reason: str = ""
     fatal: BaseException | None = None
     over_budget: bool = False
+    answers: int = 0
 
     async def run(self, requests: list[PreparedRequest]) -> None:
         """Send all; return when every request is delivered or the budget is exhausted.
@@ -111,8 +122,7 @@ class Scheduler:
         elif (pause := self.limiter.paused_until - now) > patience:
             self._give_up(f"the server asks to wait for {pause:.0f} s, longer than {patience:g} s")
         done = not (self.pending or self.retries or self.in_flight)
-        stuck = self.over_budget and not (self.retries or self.in_flight) and self.gate.idle
-        return done or stuck
+        return done or self.over_budget
 
     def _give_up(self, why: str) -> None:
         """Fail every request that is not in flight."""
@@ -138,14 +148,16 @@ class Scheduler:
             wait = self.limiter.wait(now, len(self.in_flight), tokens)
             if wait is None or wait > 0:
                 return wait
-            if not due and not self.gate.admit(request):
-                self.over_budget = True
+            alone = not self.in_flight and self.gate.idle
+            if not self.gate.admit(request):
+                self.over_budget = alone and (due or not self.retries)
                 return POLL_INTERVAL
-            attempts = heapq.heappop(self.retries)[3] if due else 0
+            attempts, answers = heapq.heappop(self.retries)[3:] if due else (0, self.answers)
             if not due:
                 self.pending.popleft()
             self.limiter.sent(tokens)
-            task = asyncio.get_running_loop().create_task(self._try(request, attempts + 1))
+            attempt = self._try(request, attempts + 1, answers)
+            task = asyncio.get_running_loop().create_task(attempt)
             self.in_flight.add(task)
             task.add_done_callback(self._ended)
         return None
@@ -167,23 +179,40 @@ class Scheduler:
             self.fatal = self.fatal or task.exception()
         self.wake.set()
 
-    async def _try(self, request: PreparedRequest, number: int) -> None:
+    async def _try(self, request: PreparedRequest, number: int, answers: int) -> None:
+        """One attempt.
+
+        Args:
+            request: The request.
+            number: Of the attempt, from 1.
+            answers: How many answers there were when the attempt before it ended.
+        """
         sent = time.monotonic()
         result = await self.attempt(request)
         now = time.monotonic()
         if not isinstance(result, Retry):
             self.failing_since = None
+            self.answers += 1
             self.limiter.concurrency.answered()
             self.deliver(request, result)
             return
+        self._release(request, result)
         self.failing_since = self.failing_since or now
         self.last_reason = result.why
         if result.overload:
             self.limiter.concurrency.overloaded(sent, now)
         if result.after is not None:
             self.limiter.pause(now, result.after)
+        if result.unread and self.answers > answers:
+            number -= 1
         if number >= self.limits.attempts:
             self.deliver(request, Failure(f"{result.why} (attempt {number})"))
             return
-        due = now + (result.after or 0.0) + backoff(number, self.rng)
-        heapq.heappush(self.retries, (due, id(request), request, number))
+        due = now + (result.after or 0.0) + backoff(max(number, 1), self.rng)
+        heapq.heappush(self.retries, (due, id(request), request, number, self.answers))
+
+    def _release(self, request: PreparedRequest, result: Retry) -> None:
+        """Replace the reservation of an attempt without an answer by what it is billed."""
+        self.gate.reconcile(request, result.billed)
+        if result.billed is not None:
+            self.deliver(request, Discarded(result.billed))

@@ -1,7 +1,8 @@
 """Operations on a complete journal: statistics, verification, export and import.
 
 An export is JSON Lines: one object with `key`, `request` and `response` for each
-request, in the order of the keys; the suffix `.gz` compresses it. It contains no path,
+request (and `sent`, where a server got another spelling of it), in the order of the keys; the
+suffix `.gz` compresses it. Only its owner may read it. It contains no path,
 no address of a server and no key to one. With the engine `replay` it is enough to
 rebuild the data set on another machine.
 """
@@ -17,12 +18,14 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Final
 
 from pipeline.errors import UserError
+from pipeline.models.journal.database import PRIVATE
 from pipeline.models.journal.journal import (
     Journal,
     JournalEntry,
@@ -67,7 +70,7 @@ def stats(journal: Journal) -> dict[str, Any]:
         counts["again"] += entry.answers - 1
     names = journal.names()
     identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
-    rows = [{"name": _name(model, names), "model": model, **n} for model, n in identities]
+    rows = [{"name": model_name(model, names), "model": model, **n} for model, n in identities]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
 
 
@@ -100,11 +103,15 @@ def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
         yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
 
 
-def _name(model: Any, names: Mapping[str, str]) -> str:
+def model_name(model: Any, names: Mapping[str, str]) -> str:
     """A model's name for people: of its weights, then whatever else its identity has.
 
+    Args:
+        model: Its identity.
+        names: Names of local weights by digest, as the journal has them.
+
     Example:
-        >>> _name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
+        >>> model_name({"weights": {"digest": "0123456789abcdef"}, "dtype": "float32"}, {})
         'weights 0123456789ab, dtype float32'
     """
     parts = dict(model) if isinstance(model, dict) else {"model": model}
@@ -142,7 +149,7 @@ def export(journal: Journal, path: Path) -> int:
     path = Path(os.path.realpath(path))
     partial = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with _open(partial, "w", path.suffix == ".gz") as file:
+        with _created(partial, path.suffix == ".gz") as file:
             for line in lines(journal):
                 file.write(line)
                 count += 1
@@ -168,7 +175,8 @@ def lines(journal: Journal, models: Container[str] | None = None) -> Iterator[st
         elif models is None or encode(_model(journal, entry)).decode() in models:
             # Parsed first: a server may spread its answer over several lines.
             response = json.dumps(json.loads(entry.response))
-            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}}}\n'
+            sent = f',"sent":{entry.sent}' if entry.sent else ""
+            yield f'{{"key":"{entry.key}","request":{entry.request},"response":{response}{sent}}}\n'
 
 
 def _check_replaceable(path: Path) -> None:
@@ -214,7 +222,7 @@ def import_entries(journal: Journal, path: Path) -> tuple[int, int]:
 def _entries(path: Path) -> Iterator[JournalEntry]:
     check_kind(path, "an export", folder=False, hint="name the file that journal export wrote")
     try:
-        with _open(path, "r", path.suffix == ".gz") as file:
+        with _opened(path, path.suffix == ".gz") as file:
             # A compressed file of zeros, too, is read in little memory.
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), ""), 1):
                 if len(line) > MAX_LINE:
@@ -231,14 +239,17 @@ def _entry(line: str, where: str) -> JournalEntry:
         key, response = raw["key"], raw["response"]
         request = encode(raw["request"]).decode("utf-8")
         model = raw["request"]["model"]
-        if not isinstance(model, dict):
-            raise TypeError(f"its model must be a mapping, got {type(model).__name__}")
+        sent = raw.get("sent")
+        for name, value in (("model", model), ("sent", {} if sent is None else sent)):
+            if not isinstance(value, dict):
+                raise TypeError(f"its {name} must be a mapping, got {type(value).__name__}")
+        spelling = None if sent is None else encode(sent).decode("utf-8")
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = repr(error)[:MAX_WHY]
         raise UserError("not a journal entry", where=where, why=why) from None
     if problem := _problem(key, request.encode(), response):
         raise UserError(f"corrupt entry: {problem}", where=where)
-    return JournalEntry(key, request, json.dumps(response))
+    return JournalEntry(key, request, json.dumps(response), spelling)
 
 
 def _problem(key: Any, request: bytes, response: Any) -> str | None:
@@ -279,15 +290,24 @@ def _entry_problem(entry: StoredEntry) -> str | None:
         return "response is not what was written"
     try:
         request = encode(json.loads(entry.request))
+        if entry.sent is not None and not isinstance(json.loads(entry.sent), dict):
+            return "what was sent is not what was written"
         return _problem(entry.key, request, json.loads(entry.response))
     except (ValueError, TypeError, RecursionError) as error:
         return str(error)[:MAX_WHY]
 
 
-def _open(path: Path, mode: str, compressed: bool) -> IO[str]:
-    if not compressed:
-        return path.open(mode, encoding="utf-8")
-    if mode == "r":
-        return gzip.open(path, "rt", encoding="utf-8")
-    # Without a time stamp: equal journals give equal files.
-    return io.TextIOWrapper(gzip.GzipFile(path, "wb", 6, mtime=0), encoding="utf-8")
+def _opened(path: Path, compressed: bool) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
+
+
+@contextmanager
+def _created(path: Path, compressed: bool) -> Iterator[IO[str]]:
+    """A new file for its owner alone, opened for writing."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
+    with ExitStack() as stack:
+        raw: IO[bytes] = stack.enter_context(os.fdopen(descriptor, "wb"))
+        if compressed:
+            # Without a name and a time stamp: equal journals give equal files.
+            raw = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0))  # type: ignore[arg-type]
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8"))

@@ -26,49 +26,38 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from xxhash import xxh3_64_digest
 
 from pipeline.errors import UserError
+from pipeline.models.journal.database import connect
 from pipeline.models.journal.responses import (
     UNREADABLE,
     ParsedResponse,
     RawResponse,
     parse_response,
 )
+from pipeline.models.journal.spending import Charge, Spending, record, spendings
 from pipeline.store.files import OTHER_STORE, DamagedFile, check_kind, warn
 from pipeline.store.hashing import encode
 
 NAME = "journal.sqlite"
-FORMAT = 2
-"""Version of the table. The keys of another version would not be found, and be paid again."""
-LOCK_TIMEOUT = 60.0
-"""Seconds to wait for another process to commit."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS responses (
-    key      BLOB NOT NULL PRIMARY KEY,  -- digest of the request
-    request  TEXT NOT NULL,     -- canonical JSON of the whole payload
-    response TEXT NOT NULL,     -- JSON, as the engine gave it
-    answers  INTEGER NOT NULL DEFAULT 1,  -- how often an answer came; the first one stays
-    checksum BLOB               -- XXH3 of key and response; entries of earlier versions have none
-)
-"""
 MODELS = """
 CREATE TABLE IF NOT EXISTS models (
     digest TEXT NOT NULL PRIMARY KEY,  -- of local weights, as in a request's model
     name   TEXT NOT NULL               -- for people: the last part of the folder's path
 )
 """
-COLUMNS = "SELECT name FROM pragma_table_info('responses')"
 INSERT = """
-INSERT INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
+INSERT INTO responses (key, request, response, checksum, sent) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET answers = answers + 1
 """
 INSERT_MISSING = """
-INSERT OR IGNORE INTO responses (key, request, response, checksum) VALUES (?, ?, ?, ?)
+INSERT OR IGNORE INTO responses (key, request, response, checksum, sent) VALUES (?, ?, ?, ?, ?)
 """
 SELECT = """
 WITH RECURSIVE requested(start) AS (
@@ -83,11 +72,11 @@ the index, in the order of the keys, then the responses in the order in which th
 written: the requests of one stage are adjacent, so each page is read once."""
 
 ENTRIES = """
-SELECT key, CAST(request AS BLOB), CAST(response AS BLOB), answers, checksum
+SELECT key, CAST(request AS BLOB), CAST(response AS BLOB), answers, checksum, sent
 FROM responses ORDER BY key
 """
 NEWEST = """
-SELECT key, CAST(response AS BLOB), checksum
+SELECT key, CAST(response AS BLOB), checksum, request -> '$.decoding.max_tokens'
 FROM (SELECT key, request, response, checksum FROM responses ORDER BY rowid DESC LIMIT 20000)
 WHERE request -> '$.model' = ? LIMIT ?
 """
@@ -103,11 +92,28 @@ class JournalEntry(NamedTuple):
         request: The request's full payload, as canonical JSON.
         response: The raw response as a JSON object, or as a JSON text that is stored
             unchanged.
+        sent: What was sent to a server beside the prompt, as JSON, where that is not the plain
+            spelling of the request.
     """
 
     key: str
     request: str
     response: RawResponse
+    sent: str | None = None
+
+
+class Lengths(NamedTuple):
+    """Tokens of a model's requests.
+
+    Attributes:
+        prompt: Of a prompt, on average.
+        answer: Of an answer, on average.
+        beyond: The most by which an answer was billed beyond its `max_tokens`.
+    """
+
+    prompt: float
+    answer: float
+    beyond: int = 0
 
 
 class StoredEntry(NamedTuple):
@@ -119,6 +125,7 @@ class StoredEntry(NamedTuple):
         response: The raw response, as a JSON text.
         answers: How often the request was answered; the first answer is the stored one.
         sound: Whether the response is what was written; None where nothing can say that.
+        sent: What was sent to a server beside the prompt; see `JournalEntry`.
     """
 
     key: str
@@ -126,6 +133,7 @@ class StoredEntry(NamedTuple):
     response: str
     answers: int
     sound: bool | None
+    sent: str | None
 
 
 class Journal:
@@ -156,7 +164,7 @@ class Journal:
         check_kind(self.path, "the journal's file", folder=False)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = _connect(self.path)
+            self._connection = connect(self.path)
         except (sqlite3.DatabaseError, OSError) as error:
             raise UserError(
                 "the request journal cannot be opened",
@@ -188,8 +196,12 @@ class Journal:
                 warn(damage, "its request counts as unanswered")
         return responses
 
-    def put_many(self, entries: Iterable[JournalEntry]) -> None:
+    def put_many(self, entries: Iterable[JournalEntry], charge: Charge | None = None) -> None:
         """Make entries durable, all or none. A key that has an answer keeps it.
+
+        Args:
+            entries: The entries.
+            charge: What they and answers that were thrown away are billed.
 
         Raises:
             UserError: The journal is damaged or cannot be written.
@@ -201,6 +213,13 @@ class Journal:
             self._connection.execute("BEGIN IMMEDIATE")
             self._remove_damaged([key for key, *_ in rows if key in self._damaged])
             self._connection.executemany(INSERT, rows)
+            if charge is not None:
+                record(self._connection, charge)
+
+    def spendings(self, since: date | None = None) -> list[Spending]:
+        """What was paid since a day; all without one. See `pipeline.models.journal.spending`."""
+        with _errors_explained(self.path):
+            return list(spendings(self._connection, since))
 
     def add_missing(self, entries: Iterable[JournalEntry]) -> int:
         """Add entries of another journal whose keys have no sound answer; how many were new."""
@@ -220,10 +239,11 @@ class Journal:
     def entries(self) -> Iterator[StoredEntry]:
         """All entries, in the order of the keys."""
         with _errors_explained(self.path):
-            for key, request, response, answers, checksum in self._connection.execute(ENTRIES):
+            rows = self._connection.execute(ENTRIES)
+            for key, request, response, answers, checksum, sent in rows:
                 sound = None if checksum is None else checksum == _checksum(key, response)
                 texts = (request.decode(errors="replace"), response.decode(errors="replace"))
-                yield StoredEntry(key.hex(), *texts, answers, sound)
+                yield StoredEntry(key.hex(), *texts, answers, sound, sent)
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; empty for a sound one."""
@@ -259,24 +279,26 @@ class Journal:
             return {}
         return dict(self._connection.execute("SELECT digest, name FROM models"))
 
-    def lengths(self, model: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Mean tokens of prompts and of answers, of a model's newest requests.
+    def lengths(self, model: Mapping[str, Any]) -> Lengths | None:
+        """What is known of a model's requests from its newest ones; None without any.
 
         Args:
             model: The model's identity.
-
-        Returns:
-            (prompt tokens, answer tokens), or None for a model without any request.
         """
         with _errors_explained(self.path):
             rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
-            loaded = [(key.hex(), _loaded(key, *stored)) for key, *stored in rows]
-        responses = [parse_stored(self.path, key, value) for key, value in loaded if value]
-        if not responses:
+            loaded = [(key, _loaded(key, *stored), limit) for key, *stored, limit in rows]
+        answers = [
+            (parse_stored(self.path, key.hex(), value), int(limit or 0))
+            for key, value, limit in loaded
+            if value
+        ]
+        if not answers:
             return None
-        prompts = sum(response.prompt_tokens for response in responses)
-        answers = sum(response.completion_tokens for response in responses)
-        return prompts / len(responses), answers / len(responses)
+        prompts = sum(answer.prompt_tokens for answer, _ in answers)
+        completions = sum(answer.completion_tokens for answer, _ in answers)
+        beyond = max(answer.completion_tokens - limit for answer, limit in answers)
+        return Lengths(prompts / len(answers), completions / len(answers), max(0, beyond))
 
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""
@@ -347,10 +369,11 @@ def _errors_explained(path: Path) -> Iterator[None]:
         raise UserError(what, where=str(path), why=str(error), hint=hint) from error
 
 
-def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str, bytes]]:
-    rows = [(bytes.fromhex(e.key), e.request, _json_text(e.response)) for e in entries]
+def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str, bytes, str | None]]:
+    rows = [(bytes.fromhex(e.key), e.request, _json_text(e.response), e.sent) for e in entries]
     return [
-        (k, request, response, _checksum(k, response.encode())) for k, request, response in rows
+        (k, request, response, _checksum(k, response.encode()), sent)
+        for k, request, response, sent in rows
     ]
 
 
@@ -371,30 +394,3 @@ def _loaded(key: bytes, response: bytes, checksum: bytes | None) -> dict[str, An
 
 def _json_text(response: RawResponse) -> str:
     return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    # Keys are digests, so every batch touches pages all over the index: rare checkpoints
-    # and a large cache double the speed. No mmap: each mapped page costs a page fault,
-    # and a look-up in a journal just opened would take twice as long as with reads.
-    connection.execute("PRAGMA wal_autocheckpoint = 16000")
-    connection.execute("PRAGMA cache_size = -65536")
-    query = "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
-    version, has_table = connection.execute(query).fetchone()
-    if has_table and version != FORMAT:
-        raise sqlite3.DatabaseError(f"its format must be {FORMAT}, got {version}")
-    if not has_table:
-        # In one transaction, so that a process that opens it meanwhile sees both or neither.
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute(SCHEMA)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-    elif ("checksum",) not in connection.execute(COLUMNS).fetchall():
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            if ("checksum",) not in connection.execute(COLUMNS).fetchall():
-                connection.execute("ALTER TABLE responses ADD COLUMN checksum BLOB")
-    return connection

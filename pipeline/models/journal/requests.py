@@ -12,9 +12,8 @@ those out: a resumed run sends the remaining requests in the same batches and or
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
@@ -27,19 +26,15 @@ from pipeline.models.base import (
     Reasoning,
     Request,
 )
-from pipeline.models.budget import Budget, Price, Usage
 from pipeline.models.journal.answers import answer_logprobs, answer_of
+from pipeline.models.journal.charges import BYTES_PER_TOKEN, billed_tokens
+from pipeline.models.journal.gate import UNBILLED, Billing, Gate
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
 from pipeline.models.journal.responses import ParsedResponse, RawResponse
-from pipeline.models.local.chat_template import (
-    Unrenderable,
-    chat_text,
-)
+from pipeline.models.journal.usage import TokenUsage
+from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from pipeline.store.hashing import encode
-
-BYTES_PER_TOKEN: Final = 3
-"""A low guess, to estimate the tokens of texts that only the server tokenizes."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,22 @@ class Failure:
 
     Args:
         why: The reason, for the row's `error`.
+        billed: What is billed for it all the same; None for nothing.
     """
 
     why: str
+    billed: TokenUsage | None = None
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """An answer that is billed and cannot be used; its request is not done with it.
+
+    Args:
+        billed: What it is billed.
+    """
+
+    billed: TokenUsage
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class PreparedRequest:
         error: Why it cannot be sent; None if it can.
         reasoning: How the model reasons: what its answer is parted by.
         resample: How often it was sampled anew.
+        sent: What a server got beside the prompt, as JSON, in another spelling than the plain one.
     """
 
     key: str
@@ -78,6 +87,7 @@ class PreparedRequest:
     error: str | None = None
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 0
+    sent: str | None = None
 
     @property
     def seed(self) -> int:
@@ -93,48 +103,8 @@ class PreparedRequest:
         return sum(len(text.encode()) // BYTES_PER_TOKEN + 8 for text in texts)
 
 
-Batch = list[tuple[PreparedRequest, RawResponse | Failure]]
-"""Requests, each with its response or the reason why there is none."""
-
-
-@dataclass
-class Gate:
-    """Decides which requests may be sent now: unanswered ones, within the budget.
-
-    Several threads may use it. `admit` reserves the prompt and the longest answer, so a
-    budget is never exceeded; `reconcile` gives back what was not used.
-
-    Args:
-        missing: Keys of the requests without an answer.
-        budget: The limits that apply.
-        price: The model's price, None for one that costs nothing.
-    """
-
-    missing: frozenset[str]
-    budget: Budget
-    price: Price | None
-    _reserved: dict[str, Usage] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def admit(self, request: PreparedRequest) -> bool:
-        """Whether it may be sent now. If not: once others are reconciled, or never."""
-        usage = Usage.of(1, request.prompt_tokens, request.decoding.max_tokens, self.price)
-        with self._lock:
-            admitted = self.budget.reserve(usage)
-            if admitted:
-                self._reserved[request.key] = usage
-        return admitted
-
-    @property
-    def idle(self) -> bool:
-        """Whether no admitted request is open: a request refused now is refused for good."""
-        return not self._reserved
-
-    def reconcile(self, request: PreparedRequest, actual: Usage) -> None:
-        """Replace the reservation of a request that has ended, admitted or not."""
-        with self._lock:
-            self.budget.reconcile(self._reserved.pop(request.key, Usage()), actual)
-
+Batch = list[tuple[PreparedRequest, RawResponse | Failure | Discarded]]
+"""Requests, each with its response or the reason why there is none; and what was thrown away."""
 
 Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
 """Sends those requests that the gate admits; yields each batch as soon as it is answered.
@@ -142,7 +112,6 @@ Send = Callable[[list[PreparedRequest], Gate], Iterator[Batch]]
 It ends early when the gate refuses while it is idle. What was yielded is reconciled
 before the generator continues.
 """
-
 Group = TypeVar("Group")
 
 
@@ -174,6 +143,7 @@ def prepare(
     tokenizer: Any,
     context_tokens: int | None,
     reasoning: Reasoning = DEFAULT_REASONING,
+    instead_of: Mapping[str, Any] | None = None,
 ) -> PreparedRequest:
     """Render a request, tokenize it and compute its key.
 
@@ -188,6 +158,7 @@ def prepare(
         tokenizer: The model's tokenizer; None leaves rendering and tokenizing to the server.
         context_tokens: The model's context; longer requests get an `error`.
         reasoning: How the model reasons.
+        instead_of: The identity of the model in whose place this one answers.
 
     Example:
         >>> prepared = prepare(Request("2 + 2 ="), {"weights": {"id": "m"}}, None, None)
@@ -214,6 +185,7 @@ def prepare(
             "seed": request.seed,
             "sample": request.sample,
             **({"resample": request.resample} if request.resample else {}),
+            **({"instead_of": instead_of} if instead_of else {}),
             # Other tokens of the same text: control tokens that a turn mentions.
             **({"literal": True} if rendered not in (None, prompt) else {}),
         }
@@ -263,46 +235,81 @@ def complete(
     journal: Journal,
     send: Send,
     ctx: EngineContext,
-    price: Price | None = None,
+    billing: Billing = UNBILLED,
 ) -> list[Completion]:
     """Complete requests: from the journal, or by sending them; see the module's docstring.
 
     Args:
         prepared: The requests, of one model.
-        journal: Where answers are looked up and made durable.
+        journal: Where answers are looked up and made durable, with what they are billed.
         send: How the engine sends what has no answer.
         ctx: The stage's budget, counters and progress.
-        price: The model's price, None for one that costs nothing.
+        billing: Who bills the requests.
 
     Returns:
         One completion for each request, in order.
 
     Raises:
-        UserError: The budget is exhausted before all are answered (exit code 5).
+        UserError: The budget is exhausted before all are answered (exit code 5). In a partial
+            run these requests have an error instead.
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
-    gate = Gate(frozenset(unique.keys() - responses.keys()), ctx.budget, price)
+    missing = frozenset(unique.keys() - responses.keys())
+    gate = Gate.of(missing, ctx.budget, billing, journal)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
-    done = 0
-    for batch in send(list(unique.values()), gate) if gate.missing else ():
-        answers = [(p, r) for p, r in batch if not isinstance(r, Failure)]
-        journal.put_many(JournalEntry(p.key, p.payload, response) for p, response in answers)
-        stored = journal.get_many([p.key for p, _ in answers])
-        responses |= stored
-        failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
-        if len(answers) < len(batch):
-            ctx.count(unanswered=len(batch) - len(answers))
-        for request, _ in batch:
-            answer = _parsed(journal, request, stored)
-            gate.reconcile(request, _actual_usage(request, answer, ctx, price))
-        done += len(batch)
-        if len(batch) < len(gate.missing):
-            ctx.progress(len(unique) - len(gate.missing) + done, len(unique))
-    if done < len(gate.missing):
-        raise ctx.budget.exhausted(len(gate.missing) - done)
+    ended: set[str] = set()
+    try:
+        for batch in send(list(unique.values()), gate) if gate.missing else ():
+            responses |= _store(batch, journal, gate, ctx)
+            failures |= {p.key: r.why for p, r in batch if isinstance(r, Failure)}
+            ended.update(p.key for p, r in batch if not isinstance(r, Discarded))
+            if len(ended) < len(gate.missing):
+                ctx.progress(len(unique) - len(gate.missing) + len(ended), len(unique))
+    finally:
+        gate.close()
+    if remaining := gate.missing - ended:
+        if not ctx.budget.partial:
+            raise ctx.budget.exhausted(len(remaining))
+        failures |= dict.fromkeys(remaining, ctx.budget.leave_out(len(remaining)))
+        ctx.count(not_asked=len(remaining))
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
+
+
+def _store(
+    batch: Batch, journal: Journal, gate: Gate, ctx: EngineContext
+) -> dict[str, dict[str, Any]]:
+    """Make the answers of a batch durable, with what all of it is billed, and count that.
+
+    Returns:
+        The responses by key, as the journal has them.
+    """
+    entries = [
+        JournalEntry(p.key, p.payload, result, p.sent)
+        for p, result in batch
+        if not isinstance(result, Failure | Discarded)
+    ]
+    billed = [_billed(prepared, result) for prepared, result in batch]
+    charge = gate.billing.charge(ctx.budget, [tokens for tokens in billed if tokens is not None])
+    journal.put_many(entries, charge)
+    ctx.count(**(charge.counters() if charge else {}))
+    if failed := sum(isinstance(r, Failure) for _, r in batch):
+        ctx.count(unanswered=failed)
+    for (request, result), tokens in zip(batch, billed, strict=True):
+        # What was thrown away is reconciled already: its request is sent again meanwhile.
+        if not isinstance(result, Discarded):
+            gate.reconcile(request, tokens)
+    return journal.get_many([entry.key for entry in entries])
+
+
+def _billed(
+    prepared: PreparedRequest, result: RawResponse | Failure | Discarded
+) -> TokenUsage | None:
+    """What a result is billed; None for nothing."""
+    if isinstance(result, Failure | Discarded):
+        return result.billed
+    return billed_tokens(result, prepared.prompt_tokens)
 
 
 def _parsed(
@@ -311,26 +318,6 @@ def _parsed(
     """The stored response to a request, None where there is none."""
     response = responses.get(prepared.key)
     return None if response is None else parse_stored(journal.path, prepared.key, response)
-
-
-def _actual_usage(
-    prepared: PreparedRequest,
-    parsed: ParsedResponse | None,
-    ctx: EngineContext,
-    price: Price | None,
-) -> Usage:
-    """Count what a request used; nothing if it has no answer.
-
-    Where a server does not report tokens they are estimated, so that a budget holds there
-    too.
-    """
-    if parsed is None:
-        return Usage()
-    prompt = parsed.prompt_tokens or prepared.prompt_tokens
-    written = len(parsed.text.encode()) + len(parsed.reasoning.encode())
-    completion = parsed.completion_tokens or -(-written // BYTES_PER_TOKEN)
-    ctx.count(requests=1, prompt_tokens=prompt, completion_tokens=completion)
-    return Usage.of(1, prompt, completion, price)
 
 
 def completion_of(
@@ -346,9 +333,10 @@ def completion_of(
     if parsed is None:
         tokens = len(prepared.tokens)
         why = prepared.error or failure or "it was not answered"
-        return Completion(prepared.key, "", "error", tokens, 0, why)
+        unsent = prepared.error is not None
+        return Completion(prepared.key, "", "error", tokens, 0, why, unsent=unsent)
     answer = answer_of(parsed, prepared.prompt, prepared.decoding, prepared.reasoning)
-    reason = "error" if parsed.error else parsed.finish_reason
+    reason = "withheld" if parsed.error else parsed.finish_reason
     return Completion(
         key=prepared.key,
         text=answer.answer,

@@ -1,17 +1,20 @@
 """Parsing raw responses: pure functions over what the journal stores.
 
-A raw response has one of three forms: that of the engines of this package (`text`,
-`finish_reason`, `usage`, and `logprobs` as [token, logprob, [[token, logprob], ...]]
-lists), or a server's chat completion or text completion, stored exactly as received.
+A raw response has the form of the engines of this package (`text`, `finish_reason`, `usage`,
+and `logprobs` as [token, logprob, [[token, logprob], ...]] lists), or that of a provider:
+OpenAI's chat completion or completion, Anthropic's message, Gemini's answer. Each is recognised
+by its own fields, whatever was sent to get it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.models.base import TokenLogprobs
+from pipeline.models.journal.usage import usage_of
 
 RawResponse = dict[str, Any] | str
 """A raw response: a JSON object, or the JSON text that a server sent."""
@@ -19,11 +22,24 @@ RawResponse = dict[str, Any] | str
 ABORTED: Final = frozenset({"error", "abort"})
 """Finish reasons of gateways and of vLLM for an answer that the server broke off."""
 
-CUT: Final = frozenset({"length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length"})
+CUT: Final = frozenset({
+    "length", "max_tokens", "MAX_TOKENS", "max_output_tokens", "model_length",
+    "model_context_window_exceeded", "pause_turn",
+})  # fmt: skip
 """Finish reasons of providers for an answer that was cut at its limit."""
 
 THOUGHTS: Final = frozenset({"thinking", "reasoning", "redacted_thinking"})
 """Types of the parts of a content that hold reasoning."""
+
+WITHHELD: Final = frozenset({
+    "content_filter", "refusal",
+    "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "OTHER",
+    "IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "IMAGE_OTHER", "NO_IMAGE",
+})  # fmt: skip
+"""Finish reasons of providers for an answer that they did not give out."""
+
+MAX_LOGPROB: Final = 1.0
+"""Log-probabilities are at most 0, and servers round: more than this is no log-probability."""
 
 UNREADABLE: Final = (
     LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError
@@ -56,45 +72,148 @@ class ParsedResponse:
     only_reasoned: bool = False
 
 
+class AbsurdError(ValueError):
+    """An answer with a number that cannot be one of it: no repetition makes it right."""
+
+
+class _Choice(NamedTuple):
+    """The parts of an answer, whatever form it has.
+
+    Attributes:
+        text: The text without reasoning that the provider returns apart from it.
+        reasoning: That reasoning.
+        reason: Why the answer ended, as the provider says it.
+        logprobs: One entry for each token.
+        acts: Whether it calls tools, so that it needs no text.
+        blocked: Whether the provider did not let the model answer at all.
+    """
+
+    text: str | None
+    reasoning: str
+    reason: Any
+    logprobs: Iterable[TokenLogprobs] = ()
+    acts: bool = False
+    blocked: bool = False
+
+
 def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
-    """Parse a raw response of any of the three forms.
+    """Parse a raw response of any form.
 
     Raises:
         LookupError: A field is missing.
         TypeError: A field has another type.
+        AbsurdError: A number cannot be one of an answer.
 
     Example:
         >>> choice = {"message": {"content": "Yes"}, "finish_reason": "stop"}
         >>> parse_response({"choices": [choice], "usage": {"prompt_tokens": 9}}).text
         'Yes'
+        >>> parts = [{"text": "Hm.", "thought": True}, {"text": "Yes"}]
+        >>> parse_response({"candidates": [{"content": {"parts": parts}}]}).reasoning
+        'Hm.'
     """
-    choice = response["choices"][0] if "choices" in response else response
-    message = choice.get("message")
-    text = choice["text"] if message is None else _content(message)
-    reasoning = "" if message is None else _reasoning(message)
-    reason = choice.get("finish_reason")
-    usage = response.get("usage") or {}
-    withheld = reason == "content_filter"
+    choice = _choice(response)
+    try:
+        usage = usage_of(response)
+        logprobs = tuple(choice.logprobs)
+    except (TypeError, ValueError) as error:
+        raise AbsurdError(str(error)) from None
+    withheld = choice.blocked or choice.reason in WITHHELD
+    thought = bool(choice.reasoning) or (usage.reasoning > 0 and choice.reason in CUT)
     return ParsedResponse(
-        text=_replace_surrogates(text or ""),
-        finish_reason="length" if reason in CUT else "stop",
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        logprobs=tuple(_logprobs(choice.get("logprobs"))),
-        error="the server withheld the answer (content_filter)" if withheld else None,
-        reasoning=_replace_surrogates(reasoning),
-        only_reasoned=bool(reasoning) and not text and not (message or {}).get("tool_calls"),
+        text=_replace_surrogates(choice.text or ""),
+        finish_reason="length" if choice.reason in CUT else "stop",
+        prompt_tokens=usage.prompt,
+        completion_tokens=usage.completion,
+        logprobs=logprobs,
+        error=f"the server withheld the answer ({choice.reason})" if withheld else None,
+        reasoning=_replace_surrogates(choice.reasoning),
+        only_reasoned=thought and not choice.text and not choice.acts,
     )
 
 
-def well_formed(response: Any) -> bool:
-    """Whether this is a complete response; anything else is a transmission error."""
+def is_complete(response: Any) -> bool:
+    """Whether this is a complete response; anything else is a transmission error.
+
+    Raises:
+        AbsurdError: It is one with a number that cannot be right.
+    """
     try:
         parse_response(response)
-        choice = response["choices"][0] if "choices" in response else response
-        return choice.get("finish_reason") not in ABORTED
+        return _choice(response).reason not in ABORTED
+    except AbsurdError:
+        raise
     except UNREADABLE:
         return False
+
+
+def well_formed(response: Any) -> bool:
+    """Whether this is a complete response that can be read."""
+    try:
+        return is_complete(response)
+    except AbsurdError:
+        return False
+
+
+def _choice(response: Mapping[str, Any]) -> _Choice:
+    """The parts of a response of any form."""
+    if "choices" in response:
+        return _of_openai(response["choices"][0])
+    if "candidates" in response or "promptFeedback" in response:
+        return _of_gemini(response)
+    if response.get("type") == "message":
+        return _of_anthropic(response)
+    reason = response.get("finish_reason")
+    return _Choice(response["text"], "", reason, _logprobs(response.get("logprobs")))
+
+
+def _of_openai(choice: Mapping[str, Any]) -> _Choice:
+    message, reason = choice.get("message"), choice.get("finish_reason")
+    logprobs = _logprobs(choice.get("logprobs"))
+    if message is None:
+        return _Choice(choice["text"], "", reason, logprobs)
+    acts = bool(message.get("tool_calls"))
+    return _Choice(_content(message), _reasoning(message), reason, logprobs, acts)
+
+
+def _of_anthropic(message: Mapping[str, Any]) -> _Choice:
+    """Anthropic's message: blocks of text, of thinking, and calls."""
+    blocks = message["content"]
+    text = "".join(block["text"] for block in blocks if block["type"] == "text")
+    thoughts = [block for block in blocks if block["type"] in THOUGHTS]
+    texts = [str(block.get("thinking") or "").strip() for block in thoughts]
+    # Thinking may come without its text, which its provider keeps.
+    reasoning = "\n\n".join(filter(None, texts)) or (HIDDEN if thoughts and not text else "")
+    acts = any(block["type"] == "tool_use" for block in blocks)
+    return _Choice(text, reasoning, message.get("stop_reason"), (), acts)
+
+
+HIDDEN: Final = "(the provider keeps this reasoning)"
+"""What stands for reasoning of which only the fact is known, where there is no answer."""
+
+
+def _of_gemini(response: Mapping[str, Any]) -> _Choice:
+    """Gemini's answer: its first candidate, or why the prompt was blocked."""
+    candidates = response.get("candidates")
+    if not candidates:
+        return _Choice("", "", response["promptFeedback"]["blockReason"], blocked=True)
+    candidate = candidates[0]
+    parts = (candidate.get("content") or {}).get("parts") or ()
+    texts: tuple[list[str], list[str]] = ([], [])
+    for part in parts:
+        texts[bool(part.get("thought"))].append(part.get("text") or "")
+    reason = candidate.get("finishReason")
+    logprobs = _gemini_logprobs(candidate.get("logprobsResult") or {})
+    acts = any("functionCall" in part for part in parts)
+    return _Choice("".join(texts[0]), "".join(texts[1]).strip(), reason, logprobs, acts)
+
+
+def _gemini_logprobs(result: Mapping[str, Any]) -> Iterable[TokenLogprobs]:
+    tops = result.get("topCandidates") or ()
+    for number, entry in enumerate(result.get("chosenCandidates") or ()):
+        top = (tops[number].get("candidates") or ()) if number < len(tops) else ()
+        pairs = [(one["token"], one["logProbability"]) for one in top]
+        yield _token_logprobs(entry["token"], entry["logProbability"], pairs)
 
 
 def _content(message: Mapping[str, Any]) -> str | None:
@@ -157,8 +276,22 @@ def _logprobs(raw: Any) -> Iterable[TokenLogprobs]:
 
 
 def _token_logprobs(token: str, logprob: float, top: Iterable[tuple[str, float]]) -> TokenLogprobs:
-    pairs = tuple((_replace_surrogates(t), p) for t, p in top)
-    return TokenLogprobs(_replace_surrogates(token), logprob, pairs)
+    """One token's entry; alternatives without any probability are left out.
+
+    Raises:
+        TypeError: A log-probability is no number.
+        ValueError: A log-probability is not one.
+    """
+    pairs = tuple(
+        (_replace_surrogates(t), _logprob(p)) for t, p in top if p not in (None, -math.inf)
+    )
+    return TokenLogprobs(_replace_surrogates(token), _logprob(logprob), pairs)
+
+
+def _logprob(value: float) -> float:
+    if not -math.inf < value <= MAX_LOGPROB:
+        raise ValueError(f"a log-probability must be at most 0, got {value}")
+    return value
 
 
 def _replace_surrogates(text: str) -> str:

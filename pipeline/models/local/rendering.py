@@ -9,7 +9,7 @@ chat template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -65,14 +65,23 @@ class Rendering:
         return load_tokenizer(self.model) if self._tokenizer is None else self._tokenizer
 
     def prepare(
-        self, requests: Sequence[Request], identity: dict[str, Any]
+        self,
+        requests: Sequence[Request],
+        identity: dict[str, Any],
+        instead_of: Mapping[str, Any] | None = None,
     ) -> list[PreparedRequest]:
-        """Render the requests and compute their keys."""
+        """Render the requests and compute their keys.
+
+        Args:
+            requests: The requests of a stage.
+            identity: The identity of the model.
+            instead_of: That of the model in whose place it answers.
+        """
         tokenizer = self.tokenizer if self.here else None
         if tokenizer is None and self.model.chat_template == PLAIN:
             requests = [_rendered_plainly(request) for request in requests]
-        reasoning = self.model.reasoning
-        return [prepare(r, identity, tokenizer, self.context_tokens, reasoning) for r in requests]
+        common = identity, tokenizer, self.context_tokens, self.model.reasoning, instead_of
+        return [prepare(request, *common) for request in requests]
 
 
 def _rendered_plainly(request: Request) -> Request:

@@ -87,6 +87,13 @@ class Transport(Protocol):
             move_latest: Whether `latest` is to name this version.
         """
 
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+        """
+
     def download(self, publication: Publication, folder: Path) -> Source:
         """Fetch the published version anew.
 

@@ -21,10 +21,10 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication, missing_version, other_content
-from pipeline.releases.registry import FILE, LATEST
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.store.file_hashes import file_digest
 from pipeline.store.files import check_kind, write_json
+from pipeline.store.releases import FILE, LATEST
 
 T = TypeVar("T")
 _LEFTOVER: Final = re.compile(r"\.(?:\d+\.\d+|latest)-[0-9a-f]{8}")
@@ -151,6 +151,14 @@ class FolderTransport:
             why = error.strerror or str(error)
             what = "the folder cannot be written to"
             raise UserError(what, where=str(self.root), why=why) from None
+
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+        """
+        return version in self._versions()
 
     def download(self, publication: Publication, folder: Path) -> Source:  # noqa: ARG002
         """The version's own folder: nothing lies between it and its readers.

@@ -25,11 +25,11 @@ from pipeline.releases.publication import (
     refuse_older,
     stale_paths,
 )
-from pipeline.releases.registry import FILE, LATEST
 from pipeline.releases.transports import Erased, Outcome, Source
 from pipeline.releases.transports.hub_erasure import Erasure
 from pipeline.releases.transports.hub_repository import KIND, MAIN, HubRepository, addition
 from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.store.releases import FILE, LATEST
 
 T = TypeVar("T")
 ROLLBACK: Final = "Roll back to "
@@ -159,6 +159,25 @@ class HubTransport:
         return True
 
     # Reading back
+
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+
+        Raises:
+            UserError: The hub refuses, or does not answer in time.
+        """
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        def tagged() -> bool:
+            try:
+                return version in self.repository.tags()
+            except RepositoryNotFoundError:
+                return False
+
+        return self.retry(tagged)
 
     def download(self, publication: Publication, folder: Path) -> Source:
         """Fetch the tag anew, into the cache of this call.

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import LATEST, version_key
 from pipeline.releases.transports import Erased
 from pipeline.releases.transports.hub_repository import KIND, MAIN, HubRepository
+from pipeline.store.releases import LATEST, version_key
 
 
 @dataclass

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.releases.publication import Publication
-from pipeline.releases.registry import FILE
 from pipeline.releases.transports.hub_client import translated
 from pipeline.releases.transports.waiting import Patience
+from pipeline.store.releases import FILE
 from schemas.manifest import FileEntry
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Final
 from typing_extensions import TypedDict
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import version_key
+from pipeline.store.releases import version_key
 
 FILE: Final = "latest.json"
 

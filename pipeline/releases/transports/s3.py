@@ -24,9 +24,9 @@ from pipeline.releases.publication import (
     missing_version,
     other_content,
 )
-from pipeline.releases.registry import FILE
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.store.releases import FILE
 
 T = TypeVar("T")
 _BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
@@ -236,6 +236,17 @@ class S3Transport:
                 raise TryLater("another one moved `latest`") from None
             raise
         return True
+
+    def has_version(self, version: str) -> bool:
+        """Whether a version is there; nothing is fetched.
+
+        Args:
+            version: The version.
+
+        Raises:
+            UserError: The server refuses, or does not answer in time.
+        """
+        return self.retry(lambda: self._read(self._key(version, FILE))) is not None
 
     def download(self, publication: Publication, folder: Path) -> Source:
         """Fetch the version's objects.

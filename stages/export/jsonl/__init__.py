@@ -72,7 +72,7 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=2, scope="set", reads=_reads, adds=added_split, files=True, check=_check)
+@stage(version=3, scope="set", reads=_reads, adds=added_split, files=True, check=_check)
 def jsonl(
     ctx: Context,
     rows: Records,
@@ -110,7 +110,8 @@ def jsonl(
         reasoning: Where the reasoning of an assistant's turn is written: `field`, as
             `reasoning_content`, which ShareGPT's and Alpaca's forms lack; `inline`, before the
             content, between `<think>` and `</think>`; `last`, as a field of the last
-            assistant turn alone; `drop`, nowhere.
+            assistant turn alone; `drop`, nowhere. The card, `shards.json` and a warning say how
+            many rows lost some, and how much.
         omit: What is left out where the form lacks it, so that its rows are not dropped:
             `name`, `tool_call_id` (of calls and of results), `train`, `tools`.
         columns: Columns to write beside the keys of the form, such as `id`. One that only
@@ -153,7 +154,7 @@ def jsonl(
     )
     result = _with_lacks(result, lines)
     table = rows.select(lines["line"], *provenance(), words(view).alias("_length"), result["split"])
-    lost = int((placed.lost & result["split"].is_not_null()).sum())
+    lost = placed.lost.filter(result["split"].is_not_null())
     described, notes = lost_reasoning(lost, reasoning)
     described, notes = {"form": form, **described}, [FORMS[form].usage, *notes]
     suffix, write = (".jsonl.gz", _write_gzip) if compression == "gzip" else (".jsonl", _write)

@@ -17,19 +17,24 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.models.base import Decoding, Engine, LanguageModel
+from pipeline.errors import OptionError
+from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
 from schemas.records import Message
 from stages._common.edges import require_input, required
 from stages._llm.drafts import (
+    LABEL_TOKENS,
     Draft,
     GenerateField,
     RowMessages,
+    ScoreField,
     filter_drafts,
     generate_field,
+    score_field,
     to_frame,
 )
+from stages._llm.label_scores import MIN_MASS
 from stages._llm.preambles import instruction_text
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
@@ -59,7 +64,26 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     return ADDS
 
 
-@stage(version=3, scope="set", reads=_reads, adds=_adds)
+def _check(options: SimpleNamespace) -> None:
+    if isinstance(options.method, Inverse | Induction):
+        return
+    for name, default in (("judge_max_tokens", LABEL_TOKENS), ("min_mass", MIN_MASS)):
+        if (value := getattr(options, name)) != default:
+            raise OptionError(
+                *(name, f"must be left out with method: {options.method.name}, got {value}"),
+                why="there are no candidates to choose from",
+                hint="curation: {name: text, max_tokens: N} in the method",
+            )
+
+
+@stage(
+    version=3,
+    scope="set",
+    reads=_reads,
+    adds=_adds,
+    check=_check,
+    later=("judge_max_tokens", "min_mass"),
+)
 def backtranslate(
     ctx: Context,
     documents: Documents | None = None,
@@ -71,6 +95,8 @@ def backtranslate(
     temperature: NonNegativeFloat = 0.7,
     top_p: Fraction = 0.9,
     max_tokens: Count = 256,
+    judge_max_tokens: Count = LABEL_TOKENS,
+    min_mass: Fraction = MIN_MASS,
     instruction_characters: Range = (10, 800),
     system: str | None = None,
     source: str = "backtranslate",
@@ -90,6 +116,10 @@ def backtranslate(
         temperature: Of the instructions; ratings are greedy.
         top_p: Nucleus of the sampling.
         max_tokens: Limit of an instruction in tokens.
+        judge_max_tokens: Limit in tokens of the answer whether a candidate of `inverse` or
+            `induction` fits.
+        min_mass: The least probability that yes and no together must have in that answer; with
+            less it cannot be read.
         instruction_characters: Fewest and most characters of an instruction.
         system: A system prompt of the new rows. The Humback paper marks with one what came
             from the web.
@@ -99,7 +129,7 @@ def backtranslate(
         The new records. Rows are dropped as `passage_too_short`, `passage_too_long`,
         `not_sampled`, `no_code`, `idle_code`, `not_best`, `no_output`, `instruction_cut`,
         `instruction_unparsed`, `instruction_too_short`, `instruction_too_long`,
-        `score_unparsed` and `low_score`.
+        `score_unparsed`, `unreadable` and `low_score`.
 
     Raises:
         UserError: If the edge that the method reads is not connected.
@@ -128,7 +158,10 @@ def backtranslate(
         frame = required(rows, "rows", method.name)
         drafts = _from_rows(write, frame, method, seed)
         _check_lengths(drafts, instruction_characters)
-        drafts = _select(engine, drafts, method, seed)
+        judge = partial(
+            score_field, engine, seed=seed, min_mass=min_mass, max_tokens=judge_max_tokens
+        )
+        drafts = _select(judge, drafts, method)
     if method.curation is not None:
         curate(engine, drafts, method.curation, seed)
     return to_frame(drafts, partial(_messages, system=system), source, ADDS)
@@ -158,14 +191,12 @@ def _from_rows(
     return write_candidates(write, tasks, method.num_candidates, induction.prompt)
 
 
-def _select(
-    engine: Engine, drafts: Sequence[Draft], method: Inverse | Induction, seed: int
-) -> list[Draft]:
+def _select(judge: ScoreField, drafts: Sequence[Draft], method: Inverse | Induction) -> list[Draft]:
     """The candidate of each source that the model is most certain of."""
     if isinstance(method, Inverse):
-        keep_most_certain(engine, drafts, inverse.question, seed)
+        keep_most_certain(judge, drafts, inverse.question)
         return [*drafts]
-    keep_most_certain(engine, drafts, induction.question, seed)
+    keep_most_certain(judge, drafts, induction.question)
     return induction.applied(drafts)
 
 

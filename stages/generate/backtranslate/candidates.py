@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.models.base import Engine
-from stages._llm.drafts import Draft, GenerateField, Prompt, expand, score_field
+from stages._llm.drafts import Draft, GenerateField, Prompt, ScoreField, expand
 from stages._llm.preambles import instruction_text
 
 
@@ -29,17 +28,16 @@ def write_candidates(
 
 
 def keep_most_certain(
-    engine: Engine, drafts: Sequence[Draft], question: Callable[[Draft], Prompt], seed: int
+    judge: ScoreField, drafts: Sequence[Draft], question: Callable[[Draft], Prompt]
 ) -> None:
     """Reject all but the candidate of each source that most probably deserves a yes.
 
     Args:
-        engine: The model that judges.
+        judge: `score_field` with engine and seed filled in.
         drafts: The candidates; `curation_score` becomes the probability of yes.
         question: The yes-or-no question of a draft.
-        seed: Seed of the requests.
     """
-    score_field(engine, drafts, "curation_score", question, seed=seed)
+    judge(drafts, "curation_score", question)
     best: dict[Any, Draft] = {}
     for draft in drafts:
         if draft.active:

@@ -98,6 +98,18 @@ def _check(options: SimpleNamespace) -> None:
             f"must be null for method {method.name} without filter_passages: nothing is judged",
             hint="leave judge out, or write filter_passages: true",
         )
+    if options.judge_max_tokens is not None and not (filters or method.uses_judge):
+        raise OptionError(
+            "judge_max_tokens",
+            f"must be left out for method {method.name} without filter_passages: nothing is judged",
+        )
+    if options.keep_reasoning and method.answer_field is None:
+        raise OptionError(
+            "keep_reasoning",
+            f"must be left out for method {method.name}",
+            why="no completion is the answer alone",
+            hint="answer with generate.respond, which has keep_reasoning too",
+        )
     if options.embedder is None and options.dedup_thresholds != DEDUP_THRESHOLDS:
         raise OptionError(
             "dedup_thresholds",
@@ -106,7 +118,13 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=2, scope="set", adds=ADDS, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    adds=ADDS,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def from_documents(
     ctx: Context,
     documents: Documents,
@@ -125,6 +143,8 @@ def from_documents(
     top_p: Fraction | None = None,
     max_tokens: Count | None = None,
     retry_max_tokens: tuple[Count, ...] = (),
+    judge_max_tokens: Count | None = None,
+    keep_reasoning: bool = False,
     source: str = "from_documents",
 ) -> Records:
     """New records, and a dropped or failed row for every passage or proposal that became none.
@@ -137,7 +157,7 @@ def from_documents(
     Dropped rows, whatever the method: `passage_too_short`, `passage_too_long`,
     `not_sampled`; `unclear_passage`, `advertisement`, `private_passage`; `same_community`;
     and completions that were cut or unreadable, such as `response_cut` and
-    `pairs_unparsed`. The groups of options name those of the methods.
+    `pairs_unparsed` (judgements: `unreadable`). The groups of options name those of the methods.
 
     Example:
         ```yaml
@@ -170,6 +190,11 @@ def from_documents(
         top_p: Nucleus of sampling.
         max_tokens: Limit of a completion.
         retry_max_tokens: Increasing limits with which cut completions are requested again.
+        judge_max_tokens: Limit of a judgement; null: 4 for the questions about passages, 64 for
+            the scores of `aitp`, 500 for the verdicts of `wavecoder`.
+        keep_reasoning: Whether what the model reasoned before its answer becomes the answer's
+            `reasoning`; of methods that have questions answered by themselves: `fanno`,
+            `agentinstruct`, `aitp` and `selfcodealign`.
         source: The source of the rows.
     """
     decoding = _decoding(method, temperature, top_p, max_tokens)
@@ -179,6 +204,7 @@ def from_documents(
         encode=ctx.open(embedder).encode if embedder else None,
         context_tokens=ctx.open(model).context_tokens if model else None,
         max_tokens=decoding.max_tokens,
+        judge_max_tokens=judge_max_tokens,
         dedup_thresholds=dedup_thresholds,
         progress=ctx.progress,
         seed=seed,
@@ -192,7 +218,9 @@ def from_documents(
     if _filters_passages(method, filter_passages):
         reject_unusable(context, drafts)
     reject_duplicates(context, drafts)
-    return to_frame(method.run(context, drafts), _messages, source, ADDS)
+    reasoning = method.answer_field if keep_reasoning else None
+    rows = method.run(context, drafts)
+    return to_frame(rows, _messages, source, ADDS, keep_reasoning=reasoning)
 
 
 def _decoding(

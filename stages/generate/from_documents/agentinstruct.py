@@ -43,6 +43,7 @@ class AgentInstruct(DocumentMethod):
     refine: bool = True
 
     decoding: ClassVar[Decoding] = Decoding(2048, 0.7)
+    answer_field: ClassVar[str | None] = "response"
 
     def __post_init__(self) -> None:
         check_names("skills", self.skills, tuple(SKILLS))

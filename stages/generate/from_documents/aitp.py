@@ -57,6 +57,7 @@ class Aitp(DocumentMethod):
 
     decoding: ClassVar[Decoding] = Decoding(1024, 0.7)
     uses_judge: ClassVar[bool] = True
+    answer_field: ClassVar[str | None] = "response"
 
     def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:
         """Questions about every passage, the good ones with an answer."""
@@ -71,7 +72,8 @@ class Aitp(DocumentMethod):
         drafts = expand(
             passages, lambda d: [{"instruction": q} for q in d["questions"][: self.per_passage]]
         )
-        context.judge(drafts, "score", _score_prompt, decoding=_SCORE_DECODING)
+        decoding = context.judging(_SCORE_DECODING)
+        context.judge(drafts, "score", _score_prompt, decoding=decoding)
         filter_drafts(drafts, self._poor)
         context.generate(drafts, "response", _answer_prompt)
         return drafts

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class GenerationContext:
         encode: From n texts to their vectors, shape (n, dimensions); None without an embedder.
         context_tokens: The model's context length, None where it is unknown.
         max_tokens: Limit of a completion.
+        judge_max_tokens: Limit of a judgement; None for that of each question.
         dedup_thresholds: Cosines from which passages and instructions are duplicates.
         progress: Reports how many of how many units are done.
         seed: Of all random choices.
@@ -53,9 +54,18 @@ class GenerationContext:
     encode: Callable[[Sequence[str]], NDArray[Any]] | None
     context_tokens: int | None
     max_tokens: int
+    judge_max_tokens: int | None
     dedup_thresholds: tuple[float, float]
     progress: Callable[[float, float | None], None]
     seed: int
+
+    def judging(self, decoding: Decoding) -> Decoding:
+        """How a question is judged, with the limit that the options say otherwise.
+
+        Args:
+            decoding: That of the question.
+        """
+        return replace(decoding, max_tokens=self.judge_max_tokens or decoding.max_tokens)
 
     def rng(self, purpose: str, draft: Draft) -> random.Random:
         """Random numbers for one passage, which do not depend on the other passages."""
@@ -87,6 +97,8 @@ class DocumentMethod(ABC):
         filters_passages: The default of the option `filter_passages`.
         uses_model: It needs the option `model`.
         uses_judge: It uses the judge, also without `filter_passages`.
+        answer_field: The field whose completion is the answer, and nothing else; None where
+            none is.
     """
 
     name: str
@@ -96,6 +108,7 @@ class DocumentMethod(ABC):
     filters_passages: ClassVar[bool] = False
     uses_model: ClassVar[bool] = True
     uses_judge: ClassVar[bool] = False
+    answer_field: ClassVar[str | None] = None
 
     @abstractmethod
     def run(self, context: GenerationContext, passages: list[Draft]) -> list[Draft]:

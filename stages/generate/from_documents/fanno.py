@@ -116,6 +116,7 @@ class Fanno(DocumentMethod):
 
     decoding: ClassVar[Decoding] = Decoding(2048, 0.0, 0.9)
     filters_passages: ClassVar[bool] = True
+    answer_field: ClassVar[str | None] = "response"
 
     def __post_init__(self) -> None:
         check_names("task_types", self.task_types, tuple(TASK_TYPES))

@@ -14,13 +14,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stages._llm.drafts import YES_OR_NO, Draft, Prompt, filter_drafts, user
+from stages._llm.drafts import Draft, Prompt, filter_drafts, user, yes_or_no
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages._vectors.arrays import PRODUCTS, parallel_map
 from stages.generate.from_documents.context import GenerationContext
 
 PROMPTS: Final = Prompts(__file__)
+
+MAX_TOKENS: Final = 4
+"""Of an answer to one of the questions."""
 
 QUESTIONS: Final = {
     "clear": ("yes", "unclear_passage"),
@@ -42,7 +45,8 @@ def reject_unusable(context: GenerationContext, passages: Sequence[Draft]) -> No
         ) -> Rejection | None:
             return None if draft["verdict"] == expected else (reason, {})
 
-        context.judge(passages, "verdict", prompt, decoding=YES_OR_NO)
+        decoding = context.judging(yes_or_no(MAX_TOKENS))
+        context.judge(passages, "verdict", prompt, decoding=decoding)
         filter_drafts(passages, rejection)
 
 

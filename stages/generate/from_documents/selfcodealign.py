@@ -54,6 +54,7 @@ class SelfCodeAlign(DocumentMethod):
 
     decoding: ClassVar[Decoding] = Decoding(1536, 0.7)
     documents_are_code: ClassVar[bool] = True
+    answer_field: ClassVar[str | None] = "answered"
 
     def __post_init__(self) -> None:
         check_names("task_types", self.task_types, TASK_TYPES)

@@ -41,7 +41,7 @@ _NOTHING: Final = frozenset(
 )
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
 _VERDICT: Final = re.compile(
-    r"^[^\w\n]*(?:rule[ \t]*)?(\d+)\W+(yes|no)\b\W*(.*)$", re.IGNORECASE | re.MULTILINE
+    r"^[^\w\n]*(?:rule[ \t]*)?(\d+)\W+(yes|no)\b[^\w\n]*(.*)$", re.IGNORECASE | re.MULTILINE
 )
 _VERDICT_DECODING: Final = Decoding(max_tokens=500)
 
@@ -140,9 +140,8 @@ def _write_and_judge(context: GenerationContext, drafts: Sequence[Draft]) -> Non
                 "row": "\n".join(f"{name}: {parts[name]}" for name in _LABELS),
             }
             draft.notes["task"] = parts["Task"]
-    context.judge(
-        drafts, "verdicts", _discriminator_prompt, parse=verdicts, decoding=_VERDICT_DECODING
-    )
+    decoding = context.judging(_VERDICT_DECODING)
+    context.judge(drafts, "verdicts", _discriminator_prompt, parse=verdicts, decoding=decoding)
     filter_drafts(drafts, _refused)
 
 

@@ -20,12 +20,13 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.models.base import Decoding, Engine, LanguageModel
+from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Columns, Edges, Pairs, Records, stage
 from pipeline.types import Count, NonNegativeFloat
 from stages._common.edges import require_input, required
 from stages._selection.random_draws import uniform
 from stages._selection.scores import expression, expression_columns, scores
+from stages.generate.pairs.candidates import Writer
 from stages.generate.pairs.ditto import Ditto, ditto_pairs
 from stages.generate.pairs.first_pit import FirstPit, first_pit_pairs
 from stages.generate.pairs.proposals import ADDS, Drawn, Proposal, answers_of, to_frame
@@ -34,7 +35,7 @@ from stages.generate.pairs.scored import Scored, scored_pairs
 from stages.generate.pairs.secalign import SecAlign, secalign_pairs
 from stages.generate.pairs.self_taught import SelfTaught, self_taught_pairs
 from stages.generate.pairs.simulated import Simulated, simulated_pairs
-from stages.generate.pairs.spar import SPaR, spar_pairs
+from stages.generate.pairs.spar import MAX_TOKENS, SPaR, spar_pairs
 from stages.generate.pairs.verified import Verified, verified_pairs
 
 Method = Annotated[
@@ -87,9 +88,26 @@ def _check(options: SimpleNamespace) -> None:
             f"must be {'given' if writes else 'left out'} with method: {options.method.name}",
             why="it writes answers" if writes else "nothing is written",
         )
+    if options.keep_reasoning and not writes:
+        raise OptionError(
+            *("keep_reasoning", f"must be left out with method: {options.method.name}"),
+            why="nothing is written",
+        )
+    if options.judge_max_tokens != MAX_TOKENS and not isinstance(options.method, SPaR):
+        raise OptionError(
+            *("judge_max_tokens", f"must be left out with method: {options.method.name}"),
+            why="nothing is judged",
+        )
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    reads=_reads,
+    adds=_adds,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def pairs(
     ctx: Context,
     rows: Records,
@@ -99,6 +117,8 @@ def pairs(
     model: LanguageModel | None = None,
     temperature: NonNegativeFloat = 0.9,
     max_tokens: Count = 1024,
+    judge_max_tokens: Count = MAX_TOKENS,
+    keep_reasoning: bool = False,
     seed: int = 0,
     source: str = "pairs",
 ) -> Pairs:
@@ -120,6 +140,9 @@ def pairs(
         model: Who writes, and judges, for `spar`, `self_taught` and `first_pit`.
         temperature: Of what it writes.
         max_tokens: Limit of an answer in tokens.
+        judge_max_tokens: Limit in tokens of a vote of `spar`.
+        keep_reasoning: Whether what the model reasoned before an answer that it writes becomes
+            the answer's `reasoning`.
         seed: Of what a method draws, and of the sampling.
         source: Name of the new pairs' source.
 
@@ -178,26 +201,22 @@ def pairs(
         case SPaR() | SelfTaught() | FirstPit():
             assert model is not None
             decoding = Decoding(max_tokens, temperature)
-            proposals = _written_pairs(ctx.open(model), rows, method, decoding, seed, drawn)
+            writer = Writer(ctx.open(model), decoding, seed, judge_max_tokens, keep_reasoning)
+            proposals = _written_pairs(writer, rows, method, drawn)
     return to_frame(proposals, source)
 
 
 def _written_pairs(
-    engine: Engine,
-    rows: pl.DataFrame,
-    method: SPaR | SelfTaught | FirstPit,
-    decoding: Decoding,
-    seed: int,
-    drawn: Drawn,
+    writer: Writer, rows: pl.DataFrame, method: SPaR | SelfTaught | FirstPit, drawn: Drawn
 ) -> list[Proposal]:
     """The proposals of the methods with which a model writes."""
     match method:
         case FirstPit():
             answers = answers_of(rows, _verdicts(rows, method))
-            return first_pit_pairs(engine, answers, method, decoding, seed)
+            return first_pit_pairs(writer, answers, method)
         case SelfTaught():
-            return self_taught_pairs(engine, answers_of(rows), decoding, seed)
-    return spar_pairs(engine, answers_of(rows), method, decoding, seed, drawn)
+            return self_taught_pairs(writer, answers_of(rows))
+    return spar_pairs(writer, answers_of(rows), method, drawn)
 
 
 def _scores(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request
+from pipeline.models.structured_output import Unreadable
 from schemas.turns import turn_text
 from stages._llm.drafts import Prompt
 from stages._llm.preambles import without_preamble
@@ -42,31 +43,63 @@ def written(answer: Answer, text: str) -> Answer:
     return replace(answer, turns=[{"role": "assistant", "content": text}], score=None)
 
 
-def ask_texts(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    decoding: Decoding,
-    seed: int,
-    numbers: Sequence[int] | None = None,
-) -> list[ParsedCompletion]:
-    """One text for each prompt, without white space around it.
+@dataclass(frozen=True)
+class Writer:
+    """The model that writes answers, and judges them.
 
-    Args:
+    Attributes:
         engine: The model.
-        prompts: The prompts.
-        decoding: How it answers.
+        decoding: How it writes.
         seed: Seed of the sampling.
-        numbers: Sample numbers, where a prompt is asked several times.
+        judge_max_tokens: Limit of a vote in tokens.
+        keep_reasoning: Whether new answers get the reasoning before them.
     """
-    numbers = [0] * len(prompts) if numbers is None else numbers
-    requests = [
-        Request(prompt, decoding, seed, number)
-        for prompt, number in zip(prompts, numbers, strict=True)
-    ]
-    answers = ask(engine, requests, repair=False)
-    for answer in answers:
-        answer.value = without_preamble(answer.value or "") if answer.error is None else None
-    return answers
+
+    engine: Engine
+    decoding: Decoding
+    seed: int
+    judge_max_tokens: int
+    keep_reasoning: bool = False
+
+    def texts(
+        self, prompts: Sequence[Prompt], numbers: Sequence[int] | None = None
+    ) -> list[ParsedCompletion]:
+        """One text for each prompt, without white space around it.
+
+        Args:
+            prompts: The prompts.
+            numbers: Sample numbers, where a prompt is asked several times.
+        """
+        numbers = [0] * len(prompts) if numbers is None else numbers
+        requests = [
+            Request(prompt, self.decoding, self.seed, number)
+            for prompt, number in zip(prompts, numbers, strict=True)
+        ]
+        answers = ask(self.engine, requests, parse=_text, repair=False)
+        for answer in answers:
+            if answer.readable and answer.completion.finish_reason == "length":
+                tokens = answer.completion.completion_tokens
+                answer.value, answer.rejection = None, ("cut", {"tokens": tokens})
+        return answers
+
+    def written(self, answer: Answer, text: ParsedCompletion) -> Answer:
+        """A new answer to the same prompt.
+
+        Args:
+            answer: An answer to the prompt.
+            text: The new answer, as `texts` returned it.
+        """
+        new = written(answer, text.value)
+        if self.keep_reasoning and text.completion.reasoning:
+            new.turns[0]["reasoning"] = text.completion.reasoning
+        return new
+
+
+def _text(text: str) -> str:
+    answer = without_preamble(text)
+    if not answer:
+        raise Unreadable("the answer must not be empty")
+    return answer
 
 
 def unwritten(answer: Answer, completion: ParsedCompletion, what: str) -> Proposal | None:
@@ -75,17 +108,16 @@ def unwritten(answer: Answer, completion: ParsedCompletion, what: str) -> Propos
     Args:
         answer: The answer that the text is for.
         completion: What the model wrote.
-        what: What it is: the drop reasons are `<what>_cut` and `<what>_unparsed`.
+        what: What it is: the drop reasons are `<what>_cut` and `<what>_unparsed`, and those of
+            reasoning without an answer and of answers that were withheld.
     """
     proposal = Proposal(answer, None, (answer.id,), journal=list(completion.journal))
     if completion.error is not None:
         proposal.error = completion.error
     elif completion.rejection is not None:
-        proposal.rejection = completion.rejection
-    elif completion.completion.finish_reason == "length":
-        proposal.rejection = f"{what}_cut", {"tokens": completion.completion.completion_tokens}
-    elif not completion.value:
-        proposal.rejection = f"{what}_unparsed", {}
+        reason, evidence = completion.rejection
+        names = {"cut": f"{what}_cut", "unreadable": f"{what}_unparsed"}
+        proposal.rejection = names.get(reason, reason), evidence
     else:
         return None
     return proposal

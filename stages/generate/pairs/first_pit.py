@@ -17,11 +17,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator
 
-from pipeline.models.base import Decoding, Engine
+from pipeline.models.ask import ParsedCompletion
 from pipeline.types import Count, option_group
 from stages._llm.prompts import Prompts
+from stages._llm.rows import Rejection
 from stages._selection.scores import Expression
-from stages.generate.pairs.candidates import ask_texts, conversation, written
+from stages.generate.pairs.candidates import Writer, conversation, written
 from stages.generate.pairs.proposals import (
     Answer,
     Proposal,
@@ -71,6 +72,7 @@ class Search:
         wrong: The wrong one.
         steps: The steps of the wrong one.
         reached: For each step the continuations after it that are right.
+        unread: For each step why its continuations cannot be read, where none can.
         journal: The keys of all completions.
         error: Why the search failed.
     """
@@ -78,22 +80,19 @@ class Search:
     right: Answer
     wrong: Answer
     steps: list[str]
-    reached: list[list[str]] = field(default_factory=list)
+    reached: list[list[ParsedCompletion]] = field(default_factory=list)
+    unread: list[Rejection | None] = field(default_factory=list)
     journal: list[str] = field(default_factory=list)
     error: str | None = None
 
 
-def first_pit_pairs(
-    engine: Engine, answers: Sequence[Answer], method: FirstPit, decoding: Decoding, seed: int
-) -> list[Proposal]:
+def first_pit_pairs(writer: Writer, answers: Sequence[Answer], method: FirstPit) -> list[Proposal]:
     """The proposals of `FirstPit`.
 
     Args:
-        engine: The model that goes on.
+        writer: The model that goes on.
         answers: All answers; their score is 1 for a correct one, 0 for an incorrect one.
         method: The options of the method.
-        decoding: How the model writes.
-        seed: Seed of the sampling.
     """
     proposals: list[Proposal] = []
     searches = []
@@ -109,8 +108,8 @@ def first_pit_pairs(
             other = _farthest(right[0], wrong)
             lines = [line for line in other.text.split("\n") if line.strip()]
             searches.append(Search(right[0], other, lines[: method.max_steps]))
-    _explore(searches, engine, method, decoding, seed)
-    return proposals + [_proposal(search) for search in searches]
+    _explore(searches, writer, method)
+    return proposals + [_proposal(search, writer) for search in searches]
 
 
 def _farthest(answer: Answer, others: Sequence[Answer]) -> Answer:
@@ -124,10 +123,11 @@ def _final(text: str, method: FirstPit) -> str | None:
     return matches[-1] if matches else None
 
 
-def _explore(
-    searches: Sequence[Search], engine: Engine, method: FirstPit, decoding: Decoding, seed: int
-) -> None:
-    """Go on from every step of every wrong solution, and note what reaches the answer."""
+def _explore(searches: Sequence[Search], writer: Writer, method: FirstPit) -> None:
+    """Go on from every step of every wrong solution, and note what reaches the answer.
+
+    A continuation that ended on its length did not; one that cannot be read says nothing.
+    """
     nodes = [
         (search, step, number)
         for search in searches
@@ -139,30 +139,43 @@ def _explore(
         shown = "\n".join(search.steps[:step])
         asked = conversation(search.wrong)
         prompts.append((("user", PROMPTS.render("continue", conversation=asked, steps=shown)),))
-    texts = ask_texts(engine, prompts, decoding, seed, [number for _, _, number in nodes])
+    texts = writer.texts(prompts, [number for _, _, number in nodes])
     for search in searches:
         search.reached = [[] for _ in search.steps]
+        search.unread = [None for _ in search.steps]
+    read = {(id(s), step) for (s, step, _), t in zip(nodes, texts, strict=True) if _says(t)}
     for (search, step, _), text in zip(nodes, texts, strict=True):
         search.journal += text.journal
         search.error = search.error or text.error
-        if text.value and _final(text.value, method) == _final(search.right.text, method):
-            search.reached[step - 1].append(text.value)
+        if (id(search), step) not in read:
+            search.unread[step - 1] = search.unread[step - 1] or text.rejection
+        elif text.readable and _final(text.value, method) == _final(search.right.text, method):
+            search.reached[step - 1].append(text)
 
 
-def _proposal(search: Search) -> Proposal:
+def _says(text: ParsedCompletion) -> bool:
+    return text.readable or (text.rejection is not None and text.rejection[0] == "cut")
+
+
+def _proposal(search: Search, writer: Writer) -> Proposal:
     pit = next((at for at, texts in enumerate(search.reached) if not texts), None)
     both = [search.right, search.wrong]
     if search.error is not None:
         proposal = Proposal(search.wrong, None, [a.id for a in both], error=search.error)
     elif pit is None:
         proposal = without_pair(both, "no_pit", steps=len(search.steps))
+    elif unread := search.unread[pit]:
+        proposal = without_pair(both, unread[0], **unread[1])
     else:
         before = search.steps[:pit]
         asked = search.wrong.prompt[-1]
         content = "\n\n".join([asked["content"], *(["\n".join(before)] if before else [])])
         prompt = [*search.wrong.prompt[:-1], {**asked, "content": content}]
-        good = min(search.reached[pit - 1], key=len) if pit else search.right.text
-        chosen = replace(written(search.right, good), prompt=prompt)
+        chosen = written(search.right, search.right.text)
+        if pit:
+            shortest = min(search.reached[pit - 1], key=lambda text: len(text.value))
+            chosen = writer.written(search.right, shortest)
+        chosen = replace(chosen, prompt=prompt)
         rejected = replace(written(search.wrong, search.steps[pit]), prompt=prompt)
         proposal = paired(chosen, rejected, step=pit + 1)
     proposal.journal = search.journal

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.types import Fraction, NonNegativeFloat, option_group
+from schemas.turns import turn_text
 from stages._selection.scores import Expression
 from stages.generate.pairs.proposals import (
     Answer,
@@ -98,7 +99,7 @@ def _penalized(answers: Sequence[Answer], penalty: float) -> Sequence[Answer]:
     if not penalty or len(scored) < 2:
         return answers
     values = _standardized([answer.score or 0.0 for answer in scored])
-    lengths = _standardized([float(len(answer.turns[-1]["content"] or "")) for answer in scored])
+    lengths = _standardized([float(len(turn_text(a.turns[-1], "calls"))) for a in scored])
     return [
         replace(answer, score=float(value - penalty * length))
         for answer, value, length in zip(scored, values, lengths, strict=True)

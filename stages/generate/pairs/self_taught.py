@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
-from pipeline.models.base import Decoding, Engine
 from pipeline.types import option_group
 from stages._llm.prompts import Prompts
-from stages.generate.pairs.candidates import ask_texts, chat_prompt, unwritten, written
+from stages.generate.pairs.candidates import Writer, chat_prompt, unwritten
 from stages.generate.pairs.proposals import Answer, Proposal, by_prompt, paired, without_pair
 
 PROMPTS: Final = Prompts(__file__)
@@ -31,22 +30,18 @@ class SelfTaught:
     name: Literal["self_taught"] = "self_taught"
 
 
-def self_taught_pairs(
-    engine: Engine, answers: Sequence[Answer], decoding: Decoding, seed: int
-) -> list[Proposal]:
+def self_taught_pairs(writer: Writer, answers: Sequence[Answer]) -> list[Proposal]:
     """The proposals of `SelfTaught`.
 
     Args:
-        engine: The model that writes all.
+        writer: The model that writes all.
         answers: Answers to the prompts; they themselves are not used.
-        decoding: How the model writes.
-        seed: Seed of the sampling.
     """
     prompts = [group[0] for group in by_prompt(answers).values()]
     requests = [
         (("user", PROMPTS.render("related", request=chat_prompt(one)[-1][1])),) for one in prompts
     ]
-    related = ask_texts(engine, requests, decoding, seed)
+    related = writer.texts(requests)
     proposals: list[Proposal] = []
     open_ = []
     for answer, completion in zip(prompts, related, strict=True):
@@ -60,13 +55,13 @@ def self_taught_pairs(
             open_.append((answer, completion))
     own = [chat_prompt(answer) for answer, _ in open_]
     others = [(*chat_prompt(answer)[:-1], ("user", text.value)) for answer, text in open_]
-    texts = ask_texts(engine, [*own, *others], decoding, seed)
+    texts = writer.texts([*own, *others])
     for (answer, about), good, bad in zip(
         open_, texts[: len(open_)], texts[len(open_) :], strict=True
     ):
         failed = unwritten(answer, good, "answer") or unwritten(answer, bad, "answer")
         proposal = failed or paired(
-            written(answer, good.value), written(answer, bad.value), related=about.value
+            writer.written(answer, good), writer.written(answer, bad), related=about.value
         )
         proposal.journal = [*about.journal, *good.journal, *bad.journal]
         proposals.append(proposal)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pipeline.models.ask import ask
-from pipeline.models.base import Decoding, Engine, Request
+from pipeline.models.base import Decoding, Request
 from pipeline.types import Count, option_group
 from stages._llm.prompts import Prompts
-from stages.generate.pairs.candidates import ask_texts, conversation, written
+from stages._llm.rows import Rejection
+from stages.generate.pairs.candidates import Writer, conversation
 from stages.generate.pairs.proposals import (
     Answer,
     Drawn,
@@ -29,8 +30,11 @@ from stages.generate.pairs.proposals import (
 
 PROMPTS: Final = Prompts(__file__)
 
-VERDICT: Final = Decoding(max_tokens=4, temperature=0.7, choice=("yes", "no"))
-"""How the judge votes. A vote that is neither does not count."""
+MAX_TOKENS: Final = 4
+"""Of a vote."""
+
+TEMPERATURE: Final = 0.7
+"""Of the votes."""
 
 PASSING: Final = 0.5
 """The share of votes for an answer that must be exceeded."""
@@ -40,8 +44,10 @@ PASSING: Final = 0.5
 class SPaR:
     """A failing answer to each prompt against a refinement of it that passes (SPaR).
 
-    Drops a prompt as `no_negative` (all answers pass), `undecided` (no answer fails, and one
-    has as many votes for as against it, or none), or `no_refinement`.
+    A vote that is neither yes nor no does not count. Drops a prompt as `no_negative` (all
+    answers pass), `undecided` (no answer fails, and one has as many votes for as against it),
+    `unreadable` (no answer fails, and of one no vote can be read; or no refinement),
+    `refinement_cut`, or `no_refinement`.
 
     Args:
         votes: Votes of the judge on each answer.
@@ -57,6 +63,22 @@ class SPaR:
     depth: Count = 3
 
 
+class Vote(NamedTuple):
+    """What the votes say of an answer.
+
+    Attributes:
+        answer: The answer, its score being the share of votes for it; None without any.
+        journal: The keys of the votes.
+        error: Why one was not given.
+        rejection: Why none of them can be read.
+    """
+
+    answer: Answer
+    journal: list[str]
+    error: str | None
+    rejection: Rejection | None
+
+
 @dataclass
 class Search:
     """The search for a refinement of one answer.
@@ -68,6 +90,7 @@ class Search:
         refined: The refinement that passes.
         level: At which level it was written.
         error: Why the search failed.
+        unread: Why the first refinement that is none cannot be read.
     """
 
     original: Answer
@@ -76,78 +99,78 @@ class Search:
     refined: Answer | None = None
     level: int = 0
     error: str | None = None
+    unread: Rejection | None = None
 
 
 def spar_pairs(
-    engine: Engine,
-    answers: Sequence[Answer],
-    method: SPaR,
-    decoding: Decoding,
-    seed: int,
-    drawn: Drawn,
+    writer: Writer, answers: Sequence[Answer], method: SPaR, drawn: Drawn
 ) -> list[Proposal]:
     """The proposals of `SPaR`.
 
     Args:
-        engine: The model, which refines and judges.
+        writer: The model, which refines and judges.
         answers: All answers.
         method: The options of the method.
-        decoding: How the model refines.
-        seed: Seed of the sampling.
         drawn: Decides which failing answer is refined.
     """
     proposals: list[Proposal] = []
     searches = []
-    voted, journals, errors = _votes(engine, answers, method.votes, seed)
-    journal_of = {answer.id: journal for answer, journal in zip(voted, journals, strict=True)}
-    error_of = {answer.id: error for answer, error in zip(voted, errors, strict=True)}
-    for group in by_prompt(voted).values():
+    votes = _votes(writer, answers, method.votes)
+    of = {vote.answer.id: vote for vote in votes}
+    for group in by_prompt([vote.answer for vote in votes]).values():
         failing = [a for a in group if a.score is not None and a.score < PASSING]
-        if error := next(filter(None, (error_of[answer.id] for answer in group)), None):
-            proposal = Proposal(group[0], None, [answer.id for answer in group], error=error)
-        elif failing:
+        if failing and not any(of[answer.id].error for answer in group):
             first = min(failing, key=lambda answer: (drawn(answer.id), answer.id))
-            searches.append(Search(first, [first], list(journal_of[first.id])))
-            continue
+            searches.append(Search(first, [first], list(of[first.id].journal)))
         else:
-            passes = all((answer.score or 0) > PASSING for answer in group)
-            proposal = without_pair(group, "no_negative" if passes else "undecided")
-        proposal.journal = [key for answer in group for key in journal_of[answer.id]]
-        proposals.append(proposal)
+            proposals.append(_without_search([of[answer.id] for answer in group]))
     for level in range(1, method.depth + 1):
-        _refine([s for s in searches if not s.refined and not s.error], engine, method,
-                decoding, seed, level)  # fmt: skip
+        open_ = [search for search in searches if not search.refined and not search.error]
+        _refine(open_, writer, method, level)
     return proposals + [_proposal(search) for search in searches]
 
 
-def _votes(
-    engine: Engine, answers: Sequence[Answer], votes: int, seed: int
-) -> tuple[list[Answer], list[list[str]], list[str | None]]:
-    """The answers with the share of votes for them, and of each the journal and the error."""
+def _without_search(votes: Sequence[Vote]) -> Proposal:
+    """The proposal of a prompt of which no answer is refined."""
+    group = [vote.answer for vote in votes]
+    error = next((vote.error for vote in votes if vote.error), None)
+    unread = next((vote.rejection for vote in votes if vote.rejection), None)
+    if error is not None:
+        proposal = Proposal(group[0], None, [answer.id for answer in group], error=error)
+    elif unread is not None:
+        proposal = without_pair(group, unread[0], **unread[1])
+    else:
+        passes = all((answer.score or 0) > PASSING for answer in group)
+        proposal = without_pair(group, "no_negative" if passes else "undecided")
+    proposal.journal = [key for vote in votes for key in vote.journal]
+    return proposal
+
+
+def _votes(writer: Writer, answers: Sequence[Answer], number: int) -> list[Vote]:
+    """What so many votes say of each answer."""
+    decoding = Decoding(writer.judge_max_tokens, TEMPERATURE, choice=("yes", "no"))
     requests = []
     for answer in answers:
         shown = PROMPTS.render("verdict", conversation=conversation(answer), answer=answer.text)
-        requests += [Request((("user", shown),), VERDICT, seed, vote) for vote in range(votes)]
-    completions = ask(engine, requests, repair=False)
-    voted, journals, errors = [], [], []
+        prompt = (("user", shown),)
+        requests += [Request(prompt, decoding, writer.seed, vote) for vote in range(number)]
+    completions = ask(writer.engine, requests, repair=False)
+    votes = []
     for at, answer in enumerate(answers):
-        own = completions[at * votes : (at + 1) * votes]
+        own = completions[at * number : (at + 1) * number]
         said = [vote.value == "yes" for vote in own if vote.readable]
-        failed = [vote.error for vote in own if vote.error is not None]
-        voted.append(replace(answer, score=sum(said) / len(said) if said else None))
-        journals.append([key for vote in own for key in vote.journal])
-        errors.append(failed[0] if failed else None)
-    return voted, journals, errors
+        votes.append(
+            Vote(
+                replace(answer, score=sum(said) / len(said) if said else None),
+                [key for vote in own for key in vote.journal],
+                next((vote.error for vote in own if vote.error is not None), None),
+                None if said else next((vote.rejection for vote in own if vote.rejection), None),
+            )
+        )
+    return votes
 
 
-def _refine(
-    searches: Sequence[Search],
-    engine: Engine,
-    method: SPaR,
-    decoding: Decoding,
-    seed: int,
-    level: int,
-) -> None:
+def _refine(searches: Sequence[Search], writer: Writer, method: SPaR, level: int) -> None:
     """One level of all searches: refinements, votes on them, and which go on."""
     nodes = [
         (search, node, branch)
@@ -160,23 +183,23 @@ def _refine(
         for _, n, _ in nodes
     ]
     numbers = [branch for _, _, branch in nodes]
-    texts = ask_texts(engine, prompts, decoding, seed, numbers)
+    texts = writer.texts(prompts, numbers)
     written_by: list[tuple[Search, Answer]] = []
     for (search, node, _), text in zip(nodes, texts, strict=True):
         search.journal += text.journal
-        if text.error is not None:
-            search.error = text.error
-        elif text.value and text.completion.finish_reason != "length":
-            written_by.append((search, written(node, text.value)))
-    voted, journals, errors = _votes(engine, [a for _, a in written_by], method.votes, seed)
+        search.error = search.error or text.error
+        search.unread = search.unread or text.rejection
+        if text.readable:
+            written_by.append((search, writer.written(node, text)))
+    votes = _votes(writer, [answer for _, answer in written_by], method.votes)
     for search in searches:
         search.frontier = []
-    for (search, _), answer, journal, error in zip(
-        written_by, voted, journals, errors, strict=True
-    ):
-        search.journal += journal
-        search.error = search.error or error
-        search.frontier.append(answer)
+    for (search, _), vote in zip(written_by, votes, strict=True):
+        search.journal += vote.journal
+        search.error = search.error or vote.error
+        search.unread = search.unread or vote.rejection
+        if vote.answer.score is not None:
+            search.frontier.append(vote.answer)
     for search in searches:
         search.frontier.sort(key=lambda answer: -(answer.score or 0.0))
         del search.frontier[method.keep :]
@@ -188,6 +211,10 @@ def _refine(
 def _proposal(search: Search) -> Proposal:
     if search.error is not None:
         proposal = Proposal(search.original, None, (search.original.id,), error=search.error)
+    elif search.refined is None and search.unread and not search.frontier:
+        reason, evidence = search.unread
+        reason = "refinement_cut" if reason == "cut" else reason
+        proposal = without_pair([search.original], reason, **evidence)
     elif search.refined is None:
         proposal = without_pair([search.original], "no_refinement")
     else:

@@ -24,6 +24,7 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
+from schemas.refusals import REFUSAL
 from stages._common.edges import require_input, required
 from stages._llm.drafts import (
     Draft,
@@ -34,7 +35,6 @@ from stages._llm.drafts import (
     to_frame,
 )
 from stages._llm.rows import Rejection, continued, has_tools, license_of
-from stages._text.refusals import REFUSAL
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
 from stages.generate.respond.explain import Explain, set_system_prompts
@@ -112,8 +112,9 @@ def respond(
 
     The prompt is all of a row up to the last user's turn; `parents` is the row (or the
     document), whose license stays. `select.response` chooses among the answers.
-    Adds `journal`, `model` (by its name here), `sample` (0 to num_answers - 1) and `manner`:
-    the system prompt's name for `explain`, the guideline for `reason`.
+    Adds `journal`, `model` (by its name here; that of the fallback where it answered),
+    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain`, the
+    guideline for `reason`.
 
     Args:
         rows: The prompts, for all methods but `continue`.
@@ -171,6 +172,8 @@ def respond(
                 set_system_prompts(drafts, method, seed)
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
+    for draft in answers:
+        draft.fields["model"] = draft.notes.get("fallback", {}).get("response", draft["model"])
     if drop_refusals:
         _drop_refusals(answers)
     reasoning = "response" if keep_reasoning else None

@@ -28,7 +28,8 @@ from stages._llm.rows import Rejection, Row, make_row, rows_to_frame, task_messa
 from stages.generate._parsing.lists import Instance
 from stages.generate.self_instruct.bootstrap import Bootstrap
 from stages.generate.self_instruct.filters import drop_length_outliers, drop_noisy_texts
-from stages.generate.self_instruct.instances import Examples, InstanceWriter
+from stages.generate.self_instruct.instance_options import Answered, Examples, Turns
+from stages.generate.self_instruct.instances import InstanceWriter
 from stages.generate.self_instruct.methods import Method, SelfGuide, SelfInstruct
 from stages.generate.self_instruct.tasks import Seed, Task, seeds_of
 from stages.generate.taxonomy.axes import TOPICS
@@ -61,16 +62,23 @@ def _check(options: SimpleNamespace) -> None:
                 why=f"method {options.method.name} draws no topics",
                 hint="method: {name: NAME, topics_per_request: 1}",
             )
+    if options.keep_reasoning and not isinstance(options.method.instances, Answered | Turns):
+        raise OptionError(
+            *("keep_reasoning", f"must be left out for method {options.method.name}"),
+            why="no completion is the answer alone",
+            hint="instances: {name: answered} in the method, where it has that",
+        )
     if not options.topic_files:
         _topics(options.topics, (), number)
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=["messages", "input_start", "extra"],
     adds=_adds,
     check=_check,
+    later=("keep_reasoning",),
 )
 def self_instruct(
     ctx: Context,
@@ -84,6 +92,7 @@ def self_instruct(
     seed: int = 0,
     topics: tuple[str, ...] = (),
     topic_files: InputFiles = (),
+    keep_reasoning: bool = False,
     source: str = "self_instruct",
     license: str = "unspecified",
 ) -> Records:
@@ -107,13 +116,16 @@ def self_instruct(
         topics: Topics to draw from where the method draws any.
         topic_files: Text files with more of them, one on each line. Without either, topics
             are drawn from a built-in list.
+        keep_reasoning: Whether what the model reasoned before an answer becomes the answer's
+            `reasoning`; for instances: answered or turns, which have a task answered by itself.
         source: Name of the new records' source.
         license: License of what the model writes, which only the user can know.
 
     Returns:
         The new records. Besides the instruction filter's reasons, rows are dropped as
         `not_novel`, `duplicate`, `repeats_demonstration`, `fields_missing`,
-        `nothing_parsed`, `response_cut`, `no_instances`, `instance_cut`, `empty_output`,
+        `nothing_parsed`, `response_cut`, `unreadable` (whether a task is
+        classification), `no_instances`, `instance_cut`, `empty_output`,
         `input_equals_output`, `ends_with_colon`, `conflicting_outputs`,
         `over_max_instances`, `noisy_text` and `length_outlier`.
 
@@ -149,7 +161,7 @@ def self_instruct(
         if method.max_length_deviations is not None:
             drop_length_outliers(accepted, method.max_length_deviations)
     columns = added_columns(method)
-    return rows_to_frame(list(_rows(tasks, license, columns)), source, columns)
+    return rows_to_frame(list(_rows(tasks, license, columns, keep_reasoning)), source, columns)
 
 
 def _usable_seeds(rows: pl.DataFrame, method: Method) -> list[Seed]:
@@ -228,7 +240,9 @@ def _warn_of_shortage(tasks: Sequence[Task], accepted: int, num_rows: int) -> No
         )
 
 
-def _rows(tasks: Sequence[Task], license: str, columns: Mapping[str, Any]) -> Iterator[Row]:
+def _rows(
+    tasks: Sequence[Task], license: str, columns: Mapping[str, Any], keep_reasoning: bool
+) -> Iterator[Row]:
     """The outcome of every task, in the order in which they were proposed."""
     # The first row of each accepted task, by the task's key: duplicates refer to it.
     row_ids: dict[str, str] = {}
@@ -241,14 +255,19 @@ def _rows(tasks: Sequence[Task], license: str, columns: Mapping[str, Any]) -> It
             extra |= {"mean_rouge_l": task.mean, "most_similar": nearest}
         if task.is_classification is not None:
             extra["is_classification"] = task.is_classification
+        if task.fallback:
+            extra["fallback"] = task.fallback
         written = Instance(task.input, str(task.fields.get("output", "")))
         instances = task.instances or [(written, _with_row_id(task.rejection, row_ids))]
         fields = {_column(name): value or None for name, value in task.fields.items()}
         added: dict[str, Any] = {n: fields.get(n) for n in columns if n not in ADDS}
         for position, (instance, rejection) in enumerate(instances):
             number = {"instance": position} if task.instances else {}
+            messages, input_start = task_messages(task.instruction, *instance)
+            if keep_reasoning and task.reasoning and instance.output:
+                messages[-1]["reasoning"] = task.reasoning
             row = make_row(
-                *task_messages(task.instruction, *instance),
+                *(messages, input_start),
                 license=license,
                 parents=task.parents,
                 extra=extra | number,

@@ -8,12 +8,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from pipeline.context import Context
-from pipeline.models.ask import unclosed
-from pipeline.models.base import Completion, Decoding, Engine, Request
+from pipeline.models.ask import ParsedCompletion, ask
+from pipeline.models.base import Decoding, Engine, Request
 from pipeline.models.counting import is_counting
+from pipeline.models.structured_output import Unreadable
 from stages._llm.drafts import Prompt, user
 from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
@@ -35,6 +37,9 @@ from stages.generate.self_instruct.tasks import Seed, Task
 PROMPTS: Final = Prompts(__file__)
 
 _MOST_SIMILAR: Final = 10
+Proposals = list[tuple[str, dict[str, str] | None]]
+"""Instructions, each with the other fields of its task; None where one is missing."""
+
 _EVIDENCE_CHARACTERS: Final = 200
 """Characters of an unparsed text that are kept as evidence."""
 
@@ -120,11 +125,15 @@ class Bootstrap:
             Request(self._prompt(shown), decoding, self.seed, sample=number)
             for number, shown in zip(numbers, shots, strict=True)
         ]
-        answers = [(completion, [completion.key]) for completion in engine.generate(requests)]
+        first = self.method.shots + 1
         if self._one_field_each:
+            answers = ask(engine, requests, parse=_not_empty, repair=False)
             self._add_fields(engine, requests, answers)
-        for number, shown, (completion, keys) in zip(numbers, shots, answers, strict=True):
-            yield from self._parse(completion, keys, number, shown)
+        else:
+            parse = partial(self._proposals, first=first)
+            answers = ask(engine, requests, parse=parse, repair=False)
+        for number, shown, answer in zip(numbers, shots, answers, strict=True):
+            yield from self._parse(answer, number, shown)
 
     @property
     def _one_field_each(self) -> bool:
@@ -134,30 +143,39 @@ class Bootstrap:
         self,
         engine: Engine,
         requests: Sequence[Request],
-        answers: list[tuple[Completion, list[str]]],
+        answers: Sequence[ParsedCompletion],
     ) -> None:
         """Request what follows the first field of each task, one field after the other.
 
         Args:
             engine: The model.
             requests: The requests for the first field.
-            answers: Their answers with their keys; changed in place.
+            answers: Their answers; changed in place: the value becomes the task's proposals.
         """
+        written = [answer.value or "" for answer in answers]
         for name in self.method.fields[1:]:
             label = f"\n{self.method.shots + 1}. {name.capitalize()}:"
-            going = [i for i, (answer, _) in enumerate(answers) if answer.finish_reason == "stop"]
-            written = [answers[i][0].text.rstrip() + label for i in going]
+            going = [i for i, answer in enumerate(answers) if _is_complete(answer)]
+            for i in going:
+                written[i] = written[i].rstrip() + label
             following = [
-                replace(requests[i], prompt=f"{requests[i].prompt}{text}")
-                for i, text in zip(going, written, strict=True)
+                replace(requests[i], prompt=f"{requests[i].prompt}{written[i]}") for i in going
             ]
-            for i, text, new in zip(going, written, engine.generate(following), strict=True):
-                before, keys = answers[i]
-                tokens = before.completion_tokens + new.completion_tokens
+            parse = str if name in self._optional else _not_empty
+            for i, new in zip(
+                going, ask(engine, following, parse=parse, repair=False), strict=True
+            ):
+                answer = answers[i]
                 # While requests are only counted, the sample of an answer is a whole task.
-                text = before.text if is_counting() else text + new.text
-                whole = replace(new, text=text, completion_tokens=tokens)
-                answers[i] = whole, [*keys, new.key]
+                written[i] = answer.value if is_counting() else written[i] + (new.value or "")
+                tokens = answer.completion.completion_tokens + new.completion.completion_tokens
+                answer.completion = replace(new.completion, completion_tokens=tokens)
+                answer.error, answer.rejection = new.error, new.rejection
+                answer.journal += new.journal
+                answer.fallback = answer.fallback or new.fallback
+        for answer, text in zip(answers, written, strict=True):
+            if answer.readable:
+                answer.value = self._proposals(text, self.method.shots + 1)
 
     def _sample_shots(self, number: int, seeds: Sequence[Seed], accepted: Sequence[Task]) -> Shots:
         """The shots of a request: drawn anew, or one of a few fixed sets in turn."""
@@ -216,37 +234,39 @@ class Bootstrap:
         )
         return user(text.rstrip()) if method.chat else text
 
-    def _parse(
-        self, completion: Completion, keys: Sequence[str], number: int, shots: Shots
-    ) -> Iterator[Task]:
+    def _parse(self, answer: ParsedCompletion, number: int, shots: Shots) -> Iterator[Task]:
         """The tasks that one response proposes, with the rejections of the filter."""
         topics = {"topics": list(shots.topics)} if shots.topics else {}
+        fallback = {"task": answer.fallback} if answer.fallback else {}
 
         def task(text: str, fields: Mapping[str, Any] | None = None) -> Task:
-            return Task(number, text, [*keys], shots.parents, {**topics, **(fields or {})})
+            written = {**topics, **(fields or {})}
+            keys = [*answer.journal]
+            return Task(number, text, keys, shots.parents, written, fallback=dict(fallback))
 
+        completion = answer.completion
         unread, cut = task(completion.text.strip()), completion.finish_reason == "length"
-        proposals = self._proposals(completion.text, len(shots.tasks) + 1)
-        if completion.error is not None:
-            unread.error = completion.error
+        evidence = {"tokens": completion.completion_tokens}
+        if answer.error is not None:
+            unread.error = answer.error
             yield unread
-        elif completion.finish_reason == "reasoning_unclosed":
-            unread.rejection = unclosed(completion)
+        elif cut and (answer.rejection or self.method.on_length == "discard"):
+            unread.rejection = "response_cut", evidence
             yield unread
-        elif not proposals or (cut and self.method.on_length == "discard"):
-            reason = "response_cut" if cut else "nothing_parsed"
-            unread.rejection = reason, {"tokens": completion.completion_tokens}
+        elif answer.rejection is not None:
+            reason, why = answer.rejection
+            unread.rejection = "nothing_parsed" if reason == "unreadable" else reason, why
             yield unread
         else:
             shown = {(_listed(each), each.input) for each in shots.tasks}
-            for position, (text, fields) in enumerate(proposals):
+            for position, (text, fields) in enumerate(answer.value):
                 proposal = task(text, fields)
                 proposal.rejection = self._rejection(text, fields, shown)
-                if cut and position == len(proposals) - 1:
-                    proposal.rejection = "response_cut", {"tokens": completion.completion_tokens}
+                if cut and position == len(answer.value) - 1:
+                    proposal.rejection = "response_cut", evidence
                 yield proposal
 
-    def _proposals(self, text: str, first: int) -> list[tuple[str, dict[str, str] | None]]:
+    def _proposals(self, text: str, first: int) -> Proposals:
         """Instructions, each with the other fields of its task.
 
         Args:
@@ -255,7 +275,16 @@ class Bootstrap:
 
         Returns:
             The instruction and the fields, or the text and None where a field is missing.
+
+        Raises:
+            Unreadable: There are none.
         """
+        proposals = self._proposed(text, first)
+        if not proposals:
+            raise Unreadable("the answer must list tasks")
+        return proposals
+
+    def _proposed(self, text: str, first: int) -> Proposals:
         method = self.method
         if not method.fields:
             items = listed_items(text) if method.chat else numbered_items(text)
@@ -271,13 +300,17 @@ class Bootstrap:
         self, part: str, values: dict[str, str] | None
     ) -> tuple[str, dict[str, str] | None]:
         """A task out of its fields; its bare text where a field that it needs is missing."""
-        optional = {"output"} | ({"input"} if "instruction" in self.method.fields else set())
-        if values is None or not all(v for name, v in values.items() if name not in optional):
+        if values is None or not all(v for n, v in values.items() if n not in self._optional):
             return part, None
         if values.get("constraints", "").lower().rstrip(".") == "none":
             values["constraints"] = ""
         instruction = values.pop("instruction", self.task)
         return self._capitalized(" ".join(instruction.split())), values
+
+    @property
+    def _optional(self) -> set[str]:
+        """Fields of a task that may be empty."""
+        return {"output"} | ({"input"} if "instruction" in self.method.fields else set())
 
     def _rejection(
         self, text: str, fields: Mapping[str, str] | None, shown: set[tuple[str, str]]
@@ -309,6 +342,16 @@ class Bootstrap:
         most_similar, highest = task.scores[0]
         if highest > self.method.max_rouge_l:
             task.rejection = "not_novel", {"duplicate_of": most_similar, "rouge_l": highest}
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise Unreadable("the answer must not be empty")
+    return text
+
+
+def _is_complete(answer: ParsedCompletion) -> bool:
+    return answer.readable and answer.completion.finish_reason == "stop"
 
 
 def _listed(task: Seed | Task) -> str:

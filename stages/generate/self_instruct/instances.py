@@ -1,28 +1,20 @@
 """The later steps of Self-Instruct: is it classification, and inputs and outputs for each task.
 
-Each form of writing instances is an option group:
-
-- `Examples`, the paper's: few-shot prompts for plain continuation.
-- `Simple`, Ensemble-Instruct's: one prompt for tasks with input and one for tasks without,
-  one instance a task, no classification.
-- `Turns` needs no few-shot ability, only a chat model: left at the end of an instruction
-  inside an open user turn, it adds the input or ends the turn, and then answers. That is
-  input-first too; a label-first form of it does not exist.
-- `Answered` requests the output of a task that has its input already.
-- `Written` takes the output that came with the task.
+How they are written is an option group: see `instance_options.py`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pipeline.models.ask import unclosed
-from pipeline.models.base import Completion, Decoding, Engine, Request, chat
-from pipeline.types import Count, NonNegativeFloat, NonNegativeInt, option_group
-from stages._llm.drafts import says_yes, user
+from pipeline.models.ask import ParsedCompletion, ask
+from pipeline.models.base import Decoding, Engine, Request, chat
+from pipeline.models.structured_output import Unreadable
+from stages._llm.drafts import user
 from stages._llm.preambles import without_preamble
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
@@ -35,128 +27,20 @@ from stages.generate._parsing.lists import (
     output_first,
 )
 from stages.generate._user_turn import user_turn
+from stages.generate.self_instruct.instance_options import (
+    Answered,
+    Examples,
+    Instances,
+    Simple,
+    Turns,
+    Written,
+)
 from stages.generate.self_instruct.tasks import Seed, Task
 
 PROMPTS: Final = Prompts(__file__)
 
 _MAX_SHOT_CHARACTERS: Final = 1000
 """Characters of a task with its instances in a prompt; the authors' longest have about as many."""
-CLASSIFYING: Final = Decoding(max_tokens=3, stop=("\n", "Task"))
-
-ShotCounts = tuple[NonNegativeInt, NonNegativeInt]
-TokenLimits = tuple[Count, Count]
-
-
-@option_group
-class Examples:
-    """Instances after few-shot examples, as in Self-Instruct.
-
-    The seeds need the field `is_classification`.
-
-    Args:
-        name: "examples".
-        classification_num_shots: Tasks shown in the question whether a task is
-            classification: (those that are, those that are not).
-        num_shots: Tasks shown with their instances: (input first, output first).
-        max_instances: Instances of a task; of more a random choice is kept.
-        temperature: Of the instances. The question about classification is greedy.
-        presence_penalty: OpenAI's presence penalty.
-        max_tokens: Limits in tokens: (input first, output first).
-    """
-
-    name: Literal["examples"] = "examples"
-    classification_num_shots: ShotCounts = (12, 19)
-    num_shots: ShotCounts = (11, 16)
-    max_instances: Count = 5
-    temperature: NonNegativeFloat = 0.0
-    presence_penalty: float = 1.5
-    max_tokens: TokenLimits = (350, 300)
-
-
-@option_group
-class Simple:
-    """One instance after Ensemble-Instruct's simple examples, with an input or without.
-
-    Args:
-        name: "simple".
-        num_shots: Tasks shown: (with input, without).
-        temperature: Of the instances.
-        presence_penalty: OpenAI's presence penalty.
-        max_tokens: Limits in tokens: (with input, without).
-    """
-
-    name: Literal["simple"] = "simple"
-    num_shots: ShotCounts = (18, 15)
-    temperature: NonNegativeFloat = 0.7  # ours: the code leaves it to its service
-    presence_penalty: float = 0.0
-    max_tokens: TokenLimits = (512, 512)
-
-
-@option_group
-class Turns:
-    """A chat model finishes the user's turn and then answers it: one instance, no examples.
-
-    The model needs a chat template here, so it cannot be behind a server.
-
-    Args:
-        name: "turns".
-        temperature: Of both requests.
-        presence_penalty: OpenAI's presence penalty.
-        max_tokens: Limit in tokens of the input, and of the answer.
-    """
-
-    name: Literal["turns"] = "turns"
-    temperature: NonNegativeFloat = 0.0
-    presence_penalty: float = 1.5
-    max_tokens: Count = 350
-
-
-@option_group
-class Answered:
-    """The output of a task that has its input already, after a few tasks with theirs.
-
-    Args:
-        name: "answered".
-        num_shots: Tasks shown, for tasks (with input, without). With none and
-            `prompting: chat` the prompt is the task alone.
-        temperature: Of the outputs.
-        presence_penalty: OpenAI's presence penalty.
-        max_tokens: Limits in tokens, for tasks (with input, without).
-    """
-
-    name: Literal["answered"] = "answered"
-    num_shots: ShotCounts = (3, 3)  # ours
-    temperature: NonNegativeFloat = 0.0
-    presence_penalty: float = 0.0
-    max_tokens: TokenLimits = (512, 512)
-
-
-@option_group
-class ZeroShotAnswered(Answered):
-    """`Answered` with the defaults of the methods for chat models.
-
-    Args:
-        num_shots: Tasks shown, for tasks (with input, without). With none and
-            `prompting: chat` the prompt is the task alone.
-        max_tokens: Limits in tokens, for tasks (with input, without).
-    """
-
-    num_shots: ShotCounts = (0, 0)
-    max_tokens: TokenLimits = (1024, 1024)  # ours
-
-
-@option_group
-class Written:
-    """The output that was written together with the task.
-
-    Args:
-        name: "written".
-    """
-
-    name: Literal["written"] = "written"
-
-
-Instances = Examples | Simple | Turns | Answered | Written
 
 
 @dataclass(frozen=True)
@@ -206,13 +90,11 @@ class InstanceWriter:
     ) -> None:
         """Classify the tasks, then request instances with the prompt for each kind."""
         self._classify(method, engine, tasks, seeds)
-        active = [task for task in tasks if task.active]
-        requests = [self._instance_request(method, task, seeds) for task in active]
-        for task, completion in zip(active, engine.generate(requests), strict=True):
-            if _note_answer(task, completion):
-                parse = output_first if task.is_classification else input_first
-                instances = parse(completion.text)
-                self._set_instances(task, instances, completion, method.max_instances)
+        for kind, parse in ((False, input_first), (True, output_first)):
+            active = [task for task in tasks if task.active and task.is_classification is kind]
+            requests = [self._instance_request(method, task, seeds) for task in active]
+            for task, answer in _asked(engine, active, requests, "output", _listed(parse)):
+                self._set_instances(task, answer.value, answer, method.max_instances)
 
     def _by_simple_examples(
         self, method: Simple, engine: Engine, tasks: Sequence[Task], seeds: Sequence[Seed]
@@ -237,23 +119,21 @@ class InstanceWriter:
             )
             for task in tasks
         ]
-        for task, completion in zip(tasks, engine.generate(requests), strict=True):
-            if _note_answer(task, completion):
-                instance = labelled_instance(completion.text, with_input)
-                self._set_instances(task, [instance] if instance else [], completion)
+        parse = _listed(lambda text: list(filter(None, [labelled_instance(text, with_input)])))
+        for task, answer in _asked(engine, tasks, requests, "output", parse):
+            self._set_instances(task, answer.value, answer)
 
     def _by_answers(
         self, method: Answered, engine: Engine, tasks: Sequence[Task], seeds: Sequence[Seed]
     ) -> None:
         """Request the output, after a few tasks with theirs or of the task alone."""
         requests = [self._answer_request(method, task, seeds) for task in tasks]
-        for task, completion in zip(tasks, engine.generate(requests), strict=True):
-            if _note_answer(task, completion):
-                instance = Instance(task.input, without_preamble(completion.text))
-                rejection: Rejection | None = None if instance.output else ("empty_output", {})
-                if completion.finish_reason == "length":
-                    rejection = "instance_cut", {"finish_reason": "length"}
-                task.instances = [(instance, rejection)]
+        for task, answer in _asked(engine, tasks, requests, "output", _text, "empty_output"):
+            task.reasoning = answer.completion.reasoning
+            rejection: Rejection | None = None
+            if answer.completion.finish_reason == "length":
+                rejection = "instance_cut", {"finish_reason": "length"}
+            task.instances = [(Instance(task.input, answer.value), rejection)]
 
     def _answer_request(self, method: Answered, task: Task, seeds: Sequence[Seed]) -> Request:
         kind = 0 if task.input else 1
@@ -288,21 +168,18 @@ class InstanceWriter:
         to_closing = replace(decoding, stop=(closing,) if closing else ())
         requests = [Request(opening + task.instruction, to_closing, self.seed) for task in tasks]
         inputs: list[tuple[Task, str]] = []
-        for task, completion in zip(tasks, engine.generate(requests), strict=True):
-            if not _note_answer(task, completion):
-                continue
-            text = continued_turn(completion.text)
-            if completion.finish_reason == "length":
-                self._set_instances(task, [Instance(text, "")], completion)
+        for task, answer in _asked(engine, tasks, requests, "input", continued_turn):
+            if answer.completion.finish_reason == "length":
+                self._set_instances(task, [Instance(answer.value, "")], answer)
             else:
-                inputs.append((task, text))
+                inputs.append((task, answer.value))
         turns = [task_messages(task.instruction, text)[0] for task, text in inputs]
         requests = [Request(chat(turn), decoding, self.seed) for turn in turns]
-        for (task, text), completion in zip(inputs, engine.generate(requests), strict=True):
-            if _note_answer(task, completion):
-                self._set_instances(
-                    task, [Instance(text, without_preamble(completion.text))], completion
-                )
+        text_of = {id(task): text for task, text in inputs}
+        answered = [task for task, _ in inputs]
+        for task, answer in _asked(engine, answered, requests, "output", _text, "empty_output"):
+            task.reasoning = answer.completion.reasoning
+            self._set_instances(task, [Instance(text_of[id(task)], answer.value)], answer)
 
     def _classify(
         self, method: Examples, engine: Engine, tasks: Sequence[Task], seeds: Sequence[Seed]
@@ -317,15 +194,14 @@ class InstanceWriter:
         requests = [
             self._request(
                 "classification",
-                CLASSIFYING,
+                Decoding(max_tokens=method.classification_max_tokens, stop=("\n", "Task")),
                 demonstrations=shots,
                 instruction=task.instruction,
             )
             for task in tasks
         ]
-        for task, completion in zip(tasks, engine.generate(requests), strict=True):
-            if _note_answer(task, completion):
-                task.is_classification = says_yes(completion.text)
+        for task, answer in _asked(engine, tasks, requests, "classification", yes_or_no_word):
+            task.is_classification = answer.value
 
     def _instance_request(self, method: Examples, task: Task, seeds: Sequence[Seed]) -> Request:
         kind = bool(task.is_classification)
@@ -341,10 +217,10 @@ class InstanceWriter:
         )
 
     def _set_instances(
-        self, task: Task, instances: Sequence[Instance], completion: Completion, limit: int = 1
+        self, task: Task, instances: Sequence[Instance], answer: ParsedCompletion, limit: int = 1
     ) -> None:
         """Judge the instances; of more good ones than the limit, a random choice is kept."""
-        judged = judge_instances(instances, cut=completion.finish_reason == "length")
+        judged = judge_instances(instances, cut=answer.completion.finish_reason == "length")
         good = [i for i, (_, rejection) in enumerate(judged) if rejection is None]
         rng = random.Random(f"{self.seed} {task.key}")
         selected = set(rng.sample(good, min(len(good), limit)))
@@ -353,8 +229,6 @@ class InstanceWriter:
             (instance, rejection or (None if i in selected else surplus))
             for i, (instance, rejection) in enumerate(judged)
         ]
-        if not task.instances:
-            task.rejection = "no_instances", {"response": completion.text[:200]}
 
 
 def _decoding(method: Examples | Simple | Turns | Answered) -> Decoding:
@@ -362,13 +236,70 @@ def _decoding(method: Examples | Simple | Turns | Answered) -> Decoding:
     return Decoding(temperature=method.temperature, presence_penalty=method.presence_penalty)
 
 
-def _note_answer(task: Task, completion: Completion) -> bool:
-    """Note the answer's key and error in the task; whether there is an answer."""
-    task.journal.append(completion.key)
-    task.error = completion.error
-    if completion.finish_reason == "reasoning_unclosed":
-        task.rejection = unclosed(completion)
-    return task.active
+def _asked(
+    engine: Engine,
+    tasks: Sequence[Task],
+    requests: Sequence[Request],
+    step: str,
+    parse: Callable[[str], Any],
+    unread: str = "no_instances",
+) -> Iterator[tuple[Task, ParsedCompletion]]:
+    """Ask about each task; the tasks with an answer that can be read, each with it.
+
+    Args:
+        engine: The model.
+        tasks: The tasks; journal, error and rejection of each are noted in it.
+        requests: One for each.
+        step: What a fallback's answer is noted under.
+        parse: From the text to the value; raises `Unreadable`.
+        unread: The drop reason of an answer that stays unreadable.
+    """
+    answers = ask(engine, requests, parse=parse, repair=False)
+    for task, answer in zip(tasks, answers, strict=True):
+        task.journal += answer.journal
+        task.error, task.rejection = answer.error, answer.rejection
+        if answer.fallback is not None:
+            task.fallback[step] = answer.fallback
+        if answer.rejection and answer.rejection[0] == "unreadable":
+            reason = "unreadable" if step == "classification" else unread
+            task.rejection = reason, answer.rejection[1]
+        if task.active:
+            yield task, answer
+
+
+def yes_or_no_word(text: str) -> bool:
+    """Whether the first word is yes; it must be yes or no.
+
+    Raises:
+        Unreadable: It is neither.
+
+    Example:
+        >>> yes_or_no_word("**Yes**, it is."), yes_or_no_word("No")
+        (True, False)
+    """
+    word = re.match(r"\W*(\w+)", text)
+    if word is None or word[1].lower() not in ("yes", "no"):
+        raise Unreadable("the answer must be one of: yes, no")
+    return word[1].lower() == "yes"
+
+
+def _listed(parse: Callable[[str], list[Instance]]) -> Callable[[str], list[Instance]]:
+    """A parser that raises `Unreadable` where this one finds nothing."""
+
+    def listed(text: str) -> list[Instance]:
+        instances = parse(text)
+        if not instances:
+            raise Unreadable("the answer must have the form of the examples")
+        return instances
+
+    return listed
+
+
+def _text(text: str) -> str:
+    answer = without_preamble(text)
+    if not answer:
+        raise Unreadable("the answer must not be empty")
+    return answer
 
 
 def _sample_shots(rng: random.Random, seeds: Sequence[Seed], number: int) -> list[Seed]:

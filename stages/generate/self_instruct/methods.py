@@ -20,7 +20,7 @@ from pipeline.types import (
     PositiveFloat,
     option_group,
 )
-from stages.generate.self_instruct.instances import (
+from stages.generate.self_instruct.instance_options import (
     Answered,
     Examples,
     Simple,

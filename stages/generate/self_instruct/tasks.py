@@ -59,6 +59,8 @@ class Task:
         mean: Mean ROUGE-L with all earlier instructions.
         is_classification: The model's answer to that question, where there was one.
         instances: Its instances, each with the reason why it is dropped.
+        reasoning: What the model reasoned before an answer that is nothing else.
+        fallback: What a fallback wrote of it, with its name.
     """
 
     request: int
@@ -72,6 +74,8 @@ class Task:
     mean: float | None = None
     is_classification: bool | None = None
     instances: list[tuple[Instance, Rejection | None]] = field(default_factory=list)
+    reasoning: str = ""
+    fallback: dict[str, str] = field(default_factory=dict)
 
     @property
     def input(self) -> str:

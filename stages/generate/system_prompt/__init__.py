@@ -7,18 +7,19 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Annotated, Final
 
 import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from schemas.records import Message, first_user_turn
 from stages._llm.drafts import (
-    YES_OR_NO,
     Draft,
     Prompt,
     RowMessages,
@@ -26,6 +27,7 @@ from stages._llm.drafts import (
     generate_field,
     to_frame,
     user,
+    yes_or_no,
 )
 from stages._llm.prompts import Prompts
 from stages._llm.rows import license_of
@@ -36,10 +38,28 @@ PROMPTS: Final = Prompts(__file__)
 
 ADDS: Final = {"journal": pl.List(pl.String), "rules": pl.List(pl.String)}
 
+JUDGE_MAX_TOKENS: Final = 4
+
 Method = Annotated[Rules | Profiles, Field(discriminator="name")]
 
 
-@stage(version=2, scope="set", reads=["messages", "origins"], adds=ADDS)
+def _check(options: SimpleNamespace) -> None:
+    if not options.verify and options.judge_max_tokens != JUDGE_MAX_TOKENS:
+        raise OptionError(
+            *("judge_max_tokens", f"must be left out, got {options.judge_max_tokens}"),
+            why="without verify nothing is judged",
+            hint="verify: true",
+        )
+
+
+@stage(
+    version=2,
+    scope="set",
+    reads=["messages", "origins"],
+    adds=ADDS,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def system_prompt(
     ctx: Context,
     rows: Records,
@@ -51,6 +71,8 @@ def system_prompt(
     temperature: NonNegativeFloat = 0.7,
     top_p: Fraction = 1.0,
     max_tokens: Count = 1024,
+    judge_max_tokens: Count = JUDGE_MAX_TOKENS,
+    keep_reasoning: bool = False,
     source: str = "system_prompt",
 ) -> Records:
     """New records of system prompt, instruction and an answer that obeys: one for each row.
@@ -69,13 +91,17 @@ def system_prompt(
         temperature: Of system prompts and answers.
         top_p: Nucleus of the sampling.
         max_tokens: Limit of a system prompt or an answer in tokens.
+        judge_max_tokens: Limit of the answer of `verify` in tokens.
+        keep_reasoning: Whether what the model reasoned before its answer becomes the answer's
+            `reasoning`.
         source: Name of the new records' source.
 
     Returns:
         The new records. Rows are dropped as `no_instruction` (there is no user's turn),
         `no_rules` (the system prompt has no list), `rules_broken`, and for answers that were
         cut or unreadable as `system_cut`, `system_unparsed`, `profile_cut`,
-        `profile_unparsed`, `response_cut`, `response_unparsed`.
+        `profile_unparsed`, `response_cut`, `response_unparsed`, and of
+        `verify` as `unreadable`.
 
     Example:
         ```yaml
@@ -94,9 +120,10 @@ def system_prompt(
         assign_profiles(drafts, write_profiles(write, method), seed)
     write(drafts, "response", lambda d: user(d["instruction"], system=d["system"]))
     if verify:
-        write(drafts, "obeyed", _verification, decoding=YES_OR_NO)
+        write(drafts, "obeyed", _verification, decoding=yes_or_no(judge_max_tokens))
         filter_drafts(drafts, lambda d: None if d["obeyed"] == "yes" else ("rules_broken", {}))
-    return to_frame(drafts, _messages, source, ADDS)
+    reasoning = "response" if keep_reasoning else None
+    return to_frame(drafts, _messages, source, ADDS, keep_reasoning=reasoning)
 
 
 def _drafts(rows: pl.DataFrame) -> list[Draft]:

@@ -16,6 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
@@ -26,6 +27,8 @@ from stages.generate.taxonomy.context import TaxonomyContext
 from stages.generate.taxonomy.curriculum import Curriculum
 from stages.generate.taxonomy.metadata import Metadata
 from stages.generate.taxonomy.skills import Skills
+
+JUDGE_MAX_TOKENS: Final = 4
 
 Method = Annotated[Curriculum | Metadata | Skills, Field(discriminator="name")]
 
@@ -43,7 +46,29 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     return ADDS
 
 
-@stage(version=3, scope="set", reads=["messages", "input_start"], adds=_adds)
+def _check(options: SimpleNamespace) -> None:
+    method = options.method
+    if not isinstance(method, Skills) and options.judge_max_tokens != JUDGE_MAX_TOKENS:
+        raise OptionError(
+            *("judge_max_tokens", f"must be left out, got {options.judge_max_tokens}"),
+            why=f"method {method.name} judges nothing",
+        )
+    if options.keep_reasoning and not getattr(method, "answer", True):
+        raise OptionError(
+            *("keep_reasoning", "must be left out where nothing is answered"),
+            why="answer is false",
+            hint="answer: true in the method",
+        )
+
+
+@stage(
+    version=4,
+    scope="set",
+    reads=["messages", "input_start"],
+    adds=_adds,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,
@@ -54,6 +79,8 @@ def taxonomy(
     temperature: NonNegativeFloat = 0.7,
     top_p: Fraction = 1.0,
     max_tokens: Count = 1024,
+    judge_max_tokens: Count = JUDGE_MAX_TOKENS,
+    keep_reasoning: bool = False,
     source: str = "taxonomy",
     license: str = "unspecified",
 ) -> Records:
@@ -64,7 +91,7 @@ def taxonomy(
 
     Dropped rows: `not_sampled`, `repeated_concept`, `skill_not_shown`, `no_instruction` (of
     a seed), and completions that were cut or unreadable: `concepts_cut`,
-    `instruction_unparsed` and so on.
+    `instruction_unparsed` and so on, of judgements `unreadable`.
 
     Example:
         ```yaml
@@ -83,13 +110,17 @@ def taxonomy(
         temperature: Of sampling.
         top_p: Nucleus of sampling.
         max_tokens: Limit of a completion.
+        judge_max_tokens: Limit in tokens of the judgements of `skills`.
+        keep_reasoning: Whether what the model reasoned before its answer becomes the answer's
+            `reasoning`.
         source: The source of the rows.
         license: The license of the rows.
     """
     decoding = Decoding(max_tokens, temperature, top_p)
     generate = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed)
-    drafts = method.run(TaxonomyContext(generate, seeds, seed))
-    return to_frame(drafts, _messages, source, ADDS, license)
+    drafts = method.run(TaxonomyContext(generate, seeds, seed, judge_max_tokens))
+    reasoning = "response" if keep_reasoning else None
+    return to_frame(drafts, _messages, source, ADDS, license, keep_reasoning=reasoning)
 
 
 def _messages(draft: Draft) -> RowMessages:

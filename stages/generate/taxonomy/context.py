@@ -25,11 +25,13 @@ class TaxonomyContext:
         generate: `generate_field` with the model, its decoding and the seed.
         seeds: The rows on the edge `seeds`, None where nothing is connected.
         seed: Of all random choices.
+        judge_max_tokens: Limit of a judgement in tokens.
     """
 
     generate: GenerateField
     seeds: pl.DataFrame | None
     seed: int
+    judge_max_tokens: int
 
 
 def write_instructions(

@@ -79,7 +79,7 @@ def use_case_and_skills(text: str) -> tuple[str, list[str]] | None:
     if parts is None:
         return None
     use_case, skills = (parts[label] for label in _LABELS)
-    names = [skill.strip(" .*-•\t") for skill in re.split("[;,；，、\n]", skills)]
+    names = [skill.strip(" .*-•\t") for skill in re.split("[;,；，、•\n]", skills)]
     names = [name for name in dict.fromkeys(names) if name]
     return (use_case.strip(" .\t"), names) if names else None
 

@@ -11,7 +11,7 @@ import random
 from typing import Annotated, Final, Literal
 
 from pipeline.types import Count, NonEmpty, option_group
-from stages._llm.drafts import YES_OR_NO, Draft, Prompt, filter_drafts, user
+from stages._llm.drafts import Draft, Prompt, filter_drafts, user, yes_or_no
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate.taxonomy.axes import SKILLS, TOPICS
@@ -80,5 +80,5 @@ def _judge(context: TaxonomyContext, drafts: list[Draft], position: int) -> None
         missing = "skill_not_shown", {"skill": draft["skills"][position][0]}
         return None if draft["shown"] == "yes" else missing
 
-    context.generate(drafts, "shown", prompt, decoding=YES_OR_NO)
+    context.generate(drafts, "shown", prompt, decoding=yes_or_no(context.judge_max_tokens))
     filter_drafts(drafts, rejection)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from schemas.records import ToolCall
@@ -62,12 +63,12 @@ def _tool_call(call: Any, source: Source) -> ToolCall:
         call = _json(call)
     if not isinstance(call, dict):
         raise Unusable(f"a tool call is {json_type(call)}, not an object")
+    if call.get("type") not in _TYPES:
+        raise Unusable(f"a tool call has the unknown type {call['type']!r:.80}")
     function = call["function"] if isinstance(call.get("function"), dict) else call
     name = function.get("name")
     if not isinstance(name, str) or not name:
         raise Unusable("a tool call has no name")
-    if call.get("type") not in _TYPES:
-        raise Unusable(f"a tool call has the unknown type {call['type']!r:.80}")
     for fields in (call,) if function is call else (call, function):
         check_known(fields, source, _OF_CALL)
     arguments = function.get("arguments", function.get("parameters"))
@@ -97,18 +98,30 @@ def take_tools(row: Row, source: Source) -> str | None:
     for field in ("tools", "functions"):
         if field not in row or source.decided(field):
             continue
-        value = definitions(row[field])
-        if value is None and field == "functions":
+        value = row[field]
+        defined = _defined(value) if isinstance(value, str) else _defined_by(value)
+        if defined is None and field == "functions":
             continue  # many things are called so
-        if value is None:
+        if defined is None:
             raise Unusable(
                 f"{field!r} holds no definitions of tools (JSON objects): {decide(field)}"
             )
-        if value and tools:
+        if defined and tools:
             continue
         del row[field]
-        tools = tools or tools_json(value)
+        tools = tools or defined or None
     return tools
+
+
+@lru_cache(1024)  # rows share their tools
+def _defined(text: str) -> str | None:
+    return _defined_by(text)
+
+
+def _defined_by(value: Any) -> str | None:
+    """The definitions as one JSON text; empty without any, None where it is something else."""
+    values = definitions(value)
+    return None if values is None else tools_json(values) or ""
 
 
 def definitions(value: Any) -> list[Any] | None:

@@ -48,7 +48,7 @@ def unmarked(turn: Turn, source: Source) -> list[Turn]:
     [('assistant', '<think>2 and 2.')]
     """
     role, content = turn[0], turn[1]
-    if not content or not any(mark in content for mark in _MARKED):
+    if not content or "<" not in content or not any(mark in content for mark in _MARKED):
         return [turn]
     further: Further = turn[2] if len(turn) == 3 else {}
     if role == "assistant":
@@ -71,6 +71,8 @@ def _answer(content: str, further: Further, source: Source) -> Turn:
             fields["reasoning"] = reasoning
         if calls:
             fields["tool_calls"] = [*fields.get("tool_calls", []), *calls]
+    elif source.reasoning != "keep" and _thought(content)[0] == fields["reasoning"].strip():
+        text = _thought(content)[1]  # said twice
     if text and "<tool_call>" in text and (said := _said_calls(text, source)):
         text, calls = said
         fields["tool_calls"] = [*fields.get("tool_calls", []), *calls]

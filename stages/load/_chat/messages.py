@@ -6,6 +6,7 @@ for becomes part of the turn; other keys stay in the row where they are harmless
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Final
 
 from schemas.turns import REASONING_FIELDS, json_text
@@ -26,6 +27,7 @@ CALLING: Final = frozenset({"function_call", "tool_call"})
 
 _LOSS: Final = ("train", "training", "loss", "weight")
 _TEXT_PARTS: Final = frozenset({"text", "input_text", "output_text"})
+_TEXT: Final = {"type": "text"}
 _NOTHING: Final[Row] = {}
 
 
@@ -65,14 +67,47 @@ def turns_of(row: Row, field: str, source: Source) -> list[Turn]:
             others.append(_NOTHING)
             continue
         try:
-            one, rest = _turn(turn, source)
+            some, rest = _spread(turn, source)
         except Unusable as reason:
             raise Unusable(f"turn {number}: {reason}") from None
-        turns.append(one)
+        turns += some
         others.append(rest)
     if any(others):
         row[field] = others
     return turns
+
+
+def _spread(turn: Row, source: Source) -> tuple[list[Turn], Row]:
+    """A turn, or several: in Anthropic's messages results of tools are parts of a user's turn."""
+    parts = turn.get("content")
+    if not isinstance(parts, list) or not any(map(_is_result, parts)):
+        one, rest = _turn(turn, source)
+        return [one], rest
+    beside = {k: v for k, v in turn.items() if k not in ("role", "from", "content", "name")}
+    turns: list[Turn] = []
+    rest = {} if is_missing(turn.get("name")) else {"name": turn["name"]}
+    for are_results, group in groupby(parts, _is_result):
+        said: list[Row] = [{**turn, "content": list(group)}]
+        if are_results:
+            said = [{**beside, **_tool_turn(part)} for part in said[0]["content"]]
+        for each in said:
+            one, others = _turn(each, source)
+            turns.append(one)
+            rest |= others
+    return turns, {**rest, "content": parts}
+
+
+def _is_result(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "tool_result"
+
+
+def _tool_turn(part: Row) -> Row:
+    """A result of a tool as a turn; what else the part says stays with the parts."""
+    return {
+        "role": "tool",
+        "content": part.get("content"),
+        "tool_call_id": part.get("tool_use_id"),
+    }
 
 
 def _turn(turn: Row, source: Source) -> tuple[Turn, Row]:
@@ -125,6 +160,8 @@ def _joined(parts: list[Any], further: Further, source: Source) -> str:
     texts: list[str] = []
     thoughts: list[str] = []
     for at, part in enumerate(parts, 1):
+        if isinstance(part, str) or (isinstance(part, dict) and part.keys() == {"text"}):
+            part = {"type": "text", "text": part} if isinstance(part, str) else {**part, **_TEXT}
         kind = part.get("type") if isinstance(part, dict) else json_type(part)
         value = part.get("text") if kind in _TEXT_PARTS else None
         if kind in ("thinking", "reasoning"):
@@ -134,10 +171,10 @@ def _joined(parts: list[Any], further: Further, source: Source) -> str:
             further["tool_calls"] = [*further.get("tool_calls", []), *tool_calls(call, source)]
         elif isinstance(value, str):
             (texts if kind in _TEXT_PARTS else thoughts).append(value)
-        elif not source.decided(str(kind)):
-            raise Unusable(
-                f"part {at} of its content is no text ({kind!s:.80}): {decide(f'{kind!s:.80}')}"
-            )
+        elif not isinstance(part, dict) or not isinstance(kind, str):
+            raise Unusable(f"part {at} of its content is {json_type(part)} without a type")
+        elif not source.decided(kind):
+            raise Unusable(f"part {at} of its content is no text ({kind:.80}): {decide(kind[:80])}")
     if thoughts:
         further["reasoning"] = "\n".join(thoughts)
     return "\n".join(texts)

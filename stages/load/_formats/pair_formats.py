@@ -23,7 +23,7 @@ from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
 from stages.load._chat.calls import take_tools
 from stages.load._chat.shown_tools import take_shown_tools
-from stages.load._chat.source import Source, check_media
+from stages.load._chat.source import Source, check_media, take_system, with_system
 from stages.load._chat.turns import (
     Row,
     Turn,
@@ -56,7 +56,7 @@ PairFormat = Literal["preference", "label", "ranked_outputs", "ratings", "oasst"
 NESTED: Final = ("conversations", "messages", "history", "tools", "functions", *LISTS)
 """Fields that hold lists; in a table their cells may be JSON."""
 
-_PROMPTS: Final = ("prompt", "messages", "conversations", "question", "instruction")
+_PROMPTS: Final = ("prompt", "messages", "conversations", "question", "instruction", "input")
 _LABELS: Final = ("label", "kto_tag")
 _SCORES: Final = {
     side: (f"{side}_score", f"score_{side}", f"{side}_rating", f"{side}-rating")
@@ -181,12 +181,21 @@ def _prompt(row: Row, source: Source) -> tuple[list[Message], str | None]:
     if field == "instruction":
         earlier = list_of(row, "history", optional=True)
         turns = [*(turn for pair in earlier for turn in exchange(pair)), *turns]
-    system = row.get("system")
-    if isinstance(system, str) and turns and turns[0][0] != "system":
-        del row["system"]
-        turns = [("system", system), *turns] if system else turns
+    turns = with_system(turns, take_system(row, source), row) if turns else turns
     turns, tools = take_shown_tools(turns, tools, row)
     return messages_of(turns), tools
+
+
+def _behind_system(
+    prompt: list[Message], tools: str | None, row: Row, source: Source
+) -> tuple[list[Message], str | None]:
+    """The prompt of whole conversations behind the system prompt of their row, and the tools."""
+    text = take_system(row, source)
+    if text and prompt[0]["role"] == "system":
+        row["system"] = text  # a second one
+        return prompt, tools
+    turns, tools = take_shown_tools([("system", text)] if text else [], tools, row)
+    return [*messages_of(turns), *prompt], tools
 
 
 def _preference(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
@@ -200,6 +209,7 @@ def _preference(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
         raise Unusable("both sides are missing")
     if any(side and side[0]["role"] != "assistant" for side in (chosen, rejected)):
         prompt, chosen, rejected = _split(prompt, chosen, rejected)
+        prompt, tools = _behind_system(prompt, tools, row, source)
     if not prompt:
         raise Unusable("there is no prompt: the sides are answers alone")
     better, worse = (
@@ -227,9 +237,12 @@ def _split(
     turns = (chosen or rejected or [])[:shared]
     if not shared:
         raise Unusable("the two conversations do not begin with the same prompt")
-    asked = canonical_turns(prompt)
+    # A system prompt of the row may stand before conversations that have none.
+    has_own = prompt and prompt[0]["role"] == "system" != turns[0]["role"]
+    asked = canonical_turns(prompt[1:] if has_own else prompt)
     if any(turn not in canonical_turns(turns) for turn in asked):
         raise Unusable("the sides are conversations that do not begin with the prompt")
+    turns = [*prompt[:1], *turns] if has_own else [*turns]
     return turns, chosen and chosen[shared:], rejected and rejected[shared:]
 
 

@@ -6,7 +6,7 @@ two are compared for nothing, the position says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from math import isfinite
 from typing import Any, Final, Literal, NamedTuple
@@ -16,7 +16,7 @@ from stages.load._chat.marks import unmarked
 from stages.load._chat.source import Source
 from stages.load._chat.turns import Row, Unusable, json_type
 from stages.load._formats.pair_turns import is_blank, messages_of, read_turns
-from stages.load._formats.trees import PATH_FIELDS, FlatTrees, message_turn
+from stages.load._formats.trees import FlatTrees, beside_text, message_turn
 
 Ranked = Literal["best_worst", "adjacent", "all"]
 
@@ -201,22 +201,23 @@ def tree_pairs(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
     if root.get("deleted"):
         yield Unusable("the first message of the tree is deleted")
         return
-    waiting: list[tuple[Any, list[Message]]] = [(root, [])]
+    waiting: list[tuple[Any, list[Message], list[Row]]] = [(root, [], [])]
     is_empty = True
     while waiting:
-        node, before = waiting.pop()
+        node, before, facts = waiting.pop()
         try:
             path = [*before, *_said(node, source)]
+            facts = [*facts, beside_text(node)]
             replies = [r for r in node.get("replies") or () if not r.get("deleted")]
             answers = _answers(replies, source)
         except (Unusable, AttributeError) as reason:
             yield Unusable(f"a message of the tree: {reason}")
             is_empty = False
             continue
-        waiting += [(reply, path) for reply in reversed(replies)]
+        waiting += [(reply, path, facts) for reply in reversed(replies)]
         if len(answers) > 1:
             is_empty = False
-            extra = row | {"lang": root.get("lang"), "message_id": node.get("message_id")}
+            extra = row | _facts(facts)
             yield from ranked_pairs(path, answers, None, extra, ranked)
     if is_empty:
         yield NoPair("no_pair", {"answers": 1, "scored": 0})
@@ -245,8 +246,13 @@ def flat_pairs(row: Row, trees: FlatTrees, source: Source, ranked: Ranked) -> Pa
     except Unusable as reason:
         yield reason
         return
-    extra = {"lang": path[0].get("lang"), "message_id": id_}
+    extra = _facts([beside_text(node) for node in path])
     yield from ranked_pairs(prompt, answers, None, extra, ranked)
+
+
+def _facts(path: Sequence[Row]) -> Row:
+    """What is known of the messages of a prompt: of the last one, and of all."""
+    return {"lang": path[0].get("lang"), "message_id": path[-1].get("message_id"), "path": [*path]}
 
 
 def _answers(replies: Iterable[Any], source: Source) -> list[Answer]:
@@ -256,8 +262,8 @@ def _answers(replies: Iterable[Any], source: Source) -> list[Answer]:
         said = _said(node, source)
         if said[-1]["role"] == "assistant":
             rank = number(node.get("rank"))
-            facts = {name: node[name] for name in PATH_FIELDS if name in node}
-            answers.append(Answer(said, None if rank is None else -rank if rank else 0.0, facts))
+            score = None if rank is None else -rank if rank else 0.0
+            answers.append(Answer(said, score, beside_text(node)))
     return answers
 
 

@@ -16,8 +16,17 @@ from stages.load._chat.calls import take_tools, tool_calls
 from stages.load._chat.glaive import glaive_turns, is_glaive
 from stages.load._chat.messages import turns_have, turns_of
 from stages.load._chat.shown_tools import take_shown_tools
-from stages.load._chat.source import MEDIA, Source, check_media, rename_fields
+from stages.load._chat.source import (
+    MEDIA,
+    SYSTEMS,
+    Source,
+    check_media,
+    rename_fields,
+    take_system,
+    with_system,
+)
 from stages.load._chat.turns import (
+    Further,
     Row,
     Turn,
     Unusable,
@@ -144,7 +153,13 @@ def named(row: Row, source: Source) -> tuple[Row, Row]:
     return unpacked(row, _TURNS), hidden
 
 
-_SPECIAL: Final = _TURNS | MEDIA | {"tools", "functions", "rejected", "label"}
+_THOUGHTS: Final = ("reasoning_content", "thinking")
+"""Fields of a row of texts that hold the reasoning of its answer. `reasoning` is none: data sets
+say by it what kind of reasoning a row has."""
+
+_SPECIAL: Final = frozenset(
+    {*_TURNS, *MEDIA, *SYSTEMS, *_THOUGHTS, "tools", "functions", "rejected", "label"}
+)
 """Fields of which rows of texts have none, so that these are read without detours."""
 
 
@@ -166,7 +181,7 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
             return
         row = {"messages" if format == "messages" else "conversations": row}
     hidden: Row = {}
-    tools = None
+    tools, system = None, ""
     is_plain = not source.names and _SPECIAL.isdisjoint(row)
     if not is_plain:
         row, hidden = named(row, source)
@@ -181,11 +196,12 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
         if not is_plain:
             check_media(row, source)
             tools = take_tools(row, source)
+            system = "" if name == "glaive" else take_system(row, source)
         for conversation in _CONVERT[name](row, source):
             if isinstance(conversation, ParsedConversation) and (
                 not is_plain or conversation.turns[0][0] == "system"
             ):
-                conversation = _with_tools(conversation, tools)
+                conversation = _completed(conversation, system, tools, source)
                 conversation.extra.update(hidden)
             yield conversation
     except Unusable as reason:
@@ -194,11 +210,29 @@ def conversations(row: Any, format: RowFormat | None, source: Source) -> Parsed:
         yield Unusable(TOO_DEEP)
 
 
-def _with_tools(conversation: ParsedConversation, tools: str | None) -> ParsedConversation:
-    """The conversation with the tools of its row, or those that its system prompt shows."""
+def _completed(
+    conversation: ParsedConversation, system: str, tools: str | None, source: Source
+) -> ParsedConversation:
+    """The conversation with what stands beside its turns: system prompt, reasoning and tools."""
     turns, start, extra, said = conversation
+    turns = with_system(_with_reasoning(turns, extra, source), system, extra)
     turns, tools = take_shown_tools(turns, tools or said, extra)
     return ParsedConversation(turns, start, extra, tools)
+
+
+def _with_reasoning(turns: list[Turn], extra: Row, source: Source) -> list[Turn]:
+    """The turns, whose last answer has the reasoning that stands beside it in its row."""
+    field = next((name for name in _THOUGHTS if isinstance(extra.get(name), str)), None)
+    if field is None or not extra[field] or source.decided(field) or source.reasoning == "keep":
+        return turns
+    *before, (role, content, *rest) = turns
+    further: Further = {**rest[0]} if rest else {}
+    if role != "assistant" or not content or further.get("reasoning"):
+        return turns
+    text = extra.pop(field)
+    if source.reasoning == "split":
+        further["reasoning"] = text
+    return [*before, (role, content, further) if further else (role, content)]
 
 
 def _unknown(row: Row) -> str:
@@ -219,8 +253,6 @@ def _alpaca(row: Row, source: Source) -> Parsed:
         earlier = [t for pair in list_of(row, "history", optional=True) for t in exchange(pair)]
         turns = earlier + turns
         start = None if earlier else start
-    if "system" in row:
-        turns.insert(0, ("system", text_of(row, "system", optional=True)))
     yield conversation(turns, start, row, source)
 
 
@@ -240,12 +272,19 @@ def exchange(pair: Any) -> list[Turn]:
 
 def _prompt_completion(row: Row, source: Source) -> Parsed:
     if isinstance(row.get("prompt"), list):  # TRL's conversational form: messages in both
-        turns = [*turns_of(row, "prompt", source), *turns_of(row, "completion", source)]
-        yield conversation(turns, None, row, source)
+        prompt_turns = turns_of(row, "prompt", source)
+        yield conversation([*prompt_turns, *_answer_turns(row, source)], None, row, source)
         return
     prompt, start = _prompt_turns(row, source)
     answer = ("assistant", text_of(row, "completion"))
     yield conversation([*prompt, answer], start, row, source)
+
+
+def _answer_turns(row: Row, source: Source) -> list[Turn]:
+    """The turns of `completion`, behind a prompt of turns: turns too, or a text."""
+    if isinstance(row["completion"], str) and not row["completion"].lstrip().startswith("["):
+        return [("assistant", text_of(row, "completion"))]
+    return turns_of(row, "completion", source)
 
 
 def _prompt_turns(row: Row, source: Source) -> tuple[list[Turn], int | None]:
@@ -256,9 +295,8 @@ def _prompt_turns(row: Row, source: Source) -> tuple[list[Turn], int | None]:
         if not (prompt := text_of(row, "prompt")):
             raise Unusable("empty prompt")
         return [("user", prompt)], None
-    system = text_of(row, "system", optional=True)
     prompt, start = with_input(text_of(row, "instruction"), text_of(row, "input", optional=True))
-    return [("system", system), ("user", prompt)], start
+    return [("user", prompt)], start
 
 
 def _prompt(row: Row, source: Source) -> Parsed:
@@ -303,14 +341,11 @@ def _completion(value: Any, source: Source) -> tuple[list[Turn], Row]:
 
 
 def _sharegpt(row: Row, source: Source) -> Parsed:
-    """Turns as {from, value}, with the system prompt among them or in a field of its own.
+    """Turns as {from, value}.
 
     Many data sets call the field `conversations` and write OpenAI's turns into it.
     """
-    turns = turns_of(row, "conversations", source)
-    if isinstance(row.get("system"), str) and not (turns and turns[0][0] == "system"):
-        turns.insert(0, ("system", text_of(row, "system")))
-    yield conversation(turns, None, row, source)
+    yield conversation(turns_of(row, "conversations", source), None, row, source)
 
 
 def _messages(row: Row, source: Source) -> Parsed:

@@ -14,10 +14,6 @@ from stages.load._chat.turns import Row, Turn, Unusable, is_missing, json_type
 from stages.load._files.json_lines import Position
 from stages.load._formats.conversations import Parsed, ParsedConversation, conversation
 
-PATH_FIELDS: Final = ("message_id", "lang", "rank", "review_result", "synthetic")
-"""What of a message stays in `extra`."""
-
-
 _MESSAGE: Final = ("message_id", "parent_id", "role", "text")
 """What a message of a flat tree has."""
 
@@ -39,7 +35,7 @@ def nested_tree(row: Row, source: Source) -> Parsed:
     for path in _paths(root):
         try:
             turns = [message_turn(node, source) for node in path]
-            facts = [{k: node[k] for k in PATH_FIELDS if k in node} for node in path]
+            facts = [beside_text(node) for node in path]
             extra = row | {"lang": root.get("lang"), "path": facts}
             yield conversation(turns, None, extra, source)
         except Unusable as reason:
@@ -58,6 +54,18 @@ def _paths(root: Row) -> Iterator[list[Any]]:
         waiting += [(reply, path) for reply in reversed(present)]
         if not present:
             yield path
+
+
+def beside_text(node: Row) -> Row:
+    """What a message of a tree has beside its role and text; it stays in `extra`.
+
+    Args:
+        node: The message.
+
+    >>> beside_text({"message_id": "a", "role": "assistant", "text": "So.", "replies": []})
+    {'message_id': 'a'}
+    """
+    return {k: v for k, v in node.items() if k not in ("parent_id", "role", "text", "replies")}
 
 
 def message_turn(node: Any, source: Source) -> Turn:
@@ -201,7 +209,7 @@ def flat_conversation(
             return "deleted"
         if trees.replies(row):
             return "continued"
-        facts = [{k: v for k, v in node.items() if k not in _MESSAGE[1:]} for node in path]
+        facts = [beside_text(node) for node in path]
         turns = [message_turn(node, source) for node in path]
         return conversation(turns, None, {"path": facts}, source)
     except Unusable as reason:

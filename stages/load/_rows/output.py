@@ -7,8 +7,10 @@ that number.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from json.encoder import encode_basestring
@@ -243,7 +245,29 @@ def to_frame(
         build: Makes columns of a batch.
         size_of: How many characters a row holds.
     """
-    return pl.concat([build([]), *map(build, _batches(rows, size_of))])
+    frames = [build([])]
+    with _collected_by_hand():
+        for batch in _batches(rows, size_of):
+            frames.append(build(batch))
+            del batch
+            gc.collect(0)
+    return pl.concat(frames)
+
+
+@contextmanager
+def _collected_by_hand() -> Iterator[None]:
+    """No search for unreachable circles of objects but where it is asked for.
+
+    Python searches whenever some hundred objects more are alive, as they are at every few rows:
+    without that 52,000 Alpaca rows take 0.71 instead of 0.85 s.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _batches(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from pipeline.execution.snapshot import Snapshot
-from pipeline.models.budget import Price, Usage
+from pipeline.models.budget import DEFAULT_CURRENCY, Price
+from pipeline.models.journal.usage import TokenUsage
 
 COUNTERS: Final = ("requests", "cached", "prompt_tokens", "completion_tokens", "tokens")
 """Requests sent, answers that the journal had, their tokens, and tokens of weights that ran
@@ -38,6 +39,7 @@ def costs(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "stages": entries,
         "total": {**total, "memory": memory, "money": sum(money) if money else None},
+        "currency": snapshot.recipe.currency if snapshot.recipe else DEFAULT_CURRENCY,
     }
 
 
@@ -50,7 +52,8 @@ def _money(snapshot: Snapshot, name: str, used: dict[str, int]) -> float | None:
             value = getattr(step.options, option.name)
             option.each(value, lambda model: prices.append(getattr(model, "price", None)))
     distinct = set(prices) - {None}
-    if len(distinct) != 1 or not used.get("requests"):
+    price = distinct.pop() if len(distinct) == 1 else None
+    if price is None or not used.get("requests"):
         return None
-    prompt, completion = used.get("prompt_tokens", 0), used.get("completion_tokens", 0)
-    return Usage.of(used["requests"], prompt, completion, distinct.pop()).money
+    counters = ("prompt_tokens", "cached_prompt_tokens", "completion_tokens", "reasoning_tokens")
+    return price.money(TokenUsage(*(used.get(counter, 0) for counter in counters)))

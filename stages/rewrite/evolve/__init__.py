@@ -30,7 +30,12 @@ from stages._llm.drafts import Draft, GenerateField, Prompt, RowMessages, genera
 from stages._llm.preambles import instruction_text
 from stages._llm.rows import continued, has_tools, license_of
 from stages.rewrite.evolve import operators, rubric, turns
-from stages.rewrite.evolve.elimination import drop_leaks, drop_refusals, drop_without_gain
+from stages.rewrite.evolve.elimination import (
+    MAX_TOKENS,
+    drop_leaks,
+    drop_refusals,
+    drop_without_gain,
+)
 from stages.rewrite.evolve.operators import WizardCoder, WizardLM, WizardLMCode
 from stages.rewrite.evolve.rubric import Rubric
 from stages.rewrite.evolve.turns import Turns
@@ -54,6 +59,18 @@ def _check(options: SimpleNamespace) -> None:
             why="write_answers is false",
             hint="leave answerer out, or write_answers: true in the method",
         )
+    if options.keep_reasoning and not _answers(options.method):
+        raise OptionError(
+            *("keep_reasoning", "must be left out where nothing is answered"),
+            why="write_answers is false",
+            hint="write_answers: true in the method",
+        )
+    compares = options.method.eliminate and not isinstance(options.method, Turns)
+    if not compares and options.judge_max_tokens != MAX_TOKENS:
+        raise OptionError(
+            *("judge_max_tokens", f"must be left out, got {options.judge_max_tokens}"),
+            why="no instruction is compared with the one before",
+        )
 
 
 def _answers(method: Method) -> bool:
@@ -61,7 +78,14 @@ def _answers(method: Method) -> bool:
     return isinstance(method, Turns) or method.write_answers
 
 
-@stage(version=3, scope="set", reads=["messages", "tools", "origins"], adds=ADDS, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    reads=["messages", "tools", "origins"],
+    adds=ADDS,
+    check=_check,
+    later=("judge_max_tokens", "keep_reasoning"),
+)
 def evolve(
     ctx: Context,
     rows: Records,
@@ -74,6 +98,8 @@ def evolve(
     temperature: NonNegativeFloat = 1.0,
     top_p: Fraction = 0.95,
     max_tokens: Count = 2048,
+    judge_max_tokens: Count = MAX_TOKENS,
+    keep_reasoning: bool = False,
     source: str = "evolve",
 ) -> Records:
     """New records: one for each row and round, evolved or dropped with a reason.
@@ -94,14 +120,17 @@ def evolve(
         temperature: Of instructions and answers; comparisons are greedy.
         top_p: Nucleus of the sampling.
         max_tokens: Limit of an instruction or an answer in tokens.
+        judge_max_tokens: Limit of a comparison in tokens.
+        keep_reasoning: Whether what the model reasoned before its answers becomes their
+            `reasoning`.
         source: Name of the new records' source.
 
     Returns:
         The new records. Rows are dropped as `no_gain`, `prompt_leaked`, `refusal`,
         `no_content`, `no_instruction`, `has_tools` (the model would not have them), and for
         answers that were cut or unreadable as `evolved_cut`, `evolved_unparsed`,
-        `actions_cut`, `actions_unparsed`, `response_cut`, `response_unparsed`.
-        What is dropped is tried again in the next round with another operator.
+        `actions_cut`, `actions_unparsed`, `response_cut`, `response_unparsed`, for comparisons
+        as `unreadable`. What is dropped is tried again in the next round with another operator.
 
     Example:
         ```yaml
@@ -116,7 +145,7 @@ def evolve(
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
     answering = ctx.open(answerer) if answerer else engine
     answer = partial(generate_field, answering, decoding=decoding, seed=seed)
-    evolution = _Evolution(method, write, answer, seed)
+    evolution = _Evolution(method, write, answer, seed, judge_max_tokens, keep_reasoning)
     current = _first_drafts(rows)
     drafts = [draft for draft in current if not draft.active]
     current = [draft for draft in current if draft.active]
@@ -137,12 +166,16 @@ class _Evolution:
         write: `generate_field` with the engine that rewrites and compares.
         answer: `generate_field` with the engine that answers.
         seed: Seed of the choice of operators.
+        judge_max_tokens: Limit of a comparison in tokens.
+        keep_reasoning: Whether answers get the reasoning before them.
     """
 
     method: Method
     write: GenerateField
     answer: GenerateField
     seed: int
+    judge_max_tokens: int
+    keep_reasoning: bool
 
     def round(self, drafts: Sequence[Draft], number: int) -> list[Draft]:
         """The drafts after one round: rewrite, eliminate, answer, eliminate."""
@@ -157,15 +190,22 @@ class _Evolution:
             drop_leaks(evolved)
             # A further turn is always something new.
             if not isinstance(self.method, Turns):
-                drop_without_gain(self.write, evolved)
+                drop_without_gain(self.write, evolved, self.judge_max_tokens)
         if _answers(self.method):
             self.answer(evolved, "response", lambda d: tuple(d["turns"]))
             if self.method.eliminate:
                 drop_refusals(evolved)
             for draft in evolved:
                 if draft.active:
-                    draft.fields["turns"] = [*draft["turns"], ("assistant", draft["response"])]
+                    self._append_answer(draft)
         return evolved
+
+    def _append_answer(self, draft: Draft) -> None:
+        """The answer as the last turn, with the reasoning before it where that is kept."""
+        reasoning = draft.reasoning["response"] if self.keep_reasoning else ""
+        if reasoning:
+            draft.fields["reasoned"] = {**draft["reasoned"], len(draft["turns"]): reasoning}
+        draft.fields["turns"] = [*draft["turns"], ("assistant", draft["response"])]
 
     def _begin(self, draft: Draft, number: int) -> Draft:
         """A draft for one round of a row, with its operator drawn."""
@@ -193,9 +233,11 @@ class _Evolution:
 
     def _rewritten(self, draft: Draft) -> dict[str, Any]:
         """The new instruction in place of the old one, or as a turn after it."""
+        new = ("user", draft["evolved"])
+        if isinstance(self.method, Turns):
+            return {"instruction": draft["evolved"], "turns": [*draft["turns"], new]}
         system = [turn for turn in draft["turns"] if turn[0] == "system"]
-        before = draft["turns"] if isinstance(self.method, Turns) else system
-        return {"instruction": draft["evolved"], "turns": [*before, ("user", draft["evolved"])]}
+        return {"instruction": draft["evolved"], "turns": [*system, new], "reasoned": {}}
 
 
 def _first_drafts(rows: pl.DataFrame) -> list[Draft]:
@@ -206,7 +248,7 @@ def _first_drafts(rows: pl.DataFrame) -> list[Draft]:
         conversation = [(m["role"], m["content"] or "") for m in messages or ()]
         instruction = next((text for role, text in conversation if role == "user"), "")
         fields = {"turns": conversation, "instruction": instruction, "operators": []}
-        fields["originals"] = messages or []
+        fields |= {"originals": messages or [], "reasoned": {}}
         draft = Draft((id_,), fields, license_of(origins))
         if not instruction.strip():
             draft.reject("no_instruction")
@@ -217,4 +259,7 @@ def _first_drafts(rows: pl.DataFrame) -> list[Draft]:
 
 
 def _messages(draft: Draft) -> RowMessages:
-    return continued(draft["turns"], draft["originals"]), None
+    messages = continued(draft["turns"], draft["originals"])
+    for position, reasoning in draft["reasoned"].items():
+        messages[position]["reasoning"] = reasoning
+    return messages, None

@@ -24,7 +24,9 @@ PROMPTS: Final = Prompts(__file__)
 REFUSAL_WORDS: Final = 80
 """An answer that says sorry in fewer words than this is a refusal."""
 
-_COMPARISON: Final = Decoding(max_tokens=4, choice=("equal", "different"))
+MAX_TOKENS: Final = 4
+"""Of a comparison."""
+
 _LEAKS: Final = re.compile(
     r"\b(?:given|rewritten|new|created|evolved|original)[ _#]+(?:prompt|instruction)s?\b"
     r"|\bthe (?:rewritten|changed|evolved) (?:task|instruction)\b",
@@ -38,14 +40,21 @@ def drop_leaks(drafts: Sequence[Draft]) -> None:
     filter_drafts(drafts, lambda d: leaked(d["instruction"], d["evolved_from"]))
 
 
-def drop_without_gain(write: GenerateField, drafts: Sequence[Draft]) -> None:
-    """Drop as `no_gain` instructions that the model says request no more than before."""
+def drop_without_gain(write: GenerateField, drafts: Sequence[Draft], max_tokens: int) -> None:
+    """Drop as `no_gain` instructions that the model says request no more than before.
+
+    Args:
+        write: `generate_field` with engine, decoding and seed filled in.
+        drafts: The evolved instructions.
+        max_tokens: Limit of a comparison in tokens.
+    """
 
     def request(draft: Draft) -> Prompt:
         before, after = draft["evolved_from"], draft["instruction"]
         return user(PROMPTS.render("equal", given=before, evolved=after))
 
-    write(drafts, "gain", request, decoding=_COMPARISON)
+    decoding = Decoding(max_tokens=max_tokens, choice=("equal", "different"))
+    write(drafts, "gain", request, decoding=decoding)
     filter_drafts(drafts, lambda d: ("no_gain", {}) if d["gain"] == "equal" else None)
 
 

@@ -26,12 +26,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
+from pipeline.errors import OptionError, UserError
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count
 from schemas.records import prompt_id
 from stages._selection.budget import check_unused
 from stages._selection.groups import group_columns, groups_of
+from stages._selection.held import held_rows
 from stages._selection.scores import Expression, expression_columns, scores
 from stages.select.response.best import Best, best
 from stages.select.response.consensus import CONSENSUS_COLUMNS, Consensus, by_consensus
@@ -72,10 +73,11 @@ def _check(options: SimpleNamespace) -> None:
         check_unused(options, "descending", True, "without a score")
 
 
-@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check, later=("held",))
 def response(
     ctx: Context,
     rows: Records,
+    held: Records | None = None,
     *,
     method: Method = Best(),
     score: Expression | None = None,
@@ -94,6 +96,9 @@ def response(
 
     Args:
         rows: The answers.
+        held: Answers that were chosen before: those that are among the rows rank first in their
+            group, under `majority` among the rows with the winning answer. One without a score
+            is dropped for that. `consensus` knows none: the other answers decide.
         method: `best`, `majority` or `consensus`. Under `majority`, of answers with equal
             votes, that of the best row by the score wins, else that of the first id.
         score: A column or an SQL expression; equal scores rank by id. A missing score (null,
@@ -104,6 +109,9 @@ def response(
         group: `prompt`: rows with one prompt; `parent`: a row with the rows that were made
             of it, wherever both are here; or a column, an SQL expression or `source` (see
             `stages/_selection/groups.py`).
+
+    Raises:
+        UserError: Rows are held under `consensus`.
 
     Example:
         ```yaml
@@ -119,14 +127,20 @@ def response(
         >>> response(ctx, rows, score="ifd", group="question")["drop_reason"].to_list()
         ['not_selected', None]
     """
-    groups = _groups(rows, group)
+    if held is not None and isinstance(method, Consensus):
+        raise UserError(
+            "held must be left out with method: consensus, got rows on that edge",
+            why="it keeps the answer that agrees most with the others, whichever was kept before",
+        )
+    groups, is_held = _groups(rows, group), held_rows(rows, held)
     values = np.zeros(len(rows)) if score is None else scores(rows, score)
     keys = -values if descending else values
     match method:
         case Majority():
-            return majority(rows, groups, keys, max_per_group, method)
+            return majority(rows, groups, keys, is_held, max_per_group, method)
         case Consensus():
             return by_consensus(rows, groups, method)
+    keys = np.where(is_held & ~np.isnan(keys), -np.inf, keys)
     return best(rows, groups, values, keys, max_per_group)
 
 

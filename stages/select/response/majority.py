@@ -37,6 +37,7 @@ def majority(
     rows: pl.DataFrame,
     groups: NDArray[np.int64],
     keys: NDArray[np.float64],
+    is_held: NDArray[np.bool_],
     max_per_group: int,
     method: Majority,
 ) -> pl.DataFrame:
@@ -46,6 +47,7 @@ def majority(
         rows: The rows.
         groups: The number of each row's group, shape (rows,).
         keys: Scores with their sign such that the smallest is the best, shape (rows,).
+        is_held: Whether a row goes before the others of its answer, shape (rows,).
         max_per_group: How many rows of the winning answer are kept.
         method: Which answers are compared, and how many votes they need.
 
@@ -59,6 +61,7 @@ def majority(
             "position": np.arange(len(rows)),
             "group": groups,
             "answer": _answers(rows, answer),
+            "place": (~is_held).astype(np.int8),
             "key": pl.Series(keys, dtype=pl.Float64).fill_nan(None),
             "weight": rows["origins"].list.len().fill_null(0).clip(1).cast(pl.Int32),
         }
@@ -95,10 +98,11 @@ def _reason(max_per_group: int, min_votes: int) -> pl.Expr:
 def _votes(table: pl.DataFrame) -> pl.DataFrame:
     """For each row with an answer its votes and rank, and whether its answer wins.
 
-    Ranked by the answer's votes, then by the best row of the answer, then by the row.
+    Ranked by the answer's votes, then by the best row of the answer, then held rows before
+    others, then by the row.
     """
     same = ["group", "answer"]
-    order = ["group", "votes", "best", "first", "key", "position"]
+    order = ["group", "votes", "best", "first", "place", "key", "position"]
     return (
         table.drop_nulls("answer")
         .sort("key", "position", nulls_last=True)

@@ -75,7 +75,9 @@ def test_a_choice_is_parsed_whatever_its_case_and_quotes() -> None:
 class Scripted:
     """An engine that gives these answers in turn and records its requests."""
 
+    name = "scripted"
     resample = 0
+    fallback = None
     tokenizer: Any = None
     context_tokens = None
 
@@ -95,6 +97,9 @@ class Scripted:
         text = " ".join(words[: request.decoding.max_tokens])
         reason = "length" if cut else "stop"
         return Completion(f"k{len(self.answers)}", text, reason, 1, len(text.split()))
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        return [False for _ in requests]
 
     def loglikelihood(self, sequences: Any) -> list[Any]:
         return []

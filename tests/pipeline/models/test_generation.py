@@ -13,11 +13,12 @@ import torch
 
 from pipeline.context import Context
 from pipeline.models import Completion, Decoding, LanguageModel, Request
-from pipeline.models.budget import Budget, Usage
+from pipeline.models.budget import Budget
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.transformers import TransformersEngine, batches, rows_of, width_of
+from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.journal import Journal
-from pipeline.models.journal.requests import Batch, Gate, PreparedRequest, in_batches, prepare
+from pipeline.models.journal.requests import Batch, PreparedRequest, in_batches, prepare
 from pipeline.models.local.chat_template import load_tokenizer
 from tests.support.journals import max_answers
 
@@ -275,9 +276,9 @@ def test_a_resumed_run_cuts_the_same_batches(ctx: Context, tinylm: LanguageModel
         sent.append((width, [row.key for row in rows]))
         return [(row, {"text": ""}) for row in rows]
 
-    gate = Gate(frozenset(missing), Budget(), None)
+    gate = Gate(frozenset(missing), Budget())
     for batch in in_batches(iter(complete), gate, answer):
         for row, _ in batch:
-            gate.reconcile(row, Usage())
+            gate.reconcile(row)
     expected = [(w, [p.key for p in rows if p.key in missing]) for w, rows in complete]
     assert sent == [(width, keys) for width, keys in expected if keys]

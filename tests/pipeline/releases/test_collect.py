@@ -15,11 +15,13 @@ from pipeline.execution.snapshot import open_snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.collect import DAY, KINDS, collect
 from pipeline.releases.create import create
-from pipeline.releases.registry import FILE, read_release
 from pipeline.store.artifact import open_artifact
+from pipeline.store.frames import frame_override
 from pipeline.store.manifests import read_manifest, write_manifest
+from pipeline.store.releases import FILE, read_release
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import mini, released
+from tests.support.cli import call
 from tests.support.killing import killer
 from tests.support.running import artifact, command, pool, recipe, run, states, toys
 
@@ -138,9 +140,51 @@ def test_a_running_process_keeps_others_out(tmp_path: Path) -> None:
     run(wired, store)
     with Store(store).locked(), pytest.raises(UserError, match="another run"):
         collect(Store(store), 0)
-    nowhere = collect(Store(tmp_path / "nowhere"), 0, delete=True)
-    assert all(kind["removed"] == 0 for kind in nowhere.values())
+
+
+@pytest.mark.parametrize("name", ["nowhere", "project"])
+def test_a_folder_that_is_no_store_is_left_alone(tmp_path: Path, name: str) -> None:
+    """One that is not there, and one with folders of the same names."""
+    precious = tmp_path / "project" / "work" / "thesis"
+    precious.mkdir(parents=True)
+    (precious / "years.txt").write_text("of work")
+    os.utime(precious / "years.txt", (0, 0))
+    os.utime(precious, (0, 0))
+    done = call("gc", "--delete", "--keep-days", "0", "--store", str(tmp_path / name))
+    assert (done.code, done.stdout) == (2, "")
+    assert "no store" in done.stderr
     assert not (tmp_path / "nowhere").exists()
+    assert [p.name for p in (tmp_path / "project").iterdir()] == ["work"]
+    assert (precious / "years.txt").exists()
+
+
+def test_frames_of_kept_artifacts_stay_and_the_code_of_bundles_goes(tmp_path: Path) -> None:
+    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(4)]
+    store = tmp_path / "store"
+    path = tmp_path / "framed.yaml"
+    path.write_text(
+        "name: framed\nstages:\n  rows: {uses: load.frame, with: {source: mine, license: MIT}}\n"
+    )
+    for number in (4, 3):
+        framed = Recipe.load(str(path), [frame_override(store, "rows", rows[:number])])
+        run(framed, store)
+        if number == 4:
+            create(framed, Store(store))
+    abandoned = frame_override(store, "rows", rows[:2])
+    (store / "bundles/0123").mkdir(parents=True)
+    (store / "bundles/0123/mine.py").write_text("x = 1")
+    (store / "bundles/.0123-4567").mkdir()
+    (store / "frames/0123").mkdir()
+    (store / "frames/0123/.4567").write_text("half")
+    assert all(kind["removed"] == 0 for kind in collect(Store(store), 30, delete=True).values())
+    age(store, 31)
+    removed = collect(Store(store), 30, delete=True)
+    assert removed["data frames"]["kept"] == 2, "of the release, and of the last run"
+    assert removed["data frames"]["removed"] == 2
+    assert removed["code of bundles"]["removed"] == 1
+    assert not [*(store / "bundles").iterdir(), *(store / "frames").glob("0123")]
+    assert abandoned.split("frames/")[1].split("/")[0] not in os.listdir(store / "frames")
+    assert len(open_snapshot(Store(store), "framed").rows("rows")) == 4
 
 
 def test_a_kill_leaves_every_needed_artifact_and_no_half_of_another(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from pipeline.execution.plan import plan
 from pipeline.execution.snapshot import Snapshot, open_snapshot
 from pipeline.recipe.recipe import Recipe
 from pipeline.releases.create import create, parse_new
-from pipeline.releases.registry import latest, releases, versions, write_release
 from pipeline.store.file_hashes import file_digest
 from pipeline.store.manifests import write_manifest
+from pipeline.store.releases import latest, releases, versions, write_release
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import LINES, mini, released
 from tests.support.killing import killer

@@ -21,9 +21,8 @@ from pipeline.releases.publication import Publication
 from pipeline.releases.publish import erase, opened, publish, rollback
 from pipeline.releases.transports import git, git_commands, open_transport, waiting
 from pipeline.releases.transports.waiting import Patience
+from tests.support.places import BUCKET, empty_bucket, s3_environment
 from tests.support.publications import NAME, digests, toy_publication
-
-BUCKET = "sets"
 
 
 @pytest.fixture(autouse=True)
@@ -65,18 +64,9 @@ def s3(moto: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def bucket_of(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    import boto3
-
-    for name, value in {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
+    for name, value in s3_environment(url).items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
-    return client
+    return empty_bucket()
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.execution.progress import LineProgress
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.refresh import Refreshed, read_log, refresh
-from pipeline.releases.registry import versions
+from pipeline.releases.refresh import refresh
+from pipeline.releases.refresh_log import Refreshed, read_log
+from pipeline.store.releases import versions
 from pipeline.store.store import Store
+from tests.support.cli import call
 from tests.support.fake_hub import FakeHub, Fault
 from tests.support.killing import killer
+from tests.support.places import KINDS, place
 from tests.support.publications import reachable
 from tests.support.running import command, pool, toys
 
@@ -169,6 +173,99 @@ def test_a_release_is_published_once_also_when_the_place_did_not_answer(folder: 
     third = refreshed(folder)
     assert (third.outcome, third.published) == ("nothing new", f"file://{target}")
     assert version_names(folder) == ["1.0"]
+
+
+def flip(path: Path, position: int = -9) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda store: flip(next(store.glob("artifacts/*/files/data/*.parquet"))),
+        lambda store: next(store.glob("artifacts/*/files/data/*.parquet")).unlink(),
+        lambda store: [flip(path) for path in store.glob("artifacts/*/kept.parquet")],
+        lambda store: flip(next(store.glob("artifacts/*/manifest.json"))),
+        lambda store: shutil.rmtree(next(store.glob("artifacts/*/files/data")).parents[1]),
+    ],
+    ids=["flipped shard", "lost shard", "flipped rows", "flipped manifest", "lost artifact"],
+)
+def test_what_is_damaged_in_the_store_is_computed_again(
+    folder: Path, damage: Callable[[Path], Any]
+) -> None:
+    """Nothing is new then, and `verify` agrees."""
+    refreshed(folder)
+    damage(folder / "store")
+    at = ("--store", str(folder / "store"))
+    assert call("verify", "weekly", *at).code == 2
+    mended = refreshed(folder)
+    assert (mended.code, mended.release) == (0, "weekly@1.0"), mended
+    assert "computed again" in mended.outcome
+    assert any("damaged" in line for line in mended.why)
+    assert call("verify", "weekly", *at).code == 0
+    assert refreshed(folder).outcome == "nothing new"
+
+
+def test_a_release_is_never_made_of_damaged_rows(folder: Path) -> None:
+    path = folder / "weekly.yaml"
+    at = ("--store", str(folder / "store"))
+    assert call("run", str(path), *at).code == 0
+    kept = next((folder / "store").glob("artifacts/*/kept.parquet"))
+    flip(kept)
+    done = call("release", str(path), *at)
+    assert (done.code, str(kept) in done.stderr) == (2, True), done.stderr
+    assert not (folder / "store" / "releases").exists()
+    assert call("run", str(path), *at).code == 0
+    assert call("release", str(path), *at).code == 0
+
+
+def test_one_table_shows_the_whole_refresh(folder: Path) -> None:
+    """Sources run first; their lines and those of the rest are numbered as one run."""
+    lines: list[str] = []
+    path = str(folder / "weekly.yaml")
+
+    def progress(recipe: Recipe) -> LineProgress:
+        lines.append("table")
+        return LineProgress(len(recipe.steps), lines.append)
+
+    refresh(path, Store(folder / "store"), lambda: Recipe.load(path), progress)
+    assert lines.count("table") == 1
+    numbered = [line.split(" ")[:2] for line in lines[1:] if not line.endswith("s")]
+    assert numbered == [
+        [f"[{number}/5]", name]
+        for number, name in enumerate(["pool", "other", "all", "chosen", "shards"], 1)
+    ]
+
+
+def publishing_to(folder: Path, to: str) -> None:
+    more = f"publish: {{to: '{to}', gate: {{certificate: false}}}}"
+    (folder / "weekly.yaml").write_text(RECIPE.format(more=more), "utf-8")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_place_that_lost_a_release_is_noticed(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not sent again by itself: somebody may have erased it."""
+    path, at = str(folder / "weekly.yaml"), ("--store", str(folder / "store"))
+    with place(kind, folder, monkeypatch) as there:
+        to = there.to
+        publishing_to(folder, to)
+        first = refreshed(folder)
+        assert (first.release, first.published) == ("weekly@1.0", to), first
+        began = time.process_time()
+        again = refreshed(folder)
+        assert time.process_time() - began < 3
+        assert (again.outcome, again.published) == ("nothing new", to)
+        there.lose()
+        lost = refreshed(folder)
+        assert (lost.code, lost.published) == (Exit.MISTAKE, None), lost
+        assert lost.outcome == "weekly@1.0 was published and is not there any more"
+        assert any("publish" in line for line in lost.why)
+        assert call("publish", path, *at).code == 0
+        assert refreshed(folder).outcome == "nothing new"
 
 
 def test_two_refreshes_of_a_recipe_exclude_each_other(folder: Path) -> None:

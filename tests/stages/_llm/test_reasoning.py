@@ -1,4 +1,4 @@
-"""Models that reason, behind every stage that asks one: reasoning never becomes data."""
+"""Models that reason: every form is parted from the answer, and kept beside it."""
 
 from __future__ import annotations
 
@@ -8,80 +8,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from pipeline.context import Context
 from pipeline.models import Completion, Decoding, LanguageModel, Reasoning, Request
-from pipeline.models.engines.registry import close_engines
 from stages.generate.respond import respond
-from tests.support.cases import CASES, MODEL, NAMES, Case
 from tests.support.rows import conversations
 from tests.support.scripted import Answer
-from tests.support.serving import FakeServer, listening, served
+from tests.support.servers import switched
+from tests.support.servers.behaviours import Behaviour
+from tests.support.servers.reasoning import PARTED, SCRATCH, UNCLOSED
+from tests.support.serving import FakeServer
 from tests.support.teacher import teacher
-from tests.support.thinking import PARTED, SCRATCH, UNCLOSED, thinking
 
 GREEDY = Decoding()
 ROWS = conversations([("What is 2 and 2?",), ("What is 3 and 3?",)])
-ALL = [pytest.param(case, id=name) for case, name in zip(CASES, NAMES, strict=True)]
 
 
 @contextmanager
 def model_that(form: str, script: Any = teacher) -> Iterator[tuple[LanguageModel, FakeServer]]:
-    server = FakeServer(thinking(form, script))
-    with listening(server) as port:
-        try:
-            yield served(port), server
-        finally:
-            close_engines()
-
-
-def run(case: Case, ctx: Context, folder: Path, form: str) -> pl.DataFrame:
-    """The rows of one way to ask, with a server in the place of every model."""
-    with model_that(form) as (model, server):
-        options = case.all_options(folder)
-        for name, value in options.items():
-            if isinstance(value, tuple) and MODEL in value:
-                options[name] = tuple(
-                    LanguageModel(f"m{i}", model.engine, base_url=model.base_url)
-                    for i in range(len(value))
-                )
-            elif value == MODEL:
-                options[name] = model
-        options |= {"max_requests": 9} if "max_requests" in options else {}
-        rows = case.resolved.function(ctx, **case.edges, **options)
-        assert server.requests
-    return pl.DataFrame(rows)
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_an_answer_is_the_same_whatever_the_form_of_reasoning(
-    case: Case, ctx: Context, tmp_path: Path
-) -> None:
-    seen: dict[str, list[dict[str, Any]]] = {}
-    for form in ("plain", "inline", "reasoning_content", "channel"):
-        own = Context.scratch(tmp_path / form)
-        rows = run(case, own, tmp_path, form)
-        assert "SCRATCH" not in json.dumps(rows.rows(), default=str)
-        seen[form] = rows.drop("journal", strict=False).to_dicts()
-    assert len(seen["plain"])
-    assert all(rows == seen["plain"] for rows in seen.values())
-
-
-@pytest.mark.parametrize("case", ALL)
-def test_reasoning_without_an_answer_is_dropped_as_such(
-    case: Case, ctx: Context, tmp_path: Path
-) -> None:
-    rows = run(case, ctx, tmp_path, "unclosed")
-    text = json.dumps(rows.drop("evidence", strict=False).rows(), default=str)
-    assert "SCRATCH" not in text
-    is_dropped = rows["drop_reason"].is_not_null()
-    if case.resolved.creates and case.stage != "rewrite.evolve":
-        assert is_dropped.all()
-    if case.stage == "score.judge":
-        assert is_dropped.all()
-        assert {*rows["drop_reason"].drop_nulls()} == {"reasoning_unclosed"}
+    with switched(script, own=Behaviour(form)) as running:
+        yield running.model("own"), running.server
 
 
 def ask(model: LanguageModel, folder: Path, decoding: Decoding = GREEDY) -> Completion:

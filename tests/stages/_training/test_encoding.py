@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.models import LanguageModel
-from stages._llm.rendered import hidden_reasoning, rendered_text
+from stages._llm.rendered import rendered_text
 from stages._training.dataset import IGNORED, tokenizer_for
 from stages._training.encoding import ANSWER_PARTS, AnswerPart, encode
 from stages._training.hyperparameters import Full
@@ -223,4 +223,3 @@ def test_reasoning_that_is_not_rendered_is_counted(chat: list[dict[str, Any]]) -
         encoded = encode(TOKENIZER, template, rows(chat))
         if encoded["error"].item() is None:
             assert encoded["hidden_reasoning"].item() == expected
-            assert hidden_reasoning(TOKENIZER, chat, TOOLS, template) == expected

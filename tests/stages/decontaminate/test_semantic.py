@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.execution.code_hash import prompts
 from pipeline.models import Embedder, LanguageModel
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
+from pipeline.recipe.code_hash import prompts
 from pipeline.recipe.discovery import find
 from pipeline.recipe.options import bind
 from schemas.records import ITEM_COLUMNS
@@ -243,13 +243,16 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
     outcomes = {key: (reason, error) for key, reason, error in listed.iter_rows()}
     assert outcomes[of(rows, SAME)] == ("contaminated", None)
     assert outcomes[of(rows, river)] == (None, None)
-    for text, why in ((vague, "unreadable"), (lost, "gone")):
-        reason, error = outcomes[of(rows, text)]
-        assert reason is None
-        assert why in error
+    assert outcomes[of(rows, vague)] == ("unreadable", None), "an answer is none to try again"
+    reason, error = outcomes[of(rows, lost)]
+    assert reason is None
+    assert "no judgement: gone" in error
     for text in (OTHER, "Sing a song!"):  # nothing to ask about
         assert outcomes[of(rows, text)] == (None, None)
-    (cause,) = evidence(rows, verdict).values()
+    causes = evidence(rows, verdict)
+    unread = causes.pop(of(rows, vague))
+    assert unread["response_end"] == "They agree in part"
+    (cause,) = causes.values()
     assert len(cause["journal"]) == 1
     first = {request.prompt[-1][1] for request in context.judge.calls[0]}
     assert len(first) == 4
@@ -269,8 +272,13 @@ def test_another_conviction_outweighs_a_missing_judgement(
     verdict = semantic(
         judged(ctx, {SAME: "False", river: "?"}), rows, benchmarks(), embedder=potion, judge=tinylm
     )
-    assert verdict["drop_reason"].to_list() == [None]
-    assert "no judgement: unreadable" in verdict["error"][0]
+    assert verdict["drop_reason"].to_list() == ["unreadable"]
+    assert verdict["error"].to_list() == [None]
+    verdict = semantic(
+        judged(ctx, {SAME: "gone", river: "?"}), rows, benchmarks(), embedder=potion, judge=tinylm
+    )
+    assert verdict["drop_reason"].to_list() == [None], "the next run may convict it"
+    assert "no judgement: gone" in verdict["error"][0]
 
 
 def test_the_prompt_is_that_of_the_task_type(

@@ -132,12 +132,17 @@ def test_trl_trains_on_it_without_conversion(tmp_path: Path) -> None:
             "<think>\nIt says grey.\n</think>\n\nGrey for two days.",
             0,
         ),
-        ("last", [None, "It says grey."], "Grey for two days.", 1),
-        ("drop", [None, None], "Grey for two days.", 1),
+        ("last", [None, "It says grey."], "Grey for two days.", len("I need the forecast.")),
+        ("drop", [None, None], "Grey for two days.", len("I need the forecast.It says grey.")),
     ],
 )
 def test_reasoning_stands_where_it_is_wanted(
-    tmp_path: Path, reasoning: Any, fields: list[str | None], content: str, lost: int
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    reasoning: Any,
+    fields: list[str | None],
+    content: str,
+    lost: int,
 ) -> None:
     rows = frame([tool_record(CONVERSATION, TOOLS), record("Why?", "So.")])
     files, _ = export(tmp_path / "a", rows, reasoning=reasoning)
@@ -148,8 +153,11 @@ def test_reasoning_stands_where_it_is_wanted(
         "<think>\nI need the forecast.\n</think>\n\n" if reasoning == "inline" else None
     )
     described = json.loads((files / "shards.json").read_text())
-    assert described.get("rows_without_their_reasoning", 0) == lost
-    assert ("was left out: 1 rows" in (files / "README.md").read_text()) == bool(lost)
+    assert described.get("rows_without_their_reasoning", 0) == (1 if lost else 0)
+    assert described.get("characters_of_reasoning_left_out", 0) == lost
+    said = f"was left out: 1 rows had some, {lost} characters"
+    assert (said in (files / "README.md").read_text()) == bool(lost)
+    assert [said in record.message for record in caplog.records] == ([True] if lost else [])
 
 
 def test_last_loses_nothing_of_rows_that_think_in_their_last_turn_alone(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.models import Request
+from pipeline.models.ask import is_refusal
 from pipeline.models.structured_output import (
     Unreadable,
     choice_parser,
     json_parser,
 )
+from schemas.refusals import REFUSAL
 from stages._llm.lists import listed_items
 from stages._llm.preambles import instruction_text, without_preamble
-from stages._text.refusals import REFUSAL
 from stages.generate._parsing.lists import field_tasks, numbered_items
 from stages.generate._parsing.ratings import rating
 from stages.generate._parsing.sections import (
@@ -35,6 +37,7 @@ from stages.generate._parsing.sections import (
     problem_and_solution,
     sections,
 )
+from stages.generate.from_documents.wavecoder import verdicts
 from stages.generate.system_prompt.profiles import parse_profile
 from stages.generate.taxonomy.metadata import use_case_and_skills
 from tests.conftest import ROOT
@@ -68,6 +71,16 @@ def fields(text: str) -> list[list[str] | None]:
     return [values and list(values.values()) for _, values in tasks]
 
 
+def met(text: str) -> dict[str, bool] | None:
+    by_number = verdicts(text)
+    return by_number and {str(number): is_met for number, (is_met, _) in by_number.items()}
+
+
+def labelled(text: str) -> list[Any] | None:
+    parts = use_case_and_skills(text)
+    return parts and [*parts]
+
+
 PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "lists": ("items", listed_items),
     "ratings": ("score", rating),
@@ -77,6 +90,9 @@ PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "fields": ("tasks", fields),
     "code": ("blocks", lambda text: [b.rstrip() for b in code_blocks(text) if b.strip()]),
     "objects": ("object", person),
+    "choices": ("choice", lambda t: read_or_none(choice_parser(["A", "B", "tie"]), t)),
+    "verdicts": ("met", met),
+    "labelled": ("parts", labelled),
     "refusals": ("refuses", lambda text: pl.Series([text]).str.contains(REFUSAL).item()),
 }
 
@@ -116,6 +132,11 @@ def test_an_answer_loses_its_announcement_and_nothing_else(row: dict[str, Any]) 
         assert rest == text
     if rest not in (text, ""):
         assert text.index(":" if ":" in text else "：") < len(text) - len(rest)
+
+
+@pytest.mark.parametrize("row", json_lines(COMPLETIONS / "refusals.jsonl"))
+def test_a_fallback_is_asked_for_the_refusals_that_rows_are_tagged_by(row: dict[str, Any]) -> None:
+    assert is_refusal(Request("?"), row["text"]) == row["refuses"]
 
 
 def test_answers_that_begin_like_a_preamble_stay() -> None:

@@ -367,7 +367,7 @@ def test_spar_leaves_what_is_not_decided(tmp_path: Path) -> None:
     assert reasons(level) == {"undecided": 1}
     vague = judged(lambda _: ("perhaps", "stop"), tmp_path / "b")
     unread = proposals_in(vague, frame(row("a", "o")), method=SPaR(), model=WRITER)
-    assert reasons(unread) == {"undecided": 1}
+    assert reasons(unread) == {"unreadable": 1}
     broken = judged(lambda _: ("no server", "error"), tmp_path / "c")
     (failed,) = proposals_in(broken, frame(row("a", "o")), method=SPaR(), model=WRITER)
     assert failed["error"] == "no server"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages._llm.drafts import says_yes
+from pipeline.models.structured_output import Unreadable
 from stages.generate._parsing.lists import (
     Instance,
     Rules,
@@ -24,6 +24,7 @@ from stages.generate._parsing.lists import (
     without_mark,
 )
 from stages.generate._parsing.ratings import rating
+from stages.generate.self_instruct.instances import yes_or_no_word
 from tests.conftest import ROOT
 from tests.support.rows import json_lines
 
@@ -59,12 +60,18 @@ def test_yes_and_no_are_read_from_answers_that_run_on() -> None:
         row["is_classification"] for row in json_lines(GOLDEN / "selfbehave_hq_is_clf_raw.jsonl.gz")
     ]
     lines = [answer.strip().split("\n")[0] for answer in answers]
-    assert sum(map(says_yes, answers)) == 3
-    assert [says_yes(a) for a in answers] == [line.startswith("Yes") for line in lines]
+    assert sum(map(yes_or_no_word, answers)) == 3
+    assert [yes_or_no_word(a) for a in answers] == [line.startswith("Yes") for line in lines]
     # Compared whole, as the authors' code does, none of the three would count.
     assert not any(
-        answer.strip() in ("Yes", "yes", "YES") for answer in answers if says_yes(answer)
+        answer.strip() in ("Yes", "yes", "YES") for answer in answers if yes_or_no_word(answer)
     )
+
+
+@pytest.mark.parametrize("text", ["", " \n", "Maybe", "Yesterday", "It is classification."])
+def test_what_is_neither_yes_nor_no_is_not_taken_for_no(text: str) -> None:
+    with pytest.raises(Unreadable, match="one of: yes, no"):
+        yes_or_no_word(text)
 
 
 @given(st.lists(st.text("abc. 123", min_size=1).map(lambda t: " ".join(t.split())), max_size=8))

@@ -10,7 +10,7 @@ from pipeline.models import Decoding
 from pipeline.recipe.problems import option_groups
 from stages.generate.from_documents import Method, fanno
 from stages.generate.from_documents.context import DocumentMethod
-from stages.generate.self_instruct.instances import Examples
+from stages.generate.self_instruct.instance_options import Examples
 from stages.generate.self_instruct.methods import (
     Alpaca,
     EnsembleInstruct,

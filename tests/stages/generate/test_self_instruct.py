@@ -17,7 +17,7 @@ from schemas.records import record_id
 from stages._text.rouge import rouge_l, tokenize
 from stages.generate._parsing import lists
 from stages.generate.self_instruct import self_instruct
-from stages.generate.self_instruct.instances import Turns
+from stages.generate.self_instruct.instance_options import Turns
 from stages.generate.self_instruct.methods import SelfInstruct
 from tests.support.journals import max_answers
 from tests.support.rows import kept, seed_tasks
@@ -175,7 +175,8 @@ def test_from_list_to_instances_as_in_the_paper(ctx: Context, seeds: pl.DataFram
     }
     assert rows["drop_reason"].drop_nulls().to_list() == ["input_equals_output"] * 2
     assert (rows["journal"].list.len() == 3).all()
-    lists, classify, instances = context.engine.calls
+    lists, classify, *parts = context.engine.calls
+    instances = [request for part in parts for request in part]
     assert lists[0].decoding.stop == ("\n\n", "\n16", "16.", "16 .")
     assert lists[0].prompt.count("\n") == 9  # a heading and eight demonstrations
     assert classify[0].prompt.count("Is it classification? ") == 12 + 19

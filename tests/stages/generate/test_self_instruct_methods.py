@@ -19,7 +19,7 @@ from pipeline.models import LanguageModel, Request
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate._parsing.lists import KEYWORDS, without_mark
 from stages.generate.self_instruct import added_columns, self_instruct
-from stages.generate.self_instruct.instances import Answered, ZeroShotAnswered
+from stages.generate.self_instruct.instance_options import Answered, ZeroShotAnswered
 from stages.generate.self_instruct.methods import (
     Alpaca,
     AlpaCare,

@@ -450,3 +450,44 @@ def test_a_file_without_pairs_is_refused_before_any_work(tmp_path: Path) -> None
     assert "load.records" in str(caught.value.hint)
     path.write_bytes(json_lines([{"instruction": "Add.", "output": ["3", "4"]}]))
     check(options_of(pairs, path=(str(path),), source="s", license="MIT"))
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize("field", ["system", "system_prompt"])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": "a", "rejected": "b"},
+        {"input": "Q", "chosen": "a", "rejected": "b"},
+        {"chosen": [turn("user", "Q"), turn("assistant", "a")],
+         "rejected": [turn("user", "Q"), turn("assistant", "b")]},
+        {"prompt": "Q",
+         "chosen": [turn("user", "Q"), turn("assistant", "a")],
+         "rejected": [turn("user", "Q"), turn("assistant", "b")]},
+        {"prompt": "Q", "completion": "a", "label": True},
+        {"prompt": "Q", "responses": ["a", "b"], "scores": [2, 1]},
+    ],
+)  # fmt: skip
+def test_a_system_prompt_beside_a_pair_begins_its_prompt(row: dict[str, Any], field: str) -> None:
+    rows = load_pairs(json_lines([row | {field: text} for text in ("Be brief.", "Be long.")]))
+    assert rows["error"].to_list() == rows["drop_reason"].to_list() == [None, None]
+    for prompt, text in zip(rows["prompt"], ("Be brief.", "Be long."), strict=True):
+        assert said(prompt.to_list()) == [("system", text), ("user", "Q")]
+
+
+def test_all_that_a_tree_says_of_its_messages_stays_in_extra() -> None:
+    answers = [
+        {"message_id": i, "role": "assistant", "text": i, "rank": n, "user_id": f"u{n}"}
+        for n, i in enumerate("bc")
+    ]
+    root = {"message_id": "a", "role": "prompter", "text": "Why?", "emojis": {"+1": 2}}
+    nested = [{"prompt": {**root, "replies": answers}}]
+    flat = [{**root, "parent_id": None}, *({**a, "parent_id": "a"} for a in answers)]
+    for lines in (nested, flat):
+        rows = load_pairs(json_lines(lines))
+        [extra] = map(json.loads, rows["extra"].drop_nulls())
+        assert extra["path"] == [{"message_id": "a", "emojis": {"+1": 2}}]
+        assert extra["chosen"] == {"message_id": "b", "rank": 0, "user_id": "u0"}

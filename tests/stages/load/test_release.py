@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,53 @@ def test_mistakes(store: Path, tmp_path: Path) -> None:
 def test_wrong_options(options: dict[str, Any], where: str, tmp_path: Path) -> None:
     with pytest.raises((RecipeErrors, UserError), match=where):
         run(reader(**options), tmp_path / "store")
+
+
+def preferences(folder: Path, budget: int = 4, form: str = "dpo") -> Recipe:
+    """Pairs of two sides, or one, of which some are chosen; those of the last release stay."""
+    return recipe(
+        {
+            "before": {"uses": "load.release_pairs",
+                       "with": {"name": "liked", "optional": True}},
+            "a": {"uses": "load.pairs", "with": {"path": str(folder / "pairs.jsonl"),
+                                                 "source": "s", "license": "MIT"}},
+            "chosen": {"uses": "select.pairs", "needs": {"rows": "a", "held": "before"},
+                       "with": {"budget": budget, "order": "random"}},
+            "shards": {"uses": "export.pairs", "needs": "chosen", "with": {"form": form}},
+        },
+        "liked",
+    )  # fmt: skip
+
+
+def write_pairs(path: Path, count: int, one_sided: bool) -> None:
+    rows = []
+    for n in range(count):
+        row = {"prompt": f"What is {n}?"}
+        sides = {"completion": f"It is {n}.", "label": n % 2 == 0}
+        row |= sides if one_sided else {"chosen": f"It is {n}.", "rejected": "No idea."}
+        rows.append(json.dumps(row))
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("form", ["dpo", "kto"])
+def test_a_release_of_pairs_is_an_input_and_its_pairs_are_held(tmp_path: Path, form: str) -> None:
+    store, held = tmp_path / "store", []
+    for week in (1, 2, 3):
+        write_pairs(tmp_path / "pairs.jsonl", 10 * week, form == "kto")
+        result = published(preferences(tmp_path, form=form), store)
+        assert result.is_new
+        held.append(ids(store, f"liked@{result.release['version']}"))
+        assert set(states(preferences(tmp_path, form=form), store).values()) == {"cached"}
+    assert held[0] == held[1] == held[2]
+    reads = recipe({"old": {"uses": "load.release_pairs", "with": {"name": "liked"}}}, "reader")
+    run(reads, store)
+    rows = artifact(reads, store, "old").read("kept")
+    assert set(rows["id"]) == held[0]
+    expected = open_snapshot(Store(store), "liked").rows("shards", columns=rows.columns[1:])
+    assert rows.equals(expected.select(rows.columns))
+    with pytest.raises(UserError, match="must hold records, got pairs") as raised:
+        run(reader(name="liked"), store)
+    assert raised.value.hint == "uses: load.release_pairs loads them"
 
 
 def test_documents_are_no_records(tmp_path: Path) -> None:

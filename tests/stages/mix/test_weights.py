@@ -91,6 +91,32 @@ def test_budgets_are_kept(
         assert (costs > entry["quota"] - entry["kept"]).all()  # none of the rest would fit
 
 
+@QUIET
+@given(SIZED, st.integers(1, 60), st.booleans(), st.booleans(), st.integers(0, 9))
+def test_held_rows_go_first_and_the_mixture_stays(
+    ctx: Context, method: Method, budget: int, in_tokens: bool, by_score: bool, seed: int
+) -> None:
+    """In every group no row has a place while a held one that would fit has none."""
+    data = pool({"a": 30, "b": 20, "c": 7}, seed)
+    unit = "tokens" if in_tokens else "rows"
+    options: dict[str, Any] = {"method": method, "budget": budget * (20 if in_tokens else 1)}
+    options |= {"unit": unit, "score": "ifd" if by_score else None}
+    plain = weights(ctx, data, **options)
+    quotas = {e["group"]: e["quota"] for e in json.loads((ctx.files / "budgets.json").read_text())}
+    held = data.sample(15, seed=seed)
+    result = data.with_columns(weights(ctx, data, held, **options))
+    entries = json.loads((ctx.files / "budgets.json").read_text())
+    assert {entry["group"]: entry["quota"] for entry in entries} == quotas
+    is_kept, is_held = pl.col("drop_reason").is_null(), pl.col("id").is_in(held["id"].implode())
+    for group, quota in quotas.items():
+        rows = result.filter(mix_group=group)
+        costs = rows.with_columns(cost=pl.col("tokens") if in_tokens else pl.lit(1))
+        spent = costs.filter(is_kept & is_held)["cost"].sum()
+        assert (costs.filter(~is_kept & is_held)["cost"] + spent > quota).all()
+        assert costs.filter(is_kept)["cost"].sum() <= quota
+    assert weights(ctx, data, held.head(0), **options).equals(plain)
+
+
 def test_known_mixtures(ctx: Context) -> None:
     data = pool({"large": 400, "middle": 100, "small": 25})
     cases: list[tuple[Method, dict[str, Any], tuple[int, int, int]]] = [

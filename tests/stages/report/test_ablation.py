@@ -121,6 +121,11 @@ def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
     ]
     page = " ".join((ctx.files / "ablation.md").read_text().split())
     assert "3 of `pool`, 2 of `selected`, 0 of `eval_rows`" in page
+    with pytest.raises(UserError, match="no row of `selected`") as raised:
+        ablation(ctx, with_bad[0], bad, eval_rows, model=tinylm, **SMALL)
+    lines = list(map(json.loads, (ctx.work / "refused.jsonl").read_text().splitlines()))
+    assert [line["id"] for line in lines if line["edge"] == "selected"] == bad["id"].to_list()
+    assert str(ctx.work / "refused.jsonl") in str(raised.value.hint)
 
 
 @pytest.mark.proof

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.errors import UserError
 from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
 from stages._llm.rows import make_row, rows_to_frame
@@ -75,6 +76,58 @@ def test_the_published_consensus_comes_out_complete(ensemble: pl.DataFrame) -> N
     reasons = Counter(verdict["drop_reason"])
     assert reasons[None] == 105
     assert Counter(verdict["consensus"].drop_nulls()) == {"own": 5, "others": 24, "rouge_l": 76}
+
+
+HELD_METHODS: dict[str, dict[str, Any]] = {
+    "best": {"score": "score"},
+    "some": {"score": "score", "max_per_group": 2, "descending": False},
+    "majority": {"method": Majority(answer_column="answer"), "score": "score"},
+    "votes": {"method": Majority(answer_column="answer"), "max_per_group": 2},
+}
+
+
+@pytest.mark.parametrize("name", HELD_METHODS)
+@settings(max_examples=60)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
+def test_held_answers_keep_their_place_when_better_ones_come(
+    name: str, seed: int, count: int
+) -> None:
+    chance = np.random.default_rng(seed)
+    rows = pl.DataFrame(
+        {
+            "id": [f"{i:03}" for i in chance.permutation(2 * count)],
+            "question": chance.integers(0, 3, 2 * count),
+            "answer": chance.choice(list("xy"), 2 * count),
+            "score": chance.random(2 * count).round(1),
+            "messages": [None] * 2 * count,
+            "origins": [[{"source": "s", "index": 0, "license": "MIT"}]] * 2 * count,
+        }
+    )
+    options = {**HELD_METHODS[name], "group": "question"}
+    plain, first = response(CTX, rows, **options), rows.head(count).sort("id")
+    before = first.filter(response(CTX, first, **options)["drop_reason"].is_null())
+    result = response(CTX, rows, before.select("id"), **options)
+    now = rows.filter(result["drop_reason"].is_null())
+    places = options.get("max_per_group", 1)
+    assert now["question"].value_counts()["count"].max() <= places
+    assert len(now) == len(rows.filter(plain["drop_reason"].is_null()))
+    if isinstance(options.get("method"), Majority):  # the votes may name another answer now
+        won = dict(now.select("question", "answer").iter_rows())
+        before = before.filter(
+            pl.Series([won[q] == a for q, a in before.select("question", "answer").iter_rows()])
+        )
+    assert set(before["id"]) <= set(now["id"])
+    assert response(CTX, rows, rows.head(0), **options).equals(plain)
+
+
+def test_a_held_answer_without_a_score_is_convicted_and_consensus_holds_none(
+    ensemble: pl.DataFrame,
+) -> None:
+    rows = pl.DataFrame({"id": ["a", "b"], "question": [1, 1], "score": [None, 0.1]})
+    result = response(CTX, rows, rows.head(1), score="score", group="question")
+    assert result["drop_reason"].to_list() == ["missing_score", None]
+    with pytest.raises(UserError, match="held must be left out with method: consensus"):
+        response(CTX, ensemble, ensemble.head(3), method=FALCON)
 
 
 def test_by_default_the_answer_of_those_who_agree_is_kept(ensemble: pl.DataFrame) -> None:

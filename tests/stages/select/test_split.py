@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from stages.report.ablation import _refuse_overlaps
 from stages.select.split import split
 from tests.stages._selection.binding import problems_of
@@ -23,6 +24,7 @@ from tests.support.rows import conversations, kept, sample
 CTX = Context(Path(), Path(), Path())
 RELATION = {"threshold": 0.5, "ngram_size": 2, "shared_ngram_size": 4}
 HALVES = {"a": 0.5, "b": 0.5}
+COUNTS = {"a": 3, "b": 2, "c": "rest"}
 
 WORDS = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "1", "x"]), max_size=9)
 TEXTS = st.lists(st.lists(WORDS.map(" ".join), min_size=1, max_size=4), max_size=14)
@@ -33,7 +35,7 @@ def parts_of(rows: pl.DataFrame, **options: Any) -> dict[str, str]:
 
 
 @settings(max_examples=200)
-@given(TEXTS, st.sampled_from([HALVES, {"a": 3, "b": 2, "c": "rest"}]), st.integers(0, 3))
+@given(TEXTS, st.sampled_from([HALVES, COUNTS]), st.integers(0, 3))
 def test_components_of_related_rows_stay_together(
     texts: list[list[str]], parts: dict[str, Any], seed: int
 ) -> None:
@@ -116,6 +118,41 @@ def test_fractions_are_chances_and_seeds_differ() -> None:
     assert all(larger[key] == "heldout" for key in first if first[key] == "heldout")
 
 
+@settings(max_examples=100)
+@given(TEXTS, TEXTS, st.sampled_from([HALVES, COUNTS, {"b": 4, "a": "rest"}]))
+def test_held_rows_keep_their_part_when_others_come(
+    texts: list[list[str]], more: list[list[str]], parts: dict[str, Any]
+) -> None:
+    few, many = conversations(texts), conversations([*texts, *more])
+    before = parts_of(few, parts=parts, **RELATION)
+    held = few.filter(pl.Series([before[key] == "a" for key in few["id"]], dtype=pl.Boolean))
+    after = parts_of(many, held=held, held_part="a", parts=parts, **RELATION)
+    groups = [components(rows, *RELATION.values()) for rows in (few, many)]
+    grown = any(groups[0][key] != groups[1][key] for key in held["id"])
+    if not grown or not isinstance(parts["a"], int):  # else their groups may not fit any more
+        assert {after[key] for key in held["id"]} <= {"a"}
+    for group in groups[1].values():
+        assert len({after[key] for key in group}) == 1
+    for name, size in parts.items():
+        assert not isinstance(size, int) or Counter(after.values())[name] <= size
+    assert parts_of(few, held=held.head(0), held_part="a", parts=parts, **RELATION) == before
+
+
+def test_steps_that_share_rows_out_agree_on_what_is_held() -> None:
+    rows = conversations([[f"question {i}", f"answer {i}"] for i in range(300)])
+    parts = {"heldout": 40, "train": "rest"}
+    held = rows.filter(pl.Series([i % 2 == 0 for i in range(300)]))
+    by_part = {
+        part: kept(pl.concat([rows, split(CTX, rows, held, parts=parts, keep=part,
+                                          held_part="train")], how="horizontal"))
+        for part in parts
+    }  # fmt: skip
+    assert not set(by_part["heldout"]["id"]) & set(held["id"])
+    assert {part: len(frame) for part, frame in by_part.items()} == {"heldout": 40, "train": 260}
+    with pytest.raises(OptionError, match="held_part must be one of the parts"):
+        split(CTX, rows, held, parts=parts)
+
+
 def test_a_text_that_all_rows_share_connects_them_unless_runs_do_not_count() -> None:
     template = "Below is an instruction that describes a task please write a response to it now: "
     rows = conversations([[f"{template} question {i} {'z' * i}"] for i in range(1, 40)])
@@ -137,6 +174,7 @@ def test_a_text_that_all_rows_share_connects_them_unless_runs_do_not_count() -> 
         ({"parts": {"a": "some", "b": "rest"}}, "parts.a must be a fraction above 0"),
         ({"parts": {"a": 0, "b": "rest"}}, "parts.a must be a fraction above 0"),
         ({"parts": HALVES, "keep": "c"}, "keep: keep must be one of the parts (a, b), got 'c'"),
+        ({"parts": HALVES, "held_part": "c"}, "held_part must be one of the parts (a, b), got"),
     ],
 )
 def test_mistakes_are_reported_before_anything_runs(options: dict, problem: str) -> None:

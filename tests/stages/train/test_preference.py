@@ -305,6 +305,12 @@ def test_pairs_that_cannot_be_trained_on_are_counted_and_named(
     assert "Tools should" in refused["error"]
     with pytest.raises(UserError, match="no pair to train on by dpo"):
         train(Context.scratch(tmp_path / "b"), pair_frame(odd[:2]), model=tinylm)
+    ctx = Context.scratch(tmp_path / "c")
+    with pytest.raises(UserError, match="no pair to train on by dpo") as raised:
+        train(ctx, pair_frame(odd[2:3]), model=tinylm)
+    file = ctx.work / "refused.jsonl"
+    assert str(file) in str(raised.value.hint)
+    assert json.loads(file.read_text())["id"] == "marked"
 
 
 @pytest.mark.parametrize(
@@ -329,3 +335,51 @@ def test_options_that_no_training_can_have_are_refused(
     options: dict[str, Any], problem: str, tinylm: LanguageModel
 ) -> None:
     assert problems("train.preference", model=tinylm, **options) == [problem]
+
+
+BLIND = """\
+{%- for m in messages -%}<|im_start|>{{ m['role'] }}
+{{ m['content'] }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant
+{% endif -%}"""
+
+
+def test_pairs_of_which_the_template_swallows_something_are_refused_by_id(
+    tmp_path: Path, tinylm: LanguageModel
+) -> None:
+    """By a template of role and content alone; tinylm's own shows them all."""
+    calls = [{"id": "1", "name": "tide", "arguments": json.dumps({"at": n})} for n in (1, 2)]
+    sides = {
+        "calls": [{"content": None, "tool_calls": [call]} for call in calls],
+        "one_call": [{"content": "So.", "tool_calls": calls[:1]}, {"content": "No."}],
+        "reasoning": [{"content": "So.", "reasoning": text} for text in ("Hm.", "Oh.")],
+    }
+    rows = [
+        {**pair("q", "a", "b"), "id": name}
+        | {
+            side: [{"role": "assistant", **turn}]
+            for side, turn in zip(("chosen", "rejected"), turns, strict=True)
+        }
+        for name, turns in sides.items()
+    ]
+    tools = json.dumps([{"name": "tide", "description": "When it is high."}])
+    rows.append({**pair("q", "a", "b"), "id": "tools", "tools": tools})
+    blind = tmp_path / "blind.jinja"
+    blind.write_text(BLIND)
+    whys = {
+        "calls": "shows both sides alike",
+        "one_call": "leaves out",
+        "reasoning": "shows both sides alike",
+        "tools": "leaves out the tools",
+    }
+    every = pl.concat([polite(2), pair_frame(rows)])
+    for template, expected in (((), {}), ((str(blind),), whys)):
+        ctx = Context.scratch(tmp_path / str(len(template)))
+        result = train(ctx, every, model=tinylm, max_steps=1, chat_template=template)
+        assert result["rows_refused"] == len(expected)
+        file = ctx.files / "refused.jsonl"
+        refused = map(json.loads, file.read_text().splitlines()) if expected else ()
+        errors = {row["id"]: row["error"] for row in refused}
+        assert errors.keys() == expected.keys()
+        assert all(why in errors[name] for name, why in expected.items())

@@ -299,6 +299,25 @@ def test_rows_that_the_template_cannot_show_are_left_out_counted_and_named(
     assert "3 rows are left out" in caplog.text
 
 
+def test_where_the_template_refuses_all_rows_they_are_named_all_the_same(
+    ctx: Context, tinylm: LanguageModel, tmp_path: Path
+) -> None:
+    ask, say = openai_turn("user", "Name a gas."), openai_turn("assistant", "Neon.")
+    turns = [openai_turn("system", "Be brief."), ask, say]
+    folder = write_rich_shards(tmp_path / "s", {"a": turns, "b": turns})
+    template = tmp_path / "strict.jinja"
+    template.write_text(STRICT)
+    with pytest.raises(UserError, match="no row has an answer") as raised:
+        sft(ctx, folder, model=tinylm, chat_template=(str(template),), max_steps=1)
+    assert "'rows_refused': 2" in str(raised.value.why)
+    assert "the first refused row is a: " in str(raised.value.why)
+    file = ctx.work / "refused.jsonl"
+    assert str(file) in str(raised.value.hint)
+    refused = list(map(json.loads, file.read_text().splitlines()))
+    assert [row["id"] for row in refused] == ["a", "b"]
+    assert all("no system turns" in row["error"] for row in refused)
+
+
 def test_tool_rows_are_trained_on_for_real(
     ctx: Context, tinylm: LanguageModel, tmp_path: Path
 ) -> None:

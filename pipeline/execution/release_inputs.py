@@ -18,8 +18,8 @@ from typing import Any
 from pipeline import ROOT
 from pipeline.recipe.graph import Step
 from pipeline.recipe.recipe import Recipe
-from pipeline.releases.registry import LATEST, latest, read_release, versions
 from pipeline.store.hashing import digest
+from pipeline.store.releases import LATEST, latest, read_release, versions
 from pipeline.store.store import Store
 from schemas.release import Release, ReleaseStage
 

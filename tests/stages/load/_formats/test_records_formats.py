@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import polars as pl
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.records import input_text, instruction, record_id
-from stages.load._rows.frame import identities
+from stages.load._rows.frame import conversations_frame, identities
+from stages.load._rows.output import to_frame
 from tests.support.loading import (
     Turns,
     failures,
@@ -374,3 +376,25 @@ def test_identity_is_the_record_id_whatever_the_character() -> None:
     messages = [[{"role": "user", "content": everything}]]
     ids = identities(pl.Series(messages, dtype=CONVERSATIONS)).to_list()
     assert ids == [record_id(messages[0])]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_search_for_circles_is_as_it_was_after_a_load(enabled: bool) -> None:
+    class Broken(Exception):
+        pass
+
+    def broken() -> Iterator[tuple[Any, ...]]:
+        assert not gc.isenabled()
+        raise Broken
+        yield ()
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        load(json_lines([{"prompt": "Why?", "completion": "So."}]))
+        assert gc.isenabled() == enabled
+        with pytest.raises(Broken):
+            to_frame(broken(), conversations_frame)
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

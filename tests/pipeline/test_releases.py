@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
-from pipeline.releases.registry import (
+from pipeline.store.files import with_checksum, without_checksum
+from pipeline.store.releases import (
     FILE,
     is_reference,
     latest,
@@ -22,10 +23,11 @@ from pipeline.releases.registry import (
     versions,
     write_release,
 )
-from pipeline.store.files import with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import Release
 from tests.pipeline.releases.building import mini, released
+from tests.support.cli import call
+from tests.support.running import pool, toys
 
 PARTS = st.integers(0, 10**6)
 
@@ -118,6 +120,40 @@ def test_a_damaged_release_is_an_error(
     for read in (lambda: latest(store, "mini"), lambda: releases(store)):
         with pytest.raises(UserError, match=why):
             read()
+
+
+def test_a_damaged_release_stops_no_other_name(tmp_path: Path) -> None:
+    """It is shown, with the way to mend it; only what needs it refuses."""
+    store, path = tmp_path / "store", tmp_path / "mini.yaml"
+    pool(tmp_path / "rows.txt", 12)
+    path.write_text(toys("name: mini\nstages:\n  a: {uses: toy.load, with: {path: rows.txt}}\n"))
+    at = ("--store", str(store))
+    assert call("refresh", str(path), *at).code == 0
+    pool(tmp_path / "rows.txt", 13)
+    assert call("refresh", str(path), *at).code == 0
+    for damaged in ("other/1.0", "mini/1.0"):
+        folder = store / "releases" / damaged
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text("{")
+    listed = call("releases", *at)
+    lines = [line.split() for line in listed.stdout.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["mini@1.0", "mini@1.1", "other@1.0"]
+    assert [line[1] == "damaged" for line in lines] == [True, False, True]
+    assert f"rm -r {store}/releases/other/1.0" in listed.stderr
+    entries = json.loads(call("releases", "--json", *at).stdout)
+    assert ["damaged" in entry for entry in entries] == [True, False, True]
+    for verb in ("release", "refresh", "status", "report", "verify"):
+        more = ["-o", str(tmp_path / "page.html")] if verb == "report" else []
+        done = call(verb, str(path), *more, *at)
+        assert done.code == 0, (verb, done.stderr)
+    assert call("diff", "mini@1.1", str(path), *at).code == 0
+    to = f"file://{tmp_path}/out"
+    sent = call("publish", "mini", "--to", to, *at)
+    assert sent.code == 7, sent.stderr  # the gate, which no certificate passes
+    for words in (("verify", "other"), ("diff", "other", "mini"), ("gc",)):
+        done = call(*words, *at)
+        assert (done.code, "is damaged" in done.stderr) == (2, True), (words, done.stderr)
+        assert "or from where it was published" in done.stderr
 
 
 def test_a_release_under_another_version_is_an_error(first: tuple[Store, Release]) -> None:

@@ -17,7 +17,7 @@ from schemas.records import record_id
 from stages.load.records import _check as check
 from stages.load.records import records
 from tests.conftest import ROOT
-from tests.stages.load.test_records_formats import as_json_lines, as_parquet
+from tests.stages.load._formats.test_records_formats import as_json_lines, as_parquet
 from tests.support.loading import failures, gunzip_json, json_lines, load
 from tests.support.options import options_of, problems
 from tests.support.rows import kept

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pipeline.errors import UserError, command_line
-from pipeline.recipe.problems import suggest
-from pipeline.recipe.recipe import display
+from pipeline.hints import display, suggest
 from pipeline.store.files import DamagedFile, checked, read_json, with_checksum, without_checksum
 from pipeline.store.store import Store
 from schemas.release import FORMAT, Release
@@ -126,8 +127,19 @@ def versions(store: Store, name: str) -> list[str]:
     return sorted((p.name for p in valid if (p / FILE).exists()), key=version_key)
 
 
+def references(store: Store, name: str | None = None) -> list[Reference]:
+    """All releases of a name, or of all names, by name and version; no file is read.
+
+    Args:
+        store: The store.
+        name: The name; all of them without it.
+    """
+    listed = names(store) if name is None else [name]
+    return [Reference(one, version) for one in listed for version in versions(store, one)]
+
+
 def releases(store: Store, name: str | None = None) -> list[Release]:
-    """The releases of a name, or of all names, oldest first.
+    """The releases of a name, or of all names, by name and version.
 
     Args:
         store: The store.
@@ -136,9 +148,7 @@ def releases(store: Store, name: str | None = None) -> list[Release]:
     Raises:
         UserError: One is damaged, or of another format.
     """
-    listed = names(store) if name is None else [name]
-    read = [_read(store, one, version) for one in listed for version in versions(store, one)]
-    return sorted(read, key=lambda r: (r["created"], r["name"], version_key(r["version"])))
+    return [read_release(store, str(reference)) for reference in references(store, name)]
 
 
 def latest(store: Store, name: str) -> Release | None:
@@ -149,6 +159,22 @@ def latest(store: Store, name: str) -> Release | None:
     """
     known = versions(store, name)
     return _read(store, name, known[-1]) if known else None
+
+
+def version_before(store: Store, release: Release) -> Release | None:
+    """The version before a release that can be read; None without any.
+
+    Args:
+        store: The store.
+        release: The release.
+    """
+    name, own = release["name"], version_key(release["version"])
+    for version in reversed([v for v in versions(store, name) if version_key(v) < own]):
+        try:
+            return _read(store, name, version)
+        except UserError as error:  # nothing but a comparison needs it
+            print(f"warning: {error}", file=sys.stderr)
+    return None
 
 
 def read_release(store: Store, reference: str) -> Release:
@@ -192,8 +218,10 @@ def _read(store: Store, name: str, version: str) -> Release:
             stated = f"{release['name']}@{release['version']}"
             raise DamagedFile(path, f"it must be {name}@{version}, got {stated}")
     except DamagedFile as damage:
-        hint = "put it back from a copy of the store, or from where it was published"
-        raise damage.as_error(hint) from None
+        raise damage.as_error(
+            "put it back from a copy of the store, or from where it was published; or forget the "
+            f"release: rm -r {shlex.quote(str(path.parent))}"
+        ) from None
     return release
 
 

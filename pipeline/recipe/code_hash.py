@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pipeline.stage import ROOT, Stage
+from pipeline.store.file_hashes import file_digest
 
 SAMPLE_ANSWER: Final = ".answer.jinja"
 """Ending of sample answers beside a prompt, by which requests are counted: no result needs them."""
@@ -51,9 +52,21 @@ def prompts(stage: Stage) -> dict[str, Path]:
     that is a package `family/method/__init__.py` are `family/method/prompts/**`, and those
     of any other package are the files in its `prompts/`, without subfolders.
     """
+    return _prompts(stage, _modules(stage.function))
+
+
+def used_prompts(stage: Stage) -> dict[str, Path]:
+    """Those of its `prompts` that a stage may render.
+
+    The others lie beside packages that are imported only because a module in them is.
+    """
+    return _prompts(stage, _modules(stage.function, packages=False))
+
+
+def _prompts(stage: Stage, modules: Sequence[Path]) -> dict[str, Path]:
     origin = _origin(stage.function)
     files: dict[str, Path] = {}
-    for path in _modules(stage.function):
+    for path in modules:
         folder = path.parent / "prompts"
         if path.name != "__init__.py":
             entries = (folder / path.stem).rglob("*")
@@ -63,6 +76,15 @@ def prompts(stage: Stage) -> dict[str, Path]:
             if not file.name.endswith(SAMPLE_ANSWER):
                 files[_stable_name(file, origin.root)] = file
     return files
+
+
+def prompt_digests(stage: Stage) -> dict[str, str]:
+    """sha256 of the prompts that a stage renders, by the same names.
+
+    Where a recipe puts another in the place of one, it is that one's.
+    """
+    own = {name: file_digest(path) for name, path in prompts(stage).items()}
+    return own | {replacement.name: replacement.digest for replacement in stage.prompts}
 
 
 def own_files(stage: Stage) -> dict[str, Path]:
@@ -126,17 +148,23 @@ def _origin(function: Callable[..., Any]) -> _Origin:
 
 
 @cache
-def _modules(function: Callable[..., Any]) -> tuple[Path, ...]:
-    """The files of all modules that count, in an order that no folder's name decides."""
+def _modules(function: Callable[..., Any], packages: bool = True) -> tuple[Path, ...]:
+    """The files of all modules that count, in an order that no folder's name decides.
+
+    Args:
+        function: The stage's function.
+        packages: Whether packages count that are executed only because a module in them is.
+    """
     file, root = _origin(function)
     modules: set[Path] = set()
     # The packages above the stage are executed with it.
-    pending = [file, *_files_of(function.__module__.split("."), root)]
+    pending = [file, *_files_of(function.__module__.split("."), root, packages)]
     while pending:
         path = pending.pop()
         if path not in modules:
             modules.add(path)
-            pending += _imported_files(path, root, _parse(path.read_bytes()).imports)
+            imports = _parse(path.read_bytes()).imports
+            pending += _imported_files(path, root, imports, packages)
     return tuple(sorted(modules, key=lambda path: _stable_name(path, root)))
 
 
@@ -192,14 +220,15 @@ def _is_docstring(node: Any) -> bool:
 
 @cache
 def _imported_files(
-    path: Path, root: Path, imports: Sequence[tuple[int, str, tuple[str, ...]]]
+    path: Path, root: Path, imports: Sequence[tuple[int, str, tuple[str, ...]]], packages: bool
 ) -> tuple[Path, ...]:
-    """The files of the modules, and of the packages above them, that count of a module's imports.
+    """The files of the modules that count of a module's imports.
 
     Args:
         path: The module that imports.
         root: The folder from which the stage was imported.
         imports: Its import statements.
+        packages: Whether the packages above them are among them.
     """
     base = ROOT if path.is_relative_to(ROOT) and not path.is_relative_to(root) else root
     package = list(path.relative_to(base).parent.parts)
@@ -208,12 +237,12 @@ def _imported_files(
         above = package[: len(package) - level + 1] if level else []
         parts = [*above, *(module.split(".") if module else [])]
         for dotted in [parts, *([*parts, name] for name in names if name != "*")]:
-            files.update(dict.fromkeys(_files_of(dotted, root)))
+            files.update(dict.fromkeys(_files_of(dotted, root, packages)))
     return tuple(files)
 
 
-def _files_of(dotted: Sequence[str], root: Path) -> Iterator[Path]:
-    """The files of a dotted name that may be a module, if it counts.
+def _files_of(dotted: Sequence[str], root: Path, packages: bool) -> Iterator[Path]:
+    """The files of a dotted name that may be a module, if it counts, and of what is above it.
 
     Libraries do not count: their versions are pinned elsewhere.
     """
@@ -222,7 +251,7 @@ def _files_of(dotted: Sequence[str], root: Path) -> Iterator[Path]:
     base = ROOT if dotted[0] in SHARED_PACKAGES else root
     if base != ROOT and {"site-packages", "dist-packages"} & set(base.parts):
         return
-    for depth in range(1, len(dotted) + 1):
+    for depth in range(1 if packages else len(dotted), len(dotted) + 1):
         module = base.joinpath(*dotted[:depth])
         yield from filter(os.path.isfile, (module / "__init__.py", module.with_suffix(".py")))
 

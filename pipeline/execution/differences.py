@@ -1,0 +1,79 @@
+"""Why a fingerprint is another one: what differs between its parts and those of an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from pipeline.recipe.graph import Step
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> list[str]:
+    """What differs between the parts of two fingerprints of a step, one sentence each.
+
+    Args:
+        old: The parts of an earlier artifact, which older code may have written.
+        new: The parts now.
+        step: The step that they are of.
+    """
+    causes: list[str] = []
+    for section in ("stage", "version", "schema", "as", "files", "prompts"):
+        if old.get(section) != new[section]:
+            by_content = section in ("files", "prompts")
+            values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
+            values += _which(old.get(section), new[section]) if section == "prompts" else ""
+            causes.append(f"{section}{values}")
+    if old.get("release") != new.get("release"):
+        causes.append("the rows of the release changed")
+    if _same_texts(old.get("prompts"), new["prompts"]):
+        moved = "prompts moved to other files"
+        causes = [moved if c.startswith("prompts changed") else c for c in causes]
+    for kind, section in (("option", "options"), ("model", "models")):
+        causes += _value_differences(kind, old.get(section, {}), new[section])
+    for edge, inputs in new["inputs"].items():
+        earlier = old.get("inputs", {}).get(edge, [])
+        for i, source in enumerate(step.needs.get(edge, ())):
+            before = earlier[i] if i < len(earlier) else None
+            causes += _input_differences(edge, source, before, inputs[i])
+    removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
+    causes += [f"input {edge} was removed" for edge in removed]
+    return causes or ["its last artifact is gone"]
+
+
+def _which(old: Any, new: Mapping[str, str]) -> str:
+    """The prompts that have another text, where there are any."""
+    changed = [name for name in new if isinstance(old, Mapping) and name in old]
+    names = [PurePosixPath(name).stem for name in changed if old[name] != new[name]]
+    return f": {', '.join(names)}" if names else ""
+
+
+def _same_texts(old: Any, new: Mapping[str, str]) -> bool:
+    """Whether two mappings from prompt files to digests have the same digests."""
+    return isinstance(old, Mapping) and sorted(old.values()) == sorted(new.values())
+
+
+def _value_differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between the options or models of two fingerprints."""
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if name not in new:
+            yield f"{kind} {name} was removed"
+        elif name not in old:
+            yield f"{kind} {name} is new"
+        elif before != after:
+            short = kind == "option" and len(f"{before}{after}") < 80
+            yield f"{kind} {name}: {before!r} -> {after!r}" if short else f"{kind} {name} changed"
+
+
+def _input_differences(edge: str, source: str, before: Any, after: Any) -> list[str]:
+    if before == after:
+        return []
+    if before is None:
+        return [f"input {edge}: {source} is new"]
+    if "files" in after or "files" in before:
+        return [f"input {edge}: the files of {source} changed"]
+    if before["ids"] != after["ids"]:
+        return [f"input {edge}: other rows come from {source}"]
+    changed = [c for c, v in after["columns"].items() if before["columns"].get(c) != v]
+    return [f"input {edge}: column {', '.join(changed) or 'set'} of {source} changed"]

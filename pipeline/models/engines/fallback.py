@@ -1,0 +1,91 @@
+"""The second model of a model: what is asked for what the first one refuses or fails.
+
+Its weights are loaded, or its server is started, once something is handed over to it. Until
+then only its prompts are rendered, to know what earlier runs have handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.models.base import Completion, EngineContext, LanguageModel, Request, Scored
+from pipeline.models.engines.journaled import JournaledEngine, are_known
+from pipeline.models.journal.journal import Journal
+from pipeline.models.local.rendering import Rendering
+
+
+class Fallback:
+    """A model in the place of another one, as one stage sees it.
+
+    Args:
+        model: The model that is asked.
+        identity: Its identity.
+        instead_of: The identity of the model in whose place it answers, which is part of every
+            key: what it answers to the same request for itself is another answer.
+        ctx: The store and the counters of the stage.
+        open_engine: Loads it.
+    """
+
+    fallback = None
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        identity: dict[str, Any],
+        instead_of: Mapping[str, Any],
+        ctx: EngineContext,
+        open_engine: Callable[[], Any],
+    ) -> None:
+        self._model, self._identity, self._instead_of = model, identity, instead_of
+        self._ctx, self._open = ctx, open_engine
+
+    @cached_property
+    def _engine(self) -> JournaledEngine:
+        engine: JournaledEngine = self._open()
+        engine.instead_of = self._instead_of
+        return engine
+
+    @cached_property
+    def _rendering(self) -> Rendering:
+        return Rendering(self._model)
+
+    @property
+    def name(self) -> str:
+        """What rows call it."""
+        return self._model.short_name
+
+    @property
+    def resample(self) -> int:
+        """How often an answer that cannot be read is sampled anew."""
+        return self._model.resample
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._rendering.tokenizer
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of prompt and answer together."""
+        return self._rendering.context_tokens
+
+    def known(self, requests: Sequence[Request]) -> list[bool]:
+        """Which of the requests an earlier run has handed over."""
+        prepared = self._rendering.prepare(requests, self._identity, self._instead_of)
+        return are_known(Journal(self._ctx.store / "journal"), prepared)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """See `pipeline.models.base.Engine`."""
+        if not requests:
+            return []
+        self._ctx.count(handed_over=len(requests))
+        return self._engine.generate(requests)
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+        """See `pipeline.models.base.Engine`."""
+        return self._engine.loglikelihood(sequences)

@@ -1,0 +1,85 @@
+"""The journal's file: its table, how it is opened, who may read it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+FORMAT = 2
+"""Version of the table. The keys of another version would not be found, and be paid again."""
+PRIVATE: Final = 0o600
+"""Rights of the journal's files and of its exports: what models wrote is its owner's."""
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another process to commit."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    key      BLOB NOT NULL PRIMARY KEY,  -- digest of the request
+    request  TEXT NOT NULL,     -- canonical JSON of the whole payload
+    response TEXT NOT NULL,     -- JSON, as the engine gave it
+    answers  INTEGER NOT NULL DEFAULT 1,  -- how often an answer came; the first one stays
+    checksum BLOB,              -- XXH3 of key and response; entries of earlier versions have none
+    sent     TEXT               -- JSON of what a server got beside the prompt, if spelled otherwise
+)
+"""
+ADDED_COLUMNS: Final = {"checksum": "BLOB", "sent": "TEXT"}
+"""Columns that journals of earlier versions lack; they are added where a journal is opened."""
+COLUMNS = "SELECT name FROM pragma_table_info('responses')"
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the journal's file, which is created, or given the columns of today, if need be.
+
+    Raises:
+        sqlite3.DatabaseError: It is no journal of this format, or cannot be opened.
+    """
+    _make_private(path)
+    connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    # Keys are digests, so every batch touches pages all over the index: rare checkpoints
+    # and a large cache double the speed. No mmap: each mapped page costs a page fault,
+    # and a look-up in a journal just opened would take twice as long as with reads.
+    connection.execute("PRAGMA wal_autocheckpoint = 16000")
+    connection.execute("PRAGMA cache_size = -65536")
+    query = "SELECT user_version, EXISTS (SELECT 1 FROM sqlite_master) FROM pragma_user_version"
+    version, has_table = connection.execute(query).fetchone()
+    if has_table and version != FORMAT:
+        raise sqlite3.DatabaseError(f"its format must be {FORMAT}, got {version}")
+    if not has_table:
+        # In one transaction, so that a process that opens it meanwhile sees both or neither.
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(SCHEMA)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+    elif _lacking(connection):
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for column in _lacking(connection):
+                kind = ADDED_COLUMNS[column]
+                connection.execute(f"ALTER TABLE responses ADD COLUMN {column} {kind}")
+    return connection
+
+
+def _lacking(connection: sqlite3.Connection) -> list[str]:
+    """The columns that a journal of an earlier version lacks."""
+    columns = {name for (name,) in connection.execute(COLUMNS)}
+    return [name for name in ADDED_COLUMNS if name not in columns]
+
+
+def _make_private(path: Path) -> None:
+    """Create the journal's file, if need be, for its owner alone, and what is beside it.
+
+    SQLite gives the write-ahead log the rights of the file. One of another owner stays as it is.
+    """
+    with suppress(OSError):
+        os.close(os.open(path, os.O_CREAT | os.O_RDONLY, PRIVATE))
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        file = path.with_name(name)
+        with suppress(OSError):
+            if stat.S_IMODE(file.stat().st_mode) & ~PRIVATE:
+                file.chmod(PRIVATE)
