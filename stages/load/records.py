@@ -119,8 +119,9 @@ def records(
     answers is the reasoning of that turn.
 
     Tool calls, their results and the definitions of tools are read from OpenAI's messages of
-    every age, Anthropic's `tool_use` and `tool_result`, ShareGPT's `function_call` and `observation`, Glaive's dialogues, APIGen's answers
-    and, where they can be read, Hermes' marks in the text. What a system prompt says of the
+    every age, Anthropic's `tool_use` and `tool_result`, ShareGPT's `function_call` and
+    `observation`, Glaive's dialogues, APIGen's answers and, where they can be read, Hermes'
+    marks in the text. What a system prompt says of the
     definitions that it shows goes from it, where they become the row's `tools`, and the prompt
     as it was stays in `extra` as `system`. Arguments that are text stay as they are. `weight`,
     `train`, `training` and `loss` of a turn (true or false, 0 or 1) become `train`.
