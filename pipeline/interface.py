@@ -251,7 +251,7 @@ class OpenRecipe:
         recipe = recipe if self._limit is None else preview(recipe, self._limit)
         progress = watch([step.name for step in select_steps(recipe, stages)])
         workers = workers or os.cpu_count() or 1
-        runner = Runner(recipe, self._store, progress, workers, accept_code, partial)
+        runner = Runner(recipe, self._store, progress, workers, accept_code, partial=partial)
         try:
             code = runner.run(stages)
         finally:

@@ -35,12 +35,13 @@ class BundleFile(TypedDict):
 
 
 class BundleInput(TypedDict):
-    """What one option of a stage reads.
+    """What one option of a stage reads, or what it reads by itself.
 
     Attributes:
         stage: The stage's name in the recipe.
-        option: Its option; None for files that the project ships and the stage reads by itself.
-        path: The path or pattern as in the recipe; of shipped files relative to the repository.
+        option: Its option; None for what the stage reads by itself: files that the project ships,
+            the folder of a data set.
+        path: The path or pattern as in the recipe; of what it reads by itself the folder.
         files: The files, in the order in which the stage gets them.
     """
 

@@ -126,8 +126,8 @@ def releases(
         print(tables.table(header, [_cells(entry) for entry in entries], right=(3, 4)))
     else:
         print("no releases yet: release RECIPE makes one")
-    for error in damages:
-        print(f"damaged: {error}", file=sys.stderr)
+    for damage in damages:
+        print(f"damaged: {damage}", file=sys.stderr)
 
 
 def _entry(release: Release) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def run(
     gc.freeze()
     progress = watch([step.name for step in select_steps(loaded, stages or [])])
     workers = workers or os.cpu_count() or 1
-    runner = Runner(loaded, opened, progress, workers, accept_code, partial)
+    runner = Runner(loaded, opened, progress, workers, accept_code, partial=partial)
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:

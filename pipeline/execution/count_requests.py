@@ -27,9 +27,10 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.execution.expected_rows import ExpectedOutputs, sample
-from pipeline.execution.known_requests import KnownRequests
+from pipeline.execution.expected_rows import ExpectedOutputs
+from pipeline.execution.known_requests import KnownRequests, by_model
 from pipeline.execution.plan import PlannedStep
+from pipeline.execution.sampled_inputs import half_of, sampled_inputs
 from pipeline.execution.time_limit import TooSlow, time_limit
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.models.counting import (
@@ -39,7 +40,7 @@ from pipeline.models.counting import (
     assumes_nothing_dropped,
     counting,
 )
-from pipeline.stage import ALL, VERDICT, DataKind, OptionalColumn
+from pipeline.stage import VERDICT, DataKind
 from schemas.records import RECORD_COLUMNS
 
 SAMPLE: Final = 4000
@@ -64,19 +65,13 @@ _STAND_INS: Final = (64, 96)
 
 
 class Counts(NamedTuple):
-    """Requests to one model with the tokens of their prompts and answers, scaled to all rows.
-
-    Attributes:
-        requests: Requests that will be sent.
-        prompt_tokens: Tokens of their prompts.
-        answer_tokens: Tokens of their answers, as long as answers are known to be.
-        limit_tokens: Tokens of their answers, as long as they may be.
-        known: Requests that the journal answers; they are in no other number.
-    """
+    """Requests to one model, scaled to all rows; the fields are those of `RequestCount`."""
 
     requests: float
     prompt_tokens: float
     answer_tokens: float
+    most_requests: float
+    most_prompt: float
     limit_tokens: float
     known: float = 0.0
 
@@ -148,16 +143,6 @@ class _CountingContext(Context):
             self.engines[model] = self.known.engine(model) if self.known else CountingEngine(model)
         return self.engines[model]
 
-    def counts(self) -> dict[LanguageModel, Counts]:
-        """The requests by model, those that were handed over by the model that answered them."""
-        counts = {model: Counts.of(engine.count) for model, engine in self.engines.items()}
-        for engine in self.engines.values():
-            second = engine.fallback
-            if second is not None and any(count := Counts.of(second.count)):
-                before = counts.get(second.model, (0.0,) * len(count))
-                counts[second.model] = Counts(*map(sum, zip(count, before, strict=True)))
-        return counts
-
 
 def is_own(planned: PlannedStep) -> bool:
     """Whether the step's stage is the user's own code."""
@@ -205,11 +190,11 @@ def count_on_sample(
         known: What the journal knows of its models; None where it has none.
         limit: At most so many rows.
     """
-    inputs = _inputs(planned, outputs, limit)
+    inputs = sampled_inputs(planned, outputs, limit)
     counted = _run(planned, inputs.edges, known) if inputs else None
     if inputs is None or counted is None or (inputs.rows == inputs.size and inputs.exact):
         return counted
-    half = {name: _half(value, inputs.size) for name, value in inputs.edges.items()}
+    half = {name: half_of(value, inputs.size) for name, value in inputs.edges.items()}
     fewer = _run(planned, half, known)
     without_models = not counted.counts and bool(planned.step.needs)
     grows = without_models or counted.requests > 1.5 * (fewer.requests if fewer else 0.0)
@@ -253,7 +238,7 @@ def _call(
             # Whatever is wrong with the rows or the stage is reported when it runs.
             return None
         assumes = assumes_nothing_dropped()
-    counts = context.counts()
+    counts = {m: Counts.of(count) for m, count in by_model(context.engines.values()).items()}
     output = result if isinstance(result, pl.DataFrame) else None
     if output is None:
         return Counted(counts, output, 0, assumes)
@@ -303,65 +288,6 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-class _Inputs(NamedTuple):
-    """What a stage is counted on.
-
-    Attributes:
-        edges: Its inputs.
-        rows: How many rows the longest of them stands for.
-        size: How many rows it has.
-        exact: Whether no fewer rows are expected.
-    """
-
-    edges: dict[str, Any]
-    rows: float
-    size: int
-    exact: bool
-
-
-def _inputs(planned: PlannedStep, outputs: ExpectedOutputs, limit: int) -> _Inputs | None:
-    """What the stage is counted on; None where nothing is known of one of its inputs.
-
-    Args:
-        planned: The step.
-        outputs: What the steps before it have given or will give.
-        limit: At most so many rows of each input.
-    """
-    step, edges = planned.step, {}
-    longest, exact = (0.0, 1), True
-    for edge in step.stage.edges:
-        values: list[Any] = []
-        for name in step.needs.get(edge.name, ()):
-            if edge.kind is DataKind.FILES:
-                if name not in outputs.outputs.artifacts:
-                    return None
-                values.append(outputs.outputs.artifacts[name].files)
-            elif (rows := outputs.on_edge(step, edge.name, name)) is None:
-                return None
-            else:
-                reads = step.stage.reads(edge.name, step.options)
-                every = edge.kind is not DataKind.RECORDS or reads == ALL
-                declared = rows.columns if every else reads
-                columns = [c for c in declared if c != "id" and _is_read(c, rows.columns)]
-                frame = sample(rows.read(columns), limit)
-                number = rows.at_most if math.isfinite(rows.at_most) else rows.expected
-                longest = max(longest, (number, len(frame) or 1))
-                exact = exact and rows.expected == rows.at_most
-                values.append(frame)
-        edges[edge.name] = values if edge.many else next(iter(values), None)
-    return _Inputs(edges, *longest, exact)
-
-
-def _is_read(column: str, present: Collection[str]) -> bool:
-    return column in present or not isinstance(column, OptionalColumn)
-
-
-def _half(value: Any, size: int) -> Any:
-    if isinstance(value, list):
-        return [_half(one, size) for one in value]
-    return sample(value, max(1, size // 2)) if isinstance(value, pl.DataFrame) else value
 
 
 def count_without_rows(planned: PlannedStep) -> Counted | None:

@@ -8,8 +8,9 @@ What is *expected* is less where earlier runs show which part of its rows a stag
 Lengths are best known once a stage has run: then they are what its last run used per
 request. Before that prompts are measured while they are counted, and answers are as long as
 the model's newest ones in the journal, but no longer than their limits; answers of a model
-that the journal has not seen are taken for as long as they may be. An answer that must be
-repaired, sampled anew, or requested again with a larger limit, comes on top.
+that the journal has not seen are taken for as long as they may be. What is sent *at most* takes
+a token of a prompt for each of its bytes, every answer for as long as it may be, and all of them
+for truncated, to be repaired and to be sampled anew as often as their stage asks again.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ from pipeline.execution.count_requests import (
     language_models,
 )
 from pipeline.execution.expected_rows import ExpectedOutputs
-from pipeline.execution.known_requests import KnownRequests, Lengths
+from pipeline.execution.known_requests import KnownRequests
 from pipeline.execution.made_rows import made_rows
 from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Usage
+from pipeline.models.journal.journal import Lengths
 from pipeline.models.journal.usage import TokenUsage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact
@@ -204,20 +206,23 @@ def _of_counted(
     # A stage that goes on until it has its rows asks more where some are dropped.
     more = getattr(planned.options, "max_requests", None) if counted.assumes_all_kept else None
     excess = 1 + (more or 0) / requests if requests else 1.0
-    priced = any(model.price for model in counts)
+    # What a model refuses or fails goes to its fallback: everything, at most.
+    asked = [*counts.items(), *((m.fallback, c) for m, c in counts.items() if m.fallback)]
+    most = sum(c.most_requests for _, c in asked)
+    priced = any(model.price for model, _ in asked)
 
     def amounts(usages: Sequence[Usage], factor: float, *, expected: bool) -> Amounts:
         return rows.amounts(
             expected=expected,
-            requests=round(requests * factor),
+            requests=round((requests if expected else most) * factor),
             tokens=round(sum(usage.tokens for usage in usages) * factor),
             money=sum(usage.money for usage in usages) * factor if priced else None,
         )
 
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
-        Usage.of(0, TokenUsage(round(c.prompt_tokens), 0, round(c.limit_tokens)), model.price)
-        for model, c in counts.items()
+        Usage.of(0, TokenUsage(round(c.most_prompt), 0, round(c.limit_tokens)), model.price)
+        for model, c in asked
     ]
     # Rows that nothing bounds bound nothing.
     bounded = rows.bounded or not counted.grows or not planned.step.stage.edges
@@ -226,7 +231,7 @@ def _of_counted(
         amounts(longest, excess, expected=False) if bounded else Amounts(),
         round(sum(c.known for c in counts.values())),
         all_kept=counted.assumes_all_kept or (counted.grows and not rows.exist),
-        longest=before is None and any(model not in seen for model in counts),
+        longest=before is None and any(m not in seen for m, c in counts.items() if c.requests),
     )
 
 
@@ -252,7 +257,7 @@ def _as_before(
     lengths = _lengths_of_last_run(last) or seen.get(model)
     more: dict[str, Any] = {"requests": round(requests)}
     if lengths:
-        usage = _usage(model, Counts(requests, 0, 0, 0), lengths)
+        usage = _usage(model, Counts(requests, 0, 0, 0, 0, 0), lengths)
         more |= {"tokens": usage.tokens, "money": usage.money if model.price else None}
     return rows.estimate(**more)
 

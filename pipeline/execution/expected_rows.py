@@ -158,7 +158,8 @@ def _kept_fraction(last: Artifact | None) -> float:
 def _annotated(source: ExpectedRows, step: Step, columns: Sequence[str]) -> pl.DataFrame:
     """The input's rows with made-up values of the columns that the step will add."""
     frame = source.read([c for c in columns if c not in step.own])
-    added = [_column(c, step.own[c], len(frame)) for c in columns if c in step.own]
+    samples = getattr(step.options, "num_samples", 1)  # of an answer, which a list then holds
+    added = [_column(c, step.own[c], len(frame), samples) for c in columns if c in step.own]
     return frame.with_columns(added)
 
 
@@ -183,8 +184,11 @@ def _complete(frame: pl.DataFrame, step: Step) -> pl.DataFrame:
     return frame.with_columns(missing)
 
 
-def _column(name: str, dtype: Any, number: int) -> pl.Series:
-    return pl.Series(name, [placeholder(dtype)] * number, dtype=dtype)
+def _column(name: str, dtype: Any, number: int, length: int = 1) -> pl.Series:
+    """A column of placeholders; length: of its lists, where it has any."""
+    value = placeholder(dtype)
+    value = value * length if isinstance(dtype, pl.List) else value
+    return pl.Series(name, [value] * number, dtype=dtype)
 
 
 def placeholder(dtype: Any) -> Any:

@@ -7,22 +7,15 @@ of the full payload.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pipeline.models.base import Completion, LanguageModel, Request
-from pipeline.models.counting import CountingEngine
+from pipeline.models.counting import CountingEngine, RequestCount
 from pipeline.models.identity import identity
-from pipeline.models.journal.journal import Journal, journal_in, parse_stored
+from pipeline.models.journal.journal import Journal, Lengths, journal_in, parse_stored
 from pipeline.models.journal.requests import completion_of
 from pipeline.store.store import Store
-
-
-class Lengths(NamedTuple):
-    """Mean tokens of a prompt and of an answer."""
-
-    prompt: float
-    answer: float
 
 
 class KnownRequests:
@@ -33,7 +26,7 @@ class KnownRequests:
         models: The models.
 
     Attributes:
-        lengths: Mean lengths by model, of those that have answers in the journal.
+        lengths: Lengths by model, of those that have answers in the journal.
     """
 
     def __init__(self, store: Store, models: Sequence[LanguageModel]) -> None:
@@ -44,10 +37,10 @@ class KnownRequests:
         for model in named if self._journal else ():
             assert self._journal is not None
             identified = identity(model, store.files())
-            mean = self._journal.lengths(identified)
+            known = self._journal.lengths(identified)
             self._identities[model] = identified
-            if mean is not None:
-                self.lengths[model] = Lengths(*mean)
+            if known is not None:
+                self.lengths[model] = known
 
     def engine(
         self, model: LanguageModel, instead_of: LanguageModel | None = None
@@ -59,7 +52,9 @@ class KnownRequests:
             instead_of: The model whose fallback it is.
         """
         lengths = self.lengths.get(model)
-        engine = CountingEngine(model, lengths.answer if lengths else None)
+        engine = CountingEngine(model)
+        if lengths:
+            engine.mean_answer, engine.beyond = lengths.answer, lengths.beyond
         if model.fallback is not None:
             engine.fallback = self.engine(model.fallback, model)
         if lengths and self._journal:
@@ -94,3 +89,19 @@ class KnownRequests:
         """Close the journal."""
         if self._journal:
             self._journal.close()
+
+
+def by_model(engines: Iterable[CountingEngine]) -> dict[LanguageModel, RequestCount]:
+    """What engines have counted; what was handed over is counted for the fallback.
+
+    Args:
+        engines: The engines, each of another model.
+    """
+    engines = list(engines)
+    counts = {engine.model: engine.count for engine in engines}
+    for second in [engine.fallback for engine in engines if engine.fallback]:
+        if any(vars(second.count).values()):
+            before = vars(counts.get(second.model, RequestCount()))
+            both = {name: value + before[name] for name, value in vars(second.count).items()}
+            counts[second.model] = RequestCount(**both)
+    return counts

@@ -139,16 +139,14 @@ class WorkerPool:
         self, call: StageCall, rows: pl.DataFrame, start: int, rate: float, ctx: Context
     ) -> Iterator[tuple[int, int, Any]]:
         size = max(1, int(min(rate * CHUNK_SECONDS, (len(rows) - start) / self.count)))
-        edges = _store_edges(call)
+        stage = call.stage
+        known = (stage.name, stage.prompts, call.options, _store_edges(call), call.folder)
         pending: dict[Future[ChunkResult], tuple[int, int]] = {}
         while start < len(rows) or pending:
             while start < len(rows) and len(pending) < self.count + 1:
                 chunk = rows.slice(start, size)
                 with _interrupts_blocked():
-                    future = self._pool().submit(
-                        *(_run_chunk, call.stage.name, call.stage.prompts),
-                        *(call.options, edges, call.folder, chunk),
-                    )
+                    future = self._pool().submit(_run_chunk, *known, chunk)
                 pending[future] = (start, len(chunk))
                 start += len(chunk)
             # A signal that another thread received is handled once the main thread wakes.

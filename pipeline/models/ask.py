@@ -24,7 +24,7 @@ from functools import cache
 from typing import Any, Final
 
 from pipeline.models.base import UNRECORDED, Completion, Engine, Request
-from pipeline.models.counting import is_counting
+from pipeline.models.counting import CountingEngine, is_counting
 from pipeline.models.structured_output import Parser, Unreadable, parser_for
 from schemas.refusals import REFUSAL
 
@@ -184,6 +184,7 @@ class _Steps:
                 requests, self._complete(requests, flags), flags, strict=True
             )
         ]
+        self._note_repeats(answers)
         for limit in self.limits:
             self._retry_truncated(answers, limit)
         for answer in answers:
@@ -193,6 +194,21 @@ class _Steps:
         for number in range(1, self.engine.resample + 1):
             self._resample([a for a in answers if _may_be_better(a)], number)
         return answers
+
+    def _note_repeats(self, answers: Sequence[ParsedCompletion]) -> None:
+        """While requests are only counted, count those that may follow them.
+
+        An answer that need not have a form is neither repaired nor sampled anew.
+        """
+        if not isinstance(self.engine, CountingEngine):
+            return
+        any_form = self.parse is not None or self.check is not None
+        for answer in answers:
+            decoding = answer.request.decoding
+            if answer.completion.key in self.engine.made_up:
+                form = any_form or bool(decoding.choice) or decoding.json_schema is not None
+                repair = self.repair and form
+                self.engine.may_repeat(answer.request, self.limits, repair=repair, resample=form)
 
     def _complete(self, requests: Sequence[Request], flags: Sequence[bool]) -> list[Completion]:
         """The completions; of requests that were handed over only those that the journal has."""

@@ -19,7 +19,8 @@ thrown away. Unknown to anyone here is what a server bills for an answer that ne
 left; when it has ended, what it did not use is given back. A server may bill more than that:
 reasoning beyond `max_tokens`, a prompt that is longer than it was estimated here. Then the most
 by which any request to the model went beyond is kept free for each request in flight from there
-on; and until the first answer says how much that is, at most `PROBES` requests are in flight. So
+on. The journal's newest answers of the model say how much that is, from earlier runs too; until
+there is one, at most `PROBES` requests are in flight. So
 whenever a request is sent, all that was billed and all that is in flight fits into the budget,
 as far as answers so far show, and the budget is exceeded by no more than what the requests in
 flight are then billed beyond that: by nothing where servers keep to `max_tokens` and prompts are

@@ -37,6 +37,12 @@ CHARACTERS_PER_TOKEN: Final = 4
 TEMPLATE_TOKENS: Final = 8
 """What a chat template puts around a prompt, about."""
 
+TEMPLATE_LIMIT: Final = 64
+"""The same at most: some put a system prompt of their own there."""
+
+REPAIR_TOKENS: Final = 1000
+"""What asks a model to repair its answer, at most: a sentence with what is wrong with it."""
+
 DIMENSIONS: Final = 16
 _FILLER: Final = (
     "A numbered answer.\n1. The first part {n}?\n2. The second part {n}?\n3. The third {n}?"
@@ -146,6 +152,8 @@ class RequestCount:
         requests: Requests that would be sent.
         prompt_tokens: Tokens of their prompts.
         answer_tokens: Tokens of their answers, as long as answers are known to be.
+        most_requests: Requests that may be sent, if answers must be requested again.
+        most_prompt: The most tokens of the prompts of all these.
         limit_tokens: Tokens of their answers, as long as they may be.
         known: Requests that the journal answers; they are in no other number.
     """
@@ -153,8 +161,21 @@ class RequestCount:
     requests: int = 0
     prompt_tokens: float = 0.0
     answer_tokens: float = 0.0
+    most_requests: int = 0
+    most_prompt: float = 0.0
     limit_tokens: float = 0.0
     known: int = 0
+
+    def may_send(self, prompt: int, answer: int) -> None:
+        """Count a request that may be sent, in the numbers of all that may.
+
+        Args:
+            prompt: The most tokens of its prompt.
+            answer: The most tokens of its answer.
+        """
+        self.most_requests += 1
+        self.most_prompt += prompt
+        self.limit_tokens += answer
 
 
 @dataclass
@@ -165,6 +186,7 @@ class CountingEngine:
         model: The model that it stands in for.
         mean_answer: Tokens of an answer where they are known from earlier requests;
             None takes every answer for as long as its limit allows.
+        beyond: The most by which an answer was billed beyond its limit; likewise.
         count: The requests so far.
         context_tokens: The longest sequence; None for any.
         answers: Looks answers up in the journal; None where it has none of the model.
@@ -183,6 +205,7 @@ class CountingEngine:
 
     model: LanguageModel
     mean_answer: float | None = None
+    beyond: int = 0
     count: RequestCount = field(default_factory=RequestCount)
     context_tokens: int | None = None
     answers: KnownAnswers | None = None
@@ -220,12 +243,12 @@ class CountingEngine:
     def _answer(self, request: Request) -> Completion:
         prompt, decoding = request.prompt, request.decoding
         texts = [prompt] if isinstance(prompt, str) else [text for _, text in prompt]
-        limit = decoding.max_tokens
+        limit = self._limit(decoding.max_tokens)
         tokens = limit if self.mean_answer is None else min(limit, self.mean_answer)
         self.count.requests += 1
         self.count.prompt_tokens += TEMPLATE_TOKENS + sum(map(len, texts)) / CHARACTERS_PER_TOKEN
         self.count.answer_tokens += tokens
-        self.count.limit_tokens += limit
+        self.count.may_send(most_tokens(prompt), limit)
         sample = self._sample(texts)
         if decoding.choice:
             text = sample if sample in decoding.choice else decoding.choice[0]
@@ -237,6 +260,34 @@ class CountingEngine:
         key = blake2b(f"{id(self)} {number}".encode(), digest_size=16).hexdigest()
         self.made_up.add(key)
         return Completion(key, text.replace("{n}", number), "stop", 0, 0)
+
+    def _limit(self, max_tokens: int) -> int:
+        """The most tokens that an answer is billed, with its reasoning."""
+        return max_tokens + self.model.reasoning.max_tokens + self.beyond
+
+    def may_repeat(
+        self, request: Request, limits: Sequence[int], *, repair: bool, resample: bool
+    ) -> None:
+        """Count what may be sent after a request, if its answers are of no use.
+
+        Args:
+            request: The request.
+            limits: The limits with which a truncated answer is requested again.
+            repair: Whether an answer may be shown to the model for a better one.
+            resample: Whether it may be sampled anew.
+        """
+        prompt, first = most_tokens(request.prompt), request.decoding.max_tokens
+        larger = [limit for limit in limits if limit > first]
+        for limit in larger:
+            self.count.may_send(prompt, self._limit(limit))
+        last = self._limit(max([first, *larger]))
+        if repair:
+            self.count.may_send(prompt + last + REPAIR_TOKENS, last)
+        for _ in range(self.model.resample * resample):
+            self.count.may_send(prompt, last)
+        if self.fallback is not None:
+            self.fallback.count.may_send(prompt, self.fallback._limit(first))
+            self.fallback.may_repeat(request, limits, repair=repair, resample=resample)
 
     def _sample(self, texts: Sequence[str]) -> str | None:
         """The sample noted for the prompt file that was rendered into the request."""
@@ -250,6 +301,21 @@ class CountingEngine:
             if inside:
                 return samples[max(inside, key=len)]
         return None
+
+
+def most_tokens(prompt: str | Sequence[tuple[str, str]]) -> int:
+    """The most tokens that a prompt can have: a token stands for one byte at least.
+
+    Args:
+        prompt: A text, or messages.
+
+    Example:
+        >>> most_tokens("Why?")
+        68
+    """
+    texts = [prompt] if isinstance(prompt, str) else [text for _, text in prompt]
+    template = TEMPLATE_LIMIT + 2 * TEMPLATE_TOKENS * (len(texts) - 1)
+    return template + sum(len(text.encode()) for text in texts)
 
 
 class CountingEncoder:
@@ -301,6 +367,8 @@ def _smallest(schema: Mapping[str, Any]) -> Any:
     """The smallest value of a JSON schema, of the kinds that stages ask for."""
     if "enum" in schema:
         return schema["enum"][0]
+    if "anyOf" in schema:
+        return _smallest(schema["anyOf"][0])
     kind = schema.get("type")
     if kind == "object":
         return {name: _smallest(part) for name, part in schema.get("properties", {}).items()}

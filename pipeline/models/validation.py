@@ -145,6 +145,8 @@ def _native_mistakes(model: LanguageModel) -> list[str]:
     messages = []
     if provider != "openai" and model.serve:
         messages.append(f"api.provider must be openai with serve: true, got {provider}")
+    if api.headers and model.serve:
+        messages.append("api.headers must be left out with serve: true: the server is our own")
     if provider == "gemini" and api.version is not None:
         messages.append("api.version must be left out for gemini: it is part of base_url")
     if provider not in ("anthropic", "gemini"):

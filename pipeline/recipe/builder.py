@@ -207,7 +207,9 @@ class Builder:
         for name, second in named.items():
             key_path = ("models", name, "fallback")
             model, fallback = before.get(name), before.get(str(second))
-            if second not in before:
+            if not isinstance(second, str):
+                self._problem(key_path, f"fallback must be the name of a model, got {second!r}")
+            elif second not in before:
                 hint = suggest(str(second), before)
                 self._problem(key_path, f"there is no model {second!r}", hint)
             elif isinstance(model, Embedder) or isinstance(fallback, Embedder):

@@ -53,7 +53,7 @@ class Prompt(NamedTuple):
     @property
     def variables(self) -> set[str]:
         """What a template in its place may use."""
-        return self.used | _given(self.file)
+        return self.used | _named_values(self.file)
 
     @property
     def used(self) -> set[str]:
@@ -146,9 +146,9 @@ def _read(
 
 
 def _given_hint(unknown: str, prompt: Prompt) -> str:
-    given = sorted(prompt.variables)
-    hint = suggest(unknown, given) or ""
-    listed = f"it gives: {', '.join(given)}" if given else "it gives none"
+    available = sorted(prompt.variables)
+    hint = suggest(unknown, available) or ""
+    listed = f"it gives: {', '.join(available)}" if available else "it gives none"
     return listed if hint.startswith("there are") or not hint else f"{hint} ({listed})"
 
 
@@ -241,7 +241,7 @@ def _forms(key: str) -> Iterator[str]:
 
 
 @cache
-def _given(file: Path) -> frozenset[str]:
+def _named_values(file: Path) -> frozenset[str]:
     """The values that the module beside a prompt gives to it by name, as its source says.
 
     A call that renders a prompt whose name is computed may mean any that no other names.

@@ -215,10 +215,11 @@ def _inputs(recipe: Recipe, step: Step, files: FileDigests) -> Iterator[BundleIn
             patterns = written.get(option.name)
             shown = patterns if isinstance(patterns, str) else ", ".join(patterns or ())
             yield _input(step.name, option.name, shown, [Path(p) for p in paths], files)
-    for path in step.stage.input_files(step.options):
-        inside = path.is_relative_to(ROOT)
-        shown = path.relative_to(ROOT).as_posix() if inside else path.name
-        yield _input(step.name, None, shown, [path], files)
+    if own := step.stage.input_files(step.options):
+        folder = Path(os.path.commonpath([path.parent for path in own]))
+        inside = folder.is_relative_to(ROOT)
+        shown = folder.relative_to(ROOT).as_posix() if inside else folder.name
+        yield _input(step.name, None, shown, own, files)
 
 
 def _input(

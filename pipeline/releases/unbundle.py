@@ -14,10 +14,9 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
-from pipeline import ROOT
 from pipeline.errors import UserError
 from pipeline.hints import display
 from pipeline.recipe.code_hash import code_hash, prompt_digests
@@ -161,7 +160,7 @@ def _recipe(
     if missing:
         raise _inputs_error(path, missing)
     recipe = Recipe.from_text(text, path, changes, profile)
-    if other := list(_unlisted(bundle, recipe)):
+    if other := [*_wrong_own_files(bundle, recipe, store.files()), *_unlisted(bundle, recipe)]:
         raise _inputs_error(path, other)
     return recipe
 
@@ -227,14 +226,10 @@ def _unpack_prompts(
 def _missing(bundle: Bundle, content: Any, folder: Path, files: FileDigests) -> Iterator[str]:
     """What the bundle lists and is not here, or another one: with what was expected."""
     stages, models = _sections(content, "stages"), _sections(content, "models")
-    for listed in bundle["inputs"]:
-        if listed["option"] is None:
-            inside = ".." not in PurePosixPath(listed["path"]).parts
-            paths: Sequence[str] = [str(ROOT / listed["path"].lstrip("/"))] if inside else []
-        else:
-            options = stages.get(listed["stage"], {}).get("with")
-            written = options.get(listed["option"]) if isinstance(options, dict) else None
-            paths, _ = resolve(written, folder) if written else ((), None)
+    for listed in (entry for entry in bundle["inputs"] if entry["option"] is not None):
+        options = stages.get(listed["stage"], {}).get("with")
+        written = options.get(listed["option"]) if isinstance(options, dict) else None
+        paths, _ = resolve(written, folder) if written else ((), None)
         existing = [Path(path) for path in paths if Path(path).is_file()]
         yield from _wrong_files(listed, existing, files)
     here = [e for name, raw in models.items() for e in model_files(name, raw, folder, files)]
@@ -251,7 +246,8 @@ def _missing(bundle: Bundle, content: Any, folder: Path, files: FileDigests) -> 
 
 def _wrong_files(listed: BundleInput, here: list[Path], files: FileDigests) -> Iterator[str]:
     """The files of an input that are not as the bundle lists them, in the order of a stage."""
-    where = f"stages.{listed['stage']}.with.{listed['option'] or '(shipped)'}: {listed['path']}"
+    option = f".with.{listed['option']}" if listed["option"] else ""
+    where = f"stages.{listed['stage']}{option}: {listed['path']}"
     actual = dict(zip([path.name for path in here], files.get_many(here), strict=True))
     hashes = Counter(actual.values())
     for file in listed["files"]:
@@ -268,6 +264,17 @@ def _wrong_files(listed: BundleInput, here: list[Path], files: FileDigests) -> I
         yield f"{where}: {path.name} is one file too many"
 
 
+def _wrong_own_files(bundle: Bundle, recipe: Recipe, files: FileDigests) -> Iterator[str]:
+    """The same of what a stage reads by itself: shipped files, the folder of a data set.
+
+    Which files these are the stage says, once its options are bound.
+    """
+    for listed in (entry for entry in bundle["inputs"] if entry["option"] is None):
+        step = recipe.steps.get(listed["stage"])
+        if step is not None:
+            yield from _wrong_files(listed, step.stage.input_files(step.options), files)
+
+
 def _unlisted(bundle: Bundle, recipe: Recipe) -> Iterator[str]:
     """Files that the recipe would read and the bundle does not list."""
     listed = {(entry["stage"], entry["option"]) for entry in bundle["inputs"]}
@@ -276,6 +283,8 @@ def _unlisted(bundle: Bundle, recipe: Recipe) -> Iterator[str]:
             reads = option.names_files and getattr(step.options, option.name)
             if reads and (step.name, option.name) not in listed:
                 yield f"stages.{step.name}.with.{option.name}: the bundle does not list it"
+        if step.stage.input_files(step.options) and (step.name, None) not in listed:
+            yield f"stages.{step.name}: the bundle does not list what it reads"
 
 
 def _inputs_error(path: Path, problems: Iterable[str]) -> UserError:

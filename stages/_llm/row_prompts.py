@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
@@ -24,7 +24,7 @@ from schemas.records import digest
 from schemas.turns import View
 from stages._llm.row_values import PARTS, check_names, columns_of, row_values
 from stages._llm.rows import Rejection
-from stages._llm.templates import NullValue, Template, TemplateMistake
+from stages._llm.templates import NullValue, Template, TemplateMistake, compile_template
 
 EXAMPLES: Final = "examples"
 """What a template calls the few-shot rows; the edge that they come on has the same name."""
@@ -107,11 +107,6 @@ def _source(prompt: str | None, files: tuple[str, ...]) -> str:
         raise OptionError("prompt_file", f"must be text in UTF-8, got {files[0]}") from None
 
 
-@cache
-def _template(source: str) -> Template:
-    return Template(source)
-
-
 def compiled(option: str, source: str) -> Template:
     """The template of an option.
 
@@ -123,7 +118,7 @@ def compiled(option: str, source: str) -> Template:
         OptionError: It is no template.
     """
     try:
-        return _template(source)
+        return compile_template(source)
     except TemplateMistake as error:
         raise OptionError(option, str(error)) from None
 

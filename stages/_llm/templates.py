@@ -153,6 +153,8 @@ def _environment() -> _Sandbox:
     )
     environment.globals = {name: environment.globals[name] for name in ("namespace", "range")}
     environment.filters |= {"bounded": _bounded, "tojson": to_json, "fromjson": _from_json}
+    # The same row gives the same prompt.
+    del environment.filters["random"]
     environment.tests["none"] = lambda value: value is None or isinstance(value, Null)
     return environment
 
@@ -222,6 +224,20 @@ class Template:
         return "".join(parts)
 
 
+@cache
+def compile_template(source: str) -> Template:
+    """A template, compiled once.
+
+    Args:
+        source: Its text.
+
+    Raises:
+        TemplateMistake: The text is no template that may be rendered.
+    """
+    return Template(source)
+
+
+@cache
 def condition(source: str) -> Template:
     """The template of a condition, which writes `true` where it holds.
 

@@ -102,6 +102,40 @@ def languages(rows: pl.DataFrame) -> list[dict[str, Any]]:
     return counts.sort(["rows", "language"], descending=[True, False]).to_dicts()
 
 
+def ids_before_redaction(rows: pl.DataFrame) -> pl.Series:
+    """The ids of rows as they were written: taking secrets out of a row makes it no other one.
+
+    Args:
+        rows: With `id`, and with `parents` and `redacted` where `rewrite.redact` ran.
+    """
+    if "redacted" not in rows.columns:
+        return rows["id"]
+    is_redacted = pl.col("redacted").list.len().fill_null(0) > 0
+    before = pl.when(is_redacted).then(pl.col("parents").list.first())
+    return rows.select(pl.coalesce(before, "id").alias("id"))["id"]
+
+
+def ablations(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What the stages `report.ablation` of a release found: their stage and their comparisons.
+
+    Args:
+        snapshot: The release's rows.
+
+    Raises:
+        UserError: Such a result is damaged.
+    """
+    results = []
+    for stage in snapshot.stages.values():
+        if stage.uses == "report.ablation" and stage.artifact:
+            result = json.loads((stage.artifact.verified_files() / "ablation.json").read_text())
+            eval_rows = result["counts"]["eval_rows"]["rows"]
+            comparisons = result["comparisons"]
+            results.append(
+                {"stage": stage.name, "eval_rows": eval_rows, "comparisons": comparisons}
+            )
+    return results
+
+
 def written(snapshot: Snapshot, release: Release, ids: pl.Series) -> list[dict[str, Any]]:
     """How many of the published rows the language models of each stage wrote.
 

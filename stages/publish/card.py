@@ -32,7 +32,7 @@ from stages.publish import _facts, _published, _shards
 from stages.publish._markdown import block, code, quoted
 from stages.publish.citations import bibtex
 from stages.publish.croissant import croissant
-from stages.publish.licenses import Whole, whole
+from stages.publish.licenses import Whole, terms, whole
 
 __all__ = ["card", "croissant", "facts"]
 
@@ -144,10 +144,12 @@ def facts(
         `languages` and `license` of the whole; `written`, the rows of each generator;
         `methods`, all stages that the rows need, of which they `passed` some; `later`, the
         other stages; `models`; `reasons` of dropped rows; `chosen`, the stages that chose;
+        `ablations`, which compare what was chosen with other rows;
         `samples`; `changes` (None for the first release); `load_arguments`; `trainer` (None
         where TRL does not read the files); `command`, `bibtex` and `limits`.
     """
-    rows = _facts.published_rows(snapshot, release, ["origins", "language"])
+    columns = ["origins", "language", "parents", "redacted"]
+    rows = _facts.published_rows(snapshot, release, columns)
     through = _facts.upstream(release)
     names = {stage["name"] for stage in through}
     methods = _facts.methods(through)
@@ -162,7 +164,8 @@ def facts(
         "loadable": _shards.loadable(configs),
         "sources": _facts.sources(rows),
         "languages": _facts.languages(rows),
-        "written": _facts.written(snapshot, release, rows["id"]),
+        "written": _facts.written(snapshot, release, _facts.ids_before_redaction(rows)),
+        "ablations": _facts.ablations(snapshot),
         "methods": methods,
         "models": [
             {**model, "name": _facts.model_name(model["identity"])} for model in release["models"]
@@ -263,17 +266,25 @@ def front_matter(values: Mapping[str, Any]) -> str:
 def license_fields(license_: Whole) -> dict[str, str]:
     """The license of the whole in the front matter: an id of the hub, or `other` with a name.
 
+    The hub shows `other` as a link: to the text of a license that has an SPDX id, else to the
+    card, which names the license of every source.
+
     Args:
         license_: The license of the whole.
 
     >>> license_fields(whole(["MIT"])), license_fields(whole(["MIT", "Apache-2.0"]))["license_name"]
     ({'license': 'mit'}, 'apache-2.0-and-mit')
+    >>> license_fields(whole(["CC-BY-SA-2.0"]))["license_link"]
+    'https://spdx.org/licenses/CC-BY-SA-2.0.html'
     """
     if license_.id != "other":
         return {"license": license_.id}
     # The hub takes an id here, in small letters and without spaces.
     name = re.sub(r"[^a-z0-9.]+", "-", license_.name.lower()).strip("-.")
-    return {"license": "other", "license_name": name or "mixed"}
+    has_id = re.fullmatch(r"[A-Za-z0-9.-]+", license_.name) and terms(license_.name).known
+    has_text = has_id and not license_.name.startswith("LicenseRef-")
+    link = f"https://spdx.org/licenses/{license_.name}.html" if has_text else "README.md"
+    return {"license": "other", "license_name": name or "mixed", "license_link": link}
 
 
 def common_languages(languages: Sequence[Mapping[str, Any]], num_rows: int) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pipeline.execution.snapshot import Snapshot
 from pipeline.store.artifact import Artifact
+from pipeline.terminal import visible
 from stages.report._page.ablations import ablations
 from stages.report._page.columns import by_origin, lengths, stage_columns
 from stages.report._page.cost import costs
@@ -59,7 +60,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         "placeholder": PLACEHOLDER,
     }
     script = (PARTS / "page.js").read_text("utf-8")
-    html: str = _template().render(
+    html = _template().render(
         title=title or snapshot.title,
         style=(PARTS / "page.css").read_text("utf-8"),
         script=script,
@@ -71,7 +72,7 @@ def page(snapshot: Snapshot, against: Snapshot | None = None, title: str | None 
         **_sections(snapshot, rows),
         differences=differences(against, snapshot) if against else None,
     )
-    return html
+    return visible(html)  # a row may turn the order of reading round
 
 
 def _sections(snapshot: Snapshot, rows: Rows) -> dict[str, Any]:

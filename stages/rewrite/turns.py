@@ -14,6 +14,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
+from pipeline.models.counting import is_counting
 from pipeline.stage import ALL, Edges, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages._common.option_types import Distinct
@@ -115,6 +116,10 @@ def turns(
             for name in each:
                 chosen[name].append(own and own[name])
     frame = rows_to_frame(records, source, {})
+    if is_counting():  # stand-ins for answers are all alike
+        frame = frame.with_columns(
+            pl.lit(None, pl.String).alias(name) for name in ("drop_reason", "evidence")
+        )
     carried = rows.drop(*RECORD_COLUMNS, strict=False)[pl.Series(indices, dtype=pl.UInt32)]
     carried = carried.with_columns(
         pl.Series(name, chosen[name], dtype=carried[name].dtype.inner)  # type: ignore[attr-defined]

@@ -221,7 +221,7 @@ def test_a_budget_that_will_not_do_is_told_beforehand(tmp_path: Path, port: int)
     together = sum(estimate.expected.tokens or 0 for estimate in expected.values())
     assert warning == f"the budget of the run is 9 tokens; at most {together:,} are expected"
     shown = plan_table(estimates(plan(limited, opened), expected), plan_totals(expected))
-    assert f"<= {tokens}" in shown
+    assert f"<= {tokens:,}" in shown
     assert "requests are expected" not in shown
 
 

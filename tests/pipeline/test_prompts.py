@@ -184,11 +184,11 @@ def test_every_prompt_has_a_name_that_finds_it_and_can_stand_for_itself() -> Non
             assert keys.setdefault(prompt.name, prompt.key) == prompt.key
             assert prompt_key(prompt.name, []) == prompt.key
             assert prompt.used <= prompt.variables
-            found, problems = read_prompts(
+            templates, problems = read_prompts(
                 {prompt.name: str(prompt.file)}, ROOT, [stage], complete=True
             )
-            assert (problems, [one.name for one in found]) == ([], [prompt.key])
-            assert found[0].digest == prompt_digests(stage)[prompt.key]
+            assert (problems, [one.name for one in templates]) == ([], [prompt.key])
+            assert templates[0].digest == prompt_digests(stage)[prompt.key]
     shipped = {p for p in (ROOT / "stages").rglob("prompts/**/*.jinja") if ".answer." not in p.name}
     assert {ROOT / key for key in keys.values()} == shipped
     assert {"judge/quality", "arena/verdict", "backtranslate/humback/instruction"} <= {*keys}
@@ -295,13 +295,13 @@ def test_a_changed_prompt_makes_a_release_and_the_bundle_carries_it(
     folder: Path, server: tuple[FakeServer, int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (folder / "my").mkdir()
-    mine = folder / "my/quality.jinja"
-    mine.write_text("Rate {{ response }} of {{ conversation }}")
+    template = folder / "my/quality.jinja"
+    template.write_text("Rate {{ response }} of {{ conversation }}")
     path = folder / "own.yaml"
     path.write_text(path.read_text() + "prompts: {judge/quality: my/quality.jinja}\n")
     at = ("--store", str(folder / "store"))
     for text, version in (("Rate", "1.0"), ("Rate", "1.0"), ("Judge", "2.0")):
-        mine.write_text(f"{text} {{{{ response }}}} of {{{{ conversation }}}}")
+        template.write_text(f"{text} {{{{ response }}}} of {{{{ conversation }}}}")
         assert call("run", str(path), *at).code == 0
         bundle = str(folder / "own.zip")
         done = call("release", str(path), *at, "--bundle", bundle, "--journal")

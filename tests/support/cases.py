@@ -15,6 +15,7 @@ from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
+from stages.generate.column.outputs import Label, Structured, Text
 from stages.generate.from_documents import (
     AgentInstruct,
     Aitp,
@@ -31,10 +32,14 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
+from stages.score.column import Labels, Scale
 from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
+FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
+"""Fields of an answer, as the teacher gives them."""
+
 LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
@@ -115,6 +120,13 @@ def _cases() -> list[Case]:
         edges = {"rows": _ROWS}
         return case("generate.system_prompt", method.name, edges, method=method, **options)
 
+    def own(stage: str, **options: Any) -> Case:
+        """A prompt of the recipe's own."""
+        (option,) = (v for v in options.values() if hasattr(v, "name"))
+        prompted = {"model": MODEL, "prompt": "Look at this: {{ response }}", **options}
+        prompted |= {"max_tokens": LIMIT} if stage == "generate.column" else {}
+        return Case(stage, option.name, {"rows": _ANSWERS}, prompted)
+
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
     judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
@@ -146,6 +158,12 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
+        own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
+        *(
+            own("score.column", answer=answer)
+            for answer in (Scale(), Labels(labels=("good", "bad")))
+        ),
         *(
             case("generate.from_documents", method.name, prose, max_passages=9, method=method)
             for method in (
@@ -210,6 +228,14 @@ def _more_cases() -> list[Case]:
     return [
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("generate.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
+        ),
+        Case(
+            *("score.column", "", {"rows": _ROWS}),
+            {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},
+        ),
     ]
 
 

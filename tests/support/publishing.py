@@ -46,11 +46,17 @@ class Released(NamedTuple):
         return folder
 
 
-def released(folder: Path, stages: Mapping[str, Any], name: str = "chat") -> Released:
-    """Run a recipe without models, and release what it gives; the next version if it is there."""
+def released(
+    folder: Path,
+    stages: Mapping[str, Any],
+    name: str = "chat",
+    models: Mapping[str, Any] | None = None,
+) -> Released:
+    """Run a recipe and release what it gives; the next version if it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.yaml"
-    path.write_text(json.dumps({"name": name, "stages": stages}, ensure_ascii=False), "utf-8")
+    content = {"name": name, "models": models or {}, "stages": stages}
+    path.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
     recipe, store = Recipe.load(str(path)), Store(folder / "store")
     assert run(recipe, store.root) == Exit.DONE
     return Released(store, create(recipe, store).release)

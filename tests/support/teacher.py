@@ -30,6 +30,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Say A, B or tie", "A"),
     ("a single number:", "4"),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
+    ("Answer with one of these and nothing else: good, bad.", "good"),
+    ("Answer with a number from 1 to 5", "4"),
     (
         "Answer with one JSON object and nothing else",
         json.dumps({"difficulty": 3, "reason": "It is long.", "level": "hard"}),

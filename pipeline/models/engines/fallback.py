@@ -39,14 +39,14 @@ class Fallback:
         identity: dict[str, Any],
         instead_of: Mapping[str, Any],
         ctx: EngineContext,
-        open_engine: Callable[[], JournaledEngine],
+        open_engine: Callable[[], Any],
     ) -> None:
         self._model, self._identity, self._instead_of = model, identity, instead_of
         self._ctx, self._open = ctx, open_engine
 
     @cached_property
     def _engine(self) -> JournaledEngine:
-        engine = self._open()
+        engine: JournaledEngine = self._open()
         engine.instead_of = self._instead_of
         return engine
 

@@ -229,7 +229,8 @@ class HttpClient:
         except AbsurdError as error:
             return Failure(f"the server's answer cannot be right: {self._one_line(error)}")
         except LeakError:
-            return Failure("the server's answer holds its key in pieces, so it is not stored")
+            why = "the server's answer holds its key in pieces, so it is not stored"
+            return Failure(why, billed(parsed))
         except RecursionError:
             return Retry("the answer is no valid JSON")
         message = self._one_line(error_message(clean))
@@ -313,7 +314,7 @@ class HttpClient:
             UserError: The account has no money or no quota left.
         """
         message = self._one_line(error_message(content))
-        if quota_is_used_up(response.status_code, response.content):
+        if quota_is_used_up(response.status_code, content):
             why = f"the server answered {response.status_code}: {message}"
             raise quota_error(self.base_url, why)
         return message

@@ -34,26 +34,20 @@ PER_DAY: Final = "PerDay"
 """In the name of one of Gemini's quotas: of those by the minute, waiting helps."""
 
 
-def quota_is_used_up(status: int, content: bytes) -> bool:
+def quota_is_used_up(status: int, content: Any) -> bool:
     """Whether an error says that nothing more is answered until somebody pays, or for the day.
 
     Args:
         status: The status code, not that of a success.
-        content: The body.
+        content: The body, parsed; the text where it is no JSON.
 
     Example:
-        >>> quota_is_used_up(429, b'{"error": {"code": "insufficient_quota"}}')
+        >>> quota_is_used_up(429, {"error": {"code": "insufficient_quota"}})
         True
-        >>> quota_is_used_up(429, b'{"error": {"code": "rate_limit_exceeded"}}')
+        >>> quota_is_used_up(429, {"error": {"code": "rate_limit_exceeded"}})
         False
     """
-    if status == PAYMENT_REQUIRED:
-        return True
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        return False
-    return any(_is_quota(error) for error in _errors(body))
+    return status == PAYMENT_REQUIRED or any(_is_quota(error) for error in _errors(content))
 
 
 def quota_error(where: str, why: str) -> UserError:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pipeline.models.api import Limits
-from pipeline.models.budget import Usage
 from pipeline.models.http.rate_limit import RateLimiter, backoff
 from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.requests import Discarded, Failure, PreparedRequest
@@ -214,8 +213,6 @@ class Scheduler:
 
     def _release(self, request: PreparedRequest, result: Retry) -> None:
         """Replace the reservation of an attempt without an answer by what it is billed."""
-        if result.billed is None:
-            self.gate.reconcile(request)
-            return
-        self.gate.reconcile(request, Usage.of(1, result.billed, self.gate.billing.price))
-        self.deliver(request, Discarded(result.billed))
+        self.gate.reconcile(request, result.billed)
+        if result.billed is not None:
+            self.deliver(request, Discarded(result.billed))

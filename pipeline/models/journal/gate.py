@@ -5,15 +5,18 @@ What is promised about budgets is in `pipeline.models.budget`; here it is kept.
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from pipeline.models.budget import NOTHING, PROBES, Budget, Price, Usage
-from pipeline.models.journal.spending import Account, InFlight
+from pipeline.models.journal.spending import Account, Charge, InFlight
 from pipeline.models.journal.usage import TokenUsage
 
 if TYPE_CHECKING:
+    from pipeline.models.journal.journal import Journal
     from pipeline.models.journal.requests import PreparedRequest
 
 
@@ -35,6 +38,19 @@ class Billing:
         """To what the requests of a stage are charged."""
         currency = self.price.currency if self.price else ""
         return Account(budget.recipe, budget.stage, self.model, currency)
+
+    def charge(self, budget: Budget, billed: Sequence[TokenUsage]) -> Charge | None:
+        """What some answers are billed together; None for no answers.
+
+        Args:
+            budget: The stage's.
+            billed: The tokens of each.
+        """
+        if not billed:
+            return None
+        tokens = sum(billed, TokenUsage())
+        money = self.price.money(tokens) if self.price else 0.0
+        return Charge(self.account(budget), len(billed), tokens, money)
 
 
 UNBILLED: Final = Billing()
@@ -63,6 +79,28 @@ class Gate:
     _open: Usage = field(default_factory=Usage)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @classmethod
+    def of(
+        cls, missing: frozenset[str], budget: Budget, billing: Billing, journal: Journal
+    ) -> Gate:
+        """A gate that knows what the journal knows, and makes durable there what is in flight.
+
+        Args:
+            missing: Keys of the requests without an answer.
+            budget: The limits that apply.
+            billing: Who bills the requests; what is in flight matters if somebody does.
+            journal: The journal.
+        """
+        billed = missing and billing.metered and (billing.price or budget.spans_runs)
+        in_flight = InFlight(journal.path, billing.account(budget)) if billed else None
+        gate = cls(missing, budget, billing, in_flight)
+        if missing and gate._learns and billing.model not in budget.beyond:
+            lengths = journal.lengths(json.loads(billing.model))
+            if lengths is not None:
+                longer = TokenUsage(completion=lengths.beyond)
+                budget.beyond[billing.model] = Usage.of(0, longer, billing.price)
+        return gate
+
     def admit(self, request: PreparedRequest) -> bool:
         """Whether it may be sent now. If not: once others are reconciled, or never."""
         longest = TokenUsage(prompt=request.prompt_tokens, completion=request.decoding.max_tokens)
@@ -89,13 +127,14 @@ class Gate:
         """Whether no admitted request is open: a request refused now is refused for good."""
         return not self._reserved
 
-    def reconcile(self, request: PreparedRequest, actual: Usage = NOTHING) -> None:
+    def reconcile(self, request: PreparedRequest, billed: TokenUsage | None = None) -> None:
         """Replace the reservation of an attempt that has ended, if there is one.
 
         Args:
             request: The request.
-            actual: What it was billed; nothing by default.
+            billed: What it was billed; None for nothing.
         """
+        actual = NOTHING if billed is None else Usage.of(1, billed, self.billing.price)
         with self._lock:
             reserved = self._reserved.pop(request.key, None)
             self.budget.reconcile(reserved or NOTHING, actual)

@@ -76,7 +76,7 @@ SELECT key, CAST(request AS BLOB), CAST(response AS BLOB), answers, checksum, se
 FROM responses ORDER BY key
 """
 NEWEST = """
-SELECT key, CAST(response AS BLOB), checksum
+SELECT key, CAST(response AS BLOB), checksum, request -> '$.decoding.max_tokens'
 FROM (SELECT key, request, response, checksum FROM responses ORDER BY rowid DESC LIMIT 20000)
 WHERE request -> '$.model' = ? LIMIT ?
 """
@@ -100,6 +100,20 @@ class JournalEntry(NamedTuple):
     request: str
     response: RawResponse
     sent: str | None = None
+
+
+class Lengths(NamedTuple):
+    """Tokens of a model's requests.
+
+    Attributes:
+        prompt: Of a prompt, on average.
+        answer: Of an answer, on average.
+        beyond: The most by which an answer was billed beyond its `max_tokens`.
+    """
+
+    prompt: float
+    answer: float
+    beyond: int = 0
 
 
 class StoredEntry(NamedTuple):
@@ -265,24 +279,26 @@ class Journal:
             return {}
         return dict(self._connection.execute("SELECT digest, name FROM models"))
 
-    def lengths(self, model: Mapping[str, Any]) -> tuple[float, float] | None:
-        """Mean tokens of prompts and of answers, of a model's newest requests.
+    def lengths(self, model: Mapping[str, Any]) -> Lengths | None:
+        """What is known of a model's requests from its newest ones; None without any.
 
         Args:
             model: The model's identity.
-
-        Returns:
-            (prompt tokens, answer tokens), or None for a model without any request.
         """
         with _errors_explained(self.path):
             rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
-            loaded = [(key.hex(), _loaded(key, *stored)) for key, *stored in rows]
-        responses = [parse_stored(self.path, key, value) for key, value in loaded if value]
-        if not responses:
+            loaded = [(key, _loaded(key, *stored), limit) for key, *stored, limit in rows]
+        answers = [
+            (parse_stored(self.path, key.hex(), value), int(limit or 0))
+            for key, value, limit in loaded
+            if value
+        ]
+        if not answers:
             return None
-        prompts = sum(response.prompt_tokens for response in responses)
-        answers = sum(response.completion_tokens for response in responses)
-        return prompts / len(responses), answers / len(responses)
+        prompts = sum(answer.prompt_tokens for answer, _ in answers)
+        completions = sum(answer.completion_tokens for answer, _ in answers)
+        beyond = max(answer.completion_tokens - limit for answer, limit in answers)
+        return Lengths(prompts / len(answers), completions / len(answers), max(0, beyond))
 
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""

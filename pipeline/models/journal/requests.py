@@ -12,7 +12,6 @@ those out: a resumed run sends the remaining requests in the same batches and or
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import blake2b
@@ -27,19 +26,15 @@ from pipeline.models.base import (
     Reasoning,
     Request,
 )
-from pipeline.models.budget import NOTHING, Budget, Usage
 from pipeline.models.journal.answers import answer_logprobs, answer_of
+from pipeline.models.journal.charges import BYTES_PER_TOKEN, billed_tokens
 from pipeline.models.journal.gate import UNBILLED, Billing, Gate
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
-from pipeline.models.journal.responses import ParsedResponse, RawResponse, parse_response
-from pipeline.models.journal.spending import Charge, InFlight
-from pipeline.models.journal.usage import TokenUsage, usage_of
+from pipeline.models.journal.responses import ParsedResponse, RawResponse
+from pipeline.models.journal.usage import TokenUsage
 from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from pipeline.store.hashing import encode
-
-BYTES_PER_TOKEN: Final = 3
-"""A low guess, to estimate the tokens of texts that only the server tokenizes."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,11 @@ class Failure:
 
     Args:
         why: The reason, for the row's `error`.
+        billed: What is billed for it all the same; None for nothing.
     """
 
     why: str
+    billed: TokenUsage | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,10 @@ class Discarded:
     """An answer that is billed and cannot be used; its request is not done with it.
 
     Args:
-        tokens: What it is billed.
+        billed: What it is billed.
     """
 
-    tokens: TokenUsage
+    billed: TokenUsage
 
 
 @dataclass(frozen=True)
@@ -258,7 +255,8 @@ def complete(
     """
     unique = {p.key: p for p in prepared if p.error is None}
     responses = journal.get_many(list(unique))
-    gate = _gate(frozenset(unique.keys() - responses.keys()), journal, ctx.budget, billing)
+    missing = frozenset(unique.keys() - responses.keys())
+    gate = Gate.of(missing, ctx.budget, billing, journal)
     ctx.count(cached=len(responses))
     failures: dict[str, str] = {}
     ended: set[str] = set()
@@ -279,13 +277,6 @@ def complete(
     return [completion_of(p, _parsed(journal, p, responses), failures.get(p.key)) for p in prepared]
 
 
-def _gate(missing: frozenset[str], journal: Journal, budget: Budget, billing: Billing) -> Gate:
-    """The gate of some requests; what is in flight is durable where somebody bills it."""
-    billed = billing.metered and (billing.price is not None or budget.spans_runs)
-    in_flight = InFlight(journal.path, billing.account(budget)) if billed and missing else None
-    return Gate(missing, budget, billing, in_flight)
-
-
 def _store(
     batch: Batch, journal: Journal, gate: Gate, ctx: EngineContext
 ) -> dict[str, dict[str, Any]]:
@@ -294,54 +285,31 @@ def _store(
     Returns:
         The responses by key, as the journal has them.
     """
-    answers = [(p, r) for p, r in batch if isinstance(r, str | dict)]
-    discarded = [(p, r.tokens) for p, r in batch if isinstance(r, Discarded)]
-    billed = [(p, _billed_tokens(p, r)) for p, r in answers]
-    price, account = gate.billing.price, gate.billing.account(ctx.budget)
-    count = len(billed) + len(discarded)
-    tokens = sum((t for _, t in [*billed, *discarded]), TokenUsage())
-    charge = Charge(account, count, tokens, price.money(tokens) if price else 0.0)
-    journal.put_many(
-        [JournalEntry(p.key, p.payload, response, p.sent) for p, response in answers],
-        charge if count else None,
-    )
-    _count(ctx, charge, unanswered=len(batch) - count)
-    actual = {p.key: Usage.of(1, tokens, price) for p, tokens in billed}
-    for request, response in batch:
-        # What was thrown away is reconciled at once: its request is sent again meanwhile.
-        if not isinstance(response, Discarded):
-            gate.reconcile(request, actual.get(request.key, NOTHING))
-    return journal.get_many([p.key for p, _ in answers])
+    entries = [
+        JournalEntry(p.key, p.payload, result, p.sent)
+        for p, result in batch
+        if not isinstance(result, Failure | Discarded)
+    ]
+    billed = [_billed(prepared, result) for prepared, result in batch]
+    charge = gate.billing.charge(ctx.budget, [tokens for tokens in billed if tokens is not None])
+    journal.put_many(entries, charge)
+    ctx.count(**(charge.counters() if charge else {}))
+    if failed := sum(isinstance(r, Failure) for _, r in batch):
+        ctx.count(unanswered=failed)
+    for (request, result), tokens in zip(batch, billed, strict=True):
+        # What was thrown away is reconciled already: its request is sent again meanwhile.
+        if not isinstance(result, Discarded):
+            gate.reconcile(request, tokens)
+    return journal.get_many([entry.key for entry in entries])
 
 
-def _count(ctx: EngineContext, charge: Charge, unanswered: int) -> None:
-    """Add what was billed to the counters of the stage."""
-    tokens = charge.tokens
-    counts = {"cached_prompt_tokens": tokens.cached, "reasoning_tokens": tokens.reasoning}
-    if charge.requests:
-        used = {"prompt_tokens": tokens.prompt, "completion_tokens": tokens.completion}
-        ctx.count(requests=charge.requests, **used, **{k: n for k, n in counts.items() if n})
-    if unanswered:
-        ctx.count(unanswered=unanswered)
-
-
-def _billed_tokens(prepared: PreparedRequest, response: RawResponse) -> TokenUsage:
-    """What an answer is billed.
-
-    Where a server does not report tokens they are estimated, so that a budget holds there
-    too.
-    """
-    raw = json.loads(response) if isinstance(response, str) else response
-    tokens = usage_of(raw)
-    if tokens.prompt and tokens.completion:
-        return tokens
-    parsed = parse_response(raw)
-    written = len(parsed.text.encode()) + len(parsed.reasoning.encode())
-    return replace(
-        tokens,
-        prompt=tokens.prompt or prepared.prompt_tokens,
-        completion=tokens.completion or -(-written // BYTES_PER_TOKEN),
-    )
+def _billed(
+    prepared: PreparedRequest, result: RawResponse | Failure | Discarded
+) -> TokenUsage | None:
+    """What a result is billed; None for nothing."""
+    if isinstance(result, Failure | Discarded):
+        return result.billed
+    return billed_tokens(result, prepared.prompt_tokens)
 
 
 def _parsed(

@@ -108,6 +108,14 @@ class Charge:
     tokens: TokenUsage
     money: float
 
+    def counters(self) -> dict[str, int]:
+        """The counters of a stage to which it is added."""
+        tokens = self.tokens
+        counts = {"prompt_tokens": tokens.prompt, "completion_tokens": tokens.completion}
+        some = {"cached_prompt_tokens": tokens.cached, "reasoning_tokens": tokens.reasoning}
+        counts |= {name: count for name, count in some.items() if count}
+        return {"requests": self.requests, **counts}
+
 
 @dataclass(frozen=True)
 class Spending:

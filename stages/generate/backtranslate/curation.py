@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from pipeline.models.base import Decoding, Engine, Scored
-from pipeline.types import Count, option_group
+from pipeline.types import Count, Fraction, option_group
 from stages._llm.drafts import Draft, filter_drafts, generate_field, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
@@ -51,10 +51,13 @@ class LikelihoodRating:
     Args:
         name: "likelihood".
         min_score: The lowest score of a kept pair; null keeps any.
+        min_mass: The least probability that the five must have together after "Score: "; with
+            less the pair is dropped as `unreadable`. 0: whatever a weak model would rather write.
     """
 
     name: Literal["likelihood"] = "likelihood"
     min_score: MinScore | None = 5
+    min_mass: Fraction = 0.0
 
 
 Curation = Annotated[TextRating | LikelihoodRating, Field(discriminator="name")]
@@ -73,7 +76,7 @@ def curate(engine: Engine, drafts: Sequence[Draft], curation: Curation, seed: in
     if isinstance(curation, TextRating):
         curate_by_text(engine, drafts, curation, seed)
     else:
-        curate_by_likelihood(engine, drafts)
+        curate_by_likelihood(engine, drafts, curation.min_mass)
 
     def rejection(draft: Draft) -> Rejection | None:
         value = draft["curation_score"]
@@ -107,16 +110,25 @@ def curate_by_text(
             draft.fields["curation_score"] = float(draft["score"])
 
 
-def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft]) -> None:
-    """Set `curation_score` to sum n p(n), p the softmax of the five log-likelihoods."""
+def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft], min_mass: float = 0) -> None:
+    """Set `curation_score` to sum n p(n), p the softmax of the five log-likelihoods.
+
+    Args:
+        engine: The model that rates.
+        drafts: Pairs of `instruction` and `passage`.
+        min_mass: The least probability of the five together; with less a pair is dropped.
+    """
     pairs = [draft for draft in drafts if draft.active]
     sequences = [s for draft in pairs for s in ratings(engine, draft)]
     totals = [float(values.sum()) for values in engine.loglikelihood(sequences)]
     logits = np.array(totals, np.float64).reshape(len(pairs), len(RATINGS))
     weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     means = weights @ np.array(RATINGS) / weights.sum(axis=1)
-    for draft, mean in zip(pairs, means.tolist(), strict=True):
+    masses = np.exp(logits).sum(axis=1)
+    for draft, mean, mass in zip(pairs, means.tolist(), masses.tolist(), strict=True):
         draft.fields["curation_score"] = mean
+        if mass < min_mass:
+            draft.reject("unreadable", mass=mass, min_mass=min_mass)
 
 
 def ratings(engine: Engine, draft: Draft) -> list[Scored]:

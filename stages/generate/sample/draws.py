@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OptionError, UserError
-from stages._llm.templates import NullValue, Template, TemplateMistake, condition
+from stages._llm.templates import NullValue, Template, TemplateMistake, compile_template, condition
 from stages.generate.sample.samplers import (
     Categorical,
     Constant,
@@ -175,7 +175,7 @@ def _rendered(template: Template, values: Mapping[str, Any], what: str, row: str
 
 def _read(sampler: Expression, values: Mapping[str, Any], column: str, row: str) -> Any:
     """The value of an expression; null where it would write a null."""
-    text = _rendered(Template(sampler.template), values, column, row)
+    text = _rendered(compile_template(sampler.template), values, column, row)
     if text is None or sampler.type == "text":
         return text
     try:

@@ -22,6 +22,7 @@ from stages.load._files.json_lines import (
     UNDECODED,
     Position,
     check_values,
+    reason_of,
 )
 from stages.load._files.stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
 from stages.load._files.window import Window
@@ -238,7 +239,8 @@ class _Rows:
             except json.JSONDecodeError as error:
                 is_short = error.pos + _TOKEN >= len(text) or error.msg.startswith("Unterminated")
                 if not (is_short and not window.complete):
-                    why = f"invalid JSON: {error.msg} (character {error.pos - start} of the row)"
+                    where = f"(character {error.pos - start} of the row)"
+                    why = f"invalid JSON: {reason_of(error, text)} {where}"
                     return _Element(None, start, why, False)
             except (ValueError, RecursionError, MemoryError) as error:
                 return _Element(None, start, f"invalid JSON: {error}", False)

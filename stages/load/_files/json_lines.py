@@ -66,15 +66,20 @@ def _parse(line: bytes) -> tuple[Any, str | None]:
         if error.msg == "Extra data" and text[error.pos :].strip() == ",":
             return None, "invalid JSON: a comma behind the row, where JSON lines have none"
         where = f"(character {error.pos} of the line)"
-        return None, f"invalid JSON: {_reason(error, text)} {where}"
+        return None, f"invalid JSON: {reason_of(error, text)} {where}"
     except (ValueError, RecursionError, MemoryError) as error:
         # A number too long, a nesting too deep, more values than memory holds.
         return None, str(error) if str(error) == TOO_MANY else f"invalid JSON: {error}"
 
 
-def _reason(error: json.JSONDecodeError, text: str) -> str:
-    """The parser's reason, where it names the trouble: a comma before a bracket it does not."""
-    before = text[: error.pos].rstrip()
+def reason_of(error: json.JSONDecodeError, text: str) -> str:
+    """The parser's reason, where it names the trouble: a comma before a bracket it does not.
+
+    Args:
+        error: What the parser raised.
+        text: What it read.
+    """
+    before = text[max(0, error.pos - 100) : error.pos].rstrip()
     closes = text[error.pos : error.pos + 1] in ("}", "]")
     return "a comma before the closing bracket" if closes and before.endswith(",") else error.msg
 

@@ -19,6 +19,7 @@ from stages.load._files.json_lines import (
     UNDECODED,
     Position,
     check_values,
+    reason_of,
 )
 from stages.load._files.stream import ROW_LIMIT, TOO_LONG, Stream
 from stages.load._files.window import Window
@@ -59,7 +60,7 @@ def _object(window: Window) -> tuple[Any, int, str | None]:
             if is_near and window.held() > ROW_LIMIT:
                 return None, 0, TOO_LONG
             if not (is_near and window.more()):
-                return None, 0, f"invalid JSON: {error.msg}"
+                return None, 0, f"invalid JSON: {reason_of(error, window.text)}"
             if window.held() > LARGE and (too_many := _too_many(window.text)):
                 return None, 0, too_many
         except (ValueError, RecursionError, MemoryError) as error:

@@ -6,9 +6,13 @@
   const MIN_ID = 4; // characters of a word that may be the beginning of an id
   const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a7a00", "#7a5bb5"];
 
+  const CONTROLS = /(?![\n\t])[\p{Cc}\p{Cf}\u2028\u2029]/gu; // a row may turn the order of reading round
+  const visible = (text) =>
+    `${text}`.replace(CONTROLS, (c) => "\\u" + c.codePointAt(0).toString(16).padStart(4, "0"));
+
   const element = (name, text, kind) => {
     const node = document.createElement(name);
-    if (text !== undefined) node.textContent = text;
+    if (text !== undefined) node.textContent = visible(text);
     if (kind) node.className = kind;
     return node;
   };

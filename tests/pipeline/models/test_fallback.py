@@ -13,14 +13,19 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.estimate import estimate_steps
+from pipeline.execution.plan import plan
 from pipeline.models import Decoding, LanguageModel, Request
 from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker, Price
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
 from stages.generate.respond import respond
-from tests.support.rows import conversations
+from tests.support.rows import DATA, conversations
+from tests.support.running import run
 from tests.support.serving import FakeServer, HttpMessage, error_response, http_response, listening
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -181,3 +186,64 @@ def test_a_wrong_address_still_ends_the_stage(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="401"):
             asked(Context.scratch(tmp_path), first, "?")
         close_engines()
+
+
+# Recipes
+
+MODELS = {
+    "w": {"engine": "openai", "model": "first", "base_url": "http://127.0.0.1:9/v1"},
+    "big": {"engine": "openai", "model": "second", "base_url": "http://127.0.0.1:9/v1"},
+    "e": {"engine": "sentence-transformers", "model": "data/models/potion-base-4m"},
+}
+POOL = {"path": str(DATA / "seeds/self_instruct_seed_tasks.jsonl"), "source": "s", "license": "MIT"}
+
+
+def wired(folder: Path, fallback: Any, **prices: Any) -> Recipe:
+    models = {**MODELS, "w": {**MODELS["w"], "fallback": fallback}}
+    models = models if fallback else MODELS
+    stages = {
+        "pool": {"uses": "load.records", "with": POOL},
+        "answers": {"uses": "generate.respond", "needs": {"rows": "pool"}, "with": {"models": "w"}},
+    }
+    path = folder / f"{fallback}.yaml"
+    content = {"name": "r", "models": models, "stages": stages, "prices": prices}
+    path.write_text(json.dumps(content))
+    return Recipe.load(path)
+
+
+PRICES = {"w": {"prompt": 1.0, "completion": 1.0}, "big": {"prompt": 9.0, "completion": 9.0}}
+
+
+def test_a_recipe_names_the_fallback_which_has_its_own_price(tmp_path: Path) -> None:
+    (model,) = wired(tmp_path, "big", **PRICES).steps["answers"].options.models
+    assert model.price.prompt == 1.0
+    assert (model.fallback.model, model.fallback.price.prompt) == ("second", 9.0)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "message"),
+    [
+        ("bog", "there is no model 'bog'"),
+        ("w", "fallback must name another model without a fallback, got 'w'"),
+        ("e", "got the embedder 'e'"),
+        (["big"], "fallback must be the name of a model"),
+    ],
+)
+def test_a_wrong_fallback_is_told_at_its_line(fallback: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        wired(tmp_path, fallback)
+
+
+def test_a_fallback_belongs_to_the_fingerprint_and_to_what_a_run_may_cost(tmp_path: Path) -> None:
+    store, plans, most = Store(tmp_path / "store"), [], []
+    run(wired(tmp_path, None), tmp_path / "store", "pool")
+    for fallback in (None, "big"):
+        recipe = wired(tmp_path, fallback, **PRICES)
+        planned = plan(recipe, store)
+        plans.append(next(p for p in planned if p.step.name == "answers"))
+        most.append(estimate_steps(recipe, store, planned)["answers"])
+    assert plans[0].fingerprint != plans[1].fingerprint
+    alone, both = (estimate.at_most for estimate in most)
+    assert both.requests == 2 * alone.requests
+    assert both.money == pytest.approx(10 * alone.money, rel=0.01)
+    assert most[0].expected == most[1].expected

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.context import Context
 from pipeline.models import Completion, Decoding, LanguageModel, Request
-from pipeline.models.budget import Budget, Usage
+from pipeline.models.budget import Budget
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.transformers import TransformersEngine, batches, rows_of, width_of
 from pipeline.models.journal.gate import Gate
@@ -279,6 +279,6 @@ def test_a_resumed_run_cuts_the_same_batches(ctx: Context, tinylm: LanguageModel
     gate = Gate(frozenset(missing), Budget())
     for batch in in_batches(iter(complete), gate, answer):
         for row, _ in batch:
-            gate.reconcile(row, Usage())
+            gate.reconcile(row)
     expected = [(w, [p.key for p in rows if p.key in missing]) for w, rows in complete]
     assert sent == [(width, keys) for width, keys in expected if keys]

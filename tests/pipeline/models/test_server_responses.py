@@ -21,7 +21,7 @@ from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.engines.vllm_server import is_ready
 from pipeline.models.http.client import on_loopback
-from pipeline.models.journal.requests import BYTES_PER_TOKEN
+from pipeline.models.journal.charges import BYTES_PER_TOKEN
 from pipeline.models.journal.responses import well_formed
 from tests.support.serving import (
     MODELS,

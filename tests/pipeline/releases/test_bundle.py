@@ -304,6 +304,92 @@ def test_a_bundle_replaces_nothing_but_bundles(source: Path, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["precious.zip"]
 
 
+ASKING = '''\
+"""A stage of the user's own with a prompt beside it."""
+
+import polars as pl
+
+from pipeline.context import Context
+from pipeline.stage import Records, stage
+from stages._llm.prompts import Prompts
+
+PROMPTS = Prompts(__file__)
+
+
+@stage(version=1, scope="row", reads=["messages"], adds={"asked": pl.String})
+def asking(ctx: Context, rows: Records) -> pl.DataFrame:
+    return pl.DataFrame({"asked": [PROMPTS.render("asking", turns=1)] * len(rows)})
+'''
+
+
+def bundled(folder: Path, recipe: str) -> None:
+    """Run and release a recipe with its bundle, in a folder of its own."""
+    (folder / "small.yaml").write_text(recipe)
+    at = ("--store", str(folder / "store"), "--workers", "1")
+    done = call("run", str(folder / "small.yaml"), *at)
+    assert done.code == 0, done.stderr
+    done = call("release", str(folder / "small.yaml"), *at[:2], "--bundle",
+                str(folder / "small.zip"))  # fmt: skip
+    assert done.code == 0, done.stderr
+
+
+def test_a_local_data_set_is_an_input_by_content(tmp_path: Path) -> None:
+    """Its folder may lie elsewhere there, and must be the same, file by file."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here / "set" / "more", there):
+        folder.mkdir(parents=True)
+    for name, start in (("one.jsonl", 0), ("more/two.jsonl", 5)):
+        lines = [{"prompt": f"What is {n}?", "completion": f"It is {n}."}
+                 for n in range(start, start + 5)]  # fmt: skip
+        (here / "set" / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    load = f"{{dataset: '{here}/set', source: s, license: MIT}}"
+    bundled(here, f"name: small\nstages:\n  a: {{uses: load.records, with: {load}}}\n"
+            "  shards: {uses: export.parquet, needs: a}\n")  # fmt: skip
+    shutil.copy(here / "small.zip", there)
+    (here / "set").rename(there / "moved")
+    missing = rebuild(there)
+    assert (missing.code, missing.stderr.count("is missing")) == (2, 2), missing.stderr
+    at = ("--set", f"stages.a.with.dataset={there}/moved")
+    done = rebuild(there, *at)
+    assert done.code == 0, done.stderr
+    assert "byte for byte those of small@1.0" in done.stdout
+    assert shards(there / "store") == shards(here / "store")
+    (there / "moved" / "three.jsonl").write_text("{}")
+    assert "one file too many" in rebuild(there, *at).stderr
+    (there / "moved" / "three.jsonl").unlink()
+    _change(there / "moved" / "one.jsonl")
+    (there / "moved" / "one.jsonl").write_text("[]")
+    changed = rebuild(there, *at)
+    assert (changed.code, "(one.jsonl) has 2 bytes" in changed.stderr) == (2, True), changed.stderr
+
+
+def test_prompts_of_own_stages_go_with_them(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    pool(here / "rows.txt", 4)
+    (here / "asking_stage.py").write_text(ASKING)
+    prompt = here / "prompts/asking_stage/asking.jinja"
+    prompt.parent.mkdir(parents=True)
+    prompt.write_text("Ask {{ turns }} time.")
+    bundled(here, "name: small\nstages:\n  a: {uses: load.records, with: "
+            "{path: rows.txt, format: lines, source: s, license: MIT}}\n"
+            "  mine: {uses: asking_stage, needs: a}\n"
+            "  shards: {uses: export.parquet, needs: mine, "
+            "with: {columns: [asked]}}\n")  # fmt: skip
+    with zipfile.ZipFile(here / "small.zip") as archive:
+        names = archive.namelist()
+    assert {"own/asking_stage.py", "own/prompts/asking_stage/asking.jinja"} <= set(names)
+    for name in ("small.zip", "rows.txt"):
+        shutil.copy(here / name, there)
+    assert rebuild(there).code == 2
+    at = ("--store", str(there / "store"), "--workers", "1")
+    done = command("run", str(there / "small.zip"), *at, "--trust", timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "byte for byte those of small@1.0" in done.stdout
+    assert shards(there / "store") == shards(here / "store")
+
+
 WRITE = """
 import sys
 from pathlib import Path

@@ -120,12 +120,12 @@ def test_4_rows_that_failed(folder: Path) -> None:
 
 def test_5_a_budget_and_a_time_limit(folder: Path) -> None:
     with listening(FakeServer(answer)) as port:
-        model = f"engine: openai, model: '{NAME}', base_url: 'http://127.0.0.1:{port}/v1'"
-        sections = f"budget: {{requests: 3}}\nmodels: {{m: {{{model}}}}}\n"
-        change(folder, "stages:", f"{sections}stages:")
+        url = f"http://127.0.0.1:{port}/v1"
+        sections = f"models: {{m: {{engine: openai, model: '{NAME}', base_url: '{url}'}}}}\n"
+        change(folder, "stages:", f"budget: {{requests: 3}}\n{sections}stages:")
         change(folder, "needs: a,", "needs: new,")
-        change(folder, "  chosen", "  new: {uses: generate.respond, needs: a, with: {models: [m]}}\n"
-               "  chosen")  # fmt: skip
+        new = "  new: {uses: generate.respond, needs: a, with: {models: [m]}}\n"
+        change(folder, "  chosen", f"{new}  chosen")
         check(folder, refreshed(folder), Exit.BUDGET, "is reached")
         more = refreshed(folder, "--set", "budget.requests=99")
         assert (more.code, "released" in more.stdout) == (Exit.DONE, True), more.stdout

@@ -82,6 +82,7 @@ def test_what_has_no_end_or_reaches_out_is_refused(source: str) -> None:
     [
         "{{ a",
         "{% for %}",
+        "{{ xs | random }}",
         "{% include 'secrets.txt' %}",
         "{% import 'x' as x %}",
         "{% for a in b recursive %}{{ loop(a) }}{% endfor %}",

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from pipeline.errors import UserError
 from stages.publish import _facts
 from stages.publish._shards import repository
+from stages.publish.card import license_fields
+from stages.publish.licenses import whole
 from tests.stages.publish.conftest import HOSTILE, HOSTILE_NAME
 from tests.support.publishing import Released, conversations, pool, released
 
@@ -253,6 +257,82 @@ def test_a_release_without_rows_or_files_has_a_card(tmp_path: Path) -> None:
     assert "0 conversations" in text
     assert front(text)["size_categories"] == ["n<1K"]
     assert "dataset_info" not in front(text)
+
+
+STATED = st.sampled_from(
+    ["MIT", "Apache-2.0", "CC-BY-4.0", "CC BY-SA 3.0", "cc-by-nc-4.0", "CC-BY-SA-2.0", "GPL-3.0",
+     "ODC-By", "MIT OR Apache-2.0", "Public domain", "LicenseRef-mine", "unknown", "", "see README",
+     "CC-BY-ND-4.0", "<b>mine</b>: yes", "Ω", "OFL-1.1-RFN", "CC0-1.0"]
+)  # fmt: skip
+
+
+@settings(max_examples=300)
+@given(st.lists(STATED | st.text(max_size=12), min_size=1, max_size=4))
+def test_the_license_of_any_mixture_is_one_that_the_hub_takes(stated: list[str]) -> None:
+    """https://huggingface.co/docs/hub/repositories-licenses: `other` needs a name and a link."""
+    fields = license_fields(whole(stated))
+    text = f"---\n{yaml.safe_dump(fields)}---\n"
+    assert DatasetCard(text).data.to_dict() == fields
+    if fields["license"] == "other":
+        assert re.fullmatch(r"[a-z0-9.-]+", fields["license_name"])
+        assert fields["license_link"] == "README.md" or re.fullmatch(
+            r"https://spdx\.org/licenses/[A-Za-z0-9.-]+\.html", fields["license_link"]
+        )
+    else:
+        assert fields.keys() == {"license"}
+        assert re.fullmatch(r"[a-z0-9.-]+", fields["license"])
+
+
+def test_rows_without_their_secrets_are_not_synthetic(tmp_path: Path) -> None:
+    """And what a model wrote stays so when an address is taken out of it."""
+    texts = [f"Write to ada{i}@analytical.org about number {i}." for i in range(6)]
+    path = conversations(tmp_path / "rows.jsonl", texts)
+    stages = {
+        "pool": pool(path),
+        "clean": {"uses": "rewrite.redact", "needs": ["pool"]},
+        "shards": {"uses": "export.parquet", "needs": "clean"},
+    }
+    release = released(tmp_path, stages)
+    fields = front(release.card())
+    assert "synthetic" not in fields["tags"]
+    assert fields["language_creators"] == ["found"]
+    assert "ada0@analytical" not in release.card()
+    rows = release.snapshot.rows("shards")
+    assert rows["redacted"].list.len().min() == 1
+    before = release.snapshot.rows("pool")["id"]
+    assert set(_facts.ids_before_redaction(rows)) == set(before)
+
+
+@pytest.mark.proof
+def test_the_verdict_of_an_ablation_stands_in_the_card(tmp_path: Path) -> None:
+    subjects = ("rivers", "hills", "birds", "ores", "kings", "ships", "roots", "coins")
+    paths = {
+        name: conversations(tmp_path / f"{name}.jsonl", [f"{verb} {noun} at length."
+                                                        for noun in subjects])
+        for name, verb in (("rows", "Describe all"), ("unseen", "Never draw one of"))
+    }  # fmt: skip
+    short = {"num_seeds": 2, "num_tokens": 256, "max_length": 128, "gradient_accumulation_steps": 2}
+    stages = {
+        "pool": pool(paths["rows"]),
+        "unseen": pool(paths["unseen"], source="unseen"),
+        "chosen": {"uses": "select.random", "needs": "pool", "with": {"budget": 5}},
+        "shards": {"uses": "export.parquet", "needs": "chosen"},
+    }
+    assert "Whether choosing helped" not in released(tmp_path / "without", stages).card()
+    helped = {"pool": "pool", "selected": "chosen", "eval_rows": "unseen"}
+    stages["helped"] = {"uses": "report.ablation", "needs": helped, "with": {"model": "m", **short}}
+    model = {"engine": "transformers", "model": "data/models/tinylm"}
+    release = released(tmp_path / "with", stages, models={"m": model})
+    (found,) = _facts.ablations(release.snapshot)
+    (entry,) = found["comparisons"]
+    shown = [t for t in tables(release.card()) if t[0][:2] == ["stage", "compared with"]]
+    verdicts = {"lower": "better", "higher": "worse"}
+    assert shown == [[shown[0][0], [
+        "helped", "random", f"{entry['difference']:+.4f}",
+        "{:+.4f} to {:+.4f}".format(*entry["over_rows"]),
+        "{:+.4f} to {:+.4f}".format(*entry["over_trainings"]),
+        verdicts.get(entry["verdict"], "not distinguishable"),
+    ]]]  # fmt: skip
 
 
 def test_a_link_to_arxiv_in_a_row_is_no_link_of_the_card(tmp_path: Path) -> None:

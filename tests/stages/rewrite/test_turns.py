@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -10,10 +11,14 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.estimate import estimate_steps
+from pipeline.execution.plan import plan
 from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite.turns import turns
 from tests.support.rows import conversations, plain
+from tests.support.running import run
 from tests.support.tool_rows import CONVERSATION, tool_record
 
 ROWS = conversations([("Name a river.", "The Rhine."), ("Name a hill.", "Hawk Hill.")])
@@ -105,3 +110,22 @@ def test_mistakes_are_reported_beforehand(options: dict[str, Any], what: str) ->
     stages = {"pool": {"uses": "load.records", "with": load}, "own": own}
     with pytest.raises(UserError, match=what):
         Recipe.of("own", stages, {})
+
+
+def test_all_rows_are_counted_although_stand_ins_are_alike(tmp_path: Path) -> None:
+    load = {"path": "data/samples/user_oriented_252.jsonl", "source": "s", "license": "MIT"}
+    written = {"model": "m", "prompt": "{{ instruction }}", "num_samples": 3, "column": "task"}
+    writing = {"user": "{{ task }}", "each": ["task"]}
+    stages = {
+        "pool": {"uses": "load.records", "with": load},
+        "few": {"uses": "select.random", "needs": "pool", "with": {"budget": 5}},
+        "written": {"uses": "generate.column", "needs": "few", "with": written},
+        "tasks": {"uses": "rewrite.turns", "needs": "written", "with": writing},
+        "answers": {"uses": "generate.respond", "needs": "tasks", "with": {"models": ["m"]}},
+    }
+    recipe = Recipe.of("own", stages, {"m": {"model": "data/models/tinylm"}})
+    run(recipe, tmp_path, "few")
+    store = Store(tmp_path)
+    estimates = estimate_steps(recipe, store, plan(recipe, store))
+    assert estimates["written"].at_most.requests == 15
+    assert estimates["answers"].at_most.requests == 15

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,10 +46,16 @@ def test_damaged_files_by_command_line(name: str, tmp_path: Path) -> None:
         recipe.write_text(
             f"name: r\nstages:\n  pool: {{uses: load.{format.stage.__name__}, with: {options}}}\n"
         )
-        began = time.perf_counter()
+        began = _processor_seconds()
         done = subprocess.run(
             [*command, str(tmp_path / "store")], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode in (0, 2, 4), (number, done.stderr)
         assert "Traceback" not in done.stderr
-        assert time.perf_counter() - began < SECONDS
+        assert _processor_seconds() - began < SECONDS
+
+
+def _processor_seconds() -> float:
+    """Of the processes that have ended: whatever else the machine does, it does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
