@@ -72,11 +72,24 @@ def _folder(recipe: Recipe, store: str | None) -> Path | None:
 
 def _latest(recipe: Recipe, name: str, store: Store, fingerprint: Fingerprint) -> str | None:
     """The newest release that the recipe would not make again as it is."""
+    fingerprint = _remembered(fingerprint)
     for version in reversed(versions(store, name)):
         release = read_release(store, f"{name}@{version}")
         if not _is_own(release, recipe, store, fingerprint):
             return version
     return None
+
+
+def _remembered(fingerprint: Fingerprint) -> Fingerprint:
+    """The same, which computes that of a step once: each release is compared with it."""
+    known: dict[str, str] = {}
+
+    def of(step: Step) -> str:
+        if step.name not in known:
+            known[step.name] = fingerprint(step)
+        return known[step.name]
+
+    return of
 
 
 def _is_own(release: Release, recipe: Recipe, store: Store, fingerprint: Fingerprint) -> bool:
