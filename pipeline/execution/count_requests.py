@@ -77,11 +77,9 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, count: RequestCount) -> Counts:
-        """From what an engine counted."""
         return cls(**vars(count))
 
     def times(self, factor: float) -> Counts:
-        """All of them multiplied."""
         return Counts(*(value * factor for value in self))
 
 

@@ -206,10 +206,8 @@ def _of_counted(
     # A stage that goes on until it has its rows asks more where some are dropped.
     more = getattr(planned.options, "max_requests", None) if counted.assumes_all_kept else None
     excess = 1 + (more or 0) / requests if requests else 1.0
-    # What a model refuses or fails goes to its fallback: everything, at most.
-    asked = [*counts.items(), *((m.fallback, c) for m, c in counts.items() if m.fallback)]
-    most = sum(c.most_requests for _, c in asked)
-    priced = any(model.price for model, _ in asked)
+    most = sum(c.most_requests for c in counts.values())
+    priced = any(model.price for model in counts)
 
     def amounts(usages: Sequence[Usage], factor: float, *, expected: bool) -> Amounts:
         return rows.amounts(
@@ -222,7 +220,7 @@ def _of_counted(
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
         Usage.of(0, TokenUsage(round(c.most_prompt), 0, round(c.limit_tokens)), model.price)
-        for model, c in asked
+        for model, c in counts.items()
     ]
     # Rows that nothing bounds bound nothing.
     bounded = rows.bounded or not counted.grows or not planned.step.stage.edges

@@ -22,6 +22,7 @@ from schemas.records import ITEM_COLUMNS, digest
 from stages._common.verdicts import evidence_of, verdict
 from stages.load._files.container import container
 from stages.load._files.json_lines import Position
+from stages.load._files.tables import Delimiter
 from stages.load._item_texts import NESTED, is_item, layout, texts_of
 from stages.load._rows.output import (
     SURROGATE,
@@ -98,7 +99,7 @@ def _check(options: SimpleNamespace) -> None:
         )
     if options.path and not options.benchmark:
         raise OptionError("benchmark", "must name what `path` holds, got no name")
-    for option in ("benchmark", "fields", "key"):
+    for option in ("benchmark", "fields", "key", "delimiter"):
         value = getattr(options, option)
         if value is not None and not options.path:
             raise OptionError(
@@ -110,7 +111,7 @@ def _check(options: SimpleNamespace) -> None:
     texts = _columns(options.fields)
     columns: set[str] = set()
     for name, path in _named(options.benchmark, existing_files(options.path)):
-        first, complete = peek(path, container, NESTED)
+        first, complete = peek(path, container, NESTED, options.delimiter)
         rows = [_output_row(name, texts, options.key, 0, (path.name, p)) for p in first]
         columns.update(*(row for _, row, _ in first if isinstance(row, dict)))
         if complete:
@@ -126,7 +127,8 @@ def preview(options: SimpleNamespace) -> list[str]:
     lines = []
     texts = _columns(options.fields)
     for name, path in _named(options.benchmark, existing_files(options.path)):
-        for number, position in enumerate(peek(path, container, NESTED)[0]):
+        first, _ = peek(path, container, NESTED, options.delimiter)
+        for number, position in enumerate(first):
             _, _, item, named, *_ = _output_row(
                 name, texts, options.key, number, (path.name, position)
             )
@@ -180,7 +182,7 @@ def _assert_items(benchmark: str, file: Path, rows: list[OutputRow]) -> None:
     )
 
 
-@stage(version=3, scope="set", check=_check)
+@stage(version=4, scope="set", check=_check)
 def benchmarks(
     ctx: Context,
     *,
@@ -189,6 +191,7 @@ def benchmarks(
     benchmark: str | tuple[str, ...] | None = None,
     fields: dict[str, str] | None = None,
     key: str | None = None,
+    delimiter: Delimiter | None = None,
 ) -> Items:
     """Load the items of bundled benchmarks and of your own files, one row each.
 
@@ -208,6 +211,7 @@ def benchmarks(
             `prompt`, `problem`, `turns`, `choices`, `solution`, ...; all of them stand in
             `stages/load/_item_texts.py`). A file of other columns is refused.
         key: Their column of the item's own key.
+        delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
 
     Raises:
         UserError: A file cannot be read or has no items: an empty benchmark would make
@@ -229,22 +233,23 @@ def benchmarks(
         >>> [text["name"] for text in items["texts"][0]]
         ['question', 'choices_1', 'choices_2']
     """
-    sources: list[tuple[str, Path, Mapping[str, tuple[str, ...]], str | None]] = [
-        (name, _FOLDER / BUNDLED[name].file, BUNDLED[name].texts, BUNDLED[name].key)
+    sources: list[tuple[str, Path, Mapping[str, tuple[str, ...]], str | None, Delimiter | None]] = [
+        (name, _FOLDER / BUNDLED[name].file, BUNDLED[name].texts, BUNDLED[name].key, None)
         for name in dict.fromkeys(names)
     ]
     files = _named(benchmark, existing_files(path))
-    sources += [(*named, _columns(fields), key) for named in files]
+    sources += [(*named, _columns(fields), key, delimiter) for named in files]
     before: Counter[str] = Counter()
     parts = []
-    for name, file, texts, key_column in sources:
-        parts.append(_items(ctx, name, file, texts, key_column, before[name]))
+    for name, file, texts, key_column, between in sources:
+        positions = read_files(ctx, [file], container, NESTED, between)
+        parts.append(_items(positions, name, file, texts, key_column, before[name]))
         before[name] += len(parts[-1])
     return _without_repeats(pl.concat(parts)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _items(
-    ctx: Context,
+    positions: Iterable[tuple[str, Position]],
     benchmark: str,
     file: Path,
     texts: Mapping[str, tuple[str, ...]],
@@ -252,8 +257,7 @@ def _items(
     first: int,
 ) -> pl.DataFrame:
     """The output rows of one file, which are numbered from `first`."""
-    positions = enumerate(read_files(ctx, [file], container, NESTED), first)
-    rows = (_output_row(benchmark, texts, key, number, p) for number, p in positions)
+    rows = (_output_row(benchmark, texts, key, n, p) for n, p in enumerate(positions, first))
     kinds: dict[Any, Any] = {**ITEM_COLUMNS, **{k: VERDICT[k] for k in ("error", "file", "line")}}
     frame = to_frame(rows, lambda batch: pl.DataFrame(batch, schema=kinds, orient="row"))
     if frame["id"].null_count() == len(frame):

@@ -94,9 +94,9 @@ def pairs(
     answers to one prompt, `ranked` says which of them make pairs. The prompt ends where the
     assistant speaks on both sides; `extra` keeps the fields that the format does not use. Of a
     flat tree (`message_id`, `parent_id`, `role`, `text`, `rank`) every message is a position:
-    one that several answers follow gives their pairs. Turns, and a system prompt beside them, are
-    read as by `load.records`: tool calls, tools and reasoning become fields, and what a record
-    has no place for makes the row fail until `fields` decides.
+    one that several answers follow gives their pairs. Turns, and a system prompt beside them,
+    are read as by `load.records`: tool calls, tools and reasoning become fields, and what a
+    record has no place for makes the row fail until `fields` decides.
 
     Dropped: `identical` sides; `tie`, two sides of one score; `no_pair`, where fewer than two
     answers have a score or a rank; `deleted` messages of a flat tree; `duplicate`, of which the

@@ -106,7 +106,8 @@ def preference(
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
     for KTO), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
-    `rows_one_sided`, and `rows_refused` by the chat template, which `refused.jsonl` names),
+    `rows_one_sided`, and `rows_refused`, whose tools, calls or difference the chat template
+    does not show, or which it refuses; `refused.jsonl` names them),
     `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
     leaves out, in a prompt once for each side),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step; `margin` is that of the rewards)

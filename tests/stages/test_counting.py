@@ -101,7 +101,8 @@ def test_requests_that_only_the_options_decide_are_known_before_the_rows(tmp_pat
     new, evolved = estimates["new"], estimates["evolved"]
     assert new.expected.requests, "as many as its options say, whatever the seeds are"
     assert new.expected.tokens, "and about as long"
-    assert new.at_most.requests == new.expected.requests + BOUNDED["max_requests"]
+    all_sent = new.expected.requests + BOUNDED["max_requests"]
+    assert new.at_most.requests == 3 * all_sent, "each may be sampled anew twice"
     assert evolved.at_most.rows == BOUNDED["num_rows"]
     assert evolved.at_most.requests, "as many as there will be rows at most"
     assert evolved.all_kept
@@ -216,12 +217,14 @@ def test_a_judge_behind_a_generator_that_has_not_run_is_bounded(tmp_path: Path) 
     assert estimates["answered"].expected.requests == 60
     for name in ("measured", "judged"):
         assert (estimates[name].at_most.rows, estimates[name].all_kept) == (60, True)
-    assert estimates["judged"].at_most.requests == 60
+    most = estimates["judged"].at_most.requests or 0
+    assert 60 <= most <= 4 * 60, "each may be repaired, and sampled anew twice"
     assert (estimates["judged"].at_most.tokens or 0) > (estimates["answered"].at_most.tokens or 0)
-    assert total(list(estimates.values())).at_most.requests == 120
+    answered = estimates["answered"].at_most.requests or 0
+    assert total(list(estimates.values())).at_most.requests == answered + most
     shown = plan_table(tables.estimates(plan(recipe, store), estimates), plan_totals(estimates))
-    assert "<= 60" in shown
-    assert "<= 120" in shown
+    assert f"<= {most}" in shown
+    assert f"<= {answered + most}" in shown
 
 
 @pytest.mark.parametrize("stop", [1, 17, 59])
@@ -236,7 +239,7 @@ def test_a_resumed_run_counts_what_the_journal_has(tmp_path: Path, stop: int) ->
         assert (estimates["answered"].journal, estimates["answered"].expected.requests) == (
             stop, 60 - stop,
         )  # fmt: skip
-        assert (estimates["judged"].at_most.requests or 0) <= 60
+        assert (estimates["judged"].at_most.requests or 0) <= 4 * 60
         run(recipe, tmp_path / "store", "answered")
         again = estimate_steps(recipe, store, plan(recipe, store))
         kept = artifact(recipe, tmp_path / "store", "answered").kept

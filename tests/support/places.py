@@ -51,8 +51,8 @@ def place(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch: Lets the libraries of this process reach it.
     """
     makers = {"hub": _hub, "s3": _s3, "folder": _folder, "git": _git}
-    with makers[kind](folder, monkeypatch) as opened:
-        yield opened
+    with makers[kind](folder, monkeypatch) as ready:
+        yield ready
 
 
 @contextmanager
@@ -156,12 +156,12 @@ def _git(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     yield Place(f"git+file://{root}", state, lose)
 
 
-def publishing(opened: Place, *words: str) -> subprocess.Popen[str]:
+def publishing(at: Place, *words: str) -> subprocess.Popen[str]:
     """`python -m pipeline publish ...` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "publish", *words, "--to", opened.to],
+        [sys.executable, "-m", "pipeline", "publish", *words, "--to", at.to],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **opened.environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **at.environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from stages._llm.preambles import without_preamble
+
 PAIR: Final = ("Question", "Answer")
 
 _AROUND: Final = " \t\r\n*"
@@ -132,6 +134,8 @@ def code_blocks(text: str) -> list[str]:
 def answer_and_tests(text: str) -> tuple[str, str] | None:
     """An answer and the code of the tests that follow a heading; None without either.
 
+    An announcement before the answer is left out.
+
     Example:
         >>> answer_and_tests("f = abs\\n[Tests]\\n```\\nassert f(-1) == 1\\n```")
         ('f = abs', 'assert f(-1) == 1')
@@ -142,7 +146,7 @@ def answer_and_tests(text: str) -> tuple[str, str] | None:
     lines = text[: mark.start()].split("\n")
     while lines and _RULE.fullmatch(lines[-1]):
         lines.pop()
-    answer, tests = "\n".join(lines).strip(), code_blocks(text[mark.end() :])
+    answer, tests = without_preamble("\n".join(lines)), code_blocks(text[mark.end() :])
     return (answer, "\n".join(tests).strip()) if answer and any(map(str.strip, tests)) else None
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 from pipeline.errors import OptionError
 from schemas.records import Role
-from stages.load._chat.turns import ROLES, Row, Turn, Unusable, is_missing, text_of
+from stages.load._chat.turns import ROLES, Row, Unusable, is_missing
 
 Reasoning = Literal["split", "keep", "drop"]
 """What becomes of reasoning in marks: a field of the turn, the text that it is, or nothing."""
@@ -128,52 +128,6 @@ def check_media(row: Row, source: Source) -> None:
         Unusable: There are.
     """
     check_known({name: row[name] for name in MEDIA & row.keys()}, source, frozenset())
-
-
-SYSTEMS: Final = ("system", "system_prompt")
-"""What sources call a system prompt that stands beside the turns."""
-
-
-def take_system(row: Row, source: Source) -> str:
-    """The system prompt beside the turns of a row, taken out of it; empty without one.
-
-    Args:
-        row: The row.
-        source: Whether such a field is something else.
-
-    Raises:
-        Unusable: It is no text.
-
-    >>> take_system({"system_prompt": "Be brief.", "messages": []}, PLAIN)
-    'Be brief.'
-    """
-    text = ""
-    for field in SYSTEMS:
-        if field in row and not text and not source.decided(field):
-            text = text_of(row, field, optional=True)
-    return text
-
-
-def with_system(turns: list[Turn], text: str, extra: Row) -> list[Turn]:
-    """The turns behind the system prompt of their row.
-
-    Turns that begin with a system prompt have one already: another one stays in `extra`.
-
-    Args:
-        turns: The turns.
-        text: The system prompt; empty without one.
-        extra: The row's other fields, which are changed.
-
-    >>> with_system([("user", "Hi")], "Be brief.", {})
-    [('system', 'Be brief.'), ('user', 'Hi')]
-    """
-    if not text:
-        return turns
-    if turns and turns[0][0] == "system":
-        if turns[0][1] != text:
-            extra["system"] = text
-        return turns
-    return [("system", text), *turns]
 
 
 def check_known(fields: Mapping[str, Any], source: Source, known: Iterable[str]) -> None:

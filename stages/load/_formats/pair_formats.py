@@ -21,9 +21,10 @@ from typing import Any, Final, Literal
 
 from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
+from stages.load._chat.beside import take_system, with_system
 from stages.load._chat.calls import take_tools
 from stages.load._chat.shown_tools import take_shown_tools
-from stages.load._chat.source import Source, check_media, take_system, with_system
+from stages.load._chat.source import Source, check_media
 from stages.load._chat.turns import (
     Row,
     Turn,

@@ -12,21 +12,13 @@ from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from stages.load._chat.beside import SYSTEMS, THOUGHTS, take_system, with_reasoning, with_system
 from stages.load._chat.calls import take_tools, tool_calls
 from stages.load._chat.glaive import glaive_turns, is_glaive
 from stages.load._chat.messages import turns_have, turns_of
 from stages.load._chat.shown_tools import take_shown_tools
-from stages.load._chat.source import (
-    MEDIA,
-    SYSTEMS,
-    Source,
-    check_media,
-    rename_fields,
-    take_system,
-    with_system,
-)
+from stages.load._chat.source import MEDIA, Source, check_media, rename_fields
 from stages.load._chat.turns import (
-    Further,
     Row,
     Turn,
     Unusable,
@@ -153,12 +145,8 @@ def named(row: Row, source: Source) -> tuple[Row, Row]:
     return unpacked(row, _TURNS), hidden
 
 
-_THOUGHTS: Final = ("reasoning_content", "thinking")
-"""Fields of a row of texts that hold the reasoning of its answer. `reasoning` is none: data sets
-say by it what kind of reasoning a row has."""
-
 _SPECIAL: Final = frozenset(
-    {*_TURNS, *MEDIA, *SYSTEMS, *_THOUGHTS, "tools", "functions", "rejected", "label"}
+    {*_TURNS, *MEDIA, *SYSTEMS, *THOUGHTS, "tools", "functions", "rejected", "label"}
 )
 """Fields of which rows of texts have none, so that these are read without detours."""
 
@@ -215,24 +203,9 @@ def _completed(
 ) -> ParsedConversation:
     """The conversation with what stands beside its turns: system prompt, reasoning and tools."""
     turns, start, extra, said = conversation
-    turns = with_system(_with_reasoning(turns, extra, source), system, extra)
+    turns = with_system(with_reasoning(turns, extra, source), system, extra)
     turns, tools = take_shown_tools(turns, tools or said, extra)
     return ParsedConversation(turns, start, extra, tools)
-
-
-def _with_reasoning(turns: list[Turn], extra: Row, source: Source) -> list[Turn]:
-    """The turns, whose last answer has the reasoning that stands beside it in its row."""
-    field = next((name for name in _THOUGHTS if isinstance(extra.get(name), str)), None)
-    if field is None or not extra[field] or source.decided(field) or source.reasoning == "keep":
-        return turns
-    *before, (role, content, *rest) = turns
-    further: Further = {**rest[0]} if rest else {}
-    if role != "assistant" or not content or further.get("reasoning"):
-        return turns
-    text = extra.pop(field)
-    if source.reasoning == "split":
-        further["reasoning"] = text
-    return [*before, (role, content, further) if further else (role, content)]
 
 
 def _unknown(row: Row) -> str:

@@ -98,7 +98,7 @@ def test_every_form_of_a_message_is_parsed_and_paid_once(
 def test_a_withheld_answer_has_no_text_and_an_error(tmp_path: Path, reply: dict[str, Any]) -> None:
     with answering(choice(message=reply, finish_reason="content_filter")) as (port, requests):
         (answer,) = generate(tmp_path, served(port))
-    assert answer.finish_reason == "error"
+    assert answer.finish_reason == "withheld"
     assert "content_filter" in str(answer.error)
     assert len(requests) == 1
 

@@ -33,8 +33,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def there(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Place]:
-    with place(request.param, tmp_path, monkeypatch) as opened:
-        yield opened
+    with place(request.param, tmp_path, monkeypatch) as at:
+        yield at
 
 
 def recipe(folder: Path, texts: list[str] = TEXTS, **publish: Any) -> list[str]:
@@ -57,9 +57,9 @@ def recipe(folder: Path, texts: list[str] = TEXTS, **publish: Any) -> list[str]:
     return words
 
 
-def at_once(opened: Place, *calls: list[str]) -> list[int]:
+def at_once(at: Place, *calls: list[str]) -> list[int]:
     """The exit codes of publications that run at the same time; none may be a bug."""
-    running = [publishing(opened, *words, "--json") for words in calls]
+    running = [publishing(at, *words, "--json") for words in calls]
     ended = [process.communicate(timeout=120) for process in running]
     for process, (_, error) in zip(running, ended, strict=True):
         assert process.returncode in (Exit.DONE, Exit.MISTAKE, Exit.TRY_AGAIN), error

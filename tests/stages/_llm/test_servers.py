@@ -57,7 +57,7 @@ def run(
     for option, value in options.items():
         if isinstance(value, tuple) and MODEL in value:
             options[option] = tuple(
-                running.model(f"{name}/m{i}", id=f"m{i}", **more) for i in range(len(value))
+                running.model(f"{name}/m{i}", **{**more, "id": f"m{i}"}) for i in range(len(value))
             )
         elif value == MODEL:
             options[option] = running.model(name, **more)
@@ -173,7 +173,8 @@ def test_markdown_and_capitals_are_read(case: Case, tmp_path: Path) -> None:
             if case.resolved.creates:
                 assert not re.search(r"Sure!|Here (?:is|are) ", as_text(kept(rows))), name
             if case.resolved.creates and case.stage != "generate.system_prompt":
-                assert "**" not in as_text(kept(rows)), name
+                # Passages of documents have marks of their own.
+                assert as_text(kept(rows)).count("**") == as_text(kept(plain)).count("**"), name
 
 
 @pytest.mark.parametrize("case", ALL)

@@ -454,8 +454,8 @@ def test_other_numbers_are_found_only_where_they_may_differ(ctx: Context, potion
     rows = conversations([(b,) for a, b in zip(read, other, strict=True) if a != b])
     assert len(rows) > 190
     types = {"gsm8k": "number_substituted"}
-    found = dropped(ctx, rows, items, embedder=potion, task_types=types)
-    assert len(found) >= 0.98 * len(rows)
+    leaked = dropped(ctx, rows, items, embedder=potion, task_types=types)
+    assert len(leaked) >= 0.98 * len(rows)
     assert len(dropped(ctx, rows, items, embedder=potion)) <= 0.1 * len(rows)
 
 

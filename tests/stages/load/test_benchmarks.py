@@ -310,3 +310,18 @@ def test_plan_shows_an_item_of_every_file(tmp_path: Path) -> None:
     entries = find("load.benchmarks").preview(options)
     assert entries == preview(options)
     assert find("load.concat").preview(options) == []
+
+
+def test_cells_may_be_parted_otherwise(tmp_path: Path, ctx: Context) -> None:
+    """Also beside a bundled table, whose cells are parted by commas."""
+    file = tmp_path / "quiz.csv"
+    file.write_text("question;answer\nWhy, and how?;So\n")
+    files: dict[str, Any] = {"path": (str(file),), "benchmark": "quiz"}
+    with pytest.raises(UserError, match=r"\(delimiter: ';'\)"):
+        benchmarks(ctx, **files)
+    alone = benchmarks(ctx, names=("truthfulqa",))
+    items = benchmarks(ctx, names=("truthfulqa",), delimiter=";", **files)
+    assert items[: len(alone)].equals(alone)
+    assert [text["text"] for text in items["texts"][-1]] == ["Why, and how?", "So"]
+    shown = preview(options_of(benchmarks, delimiter=";", **files))
+    assert shown[0] == "quiz, item 0 of quiz.csv: question 'Why, and how?', answer 'So'"

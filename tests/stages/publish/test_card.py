@@ -323,8 +323,8 @@ def test_the_verdict_of_an_ablation_stands_in_the_card(tmp_path: Path) -> None:
     stages["helped"] = {"uses": "report.ablation", "needs": helped, "with": {"model": "m", **short}}
     model = {"engine": "transformers", "model": "data/models/tinylm"}
     release = released(tmp_path / "with", stages, models={"m": model})
-    (result,) = _facts.ablations(release.snapshot)
-    (entry,) = result["comparisons"]
+    (ablation,) = _facts.ablations(release.snapshot)
+    (entry,) = ablation["comparisons"]
     shown = [t for t in tables(release.card()) if t[0][:2] == ["stage", "compared with"]]
     verdicts = {"lower": "better", "higher": "worse"}
     assert shown == [[shown[0][0], [

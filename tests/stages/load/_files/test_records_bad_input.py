@@ -89,9 +89,9 @@ def lines_around(bad: bytes) -> bytes:
             b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
             "turn 1: part 1 of its content is no text (image_url)",
         ),
-        (b'{"messages": [{"role": "user", "content": ["a"]}]}', "is no text (a text)"),
+        (b'{"messages": [{"role": "user", "content": [3]}]}', "is a number without a type"),
         (b'{"messages": [{"role": "user", "content": []}]}', "turn 1 (user) is empty"),
-        (b'{"prompt": [], "completion": "b"}', "'completion' is a text, not a list"),
+        (b'{"prompt": [], "completion": "b"}', "there is no user turn"),
         (b'{"data": [{"prompt": "a", "completion": "b"}]}', "no known format"),
         (b'{"conversations": [{"from": "human", "value": 1}]}', "'value' is a number"),
         (b'{"conversations": [{"value": "a"}]}', "turn 1: unknown role None"),
@@ -134,6 +134,29 @@ def test_a_bad_element_of_an_array_costs_only_itself(bad: bytes, reason: str, at
     [(line, error)] = failures(frame)
     assert line == at + 2
     assert reason in error
+
+
+@pytest.mark.parametrize("between", [", ", ",\n", "\n,\n", "\n  ,  "])
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("at", [0, 2, 5])
+def test_a_stray_bracket_costs_only_its_row(at: int, wrapped: bool, between: str) -> None:
+    for before, after in ("[", ""), ("", "]"), ("{", ""), ("", "}"), ("[[", ""), ("[]", ""):
+        elements = [json.dumps(row) for row in GOOD]
+        elements[at] = before + elements[at] + after
+        start, end = ('{"data": [', "]}") if wrapped else ("[", "]")
+        frame = load((start + between.join(elements) + end).encode())
+        others = [row["instruction"] for row in GOOD]
+        del others[at]
+        read = [turn["content"] for row in frame["messages"].drop_nulls() for turn in row]
+        assert set(others) <= {text.split("\n\n")[0] for text in read}, (before, after)
+        assert 0 <= len(frame) - len(elements) <= 1, "the bracket may be a failure by itself"
+        assert 1 <= len(failures(frame)) <= 2
+
+
+def test_rows_in_two_fields_are_not_read_by_half_in_silence() -> None:
+    rows = [{"prompt": f"{n}", "completion": "a"} for n in range(4)]
+    frame = load(json.dumps({"train": rows[:3], "test": rows[3:], "tags": [{"a": 1}]}).encode())
+    assert failures(frame) == [(1, "more rows are in test: only one list is read")]
 
 
 def test_lines_of_an_array_are_where_its_elements_begin() -> None:
