@@ -112,14 +112,14 @@ def _of_prompt_and_completion(usage: _Counts) -> TokenUsage:
 
 def _of_input_and_output(usage: _Counts) -> TokenUsage:
     """OpenAI's responses, and Anthropic's messages, whose input leaves the cached part out."""
-    fresh, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
+    plain, completion = _count(usage, "input_tokens"), _count(usage, "output_tokens")
     read, written = (
         _count(usage, name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens")
     )
     cached = _count(_mapping(usage, "input_tokens_details"), "cached_tokens")
     details = _mapping(usage, "output_tokens_details")
     reasoning = _first(details, ("reasoning_tokens", "thinking_tokens"))
-    tokens = TokenUsage(fresh + read + written, cached + read, completion, reasoning, written)
+    tokens = TokenUsage(plain + read + written, cached + read, completion, reasoning, written)
     return _with_total(usage, "total_tokens", tokens)
 
 
