@@ -259,6 +259,8 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
         key: existing(value, folder) if key in paths and isinstance(value, str) else value
         for key, value in raw.items()
     }
+    if engine == "openai" and os.path.isfile(str(spec.get("model"))):
+        spec["model"] = raw["model"]  # weights are a folder; a server's name may be any file's
     model, problems = checked_dataclass(spec, kind)
     if isinstance(model, LanguageModel):
         problems = [Problem((), what) for what in mistakes(model)]
