@@ -11,6 +11,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -293,12 +294,19 @@ def _negative(value: Any, *path: str) -> Iterator[Problem]:
 def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:
     """A recipe's mapping as a dataclass, checked strictly; None and problems where it is wrong."""
     try:
-        text = json.dumps(raw, allow_nan=False)
+        text = json.dumps(raw, allow_nan=False, default=_written_date)
         return TypeAdapter(kind).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in("", raw, kind, error)
     except (TypeError, ValueError):
         return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
+
+
+def _written_date(value: Any) -> str:
+    """A date of YAML as it is written: versions of interfaces and models are dates."""
+    if type(value) is not date:
+        raise TypeError
+    return value.isoformat()
 
 
 def existing(name: str, folder: Path) -> str:

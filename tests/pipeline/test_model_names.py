@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from pathlib import Path
 
 from pipeline.recipe.options import build_model
@@ -19,3 +20,12 @@ def test_a_folder_beside_the_recipe_holds_the_weights_of_a_served_model(tmp_path
     (tmp_path / "judge").mkdir()
     model, problems = build_model({**SERVED, "model": "judge"}, tmp_path)
     assert (model.model, problems) == (str(tmp_path / "judge"), [])
+
+
+def test_a_version_that_is_a_date_need_not_be_quoted() -> None:
+    """YAML reads Azure's `2024-10-21` as a date; a time of the day is no version."""
+    for version, right in ((date(2024, 10, 21), True), (datetime(2024, 10, 21), False)):
+        api = {"provider": "azure", "version": version}
+        model, problems = build_model({**SERVED, "model": "m", "api": api}, Path())
+        assert (not problems) is right
+        assert model is None or model.api.version == "2024-10-21"
