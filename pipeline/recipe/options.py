@@ -175,9 +175,9 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
         return TypeAdapter(option.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in(option.name, raw, option.annotation, error)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         what = f"{option.name} must be a plain, finite value, got {as_written(raw)}"
-        return None, [Problem((option.name,), what)]
+        return None, [Problem((option.name,), what, _quote(error))]
 
 
 def _spelled_out(raw: Any, annotation: Any) -> Any:
@@ -298,14 +298,21 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
         return TypeAdapter(kind).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in("", raw, kind, error)
-    except (TypeError, ValueError):
-        return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
+    except (TypeError, ValueError) as error:
+        what = f"every value must be plain and finite, got {raw!r}"
+        return None, [Problem((), what, _quote(error))]
+
+
+def _quote(error: Exception) -> str | None:
+    """How to write what JSON has no type for; other values are infinite or no numbers."""
+    quoted = 'YAML reads dates and times as such; a text is quoted: "2024-10-21"'
+    return quoted if isinstance(error, TypeError) else None
 
 
 def _written_date(value: Any) -> str:
     """A date of YAML as it is written: versions of interfaces and models are dates."""
     if type(value) is not date:
-        raise TypeError
+        raise TypeError(f"{value!r} is no date")
     return value.isoformat()
 
 
