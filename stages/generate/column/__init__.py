@@ -117,7 +117,8 @@ def column(
     Returns:
         The columns. Dropped: `unreadable` (no sample has the form of the output, although it
         was shown to the model for a repair and sampled anew; evidence: why, and the answer's
-        end), `reasoning_unclosed`, `null_value` and `no_prompt` (the prompt is blank).
+        end), `reasoning_unclosed`, `withheld` (by the provider's filter), `null_value`
+        and `no_prompt` (the prompt is blank).
 
     Raises:
         UserError: A template cannot be rendered.

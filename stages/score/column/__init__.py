@@ -157,8 +157,8 @@ def column(
 
     Returns:
         The columns. Dropped: `unreadable` (no label, although it was shown to the model for a
-        repair and sampled anew), `reasoning_unclosed`, `null_value` (the prompt would show a
-        null) and `no_prompt` (it is blank).
+        repair and sampled anew), `reasoning_unclosed`, `withheld` (by the provider's
+        filter), `null_value` (the prompt would show a null) and `no_prompt` (it is blank).
 
     Raises:
         UserError: A template cannot be rendered.
