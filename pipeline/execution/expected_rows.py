@@ -149,10 +149,16 @@ def _select(frame: pl.DataFrame, columns: Sequence[str]) -> pl.DataFrame:
 
 
 def _kept_fraction(last: Artifact | None) -> float:
+    """The part of the rows that are kept; failed rows that are tried again say nothing of it."""
     if last is None:
         return 1.0
     counts = last.manifest["counts"]
-    return counts["kept"] / ((counts["in"] + counts["created"]) or 1)
+    decided = counts["in"] + counts["created"]
+    if last.manifest["incomplete"]:
+        decided -= counts["failed"]
+        if not decided:
+            return 1.0
+    return counts["kept"] / (decided or 1)
 
 
 def _annotated(source: ExpectedRows, step: Step, columns: Sequence[str]) -> pl.DataFrame:

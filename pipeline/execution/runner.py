@@ -30,6 +30,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetTracker, Usage
 from pipeline.models.engines.registry import end_processes
 from pipeline.recipe.code_hash import code_hash
+from pipeline.recipe.graph import Step
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
@@ -207,7 +208,7 @@ class Runner:
         try:
             outcome = execute(planned, self.outputs, self.store, ctx, pool)
         except UserError as error:
-            error.where = error.where or f"{planned.step.where}: {planned.step.name}"
+            error.where = _place(planned.step, error.where)
             raise
         finally:
             if uses_language_model(planned):
@@ -257,6 +258,14 @@ class Runner:
             libraries=_versions(),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _place(step: Step, where: str | None) -> str:
+    """Where an error was raised: the id of a row alone does not say in which step."""
+    place = f"{step.where}: {step.name}"
+    if where is not None and not where.startswith("row "):
+        return where
+    return f"{place}: {where}" if where else place
 
 
 def _names(models: Sequence[LanguageModel]) -> list[str]:

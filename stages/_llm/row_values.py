@@ -87,9 +87,13 @@ def check_names(
         makers = [
             f"{', '.join(makers)} adds it" for makers in [stages_that_add(wrong[0])] if makers
         ]
-        hints = [closest(wrong[0], valid), *makers, f"there are: {', '.join(valid)}"]
+        hints = [
+            closest(wrong[0], valid),
+            *makers,
+            f"there are: {', '.join(valid)}" if valid else None,
+        ]
         what = f"must name columns or parts of a row, got {wrong[0]!r}"
-        raise OptionError(option, what, hint="; ".join(filter(None, hints)))
+        raise OptionError(option, what, hint="; ".join(filter(None, hints)) or None)
 
 
 def row_values(

@@ -206,7 +206,7 @@ def rows_to_frame(rows: Sequence[Row], source: str, adds: Mapping[str, Any]) -> 
             if kept is not row:
                 kept["origins"] = [*kept["origins"], *row["origins"]]
                 row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
-    if not first:
+    if rows and not first:
         _warn_that_nothing_is_kept(rows, source)
     verdict = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
     return pl.DataFrame(rows, schema={**RECORD_COLUMNS, **adds, **verdict})
@@ -216,4 +216,4 @@ def _warn_that_nothing_is_kept(rows: Sequence[Row], source: str) -> None:
     reasons = Counter(row["drop_reason"] for row in rows if row["drop_reason"] is not None)
     reasons["failed"] = sum(row["error"] is not None for row in rows)
     counts = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common() if number)
-    _log.warning("%s: none of %d drafts became a row: %s", source, len(rows), counts or "no input")
+    _log.warning("%s: none of %d drafts became a row: %s", source, len(rows), counts)

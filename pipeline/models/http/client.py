@@ -192,10 +192,11 @@ class HttpClient:
         self, response: Any, prepared: PreparedRequest, body: dict[str, Any], history: History
     ) -> str | Retry | Failure:
         """The raw text of an answer, if it is one; it may be cut, garbled or another's page."""
-        content_type = (response.headers.get("content-type") or "of no type").lower()
+        content_type = (response.headers.get("content-type") or "").lower()
         is_stream = "event-stream" in content_type
         if not is_stream and "json" not in content_type:
-            return Retry(f"the answer is {self._one_line(content_type)} instead of JSON")
+            got = self._one_line(content_type or "without a content type")
+            return Retry(f"the answer is {got} instead of JSON")
         try:
             content = response.content.decode("utf-8")
             parsed = self._assembled(content) if is_stream else json.loads(content)

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.errors import UserError
 from pipeline.models.api import Limits
 from pipeline.models.http.rate_limit import RateLimiter, backoff
 from pipeline.models.journal.gate import Gate
@@ -188,7 +189,12 @@ class Scheduler:
             answers: How many answers there were when the attempt before it ended.
         """
         sent = time.monotonic()
-        result = await self.attempt(request)
+        try:
+            result = await self.attempt(request)
+        except UserError:
+            # It was refused, or never sent: nobody bills it, and it is not in flight any more.
+            self.gate.reconcile(request)
+            raise
         now = time.monotonic()
         if not isinstance(result, Retry):
             self.failing_since = None

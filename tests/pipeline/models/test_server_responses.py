@@ -295,3 +295,10 @@ def test_a_server_that_does_not_count_is_counted_for(tmp_path: Path) -> None:
     assert len(requests) == 2
     assert tracker.tokens == 2 * (prompt + answer)
     assert tracker.money == 2 * (prompt + 2 * answer)
+
+
+def test_an_answer_without_a_content_type_is_named_as_such(tmp_path: Path) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n<html>") as (port, _):
+        model = served(port, limits=Limits(attempts=1))
+        (answer,) = generate(tmp_path, model)
+    assert "the answer is without a content type instead of JSON" in str(answer.error)

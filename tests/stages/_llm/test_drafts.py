@@ -106,3 +106,9 @@ def test_a_warning_names_the_reasons_when_nothing_is_kept(caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         frame_of(some)
     assert "none of 3 drafts became a row: too_dull 2, failed 1" in caplog.text
+
+
+def test_no_warning_where_nothing_came_in(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert frame_of([]).is_empty()
+    assert not caplog.text
