@@ -17,6 +17,7 @@ from pipeline.cli.app import (
     snapshot,
     verb,
 )
+from pipeline.cli.tables import size
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def report(
     shown = snapshot(recipe, store, overrides, profile)
     html = plugin("page")(shown, _before(shown, against))
     write_page(output, html)
-    print(f"{output} ({len(html.encode()) / 1e6:.1f} MB): open it in a browser")
+    print(f"{output} ({size(len(html.encode()))}): open it in a browser")
 
 
 def write_page(output: Path, html: str) -> None:

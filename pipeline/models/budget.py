@@ -365,7 +365,8 @@ class Budget:
 
     def exhausted(self, remaining: int) -> UserError:
         """The error that ends the run, with the number of requests that were not sent."""
-        tracker, why = self._exhausted, f"{remaining:,} requests are left"
+        tracker = self._exhausted
+        why = "1 request is left" if remaining == 1 else f"{remaining:,} requests are left"
         hint = "run again to continue with a new budget, or raise it; all answers are kept"
         if tracker and tracker.renewed:
             if tracker.earlier != NOTHING:

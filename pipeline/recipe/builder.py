@@ -225,6 +225,12 @@ class Builder:
         """The `budget` among these keys; without limits where there is none."""
         key_path = (*key_path, "budget")
         budget = self._limits(key_path, raw.get("budget") or {}, BudgetLimit) or BudgetLimit()
+        if budget.per is not None and budget == BudgetLimit(per=budget.per):
+            self._problem(
+                (*key_path, "per"),
+                "a budget must limit requests, tokens or money, got `per` alone",
+                f"budget: {{requests: 1000, per: {budget.per}}}",
+            )
         priceless = [
             name
             for name, model in self.models.items()

@@ -11,6 +11,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -174,9 +175,9 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
         return TypeAdapter(option.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in(option.name, raw, option.annotation, error)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError) as error:
         what = f"{option.name} must be a plain, finite value, got {as_written(raw)}"
-        return None, [Problem((option.name,), what)]
+        return None, [Problem((option.name,), what, _quote(error))]
 
 
 def _spelled_out(raw: Any, annotation: Any) -> Any:
@@ -259,6 +260,8 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
         key: existing(value, folder) if key in paths and isinstance(value, str) else value
         for key, value in raw.items()
     }
+    if engine == "openai" and os.path.isfile(str(spec.get("model"))):
+        spec["model"] = raw["model"]  # weights are a folder; a server's name may be any file's
     model, problems = checked_dataclass(spec, kind)
     if isinstance(model, LanguageModel):
         problems = [Problem((), what) for what in mistakes(model)]
@@ -291,12 +294,26 @@ def _negative(value: Any, *path: str) -> Iterator[Problem]:
 def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]:
     """A recipe's mapping as a dataclass, checked strictly; None and problems where it is wrong."""
     try:
-        text = json.dumps(raw, allow_nan=False)
+        text = json.dumps(raw, allow_nan=False, default=_written_date)
         return TypeAdapter(kind).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in("", raw, kind, error)
-    except (TypeError, ValueError):
-        return None, [Problem((), f"every value must be plain and finite, got {raw!r}")]
+    except (TypeError, ValueError) as error:
+        what = f"every value must be plain and finite, got {raw!r}"
+        return None, [Problem((), what, _quote(error))]
+
+
+def _quote(error: Exception) -> str | None:
+    """How to write what JSON has no type for; other values are infinite or no numbers."""
+    quoted = 'YAML reads dates and times as such; a text is quoted: "2024-10-21"'
+    return quoted if isinstance(error, TypeError) else None
+
+
+def _written_date(value: Any) -> str:
+    """A date of YAML as it is written: versions of interfaces and models are dates."""
+    if type(value) is not date:
+        raise TypeError(f"{value!r} is no date")
+    return value.isoformat()
 
 
 def existing(name: str, folder: Path) -> str:

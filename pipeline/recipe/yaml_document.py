@@ -86,7 +86,7 @@ class RecipeDocument:
         """
         *parents, last = keys = path.split(".")
         if not parents or not all(keys):
-            hint = "a path such as stages.chosen.with.budget"
+            hint = "a path such as stages.chosen.with.budget or budget.requests"
             raise UserError(f"{path!r} must be a path into the recipe", where=where, hint=hint)
         target = self._mapping_at(parents, where)
         inner = len(keys) == 2 and keys[0] in ("stages", "models")

@@ -203,6 +203,12 @@ def test_a_period_is_one_of_the_calendars(tmp_path: Path) -> None:
         recipe(tmp_path, 9, 3, budget={"money": 9, "per": "year"})
 
 
+def test_a_period_without_an_amount_is_refused(tmp_path: Path) -> None:
+    """It would limit nothing."""
+    with pytest.raises(RecipeErrors, match="must limit requests, tokens or money, got `per` alone"):
+        recipe(tmp_path, 9, 3, budget={"per": "day"})
+
+
 @pytest.mark.parametrize("per", ["day", "week", "month"])
 def test_periods_cover_every_day_once(per: Any) -> None:
     day = date(2027, 12, 27)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import Journal
 from tests.support.serving import FakeServer, error_response, fixed, listening, served
 
+SHORT = Decoding(max_tokens=4)
 REFUSALS = {
     "a wrong key": error_response("401 Unauthorized", "no such key"),
     "a quota": error_response("402 Payment Required", "no credit is left"),
@@ -35,11 +37,10 @@ def test_what_an_interface_cannot_say_is_not_in_flight(tmp_path: Path) -> None:
     with listening(FakeServer()) as port:
         model = served(port, price=Price(1, 2), api=Api(provider="anthropic"))
         with pytest.raises(UserError, match="logprobs"):
-            ctx.open(model).generate(questions(logprobs=5))
+            ctx.open(model).generate(questions(replace(SHORT, logprobs=5)))
     close_engines()
     assert costs(Journal(ctx.store / "journal")) == []
 
 
-def questions(**more: int) -> list[Request]:
-    decoding = Decoding(max_tokens=4, **more)
+def questions(decoding: Decoding = SHORT) -> list[Request]:
     return [Request((("user", f"Name {i} seas."),), decoding) for i in range(9)]

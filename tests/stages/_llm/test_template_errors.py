@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,10 @@ def test_a_list_of_no_names_is_not_shown(tmp_path: Path) -> None:
         Recipe.of("wrong", {"drawn": drawn}, {})
     (problem,) = error.value.problems
     assert problem.hint is None
+
+
+def test_a_date_among_values_is_to_be_quoted(tmp_path: Path) -> None:
+    columns = {"n": {"name": "categorical", "values": [date(2024, 10, 21), "never"]}}
+    with pytest.raises(RecipeErrors, match="must be a plain, finite value") as error:
+        Recipe.of("wrong", {"drawn": {**DRAWN, "with": {"num_rows": 2, "columns": columns}}}, {})
+    assert "quoted" in str(error.value.problems[0].hint)
