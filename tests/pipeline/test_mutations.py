@@ -146,9 +146,14 @@ CALLS = (
     "stages", "stages load.records --json", "journal stats --store s", "journal verify --store s",
     "journal export y.jsonl --store s", "journal import j.jsonl --store s3",
     "journal stats --store s --json", "run r.yaml --set stages.brief.with.maximum=3 --store s",
+    "release r.yaml --store s", "releases --store s", "verify toys --store s --json",
+    "diff r.yaml --store s", "gc --store s", "sample r.yaml brief --store s -n 2",
+    "report r.yaml -o p.html --store s", "refresh r.yaml --store s", "plan r.yaml --show --store s",
+    "run r.yaml --limit 2 --store s", "schedule r.yaml --weekly", "stages score.judge --prompts",
 )  # fmt: skip
 WORDS = (
     "r.yaml", "quickstart", "nope", "run", "plan", "status", "why", "explain", "cat", "stages",
+    "release", "diff", "sample", "refresh", "publish", "toys@1.0", "--limit", "--partial", "--to",
     "journal", "stats", "verify", "export", "import", "--store", "--set", "--profile", "tiny",
     "--json", "--dropped", "--failed", "-o", "--workers", "0", "-1", "1", "9" * 21, "x.jsonl",
     "x.parquet", "x.jsonl.gz", "a", "sized", "brief", "out", "--help", "--version", "", "-", "--",
@@ -219,12 +224,33 @@ def test_three_hundred_mutated_command_lines(
     assert codes[Exit.DONE] > 15
 
 
-@pytest.mark.proof
-def test_as_a_command_it_ends_in_the_same_way(tmp_path: Path) -> None:
-    for words in recipe_calls(tmp_path, 2, 10):
+def check_commands(folder: Path, number: int) -> None:
+    for words in recipe_calls(folder, 2, number):
         inside = call(*words)
         shutil.rmtree(words[3], ignore_errors=True)
         if not any("\0" in word for word in words):
             done = command(*words)
             assert "Traceback" not in done.stderr
             assert done.returncode == inside.code, words
+
+
+@pytest.mark.proof
+def test_as_a_command_it_ends_in_the_same_way(tmp_path: Path) -> None:
+    check_commands(tmp_path, 10)
+
+
+@pytest.mark.proof_long
+def test_a_hundred_recipes_as_commands(tmp_path: Path) -> None:
+    check_commands(tmp_path, 100)
+
+
+@pytest.mark.proof_long
+def test_a_hundred_command_lines_as_commands(tmp_path: Path) -> None:
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    prepare(inside)
+    for words in argument_calls(2, 100):
+        if not any("\0" in word for word in words):
+            done = command(*words, folder=inside, PYTHONPATH=str(ROOT))
+            assert "Traceback" not in done.stderr, (words, done.stderr)
+            assert done.returncode in EXPECTED, words

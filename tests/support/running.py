@@ -64,11 +64,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
-def command(*arguments: str, timeout: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
-    """`python -m pipeline ...` to its end."""
+def command(
+    *arguments: str, timeout: float = 60, folder: Path = ROOT, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m pipeline ...` in a folder, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "pipeline", *arguments],
-        cwd=ROOT,
+        cwd=folder,
         env=environment(**more),
         capture_output=True,
         text=True,

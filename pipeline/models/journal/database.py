@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 FORMAT = 2
@@ -37,9 +38,10 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.DatabaseError: It is no journal of this format, or cannot be opened.
     """
-    _make_private(path)
+    _create(path)
     connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
+    _make_private(path)
     connection.execute("PRAGMA synchronous = FULL")
     # Keys are digests, so every batch touches pages all over the index: rare checkpoints
     # and a large cache double the speed. No mmap: each mapped page costs a page fault,
@@ -71,13 +73,21 @@ def _lacking(connection: sqlite3.Connection) -> list[str]:
     return [name for name in ADDED_COLUMNS if name not in columns]
 
 
-def _make_private(path: Path) -> None:
-    """Create the journal's file, if need be, for its owner alone, and what is beside it.
+def _create(path: Path) -> None:
+    """Create the journal's file for its owner alone, if there is none.
 
-    SQLite gives the write-ahead log the rights of the file. One of another owner stays as it is.
+    It is never opened here: to close it would release the locks of every connection that this
+    process has to it (as POSIX has it), and another process could then remove a log in use.
     """
-    with suppress(OSError):
-        os.close(os.open(path, os.O_CREAT | os.O_RDONLY, PRIVATE))
+    if not path.exists():
+        with suppress(OSError), TemporaryDirectory(dir=path.parent) as folder:
+            empty = Path(folder) / path.name
+            empty.touch(PRIVATE)
+            os.link(empty, path)
+
+
+def _make_private(path: Path) -> None:
+    """Leave the journal's file and what is beside it to its owner; not one of another owner."""
     for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
         file = path.with_name(name)
         with suppress(OSError):

@@ -116,6 +116,22 @@ def test_a_killed_writer_loses_nothing_and_blocks_nobody(tmp_path: Path) -> None
     assert sum(acknowledged.values()) > 10
 
 
+def test_a_second_object_leaves_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Else another process takes itself for the last one, and removes the log that is in use."""
+    journal = Journal(tmp_path)
+    journal.put_many([JournalEntry(key("first"), "first", {"text": "one"})])
+    Journal(tmp_path).close()
+    other = "import sys; from pathlib import Path; from pipeline.models.journal.journal import *"
+    other += "; Journal(Path(sys.argv[1])).close()"
+    subprocess.run([sys.executable, "-c", other, str(tmp_path)], check=True)
+    assert (tmp_path / f"{NAME}-wal").exists()
+    journal.put_many([JournalEntry(key("second"), "second", {"text": "two"})])
+    journal.close()
+    again = Journal(tmp_path)
+    assert set(again.get_many([key("first"), key("second")])) == {key("first"), key("second")}
+    assert not again.integrity()
+
+
 def test_several_processes_write_at_once(tmp_path: Path) -> None:
     """From the very start: none of them begins with a file."""
     processes = [writer(tmp_path, str(n)) for n in range(3)]
