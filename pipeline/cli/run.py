@@ -179,7 +179,7 @@ def plan(
     import sys
 
     from pipeline.cli import tables
-    from pipeline.execution.estimate import counting_notes, estimate_steps
+    from pipeline.execution.estimate import counting_notes, estimate_steps, key_notes
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
     from pipeline.execution.spending import budget_warnings, trackers
@@ -188,7 +188,8 @@ def plan(
     loaded, opened = load(recipe, store, overrides, profile, limit)
     planned = make_plan(loaded, opened, stages or [])
     check(planned)
-    for note in [*prompt_notes([p.step.stage for p in planned]), *counting_notes(planned)]:
+    notes = [*prompt_notes([p.step.stage for p in planned]), *counting_notes(planned)]
+    for note in [*notes, *key_notes(planned)]:
         print(f"note: {note}", file=sys.stderr)
     if show:
         _show(loaded, planned, stages or [], as_json)

@@ -16,6 +16,7 @@ for truncated, to be repaired and to be sampled anew as often as their stage ask
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,32 @@ def counting_notes(steps: Sequence[PlannedStep]) -> list[str]:
         "whatever else its code does is done"
         for planned in steps
         if uses_language_model(planned) and planned.state != "cached" and is_own(planned)
+    ]
+
+
+def key_notes(steps: Sequence[PlannedStep]) -> list[str]:
+    """The environment variables that steps will need for a server and that are not set.
+
+    That is no mistake yet: what the journal answers needs no key.
+
+    Args:
+        steps: The planned steps.
+    """
+    needed: dict[str, list[str]] = {}
+    for planned in steps:
+        if planned.state == "cached":
+            continue
+        models = language_models(planned)
+        for model in [*models, *(m.fallback for m in models)]:
+            if model is None or model.engine != "openai":
+                continue
+            for variable in (model.api_key_env, *model.api.headers.values()):
+                if variable is not None and not os.environ.get(variable):
+                    needed.setdefault(variable, []).append(planned.step.name)
+    return [
+        f"the environment variable {variable} is not set: requests of "
+        f"{', '.join(dict.fromkeys(names))} that the journal does not answer need it"
+        for variable, names in needed.items()
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,12 @@ from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.actual_usage import ActualUsage
 from pipeline.execution.count_requests import language_models
-from pipeline.execution.estimate import Estimate, estimate_step, uses_language_model
+from pipeline.execution.estimate import (
+    Estimate,
+    estimate_step,
+    key_notes,
+    uses_language_model,
+)
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
 from pipeline.execution.progress import Progress, StartedStep
@@ -40,6 +46,8 @@ from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from schemas.manifest import FORMAT, Manifest
+
+_log = logging.getLogger(__name__)
 
 LIBRARIES: Final = ("numpy", "polars", "pyarrow", "scikit-learn", "torch", "transformers", "trl")
 
@@ -121,6 +129,8 @@ class Runner:
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
+        for note in key_notes(steps):  # better now than once the stages before are paid
+            _log.warning(note)
         pool, selected = WorkerPool(self.workers), select_steps(self.recipe, targets)
         numbers = {name: n for n, name in enumerate(self.shown or [s.name for s in selected], 1)}
         try:

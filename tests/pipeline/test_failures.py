@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import Exit, RecipeErrors
+from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.execution.actual_usage import comparison
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
@@ -110,6 +110,25 @@ def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[FakeServer, 
     held = b"".join(p.read_bytes() for p in (tmp_path / "store").rglob("*") if p.is_file())
     assert SECRET not in shown
     assert SECRET.encode() not in held
+
+
+def test_a_missing_key_is_told_before_anything_is_paid(
+    tmp_path: Path, server: tuple[FakeServer, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no mistake yet: the journal may answer everything."""
+    _, port = server
+    recipe(tmp_path, port, more="api_key_env: TINY_KEY, api: {headers: {X-Tenant: TINY_TENANT}}")
+    call = (str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
+    done = command("plan", *call)
+    assert done.returncode == Exit.DONE
+    for variable in ("TINY_KEY", "TINY_TENANT"):
+        note = f"the environment variable {variable} is not set: requests of new, rated that the"
+        assert note in done.stderr
+    set_now = command("plan", *call, TINY_KEY=SECRET, TINY_TENANT="a tenant of ours")
+    assert "is not set" not in set_now.stderr
+    with pytest.raises(UserError):
+        run(Recipe.load(call[0]), tmp_path / "store")
+    assert "TINY_KEY is not set" in caplog.records[0].getMessage()
 
 
 def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
