@@ -17,7 +17,6 @@ from pipeline.cli.app import (
     snapshot,
     verb,
 )
-from pipeline.cli.tables import size
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ def report(
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Write one HTML file that shows what became of all rows, and opens without a network."""
+    from pipeline.cli.tables import size
     from pipeline.releases.plugins import plugin
 
     check_page(output)

@@ -19,7 +19,7 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication
 from pipeline.releases.publish import erase, opened, publish, rollback
-from pipeline.releases.transports import git, git_commands, open_transport, waiting
+from pipeline.releases.transports import git, git_commands, git_repository, open_transport, waiting
 from pipeline.releases.transports.waiting import Patience
 from tests.support.places import BUCKET, empty_bucket, s3_environment
 from tests.support.publications import NAME, digests, toy_publication
@@ -374,7 +374,7 @@ def test_another_push_in_between_is_kept(
     repository = tmp_path / "sets.git"
     subprocess.run(["git", "init", "-q", "--bare", str(repository)], check=True)
     pushes: list[Any] = []
-    push = git.GitTransport._push
+    push = git_repository.GitRepository.push
 
     def late(self: Any, folder: Path, new: Any, refs: Any) -> None:
         if not pushes:
@@ -383,12 +383,12 @@ def test_another_push_in_between_is_kept(
                 ["git", "mktree"], cwd=folder, input=f"100644 blob {blob}\tLICENSE\n",
                 capture_output=True, text=True, check=True,
             ).stdout.strip()  # fmt: skip
-            commit = self._commit_tree(folder, tree, "-m", "Add a license")
+            commit = self.commit_tree(folder, tree, "-m", "Add a license")
             run_git(folder, "push", "-q", "origin", f"{commit}:refs/heads/main")
         pushes.append(new)
         push(self, folder, new, refs)
 
-    monkeypatch.setattr(git.GitTransport, "_push", late)
+    monkeypatch.setattr(git_repository.GitRepository, "push", late)
     publish(first, f"git+file://{repository}")
     assert len(pushes) == 2
     assert run_git(repository, "log", "--format=%s", "main").split("\n")[:2] == [

@@ -198,6 +198,9 @@ class Judged(Context):
         return self.judge if isinstance(model, LanguageModel) else super().open(model)
 
 
+UNREADABLE = "They agree in part"
+
+
 class Scaled(Context):
     """A context whose encoder multiplies the vectors of texts that begin with some letter."""
 
@@ -223,7 +226,7 @@ def judged(ctx: Context, answers: dict[str, str]) -> Judged:
     """The judge says what its answers have for the turn that it was asked about."""
 
     def script(prompt: str) -> Answer:
-        said = next((text for turn, text in answers.items() if turn in prompt), "Perhaps.")
+        said = next((text for turn, text in answers.items() if turn in prompt), UNREADABLE)
         return (said, "error") if said == "gone" else (said, "stop")
 
     context = Judged(ctx.files, ctx.work, ctx.store)
@@ -236,7 +239,7 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
     vague = "What river flows through the city Vienna?"
     lost = "Name the river that flows through the city of Vienna?"
     rows = conversations([(t,) for t in (SAME, OTHER, river, vague, lost, "Sing a song!")])
-    answers = {SAME: "True", river: " false.", vague: "They agree in part", lost: "gone"}
+    answers = {SAME: "True", river: " false.", vague: UNREADABLE, lost: "gone"}
     context = judged(ctx, answers)
     verdict = semantic(context, rows, benchmarks(), embedder=potion, judge=tinylm)
     listed = rows.select("id").hstack(verdict).select("id", "drop_reason", "error")
@@ -251,7 +254,7 @@ def test_the_judge_decides(ctx: Context, potion: Embedder, tinylm: LanguageModel
         assert outcomes[of(rows, text)] == (None, None)
     causes = evidence(rows, verdict)
     unread = causes.pop(of(rows, vague))
-    assert unread["response_end"] == "They agree in part"
+    assert unread["response_end"] == UNREADABLE
     (cause,) = causes.values()
     assert len(cause["journal"]) == 1
     first = {request.prompt[-1][1] for request in context.judge.calls[0]}
