@@ -222,13 +222,13 @@ def plan_table(
     priced = totals["expected"]["money"] is not None
     rows = []
     for e in entries:
-        numbers = _numbers(e)[: 4 if priced else 3]
+        numbers = _numbers(e, totals)[: 4 if priced else 3]
         known = [f"{e['journal']:,} more requests are in the journal"] if e["journal"] else []
         first, *more = [*e["causes"], *known] or [""]
         rows.append([e["name"], e["uses"], e["state"], *numbers, first])
         rows += [["", "", "", *("" for _ in numbers), cause] for cause in more]
     if any(row[4] for row in rows):
-        numbers = _numbers(totals)
+        numbers = _numbers(totals, totals)
         rows.append(["total", "", "", *numbers[: 4 if priced else 3], ""])
     money = [currency] if priced else []
     header = ["stage", "uses", "state", "rows", "requests", "tokens", *money, "why"]
@@ -267,18 +267,27 @@ def _without(
     return first, others
 
 
-def _numbers(entry: Mapping[str, Any]) -> list[str]:
-    """Rows, requests, tokens and money of an entry: bounds with `<=`, else what is expected."""
+def _numbers(entry: Mapping[str, Any], totals: Mapping[str, Any]) -> list[str]:
+    """Rows, requests, tokens and money of an entry: bounds with `<=`, else what is expected.
+
+    Where the total is a bound, so is each number that adds to it.
+    """
     cells = []
     for unit, limit in entry["at_most"].items():
-        lengths = unit in ("tokens", "money") and entry["longest"]
-        if limit and (entry["all_kept"] or lengths):
+        expected = entry["expected"][unit]
+        of_total = _is_bound(totals, unit) and limit != expected
+        if limit and (_is_bound(entry, unit) or of_total):
             cells.append(f"<= {_amount(limit)}")
         else:
-            cells.append(_amount(entry["expected"][unit]))
+            cells.append(_amount(expected))
         if entry["unknown"] and unit != "rows":
             cells[-1] = f"{cells[-1]} + ?" if cells[-1] else "?"
     return cells
+
+
+def _is_bound(entry: Mapping[str, Any], unit: str) -> bool:
+    """Whether an entry's number is the most that there may be."""
+    return bool(entry["all_kept"] or (unit in ("tokens", "money") and entry["longest"]))
 
 
 def _amount(value: float | None) -> str:
