@@ -24,6 +24,7 @@ from functools import cache
 from typing import Any, Final
 
 from pipeline.models.base import UNRECORDED, Completion, Engine, Request
+from pipeline.models.budget import NOT_ASKED
 from pipeline.models.counting import CountingEngine, is_counting
 from pipeline.models.structured_output import Parser, Unreadable, parser_for
 from schemas.refusals import REFUSAL
@@ -125,6 +126,8 @@ def ask(
 
 def _is_left(answer: ParsedCompletion) -> bool:
     """Whether an answer is one that a fallback is asked for."""
+    if answer.error is not None and answer.error.startswith(NOT_ASKED):
+        return False  # the budget left it out, and would again
     return not answer.readable or is_refusal(answer.request, answer.completion.text)
 
 

@@ -278,11 +278,15 @@ def _wrong_names(
         if name not in added:
             what = f": 'as' renames {name!r}, which {step.stage.name} does not add"
             yield what, name, suggest(name, added)
+    for name in added:
+        if name in RESERVED:  # verdicts go by these names before any is renamed
+            what = f"makes a column {name!r}, which is a name of the engine's own"
+            yield f" ({step.stage.name}) {what}", "", "give it another name in the stage's options"
     if len(own) < len(added):
         yield ": 'as' gives two columns one name", "", None
     original = {new: old for old, new in step.rename.items()}
     for name in own:
-        if name in base or name in RESERVED:
+        if name in base or (name in RESERVED and original.get(name, name) != name):
             reason = "is there already" if name in base else "is a name of the engine's own"
             hint = f"as: {{{original.get(name, name)}: another_name}}"
             yield (

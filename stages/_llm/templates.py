@@ -74,9 +74,17 @@ class Null(ChainableUndefined):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which no multiplication makes something huge."""
+    """Jinja's sandbox, in which no multiplication makes something huge.
+
+    A dot means the value of that name where there is one: a field may be called `items`.
+    """
 
     intercepted_binops = frozenset({"*", "**"})
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if isinstance(obj, Mapping) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         sizes = [len(v) for v in (left, right) if isinstance(v, str | list | tuple)]
@@ -123,6 +131,8 @@ def _written(value: Any) -> Any:
     """What `{{ value }}` writes."""
     if value is None:
         raise NullValue("none")
+    if callable(value) and not isinstance(value, Null):
+        raise TemplateMistake("must write values, got a function: it is called with ()")
     return to_json(value) if isinstance(value, list | tuple | dict) else value
 
 

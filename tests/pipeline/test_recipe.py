@@ -203,7 +203,7 @@ def test_wrong_columns_and_models_of_a_graph(tmp_path: Path) -> None:
 """
     text = mistakes(tmp_path, GOOD + steps)
     assert "two: 'as' gives two columns one name" in text
-    assert "adds 'line', which is a name of the engine's own" in text
+    assert "makes a column 'line', which is a name of the engine's own" in text
     assert "the new name of 'quality' must be a text, got 3" in text
     assert "adds 'messages', which is there already" in text
     assert "4 mistakes" in text

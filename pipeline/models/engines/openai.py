@@ -32,7 +32,7 @@ from pipeline.models.engines.vllm_server import Server
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.rate_limit import RateLimiter
 from pipeline.models.http.redaction import MIN_KEY_LENGTH
-from pipeline.models.http.refusals import History
+from pipeline.models.http.refusals import PARAMETERS, History
 from pipeline.models.http.scheduler import Result, Scheduler
 from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.requests import Batch, PreparedRequest
@@ -149,6 +149,9 @@ class OpenAIEngine(JournaledEngine):
             limiter=self._remote.limiter,
         )
         missing = [request for request in prepared if request.key in gate.missing]
+        if missing and not history.answered and self._journal.has_answered(missing[0].payload):
+            # What is refused now is about its text: a run of failed rows alone must not stop.
+            history.answered, history.accepted = True, {*PARAMETERS}
         future = asyncio.run_coroutine_threadsafe(_check_and_send(client, scheduler, missing), loop)
         future.add_done_callback(lambda _: results.put(None))
         try:

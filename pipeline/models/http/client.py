@@ -53,6 +53,8 @@ OVERLOADED: Final = frozenset({408, 429, 503, 529})
 """Status codes after which fewer requests are sent at once."""
 UNREAD: Final = frozenset({429, 503, 529})
 """Those of them that say nothing about the request itself."""
+TOO_LARGE: Final = re.compile(r"request too large|must be reduced", re.IGNORECASE)
+"""What a server says of a request that exceeds a cap by itself: it never fits."""
 FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """Status codes that every other request would get as well."""
 FORBIDDEN: Final = 403
@@ -299,6 +301,8 @@ class HttpClient:
     def _refused(self, response: Any) -> Retry | Failure:
         code = response.status_code
         message = self._refusal_message(response, self._content(response))
+        if code in OVERLOADED and TOO_LARGE.search(message):
+            return Failure(f"the server answered {code}: {message}")  # it never fits
         if code in RETRYABLE:
             after, overload = retry_after(response.headers), code in OVERLOADED
             why = f"the server answered {code}: {message}"

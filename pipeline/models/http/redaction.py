@@ -17,6 +17,15 @@ MIN_KEY_LENGTH: Final = 8
 kept out of the journal nor redacted without loss."""
 
 
+PUBLIC_HEADERS: Final = frozenset({
+    "x-title", "http-referer", "referer", "user-agent", "anthropic-version", "anthropic-beta",
+    "openai-beta",
+})  # fmt: skip
+"""Headers that say who asks, or for what: their words may stand in an answer."""
+SCHEMES: Final = frozenset({"bearer", "basic", "token", "key", "apikey", "api-key"})
+"""What stands before a secret in the value of a header."""
+
+
 class LeakError(Exception):
     """A value whose JSON has a key in it that no single text or number has."""
 
@@ -35,12 +44,12 @@ class Redaction:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = sorted(set(secrets), key=len, reverse=True)
         written = {json.dumps(secret)[1:-1] for secret in self._secrets}
-        self._spellings = sorted(written | {*self._secrets})
+        self._spellings = sorted(written | {*self._secrets}, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """A text without the keys."""
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
+        for spelling in self._spellings:  # a text may itself be JSON, as the body of an error
+            text = text.replace(spelling, MASK)
         return text
 
     def value(self, value: Any) -> Any:
@@ -95,11 +104,19 @@ def _finite(value: Any) -> Any:
 
 
 def secrets_in(key: str | None, headers: Mapping[str, str]) -> list[str]:
-    """What of keys and headers must be shown nowhere: whole values, and their parts.
+    """What of keys and headers must be shown nowhere: values, and what follows their scheme.
+
+    Args:
+        key: The key; None where there is none.
+        headers: Headers with their values; those that say who asks are no secrets.
 
     Example:
-        >>> secrets_in(None, {"Authorization": "Bearer sk-12345678"})
+        >>> secrets_in(None, {"Authorization": "Bearer sk-12345678", "X-Title": "Our research"})
         ['Bearer sk-12345678', 'sk-12345678']
     """
-    values = [value for header in headers.values() for value in (header, *header.split())]
+    values = []
+    for name, value in headers.items():
+        scheme, _, rest = value.partition(" ")
+        if name.lower() not in PUBLIC_HEADERS:
+            values += [value, rest.strip()] if scheme.lower() in SCHEMES else [value]
     return [v for v in dict.fromkeys([key or "", *values]) if len(v) >= MIN_KEY_LENGTH]

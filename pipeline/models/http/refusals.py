@@ -72,7 +72,8 @@ _UNSUPPORTED: Final = re.compile(
 _ABOUT_TEXT: Final = re.compile(
     r"context.?(?:length|window|size)|too (?:long|many (?:input )?tokens)|reduce (?:the|your)"
     r"|content.?(?:filter|policy|management|moderation)|moderation|flagged|safety|harmful"
-    r"|inappropriate|sensitive|string_above_max_length|maximum (?:prompt|input)|data_inspection",
+    r"|inappropriate|sensitive|(?:exists|content) risk|string_above_max_length"
+    r"|maximum (?:prompt|input)|data_inspection",
     re.IGNORECASE,
 )
 _KEY: Final = re.compile(

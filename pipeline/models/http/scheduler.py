@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from pipeline.errors import UserError
 from pipeline.models.api import Limits
@@ -49,6 +49,24 @@ class Retry:
     billed: TokenUsage | None = None
 
 
+class Tries(NamedTuple):
+    """What became of a request so far.
+
+    Attributes:
+        counted: Attempts that failed, but for those that were refused unread while others were
+            answered.
+        all: All attempts that failed.
+        answers: How many answers there were when the last of them ended.
+    """
+
+    counted: int = 0
+    all: int = 0
+    answers: int = 0
+
+
+FORGIVEN: Final = 4
+"""Refusals of a request from which on it waits longer, though others are answered."""
+
 Attempt = Callable[[PreparedRequest], Awaitable[str | Retry | Failure]]
 """One attempt: the raw response, or why there is none. A UserError ends all sending."""
 Result = str | Failure | Discarded
@@ -69,7 +87,7 @@ class Scheduler:
 
     Attributes:
         pending: Requests that were never sent.
-        retries: A heap of (due time, tie breaker, request, attempts so far, answers until then).
+        retries: A heap of (due time, tie breaker, request, what became of it so far).
         in_flight: The tasks of the attempts that are under way.
         wake: Set whenever an attempt has ended.
         failing_since: When the first attempt failed since the last answer.
@@ -86,7 +104,7 @@ class Scheduler:
     limiter: RateLimiter
     rng: random.Random = field(default_factory=random.Random)
     pending: deque[PreparedRequest] = field(default_factory=deque)
-    retries: list[tuple[float, int, PreparedRequest, int, int]] = field(default_factory=list)
+    retries: list[tuple[float, int, PreparedRequest, Tries]] = field(default_factory=list)
     in_flight: set[asyncio.Task[None]] = field(default_factory=set)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     failing_since: float | None = None
@@ -153,12 +171,11 @@ class Scheduler:
             if not self.gate.admit(request):
                 self.over_budget = alone and (due or not self.retries)
                 return POLL_INTERVAL
-            attempts, answers = heapq.heappop(self.retries)[3:] if due else (0, self.answers)
+            tries = heapq.heappop(self.retries)[3] if due else Tries(answers=self.answers)
             if not due:
                 self.pending.popleft()
             self.limiter.sent(tokens)
-            attempt = self._try(request, attempts + 1, answers)
-            task = asyncio.get_running_loop().create_task(attempt)
+            task = asyncio.get_running_loop().create_task(self._try(request, tries))
             self.in_flight.add(task)
             task.add_done_callback(self._ended)
         return None
@@ -180,13 +197,12 @@ class Scheduler:
             self.fatal = self.fatal or task.exception()
         self.wake.set()
 
-    async def _try(self, request: PreparedRequest, number: int, answers: int) -> None:
+    async def _try(self, request: PreparedRequest, tries: Tries) -> None:
         """One attempt.
 
         Args:
             request: The request.
-            number: Of the attempt, from 1.
-            answers: How many answers there were when the attempt before it ended.
+            tries: What became of those before it.
         """
         sent = time.monotonic()
         try:
@@ -205,17 +221,20 @@ class Scheduler:
         self._release(request, result)
         self.failing_since = self.failing_since or now
         self.last_reason = result.why
-        if result.overload:
+        forgiven = result.unread and self.answers > tries.answers
+        tries = Tries(tries.counted + (not forgiven), tries.all + 1, self.answers)
+        # A request that is refused again and again while others are answered, such as one that is
+        # too large for the caps, says nothing about how many may be in flight.
+        if result.overload and not (forgiven and tries.all > self.limits.attempts):
             self.limiter.concurrency.overloaded(sent, now)
         if result.after is not None:
             self.limiter.pause(now, result.after)
-        if result.unread and self.answers > answers:
-            number -= 1
-        if number >= self.limits.attempts:
-            self.deliver(request, Failure(f"{result.why} (attempt {number})"))
+        if tries.counted >= self.limits.attempts:
+            self.deliver(request, Failure(f"{result.why} (attempt {tries.counted})"))
             return
-        due = now + (result.after or 0.0) + backoff(max(number, 1), self.rng)
-        heapq.heappush(self.retries, (due, id(request), request, number, self.answers))
+        patience = max(tries.counted, tries.all - FORGIVEN, 1)
+        due = now + (result.after or 0.0) + backoff(patience, self.rng)
+        heapq.heappush(self.retries, (due, id(request), request, tries))
 
     def _release(self, request: PreparedRequest, result: Retry) -> None:
         """Replace the reservation of an attempt without an answer by what it is billed."""

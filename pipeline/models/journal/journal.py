@@ -34,6 +34,16 @@ from xxhash import xxh3_64_digest
 
 from pipeline.errors import UserError
 from pipeline.models.journal.database import connect
+from pipeline.models.journal.queries import (
+    ANSWERED,
+    ENTRIES,
+    INSERT,
+    INSERT_MISSING,
+    LENGTHS_SAMPLE,
+    MODELS,
+    NEWEST,
+    SELECT,
+)
 from pipeline.models.journal.responses import (
     UNREADABLE,
     ParsedResponse,
@@ -45,43 +55,6 @@ from pipeline.store.files import OTHER_STORE, DamagedFile, check_kind, warn
 from pipeline.store.hashing import encode
 
 NAME = "journal.sqlite"
-
-MODELS = """
-CREATE TABLE IF NOT EXISTS models (
-    digest TEXT NOT NULL PRIMARY KEY,  -- of local weights, as in a request's model
-    name   TEXT NOT NULL               -- for people: the last part of the folder's path
-)
-"""
-INSERT = """
-INSERT INTO responses (key, request, response, checksum, sent) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET answers = answers + 1
-"""
-INSERT_MISSING = """
-INSERT OR IGNORE INTO responses (key, request, response, checksum, sent) VALUES (?, ?, ?, ?, ?)
-"""
-SELECT = """
-WITH RECURSIVE requested(start) AS (
-    SELECT 1 UNION ALL SELECT start + 16 FROM requested WHERE start + 16 < length(?1)
-)
-SELECT key, CAST(response AS BLOB), checksum FROM responses WHERE rowid IN (
-    SELECT rowid FROM responses WHERE key IN (SELECT substr(?1, start, 16) FROM requested)
-)
-"""
-"""The responses to many keys, which are concatenated in one parameter. First all look-ups in
-the index, in the order of the keys, then the responses in the order in which they were
-written: the requests of one stage are adjacent, so each page is read once."""
-
-ENTRIES = """
-SELECT key, CAST(request AS BLOB), CAST(response AS BLOB), answers, checksum, sent
-FROM responses ORDER BY key
-"""
-NEWEST = """
-SELECT key, CAST(response AS BLOB), checksum, request -> '$.decoding.max_tokens'
-FROM (SELECT key, request, response, checksum FROM responses ORDER BY rowid DESC LIMIT 20000)
-WHERE request -> '$.model' = ? LIMIT ?
-"""
-LENGTHS_SAMPLE = 500
-"""Requests from which mean lengths are estimated."""
 
 
 class JournalEntry(NamedTuple):
@@ -278,6 +251,17 @@ class Journal:
         if self._connection.execute(query).fetchone() == (0,):
             return {}
         return dict(self._connection.execute("SELECT digest, name FROM models"))
+
+    def has_answered(self, payload: str) -> bool:
+        """Whether a model answered a newer request that was sampled as this one is.
+
+        Args:
+            payload: The request's payload.
+        """
+        request = json.loads(payload)
+        parts = [encode(request[name]).decode() for name in ("model", "decoding")]
+        with _errors_explained(self.path):
+            return bool(self._connection.execute(ANSWERED, parts).fetchone()[0])
 
     def lengths(self, model: Mapping[str, Any]) -> Lengths | None:
         """What is known of a model's requests from its newest ones; None without any.

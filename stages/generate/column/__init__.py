@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from pipeline.models.ask import ParsedCompletion, Rejection, ask
 from pipeline.models.base import Decoding, LanguageModel, Request
 from pipeline.stage import Documents, Edges, InputFiles, Records, stage
@@ -52,6 +53,9 @@ def _columns(form: Form, options: SimpleNamespace) -> dict[str, Any]:
     if options.keep_reasoning:
         own[f"{options.column}_reasoning"] = pl.String
     added = {name: pl.List(dtype) if several else dtype for name, dtype in own.items()}
+    beside = {f"{options.column}_{name}" for name in ("journal", "reasoning")} & {*form.columns}
+    if beside:
+        raise OptionError("output", f"must have no field {min(beside)!r}: a column has that name")
     return {**added, f"{options.column}_journal": pl.List(pl.String)}
 
 

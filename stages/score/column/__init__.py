@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel, Request
 from pipeline.stage import Documents, Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonEmpty, NonNegativeInt, option_group
@@ -103,6 +104,9 @@ def _columns(answer: Scale | Labels, column: str) -> dict[str, Any]:
         own = {column: pl.String}
         own |= {f"{column}_{_suffix(label)}": pl.Float64 for label in answer.labels}
     beside = {f"{column}_from_logprobs": pl.Boolean, f"{column}_journal": pl.List(pl.String)}
+    if repeated := own.keys() & beside.keys():
+        why = f"a column has the name {min(repeated)!r}"
+        raise OptionError("answer", f"must have no label of that name: {why}")
     return own | beside
 
 

@@ -400,3 +400,17 @@ def test_what_a_model_writes_is_never_evaluated(
     assert names <= {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm", "files.json"}
     for text in sound:
         text.encode("utf-8")
+
+
+def test_a_run_of_refused_requests_alone_goes_on(tmp_path: Path) -> None:
+    """What the server took of others shows that it refuses texts, not all requests."""
+    server = FakeServer()
+    some = questions(24)
+    server.refuse = tuple(f"Name {i} seas." for i in range(12, 24))
+    with listening(server) as port:
+        generate(tmp_path, served(port), some[:12])
+        for _ in range(2):  # only the refused ones are left
+            close_engines()
+            answers = generate(tmp_path, served(port), some)
+            assert [a.error is None for a in answers] == [True] * 12 + [False] * 12
+        close_engines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.models import Decoding, Limits, Request
+from pipeline.models.budget import Budget
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.http.client import retry_after
 from pipeline.models.http.rate_limit import (
@@ -23,6 +25,9 @@ from pipeline.models.http.rate_limit import (
     RateLimiter,
     backoff,
 )
+from pipeline.models.http.scheduler import Result, Retry, Scheduler
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.requests import Failure, PreparedRequest, prepare
 from tests.support.serving import FakeServer, listening, served
 
 
@@ -136,3 +141,33 @@ def test_a_server_gets_no_more_than_the_caps(tmp_path: Path) -> None:
         close_engines()
     assert server.max_concurrent <= 2
     assert took >= (9 - 5) / 5 - 0.2
+
+
+def test_one_request_that_is_always_refused_does_not_starve_the_others() -> None:
+    """As a server does with one that is larger than its cap of tokens a minute."""
+    identity = {"weights": {"id": "m"}}
+    requests = [prepare(Request(f"{i}"), identity, None, None) for i in range(400)]
+    results: dict[str, Result] = {}
+
+    async def attempt(request: PreparedRequest) -> str | Retry | Failure:
+        await asyncio.sleep(0.01)
+        if request.key == requests[0].key:
+            return Retry("429", overload=True, unread=True)
+        return "an answer"
+
+    limits = Limits(concurrency=8, attempts=3)
+    limiter = RateLimiter(limits)
+    scheduler = Scheduler(
+        attempt=attempt,
+        deliver=lambda request, result: results.update({request.key: result}),
+        gate=Gate(frozenset(request.key for request in requests), Budget()),
+        limits=limits,
+        limiter=limiter,
+        rng=random.Random(0),
+    )
+    began = time.monotonic()
+    asyncio.run(scheduler.run(requests))
+    assert sum(result == "an answer" for result in results.values()) == 399
+    assert isinstance(results[requests[0].key], Failure)
+    assert limiter.concurrency.limit > 2
+    assert time.monotonic() - began < 20

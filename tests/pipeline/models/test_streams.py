@@ -172,3 +172,19 @@ def test_streams_and_their_cuts_change_no_answer(tmp_path: Path, api: Api) -> No
     assert streamed == copy.deepcopy(plain), "texts, counts, log-probabilities and keys"
     entries = Journal(tmp_path / "streamed" / "store" / "journal").entries()
     assert all(json.loads(str(entry.sent))["stream"] for entry in entries)
+
+
+def test_contents_in_parts_are_joined() -> None:
+    """Reasoning and text of one answer, a token at a time; one piece is a plain text."""
+    thinking = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": t}]} for t in ("Let", " us")
+    ]
+    deltas: list[Any] = [[part] for part in thinking]
+    deltas += [[{"type": "text", "text": "It is"}], " so", ""]
+    events: list[Any] = [{"choices": [{"index": 0, "delta": {"content": d}}]} for d in deltas]
+    events += [{"choices": [{"index": 1, "delta": {"content": "another"}}]}]
+    events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+    answer = OPENAI.assembled(events)
+    assert answer is not None
+    parsed = parse_response(answer)
+    assert (parsed.reasoning, parsed.text) == ("Let us", "It is so")

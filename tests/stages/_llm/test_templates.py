@@ -106,3 +106,14 @@ def test_a_template_says_what_it_names() -> None:
     )
     assert template.names == {"examples", "y"}
     assert template.fields == {"topic", "tone", "z"}
+
+
+@pytest.mark.parametrize("name", ["items", "values", "keys", "get", "copy", "pop", "update"])
+def test_a_dot_means_the_value_of_that_name(name: str) -> None:
+    assert Template(f"{{{{ extra.{name} }}}}").render({"extra": {name: "3 eggs"}}) == "3 eggs"
+
+
+@pytest.mark.parametrize("source", ["{{ text.upper }}", "{{ extra.items }}"])
+def test_a_function_is_no_value(source: str) -> None:
+    with pytest.raises(TemplateMistake, match="must write values, got a function"):
+        Template(source).render({"text": "a", "extra": {}})

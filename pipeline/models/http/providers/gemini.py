@@ -106,6 +106,8 @@ def assembled(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     for event in events:
         result |= {k: v for k, v in event.items() if k != "candidates"}
         for piece in event.get("candidates") or ():
+            if piece.get("index"):
+                continue  # another answer than the first
             candidate |= {k: v for k, v in piece.items() if k not in ("content", "logprobsResult")}
             parts += (piece.get("content") or {}).get("parts") or ()
             for name, values in (piece.get("logprobsResult") or {}).items():

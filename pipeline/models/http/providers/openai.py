@@ -17,6 +17,8 @@ from pipeline.models.journal.requests import PreparedRequest
 PROMPT_FIELDS: frozenset[str] = frozenset({"messages", "prompt"})
 TEXT_FIELDS: Final = ("content", "reasoning_content", "reasoning", "refusal")
 """Fields of a message whose pieces are joined."""
+PIECES: Final = ("text", "thinking", "summary", "reasoning", "refusal", "data", "signature")
+"""Fields of a content's part whose pieces are joined."""
 DONE: Final = {"done": True}
 """What stands for the last event of a stream, `data: [DONE]`."""
 
@@ -108,11 +110,51 @@ def assembled(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             continue
         result |= {k: v for k, v in event.items() if k != "choices" and v is not None}
         for piece in event.get("choices") or ():
-            _add(choice, piece)
+            if not piece.get("index"):  # not another answer than the first
+                _add(choice, piece)
     if not (ended or choice["finish_reason"]) or not (choice.keys() & {"message", "text"}):
         return None
     result["object"] = str(result.get("object", "")).removesuffix(".chunk")
     return result | {"choices": [choice]}
+
+
+def joined(parts: Sequence[Any], more: Sequence[Any]) -> list[Any]:
+    """Parts of a content with those of a stream's next piece, which go on where these end.
+
+    Args:
+        parts: The parts so far.
+        more: The next ones.
+
+    Example:
+        >>> text = {"type": "text", "text": "Let"}
+        >>> joined([text], [{"type": "text", "text": " us"}, {"type": "refusal", "refusal": "No"}])
+        [{'type': 'text', 'text': 'Let us'}, {'type': 'refusal', 'refusal': 'No'}]
+        >>> thinking = {"type": "thinking", "thinking": [text]}
+        >>> joined([thinking], [{"type": "thinking", "thinking": [{"type": "text", "text": "?"}]}])
+        [{'type': 'thinking', 'thinking': [{'type': 'text', 'text': 'Let?'}]}]
+    """
+    result = [*parts]
+    for part in more:
+        last = result[-1] if result else None
+        same = (
+            isinstance(part, Mapping)
+            and isinstance(last, Mapping)
+            and all(part.get(name) == last.get(name) for name in ("type", "index", "id"))
+        )
+        if not same:
+            result.append(part)
+            continue
+        merged_part = dict(last or {})
+        for name, value in part.items():
+            earlier = merged_part.get(name)
+            if name in PIECES and isinstance(value, str) and isinstance(earlier, str):
+                merged_part[name] = earlier + value
+            elif isinstance(value, list) and isinstance(earlier, list):
+                merged_part[name] = joined(earlier, value)
+            else:
+                merged_part[name] = value
+        result[-1] = merged_part
+    return result
 
 
 def _add(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
@@ -122,9 +164,13 @@ def _add(choice: dict[str, Any], piece: Mapping[str, Any]) -> None:
         message = choice.setdefault("message", {"role": "assistant", "content": None})
         for name, value in delta.items():
             if name in TEXT_FIELDS and isinstance(value, str):
-                message[name] = (message.get(name) or "") + value
+                before = message.get(name) or ""
+                parts = [{"type": "text", "text": value}] if value else []
+                message[name] = before + value if isinstance(before, str) else joined(before, parts)
             elif isinstance(value, list):
-                message[name] = [*(message.get(name) or ()), *value]
+                before = message.get(name) or []
+                parts = [{"type": "text", "text": before}] if isinstance(before, str) else before
+                message[name] = joined(parts, value)
     if piece.get("text") is not None:
         choice["text"] = choice.get("text", "") + piece["text"]
     for name, values in (piece.get("logprobs") or {}).items():
