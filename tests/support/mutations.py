@@ -373,7 +373,7 @@ def problems(name: str, count: int, seed: int) -> Iterator[str]:
     for number in range(count):
         rng = random.Random(f"{name} {seed} {number}")
         data, intact, least, most = damaged(format, rng)
-        began = time.perf_counter()
+        began = time.process_time()
         try:
             frame = load(format, data)
             if format.stage is records and not format.saved:
@@ -381,8 +381,8 @@ def problems(name: str, count: int, seed: int) -> Iterator[str]:
         except Exception as error:
             yield f"{name} {seed} {number}: {type(error).__name__}: {error}"
             continue
-        if time.perf_counter() - began > SECONDS:
-            yield f"{name} {seed} {number}: it took {time.perf_counter() - began:.0f} s"
+        if time.process_time() - began > SECONDS:
+            yield f"{name} {seed} {number}: it took {time.process_time() - began:.0f} s"
         if name == "documents":
             continue
         texts = _texts_of(frame)
