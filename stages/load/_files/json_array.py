@@ -366,6 +366,8 @@ class _Rows:
         if kind is _List.NESTED:
             # Or a later row has a stray bracket behind it, and these are rows as others are.
             is_known = frozenset(names) in self._shapes and not is_nested
+            if self._brackets == {"["} and isinstance(value, list):  # rows that are lists of turns
+                is_known = bool(names) and names <= self._keys
             return is_known or (is_indented and not names.isdisjoint(keys)), end
         return is_like_rows or not (is_long or is_nested), end
 
