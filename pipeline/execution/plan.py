@@ -163,7 +163,7 @@ def plan_step(
         causes = [f"{artifact.manifest['counts']['failed']} failed rows are retried"]
         causes = causes if state == "incomplete" else []
         return PlannedStep(step, state, options, parts, key, artifact, causes, drifted)
-    if partial := store.artifact(digest({**parts, "partial": True})):
+    if partial := store.artifact(digest(partial_parts(parts))):
         number = partial.manifest["used"].get("not_asked", 0)
         causes = [f"{number:,} requests were not sent before the budget was reached"]
         return PlannedStep(step, "incomplete", options, parts, key, partial, causes, drifted)
@@ -172,6 +172,17 @@ def plan_step(
         return PlannedStep(step, "missing", options, parts, key, None, ["never run"], drifted)
     causes = differences(latest.manifest["parts"], parts, step)
     return PlannedStep(step, "stale", options, parts, key, None, causes, drifted)
+
+
+def partial_parts(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a step that did not send all of its own requests.
+
+    They differ from those of a step that only has partial inputs, which asked all that it could.
+
+    Args:
+        parts: The step's parts.
+    """
+    return {**parts, "partial": "itself"}
 
 
 def _missing_columns(step: Step, artifact: Artifact) -> list[str]:

@@ -27,7 +27,15 @@ from pipeline.execution.estimate import (
     uses_language_model,
 )
 from pipeline.execution.peak_memory import peak_memory, reset_peak
-from pipeline.execution.plan import PlannedStep, StepOutputs, check, plan, plan_step, select_steps
+from pipeline.execution.plan import (
+    PlannedStep,
+    StepOutputs,
+    check,
+    partial_parts,
+    plan,
+    plan_step,
+    select_steps,
+)
 from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.spending import tracker
@@ -225,7 +233,7 @@ class Runner:
                 self.used[name] = ActualUsage.of(ctx.counters, own.spent)
         if budget.not_sent:
             self.not_asked[name] = budget.not_sent
-            parts = {**(planned.parts or {}), "partial": True}
+            parts = partial_parts(planned.parts or {})
             planned = replace(planned, parts=parts, fingerprint=digest(parts))
         manifest = self._manifest(planned, outcome, staging)
         manifest["used"] = dict(sorted(ctx.counters.items()))

@@ -31,7 +31,6 @@ from pipeline.releases.bundle import (
     PROMPTS,
     RECIPE,
     RELEASE,
-    SUFFIX,
     model_files,
 )
 from pipeline.releases.bundle_archive import (
@@ -83,11 +82,6 @@ class OpenedBundle:
                     name = f"{file['stage']}/{file['path']}"
                     wrong.append(f"{name} must have sha256 {file['sha256']}, got {actual}")
         return wrong
-
-
-def is_bundle_path(reference: str) -> bool:
-    """Whether a word of the command line means a bundle rather than a recipe."""
-    return reference.endswith(SUFFIX)
 
 
 def open_bundle(

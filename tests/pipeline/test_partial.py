@@ -184,4 +184,18 @@ def test_the_limit_of_one_stage_leaves_the_others_whole(path: Path, tmp_path: Pa
     code, runner = run_partly(recipe, store)
     assert (code, runner.not_asked) == (Exit.BUDGET, {"rated": 9})
     parts = {n: a.manifest["parts"].get("partial") for n, a in runner.outputs.artifacts.items()}
-    assert parts == {"a": None, "rated": True, "new": True, "judged": None, "out": None}
+    assert parts == {"a": None, "rated": "itself", "new": True, "judged": None, "out": None}
+
+
+def test_a_partial_step_behind_a_partial_one_goes_on(path: Path, tmp_path: Path) -> None:
+    """What came in stays a part of the rows, and all of it is asked in the end."""
+    store = tmp_path / "store"
+    kept = []
+    for own in (1, 99):
+        budgets = [f"stages.rated.budget.requests={4 if own == 1 else 0}"]
+        budgets += [f"stages.new.budget.requests={own}", "stages.rated.with.tokens=3"]
+        code, runner = run_partly(Recipe.load(str(path), budgets), store)
+        assert code is Exit.BUDGET
+        counted = runner.outputs.artifacts["new"].manifest["counts"]
+        kept.append((counted["kept"], counted["failed"]))
+    assert kept == [(1, 3), (4, 0)]
