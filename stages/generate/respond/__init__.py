@@ -84,7 +84,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
