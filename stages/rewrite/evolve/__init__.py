@@ -174,7 +174,7 @@ def evolve(
         model: Rewrites and compares.
         answerer: Answers; by default the same model.
         target: With method: rubric, the model that will be tuned. An instruction is kept, and
-            its rounds end, where the grades of its answer and of the answerer's lie apart.
+            its rounds end, where the grades of its answer and of the answerer's differ enough.
         judge: Grades the answers of both; by default the model that rewrites.
         method: wizardlm, wizardlm-code, wizardcoder, rubric or turns, each with its own
             options.
@@ -213,7 +213,7 @@ def evolve(
         opened = ctx.open(model) if model else engine
         return partial(generate_field, opened, decoding=decoding, seed=seed)
 
-    limits = {"min_mass": min_mass, "max_tokens": judge_max_tokens}
+    limits: dict[str, Any] = {"min_mass": min_mass, "max_tokens": judge_max_tokens}
     grade = partial(score_field, ctx.open(judge) if judge else engine, seed=seed, **limits)
     contrast = (writing(target), grade) if target else None
     evolution = _Evolution(

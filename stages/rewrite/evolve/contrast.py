@@ -2,7 +2,7 @@
 
 CodecLM (Wang et al. 2024, arXiv:2404.05875). As in the paper: the strong model and the model
 that will be tuned (the target) both answer an instruction, a judge grades both answers from 1
-to 10 while it sees them side by side, and an instruction is kept where the grades lie far apart:
+to 10 while it sees them side by side, and an instruction is kept where the grades differ much:
 with the strong model's answer where that is better, else with the target's, which shall not
 unlearn what it does well. What both answer alike goes into the next round, as it is now. The
 grades do not depend on the places of the answers.
