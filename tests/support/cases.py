@@ -44,6 +44,10 @@ LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
 _ROWS: Final = sample("self_instruct.jsonl.gz").head(20)
+_ENCODED: Final = _ROWS.head(8).with_columns(
+    attributes=pl.Series([["building", "tact", "grammar"]] * 8, dtype=pl.List(pl.String))
+)
+"""Rows with use case and skills."""
 _BOOK: Final = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
 _PROBLEMS: Final = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")
 _ANSWERS: Final = conversations(
@@ -132,6 +136,11 @@ def _cases() -> list[Case]:
     judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
+        case(
+            *("rewrite.evolve", "rubric with metadata", {"rows": _ENCODED}),
+            method=evolve.Rubric(metadata="attributes"),
+            rounds=2,
+        ),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())
@@ -228,6 +237,15 @@ def _more_cases() -> list[Case]:
     return [
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
+            {
+                **dict.fromkeys(("model", "target", "judge"), MODEL),
+                "method": evolve.Rubric(metadata="attributes", min_gap=0.0),
+                "rounds": 2,
+                "max_tokens": LIMIT,
+            },
+        ),
         Case(
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
