@@ -1,4 +1,4 @@
-"""Sentence vectors of conversations, for clustering, near-duplicates and diversity; of documents too.
+"""Sentence vectors of conversations and documents, for clustering, near-duplicates, diversity.
 
 What is embedded is a template over the parts of a conversation, because the
 choice matters: instructions alone group tasks, whole rows group topics. Of a document it is
@@ -77,9 +77,9 @@ def text(
     Args:
         rows: The conversations, or documents, of which the text is embedded.
         embedder: The embedding model.
-        template: The text of a conversation to embed, in Jinja: `instruction`, `input` and `response` are
-            texts, empty where the conversation has none; `messages` is the list of turns
-            with `role`, `content` and `text`, which is the turn in the view.
+        template: The text of a conversation to embed, in Jinja: `instruction`, `input` and
+            `response` are texts, empty where the conversation has none; `messages` is the list
+            of turns with `role`, `content` and `text`, which is the turn in the view.
         view: What of a turn is embedded: its content, the tool calls too, or all.
         batch_size: Texts given to the encoder at once; no vector depends on it.
         normalize: Scale the vectors to length 1, so that dot products are cosines.

@@ -85,7 +85,8 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     _check_inputs(options.method, edges, options.keep_chosen)
-    if isinstance(options.method, Distribution) and "messages" not in edges["rows"][0]:
+    columns = edges["rows"][0]
+    if isinstance(options.method, Distribution) and "text" in columns and "messages" not in columns:
         what = "distribution must have conversations on 'rows', got documents"
         raise OptionError("method", what, hint="nearest or gaps, behind embed.text")
     return _added(options.method)
