@@ -119,7 +119,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     adds=ADDS,
     check=_check,

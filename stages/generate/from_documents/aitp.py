@@ -19,8 +19,7 @@ from pydantic import Field
 from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
-from stages._llm.lists import listed_items
-from stages._llm.preambles import instruction_text
+from stages._llm.preambles import requested_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate.from_documents.context import DocumentMethod, GenerationContext
@@ -86,8 +85,7 @@ class Aitp(DocumentMethod):
 
     def _questions(self, text: str) -> list[str] | None:
         """The questions of an answer; None without any."""
-        alone = instruction_text(text) if self.per_passage == 1 else None
-        return listed_items(text) or ([alone] if alone else None)
+        return requested_items(text, self.per_passage) or None
 
     def _poor(self, draft: Draft) -> Rejection | None:
         """Why a question is dropped by its scores; its difficulty becomes the row's level."""

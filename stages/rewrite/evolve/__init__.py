@@ -136,7 +136,7 @@ def _columns(*, with_gap: bool) -> dict[str, Any]:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=_reads,
     adds=_adds,
