@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import polars as pl
 
+from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from schemas.records import first_user_turn, response
 from stages._llm.drafts import Draft, Prompt, user
@@ -42,6 +43,9 @@ class Induction:
     group: str = "source"
     num_shots: Count = 5
     curation: Curation | None = None
+
+    decoding: ClassVar[Decoding] = Decoding(256, 0.7, 0.9)
+    instruction_characters: ClassVar[tuple[int, int] | None] = (10, 800)
 
 
 def tasks(rows: pl.DataFrame, method: Induction, seed: int) -> list[Draft]:
