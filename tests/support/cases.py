@@ -146,6 +146,11 @@ def _cases() -> list[Case]:
             for m in (respond.Answer(), respond.Explain())
         ),
         answered(respond.Reason(), {"rows": _ROWS}),
+        case(
+            *("generate.respond", "reason by selection", {"rows": _ROWS.head(6)}),
+            method=respond.Reason(selection="model"),
+            truth="response",
+        ),
         answered(respond.InContext(), {"rows": _ROWS, **prose}),
         answered(respond.Continue(max_documents=4), prose),
         prompted(system_prompt.Rules(), verify=True),

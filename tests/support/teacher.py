@@ -15,6 +15,7 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Which of them fit the task best?", "2, 5"),
     ("Change what is wrong with it", "It is light, and cheap, and it is {0}."),
     ("It is VAGUE", "no"),
     ("Does the answer do all", "yes"),

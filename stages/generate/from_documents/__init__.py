@@ -119,7 +119,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     adds=ADDS,
     check=_check,
@@ -152,7 +152,7 @@ def from_documents(
     The column `parents` holds the document, whose license the row keeps. Added columns:
     `journal`; `task_type`, `skill` and `level`, as far as the method has them; `round` (FANNO
     and WaveCoder); `tests`, the test code that the model wrote for its answer (SelfCodeAlign;
-    it is not run).
+    `score.execution` runs it).
 
     Dropped rows, whatever the method: `passage_too_short`, `passage_too_long`,
     `not_sampled`; `unclear_passage`, `advertisement`, `private_passage`; `same_community`;
