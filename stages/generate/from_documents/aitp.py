@@ -1,9 +1,12 @@
-"""AITP (Liang et al. 2025, arXiv:2501.09368): questions, scored, with answers from the text.
+"""AITP: questions about a passage, scored, with answers from the text.
 
-A model proposes questions about a passage, a judge scores each from 1 to 10, and answers
-to the good ones are rewritten from the passage. The paper gives no threshold for the
-score; ours (`min_quality`) is 7. The paper's selection of passages by density is not part
-of this method.
+Aligning Instruction Tuning with Pre-training (Liang et al. 2025, arXiv:2501.09368). As in the
+paper: a model proposes questions about a passage, a judge scores quality and difficulty from 1 to
+10, and the answers to the good ones are rewritten from the passage.
+
+Ours: the wording, the threshold of the score (the paper gives none), and the sampling. The
+paper's selection of passages, those that are sparse among the rows of a pool, is no part of
+this method.
 """
 
 from __future__ import annotations
