@@ -195,13 +195,21 @@ def _ask(
     else:
         decoding = Decoding(max_tokens, choice=labels.labels)
         parse = partial(_label_alone, labels)
-    values = {"labels": labels.labels, "words": labels.words, "explain": explain}
-    values |= {"column": labels.column, "others": labels.others}
-    requests = [
-        Request((("user", PROMPTS.render(name, instruction=row["text"], **values)),), decoding, seed)
-        for row in rows
-    ]
+    prompts = [_prompt(name, labels, row["text"], explain) for row in rows]
+    requests = [Request((("user", prompt),), decoding, seed) for prompt in prompts]
     return ask(engine, requests, parse=parse)
+
+
+def _prompt(name: str, labels: LabelSet, text: str, explain: bool) -> str:
+    return PROMPTS.render(
+        name,
+        instruction=text,
+        labels=labels.labels,
+        words=labels.words,
+        explain=explain,
+        column=labels.column,
+        others=labels.others,
+    )
 
 
 def _schema(labels: LabelSet, *, closed: bool) -> dict[str, Any]:
