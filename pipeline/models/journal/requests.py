@@ -173,7 +173,9 @@ def prepare(
         'f14bd01dfb3e17d6013f0dba654208f8'
     """
     is_text = isinstance(request.prompt, str)
-    decoding = _with_room(request.decoding, reasoning)
+    decoding = request.decoding
+    if request.role == "assistant":
+        decoding = _with_room(decoding, reasoning)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
     error: str | None = None
     rendered: str | None = None

@@ -98,8 +98,8 @@ def personas(
 
     Returns:
         The new records. Rows are dropped as `no_text` and `no_persona` (there is nothing to start
-        from), `persona_length`, `duplicate`, and for answers that were cut or empty as
-        `persona_cut`, `persona_unparsed`, `task_cut`, `task_unparsed`, `answer_cut`,
+        from), `not_sampled`, `persona_length`, `duplicate`, and for answers that were cut or
+        empty as `persona_cut`, `persona_unparsed`, `task_cut`, `task_unparsed`, `answer_cut`,
         `answer_unparsed`, or as `reasoning_unclosed`.
 
     Raises:
@@ -133,7 +133,7 @@ def _written(
     seed: int,
 ) -> list[Draft]:
     if isinstance(method, FromText):
-        return describe_readers(write, required(documents, "documents", method.name), method)
+        return describe_readers(write, required(documents, "documents", method.name), method, seed)
     people = _people(required(personas, "personas", method.name))
     if isinstance(method, Relations):
         return relate(write, people, method)

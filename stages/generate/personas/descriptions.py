@@ -23,7 +23,7 @@ from typing import Annotated, Final, Literal
 import polars as pl
 
 from pipeline.types import Count, NonEmpty, Range, option_group
-from schemas.records import record_id
+from schemas.records import digest, record_id
 from stages._common.option_types import Distinct
 from stages._llm.drafts import Draft, GenerateField, filter_drafts, user
 from stages._llm.preambles import without_preamble
@@ -49,6 +49,7 @@ class FromText:
         name: "text".
         per_text: Personas of each text.
         stances: What they would do with it; the personas of a text take turns.
+        max_texts: Size of the random sample of texts; null for all.
         characters: How much of a text is shown, from its beginning.
         words: The fewest and the most words of a description; others are dropped as
             `persona_length`.
@@ -57,6 +58,7 @@ class FromText:
     name: Literal["text"] = "text"
     per_text: Count = 1
     stances: Annotated[tuple[Stance, ...], NonEmpty, Distinct] = ("read", "write")
+    max_texts: Count | None = None
     characters: Count = 4000
     words: Range = _WORDS
 
@@ -80,7 +82,7 @@ class Relations:
 
 
 def describe_readers(
-    write: GenerateField, documents: pl.DataFrame, method: FromText
+    write: GenerateField, documents: pl.DataFrame, method: FromText, seed: int
 ) -> list[Draft]:
     """Drafts with the personas of each document.
 
@@ -88,8 +90,11 @@ def describe_readers(
         write: Sends the requests.
         documents: The texts.
         method: The options.
+        seed: Of the sample of texts.
     """
     drafts = []
+    ranked = sorted(documents["id"], key=lambda id_: digest([seed, id_]))
+    sampled = {*ranked[: method.max_texts]}
     columns = documents.select("id", "text", "origins").iter_rows()
     for id_, text, origins in columns:
         shown = (text or "").strip()[: method.characters]
@@ -101,6 +106,8 @@ def describe_readers(
             draft.notes["stance"] = stance
             if not shown:
                 draft.reject("no_text")
+            elif id_ not in sampled:
+                draft.reject("not_sampled")
             drafts.append(draft)
     write(
         *(drafts, "persona"),
