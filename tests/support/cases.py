@@ -33,7 +33,7 @@ from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
-from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
+from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -129,7 +129,10 @@ def _cases() -> list[Case]:
 
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
-    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
+    judging = (
+        *(Rating(), rubric, PTrue(), Pairwise(), Gap()),
+        *(Humback(), AlpaGasus(), Deita(aspect="quality")),
+    )
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
         *(
