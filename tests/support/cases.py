@@ -131,8 +131,9 @@ def _cases() -> list[Case]:
     rubric = Rubric(criteria=("It is short.", "It is true."))
     judging = (
         *(Rating(), rubric, PTrue(), Pairwise(), Gap()),
-        *(Humback(), AlpaGasus(), Deita(aspect="quality")),
+        *(Humback(reasons=False), Deita(aspect="quality")),
     )
+    reasoned = (Humback(), AlpaGasus())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
         *(
@@ -161,6 +162,7 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(case("score.judge", m.name, judged, method=m) for m in reasoned),
         *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
         own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
         *(
