@@ -129,10 +129,7 @@ def _cases() -> list[Case]:
 
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
-    judging = (
-        *(Rating(), rubric, PTrue(), Pairwise(), Gap()),
-        *(Humback(reasons=False), Deita(aspect="quality")),
-    )
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap(), Deita(aspect="quality"))
     reasoned = (Humback(), AlpaGasus())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),

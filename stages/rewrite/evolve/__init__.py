@@ -79,7 +79,7 @@ def _answers(method: Method) -> bool:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=["messages", "tools", "origins"],
     adds=ADDS,
@@ -115,7 +115,7 @@ def evolve(
         answerer: Answers; by default the same model.
         method: wizardlm, wizardlm-code, wizardcoder, rubric or turns, each with its own
             options.
-        rounds: How often each row is evolved; the paper's number.
+        rounds: How often each row is evolved; WizardLM's number.
         seed: Seed of the sampling and of the choice of operators.
         temperature: Of instructions and answers; comparisons are greedy.
         top_p: Nucleus of the sampling.
@@ -228,6 +228,8 @@ class _Evolution:
                 return rubric.prompt(draft)
             case Turns():
                 return turns.prompt(draft)
+            case WizardLM(data_formats=formats):
+                return operators.prompt(draft, formats)
             case _:
                 return operators.prompt(draft)
 
