@@ -34,7 +34,7 @@ from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
-from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
+from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
@@ -139,7 +139,8 @@ def _cases() -> list[Case]:
 
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
-    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap(), Deita(aspect="quality"))
+    reasoned = (Humback(), AlpaGasus())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
         case(
@@ -183,6 +184,7 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(case("score.judge", m.name, judged, method=m) for m in reasoned),
         *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
         own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
         *(
