@@ -97,12 +97,6 @@ def _swallows_rows(value: Any) -> bool:
     )
 
 
-def _holds_rows(value: Any) -> bool:
-    """Whether a list holds rows and no turns, as one does that a stray bracket opens."""
-    first = value[0] if type(value) is list and value else None
-    return type(first) is list or (type(first) is dict and not first.keys() & {"role", "from"})
-
-
 class _Rows:
     """The elements of an array, whose opening bracket the window has passed.
 
@@ -249,9 +243,9 @@ class _Rows:
         if _swallows_rows(value):
             why = "invalid JSON: the list of turns holds lists; its end seems to be missing"
             return _Element(None, start, why, False)
-        if text[behind : behind + 1] in ("", "}") and _holds_rows(value):
+        if text[behind : behind + 1] in ("", "}") and self._fields.are_held_by(value):
             # It took the bracket that closes the array.
-            why = "invalid JSON: a bracket before the row, which nothing closes"
+            why = "invalid JSON: a bracket before the row or in it, which nothing closes"
             return _Element(None, start, why, False)
         if behind < len(text) and not self._may_follow(behind):
             why = f"invalid JSON: something stands behind the row (character {behind - start})"

@@ -69,6 +69,16 @@ class Fields:
         names = frozenset(value) if type(value) is dict else frozenset()
         return names in self._shapes and not names <= self.nested
 
+    def are_held_by(self, value: Any) -> bool:
+        """Whether a value holds rows: a list that a stray bracket opens, or one never closed."""
+        if type(value) is list:
+            first = value[0] if value else None
+            is_row = type(first) is dict and not first.keys() & {"role", "from"}
+            return is_row or type(first) is list
+        fields = value.values() if type(value) is dict else ()
+        lists = (field for field in fields if type(field) is list)
+        return any(self.is_row(item) for items in lists for item in items)
+
 
 class InList(Enum):
     """In what list an element is, from how that goes on."""
@@ -123,15 +133,16 @@ class Siblings:
         text, is_complete = self._window.text, self._window.complete
         if not self._is_wrapped and SPACE.fullmatch(text, end):
             return (InList.ROWS if is_complete else InList.UNCLEAR), end
-        at = end
+        at, others = end, {}
         while field := _FIELD.match(text, at):
             try:
-                at = DECODER.raw_decode(text, field.end())[1]
+                others[field.group()], at = DECODER.raw_decode(text, field.end())
             except (ValueError, RecursionError, MemoryError):
                 return InList.UNCLEAR, end
         if closed := _CLOSED.match(text, at):
             if self._is_wrapped and _LAST.fullmatch(text, closed.end()):
-                return (InList.ROWS if is_complete else InList.UNCLEAR), end
+                are_rows = is_complete and not self._fields.are_held_by(others)
+                return (InList.ROWS if are_rows else InList.UNCLEAR), end
             is_read = closed.end() < len(text)
             return (InList.NESTED if is_read else InList.UNCLEAR), closed.end()
         is_nested = self.are_lists and text[self._window.at] == "{" and _NEXT_LIST.match(text, end)
