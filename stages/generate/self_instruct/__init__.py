@@ -145,6 +145,7 @@ def self_instruct(
         ```
     """
     humans = _usable_seeds(seeds, method)
+    _warn_of_missing_constraints(humans, method)
     engine = ctx.open(model)
     bootstrap = Bootstrap(
         *(method, num_rows, max_requests, requests_per_round, seed),
@@ -199,6 +200,20 @@ def _usable_seeds(rows: pl.DataFrame, method: Method) -> list[Seed]:
             hint="seeds with that field, or instances: {name: turns} in the method",
         )
     return seeds
+
+
+def _warn_of_missing_constraints(seeds: Sequence[Seed], method: Method) -> None:
+    """Say so where the prompts show no constraints, so that the model will write none either."""
+    if "constraints" not in method.attributes:
+        return
+    number = sum(bool(seed.fields.get("constraints")) for seed in seeds)
+    if not number:
+        _log.warning(
+            "self_instruct: none of the %d seeds has constraints (a field `constraints` in their "
+            "`extra`): the prompts show None in their place, and so will the new tasks; see "
+            "data/seeds/unnatural_seed_tasks.jsonl",
+            len(seeds),
+        )
 
 
 def _all_have(seeds: Sequence[Seed], attribute: str) -> bool:

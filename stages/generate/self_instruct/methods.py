@@ -109,9 +109,14 @@ class Alpaca(MixedShots):
 class Unnatural(TaskWriting):
     """Unnatural Instructions (Honovich et al. 2022, arXiv:2212.09689).
 
-    Fifteen seeds in five fixed sets of three; after three tasks the fourth is written with
-    its input and the constraints on its output, which is then requested greedily.
-    Paraphrases are another stage's.
+    As in the paper: fifteen seeds in five fixed sets of three; after three tasks, each with an
+    instruction, an input and constraints on the output, a fourth is written (nucleus sampling
+    of 0.99); its output is then requested greedily; dropped is what lacks one of the three
+    fields, what repeats a task of the prompt, and what has instruction and input of an earlier
+    task. The seeds need constraints, in a field `constraints` of `extra`, lest the model
+    write "None." every time: `data/seeds/unnatural_seed_tasks.jsonl` has fifteen of ours.
+    Ours: the wording, three tasks shown before the output is requested, and the limits in
+    tokens. The paper's paraphrases of the instructions are another stage's.
 
     Args:
         name: "unnatural".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from stages.generate.self_instruct.methods import (
     Unnatural,
 )
 from stages.generate.taxonomy.axes import TOPICS
+from stages.load.records import records
 from tests.conftest import ROOT
 from tests.support.options import problems
 from tests.support.rows import json_lines, seed_tasks
@@ -186,6 +188,22 @@ def test_unnatural_shows_five_triplets_in_turn_and_answers_greedily(
     assert rows["drop_reason"].to_list() == [None, *["duplicate"] * 9]
     assert json.loads(rows["evidence"][1]) == {"duplicate_of": rows["id"][0]}
     assert rows["nearest_rouge_l"].null_count() == 10, "novelty is not measured"
+
+
+def test_our_seeds_of_unnatural_carry_constraints_and_others_are_warned_of(
+    ctx: Context, seeds: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(ROOT / "data/seeds/unnatural_seed_tasks.jsonl")
+    ours = records(ctx, path=(path,), source="unnatural-seeds", license="Apache-2.0")
+    assert ours.height == 15
+    options = {"max_requests": 5, "requests_per_round": 5}
+    _, engine = play(ctx, ours, lambda _: (FOURTH, "stop"), Unnatural(), **options)
+    prompts = " ".join(map(text_of, engine.calls[0]))
+    assert prompts.count("Constraints: ") == 15
+    assert not re.search(r"Constraints: None|Input: <noinput>", prompts)
+    assert not caplog.messages or "constraints" not in caplog.text
+    play(ctx, seeds, lambda _: (FOURTH, "stop"), Unnatural(), **options)
+    assert "none of the 175 seeds has constraints" in caplog.text
 
 
 def test_unnatural_requests_a_task_field_by_field(ctx: Context, seeds: pl.DataFrame) -> None:
