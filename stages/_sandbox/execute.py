@@ -156,7 +156,8 @@ def _execute(
             scratch = stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True))
         message = request(isolation, plain, packages, size, scratch)
         output, errors = _communicate(command(isolation, packages, size), message, seconds)
-    lines = output.split(b"\n")[:-1]
+    # One name for the scratch folder, whatever isolates: messages must not differ by it.
+    lines = output.replace(scratch.encode(), SCRATCH.encode()).split(b"\n")[:-1]
     ended = [_ended(line.decode()) for line in lines[: len(job)]]
     lost = Ended("lost", 1, "", errors.decode(errors="replace")[-1000:], [], False, seconds, 0)
     return [*ended, *[lost] * (len(job) - len(ended))]

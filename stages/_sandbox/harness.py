@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MODULE: Final = "solution"
 """The name under which tests may import the program."""
 
-PRISTINE: Final = "__pristine_"
-"""What stands before a built-in's name where steps mean it as it was before the program."""
+PRISTINE: Final = "__pristine_{}__"
+"""The second name of a built-in, by which steps mean it as it was before the program."""
 
 LOADING: Final = -1
 """The step of an exception from the program itself."""
@@ -59,7 +59,7 @@ def run_steps(run: Mapping[str, Any], send: Send, token: Callable[[], str]) -> N
     """
     pid, getpid, stop = os.getpid(), os.getpid, os._exit
     saved = _snapshot(["builtins", *run["imports"]])
-    pristine = {f"{PRISTINE}{name}": value for name, value in vars(builtins).items()}
+    pristine = {PRISTINE.format(name): value for name, value in vars(builtins).items()}
     module = _module(MODULE)
     steps = [(LOADING, "setup", run["source"]), *((n, *s) for n, s in enumerate(run["steps"]))]
     for number, kind, source in steps:

@@ -120,7 +120,16 @@ def _scalar(value: Any, kinds: tuple[type, ...]) -> Any:
         return str.__str__(value)[:]
     if bytes in kinds or bytearray in kinds:
         return ["bytes", bytes(memoryview(value))]
+    for cls in kinds:
+        if "as_integer_ratio" in vars(cls):  # fractions, decimals, numbers of libraries
+            return _ratio(cls.as_integer_ratio(value))  # type: ignore[attr-defined]
+        if "__index__" in vars(cls):
+            return int.__add__(cls.__index__(value), 0)  # type: ignore[attr-defined]
     return None
+
+
+def _ratio(ratio: tuple[int, int]) -> list[Any]:
+    return ["ratio", *(int.__add__(part, 0) for part in ratio)]
 
 
 def decode(text: str) -> Any:
@@ -154,6 +163,10 @@ def untagged(value: Any) -> Any:
     match value:
         case ["float", str(digits)]:
             return float.fromhex(digits)
+        case ["ratio", int(numerator), int(denominator)] if denominator:
+            from fractions import Fraction
+
+            return Fraction(numerator, denominator)
         case ["complex", str(real), str(imaginary)]:
             return complex(float.fromhex(real), float.fromhex(imaginary))
         case ["bytes", bytes(content)]:

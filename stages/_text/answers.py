@@ -36,7 +36,8 @@ _NUMBER: Final = re.compile(
     (?:
         (?P<whole>\d+)\s+(?P<numerator>\d+)\s*/\s*(?P<denominator>\d+)
       | (?P<top>{_DIGITS})\s*/\s*(?P<under>-?(?:{_DIGITS}))
-      | (?P<digits>{_DIGITS})(?:e(?P<exponent>[-+]?\d{{1,3}})|\s*(?:×|x|\*|\\times)\s*10\s*\^\s*
+      | 10\s*\^\s*\{{?(?P<of_ten>[-+]?\d{{1,3}})\}}?
+      | (?P<digits>{_DIGITS})(?:e(?P<exponent>[-+]?\d{{1,3}})|\s*(?:×|x|\\times)\s*10\s*\^\s*
         \{{?(?P<power>[-+]?\d{{1,3}})\}}?)?
     )
     \s*(?P<percent>\\?%|percent\b)?
@@ -47,6 +48,8 @@ _NUMBER: Final = re.compile(
 _DOLLAR: Final = re.compile(r"\\\$|\$(?=\s*-?[\d.])(?![^$]*\$)")
 """A currency sign: in LaTeX, or one that is no half of a pair around mathematics."""
 
+_TIMES: Final = re.compile(r"(?<=\d)\s*\*\s*(?=\d)")
+_BARE_POINT: Final = re.compile(r"(?<![\d.])\.(?=\d)")
 _SHORT_FRACTION: Final = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _EQUATION: Final = re.compile(r"^\s*[a-z]\w*\s*=\s*(?=[^=]*$)")
 _CURRENCY_WORDS: Final = {
@@ -102,6 +105,7 @@ def number(text: str) -> Number | None:
 def _plain(text: str) -> str:
     """In one form of numbers and fractions, a currency sign still there."""
     text = _DOLLAR.sub("¤", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
+    text = _TIMES.sub("×", _BARE_POINT.sub("0.", text))
     return normalized_answer(text).replace("¤", "$")
 
 
@@ -113,6 +117,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
             )
         if match["top"]:
             return Fraction(_decimal(match["top"])) / Fraction(_decimal(match["under"]))
+        if match["of_ten"]:
+            return Fraction(10) ** int(match["of_ten"])
         exponent = int(match["exponent"] or match["power"] or 0)
         return Fraction(_decimal(match["digits"])) * Fraction(10) ** exponent
     except ZeroDivisionError:

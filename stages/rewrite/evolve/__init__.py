@@ -136,7 +136,7 @@ def _columns(*, with_gap: bool) -> dict[str, Any]:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=_reads,
     adds=_adds,
@@ -178,7 +178,7 @@ def evolve(
         judge: Grades the answers of both; by default the model that rewrites.
         method: wizardlm, wizardlm-code, wizardcoder, rubric or turns, each with its own
             options.
-        rounds: How often each row is evolved; the paper's number.
+        rounds: How often each row is evolved; WizardLM's number.
         seed: Seed of the sampling and of the choice of operators.
         temperature: Of instructions and answers; comparisons are greedy.
         top_p: Nucleus of the sampling.
@@ -324,6 +324,8 @@ class _Evolution:
                 return rubric.prompt(draft)
             case Turns():
                 return turns.prompt(draft)
+            case WizardLM(data_formats=formats):
+                return operators.prompt(draft, formats)
             case _:
                 return operators.prompt(draft)
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 from pipeline.types import Count, NonNegativeFloat, option_group
 from stages._llm.drafts import Draft, GenerateField, Prompt, user
-from stages._llm.lists import listed_items
+from stages._llm.preambles import requested_items
 from stages._llm.prompts import Prompts
 
 PROMPTS: Final = Prompts(__file__)
@@ -82,7 +83,7 @@ def write_metadata_actions(write: GenerateField, drafts: Sequence[Draft], method
         values: dict[str, Any] = {name: draft[name] for name in ("use_case", "skills")}
         return user(PROMPTS.render("metadata_actions", count=method.num_actions, **values))
 
-    write(drafts, "actions", request, parse=_items)
+    write(drafts, "actions", request, parse=partial(_items, method))
 
 
 def write_actions(write: GenerateField, drafts: Sequence[Draft], method: Rubric, seed: int) -> None:
@@ -101,7 +102,7 @@ def write_actions(write: GenerateField, drafts: Sequence[Draft], method: Rubric,
             text = PROMPTS.render("actions", count=method.num_actions, instruction=instruction)
             return user(text)
 
-        write(drafts, "actions", request, parse=_items)
+        write(drafts, "actions", request, parse=partial(_items, method))
     for draft in drafts:
         if not draft.active:
             continue
@@ -114,8 +115,8 @@ def write_actions(write: GenerateField, drafts: Sequence[Draft], method: Rubric,
             draft.fields["action"] = draft.notes["action"] = action
 
 
-def _items(text: str) -> list[str] | None:
-    return listed_items(text) or None
+def _items(method: Rubric, text: str) -> list[str] | None:
+    return requested_items(text, method.num_actions) or None
 
 
 def prompt(draft: Draft) -> Prompt:

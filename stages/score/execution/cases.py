@@ -55,7 +55,9 @@ _UNITTEST: Final[dict[str, type[ast.cmpop]]] = {
     "assertSetEqual": ast.Eq, "assertGreater": ast.Gt, "assertLess": ast.Lt,
     "assertGreaterEqual": ast.GtE, "assertLessEqual": ast.LtE,
 }  # fmt: skip
-_BUILTINS: Final = frozenset(name for name in vars(builtins) if not name.startswith("__"))
+_BUILTINS: Final = {n for n in vars(builtins) if not n.startswith("__")} - {"super"}
+"""Those that a second name can stand for; `super()` works under its own name alone."""
+
 _RECORD: Final = "__record__"
 
 
@@ -115,7 +117,7 @@ def cases_of(tests: str, entry_point: str | None) -> Cases | None:
     tree = parsed(tests)
     if tree is None:
         return None
-    splitter = _Splitter(entry_point, _BUILTINS - _bound(tree))
+    splitter = _Splitter(entry_point, frozenset(_BUILTINS - _bound(tree)))
     try:
         for statement in tree.body:
             splitter.add(statement)
@@ -249,7 +251,7 @@ class _Guarded(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         if node.id in self._names:
-            return ast.copy_location(ast.Name(f"{PRISTINE}{node.id}", node.ctx), node)
+            return ast.copy_location(ast.Name(PRISTINE.format(node.id), node.ctx), node)
         return node
 
 

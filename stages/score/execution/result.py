@@ -55,7 +55,9 @@ def combined(cases: Sequence[Case], overall: Case = (None, None)) -> Result:
     ran = sum(outcome in {"pass", "fail", "error"} for outcome, _ in cases)
     worst = next((case for case in [overall, *cases] if case[0] not in {None, "pass"}), None)
     if worst is None:
-        worst = ("pass", None) if ran == len(cases) else ("error", "it ended before its end")
+        causes = [cause for outcome, cause in cases if outcome is None and cause]
+        cause = causes[0] if causes else "it ended before its end"
+        worst = ("pass", None) if ran == len(cases) else ("error", cause)
     outcome, error = worst
     return Result(
         outcome,

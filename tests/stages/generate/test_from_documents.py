@@ -322,6 +322,18 @@ def test_questions_are_scored_before_they_are_answered(ctx: Context) -> None:
     assert len(run(scripted(ctx, model), [TREES], Aitp())) == 2
 
 
+def test_one_question_needs_no_list_and_may_go_without_a_score(ctx: Context) -> None:
+    def model(text: str) -> Answer:
+        assert "Judge this question" not in text
+        return ("What is a tree?" if "questions or tasks" in text else "A tall plant."), "stop"
+
+    rows = run(scripted(ctx, model), [TREES], Aitp(per_passage=1, min_quality=None))
+    assert turns(rows) == [["What is a tree?", "A tall plant."]]
+    assert kept(rows)["level"].to_list() == [None]
+    rows = run(scripted(ctx, model), [TREES], Aitp(per_passage=2, min_quality=None))
+    assert reasons(rows) == {"questions_unparsed": 1}
+
+
 # --- instruction pre-training
 
 

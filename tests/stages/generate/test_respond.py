@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.support.scripted import scripted
 
 ONE = (LanguageModel(model="teacher"),)
 TWO = (*ONE, LanguageModel(model="other"))
+TEXTS = st.lists(st.sampled_from(["red", "green", "pears", "stones"]), max_size=5).map(" ".join)
 
 
 def echo(text: str) -> tuple[str, str]:
@@ -237,6 +239,30 @@ def test_nearest_passages_are_those_that_share_words() -> None:
     assert nearest_passages(["a"], [], 2) == [[]]
     assert nearest_passages(["a"], ["* * *", "..."], 2) == [[]], "signs are no words"
     assert nearest_passages([], passages, 2) == []
+
+
+@given(st.lists(TEXTS, max_size=6), st.lists(TEXTS, max_size=3))
+def test_passages_are_ranked_by_bm25_as_written_out(
+    passages: list[str], queries: list[str]
+) -> None:
+    """Against the sum over the words of a query, word by word; equal scores keep the order."""
+    words = [Counter(passage.split()) for passage in passages]
+    mean = sum(c.total() for c in words) / max(1, len(words))
+
+    def score(query: str, counts: Counter[str]) -> float:
+        total = 0.0
+        for word in sorted(set(query.split()) & counts.keys()):
+            having = sum(word in other for other in words)
+            idf = math.log(1 + (len(words) - having + 0.5) / (having + 0.5))
+            damping = 1.5 * (1 - 0.75 + 0.75 * counts.total() / mean)
+            total += idf * counts[word] * 2.5 / (counts[word] + damping)
+        return total
+
+    for query, found in zip(queries, nearest_passages(queries, passages, 3), strict=True):
+        scores = sorted((score(query, counts) for counts in words), reverse=True)
+        assert len(found) == sum(value > 0 for value in scores[:3])
+        for text, expected in zip(found, scores, strict=False):
+            assert score(query, Counter(text.split())) == pytest.approx(expected)
 
 
 def test_texts_are_cut_and_continued(ctx: Context) -> None:

@@ -17,8 +17,14 @@ from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite.evolve import evolve
 from stages.rewrite.evolve.elimination import leaked, refused
+from stages.rewrite.evolve.operators import (
+    DATA_FORMATS,
+    Operator,
+    WizardCoder,
+    WizardLM,
+    WizardLMCode,
+)
 from stages.rewrite.evolve.operators import PROMPTS as OPERATOR_PROMPTS
-from stages.rewrite.evolve.operators import Operator, WizardCoder, WizardLM, WizardLMCode
 from stages.rewrite.evolve.rubric import Rubric
 from stages.rewrite.evolve.turns import TURN_KINDS, Turns
 from tests.support.options import options_of, problems
@@ -90,6 +96,41 @@ def test_operators_are_drawn_alike(ctx: Context, group: type[WizardLM] | type[Wi
     assert set(drawn) == set(method.operators)
     expected = 600 / len(drawn)
     assert all(abs(n - expected) < 4 * expected**0.5 for n in drawn.values()), drawn
+
+
+def test_complicated_input_has_a_data_format(ctx: Context) -> None:
+    """Each of them about as often; other operators name none."""
+    pool = sample("self_instruct.jsonl.gz")[:300]
+    method = WizardLM(operators=("complicate",), write_answers=False, eliminate=False)
+    context = scripted(ctx, writer)
+    evolve(context, pool, model=NO_MODEL, method=method, rounds=1)
+    prompts = [request.prompt[-1][1] for request in context.engine.calls[0]]
+    shown = Counter(form for form in DATA_FORMATS for text in prompts if f"on: {form}, " in text)
+    assert shown.total() == 300
+    assert min(shown[form] for form in DATA_FORMATS) > 25
+    own = WizardLM(operators=("complicate", "deepen"), data_formats=("a CSV table",))
+    context = scripted(ctx, writer)
+    evolve(context, pool[:40], model=NO_MODEL, method=own, rounds=1)
+    rewriting = [request.prompt[-1][1] for request in context.engine.calls[0]]
+    complicated = [text for text in rewriting if "to work on" in text]
+    assert 0 < len(complicated) < 40
+    assert all("a CSV table" in text for text in complicated)
+
+
+@pytest.mark.parametrize("method", [WizardLM(), WizardCoder(), Rubric()])
+def test_a_model_that_echoes_has_no_survivors(ctx: Context, method: Any) -> None:
+    """Whatever it says to the comparison, which it is not asked."""
+
+    def echo(text: str) -> Answer:
+        if "which criteria" in text:
+            return "1. Ask for two.", "stop"
+        return ("different" if "Compare two" in text else "  name A fruit.\n"), "stop"
+
+    context = scripted(ctx, echo)
+    rows = evolve(context, ONE, model=NO_MODEL, method=method, rounds=3)
+    assert set(rows["drop_reason"]) == {"no_gain"}
+    asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
+    assert not any("Compare two" in text for text in asked)
 
 
 def test_every_operator_is_a_prompt_file() -> None:
