@@ -34,7 +34,7 @@ from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
-from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
+from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
@@ -48,6 +48,10 @@ LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
 _ROWS: Final = sample("self_instruct.jsonl.gz").head(20)
+_ENCODED: Final = _ROWS.head(8).with_columns(
+    attributes=pl.Series([["building", "tact", "grammar"]] * 8, dtype=pl.List(pl.String))
+)
+"""Rows with use case and skills."""
 _BOOK: Final = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
 _PROBLEMS: Final = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")
 _ANSWERS: Final = conversations(
@@ -84,6 +88,14 @@ class Case(NamedTuple):
 
     def namespace(self, folder: Path) -> SimpleNamespace:
         return SimpleNamespace(**self.all_options(folder))
+
+
+def few_rows(case: Case, rows: int = 4) -> dict[str, pl.DataFrame]:
+    """What stands on the edges, cut short; all of it where a method chooses among several."""
+    if case.method in ("induction", "inverse") or case.stage in ("score.judge", "generate.pairs"):
+        return case.edges
+    short = {"rows": rows, "documents": rows}
+    return {name: frame.head(short.get(name, 100)) for name, frame in case.edges.items()}
 
 
 def _documents(texts: list[str]) -> pl.DataFrame:
@@ -135,14 +147,25 @@ def _cases() -> list[Case]:
 
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
-    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap(), Deita(aspect="quality"))
+    reasoned = (Humback(), AlpaGasus())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
+        case(
+            *("rewrite.evolve", "rubric with metadata", {"rows": _ENCODED}),
+            method=evolve.Rubric(metadata="attributes"),
+            rounds=2,
+        ),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())
         ),
         answered(respond.Reason(), {"rows": _ROWS}),
+        case(
+            *("generate.respond", "reason by selection", {"rows": _ROWS.head(6)}),
+            method=respond.Reason(selection="model"),
+            truth="response",
+        ),
         answered(respond.InContext(), {"rows": _ROWS, **prose}),
         answered(respond.Continue(max_documents=4), prose),
         prompted(system_prompt.Rules(), verify=True),
@@ -169,6 +192,7 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(case("score.judge", m.name, judged, method=m) for m in reasoned),
         *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
         own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
         *(
@@ -248,6 +272,15 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
+            {
+                **dict.fromkeys(("model", "target", "judge"), MODEL),
+                "method": evolve.Rubric(metadata="attributes", min_gap=0.0),
+                "rounds": 2,
+                "max_tokens": LIMIT,
+            },
+        ),
         Case(
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},

@@ -15,6 +15,7 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Which of them fit the task best?", "2, 5"),
     (
         "a list of the other ones that fit as well",
         json.dumps({"task_category": "Math", "other_task_categories": ["Planning"]}),
@@ -53,6 +54,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
     ("a single number:", "4"),
+    ("##Quality: ", "4"),
+    ("Write the score first", "4.5\nIt is right, but for the {0}."),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
     ("Answer with one of these and nothing else: good, bad.", "good"),
     ("Answer with a number from 1 to 5", "4"),
