@@ -22,10 +22,11 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Documents, Edges, Records, stage
+from pipeline.stage import Documents, Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.refusals import REFUSAL
 from stages._common.edges import require_input, required
+from stages._common.listed_files import lines_of
 from stages._llm.drafts import (
     Draft,
     RowMessages,
@@ -37,7 +38,7 @@ from stages._llm.drafts import (
 from stages._llm.rows import Rejection, continued, has_tools, license_of
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
-from stages.generate.respond.explain import Explain, set_system_prompts
+from stages.generate.respond.explain import SYSTEM_PROMPTS, Explain, set_system_prompts
 from stages.generate.respond.reason import Reason, write_reasoning
 from stages.generate.respond.turns import with_system
 
@@ -81,6 +82,17 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 def _check(options: SimpleNamespace) -> None:
     if not options.models:
         raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
+    method = options.method
+    if options.system_prompt_files and not isinstance(method, Explain):
+        raise OptionError(
+            *("system_prompt_files", f"must be left out with method: {method.name}"),
+            why="it draws no system prompts",
+            hint="method: explain",
+        )
+    if options.system_prompt_files and method.system_prompts != SYSTEM_PROMPTS:
+        raise OptionError(
+            "method.system_prompts", "must be left out with system_prompt_files, which replace them"
+        )
 
 
 @stage(
@@ -89,7 +101,7 @@ def _check(options: SimpleNamespace) -> None:
     reads={"rows": ["messages", "tools", "input_start", "origins"]},
     adds=_adds,
     check=_check,
-    later=("keep_reasoning",),
+    later=("keep_reasoning", "system_prompt_files"),
 )
 def respond(
     ctx: Context,
@@ -98,6 +110,7 @@ def respond(
     *,
     models: tuple[LanguageModel, ...],
     method: Method = Answer(),
+    system_prompt_files: InputFiles = (),
     num_answers: Count = 1,
     seed: int = 0,
     temperature: NonNegativeFloat = 0.7,
@@ -113,14 +126,16 @@ def respond(
     The prompt is all of a row up to the last user's turn; `parents` is the row (or the
     document), whose license stays. `select.response` chooses among the answers.
     Adds `journal`, `model` (by its name here; that of the fallback where it answered),
-    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain`, the
-    guideline for `reason`.
+    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain` (its
+    text where it is of a file), the guideline for `reason`.
 
     Args:
         rows: The prompts, for all methods but `continue`.
         documents: What `context` searches for passages, and what `continue` continues.
         models: Who answers.
         method: How: answer, explain, reason, context or continue.
+        system_prompt_files: Text files with a system prompt on each line, which `explain` draws
+            from instead of its own: Orca's list, for one. A line `<empty>` stands for none.
         num_answers: Answers of each model to each prompt.
         seed: Seed of the sampling and of what a method draws.
         temperature: Of the answers.
@@ -169,7 +184,7 @@ def respond(
             write_reasoning(write, drafts, seed)
         else:
             if isinstance(method, Explain):
-                set_system_prompts(drafts, method, seed)
+                set_system_prompts(drafts, method, seed, lines_of(system_prompt_files))
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
     for draft in answers:
