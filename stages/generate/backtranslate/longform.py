@@ -1,7 +1,10 @@
 """LongForm: instructions, chat messages and search queries for passages of text.
 
-Köksal et al. 2023, arXiv:2304.08460. The instruction has one of three styles, drawn for each
-passage. The paper has no curation.
+Köksal et al. 2023, arXiv:2304.08460.
+- As in the paper: human texts are the answers, and a model writes what each of them answers, as an
+  instruction, a chat message or a search query; there is no curation.
+- Ours: the style is drawn for each passage with equal probability, the wording, how documents are
+  cut, and `curation` as an option.
 """
 
 from __future__ import annotations

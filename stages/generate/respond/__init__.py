@@ -1,5 +1,8 @@
 """Answers to existing prompts: by several models, several times, and in several styles.
 
+The modules of the methods say what is as in the papers and what is ours; the sampling
+(temperature 0.7, 1,024 tokens) is ours for all of them.
+
 - `answer`: the prompt as it stands. Re-answering a pool with a stronger model is
   Instruction Tuning with GPT-4 (Peng et al. 2023, arXiv:2304.03277); several models
   on one prompt is Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).

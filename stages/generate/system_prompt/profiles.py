@@ -4,7 +4,8 @@ After RoleMRC (Lu et al. 2025, arXiv:2502.11387).
 - As in the paper: characters with what they know, how they speak and what they cannot or will not
   talk about, each around a topic; they answer within that and decline outside of it.
 - Ours: any instructions in the place of its questions about passages, twenty characters (the paper
-  has thousands), the topics where no file is given, the four parts of a character, and the wording. Its nested and ranked instructions are not here.
+  has thousands), the topics where no file is given, the four parts of a character, and the
+  wording. Its nested and ranked instructions are not here.
 """
 
 from __future__ import annotations

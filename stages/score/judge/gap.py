@@ -1,7 +1,11 @@
 """The rating of an answer less that of another model's answer to the same prompt.
 
-CodecLM's contrastive filter (Wang et al. 2024, arXiv:2404.05875): it keeps the prompts
-where a strong model's answer is rated well above the target model's.
+CodecLM's contrastive filter (Wang et al. 2024, arXiv:2404.05875).
+- As in the paper: a strong model's answer and the target model's to the same prompt are rated, and
+  the prompts with a large gap are kept for training (`select.top` by `judge_gap`); the others go
+  through Self-Rubrics once more.
+- Ours: the aspects and scales of the method `rating`, expectations over probabilities, and each
+  answer rated by itself.
 """
 
 from __future__ import annotations
