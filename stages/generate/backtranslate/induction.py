@@ -1,8 +1,10 @@
 """Instruction induction: from pairs of input and output to the instruction behind them.
 
-Honovich et al. 2022, arXiv:2205.10782; APE, Zhou et al. 2022, arXiv:2211.01910. From a few
-pairs of a group the instruction is inferred that turns input into output; all pairs of the
-group then get it.
+Honovich et al. 2022, arXiv:2205.10782; APE, Zhou et al. 2022, arXiv:2211.01910.
+- As in the papers: from a few pairs of one task the instruction is inferred that turns input into
+  output (five pairs in the first, several candidates of which the best is kept in the second).
+- Ours: the best candidate is the one of which the model is most certain that it fits (APE scores by
+  executing them), all pairs of the group then get it, ten candidates, and the wording.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from pipeline.types import (
     option_group,
 )
 from stages.generate.self_instruct.instance_options import (
+    AlpaCareAnswered,
     Answered,
     Examples,
     Simple,
@@ -325,9 +326,7 @@ class AlpaCare(MixedShots):
     presence_penalty: float = 1.5
     max_tokens: Count = 500
     instruction_filter: InstructionFilter | None = None
-    instances: ZeroShotAnswered | None = ZeroShotAnswered(
-        temperature=1.0, presence_penalty=1.5, max_tokens=(300, 300)
-    )
+    instances: AlpaCareAnswered | None = AlpaCareAnswered()
 
 
 Method = Annotated[

@@ -4,7 +4,8 @@ CodecLM (Wang et al. 2024, arXiv:2404.05875), its step Self-Rubrics.
 - As in the paper: the model names criteria of difficulty and an action that raises each; one action
   is drawn and applied, round after round.
 - Ours: the wording, up to four criteria, criteria from the instruction itself where the paper has
-  them from its use case and skills, and WizardLM's elimination. (`generate.taxonomy` and `score.judge` with `gap` have the paper's other steps.)
+  them from its use case and skills, and WizardLM's elimination. (`generate.taxonomy` and
+  `score.judge` with `gap` have the paper's other steps.)
 """
 
 from __future__ import annotations
