@@ -15,6 +15,31 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Which of them fit the task best?", "2, 5"),
+    (
+        "a list of the other ones that fit as well",
+        json.dumps({"task_category": "Math", "other_task_categories": ["Planning"]}),
+    ),
+    (
+        "what one has to know to answer",
+        json.dumps({"intent": "To build.", "knowledge": "Paper.", "difficulty": "hard"}),
+    ),
+    (
+        "what is strong and what is weak",
+        json.dumps({"quality_explanation": "It is clear.", "input_quality": "good"}),
+    ),
+    (
+        "what might come of an answer",
+        json.dumps({"safety_explanation": "Nothing.", "safety": "safe"}),
+    ),
+    ("Answer with the name of the category", "Math"),
+    ("Answer with one of these and nothing else: very easy", "hard"),
+    ("Answer with one of these and nothing else: very poor", "good"),
+    ("Answer with one of these and nothing else: safe", "safe"),
+    (
+        "Write the description alone",
+        "A mason who builds house {0} out of glass and dislikes straw.",
+    ),
     ("Change what is wrong with it", "It is light, and cheap, and it is {0}."),
     ("It is VAGUE", "no"),
     ("Does the answer do all", "yes"),

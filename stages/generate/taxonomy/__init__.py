@@ -91,7 +91,7 @@ def _check_files(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=4,
+    version=5,
     scope="set",
     reads=["messages", "input_start"],
     adds=_adds,

@@ -37,6 +37,8 @@ class Skills:
             stage's `skill_files`, or else of `axes.SKILLS`.
         topics: What the texts are about; those of the stage's `topic_files` take their place.
         num_skills: k, the skills of a text, which has at most k - 1 sentences (at least one).
+        verify: Have the model judge whether a text shows each of its skills, and drop it as
+            `skill_not_shown` if not.
     """
 
     name: Literal["skills"] = "skills"
@@ -44,6 +46,7 @@ class Skills:
     skills: dict[str, str] | None = None
     topics: Annotated[tuple[str, ...], NonEmpty] = TOPICS
     num_skills: Count = 3
+    verify: bool = True
 
     def check(self, available: int) -> None:
         """Refuse more skills for a text than there are.
@@ -65,7 +68,7 @@ class Skills:
         topics = context.topics or self.topics
         drafts = [self._draft(n, context.seed, descriptions, topics) for n in range(self.num_rows)]
         context.generate(drafts, "response", lambda d: user(d["instruction"]))
-        for position in range(self.num_skills):
+        for position in range(self.num_skills if self.verify else 0):
             _judge(context, drafts, position)
         return drafts
 

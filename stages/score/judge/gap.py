@@ -1,11 +1,10 @@
 """The rating of an answer less that of another model's answer to the same prompt.
 
-CodecLM's contrastive filter (Wang et al. 2024, arXiv:2404.05875).
-- As in the paper: a strong model's answer and the target model's to the same prompt are rated, and
-  the prompts with a large gap are kept for training (`select.top` by `judge_gap`); the others go
-  through Self-Rubrics once more.
-- Ours: the aspects and scales of the method `rating`, expectations over probabilities, and each
-  answer rated by itself.
+After CodecLM's Contrastive Filtering (Wang et al. 2024, arXiv:2404.05875), for answers that
+exist. As in the paper: a strong model's answer and the target model's are graded, and the
+difference says what the target has to learn. Ours: each answer is graded by itself, on the
+scales of `rating`; in the paper the judge sees both and grades from 1 to 10, as it does in the
+whole method (`rewrite.evolve` with `target`).
 """
 
 from __future__ import annotations
