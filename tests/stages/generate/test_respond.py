@@ -162,6 +162,7 @@ def test_the_model_selects_guidelines_for_each_answer(ctx: Context, rows: pl.Dat
         ("2, 2, 5, 7, 9", [2, 5, 7]),
         ("I considered all 25 of them.\nNumbers: 2 and 5", [2, 5]),
         ("0, 26", None),
+        ("1" * 30_000 + ".", None),
         ("None fits.", None),
         ("", None),
     ],
