@@ -1,8 +1,8 @@
 """Unit tests: the program of an answer, put through the test code of its row.
 
-How a verdict cannot be faked is told in `cases` and `stages/_sandbox`. A case counts as passed
-where its recorded values are right; one that asserts inside the program's process also needs the
-program's regular end, with a number that it is sent only then.
+`cases` and `stages/_sandbox` say why no verdict can be faked. A case counts as passed where its
+recorded values are right; one that asserts inside the program's process also needs the program's
+regular end, with a number that it is sent only then.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from stages._sandbox.execute import Limits, Run, execute
 from stages._sandbox.isolation import Isolation
 from stages.score.execution import execution
 from stages.score.execution.unit_tests import Tests
-from tests.support.isolating import WAYS, any_isolation, isolation_of
+from tests.support.isolating import KINDS, any_isolation, isolation_of
 
 CTX: Final = Context(Path(), Path(), Path())
 OUTSIDE: Final = "assert add(1, 2) == 3\nassert add(2, 2) == 4"
@@ -301,11 +301,11 @@ TO_GET_OUT: Final = {
 _HEAD: Final = "import os, socket, sys\ndef reached():\n    print('REACHED')\n"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_outside_can_be_reached(
-    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    isolation = isolation_of(way)
+    isolation = isolation_of(kind)
     monkeypatch.setenv("API_KEY", "SECRET")
     secret = tmp_path / "key"
     secret.write_text("SECRET")
@@ -343,9 +343,9 @@ DAEMON: Final = (
 )
 
 
-@pytest.mark.parametrize("way", [*WAYS, "limits"])
-def test_nothing_is_left_running(way: str) -> None:
-    isolation = Isolation("limits") if way == "limits" else isolation_of(way)
+@pytest.mark.parametrize("kind", [*KINDS, "limits"])
+def test_nothing_is_left_running(kind: str) -> None:
+    isolation = Isolation("limits") if kind == "limits" else isolation_of(kind)
     before = _descendants()
     start = time.monotonic()
     jobs = [[Run("script", DAEMON)], [Run("script", TO_PASS["loops"])]]
