@@ -90,6 +90,14 @@ class Case(NamedTuple):
         return SimpleNamespace(**self.all_options(folder))
 
 
+def few_rows(case: Case, rows: int = 4) -> dict[str, pl.DataFrame]:
+    """What stands on the edges, cut short; all of it where a method chooses among several."""
+    if case.method in ("induction", "inverse") or case.stage in ("score.judge", "generate.pairs"):
+        return case.edges
+    short = {"rows": rows, "documents": rows}
+    return {name: frame.head(short.get(name, 100)) for name, frame in case.edges.items()}
+
+
 def _documents(texts: list[str]) -> pl.DataFrame:
     lines = [
         {"id": digest(t), "text": t, "origins": [{"source": "s", "index": i, "license": "MIT"}]}

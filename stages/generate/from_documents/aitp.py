@@ -1,22 +1,14 @@
 """AITP: questions about a passage, scored, with answers from the text.
 
-<<<<<<< HEAD
-Aligning Instruction Tuning with Pre-training (Liang et al. 2025, arXiv:2501.09368). As in the
-paper: a model proposes questions about a passage, a judge scores quality and difficulty from 1 to
-10, and the answers to the good ones are rewritten from the passage.
-
-Ours: the wording, the threshold of the score (the paper gives none), and the sampling. The
-paper's selection of passages, those that are sparse among the rows of a pool, is no part of
-this method.
-=======
-The second of the paper's three steps: a model proposes questions about a passage, a judge
-scores each, and answers to the good ones are rewritten from the passage. The first, the texts
-where the instruction data are thin, is `select.target` with `gaps`; the third, a small part of
-such rows in the mixture, is `mix.weights`. The recipe `aitp` has all three.
+Aligning Instruction Tuning with Pre-training (Liang et al. 2025, arXiv:2501.09368). The second
+of the paper's three steps: a model proposes questions about a passage, a judge scores each, and
+answers to the good ones are rewritten from the passage. The first, the texts where the
+instruction data are thin, is `select.target` with `gaps`; the third, a small part of such rows
+in the mixture, is `mix.weights`. The recipe `aitp` has all three.
 
 As in the paper: questions, scores, answers, in this order. Ours: the prompts, the scale of 1 to
-10 with its three numbers, and the threshold `min_quality` of 7; the paper gives none.
->>>>>>> recipes
+10 with its three numbers, the sampling, and the threshold `min_quality` of 7; the paper gives
+none.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.models.base import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.http import rate_limit
-from tests.support.cases import CASES, MODEL, MORE_CASES, NAMES, Case
+from tests.support.cases import CASES, MODEL, MORE_CASES, NAMES, Case, few_rows
 from tests.support.rows import DATA
 from tests.support.servers import Running, switched
 from tests.support.servers.behaviours import BEHAVIOURS, Behaviour
@@ -30,7 +30,6 @@ ALL = [
     *(pytest.param(case, id=f"{case.stage}-{case.method}".rstrip("-")) for case in MORE_CASES),
 ]
 SAME = [name for name, behaviour in BEHAVIOURS.items() if behaviour.same and name != "plain"]
-ROWS = 4
 FLAKY = Behaviour(broken=0.35, same=False)
 TOLERANCE = 0.01
 """Of money, against the server's bill."""
@@ -65,15 +64,7 @@ def run(
         elif value == MODEL:
             options[option] = running.model(name, **more)
     options |= {"max_requests": 3} if "max_requests" in options else {}
-    return pl.DataFrame(case.resolved.function(ctx, **edges_of(case), **options))
-
-
-def edges_of(case: Case) -> dict[str, pl.DataFrame]:
-    """A few rows; all of them where a method shows or chooses among several."""
-    short = {"rows": ROWS, "documents": ROWS}
-    if case.method in ("induction", "inverse") or case.stage in ("score.judge", "generate.pairs"):
-        short = {}
-    return {name: frame.head(short.get(name, 100)) for name, frame in case.edges.items()}
+    return pl.DataFrame(case.resolved.function(ctx, **few_rows(case), **options))
 
 
 def check_accounts(case: Case, rows: pl.DataFrame) -> None:
@@ -87,7 +78,7 @@ def check_accounts(case: Case, rows: pl.DataFrame) -> None:
     if case.resolved.creates:
         assert rows.filter(~reason & ~error)["id"].is_unique().all()
     else:
-        assert len(rows) == len(edges_of(case)["rows"])
+        assert len(rows) == len(few_rows(case)["rows"])
 
 
 def kept(rows: pl.DataFrame) -> pl.DataFrame:
