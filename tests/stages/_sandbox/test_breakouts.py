@@ -100,6 +100,10 @@ TO_PASS: Final = {
     "kills its parent": (
         "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nos.kill(-1, signal.SIGKILL)"
     ),
+    "forges events": (
+        "import sys\ndef add(a, b):\n    frame = sys._getframe(1)\n"
+        "    record = frame.f_globals['__record__']\n    record(0, 3), record(1, 4)\n    return 0"
+    ),
     "kills its group": "import os\nos.killpg(0, 9)",
     "traces its parent": (
         "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
@@ -372,6 +376,16 @@ def test_a_run_leaves_nothing_to_the_next() -> None:
     )
     [ended] = execute([[Run("script", first), Run("script", second)]], Limits(), any_isolation())
     assert ended[1].stdout == "[] ['1'] False False 2\n"
+
+
+def test_many_short_children_are_not_many_processes() -> None:
+    source = (
+        "import os, time\nfor n in range(40):\n    if not os.fork():\n"
+        "        if os.fork(): os._exit(0)\n        os._exit(0)\n    os.wait()\n"
+        "    time.sleep(0.005)\nprint('done')"
+    )
+    [[ended]] = execute([[Run("script", source)]], Limits(processes=8), any_isolation())
+    assert (ended.cut, ended.stdout) == (None, "done\n")
 
 
 def test_python_itself_is_all_there() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -201,6 +202,28 @@ def test_an_assertion_that_may_not_be_reached_stays_inside() -> None:
 def test_hostile_tests_are_unparsed(text: str) -> None:
     assert cases_of(text, None) is None
     program_of(text, ("python",), "all")
+
+
+LONG: Final = {
+    "a fence without an end": "```" + "x" * 50_000 + "`",
+    "ticks": "`" * 50_000,
+    "spaces": "``` " + " " * 50_000 + "`\n" + " " * 50_000,
+    "letters behind a number": r"\boxed{1" + "a" * 50_000 + "1}",
+    "words behind a number": r"\boxed{1 " + "a " * 25_000 + "1}",
+    "digits": r"\boxed{" + "1" * 50_000 + "}",
+    "braces": r"\boxed{" * 5_000,
+    "fractions": r"\boxed{" + r"\frac{1}{2}" * 5_000 + "}",
+    "commas": "1," * 25_000,
+}
+
+
+def test_long_answers_take_no_time() -> None:
+    frame = rows([*LONG.values()], gold="1", tests="assert f(1) == 1")
+    start = time.process_time()
+    outcomes(frame, Answer(gold="gold", last_number=True))
+    for text in LONG.values():
+        program_of(text, ("python",), "all")
+    assert time.process_time() - start < 10
 
 
 def test_blocks() -> None:
