@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import shutil
@@ -206,6 +207,29 @@ def test_what_is_damaged_in_the_store_is_computed_again(
     assert any("damaged" in line for line in mended.why)
     assert call("verify", "weekly", *at).code == 0
     assert refreshed(folder).outcome == "nothing new"
+
+
+def test_what_the_stages_of_today_do_not_make_is_not_said_to_be_computed_again(
+    folder: Path,
+) -> None:
+    """The version of a stage was raised since: the same rows lie in another artifact."""
+    refreshed(folder)
+    store, path = Store(folder / "store"), str(folder / "weekly.yaml")
+    artifact = store.latest("weekly", "chosen")
+    assert artifact is not None
+    flip(artifact.folder / "kept.parquet")
+
+    def raised() -> Recipe:
+        recipe = Recipe.load(path)
+        step = recipe.steps["chosen"]
+        stage = dataclasses.replace(step.stage, version=step.stage.version + 1)
+        recipe.steps["chosen"] = dataclasses.replace(step, stage=stage)
+        return recipe
+
+    done = refresh(path, store, raised, lambda recipe: LineProgress(9, lambda text: None))
+    assert (done.code, done.release) == (0, "weekly@1.0")
+    assert "stays damaged" in done.outcome
+    assert ["damaged" in line for line in done.why] == [True]
 
 
 def test_a_release_is_never_made_of_damaged_rows(folder: Path) -> None:
