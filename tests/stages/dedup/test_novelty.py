@@ -71,7 +71,7 @@ word = st.sampled_from(["write", "writes", "a", "poem", "on", "7", "8", "诗"])
 turns = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     turns,
     st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), max_size=4),
