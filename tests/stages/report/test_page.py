@@ -26,7 +26,7 @@ from stages.report._page.lineage import final_ids, lineage, origins_of_rows
 from stages.report._page.search import rows_of
 from stages.report._page.texts import MIN_RUN, SHORT, marked
 from stages.report.page import page
-from tests.support.running import called, run, timed
+from tests.support.running import called, command, run, timed
 
 HOSTILE = (
     "<script>window.hacked = 1</script>",
@@ -523,7 +523,7 @@ def test_52002_rows_in_time_and_size(chromium: Any, shared: Path, tmp_path: Path
     pool(tmp_path)
     (tmp_path / "big.yaml").write_text(text % json.dumps("hostile"))
     arguments = [str(tmp_path / "big.yaml"), "--store", str(tmp_path / "store")]
-    assert called("run", *arguments, timeout=900).returncode == Exit.DONE
+    assert command("run", *arguments, timeout=900).returncode == Exit.DONE
     file = tmp_path / "report.html"
     done, seconds = timed("report", *arguments, "-o", str(file))
     assert done.returncode == 0, done.stderr
