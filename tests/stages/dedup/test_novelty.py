@@ -108,7 +108,7 @@ def test_real_instructions(
     stem: bool,
 ) -> None:
     monkeypatch.setattr("stages.dedup.novelty.greedy_filter._BLOCK", 64)
-    pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")[:350]
+    pool = json_lines(DATA / "samples/self_instruct.jsonl.gz")[:250]
     seeds = json_lines(DATA / "seeds/self_instruct_seed_tasks.jsonl")[:40]
     rows = conversations([(row["instruction"],) for row in pool])
     held = conversations([(row["instruction"],) for row in seeds])

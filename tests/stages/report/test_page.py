@@ -393,7 +393,7 @@ def test_rows_are_never_markup(view: Watched, site: Site) -> None:
     assert SOURCE in view.text("#sources")
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "light"), (360, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
 def test_screens_are_readable(chromium: Any, site: Site, width: int, scheme: str) -> None:
     """Nothing is wider than the screen, every text stands out from what is behind it."""
     with opened(chromium, site.file, width, scheme) as watched:
