@@ -168,7 +168,8 @@ class Decoding:
             this probability; 1 for all tokens.
         presence_penalty: Subtracted once from the logit of every token that the answer
             already contains (OpenAI's definition).
-        stop: Texts that end the answer and are cut from it.
+        stop: Texts that end the answer and are cut from it. One that is a control token ends it
+            too, although texts do not show it.
         top_k: Sample among this many most probable tokens; None for all.
         frequency_penalty: Subtracted from a token's logit once for each time that the
             answer contains it (OpenAI's definition).
@@ -213,6 +214,9 @@ class Request:
         seed: Seed of the stage.
         sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
         resample: How often it was sampled anew, because its answers could not be read.
+        role: Whose turn is written after those of the prompt. For "user" the prompt is rendered up
+            to where a user's words begin, so that the model's chat template must be at hand here;
+            what ends a user's turn there ends it too, beside the decoding's `stop`.
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])
@@ -227,6 +231,7 @@ class Request:
     seed: int = 0
     sample: int = 0
     resample: int = 0
+    role: Literal["assistant", "user"] = "assistant"
 
 
 @dataclass(frozen=True)

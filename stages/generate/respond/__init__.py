@@ -34,6 +34,7 @@ from stages._llm.drafts import (
     model_names,
     to_frame,
 )
+from stages._llm.row_values import check_names, columns_of, row_values
 from stages._llm.rows import Rejection, continued, has_tools, license_of
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
@@ -69,10 +70,24 @@ class Answer:
 Method = Annotated[Answer | Explain | Reason | InContext | Continue, Field(discriminator="name")]
 
 
+def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
+    truth = columns_of([_source_of(options.truth)]) if options.truth else []
+    columns = ["messages", "tools", "input_start", "origins", *truth]
+    return {"rows": list(dict.fromkeys(columns))}
+
+
+def _source_of(truth: str) -> str:
+    """The column, or the part of a conversation, that holds the right answers."""
+    return truth.partition(".")[0] if truth.startswith("extra.") else truth
+
+
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     method = options.method
     if not isinstance(method, Continue):
         require_input(edges, "rows", method.name)
+    if options.truth:
+        (columns,) = edges["rows"]
+        check_names("truth", [_source_of(options.truth)], columns)
     if isinstance(method, Continue | InContext):
         require_input(edges, "documents", method.name)
     return ADDS
@@ -81,15 +96,20 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 def _check(options: SimpleNamespace) -> None:
     if not options.models:
         raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
+    if options.truth and isinstance(options.method, Continue):
+        raise OptionError(
+            *("truth", f"must be left out with method: continue, got {options.truth}"),
+            why="a text's continuation has no right answer",
+        )
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
-    reads={"rows": ["messages", "tools", "input_start", "origins"]},
+    reads=_reads,
     adds=_adds,
     check=_check,
-    later=("keep_reasoning",),
+    later=("keep_reasoning", "truth"),
 )
 def respond(
     ctx: Context,
@@ -106,6 +126,7 @@ def respond(
     retry_max_tokens: tuple[Count, ...] = (),
     drop_refusals: bool = False,
     keep_reasoning: bool = False,
+    truth: str | None = None,
     source: str = "respond",
 ) -> Records:
     """New records: `num_answers` answers of every model to every prompt.
@@ -131,6 +152,10 @@ def respond(
         drop_refusals: Drop answers that open by refusing, by the phrases of `tag.surface`.
         keep_reasoning: Whether what a model reasoned before its answer becomes the answer's
             `reasoning`. It is never part of the content.
+        truth: Where the right answer of a row is, if one is known: a column, `extra.FIELD`, or
+            `response`, the row's own last answer. It becomes `truth` in the `extra` of each new
+            row, by which `score.execution` can verify it, and `reason` requests the final
+            answer in a box.
         source: Name of the new records' source.
 
     Returns:
@@ -155,6 +180,8 @@ def respond(
         ```
     """
     prompts = _prompts(rows, documents, method, seed)
+    if truth and rows is not None:
+        _note_truth(prompts, rows, truth)
     decoding = Decoding(max_tokens, temperature, top_p)
     answers: list[Draft] = []
     for name, model in zip(model_names(models), models, strict=True):
@@ -166,7 +193,7 @@ def respond(
             generate_field, engine, decoding=decoding, seed=seed, retry_max_tokens=retry_max_tokens
         )
         if isinstance(method, Reason):
-            write_reasoning(write, drafts, seed)
+            write_reasoning(write, drafts, method, seed, boxed=truth is not None)
         else:
             if isinstance(method, Explain):
                 set_system_prompts(drafts, method, seed)
@@ -212,6 +239,17 @@ def _last_requests(rows: pl.DataFrame, system: str | None) -> list[Draft]:
             draft.reject("has_tools")
         drafts.append(draft)
     return drafts
+
+
+def _note_truth(prompts: Sequence[Draft], rows: pl.DataFrame, truth: str) -> None:
+    """Note the right answer of each row, where it is known, in its prompt's draft."""
+    source = _source_of(truth)
+    for draft, values in zip(prompts, row_values(rows, [source]), strict=True):
+        value = values[source]
+        if source != truth:
+            value = (value or {}).get(truth.removeprefix("extra."))
+        if value is not None and value != "":
+            draft.notes["truth"] = value if isinstance(value, str | int | float) else str(value)
 
 
 def _copy(prompt: Draft, model: str, sample: int) -> Draft:

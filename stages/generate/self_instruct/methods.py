@@ -36,6 +36,7 @@ from stages.generate.self_instruct.task_options import (
     OnLength,
     Prompting,
     TaskWriting,
+    check_field_by_field,
 )
 
 PlainInstances = Annotated[Examples | Simple | Turns | Answered, Field(discriminator="name")]
@@ -108,9 +109,14 @@ class Alpaca(MixedShots):
 class Unnatural(TaskWriting):
     """Unnatural Instructions (Honovich et al. 2022, arXiv:2212.09689).
 
-    Fifteen seeds in five fixed sets of three; after three tasks the fourth is written with
-    its input and the constraints on its output, which is then requested greedily.
-    Paraphrases are another stage's.
+    As in the paper: fifteen seeds in five fixed sets of three; after three tasks, each with an
+    instruction, an input and constraints on the output, a fourth is written (nucleus sampling
+    of 0.99); its output is then requested greedily; dropped is what lacks one of the three
+    fields, what repeats a task of the prompt, and what has instruction and input of an earlier
+    task. The seeds need constraints, in a field `constraints` of `extra`, lest the model
+    write "None." every time: `data/seeds/unnatural_seed_tasks.jsonl` has fifteen of ours.
+    Ours: the wording, three tasks shown before the output is requested, and the limits in
+    tokens. The paper's paraphrases of the instructions are another stage's.
 
     Args:
         name: "unnatural".
@@ -200,14 +206,27 @@ class LaMini(MixedShots):
 class SelfGuide(MixedShots):
     """SELF-GUIDE (Zhao et al. 2024, arXiv:2407.12874).
 
-    Inputs for one task are written, then outputs; `noisy_text` and `length_outlier` are
-    dropped. The seeds are examples of that task.
+    The student itself writes inputs for one task, shown those of a few demonstrations and of its
+    own, then outputs; `noisy_text` and `length_outlier` are dropped, and it is trained on the
+    rest. The seeds are the demonstrations; all are shown where they are fewer than `num_shots`.
+
+    As in the paper: the steps, both filters, and two standard deviations. As in the authors'
+    code, where a recipe says so: all demonstrations with up to 10 inputs of the model's own
+    (`num_shots: 13`), temperature 0.7 to 0.9 for inputs, lengths measured against the
+    demonstrations (`length_reference: seeds`), and of inputs or outputs alone. Ours: the
+    prompts, the marks of a noisy text (the code has words of each task), the greedy answer (the
+    code samples ten at 0.2 and takes what most of them say) and the numbers marked as ours. The
+    code's request to repair an input, and equally many rows of each class, are left out.
 
     Args:
         name: "self-guide".
         task: The instruction of the one task, by default the one that all seeds share.
+        field_by_field: End an input with its line. This is ours, for models that are too weak
+            to keep the form.
         max_length_deviations: Inputs and outputs must lie within this many standard
             deviations of their mean length; null accepts any length.
+        length_reference: Whose mean and deviation: those of what was `written`, or of the
+            `seeds`.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -216,6 +235,7 @@ class SelfGuide(MixedShots):
 
     name: Literal["self-guide"] = "self-guide"
     task: str | None = None
+    field_by_field: bool = False
     num_shots: NonNegativeInt = 6  # ours
     max_generated_shots: NonNegativeInt = 3  # ours
     list_until: Count | None = None
@@ -225,6 +245,11 @@ class SelfGuide(MixedShots):
     max_rouge_l: Fraction = 1.0
     instances: Answered | None = Answered()
     max_length_deviations: PositiveFloat | None = 2.0
+    length_reference: Literal["written", "seeds"] = "written"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field_by_field(self.field_by_field, self.chat)
 
 
 @option_group
@@ -234,9 +259,14 @@ class SelfSpecialization(MixedShots):
     Instructions and inputs are written after the seeds of a domain; `generate.respond`
     answers them with `method: context`.
 
+    As in the paper: tasks with their inputs from the domain's seeds and the model's own, before
+    any answer. Ours: the prompts and all numbers.
+
     Args:
         name: "self-specialization".
         domain: What the tasks are about, in words of the prompt; null leaves it to the seeds.
+        field_by_field: Request each field of a task by itself, up to the end of its line, one
+            task a prompt. This is ours, for models that are too weak to keep the form.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -245,12 +275,17 @@ class SelfSpecialization(MixedShots):
 
     name: Literal["self-specialization"] = "self-specialization"
     domain: str | None = None
+    field_by_field: bool = False
     # The numbers of tasks and the sampling are ours.
     num_shots: NonNegativeInt = 5
     max_generated_shots: NonNegativeInt = 2
     list_until: Count | None = 12
     temperature: NonNegativeFloat = 0.7
     instances: Answered | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field_by_field(self.field_by_field, self.chat)
 
 
 @option_group

@@ -53,7 +53,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=["messages", "origins"],
     adds=ADDS,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from pipeline.types import Range, option_group
 from stages._llm.drafts import Draft, GenerateField, filter_drafts, user
-from stages._llm.lists import listed_items
+from stages._llm.preambles import requested_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 
@@ -48,7 +48,7 @@ def write_rules(write: GenerateField, drafts: Sequence[Draft], method: Rules, se
     write(drafts, "system", lambda d: user(PROMPTS.render("rules", **d.fields)))
 
     def rejection(draft: Draft) -> Rejection | None:
-        draft.fields["rules"] = listed_items(draft["system"])
+        draft.fields["rules"] = requested_items(draft["system"], draft["count"])
         return None if draft["rules"] else ("no_rules", {"system_end": draft["system"][-200:]})
 
     filter_drafts(drafts, rejection)

@@ -62,7 +62,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=4,
+    version=5,
     scope="set",
     reads=["messages", "input_start"],
     adds=_adds,

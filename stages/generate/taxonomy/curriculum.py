@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pipeline.types import Count, NonEmpty, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
-from stages._llm.lists import listed_items
+from stages._llm.preambles import requested_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.generate.taxonomy.axes import LEVELS, SUBJECTS, Level
@@ -55,7 +55,7 @@ class Curriculum:
         courses = self._courses()
         context.generate(
             *(courses, "concepts", self._concepts_prompt),
-            parse=lambda text: listed_items(text) or None,
+            parse=lambda text: requested_items(text, self.num_concepts) or None,
         )
         drafts = expand(
             courses, lambda d: [{"concept": c} for c in d["concepts"][: self.num_concepts]]

@@ -31,6 +31,8 @@ class Skills:
             `axes.SKILLS`.
         topics: What the texts are about.
         num_skills: k, the skills of a text, which has at most k - 1 sentences (at least one).
+        verify: Have the model judge whether a text shows each of its skills, and drop it as
+            `skill_not_shown` if not.
     """
 
     name: Literal["skills"] = "skills"
@@ -38,6 +40,7 @@ class Skills:
     skills: dict[str, str] | None = None
     topics: Annotated[tuple[str, ...], NonEmpty] = TOPICS
     num_skills: Count = 3
+    verify: bool = True
 
     def __post_init__(self) -> None:
         available = len(self._descriptions)
@@ -52,7 +55,7 @@ class Skills:
         """A draft for each text."""
         drafts = [self._draft(number, context.seed) for number in range(self.num_rows)]
         context.generate(drafts, "response", lambda d: user(d["instruction"]))
-        for position in range(self.num_skills):
+        for position in range(self.num_skills if self.verify else 0):
             _judge(context, drafts, position)
         return drafts
 

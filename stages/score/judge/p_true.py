@@ -12,6 +12,7 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.types import option_group
+from stages._llm.drafts import user
 from stages._llm.prompts import Prompts
 from stages.score.judge.exchanges import exchanges
 from stages.score.judge.labels import Judge, sums_by_row
@@ -40,7 +41,7 @@ def rate_p_true(judge: Judge, rows: pl.DataFrame) -> pl.DataFrame:
     """
     judged = exchanges(rows, judge.view)
     prompts = [
-        PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response)
+        user(PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response))
         for exchange in judged
     ]
     judgements = {"judge_p_true": judge.expected_values(judged, prompts, TRUTH)}

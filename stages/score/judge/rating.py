@@ -17,6 +17,7 @@ import polars as pl
 
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
+from stages._llm.drafts import user
 from stages._llm.prompts import Prompts
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import Exchange, exchanges
@@ -81,12 +82,14 @@ def rate_aspect(judge: Judge, judged: Sequence[Exchange], aspect: str) -> list[J
     """
     low, high = SCALES[aspect]
     prompts = [
-        PROMPTS.render(
-            aspect,
-            conversation=exchange.conversation,
-            response=exchange.response,
-            low=low,
-            high=high,
+        user(
+            PROMPTS.render(
+                aspect,
+                conversation=exchange.conversation,
+                response=exchange.response,
+                low=low,
+                high=high,
+            )
         )
         for exchange in judged
     ]

@@ -20,6 +20,7 @@ from pipeline.models.base import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.http import rate_limit
 from tests.support.cases import CASES, MODEL, MORE_CASES, NAMES, Case, few_rows
+from tests.support.rows import DATA
 from tests.support.servers import Running, switched
 from tests.support.servers.behaviours import BEHAVIOURS, Behaviour
 from tests.support.teacher import teacher
@@ -61,6 +62,8 @@ def run(
 ) -> pl.DataFrame:
     """The rows of a stage, with models of one behaviour in the place of all."""
     options = case.all_options(folder)
+    if case.stage == "generate.magpie":
+        more["tokenizer"] = str(DATA / "models/tinylm")
     for option, value in options.items():
         if isinstance(value, tuple) and MODEL in value:
             options[option] = tuple(
