@@ -51,8 +51,8 @@ def tracker(recipe: Recipe, store: Store, stage: str = "") -> BudgetTracker:
     result = BudgetTracker(f"the budget of {whose}", limit, currency=recipe.currency)
     if limit.per:
         day = today()
-        result.renewed = period_end(limit.per, day)
-        paid = _paid(recipe, store, stage, period_start(limit.per, day))
+        result.renewed, result.since = period_end(limit.per, day), period_start(limit.per, day)
+        paid = _paid(recipe, store, stage, result.since)
         if limit.money is not None:
             _refuse_other_currencies(recipe, paid)
         result.earlier = sum((spending.usage for spending in paid), NOTHING)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
+from pipeline.types import Count, Duration
+
 Parameter = Literal[
     "temperature", "top_p", "top_k", "seed", "stop", "presence_penalty", "frequency_penalty",
     "logprobs", "reasoning_effort",
@@ -51,6 +53,30 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests go to a provider's batches. Execution only: no answer depends on it.
+
+    Args:
+        wait: How long a stage waits for its batches before the run ends with exit code 6, to be
+            started again later: true for as long as it takes, false for not at all, or a time
+            such as "2h".
+        poll: The longest time between two questions how far a batch is, such as "60s".
+        max_requests: Most requests of a batch; null for the provider's own limit.
+        max_bytes: Most bytes of a batch, likewise.
+        completion_window: Within which time OpenAI's form asks for the answers: "24h", or what
+            else a provider offers.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    wait: bool | Duration = True
+    poll: Duration = 60.0
+    max_requests: Count | None = None
+    max_bytes: Count | None = None
+    completion_window: str = "24h"
 
 
 @dataclass(frozen=True)

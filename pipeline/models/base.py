@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.api import DEFAULT_LIMITS, PLAIN_API, Api, Limits
+from pipeline.models.api import DEFAULT_LIMITS, PLAIN_API, Api, Batching, Limits
 from pipeline.models.budget import Budget, Price
 from schemas.reasoning import Mark
 from schemas.records import Message
@@ -97,6 +97,8 @@ class LanguageModel:
             `Decoding.json_schema`.
         limits: How fast requests are sent to a server.
         api: Which interface a server has, and which parameters it takes.
+        batch: Whether requests go to the provider's batches, which are answered within a day for
+            about half the price: true, or how. A preview (`--limit`) asks one by one.
         reasoning: How it reasons before it answers.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: The model, by its name in the recipe, that is asked for what this one refuses
@@ -123,6 +125,7 @@ class LanguageModel:
     guided: bool = True
     limits: Limits = DEFAULT_LIMITS
     api: Api = PLAIN_API
+    batch: bool | Batching = False
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 2
     fallback: LanguageModel | None = None
@@ -134,6 +137,16 @@ class LanguageModel:
         """What rows call it: its id, what its server calls it, or the end of its path."""
         name = self.id or self.served_name or self.made_by
         return name or self.model.rstrip("/").split("/")[-1]
+
+    @property
+    def batching(self) -> Batching | None:
+        """How requests go to the provider's batches; None where they are sent one by one."""
+        return Batching() if self.batch is True else self.batch or None
+
+    @property
+    def price_as_sent(self) -> Price | None:
+        """The price of its requests, in batches where they are sent so."""
+        return self.price.in_batches() if self.price and self.batching else self.price
 
 
 @dataclass(frozen=True)

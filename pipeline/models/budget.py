@@ -20,7 +20,8 @@ left; when it has ended, what it did not use is given back. A server may bill mo
 reasoning beyond `max_tokens`, a prompt that is longer than it was estimated here. Then the most
 by which any request to the model went beyond is kept free for each request in flight from there
 on. The journal's newest answers of the model say how much that is, from earlier runs too; until
-there is one, at most `PROBES` requests are in flight. So
+there is one, at most `PROBES` requests are in flight, or one round of a provider's batches,
+which is submitted as a whole. So
 whenever a request is sent, all that was billed and all that is in flight fits into the budget,
 as far as answers so far show, and the budget is exceeded by no more than what the requests in
 flight are then billed beyond that: by nothing where servers keep to `max_tokens` and prompts are
@@ -249,6 +250,7 @@ class BudgetTracker:
         earlier: What earlier runs of the limit's period used; it counts as well.
         currency: That of the money.
         renewed: The first day of the next period, None for a limit of one run.
+        since: The first day of the period, likewise.
     """
 
     name: str
@@ -260,6 +262,7 @@ class BudgetTracker:
     earlier: Usage = field(default_factory=Usage)
     currency: str = DEFAULT_CURRENCY
     renewed: date | None = None
+    since: date | None = None
 
     def exceeded_by(self, usage: Usage) -> str | None:
         """The limit that this usage would exceed, such as "1,000 requests"; None if it fits."""
@@ -350,6 +353,19 @@ class Budget:
         """Reserve more, whether it fits or not: it is in flight."""
         for tracker in self.trackers:
             tracker.add(usage)
+
+    def resume(self, usage: Usage, since: date) -> None:
+        """Do not count what a batch may be billed among what earlier runs have used.
+
+        It is reserved by itself while this run waits for it.
+
+        Args:
+            usage: What it may be billed.
+            since: When it was submitted.
+        """
+        for tracker in self.trackers:
+            if tracker.since is not None and since >= tracker.since:
+                tracker.earlier -= usage
 
     def reconcile(self, reserved: Usage, actual: Usage) -> None:
         """Replace a reservation by what was really used."""

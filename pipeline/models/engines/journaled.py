@@ -100,7 +100,7 @@ class JournaledEngine(ABC):
         prepared = self.prepare(requests)
         # A server bills what it counts; one that is started here, or weights, bill nothing.
         metered = self._model.base_url is not None
-        billing = Billing(encode(self._identity).decode(), self._model.price, metered)
+        billing = Billing(encode(self._identity).decode(), self._model.price_as_sent, metered)
         return complete(prepared, self._journal, self._send, self._ctx, billing)
 
     def loglikelihood(

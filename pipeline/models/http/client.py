@@ -19,6 +19,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -161,6 +162,25 @@ class HttpClient:
         """
         async with asyncio.timeout(self.model.limits.timeout):
             return await self._client.request(method, path, **content)
+
+    async def download(self, path: str, to: Path) -> Any:
+        """Write what a server has to a file; the response, whose content is there if it succeeded.
+
+        Args:
+            path: Where it is, relative to the base address.
+            to: The file.
+        """
+        async with (
+            asyncio.timeout(self.model.limits.timeout),
+            self._client.stream("GET", path) as response,
+        ):
+            if not response.is_success:
+                await response.aread()
+                return response
+            with to.open("wb") as file:
+                async for part in response.aiter_bytes():
+                    file.write(part)
+            return response
 
     def _answer(self, response: Any, asked: Asked, history: History) -> str | Retry | Failure:
         """The raw text of an answer, if it is one; it may be cut, garbled or another's page."""

@@ -145,7 +145,7 @@ class Reader:
             asked: The request.
             history: How the server answered the stage so far.
         """
-        result = self._storable(parsed)
+        result = self.storable(parsed)
         if isinstance(result, str):
             history.answered = True
             history.accepted |= asked.body.keys()
@@ -153,8 +153,12 @@ class Reader:
                 history.accepted |= parameters_in(asked.body, self.provider.PROMPT_FIELDS)
         return result
 
-    def _storable(self, parsed: Any) -> str | Retry | Failure:
-        """The text of an answer that is stored, without any key."""
+    def storable(self, parsed: Any) -> str | Retry | Failure:
+        """The text of an answer that is stored, without any key; or why there is none.
+
+        Args:
+            parsed: The answer, as parsed JSON.
+        """
         try:
             complete = is_complete(parsed)
             text, clean = self.redaction.json(parsed)
@@ -185,9 +189,7 @@ class Reader:
 
     # Errors
 
-    def refused(
-        self, error: ErrorAnswer, asked: Asked, history: History
-    ) -> Retry | Failure | None:
+    def refused(self, error: ErrorAnswer, asked: Asked, history: History) -> Retry | Failure | None:
         """What an error means for its request; None: it is to be spelled anew, and sent again.
 
         Args:

@@ -292,7 +292,8 @@ def _store(
     ]
     billed = [_billed(prepared, result) for prepared, result in batch]
     charge = gate.billing.charge(ctx.budget, [tokens for tokens in billed if tokens is not None])
-    journal.put_many(entries, charge)
+    ended = [prepared.key for prepared, _ in batch]
+    journal.put_many(entries, charge, (gate.batch, ended) if gate.batch else None)
     ctx.count(**(charge.counters() if charge else {}))
     if failed := sum(isinstance(r, Failure) for _, r in batch):
         ctx.count(unanswered=failed)

@@ -1,0 +1,488 @@
+"""Requests in a provider's batches: submitted together, answered within a day, for half the price.
+
+It stands beside the scheduler of single requests and answers what an engine is asked in the same
+way: each request ends in an answer or in a failure, and what may succeed later is asked again, in
+the next batch. What is different is time. A run may end while a batch is under way, by a kill or
+by exit code 6; the next run goes on with it:
+
+    durable in the journal -> uploaded -> created -> polled -> its results durable -> gone
+
+Each arrow may be where a process ends, and none leads to a request that is paid for twice: while
+the journal has a request in a batch, it is sent nowhere else. A batch whose creation was not
+answered is looked for on the server, by our tag or by its file; where a provider keeps neither,
+by the names of the requests in its results. Only one that is not there is given up.
+
+What a budget does not admit is not submitted. What was submitted counts as in flight, in this run
+and in all later ones, until it is billed or given up.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import Exit, UserError
+from pipeline.models.api import Batching
+from pipeline.models.base import EngineContext, LanguageModel
+from pipeline.models.engines.batch_results import Outcome, ResultReader
+from pipeline.models.http.batches import BatchState, custom_id
+from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError, UnknownBatchError
+from pipeline.models.http.client import HttpClient
+from pipeline.models.http.reading import note_once
+from pipeline.models.http.refusals import History
+from pipeline.models.journal.batches import BatchRecord, BatchRequest
+from pipeline.models.journal.gate import Gate
+from pipeline.models.journal.journal import Journal
+from pipeline.models.journal.requests import Batch, Discarded, Failure, PreparedRequest
+
+FIRST_POLL: Final = 1.0
+"""Seconds before the first question how far a batch is; then longer ones, up to `poll`."""
+SLOWER: Final = 1.5
+GRACE: Final = timedelta(seconds=120)
+"""How long a batch may take to be listed whose creation was not answered."""
+CLOCKS: Final = timedelta(days=1)
+"""By how much a provider's clock may differ from ours; only the search for a batch is longer."""
+MAX_SHOWN: Final = 3
+"""Batches that a message names."""
+NOT_WAITING: Final = Batching(wait=False)
+"""Of a model that is asked one by one, some of whose requests are in an earlier batch."""
+
+
+@dataclass
+class OpenBatch:
+    """A batch that is under way.
+
+    Args:
+        record: What the journal has of it.
+        keys: Its requests that are asked now.
+        learned: How much was known of the server when it was spelled; None of an earlier run.
+        tried: When this process has submitted it; None of an earlier run.
+    """
+
+    record: BatchRecord
+    keys: set[str]
+    learned: int | None = None
+    tried: datetime | None = None
+
+
+@dataclass
+class BatchScheduler:
+    """Sends the requests of one call of an engine in batches.
+
+    Args:
+        client: The connections to the server, with what its answers mean.
+        calls: The calls about batches.
+        journal: The journal.
+        gate: Decides which requests the budget admits.
+        model: The model.
+        ctx: The stage's.
+        history: How the server answered the stage so far.
+        known: How many requests the journal has answered, for the progress.
+        waiting_since: When the stage has begun to wait, on the clock of `time.monotonic`.
+    """
+
+    client: HttpClient
+    calls: BatchCalls
+    journal: Journal
+    gate: Gate
+    model: LanguageModel
+    ctx: EngineContext
+    history: History
+    known: int = 0
+    waiting_since: float = field(default_factory=time.monotonic)
+    _requests: dict[str, PreparedRequest] = field(default_factory=dict)
+    _pending: deque[PreparedRequest] = field(default_factory=deque)
+    _tries: dict[str, int] = field(default_factory=dict)
+    _open: list[OpenBatch] = field(default_factory=list)
+    _progress: int = 0
+    _cap: int | None = None
+    _others: int | None = None
+    _last_error: str = ""
+
+    def __post_init__(self) -> None:
+        self.submits = self.model.batching is not None
+        self._options = self.model.batching or NOT_WAITING
+        price = self.model.price.in_batches() if self.model.price else None
+        self._single = self.gate.billing
+        self._billing = replace(self.gate.billing, price=price)
+
+    def run(self, missing: Sequence[PreparedRequest]) -> Iterator[Batch]:
+        """Yield answers as batches end; end when nothing is left, or nothing more fits the budget.
+
+        Args:
+            missing: The requests that the journal does not answer.
+
+        Raises:
+            UserError: Batches are under way, and there is no more time to wait (exit code 6).
+                The server refuses all requests.
+        """
+        self._adopt(missing)
+        self.calls.check()
+        pause = FIRST_POLL
+        while True:
+            before = len(self._open)
+            for batch in list(self._open):
+                state = self._asked(batch)
+                if state is not None and state.ended:
+                    yield from self._take_in(batch, state)
+            ended = len(self._open) < before and self._others is None
+            yield from self._submit_pending()
+            if not self._awaited and (self._others is None or not self._pending):
+                return
+            pause = FIRST_POLL if ended else pause * SLOWER
+            self._wait(min(pause, self._options.poll))
+
+    @property
+    def _awaited(self) -> list[OpenBatch]:
+        """The batches with requests that are asked now."""
+        return [batch for batch in self._open if batch.keys]
+
+    def _adopt(self, missing: Sequence[PreparedRequest]) -> None:
+        """Go on with the batches of earlier runs.
+
+        Raises:
+            UserError: Requests are in a batch of another server.
+        """
+        self._requests = {request.key: request for request in missing}
+        holding = self.journal.batches.holding(list(self._requests))
+        held: set[str] = set()
+        for record in self.journal.batches.open():
+            keys = holding.get(record.tag, set())
+            if record.server != self.client.base_url:
+                if keys:
+                    raise self._of_another_server(record, len(keys))
+                continue
+            if record.account.model != self.gate.billing.model:
+                continue
+            held |= keys
+            self._open.append(OpenBatch(record, keys))
+            self._resume(record, keys)
+        self._pending = deque(request for request in missing if request.key not in held)
+
+    def _resume(self, record: BatchRecord, keys: set[str]) -> None:
+        """Reserve what a batch of an earlier run may be billed."""
+        budget, most = self.gate.budget, self.journal.batches.most(record.tag)
+        if most and (record.account.recipe, record.account.stage) == (budget.recipe, budget.stage):
+            budget.resume(most[1], since=most[0])
+        self.gate.billing = self._billing
+        self.gate.resume([self._requests[key] for key in keys])
+        self.gate.billing = self._single
+
+    def _of_another_server(self, record: BatchRecord, count: int) -> UserError:
+        return UserError(
+            f"base_url must be {record.server} until batch {record.name} has ended, got "
+            f"{self.client.base_url}",
+            where=self.model.short_name,
+            why=f"{count:,} of the requests are in that batch: they would be paid for twice",
+            hint="name that server once more, or give the batch up: `journal batches --forget "
+            f"{record.id or record.tag}`",
+        )
+
+    # Submitting
+
+    def _submit_pending(self) -> Iterator[Batch]:
+        """Submit what the budget admits, in as few batches as may be."""
+        if not self.submits or (self._others and len(self._open) >= self._others):
+            return  # the provider's queue is full until one of the others has ended
+        self._others = None
+        interface = self.calls.interface
+        most = min(filter(None, (interface.MAX_REQUESTS, self._options.max_requests, self._cap)))
+        room = min(interface.MAX_BYTES, self._options.max_bytes or interface.MAX_BYTES)
+        chunk, size, path = list[_Line](), 0, ""
+        while self._pending:
+            line = self._line(self._pending[0])
+            if len(line.text) > room:
+                why = f"the request has {len(line.text):,} bytes; a batch has at most {room:,}"
+                yield [(self._pending.popleft(), Failure(why))]
+                continue
+            if chunk and (len(chunk) >= most or size + len(line.text) > room or line.path != path):
+                self._submit(chunk, path)
+                chunk, size = [], 0
+            if not self.gate.admit(line.prepared, in_batch=True):
+                break
+            self._pending.popleft()
+            chunk.append(line)
+            size, path = size + len(line.text) + 1, line.path
+        if chunk:
+            self._submit(chunk, path)
+
+    def _line(self, prepared: PreparedRequest) -> _Line:
+        reader, provider = self.client.reader, self.model.api.provider
+        body = {k: v for k, v in reader.body(prepared).items() if k not in STREAMING}
+        path = self.client.provider.path(prepared, self.client.name, reader.dialect)
+        # The tag is not known yet; all are equally long.
+        name = custom_id(prepared.key, NO_TAG)
+        text = self.calls.interface.line(name, path, body, provider)
+        return _Line(prepared, path, text, reader.sent(prepared, body))
+
+    def _submit(self, lines: Sequence[_Line], path: str) -> None:
+        """Make a batch durable, and submit it.
+
+        Raises:
+            UserError: The server refuses it; it is given up.
+        """
+        tag = uuid.uuid4().hex
+        budget = self.gate.budget
+        account = self._billing.account(budget)
+        record = BatchRecord(tag, self.client.base_url, datetime.now(UTC), account, len(lines))
+        requests = [
+            BatchRequest(p.key, p.payload, one.sent, self._tries.get(p.key, 0))
+            for one in lines
+            for p in [one.prepared]
+        ]
+        prepared = [one.prepared for one in lines]
+        self.journal.batches.begin(record, requests, self.gate.reserved(prepared))
+        keys = {request.key for request in prepared}
+        batch = OpenBatch(record, keys, self.client.reader.dialect.learned, datetime.now(UTC))
+        self._open.append(batch)
+        texts = [_named(one.text, one.prepared.key, tag) for one in lines]
+        try:
+            self._create(batch, self.calls.interface.content(texts), path)
+        except NoAnswerError as error:
+            self._last_error = str(error)  # it may have been created, which will show
+        except UserError:
+            self._give_up(batch)
+            raise
+
+    def _create(self, batch: OpenBatch, content: bytes, path: str) -> None:
+        """Create a batch on the server.
+
+        Raises:
+            NoAnswerError: It may have been created, or not.
+            UserError: The server refuses it.
+        """
+        tag, window = batch.record.tag, self._options.completion_window
+        if self.calls.interface.TAKES_FILES:
+            file = self.calls.upload(tag, content)
+            self.journal.batches.note_file(tag, file)
+            batch.record = replace(batch.record, file=file)
+            fields = self.calls.interface.submission(
+                tag, file, path, window, self.model.api.provider
+            )
+            state = self.calls.submit(json=fields)
+        else:
+            head = {"content-type": "application/json"}
+            state = self.calls.submit(content=content, headers=head)
+        self._confirm(batch, state)
+
+    def _confirm(self, batch: OpenBatch, state: BatchState) -> None:
+        self.journal.batches.note_id(batch.record.tag, state.id)
+        batch.record = replace(batch.record, id=state.id)
+
+    def _give_up(self, batch: OpenBatch) -> None:
+        """Forget a batch of which nothing more will come: what it has left is asked again."""
+        self.journal.batches.end(batch.record.tag)
+        self._open.remove(batch)
+        left = [self._requests[key] for key in self._requests if key in batch.keys]
+        for request in left:
+            self.gate.reconcile(request)
+        self._pending.extend(left)
+        batch.keys = set()
+
+    # Asking how far they are
+
+    def _asked(self, batch: OpenBatch) -> BatchState | None:
+        """What the server says of a batch; None where it does not say, or has none.
+
+        Raises:
+            UserError: It refuses, or does not know a batch any more that it had.
+        """
+        try:
+            if batch.record.id is None:
+                return self._searched(batch)
+            state = self.calls.state(batch.record.id)
+        except NoAnswerError as error:
+            self._last_error = str(error)
+            return None
+        except UnknownBatchError:
+            raise self._unknown(batch.record) from None
+        now = replace(
+            batch.record, answered=state.answered, failed=state.failed, status=state.status
+        )
+        if now != batch.record:
+            batch.record = now
+            self.journal.batches.note_progress(now)
+        self._last_error = ""
+        self._report()
+        return state
+
+    def _report(self) -> None:
+        answered = sum(one.record.answered + one.record.failed for one in self._awaited)
+        done = self.known + self._progress + answered
+        self.ctx.progress(done, self.known + len(self._requests))
+
+    def _unknown(self, record: BatchRecord) -> UserError:
+        return UserError(
+            f"the server does not know batch {record.name}",
+            where=self.client.base_url,
+            why="its key is another account's, or the batch was deleted there",
+            hint="run with the key that submitted it, or give it up and pay again: `journal "
+            f"batches --forget {record.id}`",
+        )
+
+    def _searched(self, batch: OpenBatch) -> BatchState | None:
+        """A batch on the server whose creation was not answered; None for none, or none yet.
+
+        One that surely is not there is given up.
+        """
+        interface, record = self.calls.interface, batch.record
+        if interface.TAKES_FILES and record.file is None:
+            self._give_up(batch)
+            return None
+        undecided = False
+        for state in self._of_its_time(record):
+            if interface.KEEPS_TAGS:
+                is_ours = state.tag == record.tag or state.file == record.file
+            else:
+                undecided = undecided or not state.ended
+                is_ours = state.ended and self._has_our_names(record, state)
+            if is_ours:
+                self._confirm(batch, state)
+                return state
+        late = datetime.now(UTC) > (batch.tried or record.begun) + GRACE
+        if late and not undecided:
+            self._give_up(batch)
+        return None
+
+    def _of_its_time(self, record: BatchRecord) -> Iterator[BatchState]:
+        """The batches on the server that may be one that was submitted."""
+        known = {one.id for one in self.journal.batches.open()}
+        for state in self.calls.newest():
+            if state.created is not None and state.created < record.begun - CLOCKS:
+                return
+            if state.id not in known and state.requests in (0, record.requests):
+                yield state
+
+    def _has_our_names(self, record: BatchRecord, state: BatchState) -> bool:
+        """Whether the results of a batch are those of our requests."""
+        for path in state.results:
+            file = self._download(record, path)
+            reader = ResultReader(self.calls.interface, record.tag)
+            is_ours = any(True for _ in reader.results(file))
+            file.unlink()
+            if is_ours:
+                return True
+        return False
+
+    def _download(self, record: BatchRecord, path: str) -> Path:
+        self.ctx.work.mkdir(parents=True, exist_ok=True)
+        file = self.ctx.work / f"batch-{record.tag}.jsonl"
+        self.calls.download(path, file)
+        return file
+
+    # Results
+
+    def _take_in(self, batch: OpenBatch, state: BatchState) -> Iterator[Batch]:
+        """Make the results of a batch that has ended durable, and give it up.
+
+        Raises:
+            UserError: It shows that all further requests would fail.
+        """
+        record = batch.record
+        outcome = Outcome(self.client, self.journal, self.history, batch.learned, self._requests)
+        try:
+            if state.refused:
+                results = outcome.refused(record, state)
+            else:
+                results = outcome.of_files(
+                    record, self.calls.interface, state, lambda path: self._download(record, path)
+                )
+            for items in results:
+                yield from self._delivered(batch, items)
+        except NoAnswerError as error:
+            self._last_error = str(error)  # what is durable stays, the rest is read again
+            return
+        except UnknownBatchError:
+            raise self._unknown(record) from None
+        for note in outcome.notes:
+            note_once(f"batch {record.name}: {note}")
+        self._note_queue(batch, outcome)
+        self._tries |= outcome.tries
+        self._give_up(batch)
+        if outcome.fatal is not None:
+            raise outcome.fatal
+
+    def _note_queue(self, batch: OpenBatch, outcome: Outcome) -> None:
+        """Submit again once others have ended where a provider's queue is full; else less."""
+        if outcome.queue_is_full:
+            self._others = len(self._open) - 1
+            if not self._others:
+                self._cap = max(1, batch.record.requests // 2)
+
+    def _delivered(self, batch: OpenBatch, items: Batch) -> Iterator[Batch]:
+        """Have results made durable, and what is billed for them, before the next ones are read."""
+        self.gate.batch, self.gate.billing = batch.record.tag, self._billing
+        for request, result in items:
+            if isinstance(result, Discarded):
+                self.gate.reconcile(request, result.billed)
+        yield items
+        self.gate.batch, self.gate.billing = None, self._single
+        ended = {request.key for request, result in items if not isinstance(result, Discarded)}
+        self._progress += len(ended)
+        batch.keys -= ended
+
+    # Waiting
+
+    def _wait(self, seconds: float) -> None:
+        """Wait before the next questions.
+
+        Raises:
+            UserError: There is no more time (exit code 6).
+        """
+        wait = self._options.wait
+        if wait is not True:
+            left = self.waiting_since + float(wait) - time.monotonic()
+            if left <= 0:
+                raise self._waiting()
+            seconds = min(seconds, left)
+        time.sleep(seconds)
+
+    def _waiting(self) -> UserError:
+        records = [batch.record for batch in self._awaited]
+        names = ", ".join(record.name for record in records[:MAX_SHOWN])
+        more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
+        progress = [record.progress() for record in records[:MAX_SHOWN]]
+        what = f"waiting for batch{'es' * (len(records) > 1)} {names}{more}"
+        if not records:
+            what = "waiting for room in the provider's queue of batches"
+        unanswered = [f"the server does not answer: {self._last_error}"] * bool(self._last_error)
+        return UserError(
+            what,
+            where=f"{self.client.base_url} ({self.client.name})",
+            why="; ".join([*progress, *unanswered]) or None,
+            hint="run again later: what is answered by then is collected, nothing is sent twice",
+            code=Exit.WAITING,
+        )
+
+
+STREAMING: Final = frozenset({"stream", "stream_options"})
+"""Fields of a body that a batch does not take."""
+NO_TAG: Final = "0" * 32
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A request as it is submitted.
+
+    Attributes:
+        prepared: The request.
+        path: Where it would go by itself.
+        text: Its line, under a name without the batch's tag.
+        sent: What goes to the server beside the prompt; see `PreparedRequest.sent`.
+    """
+
+    prepared: PreparedRequest
+    path: str
+    text: bytes
+    sent: str | None
+
+
+def _named(text: bytes, key: str, tag: str) -> bytes:
+    """A line under the name that its request has in a batch."""
+    return text.replace(custom_id(key, NO_TAG).encode(), custom_id(key, tag).encode(), 1)
