@@ -102,7 +102,8 @@ class BatchScheduler:
     _open: list[OpenBatch] = field(default_factory=list)
     _progress: int = 0
     _cap: int | None = None
-    _others: int | None = None
+    _room: int | None = None
+    _queue_was_full: bool = False
     _last_error: str = ""
 
     def __post_init__(self) -> None:
@@ -126,14 +127,15 @@ class BatchScheduler:
         self.calls.check()
         pause = FIRST_POLL
         while True:
-            before = len(self._open)
+            before, self._queue_was_full = len(self._open), False
             for batch in list(self._open):
                 state = self._asked(batch)
                 if state is not None and state.ended:
                     yield from self._take_in(batch, state)
-            ended = len(self._open) < before and self._others is None
+            ended = len(self._open) < before and not self._queue_was_full
             yield from self._submit_pending()
-            if not self._awaited and (self._others is None or not self._pending):
+            waits_for_room = self._room is not None and self._pending and self._open
+            if not self._awaited and not waits_for_room:
                 return
             pause = FIRST_POLL if ended else pause * SLOWER
             self._wait(min(pause, self._options.poll))
@@ -188,14 +190,13 @@ class BatchScheduler:
 
     def _submit_pending(self) -> Iterator[Batch]:
         """Submit what the budget admits, in as few batches as may be."""
-        if not self.submits or (self._others and len(self._open) >= self._others):
-            return  # the provider's queue is full until one of the others has ended
-        self._others = None
+        if not self.submits:
+            return
         interface = self.calls.interface
         most = min(filter(None, (interface.MAX_REQUESTS, self._options.max_requests, self._cap)))
         room = min(interface.MAX_BYTES, self._options.max_bytes or interface.MAX_BYTES)
         chunk, size, path = list[_Line](), 0, ""
-        while self._pending:
+        while self._pending and not self._is_full(len(chunk)):
             line = self._line(self._pending[0])
             if len(line.text) > room:
                 why = f"the request has {len(line.text):,} bytes; a batch has at most {room:,}"
@@ -211,6 +212,11 @@ class BatchScheduler:
             size, path = size + len(line.text) + 1, line.path
         if chunk:
             self._submit(chunk, path)
+
+    def _is_full(self, more: int) -> bool:
+        """Whether the provider's queue takes no more, as far as it has said."""
+        under_way = sum(batch.record.requests for batch in self._open)
+        return self._room is not None and under_way > 0 and under_way + more >= self._room
 
     def _line(self, prepared: PreparedRequest) -> _Line:
         reader, provider = self.client.reader, self.model.api.provider
@@ -409,10 +415,12 @@ class BatchScheduler:
             raise outcome.fatal
 
     def _note_queue(self, batch: OpenBatch, outcome: Outcome) -> None:
-        """Submit again once others have ended where a provider's queue is full; else less."""
+        """Submit no more at once than a provider's queue takes; less than now, if need be."""
         if outcome.queue_is_full:
-            self._others = len(self._open) - 1
-            if not self._others:
+            self._queue_was_full = True
+            others = [one.record.requests for one in self._open if one is not batch]
+            self._room = sum(others)
+            if not others:
                 self._cap = max(1, batch.record.requests // 2)
 
     def _delivered(self, batch: OpenBatch, items: Batch) -> Iterator[Batch]:

@@ -371,6 +371,7 @@ class BatchServer:
             ended = batch.status in ENDED
             left = 0 if ended else len(batch.requests)
             kinds = Counter(line["result"]["type"] for line in [*answers, *errors])
+            kinds["errored"] += len(batch.requests) - kinds.total() if ended else 0
             names = ("succeeded", "errored", "canceled", "expired")
             counts = {"processing": left, **{name: kinds[name] for name in names}}
             created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(batch.created))
