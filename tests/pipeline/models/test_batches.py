@@ -303,7 +303,8 @@ def test_a_line_that_is_refused_fails_alone(tmp_path: Path) -> None:
 def test_a_full_queue_takes_less_at_once(tmp_path: Path, queue: int) -> None:
     with batching(teacher, BatchBehaviour(queue=queue)) as server:
         ctx, tracker = context(tmp_path)
-        texts(ctx.open(model(server, Batching(poll=0.01, max_requests=10))).generate(questions(30)))
+        options = Batching(poll=0.01, max_requests=10)
+        texts(ctx.open(model(server, options)).generate(questions(min(30, queue * 3))))
         check_paid(server, ctx, tracker)
 
 
