@@ -43,6 +43,7 @@ def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
     from pipeline.cli import tables
     from pipeline.models.journal import export as exports
     from pipeline.models.journal.costs import costs
+    from pipeline.wording import counted
 
     journal = _journal(store)
     counts, paid = exports.stats(journal), costs(journal)
@@ -51,7 +52,7 @@ def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
         return
     header = ["model", "requests", "prompt tokens", "answer tokens", "cut", "answered again"]
     print(tables.table(header, list(exports.stats_rows(counts)), right=(1, 2, 3, 4, 5)))
-    print(f"\n{counts['requests']:,} requests, {counts['bytes'] / 2**20:,.1f} MiB")
+    print(f"\n{counted(counts['requests'], 'request')}, {counts['bytes'] / 2**20:,.1f} MiB")
     for recipe in dict.fromkeys(entry["recipe"] for entry in paid):
         entries = [entry for entry in paid if entry["recipe"] == recipe]
         name = recipe or "stages that were called as functions"

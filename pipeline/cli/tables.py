@@ -19,6 +19,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.stage import BASE_COLUMNS
 from pipeline.store.store import Store
 from pipeline.terminal import visible_line
+from pipeline.wording import amount
 
 MAX_WIDTH: Final = 100
 """Columns beyond which text is tiring to read, however wide the terminal is."""
@@ -186,7 +187,7 @@ def drift_warning(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def estimates(
     planned_steps: Sequence[PlannedStep],
     expected: Mapping[str, Estimate],
-    waiting: Mapping[str, Sequence[Mapping[str, Any]]] = {},  # noqa: B006
+    waiting: Mapping[str, Sequence[Mapping[str, Any]]] = {},
 ) -> list[Any]:
     """The plan with the estimate of each step, as JSON values.
 
@@ -305,7 +306,7 @@ def _is_bound(entry: Mapping[str, Any], unit: str) -> bool:
 
 
 def _amount(value: float | None) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else _count(value)
+    return amount(value) if isinstance(value, float) else _count(value)
 
 
 def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:

@@ -54,6 +54,7 @@ from pipeline.store.hashing import column_digest, digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
+from pipeline.wording import amount, counted
 from schemas.manifest import FORMAT, Manifest
 
 _log = logging.getLogger(__name__)
@@ -324,7 +325,8 @@ def _run_usage(tracker: BudgetTracker) -> str:
     spent = tracker.spent
     if not spent.requests:
         return ""
-    return ", ".join([f"{spent.requests:,} requests", f"{spent.tokens:,} tokens", *_money(tracker)])
+    counts = [counted(spent.requests, "request"), counted(spent.tokens, "token")]
+    return ", ".join([*counts, *_money(tracker)])
 
 
 def _money(tracker: BudgetTracker) -> list[str]:
@@ -332,10 +334,10 @@ def _money(tracker: BudgetTracker) -> list[str]:
     if not spent:
         return []
     if limit.money is None:
-        return [f"{spent:,.4g} {tracker.currency}"]
+        return [f"{amount(spent)} {tracker.currency}"]
     period = f" per {limit.per}" if limit.per else ""
     used = tracker.earlier.money + spent
-    return [f"{used:,.4g} of {limit.money:,g} {tracker.currency}{period}"]
+    return [f"{amount(used)} of {amount(limit.money, 6)} {tracker.currency}{period}"]
 
 
 @cache

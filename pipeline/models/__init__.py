@@ -5,7 +5,7 @@ A stage names a `LanguageModel` or an `Embedder` in its options, opens it with
 same request the same key, so an answer in the journal serves every one of them.
 """
 
-from pipeline.models.api import Api, Batching, Limits
+from pipeline.models.api import Api, Batching, Limits, Reasoning
 from pipeline.models.base import (
     Completion,
     Decoding,
@@ -13,7 +13,6 @@ from pipeline.models.base import (
     Encoder,
     Engine,
     LanguageModel,
-    Reasoning,
     Request,
     Scored,
     TokenLogprobs,

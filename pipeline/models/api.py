@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
 from pipeline.types import Count, Duration
+from schemas.reasoning import Mark
 
 Parameter = Literal[
     "temperature", "top_p", "top_k", "seed", "stop", "presence_penalty", "frequency_penalty",
@@ -77,6 +78,35 @@ class Batching:
     max_requests: Count | None = None
     max_bytes: Count | None = None
     completion_window: str = "24h"
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """How a model reasons before it answers. Reasoning is parted from every answer.
+
+    The marks of known models (`<think>`, `[THINK]`, gpt-oss' channels) and the fields of
+    servers (`reasoning_content`, `reasoning`, thinking parts) are read without any of this.
+
+    Args:
+        marks: Further texts that open and close reasoning, such as [["<plan>", "</plan>"]].
+        opened: Whether the template of a server opens the first mark in the prompt: an answer
+            that does not close it is then reasoning without an end. Where prompts are
+            rendered here, that is seen.
+        max_tokens: Room for reasoning: tokens that every request may use beyond those of its
+            answer.
+        effort: What is sent to the server as `reasoning_effort`, such as "low"; null for nothing.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    marks: tuple[Mark, ...] = ()
+    opened: bool = False
+    max_tokens: int = 0
+    effort: str | None = None
+
+
+DEFAULT_REASONING: Final = Reasoning()
+"""How a model reasons of which a recipe says nothing."""
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import Exit, UserError
+from pipeline.errors import UserError
 from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
+from pipeline.models.engines.batch_errors import of_another_server, unknown, waiting
+from pipeline.models.engines.batch_lines import Line, line_of
 from pipeline.models.engines.batch_results import Outcome, ResultReader
-from pipeline.models.http.batches import BatchState, custom_id
+from pipeline.models.http.batches import BatchState
 from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError, UnknownBatchError
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.reading import note_once
@@ -48,8 +50,6 @@ GRACE: Final = timedelta(seconds=120)
 """How long a batch may take to be listed whose creation was not answered."""
 CLOCKS: Final = timedelta(days=1)
 """By how much a provider's clock may differ from ours; only the search for a batch is longer."""
-MAX_SHOWN: Final = 3
-"""Batches that a message names."""
 NOT_WAITING: Final = Batching(wait=False)
 """Of a model that is asked one by one, some of whose requests are in an earlier batch."""
 
@@ -158,7 +158,7 @@ class BatchScheduler:
             keys = holding.get(record.tag, set())
             if record.server != self.client.base_url:
                 if keys:
-                    raise self._of_another_server(record, len(keys))
+                    raise of_another_server(record, len(keys), self.client)
                 continue
             if record.account.model != self.gate.billing.model:
                 continue
@@ -176,16 +176,6 @@ class BatchScheduler:
         self.gate.resume([self._requests[key] for key in keys])
         self.gate.billing = self._single
 
-    def _of_another_server(self, record: BatchRecord, count: int) -> UserError:
-        return UserError(
-            f"base_url must be {record.server} until batch {record.name} has ended, got "
-            f"{self.client.base_url}",
-            where=self.model.short_name,
-            why=f"{count:,} of the requests are in that batch: they would be paid for twice",
-            hint="name that server once more, or give the batch up: `journal batches --forget "
-            f"{record.id or record.tag}`",
-        )
-
     # Submitting
 
     def _submit_pending(self) -> Iterator[Batch]:
@@ -195,9 +185,9 @@ class BatchScheduler:
         interface = self.calls.interface
         most = min(filter(None, (interface.MAX_REQUESTS, self._options.max_requests, self._cap)))
         room = min(interface.MAX_BYTES, self._options.max_bytes or interface.MAX_BYTES)
-        chunk, size, path = list[_Line](), 0, ""
+        chunk, size, path = list[Line](), 0, ""
         while self._pending and not self._is_full(len(chunk)):
-            line = self._line(self._pending[0])
+            line = line_of(self._pending[0], self.client, self.calls.interface)
             if len(line.text) > room:
                 why = f"the request has {len(line.text):,} bytes; a batch has at most {room:,}"
                 yield [(self._pending.popleft(), Failure(why))]
@@ -218,16 +208,7 @@ class BatchScheduler:
         under_way = sum(batch.record.requests for batch in self._open)
         return self._room is not None and under_way > 0 and under_way + more >= self._room
 
-    def _line(self, prepared: PreparedRequest) -> _Line:
-        reader, provider = self.client.reader, self.model.api.provider
-        body = {k: v for k, v in reader.body(prepared).items() if k not in STREAMING}
-        path = self.client.provider.path(prepared, self.client.name, reader.dialect)
-        # The tag is not known yet; all are equally long.
-        name = custom_id(prepared.key, NO_TAG)
-        text = self.calls.interface.line(name, path, body, provider)
-        return _Line(prepared, path, text, reader.sent(prepared, body))
-
-    def _submit(self, lines: Sequence[_Line], path: str) -> None:
+    def _submit(self, lines: Sequence[Line], path: str) -> None:
         """Make a batch durable, and submit it.
 
         Raises:
@@ -247,7 +228,7 @@ class BatchScheduler:
         keys = {request.key for request in prepared}
         batch = OpenBatch(record, keys, self.client.reader.dialect.learned, datetime.now(UTC))
         self._open.append(batch)
-        texts = [_named(one.text, one.prepared.key, tag) for one in lines]
+        texts = [one.named(tag) for one in lines]
         try:
             self._create(batch, self.calls.interface.content(texts), path)
         except NoAnswerError as error:
@@ -307,7 +288,7 @@ class BatchScheduler:
             self._last_error = str(error)
             return None
         except UnknownBatchError:
-            raise self._unknown(batch.record) from None
+            raise unknown(batch.record, self.client) from None
         now = replace(
             batch.record, answered=state.answered, failed=state.failed, status=state.status
         )
@@ -322,15 +303,6 @@ class BatchScheduler:
         answered = sum(one.record.answered + one.record.failed for one in self._awaited)
         done = self.known + self._progress + answered
         self.ctx.progress(done, self.known + len(self._requests))
-
-    def _unknown(self, record: BatchRecord) -> UserError:
-        return UserError(
-            f"the server does not know batch {record.name}",
-            where=self.client.base_url,
-            why="its key is another account's, or the batch was deleted there",
-            hint="run with the key that submitted it, or give it up and pay again: `journal "
-            f"batches --forget {record.id}`",
-        )
 
     def _searched(self, batch: OpenBatch) -> BatchState | None:
         """A batch on the server whose creation was not answered; None for none, or none yet.
@@ -405,7 +377,7 @@ class BatchScheduler:
             self._last_error = str(error)  # what is durable stays, the rest is read again
             return
         except UnknownBatchError:
-            raise self._unknown(record) from None
+            raise unknown(record, self.client) from None
         for note in outcome.notes:
             note_once(f"batch {record.name}: {note}")
         self._note_queue(batch, outcome)
@@ -447,50 +419,7 @@ class BatchScheduler:
         if wait is not True:
             left = self.waiting_since + float(wait) - time.monotonic()
             if left <= 0:
-                raise self._waiting()
+                records = [batch.record for batch in self._awaited]
+                raise waiting(records, self.client, self._last_error)
             seconds = min(seconds, left)
         time.sleep(seconds)
-
-    def _waiting(self) -> UserError:
-        records = [batch.record for batch in self._awaited]
-        names = ", ".join(record.name for record in records[:MAX_SHOWN])
-        more = f" and {len(records) - MAX_SHOWN} more" if len(records) > MAX_SHOWN else ""
-        progress = [record.progress() for record in records[:MAX_SHOWN]]
-        what = f"waiting for batch{'es' * (len(records) > 1)} {names}{more}"
-        if not records:
-            what = "waiting for room in the provider's queue of batches"
-        unanswered = [f"the server does not answer: {self._last_error}"] * bool(self._last_error)
-        return UserError(
-            what,
-            where=f"{self.client.base_url} ({self.client.name})",
-            why="; ".join([*progress, *unanswered]) or None,
-            hint="run again later: what is answered by then is collected, nothing is sent twice",
-            code=Exit.WAITING,
-        )
-
-
-STREAMING: Final = frozenset({"stream", "stream_options"})
-"""Fields of a body that a batch does not take."""
-NO_TAG: Final = "0" * 32
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A request as it is submitted.
-
-    Attributes:
-        prepared: The request.
-        path: Where it would go by itself.
-        text: Its line, under a name without the batch's tag.
-        sent: What goes to the server beside the prompt; see `PreparedRequest.sent`.
-    """
-
-    prepared: PreparedRequest
-    path: str
-    text: bytes
-    sent: str | None
-
-
-def _named(text: bytes, key: str, tag: str) -> bytes:
-    """A line under the name that its request has in a batch."""
-    return text.replace(custom_id(key, NO_TAG).encode(), custom_id(key, tag).encode(), 1)

@@ -52,10 +52,12 @@ CREATE TABLE IF NOT EXISTS batch_requests (
     PRIMARY KEY (key, batch)
 )
 """,
+    "CREATE INDEX IF NOT EXISTS requests_of_batch ON batch_requests (batch)",
 )
 HAS_TABLES: Final = (
     "SELECT count(*) = 2 FROM sqlite_master WHERE name IN ('batches', 'batch_requests')"
 )
+IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT 1 FROM batch_requests WHERE batch = ?)"
 COLUMNS: Final = (
     "tag, id, file, server, begun, recipe, stage, model, currency, requests, answered, failed, "
     "status"
@@ -205,9 +207,7 @@ class Batches:
             tag: Our own name of it.
         """
         with self._writing() as connection:
-            connection.execute("DELETE FROM batches WHERE tag = ?", (tag,))
-            connection.execute("DELETE FROM batch_requests WHERE batch = ?", (tag,))
-            spending.set_in_flight(connection, tag, Account("", "", "", ""), Usage())
+            _remove(connection, tag)
 
     def most(self, tag: str) -> tuple[date, Usage] | None:
         """The day of a batch, and the most that it may be billed; None where nobody bills it."""
@@ -269,7 +269,9 @@ def _record(tag: str, id: str | None, file: str | None, server: str, begun: str,
 
 
 def remove_requests(connection: sqlite3.Connection, tag: str, keys: Sequence[str]) -> None:
-    """Remove requests that are done with their batch, in the transaction that is begun.
+    """Remove requests that are done with their batch, and with the last one the batch.
+
+    In the transaction that is begun.
 
     Args:
         connection: The journal's.
@@ -278,3 +280,11 @@ def remove_requests(connection: sqlite3.Connection, tag: str, keys: Sequence[str
     """
     rows = [(bytes.fromhex(key), tag) for key in keys]
     connection.executemany("DELETE FROM batch_requests WHERE key = ? AND batch = ?", rows)
+    if connection.execute(IS_EMPTY, [tag]).fetchone()[0]:
+        _remove(connection, tag)
+
+
+def _remove(connection: sqlite3.Connection, tag: str) -> None:
+    connection.execute("DELETE FROM batches WHERE tag = ?", [tag])
+    connection.execute("DELETE FROM batch_requests WHERE batch = ?", [tag])
+    spending.set_in_flight(connection, tag, Account("", "", "", ""), Usage())

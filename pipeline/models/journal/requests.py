@@ -18,12 +18,11 @@ from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
 
+from pipeline.models.api import DEFAULT_REASONING, Reasoning
 from pipeline.models.base import (
-    DEFAULT_REASONING,
     Completion,
     Decoding,
     EngineContext,
-    Reasoning,
     Request,
 )
 from pipeline.models.journal.answers import answer_logprobs, answer_of
