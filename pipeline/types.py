@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 T = TypeVar("T")
 
@@ -75,6 +75,15 @@ def _seconds(value: Any) -> Any:
 
 Duration = Annotated[float, BeforeValidator(_seconds)]
 """A time: "90s", "30min", "2h", "1d", or a number of seconds."""
+
+
+def _wait(value: Any) -> bool | float:
+    """True and false as they are, else a duration in seconds."""
+    return value if isinstance(value, bool) else float(_seconds(value))
+
+
+Wait = Annotated[bool | float, PlainValidator(_wait)]
+"""How long to wait: true for as long as it takes, false for not at all, or a `Duration`."""
 
 NonEmpty = Field(min_length=1)
 """Marks a tuple or a text that must hold something: `Annotated[tuple[str, ...], NonEmpty]`."""

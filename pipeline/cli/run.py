@@ -102,7 +102,11 @@ def run(
             print(f"requests of {line}", file=sys.stderr)
     names = [*runner.outputs.artifacts, *runner.waiting]
     current = history.status(Snapshot.of_recipe(loaded, opened))
-    entries = [s for s in current["stages"] if s["name"] in names]
+    entries = [
+        {**s, "waiting": s["waiting"] or s["name"] in runner.waiting}
+        for s in current["stages"]
+        if s["name"] in names
+    ]
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())

@@ -7,11 +7,14 @@ is stored beside the answer. Only what is sent on top of it (`Api.extra_body`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pipeline.types import Count, Duration
+from pydantic import GetPydanticSchema
+from pydantic_core.core_schema import no_info_wrap_validator_function
+
+from pipeline.types import Count, Duration, Wait
 from schemas.reasoning import Mark
 
 Parameter = Literal[
@@ -73,11 +76,24 @@ class Batching:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    wait: bool | Duration = True
+    wait: Wait = True
     poll: Duration = 60.0
     max_requests: Count | None = None
     max_bytes: Count | None = None
     completion_window: str = "24h"
+
+
+def _switch_or_options(value: Any, options: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, bool) else options(value)
+
+
+BatchOption = Annotated[
+    bool | Batching,
+    GetPydanticSchema(
+        lambda _, handler: no_info_wrap_validator_function(_switch_or_options, handler(Batching))
+    ),
+]
+"""True, false, or the options: one type to pydantic, whose errors then name the wrong option."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from pipeline.models.api import (
     PLAIN_API,
     Api,
     Batching,
+    BatchOption,
     Limits,
     Reasoning,
 )
@@ -104,7 +105,7 @@ class LanguageModel:
     guided: bool = True
     limits: Limits = DEFAULT_LIMITS
     api: Api = PLAIN_API
-    batch: bool | Batching = False
+    batch: BatchOption = False
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 2
     fallback: LanguageModel | None = None

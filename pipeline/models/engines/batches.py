@@ -32,7 +32,8 @@ from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.batch_errors import of_another_server, unknown, waiting
 from pipeline.models.engines.batch_lines import Line, line_of
-from pipeline.models.engines.batch_results import Outcome, ResultReader
+from pipeline.models.engines.batch_results import Outcome
+from pipeline.models.engines.batch_search import search
 from pipeline.models.http.batches import BatchState
 from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError, UnknownBatchError
 from pipeline.models.http.client import HttpClient
@@ -48,8 +49,6 @@ FIRST_POLL: Final = 1.0
 SLOWER: Final = 1.5
 GRACE: Final = timedelta(seconds=120)
 """How long a batch may take to be listed whose creation was not answered."""
-CLOCKS: Final = timedelta(days=1)
-"""By how much a provider's clock may differ from ours; only the search for a batch is longer."""
 NOT_WAITING: Final = Batching(wait=False)
 """Of a model that is asked one by one, some of whose requests are in an earlier batch."""
 
@@ -313,40 +312,16 @@ class BatchScheduler:
         if interface.TAKES_FILES and record.file is None:
             self._give_up(batch)
             return None
-        undecided = False
-        for state in self._of_its_time(record):
-            if interface.KEEPS_TAGS:
-                is_ours = state.tag == record.tag or state.file == record.file
-            else:
-                undecided = undecided or not state.ended
-                is_ours = state.ended and self._has_our_names(record, state)
-            if is_ours:
-                self._confirm(batch, state)
-                return state
-        late = datetime.now(UTC) > (batch.tried or record.begun) + GRACE
-        if late and not undecided:
+        known = {one.id for one in self.journal.batches.open()}
+        state, is_decided = search(
+            self.calls, record, known, lambda path: self._download(record, path)
+        )
+        if state is not None:
+            self._confirm(batch, state)
+            return state
+        if is_decided and datetime.now(UTC) > (batch.tried or record.begun) + GRACE:
             self._give_up(batch)
         return None
-
-    def _of_its_time(self, record: BatchRecord) -> Iterator[BatchState]:
-        """The batches on the server that may be one that was submitted."""
-        known = {one.id for one in self.journal.batches.open()}
-        for state in self.calls.newest():
-            if state.created is not None and state.created < record.begun - CLOCKS:
-                return
-            if state.id not in known and state.requests in (0, record.requests):
-                yield state
-
-    def _has_our_names(self, record: BatchRecord, state: BatchState) -> bool:
-        """Whether the results of a batch are those of our requests."""
-        for path in state.results:
-            file = self._download(record, path)
-            reader = ResultReader(self.calls.interface, record.tag)
-            is_ours = any(True for _ in reader.results(file))
-            file.unlink()
-            if is_ours:
-                return True
-        return False
 
     def _download(self, record: BatchRecord, path: str) -> Path:
         self.ctx.work.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ class Fallback(NamedEngine):
         return engine
 
     @cached_property
-    def _rendering(self) -> Rendering:  # type: ignore[override]
+    def _rendering(self) -> Rendering:
         return Rendering(self._model)
 
     def known(self, requests: Sequence[Request]) -> list[bool]:
