@@ -162,6 +162,7 @@ def test_the_model_selects_guidelines_for_each_answer(ctx: Context, rows: pl.Dat
         ("2, 2, 5, 7, 9", [2, 5, 7]),
         ("I considered all 25 of them.\nNumbers: 2 and 5", [2, 5]),
         ("0, 26", None),
+        ("1" * 30_000 + ".", None),
         ("None fits.", None),
         ("", None),
     ],
@@ -259,10 +260,10 @@ def test_passages_are_ranked_by_bm25_as_written_out(
             total += idf * counts[word] * 2.5 / (counts[word] + damping)
         return total
 
-    for query, found in zip(queries, nearest_passages(queries, passages, 3), strict=True):
+    for query, nearest in zip(queries, nearest_passages(queries, passages, 3), strict=True):
         scores = sorted((score(query, counts) for counts in words), reverse=True)
-        assert len(found) == sum(value > 0 for value in scores[:3])
-        for text, expected in zip(found, scores, strict=False):
+        assert len(nearest) == sum(value > 0 for value in scores[:3])
+        for text, expected in zip(nearest, scores, strict=False):
             assert score(query, Counter(text.split())) == pytest.approx(expected)
 
 

@@ -624,11 +624,11 @@ def test_lengths_are_measured_against_what_was_written_or_the_demonstrations(ctx
     def script(prompt: str) -> Answer:
         return (f" {next(inputs)}" if prompt.endswith("7. Input:") else " yes"), "stop"
 
-    given = {"max_requests": 2, "requests_per_round": 2}
-    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(), **given)
+    limits = {"max_requests": 2, "requests_per_round": 2}
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(), **limits)
     assert rows["drop_reason"].to_list() == [None, None]
     inputs = iter(["review 8", "a review of more than nine letters"])
-    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(length_reference="seeds"), **given)
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(length_reference="seeds"), **limits)
     assert rows["drop_reason"].to_list() == [None, "length_outlier"]
     evidence = json.loads(rows["evidence"][1])
     assert (evidence["least"], evidence["most"]) == (8, 8)
