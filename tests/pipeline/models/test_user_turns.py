@@ -135,9 +135,8 @@ def test_a_stop_that_is_a_control_token_ends_an_answer_although_no_text_shows_it
     stops = ("<|im_start|>", "<|im_end|>", "x")
     opens = own.convert_tokens_to_ids("<|im_start|>")
     assert stop_tokens(own, stops) == (opens,)
-    request = PreparedRequest(
-        "0" * 32, "", "", (1,), Decoding(stop=stops[:2]), stop_tokens=(opens,)
-    )
+    decoding = Decoding(stop=stops[:2])
+    request = PreparedRequest("0" * 32, "", "", (1,), decoding, stop_tokens=(opens,))
     answers = Answers([request], 1, {own.eos_token_id}, own)
     tokens = [*own("A sea", add_special_tokens=False)["input_ids"], opens]
     finished = [bool(answers(torch.tensor([[token]]))) for token in tokens]

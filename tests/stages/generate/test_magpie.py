@@ -171,8 +171,8 @@ def test_conversations_are_continued_with_all_that_they_hold(ctx: Context) -> No
         {"role": "assistant", "tool_calls": [{"id": "1", "name": "tide", "arguments": "{}"}]},
     ]
     more = [
-        {**record("x"), "id": id_ * 32, "messages": m}
-        for id_, m in zip("ef", (thinking, called), strict=True)
+        {**record("x"), "id": "e" * 32, "messages": thinking},
+        {**record("x"), "id": "f" * 32, "messages": called},
     ]
     rows = pl.concat([base, frame(more)])
     context = chatting(ctx, numbered)
