@@ -78,7 +78,7 @@ def isolation(unsafe: bool = False) -> Isolation:
     """
     if sys.platform != "linux":
         raise UserError(f"programs must run on Linux, got {sys.platform}", hint=_HINT)
-    reasons = []
+    reasons: list[str] = []
     for candidate in [*_candidates(), *([Isolation("limits")] if unsafe else [])]:
         reason = failure(candidate)
         if reason is None:
