@@ -30,6 +30,7 @@ from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest, to_json_value
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
+from pipeline.wording import counted
 
 SCHEMA_VERSION: Final = 1
 
@@ -166,7 +167,8 @@ def plan_step(
         return PlannedStep(step, state, options, parts, key, artifact, causes, drifted)
     if partial := store.artifact(digest(partial_parts(parts))):
         number = partial.manifest["used"].get("not_asked", 0)
-        causes = [f"{number:,} requests were not sent before the budget was reached"]
+        were = "was" if number == 1 else "were"
+        causes = [f"{counted(number, 'request')} {were} not sent before the budget was reached"]
         return PlannedStep(step, "incomplete", options, parts, key, partial, causes, drifted)
     latest = store.latest(recipe.history(parts), step.name, other_than=key)
     if latest is None:

@@ -26,7 +26,7 @@ from tests.support.fake_hub import FakeHub, Fault
 from tests.support.killing import killer
 from tests.support.places import KINDS, place
 from tests.support.publications import reachable
-from tests.support.running import command, pool, toys
+from tests.support.running import called, pool, toys
 
 RECIPE = """\
 name: weekly
@@ -339,15 +339,15 @@ def test_every_refresh_is_a_line_of_the_log(folder: Path) -> None:
 
 def test_the_verb_prints_ten_lines_and_exits_as_it_should(folder: Path) -> None:
     call = ("refresh", str(folder / "weekly.yaml"), "--store", str(folder / "store"))
-    first = command(*call)
+    first = called(*call)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("weekly: released")
     assert "release: weekly@1.0" in first.stdout
     assert len(first.stdout.splitlines()) <= 10
-    as_json = json.loads(command(*call, "--json").stdout)
+    as_json = json.loads(called(*call, "--json").stdout)
     assert (as_json["code"], as_json["outcome"]) == (0, "nothing new")
     (folder / "other.jsonl").unlink()
-    assert command(*call).returncode == 8
+    assert called(*call).returncode == 8
 
 
 def test_options_of_the_section_are_checked(folder: Path) -> None:

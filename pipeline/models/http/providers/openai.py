@@ -59,6 +59,9 @@ def body(prepared: PreparedRequest, name: str, dialect: Dialect) -> dict[str, An
         result["max_tokens"] = decoding.max_tokens
         result["prompt"] = list(prepared.tokens) or prepared.prompt
         result |= {"logprobs": logprobs} if logprobs else {}
+        if prepared.stop_tokens and "stop" not in dialect.omitted:
+            # Servers search their texts for stops, and leave control tokens out of these.
+            result["stop_token_ids"] = list(prepared.stop_tokens)
     else:
         result[dialect.max_tokens_field] = decoding.max_tokens
         result["messages"] = [{"role": r, "content": text} for r, text in prepared.prompt]
@@ -97,6 +100,10 @@ def _schema(form: Form, schema: Any) -> dict[str, Any]:
 
 def assembled(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The answer in the events of a stream; None for a stream that was cut.
+
+    A stream that ends with `[DONE]` is whole, also without a finish reason: the server has said
+    all that it wanted to say, and such an answer counts as complete. One that ends without either
+    was cut on the way.
 
     Args:
         events: The data of the events, `DONE` for the last one.
