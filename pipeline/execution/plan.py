@@ -9,6 +9,7 @@ same values goes no further.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -304,6 +305,8 @@ def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
             return files.get_many([Path(path) for path in value])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read", why=error.strerror) from None
+    if option.names_data_set and value is not None and os.path.isabs(value):
+        value = os.path.basename(value)  # its files count by content, see `input_files`
     return to_json_value(value, option.name)
 
 

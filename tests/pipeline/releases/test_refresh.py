@@ -412,13 +412,15 @@ def test_a_damaged_record_of_commits_is_refused_by_name(tmp_path: Path, hub: Fak
     assert refreshed(tmp_path).outcome == "nothing new"
 
 
-def test_a_local_data_set_is_a_source_by_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_local_data_set_is_a_source_by_content(tmp_path: Path, is_relative: bool) -> None:
+    """A relative folder is one beside the recipe, wherever the command is given."""
     folder = tmp_path / "pool"
     folder.mkdir()
     rows(folder / "rows.jsonl", range(6))
     text = (
         "name: weekly\nstages:\n  pool: {uses: load.records, "
-        f"with: {{dataset: '{folder}', source: pool, license: MIT}}}}\n"
+        f"with: {{dataset: '{'pool' if is_relative else folder}', source: pool, license: MIT}}}}\n"
         "  shards: {uses: export.parquet, needs: pool}\n"
     )
     (tmp_path / "weekly.yaml").write_text(text, "utf-8")
@@ -426,6 +428,8 @@ def test_a_local_data_set_is_a_source_by_content(tmp_path: Path) -> None:
     assert refreshed(tmp_path).outcome == "nothing new"
     rows(folder / "rows.jsonl", range(7))
     assert refreshed(tmp_path).rows["after"] == 7
+    manifests = (tmp_path / "store" / "artifacts").glob("*/manifest.json")
+    assert not any(str(tmp_path) in manifest.read_text() for manifest in manifests)
 
 
 def test_a_name_that_no_release_can_have_is_told_before_anything_runs(folder: Path) -> None:
