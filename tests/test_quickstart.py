@@ -30,8 +30,8 @@ from tests.support.journals import max_answers
 from tests.support.running import command, run, started, timed
 
 SMALL = {
-    "invented.with.num_rows": 3,
-    "invented.with.max_requests": 4,
+    "invented.with.num_rows": 6,
+    "invented.with.max_requests": 8,
     "invented.with.requests_per_round": 4,
     "invented.with.method.max_tokens": 64,
     "invented.with.method.instances.max_tokens": 40,
