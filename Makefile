@@ -63,7 +63,7 @@ diff: setup ## Compare the latest release with now, or A=name@1.0 B=name@1.1
 
 test: setup ## Run the tests (under 10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile
-	$(PY) -m pytest --doctest-modules schemas pipeline stages
+	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules schemas pipeline stages
 
 proof: setup vllm ## Run the slow proofs: kills, real vLLM, published answers at scale
 	$(PY) -m pytest -m proof

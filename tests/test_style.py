@@ -7,7 +7,7 @@ import re
 import subprocess
 import tokenize
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ PHRASES = re.compile(
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-@lru_cache
+@cache
 def tracked() -> list[Path]:
     """All files that git knows, and new ones that it does not ignore."""
     listed = subprocess.run(
@@ -77,13 +77,18 @@ def modules(*packages: str) -> list[Path]:
     ]
 
 
-@lru_cache
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(tree(path)))
+
+
 def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(tree(path)) if isinstance(node, Function))
+    return (node for node in nodes(path) if isinstance(node, Function))
 
 
 def at(path: Path, node: ast.AST) -> str:
@@ -103,7 +108,7 @@ def test_imports_point_one_way() -> None:
     for path in modules(*PACKAGES):
         package, *inner = path.relative_to(ROOT).parts
         allowed = PACKAGES[: PACKAGES.index(package) + 1]
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             for name in imported(node):
                 to, *rest = name.split(".")
                 upwards = to in (*PACKAGES, "tests") and to not in allowed
@@ -121,7 +126,7 @@ def test_imports_of_the_engine_point_one_way() -> None:
         if package not in ENGINE_PACKAGES:
             continue
         later = ENGINE_PACKAGES[ENGINE_PACKAGES.index(package) + 1 :]
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             for name in imported(node):
                 if any(name.startswith(f"pipeline.{other}.") for other in later):
                     wrong.append(f"{at(path, node)} imports {name}")
@@ -201,7 +206,7 @@ def test_names_are_those_of_the_field() -> None:
     wrong = [
         f"{at(path, node)} {name}"
         for path in modules(*PACKAGES, "tests")
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         for name in defined(node)
         if name.lower().strip("_") in PRIVATE
     ]

@@ -1,12 +1,13 @@
-"""The list of stages in the README, written from the stages themselves.
+"""The lists of stages and recipes in the README, written from these themselves.
 
-`make docs` and `make stage` write it anew, so that a new stage is listed without anybody
-listing it.
+`make docs` and `make stage` write them anew, so that a new stage or recipe is listed without
+anybody listing it.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,9 @@ from pipeline.stage import ROOT
 
 BEGIN: Final = "<!-- stages: written by make docs -->"
 END: Final = "<!-- end of stages -->"
+BEGIN_RECIPES: Final = "<!-- recipes: written by make docs -->"
+END_RECIPES: Final = "<!-- end of recipes -->"
+_PAPER: Final = re.compile(r"(?P<title>.+?) \((?P<paper>[^()]*arXiv:[\d.]+)\)")
 
 
 def stage_table(root: Path = ROOT) -> str:
@@ -34,17 +38,35 @@ def stage_table(root: Path = ROOT) -> str:
     return "\n".join(["| family | what it is for | stages |", "|---|---|---|", *rows])
 
 
+def recipe_table(root: Path = ROOT) -> str:
+    """A table of the recipes of the literature, each with the paper that its first lines name.
+
+    Args:
+        root: The repository whose `pipeline/recipes/` is listed.
+    """
+    rows = []
+    for path in sorted((root / "pipeline/recipes").glob("*.yaml")):
+        comment = " ".join(re.findall(r"^# (.*)", path.read_text("utf-8"), re.MULTILINE)[:3])
+        if match := _PAPER.match(comment):
+            rows.append(f"| `{path.stem}` | {match['title']} | {match['paper']} |")
+    return "\n".join(["| recipe | method | paper |", "|---|---|---|", *rows])
+
+
 def update_readme(root: Path = ROOT) -> bool:
-    """Write the table between its marks in the README; whether anything changed."""
+    """Write the tables between their marks in the README; whether anything changed."""
     readme = root / "README.md"
     text = readme.read_text("utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        return False
-    new = f"{head}{BEGIN}\n{stage_table(root)}\n{END}{tail}"
+    new = _between(text, BEGIN, stage_table(root), END)
+    new = _between(new, BEGIN_RECIPES, recipe_table(root), END_RECIPES)
     readme.write_text(new, "utf-8")
     return new != text
+
+
+def _between(text: str, begin: str, table: str, end: str) -> str:
+    """The text with a table between two marks; unchanged without them."""
+    head, first, rest = text.partition(begin)
+    _, last, tail = rest.partition(end)
+    return f"{head}{begin}\n{table}\n{end}{tail}" if first and last else text
 
 
 def _purpose(family: Path) -> str:

@@ -210,4 +210,6 @@ def _value(column: str, dtype: Any, number: int, name: str) -> Any:
         return json.dumps({"is_classification": number % 4 < 2})  # as seed tasks have it
     if column in ("input_start", "tools", "parents"):
         return [] if column == "parents" else None
+    if dtype == pl.List(pl.String):
+        return [text(column)]
     return text(column) if dtype == pl.String else placeholder(dtype)

@@ -151,7 +151,8 @@ def is_refusal(request: Request, text: str) -> bool:
         >>> is_refusal(Request("Why?"), "I'm sorry, but I can't help with that.")
         True
     """
-    is_free = not request.decoding.choice and request.decoding.json_schema is None
+    decoding = request.decoding
+    is_free = not decoding.choice and decoding.json_schema is None and request.role == "assistant"
     return is_free and _refusal().match(text[:_OPENING_CHARACTERS]) is not None
 
 

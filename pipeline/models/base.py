@@ -54,10 +54,9 @@ class LanguageModel:
     Args:
         model: A folder with weights, a name on the hub, or the name under which the
             server at `base_url` knows it.
-        engine: What runs it. `transformers`: weights in this process, on a CPU or a GPU.
-            `vllm`: vLLM offline, in a process of its own. `openai`: an OpenAI-compatible
-            server, either attached by `base_url` or vLLM's own, started by `serve`.
-            `replay`: answers from the journal alone.
+        engine: What runs it. `transformers`: weights in this process, on a CPU or a GPU. `vllm`:
+            vLLM offline, in a process of its own. `openai`: an OpenAI-compatible server, by
+            `base_url` or vLLM's own, started by `serve`. `replay`: answers of the journal alone.
         id: An identity chosen by the user, which replaces the digest of the weights.
         revision: Branch, tag or commit of a name on the hub.
         dtype: Number format of the weights.
@@ -161,7 +160,7 @@ class Decoding:
             this probability; 1 for all tokens.
         presence_penalty: Subtracted once from the logit of every token that the answer
             already contains (OpenAI's definition).
-        stop: Texts that end the answer and are cut from it.
+        stop: Texts that end the answer and are cut from it; a control token ends it as well.
         top_k: Sample among this many most probable tokens; None for all.
         frequency_penalty: Subtracted from a token's logit once for each time that the
             answer contains it (OpenAI's definition).
@@ -171,9 +170,8 @@ class Decoding:
         reasoning_effort: How much a server's model reasons, such as "low"; None leaves it to
             the server.
 
-    Engines that can restrict the sampling do so for `choice` and `json_schema`; the
-    others send the request as it is. So the answer must be checked either way:
-    `pipeline.models.ask.ask` does that and asks for one repair.
+    Engines that can restrict the sampling do so for `choice` and `json_schema`. The answer
+    must be checked either way: `pipeline.models.ask.ask` does that and asks for one repair.
 
     Example:
         >>> Decoding(max_tokens=8, temperature=0.7, stop=("\\n",)).top_p
@@ -206,6 +204,8 @@ class Request:
         seed: Seed of the stage.
         sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
         resample: How often it was sampled anew, because its answers could not be read.
+        role: Whose turn follows. For "user" the prompt is rendered up to where a user's words
+            begin, and its template's end of a turn is a stop: the template must be at hand here.
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])
@@ -220,6 +220,7 @@ class Request:
     seed: int = 0
     sample: int = 0
     resample: int = 0
+    role: Literal["assistant", "user"] = "assistant"
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ def most_tokens(prompt: str | Sequence[tuple[str, str]]) -> int:
         68
     """
     texts = [prompt] if isinstance(prompt, str) else [text for _, text in prompt]
-    template = TEMPLATE_LIMIT + 2 * TEMPLATE_TOKENS * (len(texts) - 1)
+    template = TEMPLATE_LIMIT + 2 * TEMPLATE_TOKENS * max(0, len(texts) - 1)
     return template + sum(len(text.encode()) for text in texts)
 
 

@@ -149,6 +149,9 @@ def _refresh(
     if created.is_new:
         result.outcome = "released"
         _compare(store, last, created.release, result)
+    elif last and damaged and (left := list(sources.damages(store, last))):
+        result.outcome = f"nothing new; {result.release} stays damaged: its stages have changed"
+        result.why = left
     elif damaged:
         result.outcome = "nothing new; what was damaged in the store was computed again"
     else:

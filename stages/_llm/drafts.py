@@ -34,7 +34,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import polars as pl
 
@@ -158,6 +158,7 @@ def generate_field(
     parse: Callable[[Any], Any] | None = None,
     keep_cut: bool = False,
     retry_max_tokens: Sequence[int] = (),
+    role: Literal["assistant", "user"] = "assistant",
 ) -> None:
     """Send one request for every active draft and store the parsed completion in a field.
 
@@ -176,11 +177,14 @@ def generate_field(
             where the decoding names them), by default `answer_text`. None means unreadable.
         keep_cut: Parse completions that ended on their length too.
         retry_max_tokens: Increasing limits with which cut completions are requested again.
+        role: Whose turn is written; see `Request`.
     """
     structured = bool(decoding.choice) or decoding.json_schema is not None
     parse = parse or (_identity if structured else answer_text)
     active = [draft for draft in drafts if draft.active]
-    requests = [Request(prompt_of(draft), decoding, seed, draft.number) for draft in active]
+    requests = [
+        Request(prompt_of(draft), decoding, seed, draft.number, role=role) for draft in active
+    ]
     answers = ask(
         engine,
         requests,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from stages._llm.lists import unquoted
+from stages._llm.lists import listed_items, unquoted
 
 _AFFIRMATION: Final = (
     r"(?:(?:sure(?: thing)?|certainly|of course|absolutely|definitely|okay|ok"
@@ -113,3 +113,20 @@ def instruction_text(text: str) -> str | None:
         return None
     bold = _BOLD.fullmatch(rest.strip())
     return unquoted(bold[2] if bold else rest.strip()).strip() or None
+
+
+def requested_items(text: str, count: int) -> list[str]:
+    """The items of a list of so many; where one was requested, a text without a list is it.
+
+    Args:
+        text: A completion.
+        count: How many items were requested.
+
+    Example:
+        >>> requested_items("Sure! Here it is:\\n\\nName a river.", 1)
+        ['Name a river.']
+        >>> requested_items("Name a river.", 2)
+        []
+    """
+    alone = instruction_text(text) if count == 1 else None
+    return listed_items(text) or ([alone] if alone else [])

@@ -1,7 +1,8 @@
-"""Sentence vectors of the conversations, for clustering, near-duplicates and diversity.
+"""Sentence vectors of conversations and documents, for clustering, near-duplicates, diversity.
 
 What is embedded is a template over the parts of a conversation, because the
-choice matters: instructions alone group tasks, whole rows group topics.
+choice matters: instructions alone group tasks, whole rows group topics. Of a document it is
+the text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import AfterValidator
 
 from pipeline.context import Context
 from pipeline.models.base import Embedder
-from pipeline.stage import Records, stage
+from pipeline.stage import Documents, Records, stage
 from pipeline.types import Count
 from schemas.records import input_text, instruction, response
 from schemas.turns import View, turn_text
@@ -60,7 +61,7 @@ Template = Annotated[str, AfterValidator(_valid_template)]
 )
 def text(
     ctx: Context,
-    rows: Records,
+    rows: Records | Documents,
     *,
     embedder: Embedder,
     template: Template = "{{ instruction }}\n{{ input }}\n{{ response }}",
@@ -68,17 +69,17 @@ def text(
     batch_size: Count = 4096,
     normalize: bool = True,
 ) -> pl.DataFrame:
-    """Add the `vector` of each conversation: List(Float32), as long as the embedder's output.
+    """Add the `vector` of each row: List(Float32), as long as the embedder's output.
 
     A vector of zeros (a static embedder knows no word of the text) stays as it is. A row
     for which the embedder gives numbers that are not finite fails.
 
     Args:
-        rows: The conversations.
+        rows: The conversations, or documents, of which the text is embedded.
         embedder: The embedding model.
-        template: The text to embed, in Jinja: `instruction`, `input` and `response` are
-            texts, empty where the conversation has none; `messages` is the list of turns
-            with `role`, `content` and `text`, which is the turn in the view.
+        template: The text of a conversation to embed, in Jinja: `instruction`, `input` and
+            `response` are texts, empty where the conversation has none; `messages` is the list
+            of turns with `role`, `content` and `text`, which is the turn in the view.
         view: What of a turn is embedded: its content, the tool calls too, or all.
         batch_size: Texts given to the encoder at once; no vector depends on it.
         normalize: Scale the vectors to length 1, so that dot products are cosines.
@@ -93,7 +94,8 @@ def text(
           vectors: {uses: embed.text, needs: pool, with: {embedder: potion}}
         ```
     """
-    texts = _texts(rows, template, view)
+    documents = "messages" not in rows.columns
+    texts = rows["text"].fill_null("") if documents else _texts(rows, template, view)
     encoder = ctx.open(embedder)
     parts = []
     for start in range(0, len(texts), batch_size):

@@ -1,13 +1,16 @@
 """Models challenge each other, both answer, and those who are not involved vote.
 
-WarriorCoder (Feng et al. 2024, arXiv:2412.17395). An attacker poses what it knows
-well: left in an open user's turn, a chat model writes the instructions that it was
-trained on. Attacker and defender both answer. The other models judge the pair, in
-both orders, since a judge favors a position. An answer's score is its fraction of the
-votes in this battle, tempered by its author's strength over all battles (Elo), so
-that a lucky vote counts less. Every answer becomes a row with its votes;
-`select.response` takes the winners, and duplicates, difficulty and diversity are
-stages of their own (the paper: judged difficulty, then k-center).
+WarriorCoder: Learning from Expert Battles to Augment Code Large Language Models (Feng et al.
+2024, arXiv:2412.17395). As in the paper: an attacker poses what it knows well: left in an open
+user's turn, a chat model writes the instructions that it was trained on. Attacker and defender
+both answer. The other models judge the pair, in both orders, since a judge favors a position. An
+answer's score is its fraction of the votes in this battle, tempered by its author's strength
+over all battles (Elo), so that a lucky vote counts less.
+
+Ours: the wording of the votes, both weights (the paper states none), Elo's usual constants, the
+sampling, and `asked`, for models behind a server. Every answer becomes a row with its votes;
+`select.response` takes the winners, and duplicates, difficulty and diversity are stages of their
+own (the paper: judged difficulty, then k-center).
 """
 
 from __future__ import annotations

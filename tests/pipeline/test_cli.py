@@ -18,7 +18,7 @@ import pytest
 from pipeline.cli import tables
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
-from tests.support.running import artifact, command, environment, pool, run, timed, toys
+from tests.support.running import artifact, called, environment, pool, run, timed, toys
 
 TEXT = """\
 name: cli
@@ -45,7 +45,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 def ask(ran: tuple[str, str], verb: str, *more: str) -> subprocess.CompletedProcess[str]:
-    done = command(verb, ran[0], *more, "--store", ran[1])
+    done = called(verb, ran[0], *more, "--store", ran[1])
     assert "Traceback" not in done.stderr
     return done
 
@@ -163,10 +163,10 @@ def test_a_run_says_what_ran_and_what_was_cached(ran: tuple[str, str]) -> None:
 def test_tables_fit_the_terminal(ran: tuple[str, str]) -> None:
     for columns in ("80", "60"):
         for verb, more in (("plan", []), ("plan", ["--store", "/tmp/none-there"]), ("status", [])):
-            done = command(verb, ran[0], "--store", ran[1], *more, COLUMNS=columns)
+            done = called(verb, ran[0], "--store", ran[1], *more, COLUMNS=columns)
             table = done.stdout.split("\n\n")[0]
             assert max(map(len, table.splitlines())) <= int(columns), table
-    wide = command("plan", ran[0], "--store", "/tmp/none-there", COLUMNS="200").stdout
+    wide = called("plan", ran[0], "--store", "/tmp/none-there", COLUMNS="200").stdout
     assert "tests.support.toys.load" in wide
 
 
@@ -224,13 +224,13 @@ def test_hints_repeat_profile_overrides_and_store(ran: tuple[str, str], tmp_path
     changed.write_text(text + "profiles: {brief: {stages.brief.with.maximum: 9}}\n")
     options = ["--profile", "brief", "--set", "stages.a.with.source=b c"]
     options += ["--store", str(tmp_path / "x y")]
-    failed = command("cat", str(changed), "brief", *options)
+    failed = called("cat", str(changed), "brief", *options)
     assert failed.returncode == 2
     quoted = f"--profile brief --set 'stages.a.with.source=b c' --store '{tmp_path / 'x y'}'"
     assert f"try: python -m pipeline run {changed} brief {quoted}\n" in failed.stderr
-    planned = command("plan", str(changed), "brief", *options, "--json")
+    planned = called("plan", str(changed), "brief", *options, "--json")
     assert json.loads(planned.stdout)["stages"][0]["name"] == "a"
-    unknown = command("status", str(changed), "--profile", "breif")
+    unknown = called("status", str(changed), "--profile", "breif")
     assert (unknown.returncode, "did you mean 'brief'?" in unknown.stderr) == (2, True)
 
 
@@ -240,10 +240,10 @@ HELP += [f"journal {verb}" for verb in ("stats", "verify", "export", "import")]
 
 @pytest.mark.parametrize("verb", HELP)
 def test_help_is_complete(verb: str) -> None:
-    text = command(*verb.split(), "--help").stdout
+    text = called(*verb.split(), "--help").stdout
     usage = text.split("\n\n")[0]
     assert "[[" not in usage
-    assert "..." not in command(*verb.split(), "--help", COLUMNS="50").stdout.split("Options:")[1]
+    assert "..." not in called(*verb.split(), "--help", COLUMNS="50").stdout.split("Options:")[1]
     assert not re.search(r"<(?!str>|list\[str\]>|path>)|\w\.\.\.$", text, re.MULTILINE), (
         "cut or bare"
     )
@@ -255,7 +255,7 @@ def test_help_is_complete(verb: str) -> None:
 
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert command("--version").stdout == f"gristmill {project['version']}\n"
+    assert called("--version").stdout == f"gristmill {project['version']}\n"
 
 
 def test_the_launcher_works_from_any_folder(ran: tuple[str, str], tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_the_way_of_a_record(ran: tuple[str, str]) -> None:
 def test_mistakes_end_with_two_and_no_traceback(
     ran: tuple[str, str], arguments: list[str], what: str
 ) -> None:
-    done = command(*[ran[0] if a == "RECIPE" else a for a in arguments])
+    done = called(*[ran[0] if a == "RECIPE" else a for a in arguments])
     assert done.returncode == 2
     assert what in done.stderr
     assert "Traceback" not in done.stderr
@@ -351,26 +351,26 @@ def test_a_bug_keeps_its_traceback(ran: tuple[str, str], tmp_path: Path) -> None
     pool(tmp_path / "rows.txt", 3)
     crash = "  z: {uses: toy.crash, needs: a}\n"
     (tmp_path / "r.yaml").write_text(toys(TEXT + crash))
-    done = command("run", str(tmp_path / "r.yaml"), "z", "--store", str(tmp_path / "store"))
+    done = called("run", str(tmp_path / "r.yaml"), "z", "--store", str(tmp_path / "store"))
     assert done.returncode == 1
     assert "ZeroDivisionError: a bug of the stage" in done.stderr
     assert not list((tmp_path / "store/artifacts").glob(".*"))
 
 
 def test_the_stages_document_themselves() -> None:
-    done = command("stages")
+    done = called("stages")
     assert done.returncode == 0
     for name in ("load.records", "score.loss", "dedup.minhash", "select.random"):
         assert name in done.stdout
-    family = command("stages", "select").stdout
+    family = called("stages", "select").stdout
     assert "select.random" in family
     assert "score.loss" not in family
-    listed = json.loads(command("stages", "select", "--json").stdout)
+    listed = json.loads(called("stages", "select", "--json").stdout)
     assert {e["name"].split(".")[0] for e in listed} == {"select"}
-    page = command("stages", "select.random").stdout
+    page = called("stages", "select.random").stdout
     for part in ("seed: integer", "(default 0)", "rows: records", "version 2"):
         assert part in page
-    (entry,) = json.loads(command("stages", "load.records", "--json").stdout)
+    (entry,) = json.loads(called("stages", "load.records", "--json").stdout)
     assert entry["options"]["path"]["type"] == "path, list or glob"
 
 
@@ -384,7 +384,7 @@ def test_a_reader_that_goes_away_is_no_error(ran: tuple[str, str]) -> None:
 
 
 def test_the_doctor_tells_what_is_there(tmp_path: Path) -> None:
-    done = command("doctor", "--store", str(tmp_path / "store"))
+    done = called("doctor", "--store", str(tmp_path / "store"))
     assert done.returncode == 0, done.stdout
     assert "polars" in done.stdout
     assert "quickstart.yaml" in done.stdout

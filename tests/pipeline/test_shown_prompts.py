@@ -12,6 +12,7 @@ from pipeline.execution.plan import PlannedStep, StepOutputs
 from pipeline.execution.shown_prompts import _Rows, _shown
 from pipeline.recipe.graph import Step
 from pipeline.recipe.recipe import Recipe
+from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS
 from tests.support.cases import CASES, NAMES, Case
 from tests.support.cli import call
 from tests.support.running import run
@@ -104,7 +105,13 @@ def test_every_method_has_a_prompt_for_placeholders(case: Case, tmp_path: Path) 
     needs = {edge.name: ["rows"] for edge in stage.edges if case.edges.get(edge.name) is not None}
     step = Step("s", stage, options, needs, {}, "r.yaml:1", lambda keys: "r.yaml:1")
     planned = PlannedStep(step, "unknown", options)
-    prompt = _shown(planned, _Rows(StepOutputs(), {}))
+    added = {
+        name: dtype
+        for frame in case.edges.values()
+        for name, dtype in frame.schema.items()
+        if name not in RECORD_COLUMNS | DOCUMENT_COLUMNS
+    }
+    prompt = _shown(planned, _Rows(StepOutputs(), {"rows": added}))
     assert not prompt.why
     assert any(text for _, text in prompt.turns)
     if needs and case.method != "profiles":  # invents characters first, whatever the rows are

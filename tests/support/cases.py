@@ -28,27 +28,36 @@ from stages.generate.from_documents import (
     WaveCoder,
 )
 from stages.generate.pairs import FirstPit, SelfTaught, SPaR
+from stages.generate.personas import FromText, Relations, Tasks
 from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
-from stages.score.judge import Gap, Pairwise, PTrue, Rating, Rubric
+from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
+from stages.tag.intent import ClosedSets
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
 
+ALL_SETS: Final = ("task_category", "difficulty", "quality", "safety", "language")
+
 LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
 _ROWS: Final = sample("self_instruct.jsonl.gz").head(20)
+_ENCODED: Final = _ROWS.head(8).with_columns(
+    attributes=pl.Series([["building", "tact", "grammar"]] * 8, dtype=pl.List(pl.String))
+)
+"""Rows with use case and skills."""
 _BOOK: Final = [row["text"] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")]
 _PROBLEMS: Final = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")
 _ANSWERS: Final = conversations(
     [(f"What is {n}?", f"It is {n} {word}.") for n in range(6) for word in ("indeed", "not", "so")]
 )
+_PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
@@ -81,6 +90,14 @@ class Case(NamedTuple):
         return SimpleNamespace(**self.all_options(folder))
 
 
+def few_rows(case: Case, rows: int = 4) -> dict[str, pl.DataFrame]:
+    """What stands on the edges, cut short; all of it where a method chooses among several."""
+    if case.method in ("induction", "inverse") or case.stage in ("score.judge", "generate.pairs"):
+        return case.edges
+    short = {"rows": rows, "documents": rows}
+    return {name: frame.head(short.get(name, 100)) for name, frame in case.edges.items()}
+
+
 def _documents(texts: list[str]) -> pl.DataFrame:
     lines = [
         {"id": digest(t), "text": t, "origins": [{"source": "s", "index": i, "license": "MIT"}]}
@@ -94,6 +111,7 @@ def _cases() -> list[Case]:
     code = _documents([row["prompt"] + row["canonical_solution"] for row in _PROBLEMS[:12]])
     seeds = conversations([(f"Say number {n} aloud, please.", f"{n}!") for n in range(30)])
     prose = {"documents": book}
+    people = {"personas": _PEOPLE}
 
     def case(stage: str, method: str, edges: dict[str, pl.DataFrame], /, **options: Any) -> Case:
         models = {"models": (MODEL,)} if stage == "generate.respond" else {"model": MODEL}
@@ -129,14 +147,25 @@ def _cases() -> list[Case]:
 
     judged = {"rows": _ANSWERS, "reference_answers": _OTHERS}
     rubric = Rubric(criteria=("It is short.", "It is true."))
-    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap())
+    judging = (Rating(), rubric, PTrue(), Pairwise(), Gap(), Deita(aspect="quality"))
+    reasoned = (Humback(), AlpaGasus())
     return [
         *map(evolved, (evolve.WizardLM(), evolve.Rubric(), evolve.WizardLMCode(), evolve.Turns())),
+        case(
+            *("rewrite.evolve", "rubric with metadata", {"rows": _ENCODED}),
+            method=evolve.Rubric(metadata="attributes"),
+            rounds=2,
+        ),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())
         ),
         answered(respond.Reason(), {"rows": _ROWS}),
+        case(
+            *("generate.respond", "reason by selection", {"rows": _ROWS.head(6)}),
+            method=respond.Reason(selection="model"),
+            truth="response",
+        ),
         answered(respond.InContext(), {"rows": _ROWS, **prose}),
         answered(respond.Continue(max_documents=4), prose),
         prompted(system_prompt.Rules(), verify=True),
@@ -148,6 +177,11 @@ def _cases() -> list[Case]:
         case("generate.taxonomy", "metadata", {"seeds": _ROWS}, method=Metadata(per_seed=2)),
         case("generate.taxonomy", "skills", {}, method=Skills(num_rows=6)),
         case("generate.from_metadata", "", {}),
+        case(*("generate.magpie", "", {}), num_rows=4, domain="math", answer_max_tokens=LIMIT),
+        case("generate.personas", "text", prose, method=FromText(per_text=2)),
+        case("generate.personas", "relations", people, method=Relations(iterations=2)),
+        case("generate.personas", "tasks", people, method=Tasks(kind="npc")),
+        case("tag.intent", "closed_sets", {"rows": _ROWS}, method=ClosedSets(sets=ALL_SETS)),
         case(
             *("generate.arena", "", {}),
             num_challenges=3,
@@ -158,6 +192,7 @@ def _cases() -> list[Case]:
         reversed_(backtranslate.Inverse(num_candidates=3), {"rows": _CODE}),
         reversed_(backtranslate.Induction(num_candidates=3), {"rows": _CODE}),
         *(Case("score.judge", m.name, judged, {"model": MODEL, "method": m}) for m in judging),
+        *(case("score.judge", m.name, judged, method=m) for m in reasoned),
         *(own("generate.column", output=output) for output in (Text(), Structured(fields=FIELDS))),
         own("generate.column", output=Label(labels=("good", "bad")), num_samples=2),
         *(
@@ -225,9 +260,27 @@ def _more_cases() -> list[Case]:
         own = {"model": MODEL, "max_tokens": LIMIT, "method": method}
         return Case("generate.pairs", method.name, {"rows": sums}, own)
 
+    few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
+    shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
+    turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
     return [
+        Case("generate.magpie", "turns", {}, turns),
+        Case("generate.personas", "few_shot", shown, {"model": MODEL, "method": few_shot}),
+        Case(
+            *("tag.intent", "labels", {"rows": _ROWS}),
+            {"model": MODEL, "method": ClosedSets(sets=ALL_SETS, explain=False)},
+        ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
+            {
+                **dict.fromkeys(("model", "target", "judge"), MODEL),
+                "method": evolve.Rubric(metadata="attributes", min_gap=0.0),
+                "rounds": 2,
+                "max_tokens": LIMIT,
+            },
+        ),
         Case(
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -15,24 +16,25 @@ from tests.support.rows import evidence
 Stage = Callable[..., pl.DataFrame]
 
 
-def grams(text: str, n: int) -> set:
+@lru_cache(maxsize=10_000)
+def grams(text: str, n: int) -> frozenset:
     """The n-grams of a text; the whole text if it is shorter; none without a token."""
     words = tokens(pl.Series([text]))[0].to_list()
     count = max(len(words) - n + 1, min(len(words), 1))
-    return {tuple(words[i : i + n]) for i in range(count)}
+    return frozenset(tuple(words[i : i + n]) for i in range(count))
 
 
-def sets_of(rows: pl.DataFrame, n: int) -> dict[str, set]:
+def sets_of(rows: pl.DataFrame, n: int) -> dict[str, frozenset]:
     """The n-grams of each conversation by id."""
     listed = rows.select("id", "messages").iter_rows()
     return {key: grams("\n".join(m["content"] for m in messages), n) for key, messages in listed}
 
 
-def similarity(a: set, b: set) -> float:
+def similarity(a: Set, b: Set) -> float:
     return len(a & b) / max(len(a | b), 1)
 
 
-def brute(sets: dict[str, set], threshold: float) -> tuple[dict[str, str], dict[tuple, float]]:
+def brute(sets: Mapping[str, Set], threshold: float) -> tuple[dict[str, str], dict[tuple, float]]:
     """The least id of the component of each row, and all similar pairs."""
     posting: dict[object, list[str]] = {}
     for key, of in sets.items():

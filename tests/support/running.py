@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipeline.errors import Exit
 from pipeline.execution.plan import PlannedStep, plan
 from pipeline.execution.progress import LineProgress
@@ -18,6 +20,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
 from pipeline.store.artifact import Artifact
 from pipeline.store.store import Store
+from tests.support.cli import call
 
 TOY = "tests.support.toys"
 MODEL = {"toy": {"engine": "transformers", "model": "nowhere", "id": "toy-1"}}
@@ -77,6 +80,20 @@ def command(
         timeout=timeout,
         check=False,
     )
+
+
+def called(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """`command` without a process of its own, which costs more than most commands.
+
+    Args:
+        arguments: The words of the command line.
+        more: Variables of the environment.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in more.items():
+            patch.setenv(name, value)
+        done = call(*arguments)
+    return subprocess.CompletedProcess(arguments, done.code, done.stdout, done.stderr)
 
 
 def timed(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:

@@ -47,7 +47,7 @@ class Scripted:
 
     def _answer(self, request: Request) -> Completion:
         prompt = request.prompt
-        text = prompt if isinstance(prompt, str) else prompt[-1][1]
+        text = prompt if isinstance(prompt, str) else "".join(t for _, t in prompt[-1:])
         key = blake2b(repr(request).encode(), digest_size=16).hexdigest()
         answer, reason = self.script(text)
         if reason == "error":

@@ -15,6 +15,31 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Which of them fit the task best?", "2, 5"),
+    (
+        "a list of the other ones that fit as well",
+        json.dumps({"task_category": "Math", "other_task_categories": ["Planning"]}),
+    ),
+    (
+        "what one has to know to answer",
+        json.dumps({"intent": "To build.", "knowledge": "Paper.", "difficulty": "hard"}),
+    ),
+    (
+        "what is strong and what is weak",
+        json.dumps({"quality_explanation": "It is clear.", "input_quality": "good"}),
+    ),
+    (
+        "what might come of an answer",
+        json.dumps({"safety_explanation": "Nothing.", "safety": "safe"}),
+    ),
+    ("Answer with the name of the category", "Math"),
+    ("Answer with one of these and nothing else: very easy", "hard"),
+    ("Answer with one of these and nothing else: very poor", "good"),
+    ("Answer with one of these and nothing else: safe", "safe"),
+    (
+        "Write the description alone",
+        "A mason who builds house {0} out of glass and dislikes straw.",
+    ),
     ("Change what is wrong with it", "It is light, and cheap, and it is {0}."),
     ("It is VAGUE", "no"),
     ("Does the answer do all", "yes"),
@@ -29,6 +54,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
     ("a single number:", "4"),
+    ("##Quality: ", "4"),
+    ("Write the score first", "4.5\nIt is right, but for the {0}."),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
     ("Answer with one of these and nothing else: good, bad.", "good"),
     ("Answer with a number from 1 to 5", "4"),

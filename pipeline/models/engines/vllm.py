@@ -320,7 +320,7 @@ class VllmEngine(JournaledEngine):
                 worker.send(
                     id=request.key,
                     tokens=request.tokens,
-                    sampling=sampling(request.decoding, request.seed) | shown,
+                    sampling=sampling(request.decoding, request.seed) | _stops(request) | shown,
                     lora=self._model.lora,
                 )
             if not sent:
@@ -347,6 +347,11 @@ def sampling(decoding: Decoding, seed: int) -> Message:
     elif decoding.json_schema is not None:
         parameters["json"] = decoding.json_schema
     return parameters
+
+
+def _stops(request: PreparedRequest) -> Message:
+    """Stop texts that are control tokens, by id: vLLM leaves them out of the text it searches."""
+    return {"stop_token_ids": list(request.stop_tokens)} if request.stop_tokens else {}
 
 
 def _answer(

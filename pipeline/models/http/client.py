@@ -69,13 +69,16 @@ class HttpClient:
         redaction = Redaction(secrets_in(key, headers or {}))
         self.reader = Reader(model, base_url, name, dialect, redaction)
         connections = model.limits.concurrency
-        reused = connections if urlsplit(base_url).scheme == "https" else 0
+        is_encrypted = urlsplit(base_url).scheme == "https"
+        reused = connections if is_encrypted else 0
         self._client = httpx2.AsyncClient(
             base_url=base_url,
             headers=self.provider.headers(key, model.api)
             | ({} if reused else {"Connection": "close"})
             | dict(headers or {}),
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=reused),
+            # Plain HTTP has no certificates, and to load those of the system takes time.
+            verify=is_encrypted,
             # No proxy for a server on this machine: it would see the key.
             trust_env=not on_loopback(base_url),
             # `request` limits a complete attempt: a server that sends a byte now and

@@ -31,8 +31,13 @@ from pipeline.models.journal.gate import UNBILLED, Billing, Gate
 from pipeline.models.journal.journal import Journal, JournalEntry, parse_stored
 from pipeline.models.journal.responses import ParsedResponse, RawResponse
 from pipeline.models.journal.usage import TokenUsage
-from pipeline.models.local.chat_template import Unrenderable, chat_text
-from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
+from pipeline.models.local.chat_template import (
+    Unrenderable,
+    chat_text,
+    opened_user_turn,
+    user_turn_stops,
+)
+from pipeline.models.local.literal_tokens import cover, stop_tokens, tokenize, uncovered
 from pipeline.store.hashing import encode
 
 
@@ -76,6 +81,7 @@ class PreparedRequest:
         reasoning: How the model reasons: what its answer is parted by.
         resample: How often it was sampled anew.
         sent: What a server got beside the prompt, as JSON, in another spelling than the plain one.
+        stop_tokens: The ids of control tokens among the decoding's stop texts.
     """
 
     key: str
@@ -87,6 +93,7 @@ class PreparedRequest:
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 0
     sent: str | None = None
+    stop_tokens: tuple[int, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -165,16 +172,22 @@ def prepare(
         'f14bd01dfb3e17d6013f0dba654208f8'
     """
     is_text = isinstance(request.prompt, str)
-    decoding = _with_room(request.decoding, reasoning)
+    decoding = request.decoding
+    if request.role == "assistant":
+        decoding = _with_room(decoding, reasoning)
     prompt: str | tuple[tuple[str, str], ...] = request.prompt
     error: str | None = None
     rendered: str | None = None
     if not isinstance(prompt, str) and tokenizer is not None:
         try:
-            rendered = _rendered(tokenizer, prompt)
+            rendered = _rendered(tokenizer, prompt, request.role)
+            if request.role == "user":
+                decoding = replace(decoding, stop=(*decoding.stop, *user_turn_stops(tokenizer)))
             prompt = uncovered(tokenizer, rendered)
         except Unrenderable as refusal:
             error = str(refusal)
+    elif request.role == "user":
+        error = "a user's turn can only be written where the model's chat template is at hand"
     payload = encode(
         {
             "model": identity,
@@ -207,6 +220,7 @@ def prepare(
         error=error or _length_error(size, decoding.max_tokens, limit),
         reasoning=reasoning,
         resample=request.resample,
+        stop_tokens=stop_tokens(tokenizer, decoding.stop),
     )
 
 
@@ -219,14 +233,16 @@ def _with_room(decoding: Decoding, reasoning: Reasoning) -> Decoding:
     )
 
 
-def _rendered(tokenizer: Any, prompt: Sequence[tuple[str, str]]) -> str:
-    """Messages as the chat template renders them, covered, ready for an answer.
+def _rendered(tokenizer: Any, prompt: Sequence[tuple[str, str]], role: str) -> str:
+    """Messages as the chat template renders them, covered, ready for the next turn of a role.
 
     Raises:
         Unrenderable: The template refuses them.
     """
-    messages = [{"role": role, "content": content} for role, content in prompt]
-    return chat_text(tokenizer, cover(tokenizer, messages), add_generation_prompt=True)
+    messages = cover(tokenizer, [{"role": r, "content": content} for r, content in prompt])
+    if role == "user":
+        return opened_user_turn(tokenizer, messages)
+    return chat_text(tokenizer, messages, add_generation_prompt=True)
 
 
 def complete(

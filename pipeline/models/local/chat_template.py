@@ -11,12 +11,14 @@ is `Unrenderable`: one conversation's fault, and not the end of a stage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
 from pipeline.models.base import PLAIN, LanguageModel, local_folder
 from pipeline.models.identity import resolved_revision
+from pipeline.models.local.literal_tokens import control_tokens
 
 PLAIN_TEMPLATE: Final = (
     "{%- for m in messages -%}{{- m['role'] | capitalize + ':\n' -}}"
@@ -25,6 +27,13 @@ PLAIN_TEMPLATE: Final = (
     "{%- if add_generation_prompt -%}{{- 'Assistant:\n' -}}{%- endif -%}"
 )
 """The template named "plain"; `generation` marks the answers for training."""
+
+
+_USERS_WORDS: Final = "\ufffcwords\ufffc"
+"""Stands for what a user says; no text holds it."""
+
+_MAX_STOPS: Final = 4
+"""Texts that may end an answer: OpenAI's form takes no more."""
 
 
 class Unrenderable(ValueError):
@@ -48,6 +57,57 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: 
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
+
+
+def opened_user_turn(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
+    """Messages as the chat template renders them, up to where the next user's words begin.
+
+    What a chat model writes there is what a user would say.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        messages: The turns before, as templates take them; none opens a conversation.
+
+    Raises:
+        Unrenderable: The template refuses them, or does not show a user's words.
+    """
+    return _around_user_turn(tokenizer, messages)[0]
+
+
+@lru_cache(maxsize=16)
+def user_turn_stops(tokenizer: Any) -> tuple[str, ...]:
+    """The texts that end a user's words in the chat template, the most telling one first.
+
+    They are the control tokens that the template writes behind a user's turn and before it, at
+    most four, which is the most that servers take; without any behind it, the text that
+    stands there.
+
+    Args:
+        tokenizer: The model's tokenizer.
+
+    Raises:
+        Unrenderable: The template does not show a user's words.
+    """
+    before, after = _around_user_turn(tokenizer, ())
+    control = control_tokens(tokenizer)
+    tokens: list[str] = []
+    if control is not None:
+        tokens = [match[0] for text in (after, before) for match in control.pattern.finditer(text)]
+    ends_by_token = control is not None and control.pattern.match(after.lstrip())
+    if after.strip() and not ends_by_token:
+        tokens = [after.rstrip(), *tokens]
+    return tuple(dict.fromkeys(tokens))[:_MAX_STOPS]
+
+
+def _around_user_turn(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What the template writes before and after a user's words, ready for an answer."""
+    turns = [*messages, {"role": "user", "content": _USERS_WORDS}]
+    before, words, after = chat_text(tokenizer, turns, add_generation_prompt=True).partition(
+        _USERS_WORDS
+    )
+    if not words or _USERS_WORDS in after:
+        raise Unrenderable("the chat template does not show where a user's words begin")
+    return before, after
 
 
 def plain_prompt(messages: Sequence[tuple[str, str]]) -> str:

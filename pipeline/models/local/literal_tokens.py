@@ -49,6 +49,20 @@ def control_tokens(tokenizer: Any) -> ControlTokens | None:
     return ControlTokens(pattern, covered, covers)
 
 
+def stop_tokens(tokenizer: Any, stops: Sequence[str]) -> tuple[int, ...]:
+    """The ids of those stop texts that are control tokens, without the one that ends every text.
+
+    Args:
+        tokenizer: Whose control tokens; None for that of a server.
+        stops: Texts that end an answer.
+    """
+    tokens = control_tokens(tokenizer) if stops and tokenizer is not None else None
+    if tokens is None:
+        return ()
+    special = [stop for stop in stops if stop in tokens.covers and stop != tokenizer.eos_token]
+    return tuple(tokenizer.convert_tokens_to_ids(special))
+
+
 def cover(tokenizer: Any, value: Any) -> Any:
     """A text with its control tokens covered, or lists and dicts of such texts.
 

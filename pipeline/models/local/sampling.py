@@ -200,7 +200,7 @@ def spellings(texts: Sequence[str]) -> dict[str, str]:
 class Answers(StoppingCriteria):
     """Collects the answers token by token and decides which rows are finished.
 
-    A row ends at an end-of-sequence token, when a stop text appears, when a choice is
+    A row ends at an end-of-sequence or a stop token, when a stop text appears, when a choice is
     complete, or at its own max_tokens.
 
     Args:
@@ -242,7 +242,8 @@ class Answers(StoppingCriteria):
 
     def _reason(self, i: int, token: int) -> str | None:
         decoding, choices = self.rows[i].decoding, self.choices[i]
-        if token in self.eos or (choices and choices.is_complete(self.tokens[i])):
+        ends = token in self.eos or token in self.rows[i].stop_tokens
+        if ends or (choices and choices.is_complete(self.tokens[i])):
             return "stop"
         if self.tails[i]:
             tail = self._text(self.tokens[i][-self.tails[i] :])

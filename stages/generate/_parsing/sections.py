@@ -19,7 +19,7 @@ _AROUND: Final = " \t\r\n*"
 _RULE: Final = re.compile(r"[\s#*]*")
 _RULES_AROUND: Final = re.compile(r"\A(?:\s*-{3,}[ \t]*(?:\n|\Z))+|(?:(?:\n|\A)[ \t]*-{3,}\s*)+\Z")
 _BLOCK: Final = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[^\n`]*\n"
+    r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^\n`]*)\n"
     r"(?P<code>.*?)^(?P=indent) {0,3}(?P=fence)[`~]*[ \t]*$",
     re.DOTALL | re.MULTILINE,
 )
@@ -125,10 +125,23 @@ def one_section(text: str, labels: Sequence[str]) -> dict[str, str] | None:
     return groups[0] if len(groups) == 1 else None
 
 
+def fenced_blocks(text: str) -> list[tuple[str, str]]:
+    r"""The fenced blocks of a text: what follows each opening fence in its line, and the code.
+
+    Example:
+        >>> fenced_blocks("Here:\n```python\nf = abs\n```\nand\n~~~\n1\n~~~")
+        [('python', 'f = abs\n'), ('', '1\n')]
+    """
+    blocks = _BLOCK.finditer(text.replace("\r\n", "\n"))
+    return [
+        (match["info"].strip(), re.sub(rf"^{match['indent']}", "", match["code"], flags=re.M))
+        for match in blocks
+    ]
+
+
 def code_blocks(text: str) -> list[str]:
     """The contents of the fenced blocks of a text, without the indent of their fences."""
-    blocks = _BLOCK.finditer(text.replace("\r\n", "\n"))
-    return [re.sub(rf"^{match['indent']}", "", match["code"], flags=re.M) for match in blocks]
+    return [code for _, code in fenced_blocks(text)]
 
 
 def answer_and_tests(text: str) -> tuple[str, str] | None:

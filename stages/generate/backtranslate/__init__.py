@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import LanguageModel
 from pipeline.stage import Documents, Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
 from schemas.records import Message
@@ -38,6 +38,7 @@ from stages._llm.label_scores import MIN_MASS
 from stages._llm.preambles import instruction_text
 from stages._llm.rows import Rejection, task_messages
 from stages._selection.groups import group_columns
+from stages.generate._decoding import decoding_of
 from stages.generate.backtranslate import humback, induction, inverse, longform
 from stages.generate.backtranslate.candidates import keep_most_certain, write_candidates
 from stages.generate.backtranslate.curation import curate
@@ -77,7 +78,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=4,
+    version=5,
     scope="set",
     reads=_reads,
     adds=_adds,
@@ -92,12 +93,12 @@ def backtranslate(
     model: LanguageModel,
     method: Method = Humback(),
     seed: int = 0,
-    temperature: NonNegativeFloat = 0.7,
-    top_p: Fraction = 0.9,
-    max_tokens: Count = 256,
+    temperature: NonNegativeFloat | None = None,
+    top_p: Fraction | None = None,
+    max_tokens: Count | None = None,
     judge_max_tokens: Count = LABEL_TOKENS,
     min_mass: Fraction = MIN_MASS,
-    instruction_characters: Range = (10, 800),
+    instruction_characters: Range | None = None,
     system: str | None = None,
     source: str = "backtranslate",
 ) -> Records:
@@ -113,14 +114,16 @@ def backtranslate(
         model: Writes instructions and rates the pairs.
         method: humback, longform, inverse or induction, each with its own options.
         seed: Seed of the sampling and of random choices.
-        temperature: Of the instructions; ratings are greedy.
-        top_p: Nucleus of the sampling.
-        max_tokens: Limit of an instruction in tokens.
+        temperature: Of the instructions; ratings are greedy. By default 0.8 for inverse, else
+            0.7.
+        top_p: Nucleus of the sampling; by default 1 for inverse, else 0.9.
+        max_tokens: Limit of an instruction in tokens; by default 2,048 for inverse, else 256.
         judge_max_tokens: Limit in tokens of the answer whether a candidate of `inverse` or
             `induction` fits.
         min_mass: The least probability that yes and no together must have in that answer; with
             less it cannot be read.
-        instruction_characters: Fewest and most characters of an instruction.
+        instruction_characters: Fewest and most characters of an instruction; by default any
+            for inverse, else 10 to 800.
         system: A system prompt of the new rows. The Humback paper marks with one what came
             from the web.
         source: Name of the new records' source.
@@ -148,16 +151,17 @@ def backtranslate(
         ```
     """
     engine = ctx.open(model)
-    decoding = Decoding(max_tokens, temperature, top_p)
+    decoding = decoding_of(method.decoding, temperature, top_p, max_tokens)
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
+    characters = instruction_characters or method.instruction_characters
     if isinstance(method, Humback | LongForm):
         frame = required(documents, "documents", method.name)
         drafts = _from_documents(write, frame, method, seed)
-        _check_lengths(drafts, instruction_characters)
+        _check_lengths(drafts, characters)
     else:
         frame = required(rows, "rows", method.name)
         drafts = _from_rows(write, frame, method, seed)
-        _check_lengths(drafts, instruction_characters)
+        _check_lengths(drafts, characters)
         judge = partial(
             score_field, engine, seed=seed, min_mass=min_mass, max_tokens=judge_max_tokens
         )
@@ -200,7 +204,9 @@ def _select(judge: ScoreField, drafts: Sequence[Draft], method: Inverse | Induct
     return induction.applied(drafts)
 
 
-def _check_lengths(drafts: Sequence[Draft], characters: tuple[int, int]) -> None:
+def _check_lengths(drafts: Sequence[Draft], characters: tuple[int, int] | None) -> None:
+    if characters is None:
+        return
     low, high = characters
 
     def rejection(draft: Draft) -> Rejection | None:

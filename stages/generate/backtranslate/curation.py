@@ -1,13 +1,15 @@
 """Self-curation: a pair of instruction and answer rated from 1 to 5 by a model.
 
-Li et al. 2023, arXiv:2308.06259. The rating is read from the model's text, as in the paper,
-or is the expectation under its likelihoods, for models too weak to write it.
+Li et al. 2023, arXiv:2308.06259; see `stages._llm.humback` for the question, which the method
+`humback` of `score.judge` asks of rows that exist. As in the paper: the rating is read from the
+model's reasoned text, and the pairs of 5 are kept. Ours: `min_score` as an option (the paper
+compares 4 and 5), and the expectation under the likelihoods, for models too weak to write.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,13 +17,9 @@ from pydantic import Field
 from pipeline.models.base import Decoding, Engine, Scored
 from pipeline.types import Count, Fraction, option_group
 from stages._llm.drafts import Draft, filter_drafts, generate_field, user
-from stages._llm.prompts import Prompts
+from stages._llm.humback import LEVELS, REASONS_MAX_TOKENS, Form, rating_question
+from stages._llm.ratings import rating
 from stages._llm.rows import Rejection
-from stages.generate._parsing.ratings import rating
-
-PROMPTS: Final = Prompts(__file__)
-
-RATINGS: Final = (1, 2, 3, 4, 5)
 
 MinScore = Annotated[float, Field(ge=1, le=5)]
 
@@ -41,7 +39,7 @@ class TextRating:
     name: Literal["text"] = "text"
     min_score: MinScore | None = 5
     strict: bool = True
-    max_tokens: Count = 512
+    max_tokens: Count = REASONS_MAX_TOKENS
 
 
 @option_group
@@ -99,7 +97,7 @@ def curate_by_text(
         seed: Seed of the requests.
     """
     generate_field(
-        *(engine, drafts, "score", lambda draft: user(_question(draft, reasoning=True))),
+        *(engine, drafts, "score", lambda draft: user(_question(draft, "reasons"))),
         Decoding(curation.max_tokens),
         seed=seed,
         parse=lambda text: rating(text, curation.strict),
@@ -121,9 +119,9 @@ def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft], min_mass: floa
     pairs = [draft for draft in drafts if draft.active]
     sequences = [s for draft in pairs for s in ratings(engine, draft)]
     totals = [float(values.sum()) for values in engine.loglikelihood(sequences)]
-    logits = np.array(totals, np.float64).reshape(len(pairs), len(RATINGS))
+    logits = np.array(totals, np.float64).reshape(len(pairs), len(LEVELS))
     weights = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    means = weights @ np.array(RATINGS) / weights.sum(axis=1)
+    means = weights @ np.array(LEVELS) / weights.sum(axis=1)
     masses = np.exp(logits).sum(axis=1)
     for draft, mean, mass in zip(pairs, means.tolist(), masses.tolist(), strict=True):
         draft.fields["curation_score"] = mean
@@ -133,20 +131,15 @@ def curate_by_likelihood(engine: Engine, drafts: Sequence[Draft], min_mass: floa
 
 def ratings(engine: Engine, draft: Draft) -> list[Scored]:
     """The prompt with each of the five answers, to be scored from where they differ."""
-    messages = [{"role": "user", "content": _question(draft, reasoning=False)}]
+    messages = [{"role": "user", "content": _question(draft, "label")}]
     before: str = engine.tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True
     )
-    texts = [f"{before}Score: {rating}" for rating in RATINGS]
+    texts = [f"{before}Score: {rating}" for rating in LEVELS]
     tokens = engine.tokenizer(texts, add_special_tokens=False)["input_ids"]
     start = next(i for i, column in enumerate(zip(*tokens, strict=False)) if len({*column}) > 1)
     return [Scored(tuple(ids), start) for ids in tokens]
 
 
-def _question(draft: Draft, *, reasoning: bool) -> str:
-    return PROMPTS.render(
-        "rating",
-        instruction=draft["instruction"],
-        passage=draft["passage"],
-        reasoning=reasoning,
-    )
+def _question(draft: Draft, form: Form) -> str:
+    return rating_question(draft["instruction"], draft["passage"], form)

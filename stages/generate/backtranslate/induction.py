@@ -1,7 +1,13 @@
 """Instruction induction: from pairs of input and output to the instruction behind them.
 
-Honovich et al. 2022, arXiv:2205.10782; APE, Zhou et al. 2022, arXiv:2211.01910. From a few
-pairs of a group the instruction is inferred that turns input into output; all pairs of the
+Instruction Induction: From Few Examples to Natural Language Task Descriptions (Honovich et al.
+2022, arXiv:2205.10782); Large Language Models Are Human-Level Prompt Engineers (APE, Zhou et al.
+2022, arXiv:2211.01910). As in the first paper: five pairs of a task are shown and the
+instruction that turns input into output is inferred. As in the second: several instructions are
+sampled, and the best one is kept.
+
+Ours: the wording, ten samples, and what is best: APE executes each on held-out pairs, here the
+model says whether it fits those that were shown, by p(yes) / (p(yes) + p(no)). All pairs of the
 group then get it.
 """
 
@@ -9,10 +15,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import polars as pl
 
+from pipeline.models.base import Decoding
 from pipeline.types import Count, option_group
 from schemas.records import first_user_turn, response
 from stages._llm.drafts import Draft, Prompt, user
@@ -42,6 +49,9 @@ class Induction:
     group: str = "source"
     num_shots: Count = 5
     curation: Curation | None = None
+
+    decoding: ClassVar[Decoding] = Decoding(256, 0.7, 0.9)
+    instruction_characters: ClassVar[tuple[int, int] | None] = (10, 800)
 
 
 def tasks(rows: pl.DataFrame, method: Induction, seed: int) -> list[Draft]:

@@ -1,7 +1,13 @@
 """LongForm: instructions, chat messages and search queries for passages of text.
 
-Köksal et al. 2023, arXiv:2304.08460. The instruction has one of three styles, drawn for each
-passage. The paper has no curation.
+LongForm: Effective Instruction Tuning with Reverse Instructions (Köksal et al. 2023,
+arXiv:2304.08460; akoksal/LongForm). As in the paper: a passage that people wrote is the answer,
+and a model writes what it answers, in one of three styles: an instruction, a message to a
+chatbot, or a search query. The paper has no curation.
+
+Ours: the wording; the style is drawn for each passage; the sampling (256 tokens at temperature
+0.7, nucleus 0.9), and the cap on an instruction's length. The paper's other sources (questions
+of communities, guides, existing tasks) are pools that `load.records` reads.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from pipeline.models.base import Decoding
 from pipeline.types import Count, Range, option_group
 
 
@@ -22,3 +25,6 @@ class PassageOptions:
     passage_characters: Range = (200, 3000)
     max_passages: Count | None = None
     max_passages_per_document: Count | None = None
+
+    decoding: ClassVar[Decoding] = Decoding(256, 0.7, 0.9)
+    instruction_characters: ClassVar[tuple[int, int] | None] = (10, 800)

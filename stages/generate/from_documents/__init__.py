@@ -10,7 +10,6 @@ makes drafts of them, and the drafts become rows.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -25,6 +24,7 @@ from pipeline.stage import Documents, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, Range
 from stages._llm.drafts import Draft, GenerateField, RowMessages, generate_field, to_frame
 from stages._llm.rows import task_messages
+from stages.generate._decoding import decoding_of
 from stages.generate.from_documents.agentinstruct import AgentInstruct
 from stages.generate.from_documents.aitp import Aitp
 from stages.generate.from_documents.bonito import Bonito
@@ -119,7 +119,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     adds=ADDS,
     check=_check,
@@ -152,7 +152,7 @@ def from_documents(
     The column `parents` holds the document, whose license the row keeps. Added columns:
     `journal`; `task_type`, `skill` and `level`, as far as the method has them; `round` (FANNO
     and WaveCoder); `tests`, the test code that the model wrote for its answer (SelfCodeAlign;
-    it is not run).
+    `score.execution` runs it).
 
     Dropped rows, whatever the method: `passage_too_short`, `passage_too_long`,
     `not_sampled`; `unclear_passage`, `advertisement`, `private_passage`; `same_community`;
@@ -197,7 +197,7 @@ def from_documents(
             `agentinstruct`, `aitp` and `selfcodealign`.
         source: The source of the rows.
     """
-    decoding = _decoding(method, temperature, top_p, max_tokens)
+    decoding = decoding_of(method.decoding, temperature, top_p, max_tokens)
     context = GenerationContext(
         generate=_generate_field(ctx, model, decoding, seed, retry_max_tokens),
         judge=_generate_field(ctx, judge or model, Decoding(512), seed, retry_max_tokens),
@@ -221,18 +221,6 @@ def from_documents(
     reasoning = method.answer_field if keep_reasoning else None
     rows = method.run(context, drafts)
     return to_frame(rows, _messages, source, ADDS, keep_reasoning=reasoning)
-
-
-def _decoding(
-    method: DocumentMethod,
-    temperature: float | None,
-    top_p: float | None,
-    max_tokens: int | None,
-) -> Decoding:
-    """The method's decoding with what the options say otherwise."""
-    options = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens}
-    changes: dict[str, Any] = {name: v for name, v in options.items() if v is not None}
-    return replace(method.decoding, **changes)
 
 
 def _generate_field(

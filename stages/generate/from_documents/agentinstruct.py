@@ -1,9 +1,13 @@
-"""AgentInstruct (Mitra et al. 2024, arXiv:2407.03502): flows of agents that teach a skill.
+"""AgentInstruct: flows of agents that teach a skill.
 
-A passage is transformed into a form that suits a skill, an instruction of one type is
-written about it, a suggester proposes how it could be harder, an editor carries out one of
-the proposals, and the result is answered. The skills with their lists, and all prompts,
-are ours (`agentinstruct_skills`).
+AgentInstruct: Toward Generative Teaching with Agentic Flows (Mitra et al. 2024,
+arXiv:2407.03502). The authors published no code. As in the paper: a
+passage is transformed into a form that suits a skill, an instruction of one of the skill's types
+is written about it, a suggester proposes how it could be harder, an editor carries out a
+proposal, and the result is answered.
+
+Ours: the skills with their lists (`agentinstruct_skills`), the wording, one agent for each step
+where the paper has many, one round of suggestions, and the sampling.
 """
 
 from __future__ import annotations

@@ -1,7 +1,12 @@
-"""Bonito (Nayak et al. 2024, arXiv:2402.18334): a passage becomes a task of a chosen type.
+"""Bonito: a passage becomes a task of a chosen type.
 
-The authors' model was tuned for it and has a prompt format of its own (`task_model`); any
-other model gets a prompt of ours. Decoding as in the authors' README.
+Learning to Generate Instruction Tuning Datasets for Zero-Shot Task Adaptation (Nayak et al.
+2024, arXiv:2402.18334; BatsResearch/bonito). As in the paper: a model that was tuned for it
+writes task and answer from a passage and the name of one of 16 task types, in a prompt format of
+its own (`task_model`). As in the authors' README: 256 tokens at temperature 0.5, nucleus 0.95.
+
+Ours: any other model gets a prompt of ours, and the descriptions of the types in it; types are
+drawn at random, where the authors run one type at a time.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""FANNO (Zhu et al. 2024, arXiv:2408.01323): ever different instructions by bandit choice.
+"""FANNO: ever different instructions by bandit choice.
 
-A few passages give the seeds, one for each combination of task type, difficulty and form.
-Every other passage is shown with three accepted instructions that the new one must differ
-from. Which three is the choice of a bandit: an upper confidence bound prefers instructions
-with long answers and those that were shown seldom.
+FANNO: Augmenting High-Quality Instruction Data with Open-Sourced LLMs Only (Zhu et al. 2024,
+arXiv:2408.01323). As in the paper: a few passages give the seeds, one for each combination of
+task type, difficulty and form; every other passage is shown with three accepted instructions
+that the new one must differ from, which a bandit chooses: an upper confidence bound prefers
+instructions with long answers and those that were shown seldom.
 
-As in the released code, the answers do not see the passage; `generate.respond` with
-`method: context` answers with passages. The keywords and the bandit's constants are the
-code's; the prompts are ours.
+As in the authors' code: ten passages of seeds, 200 passages a round, the constants of the
+bandit, the keywords, 2,048 tokens at temperature 0 with nucleus 0.9, English instructions
+alone; the answers do not see the passage (`generate.respond` with `method: context` answers
+with passages). Ours: the wording, and keywords are sought as words and not inside of them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Instruction Pre-Training (Cheng et al. 2024, arXiv:2406.14491): texts with their pairs.
+"""Instruction Pre-Training: texts with question-answer pairs about them.
 
-A row holds M passages, each followed by question-answer pairs about it, so that a model
-that is trained on the row learns from examples; the synthesizer is shown what the row
-holds so far. The authors' synthesizer has a prompt format of its own (`task_model`); any
-other model gets a prompt of ours. The number of pairs and the token estimate are those of
-the released code.
+Instruction Pre-Training: Language Models are Supervised Multitask Learners (Cheng et al. 2024,
+arXiv:2406.14491; microsoft/LMOps). As in the paper: a row holds M passages, each followed by
+pairs about it, so that a model that is trained on the row learns from examples; the synthesizer
+is shown what the row holds so far; the authors' synthesizer has a prompt format of its own
+(`task_model`). As in the authors' code: 400 tokens at temperature 0, up to five pairs of a
+passage, and the estimate of tokens by which a prompt fits the context.
+
+Ours: any other model gets a prompt of ours; M is 2 by default; `turns` writes a conversation,
+where the paper trains on the text (`output_format: text`).
 """
 
 from __future__ import annotations

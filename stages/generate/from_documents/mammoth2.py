@@ -1,8 +1,12 @@
-"""MAmmoTH2 (Yue et al. 2024, arXiv:2405.03548): the question-answer pairs of a page, completed.
+"""MAmmoTH2: the question-answer pairs of a page, completed.
 
-A model copies the pairs in a text, and another request adds the reasoning that
-an answer lacks. That a pair really is in the text is checked without a model; the paper
-leaves it to the model.
+MAmmoTH2: Scaling Instructions from the Web (Yue et al. 2024, arXiv:2405.03548). As in the paper:
+a model copies the pairs that a text holds (extraction), and another request adds the reasoning
+that an answer lacks (refinement). The paper's first step, which recalls such pages with a
+classifier, is no part of this method.
+
+Ours: the wording, 2,048 tokens at temperature 0, and that a pair really is in the text is
+checked without a model, which the paper leaves to the model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,14 @@
-"""OSS-Instruct (Magicoder, Wei et al. 2023, arXiv:2312.02120): problems inspired by code.
+"""OSS-Instruct: problems inspired by a few lines of code.
 
-Some consecutive lines of a document are the inspiration of a programming problem, which the
-model writes together with its solution. Snippets of 1 to 15 lines as in the paper; filters
-and temperature 0 as in the released code.
+Magicoder: Empowering Code Generation with OSS-Instruct (Wei et al. 2023, arXiv:2312.02120;
+ise-uiuc/magicoder). As in the paper: 1 to 15 consecutive lines of a document are the inspiration
+of a programming problem, which the model writes together with its solution, under two headings.
+As in the authors' code: 2,500 tokens at temperature 0; the first line is drawn, then the number
+of lines; a snippet, a problem and a solution may occur once, white space aside; a solution that
+repeats a block of the problem is dropped.
+
+Ours: the wording, and that random numbers belong to the document, where the authors' belong to a
+batch. What the paper removes of benchmarks is `decontaminate`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,15 @@
-"""WaveCoder (Yu et al. 2023, arXiv:2312.14187): a generator that learns from a discriminator.
+"""WaveCoder: a generator that learns from a discriminator.
 
-A generator turns raw code into rows of four task types, a discriminator checks each row
-rule by rule, and the rows that it accepted or refused, with its reasons, are the examples
-of later rounds. The checks of a row's form are those of the released code; the wording of
-the rules is ours. The paper's selection of code by k-center is `select.diverse`.
+WaveCoder: Widespread And Versatile Enhanced Instruction Tuning with Refined Data Generation (Yu
+et al. 2023, arXiv:2312.14187; microsoft/WaveCoder). As in the paper: a generator turns raw code
+into rows of four task types, a discriminator checks each row rule by rule, and the rows that it
+accepted or refused, with its reasons, are the examples of later requests. The paper's selection
+of code by k-center is `select.diverse`.
+
+As in the authors' code: one good and one bad example; the checks of a row's form; temperature 1
+for the generator; limits of 800 and 500 tokens, which that code states (and does not pass on: its
+requests have 512). Ours: the wording of prompts and rules; verdicts are greedy; rows are written
+in rounds, and see the examples of the rounds before, where the authors' see every row before.
 """
 
 from __future__ import annotations
@@ -74,7 +80,7 @@ class WaveCoder(DocumentMethod):
     num_rows: Count | None = None
     num_shots: Count = 1
 
-    decoding: ClassVar[Decoding] = Decoding(800, 0.0)
+    decoding: ClassVar[Decoding] = Decoding(800, 1.0)
     documents_are_code: ClassVar[bool] = True
     uses_judge: ClassVar[bool] = True
 

@@ -1,17 +1,32 @@
-"""Dynosaur (Yin et al. 2023, arXiv:2305.14327): labelled data sets become instructions.
+"""Dynosaur: labelled data sets become instructions.
 
-A model reads a data set's name, description and fields, and proposes tasks: an instruction,
-the input fields and the output field. One prompt shows the description and one does not,
-for more different tasks. The rows of the data set then fill the tasks; no model
-writes an answer, so a row costs nothing. The filters are those of the paper and its code:
-unreadable proposals, no output field, fields that do not exist, an output field that is an
-input field too, and an instruction that the data set has already. The prompt is ours.
+Dynosaur: A Dynamic Growth Paradigm for Instruction-Tuning Data Curation (Yin et al. 2023,
+arXiv:2305.14327; WadeYin9712/Dynosaur). A model reads a data set's name, description and
+fields, and proposes tasks: an instruction, the input fields and the output field. The rows of
+the data set then fill the tasks; no model writes an answer, so a row costs nothing.
+
+As in the paper: one prompt shows the description and one does not, for more different tasks.
+As in the authors' code: two demonstrations of a data set with its tasks, two rows with values
+of at most 1,000 characters, up to three tasks, temperature 0; dropped are unreadable
+proposals, no output field, fields that do not exist, an output field that is an input field
+too, an instruction that the data set has already, and tasks whose output is a label with one
+value only, or with one too frequent: more than 70% of two values, 50% of more (at most ten).
+Labels of at most 15 characters each are listed in the instruction.
+
+Ours: the demonstrations and the wording; 1,024 tokens of answer in the place of 256; labels
+are counted over all rows in the place of the first hundred, and only where some occurs twice;
+an instruction counts as repeated whatever its case, and across both prompts; up to 100 rows
+fill a task, drawn at random; lists and objects are written as JSON, where the authors leave
+the task out; fields whose name holds "id" are shown too; no value is cut to 2,000 characters;
+inputs read "field: value" on a line each.
+The paper's choice of tasks to replay is `select.diverse`.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,8 +63,13 @@ ADDS: Final = {
     "input_fields": pl.List(pl.String),
     "output_field": pl.String,
 }
-_EXAMPLE_CHARACTERS: Final = 300
+_EXAMPLE_CHARACTERS: Final = 1000
 """Characters of a value that a prompt shows."""
+
+_EXAMPLE_ROWS: Final = 2
+
+_LISTED_LABEL_CHARACTERS: Final = 15
+"""Labels are listed in the instruction if none is longer."""
 
 
 def input_files(options: SimpleNamespace) -> list[Path]:
@@ -69,7 +89,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("cards", f"must name tables that exist, got {', '.join(missing)}")
 
 
-@stage(version=2, scope="set", adds=ADDS, check=_check)
+@stage(version=3, scope="set", adds=ADDS, check=_check, later=("max_label_shares",))
 def from_metadata(
     ctx: Context,
     *,
@@ -79,8 +99,9 @@ def from_metadata(
     descriptions: Annotated[tuple[Literal["with", "without"], ...], NonEmpty] = ("with", "without"),
     max_instances: Count = 100,
     max_labels: NonNegativeInt = 10,
+    max_label_shares: tuple[Fraction, Fraction] = (0.7, 0.5),
     seed: int = 0,
-    temperature: NonNegativeFloat = 0.7,
+    temperature: NonNegativeFloat = 0.0,
     top_p: Fraction = 1.0,
     max_tokens: Count = 1024,
     source: str = "from_metadata",
@@ -91,8 +112,8 @@ def from_metadata(
     `journal`, `data_set`, `input_fields` and `output_field`.
 
     Dropped rows: `tasks_cut`, `tasks_unparsed`, `no_output_field`, `unknown_field`,
-    `field_given_and_asked`, `repeated_instruction`, `no_instruction`; of instances
-    `empty_output` and `duplicate`.
+    `field_given_and_asked`, `repeated_instruction`, `no_instruction`, `unbalanced_labels`; of
+    instances `empty_output` and `duplicate`.
 
     Example:
         A recipe, with a card as in `dataset_cards`:
@@ -110,8 +131,11 @@ def from_metadata(
         descriptions: Whether the card's description is shown; one request for each value.
             Both are the paper's.
         max_instances: Size of the random sample of rows that fill a task.
-        max_labels: An output field with at most as many distinct values (and at least 2) is
-            a label, and the instruction then lists all of them; 0 for never.
+        max_labels: An output field with at most as many distinct values, some of them more
+            than once, is a label: a task with it is dropped where one label is too frequent, and
+            its instruction lists short ones; 0 for never.
+        max_label_shares: The largest part of the rows that one label may have: of two labels,
+            and of more.
         seed: Of sampling and of requests.
         temperature: Of sampling.
         top_p: Nucleus of sampling.
@@ -126,9 +150,13 @@ def from_metadata(
     drafts = expand(drafts, lambda d: d["tasks"][:num_tasks])
     seen: set[tuple[str, str]] = set()
     filter_drafts(drafts, lambda draft: _rejection(draft, tables[draft["card"]].columns, seen))
+    count = _LabelCounts(tables, max_labels)
+    filter_drafts(drafts, lambda draft: _imbalance(count(draft), max_label_shares))
     drafts = expand(drafts, lambda d: _instances(d, tables[d["card"]], max_instances, seed))
     filter_drafts(drafts, lambda d: None if d["output"] else ("empty_output", {"row": d["row"]}))
-    _list_labels(drafts, tables, max_labels)
+    for draft in drafts:
+        if draft.active:
+            _list_labels(draft, count(draft))
     for draft in drafts:
         draft.notes |= {n: draft.fields[n] for n in ("row",) if n in draft.fields}
     return to_frame(drafts, _messages, source, ADDS)
@@ -153,17 +181,22 @@ def _requests(
 def _request(
     path: str, rows: pl.DataFrame, with_description: bool, num_tasks: int, seed: int
 ) -> Draft:
-    """What the model reads of a data set, with a random row as the example."""
+    """What the model reads of a data set, with random rows as examples."""
     card = read_card(Path(path))
     if rows.is_empty():
         raise UserError("the table must have rows, got none", where=str(table_of(Path(path))))
-    row = rows.row(random.Random(f"{seed} example {card.name}").randrange(len(rows)), named=True)
+    rng = random.Random(f"{seed} example {card.name}")
+    positions = sorted(rng.sample(range(len(rows)), min(_EXAMPLE_ROWS, len(rows))))
+    examples = [
+        [(name, _text(value)[:_EXAMPLE_CHARACTERS]) for name, value in row.items()]
+        for row in (rows.row(position, named=True) for position in positions)
+    ]
     fields = {
         "card": path,
         "name": card.name,
         "data_set": card.name,
         "description": card.description if with_description else None,
-        "example": [(field, _text(value)[:_EXAMPLE_CHARACTERS]) for field, value in row.items()],
+        "examples": examples,
         "count": num_tasks,
     }
     return Draft((), fields, card.license)
@@ -246,22 +279,51 @@ def _instances(
     return instances
 
 
-def _list_labels(
-    drafts: Sequence[Draft], tables: Mapping[str, pl.DataFrame], max_labels: int
-) -> None:
-    """Append the labels to the instruction where the output field has few distinct values."""
-    labels: dict[tuple[str, str], list[str]] = {}
-    for draft in drafts:
-        if not draft.active:
-            continue
-        key = draft["card"], draft["output_field"]
-        if key not in labels:
-            values = tables[key[0]][key[1]]
-            distinct = sorted({_text(value).strip() for value in values.unique()} - {""})
-            labels[key] = distinct if 1 < len(distinct) <= max_labels else []
-        if labels[key]:
-            listed = ", ".join(labels[key])
-            draft.fields["instruction"] = f"{draft['instruction']} The answer is one of: {listed}."
+class _LabelCounts:
+    """How often each label of an output field occurs, by data set and field.
+
+    Args:
+        tables: The rows by card.
+        max_labels: The largest number of distinct values of a label.
+    """
+
+    def __init__(self, tables: Mapping[str, pl.DataFrame], max_labels: int) -> None:
+        self.tables, self.max_labels = tables, max_labels
+        self.counts: dict[tuple[str, str], Counter[str]] = {}
+
+    def __call__(self, draft: Draft) -> Counter[str]:
+        """The counts for a task's output; empty where it is no label."""
+        key = card, field = draft["card"], draft["output_field"]
+        if key not in self.counts:
+            texts = (_text(value).strip() for value in self.tables[card][field])
+            counts = Counter(text for text in texts if text)
+            is_label = len(counts) <= self.max_labels and counts.total() > len(counts)
+            self.counts[key] = counts if is_label else Counter()
+        return self.counts[key]
+
+
+def _imbalance(counts: Counter[str], shares: tuple[float, float]) -> Rejection | None:
+    """A label that is too frequent, or the only one.
+
+    >>> _imbalance(Counter(yes=8, no=2), (0.7, 0.5))
+    ('unbalanced_labels', {'label': 'yes', 'share': 0.8})
+    >>> _imbalance(Counter(yes=7, no=3), (0.7, 0.5)) is None
+    True
+    """
+    if not counts:
+        return None
+    [(label, number)] = counts.most_common(1)
+    share = number / counts.total()
+    if len(counts) > 1 and share <= shares[len(counts) > 2]:
+        return None
+    return "unbalanced_labels", {"label": label, "share": round(share, 4)}
+
+
+def _list_labels(draft: Draft, counts: Counter[str]) -> None:
+    """Append the labels to the instruction where all are short."""
+    if counts and max(map(len, counts)) <= _LISTED_LABEL_CHARACTERS:
+        listed = ", ".join(sorted(counts))
+        draft.fields["instruction"] = f"{draft['instruction']} The answer is one of: {listed}."
 
 
 def _text(value: Any) -> str:

@@ -1,10 +1,12 @@
 """Demonstrations against a model's own answers, and later answers against earlier ones.
 
-DITTO (Shaikh et al. 2024, arXiv:2406.00888): few demonstrations; a demonstration is
-better than any sample, and a later model's sample than an earlier one's. Of the pairs, 70%
-set a demonstration against a sample of the current round, 20% against one of an earlier
-round, 10% a later sample against an earlier one (the authors' code). Training between the
-rounds is the recipe's: `train.preference`, `generate.respond`, and again.
+DITTO: Show, Don't Tell: Aligning Language Models with Demonstrated Feedback (Shaikh et al. 2024,
+arXiv:2406.00888; SALT-NLP/demonstrated-feedback). As in the paper: few demonstrations; a
+demonstration is better than any sample, and a later model's sample than an earlier one's. As in
+the authors' code: of the pairs, 70% set a demonstration against a sample of the current round,
+20% against one of an earlier round, 10% a later sample against an earlier one. Ours: shares of
+kinds that do not occur go to the others. Training between the rounds, which the authors do every
+ten steps, is the recipe's: `train.preference`, `generate.respond`, and again.
 """
 
 from __future__ import annotations

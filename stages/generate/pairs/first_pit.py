@@ -1,11 +1,13 @@
 """The first wrong step of a solution against a continuation that leads to the answer.
 
-Self-Explore (Hwang et al. 2024, arXiv:2404.10346). From every beginning of a wrong solution the
-model goes on several times; the first pit is the first step after which it never reaches the
-right answer. The prompt of the pair is the question with the steps before the pit, rejected is
-that one step, and chosen the shortest continuation from there that is right. As in the
-authors' code: four continuations at temperature 0.7, of 20 steps at most, and of the wrong
-solutions the one that is farthest from a right one. Ours: a step is a line.
+Self-Explore: Enhancing Mathematical Reasoning in Language Models with Fine-grained Rewards (Hwang
+et al. 2024, arXiv:2404.10346; hbin0701/Self-Explore). As in the paper: from every beginning of a
+wrong solution the model goes on several times; the first pit is the first step after which it
+never reaches the right answer. The prompt of the pair is the question with the steps before the
+pit, rejected is that one step, and chosen the shortest continuation from there that is right. As
+in the authors' code: four continuations at temperature 0.7, of 20 steps at most, and of the wrong
+solutions the one that is farthest from a right one. Ours: a step is a line, and the wording of
+the request to go on.
 """
 
 from __future__ import annotations

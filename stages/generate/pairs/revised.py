@@ -1,7 +1,8 @@
 """A revised answer against the one that it was made from.
 
-Selective Reflection-Tuning and its kind give such rows; of refined answers, pairs are more
-alike than independent samples are (SPaR: Cheng et al. 2024, arXiv:2412.11605).
+Selective Reflection-Tuning (Li et al. 2024, arXiv:2402.10110) and its kind give such rows; of
+refined answers, pairs are more alike than independent samples are (SPaR: Cheng et al. 2024,
+arXiv:2412.11605). The pairs are ours: those papers tune on the revised rows, or search for them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The answer to the instruction against the answer to one that is planted in its input.
 
-SecAlign (Chen et al. 2024, arXiv:2410.05451): a model that prefers the first is harder to
-lead astray by what it reads. The planted instruction is another row's, behind the input as it
-is (`naive`, 90% in the paper) or behind a forged answer and forged delimiters (`completion`,
-10%). Ours: the forged answer is never the true one, which would teach to repeat it, and the
-delimiters are Markdown headings, for any chat template.
+SecAlign: Defending Against Prompt Injection with Preference Optimization (Chen et al. 2024,
+arXiv:2410.05451; facebookresearch/SecAlign). As in the paper: a model that prefers the first is
+harder to lead astray by what it reads. The planted instruction is another row's, behind the input
+as it is (`naive`, 90%) or behind a forged answer and forged delimiters (`completion`, 10%). Ours:
+the forged answer is never the true one, which would teach to repeat it; the planted instruction
+is never the row's own; and the delimiters are Markdown headings, for any chat template.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A model's answer to a prompt against its good answer to a related but different one.
 
-Self-Taught Evaluators (Wang et al. 2024, arXiv:2408.02666): the rejected side is well written
-and misses the question. Both sides are the model's own writing, so that style does not say
-which is which. The paper goes on to train a judge on verdicts about such pairs.
+Self-Taught Evaluators (Wang et al. 2024, arXiv:2408.02666; facebookresearch/RAM). As in the
+paper: the rejected side is well written and misses the question, and both sides are the model's
+own writing, so that style does not say which is which. Ours: the wording. The paper goes on to
+train a judge on verdicts about such pairs; here the pairs are the result.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Simulated annotators, one of which is drawn for each pair.
 
-AlpacaFarm (Dubois et al. 2023, arXiv:2305.14387): 13 simulated annotators, of which one
-judges each pair; for training, not for evaluation, a quarter of the labels is flipped, which
-is how much single people disagree with the majority.
+AlpacaFarm: A Simulation Framework for Methods that Learn from Human Feedback (Dubois et al. 2023,
+arXiv:2305.14387; tatsu-lab/alpaca_farm). As in the paper: of 13 simulated annotators one judges
+each pair; for training, not for evaluation, a quarter of the labels is flipped, which is how much
+single people disagree with the majority. Ours: an annotator is any score of the rows, such as
+those of `score.judge` with several models or prompts; a tie makes no pair.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """A failing answer against its own refinement, which is searched for as a tree.
 
-SPaR (Cheng et al. 2024, arXiv:2412.11605): several votes of a judge say whether an answer
-follows the instruction; of one failing answer the model writes refinements, the best of which
-are refined again, until one passes. Such pairs differ in what decides and not in style or
-content. The numbers are the authors' code's: five votes at temperature 0.7, three refinements
-of each of two answers, three levels deep, passing above one half.
+SPaR: Self-Play with Tree-Search Refinement to Improve Instruction-Following in Large Language
+Models (Cheng et al. 2024, arXiv:2412.11605; thu-coai/SPaR). As in the paper: several votes of a
+judge say whether an answer follows the instruction; of one failing answer the model writes
+refinements, the best of which are refined again, until one passes. Such pairs differ in what
+decides and not in style or content. As in the authors' code: five votes at temperature 0.7,
+three refinements of each of two answers, three levels deep, passing above one half. Ours: the
+wording, and which failing answer is refined is drawn by the seed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,13 @@
 """Correct answers against incorrect ones to the same prompt.
 
-AutoIF (Dong et al. 2024, arXiv:2406.13542): chosen are answers that pass more than half of
-the checkers, rejected are those that pass none, two of each at most:
-`correct: pass_rate > 0.5, incorrect: pass_rate = 0, max_chosen: 2, max_rejected: 2`.
-Self-Explore (Hwang et al. 2024, arXiv:2404.10346) takes, shortest first, for each correct
-solution the incorrect one that is farthest from it, each once: `match: farthest`.
+AutoIF: Self-play with Execution Feedback (Dong et al. 2024, arXiv:2406.13542; QwenLM/AutoIF). As in
+the paper: chosen are answers that pass more than half of the checkers, rejected are those that pass
+none, two of each at most: `correct: pass_rate > 0.5, incorrect: pass_rate = 0, max_chosen: 2,
+max_rejected: 2` (the authors' code takes exactly half too: `>=`).
+
+Self-Explore (Hwang et al. 2024, arXiv:2404.10346; hbin0701/Self-Explore). As in the authors' code:
+for each correct solution, shortest first, the incorrect one that is farthest from it, each once:
+`match: farthest`. Ours: one least distance in the place of three that are tried in turn.
 """
 
 from __future__ import annotations

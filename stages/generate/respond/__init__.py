@@ -1,5 +1,8 @@
 """Answers to existing prompts: by several models, several times, and in several styles.
 
+The modules of the methods say what is as in the papers and what is ours; the sampling
+(temperature 0.7, 1,024 tokens) is ours for all of them.
+
 - `answer`: the prompt as it stands. Re-answering a pool with a stronger model is
   Instruction Tuning with GPT-4 (Peng et al. 2023, arXiv:2304.03277); several models
   on one prompt is Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
@@ -22,10 +25,11 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Documents, Edges, Records, stage
+from pipeline.stage import Documents, Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.refusals import REFUSAL
 from stages._common.edges import require_input, required
+from stages._common.listed_files import lines_of
 from stages._llm.drafts import (
     Draft,
     RowMessages,
@@ -34,10 +38,11 @@ from stages._llm.drafts import (
     model_names,
     to_frame,
 )
+from stages._llm.row_values import check_names, columns_of, row_values
 from stages._llm.rows import Rejection, continued, has_tools, license_of
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
-from stages.generate.respond.explain import Explain, set_system_prompts
+from stages.generate.respond.explain import SYSTEM_PROMPTS, Explain, set_system_prompts
 from stages.generate.respond.reason import Reason, write_reasoning
 from stages.generate.respond.turns import with_system
 
@@ -69,10 +74,24 @@ class Answer:
 Method = Annotated[Answer | Explain | Reason | InContext | Continue, Field(discriminator="name")]
 
 
+def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
+    truth = columns_of([_source_of(options.truth)]) if options.truth else []
+    columns = ["messages", "tools", "input_start", "origins", *truth]
+    return {"rows": list(dict.fromkeys(columns))}
+
+
+def _source_of(truth: str) -> str:
+    """The column, or the part of a conversation, that holds the right answers."""
+    return truth.partition(".")[0] if truth.startswith("extra.") else truth
+
+
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     method = options.method
     if not isinstance(method, Continue):
         require_input(edges, "rows", method.name)
+    if options.truth:
+        (columns,) = edges["rows"]
+        check_names("truth", [_source_of(options.truth)], columns)
     if isinstance(method, Continue | InContext):
         require_input(edges, "documents", method.name)
     return ADDS
@@ -81,15 +100,31 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 def _check(options: SimpleNamespace) -> None:
     if not options.models:
         raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
+    method = options.method
+    if options.truth and isinstance(method, Continue):
+        raise OptionError(
+            *("truth", f"must be left out with method: continue, got {options.truth}"),
+            why="a text's continuation has no right answer",
+        )
+    if options.system_prompt_files and not isinstance(method, Explain):
+        raise OptionError(
+            *("system_prompt_files", f"must be left out with method: {method.name}"),
+            why="it draws no system prompts",
+            hint="method: explain",
+        )
+    if options.system_prompt_files and method.system_prompts != SYSTEM_PROMPTS:
+        raise OptionError(
+            "method.system_prompts", "must be left out with system_prompt_files, which replace them"
+        )
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
-    reads={"rows": ["messages", "tools", "input_start", "origins"]},
+    reads=_reads,
     adds=_adds,
     check=_check,
-    later=("keep_reasoning",),
+    later=("keep_reasoning", "system_prompt_files", "truth"),
 )
 def respond(
     ctx: Context,
@@ -98,6 +133,7 @@ def respond(
     *,
     models: tuple[LanguageModel, ...],
     method: Method = Answer(),
+    system_prompt_files: InputFiles = (),
     num_answers: Count = 1,
     seed: int = 0,
     temperature: NonNegativeFloat = 0.7,
@@ -106,6 +142,7 @@ def respond(
     retry_max_tokens: tuple[Count, ...] = (),
     drop_refusals: bool = False,
     keep_reasoning: bool = False,
+    truth: str | None = None,
     source: str = "respond",
 ) -> Records:
     """New records: `num_answers` answers of every model to every prompt.
@@ -113,14 +150,16 @@ def respond(
     The prompt is all of a row up to the last user's turn; `parents` is the row (or the
     document), whose license stays. `select.response` chooses among the answers.
     Adds `journal`, `model` (by its name here; that of the fallback where it answered),
-    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain`, the
-    guideline for `reason`.
+    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain` (its
+    text where it is of a file), the guideline for `reason`.
 
     Args:
         rows: The prompts, for all methods but `continue`.
         documents: What `context` searches for passages, and what `continue` continues.
         models: Who answers.
         method: How: answer, explain, reason, context or continue.
+        system_prompt_files: Text files with a system prompt on each line, which `explain` draws
+            from instead of its own: Orca's list, for one. A line `<empty>` stands for none.
         num_answers: Answers of each model to each prompt.
         seed: Seed of the sampling and of what a method draws.
         temperature: Of the answers.
@@ -131,6 +170,10 @@ def respond(
         drop_refusals: Drop answers that open by refusing, by the phrases of `tag.surface`.
         keep_reasoning: Whether what a model reasoned before its answer becomes the answer's
             `reasoning`. It is never part of the content.
+        truth: Where the right answer of a row is, if one is known: a column, `extra.FIELD`, or
+            `response`, the row's own last answer. It becomes `truth` in the `extra` of each new
+            row, by which `score.execution` can verify it, and `reason` requests the final
+            answer in a box.
         source: Name of the new records' source.
 
     Returns:
@@ -155,6 +198,8 @@ def respond(
         ```
     """
     prompts = _prompts(rows, documents, method, seed)
+    if truth and rows is not None:
+        _note_truth(prompts, rows, truth)
     decoding = Decoding(max_tokens, temperature, top_p)
     answers: list[Draft] = []
     for name, model in zip(model_names(models), models, strict=True):
@@ -166,10 +211,10 @@ def respond(
             generate_field, engine, decoding=decoding, seed=seed, retry_max_tokens=retry_max_tokens
         )
         if isinstance(method, Reason):
-            write_reasoning(write, drafts, seed)
+            write_reasoning(write, drafts, method, seed, boxed=truth is not None)
         else:
             if isinstance(method, Explain):
-                set_system_prompts(drafts, method, seed)
+                set_system_prompts(drafts, method, seed, lines_of(system_prompt_files))
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
     for draft in answers:
@@ -212,6 +257,17 @@ def _last_requests(rows: pl.DataFrame, system: str | None) -> list[Draft]:
             draft.reject("has_tools")
         drafts.append(draft)
     return drafts
+
+
+def _note_truth(prompts: Sequence[Draft], rows: pl.DataFrame, truth: str) -> None:
+    """Note the right answer of each row, where it is known, in its prompt's draft."""
+    source = _source_of(truth)
+    for draft, values in zip(prompts, row_values(rows, [source]), strict=True):
+        value = values[source]
+        if source != truth:
+            value = (value or {}).get(truth.removeprefix("extra."))
+        if value is not None and value != "":
+            draft.notes["truth"] = value if isinstance(value, str | int | float) else str(value)
 
 
 def _copy(prompt: Draft, model: str, sample: int) -> Draft:

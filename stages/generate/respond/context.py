@@ -1,7 +1,14 @@
 """Answers with retrieved passages, which the model is shown and the row leaves out.
 
-Self-Specialization (Kang et al. 2023, arXiv:2310.00160) does this with BM25; here the
-passages are ranked by TF-IDF.
+Self-Specialization (Kang et al. 2023, arXiv:2310.00160): the answers to a domain's tasks see
+passages of the domain, retrieved from unlabelled texts; what is trained on is the task and its
+answer alone.
+
+As in the paper: passages are retrieved for each task and shown in its prompt only. Ours: BM25 in
+its usual form (Robertson and Zaragoza 2009, with k1 = 1.5 and b = 0.75), passages cut by words,
+their number, the prompt; a chat model is asked, where the paper's base model also sees seeds
+with their answers. The paper's second round, in which the tuned model answers again, is a
+further step of a recipe.
 """
 
 from __future__ import annotations
@@ -21,6 +28,10 @@ from stages._text.tokens import spaced
 PROMPTS: Final = Prompts(__file__)
 
 _WORDS: Final = re.compile(r"\w+")
+_K1: Final = 1.5
+"""How slowly further occurrences of a word in a passage gain weight."""
+_B: Final = 0.75
+"""How much of a passage's length is corrected for."""
 
 
 @option_group
@@ -83,7 +94,11 @@ def _spaced(texts: Sequence[str]) -> list[str]:
 def nearest_passages(
     queries: Sequence[str], passages: Sequence[str], number: int
 ) -> list[list[str]]:
-    """For each query the passages with the highest TF-IDF cosine, best first, none at zero.
+    """For each query the passages with the highest BM25 scores, best first, none at zero.
+
+    The score sums idf (k1 + 1) f / (f + k1 (1 - b + b l / mean l)) over the different words of the
+    query, f being a word's occurrences in the passage, l the passage's words, and idf
+    log(1 + (N - n + 0.5) / (n + 0.5)) for a word in n of N passages.
 
     >>> nearest_passages(["red pears"], ["red apples", "stones", "green pears, red pears"], 2)
     [['green pears, red pears', 'red apples']]
@@ -94,14 +109,20 @@ def nearest_passages(
         number: Passages for each query at most.
     """
     import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import CountVectorizer
 
     if not any(map(_WORDS.search, passages)):
         return [[] for _ in queries]
-    vectorizer = TfidfVectorizer(token_pattern=_WORDS.pattern, sublinear_tf=True)
+    vectorizer = CountVectorizer(token_pattern=_WORDS.pattern, dtype=np.float64)
     matrix = vectorizer.fit_transform(_spaced(passages))
+    lengths = np.asarray(matrix.sum(axis=1)).ravel()
+    having = matrix.getnnz(axis=0)
+    idf = np.log1p((len(passages) - having + 0.5) / (having + 0.5))
+    row_of = np.repeat(np.arange(len(passages)), np.diff(matrix.indptr))
+    damping = _K1 * (1 - _B + _B * lengths / lengths.mean())[row_of]
+    matrix.data *= idf[matrix.indices] * (_K1 + 1) / (matrix.data + damping)
     results = []
-    for row in vectorizer.transform(_spaced(queries)) if len(queries) else ():
+    for row in vectorizer.transform(_spaced(queries)).sign() if len(queries) else ():
         scores = np.asarray((matrix @ row.T).todense()).ravel()
         best = np.argsort(-scores, kind="stable")[:number]
         results.append([passages[i] for i in best if scores[i] > 0])

@@ -1,13 +1,29 @@
 """Paths of reasoning: a guideline becomes an outline, and the outline an answer.
 
-ReGenesis (Peng et al. 2024, arXiv:2410.02108). A general guideline is adapted to the task,
-becomes an outline, and the outline a path of reasoning; each of several answers to one
-prompt follows another guideline.
+ReGenesis: LLMs can Grow into Reasoning Generalists via Self-Improvement (Peng et al. 2024,
+arXiv:2410.02108; SalesforceAIResearch/ReGenesis).
+
+As in the paper: from the general to the task, a guideline that holds for any task is adapted to
+this one, becomes an outline of the reasoning, and the outline a path of reasoning that ends
+with the answer; each of several answers to one prompt follows another guideline; paths that
+come to another answer than the right one are left out, and where no right answer is known,
+those that come to another than the majority. As in the authors' code: 25 guidelines, each used
+once, and 20 more paths for which the model selects two or three of them (`selection`);
+temperature 1.2, nucleus 0.9 and 2,048 tokens, with the final answer in `\\boxed{}`; at most
+five paths of a question are kept.
+
+Ours: the wording of prompts and guidelines (`prompts: {reason/guidelines: FILE}` puts others
+in their place, one on each line); what is right is decided by comparing final answers alone
+(`truth`, `score.execution`), where the authors' code has the model compare them too; paths stay
+as they were written, where the authors drop those of 800 tokens or more and begin each with
+the same sentence. Questions that no path solved are not tried again with the right answer as a
+hint. The recipe `regenesis` has all of this together.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Final, Literal
@@ -18,6 +34,10 @@ from stages._llm.prompts import Prompts
 
 PROMPTS: Final = Prompts(__file__)
 
+_MAX_SELECTED: Final = 3
+_LISTED: Final = re.compile(r"^[ \t*_#>-]*+(\d{1,3}+)[ \t]*+(?:[.):]|\*\*)", re.MULTILINE)
+_NUMBER: Final = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
+
 
 @option_group
 class Reason:
@@ -25,27 +45,66 @@ class Reason:
 
     Args:
         name: "reason".
+        selection: Where the guideline of an answer comes from: "each" takes the next one of
+            all, in random order for each prompt; "model" has the model select two or three for
+            each answer, by the authors' code.
     """
 
     name: Literal["reason"] = "reason"
+    selection: Literal["each", "model"] = "each"
 
 
-def write_reasoning(write: GenerateField, drafts: Sequence[Draft], seed: int) -> None:
-    """Write `response` in three requests for each draft; `manner` is its guideline.
+def write_reasoning(
+    write: GenerateField, drafts: Sequence[Draft], method: Reason, seed: int, *, boxed: bool
+) -> None:
+    """Write `response` step by step for each draft; `manner` is its guideline.
 
     Args:
         write: `generate_field` with engine, decoding and seed filled in.
         drafts: The prompts, with `before`.
-        seed: Seed of the choice of guidelines.
+        method: How guidelines are chosen.
+        seed: Seed of their order.
+        boxed: Whether the final answer is requested in a box.
     """
     guidelines = PROMPTS.render("guidelines").splitlines()
+    if method.selection == "model":
+        for draft in drafts:
+            draft.fields["guidelines"] = guidelines
+        parse = partial(selected_numbers, most=len(guidelines))
+        write(drafts, "selected", partial(_prompt, "select"), parse=parse)
     for draft in drafts:
-        rng = random.Random(f"{seed} reason {draft.parents}")
-        order = rng.sample(guidelines, len(guidelines))
-        guideline = order[draft.number % len(order)]
-        draft.fields |= {"manner": guideline, "guideline": guideline}
+        if not draft.active:
+            continue
+        if method.selection == "model":
+            guideline = "\n".join(guidelines[number - 1] for number in draft["selected"])
+        else:
+            rng = random.Random(f"{seed} reason {draft.parents}")
+            order = rng.sample(guidelines, len(guidelines))
+            guideline = order[draft.number % len(order)]
+        draft.fields |= {"manner": guideline, "guideline": guideline, "boxed": boxed}
     for prompt, field in (("adapted", "adapted"), ("outline", "outline"), ("path", "response")):
         write(drafts, field, partial(_prompt, prompt))
+
+
+def selected_numbers(text: str, most: int) -> list[int] | None:
+    """The numbers of the selected guidelines, at most three; None without any.
+
+    They begin lines, or stand in the last line.
+
+    Args:
+        text: A completion.
+        most: The largest number.
+
+    Example:
+        >>> selected_numbers("These 2 would help:\\n**4.** Work backwards.\\n7. Check.", 25)
+        [4, 7]
+        >>> selected_numbers("I would take 2, 30 and 5.", 25)
+        [2, 5]
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    numbers = _LISTED.findall(text) or _NUMBER.findall(lines[-1] if lines else "")
+    valid = [int(number) for number in numbers if 1 <= int(number) <= most]
+    return list(dict.fromkeys(valid))[:_MAX_SELECTED] or None
 
 
 def _prompt(name: str, draft: Draft) -> Prompt:

@@ -13,7 +13,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Columns, Edges, InputFiles, Records, stage
 from pipeline.types import Count
+from stages._common.listed_files import lines_of
 from stages._llm.rows import Rejection, Row, make_row, rows_to_frame, task_messages
 from stages.generate._parsing.lists import Instance
 from stages.generate.self_instruct.bootstrap import Bootstrap
@@ -145,6 +145,7 @@ def self_instruct(
         ```
     """
     humans = _usable_seeds(seeds, method)
+    _warn_of_missing_constraints(humans, method)
     engine = ctx.open(model)
     bootstrap = Bootstrap(
         *(method, num_rows, max_requests, requests_per_round, seed),
@@ -159,7 +160,8 @@ def self_instruct(
     if isinstance(method, SelfGuide):
         drop_noisy_texts(accepted)
         if method.max_length_deviations is not None:
-            drop_length_outliers(accepted, method.max_length_deviations)
+            seen = humans if method.length_reference == "seeds" else None
+            drop_length_outliers(accepted, method.max_length_deviations, seen)
     columns = added_columns(method)
     return rows_to_frame(list(_rows(tasks, license, columns, keep_reasoning)), source, columns)
 
@@ -173,10 +175,10 @@ def _usable_seeds(rows: pl.DataFrame, method: Method) -> list[Seed]:
         seeds = [s for s in seeds if s.instances and bool(s.input) == with_input]
     if method.fields:
         seeds = [s for s in seeds if s.instances or "output" not in method.fields]
-    needed = method.shots * getattr(method, "num_shot_sets", 1)
-    if len(seeds) < max(1, needed):
+    needed = 1 if one_task else max(1, method.shots * getattr(method, "num_shot_sets", 1))
+    if len(seeds) < needed:
         raise UserError(
-            f"the seeds must hold at least {max(1, needed)} usable instructions, got {len(seeds)}",
+            f"the seeds must hold at least {needed} usable instructions, got {len(seeds)}",
             why=f"the prompts show {needed} of them",
             hint=f"more seeds, or method: {{name: {method.name}, num_shots: {len(seeds)}}}",
         )
@@ -200,6 +202,20 @@ def _usable_seeds(rows: pl.DataFrame, method: Method) -> list[Seed]:
     return seeds
 
 
+def _warn_of_missing_constraints(seeds: Sequence[Seed], method: Method) -> None:
+    """Say so where the prompts show no constraints, so that the model will write none either."""
+    if "constraints" not in method.attributes:
+        return
+    number = sum(bool(seed.fields.get("constraints")) for seed in seeds)
+    if not number:
+        _log.warning(
+            "self_instruct: none of the %d seeds has constraints (a field `constraints` in their "
+            "`extra`): the prompts show None in their place, and so will the new tasks; see "
+            "data/seeds/unnatural_seed_tasks.jsonl",
+            len(seeds),
+        )
+
+
 def _all_have(seeds: Sequence[Seed], attribute: str) -> bool:
     return all(seed.fields.get(attribute) not in (None, "") for seed in seeds)
 
@@ -218,8 +234,7 @@ def _of_one_task(seeds: Sequence[Seed], task: str | None) -> list[Seed]:
 
 def _topics(topics: tuple[str, ...], files: Sequence[str], number: int) -> tuple[str, ...]:
     """The topics of the option and of each line of the files; the built-in ones without either."""
-    texts = [text for file in files for text in Path(file).read_text("utf-8").splitlines()]
-    pool = (*topics, *(text.strip() for text in texts if text.strip())) or TOPICS
+    pool = (*topics, *lines_of(files)) or TOPICS
     if len(pool) < number:
         raise OptionError(
             "method.topics_per_request",

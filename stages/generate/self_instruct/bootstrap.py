@@ -139,7 +139,7 @@ class Bootstrap:
 
     @property
     def _one_field_each(self) -> bool:
-        return isinstance(self.method, Unnatural) and self.method.field_by_field
+        return bool(getattr(self.method, "field_by_field", False))
 
     def _add_fields(
         self,
@@ -191,7 +191,7 @@ class Bootstrap:
             shots = [*human]
         else:
             generated = rng.sample(accepted, min(method.max_generated_shots, len(accepted)))
-            human = rng.sample(seeds, method.shots - len(generated))
+            human = rng.sample(seeds, min(len(seeds), method.shots - len(generated)))
             shots = [*generated, *human]
             rng.shuffle(shots)
         topics = rng.sample(self.topics, method.topics_per_request)

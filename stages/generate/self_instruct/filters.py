@@ -2,7 +2,8 @@
 
 Zhao et al. 2024, arXiv:2407.12874. A noisy text repeats the form of the prompt instead of
 filling it. Lengths in characters are taken to be normally distributed; an input or output
-too many standard deviations from the mean of its side is dropped.
+too many standard deviations from the mean of its side is dropped. The authors' code takes
+mean and deviation from the demonstrations, and bounds inputs or outputs as the task is.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from statistics import fmean, pstdev
 
 from stages._llm.rows import Rejection
 from stages.generate._parsing.lists import Instance, leaked
-from stages.generate.self_instruct.tasks import Task
+from stages.generate.self_instruct.tasks import Seed, Task
 
 
 def drop_noisy_texts(tasks: Sequence[Task]) -> None:
@@ -28,9 +29,19 @@ def drop_noisy_texts(tasks: Sequence[Task]) -> None:
     _drop(tasks, judge)
 
 
-def drop_length_outliers(tasks: Sequence[Task], max_deviations: float) -> None:
-    """Reject instances whose input or output is unusually short or long: `length_outlier`."""
+def drop_length_outliers(
+    tasks: Sequence[Task], max_deviations: float, seeds: Sequence[Seed] | None = None
+) -> None:
+    """Reject instances whose input or output is unusually short or long: `length_outlier`.
+
+    Args:
+        tasks: The tasks; changed in place.
+        max_deviations: How many standard deviations from the mean are usual.
+        seeds: Whose instances say what the mean is; None for the tasks' own.
+    """
     kept = [one for task in tasks for one, rejection in task.instances if rejection is None]
+    if seeds is not None:
+        kept = [Instance(*one) for seed in seeds for one in seed.instances]
     bounds = {}
     for side in Instance._fields if kept else ():
         lengths = [len(getattr(one, side)) for one in kept]

@@ -1,8 +1,10 @@
 """The published forms of Self-Instruct: one option group each, with the numbers of its paper.
 
 A group's defaults are what the paper or its released code states; where both are silent, a
-comment says "ours". All groups have the options of `TaskWriting` (`task_options.py`), which
-are described there; a group's own docstring describes what only that method has.
+comment says "ours". The wording of all prompts is ours, and so are the instruction filter and the
+threshold of novelty where a docstring does not name them. All groups have the options of
+`TaskWriting` (`task_options.py`), which are described there; a group's own docstring describes
+what only that method has.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pipeline.types import (
     option_group,
 )
 from stages.generate.self_instruct.instance_options import (
+    AlpaCareAnswered,
     Answered,
     Examples,
     Simple,
@@ -36,6 +39,7 @@ from stages.generate.self_instruct.task_options import (
     OnLength,
     Prompting,
     TaskWriting,
+    check_field_by_field,
 )
 
 PlainInstances = Annotated[Examples | Simple | Turns | Answered, Field(discriminator="name")]
@@ -57,11 +61,14 @@ WrittenChatInstances = Annotated[Written | ZeroShotAnswered, Field(discriminator
 class SelfInstruct(MixedShots):
     """Self-Instruct (Wang et al. 2022, arXiv:2212.10560).
 
-    (1) Instructions, from prompts that list human and generated ones, less what is too
-    similar to an earlier one; (2) is it classification? (3) instances: input first or,
-    for classification, label first, lest all inputs get the same label; (4) filters on the
-    instances. The shots of (2) and (3) are drawn from the seeds instead of being fixed in
-    the prompts, so that seeds of another domain or language carry through all steps.
+    As in the paper: (1) instructions, from prompts that list six human and two generated ones,
+    less those with a ROUGE-L above 0.7 with an earlier one; (2) is it classification? (3)
+    instances: input first or, for classification, label first, lest all inputs get the same
+    label; (4) filters on the instances. As in the authors' code (yizhongw/self-instruct): the
+    sampling, lists that stop at number 16, whole answers that are dropped where they were cut,
+    instructions in lower case but for their first letter, at most five instances of a task.
+    Ours: the shots of (2) and (3) are drawn from the seeds instead of being fixed in the
+    prompts, so that seeds of another domain or language carry through all steps.
 
     Args:
         name: "self-instruct".
@@ -85,10 +92,12 @@ class SelfInstruct(MixedShots):
 class Alpaca(MixedShots):
     """Alpaca (Taori et al. 2023, tatsu-lab/stanford_alpaca).
 
-    Three seeds are shown, and complete tasks with input and output are written up to
-    number 20, all in one answer; what lacks a field of a task is dropped. The authors also
-    forbid the end-of-text token, which no engine here does; they keep empty outputs, which
-    are dropped here; and they end a list at any "20.", here only where a line begins.
+    As in the authors' code (there is no paper): three seeds are shown, and complete tasks with
+    input and output are written up to number 20, all in one answer; no classification; what
+    lacks a field of a task is dropped; Self-Instruct's filters with more keywords, and its
+    ROUGE-L. Not so: the authors also forbid the end-of-text token, which no engine here does;
+    they keep empty outputs, which are dropped here; and they end a list at any "20.", here
+    only where a line begins.
 
     Args:
         name: "alpaca".
@@ -108,9 +117,14 @@ class Alpaca(MixedShots):
 class Unnatural(TaskWriting):
     """Unnatural Instructions (Honovich et al. 2022, arXiv:2212.09689).
 
-    Fifteen seeds in five fixed sets of three; after three tasks the fourth is written with
-    its input and the constraints on its output, which is then requested greedily.
-    Paraphrases are another stage's.
+    As in the paper: fifteen seeds in five fixed sets of three; after three tasks, each with an
+    instruction, an input and constraints on the output, a fourth is written (nucleus sampling
+    of 0.99); its output is then requested greedily; dropped is what lacks one of the three
+    fields, what repeats a task of the prompt, and what has instruction and input of an earlier
+    task. The seeds need constraints, in a field `constraints` of `extra`, lest the model
+    write "None." every time: `data/seeds/unnatural_seed_tasks.jsonl` has fifteen of ours.
+    Ours: the wording, three tasks shown before the output is requested, and the limits in
+    tokens. The paper's paraphrases of the instructions are another stage's.
 
     Args:
         name: "unnatural".
@@ -145,9 +159,11 @@ class Unnatural(TaskWriting):
 class EnsembleInstruct(MixedShots):
     """Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
 
-    Simple prompts for small models. Tasks with an input and tasks without one have a
-    pipeline each, that is, a stage each. Answers by other models and their consensus are
-    `generate.respond` and `select.response`.
+    As in the paper: simple prompts for small models; tasks with an input and tasks without one
+    have a pipeline each, that is, a stage each; a ROUGE-L above 0.7 drops an instruction. As in
+    the authors' code: 24 or 10 shots, the limits in tokens. Ours: the sampling, which the code
+    leaves to its service. Answers by other models and their consensus are `generate.respond`
+    and `select.response`.
 
     Args:
         name: "ensemble-instruct".
@@ -180,8 +196,11 @@ class EnsembleInstruct(MixedShots):
 class LaMini(MixedShots):
     """LaMini-LM (Wu et al. 2023, arXiv:2304.14402).
 
-    Three seeds and three topics are shown, a chat model writes 20 instructions, and each
-    is answered.
+    As in the paper: three seeds are shown, a chat model writes 20 more instructions, about three
+    random topics in half of the prompts (`topics_per_request: 0` gives the others), and each is
+    answered by itself. Its topics are titles of Wikipedia's categories, of which
+    `topic_files` takes any list, one on a line. Ours: Self-Instruct's filters, the sampling, the
+    limits in tokens, and the built-in topics. No code was released.
 
     Args:
         name: "lamini".
@@ -200,14 +219,27 @@ class LaMini(MixedShots):
 class SelfGuide(MixedShots):
     """SELF-GUIDE (Zhao et al. 2024, arXiv:2407.12874).
 
-    Inputs for one task are written, then outputs; `noisy_text` and `length_outlier` are
-    dropped. The seeds are examples of that task.
+    The student itself writes inputs for one task, shown those of a few demonstrations and of its
+    own, then outputs; `noisy_text` and `length_outlier` are dropped, and it is trained on the
+    rest. The seeds are the demonstrations; all are shown where they are fewer than `num_shots`.
+
+    As in the paper: the steps, both filters, and two standard deviations. As in the authors'
+    code, where a recipe says so: all demonstrations with up to 10 inputs of the model's own
+    (`num_shots: 13`), temperature 0.7 to 0.9 for inputs, lengths measured against the
+    demonstrations (`length_reference: seeds`), and of inputs or outputs alone. Ours: the
+    prompts, the marks of a noisy text (the code has words of each task), the greedy answer (the
+    code samples ten at 0.2 and takes what most of them say) and the numbers marked as ours. The
+    code's request to repair an input, and equally many rows of each class, are left out.
 
     Args:
         name: "self-guide".
         task: The instruction of the one task, by default the one that all seeds share.
+        field_by_field: End an input with its line. This is ours, for models that are too weak
+            to keep the form.
         max_length_deviations: Inputs and outputs must lie within this many standard
             deviations of their mean length; null accepts any length.
+        length_reference: Whose mean and deviation: those of what was `written`, or of the
+            `seeds`.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -216,6 +248,7 @@ class SelfGuide(MixedShots):
 
     name: Literal["self-guide"] = "self-guide"
     task: str | None = None
+    field_by_field: bool = False
     num_shots: NonNegativeInt = 6  # ours
     max_generated_shots: NonNegativeInt = 3  # ours
     list_until: Count | None = None
@@ -225,18 +258,26 @@ class SelfGuide(MixedShots):
     max_rouge_l: Fraction = 1.0
     instances: Answered | None = Answered()
     max_length_deviations: PositiveFloat | None = 2.0
+    length_reference: Literal["written", "seeds"] = "written"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field_by_field(self.field_by_field, self.chat)
 
 
 @option_group
 class SelfSpecialization(MixedShots):
     """Self-Specialization (Kang et al. 2023, arXiv:2310.00160).
 
-    Instructions and inputs are written after the seeds of a domain; `generate.respond`
-    answers them with `method: context`.
+    As in the paper: tasks with their inputs from the domain's seeds and the model's own, before
+    any answer; `generate.respond` with `method: context` answers them with retrieved passages.
+    Ours: the prompts, all numbers, and Self-Instruct's filters.
 
     Args:
         name: "self-specialization".
         domain: What the tasks are about, in words of the prompt; null leaves it to the seeds.
+        field_by_field: Request each field of a task by itself, up to the end of its line, one
+            task a prompt. This is ours, for models that are too weak to keep the form.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -245,6 +286,7 @@ class SelfSpecialization(MixedShots):
 
     name: Literal["self-specialization"] = "self-specialization"
     domain: str | None = None
+    field_by_field: bool = False
     # The numbers of tasks and the sampling are ours.
     num_shots: NonNegativeInt = 5
     max_generated_shots: NonNegativeInt = 2
@@ -252,12 +294,18 @@ class SelfSpecialization(MixedShots):
     temperature: NonNegativeFloat = 0.7
     instances: Answered | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field_by_field(self.field_by_field, self.chat)
+
 
 @option_group
 class BioInstruct(MixedShots):
     """BioInstruct (Tran et al. 2023, arXiv:2310.19975).
 
-    As Alpaca, from three of the seeds of a domain, by a chat model.
+    As in the paper: as Alpaca, from three random ones of the seeds of a domain (80 there), by a
+    chat model (GPT-4). Ours: Alpaca's numbers where the paper is silent, and Self-Instruct's
+    filters.
 
     Args:
         name: "bioinstruct".
@@ -279,9 +327,13 @@ class BioInstruct(MixedShots):
 class AlpaCare(MixedShots):
     """AlpaCare (Zhang et al. 2023, arXiv:2310.14558).
 
-    As BioInstruct, with type, topic, view and difficulty of every task, which the seeds
-    (made by clinicians) have in `extra`. Of two tasks that are too similar the authors drop
-    both; here the second is dropped.
+    As in the paper: tasks with type, topic, view and difficulty, which the seeds (167 of
+    clinicians) have in `extra`; GPT-4 writes them, ChatGPT answers each by itself; a ROUGE-L
+    above 0.7 drops an instruction. As in the authors' code (XZhang97666/AlpaCare): three seeds
+    and no generated task in a prompt that goes on to number 10, 500 tokens for the tasks and
+    300 for an answer, temperature 1 and presence penalty 1.5 for both. Ours: of two tasks that
+    are too similar the second is dropped (the authors drop both, after all are written), a task
+    that was cut is dropped, and answers have no system prompt.
 
     Args:
         name: "alpacare".
@@ -300,8 +352,9 @@ class AlpaCare(MixedShots):
     list_until: Count | None = 11
     prompting: Prompting = "chat"
     presence_penalty: float = 1.5
+    max_tokens: Count = 500
     instruction_filter: InstructionFilter | None = None
-    instances: ZeroShotAnswered | None = ZeroShotAnswered()
+    instances: AlpaCareAnswered | None = AlpaCareAnswered()
 
 
 Method = Annotated[

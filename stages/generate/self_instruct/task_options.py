@@ -126,6 +126,20 @@ class TaskWriting:
         return tuple(name for name in self.fields if name not in ("instruction", "input", "output"))
 
 
+def check_field_by_field(field_by_field: bool, chat: bool) -> None:
+    """Check that tasks which are written field by field continue a text.
+
+    Args:
+        field_by_field: Whether each field is requested by itself.
+        chat: Whether prompts are user's turns.
+
+    Raises:
+        ValueError: Both: a turn cannot be continued.
+    """
+    if field_by_field and chat:
+        raise ValueError("field_by_field must be left out with prompting: chat")
+
+
 @option_group
 class MixedShots(TaskWriting):
     """A method that draws the shots of each prompt from the seeds and the accepted tasks.

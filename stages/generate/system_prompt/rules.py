@@ -1,8 +1,11 @@
 """Roles with rules: from an instruction to a developer's prompt that bears on it.
 
 RNR, Teaching Large Language Models to Follow Roles and Rules (Wang et al. 2024,
-arXiv:2409.13733). From an ordinary instruction the model invents a developer's prompt, a
-role with rules, and then the answer that obeys.
+arXiv:2409.13733).
+- As in the paper: from an ordinary instruction the model invents a developer's prompt, a role with
+  a random number of rules, and then the answer that obeys.
+- Ours: 1 to 5 rules, the wording, and that a prompt without a list of rules is dropped. No code was
+  released; the check `verify` of the stage is ours, too.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Final, Literal
 
 from pipeline.types import Range, option_group
 from stages._llm.drafts import Draft, GenerateField, filter_drafts, user
-from stages._llm.lists import listed_items
+from stages._llm.preambles import requested_items
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 
@@ -48,7 +51,7 @@ def write_rules(write: GenerateField, drafts: Sequence[Draft], method: Rules, se
     write(drafts, "system", lambda d: user(PROMPTS.render("rules", **d.fields)))
 
     def rejection(draft: Draft) -> Rejection | None:
-        draft.fields["rules"] = listed_items(draft["system"])
+        draft.fields["rules"] = requested_items(draft["system"], draft["count"])
         return None if draft["rules"] else ("no_rules", {"system_end": draft["system"][-200:]})
 
     filter_drafts(drafts, rejection)

@@ -1,8 +1,13 @@
-"""CodecLM (Wang et al. 2024, arXiv:2404.05875): instructions from the metadata of seeds.
+"""CodecLM's encoding and decoding: from seeds to metadata to new instructions.
 
-Each seed is encoded as its use case and the skills that it needs, and decoded into new
-instructions. `rewrite.evolve` hardens them by rubrics, `score.judge` finds the gap by which
-the paper selects them. The prompts are ours.
+CodecLM: Aligning Language Models with Tailored Synthetic Data (Wang et al. 2024,
+arXiv:2404.05875). The authors published no code.
+
+As in the paper: a strong model encodes each seed as its use case and the skills that a good
+answer needs, and decodes these into new instructions. The column `attributes` carries the
+metadata on to `rewrite.evolve`, which improves the instructions by rubrics of them and keeps
+those that the target model answers worse (`method: {name: rubric, metadata: attributes}` and
+`target`). Ours: the wording of the prompts, the form of the answers, and all numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +34,7 @@ class Metadata:
 
     Args:
         name: The method.
-        per_seed: New instructions from each seed.
+        per_seed: New instructions from each seed; ours, as the next one.
         max_skills: Largest number of skills of a seed.
         num_rows: Size of the random sample of instructions that are written out; null for
             all.

@@ -1,8 +1,9 @@
 """The elements of a JSON array as source positions, read one by one.
 
 A broken element costs only itself. No line ends it, and neither its brackets nor its quotes
-can be trusted: where the next one begins is decided by what lies around the candidates
-(`_Rows._is_row`). At most one row and a megabyte are held at a time.
+can be trusted: where the next one begins is decided by what lies behind the candidates
+(`_Rows._is_row`). An object in a list of the broken row looks like a row too, but behind its
+list the broken row goes on. At most one row and a megabyte are held at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from stages.load._files.container import WRAPPED
@@ -24,12 +24,11 @@ from stages.load._files.json_lines import (
     check_values,
     reason_of,
 )
+from stages.load._files.json_siblings import GAP, SPACE, Fields, InList, Siblings, names_of
 from stages.load._files.stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
 from stages.load._files.window import Window
 
-_SPACE: Final = re.compile(r"[ \t\n\r]*")
 _COMMA: Final = re.compile(r"[ \t\n\r]*,[ \t\n\r]*")
-_GAP: Final = re.compile(r"[ \t\n\r,]*")
 # It begins with a set of characters: beside one of alternatives it is four times as fast.
 _ROW_START: Final = re.compile(
     r'[,}\]](?:(?<=\])[ \t\n\r]*\[)?[ \t\n\r]*(?=\{[ \t\n\r]*"|\[[ \t\n\r]*[{\["])'
@@ -45,12 +44,6 @@ _TOKEN: Final = 16
 
 _OVERLAP: Final = 1 << 10
 """What is searched again with the next part: a separator may lie across its start."""
-
-_SIBLINGS: Final = 64
-"""How many elements are read to see in what list they are."""
-
-_SHAPES: Final = 1000
-"""How many different sets of fields of rows are learned."""
 
 _SAMPLE: Final = 50
 """Of how many rows of a part the keys are learned."""
@@ -104,26 +97,6 @@ def _swallows_rows(value: Any) -> bool:
     )
 
 
-def _holds_rows(value: Any) -> bool:
-    """Whether a list holds rows and no turns, as one does that a stray bracket opens."""
-    first = value[0] if type(value) is list and value else None
-    return type(first) is list or (type(first) is dict and not first.keys() & {"role", "from"})
-
-
-def _names(value: Any) -> set[str]:
-    """The fields of a row; of a list those of its first object."""
-    first = value[0] if isinstance(value, list) and value else value
-    return set(first) if isinstance(first, dict) else set()
-
-
-class _List(Enum):
-    """What list an element is in, from how that goes on."""
-
-    ROWS = "it ends with the file"
-    NESTED = "it ends, and the file goes on"
-    UNCLEAR = "it goes on, or is broken further on"
-
-
 class _Rows:
     """The elements of an array, whose opening bracket the window has passed.
 
@@ -137,18 +110,17 @@ class _Rows:
 
     def __init__(self, window: Window, around: str) -> None:
         self._window, self._around = window, around
-        self._keys: set[str] = set()
-        self._shapes: set[frozenset[str]] = set()
-        self._nested_keys = {"role", "content", "from", "value"}
+        self._fields = Fields()
+        self._siblings = Siblings(window, self._fields, is_wrapped=around != "[")
         self._brackets: set[str] = set()
         self._indent = ""
         self.ended = False
 
     def __iter__(self) -> Iterator[Position]:
         window = self._window
-        while window.skip(_GAP):
+        while window.skip(GAP):
             yield from self._plain_rows()
-            if not window.skip(_GAP):
+            if not window.skip(GAP):
                 return
             line = window.line
             if window.text[window.at] == "]":
@@ -160,10 +132,10 @@ class _Rows:
                     return
             else:
                 self._learn_indent()
-                value, end, error, is_whole = self._element()
+                value, end, error, is_whole = self._row()
             if is_whole:
                 self._brackets.add(window.text[window.at])
-                self._learn_keys(value)
+                self._fields.learn(value)
                 window.advance(end)
             elif not self._resume(end, error in (TOO_LONG, TOO_MANY)):
                 self.ended = True
@@ -190,7 +162,7 @@ class _Rows:
 
     def _holds_more(self, value: Any) -> bool:
         """Whether a list beside the rows holds rows with the same fields."""
-        return type(value) is list and not _names(value).isdisjoint(self._keys)
+        return type(value) is list and not names_of(value).isdisjoint(self._fields.names)
 
     def _plain_rows(self) -> Iterator[Position]:
         """The rows up to one that is special in any way: nearly all are read here."""
@@ -202,10 +174,15 @@ class _Rows:
             except (ValueError, RecursionError, MemoryError):
                 break
             comma = _COMMA.match(text, end)
-            if comma is None or end - at > HEAD or _swallows_rows(value):
+            if (
+                comma is None
+                or end - at > HEAD
+                or _swallows_rows(value)
+                or self._fields.is_new(value)
+            ):
                 break
             if learned < _SAMPLE:
-                self._learn_keys(value)
+                self._fields.learn(value)
                 learned += 1
             yield line, value, None
             line += text.count("\n", at, comma.end())
@@ -219,15 +196,17 @@ class _Rows:
         if indent and not self._indent:
             self._indent = indent.group()
 
-    def _learn_keys(self, value: Any) -> None:
-        """The names of the fields of rows, and of the objects in their lists."""
-        self._keys.update(names := _names(value))
-        if isinstance(value, dict):
-            if len(self._shapes) < _SHAPES:
-                self._shapes.add(frozenset(names))
-            for field in value.values():
-                if isinstance(field, list) and field and isinstance(field[0], dict):
-                    self._nested_keys.update(field[0])
+    def _row(self) -> _Element:
+        """The element at the position, unless the list that goes on behind it is one of a row."""
+        value, end, error, is_whole = self._element()
+        if is_whole and self._fields.is_new(value):
+            is_turn = names_of(value) <= self._fields.nested
+            self._siblings.are_lists = is_turn and not self._brackets
+            kind, behind = self._siblings.judge(value, end)
+            if kind is InList.NESTED:
+                why = "invalid JSON: the row ends within one of its lists"
+                return _Element(None, behind, why, False)
+        return _Element(value, end, error, is_whole)
 
     def _element(self) -> _Element:
         """The element at the position; as much is read as it needs."""
@@ -245,7 +224,7 @@ class _Rows:
             except (ValueError, RecursionError, MemoryError) as error:
                 return _Element(None, start, f"invalid JSON: {error}", False)
             else:
-                behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
+                behind = SPACE.match(text, end).end()  # type: ignore[union-attr]
                 if behind < len(text) or window.complete or behind - end > _OVERLAP:
                     return self._checked(value, end, behind)
             if window.held() > ROW_LIMIT:
@@ -264,9 +243,9 @@ class _Rows:
         if _swallows_rows(value):
             why = "invalid JSON: the list of turns holds lists; its end seems to be missing"
             return _Element(None, start, why, False)
-        if text[behind : behind + 1] in ("", "}") and _holds_rows(value):
+        if text[behind : behind + 1] in ("", "}") and self._fields.are_held_by(value):
             # It took the bracket that closes the array.
-            why = "invalid JSON: a bracket before the row, which nothing closes"
+            why = "invalid JSON: a bracket before the row or in it, which nothing closes"
             return _Element(None, start, why, False)
         if behind < len(text) and not self._may_follow(behind):
             why = f"invalid JSON: something stands behind the row (character {behind - start})"
@@ -290,7 +269,7 @@ class _Rows:
     def _closes(self, at: int) -> bool:
         """Whether a closing bracket may end the array, to judge by what stands behind it."""
         text = self._window.text
-        behind = _SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
+        behind = SPACE.match(text, at + 1).end()  # type: ignore[union-attr]
         following = text[behind : behind + 1]
         if self._around != "[" and following in (",", "}"):
             return not _MORE_ROWS.match(text, behind)
@@ -304,8 +283,9 @@ class _Rows:
             is_long: Whether it is longer than a row may be.
         """
         window = self._window
+        self._siblings.are_lists = (self._brackets or {window.text[window.at]}) == {"["}
         own = _FIRST_KEY.match(window.text, window.at)
-        keys = self._keys | ({own.group(1)} if own else set())
+        keys = self._fields.names | ({own.group(1)} if own else set())
         row_start = self._known_start(keys) if is_long else _ROW_START
         while True:
             match = row_start.search(window.text, search)
@@ -340,8 +320,8 @@ class _Rows:
     def _is_row(self, is_indented: bool, keys: set[str], is_long: bool) -> tuple[bool, int]:
         """Whether a row begins at the position; if not, where to search on.
 
-        An object in a list of the broken row looks like a row too. It is distinguished by how
-        its list ends, and where that is unclear, by its indentation and its keys.
+        It is not where it is in a list behind which the broken row goes on. Where that is
+        unclear, its indentation and its keys decide.
 
         Args:
             is_indented: Whether it is indented as the rows are.
@@ -351,46 +331,16 @@ class _Rows:
         window = self._window
         is_other = bool(self._brackets) and window.text[window.at] not in self._brackets
         value, end, error, _ = self._element()
-        if is_other:
-            is_row = error is None and self._list(end)[0] is _List.ROWS
-            return is_row, window.at
         if error:
             first = _FIRST_KEY.match(window.text, window.at)
-            return is_indented or bool(first and first.group(1) in keys), window.at
-        names = _names(value)
-        kind, end = self._list(end)
+            is_like_rows = is_indented or bool(first and first.group(1) in keys)
+            return is_like_rows and not is_other, window.at
+        kind, end = self._siblings.judge(value, end)
+        if kind is InList.ROWS or (is_other and kind is InList.UNCLEAR):
+            return kind is InList.ROWS, window.at
+        names = names_of(value)
+        if kind is InList.NESTED:
+            return is_indented and not is_other and not names.isdisjoint(keys), end
+        is_nested = isinstance(value, dict) and names <= self._fields.nested
         is_like_rows = is_indented or not names.isdisjoint(keys)
-        if kind is _List.ROWS:
-            return True, end
-        is_nested = isinstance(value, dict) and names <= self._nested_keys
-        if kind is _List.NESTED:
-            # Or a later row has a stray bracket behind it, and these are rows as others are.
-            is_known = frozenset(names) in self._shapes and not is_nested
-            if self._brackets == {"["} and isinstance(value, list):  # rows that are lists of turns
-                is_known = bool(names) and names <= self._keys
-            return is_known or (is_indented and not names.isdisjoint(keys)), end
         return is_like_rows or not (is_long or is_nested), end
-
-    def _list(self, end: int) -> tuple[_List, int]:
-        """In what list an element is, and how far that was read.
-
-        Args:
-            end: Where the element ends.
-        """
-        window = self._window
-        text = window.text
-        for _ in range(_SIBLINGS):
-            behind = _SPACE.match(text, end).end()  # type: ignore[union-attr]
-            if text[behind : behind + 1] == "]":
-                ends = _SPACE.match(text, behind + 1).end() == len(text)  # type: ignore[union-attr]
-                if ends or self._around != "[":
-                    return (_List.ROWS if ends and window.complete else _List.UNCLEAR), end
-                return _List.NESTED, behind
-            following = _GAP.match(text, behind).end()  # type: ignore[union-attr]
-            if text[following : following + 1] != text[window.at]:
-                return _List.UNCLEAR, end
-            try:
-                end = DECODER.raw_decode(text, following)[1]
-            except (ValueError, RecursionError, MemoryError):
-                return _List.UNCLEAR, end
-        return _List.UNCLEAR, end

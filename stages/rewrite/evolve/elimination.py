@@ -1,9 +1,14 @@
-"""WizardLM's signs that an evolution failed.
+"""WizardLM's signs that an evolution failed (Xu et al. 2023, arXiv:2304.12244).
 
-Xu et al. 2023, arXiv:2304.12244. An evolution failed if nothing was gained (the model
-compares the two instructions), if the answer is a short refusal or holds stop words only,
-or if words of the prompt leaked into the instruction. The old instruction then goes into the
-next round.
+As in the paper, an evolution failed if (1) nothing was gained, for which the model compares the
+two instructions: the same constraints and requirements, the same depth and breadth of inquiry;
+(2) the answer says sorry in fewer than 80 words; (3) the answer holds punctuation and stop words
+only; (4) words of the rewriting prompt leaked into the instruction. The old instruction then goes
+into the next round. (The authors' released code has none of the four.)
+
+Ours: the wording; an instruction that came back as it was is dropped without a question; scikit-
+learn's English stop words; and which words count as leaked ("given prompt", "rewritten
+instruction" and their like, where the old instruction does not hold them).
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ def drop_without_gain(write: GenerateField, drafts: Sequence[Draft], max_tokens:
         before, after = draft["evolved_from"], draft["instruction"]
         return user(PROMPTS.render("equal", given=before, evolved=after))
 
+    filter_drafts(drafts, lambda d: ("no_gain", {"unchanged": True}) if _unchanged(d) else None)
     decoding = Decoding(max_tokens=max_tokens, choice=("equal", "different"))
     write(drafts, "gain", request, decoding=decoding)
     filter_drafts(drafts, lambda d: ("no_gain", {}) if d["gain"] == "equal" else None)
@@ -61,6 +67,12 @@ def drop_without_gain(write: GenerateField, drafts: Sequence[Draft], max_tokens:
 def drop_refusals(drafts: Sequence[Draft]) -> None:
     """Drop as `refusal` or `no_content` drafts whose answer says nothing."""
     filter_drafts(drafts, lambda d: refused(d["response"]))
+
+
+def _unchanged(draft: Draft) -> bool:
+    """Whether an instruction came back as it was, but for case and white space."""
+    before, after = (draft[name].casefold().split() for name in ("evolved_from", "instruction"))
+    return bool(before == after)
 
 
 def leaked(after: str, before: str) -> Rejection | None:

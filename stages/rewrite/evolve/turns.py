@@ -1,6 +1,10 @@
 """Conversations that grow by a user's turn and its answer each round.
 
-After the evolution of conversations in M2Lingual (Maheshwary et al. 2024, arXiv:2406.16783).
+After the second step of M2Lingual (Maheshwary et al. 2024, arXiv:2406.16783).
+- As in the paper: the user's next turn is written after a drawn kind of dialogue move, and the
+  conversation grows by it and its answer.
+- Ours: six kinds of moves in the place of its 21, the wording, and WizardLM's signs of failed
+  answers. The paper's first step, a taxonomy of evolutions for each language and task, is not here.
 """
 
 from __future__ import annotations

@@ -21,12 +21,17 @@ class Exchange:
         conversation: The turns before the answer, as text.
         response: The answer.
         prompt: An id that answers to the same prompt share.
+        request: The last turn of the user before the answer.
+        instruction: The same where nothing but a system prompt stands before it; else the turns
+            before the answer, without the system prompt, as text.
     """
 
     row: int
     conversation: str
     response: str
     prompt: str
+    request: str
+    instruction: str
 
 
 def exchanges(
@@ -44,6 +49,8 @@ def exchanges(
     >>> (one,) = exchanges(pl.DataFrame({"messages": [messages]}))
     >>> one.row, one.conversation, one.response
     (0, 'User:\\nWhy?\\n\\n', 'Because.')
+    >>> one.request == one.instruction == "Why?"
+    True
     """
     result = []
     tools = rows["tools"].to_list() if "tools" in rows.columns else [None] * len(rows)
@@ -53,11 +60,23 @@ def exchanges(
         for i in answers if all_answers else answers[-1:]:
             defined = [("tools", tools[row])] if view == "all" and tools[row] else []
             shown = [*defined, *turns[:i]]
-            before = "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in shown)
-            result.append(
-                Exchange(row, before, turns[i][1], prompt_id(messages[: i + 1], tools[row]))
-            )
+            prompt = prompt_id(messages[: i + 1], tools[row])
+            asked = _request(turns[:i]), _instruction(shown)
+            result.append(Exchange(row, _as_text(shown), turns[i][1], prompt, *asked))
     return result
+
+
+def _as_text(turns: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"{role.capitalize()}:\n{text}\n\n" for role, text in turns)
+
+
+def _request(turns: Sequence[tuple[str, str]]) -> str:
+    return next((text for role, text in reversed(turns) if role == "user"), "")
+
+
+def _instruction(shown: Sequence[tuple[str, str]]) -> str:
+    turns = [(role, text) for role, text in shown if role != "system"]
+    return turns[0][1] if [role for role, _ in turns] == ["user"] else _as_text(turns).strip()
 
 
 def pairs_of_a_prompt(

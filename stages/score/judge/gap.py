@@ -1,7 +1,10 @@
 """The rating of an answer less that of another model's answer to the same prompt.
 
-CodecLM's contrastive filter (Wang et al. 2024, arXiv:2404.05875): it keeps the prompts
-where a strong model's answer is rated well above the target model's.
+After CodecLM's Contrastive Filtering (Wang et al. 2024, arXiv:2404.05875), for answers that
+exist. As in the paper: a strong model's answer and the target model's are graded, and the
+difference says what the target has to learn. Ours: each answer is graded by itself, on the
+scales of `rating`; in the paper the judge sees both and grades from 1 to 10, as it does in the
+whole method (`rewrite.evolve` with `target`).
 """
 
 from __future__ import annotations

@@ -1,16 +1,21 @@
-"""Questions that are answered with one label, and what the labels' probabilities are worth."""
+"""Questions that are answered with one label, or with reasons and a grade.
+
+Of a label the probabilities count; a grade among reasons is read from the text.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import polars as pl
 
-from pipeline.models.ask import Rejection
+from pipeline.models.ask import Rejection, ask
 from pipeline.models.base import Decoding, Engine, Request
+from pipeline.models.structured_output import Unreadable
 from schemas.turns import View
+from stages._llm.drafts import Prompt
 from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, ask_labels
 from stages._llm.rows import to_json
 from stages.score.judge.exchanges import Exchange
@@ -26,18 +31,18 @@ Judgement = float | str
 
 
 def label_requests(
-    prompts: Sequence[str], labels: Sequence[str], seed: int, max_tokens: int = MAX_TOKENS
+    prompts: Sequence[Prompt], labels: Sequence[str], seed: int, max_tokens: int = MAX_TOKENS
 ) -> list[Request]:
     """Requests whose completions are one of the labels.
 
     Args:
-        prompts: One user turn each.
+        prompts: Turns, or a text to continue.
         labels: What may be answered.
         seed: Enters the requests' keys.
         max_tokens: Tokens of an answer, reasoning included.
     """
     decoding = Decoding(max_tokens=max_tokens, choice=tuple(labels), logprobs=TOP_LOGPROBS)
-    return [Request((("user", prompt),), decoding, seed) for prompt in prompts]
+    return [Request(prompt, decoding, seed) for prompt in prompts]
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Judge:
         engine: The language model.
         seed: Enters the requests' keys.
         view: What of a turn it sees.
-        max_tokens: Tokens of an answer, reasoning included.
+        max_tokens: Tokens of an answer, reasoning included; None for what the method needs.
         min_mass: The least probability of all labels together.
         samples: Answers that are sampled where the engine gives no probabilities.
         written: The rows of the exchanges whose judgement is the label that was written,
@@ -60,24 +65,65 @@ class Judge:
     engine: Engine
     seed: int
     view: View = "calls"
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     min_mass: float = MIN_MASS
     samples: int = 1
     written: set[int] = field(default_factory=set)
     rejected: dict[int, Rejection] = field(default_factory=dict)
     failed: set[int] = field(default_factory=set)
 
+    @property
+    def label_tokens(self) -> int:
+        """Limit in tokens of an answer that is one label."""
+        return self.max_tokens or MAX_TOKENS
+
+    def written_values(
+        self,
+        judged: Sequence[Exchange],
+        prompts: Sequence[Prompt],
+        parse: Callable[[str], float | None],
+        max_tokens: int,
+    ) -> list[Judgement]:
+        """For each prompt the grade in the text of the answer, or the error.
+
+        Args:
+            judged: The exchanges.
+            prompts: The turns of the question about each of them.
+            parse: From an answer to its grade; None where there is none, however often it is
+                sampled anew.
+            max_tokens: Tokens of an answer, where nothing else is said.
+        """
+
+        def grade(text: str) -> float:
+            value = parse(text)
+            if value is None:
+                raise Unreadable("the answer must hold a grade where it was asked for")
+            return value
+
+        decoding = Decoding(self.max_tokens or max_tokens)
+        requests = [Request(prompt, decoding, self.seed) for prompt in prompts]
+        answers = ask(self.engine, requests, parse=grade, repair=False)
+        return [
+            float(answer.value)
+            if answer.readable
+            else self.note(exchange.row, answer.error, answer.rejection)
+            for exchange, answer in zip(judged, answers, strict=True)
+        ]
+
     def expected_values(
-        self, judged: Sequence[Exchange], prompts: Sequence[str], labels: Mapping[str, float]
+        self,
+        judged: Sequence[Exchange],
+        prompts: Sequence[Prompt],
+        labels: Mapping[str, float],
     ) -> list[Judgement]:
         """For each prompt the expectation over the labels' probabilities, or the error.
 
         Args:
             judged: The exchanges.
-            prompts: One user turn for each of them.
+            prompts: The question about each of them: turns, or a text to continue.
             labels: The value of each label.
         """
-        requests = label_requests(prompts, tuple(labels), self.seed, self.max_tokens)
+        requests = label_requests(prompts, tuple(labels), self.seed, self.label_tokens)
         answers = ask_labels(
             self.engine, requests, labels, min_mass=self.min_mass, samples=self.samples
         )

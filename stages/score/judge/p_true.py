@@ -1,8 +1,13 @@
 """P(True): the probability of "True" against "False" for "is the answer correct?".
 
-Kadavath et al. 2022, arXiv:2207.05221. Inverse-Instruct (arXiv:2407.05700) asks in the same
-manner with yes and no. In the paper's better variant the model first sees several of its
-own answers; here it sees the judged one alone.
+Kadavath et al. 2022, arXiv:2207.05221.
+- As in the paper: the model sees the question and a proposed answer, and the probability of "True"
+  is the score.
+- Ours: the wording, the words themselves as labels (the paper has lettered choices), and
+  probabilities that are normalized over the two. In the paper's better variant the model first
+  sees several of its own answers; here it sees the judged one alone.
+
+Inverse-Instruct (arXiv:2407.05700) asks in the same manner with yes and no.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.types import option_group
+from stages._llm.drafts import user
 from stages._llm.prompts import Prompts
 from stages.score.judge.exchanges import exchanges
 from stages.score.judge.labels import Judge, sums_by_row
@@ -40,7 +46,7 @@ def rate_p_true(judge: Judge, rows: pl.DataFrame) -> pl.DataFrame:
     """
     judged = exchanges(rows, judge.view)
     prompts = [
-        PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response)
+        user(PROMPTS.render("true", conversation=exchange.conversation, response=exchange.response))
         for exchange in judged
     ]
     judgements = {"judge_p_true": judge.expected_values(judged, prompts, TRUTH)}

@@ -1,7 +1,11 @@
 """Answers to the same prompt against each other, each pair in both orders.
 
-Judging in both orders is the remedy of Zheng et al. 2023 (arXiv:2306.05685) for a judge
-that favours a position. A vote is the label that the judge answers, A, B or tie.
+Zheng et al. 2023, arXiv:2306.05685.
+- As in the paper: both orders are judged, against a judge that favours a position; a vote is the
+  label that the judge answers, A, B or tie.
+- Ours: no reasons before the verdict, the wording, and the mean of both orders: votes that
+  contradict each other are half a win for either, the paper's tie. The score of an answer is its
+  mean over the pairs of its prompt.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import polars as pl
 
 from pipeline.models.ask import ask
 from pipeline.types import Count, option_group
+from stages._llm.drafts import Prompt, user
 from stages._llm.prompts import Prompts
 from stages.score.judge.bias import Bias
 from stages.score.judge.exchanges import Exchange, exchanges, pairs_of_a_prompt
@@ -80,7 +85,7 @@ def _votes(judge: Judge, pairs: Sequence[tuple[Exchange, Exchange]]) -> list[Jud
     """The share of the answer in first place, of each pair in both orders, one after the other."""
     orders = [order for one, two in pairs for order in ((one, two), (two, one))]
     prompts = [_ballot(first, second) for first, second in orders]
-    requests = label_requests(prompts, tuple(SHARE_OF_FIRST), judge.seed, judge.max_tokens)
+    requests = label_requests(prompts, tuple(SHARE_OF_FIRST), judge.seed, judge.label_tokens)
     votes: list[Judgement] = []
     for order, answer in zip(orders, ask(judge.engine, requests), strict=True):
         if answer.readable:
@@ -91,10 +96,11 @@ def _votes(judge: Judge, pairs: Sequence[tuple[Exchange, Exchange]]) -> list[Jud
     return votes
 
 
-def _ballot(first: Exchange, second: Exchange) -> str:
-    return PROMPTS.render(
+def _ballot(first: Exchange, second: Exchange) -> Prompt:
+    text = PROMPTS.render(
         "pair",
         conversation=first.conversation,
         first=first.response,
         second=second.response,
     )
+    return user(text)

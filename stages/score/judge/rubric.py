@@ -1,4 +1,7 @@
-"""The part of your own criteria that an answer meets, each graded by itself with yes or no."""
+"""The part of your own criteria that an answer meets, each graded by itself with yes or no.
+
+Ours, after no one paper: checklists of this kind are common in judges of instruction following.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import polars as pl
 
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
+from stages._llm.drafts import user
 from stages._llm.label_scores import YES
 from stages._llm.prompts import Prompts
 from stages.score.judge.exchanges import exchanges
@@ -44,11 +48,13 @@ def rate_by_rubric(judge: Judge, rows: pl.DataFrame, method: Rubric) -> pl.DataF
     judgements = {}
     for criterion in method.criteria:
         prompts = [
-            PROMPTS.render(
-                "criterion",
-                conversation=exchange.conversation,
-                response=exchange.response,
-                criterion=criterion,
+            user(
+                PROMPTS.render(
+                    "criterion",
+                    conversation=exchange.conversation,
+                    response=exchange.response,
+                    criterion=criterion,
+                )
             )
             for exchange in judged
         ]

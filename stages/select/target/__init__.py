@@ -9,7 +9,9 @@
 - `gaps`: AITP (Liang et al. 2025, arXiv:2501.09368): rows where `held`, the data that one
   has, is thin. Without a target, rows rank by -log f_held: the paper's difference set
   (f_held below a threshold), with the threshold set by the budget. With a target, by
-  log f_target - log f_held: where the target is dense and `held` is not.
+  log f_target - log f_held: where the target is dense and `held` is not. The rows may be
+  documents, as in the paper, where they are texts of the pre-training corpus: those that are
+  kept are then rewritten by `generate.from_documents`.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.errors import UserError
-from pipeline.stage import Columns, Edges, Records, stage
+from pipeline.errors import OptionError, UserError
+from pipeline.stage import Columns, Documents, Edges, Records, stage
 from stages._common.edges import require_input
 from stages._common.verdicts import evidence_of
 from stages._selection.amounts import Amount, Budget, amount_of
@@ -83,6 +85,10 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     _check_inputs(options.method, edges, options.keep_chosen)
+    columns = edges["rows"][0]
+    if isinstance(options.method, Distribution) and "text" in columns and "messages" not in columns:
+        what = "distribution must have conversations on 'rows', got documents"
+        raise OptionError("method", what, hint="nearest or gaps, behind embed.text")
     return _added(options.method)
 
 
@@ -114,7 +120,7 @@ def _added(method: Method) -> Columns:
 )
 def target(
     ctx: Context,
-    rows: Records,
+    rows: Records | Documents,
     target: Records | None = None,
     held: Records | None = None,
     *,
@@ -133,7 +139,7 @@ def target(
     zero vector's, which is similar to nothing), `too_short`.
 
     Args:
-        rows: The rows to choose from.
+        rows: The rows to choose from; for `nearest` and `gaps` they may be documents.
         target: The rows to be like; required for `nearest` and `distribution`.
         held: For `gaps`, the data that one has; for all methods with `keep_chosen`, rows that
             were chosen before.

@@ -69,6 +69,18 @@ def test_answers_come_once_and_are_kept(vllm: LanguageModel, ctx: Context) -> No
 
 
 @pytest.mark.proof
+def test_a_users_turn_is_written_and_ends_where_the_template_ends_it(
+    vllm: LanguageModel, ctx: Context
+) -> None:
+    options = Decoding(max_tokens=128, temperature=0.7)
+    opened = [Request((), options, sample=n, role="user") for n in range(32)]
+    answers = ctx.open(vllm).generate(opened)
+    ended = {a.text for a in answers if a.finish_reason == "stop"}
+    assert len(ended) > 8
+    assert all(text.strip() and "<|" not in text and "assistant" not in text for text in ended)
+
+
+@pytest.mark.proof
 def test_decoding_means_what_it_says(vllm: LanguageModel, ctx: Context) -> None:
     engine = ctx.open(vllm)
     schema = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}})

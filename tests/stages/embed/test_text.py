@@ -141,3 +141,15 @@ def test_a_vector_that_is_not_finite_fails_its_row(
     assert result["vector"].is_null().to_list() == [True, False]
     assert result["vector"][1].to_list() == pytest.approx([0.6, 0.8])
     assert result["error"].is_null().to_list() == [False, True]
+
+
+def test_a_document_is_embedded_as_its_text(ctx: Context, potion: Embedder) -> None:
+    """It has the vector of a conversation that says no more."""
+    texts = ["Whales sing.", "", None, "Rust moves values."]
+    documents = pl.DataFrame({"id": list("abcd"), "text": texts, "title": ["Trees"] * 4})
+    vectors = text(ctx, documents, embedder=potion)["vector"].to_list()
+    said = frame([record("", t or "") for t in texts])
+    alone = text(ctx, said, embedder=potion, template="{{ response }}")["vector"].to_list()
+    expected = dict(zip(said["id"], alone, strict=True))
+    ids = [record("", t or "")["id"] for t in texts]
+    assert vectors == [expected[id_] for id_ in ids]

@@ -27,7 +27,7 @@ from stages.generate.backtranslate.curation import (
 )
 from stages.generate.backtranslate.humback import Humback
 from stages.generate.backtranslate.induction import Induction
-from stages.generate.backtranslate.inverse import Inverse
+from stages.generate.backtranslate.inverse import Inverse, code_of, is_idle
 from stages.generate.backtranslate.longform import LongForm
 from stages.generate.from_documents.passages import cut, paragraphs
 from tests.conftest import ROOT
@@ -227,9 +227,39 @@ def test_code_gets_the_candidate_that_it_answers_best(ctx: Context) -> None:
     }
     best = kept(rows)
     assert best["messages"][0][0]["content"] == "Write a function, task 3."
-    assert best["messages"][0][1]["content"] == "```\ndef f(x):\n    return x + 1\n```"
+    assert best["messages"][0][1]["content"] == "```python\ndef f(x):\n    return x + 1\n```"
     assert best["curation_score"].to_list() == [1.0]
     assert {request.sample for request in context.engine.calls[0]} == {0, 1, 2, 3, 4}
+
+
+def test_the_first_block_counts_and_python_without_a_fence() -> None:
+    assert code_of(CODE + "\n```\nassert f(1) == 2\n```") == code_of(CODE)
+    assert code_of("  ~~~js\n  let x = 1\n  ~~~") == "```js\nlet x = 1\n```"
+    plain = "import os\n\nprint(os.name)"
+    assert code_of(plain) == f"```python\n{plain}\n```"
+    for prose in ("One", "x = -1", "Neo: 'We got away.'", "def f(x) do\n  x", "", "a\x00b"):
+        assert code_of(prose) is None, prose
+
+
+@pytest.mark.parametrize("line", ["print 1", "from a import b", "# x", "// x", "", "  import a"])
+def test_idle_code_is_any_of_lines_that_do_nothing(line: str) -> None:
+    assert is_idle(f"```\n{line}\nprint(2)\n```")
+    assert not is_idle(f"```\n{line}\nprinted = 2\n```")
+
+
+def test_the_numbers_of_inverse_instruct_are_the_authors(ctx: Context) -> None:
+    """2,048 tokens at 0.8, however long, where the other methods have 256 and a cap."""
+    pool = conversations([("Add one.", CODE)])
+    context = scripted(ctx, lambda text: ("yes" if "Answer yes" in text else "Do. " * 900, "stop"))
+    rows = backtranslate(context, None, pool, model=MODEL, method=Inverse(num_candidates=2))
+    written = context.engine.calls[0][0].decoding
+    assert (written.max_tokens, written.temperature, written.top_p) == (2048, 0.8, 1.0)
+    assert len(kept(rows)["messages"][0][0]["content"]) > 3000
+    own = {"temperature": 0.1, "max_tokens": 9, "instruction_characters": (1, 50)}
+    rows = backtranslate(context, None, pool, model=MODEL, method=Inverse(), **own)
+    assert set(rows["drop_reason"]) == {"instruction_too_long"}
+    written = context.engine.calls[-1][0].decoding
+    assert (written.max_tokens, written.temperature, written.top_p) == (9, 0.1, 1.0)
 
 
 def test_pairs_of_a_group_get_the_instruction_that_was_inferred(ctx: Context) -> None:

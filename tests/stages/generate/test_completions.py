@@ -27,8 +27,8 @@ from pipeline.models.structured_output import (
 from schemas.refusals import REFUSAL
 from stages._llm.lists import listed_items
 from stages._llm.preambles import instruction_text, without_preamble
+from stages._llm.ratings import first_line_grade, rating
 from stages.generate._parsing.lists import field_tasks, numbered_items
-from stages.generate._parsing.ratings import rating
 from stages.generate._parsing.sections import (
     PAIR,
     answer_and_tests,
@@ -84,6 +84,7 @@ def labelled(text: str) -> list[Any] | None:
 PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "lists": ("items", listed_items),
     "ratings": ("score", rating),
+    "first_lines": ("score", first_line_grade),
     "yes_no": ("label", lambda text: read_or_none(choice_parser(["Yes", "No"]), text)),
     "preambles": ("rest", lambda text: instruction_text(text) or ""),
     "sections": ("pairs", lambda text: [[*p.values()] for p in sections(text, PAIR)] or None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -321,6 +322,18 @@ def test_questions_are_scored_before_they_are_answered(ctx: Context) -> None:
     assert len(run(scripted(ctx, model), [TREES], Aitp())) == 2
 
 
+def test_one_question_needs_no_list_and_may_go_without_a_score(ctx: Context) -> None:
+    def model(text: str) -> Answer:
+        assert "Judge this question" not in text
+        return ("What is a tree?" if "questions or tasks" in text else "A tall plant."), "stop"
+
+    rows = run(scripted(ctx, model), [TREES], Aitp(per_passage=1, min_quality=None))
+    assert turns(rows) == [["What is a tree?", "A tall plant."]]
+    assert kept(rows)["level"].to_list() == [None]
+    rows = run(scripted(ctx, model), [TREES], Aitp(per_passage=2, min_quality=None))
+    assert reasons(rows) == {"questions_unparsed": 1}
+
+
 # --- instruction pre-training
 
 
@@ -512,13 +525,37 @@ def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
         "Write a function f in Python.",
         "Here:\n```python\nf = abs\n```",
     ]
-    assert row["level"] in ("medium", "hard")
+    assert row["level"] in ("easy", "medium", "hard")
     assert row["task_type"] in selfcodealign.TASK_TYPES
     assert json.loads(row["extra"])["concepts"] == ["closures", "recursion"]
     assert "Concepts: closures, recursion" in last_turns(context)[1][0]
     assert [r.sample for r in context.engine.calls[2]] == [0, 1, 2]
     untested = scripted(ctx, lambda t: ("No tests.", "stop") if "[Tests]" in t else coder(t))
     assert reasons(run(untested, [CODE], SelfCodeAlign())) == {"answered_unparsed": 10}
+    lax = scripted(ctx, lambda t: (coder(t)[0].replace("assert f(-1) == 1", "f(-1)"), "stop"))
+    assert reasons(run(lax, [CODE], SelfCodeAlign())) == {"tests_assert_nothing": 10}
+    assert len(kept(run(lax, [CODE], SelfCodeAlign(language="Rust")))) == 1
+    rows = kept(run(scripted(ctx, coder), [CODE], SelfCodeAlign(write_tests=False)))
+    assert rows["tests"].to_list() == [None]
+
+
+def test_functions_are_drawn_twice_as_often_as_classes_and_programs(ctx: Context) -> None:
+    def coder(text: str) -> Answer:
+        if text.startswith("Code:"):
+            return "closures", "stop"
+        return ("A task.", "stop") if text.startswith("Write one") else ("No tests.", "stop")
+
+    codes = [f"{CODE}\nn = {n}" for n in range(300)]
+    method = SelfCodeAlign(num_samples=1, write_tests=False)
+    rows = run(scripted(ctx, coder), codes, method)
+    drawn = Counter(rows["task_type"])
+    weights = {name: weight / 4 for name, weight in selfcodealign.TASK_TYPES.items()}
+    assert set(drawn) == set(weights)
+    for name, weight in weights.items():
+        assert abs(drawn[name] - 300 * weight) < 4 * (300 * weight) ** 0.5, drawn
+    assert all(70 < n < 130 for n in Counter(rows["level"]).values())
+    every = run(scripted(ctx, coder), codes[:1], replace(method, per_passage=9))
+    assert len(set(zip(every["task_type"], every["level"], strict=True))) == 9
 
 
 def discriminating(text: str) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -55,7 +56,8 @@ def test_rows_fill_the_tasks_that_pass_the_filters(ctx: Context, tmp_path: Path)
     described, bare = (request.prompt[-1][1] for request in context.engine.calls[0])
     assert "Grade school mathematics." in described
     assert "Grade school mathematics." not in bare
-    assert "- question: " in bare
+    assert bare.split("Now this one.")[1].count("- question: ") == 2, "two rows are shown"
+    assert bare.count("Tasks:") == 2, "after two demonstrations"
     source = [json.loads(line) for line in pl.read_ndjson(GSM8K).write_ndjson().splitlines()]
     for messages, extra, start in (
         rows.filter(pl.col("drop_reason").is_null())
@@ -82,6 +84,52 @@ def test_labels_are_told_and_empty_answers_dropped(ctx: Context, tmp_path: Path)
     assert Counter(rows["drop_reason"]) == {None: 3, "empty_output": 1}
     first = rows.filter(pl.col("drop_reason").is_null())["messages"][0][0]["content"]
     assert first.startswith("Name the mood. The answer is one of: gloomy, happy.\n\ntext: ")
+
+
+def labelled(ctx: Context, folder: Path, labels: list[str], **options: Any) -> pl.DataFrame:
+    """The rows of one task whose output are these labels."""
+    lines = [f"row {n},{label}" for n, label in enumerate(labels)]
+    (folder / "labels.csv").write_text("\n".join(["text,label", *lines]))
+    tasks = [{"instruction": "Name it.", "input_fields": ["text"], "output_field": "label"}]
+    return from_metadata(
+        scripted(ctx, lambda _: (json.dumps(tasks), "stop")),
+        model=NO_MODEL,
+        cards=(card(folder, "labels", "labels.csv"),),
+        descriptions=("without",),
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "dropped"),
+    [
+        (["a"] * 7 + ["b"] * 3, None),
+        (["a"] * 8 + ["b"] * 2, {"label": "a", "share": 0.8}),
+        (["a"] * 5 + ["b"] * 3 + ["c"] * 2, None),
+        (["a"] * 6 + ["b"] * 3 + ["c"], {"label": "a", "share": 0.6}),
+        (["a"] * 4, {"label": "a", "share": 1.0}),
+        ([f"answer {n}" for n in range(4)], None),  # nothing occurs twice: no labels
+        (["a"] * 50 + [f"answer {n}" for n in range(10)], None),  # more than ten values
+    ],
+)
+def test_tasks_with_one_label_too_frequent_are_dropped(
+    labels: list[str], dropped: dict[str, Any] | None, ctx: Context, tmp_path: Path
+) -> None:
+    rows = labelled(ctx, tmp_path, labels)
+    if dropped is None:
+        assert set(rows["drop_reason"]) == {None}
+        assert len(rows) == len(labels)
+    else:
+        assert rows["drop_reason"].to_list() == ["unbalanced_labels"]
+        assert json.loads(rows["evidence"][0]) == dropped
+    assert len(labelled(ctx, tmp_path, labels, max_labels=0)) == len(labels)
+
+
+def test_long_labels_are_not_listed(ctx: Context, tmp_path: Path) -> None:
+    for label, listed in (("fifteen letters", True), ("sixteen  letters", False)):
+        rows = labelled(ctx, tmp_path, [label, "short"] * 2)
+        text = rows["messages"][0][0]["content"]
+        assert ("The answer is one of: " in text) is listed, label
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.models.structured_output import Unreadable
+from stages._llm.ratings import rating
 from stages.generate._parsing.lists import (
     Instance,
     Rules,
@@ -23,7 +24,6 @@ from stages.generate._parsing.lists import (
     output_first,
     without_mark,
 )
-from stages.generate._parsing.ratings import rating
 from stages.generate.self_instruct.instances import yes_or_no_word
 from tests.conftest import ROOT
 from tests.support.rows import json_lines

@@ -70,7 +70,7 @@ STATED: dict[str, dict[str, Any]] = {
     "aitp": {"decoding": Decoding(1024, 0.7), "per_passage": 2, "min_quality": 7},
     "self-supervised": {"uses_model": False, "per_passage": None},
     "selfcodealign": {"decoding": Decoding(1536, 0.7), "num_samples": 10},
-    "wavecoder": {"decoding": Decoding(800, 0.0), "num_shots": 1},
+    "wavecoder": {"decoding": Decoding(800, 1.0), "num_shots": 1},
     "oss-instruct": {"decoding": Decoding(2500, 0.0), "snippet_lines": (1, 15)},
 }
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -12,20 +14,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
 from stages.generate.respond import Answer, respond
 from stages.generate.respond.context import InContext, _split, nearest_passages
 from stages.generate.respond.continuation import Continue, first_part
 from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
-from stages.generate.respond.reason import Reason
-from tests.support.options import problems
+from stages.generate.respond.reason import PROMPTS as REASON_PROMPTS
+from stages.generate.respond.reason import Reason, selected_numbers
+from tests.support.options import options_of, problems
 from tests.support.rows import DATA, conversations, json_lines, plain
 from tests.support.scripted import scripted
 
 ONE = (LanguageModel(model="teacher"),)
 TWO = (*ONE, LanguageModel(model="other"))
+TEXTS = st.lists(st.sampled_from(["red", "green", "pears", "stones"]), max_size=5).map(" ".join)
 
 
 def echo(text: str) -> tuple[str, str]:
@@ -117,6 +122,84 @@ def test_reasoning_goes_from_guideline_to_outline_to_path(ctx: Context, rows: pl
     assert answers["journal"].list.len().to_list() == [3, 3]
 
 
+def test_each_of_25_answers_follows_another_guideline(ctx: Context, rows: pl.DataFrame) -> None:
+    answers = respond(
+        scripted(ctx, echo), rows[:1], models=ONE, method=Reason(), num_answers=26, max_tokens=2048
+    )
+    assert answers["manner"].n_unique() == 25
+    assert answers["manner"][0] == answers["manner"][25]
+
+
+def test_the_model_selects_guidelines_for_each_answer(ctx: Context, rows: pl.DataFrame) -> None:
+    samples = iter(range(4))
+
+    def selecting(text: str) -> tuple[str, str]:
+        if "Which of them fit" in text:
+            return ("Take 3 and 7.", "4. Work backwards.\n5. Say", "none of them", "99")[
+                next(samples)
+            ], "stop"
+        return echo(text)
+
+    context = scripted(ctx, selecting)
+    method = Reason(selection="model")
+    answers = respond(context, rows[:1], models=ONE, method=method, num_answers=4)
+    assert Counter(answers["drop_reason"])["selected_unparsed"] == 2
+    lines = REASON_PROMPTS.render("guidelines").splitlines()
+    assert answers["manner"].to_list()[:2] == [f"{lines[2]}\n{lines[6]}", f"{lines[3]}\n{lines[4]}"]
+    assert [len(asked) for asked in context.engine.calls] == [4, 2, 2, 2]
+    first = context.engine.calls[1][0].prompt[-1][1]
+    assert lines[2] in first
+    assert lines[6] in first
+    assert lines[3] not in first
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("2, 5", [2, 5]),
+        ("**2.** and so on\n\n**5.** too", [2, 5]),
+        ("- 2: fits\n- 5: fits", [2, 5]),
+        ("2, 2, 5, 7, 9", [2, 5, 7]),
+        ("I considered all 25 of them.\nNumbers: 2 and 5", [2, 5]),
+        ("0, 26", None),
+        ("1" * 30_000 + ".", None),
+        ("None fits.", None),
+        ("", None),
+    ],
+)
+def test_selected_numbers_are_read_or_not(text: str, numbers: list[int] | None) -> None:
+    assert selected_numbers(text, 25) == numbers
+
+
+@pytest.mark.parametrize(
+    ("truth", "values"), [("gold", [42, None]), ("extra.gold", ["42", None]), ("response", None)]
+)
+def test_the_right_answer_goes_with_each_answer(
+    truth: str, values: list[Any] | None, ctx: Context, rows: pl.DataFrame
+) -> None:
+    golds = rows.with_columns(
+        gold=pl.Series([42, None]), extra=pl.Series(['{"gold": "42"}', '{"gold": ""}'])
+    )
+    context = scripted(ctx, echo)
+    answers = respond(context, golds, models=ONE, method=Reason(), truth=truth, num_answers=2)
+    noted = [json.loads(extra).get("truth") for extra in answers["extra"]]
+    last = [messages[-1]["content"] for messages in golds["messages"]]
+    assert noted == [value for value in values or last for _ in range(2)]
+    assert all("\\boxed{}" in request.prompt[-1][1] for request in context.engine.calls[2])
+    respond(context, golds, models=ONE, method=Reason())
+    assert "\\boxed{}" not in context.engine.calls[-1][0].prompt[-1][1]
+
+
+def test_a_truth_that_is_not_there_is_an_error(rows: pl.DataFrame) -> None:
+    adds = find("generate.respond").adds
+    assert callable(adds)
+    options = options_of(respond, method=Reason(), truth="gold")
+    with pytest.raises(OptionError, match="truth must name columns or parts of a row, got 'gold'"):
+        adds(options, {"rows": [dict(rows.schema)]})
+    options.truth = "extra.gold"
+    assert "manner" in adds(options, {"rows": [dict(rows.schema)]})
+
+
 def test_context_is_shown_and_left_out_of_the_row(ctx: Context) -> None:
     rows = conversations([("How do wasps nest?", "x")])
     texts = documents("Bees dance.", "Wasps chew wood to nest.", "Rust borrows.")
@@ -158,6 +241,30 @@ def test_nearest_passages_are_those_that_share_words() -> None:
     assert nearest_passages(["a"], [], 2) == [[]]
     assert nearest_passages(["a"], ["* * *", "..."], 2) == [[]], "signs are no words"
     assert nearest_passages([], passages, 2) == []
+
+
+@given(st.lists(TEXTS, max_size=6), st.lists(TEXTS, max_size=3))
+def test_passages_are_ranked_by_bm25_as_written_out(
+    passages: list[str], queries: list[str]
+) -> None:
+    """Against the sum over the words of a query, word by word; equal scores keep the order."""
+    words = [Counter(passage.split()) for passage in passages]
+    mean = sum(c.total() for c in words) / max(1, len(words))
+
+    def score(query: str, counts: Counter[str]) -> float:
+        total = 0.0
+        for word in sorted(set(query.split()) & counts.keys()):
+            having = sum(word in other for other in words)
+            idf = math.log(1 + (len(words) - having + 0.5) / (having + 0.5))
+            damping = 1.5 * (1 - 0.75 + 0.75 * counts.total() / mean)
+            total += idf * counts[word] * 2.5 / (counts[word] + damping)
+        return total
+
+    for query, nearest in zip(queries, nearest_passages(queries, passages, 3), strict=True):
+        scores = sorted((score(query, counts) for counts in words), reverse=True)
+        assert len(nearest) == sum(value > 0 for value in scores[:3])
+        for text, expected in zip(nearest, scores, strict=False):
+            assert score(query, Counter(text.split())) == pytest.approx(expected)
 
 
 def test_texts_are_cut_and_continued(ctx: Context) -> None:
@@ -224,6 +331,10 @@ def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
             "method.prefix_fraction must be below 1, got 2.0",
         ),
         (
+            {"method": "continue", "truth": "response"},
+            "truth must be left out with method: continue, got response",
+        ),
+        (
             {"method": {"name": "reason", "system": "Be brief."}},
             "method (reason) has no option 'system'",
         ),
@@ -236,6 +347,28 @@ def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
 def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
     models = {"models": ["model"]}
     assert problems("generate.respond", **models | options) == [message]
+
+
+def test_system_prompts_come_from_a_file(ctx: Context, rows: pl.DataFrame, tmp_path: Path) -> None:
+    """Orca's first one is no system prompt at all."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("Give reasons for {{ all }}.\n\n<empty>\nBe brief.\n", "utf-8")
+    context = scripted(ctx, echo)
+    files = (str(file),)
+    answers = respond(
+        context, rows, models=ONE, method=Explain(), system_prompt_files=files, num_answers=3
+    )
+    for _, of_prompt in answers.group_by("parents"):
+        assert set(of_prompt["manner"]) == {"Give reasons for {{ all }}.", "<empty>", "Be brief."}
+    for manner, messages in answers.select("manner", "messages").iter_rows():
+        systems = [m["content"] for m in messages if m["role"] == "system"]
+        assert systems == ([] if manner == "<empty>" else [manner])
+    options = {"models": ["model"], "system_prompt_files": ["README.md"]}
+    (problem,) = problems("generate.respond", **options)
+    assert "system_prompt_files must be left out with method: answer" in problem
+    chosen = {"name": "explain", "system_prompts": ["steps"]}
+    (problem,) = problems("generate.respond", method=chosen, **options)
+    assert "method.system_prompts must be left out" in problem
 
 
 def test_an_unknown_system_prompt_is_an_error() -> None:

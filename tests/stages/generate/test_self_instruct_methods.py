@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,6 +34,7 @@ from stages.generate.self_instruct.methods import (
     Unnatural,
 )
 from stages.generate.taxonomy.axes import TOPICS
+from stages.load.records import records
 from tests.conftest import ROOT
 from tests.support.options import problems
 from tests.support.rows import json_lines, seed_tasks
@@ -186,6 +188,22 @@ def test_unnatural_shows_five_triplets_in_turn_and_answers_greedily(
     assert rows["drop_reason"].to_list() == [None, *["duplicate"] * 9]
     assert json.loads(rows["evidence"][1]) == {"duplicate_of": rows["id"][0]}
     assert rows["nearest_rouge_l"].null_count() == 10, "novelty is not measured"
+
+
+def test_our_seeds_of_unnatural_carry_constraints_and_others_are_warned_of(
+    ctx: Context, seeds: pl.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = str(ROOT / "data/seeds/unnatural_seed_tasks.jsonl")
+    ours = records(ctx, path=(path,), source="unnatural-seeds", license="Apache-2.0")
+    assert ours.height == 15
+    options = {"max_requests": 5, "requests_per_round": 5}
+    _, engine = play(ctx, ours, lambda _: (FOURTH, "stop"), Unnatural(), **options)
+    prompts = " ".join(map(text_of, engine.calls[0]))
+    assert prompts.count("Constraints: ") == 15
+    assert not re.search(r"Constraints: None|Input: <noinput>", prompts)
+    assert not caplog.messages or "constraints" not in caplog.text
+    play(ctx, seeds, lambda _: (FOURTH, "stop"), Unnatural(), **options)
+    assert "none of the 175 seeds has constraints" in caplog.text
 
 
 def test_unnatural_requests_a_task_field_by_field(ctx: Context, seeds: pl.DataFrame) -> None:
@@ -527,7 +545,12 @@ def test_a_recipe_needs_no_more_than_the_name(method: Method) -> None:
 
 
 def test_answers_keep_their_method_s_defaults() -> None:
-    assert LaMini().instances == AlpaCare().instances == ZeroShotAnswered()
+    assert LaMini().instances == ZeroShotAnswered()
+    medical = AlpaCare()
+    assert isinstance(medical.instances, ZeroShotAnswered)
+    answers, tasks = medical.instances, medical
+    assert (tasks.max_tokens, tasks.temperature, tasks.presence_penalty) == (500, 1.0, 1.5)
+    assert (answers.max_tokens[0], answers.temperature, answers.presence_penalty) == (300, 1.0, 1.5)
     assert Unnatural().instances == SelfGuide().instances == Answered()
 
 
@@ -574,3 +597,56 @@ def test_answers_keep_their_method_s_defaults() -> None:
 )
 def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
     assert problems("generate.self_instruct", **{"num_rows": 9} | options) == [message]
+
+
+def test_self_guide_shows_all_of_a_few_demonstrations(ctx: Context) -> None:
+    inputs = iter([f"review number {i}" for i in range(40)])
+
+    def script(prompt: str) -> Answer:
+        return (f" {next(inputs)}" if prompt.endswith(". Input:") else " no"), "stop"
+
+    method = SelfGuide(num_shots=13, max_generated_shots=10, max_length_deviations=None)
+    options = {"max_requests": 12, "requests_per_round": 4}
+    rows, engine = play(ctx, EXAMPLES.head(3), script, method, **options)
+    assert len(kept(rows)) == 12
+    prompts = [text_of(request) for call in engine.calls[:3] for request in call]
+    shown = [prompt.count("###") - 1 for prompt in prompts]
+    assert shown == [3] * 4 + [7] * 4 + [11] * 4
+    assert all(
+        prompt.endswith(f"{n + 1}. Input:") for n, prompt in zip(shown, prompts, strict=True)
+    )
+
+
+def test_lengths_are_measured_against_what_was_written_or_the_demonstrations(ctx: Context) -> None:
+    """Of demonstrations of one length only that length is usual, as in the authors' code."""
+    inputs = iter(["review 17", "a review of more than nine letters"])
+
+    def script(prompt: str) -> Answer:
+        return (f" {next(inputs)}" if prompt.endswith("7. Input:") else " yes"), "stop"
+
+    limits = {"max_requests": 2, "requests_per_round": 2}
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(), **limits)
+    assert rows["drop_reason"].to_list() == [None, None]
+    inputs = iter(["review 8", "a review of more than nine letters"])
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(length_reference="seeds"), **limits)
+    assert rows["drop_reason"].to_list() == [None, "length_outlier"]
+    evidence = json.loads(rows["evidence"][1])
+    assert (evidence["least"], evidence["most"]) == (8, 8)
+
+
+def test_fields_are_written_one_by_one_for_weak_models(ctx: Context, seeds: pl.DataFrame) -> None:
+    def script(prompt: str) -> Answer:
+        last = prompt.rsplit("\n", 1)[1]
+        return {"6. Instruction:": " Name a river of gold.", "6. Input:": " in Asia"}[last], "stop"
+
+    method = SelfSpecialization(field_by_field=True)
+    rows, engine = play(ctx, seeds, script, method)
+    assert kept(rows) == [("Name a river of gold.\n\nin Asia",)]
+    assert all(request.decoding.stop == ("\n",) for call in engine.calls for request in call)
+    one = SelfGuide(field_by_field=True, instances=None)
+    rows, _ = play(ctx, EXAMPLES, lambda _: (" a review", "stop"), one)
+    assert kept(rows) == [("Say if it is good.\n\na review",)]
+    for name in ("self-guide", "self-specialization"):
+        raw = {"name": name, "field_by_field": True, "prompting": "chat"}
+        (message,) = problems("generate.self_instruct", num_rows=9, method=raw)
+        assert "field_by_field must be left out with prompting: chat" in message

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import Any, get_args
+from collections.abc import Callable
+from typing import Any, ClassVar, get_args
 
 import polars as pl
 import pytest
 
 from pipeline.context import Context
+from pipeline.errors import OptionError
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite.evolve import evolve
 from stages.rewrite.evolve.elimination import leaked, refused
+from stages.rewrite.evolve.operators import (
+    DATA_FORMATS,
+    Operator,
+    WizardCoder,
+    WizardLM,
+    WizardLMCode,
+)
 from stages.rewrite.evolve.operators import PROMPTS as OPERATOR_PROMPTS
-from stages.rewrite.evolve.operators import Operator, WizardCoder, WizardLM, WizardLMCode
 from stages.rewrite.evolve.rubric import Rubric
 from stages.rewrite.evolve.turns import TURN_KINDS, Turns
-from tests.support.options import problems
+from tests.support.options import options_of, problems
 from tests.support.rows import conversations, sample
-from tests.support.scripted import Answer, scripted
+from tests.support.scripted import Answer, Scripted, ScriptedContext, scripted
 
 NO_MODEL = LanguageModel(model="none")
 ONE = conversations([("Name a fruit.", "Apple.")])
@@ -88,6 +98,41 @@ def test_operators_are_drawn_alike(ctx: Context, group: type[WizardLM] | type[Wi
     assert all(abs(n - expected) < 4 * expected**0.5 for n in drawn.values()), drawn
 
 
+def test_complicated_input_has_a_data_format(ctx: Context) -> None:
+    """Each of them about as often; other operators name none."""
+    pool = sample("self_instruct.jsonl.gz")[:300]
+    method = WizardLM(operators=("complicate",), write_answers=False, eliminate=False)
+    context = scripted(ctx, writer)
+    evolve(context, pool, model=NO_MODEL, method=method, rounds=1)
+    prompts = [request.prompt[-1][1] for request in context.engine.calls[0]]
+    shown = Counter(form for form in DATA_FORMATS for text in prompts if f"on: {form}, " in text)
+    assert shown.total() == 300
+    assert min(shown[form] for form in DATA_FORMATS) > 25
+    own = WizardLM(operators=("complicate", "deepen"), data_formats=("a CSV table",))
+    context = scripted(ctx, writer)
+    evolve(context, pool[:40], model=NO_MODEL, method=own, rounds=1)
+    rewriting = [request.prompt[-1][1] for request in context.engine.calls[0]]
+    complicated = [text for text in rewriting if "to work on" in text]
+    assert 0 < len(complicated) < 40
+    assert all("a CSV table" in text for text in complicated)
+
+
+@pytest.mark.parametrize("method", [WizardLM(), WizardCoder(), Rubric()])
+def test_a_model_that_echoes_has_no_survivors(ctx: Context, method: Any) -> None:
+    """Whatever it says to the comparison, which it is not asked."""
+
+    def echo(text: str) -> Answer:
+        if "which criteria" in text:
+            return "1. Ask for two.", "stop"
+        return ("different" if "Compare two" in text else "  name A fruit.\n"), "stop"
+
+    context = scripted(ctx, echo)
+    rows = evolve(context, ONE, model=NO_MODEL, method=method, rounds=3)
+    assert set(rows["drop_reason"]) == {"no_gain"}
+    asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
+    assert not any("Compare two" in text for text in asked)
+
+
 def test_every_operator_is_a_prompt_file() -> None:
     folder = OPERATOR_PROMPTS.folder
     files = {str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.jinja")}
@@ -100,6 +145,93 @@ def test_rubrics_name_the_change_that_is_applied(ctx: Context) -> None:
     applied = context.engine.calls[1][0].prompt[-1][1]
     assert "Ask for two." in applied or "Ask for a rare one." in applied
     assert rows["messages"][0][0]["content"] == "Something else entirely."
+
+
+ENCODED = conversations([("Write a letter.", "Dear"), ("Say hello.", "Hello")]).with_columns(
+    attributes=pl.Series([["letters", "tact", "grammar"], None], dtype=pl.List(pl.String))
+)
+BY_METADATA = Rubric(metadata="attributes", eliminate=False)
+
+
+def encoded_writer(text: str) -> Answer:
+    """A strong model: four changes for a kind of instruction, each applied by naming it."""
+    if "Use case: letters" in text:
+        return "\n".join(f"{n}. Ask for {n}." for n in (1, 2, 3, 4)), "stop"
+    if "Change it in this way: " in text:
+        before = text.split("Here is an instruction:\n")[1].split("\n\n")[0]
+        change = text.split("Change it in this way: ")[1].split("\n")[0]
+        return f"{before} {change}", "stop"
+    return "A strong answer.", "stop"
+
+
+def test_rubrics_of_metadata_are_written_once_and_each_round_takes_another(ctx: Context) -> None:
+    context = scripted(ctx, encoded_writer)
+    rows = evolve(context, ENCODED, model=NO_MODEL, method=BY_METADATA, rounds=4)
+    done = rows.filter(pl.col("drop_reason").is_null()).sort("round")
+    assert rows["drop_reason"].drop_nulls().to_list() == ["no_metadata"]
+    assert "tact; grammar" in context.engine.calls[0][0].prompt[-1][1]
+    assert [len(call) for call in context.engine.calls] == [1] * 9
+    actions = [json.loads(extra)["action"] for extra in done["extra"]]
+    assert sorted(actions) == [f"Ask for {n}." for n in (1, 2, 3, 4)]
+    assert done["messages"][3][0]["content"] == " ".join(["Write a letter.", *actions])
+
+
+class Contrasted(ScriptedContext):
+    """A context with a strong model, a target and a judge, each with a script of its own."""
+
+    scripts: ClassVar[dict[str, Callable[[str], Answer]]] = {}
+
+    def open(self, model: LanguageModel) -> Scripted:  # type: ignore[override]
+        return Scripted(self.scripts[str(model.model)])
+
+
+def contrasted(ctx: Context, good: Callable[[str], str]) -> pl.DataFrame:
+    """Four rounds before a target; `good` says of an instruction whose answer is good."""
+
+    def judge(text: str) -> Answer:
+        instruction = text.split("\n\n")[1]
+        first = text.split("An answer:\n")[1].split("\n")[0]
+        return ("9" if good(instruction) in (first, "both") else "4"), "stop"
+
+    Contrasted.scripts = {
+        "strong": encoded_writer,
+        "target": lambda _: ("A weak answer.", "stop"),
+        "judge": judge,
+    }
+    models = {name: LanguageModel(model=name) for name in ("target", "judge")}
+    return evolve(
+        Contrasted(ctx.files, ctx.work, ctx.store),
+        ENCODED.head(1),
+        model=LanguageModel(model="strong"),
+        **models,
+        method=BY_METADATA,
+        rounds=4,
+    )
+
+
+def test_rounds_end_where_the_target_answers_worse(ctx: Context) -> None:
+    def good(instruction: str) -> str:
+        return "A strong answer." if instruction.count("Ask for") > 1 else "both"
+
+    rows = contrasted(ctx, good)
+    assert rows["drop_reason"].to_list() == ["no_gap", None]
+    assert rows["quality_gap"].to_list() == [0.0, 5.0]
+    assert json.loads(rows["evidence"][0]) == {"strong": 9.0, "target": 9.0}
+    first, second = (messages[0]["content"] for messages in rows["messages"])
+    assert second.startswith(first), "what shows no gap goes on as it is"
+    assert rows["messages"][1][-1]["content"] == "A strong answer."
+
+
+def test_what_the_target_answers_better_is_kept_with_its_answer(ctx: Context) -> None:
+    rows = contrasted(ctx, lambda _: "A weak answer.")
+    assert rows["quality_gap"].to_list() == [-5.0]
+    assert rows["messages"][0][-1]["content"] == "A weak answer."
+    assert json.loads(rows["extra"][0])["answered_by"] == "target"
+
+
+def test_instructions_without_a_gap_are_never_kept(ctx: Context) -> None:
+    rows = contrasted(ctx, lambda _: "both")
+    assert rows["drop_reason"].to_list() == ["no_gap"] * 4
 
 
 def test_conversations_grow_by_a_turn_a_round(ctx: Context) -> None:
@@ -172,10 +304,29 @@ def test_a_live_model_gives_a_row_for_each_round(ctx: Context, tinylm: LanguageM
             {"method": {"name": "rubric", "write_answers": False}, "answerer": "model"},
             "answerer must be left out where nothing is answered",
         ),
+        ({"target": "model"}, "target must be left out with method: wizardlm as it is"),
+        (
+            {"method": {"name": "rubric", "write_answers": False}, "target": "model"},
+            "target must be left out with method: rubric as it is",
+        ),
+        ({"judge": "model"}, "judge must be left out without target, got none"),
+        (
+            {"method": {"name": "rubric", "min_gap": 2}},
+            "method.min_gap must be left out without target, got 2.0",
+        ),
     ],
 )
 def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
     assert problems("rewrite.evolve", **options) == [message]
+
+
+def test_metadata_must_be_lists_of_texts() -> None:
+    options = options_of(evolve, method=Rubric(metadata="length"))
+    adds = find("rewrite.evolve").adds
+    assert callable(adds)
+    with pytest.raises(OptionError, match="must name a column of lists of texts, got 'length'"):
+        adds(options, {"rows": [{"length": pl.Int64()}]})
+    assert "quality_gap" not in adds(options, {"rows": [{"length": pl.List(pl.String())}]})
 
 
 @pytest.mark.parametrize(("method", "name"), [("wizardlm", "deeper"), ("turns", "deepen")])

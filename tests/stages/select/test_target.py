@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
+from pipeline.recipe.discovery import find
+from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS
 from stages._selection.budget import Unit
 from stages.select.target import Distribution, Gaps, Nearest, target
 from stages.select.target.dsir import BUCKETS, bags, log_weights
@@ -61,7 +63,7 @@ def cosines(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[n
         return np.round((a @ b.T) / norms, 12)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(matrices(25, 3), matrices(12, 3))
 def test_nearest_is_that_of_a_loop(rows: NDArray[np.float32], others: NDArray[np.float32]) -> None:
     import torch
@@ -104,7 +106,7 @@ def by_hand(
             return chosen
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(matrices(30, 3), matrices(5, 3), st.integers(0, 60), st.booleans(), st.randoms())
 def test_turns_are_those_of_a_loop(
     rows: NDArray[np.float32],
@@ -310,6 +312,17 @@ def test_gaps_are_where_held_is_thin() -> None:
     none = target(CTX, data, aims, held.head(0), method=Gaps(), budget=50)
     assert none["held_density"].null_count() == 300
     assert (label[none["drop_reason"].is_null().to_numpy()] > 0).all()
+
+
+def test_documents_are_chosen_as_rows_are_but_not_by_words() -> None:
+    declared, columns = find("select.target"), {"vector": pl.List(pl.Float32)}
+    documents = {**DOCUMENT_COLUMNS, **columns}
+    options = bound("select.target", method="gaps", budget=1)
+    edges = {"rows": [documents], "held": [{**RECORD_COLUMNS, **columns}]}
+    assert "held_density" in declared.adds(options, edges)
+    options = bound("select.target", method="distribution", budget=1)
+    with pytest.raises(OptionError, match="must have conversations on 'rows', got documents"):
+        declared.adds(options, {"rows": [documents], "target": edges["held"]})
 
 
 def test_equal_rows_and_single_rows() -> None:

@@ -13,8 +13,8 @@ from polars.testing import assert_series_equal
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS
+from stages._text.final_answer import final_answer, holds_answer
 from stages.score.heuristics import heuristics
-from stages.tag._final_answer import final_answer, holds_answer
 from stages.tag.reasoning import reasoning
 from stages.tag.tokens import tokens
 from tests.support.options import problems

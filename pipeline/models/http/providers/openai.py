@@ -59,6 +59,9 @@ def body(prepared: PreparedRequest, name: str, dialect: Dialect) -> dict[str, An
         result["max_tokens"] = decoding.max_tokens
         result["prompt"] = list(prepared.tokens) or prepared.prompt
         result |= {"logprobs": logprobs} if logprobs else {}
+        if prepared.stop_tokens and "stop" not in dialect.omitted:
+            # Servers search their texts for stops, and leave control tokens out of these.
+            result["stop_token_ids"] = list(prepared.stop_tokens)
     else:
         result[dialect.max_tokens_field] = decoding.max_tokens
         result["messages"] = [{"role": r, "content": text} for r, text in prepared.prompt]

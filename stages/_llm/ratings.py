@@ -1,13 +1,17 @@
-r"""Ratings in completions: from what a chat model writes to a number from 1 to 5.
+r"""Ratings in completions: from what a chat model writes to a number.
 
-The ratings are those of Instruction Backtranslation (Li et al. 2023, arXiv:2308.06259). What
-is on another scale, between two grades or none of the five is no rating.
+`rating`: the grade from 1 to 5 of Instruction Backtranslation (Li et al. 2023,
+arXiv:2308.06259), which ends the answer. `first_line_grade`: the number that AlpaGasus (Chen et
+al. 2023, arXiv:2307.08701) reads off the first line. What is on another scale, or stands
+between two grades, is no rating.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from stages._llm.preambles import without_preamble
 
 HIGHEST: Final = 5
 
@@ -30,6 +34,16 @@ _ANYWHERE: Final = re.compile(rf"score[:：]\s*{_VALUE}", re.IGNORECASE | re.VER
 _AT_END: Final = re.compile(
     rf".*{_LABEL}(?:[:：]|[ \t]is)\s*{_VALUE}\s*\Z", re.IGNORECASE | re.VERBOSE | re.DOTALL
 )
+_FIRST: Final = re.compile(
+    rf"""
+    \s*+ [\#>]*+ (?:-[ \t])?+ [ \t]*+
+    (?P<label> (?:[^\W\d]+[ \t]+){{0,3}} (?:{_LABEL}|accuracy|helpfulness)
+    (?:[ \t]*\([^)\n]*\))? (?:[ \t]*[:：=]|[ \t]+is\b) )? \s*+ {_VALUE}
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+_LISTED: Final = re.compile(r"[.。)][ \t]+\S")
+"""What follows the number of the first item of a list."""
 _ALONE: Final = re.compile(rf"\s*{_VALUE}\s*\Z", re.VERBOSE)
 _SCALE: Final = re.compile(r"(?:/|out[ \t]of)[ \t]*(\d+)[ \t]*", re.IGNORECASE)
 _UNIT: Final = re.compile(r"(?:stars?\b|points?\b|分|星)[ \t]*", re.IGNORECASE)
@@ -63,12 +77,39 @@ def rating(text: str, strict: bool = True) -> int | None:
     return ending or (written[-1] if written else None)
 
 
+def first_line_grade(text: str, highest: int = HIGHEST) -> float | None:
+    """The grade from 0 to `highest` on the first line of a completion; None without one.
+
+    Args:
+        text: A completion; what announces the grade ("Sure, here is my rating:") is cut.
+        highest: The highest grade.
+
+    Example:
+        >>> first_line_grade("4.5\\n\\nIt is right."), first_line_grade("**Score: 3.5/5**")
+        (4.5, 3.5)
+        >>> first_line_grade("The answer is right.\\n5"), first_line_grade("9/10")
+        (None, None)
+    """
+    first = _FIRST.match(_MARKUP.sub("", _TAG.sub(r"\1: ", without_preamble(text))))
+    if first is None or _ECHO.match(first["rest"]):
+        return None
+    if not first["label"] and _LISTED.match(first["rest"]):
+        return None
+    scale, rest = _after_unit(first["rest"])
+    number = float(first["value"].replace(",", "."))
+    if first["value"][0] == "-" or re.match(r"\d+,\d{3}", first["value"]):
+        return None
+    if (scale is not None and scale != highest) or not _END.match(rest):
+        return None
+    return number if number <= highest else None
+
+
 def _anywhere(match: re.Match[str]) -> tuple[int | None, bool]:
     """As `_standing`, whatever prose follows."""
     rest = match["rest"]
     if _ECHO.match(rest) or rest.startswith("%"):
         return None, False
-    return _grade(match["value"], _SCALE.match(rest)), True
+    return _grade(match["value"], _after_unit(rest)[0]), True
 
 
 def _standing(match: re.Match[str]) -> tuple[int | None, bool]:
@@ -76,16 +117,21 @@ def _standing(match: re.Match[str]) -> tuple[int | None, bool]:
     rest = match["rest"]
     if _ECHO.match(rest):
         return None, not rest.rstrip().endswith(str(HIGHEST))
-    scale = _SCALE.match(rest)
-    rest = rest[scale.end() :] if scale else rest
-    unit = _UNIT.match(rest)
-    rest = rest[unit.end() :] if unit else rest
+    scale, rest = _after_unit(rest)
     grade = _grade(match["value"], scale)
     return (grade, True) if _END.match(rest) else (None, True)
 
 
-def _grade(value: str, scale: re.Match[str] | None) -> int | None:
+def _after_unit(rest: str) -> tuple[int | None, str]:
+    """The scale that follows a number ("/5", "out of 5"), and what follows scale and unit."""
+    scale = _SCALE.match(rest)
+    rest = rest[scale.end() :] if scale else rest
+    unit = _UNIT.match(rest)
+    return (int(scale[1]) if scale else None), (rest[unit.end() :] if unit else rest)
+
+
+def _grade(value: str, scale: int | None) -> int | None:
     number = float(value.replace(",", "."))
-    if scale is not None and int(scale[1]) != HIGHEST:
+    if scale is not None and scale != HIGHEST:
         return None
     return int(number) if number in range(1, HIGHEST + 1) else None

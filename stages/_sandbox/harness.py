@@ -1,0 +1,181 @@
+"""The process of one untrusted program: it loads the code, takes the steps, and sends events.
+
+Everything in this process is in the program's reach, so nothing that decides is here: expected
+values never enter it, and that it came to its end it proves by a number that it is sent last. What
+the harness itself needs it holds in local names, taken before the program's first line.
+
+A step is `("setup" | "case", source)`, run in the namespace of the program's module, which holds
+each built-in as it was under a second name. Events, one a line, as `ast.literal_eval` reads them:
+`("value", number, encoded)`, `("passed", step)`, `("raised", step, outcome, message)`,
+`("end", token)`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from types import ModuleType
+
+from stages._sandbox.values import are_equal, classes_of, encode
+
+TYPE_CHECKING = False  # as in `typing`, whose import costs a third of a start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Final
+
+    Send = Callable[[tuple[Any, ...]], None]
+
+MODULE: Final = "solution"
+"""The name under which tests may import the program."""
+
+PRISTINE: Final = "__pristine_{}__"
+"""The second name of a built-in, by which steps mean it as it was before the program."""
+
+LOADING: Final = -1
+"""The step of an exception from the program itself."""
+
+_MESSAGE: Final = 300
+
+
+def run_script(source: str) -> None:
+    """Run a program as `python program.py` would; exceptions and exits are the interpreter's.
+
+    Args:
+        source: Its text.
+    """
+    module = _module("__main__")
+    exec(compile(source, "program.py", "exec", dont_inherit=True), module.__dict__)
+
+
+def run_steps(run: Mapping[str, Any], send: Send, token: Callable[[], str]) -> None:
+    """Load a program as a module, then take the steps until one cannot go on.
+
+    Args:
+        run: `source`, `steps`, `value` (what steps read as `__value__`), and `imports`: modules
+            that are restored after loading.
+        send: Sends an event.
+        token: Reads the number that proves the end.
+    """
+    pid, getpid, stop = os.getpid(), os.getpid, os._exit
+    saved = _snapshot(["builtins", *run["imports"]])
+    pristine = {PRISTINE.format(name): value for name, value in vars(builtins).items()}
+    module = _module(MODULE)
+    steps = [(LOADING, "setup", run["source"]), *((n, *s) for n, s in enumerate(run["steps"]))]
+    for number, kind, source in steps:
+        event = _step(number, source, module.__dict__)
+        if getpid() != pid:  # a program forked, and its child went on into the steps
+            stop(1)
+        if number == LOADING:
+            _restore(saved)
+            module.__dict__.update(
+                pristine,
+                __value__=run["value"],
+                __record__=lambda number, item: send(("value", number, encode(item))),
+                __equal__=lambda left, right: are_equal(left, right, _is_of_program),
+                __unittest__=_run_unittest,
+                __parametrized__=_run_parametrized,
+            )
+        if event is not None:
+            send(event)
+            if kind == "setup":
+                break
+        elif kind == "case":
+            send(("passed", number))
+    send(("end", token()))
+
+
+def _module(name: str) -> ModuleType:
+    for inside in [key for key in sys.modules if key.partition(".")[0] == "stages"]:
+        del sys.modules[inside]
+    sys.modules[name] = module = ModuleType(name)
+    module.__dict__["__builtins__"] = builtins
+    return module
+
+
+def _step(number: int, source: str, namespace: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Run the source of a step; the event of what it raised, or None."""
+    try:
+        exec(compile(source, "program.py", "exec", dont_inherit=True), namespace)
+    except BaseException as error:  # also what a program derives to slip through
+        return ("raised", number, _outcome(error), _message(error))
+    return None
+
+
+def _outcome(error: BaseException) -> str:
+    kinds = classes_of(error)
+    if AssertionError in kinds:
+        return "fail"
+    return "memory" if MemoryError in kinds else "error"
+
+
+def _message(error: BaseException) -> str:
+    """The exception's type, text and line; its `__str__` is the program's and may do anything."""
+    try:
+        text = str.__str__(str(error))[:_MESSAGE]
+    except BaseException:
+        text = ""
+    line, frame = 0, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == "program.py":
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    place = f" (line {line})" if line else ""
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
+
+
+def _snapshot(names: Sequence[str]) -> list[tuple[str, ModuleType, dict[str, Any]]]:
+    """Modules with their contents, those that can be imported."""
+    for name in names:
+        try:
+            __import__(name)
+        except Exception:  # the step that needs it will say so
+            continue
+    return [(n, m, dict(vars(m))) for n in names if isinstance(m := sys.modules.get(n), ModuleType)]
+
+
+def _restore(saved: Sequence[tuple[str, ModuleType, dict[str, Any]]]) -> None:
+    """Undo what a program set in modules that the tests use."""
+    for name, module, contents in saved:
+        sys.modules[name] = module
+        ModuleType.__getattribute__(module, "__dict__").update(contents)
+
+
+def _is_of_program(cls: type) -> bool:
+    """Whether no module but the program's holds a class under its name."""
+    name = type.__dict__["__module__"].__get__(cls)
+    module = sys.modules.get(name) if name != MODULE else None
+    return getattr(module, cls.__name__, None) is not cls
+
+
+def _run_unittest(case: type, method: str) -> None:
+    """Run one method of a `unittest.TestCase`, with what its class sets up.
+
+    Raises:
+        AssertionError: It fails.
+        RuntimeError: It raises anything else, or is skipped.
+    """
+    import unittest
+
+    result = unittest.TestResult()
+    unittest.TestSuite([case(method)]).run(result)
+    for problems, kind in ((result.failures, AssertionError), (result.errors, RuntimeError)):
+        if problems:
+            raise kind(problems[0][1].strip().rpartition("\n")[2].partition(": ")[2])
+    if result.skipped or not result.testsRun or result.expectedFailures:
+        raise RuntimeError("the test was skipped")
+
+
+def _run_parametrized(test: Callable[..., Any]) -> None:
+    """Call a test with each set of arguments that `pytest.mark.parametrize` gives it."""
+    calls: list[dict[str, Any]] = [{}]
+    for mark in vars(test).get("pytestmark", []):
+        if mark.name == "parametrize":
+            names, values = mark.args[:2]
+            listed = names.replace(",", " ").split() if isinstance(names, str) else list(names)
+            sets = [getattr(value, "values", value) for value in values]  # of `pytest.param`
+            if len(listed) == 1:
+                sets = [value if type(value) is tuple else (value,) for value in sets]
+            calls = [call | dict(zip(listed, row)) for call in calls for row in sets]  # noqa: B905
+    for call in calls:
+        test(**call)

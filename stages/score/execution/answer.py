@@ -1,0 +1,90 @@
+"""The final answer of a row against a gold one, without running anything.
+
+See `stages/_text/answers.py` for what is equal. An answer without a final answer, or with one that
+cannot be read as the gold answer's kind, is `unparsed`: neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal
+
+import polars as pl
+from pydantic import AfterValidator
+
+from pipeline.types import Count, NonNegativeFloat, option_group
+from schemas.records import response
+from stages._text.answers import equal
+from stages._text.final_answer import final_answer
+from stages.score.execution.options import column_of, values_of
+from stages.score.execution.result import NOTHING, UNPARSED, Result, combined
+
+_LAST_NUMBER: Final = re.compile(r"[-−]?[$€£¥]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?%?")
+
+
+def _pattern(value: str) -> str:
+    try:
+        groups = re.compile(value).groups
+    except re.error as error:
+        raise ValueError(f"must be a regular expression, got {value}: {error}") from error
+    if groups != 1:
+        raise ValueError(f"must have one group, got {value} with {groups}")
+    return value
+
+
+@option_group
+class Answer:
+    """The final answer against the gold one.
+
+    Args:
+        name: The method.
+        gold: The column, or `extra.FIELD`, of gold answers. A long one, such as a solution, is
+            read like the row's answer.
+        pattern: A regular expression whose one group is the final answer; its last match counts,
+            on both sides. Without a match, and by default, the answer is in the last
+            `\\boxed{}`, behind the last `####`, behind "the answer is", or the whole text where
+            that is short.
+        last_number: Whether the last number of a text is its answer, where nothing else is.
+        max_words: How many words are a short answer.
+        tolerance: The relative difference up to which numbers are equal.
+    """
+
+    name: Literal["answer"] = "answer"
+    gold: str = "answer"
+    pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    last_number: bool = False
+    max_words: Count = 6
+    tolerance: NonNegativeFloat = 0.0
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it reads."""
+        return ["messages", column_of(self.gold)]
+
+    def run(self, rows: pl.DataFrame) -> list[Result]:
+        """Compare each row's answer. A loop: answers are parsed one by one."""
+        answers = rows.select(response()).to_series().to_list()
+        golds = values_of(rows, self.gold)
+        return [self._compared(a, g) for a, g in zip(answers, golds, strict=True)]
+
+    def _compared(self, answer: str | None, gold: Any) -> Result:
+        if not answer or gold is None or gold == "":
+            return NOTHING
+        gold_text = str(gold) if not isinstance(gold, bool) else str(gold).lower()
+        right, final = self._final(gold_text), self._final(answer)
+        if right is None:
+            return NOTHING
+        is_equal = None if final is None else equal(final, right, self.tolerance)
+        if is_equal is None:
+            return UNPARSED._replace(answer=final)
+        case = ("pass", None) if is_equal else ("fail", f"it is {final}")
+        return combined([case])._replace(answer=final)
+
+    def _final(self, text: str) -> str | None:
+        if self.pattern and (matches := re.findall(self.pattern, text)):
+            return str(matches[-1]).strip()
+        final = final_answer(text, self.max_words)
+        if final is None and self.last_number:
+            numbers = _LAST_NUMBER.findall(text)
+            return numbers[-1] if numbers else None
+        return final

