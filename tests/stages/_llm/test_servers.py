@@ -208,6 +208,6 @@ def test_rounds_end_with_the_budget(tmp_path: Path) -> None:
         ctx.budget = Budget([tracker], partial=True)
         options = {**case.all_options(tmp_path), "model": running.model("plain")}
         options |= {"num_rows": 50, "max_requests": 40, "requests_per_round": 2}
-        case.resolved.function(ctx, **edges_of(case), **options)
+        case.resolved.function(ctx, **few_rows(case), **options)
     assert tracker.requests == 1
     assert 0 < ctx.budget.not_sent <= 2 + 1, "a round, and what follows of its one answer"
