@@ -64,8 +64,9 @@ def verb(path: Path, name: str, *words: str) -> Done:
 
 
 def rows(path: Path, store: str) -> bytes:
-    (file,) = (path.parent / store).glob("**/files/*.jsonl")
-    return file.read_bytes()
+    files = sorted((path.parent / store).glob("**/files/**/*.jsonl*"))
+    assert files
+    return b"".join(file.read_bytes() for file in files)
 
 
 def test_a_run_that_waits_ends_with_6_and_the_next_ones_go_on(
@@ -122,6 +123,7 @@ def test_a_preview_asks_one_by_one(path: Path, server: BatchServer) -> None:
 
 
 def test_a_plan_has_the_prices_of_batches(path: Path) -> None:
+    assert verb(path, "run", "a").code == Exit.DONE
     batch, single = (
         json.loads(verb(path, "plan", "--json", *words).stdout)["total"]["expected"]["money"]
         for words in ((), ("--set", "models.m.batch=false"))

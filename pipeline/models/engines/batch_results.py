@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import UserError
+from pipeline.models.budget import Price
 from pipeline.models.http.batches import (
     NO_STATE,
     BatchInterface,
@@ -90,6 +91,7 @@ class Outcome:
         learned: How much was known of the server when the batch was spelled; None of an earlier
             run.
         asked: The requests that are asked now, by key.
+        price: That of batches; None for none.
 
     Attributes:
         notes: What is odd about the results, for people.
@@ -103,6 +105,7 @@ class Outcome:
     history: History
     learned: int | None
     asked: Mapping[str, PreparedRequest]
+    price: Price | None
     notes: list[str] = field(default_factory=list)
     tries: dict[str, int] = field(default_factory=dict)
     fatal: UserError | None = None
@@ -175,11 +178,10 @@ class Outcome:
 
     def _charge(self, record: BatchRecord, entries: list[JournalEntry]) -> Charge | None:
         """What answers are billed that nobody asks for now; it is charged to who submitted them."""
-        price = self.client.model.price
         tokens = sum((billed_tokens(entry.response, 0) for entry in entries), TokenUsage())
         if not entries:
             return None
-        money = price.in_batches().money(tokens) if price else 0.0
+        money = self.price.money(tokens) if self.price else 0.0
         return Charge(record.account, len(entries), tokens, money)
 
     # One request

@@ -7,13 +7,10 @@ by exit code 6; the next run goes on with it:
 
     durable in the journal -> uploaded -> created -> polled -> its results durable -> gone
 
-Each arrow may be where a process ends, and none leads to a request that is paid for twice: while
-the journal has a request in a batch, it is sent nowhere else. A batch whose creation was not
-answered is looked for on the server, by our tag or by its file; where a provider keeps neither,
-by the names of the requests in its results. Only one that is not there is given up.
-
-What a budget does not admit is not submitted. What was submitted counts as in flight, in this run
-and in all later ones, until it is billed or given up.
+A process may end at each arrow, and no request is paid for twice: what the journal has in a batch
+is sent nowhere else. A batch whose creation was not answered is searched for on the server (see
+`batch_search.py`); only one that is not there is given up. What a budget does not admit is not
+submitted; what was submitted counts as in flight, in all later runs too, until it is billed.
 """
 
 from __future__ import annotations
@@ -214,8 +211,7 @@ class BatchScheduler:
             UserError: The server refuses it; it is given up.
         """
         tag = uuid.uuid4().hex
-        budget = self.gate.budget
-        account = self._billing.account(budget)
+        account = self._billing.account(self.gate.budget)
         record = BatchRecord(tag, self.client.base_url, datetime.now(UTC), account, len(lines))
         requests = [
             BatchRequest(p.key, p.payload, one.sent, self._tries.get(p.key, 0))
@@ -338,7 +334,10 @@ class BatchScheduler:
             UserError: It shows that all further requests would fail.
         """
         record = batch.record
-        outcome = Outcome(self.client, self.journal, self.history, batch.learned, self._requests)
+        outcome = Outcome(
+            *(self.client, self.journal, self.history, batch.learned, self._requests),
+            price=self._billing.price,
+        )
         try:
             if state.refused:
                 results = outcome.refused(record, state)

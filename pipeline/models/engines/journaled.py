@@ -38,6 +38,9 @@ class NamedEngine(ABC):
         model: The model.
         identity: The identity of the model, which is part of every key.
         ctx: The store, the budget and the counters of the stage.
+
+    Attributes:
+        fallback: What is asked for what this model refuses or fails; None for nothing.
     """
 
     fallback: Engine | None = None
@@ -81,7 +84,6 @@ class JournaledEngine(NamedEngine):
         ctx: The store, the budget and the counters of the stage.
 
     Attributes:
-        fallback: What is asked for what this model refuses or fails.
         instead_of: The identity of the model whose fallback this one is.
     """
 

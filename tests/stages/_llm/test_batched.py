@@ -18,8 +18,8 @@ from pipeline.models import Api, Batching, LanguageModel
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines import batches
 from pipeline.models.journal.journal import Journal
-from tests.stages._llm.test_servers import as_text, check_accounts, edges_of, kept
-from tests.support.cases import CASES, MODEL, MORE_CASES, Case
+from tests.stages._llm.test_servers import as_text, check_accounts, kept
+from tests.support.cases import CASES, MODEL, MORE_CASES, Case, few_rows
 from tests.support.scripted import Answer
 from tests.support.servers.batches import EAGER, BatchBehaviour, BatchServer, batching
 from tests.support.teacher import teacher
@@ -51,7 +51,7 @@ def run(case: Case, ctx: Context, folder: Path, model: LanguageModel) -> pl.Data
         elif value == MODEL:
             options[option] = model
     options |= {"max_requests": 3} if "max_requests" in options else {}
-    return pl.DataFrame(case.resolved.function(ctx, **edges_of(case), **options))
+    return pl.DataFrame(case.resolved.function(ctx, **few_rows(case), **options))
 
 
 def budgeted(folder: Path) -> tuple[Context, BudgetTracker]:

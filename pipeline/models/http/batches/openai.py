@@ -25,7 +25,14 @@ ENDED: Final = frozenset({"failed", "completed", "expired", "cancelled"})
 
 
 def line(custom_id: str, path: str, body: Mapping[str, Any], provider: str) -> bytes:
-    """One line of the file; see `BatchInterface`."""
+    """One line of the file.
+
+    Args:
+        custom_id: Our name of it.
+        path: Where it would go by itself.
+        body: What would be sent.
+        provider: See `Api.provider`.
+    """
     url = _endpoint(path, provider)
     fields = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
     return json.dumps(fields).encode()
@@ -37,7 +44,15 @@ def content(lines: Sequence[bytes]) -> bytes:
 
 
 def submission(tag: str, file: str, path: str, window: str, provider: str) -> dict[str, Any]:
-    """What creates a batch; see `BatchInterface`."""
+    """What creates a batch.
+
+    Args:
+        tag: Our own name of it.
+        file: The file.
+        path: Where its requests would go by themselves.
+        window: See `Batching.completion_window`.
+        provider: See `Api.provider`.
+    """
     return {
         "input_file_id": file,
         "endpoint": _endpoint(path, provider),
