@@ -82,7 +82,7 @@ def named_models(name: str) -> list[str]:
     Only a step without inputs is resolved when the whole is planned.
     """
     models = yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8")).get("models", {})
-    return [f"models.{model}.id=one" for model, given in models.items() if "from" not in given]
+    return [f"models.{model}.id=one" for model, options in models.items() if "from" not in options]
 
 
 @pytest.mark.parametrize("name", TINY)

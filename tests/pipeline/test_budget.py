@@ -137,7 +137,7 @@ stages:
     assert "the budget of the run is reached: 4 requests" in first.stderr
     assert "2 requests are left" in first.stderr
     assert "requests of new: 4 requests, " in first.stderr, "a part is not compared with the whole"
-    assert "about 2 requests left" in first.stderr
+    assert "about 2 requests are left" in first.stderr
     planned = called("plan", *call)
     assert "4 more requests are in the journal" in planned.stdout
     assert "warning" not in planned.stdout, "2 are left to send"

@@ -207,3 +207,17 @@ def test_one_run_and_two_give_the_same_rows(case: Case, tmp_path: Path) -> None:
         third = run(case, ctx, tmp_path, running, "flaky", id="m", limits=limits)
     assert len(running.server.requests) == sent, "nothing is asked twice"
     assert as_text(second) == as_text(third) == as_text(undisturbed)
+
+
+def test_rounds_end_with_the_budget(tmp_path: Path) -> None:
+    """A partial run counts what one round left out, and not what rounds after it would have."""
+    case = next(case for case in CASES if case.stage == "generate.self_instruct")
+    with switched(teacher) as running:
+        ctx = Context.scratch(tmp_path)
+        tracker = BudgetTracker("the budget", BudgetLimit(requests=1))
+        ctx.budget = Budget([tracker], partial=True)
+        options = {**case.all_options(tmp_path), "model": running.model("plain")}
+        options |= {"num_rows": 50, "max_requests": 40, "requests_per_round": 2}
+        case.resolved.function(ctx, **few_rows(case), **options)
+    assert tracker.requests == 1
+    assert 0 < ctx.budget.not_sent <= 1 + 8, "the round's other prompt, and what its tasks need"

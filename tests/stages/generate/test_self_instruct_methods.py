@@ -545,7 +545,12 @@ def test_a_recipe_needs_no_more_than_the_name(method: Method) -> None:
 
 
 def test_answers_keep_their_method_s_defaults() -> None:
-    assert LaMini().instances == AlpaCare().instances == ZeroShotAnswered()
+    assert LaMini().instances == ZeroShotAnswered()
+    medical = AlpaCare()
+    assert isinstance(medical.instances, ZeroShotAnswered)
+    answers, tasks = medical.instances, medical
+    assert (tasks.max_tokens, tasks.temperature, tasks.presence_penalty) == (500, 1.0, 1.5)
+    assert (answers.max_tokens[0], answers.temperature, answers.presence_penalty) == (300, 1.0, 1.5)
     assert Unnatural().instances == SelfGuide().instances == Answered()
 
 
@@ -619,11 +624,11 @@ def test_lengths_are_measured_against_what_was_written_or_the_demonstrations(ctx
     def script(prompt: str) -> Answer:
         return (f" {next(inputs)}" if prompt.endswith("7. Input:") else " yes"), "stop"
 
-    given = {"max_requests": 2, "requests_per_round": 2}
-    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(), **given)
+    limits = {"max_requests": 2, "requests_per_round": 2}
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(), **limits)
     assert rows["drop_reason"].to_list() == [None, None]
     inputs = iter(["review 8", "a review of more than nine letters"])
-    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(length_reference="seeds"), **given)
+    rows, _ = play(ctx, EXAMPLES, script, SelfGuide(length_reference="seeds"), **limits)
     assert rows["drop_reason"].to_list() == [None, "length_outlier"]
     evidence = json.loads(rows["evidence"][1])
     assert (evidence["least"], evidence["most"]) == (8, 8)
