@@ -5,7 +5,8 @@
 2. A row that cannot be processed is no exception: it is *failed*, with a reason.
 3. Whatever else is raised is a bug of ours and keeps its traceback (exit code 1).
 4. Some user errors have exit codes of their own, so that programs can tell them
-   apart: code drift 3, budget 5, a refused publication 7, a source that vanished 8, try again 9.
+   apart: code drift 3, budget 5, waiting for a provider's batch 6, a refused publication 7,
+   a source that vanished 8, try again 9.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Exit(IntEnum):
     DRIFT = 3
     ROWS_FAILED = 4
     BUDGET = 5
+    WAITING = 6
     REFUSED = 7
     SOURCE_LOST = 8
     TRY_AGAIN = 9

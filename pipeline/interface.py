@@ -272,8 +272,8 @@ class RunResult:
     """How a run ended.
 
     Attributes:
-        code: `Exit.DONE`, `Exit.ROWS_FAILED` if rows failed in some stage, or `Exit.BUDGET` if a
-            partial run left rows out.
+        code: `Exit.DONE`, `Exit.ROWS_FAILED` if rows failed in some stage, `Exit.BUDGET` if a
+            partial run left rows out, or `Exit.WAITING` if stages wait for a provider's batches.
         ran: The stages that were computed and not reused, in order.
         stages: The entries of `status`, of all stages of the run.
         recipe: The recipe's name.

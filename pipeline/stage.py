@@ -104,6 +104,10 @@ class InputFilesMark:
     """Marks an option whose value names files: it is hashed by content, never by path."""
 
 
+class DataSetNameMark:
+    """Marks an option that names a data set: on the hub, or a folder, hashed by content."""
+
+
 Records = Annotated[pl.DataFrame, DataKind.RECORDS]
 Documents = Annotated[pl.DataFrame, DataKind.DOCUMENTS]
 Items = Annotated[pl.DataFrame, DataKind.ITEMS]
@@ -111,6 +115,8 @@ Pairs = Annotated[pl.DataFrame, DataKind.PAIRS]
 Files = Annotated[Path, DataKind.FILES]
 InputFiles = Annotated[tuple[str, ...], InputFilesMark]
 """One path, a list, or glob patterns; resolved to existing files, in sorted order per pattern."""
+DataSetName = Annotated[str, DataSetNameMark]
+"""OWNER/NAME on the hub, or a folder; looked for as files are, beside the recipe first."""
 
 BASE_COLUMNS: typing.Final[dict[DataKind, Columns]] = {
     DataKind.RECORDS: RECORD_COLUMNS,
@@ -189,8 +195,16 @@ class Option:
     @property
     def names_files(self) -> bool:
         """Whether its value names files."""
+        return self._is_marked(InputFilesMark)
+
+    @property
+    def names_data_set(self) -> bool:
+        """Whether its value names a data set, on the hub or in a folder."""
+        return self._is_marked(DataSetNameMark)
+
+    def _is_marked(self, mark: type) -> bool:
         members = (self.annotation, *typing.get_args(self.annotation))
-        return any(InputFilesMark in getattr(m, "__metadata__", ()) for m in members)
+        return any(mark in getattr(member, "__metadata__", ()) for member in members)
 
     @property
     def is_model(self) -> bool:

@@ -28,11 +28,12 @@ ValueError whose text begins with the name of the wrong one: "init must be ..., 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, Final, TypeVar, dataclass_transform
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator
 
 T = TypeVar("T")
 
@@ -53,6 +54,36 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 """The threshold of a similarity, above 0 and at most 1."""
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|m|h|d)")
+_SECONDS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """A duration in seconds: a number of them, or a text with a unit.
+
+    Raises:
+        ValueError: It is none.
+    """
+    written = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if written:
+        return float(written[1]) * _SECONDS[written[2]]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f'must be a duration such as "90s", "30min" or "2h", got {value!r}')
+    return float(value)
+
+
+Duration = Annotated[float, BeforeValidator(_seconds)]
+"""A time: "90s", "30min", "2h", "1d", or a number of seconds."""
+
+
+def _wait(value: Any) -> bool | float:
+    """True and false as they are, else a duration in seconds."""
+    return value if isinstance(value, bool) else float(_seconds(value))
+
+
+Wait = Annotated[bool | float, PlainValidator(_wait)]
+"""How long to wait: true for as long as it takes, false for not at all, or a `Duration`."""
 
 NonEmpty = Field(min_length=1)
 """Marks a tuple or a text that must hold something: `Annotated[tuple[str, ...], NonEmpty]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,15 +15,23 @@ from pipeline.models import Embedder, LanguageModel
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
+LONGEST = {"test_quickstart.py", "test_servers.py"}
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No example fails for the time that it takes: that follows the machine's load.
-settings.register_profile("gristmill", deadline=None)
+settings.register_profile("gristmill", deadline=None, max_examples=50)
 settings.load_profile("gristmill")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quickstart first: it takes longest by far, and at the end others would wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_quickstart.py")
+    """The longest files first: at the end, others would wait for them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def pytest_collection_finish() -> None:
+    """Collections of garbage pass over the modules, millions of objects that stay."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
     from pipeline.cli import tables
     from pipeline.models.journal import export as exports
     from pipeline.models.journal.costs import costs
+    from pipeline.wording import counted
 
     journal = _journal(store)
     counts, paid = exports.stats(journal), costs(journal)
@@ -51,7 +52,7 @@ def stats(store: StoreFolder = STORE, as_json: AsJson = False) -> None:
         return
     header = ["model", "requests", "prompt tokens", "answer tokens", "cut", "answered again"]
     print(tables.table(header, list(exports.stats_rows(counts)), right=(1, 2, 3, 4, 5)))
-    print(f"\n{counts['requests']:,} requests, {counts['bytes'] / 2**20:,.1f} MiB")
+    print(f"\n{counted(counts['requests'], 'request')}, {counts['bytes'] / 2**20:,.1f} MiB")
     for recipe in dict.fromkeys(entry["recipe"] for entry in paid):
         entries = [entry for entry in paid if entry["recipe"] == recipe]
         name = recipe or "stages that were called as functions"
@@ -83,3 +84,42 @@ def import_(file: ExportFile, store: StoreFolder = STORE) -> None:
 
     new, existing = exports.import_entries(Journal(Store(store).root / "journal"), file)
     print(f"{new:,} entries added, {existing:,} existed before")
+
+
+@verb(group)
+def batches(
+    store: StoreFolder = STORE,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            "--forget",
+            metavar="BATCH",
+            help="Give a batch up: its requests are sent again, and may be paid for twice.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches of providers that are under way."""
+    from dataclasses import asdict
+
+    journal = _journal(store)
+    under_way = journal.batches.open()
+    if forget is not None:
+        chosen = [batch for batch in under_way if forget in (batch.id, batch.tag)]
+        if not chosen:
+            names = ", ".join(batch.id or batch.tag for batch in under_way) or "none"
+            raise UserError(f"BATCH must be one that is under way ({names}), got {forget!r}")
+        for batch in chosen:
+            journal.batches.end(batch.tag)
+            print(f"batch {batch.name} is given up; {batch.progress()}")
+    elif as_json:
+        entries = [
+            {**asdict(b), "account": b.account._asdict(), "begun": b.begun.isoformat()}
+            for b in under_way
+        ]
+        print_json({"batches": entries})
+    else:
+        for batch in under_way:
+            print(f"{batch.account.stage or '-'}: batch {batch.name}: {batch.progress()}")
+        print(f"{len(under_way):,} under way")

@@ -100,9 +100,13 @@ def run(
         progress.close()
         for line in comparison(runner.expected, runner.used, runner.stopped, loaded.currency):
             print(f"requests of {line}", file=sys.stderr)
-    names = list(runner.outputs.artifacts)
+    names = [*runner.outputs.artifacts, *runner.waiting]
     current = history.status(Snapshot.of_recipe(loaded, opened))
-    entries = [s for s in current["stages"] if s["name"] in names]
+    entries = [
+        {**s, "waiting": s["waiting"] or s["name"] in runner.waiting}
+        for s in current["stages"]
+        if s["name"] in names
+    ]
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
@@ -124,6 +128,11 @@ def _follow_up(recipe: Recipe, runner: Runner, code: Exit) -> Iterator[str]:
         limited = [name for name in artifacts if recipe.steps[name].limit is not None]
         hint = recipe.command("cat", (limited or [*artifacts])[0], "--table", store=store)
         yield f"a preview of {recipe.limit:,} rows, which no release has\n  try: {hint}"
+    for name, waiting in runner.waiting.items():
+        yield f"{name}: {waiting.what}\n  because: {waiting.why}"
+    if runner.waiting:
+        hint = recipe.command("run", store=store)
+        yield f"run again later; nothing is sent twice\n  try: {hint}"
     if code is Exit.ROWS_FAILED:
         failed = [name for name, one in artifacts.items() if one.manifest["counts"]["failed"]]
         hint = recipe.command("cat", failed[0], "--failed", store=store)
@@ -183,6 +192,7 @@ def plan(
     from pipeline.execution.plan import check
     from pipeline.execution.plan import plan as make_plan
     from pipeline.execution.spending import budget_warnings, trackers
+    from pipeline.models.journal.waiting import waiting_in
     from pipeline.recipe.prompts import prompt_notes
 
     loaded, opened = load(recipe, store, overrides, profile, limit)
@@ -195,7 +205,8 @@ def plan(
         _show(loaded, planned, stages or [], as_json)
         return
     expected = estimate_steps(loaded, opened, planned)
-    entries, totals = tables.estimates(planned, expected), tables.plan_totals(expected)
+    waiting = waiting_in(opened.root, loaded.name)
+    entries, totals = tables.estimates(planned, expected, waiting), tables.plan_totals(expected)
     if as_json:
         currency = {"currency": loaded.currency}
         print_json({"recipe": loaded.name, **currency, "stages": entries, "total": totals})

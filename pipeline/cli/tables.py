@@ -14,10 +14,12 @@ from pipeline.execution.estimate import Estimate, total
 from pipeline.execution.plan import PlannedStep, plan
 from pipeline.models.budget import DEFAULT_CURRENCY
 from pipeline.models.journal.costs import HEADER, RIGHT, cost_rows, in_flight_note
+from pipeline.models.journal.waiting import waiting_lines
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import BASE_COLUMNS
 from pipeline.store.store import Store
 from pipeline.terminal import visible_line
+from pipeline.wording import amount
 
 MAX_WIDTH: Final = 100
 """Columns beyond which text is tiring to read, however wide the terminal is."""
@@ -128,7 +130,7 @@ def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None
         counts = [_count(number) if any(numbers) else "" for number in numbers]
         timed = s["seconds"] is not None and (ran is None or s["name"] in ran)
         seconds = f"{s['seconds']:.1f} s" if timed else ""
-        state = s["state"] if ran is None else what_ran(s, ran)
+        state = _state(s) if ran is None else what_ran(s, ran)
         rows.append([s["name"], s["uses"], *counts, seconds, state])
         for reason, number in sorted(dropped.items(), key=lambda item: -item[1]):
             rows.append([f"  {reason}", "", "", "", "", _count(number), "", "", ""])
@@ -136,7 +138,13 @@ def funnel(stages: Sequence[Mapping[str, Any]], ran: Sequence[str] | None = None
     header = ["stage", "uses", "in", "created", "kept", "dropped", "failed", "time", last]
     files = [f"{s['name']}: {s['files']}" for s in stages if s["files"]]
     text = table(header, rows, right=(2, 3, 4, 5, 6, 7), optional=(1, 7))
-    return "\n".join([text, *(["", *files] if files else []), *drift_warning(stages)])
+    waiting = waiting_lines(stages) if ran is None else []
+    shown = [line for lines in (files, waiting) if lines for line in ("", *lines)]
+    return "\n".join([text, *shown, *drift_warning(stages)])
+
+
+def _state(entry: Mapping[str, Any]) -> str:
+    return str(entry["state"]) + (", waiting" if entry.get("waiting") else "")
 
 
 def cost_table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -159,7 +167,7 @@ def what_ran(entry: Mapping[str, Any], ran: Sequence[str]) -> str:
         ran: The stages that the run computed.
     """
     if entry["name"] not in ran:
-        return "cached"
+        return "waiting" if entry.get("waiting") else "cached"
     total, computed = entry["rows_in"] + entry["created"], entry["computed"]
     return f"ran {computed:,} rows" if 0 < computed < total else "ran"
 
@@ -176,12 +184,17 @@ def drift_warning(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", *textwrap.wrap(text, width(), break_on_hyphens=False)]
 
 
-def estimates(planned_steps: Sequence[PlannedStep], expected: Mapping[str, Estimate]) -> list[Any]:
+def estimates(
+    planned_steps: Sequence[PlannedStep],
+    expected: Mapping[str, Estimate],
+    waiting: Mapping[str, Sequence[Mapping[str, Any]]] = {},
+) -> list[Any]:
     """The plan with the estimate of each step, as JSON values.
 
     Args:
         planned_steps: The plan.
         expected: What `estimate_steps` returns for it.
+        waiting: The batches that steps wait for; see `pipeline.models.journal.waiting`.
     """
     return [
         {
@@ -192,6 +205,7 @@ def estimates(planned_steps: Sequence[PlannedStep], expected: Mapping[str, Estim
             "causes": planned.causes,
             "drifted": planned.drifted,
             "preview": planned.step.stage.preview(planned.options),
+            "waiting": waiting.get(planned.step.name, []),
             **asdict(expected[planned.step.name]),
         }
         for planned in planned_steps
@@ -224,7 +238,8 @@ def plan_table(
     for e in entries:
         numbers = _numbers(e, totals)[: 4 if priced else 3]
         known = [f"{e['journal']:,} more requests are in the journal"] if e["journal"] else []
-        first, *more = [*e["causes"], *known] or [""]
+        batches = [one["text"] for one in e.get("waiting", ())]
+        first, *more = [*e["causes"], *batches, *known] or [""]
         rows.append([e["name"], e["uses"], e["state"], *numbers, first])
         rows += [["", "", "", *("" for _ in numbers), cause] for cause in more]
     if any(row[4] for row in rows):
@@ -291,7 +306,7 @@ def _is_bound(entry: Mapping[str, Any], unit: str) -> bool:
 
 
 def _amount(value: float | None) -> str:
-    return f"{value:,.4g}" if isinstance(value, float) else _count(value)
+    return amount(value) if isinstance(value, float) else _count(value)
 
 
 def reasons(recipe: Recipe, store: Store, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.execution.estimate import Amounts, Estimate
 from pipeline.models.budget import DEFAULT_CURRENCY, Usage
+from pipeline.wording import amount, counted
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,16 @@ def comparison(
             parts.append(_compared(currency, expected.money, actual.money, estimate.longest))
         if name == stopped:
             remaining = (estimate.expected.requests or 0) - actual.requests
-            parts.append(f"about {remaining:,} requests left" if remaining > 0 else "stopped")
+            is_left = f"{counted(remaining, 'request')} {'is' if remaining == 1 else 'are'} left"
+            parts.append(f"about {is_left}" if remaining > 0 else "stopped")
         lines.append(f"{name}: {', '.join(parts)}")
     return lines
 
 
 def _compared(unit: str, estimate: float | None, actual: float, longest: bool = False) -> str:
-    amount = f"{actual:,}" if isinstance(actual, int) else f"{actual:,.4g}"
+    number = f"{actual:,}" if isinstance(actual, int) else amount(actual)
+    name = unit.removesuffix("s") if actual == 1 and unit in ("requests", "tokens") else unit
     if not estimate or not actual:
-        return f"{amount} {unit}"
+        return f"{number} {name}"
     kind = "estimate for the longest answers" if longest else "estimate"
-    return f"{amount} {unit} ({kind} {estimate / actual - 1:+.0%})"
+    return f"{number} {name} ({kind} {estimate / actual - 1:+.0%})"

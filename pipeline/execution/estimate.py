@@ -246,7 +246,7 @@ def _of_counted(
 
     expected = [_usage(model, c, before) for model, c in counts.items()]
     longest = [
-        Usage.of(0, TokenUsage(round(c.most_prompt), 0, round(c.limit_tokens)), model.price)
+        Usage.of(0, TokenUsage(round(c.most_prompt), 0, round(c.limit_tokens)), model.price_as_sent)
         for model, c in counts.items()
     ]
     # Rows that nothing bounds bound nothing.
@@ -321,7 +321,7 @@ def _usage(model: LanguageModel, counts: Counts, before: Lengths | None) -> Usag
     prompt, answer = counts.prompt_tokens, counts.answer_tokens
     if before is not None:
         prompt, answer = counts.requests * before.prompt, counts.requests * before.answer
-    return Usage.of(0, TokenUsage(round(prompt), 0, round(answer)), model.price)
+    return Usage.of(0, TokenUsage(round(prompt), 0, round(answer)), model.price_as_sent)
 
 
 def total(estimates: Sequence[Estimate]) -> Estimate:

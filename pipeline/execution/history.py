@@ -14,6 +14,7 @@ from pipeline.execution.snapshot import Snapshot, SnapshotStage
 from pipeline.hints import display
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import journal_in
+from pipeline.models.journal.waiting import waiting_in
 from pipeline.store.artifact import Artifact
 
 
@@ -21,11 +22,16 @@ def status(snapshot: Snapshot) -> dict[str, Any]:
     """The state of every stage, with counts, time and memory of its newest artifact.
 
     `costs` is what all runs of the recipe on the store paid, by stage and model; see
-    `pipeline.models.journal.costs`.
+    `pipeline.models.journal.costs`. `waiting` of a stage are the batches of a provider that it
+    waits for; see `pipeline.models.journal.waiting`.
     """
+    waiting = waiting_in(snapshot.store.root, snapshot.title) if snapshot.recipe else {}
     return {
         "recipe": snapshot.title,
-        "stages": [_status(stage, stage.artifact) for stage in snapshot.stages.values()],
+        "stages": [
+            {**_status(stage, stage.artifact), "waiting": waiting.get(stage.name, [])}
+            for stage in snapshot.stages.values()
+        ],
         "costs": _costs(snapshot),
     }
 

@@ -9,6 +9,7 @@ same values goes no further.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest, to_json_value
 from pipeline.store.row_view import Layer, View
 from pipeline.store.store import Store
+from pipeline.wording import counted
 
 SCHEMA_VERSION: Final = 1
 
@@ -165,7 +167,8 @@ def plan_step(
         return PlannedStep(step, state, options, parts, key, artifact, causes, drifted)
     if partial := store.artifact(digest(partial_parts(parts))):
         number = partial.manifest["used"].get("not_asked", 0)
-        causes = [f"{number:,} requests were not sent before the budget was reached"]
+        were = "was" if number == 1 else "were"
+        causes = [f"{counted(number, 'request')} {were} not sent before the budget was reached"]
         return PlannedStep(step, "incomplete", options, parts, key, partial, causes, drifted)
     latest = store.latest(recipe.history(parts), step.name, other_than=key)
     if latest is None:
@@ -302,6 +305,8 @@ def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
             return files.get_many([Path(path) for path in value])
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read", why=error.strerror) from None
+    if option.names_data_set and value is not None and os.path.isabs(value):
+        value = os.path.basename(value)  # its files count by content, see `input_files`
     return to_json_value(value, option.name)
 
 

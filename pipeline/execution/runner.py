@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -53,6 +54,7 @@ from pipeline.store.hashing import column_digest, digest
 from pipeline.store.manifests import kept_digest
 from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
+from pipeline.wording import amount, counted
 from schemas.manifest import FORMAT, Manifest
 
 _log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class Runner:
         ran: Steps that were computed and not reused, in order.
         stopped: The step that did not come to its end.
         not_asked: Requests that a partial run did not send, by step.
+        waiting: Why steps did not come to their end that wait for a provider's batches, by name.
     """
 
     recipe: Recipe
@@ -93,6 +96,7 @@ class Runner:
     ran: list[str] = field(default_factory=list)
     stopped: str | None = None
     not_asked: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, UserError] = field(default_factory=dict)
     _tracker: BudgetTracker = field(init=False)
     _beyond: dict[str, Usage] = field(init=False, default_factory=dict)
 
@@ -103,8 +107,8 @@ class Runner:
             targets: Names of steps to run up to; empty for all.
 
         Returns:
-            `Exit.DONE`, `Exit.BUDGET` if a partial run left rows out, or `Exit.ROWS_FAILED` if
-            rows failed in some step.
+            `Exit.DONE`, `Exit.WAITING` if steps wait for a provider's batches, `Exit.BUDGET` if a
+            partial run left rows out, or `Exit.ROWS_FAILED` if rows failed in some step.
 
         Raises:
             UserError: Something that the user can fix. What is committed stays.
@@ -114,8 +118,10 @@ class Runner:
         # planned again, executed, staged (written beside its final folder) and committed (renamed
         # into it). It is planned again because a fingerprint depends on the content of the
         # inputs: behind a step that has to run it was unknown before. A step that raises ends
-        # the run; its staging folder is removed, its work folder and cached rows stay. Only where a
-        # step read a damaged artifact is all planned again: that artifact is then missing.
+        # the run; its staging folder is removed, its work folder and cached rows stay. One that
+        # waits for a provider's batch holds back only what needs it: the other steps run, and
+        # submit theirs. Only where a step read a damaged artifact is all planned again: that
+        # artifact is then missing.
         with disk_errors_explained(self.store.root), self.store.locked():
             self._tracker = tracker(self.recipe, self.store)
             damaged: set[Path] = set()
@@ -127,13 +133,15 @@ class Runner:
                     if error.folder in damaged:
                         raise
                     damaged.add(error.folder)
+        if self.waiting:
+            return Exit.WAITING
         if self.not_asked:
             return Exit.BUDGET
         failed = any(a.manifest["counts"]["failed"] for a in self.outputs.artifacts.values())
         return Exit.ROWS_FAILED if failed else Exit.DONE
 
     def _run_all(self, targets: Sequence[str]) -> None:
-        self.outputs, self.not_asked = StepOutputs(), {}
+        self.outputs, self.not_asked, self.waiting = StepOutputs(), {}, {}
         steps = plan(self.recipe, self.store, targets)
         self._refuse_drift(steps)
         check(steps)
@@ -143,11 +151,25 @@ class Runner:
         numbers = {name: n for n, name in enumerate(self.shown or [s.name for s in selected], 1)}
         try:
             for step in selected:
+                if not self.outputs.artifacts.keys() >= {*step.upstream}:
+                    continue  # it needs a step that waits
                 files = self.store.files()
                 planned = plan_step(self.recipe, step, self.store, self.outputs, files)
-                self.outputs.add(step, self._run_or_reuse(planned, pool, numbers[step.name]))
+                with self._noting_batches(step):
+                    self.outputs.add(step, self._run_or_reuse(planned, pool, numbers[step.name]))
         finally:
             pool.close()
+
+    @contextmanager
+    def _noting_batches(self, step: Step) -> Iterator[None]:
+        """Keep why a step waits for a provider's batches, and go on with the others."""
+        try:
+            yield
+        except UserError as error:
+            if error.code is not Exit.WAITING:
+                raise
+            self.waiting[step.name] = error
+            self.progress.finish(error.what)
 
     def _refuse_drift(self, steps: Sequence[PlannedStep]) -> None:
         drifted = sorted({planned.step.stage.name for planned in steps if planned.drifted})
@@ -303,7 +325,8 @@ def _run_usage(tracker: BudgetTracker) -> str:
     spent = tracker.spent
     if not spent.requests:
         return ""
-    return ", ".join([f"{spent.requests:,} requests", f"{spent.tokens:,} tokens", *_money(tracker)])
+    counts = [counted(spent.requests, "request"), counted(spent.tokens, "token")]
+    return ", ".join([*counts, *_money(tracker)])
 
 
 def _money(tracker: BudgetTracker) -> list[str]:
@@ -311,10 +334,10 @@ def _money(tracker: BudgetTracker) -> list[str]:
     if not spent:
         return []
     if limit.money is None:
-        return [f"{spent:,.4g} {tracker.currency}"]
+        return [f"{amount(spent)} {tracker.currency}"]
     period = f" per {limit.per}" if limit.per else ""
     used = tracker.earlier.money + spent
-    return [f"{used:,.4g} of {limit.money:,g} {tracker.currency}{period}"]
+    return [f"{amount(used)} of {amount(limit.money, 6)} {tracker.currency}{period}"]
 
 
 @cache

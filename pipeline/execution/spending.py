@@ -13,13 +13,13 @@ from pipeline.models.budget import (
     BudgetLimit,
     BudgetTracker,
     Usage,
-    period_end,
-    period_start,
 )
 from pipeline.models.journal.journal import journal_in
 from pipeline.models.journal.spending import Spending, today
+from pipeline.models.periods import period_end, period_start
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
+from pipeline.wording import amount
 
 
 def trackers(recipe: Recipe, store: Store) -> dict[str, BudgetTracker]:
@@ -51,8 +51,8 @@ def tracker(recipe: Recipe, store: Store, stage: str = "") -> BudgetTracker:
     result = BudgetTracker(f"the budget of {whose}", limit, currency=recipe.currency)
     if limit.per:
         day = today()
-        result.renewed = period_end(limit.per, day)
-        paid = _paid(recipe, store, stage, period_start(limit.per, day))
+        result.renewed, result.since = period_end(limit.per, day), period_start(limit.per, day)
+        paid = _paid(recipe, store, stage, result.since)
         if limit.money is not None:
             _refuse_other_currencies(recipe, paid)
         result.earlier = sum((spending.usage for spending in paid), NOTHING)
@@ -90,7 +90,7 @@ def _refuse_other_currencies(recipe: Recipe, paid: list[Spending]) -> None:
             f"a budget that spans runs must be in the currency of what was paid, got "
             f"{recipe.currency}",
             where=recipe.name,
-            why=f"earlier runs of the period paid {usage.money:,.4g} {currency}",
+            why=f"earlier runs of the period paid {amount(usage.money)} {currency}",
             hint="give the prices in that currency until the period ends, or leave out `per`",
         )
 
@@ -109,11 +109,13 @@ def budget_warnings(
         together = total(parts)
         for unit in ("requests", "tokens", "money"):
             allowed, earlier = getattr(one.limit, unit), getattr(one.earlier, unit)
-            amount: Any = getattr(together.expected, unit) or 0
-            if allowed is not None and earlier + amount > allowed:
+            expected: Any = getattr(together.expected, unit) or 0
+            if allowed is not None and earlier + expected > allowed:
                 bound = "at most " if together.longest and unit != "requests" else ""
                 shown = one.currency if unit == "money" else unit
                 period = f" per {one.limit.per}" if one.limit.per else ""
-                used = f", {earlier:,.6g} of them used already" if earlier else ""
-                amounts = f"{allowed:,g} {shown}{period}{used}; {bound}{amount:,.6g}"
+                used = f", {amount(earlier, 6)} of them used already" if earlier else ""
+                amounts = (
+                    f"{amount(allowed, 6)} {shown}{period}{used}; {bound}{amount(expected, 6)}"
+                )
                 yield f"{one.name} is {amounts} are expected"

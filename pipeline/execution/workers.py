@@ -119,6 +119,8 @@ class WorkerPool:
         """
         journalled = _journalled(call)
         start, size, rate = 0, JOURNALLED_CHUNK if journalled else FIRST_CHUNK, 0.0
+        if _batched(call):
+            size = len(rows)  # each chunk would wait for a batch of its own
         in_process = self.count < 2 or call.stage.retries
         while start < len(rows):
             if not in_process and rate and (len(rows) - start) / rate > MIN_PARALLEL_SECONDS:
@@ -168,11 +170,20 @@ class WorkerPool:
         return self._executor
 
 
+def _models(call: StageCall) -> list[LanguageModel]:
+    values = (getattr(call.options, option.name) for option in call.stage.options)
+    return [model for model in values if isinstance(model, LanguageModel)]
+
+
 def _journalled(call: StageCall) -> bool:
     """Whether the stage spends its time on requests to engines that only generate."""
-    values = (getattr(call.options, option.name) for option in call.stage.options)
-    engines = [model.engine for model in values if isinstance(model, LanguageModel)]
+    engines = [model.engine for model in _models(call)]
     return bool(engines) and "transformers" not in engines
+
+
+def _batched(call: StageCall) -> bool:
+    """Whether the stage asks in a provider's batches."""
+    return any(model.batching for model in _models(call))
 
 
 def _chunk_context(ctx: Context, start: int, size: int, total: int) -> Context:

@@ -5,7 +5,7 @@ A stage names a `LanguageModel` or an `Embedder` in its options, opens it with
 same request the same key, so an answer in the journal serves every one of them.
 """
 
-from pipeline.models.api import Api, Limits
+from pipeline.models.api import Api, Batching, Limits, Reasoning
 from pipeline.models.base import (
     Completion,
     Decoding,
@@ -13,7 +13,6 @@ from pipeline.models.base import (
     Encoder,
     Engine,
     LanguageModel,
-    Reasoning,
     Request,
     Scored,
     TokenLogprobs,
@@ -23,6 +22,7 @@ from pipeline.models.budget import Price
 
 __all__ = [
     "Api",
+    "Batching",
     "Completion",
     "Decoding",
     "Embedder",

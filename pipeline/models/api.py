@@ -7,9 +7,15 @@ is stored beside the answer. Only what is sent on top of it (`Api.extra_body`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import GetPydanticSchema
+from pydantic_core.core_schema import no_info_wrap_validator_function
+
+from pipeline.types import Count, Duration, Wait
+from schemas.reasoning import Mark
 
 Parameter = Literal[
     "temperature", "top_p", "top_k", "seed", "stop", "presence_penalty", "frequency_penalty",
@@ -51,6 +57,72 @@ class Limits:
 
 
 DEFAULT_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests go to a provider's batches. Execution only: no answer depends on it.
+
+    Args:
+        wait: How long a stage waits for its batches before the run ends with exit code 6, to be
+            started again later: true for as long as it takes, false for not at all, or a time
+            such as "2h".
+        poll: The longest time between two questions how far a batch is, such as "60s".
+        max_requests: Most requests of a batch; null for the provider's own limit.
+        max_bytes: Most bytes of a batch, likewise.
+        completion_window: Within which time OpenAI's form asks for the answers: "24h", or what
+            else a provider offers.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    wait: Wait = True
+    poll: Duration = 60.0
+    max_requests: Count | None = None
+    max_bytes: Count | None = None
+    completion_window: str = "24h"
+
+
+def _switch_or_options(value: Any, options: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, bool) else options(value)
+
+
+BatchOption = Annotated[
+    bool | Batching,
+    GetPydanticSchema(
+        lambda _, handler: no_info_wrap_validator_function(_switch_or_options, handler(Batching))
+    ),
+]
+"""True, false, or the options: one type to pydantic, whose errors then name the wrong option."""
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """How a model reasons before it answers. Reasoning is parted from every answer.
+
+    The marks of known models (`<think>`, `[THINK]`, gpt-oss' channels) and the fields of
+    servers (`reasoning_content`, `reasoning`, thinking parts) are read without any of this.
+
+    Args:
+        marks: Further texts that open and close reasoning, such as [["<plan>", "</plan>"]].
+        opened: Whether the template of a server opens the first mark in the prompt: an answer
+            that does not close it is then reasoning without an end. Where prompts are
+            rendered here, that is seen.
+        max_tokens: Room for reasoning: tokens that every request may use beyond those of its
+            answer.
+        effort: What is sent to the server as `reasoning_effort`, such as "low"; null for nothing.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    marks: tuple[Mark, ...] = ()
+    opened: bool = False
+    max_tokens: int = 0
+    effort: str | None = None
+
+
+DEFAULT_REASONING: Final = Reasoning()
+"""How a model reasons of which a recipe says nothing."""
 
 
 @dataclass(frozen=True)

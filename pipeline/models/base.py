@@ -16,50 +16,30 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.models.api import DEFAULT_LIMITS, PLAIN_API, Api, Limits
+from pipeline.models.api import (
+    DEFAULT_LIMITS,
+    DEFAULT_REASONING,
+    PLAIN_API,
+    Api,
+    Batching,
+    BatchOption,
+    Limits,
+    Reasoning,
+)
 from pipeline.models.budget import Budget, Price
-from schemas.reasoning import Mark
 from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the chat template for models without one; see `local/chat_template.py`."""
 
 
-@dataclass(frozen=True)
-class Reasoning:
-    """How a model reasons before it answers. Reasoning is parted from every answer.
-
-    The marks of known models (`<think>`, `[THINK]`, gpt-oss' channels) and the fields of
-    servers (`reasoning_content`, `reasoning`, thinking parts) are read without any of this.
-
-    Args:
-        marks: Further texts that open and close reasoning, such as [["<plan>", "</plan>"]].
-        opened: Whether the template of a server opens the first mark in the prompt: an answer
-            that does not close it is then reasoning without an end. Where prompts are
-            rendered here, that is seen.
-        max_tokens: Room for reasoning: tokens that every request may use beyond those of its
-            answer.
-        effort: What is sent to the server as `reasoning_effort`, such as "low"; null for nothing.
-    """
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    marks: tuple[Mark, ...] = ()
-    opened: bool = False
-    max_tokens: int = 0
-    effort: str | None = None
-
-
 UNRECORDED: Final = "the journal has no answer that was sampled anew"
 """The error of a replay for a request that an earlier run had no reason to send."""
-
-DEFAULT_REASONING: Final = Reasoning()
-"""How a model reasons of which a recipe says nothing."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +54,9 @@ class LanguageModel:
     Args:
         model: A folder with weights, a name on the hub, or the name under which the
             server at `base_url` knows it.
-        engine: What runs it. `transformers`: weights in this process, on a CPU or a GPU.
-            `vllm`: vLLM offline, in a process of its own. `openai`: an OpenAI-compatible
-            server, either attached by `base_url` or vLLM's own, started by `serve`.
-            `replay`: answers from the journal alone.
+        engine: What runs it. `transformers`: weights in this process, on a CPU or a GPU. `vllm`:
+            vLLM offline, in a process of its own. `openai`: an OpenAI-compatible server, by
+            `base_url` or vLLM's own, started by `serve`. `replay`: answers of the journal alone.
         id: An identity chosen by the user, which replaces the digest of the weights.
         revision: Branch, tag or commit of a name on the hub.
         dtype: Number format of the weights.
@@ -97,6 +76,8 @@ class LanguageModel:
             `Decoding.json_schema`.
         limits: How fast requests are sent to a server.
         api: Which interface a server has, and which parameters it takes.
+        batch: Whether requests go to the provider's batches, which are answered within a day for
+            about half the price: true, or how. A preview (`--limit`) asks one by one.
         reasoning: How it reasons before it answers.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: The model, by its name in the recipe, that is asked for what this one refuses
@@ -123,6 +104,7 @@ class LanguageModel:
     guided: bool = True
     limits: Limits = DEFAULT_LIMITS
     api: Api = PLAIN_API
+    batch: BatchOption = False
     reasoning: Reasoning = DEFAULT_REASONING
     resample: int = 2
     fallback: LanguageModel | None = None
@@ -134,6 +116,16 @@ class LanguageModel:
         """What rows call it: its id, what its server calls it, or the end of its path."""
         name = self.id or self.served_name or self.made_by
         return name or self.model.rstrip("/").split("/")[-1]
+
+    @property
+    def batching(self) -> Batching | None:
+        """How requests go to the provider's batches; None where they are sent one by one."""
+        return Batching() if self.batch is True else self.batch or None
+
+    @property
+    def price_as_sent(self) -> Price | None:
+        """The price of its requests, in batches where they are sent so."""
+        return self.price.in_batches() if self.price and self.batching else self.price
 
 
 @dataclass(frozen=True)
@@ -168,8 +160,7 @@ class Decoding:
             this probability; 1 for all tokens.
         presence_penalty: Subtracted once from the logit of every token that the answer
             already contains (OpenAI's definition).
-        stop: Texts that end the answer and are cut from it. One that is a control token ends it
-            too, although texts do not show it.
+        stop: Texts that end the answer and are cut from it; a control token ends it as well.
         top_k: Sample among this many most probable tokens; None for all.
         frequency_penalty: Subtracted from a token's logit once for each time that the
             answer contains it (OpenAI's definition).
@@ -179,9 +170,8 @@ class Decoding:
         reasoning_effort: How much a server's model reasons, such as "low"; None leaves it to
             the server.
 
-    Engines that can restrict the sampling do so for `choice` and `json_schema`; the
-    others send the request as it is. So the answer must be checked either way:
-    `pipeline.models.ask.ask` does that and asks for one repair.
+    Engines that can restrict the sampling do so for `choice` and `json_schema`. The answer
+    must be checked either way: `pipeline.models.ask.ask` does that and asks for one repair.
 
     Example:
         >>> Decoding(max_tokens=8, temperature=0.7, stop=("\\n",)).top_p
@@ -214,9 +204,8 @@ class Request:
         seed: Seed of the stage.
         sample: Number of the answer, where several are requested for one prompt: 0, 1, 2, ...
         resample: How often it was sampled anew, because its answers could not be read.
-        role: Whose turn is written after those of the prompt. For "user" the prompt is rendered up
-            to where a user's words begin, so that the model's chat template must be at hand here;
-            what ends a user's turn there ends it too, beside the decoding's `stop`.
+        role: Whose turn follows. For "user" the prompt is rendered up to where a user's words
+            begin, and its template's end of a turn is a stop: the template must be at hand here.
 
     Example:
         >>> question = chat([{"role": "user", "content": "Name a sea."}])

@@ -20,7 +20,8 @@ left; when it has ended, what it did not use is given back. A server may bill mo
 reasoning beyond `max_tokens`, a prompt that is longer than it was estimated here. Then the most
 by which any request to the model went beyond is kept free for each request in flight from there
 on. The journal's newest answers of the model say how much that is, from earlier runs too; until
-there is one, at most `PROBES` requests are in flight. So
+there is one, at most `PROBES` requests are in flight, or one round of a provider's batches,
+which is submitted as a whole. So
 whenever a request is sent, all that was billed and all that is in flight fits into the budget,
 as far as answers so far show, and the budget is exceeded by no more than what the requests in
 flight are then billed beyond that: by nothing where servers keep to `max_tokens` and prompts are
@@ -32,13 +33,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
-from typing import Annotated, Any, ClassVar, Final, Literal
+from datetime import date
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import AfterValidator
 
 from pipeline.errors import Exit, UserError
 from pipeline.models.journal.usage import TokenUsage
+from pipeline.models.periods import Period
+from pipeline.wording import amount, counted
 
 NOT_ASKED: Final = "not_asked"
 """How the error of a row begins that a partial run did not ask about: the budget was reached."""
@@ -52,8 +55,6 @@ that hangs does not hold all others back."""
 
 DEFAULT_CURRENCY: Final = "USD"
 CURRENCY_LETTERS: Final = 3
-
-Period = Literal["day", "week", "month"]
 
 
 def _valid_currency(code: str) -> str:
@@ -207,34 +208,6 @@ class BudgetLimit:
     per: Period | None = None
 
 
-def period_start(per: Period, today: date) -> date:
-    """The first day of a calendar period.
-
-    Args:
-        per: The period.
-        today: A day in it.
-
-    Example:
-        >>> [str(period_start(per, date(2026, 7, 2))) for per in ("day", "week", "month")]
-        ['2026-07-02', '2026-06-29', '2026-07-01']
-    """
-    if per == "month":
-        return today.replace(day=1)
-    return today - timedelta(days=today.weekday() if per == "week" else 0)
-
-
-def period_end(per: Period, today: date) -> date:
-    """The first day of the next calendar period; see `period_start`.
-
-    Example:
-        >>> [str(period_end(per, date(2026, 12, 31))) for per in ("day", "week", "month")]
-        ['2027-01-01', '2027-01-04', '2027-01-01']
-    """
-    start = period_start(per, today)
-    days = {"day": 1, "week": 7, "month": 32}[per]
-    return period_start(per, start + timedelta(days=days))
-
-
 @dataclass
 class BudgetTracker:
     """A limit with the usage that counts against it, reservations included.
@@ -249,6 +222,7 @@ class BudgetTracker:
         earlier: What earlier runs of the limit's period used; it counts as well.
         currency: That of the money.
         renewed: The first day of the next period, None for a limit of one run.
+        since: The first day of the period, likewise.
     """
 
     name: str
@@ -260,6 +234,7 @@ class BudgetTracker:
     earlier: Usage = field(default_factory=Usage)
     currency: str = DEFAULT_CURRENCY
     renewed: date | None = None
+    since: date | None = None
 
     def exceeded_by(self, usage: Usage) -> str | None:
         """The limit that this usage would exceed, such as "1,000 requests"; None if it fits."""
@@ -268,11 +243,11 @@ class BudgetTracker:
         tokens = earlier.tokens + self.tokens + usage.tokens
         money = earlier.money + self.money + usage.money
         if limit.requests is not None and requests > limit.requests:
-            return self._of_period(f"{limit.requests:,} requests")
+            return self._of_period(counted(limit.requests, "request"))
         if limit.tokens is not None and tokens > limit.tokens:
-            return self._of_period(f"{limit.tokens:,} tokens")
+            return self._of_period(counted(limit.tokens, "token"))
         if limit.money is not None and money > limit.money + MONEY_TOLERANCE:
-            return self._of_period(f"{limit.money:,g} {self.currency}")
+            return self._of_period(f"{amount(limit.money, 6)} {self.currency}")
         return None
 
     def _of_period(self, amount: str) -> str:
@@ -351,6 +326,19 @@ class Budget:
         for tracker in self.trackers:
             tracker.add(usage)
 
+    def resume(self, usage: Usage, since: date) -> None:
+        """Do not count what a batch may be billed among what earlier runs have used.
+
+        It is reserved by itself while this run waits for it.
+
+        Args:
+            usage: What it may be billed.
+            since: When it was submitted.
+        """
+        for tracker in self.trackers:
+            if tracker.since is not None and since >= tracker.since:
+                tracker.earlier -= usage
+
     def reconcile(self, reserved: Usage, actual: Usage) -> None:
         """Replace a reservation by what was really used."""
         for tracker in self.trackers:
@@ -366,7 +354,7 @@ class Budget:
     def exhausted(self, remaining: int) -> UserError:
         """The error that ends the run, with the number of requests that were not sent."""
         tracker = self._exhausted
-        why = "1 request is left" if remaining == 1 else f"{remaining:,} requests are left"
+        why = f"{counted(remaining, 'request')} {'is' if remaining == 1 else 'are'} left"
         hint = "run again to continue with a new budget, or raise it; all answers are kept"
         if tracker and tracker.renewed:
             if tracker.earlier != NOTHING:
@@ -384,8 +372,8 @@ class Budget:
 def _of_earlier(tracker: BudgetTracker) -> str:
     """What earlier runs used of a limit, in its units."""
     earlier, limit = tracker.earlier, tracker.limit
-    parts = [f"{earlier.requests:,} requests"] if limit.requests is not None else []
-    parts += [f"{earlier.tokens:,} tokens"] if limit.tokens is not None else []
+    parts = [counted(earlier.requests, "request")] if limit.requests is not None else []
+    parts += [counted(earlier.tokens, "token")] if limit.tokens is not None else []
     if limit.money is not None:
-        parts.append(f"{earlier.money:,.4g} {tracker.currency}")
+        parts.append(f"{amount(earlier.money)} {tracker.currency}")
     return ", ".join(parts)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
-from pipeline.models.base import DEFAULT_REASONING, PLAIN, Embedder, LanguageModel, local_folder
+from pipeline.models.api import DEFAULT_REASONING
+from pipeline.models.base import PLAIN, Embedder, LanguageModel, local_folder
 from pipeline.store.file_hashes import FileDigests
 from pipeline.store.hashing import digest
 

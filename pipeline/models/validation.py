@@ -41,6 +41,7 @@ def mistakes(model: LanguageModel) -> list[str]:
         *_other_mistakes(model),
         *_reasoning_mistakes(model),
         *_api_mistakes(model),
+        *_batch_mistakes(model),
     ]
 
 
@@ -175,6 +176,24 @@ def _spelling_mistakes(model: LanguageModel, native: bool) -> list[str]:
             "api.chat_template_kwargs must be left out where prompts are rendered here: the "
             "server's template is not used"
         )
+    return messages
+
+
+def _batch_mistakes(model: LanguageModel) -> list[str]:
+    options, messages = model.batching, []
+    if options is None:
+        return []
+    if model.engine not in ("openai", "replay") or model.serve:
+        whose = "serve: true" if model.serve else f"the engine {model.engine}"
+        messages.append(f"batch must be left out for {whose}: only a provider has batches")
+    if model.api.provider == "gemini":
+        messages.append("batch must be left out for gemini; openai, azure and anthropic have one")
+    if model.api.stream:
+        messages.append("batch must be left out with api: {stream: true}: a batch does not stream")
+    if not options.poll > 0:
+        messages.append(f"batch.poll must be above 0, got {options.poll:g}")
+    if not options.completion_window.strip():
+        messages.append("batch.completion_window must be a time such as 24h, got ''")
     return messages
 
 

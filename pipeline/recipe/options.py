@@ -148,6 +148,8 @@ def _value(
         what = f"{option.name} {mistake}" if str(mistake).startswith("must") else str(mistake)
         kind: Literal["value", "no_file"] = "value" if what.startswith(option.name) else "no_file"
         return paths, [Problem((option.name,), what, kind=kind)] if mistake else []
+    if option.names_data_set and isinstance(raw, str):
+        raw = existing(raw, folder)
     return _typed(option, raw)
 
 

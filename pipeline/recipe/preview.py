@@ -7,6 +7,9 @@ itself how many rows it makes (`num_rows`, `num_challenges`) makes at most N of 
 N prompts where it counts these (`max_requests`); what it is shown, such as seed tasks, is not
 cut. Its requests are the first of those of the whole run, which the journal then answers.
 
+It asks one by one, also where a model is asked in a provider's batches: nobody waits a day for a
+preview.
+
 Stages that make files alone (training, reports) run only where they are named. What was limited,
 and all that is made from it, carries the limit in its fingerprint, and is never released.
 """
@@ -17,6 +20,8 @@ from dataclasses import is_dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final
 
+from pipeline.models.base import LanguageModel
+from pipeline.recipe.graph import Step
 from pipeline.recipe.recipe import Recipe
 
 SIZES: Final = ("num_rows", "num_challenges", "max_requests")
@@ -31,7 +36,7 @@ def preview(recipe: Recipe, limit: int) -> Recipe:
         limit: How many rows each of these stages gets, or makes.
     """
     steps = {
-        name: replace(step, options=_limited(step.options, limit), limit=limit)
+        name: replace(step, options=_one_by_one(step, _limited(step.options, limit)), limit=limit)
         if step.asks_model
         else step
         for name, step in recipe.steps.items()
@@ -51,6 +56,24 @@ def _limited(options: SimpleNamespace, limit: int) -> SimpleNamespace:
             }
             values[name] = replace(value, **sizes) if sizes else value
     return SimpleNamespace(**values)
+
+
+def _one_by_one(step: Step, options: SimpleNamespace) -> SimpleNamespace:
+    """The options with models that are asked without batches."""
+
+    def without_batches(model: Any) -> Any:
+        if not isinstance(model, LanguageModel):
+            return model
+        second = None if model.fallback is None else without_batches(model.fallback)
+        return replace(model, batch=False, fallback=second)
+
+    values = vars(options)
+    changed = {
+        option.name: option.each(values[option.name], without_batches)
+        for option in step.stage.options
+        if option.is_model
+    }
+    return SimpleNamespace(**{**values, **changed})
 
 
 def _size(name: str, value: Any, limit: int) -> Any:

@@ -56,7 +56,7 @@ def refresh(
 
     Returns:
         What was done. A mistake of the user's, a lost source, a refused gate and a place that
-        does not answer are `code`, `outcome` and `why`.
+        does not answer, and batches that are under way, are `code`, `outcome` and `why`.
 
     Raises:
         UserError: Another refresh of the recipe is running (exit code 9), or there is no such
@@ -149,6 +149,9 @@ def _refresh(
     if created.is_new:
         result.outcome = "released"
         _compare(store, last, created.release, result)
+    elif last and damaged and (left := list(sources.damages(store, last))):
+        result.outcome = f"nothing new; {result.release} stays damaged: its stages have changed"
+        result.why = left
     elif damaged:
         result.outcome = "nothing new; what was damaged in the store was computed again"
     else:
@@ -189,6 +192,12 @@ def _run(
     finally:
         shown.close()
         _count(runner, result)
+    if code is Exit.WAITING:
+        result.code, result.outcome = code, "waiting for batches: nothing was released yet"
+        result.why = [
+            f"{name}: {error.what}; {error.why}" for name, error in runner.waiting.items()
+        ]
+        result.why.append("the next refresh goes on there")
     if code is Exit.ROWS_FAILED:
         failed = _failed(runner)
         result.code, result.outcome = code, "rows failed: nothing was released"

@@ -3,10 +3,12 @@
 - `execute`: the one way in: jobs of programs in, outcomes with evidence out, in order;
 - `isolation`: what isolates them on this machine: bubblewrap, or user namespaces, or nothing;
 - `namespaces`: user namespaces without bubblewrap, by system calls;
+- `seccomp`: system calls that programs are refused;
 - `runner`: the process with number 1 of each sandbox; starts the programs, limits and ends them;
 - `harness`: what goes on in the process of a program;
 - `values`: values as the harness writes them and the outside reads them.
 
-`namespaces`, `runner`, `harness` and the writing half of `values` run inside, on the standard
-library alone; no module of this package imports more than it needs, since each start pays for it.
+`namespaces`, `seccomp`, `runner`, `harness` and the writing half of `values` run inside, on the
+standard library alone; no module of this package imports more than it needs, since each start pays
+for it.
 """

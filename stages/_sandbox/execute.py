@@ -146,8 +146,22 @@ def execute(
 def _execute(
     job: Sequence[Run], limits: Limits, isolation: Isolation, packages: Sequence[str]
 ) -> list[Ended]:
-    if not job:
-        return []
+    """All runs of a job; those that a sandbox took with it are tried once more in another."""
+    ended: list[Ended] = []
+    is_second = False
+    while len(ended) < len(job):
+        lines, errors = _sandboxed(job[len(ended) :], limits, isolation, packages)
+        ended += map(_ended, lines)
+        if not lines and is_second:
+            ended.append(Ended("lost", 1, "", errors[-1000:], [], False, 0.0, 0))
+        is_second = not lines and not is_second
+    return ended
+
+
+def _sandboxed(
+    job: Sequence[Run], limits: Limits, isolation: Isolation, packages: Sequence[str]
+) -> tuple[list[str], str]:
+    """A line for each run that a sandbox came to the end of, and its own errors."""
     size, seconds = limits.scratch_mb << 20, len(job) * limits.seconds + _GRACE
     plain = {"limits": limits.in_bytes(), "runs": [_plain(run) for run in job]}
     with ExitStack() as stack:
@@ -158,9 +172,7 @@ def _execute(
         output, errors = _communicate(command(isolation, packages, size), message, seconds)
     # One name for the scratch folder, whatever isolates: messages must not differ by it.
     lines = output.replace(scratch.encode(), SCRATCH.encode()).split(b"\n")[:-1]
-    ended = [_ended(line.decode()) for line in lines[: len(job)]]
-    lost = Ended("lost", 1, "", errors.decode(errors="replace")[-1000:], [], False, seconds, 0)
-    return [*ended, *[lost] * (len(job) - len(ended))]
+    return [line.decode() for line in lines[: len(job)]], errors.decode(errors="replace")
 
 
 def _plain(run: Run) -> dict[str, Any]:

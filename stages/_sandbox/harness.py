@@ -74,6 +74,7 @@ def run_steps(run: Mapping[str, Any], send: Send, token: Callable[[], str]) -> N
                 __record__=lambda number, item: send(("value", number, encode(item))),
                 __equal__=lambda left, right: are_equal(left, right, _is_of_program),
                 __unittest__=_run_unittest,
+                __parametrized__=_run_parametrized,
             )
         if event is not None:
             send(event)
@@ -163,3 +164,18 @@ def _run_unittest(case: type, method: str) -> None:
             raise kind(problems[0][1].strip().rpartition("\n")[2].partition(": ")[2])
     if result.skipped or not result.testsRun or result.expectedFailures:
         raise RuntimeError("the test was skipped")
+
+
+def _run_parametrized(test: Callable[..., Any]) -> None:
+    """Call a test with each set of arguments that `pytest.mark.parametrize` gives it."""
+    calls: list[dict[str, Any]] = [{}]
+    for mark in vars(test).get("pytestmark", []):
+        if mark.name == "parametrize":
+            names, values = mark.args[:2]
+            listed = names.replace(",", " ").split() if isinstance(names, str) else list(names)
+            sets = [getattr(value, "values", value) for value in values]  # of `pytest.param`
+            if len(listed) == 1:
+                sets = [value if type(value) is tuple else (value,) for value in sets]
+            calls = [call | dict(zip(listed, row)) for call in calls for row in sets]  # noqa: B905
+    for call in calls:
+        test(**call)

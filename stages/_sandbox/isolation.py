@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 import marshal
 import os
 import shutil
@@ -22,7 +23,9 @@ from types import CodeType
 from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.errors import UserError
-from stages._sandbox import harness, namespaces, runner, values
+from stages._sandbox import harness, namespaces, runner, seccomp, values
+
+_log = logging.getLogger(__name__)
 
 Kind = Literal["bwrap", "namespaces", "limits"]
 
@@ -67,19 +70,24 @@ def isolation(unsafe: bool = False) -> Isolation:
     """The first way that works on this machine.
 
     Args:
-        unsafe: Whether programs may run with limits alone where nothing isolates them.
+        unsafe: Whether programs may run with limits alone where nothing isolates them; the run
+            then warns of it.
 
     Raises:
-        UserError: None does, and `unsafe` is false.
+        UserError: None does.
     """
-    reasons = []
-    for candidate in _candidates():
+    if sys.platform != "linux":
+        raise UserError(f"programs must run on Linux, got {sys.platform}", hint=_HINT)
+    reasons: list[str] = []
+    for candidate in [*_candidates(), *([Isolation("limits")] if unsafe else [])]:
         reason = failure(candidate)
         if reason is None:
+            if candidate.kind == "limits":
+                _log.warning(
+                    "programs run with limits alone, isolated from nothing: %s", "; ".join(reasons)
+                )
             return candidate
         reasons.append(f"{candidate.program or candidate.kind}: {reason}")
-    if unsafe:
-        return Isolation("limits")
     raise UserError(
         "programs must run isolated, got a machine with neither bubblewrap nor user namespaces",
         why="; ".join(reasons),
@@ -103,10 +111,11 @@ def failure(candidate: Isolation) -> str | None:
     Args:
         candidate: The way.
     """
+    job: dict[str, Any] = {"runs": []}
     try:
         ended = subprocess.run(
             command(candidate, (), _TRIAL_BYTES),
-            input=request(candidate, {"runs": []}, (), _TRIAL_BYTES, SCRATCH),
+            input=request(candidate, job, (), _TRIAL_BYTES, SCRATCH),
             env=ENVIRONMENT,
             capture_output=True,
             timeout=_TRIAL_SECONDS,
@@ -186,7 +195,7 @@ def request(
 @cache
 def _modules(in_python: bool) -> list[tuple[str, CodeType]]:
     """The modules that run inside, compiled: a sandbox sees no file of this project."""
-    inside = [values, harness, *([namespaces] if in_python else []), runner]
+    inside = [values, harness, seccomp, *([namespaces] if in_python else []), runner]
     sources = [(module.__name__, inspect.getsource(module)) for module in inside]
     return [(name, compile(source, name, "exec")) for name, source in sources]
 

@@ -26,7 +26,7 @@ _SIGKILL: Final = 9
 _CAPABILITY_VERSION: Final = 0x20080522
 _UMOUNT_DETACH: Final = 2
 _NOBODY: Final = 65534
-_ROOT: Final = "/tmp"  # a place to mount on that every machine has; nothing is written
+_ROOT: Final = "/sys"  # a folder to mount on, below which nothing lies that is needed
 _DEVICES: Final = ("null", "zero", "full", "random", "urandom")
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -16,6 +16,7 @@ import sys
 import time
 
 from stages._sandbox.harness import run_script, run_steps
+from stages._sandbox.seccomp import refuse_calls
 
 TYPE_CHECKING = False  # as in `typing`, whose import costs a third of a start
 if TYPE_CHECKING:
@@ -63,12 +64,15 @@ def main(job: Mapping[str, Any]) -> None:
 
 
 def _protect(namespaced: bool) -> None:
+    _prctl(_PR_SET_DUMPABLE, 0)
+    if not namespaced:
+        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
     import ctypes
 
-    prctl = ctypes.CDLL(None).prctl
-    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    if not namespaced:
-        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def _write(to: int, data: bytes) -> None:
@@ -175,12 +179,13 @@ class _Program:
         """More processes or memory than all of them together may have end the run."""
         count = total = 0
         for pid in _processes(self._namespaced):
-            count += 1
             try:
                 with open(f"/proc/{pid}/statm", "rb") as file:
-                    total += int(file.read().split()[1]) * _PAGE
-            except (OSError, IndexError):
+                    size, resident, *_ = map(int, file.read().split())
+            except (OSError, ValueError):
                 continue
+            count += size > 0  # one that has ended is there until the run is over
+            total += resident * _PAGE
         self._peak = max(self._peak, total)
         if count > self._limits["processes"]:
             self._cut = "processes"
@@ -240,6 +245,7 @@ def _become(
 ) -> NoReturn:
     """In the forked process: the limits and files of a program, then the program itself."""
     os.setsid()
+    _prctl(_PR_SET_DUMPABLE, 1)  # of its own process a program sees what it does anywhere
     events = 200 + int.from_bytes(os.urandom(2), "big") % 700
     os.dup2(pipes["events"][1], events, inheritable=False)
     os.dup2(tokens[0], events + 1, inheritable=False)
@@ -250,6 +256,7 @@ def _become(
         os.dup2(descriptor, number)
     os.closerange(3, events)
     os.closerange(events + 2, 1024)
+    refuse_calls()
     _limit(job["limits"])
     _enter(run, job["packages"], folder)
     if run["kind"] == "command":

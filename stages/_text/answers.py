@@ -27,6 +27,9 @@ from typing import Final, NamedTuple
 
 from stages._text.final_answer import normalized_answer
 
+_MAX_CHARS: Final = 500
+"""Characters beyond which a text is no number; a longer one would only take long to read."""
+
 _DIGITS: Final = r"\d+(?:\.\d*)?|\.\d+"
 _NUMBER: Final = re.compile(
     rf"""
@@ -41,7 +44,7 @@ _NUMBER: Final = re.compile(
         \{{?(?P<power>[-+]?\d{{1,3}})\}}?)?
     )
     \s*(?P<percent>\\?%|percent\b)?
-    \s*(?P<unit>(?:[^\W\d]\S*\s*){{0,3}})
+    \s*+(?P<unit>(?:[^\W\d]\S*+(?:\s++[^\W\d]\S*+){{0,2}}\s*+)?)
     """,
     re.VERBOSE,
 )
@@ -89,6 +92,8 @@ def number(text: str) -> Number | None:
     >>> number("3 or 4") is None
     True
     """
+    if len(text) > _MAX_CHARS:
+        return None
     text = _EQUATION.sub("", _plain(text))
     match = _NUMBER.fullmatch(text)
     if match is None:

@@ -14,6 +14,7 @@ import unicodedata
 from typing import Final
 
 _BOXED: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE: Final = re.compile(r"[{}]")
 _HASHES: Final = re.compile(r"^\s*####[ \t]*(\S.*?)\s*$", re.MULTILINE)
 _PHRASE: Final = re.compile(
     r"(?i)(?:\banswer\b[*_ ]*(?:is|=|[:：])|答案\s*(?:是|为|[:：]))[*_:： ]*(\S.*?)\s*$",
@@ -70,13 +71,15 @@ def _short(text: str, max_words: int) -> str | None:
 
 def _last_boxed(text: str) -> str | None:
     """What the last box encloses, its own braces in pairs; None without a closed one."""
-    for start in reversed([match.end() for match in _BOXED.finditer(text)]):
-        depth = 1
-        for at in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if not depth:
-                return text[start:at]
-    return None
+    boxes = [match.end() for match in _BOXED.finditer(text)]
+    opened: list[int] = []
+    closed_at = {}
+    for brace in _BRACE.finditer(text) if boxes else ():
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif opened:
+            closed_at[opened.pop()] = brace.start()
+    return next((text[at : closed_at[at]] for at in reversed(boxes) if at in closed_at), None)
 
 
 def normalized_answer(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.stage import InputFiles, Pairs, stage
+from pipeline.stage import DataSetName, InputFiles, Pairs, stage
 from schemas.pairs import PAIR_COLUMNS, pair_id
 from stages._common.verdicts import evidence_json
 from stages.load._chat.source import Fields, Reasoning, Source, kept_fields, source_of
@@ -76,7 +76,7 @@ def pairs(
     ctx: Context,
     *,
     path: InputFiles = (),
-    dataset: str | None = None,
+    dataset: DataSetName | None = None,
     split: str = DEFAULT_SPLIT,
     revision: str | None = None,
     format: Format = "auto",
@@ -107,7 +107,8 @@ def pairs(
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
         dataset: Instead of `path`, the name of a data set on the Hugging Face hub, or a
-            local folder that `datasets` can load.
+            local folder that `datasets` can load; a relative one is looked for beside the
+            recipe, then in the repository, as files are.
         split: Of the data set.
         revision: Of the data set.
         format: Of the rows (each row's own fields decide by default), or the kind of table

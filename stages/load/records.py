@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, Final, Literal, get_args
 
 from pipeline.context import Context
-from pipeline.stage import InputFiles, Records, stage
+from pipeline.stage import DataSetName, InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages._common.verdicts import evidence_json
 from stages.load._chat.source import Fields, Reasoning, Source, kept_fields, source_of
@@ -90,7 +90,7 @@ def records(
     ctx: Context,
     *,
     path: InputFiles = (),
-    dataset: str | None = None,
+    dataset: DataSetName | None = None,
     split: str = DEFAULT_SPLIT,
     revision: str | None = None,
     format: Format = "auto",
@@ -140,7 +140,8 @@ def records(
     Args:
         path: Files, one after the other. gzip and zstandard are recognized by content.
         dataset: Instead of `path`, the name of a data set on the Hugging Face hub, or a
-            local folder that `datasets` can load, or has saved (`save_to_disk`).
+            local folder that `datasets` can load, or has saved (`save_to_disk`); a relative
+            one is looked for beside the recipe, then in the repository, as files are.
         split: Of the data set.
         revision: Of the data set.
         format: Of the rows (each row's own fields decide by default), or the kind of

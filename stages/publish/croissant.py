@@ -225,7 +225,9 @@ def _entities(release: Release, sources: Sequence[Mapping[str, Any]]) -> Iterato
         stages = loads.get(entry["source"], [])
         options = [stage["parts"]["options"] for stage in stages]
         digests = [d for o in options for d in o.get("path") or () if isinstance(d, str)]
-        datasets = [o["dataset"] for o in options if isinstance(o.get("dataset"), str)]
+        # A data set that is a folder counts by its files, and has no address.
+        on_hub = [stage["parts"]["options"] for stage in stages if not stage["parts"].get("files")]
+        datasets = [o["dataset"] for o in on_hub if isinstance(o.get("dataset"), str)]
         values = {
             "@type": "prov:Entity",
             "@id": f"#source-{number}",

@@ -26,7 +26,7 @@ from pipeline.models.journal.usage import TokenUsage
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.journals import max_answers
-from tests.support.running import artifact, command, contents, pool, run
+from tests.support.running import artifact, called, contents, pool, run
 from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 14
@@ -130,21 +130,21 @@ stages:
     (tmp_path / "spent.yaml").write_text(text)
     call = (str(tmp_path / "spent.yaml"), "--store", str(tmp_path / "store"))
     run(Recipe.load(call[0]), tmp_path / "store", "a")
-    planned = command("plan", *call)
+    planned = called("plan", *call)
     assert "warning: the budget of the run is 4 requests; 6 are expected" in planned.stdout
-    first = command("run", *call)
+    first = called("run", *call)
     assert first.returncode == Exit.BUDGET, first.stderr
     assert "the budget of the run is reached: 4 requests" in first.stderr
     assert "2 requests are left" in first.stderr
     assert "requests of new: 4 requests, " in first.stderr, "a part is not compared with the whole"
-    assert "about 2 requests left" in first.stderr
-    planned = command("plan", *call)
+    assert "about 2 requests are left" in first.stderr
+    planned = called("plan", *call)
     assert "4 more requests are in the journal" in planned.stdout
     assert "warning" not in planned.stdout, "2 are left to send"
-    second = command("run", *call)
+    second = called("run", *call)
     assert second.returncode == Exit.DONE, second.stderr
     assert "requests of new: 2 requests (estimate +0%), 4 more answered by the" in second.stderr
-    raised = command("run", *call, "--set", "budget.requests=9")
+    raised = called("run", *call, "--set", "budget.requests=9")
     assert raised.returncode == Exit.DONE
 
 

@@ -121,7 +121,7 @@ def test_damaged_json_of_a_store(sound: Path, store: Path) -> None:
     random_state = random.Random(0)
     files = sorted(path for path in store.rglob("*") if path.suffix == ".json")
     files += sorted((store / "code").iterdir())
-    for number in range(30):
+    for number in range(16):
         path = random_state.choice(files)
         content = path.read_bytes()
         if number % 2:
@@ -182,7 +182,7 @@ def test_damaged_rows_of_an_artifact_are_an_error_with_the_next_command(
     assert f"try: rm -r {path.parent}, then run again" in done.stderr
     random_state = random.Random(1)
     sound_bytes = (sound / "store" / path.relative_to(store)).read_bytes()
-    for _ in range(40):
+    for _ in range(16):
         path.write_bytes(changed_bytes(sound_bytes, random_state))
         for verb in ("cat", "run"):
             words = ["brief"] if verb == "cat" else []

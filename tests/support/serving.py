@@ -265,24 +265,23 @@ class TinyLM:
     """The answers of tinylm, in the batches of the transformers engine.
 
     What it samples follows from the body of the request, so an answer does not depend on
-    when it is requested. An answer is computed once and then given at once, however busy
-    the machine is.
+    when it is requested. An answer is computed once in a process, by whichever server, and
+    then given at once, however busy the machine is.
     """
 
     window = 0.02
     """Seconds in which requests are collected for a batch."""
 
     def __init__(self) -> None:
-        self._responses: dict[bytes, dict[str, Any]] = {}
         self._waiting: list[tuple[PreparedRequest, asyncio.Future[dict[str, Any]]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, request: HttpMessage) -> bytes:
         """Responder a POST."""
         content = json.loads(request.body)
-        if request.body not in self._responses:
-            self._responses[request.body] = await self._compute(content, request.body)
-        response = self._responses[request.body]
+        if request.body not in _responses:
+            _responses[request.body] = await self._compute(content, request.body)
+        response = _responses[request.body]
         return http_response(
             "200 OK", json.dumps(openai_form(response, "messages" in content)).encode()
         )
@@ -339,6 +338,7 @@ def compute(rows: list[PreparedRequest]) -> dict[str, dict[str, Any]]:
     }
 
 
+_responses: dict[bytes, dict[str, Any]] = {}
 _weights: list[Any] = []
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.models.base import Completion, EngineContext, LanguageModel, Request, Scored
-from pipeline.models.engines.journaled import JournaledEngine, are_known
+from pipeline.models.engines.journaled import JournaledEngine, NamedEngine, are_known
 from pipeline.models.journal.journal import Journal
 from pipeline.models.local.rendering import Rendering
 
 
-class Fallback:
+class Fallback(NamedEngine):
     """A model in the place of another one, as one stage sees it.
 
     Args:
@@ -31,8 +31,6 @@ class Fallback:
         open_engine: Loads it.
     """
 
-    fallback = None
-
     def __init__(
         self,
         model: LanguageModel,
@@ -41,8 +39,8 @@ class Fallback:
         ctx: EngineContext,
         open_engine: Callable[[], Any],
     ) -> None:
-        self._model, self._identity, self._instead_of = model, identity, instead_of
-        self._ctx, self._open = ctx, open_engine
+        super().__init__(model, identity, ctx)
+        self._instead_of, self._open = instead_of, open_engine
 
     @cached_property
     def _engine(self) -> JournaledEngine:
@@ -53,26 +51,6 @@ class Fallback:
     @cached_property
     def _rendering(self) -> Rendering:
         return Rendering(self._model)
-
-    @property
-    def name(self) -> str:
-        """What rows call it."""
-        return self._model.short_name
-
-    @property
-    def resample(self) -> int:
-        """How often an answer that cannot be read is sampled anew."""
-        return self._model.resample
-
-    @property
-    def tokenizer(self) -> Any:
-        """Its tokenizer."""
-        return self._rendering.tokenizer
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Tokens of prompt and answer together."""
-        return self._rendering.context_tokens
 
     def known(self, requests: Sequence[Request]) -> list[bool]:
         """Which of the requests an earlier run has handed over."""

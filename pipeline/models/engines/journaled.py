@@ -31,32 +31,27 @@ from pipeline.models.local.rendering import Rendering
 from pipeline.store.hashing import encode
 
 
-class JournaledEngine(ABC):
-    """A language model as one stage sees it: bound to the stage's journal and counters.
+class NamedEngine(ABC):
+    """What is known of a model without its weights: its prompts, and what its recipe says.
 
     Args:
-        rendering: How prompts are rendered.
         model: The model.
         identity: The identity of the model, which is part of every key.
         ctx: The store, the budget and the counters of the stage.
 
     Attributes:
-        fallback: What is asked for what this model refuses or fails.
-        instead_of: The identity of the model whose fallback this one is.
+        fallback: What is asked for what this model refuses or fails; None for nothing.
     """
 
     fallback: Engine | None = None
-    instead_of: Mapping[str, Any] | None = None
 
-    def __init__(
-        self,
-        rendering: Rendering,
-        model: LanguageModel,
-        identity: dict[str, Any],
-        ctx: EngineContext,
-    ) -> None:
-        self._rendering, self._model = rendering, model
-        self._identity, self._ctx = identity, ctx
+    def __init__(self, model: LanguageModel, identity: dict[str, Any], ctx: EngineContext) -> None:
+        self._model, self._identity, self._ctx = model, identity, ctx
+
+    @property
+    @abstractmethod
+    def _rendering(self) -> Rendering:
+        """How prompts are rendered."""
 
     @property
     def tokenizer(self) -> Any:
@@ -77,6 +72,36 @@ class JournaledEngine(ABC):
     def resample(self) -> int:
         """How often an answer that cannot be read is sampled anew."""
         return self._model.resample
+
+
+class JournaledEngine(NamedEngine):
+    """A language model as one stage sees it: bound to the stage's journal and counters.
+
+    Args:
+        rendering: How prompts are rendered.
+        model: The model.
+        identity: The identity of the model, which is part of every key.
+        ctx: The store, the budget and the counters of the stage.
+
+    Attributes:
+        instead_of: The identity of the model whose fallback this one is.
+    """
+
+    instead_of: Mapping[str, Any] | None = None
+
+    def __init__(
+        self,
+        rendering: Rendering,
+        model: LanguageModel,
+        identity: dict[str, Any],
+        ctx: EngineContext,
+    ) -> None:
+        super().__init__(model, identity, ctx)
+        self._rendered_by = rendering
+
+    @property
+    def _rendering(self) -> Rendering:
+        return self._rendered_by
 
     @cached_property
     def _journal(self) -> Journal:
@@ -100,7 +125,7 @@ class JournaledEngine(ABC):
         prepared = self.prepare(requests)
         # A server bills what it counts; one that is started here, or weights, bill nothing.
         metered = self._model.base_url is not None
-        billing = Billing(encode(self._identity).decode(), self._model.price, metered)
+        billing = Billing(encode(self._identity).decode(), self._model.price_as_sent, metered)
         return complete(prepared, self._journal, self._send, self._ctx, billing)
 
     def loglikelihood(

@@ -19,8 +19,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -35,7 +37,7 @@ from pipeline.models.http.redaction import MIN_KEY_LENGTH
 from pipeline.models.http.refusals import PARAMETERS, History
 from pipeline.models.http.scheduler import Result, Scheduler
 from pipeline.models.journal.gate import Gate
-from pipeline.models.journal.requests import Batch, PreparedRequest
+from pipeline.models.journal.requests import Batch, Discarded, PreparedRequest
 from pipeline.models.local.rendering import Rendering
 
 COMMIT_SIZE: Final = 1000
@@ -84,7 +86,10 @@ class RemoteModel:
             else:
                 name = model.served_name or model.model
                 key = _secret(model.api_key_env, model.model)
-                headers = {n: str(_secret(v, model.model)) for n, v in model.api.headers.items()}
+                headers = {
+                    name: str(_secret(variable, model.model, f"the value of the header {name}"))
+                    for name, variable in model.api.headers.items()
+                }
                 self._client = HttpClient(model, str(model.base_url), name, key, headers)
         return self._client
 
@@ -129,6 +134,46 @@ class OpenAIEngine(JournaledEngine):
         self._history = History()
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
+        """Yield answers as they come: in batches of the provider, or one by one.
+
+        Requests that are in a batch of an earlier run are awaited there, whatever the model's
+        options say now.
+        """
+        missing = [request for request in prepared if request.key in gate.missing]
+        keys = [request.key for request in missing]
+        batching = self._model.batching is not None
+        if not (batching or self._journal.batches.holding(keys)):
+            yield from self._send_singly(missing, gate)
+            return
+        ended: set[str] = set()
+        for batch in self._send_in_batches(missing, gate, len(prepared) - len(missing)):
+            ended |= {p.key for p, result in batch if not isinstance(result, Discarded)}
+            yield batch
+        left = [request for request in missing if request.key not in ended]
+        if left and not batching:
+            yield from self._send_singly(left, gate)
+
+    def _send_in_batches(
+        self, missing: list[PreparedRequest], gate: Gate, known: int
+    ) -> Iterator[Batch]:
+        from pipeline.models.engines.batches import BatchScheduler
+        from pipeline.models.http.batches.calls import BatchCalls
+
+        client = self._remote.client(self._ctx.work / "server.log")
+        calls = BatchCalls(client, self._remote.loop)
+        scheduler = BatchScheduler(
+            *(client, calls, self._journal, gate, self._model, self._ctx, self._history),
+            known=known,
+            waiting_since=self._waiting_since,
+        )
+        return scheduler.run(missing)
+
+    @cached_property
+    def _waiting_since(self) -> float:
+        """When the stage has begun to wait for batches."""
+        return time.monotonic()
+
+    def _send_singly(self, missing: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         """Yield answers as they come. Neither the event loop nor the journal waits for the other.
 
         The loop runs in its own thread and puts results into a queue, which is read here.
@@ -148,7 +193,6 @@ class OpenAIEngine(JournaledEngine):
             limits=self._model.limits,
             limiter=self._remote.limiter,
         )
-        missing = [request for request in prepared if request.key in gate.missing]
         if missing and not history.answered and self._journal.has_answered(missing[0].payload):
             # What is refused now is about its text: a run of failed rows alone must not stop.
             history.answered, history.accepted = True, {*PARAMETERS}
@@ -184,12 +228,13 @@ def _next_batch(results: Results) -> Batch:
     return batch
 
 
-def _secret(variable: str | None, where: str) -> str | None:
+def _secret(variable: str | None, where: str, what: str = "the key") -> str | None:
     """A key or a header's value from the environment. No error shows it.
 
     Args:
         variable: The name of the variable; None for no key.
         where: The model, for the message.
+        what: What it holds, likewise.
     """
     if variable is None:
         return None
@@ -198,7 +243,7 @@ def _secret(variable: str | None, where: str) -> str | None:
         raise UserError(
             f"the environment variable {variable} is not set",
             where=where,
-            why="it must hold the key for the model's server",
+            why=f"it must hold {what} for the model's server",
             hint=f"export {variable}=...",
         )
     if not (key.isascii() and key.isprintable()):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -215,10 +216,9 @@ def _answer(loaded: Transformers, width: int, rows: list[PreparedRequest]) -> Ba
 
 
 def _choices(loaded: Transformers, rows: Sequence[PreparedRequest]) -> list[Choices | None]:
-    by_texts: dict[tuple[str, ...], Choices | None] = {(): None}
-    for texts in {row.decoding.choice for row in rows} - {()}:
-        by_texts[texts] = Choices(texts, loaded.tokenizer, loaded.eos)
-    return [by_texts[row.decoding.choice] for row in rows]
+    of_texts = cache(lambda texts, limit: Choices(texts, loaded.tokenizer, loaded.eos, limit))
+    decodings = [row.decoding for row in rows]
+    return [of_texts(d.choice, d.max_tokens) if d.choice else None for d in decodings]
 
 
 class PreallocatedLayer(DynamicLayer):

@@ -10,7 +10,8 @@ import json
 from dataclasses import replace
 from typing import Final
 
-from pipeline.models.base import Decoding, Reasoning, TokenLogprobs
+from pipeline.models.api import Reasoning
+from pipeline.models.base import Decoding, TokenLogprobs
 from pipeline.models.journal.responses import ParsedResponse
 from schemas.reasoning import MARKS, Mark, Parted, parted
 

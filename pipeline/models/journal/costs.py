@@ -12,6 +12,7 @@ from pipeline.models.journal.export import model_name
 from pipeline.models.journal.journal import Journal
 from pipeline.models.journal.spending import Account
 from pipeline.models.journal.usage import TokenUsage
+from pipeline.wording import amount
 
 TOKENS: Final = {
     "prompt_tokens": "prompt", "cached_tokens": "cached", "completion_tokens": "completion",
@@ -78,7 +79,7 @@ def in_flight_note(entries: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     tokens = sum(entry["tokens"] for entry in lost)
     money = f", {', '.join(totals)}" if (totals := _totals(lost)) else ""
-    return f"at most {tokens:,} tokens{money} more: in flight when a run was killed"
+    return f"at most {tokens:,} tokens{money} more: in a batch, or in flight when a run was killed"
 
 
 def _cells(entry: Mapping[str, Any]) -> list[str]:
@@ -90,8 +91,8 @@ def _totals(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for entry in entries:
         if entry["currency"]:
             money[entry["currency"]] += entry["money"]
-    return [f"{amount:,.4g} {currency}" for currency, amount in sorted(money.items())]
+    return [f"{amount(paid)} {currency}" for currency, paid in sorted(money.items())]
 
 
 def _money(entry: Mapping[str, Any]) -> str:
-    return "" if entry["money"] is None else f"{entry['money']:,.4g} {entry['currency']}"
+    return "" if entry["money"] is None else f"{amount(entry['money'])} {entry['currency']}"

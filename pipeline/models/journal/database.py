@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+
+from pipeline.errors import UserError
 
 FORMAT = 2
 """Version of the table. The keys of another version would not be found, and be paid again."""
@@ -93,3 +96,37 @@ def _make_private(path: Path) -> None:
         with suppress(OSError):
             if stat.S_IMODE(file.stat().st_mode) & ~PRIVATE:
                 file.chmod(PRIVATE)
+
+
+DAMAGED_HINT: Final = "restore a copy of it, or move it away to send all its requests again"
+DISK: Final = frozenset({
+    sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM,
+})  # fmt: skip
+"""Results of SQLite that say nothing about the file's content."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error is that of a file that is no sound journal, not of the disk under it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return not isinstance(error, OSError) and (code is None or code & 0xFF not in DISK)
+
+
+@contextmanager
+def errors_explained(path: Path) -> Iterator[None]:
+    """Turns SQLite's errors into what their user can do.
+
+    Args:
+        path: The journal's file, for the message.
+    """
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # a bug of whoever called
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            what, hint = "the request journal is damaged", DAMAGED_HINT
+        else:
+            what = "the request journal cannot be written"
+            hint = "free some space or choose another folder with --store DIR; nothing is lost"
+        raise UserError(what, where=str(path), why=str(error), hint=hint) from error

@@ -56,8 +56,8 @@ def stats(journal: Journal) -> dict[str, Any]:
     Returns:
         `requests` and `bytes` of the journal, and under `models` for each model its `name`
         for people and its identity (`model`) with `requests`, `prompt_tokens`,
-        `completion_tokens`, `cut` (answers that reached max_tokens) and `again` (answers
-        beyond the first).
+        `completion_tokens` (None where the answers do not say), `cut` (answers that reached
+        max_tokens) and `again` (answers beyond the first).
     """
     models: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(COUNTS, 0))
     for entry in _sound_entries(journal):
@@ -70,8 +70,18 @@ def stats(journal: Journal) -> dict[str, Any]:
         counts["again"] += entry.answers - 1
     names = journal.names()
     identities = [(json.loads(text), counts) for text, counts in sorted(models.items())]
-    rows = [{"name": model_name(model, names), "model": model, **n} for model, n in identities]
+    rows = [
+        {"name": model_name(model, names), "model": model, **_known(counts)}
+        for model, counts in identities
+    ]
     return {"requests": journal.count(), "bytes": journal.path.stat().st_size, "models": rows}
+
+
+def _known(counts: dict[str, int]) -> dict[str, int | None]:
+    """The counts; None for tokens of which no answer says anything: a prompt has at least one."""
+    tokens = ("prompt_tokens", "completion_tokens")
+    unknown = not any(counts[name] for name in tokens)
+    return {name: None if unknown and name in tokens else n for name, n in counts.items()}
 
 
 def _sound_entries(journal: Journal) -> Iterator[StoredEntry]:
@@ -100,7 +110,8 @@ def _model(journal: Journal, entry: StoredEntry) -> dict[str, Any]:
 def stats_rows(statistics: dict[str, Any]) -> Iterable[list[str]]:
     """The rows of a table of `stats`: the model, then its counts in the order of COUNTS."""
     for row in statistics["models"]:
-        yield [row["name"], *(f"{row[count]:,}" for count in COUNTS)]
+        cells = ["unknown" if row[name] is None else f"{row[name]:,}" for name in COUNTS]
+        yield [row["name"], *cells]
 
 
 def model_name(model: Any, names: Mapping[str, str]) -> str:

@@ -69,12 +69,15 @@ class Gate:
         budget: The limits that apply.
         billing: Who bills the requests.
         in_flight: Where it is durable what may be billed; None where nobody bills anything.
+        batch: The tag of the provider's batch whose results are being made durable; None for
+            requests that were sent by themselves.
     """
 
     missing: frozenset[str]
     budget: Budget
     billing: Billing = UNBILLED
     in_flight: InFlight | None = None
+    batch: str | None = None
     _reserved: dict[str, Usage] = field(default_factory=dict)
     _open: Usage = field(default_factory=Usage)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -101,22 +104,51 @@ class Gate:
                 budget.beyond[billing.model] = Usage.of(0, longer, billing.price)
         return gate
 
-    def admit(self, request: PreparedRequest) -> bool:
-        """Whether it may be sent now. If not: once others are reconciled, or never."""
-        longest = TokenUsage(prompt=request.prompt_tokens, completion=request.decoding.max_tokens)
-        usage = Usage.of(1, longest, self.billing.price)
+    def admit(self, request: PreparedRequest, in_batch: bool = False) -> bool:
+        """Whether it may be sent now. If not: once others are reconciled, or never.
+
+        Args:
+            request: The request.
+            in_batch: Whether it is sent in a provider's batch: that is submitted as a whole, and
+                is itself durable.
+        """
+        usage = self.most(request)
         with self._lock:
             beyond = self.budget.beyond.get(self.billing.model)
-            if beyond is None and self._learns and len(self._reserved) >= PROBES:
+            probes = len(self._reserved) < PROBES or in_batch
+            if beyond is None and self._learns and not probes:
                 return False
             usage += beyond or NOTHING
             if not self.budget.reserve(usage):
                 return False
             self._reserved[request.key] = usage
             self._open += usage
-            if self.in_flight is not None:
+            if self.in_flight is not None and not in_batch:
                 self.in_flight.cover(self._open)
         return True
+
+    def most(self, request: PreparedRequest) -> Usage:
+        """What a request is billed with its longest answer."""
+        longest = TokenUsage(prompt=request.prompt_tokens, completion=request.decoding.max_tokens)
+        return Usage.of(1, longest, self.billing.price)
+
+    def reserved(self, requests: Sequence[PreparedRequest]) -> Usage:
+        """What is reserved for requests that were admitted."""
+        with self._lock:
+            return sum((self._reserved.get(r.key, NOTHING) for r in requests), NOTHING)
+
+    def resume(self, requests: Sequence[PreparedRequest]) -> None:
+        """Reserve for requests that an earlier run has sent, whether they fit or not.
+
+        Args:
+            requests: The requests; some of a batch that is under way.
+        """
+        with self._lock:
+            for request in requests:
+                usage = self.most(request)
+                self._reserved[request.key] = usage
+                self._open += usage
+                self.budget.raise_by(usage)
 
     @property
     def _learns(self) -> bool:

@@ -25,15 +25,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_digest
 
 from pipeline.errors import UserError
-from pipeline.models.journal.database import connect
+from pipeline.models.journal.batches import Batches, remove_requests
+from pipeline.models.journal.database import DAMAGED_HINT, connect, errors_explained, is_damage
 from pipeline.models.journal.queries import (
     ANSWERED,
     ENTRIES,
@@ -143,7 +143,7 @@ class Journal:
                 "the request journal cannot be opened",
                 where=str(self.path),
                 why=str(error),
-                hint=_DAMAGED_HINT if _is_damage(error) else OTHER_STORE,
+                hint=DAMAGED_HINT if is_damage(error) else OTHER_STORE,
             ) from error
 
     def get_many(self, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -156,7 +156,7 @@ class Journal:
             UserError: The journal is damaged as a whole, or cannot be read.
         """
         responses: dict[str, dict[str, Any]] = {}
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             for key, content, checksum in self._connection.execute(
                 SELECT, [bytes.fromhex("".join(keys))]
             ):
@@ -169,18 +169,29 @@ class Journal:
                 warn(damage, "its request counts as unanswered")
         return responses
 
-    def put_many(self, entries: Iterable[JournalEntry], charge: Charge | None = None) -> None:
+    @property
+    def batches(self) -> Batches:
+        """The batches of providers that are under way."""
+        return Batches(self._connection, self.path)
+
+    def put_many(
+        self,
+        entries: Iterable[JournalEntry],
+        charge: Charge | None = None,
+        ended: tuple[str, Sequence[str]] | None = None,
+    ) -> None:
         """Make entries durable, all or none. A key that has an answer keeps it.
 
         Args:
             entries: The entries.
             charge: What they and answers that were thrown away are billed.
+            ended: The tag of a provider's batch, with the keys of requests that are done with it.
 
         Raises:
             UserError: The journal is damaged or cannot be written.
         """
         rows = _rows(entries)
-        with _errors_explained(self.path), self._connection:
+        with errors_explained(self.path), self._connection:
             # IMMEDIATE takes the write lock at once: a transaction that reads first could
             # not wait for another writer and would fail instead.
             self._connection.execute("BEGIN IMMEDIATE")
@@ -188,16 +199,18 @@ class Journal:
             self._connection.executemany(INSERT, rows)
             if charge is not None:
                 record(self._connection, charge)
+            if ended is not None:
+                remove_requests(self._connection, *ended)
 
     def spendings(self, since: date | None = None) -> list[Spending]:
         """What was paid since a day; all without one. See `pipeline.models.journal.spending`."""
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             return list(spendings(self._connection, since))
 
     def add_missing(self, entries: Iterable[JournalEntry]) -> int:
         """Add entries of another journal whose keys have no sound answer; how many were new."""
         rows = _rows(entries)
-        with _errors_explained(self.path), self._connection:
+        with errors_explained(self.path), self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             self._remove_damaged([key for key, *_ in rows])
             return self._connection.executemany(INSERT_MISSING, rows).rowcount
@@ -211,7 +224,7 @@ class Journal:
 
     def entries(self) -> Iterator[StoredEntry]:
         """All entries, in the order of the keys."""
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             rows = self._connection.execute(ENTRIES)
             for key, request, response, answers, checksum, sent in rows:
                 sound = None if checksum is None else checksum == _checksum(key, response)
@@ -220,13 +233,13 @@ class Journal:
 
     def integrity(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; empty for a sound one."""
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             messages = [text for (text,) in self._connection.execute("PRAGMA integrity_check")]
         return [] if messages == ["ok"] else messages
 
     def count(self) -> int:
         """Number of answered requests."""
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             (count,) = self._connection.execute("SELECT count(*) FROM responses").fetchone()
         return int(count)
 
@@ -260,7 +273,7 @@ class Journal:
         """
         request = json.loads(payload)
         parts = [encode(request[name]).decode() for name in ("model", "decoding")]
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             return bool(self._connection.execute(ANSWERED, parts).fetchone()[0])
 
     def lengths(self, model: Mapping[str, Any]) -> Lengths | None:
@@ -269,7 +282,7 @@ class Journal:
         Args:
             model: The model's identity.
         """
-        with _errors_explained(self.path):
+        with errors_explained(self.path):
             rows = self._connection.execute(NEWEST, [encode(model).decode(), LENGTHS_SAMPLE])
             loaded = [(key, _loaded(key, *stored), limit) for key, *stored, limit in rows]
         answers = [
@@ -321,36 +334,6 @@ def damaged_entry(path: Path, key: str) -> UserError:
         hint="restore a copy of it: `journal import` puts a sound entry in the place of a "
         "damaged one, and a run that needs it sends its request again",
     )
-
-
-_DAMAGED_HINT: Final = "restore a copy of it, or move it away to send all its requests again"
-_DISK: Final = frozenset({
-    sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM,
-})  # fmt: skip
-"""Results of SQLite that say nothing about the file's content."""
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether an error is that of a file that is no sound journal, not of the disk under it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return not isinstance(error, OSError) and (code is None or code & 0xFF not in _DISK)
-
-
-@contextmanager
-def _errors_explained(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into what their user can do."""
-    try:
-        yield
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise  # a bug of whoever called
-    except sqlite3.DatabaseError as error:
-        if _is_damage(error):
-            what, hint = "the request journal is damaged", _DAMAGED_HINT
-        else:
-            what = "the request journal cannot be written"
-            hint = "free some space or choose another folder with --store DIR; nothing is lost"
-        raise UserError(what, where=str(path), why=str(error), hint=hint) from error
 
 
 def _rows(entries: Iterable[JournalEntry]) -> list[tuple[bytes, str, str, bytes, str | None]]:

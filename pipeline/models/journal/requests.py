@@ -18,12 +18,11 @@ from hashlib import blake2b
 from itertools import takewhile
 from typing import Any, Final, TypeVar
 
+from pipeline.models.api import DEFAULT_REASONING, Reasoning
 from pipeline.models.base import (
-    DEFAULT_REASONING,
     Completion,
     Decoding,
     EngineContext,
-    Reasoning,
     Request,
 )
 from pipeline.models.journal.answers import answer_logprobs, answer_of
@@ -308,7 +307,8 @@ def _store(
     ]
     billed = [_billed(prepared, result) for prepared, result in batch]
     charge = gate.billing.charge(ctx.budget, [tokens for tokens in billed if tokens is not None])
-    journal.put_many(entries, charge)
+    ended = [prepared.key for prepared, _ in batch]
+    journal.put_many(entries, charge, (gate.batch, ended) if gate.batch else None)
     ctx.count(**(charge.counters() if charge else {}))
     if failed := sum(isinstance(r, Failure) for _, r in batch):
         ctx.count(unanswered=failed)

@@ -7,6 +7,7 @@ A process that is killed has requests in flight, which are billed and never answ
 requests are sent, `in_flight` holds at least what they may be billed; it is lowered and at last
 removed as they end. What is left there was in flight when a process ended: at most so much was
 paid besides. It is raised and lowered by factors, so writing it costs a few commits a stage.
+A provider's batch is in there until its last answer is durable.
 """
 
 from __future__ import annotations
@@ -187,6 +188,37 @@ def spendings(connection: sqlite3.Connection, since: date | None = None) -> Iter
         yield Spending(at, Account(*account), usage, TokenUsage(), answered=False)
 
 
+def set_in_flight(connection: sqlite3.Connection, id: str, account: Account, usage: Usage) -> None:
+    """Write what may be billed for requests that are under way, in the transaction that is begun.
+
+    Args:
+        connection: The journal's.
+        id: What they are listed under.
+        account: To what they are charged.
+        usage: The most that they may be billed; nothing takes them off the list.
+    """
+    create(connection)
+    if usage == Usage():
+        connection.execute("DELETE FROM in_flight WHERE id = ?", [id])
+        return
+    row = (id, str(today()), *account, *_amounts(usage))
+    connection.execute("INSERT OR REPLACE INTO in_flight VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+
+def in_flight(connection: sqlite3.Connection, id: str) -> tuple[date, Usage] | None:
+    """Since when requests are under way, and what they may be billed; None for none.
+
+    Args:
+        connection: The journal's.
+        id: What they are listed under; see `set_in_flight`.
+    """
+    if connection.execute(HAS_TABLES).fetchone() == (0,):
+        return None
+    query = "SELECT day, requests, tokens, money FROM in_flight WHERE id = ?"
+    row = connection.execute(query, [id]).fetchone()
+    return None if row is None else (date.fromisoformat(row[0]), Usage(*row[1:]))
+
+
 class InFlight:
     """What may be billed for the requests of one stage to one model that are in flight, durable.
 
@@ -237,14 +269,7 @@ class InFlight:
             connection.execute("PRAGMA synchronous = FULL")
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
-                create(connection)
-                row = (self._id, str(today()), *self._account, *_amounts(usage))
-                if usage == Usage():
-                    connection.execute("DELETE FROM in_flight WHERE id = ?", [self._id])
-                else:
-                    connection.execute(
-                        "INSERT OR REPLACE INTO in_flight VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row
-                    )
+                set_in_flight(connection, self._id, self._account, usage)
         except sqlite3.DatabaseError as error:
             raise UserError(
                 "the request journal cannot be written",

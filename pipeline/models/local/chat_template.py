@@ -90,10 +90,12 @@ def user_turn_stops(tokenizer: Any) -> tuple[str, ...]:
     """
     before, after = _around_user_turn(tokenizer, ())
     control = control_tokens(tokenizer)
-    texts = (after, before) if control else ()
-    tokens = [match[0] for text in texts for match in control.pattern.finditer(text)]
-    if not (control and control.pattern.match(after.lstrip())):
-        tokens = [after.rstrip(), *tokens] if after.strip() else tokens
+    tokens: list[str] = []
+    if control is not None:
+        tokens = [match[0] for text in (after, before) for match in control.pattern.finditer(text)]
+    ends_by_token = control is not None and control.pattern.match(after.lstrip())
+    if after.strip() and not ends_by_token:
+        tokens = [after.rstrip(), *tokens]
     return tuple(dict.fromkeys(tokens))[:_MAX_STOPS]
 
 

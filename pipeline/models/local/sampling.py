@@ -142,20 +142,30 @@ class Sampler(LogitsProcessor):
 class Choices:
     """Texts as token sequences, and which tokens may follow those sampled so far.
 
-    Each may be spelled as models write it, with a space before it and in another case. A text
-    that is the beginning of another one may end there, by an end-of-sequence token.
+    Each may be spelled as models write it, with a space before it and in another case, unless
+    that spelling is longer than an answer may be and another one is not. A text that is the
+    beginning of another one may end there, by an end-of-sequence token.
 
     Args:
         texts: The texts that an answer may be.
         tokenizer: The model's tokenizer.
         eos: The ids of all tokens that end an answer.
+        max_tokens: How long an answer may be.
     """
 
-    def __init__(self, texts: Sequence[str], tokenizer: Any, eos: set[int]) -> None:
+    def __init__(
+        self, texts: Sequence[str], tokenizer: Any, eos: set[int], max_tokens: int
+    ) -> None:
         self.texts: dict[tuple[int, ...], str] = {}
         self.following: dict[tuple[int, ...], set[int]] = {}
-        for spelling, text in spellings(texts).items():
-            tokens = tuple(tokenizer(spelling, add_special_tokens=False)["input_ids"])
+        spelled = [
+            (tuple(tokenizer(spelling, add_special_tokens=False)["input_ids"]), text)
+            for spelling, text in spellings(texts).items()
+        ]
+        short = {text for tokens, text in spelled if len(tokens) <= max_tokens}
+        for tokens, text in spelled:
+            if len(tokens) > max_tokens and text in short:
+                continue
             self.texts.setdefault(tokens, text)
             for i, token in enumerate(tokens):
                 self.following.setdefault(tokens[:i], set()).add(token)

@@ -1,10 +1,14 @@
 """Instruction Backtranslation: an instruction for each passage of unlabelled text.
 
 Self-Alignment with Instruction Backtranslation (Li et al. 2023, arXiv:2308.06259), known as
-Humback. A model writes an instruction for each passage (self-augmentation) and rates the
-pairs from 1 to 5 (self-curation). The paper trains a backward model for the first step
-(`train.sft` with `reverse`) and repeats the second step with better models: the recipe
-`humback` does both.
+Humback.
+- As in the paper: a model writes an instruction for each passage (self-augmentation) and rates the
+  pairs from 1 to 5 (self-curation, see `curation.py`). The paper trains a backward model for the
+  first step (`train.sft` with `reverse`, then `backward_model`) and repeats the second with better
+  models: the recipe `humback` does both, with `score.judge` and its method of the same name.
+- As in the unofficial code (Spico197/Humback): instructions of 10 to 800 characters.
+- Ours: a prompt for models that were not trained backwards, how documents are cut into passages,
+  and the sampling.
 """
 
 from __future__ import annotations

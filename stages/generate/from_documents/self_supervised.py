@@ -1,9 +1,12 @@
-"""Self-Tuning (Zhang et al. 2024, arXiv:2406.06326): exercises from a text, without a model.
+"""Self-Tuning: exercises from a text, without a model.
 
-To absorb a new text, a model memorizes it, comprehends it (a title, the terms and the facts
-in it) and reflects on it from memory (teaching, flashcards, blanks, choices, unfinished
-sentences). The paper finds names with a tagger; here numbers, code spans and capitalized
-words stand for them. The wording of the exercises is ours.
+Self-Tuning: Instructing LLMs to Effectively Acquire New Knowledge through Self-Teaching (Zhang et
+al. 2024, arXiv:2406.06326). As in the paper: to absorb a new text, a model memorizes it,
+comprehends it (a title, the terms and the facts in it) and reflects on it from memory (teaching,
+flashcards, blanks, choices, unfinished sentences), in exercises that no model writes.
+
+Ours: the wording of the exercises; numbers, code spans and capitalized words stand for the names
+that the paper finds with a tagger.
 
 Example:
     >>> import random

@@ -194,17 +194,20 @@ def magpie(
         drafts = _begun(rows)
     engine = ctx.open(model)
     follow_up = _follow_up(engine) if rows is not None or num_turns > 1 else None
+    write = partial(generate_field, engine, drafts, seed=seed)
     instruct = partial(
-        *(generate_field, engine, drafts, "instruction", partial(_before, follow_up=follow_up)),
-        *(Decoding(max_tokens, temperature, top_p, stop=stop),),
-        seed=seed,
+        write,
+        "instruction",
+        partial(_before, follow_up=follow_up),
+        Decoding(max_tokens, temperature, top_p, stop=stop),
         parse=_written,
         role="user",
     )
     respond = partial(
-        *(generate_field, engine, drafts, "response", lambda d: _turns(d["messages"])),
-        *(Decoding(answer_max_tokens, answer_temperature),),
-        seed=seed,
+        write,
+        "response",
+        lambda d: _turns(d["messages"]),
+        Decoding(answer_max_tokens, answer_temperature),
     )
     for _ in range(num_turns):
         _write_turn(drafts, instruct)

@@ -17,6 +17,7 @@ by embeddings (a cosine of 0.9): `dedup.minhash` with `ngram_size: 1`, and `dedu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal
 
@@ -36,6 +37,9 @@ Stance = Literal["read", "write", "like", "dislike"]
 
 _WORDS: Final = (3, 120)
 """A sentence or two in the paper's examples, and room for more."""
+
+_ANNOUNCED: Final = re.compile(r"\W*here(?:['’]s| is)\b[^\n:]{0,80}:[*_]*\s*", re.IGNORECASE)
+"""What may stand before a description: "Here is the persona:"."""
 
 _DRAWN_DIGITS: Final = 8
 """Digits of a document's id that decide which question comes first."""
@@ -171,6 +175,8 @@ def parse_description(text: str) -> str | None:
     'A nurse who sails.'
     """
     rest = without_preamble(text).strip()
+    announced = _ANNOUNCED.match(rest)
+    rest = rest[announced.end() :] if announced else rest
     head, _, description = rest.partition(":")
     rest = description if head.strip("*_# ").casefold() in ("persona", "description") else rest
     return " ".join(rest.replace("**", "").split()) or None

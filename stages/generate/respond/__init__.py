@@ -1,5 +1,8 @@
 """Answers to existing prompts: by several models, several times, and in several styles.
 
+The modules of the methods say what is as in the papers and what is ours; the sampling
+(temperature 0.7, 1,024 tokens) is ours for all of them.
+
 - `answer`: the prompt as it stands. Re-answering a pool with a stronger model is
   Instruction Tuning with GPT-4 (Peng et al. 2023, arXiv:2304.03277); several models
   on one prompt is Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
@@ -22,10 +25,11 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Documents, Edges, Records, stage
+from pipeline.stage import Documents, Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.refusals import REFUSAL
 from stages._common.edges import require_input, required
+from stages._common.listed_files import lines_of
 from stages._llm.drafts import (
     Draft,
     RowMessages,
@@ -38,7 +42,7 @@ from stages._llm.row_values import check_names, columns_of, row_values
 from stages._llm.rows import Rejection, continued, has_tools, license_of
 from stages.generate.respond.context import InContext, show_passages
 from stages.generate.respond.continuation import Continue, beginnings
-from stages.generate.respond.explain import Explain, set_system_prompts
+from stages.generate.respond.explain import SYSTEM_PROMPTS, Explain, set_system_prompts
 from stages.generate.respond.reason import Reason, write_reasoning
 from stages.generate.respond.turns import with_system
 
@@ -96,10 +100,21 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 def _check(options: SimpleNamespace) -> None:
     if not options.models:
         raise OptionError("models", "must name at least one model, got []", hint="models: [NAME]")
-    if options.truth and isinstance(options.method, Continue):
+    method = options.method
+    if options.truth and isinstance(method, Continue):
         raise OptionError(
             *("truth", f"must be left out with method: continue, got {options.truth}"),
             why="a text's continuation has no right answer",
+        )
+    if options.system_prompt_files and not isinstance(method, Explain):
+        raise OptionError(
+            *("system_prompt_files", f"must be left out with method: {method.name}"),
+            why="it draws no system prompts",
+            hint="method: explain",
+        )
+    if options.system_prompt_files and method.system_prompts != SYSTEM_PROMPTS:
+        raise OptionError(
+            "method.system_prompts", "must be left out with system_prompt_files, which replace them"
         )
 
 
@@ -109,7 +124,7 @@ def _check(options: SimpleNamespace) -> None:
     reads=_reads,
     adds=_adds,
     check=_check,
-    later=("keep_reasoning", "truth"),
+    later=("keep_reasoning", "system_prompt_files", "truth"),
 )
 def respond(
     ctx: Context,
@@ -118,6 +133,7 @@ def respond(
     *,
     models: tuple[LanguageModel, ...],
     method: Method = Answer(),
+    system_prompt_files: InputFiles = (),
     num_answers: Count = 1,
     seed: int = 0,
     temperature: NonNegativeFloat = 0.7,
@@ -134,14 +150,16 @@ def respond(
     The prompt is all of a row up to the last user's turn; `parents` is the row (or the
     document), whose license stays. `select.response` chooses among the answers.
     Adds `journal`, `model` (by its name here; that of the fallback where it answered),
-    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain`, the
-    guideline for `reason`.
+    `sample` (0 to num_answers - 1) and `manner`: the system prompt's name for `explain` (its
+    text where it is of a file), the guideline for `reason`.
 
     Args:
         rows: The prompts, for all methods but `continue`.
         documents: What `context` searches for passages, and what `continue` continues.
         models: Who answers.
         method: How: answer, explain, reason, context or continue.
+        system_prompt_files: Text files with a system prompt on each line, which `explain` draws
+            from instead of its own: Orca's list, for one. A line `<empty>` stands for none.
         num_answers: Answers of each model to each prompt.
         seed: Seed of the sampling and of what a method draws.
         temperature: Of the answers.
@@ -196,7 +214,7 @@ def respond(
             write_reasoning(write, drafts, method, seed, boxed=truth is not None)
         else:
             if isinstance(method, Explain):
-                set_system_prompts(drafts, method, seed)
+                set_system_prompts(drafts, method, seed, lines_of(system_prompt_files))
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
         answers += drafts
     for draft in answers:

@@ -1,6 +1,9 @@
 """A text is cut, and a model's continuation answers its beginning.
 
 Non-instructional Fine-tuning (Xie et al. 2024, arXiv:2409.00096).
+- As in the paper: the first half of a random text is the instruction, and a strong model's
+  continuation (not the text's own) the answer.
+- Ours: the cut is at the end of the sentence nearest to the half, and the wording of the request.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ from stages._llm.prompts import Prompts
 PROMPTS: Final = Prompts(__file__)
 
 _MAX_SELECTED: Final = 3
-_LISTED: Final = re.compile(r"^[\s*_#>-]*(\d+)\s*(?:[.):]|\*\*)", re.MULTILINE)
+_LISTED: Final = re.compile(r"^[ \t*_#>-]*+(\d{1,3}+)[ \t]*+(?:[.):]|\*\*)", re.MULTILINE)
+_NUMBER: Final = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
 
 
 @option_group
@@ -101,7 +102,7 @@ def selected_numbers(text: str, most: int) -> list[int] | None:
         [2, 5]
     """
     lines = [line for line in text.splitlines() if line.strip()]
-    numbers = _LISTED.findall(text) or re.findall(r"\d+", lines[-1] if lines else "")
+    numbers = _LISTED.findall(text) or _NUMBER.findall(lines[-1] if lines else "")
     valid = [int(number) for number in numbers if 1 <= int(number) <= most]
     return list(dict.fromkeys(valid))[:_MAX_SELECTED] or None
 

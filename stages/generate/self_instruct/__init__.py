@@ -13,7 +13,6 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Columns, Edges, InputFiles, Records, stage
 from pipeline.types import Count
+from stages._common.listed_files import lines_of
 from stages._llm.rows import Rejection, Row, make_row, rows_to_frame, task_messages
 from stages.generate._parsing.lists import Instance
 from stages.generate.self_instruct.bootstrap import Bootstrap
@@ -234,8 +234,7 @@ def _of_one_task(seeds: Sequence[Seed], task: str | None) -> list[Seed]:
 
 def _topics(topics: tuple[str, ...], files: Sequence[str], number: int) -> tuple[str, ...]:
     """The topics of the option and of each line of the files; the built-in ones without either."""
-    texts = [text for file in files for text in Path(file).read_text("utf-8").splitlines()]
-    pool = (*topics, *(text.strip() for text in texts if text.strip())) or TOPICS
+    pool = (*topics, *lines_of(files)) or TOPICS
     if len(pool) < number:
         raise OptionError(
             "method.topics_per_request",

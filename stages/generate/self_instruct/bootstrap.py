@@ -104,6 +104,8 @@ class Bootstrap:
                 proposed.append(task)
             sent = numbers.stop
             ctx.progress(len(accepted), self.num_rows)
+            if ctx.budget.not_sent:
+                break  # the next run goes on here: further rounds would only be left out as well
         return proposed
 
     def _reject_similar(self, task: Task, pool: NoveltyPool, accepted: set[str]) -> None:

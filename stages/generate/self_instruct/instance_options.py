@@ -122,6 +122,21 @@ class ZeroShotAnswered(Answered):
 
 
 @option_group
+class AlpaCareAnswered(ZeroShotAnswered):
+    """`Answered` with the numbers of AlpaCare's code.
+
+    Args:
+        temperature: Of the outputs.
+        presence_penalty: OpenAI's presence penalty.
+        max_tokens: Limits in tokens, for tasks (with input, without).
+    """
+
+    temperature: NonNegativeFloat = 1.0
+    presence_penalty: float = 1.5
+    max_tokens: TokenLimits = (300, 300)
+
+
+@option_group
 class Written:
     """The output that was written together with the task.
 

@@ -1,8 +1,10 @@
 """The published forms of Self-Instruct: one option group each, with the numbers of its paper.
 
 A group's defaults are what the paper or its released code states; where both are silent, a
-comment says "ours". All groups have the options of `TaskWriting` (`task_options.py`), which
-are described there; a group's own docstring describes what only that method has.
+comment says "ours". The wording of all prompts is ours, and so are the instruction filter and the
+threshold of novelty where a docstring does not name them. All groups have the options of
+`TaskWriting` (`task_options.py`), which are described there; a group's own docstring describes
+what only that method has.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pipeline.types import (
     option_group,
 )
 from stages.generate.self_instruct.instance_options import (
+    AlpaCareAnswered,
     Answered,
     Examples,
     Simple,
@@ -58,11 +61,14 @@ WrittenChatInstances = Annotated[Written | ZeroShotAnswered, Field(discriminator
 class SelfInstruct(MixedShots):
     """Self-Instruct (Wang et al. 2022, arXiv:2212.10560).
 
-    (1) Instructions, from prompts that list human and generated ones, less what is too
-    similar to an earlier one; (2) is it classification? (3) instances: input first or,
-    for classification, label first, lest all inputs get the same label; (4) filters on the
-    instances. The shots of (2) and (3) are drawn from the seeds instead of being fixed in
-    the prompts, so that seeds of another domain or language carry through all steps.
+    As in the paper: (1) instructions, from prompts that list six human and two generated ones,
+    less those with a ROUGE-L above 0.7 with an earlier one; (2) is it classification? (3)
+    instances: input first or, for classification, label first, lest all inputs get the same
+    label; (4) filters on the instances. As in the authors' code (yizhongw/self-instruct): the
+    sampling, lists that stop at number 16, whole answers that are dropped where they were cut,
+    instructions in lower case but for their first letter, at most five instances of a task.
+    Ours: the shots of (2) and (3) are drawn from the seeds instead of being fixed in the
+    prompts, so that seeds of another domain or language carry through all steps.
 
     Args:
         name: "self-instruct".
@@ -86,10 +92,12 @@ class SelfInstruct(MixedShots):
 class Alpaca(MixedShots):
     """Alpaca (Taori et al. 2023, tatsu-lab/stanford_alpaca).
 
-    Three seeds are shown, and complete tasks with input and output are written up to
-    number 20, all in one answer; what lacks a field of a task is dropped. The authors also
-    forbid the end-of-text token, which no engine here does; they keep empty outputs, which
-    are dropped here; and they end a list at any "20.", here only where a line begins.
+    As in the authors' code (there is no paper): three seeds are shown, and complete tasks with
+    input and output are written up to number 20, all in one answer; no classification; what
+    lacks a field of a task is dropped; Self-Instruct's filters with more keywords, and its
+    ROUGE-L. Not so: the authors also forbid the end-of-text token, which no engine here does;
+    they keep empty outputs, which are dropped here; and they end a list at any "20.", here
+    only where a line begins.
 
     Args:
         name: "alpaca".
@@ -151,9 +159,11 @@ class Unnatural(TaskWriting):
 class EnsembleInstruct(MixedShots):
     """Ensemble-Instruct (Lee et al. 2023, arXiv:2310.13961).
 
-    Simple prompts for small models. Tasks with an input and tasks without one have a
-    pipeline each, that is, a stage each. Answers by other models and their consensus are
-    `generate.respond` and `select.response`.
+    As in the paper: simple prompts for small models; tasks with an input and tasks without one
+    have a pipeline each, that is, a stage each; a ROUGE-L above 0.7 drops an instruction. As in
+    the authors' code: 24 or 10 shots, the limits in tokens. Ours: the sampling, which the code
+    leaves to its service. Answers by other models and their consensus are `generate.respond`
+    and `select.response`.
 
     Args:
         name: "ensemble-instruct".
@@ -186,8 +196,11 @@ class EnsembleInstruct(MixedShots):
 class LaMini(MixedShots):
     """LaMini-LM (Wu et al. 2023, arXiv:2304.14402).
 
-    Three seeds and three topics are shown, a chat model writes 20 instructions, and each
-    is answered.
+    As in the paper: three seeds are shown, a chat model writes 20 more instructions, about three
+    random topics in half of the prompts (`topics_per_request: 0` gives the others), and each is
+    answered by itself. Its topics are titles of Wikipedia's categories, of which
+    `topic_files` takes any list, one on a line. Ours: Self-Instruct's filters, the sampling, the
+    limits in tokens, and the built-in topics. No code was released.
 
     Args:
         name: "lamini".
@@ -256,11 +269,9 @@ class SelfGuide(MixedShots):
 class SelfSpecialization(MixedShots):
     """Self-Specialization (Kang et al. 2023, arXiv:2310.00160).
 
-    Instructions and inputs are written after the seeds of a domain; `generate.respond`
-    answers them with `method: context`.
-
     As in the paper: tasks with their inputs from the domain's seeds and the model's own, before
-    any answer. Ours: the prompts and all numbers.
+    any answer; `generate.respond` with `method: context` answers them with retrieved passages.
+    Ours: the prompts, all numbers, and Self-Instruct's filters.
 
     Args:
         name: "self-specialization".
@@ -292,7 +303,9 @@ class SelfSpecialization(MixedShots):
 class BioInstruct(MixedShots):
     """BioInstruct (Tran et al. 2023, arXiv:2310.19975).
 
-    As Alpaca, from three of the seeds of a domain, by a chat model.
+    As in the paper: as Alpaca, from three random ones of the seeds of a domain (80 there), by a
+    chat model (GPT-4). Ours: Alpaca's numbers where the paper is silent, and Self-Instruct's
+    filters.
 
     Args:
         name: "bioinstruct".
@@ -314,9 +327,13 @@ class BioInstruct(MixedShots):
 class AlpaCare(MixedShots):
     """AlpaCare (Zhang et al. 2023, arXiv:2310.14558).
 
-    As BioInstruct, with type, topic, view and difficulty of every task, which the seeds
-    (made by clinicians) have in `extra`. Of two tasks that are too similar the authors drop
-    both; here the second is dropped.
+    As in the paper: tasks with type, topic, view and difficulty, which the seeds (167 of
+    clinicians) have in `extra`; GPT-4 writes them, ChatGPT answers each by itself; a ROUGE-L
+    above 0.7 drops an instruction. As in the authors' code (XZhang97666/AlpaCare): three seeds
+    and no generated task in a prompt that goes on to number 10, 500 tokens for the tasks and
+    300 for an answer, temperature 1 and presence penalty 1.5 for both. Ours: of two tasks that
+    are too similar the second is dropped (the authors drop both, after all are written), a task
+    that was cut is dropped, and answers have no system prompt.
 
     Args:
         name: "alpacare".
@@ -335,8 +352,9 @@ class AlpaCare(MixedShots):
     list_until: Count | None = 11
     prompting: Prompting = "chat"
     presence_penalty: float = 1.5
+    max_tokens: Count = 500
     instruction_filter: InstructionFilter | None = None
-    instances: ZeroShotAnswered | None = ZeroShotAnswered()
+    instances: AlpaCareAnswered | None = AlpaCareAnswered()
 
 
 Method = Annotated[

@@ -16,9 +16,10 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Records, stage
+from pipeline.stage import InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from schemas.records import Message, first_user_turn
+from stages._common.listed_files import lines_of
 from stages._llm.drafts import (
     Draft,
     Prompt,
@@ -33,6 +34,7 @@ from stages._llm.prompts import Prompts
 from stages._llm.rows import license_of
 from stages.generate.system_prompt.profiles import Profiles, assign_profiles, write_profiles
 from stages.generate.system_prompt.rules import Rules, write_rules
+from stages.generate.taxonomy.axes import TOPICS
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -50,6 +52,13 @@ def _check(options: SimpleNamespace) -> None:
             why="without verify nothing is judged",
             hint="verify: true",
         )
+    if not options.topic_files:
+        return
+    if not isinstance(options.method, Profiles):
+        raise OptionError("topic_files", "must be left out with method: rules")
+    if options.method.topics != TOPICS:
+        what = "must be left out with topic_files, which replaces it"
+        raise OptionError("method.topics", what)
 
 
 @stage(
@@ -58,7 +67,7 @@ def _check(options: SimpleNamespace) -> None:
     reads=["messages", "origins"],
     adds=ADDS,
     check=_check,
-    later=("judge_max_tokens", "keep_reasoning"),
+    later=("judge_max_tokens", "keep_reasoning", "topic_files"),
 )
 def system_prompt(
     ctx: Context,
@@ -66,6 +75,7 @@ def system_prompt(
     *,
     model: LanguageModel,
     method: Method = Rules(),
+    topic_files: InputFiles = (),
     seed: int = 0,
     verify: bool = False,
     temperature: NonNegativeFloat = 0.7,
@@ -85,6 +95,7 @@ def system_prompt(
         rows: The instructions.
         model: Writes system prompts and answers.
         method: rules or profiles, each with its own options.
+        topic_files: Text files with a topic on each line, for `profiles`, in the place of its own.
         seed: Seed of the sampling, of the number of rules and of the choice of profiles.
         verify: Ask the model whether the answer obeys, and drop it as `rules_broken` if
             not. The paper does not; weak models need it.
@@ -117,7 +128,7 @@ def system_prompt(
     if isinstance(method, Rules):
         write_rules(write, drafts, method, seed)
     else:
-        assign_profiles(drafts, write_profiles(write, method), seed)
+        assign_profiles(drafts, write_profiles(write, method, lines_of(topic_files)), seed)
     write(drafts, "response", lambda d: user(d["instruction"], system=d["system"]))
     if verify:
         write(drafts, "obeyed", _verification, decoding=yes_or_no(judge_max_tokens))

@@ -1,7 +1,11 @@
 """Role profiles: characters under which ordinary instructions are answered.
 
-RoleMRC (Lu et al. 2025, arXiv:2502.11387). A character has what it knows, how it speaks and
-what it refuses to talk about; instructions outside of that are declined.
+After RoleMRC (Lu et al. 2025, arXiv:2502.11387).
+- As in the paper: characters with what they know, how they speak and what they cannot or will not
+  talk about, each around a topic; they answer within that and decline outside of it.
+- Ours: any instructions in the place of its questions about passages, twenty characters (the paper
+  has thousands), the topics where no file is given, the four parts of a character, and the
+  wording. Its nested and ranked instructions are not here.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ class Profiles:
     Args:
         name: "profiles".
         num_profiles: Characters to invent, each around one of the topics in turn.
-        topics: What the characters are about.
+        topics: What the characters are about; those of the stage's `topic_files` take their place.
     """
 
     name: Literal["profiles"] = "profiles"
@@ -36,9 +40,17 @@ class Profiles:
     topics: Annotated[tuple[str, ...], NonEmpty] = TOPICS
 
 
-def write_profiles(write: GenerateField, method: Profiles) -> list[Draft]:
-    """Characters as drafts of their own, which become no rows but lead to them."""
-    topics = method.topics
+def write_profiles(
+    write: GenerateField, method: Profiles, own_topics: Sequence[str] = ()
+) -> list[Draft]:
+    """Characters as drafts of their own, which become no rows but lead to them.
+
+    Args:
+        write: `generate_field` with engine, decoding and seed filled in.
+        method: How many, and about what.
+        own_topics: What they are about instead, where files say it.
+    """
+    topics = own_topics or method.topics
     drafts = [
         Draft((), {"topic": topics[number % len(topics)]}, number=number // len(topics))
         for number in range(method.num_profiles)

@@ -1,8 +1,11 @@
 """Roles with rules: from an instruction to a developer's prompt that bears on it.
 
 RNR, Teaching Large Language Models to Follow Roles and Rules (Wang et al. 2024,
-arXiv:2409.13733). From an ordinary instruction the model invents a developer's prompt, a
-role with rules, and then the answer that obeys.
+arXiv:2409.13733).
+- As in the paper: from an ordinary instruction the model invents a developer's prompt, a role with
+  a random number of rules, and then the answer that obeys.
+- Ours: 1 to 5 rules, the wording, and that a prompt without a list of rules is dropped. No code was
+  released; the check `verify` of the stage is ours, too.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 A pool that a model grows out of examples stays similar to them. Here a plan comes first: a
 table of attributes defines the rows, and every cell of it is written out. The methods are
 modules of this package: `curriculum` (Human Curriculum), `metadata` (CodecLM) and `skills`
-(skill composition); see `context` for how to add one.
+(skill composition), which say what of them is as in the papers; see `context` for how to add
+one. Subjects, skills and topics come from files, too. The sampling (temperature 0.7, 1,024
+tokens) is ours.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -18,11 +21,13 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
-from pipeline.stage import Edges, Records, stage
+from pipeline.stage import Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from stages._common.edges import require_input
+from stages._common.listed_files import descriptions_of, lines_of
 from stages._llm.drafts import Draft, RowMessages, generate_field, to_frame
 from stages._llm.rows import task_messages
+from stages.generate.taxonomy.axes import SKILLS
 from stages.generate.taxonomy.context import TaxonomyContext
 from stages.generate.taxonomy.curriculum import Curriculum
 from stages.generate.taxonomy.metadata import Metadata
@@ -31,6 +36,13 @@ from stages.generate.taxonomy.skills import Skills
 JUDGE_MAX_TOKENS: Final = 4
 
 Method = Annotated[Curriculum | Metadata | Skills, Field(discriminator="name")]
+
+_FILES: Final = (
+    ("skill_files", Skills, "skills"),
+    ("topic_files", Skills, "topics"),
+    ("subject_files", Curriculum, "subjects"),
+)
+"""Options that name files, the method that reads them, and its option that they replace."""
 
 ADDS: Final = {
     "journal": pl.List(pl.String),
@@ -59,6 +71,23 @@ def _check(options: SimpleNamespace) -> None:
             why="answer is false",
             hint="answer: true in the method",
         )
+    _check_files(options)
+    if isinstance(method, Curriculum):
+        method.check(len(method.subjects) + len(options.subject_files))
+    if isinstance(method, Skills) and not options.skill_files:
+        method.check(len(method.skills or SKILLS))
+
+
+def _check_files(options: SimpleNamespace) -> None:
+    method = options.method
+    for name, group, own in _FILES:
+        if not getattr(options, name):
+            continue
+        if not isinstance(method, group):
+            raise OptionError(name, f"must be left out with method: {method.name}")
+        default = next(field.default for field in fields(group) if field.name == own)
+        if getattr(method, own) != default:
+            raise OptionError(f"method.{own}", f"must be left out with {name}, which replaces it")
 
 
 @stage(
@@ -67,13 +96,16 @@ def _check(options: SimpleNamespace) -> None:
     reads=["messages", "input_start"],
     adds=_adds,
     check=_check,
-    later=("judge_max_tokens", "keep_reasoning"),
+    later=("judge_max_tokens", "keep_reasoning", "skill_files", "topic_files", "subject_files"),
 )
 def taxonomy(
     ctx: Context,
     seeds: Records | None = None,
     *,
     method: Method = Curriculum(),
+    skill_files: InputFiles = (),
+    topic_files: InputFiles = (),
+    subject_files: InputFiles = (),
     model: LanguageModel,
     seed: int = 0,
     temperature: NonNegativeFloat = 0.7,
@@ -105,6 +137,10 @@ def taxonomy(
     Args:
         seeds: Records whose instructions `metadata` encodes; the other methods need none.
         method: The published method with its own options.
+        skill_files: Text files with a skill on each line, as NAME: DESCRIPTION, in the place of
+            the built-in ones; for `skills`.
+        topic_files: Text files with a topic on each line; likewise.
+        subject_files: Text files with a subject on each line, for `curriculum`.
         model: Writes and judges.
         seed: Of sampling and of requests.
         temperature: Of sampling.
@@ -118,7 +154,13 @@ def taxonomy(
     """
     decoding = Decoding(max_tokens, temperature, top_p)
     generate = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed)
-    drafts = method.run(TaxonomyContext(generate, seeds, seed, judge_max_tokens))
+    context = TaxonomyContext(
+        *(generate, seeds, seed, judge_max_tokens),
+        skills=descriptions_of(skill_files),
+        topics=lines_of(topic_files),
+        subjects=lines_of(subject_files),
+    )
+    drafts = method.run(context)
     reasoning = "response" if keep_reasoning else None
     return to_frame(drafts, _messages, source, ADDS, license, keep_reasoning=reasoning)
 

@@ -7,7 +7,7 @@ class in the union `Method` of the package.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -26,12 +26,18 @@ class TaxonomyContext:
         seeds: The rows on the edge `seeds`, None where nothing is connected.
         seed: Of all random choices.
         judge_max_tokens: Limit of a judgement in tokens.
+        skills: Skills of files, with their descriptions; empty without a file.
+        topics: Topics of files; likewise.
+        subjects: Subjects of files; likewise.
     """
 
     generate: GenerateField
     seeds: pl.DataFrame | None
     seed: int
     judge_max_tokens: int
+    skills: Mapping[str, str]
+    topics: tuple[str, ...]
+    subjects: tuple[str, ...]
 
 
 def write_instructions(

@@ -1,14 +1,18 @@
-"""Human Curriculum (Lee et al. 2023, arXiv:2310.09518): subjects, concepts, Bloom levels.
+"""Human Curriculum, CORGI (Lee et al. 2023, arXiv:2310.09518): subjects, concepts, Bloom levels.
 
-Courses of school and university give concepts, and each concept a question at each level
-of Bloom's taxonomy. The levels stay with the rows, for training in their order. The three
-default levels are the paper's; subjects and prompts are ours.
+- As in the paper: courses from school to graduate school give concepts, each concept a question at
+  each of three levels of Bloom's taxonomy (remember, understand, apply) with an answer, and the
+  levels stay with the rows, for training in their order.
+- Ours: the subjects where no file is given (the paper takes the catalogues of schools and
+  universities), ten concepts of a course, and the wording. The paper filters the rows by retrieval
+  afterwards, which is left to other stages.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
+from pipeline.errors import OptionError
 from pipeline.types import Count, NonEmpty, option_group
 from stages._llm.drafts import Draft, Prompt, expand, filter_drafts, user
 from stages._llm.preambles import requested_items
@@ -27,8 +31,8 @@ class Curriculum:
 
     Args:
         name: The method.
-        subjects: Subjects of the courses; empty for those of `axes.SUBJECTS`, each with its
-            stage of education.
+        subjects: Subjects of the courses; empty for those of the stage's `subject_files`, or else
+            of `axes.SUBJECTS`, each with its stage of education.
         education: The stage of education of your own subjects.
         num_concepts: Concepts of a course.
         levels: Levels of Bloom's taxonomy.
@@ -46,13 +50,22 @@ class Curriculum:
     num_rows: Count | None = None
     answer: bool = True
 
-    def __post_init__(self) -> None:
-        if not self.subjects and self.education != _UNIVERSITY:
-            raise ValueError(f"education must be left out without subjects, got {self.education!r}")
+    def check(self, num_subjects: int) -> None:
+        """Refuse a stage of education that is nothing's.
+
+        Args:
+            num_subjects: How many subjects, or files of them, the recipe has.
+
+        Raises:
+            OptionError: It has none.
+        """
+        if not num_subjects and self.education != _UNIVERSITY:
+            what = f"must be left out without subjects, got {self.education!r}"
+            raise OptionError("method.education", what)
 
     def run(self, context: TaxonomyContext) -> list[Draft]:
         """Drafts for each course, concept and level."""
-        courses = self._courses()
+        courses = self._courses(self.subjects or context.subjects)
         context.generate(
             *(courses, "concepts", self._concepts_prompt),
             parse=lambda text: requested_items(text, self.num_concepts) or None,
@@ -66,9 +79,9 @@ class Curriculum:
         write_instructions(context, drafts, _question_prompt, self.num_rows, self.answer)
         return drafts
 
-    def _courses(self) -> list[Draft]:
+    def _courses(self, own: tuple[str, ...]) -> list[Draft]:
         """A draft for each subject with its stage of education."""
-        by_education = {self.education: self.subjects} if self.subjects else SUBJECTS
+        by_education = {self.education: own} if own else SUBJECTS
         return [
             Draft((), {"subject": subject, "education": education})
             for education, subjects in by_education.items()

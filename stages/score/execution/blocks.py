@@ -10,7 +10,7 @@ from typing import Final, Literal
 Blocks = Literal["all", "first", "last", "longest"]
 
 _FENCE: Final = re.compile(
-    r"^(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[^\s`{]*)[^\n`]*\n"
+    r"^(?P<indent>[ \t]*+)(?P<fence>`{3,}+|~{3,}+)[ \t]*+(?P<language>[^\s`{]*+)[^\n`]*+\n"
     r"(?P<code>.*?)(?:^(?P=indent) {0,3}(?P=fence)[`~]*[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )

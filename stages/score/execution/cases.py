@@ -1,7 +1,8 @@
 """Test code, taken into cases whose verdict falls outside the sandbox where it can.
 
-A case is a top-level `assert`, a function `test...` that needs no argument, a method of a
-`unittest.TestCase`, a call of `check(candidate)`, or another statement that asserts. All else is
+A case is a top-level `assert`, a function `test...` that needs no argument or has those of
+`pytest.mark.parametrize`, a method of a `unittest.TestCase`, a call of `check(candidate)`, or
+another statement that asserts. All else is
 set-up. Of `assert f(2) == 4`, the value of `f(2)` is recorded and compared here, not in the
 program's process; so is that of `self.assertEqual(f(2), 4)`, and of every comparison with
 constants that is taken whatever happens before. The expected value never enters the sandbox. What
@@ -160,6 +161,10 @@ class _Splitter:
         required = len(function.args.args) - len(function.args.defaults)
         checks: dict[int, Check] = {}
         argument = ""
+        if any("parametrize" in ast.unparse(d) for d in function.decorator_list):
+            self._step("setup", [function])
+            self._step("case", ast.parse(f"__parametrized__({name})").body)
+            return
         if name == "check" and required == 1 and self._entry_point:
             argument = self._entry_point
         elif not name.startswith("test") or required or function.decorator_list:

@@ -24,9 +24,9 @@ class Sandboxed:
         memory_mb: Memory of a program's processes.
         processes: Processes of a program at a time.
         scratch_mb: Size of the only folder that it can write to, and of a file.
-        output_kb: Size of its standard output and of its standard error.
-        packages: Whether it may import the packages of this environment; else it has Python's
-            standard library.
+        output_kb: Size of its standard output, of its standard error, and of what tests record.
+        packages: Whether it may import the packages of this environment (numpy needs `memory_mb`
+            of 2048 and more); else it has Python's standard library.
         unsafe: Run programs although nothing on this machine isolates them: limits alone then
             hold, and a program can read and delete what its user can.
     """

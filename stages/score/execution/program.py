@@ -38,7 +38,7 @@ class Program(Sandboxed):
             texts, one a case.
         stdin: The column, or `extra.FIELD`, of what the program reads: a text or a list of as
             many.
-        compare: `lines`, white space at the ends of lines and of the output apart; `exact`;
+        compare: `lines`, without white space at the ends of lines and of the output; `exact`;
             `answer`, as short answers (see `method: answer`), the last line that is not blank.
         languages: The names behind the fences of a program's blocks.
         blocks: Which of an answer's blocks are the program.

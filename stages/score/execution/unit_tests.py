@@ -1,8 +1,8 @@
 """Unit tests: the program of an answer, put through the test code of its row.
 
-How a verdict cannot be faked is told in `cases` and `stages/_sandbox`. A case counts as passed
-where its recorded values are right; one that asserts inside the program's process also needs the
-program's regular end, with a number that it is sent only then.
+`cases` and `stages/_sandbox` say why no verdict can be faked. A case counts as passed where its
+recorded values are right; one that asserts inside the program's process also needs the program's
+regular end, with a number that it is sent only then.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Tests(Sandboxed):
         name: The method.
         tests: The column of test code, or `extra.FIELD`: a text, or a list of texts. Cases are
             its asserts, its functions `test...`, methods of `unittest.TestCase`, and
-            `check(candidate)`.
+            `check(candidate)`. Tests that import pytest need `packages`.
         entry_point: The column, or `extra.FIELD`, with the name of the function that
             `check(candidate)` is called with, as HumanEval has it.
         languages: The names behind the fences of a program's blocks.

@@ -45,7 +45,7 @@ class AlpaGasus:
         dimension: What of the answer is rated.
         explanation: Whether the judge explains the score in the lines after it, as in the paper.
             If not, it answers the number alone, and the score is the expectation over
-            probabilities where they tell half points apart.
+            probabilities where whole and half points begin with different tokens.
     """
 
     name: Literal["alpagasus"] = "alpagasus"

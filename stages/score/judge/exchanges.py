@@ -58,7 +58,7 @@ def exchanges(
         turns = [(m["role"], turn_text(m, view)) for m in messages or ()]
         answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
         for i in answers if all_answers else answers[-1:]:
-            defined = [("tools", tools[row])] if view == "all" and tools[row] else []
+            defined = [("tools", str(tools[row]))] if view == "all" and tools[row] else []
             shown = [*defined, *turns[:i]]
             prompt = prompt_id(messages[: i + 1], tools[row])
             asked = _request(turns[:i]), _instruction(shown)

@@ -1,8 +1,13 @@
 """P(True): the probability of "True" against "False" for "is the answer correct?".
 
-Kadavath et al. 2022, arXiv:2207.05221. Inverse-Instruct (arXiv:2407.05700) asks in the same
-manner with yes and no. In the paper's better variant the model first sees several of its
-own answers; here it sees the judged one alone.
+Kadavath et al. 2022, arXiv:2207.05221.
+- As in the paper: the model sees the question and a proposed answer, and the probability of "True"
+  is the score.
+- Ours: the wording, the words themselves as labels (the paper has lettered choices), and
+  probabilities that are normalized over the two. In the paper's better variant the model first
+  sees several of its own answers; here it sees the judged one alone.
+
+Inverse-Instruct (arXiv:2407.05700) asks in the same manner with yes and no.
 """
 
 from __future__ import annotations

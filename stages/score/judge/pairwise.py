@@ -1,7 +1,11 @@
 """Answers to the same prompt against each other, each pair in both orders.
 
-Judging in both orders is the remedy of Zheng et al. 2023 (arXiv:2306.05685) for a judge
-that favours a position. A vote is the label that the judge answers, A, B or tie.
+Zheng et al. 2023, arXiv:2306.05685.
+- As in the paper: both orders are judged, against a judge that favours a position; a vote is the
+  label that the judge answers, A, B or tie.
+- Ours: no reasons before the verdict, the wording, and the mean of both orders: votes that
+  contradict each other are half a win for either, the paper's tie. The score of an answer is its
+  mean over the pairs of its prompt.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Ratings on a scale, as the expectation over the probabilities of the scale's tokens.
+"""Ratings on a scale by any model, as the expectation over the probabilities of the grades.
 
-The expectation and the prompts' subjects `quality` and `complexity`, from 1 to 6, are
-DEITA's (Liu et al. 2023, arXiv:2312.15685); `accuracy` from 0 to 5 is AlpaGasus' (Chen et
-al. 2023, arXiv:2307.08701), `helpfulness` from 1 to 5 the scale of Instruction
-Backtranslation (Li et al. 2023, arXiv:2308.06259). The wording is ours. DEITA's own raters
-are fine-tuned models; here any model rates.
+Ours: no paper has this method whole. The expectation and the subjects `quality` and
+`complexity`, from 1 to 6, are those of DEITA (Liu et al. 2023, arXiv:2312.15685), whose raters
+are fine-tuned; `accuracy` from 0 to 5 is the subject of AlpaGasus (Chen et al. 2023,
+arXiv:2307.08701), `helpfulness` from 1 to 5 the scale of Instruction Backtranslation (Li et al.
+2023, arXiv:2308.06259). The methods `deita`, `alpagasus` and `humback` are these papers' own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCALES: Final[Mapping[str, tuple[int, int]]] = {
 
 @option_group
 class Rating:
-    """Grades of each aspect (DEITA, AlpaGasus, Instruction Backtranslation).
+    """Grades of each aspect, without reasons, by any model.
 
     Adds `judge_<aspect>` for each aspect, and of several also their product `judge_product`.
 

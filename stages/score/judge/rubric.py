@@ -1,4 +1,7 @@
-"""The part of your own criteria that an answer meets, each graded by itself with yes or no."""
+"""The part of your own criteria that an answer meets, each graded by itself with yes or no.
+
+Ours, after no one paper: checklists of this kind are common in judges of instruction following.
+"""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 What papers keep, in these options:
 
-- Humpback (Li et al. 2023, arXiv:2308.06259): `score: quality, min_score: 5`;
-- AlpaGasus (Chen et al. 2023, arXiv:2307.08701): `score: quality, min_score: 4.5`;
+- Humpback (Li et al. 2023, arXiv:2308.06259): `score: judge_humback, min_score: 5`;
+- AlpaGasus (Chen et al. 2023, arXiv:2307.08701): `score: judge_accuracy, min_score: 4.5`;
 - Cherry LLM (Li et al. 2023, arXiv:2308.12032): `score: ifd, max_score: 1, fraction: 0.05,
   fraction_of: fitting`; the rows it learns from first lie within `percentiles: [25, 75]`
   of the perplexity, `group: cluster`;

@@ -169,7 +169,8 @@ def tag_closed_sets(
     if "language" in method.sets:
         for row in tagged:
             row["input_language"] = _language(row["text"])
-    for name in asked_sets(method) if engine else ():
+    for name in asked_sets(method):
+        assert engine is not None  # checked with the options
         active = [row for row in tagged if not row.get("drop_reason") and not row.get("error")]
         answers = _ask(engine, SETS[name], name, active, method.explain, max_tokens, seed)
         for row, answer in zip(active, answers, strict=True):

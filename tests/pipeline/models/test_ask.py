@@ -174,6 +174,18 @@ def test_answers_are_restricted_to_the_choices(ctx: Context, tinylm: LanguageMod
     assert {a.finish_reason for a in answers} == {"stop"}
 
 
+def test_no_spelling_is_longer_than_an_answer_may_be(ctx: Context, tinylm: LanguageModel) -> None:
+    """A capital spelling takes more tokens: it would be cut, and so be no answer."""
+    choices = ("equal", "different")
+    tokenizer = ctx.open(tinylm).tokenizer  # type: ignore[attr-defined]
+    sizes = {c: len(tokenizer(c, add_special_tokens=False)["input_ids"]) for c in choices}
+    decoding = Decoding(max_tokens=max(sizes.values()), temperature=2.0, choice=choices)
+    assert len(tokenizer("DIFFERENT", add_special_tokens=False)["input_ids"]) > decoding.max_tokens
+    requests = [Request(f"SAME OR DIFFERENT? {i}:", decoding, seed=i) for i in range(40)]
+    answers = ctx.open(tinylm).generate(requests)
+    assert {(a.text, a.finish_reason) for a in answers} == {(c, "stop") for c in choices}
+
+
 def test_a_single_token_choice_is_the_most_probable_one(
     ctx: Context, tinylm: LanguageModel
 ) -> None:

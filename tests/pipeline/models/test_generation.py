@@ -22,7 +22,7 @@ from pipeline.models.journal.requests import Batch, PreparedRequest, in_batches,
 from pipeline.models.local.chat_template import load_tokenizer
 from tests.support.journals import max_answers
 
-SAMPLED = Decoding(max_tokens=24, temperature=0.9, top_p=0.8, presence_penalty=0.5)
+SAMPLED = Decoding(max_tokens=12, temperature=0.9, top_p=0.8, presence_penalty=0.5)
 
 
 def questions(count: int, decoding: Decoding = SAMPLED) -> list[Request]:
@@ -199,9 +199,9 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(
     tmp_path: Path, tinylm: LanguageModel
 ) -> None:
     ctx = Context.scratch(tmp_path)
-    decoding = Decoding(max_tokens=48)
+    decoding = Decoding(max_tokens=4)
     fits, long, empty = ctx.open(tinylm).generate(
-        [Request("a " * n, decoding) for n in (990, 2010, 0)]
+        [Request("a " * n, decoding) for n in (200, 2046, 0)]
     )
     assert fits.error is None
     assert (long.finish_reason, long.text) == ("error", "")

@@ -34,7 +34,7 @@ def recipe(model: dict[str, Any]) -> Recipe:
     """The quickstart's generating stages, on few rows."""
     common = {"model": "m", "source": "s"}
     invented = {
-        **{"num_rows": 2, "max_requests": 4, "requests_per_round": 4},
+        **{"num_rows": 2, "max_requests": 2, "requests_per_round": 2},
         "method": {
             **{"name": "self-instruct", "num_shots": 3, "max_tokens": 32, "temperature": 1.0},
             **{"on_length": "keep_complete", "capitalize": "first"},

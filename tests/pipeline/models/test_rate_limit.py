@@ -15,7 +15,6 @@ from pipeline.context import Context
 from pipeline.models import Decoding, Limits, Request
 from pipeline.models.budget import Budget
 from pipeline.models.engines.registry import close_engines
-from pipeline.models.http.client import retry_after
 from pipeline.models.http.rate_limit import (
     BACKOFF,
     INITIAL_CONCURRENCY,
@@ -25,6 +24,7 @@ from pipeline.models.http.rate_limit import (
     RateLimiter,
     backoff,
 )
+from pipeline.models.http.reading import retry_after
 from pipeline.models.http.scheduler import Result, Retry, Scheduler
 from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.requests import Failure, PreparedRequest, prepare

@@ -23,7 +23,7 @@ from pipeline.store.store import Store
 from tests.pipeline.releases.building import mini, released
 from tests.support.cli import call
 from tests.support.killing import killer
-from tests.support.running import artifact, command, pool, recipe, run, states, toys
+from tests.support.running import artifact, called, pool, recipe, run, states, toys
 
 
 def age(store: Path, days: float) -> None:
@@ -222,8 +222,8 @@ def test_the_verb_says_how_much(tmp_path: Path) -> None:
     run(wired, store)
     run(mini(tmp_path, brief={"maximum": 5}), store)
     age(store, 31)
-    dry = command("gc", "--store", str(store))
+    dry = called("gc", "--store", str(store))
     assert "would be freed; --delete does it" in dry.stdout
-    did = json.loads(command("gc", "--delete", "--json", "--store", str(store)).stdout)
+    did = json.loads(called("gc", "--delete", "--json", "--store", str(store)).stdout)
     assert did["deleted"] is True
     assert did["kinds"]["artifacts"]["removed"] == 2

@@ -22,7 +22,7 @@ from pipeline.store.releases import latest, releases, versions, write_release
 from pipeline.store.store import Store
 from tests.pipeline.releases.building import LINES, mini, released
 from tests.support.killing import killer
-from tests.support.running import command, pool, recipe, run, toys
+from tests.support.running import called, pool, recipe, run, toys
 
 WITH_MODEL: dict[str, Any] = {
     "new": {"uses": "toy.invent", "needs": "a", "with": {"model": "toy", "count": 6}},
@@ -251,19 +251,19 @@ def test_the_verb_says_what_came_of_it(tmp_path: Path) -> None:
     path, store = tmp_path / "mini.yaml", str(tmp_path / "store")
     text = "name: mini\nstages:\n  a: {uses: toy.load, with: {path: rows.txt}}\n"
     path.write_text(toys(text))
-    early = command("release", str(path), "--store", store)
+    early = called("release", str(path), "--store", store)
     assert early.returncode == Exit.MISTAKE
     assert f"run {path}" in early.stderr
     run(Recipe.load(str(path)), tmp_path / "store")
-    first = command("release", str(path), "--as", "chat@1.4", "--store", store, "--json")
+    first = called("release", str(path), "--as", "chat@1.4", "--store", store, "--json")
     assert json.loads(first.stdout)["release"]["version"] == "1.4"
-    again = command("release", str(path), "--as", "chat", "--store", store)
+    again = called("release", str(path), "--as", "chat", "--store", store)
     assert again.returncode == Exit.DONE
     assert again.stdout == "nothing changed since chat@1.4: no new release\n"
     for bad in ("../chat@1.0", "chat@latest", "chat@1"):
         with pytest.raises(UserError):
             parse_new(bad)
-    listed = json.loads(command("releases", "--store", store, "--json").stdout)
+    listed = json.loads(called("releases", "--store", store, "--json").stdout)
     assert [(e["release"], e["rows"]) for e in listed] == [("chat@1.4", LINES)]
 
 

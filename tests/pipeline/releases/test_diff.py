@@ -16,7 +16,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.releases.create import create
 from pipeline.releases.diff import changed_rows, diff
 from pipeline.store.store import Store
-from tests.support.running import command, run
+from tests.support.running import called, run
 
 TOPICS = ["the sea", "iron", "a long winter", "bread", "the moon", "trade", "glass", "bees"]
 
@@ -173,25 +173,25 @@ def test_the_verb_compares_with_the_latest_release_and_writes_rows(tmp_path: Pat
         "  shards: {uses: export.parquet, needs: chosen}\n",
         "utf-8",
     )
-    nothing = command("diff", str(recipe), "--store", store)
+    nothing = called("diff", str(recipe), "--store", store)
     assert nothing.returncode == 2
     assert "no earlier release" in nothing.stderr
     for verb in ("run", "release"):
-        assert command(verb, str(recipe), "--store", store).returncode == 0
+        assert called(verb, str(recipe), "--store", store).returncode == 0
     other = ("--set", "stages.chosen.with.seed=5", "--store", store)
-    assert command("run", str(recipe), *other).returncode == 0
-    shown = command("diff", str(recipe), *other)
+    assert called("run", str(recipe), *other).returncode == 0
+    shown = called("diff", str(recipe), *other)
     assert shown.returncode == 0, shown.stderr
     assert "weekly@1.0 (" in shown.stdout
     assert "not_selected" in shown.stdout
-    stale = command("diff", str(recipe), "--store", store, "--set", "stages.chosen.with.seed=9")
+    stale = called("diff", str(recipe), "--store", store, "--set", "stages.chosen.with.seed=9")
     assert "chosen" in stale.stderr
     assert "would run anew" in stale.stderr
     written = tmp_path / "rows-that-differ.jsonl"
-    assert command("diff", str(recipe), *other, "-o", str(written)).returncode == 0
-    as_json = json.loads(command("diff", str(recipe), *other, "--json").stdout)
+    assert called("diff", str(recipe), *other, "-o", str(written)).returncode == 0
+    as_json = json.loads(called("diff", str(recipe), *other, "--json").stdout)
     lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert len(lines) == sum(cause["rows"] for cause in as_json["causes"])
-    nowhere = command("diff", str(recipe), *other, "-o", str(tmp_path / "no" / "page.html"))
+    nowhere = called("diff", str(recipe), *other, "-o", str(tmp_path / "no" / "page.html"))
     assert nowhere.returncode == 2
     assert "there is no folder" in nowhere.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import shutil
@@ -25,7 +26,7 @@ from tests.support.fake_hub import FakeHub, Fault
 from tests.support.killing import killer
 from tests.support.places import KINDS, place
 from tests.support.publications import reachable
-from tests.support.running import command, pool, toys
+from tests.support.running import called, pool, toys
 
 RECIPE = """\
 name: weekly
@@ -208,6 +209,29 @@ def test_what_is_damaged_in_the_store_is_computed_again(
     assert refreshed(folder).outcome == "nothing new"
 
 
+def test_what_the_stages_of_today_do_not_make_is_not_said_to_be_computed_again(
+    folder: Path,
+) -> None:
+    """The version of a stage was raised since: the same rows lie in another artifact."""
+    refreshed(folder)
+    store, path = Store(folder / "store"), str(folder / "weekly.yaml")
+    artifact = store.latest("weekly", "chosen")
+    assert artifact is not None
+    flip(artifact.folder / "kept.parquet")
+
+    def raised() -> Recipe:
+        recipe = Recipe.load(path)
+        step = recipe.steps["chosen"]
+        stage = dataclasses.replace(step.stage, version=step.stage.version + 1)
+        recipe.steps["chosen"] = dataclasses.replace(step, stage=stage)
+        return recipe
+
+    done = refresh(path, store, raised, lambda recipe: LineProgress(9, lambda text: None))
+    assert (done.code, done.release) == (0, "weekly@1.0")
+    assert "stays damaged" in done.outcome
+    assert ["damaged" in line for line in done.why] == [True]
+
+
 def test_a_release_is_never_made_of_damaged_rows(folder: Path) -> None:
     path = folder / "weekly.yaml"
     at = ("--store", str(folder / "store"))
@@ -315,15 +339,15 @@ def test_every_refresh_is_a_line_of_the_log(folder: Path) -> None:
 
 def test_the_verb_prints_ten_lines_and_exits_as_it_should(folder: Path) -> None:
     call = ("refresh", str(folder / "weekly.yaml"), "--store", str(folder / "store"))
-    first = command(*call)
+    first = called(*call)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("weekly: released")
     assert "release: weekly@1.0" in first.stdout
     assert len(first.stdout.splitlines()) <= 10
-    as_json = json.loads(command(*call, "--json").stdout)
+    as_json = json.loads(called(*call, "--json").stdout)
     assert (as_json["code"], as_json["outcome"]) == (0, "nothing new")
     (folder / "other.jsonl").unlink()
-    assert command(*call).returncode == 8
+    assert called(*call).returncode == 8
 
 
 def test_options_of_the_section_are_checked(folder: Path) -> None:
@@ -388,13 +412,15 @@ def test_a_damaged_record_of_commits_is_refused_by_name(tmp_path: Path, hub: Fak
     assert refreshed(tmp_path).outcome == "nothing new"
 
 
-def test_a_local_data_set_is_a_source_by_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_local_data_set_is_a_source_by_content(tmp_path: Path, is_relative: bool) -> None:
+    """A relative folder is one beside the recipe, wherever the command is given."""
     folder = tmp_path / "pool"
     folder.mkdir()
     rows(folder / "rows.jsonl", range(6))
     text = (
         "name: weekly\nstages:\n  pool: {uses: load.records, "
-        f"with: {{dataset: '{folder}', source: pool, license: MIT}}}}\n"
+        f"with: {{dataset: '{'pool' if is_relative else folder}', source: pool, license: MIT}}}}\n"
         "  shards: {uses: export.parquet, needs: pool}\n"
     )
     (tmp_path / "weekly.yaml").write_text(text, "utf-8")
@@ -402,6 +428,8 @@ def test_a_local_data_set_is_a_source_by_content(tmp_path: Path) -> None:
     assert refreshed(tmp_path).outcome == "nothing new"
     rows(folder / "rows.jsonl", range(7))
     assert refreshed(tmp_path).rows["after"] == 7
+    manifests = (tmp_path / "store" / "artifacts").glob("*/manifest.json")
+    assert not any(str(tmp_path) in manifest.read_text() for manifest in manifests)
 
 
 def test_a_name_that_no_release_can_have_is_told_before_anything_runs(folder: Path) -> None:

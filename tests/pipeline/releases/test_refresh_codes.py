@@ -132,7 +132,7 @@ def test_5_a_budget_and_a_time_limit(folder: Path) -> None:
     close_engines()
 
 
-@pytest.mark.parametrize("code", [5, 7, 9])
+@pytest.mark.parametrize("code", [5, 6, 7, 9])
 def test_the_code_of_whatever_stops_a_stage_is_that_of_the_refresh(
     folder: Path, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

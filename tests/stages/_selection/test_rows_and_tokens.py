@@ -84,7 +84,7 @@ def selected(name: str, rows: pl.DataFrame, folder: Path, **raw: Any) -> pl.Data
 def test_the_first_rows_of_what_the_tokens_allow(name: str, tmp_path: Path) -> None:
     options, rank = ONE_BUDGET[name]
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=12, deadline=None)
     @given(ROWS, BOTH)
     def check(drawn: list[Any], both: dict[str, int]) -> None:
         rows = pool(drawn, "xyz")
@@ -142,7 +142,7 @@ def by_loop(
     return {rows["id"][i] for i in kept}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(ROWS, BOTH)
 def test_strata_are_filled_as_by_a_loop(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[Any], both: dict[str, int]

@@ -45,7 +45,7 @@ vectors = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(
     vectors,
     st.sampled_from([-0.5, 0.0, 0.5, 0.8, 1.0]),

@@ -150,7 +150,7 @@ def test_substring_of_code(ctx: Context) -> None:
 letters = st.text(st.sampled_from("aBcÉß你。 \n.'3"), max_size=12)
 
 
-@settings(max_examples=300)
+@settings(max_examples=50)
 @given(st.lists(letters, max_size=6), st.lists(st.lists(letters, max_size=4), max_size=5))
 def test_substring_equals_python_in(needles: list[str], turns: list[list[str]]) -> None:
     """Turns are made of the needles and other letters, so that there is something to find."""

@@ -369,7 +369,7 @@ vectors = st.lists(
 ).map(lambda rows: unit(np.array(rows, np.float32)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(vectors, vectors, vectors, st.data())
 def test_nearest_equals_brute_force_on_either_library(
     items: np.ndarray, turns: np.ndarray, ordinary: np.ndarray, data: st.DataObject

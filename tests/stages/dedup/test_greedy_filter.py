@@ -26,7 +26,7 @@ def listed(verdicts: Verdicts) -> list[tuple[int, float]]:
     return list(zip(verdicts.duplicate_of.tolist(), verdicts.score.tolist(), strict=True))
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=10), max_size=40),
     st.integers(0, 4),
@@ -61,7 +61,7 @@ def edited(count: int, longest: int, words: int, seed: int) -> list[list[int]]:
     return texts
 
 
-@pytest.mark.parametrize(("longest", "count"), [(12, 500), (90, 300), (400, 120)])
+@pytest.mark.parametrize(("longest", "count"), [(12, 300), (90, 150), (400, 60)])
 @pytest.mark.parametrize("threshold", [0.3, 0.7])
 def test_short_and_long_texts(
     longest: int, count: int, threshold: float, monkeypatch: pytest.MonkeyPatch

@@ -36,7 +36,7 @@ word = st.sampled_from(["a", "b", "c", "1", "2", "+", "你"])
 conversation = st.lists(st.lists(word, max_size=7).map(" ".join), min_size=1, max_size=3)
 
 
-@settings(max_examples=150)
+@settings(max_examples=50)
 @given(st.lists(conversation, min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
 def test_small_pools(
     tmp_path_factory: pytest.TempPathFactory, turns: list, threshold: float
@@ -176,17 +176,17 @@ def test_fields_are_compared_by_themselves(ctx: Context, stage: Stage) -> None:
     }
 
 
-@both
-def test_edited_rows_as_all_pairs_have_it(ctx: Context, stage: Stage) -> None:
+def test_edited_rows_as_all_pairs_have_it(ctx: Context) -> None:
     texts = ["\n".join(m["content"] for m in messages) for messages in sample_conversations(700)]
     rows = records(edited_pool(texts, 4000, seed=1))
     listed = [messages[0]["content"] for messages in rows["messages"]]
     for threshold in (0.6, 0.8):
-        dropped = evidence(rows, stage(ctx, rows, threshold=threshold))
         roots = components(listed, 5, threshold)
         expected = {rows["id"][i]: rows["id"][r] for i, r in enumerate(roots) if i != r}
-        assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected
         assert len(expected) > 500
+        for stage in (jaccard, minhash):
+            dropped = evidence(rows, stage(ctx, rows, threshold=threshold))
+            assert {key: cause["duplicate_of"] for key, cause in dropped.items()} == expected
 
 
 def sample_conversations(count: int) -> list:

@@ -171,8 +171,8 @@ def test_conversations_are_continued_with_all_that_they_hold(ctx: Context) -> No
         {"role": "assistant", "tool_calls": [{"id": "1", "name": "tide", "arguments": "{}"}]},
     ]
     more = [
-        {**record("x"), "id": id_ * 32, "messages": m}
-        for id_, m in zip("ef", (thinking, called), strict=True)
+        {**record("x"), "id": "e" * 32, "messages": thinking},
+        {**record("x"), "id": "f" * 32, "messages": called},
     ]
     rows = pl.concat([base, frame(more)])
     context = chatting(ctx, numbered)
@@ -285,11 +285,11 @@ def test_the_recipe_has_a_profile_for_further_turns(tmp_path: Path) -> None:
 
 def test_a_live_model_is_its_own_user(ctx: Context, tinylm: LanguageModel) -> None:
     """Rows are the same whatever others are written beside them."""
-    options: dict[str, Any] = {"model": tinylm, "temperature": 0.7, "max_tokens": 48}
-    rows = magpie(ctx, num_rows=8, answer_max_tokens=32, **options)
+    options: dict[str, Any] = {"model": tinylm, "temperature": 0.7, "max_tokens": 32}
+    rows = magpie(ctx, num_rows=8, answer_max_tokens=16, **options)
     assert len(rows) == 8
     other = Context.scratch(ctx.files.parent / "other")
-    fewer = magpie(other, num_rows=4, answer_max_tokens=32, **options)
+    fewer = magpie(other, num_rows=4, answer_max_tokens=16, **options)
     assert texts(fewer) == texts(rows)[:4]
     assert fewer["drop_reason"].to_list() == rows["drop_reason"].to_list()[:4]
     said = [row[0][1] for row in texts(rows) if row[0][1]]

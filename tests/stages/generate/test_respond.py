@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -161,6 +162,7 @@ def test_the_model_selects_guidelines_for_each_answer(ctx: Context, rows: pl.Dat
         ("2, 2, 5, 7, 9", [2, 5, 7]),
         ("I considered all 25 of them.\nNumbers: 2 and 5", [2, 5]),
         ("0, 26", None),
+        ("1" * 30_000 + ".", None),
         ("None fits.", None),
         ("", None),
     ],
@@ -345,6 +347,28 @@ def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
 def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
     models = {"models": ["model"]}
     assert problems("generate.respond", **models | options) == [message]
+
+
+def test_system_prompts_come_from_a_file(ctx: Context, rows: pl.DataFrame, tmp_path: Path) -> None:
+    """Orca's first one is no system prompt at all."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("Give reasons for {{ all }}.\n\n<empty>\nBe brief.\n", "utf-8")
+    context = scripted(ctx, echo)
+    files = (str(file),)
+    answers = respond(
+        context, rows, models=ONE, method=Explain(), system_prompt_files=files, num_answers=3
+    )
+    for _, of_prompt in answers.group_by("parents"):
+        assert set(of_prompt["manner"]) == {"Give reasons for {{ all }}.", "<empty>", "Be brief."}
+    for manner, messages in answers.select("manner", "messages").iter_rows():
+        systems = [m["content"] for m in messages if m["role"] == "system"]
+        assert systems == ([] if manner == "<empty>" else [manner])
+    options = {"models": ["model"], "system_prompt_files": ["README.md"]}
+    (problem,) = problems("generate.respond", **options)
+    assert "system_prompt_files must be left out with method: answer" in problem
+    chosen = {"name": "explain", "system_prompts": ["steps"]}
+    (problem,) = problems("generate.respond", method=chosen, **options)
+    assert "method.system_prompts must be left out" in problem
 
 
 def test_an_unknown_system_prompt_is_an_error() -> None:

@@ -26,7 +26,7 @@ from tests.support.scripted import Answer, ScriptedContext, scripted
 SMALL: dict[str, Any] = {
     "num_rows": 8,
     "max_requests": 4,
-    "requests_per_round": 2,
+    "requests_per_round": 4,
     "license": "CC0-1.0",
     "method": SelfInstruct(
         max_tokens=64,

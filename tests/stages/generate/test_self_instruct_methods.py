@@ -545,7 +545,12 @@ def test_a_recipe_needs_no_more_than_the_name(method: Method) -> None:
 
 
 def test_answers_keep_their_method_s_defaults() -> None:
-    assert LaMini().instances == AlpaCare().instances == ZeroShotAnswered()
+    assert LaMini().instances == ZeroShotAnswered()
+    medical = AlpaCare()
+    assert isinstance(medical.instances, ZeroShotAnswered)
+    answers, tasks = medical.instances, medical
+    assert (tasks.max_tokens, tasks.temperature, tasks.presence_penalty) == (500, 1.0, 1.5)
+    assert (answers.max_tokens[0], answers.temperature, answers.presence_penalty) == (300, 1.0, 1.5)
     assert Unnatural().instances == SelfGuide().instances == Answered()
 
 

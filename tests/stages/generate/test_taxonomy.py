@@ -13,12 +13,11 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
-from pipeline.recipe.discovery import find
-from pipeline.recipe.options import bind
 from stages._llm.lists import listed_items
 from stages.generate.taxonomy import Curriculum, Metadata, Skills, taxonomy
 from stages.generate.taxonomy.axes import LEVELS, SKILLS, SUBJECTS
 from stages.generate.taxonomy.metadata import use_case_and_skills
+from tests.support.options import problems
 from tests.support.rows import conversations
 from tests.support.scripted import scripted
 
@@ -150,13 +149,66 @@ SKILL = {"name": "skills", "num_rows": 9}
         ({**METADATA, "education": "school"}, "no option 'education'"),
     ],
 )
-def test_wrong_options_are_named_before_anything_runs(
-    method: object, message: str, tmp_path: Path
+def test_wrong_options_are_named_before_anything_runs(method: object, message: str) -> None:
+    (problem,) = problems("generate.taxonomy", method=method)
+    assert re.search(message, problem), problem
+
+
+def test_lists_come_from_files(ctx: Context, tmp_path: Path) -> None:
+    skills, topics, subjects = (
+        tmp_path / f"{name}.txt" for name in ("skills", "topics", "courses")
+    )
+    skills.write_text("\ufeffpun: one word has two meanings\n\n litotes : less: is said\n", "utf-8")
+    topics.write_text("tea\r\nrain\r\n", "utf-8")
+    subjects.write_text("heraldry\nbotany", "utf-8")
+    context = scripted(ctx, teacher)
+    files = {"skill_files": (str(skills),), "topic_files": (str(topics),)}
+    rows = taxonomy(context, model=NO_MODEL, method=Skills(num_rows=12, num_skills=2), **files)
+    shown = {tuple(attributes) for attributes in rows["attributes"]}
+    assert {name for *names, _ in shown for name in names} == {"pun", "litotes"}
+    assert {topic for *_, topic in shown} == {"tea", "rain"}
+    asked = context.engine.calls[0][0].prompt[-1][1]
+    assert "one word has two meanings" in asked
+    assert "less: is said" in asked
+    method = Curriculum(education="school")
+    courses = taxonomy(context, model=NO_MODEL, method=method, subject_files=(str(subjects),))
+    assert set(courses["subject"]) == {"heraldry", "botany"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("irony", r"skills.txt:1: a line must be NAME: DESCRIPTION, got 'irony'"),
+        ("\nirony: \n", r"skills.txt:2: a line must be NAME: DESCRIPTION"),
+        ("a: b\na: c", r"skills.txt:2: names must differ, got 'a' twice"),
+        ("a: b", r"num_skills must be at most 1, got 2"),
+        (b"a: \xff", r"skills.txt cannot be read as text"),
+    ],
+)
+def test_mistakes_in_lists_are_named(
+    ctx: Context, tmp_path: Path, text: str | bytes, message: str
 ) -> None:
-    raw = {"model": "m", "method": method}
-    _, problems = bind(find("generate.taxonomy"), raw, {"m": NO_MODEL}, tmp_path)
-    assert len(problems) == 1
-    assert re.search(message, problems[0].what), problems[0].what
+    path = tmp_path / "skills.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    method = Skills(num_rows=2, num_skills=2)
+    with pytest.raises(UserError, match=message):
+        taxonomy(scripted(ctx, teacher), model=NO_MODEL, method=method, skill_files=(str(path),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": {**SKILL}, "subject_files": ["README.md"]}, "subject_files must be left out"),
+        ({"method": "curriculum", "skill_files": ["README.md"]}, "skill_files must be left out"),
+        (
+            {"method": {**SKILL, "topics": ["tea"]}, "topic_files": ["README.md"]},
+            "method.topics must be left out with topic_files",
+        ),
+    ],
+)
+def test_a_file_and_a_list_are_one_too_many(options: dict, message: str) -> None:
+    (problem,) = problems("generate.taxonomy", **options)
+    assert message in problem
 
 
 def test_metadata_without_seeds_is_told(ctx: Context) -> None:

@@ -266,7 +266,7 @@ STATED = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=50)
 @given(st.lists(STATED | st.text(max_size=12), min_size=1, max_size=4))
 def test_the_license_of_any_mixture_is_one_that_the_hub_takes(stated: list[str]) -> None:
     """https://huggingface.co/docs/hub/repositories-licenses: `other` needs a name and a link."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,9 +107,27 @@ def test_a_wrong_program_fails_all_forms_of_tests() -> None:
     assert not [n for n, o in zip(TESTS, outcomes(frame, Tests()), strict=True) if o == "pass"]
 
 
+PYTEST: Final = (
+    "import pytest\n@pytest.mark.parametrize('a, b', [(1, 2), pytest.param(3, 4)])\n"
+    "@pytest.mark.parametrize('c', [0, 1])\n"
+    "def test_add(a, b, c):\n    assert add(a, b) + c == a + b + c\n"
+    "def test_raises():\n    with pytest.raises(TypeError):\n        add(1)\n"
+    "    assert add(0.1, 0.2) == pytest.approx(0.3)"
+)
+
+
+def test_tests_of_pytest() -> None:
+    any_isolation()
+    answers = [ADD, ADD.replace("a + b", "a + b + (a == 3)")]
+    method = Tests(packages=True, memory_mb=2048)
+    result = execution(CTX, rows(answers, tests=PYTEST), method=method)
+    assert result["execution_outcome"].to_list() == ["pass", "fail"]
+    assert result["execution_pass_rate"].to_list() == [1.0, 0.5]
+
+
 def test_the_canonical_solutions_of_humaneval_pass_and_others_do_not() -> None:
     any_isolation()
-    problems_ = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")[:60]
+    problems_ = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")[:30]
     right = [f"```python\n{p['prompt']}{p['canonical_solution']}\n```" for p in problems_]
     wrong = [f"```python\n{p['prompt']}    return None\n```" for p in problems_]
     columns = {
@@ -117,8 +136,8 @@ def test_the_canonical_solutions_of_humaneval_pass_and_others_do_not() -> None:
     }
     method = Tests(entry_point="extra.entry_point")
     result = outcomes(rows(right + wrong, **columns), method)
-    assert result[:60] == ["pass"] * 60
-    assert set(result[60:]) <= {"fail", "error"}
+    assert result[:30] == ["pass"] * 30
+    assert set(result[30:]) <= {"fail", "error"}
 
 
 def test_cases_that_ran_are_counted_beside_those_that_did_not() -> None:
@@ -183,6 +202,28 @@ def test_an_assertion_that_may_not_be_reached_stays_inside() -> None:
 def test_hostile_tests_are_unparsed(text: str) -> None:
     assert cases_of(text, None) is None
     program_of(text, ("python",), "all")
+
+
+LONG: Final = {
+    "a fence without an end": "```" + "x" * 50_000 + "`",
+    "ticks": "`" * 50_000,
+    "spaces": "``` " + " " * 50_000 + "`\n" + " " * 50_000,
+    "letters behind a number": r"\boxed{1" + "a" * 50_000 + "1}",
+    "words behind a number": r"\boxed{1 " + "a " * 25_000 + "1}",
+    "digits": r"\boxed{" + "1" * 50_000 + "}",
+    "braces": r"\boxed{" * 5_000,
+    "fractions": r"\boxed{" + r"\frac{1}{2}" * 5_000 + "}",
+    "commas": "1," * 25_000,
+}
+
+
+def test_long_answers_take_no_time() -> None:
+    frame = rows([*LONG.values()], gold="1", tests="assert f(1) == 1")
+    start = time.process_time()
+    outcomes(frame, Answer(gold="gold", last_number=True))
+    for text in LONG.values():
+        program_of(text, ("python",), "all")
+    assert time.process_time() - start < 10
 
 
 def test_blocks() -> None:
@@ -304,7 +345,7 @@ def test_answers_that_cannot_be_read_are_neither_right_nor_wrong() -> None:
 
 
 def test_a_machine_without_isolation_refuses_unless_it_is_told_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(isolation_module, "_candidates", lambda: iter(()))
     isolation_module.isolation.cache_clear()
@@ -314,6 +355,7 @@ def test_a_machine_without_isolation_refuses_unless_it_is_told_otherwise(
             execution(CTX, frame, method=Tests())
         assert "bubblewrap" in str(refusal.value.hint)
         assert outcomes(frame, Tests(unsafe=True)) == ["pass"]
+        assert "limits alone" in caplog.text
         # What runs nothing needs nothing.
         assert outcomes(rows(["No."], tests="assert add(1, 2) == 3"), Tests()) == ["unparsed"]
     finally:

@@ -56,11 +56,11 @@ def test_reasoned_grades_of_rows_that_exist(ctx: Context) -> None:
     rows = conversations([("Why?", "perfect"), ("Why?", "middling"), ("Why?", "else"), ("Why?",)])
     context = scripted(ctx, graded)
     result = judge(context, rows, model=NO_MODEL, method=Humback())
-    found = by_answer(rows, result)
-    assert [found[a]["judge_humback"] for a in ("perfect", "middling", "else")] == [5, 3, None]
+    grades = by_answer(rows, result)
+    assert [grades[a]["judge_humback"] for a in ("perfect", "middling", "else")] == [5, 3, None]
     assert Counter(result["drop_reason"]) == {None: 3, "unreadable": 1}
-    assert json.loads(found["else"]["evidence"])["response_end"].endswith("5 perhaps.")
-    assert found["Why?"]["error"] == "there is no answer to judge"
+    assert json.loads(grades["else"]["evidence"])["response_end"].endswith("5 perhaps.")
+    assert grades["Why?"]["error"] == "there is no answer to judge"
     assert "judge_from_logprobs" not in result.columns
     assert {r.decoding.max_tokens for r in context.engine.calls[0]} == {512}
     lax = judge(scripted(ctx, graded), rows, model=NO_MODEL, method=Humback(strict=False))

@@ -55,7 +55,7 @@ def by_hand(rows: list[Row], budget: int) -> list[tuple[int, int, list[str]]]:
     return chosen
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(TAGS, st.integers(0, 40), st.booleans(), st.randoms())
 def test_the_passes_are_those_of_the_paper(
     tags: list[list[str] | None], budget: int, in_tokens: bool, random: Random

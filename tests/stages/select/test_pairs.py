@@ -33,7 +33,7 @@ PAIR = st.builds(
     quota=st.none() | st.integers(1, 2),
     budget=st.none() | st.integers(0, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_the_limits_by_their_definitions(
     rows: list[dict[str, Any]],
     margin: float | None,

@@ -293,7 +293,7 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=50)
 @given(st.one_of(LETTERS, WORDS.map(" ".join), WORDS.map(", ".join).map("{}.".format)))
 def test_words_are_those_of_nltk(text: str) -> None:
     from nltk.tokenize import NLTKWordTokenizer

@@ -366,7 +366,13 @@ def dies_at(step: int) -> Callable[[float, float | None], None]:
     return report
 
 
-@pytest.mark.parametrize("method", [Full(), LoRA()], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(Full(), id="full"),
+        pytest.param(LoRA(), id="lora", marks=pytest.mark.proof),
+    ],
+)
 def test_a_resumed_training_equals_an_undisturbed_one(
     method: Any, tmp_path: Path, shards: Path, tinylm: LanguageModel, monkeypatch: Any
 ) -> None:

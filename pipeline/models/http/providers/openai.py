@@ -101,6 +101,10 @@ def _schema(form: Form, schema: Any) -> dict[str, Any]:
 def assembled(events: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The answer in the events of a stream; None for a stream that was cut.
 
+    A stream that ends with `[DONE]` is whole, also without a finish reason: the server has said
+    all that it wanted to say, and such an answer counts as complete. One that ends without either
+    was cut on the way.
+
     Args:
         events: The data of the events, `DONE` for the last one.
     """

@@ -26,7 +26,8 @@ def test_damaged_files_lose_no_row(name: str) -> None:
 @pytest.mark.proof
 @pytest.mark.parametrize("name", FORMATS)
 def test_many_damaged_files_in_a_limited_address_space(name: str) -> None:
-    count = -(-3000 // len(FORMATS))
+    # Where the next row of an array begins is the only guess among the formats.
+    count = 400 if FORMATS[name].is_exact else -(-3000 // len(FORMATS))
     command = [sys.executable, "-m", "tests.support.mutations", name, str(count), "2"]
     done = subprocess.run(
         [*command, str(ADDRESS_SPACE)], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,0 +1,300 @@
+"""The results of a provider's batch: read line by line, whatever order and state they are in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from pipeline.errors import UserError
+from pipeline.models.budget import Price
+from pipeline.models.http.batches import (
+    NO_STATE,
+    BatchInterface,
+    BatchProblem,
+    BatchResult,
+    BatchState,
+    key_in,
+)
+from pipeline.models.http.client import HttpClient
+from pipeline.models.http.quota import quota_error, quota_is_used_up
+from pipeline.models.http.reading import Asked, ErrorAnswer
+from pipeline.models.http.refusals import History
+from pipeline.models.http.scheduler import Retry
+from pipeline.models.journal.batches import BatchRecord, BatchRequest
+from pipeline.models.journal.charges import billed_tokens
+from pipeline.models.journal.journal import Journal, JournalEntry
+from pipeline.models.journal.requests import Batch, Discarded, Failure, PreparedRequest
+from pipeline.models.journal.spending import Charge
+from pipeline.models.journal.usage import TokenUsage
+
+ATTEMPTS: Final = 3
+"""Batches in which a request is asked before its row fails: each may take a day."""
+COMMIT_SIZE: Final = 1000
+"""Results that are made durable together."""
+SUCCESS: Final = range(200, 300)
+REFUSED: Final = 400
+FULL_QUEUE: Final = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
+"""Codes with which a provider refuses a batch that it may take later, or in parts."""
+
+
+@dataclass
+class ResultReader:
+    """Reads files of results.
+
+    Args:
+        interface: Their form.
+        tag: The batch's.
+
+    Attributes:
+        garbage: Lines that are no results.
+        foreign: Results of other requests than ours.
+    """
+
+    interface: BatchInterface
+    tag: str
+    garbage: int = 0
+    foreign: int = 0
+
+    def results(self, file: Path) -> Iterator[tuple[str, BatchResult]]:
+        """The results in a file that are of this batch, with the keys of their requests.
+
+        Args:
+            file: The file.
+        """
+        with file.open("rb") as lines:
+            for line in lines:
+                if not line.strip():
+                    continue
+                try:
+                    result = self.interface.result(json.loads(line))
+                except (*NO_STATE, RecursionError):
+                    self.garbage += 1
+                    continue
+                key = key_in(result.custom_id, self.tag)
+                if key is None:
+                    self.foreign += 1
+                else:
+                    yield key, result
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of one batch.
+
+    Args:
+        client: What the server's answers mean.
+        journal: The journal.
+        history: How the server answered the stage so far.
+        learned: How much was known of the server when the batch was spelled; None of an earlier
+            run.
+        asked: The requests that are asked now, by key.
+        price: That of batches; None for none.
+
+    Attributes:
+        notes: What is odd about the results, for people.
+        tries: How often requests were in a batch that are to be asked again.
+        fatal: Why all further requests would fail.
+        queue_is_full: Whether the provider takes less at once.
+    """
+
+    client: HttpClient
+    journal: Journal
+    history: History
+    learned: int | None
+    asked: Mapping[str, PreparedRequest]
+    price: Price | None
+    notes: list[str] = field(default_factory=list)
+    tries: dict[str, int] = field(default_factory=dict)
+    fatal: UserError | None = None
+    queue_is_full: bool = False
+
+    def __post_init__(self) -> None:
+        if self.learned is None:
+            self.learned = self.client.reader.dialect.learned
+
+    def of_files(
+        self,
+        record: BatchRecord,
+        interface: BatchInterface,
+        state: BatchState,
+        download: Callable[[str], Path],
+    ) -> Iterator[Batch]:
+        """The results of a batch that was run, in parts that are to be made durable.
+
+        What is not among them is to be asked again.
+
+        Args:
+            record: The batch.
+            interface: The form of its results.
+            state: What the provider says of it.
+            download: Writes results to a file.
+        """
+        left = {request.key: request for request in self.journal.batches.requests(record.tag)}
+        reader, seen, again = ResultReader(interface, record.tag), set[str](), 0
+        for path in state.results:
+            file = download(path)
+            items: Batch = []
+            others: list[tuple[BatchRequest, str]] = []
+            for key, result in reader.results(file):
+                again += key in seen
+                request = left.pop(key, None)
+                seen.add(key)
+                if request is None:
+                    continue  # it came twice, or was durable before this process began
+                self._add(request, result, items, others)
+                if len(items) + len(others) >= COMMIT_SIZE:
+                    yield from self._parts(record, items, others)
+                    items, others = [], []
+            yield from self._parts(record, items, others)
+            file.unlink()
+        if items := [item for request in left.values() for item in self._without_result(request)]:
+            yield items
+        self._note(reader, again, len(left), record.requests)
+
+    def _note(self, reader: ResultReader, again: int, missing: int, of: int) -> None:
+        counts = {
+            "of its results are no results": reader.garbage,
+            "of its results are of other requests": reader.foreign,
+            "of its requests have more than one result: the first one counts": again,
+            f"of its {of:,} requests have no result: they are asked again": missing,
+        }
+        self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]
+
+    def _parts(
+        self, record: BatchRecord, items: Batch, others: list[tuple[BatchRequest, str]]
+    ) -> Iterator[Batch]:
+        """Hand results over; those of requests that are not asked now are made durable here."""
+        if items:
+            yield items
+        if not others:
+            return
+        texts = {request.key: text for request, text in others}
+        stored = self.journal.batches.requests(record.tag, list(texts))
+        entries = [JournalEntry(r.key, r.request, texts[r.key], r.sent) for r in stored]
+        self.journal.put_many(entries, self._charge(record, entries), (record.tag, list(texts)))
+
+    def _charge(self, record: BatchRecord, entries: list[JournalEntry]) -> Charge | None:
+        """What answers are billed that nobody asks for now; it is charged to who submitted them."""
+        tokens = sum((billed_tokens(entry.response, 0) for entry in entries), TokenUsage())
+        if not entries:
+            return None
+        money = self.price.money(tokens) if self.price else 0.0
+        return Charge(record.account, len(entries), tokens, money)
+
+    # One request
+
+    def _add(
+        self,
+        request: BatchRequest,
+        result: BatchResult,
+        items: Batch,
+        others: list[tuple[BatchRequest, str]],
+    ) -> None:
+        """Add the result of a request where it belongs.
+
+        Args:
+            request: The request.
+            result: Its result.
+            items: Results of requests that are asked now.
+            others: Answers to the others.
+        """
+        prepared = self.asked.get(request.key)
+        if prepared is not None:
+            items += self._ended(replace(prepared, sent=request.sent), request, result)
+        elif result.code in SUCCESS:
+            text = self.client.reader.storable(result.content)
+            if isinstance(text, str):
+                others.append((request, text))
+
+    def _ended(
+        self, prepared: PreparedRequest, request: BatchRequest, result: BatchResult
+    ) -> Batch:
+        """The result of a request; nothing where it is asked again and nobody bills it."""
+        try:
+            outcome = self._read(prepared, result)
+        except UserError as error:
+            self.fatal = self.fatal or error
+            return []
+        if outcome is None:  # it is spelled anew
+            self.tries[prepared.key] = request.tries
+            return []
+        if not isinstance(outcome, Retry):
+            return [(prepared, outcome)]
+        return self._again(prepared, request.tries + 1, outcome)
+
+    def _again(self, prepared: PreparedRequest, tries: int, why: Retry) -> Batch:
+        if tries >= ATTEMPTS:
+            return [(prepared, Failure(f"{why.why} (batch {tries})", why.billed))]
+        self.tries[prepared.key] = tries
+        return [(prepared, Discarded(why.billed))] if why.billed else []
+
+    def _read(self, prepared: PreparedRequest, result: BatchResult) -> str | Retry | Failure | None:
+        if result.code is None:
+            return Retry(self.client.reader.one_line(result.content))
+        if result.code in SUCCESS:
+            return self.client.reader.answer(result.content, self._as_sent(prepared), self.history)
+        error = ErrorAnswer(result.code, result.content)
+        return self.client.reader.refused(error, self._as_sent(prepared), self.history)
+
+    def _as_sent(self, prepared: PreparedRequest) -> Asked:
+        reader = self.client.reader
+        body = json.loads(prepared.sent) if prepared.sent else reader.body(prepared)
+        return Asked(prepared, body, self.learned or 0)
+
+    def _without_result(self, request: BatchRequest) -> Batch:
+        """What becomes of a request of which a batch that has ended says nothing."""
+        prepared = self.asked.get(request.key)
+        if prepared is None:
+            return []
+        return self._again(prepared, request.tries + 1, Retry("the batch has no result for it"))
+
+    # Batches that were not run
+
+    def refused(self, record: BatchRecord, state: BatchState) -> Iterator[Batch]:
+        """The failures of a batch that a provider did not take: of the lines that it names.
+
+        Args:
+            record: The batch.
+            state: What the provider says of it.
+        """
+        requests = self.journal.batches.requests(record.tag)
+        self.tries |= {request.key: request.tries for request in requests}
+        self.queue_is_full = any(problem.code in FULL_QUEUE for problem in state.problems)
+        if self.queue_is_full:
+            return
+        lines = range(1, len(requests) + 1)
+        whole = [problem for problem in state.problems if problem.line not in lines]
+        if whole or not state.problems:
+            self.fatal = self._refusal(record, whole)
+            return
+        items: Batch = []
+        for problem in state.problems:
+            request = requests[(problem.line or 1) - 1]
+            items += self._refused_line(request, problem)
+        yield items
+
+    def _refused_line(self, request: BatchRequest, problem: BatchProblem) -> Batch:
+        result = BatchResult(
+            "", REFUSED, {"error": {"code": problem.code, "message": problem.message}}
+        )
+        prepared = self.asked.get(request.key)
+        if prepared is None:
+            return []
+        return self._ended(replace(prepared, sent=request.sent), request, result)
+
+    def _refusal(self, record: BatchRecord, problems: list[BatchProblem]) -> UserError:
+        reader, server = self.client.reader, self.client.base_url
+        texts = [reader.one_line(problem.message) for problem in problems]
+        why = "; ".join(dict.fromkeys(texts)) or "it does not say why"
+        for code, message, _ in problems:
+            if quota_is_used_up(REFUSED, {"error": {"code": code, "message": message}}):
+                return quota_error(server, why)
+        return UserError(
+            f"the server refused batch {record.name}",
+            where=server,
+            why=why,
+            hint="fix what it names, or leave `batch` out of the model to send requests one by one",
+        )

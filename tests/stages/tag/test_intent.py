@@ -1,0 +1,164 @@
+"""Closed sets of labels: read in every spelling, levels in their order, nothing else a label."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.context import Context
+from pipeline.models import LanguageModel
+from stages.tag.intent import ClosedSets, intent
+from stages.tag.intent.closed_sets import SETS, added_columns
+from tests.support.options import problems
+from tests.support.rows import conversations, sample
+from tests.support.scripted import Answer, ScriptedContext, scripted
+
+MODEL = LanguageModel(model="none")
+ROWS = conversations([("What is 2 and 3?", "5"), ("Write a poem about rain.", "Drop.")])
+RATED = {"intent": "To add.", "knowledge": "Sums.", "difficulty": "easy"}
+
+
+def saying(ctx: Context, answer: Callable[[str], str] | str) -> ScriptedContext:
+    def script(text: str) -> Answer:
+        return (answer if isinstance(answer, str) else answer(text)), "stop"
+
+    return scripted(ctx, script)
+
+
+def tagged(ctx: Context, answer: Callable[[str], str] | str, *sets: Any, **more: Any) -> Any:
+    method = ClosedSets(sets=sets, explain=more.pop("explain", True))
+    return intent(saying(ctx, answer), ROWS, model=MODEL, method=method, **more)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps(RATED),
+        "Sure! Here it is:\n```json\n" + json.dumps(RATED, indent=2) + "\n```",
+        json.dumps({**RATED, "difficulty": "Easy"}),
+        json.dumps({**RATED, "difficulty": " **EASY** ", "more": 1}),
+        json.dumps({**RATED, "difficulty": "hard"}) + "\nNo:\n" + json.dumps(RATED),
+    ],
+)
+def test_a_label_is_read_in_every_spelling(ctx: Context, answer: str) -> None:
+    rows = tagged(ctx, answer, "difficulty")
+    assert rows["difficulty"].to_list() == ["easy"] * 2
+    assert rows["difficulty_level"].to_list() == [2, 2]
+    assert rows["intent"].to_list() == ["To add."] * 2
+    assert rows["knowledge"].to_list() == ["Sums."] * 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "easy",
+        json.dumps({"difficulty": "easy"}),
+        json.dumps({**RATED, "difficulty": "rather easy"}),
+        json.dumps({**RATED, "difficulty": "very easy or easy"}),
+        json.dumps({**RATED, "difficulty": 2}),
+        json.dumps({**RATED, "difficulty": ["easy"]}),
+        json.dumps({**RATED, "intent": None}),
+        "I cannot rate this.",
+        "",
+    ],
+)
+def test_what_is_no_label_drops_the_row_and_costs_no_further_set(ctx: Context, answer: str) -> None:
+    context = saying(ctx, answer)
+    method = ClosedSets(sets=("difficulty", "quality"))
+    rows = intent(context, ROWS, model=MODEL, method=method)
+    assert rows["drop_reason"].to_list() == ["unreadable"] * 2
+    assert {json.loads(text)["set"] for text in rows["evidence"]} == {"difficulty"}
+    columns = [name for name in added_columns(method) if name != "intent_journal"]
+    assert rows.select(columns).null_count().row(0) == (2,) * len(columns)
+    requests = [request for call in context.engine.calls for request in call]
+    assert {request.prompt[0][1] for request in requests} == {
+        request.prompt[0][1] for request in context.engine.calls[0]
+    }
+
+
+def test_levels_are_numbers_in_their_order(ctx: Context) -> None:
+    for name in ("difficulty", "quality"):
+        labels = SETS[name]
+        words = dict.fromkeys(labels.words, "So.")
+        for level, label in enumerate(labels.labels, 1):
+            rows = tagged(ctx, json.dumps({**words, labels.column: label}), name)
+            assert rows[f"{labels.column}_level"].to_list() == [level] * 2
+
+
+def test_other_categories_are_those_of_the_set(ctx: Context) -> None:
+    others = ["planning", "Math", "Cooking", "Planning", "Coding & Debugging"]
+    answer = json.dumps({"task_category": "math", "other_task_categories": others})
+    rows = tagged(ctx, answer, "task_category")
+    assert rows["task_category"].to_list() == ["Math"] * 2
+    assert rows["other_task_categories"].to_list() == [["Planning", "Coding & Debugging"]] * 2
+
+
+def test_labels_alone_are_asked_for_as_choices(ctx: Context) -> None:
+    context = saying(ctx, lambda text: "Good." if "clear, specific" in text else "Very Hard")
+    method = ClosedSets(sets=("quality", "difficulty"), explain=False)
+    rows = intent(context, ROWS, model=MODEL, method=method)
+    assert rows["input_quality_level"].to_list() == [4, 4]
+    assert rows["difficulty"].to_list() == ["very hard"] * 2
+    assert {*rows.columns} == {*added_columns(method), "drop_reason", "evidence", "error"}
+    assert {r.decoding.choice for call in context.engine.calls for r in call} == {
+        SETS["quality"].labels, SETS["difficulty"].labels,
+    }  # fmt: skip
+    assert {r.decoding.temperature for call in context.engine.calls for r in call} == {0.0}
+
+
+def test_each_set_is_one_request_about_the_first_turn(ctx: Context) -> None:
+    rows = conversations([("What is 2 and 3?", "5", "And the tide?", "High.")])
+    context = saying(ctx, json.dumps(RATED))
+    intent(context, rows, model=MODEL, method=ClosedSets(sets=("difficulty",)))
+    ((request,),) = context.engine.calls
+    assert "What is 2 and 3?" in request.prompt[0][1]
+    assert "tide" not in request.prompt[0][1]
+    assert json.loads(request.decoding.json_schema or "")["properties"]["difficulty"]["enum"]
+
+
+def test_the_language_needs_no_model(ctx: Context) -> None:
+    texts = ["Quel est le nom de cette ville au bord de la mer ?", "How deep is the sea here?", " "]
+    rows = conversations([(text, "So.") for text in texts])
+    result = intent(ctx, rows, method=ClosedSets(sets=("language",)))
+    by_text = dict(zip([m[0]["content"] for m in rows["messages"]], result.to_dicts(), strict=True))
+    assert [by_text[text]["input_language"] for text in texts] == ["fr", "en", None]
+    assert [by_text[text]["drop_reason"] for text in texts] == [None, None, "no_instruction"]
+
+
+def test_an_answer_that_is_not_there_fails_the_row(ctx: Context) -> None:
+    def script(text: str) -> Answer:
+        return ("no server", "error") if "poem" in text else (json.dumps(RATED), "stop")
+
+    method = ClosedSets(sets=("difficulty",))
+    rows = intent(scripted(ctx, script), ROWS, model=MODEL, method=method)
+    assert sorted(rows["error"].to_list(), key=str) == [None, "no server"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": {"name": "closed_sets", "sets": []}}, "sets must"),
+        ({"method": {"name": "closed_sets", "sets": ["mood"]}}, "mood"),
+        ({"method": {"name": "closed_sets", "sets": ["quality", "quality"]}}, "quality"),
+        ({"method": {"name": "closed_sets", "sets": ["language"]}}, "model must be left out"),
+        ({"model": None}, "model must be a language model for the sets task_category"),
+        ({"max_tokens": 0}, "max_tokens must be"),
+    ],
+)
+def test_a_recipes_mistakes(options: dict[str, Any], message: str) -> None:
+    (mistake,) = problems("tag.intent", **options)
+    assert message in mistake
+
+
+def test_a_live_model_gives_a_label_of_the_set(ctx: Context, tinylm: LanguageModel) -> None:
+    rows = sample("self_instruct.jsonl.gz").head(6)
+    method = ClosedSets(sets=("difficulty", "language"), explain=False)
+    result = intent(ctx, rows, model=tinylm, method=method)
+    assert result["drop_reason"].null_count() == len(rows)
+    labels = SETS["difficulty"].labels
+    assert [1 + labels.index(x) for x in result["difficulty"]] == result[
+        "difficulty_level"
+    ].to_list()
