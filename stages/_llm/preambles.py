@@ -123,7 +123,7 @@ def requested_items(text: str, count: int) -> list[str]:
         count: How many items were requested.
 
     Example:
-        >>> requested_items("Sure! Here it is:\\n\\nName a river.", 1)
+        >>> requested_items("Here is the instruction: Name a river.", 1)
         ['Name a river.']
         >>> requested_items("Name a river.", 2)
         []
