@@ -6,6 +6,7 @@
 - `seccomp`: system calls that programs are refused;
 - `runner`: the process with number 1 of each sandbox; starts the programs, limits and ends them;
 - `harness`: what goes on in the process of a program;
+- `definitions`, `cases`: test code, taken into steps of the harness, outside;
 - `values`: values as the harness writes them and the outside reads them.
 
 `namespaces`, `seccomp`, `runner`, `harness` and the writing half of `values` run inside, on the

@@ -74,7 +74,8 @@ def run_steps(run: Mapping[str, Any], send: Send, token: Callable[[], str]) -> N
                 __record__=lambda number, item: send(("value", number, encode(item))),
                 __equal__=lambda left, right: are_equal(left, right, _is_of_program),
                 __unittest__=_run_unittest,
-                __parametrized__=_run_parametrized,
+                __method__=_run_method,
+                __test__=_run_test,
             )
         if event is not None:
             send(event)
@@ -166,10 +167,36 @@ def _run_unittest(case: type, method: str) -> None:
         raise RuntimeError("the test was skipped")
 
 
-def _run_parametrized(test: Callable[..., Any]) -> None:
-    """Call a test with each set of arguments that `pytest.mark.parametrize` gives it."""
+def _run_method(tests: type, method: str) -> None:
+    """Run one method of a class of pytest's, on an object of its own for each set of arguments."""
+    marks = [*getattr(tests, "pytestmark", []), *getattr(getattr(tests, method), "pytestmark", [])]
+    if callable(set_up := getattr(tests, "setup_class", None)):
+        set_up()
+    for arguments in _arguments(marks):
+        test = tests()
+        if callable(set_up := getattr(test, "setup_method", None)):
+            set_up(getattr(test, method)) if set_up.__code__.co_argcount > 1 else set_up()
+        _call(getattr(test, method), arguments)
+
+
+def _run_test(test: Callable[..., Any]) -> None:
+    """Call a test function with each set of arguments."""
+    for arguments in _arguments(getattr(test, "pytestmark", [])):
+        _call(test, arguments)
+
+
+def _call(test: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    result = test(**arguments)
+    if hasattr(result, "__await__"):
+        import asyncio
+
+        asyncio.run(result)
+
+
+def _arguments(marks: Sequence[Any]) -> list[dict[str, Any]]:
+    """The sets of arguments that `pytest.mark.parametrize` gives a test; one empty without."""
     calls: list[dict[str, Any]] = [{}]
-    for mark in vars(test).get("pytestmark", []):
+    for mark in marks:
         if mark.name == "parametrize":
             names, values = mark.args[:2]
             listed = names.replace(",", " ").split() if isinstance(names, str) else list(names)
@@ -177,5 +204,4 @@ def _run_parametrized(test: Callable[..., Any]) -> None:
             if len(listed) == 1:
                 sets = [value if type(value) is tuple else (value,) for value in sets]
             calls = [call | dict(zip(listed, row)) for call in calls for row in sets]  # noqa: B905
-    for call in calls:
-        test(**call)
+    return calls

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from typing import Final, Literal
+
+from stages._sandbox.definitions import parsed
 
 Blocks = Literal["all", "first", "last", "longest"]
 
@@ -14,8 +15,6 @@ _FENCE: Final = re.compile(
     r"(?P<code>.*?)(?:^(?P=indent) {0,3}(?P=fence)[`~]*[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
-_MAX_PARSED: Final = 200_000
-"""Characters beyond which a text is not parsed in this process."""
 
 
 def program_of(answer: str, languages: tuple[str, ...], blocks: Blocks) -> str | None:
@@ -63,19 +62,3 @@ def _does_something(text: str) -> bool:
 
 def _calls(expression: ast.expr) -> bool:
     return any(isinstance(node, ast.Call) for node in ast.walk(expression))
-
-
-def parsed(source: str) -> ast.Module | None:
-    """A Python module as its syntax tree; None where it is none, or too long or deep.
-
-    Args:
-        source: Python, or anything else.
-    """
-    if len(source) > _MAX_PARSED:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in what a model wrote
-        try:
-            return ast.parse(source)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            return None

@@ -14,11 +14,11 @@ import polars as pl
 
 from pipeline.types import option_group
 from schemas.records import response
+from stages._sandbox.cases import Cases, cases_of
 from stages._sandbox.execute import Ended, Limits, Run
 from stages._sandbox.harness import LOADING
 from stages._sandbox.values import decode
 from stages.score.execution.blocks import Blocks, program_of
-from stages.score.execution.cases import Cases, cases_of
 from stages.score.execution.options import Sandboxed, column_of, texts_of, values_of
 from stages.score.execution.result import (
     NOTHING,

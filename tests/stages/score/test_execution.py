@@ -18,10 +18,10 @@ from polars.testing import assert_frame_equal
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages._sandbox import isolation as isolation_module
+from stages._sandbox.cases import cases_of
 from stages.score.execution import execution
 from stages.score.execution.answer import Answer
 from stages.score.execution.blocks import program_of
-from stages.score.execution.cases import cases_of
 from stages.score.execution.checkers import Checkers
 from stages.score.execution.program import Program
 from stages.score.execution.unit_tests import Tests
@@ -90,6 +90,61 @@ TESTS: Final = {
         "assert add(F(1, 2), 0) == 0.5\nassert add(Decimal('0.5'), 1) == 1.5\n"
         "assert add(date(2020, 1, 1), timedelta(1)) == date(2020, 1, 2)"
     ),
+    "a list of functions of one name": json.dumps([
+        "def test():\n    assert add(1, 2) == 3", "def test():\n    assert add(2, 2) == 4"
+    ]),
+    "a class of pytest's": (
+        "class TestAdd:\n    def setup_method(self):\n        self.two = 2\n"
+        "    def test_a(self):\n        assert add(1, self.two) == 3\n"
+        "    def no_test(self):\n        assert False"
+    ),
+    "an indirect TestCase": (
+        "import unittest\nclass Base(unittest.TestCase):\n    one = 1\n"
+        "    def test_base(self):\n        self.assertEqual(add(self.one, 2), 1 + 2)\n"
+        "class T(Base):\n    def test_own(self):\n        assert add(1, 1) == 2"
+    ),
+    "a mixin": (
+        "from unittest import TestCase\nclass Mixin:\n    def test_a(self):\n"
+        "        self.assertEqual(add(1, 2), 3)\nclass T(Mixin, TestCase):\n    pass"
+    ),
+    "coroutines": "async def test_a():\n    assert add(1, 2) == 3",
+    "coroutines of unittest": (
+        "import unittest\nclass T(unittest.IsolatedAsyncioTestCase):\n"
+        "    async def test_a(self):\n        self.assertEqual(add(1, 2), 3)"
+    ),
+    "coroutines that are run": (
+        "import asyncio\nasync def main():\n    assert add(1, 2) == 3\nasyncio.run(main())"
+    ),
+    "a main guard": "if __name__ == '__main__':\n    assert add(1, 2) == 3\n    print('passed')",
+    "functions of a main guard": (
+        "def run_tests():\n    assert add(1, 2) == 3\nif '__main__' == __name__:\n    run_tests()"
+    ),
+    "tests that main calls": (
+        "def test_a():\n    assert add(1, 2) == 3\ndef main():\n    test_a()\n    print('passed')\n"
+        "if __name__ == '__main__':\n    main()"
+    ),
+    "a list of tests that are called": (
+        "def test_a():\n    assert add(1, 2) == 3\nfor test in [test_a]:\n    test()"
+    ),
+    "a function within a test": (
+        "def test_a():\n    def check(a):\n        assert add(a, 2) == a + 2\n    check(1)"
+    ),
+    "functions that are called under any name": (
+        "def run_tests():\n    assert add(1, 2) == 3\nrun_tests()"
+    ),
+    "functions with arguments": (
+        "def verify(function, a):\n    assert function(a, 2) == a + 2\nverify(add, 1)"
+    ),
+    "check without an entry point": (
+        "def check(candidate):\n    assert candidate(1, 2) == 3\ncheck(add)"
+    ),
+    "helpers below": (
+        "def test_a():\n    assert three(2) == 3\ndef three(x):\n    return add(1, x)"
+    ),
+    "constants below": (
+        "import unittest\nclass T(unittest.TestCase):\n    def test_a(self):\n"
+        "        self.assertEqual(add(1, TWO), 3)\nTWO = 2"
+    ),
     "a list": json.dumps(["assert add(1, 2) == 3", "assert add(2, 2) == 4"]),
 }  # fmt: skip
 
@@ -107,10 +162,35 @@ def test_a_wrong_program_fails_all_forms_of_tests() -> None:
     assert not [n for n, o in zip(TESTS, outcomes(frame, Tests()), strict=True) if o == "pass"]
 
 
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "def run_tests():\n    assert add(1, 2) == 3",
+        "async def main():\n    assert add(1, 2) == 3\nmain()",
+        "class Checks:\n    def test_a(self):\n        assert add(1, 2) == 3",
+        "class TestAdd:\n    def __init__(self): pass\n    def test_a(self):\n        assert 0",
+        "def test_a():\n    def inner():\n        assert add(1, 2) == 3",
+        "def test_a():\n    yield\n    assert add(1, 2) == 3",
+        "def test_a():\n    pass",
+        "if True:\n    def test_a():\n        assert add(1, 2) == 3",
+        "check = lambda: [x for x in [add] if x(1, 2) == 3]",
+        "def fixture(a):\n    assert a\n    return a\nONE = fixture(1)",
+    ],
+)
+def test_what_merely_defines_an_assertion_is_no_case(tests: str) -> None:
+    assert cases_of(tests, None) is None
+    cases = cases_of(f"{tests}\nassert add(1, 1) == 2", None)
+    assert cases is not None
+    assert len(cases.numbers) == 1
+
+
 PYTEST: Final = (
     "import pytest\n@pytest.mark.parametrize('a, b', [(1, 2), pytest.param(3, 4)])\n"
     "@pytest.mark.parametrize('c', [0, 1])\n"
     "def test_add(a, b, c):\n    assert add(a, b) + c == a + b + c\n"
+    "class TestMore:\n    @pytest.mark.parametrize('a', [3])\n    def test_add(self, a):\n"
+    "        assert add(a, 1) == a + 1\n"
+    "@pytest.mark.asyncio\nasync def test_coroutine():\n    assert add(1, 2) == 3\n"
     "def test_raises():\n    with pytest.raises(TypeError):\n        add(1)\n"
     "    assert add(0.1, 0.2) == pytest.approx(0.3)"
 )
@@ -123,6 +203,7 @@ def test_tests_of_pytest() -> None:
     result = execution(CTX, rows(answers, tests=PYTEST), method=method)
     assert result["execution_outcome"].to_list() == ["pass", "fail"]
     assert result["execution_pass_rate"].to_list() == [1.0, 0.5]
+    assert result["execution_ran"].to_list() == [4, 4]
 
 
 def test_the_canonical_solutions_of_humaneval_pass_and_others_do_not() -> None:

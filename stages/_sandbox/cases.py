@@ -1,13 +1,13 @@
 """Test code, taken into cases whose verdict falls outside the sandbox where it can.
 
 A case is a top-level `assert`, a function `test...` that needs no argument or has those of
-`pytest.mark.parametrize`, a method of a `unittest.TestCase`, a call of `check(candidate)`, or
-another statement that asserts. All else is
-set-up. Of `assert f(2) == 4`, the value of `f(2)` is recorded and compared here, not in the
-program's process; so is that of `self.assertEqual(f(2), 4)`, and of every comparison with
-constants that is taken whatever happens before. The expected value never enters the sandbox. What
-cannot be taken out so is asserted inside, with the built-in functions as they were before the
-program began.
+`pytest.mark.parametrize`, a method of a `unittest.TestCase` or of a class `Test...`, a call of
+`check(candidate)`, or another statement that asserts when it runs, such as a call of a function
+that does. All else is set-up, definitions among it: what merely defines assertions is no case. Of
+`assert f(2) == 4`, the value of `f(2)` is recorded and compared here, not in the program's
+process; so is that of `self.assertEqual(f(2), 4)`, and of every comparison with constants that is
+taken whatever happens before. The expected value never enters the sandbox. What cannot be taken out
+so is asserted inside, with the built-in functions as they were before the program began.
 
     cases_of("assert f(2) == 4\nassert g(1) or h(1)", None)
     # steps: __record__(0, f(2)); assert ...; the first is compared with 4 here
@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from stages._sandbox.definitions import Definitions, Function, parsed
 from stages._sandbox.harness import PRISTINE
-from stages.score.execution.blocks import parsed
 
 Compare = Callable[[Any, Any], Any]
 
@@ -118,74 +118,87 @@ def cases_of(tests: str, entry_point: str | None) -> Cases | None:
     tree = parsed(tests)
     if tree is None:
         return None
-    splitter = _Splitter(entry_point, frozenset(_BUILTINS - _bound(tree)))
     try:
-        for statement in tree.body:
-            splitter.add(statement)
+        splitter = _Splitter(Definitions(tree, entry_point), frozenset(_BUILTINS - _bound(tree)))
+        splitter.split()
     except RecursionError:
         return None
+    if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(tree)):
+        splitter.cases.imports.append("asyncio")  # which runs it
     return splitter.cases if splitter.cases.numbers else None
 
 
 class _Splitter:
-    """Takes statements into steps, one after the other."""
+    """Takes statements into steps: first what is set up and asserts by itself, in its order.
 
-    def __init__(self, entry_point: str | None, pristine: frozenset[str]) -> None:
+    Tests follow when all that they may use is there, as test runners have it. A test whose name
+    is defined again is run before that.
+    """
+
+    def __init__(self, definitions: Definitions, pristine: frozenset[str]) -> None:
         self.cases = Cases()
-        self._entry_point = entry_point
+        self._definitions = definitions
         self._guarded = _Guarded(pristine)
-        self._functions: set[str] = set()
+        self._later: dict[str, list[tuple[str, dict[int, Check]]]] = {}
         self._count = 0
 
-    def add(self, statement: ast.stmt) -> None:
-        """Add a top-level statement."""
+    def split(self) -> None:
+        """Add all statements, then the tests among them."""
+        for statement in self._definitions.statements:
+            self._add(statement)
+        for name in [*self._later]:
+            self._run(name)
+
+    def _add(self, statement: ast.stmt) -> None:
         match statement:
-            case ast.FunctionDef(name=name):
-                self._add_function(statement, name)
-            case ast.ClassDef() if _is_test_case(statement):
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                self._run(statement.name)
+                self._add_function(statement)
+            case ast.ClassDef():
+                self._run(statement.name)
                 self._add_class(statement)
-            case ast.Expr(value=ast.Call(func=ast.Name(id=name))) if name in self._functions:
-                return  # it was called already
-            case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="unittest")))):
+            case _ if self._definitions.is_repeated(statement):
                 return
-            case ast.Assert():
+            case _ if self._definitions.asserts(statement):
                 checks: dict[int, Check] = {}
                 self._step("case", [self._recorded(statement, checks)], checks)
-            case _ if any(isinstance(node, ast.Assert) for node in ast.walk(statement)):
-                self._step("case", [statement])
             case _:
                 self._import(statement)
                 self._step("setup", [statement])
 
-    def _add_function(self, function: ast.FunctionDef, name: str) -> None:
-        required = len(function.args.args) - len(function.args.defaults)
-        checks: dict[int, Check] = {}
-        argument = ""
-        if any("parametrize" in ast.unparse(d) for d in function.decorator_list):
-            self._step("setup", [function])
-            self._step("case", ast.parse(f"__parametrized__({name})").body)
-            return
-        if name == "check" and required == 1 and self._entry_point:
-            argument = self._entry_point
-        elif not name.startswith("test") or required or function.decorator_list:
+    def _add_function(self, function: Function) -> None:
+        name, checks = function.name, dict[int, Check]()
+        if self._definitions.is_check(function):
+            call = f"{name}({self._definitions.entry_point})"
+        elif self._definitions.is_test(function):
+            call = f"__test__({name})"
+        else:
             self._step("setup", [function])
             return
-        function.body = self._body(function.body, checks)
-        self._functions.add(name)
+        self._record_in(function, name, checks)
         self._step("setup", [function])
-        self._step("case", ast.parse(f"{name}({argument})").body, checks)
+        self._later[name] = [(call, checks)]
 
     def _add_class(self, tests: ast.ClassDef) -> None:
-        methods = {}
-        for node in tests.body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                methods[node.name] = checks = dict[int, Check]()
-                if not node.decorator_list:
-                    node.body = self._body(node.body, checks)
+        run = "__unittest__" if self._definitions.is_test_case(tests) else "__method__"
+        calls = []
+        for name, method in self._definitions.test_methods(tests).items():
+            checks: dict[int, Check] = {}
+            if method in tests.body:
+                self._record_in(method, tests.name, checks)
+            calls.append((f"{run}({tests.name}, {name!r})", checks))
         self._step("setup", [tests])
-        for name, checks in methods.items():
-            call = ast.parse(f"__unittest__({tests.name}, {name!r})").body
-            self._step("case", call, checks)
+        self._later[tests.name] = calls
+
+    def _record_in(self, test: Function, name: str, checks: dict[int, Check]) -> None:
+        """Record what a test compares, where it runs once: nothing else knows its name."""
+        if not test.decorator_list and not self._definitions.is_shared(name):
+            test.body = self._body(test.body, checks)
+
+    def _run(self, name: str) -> None:
+        """Add the cases of a function or class."""
+        for call, checks in self._later.pop(name, []):
+            self._step("case", ast.parse(call).body, checks)
 
     def _body(self, body: Sequence[ast.stmt], checks: dict[int, Check]) -> list[ast.stmt]:
         """A function's statements; those before its first `return` are all taken in turn."""
