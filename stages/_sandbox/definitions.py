@@ -152,15 +152,15 @@ class Definitions:
         """Functions that assert something, or call others that do."""
         self._asserting = set[str]()
         while True:
-            found = {
+            asserting = {
                 name
                 for name, function in self.functions.items()
                 if not _is_generator(function)
                 and any(map(self._is_asserting, _body_nodes(function)))
             }
-            if found == self._asserting:
-                return found
-            self._asserting = found
+            if asserting == self._asserting:
+                return asserting
+            self._asserting = asserting
 
     def _shared_names(self) -> set[str]:
         """All names that are read, but for those in calls of tests that are cases anyway."""

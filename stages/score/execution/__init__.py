@@ -87,7 +87,8 @@ def execution(ctx: Context, rows: Records, *, method: Method) -> pl.DataFrame:
         `memory`, `output` or `processes` where it reached a limit, `unparsed` where the answer
         holds no program or no final answer, or the tests cannot be read; of several the first.
         Null where a row has no answer, no tests or no gold answer: nothing can be said of it.
-        `execution_pass_rate`: the cases that passed, of those that ran; null where none ran.
+        `execution_pass_rate`: the cases that passed, of all: those that a program did not come to
+        count as not passed; `checkers`: of those that ran, null where none ran.
         `execution_passed`, `execution_ran`, `execution_not_ran`: how many cases.
         `execution_error`: the first cause that is not a pass, in a line.
         `execution_answer` (`answer` alone): the final answer, as it is written.

@@ -51,7 +51,7 @@ class Checkers(Sandboxed):
         results = []
         for ended in self.execute(jobs):
             cases = [cut_short(end, self.limits) or _case(outcome_of(end)) for end in ended]
-            results.append(combined(cases) if cases else NOTHING)
+            results.append(combined(cases, of_those_that_ran=True) if cases else NOTHING)
         return results
 
 

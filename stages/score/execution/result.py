@@ -17,7 +17,7 @@ class Result(NamedTuple):
 
     Attributes:
         outcome: `pass`, `fail`, `error`, a limit, `unparsed`, or None.
-        pass_rate: Cases that passed, of those that ran.
+        pass_rate: Cases that passed, of all, or of those that ran.
         passed: How many cases passed.
         ran: How many cases came to a verdict.
         not_ran: How many did not.
@@ -41,18 +41,25 @@ Case = tuple[str | None, str | None]
 """The outcome of a case, None where it did not run, and the cause."""
 
 
-def combined(cases: Sequence[Case], overall: Case = (None, None)) -> Result:
+def combined(
+    cases: Sequence[Case], overall: Case = (None, None), *, of_those_that_ran: bool = False
+) -> Result:
     """The result of a row from those of its cases.
 
     Args:
         cases: Outcome and cause of each.
         overall: What ended the whole program before its end, if anything.
+        of_those_that_ran: Whether the rate leaves out cases without a verdict. A program that
+            hangs or quits has failed the rest of its cases; a checker that cannot be run says
+            nothing of an answer.
 
     >>> combined([("pass", None), ("fail", "it is 3")])
     Result(outcome='fail', pass_rate=0.5, passed=1, ran=2, not_ran=0, error='it is 3', answer=None)
     """
     passed = sum(outcome == "pass" for outcome, _ in cases)
     ran = sum(outcome in {"pass", "fail", "error"} for outcome, _ in cases)
+    # What cannot be read is neither right nor wrong.
+    counted = ran if of_those_that_ran else sum(outcome != "unparsed" for outcome, _ in cases)
     worst = next((case for case in [overall, *cases] if case[0] not in {None, "pass"}), None)
     if worst is None:
         causes = [cause for outcome, cause in cases if outcome is None and cause]
@@ -61,7 +68,7 @@ def combined(cases: Sequence[Case], overall: Case = (None, None)) -> Result:
     outcome, error = worst
     return Result(
         outcome,
-        passed / ran if ran else None,
+        passed / counted if counted else None,
         passed,
         ran,
         len(cases) - ran,

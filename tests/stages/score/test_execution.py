@@ -226,10 +226,26 @@ def test_cases_that_ran_are_counted_beside_those_that_did_not() -> None:
     program = "```python\ndef f(n):\n    while n == 3: pass\n    return 7 if n == 2 else n\n```"
     tests = "\n".join(f"assert f({n}) == {n}" for n in range(1, 6))
     result = execution(CTX, rows([program], tests=tests), method=Tests(timeout=2))
-    assert result.row(0) == ("timeout", 0.5, 1, 2, 3, "it ran longer than 2 s")
+    assert result.row(0) == ("timeout", 0.2, 1, 2, 3, "it ran longer than 2 s")
     raising = program.replace("while n == 3: pass", "assert n != 3 or 1 / 0")
     result = execution(CTX, rows([raising], tests=tests), method=Tests())
     assert result.row(0) == ("fail", 0.6, 3, 5, 0, "assert f(2) == 2: got 7")
+
+
+def test_a_program_that_hangs_or_quits_has_not_passed_the_rest() -> None:
+    any_isolation()
+    loops = "```python\ndef f(n):\n    while n > 1: pass\n    return n\n```"
+    quits = loops.replace("while n > 1: pass", "n > 1 and exit()")
+    ends = loops.replace("while n > 1: pass", "n > 1 and __import__('os')._exit(0)")
+    grows = loops.replace("while n > 1: pass", "n > 1 and bytearray(10 ** 12)")
+    answers = [loops, quits, ends, grows, "```python\ndef f(n:\n```"]
+    frame = rows(answers, tests="assert f(1) == 1\nassert f(2) == 2")
+    result = execution(CTX, frame, method=Tests(timeout=2))
+    assert result["execution_pass_rate"].to_list() == [0.5, 0.5, 0.5, 0.5, 0.0]
+    program = "```python\nn = int(input())\nwhile n > 2: pass\nprint(n)\n```"
+    frame = rows([program], expected_output=[["1", "2", "3"]], stdin=[["1", "2", "3"]])
+    result = execution(CTX, frame, method=Program(stdin="stdin", timeout=2))
+    assert result.row(0)[:5] == ("timeout", 2 / 3, 2, 2, 1)
 
 
 def test_what_nothing_can_be_said_of_is_null() -> None:
@@ -261,7 +277,7 @@ def test_select_response_takes_the_sample_that_passes() -> None:
     frame = rows(answers, tests="assert add(1, 2) == 3", tools=None)
     tested = frame.hstack(execution(CTX, frame, method=Tests(timeout=2)))
     chosen = select_response(CTX, tested, score="execution_pass_rate")
-    assert chosen["drop_reason"].to_list() == ["not_selected", None, "missing_score"]
+    assert chosen["drop_reason"].to_list() == ["not_selected", None, "not_selected"]
 
 
 def test_expected_values_never_enter_the_sandbox() -> None:
