@@ -280,6 +280,11 @@ def _guarded(test: ast.expr) -> ast.expr:
             return _equality(left, right)
         case ast.Compare(left=left, ops=[ast.NotEq()], comparators=[right]):
             return ast.UnaryOp(ast.Not(), _equality(left, right))
+        case ast.Compare(left=left, ops=[ast.In()], comparators=[right]):
+            return ast.Call(ast.Name("__within__", ast.Load()), [left, right], [])
+        case ast.Compare(left=left, ops=[ast.NotIn()], comparators=[right]):
+            within = ast.Call(ast.Name("__within__", ast.Load()), [left, right], [])
+            return ast.UnaryOp(ast.Not(), within)
         case ast.BoolOp(op=op, values=values):
             return ast.BoolOp(op, [_guarded(value) for value in values])
         case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -336,6 +341,8 @@ def _with_constant(
         (left, right, function),
         (right, left, lambda value, constant: function(constant, value)),
     ):
+        if value is right and compare in {ast.In, ast.NotIn}:
+            continue  # a range, an iterator or a view is asked where it is
         try:
             constant = ast.literal_eval(other)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):

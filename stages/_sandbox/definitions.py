@@ -225,12 +225,20 @@ def _can_be_called(function: Function, arguments: int) -> bool:
     """Whether pytest can call it without fixtures, and would not skip it."""
     marks = [ast.unparse(decorator) for decorator in function.decorator_list]
     if any("parametrize" in mark for mark in marks):
-        return True
+        return not any(map(_has_no_sets, function.decorator_list))
     if "staticmethod" in marks:
         marks.remove("staticmethod")
         arguments = 0
     is_marked = all(_MARK.match(mark) for mark in marks)
     return is_marked and _required(function) == arguments
+
+
+def _has_no_sets(decorator: ast.expr) -> bool:
+    """Whether a `parametrize` gives an empty list: pytest then runs nothing."""
+    match decorator:
+        case ast.Call(args=[_, ast.List(elts=[]) | ast.Tuple(elts=[]), *_]):
+            return True
+    return False
 
 
 def _has_init(tests: ast.ClassDef) -> bool:

@@ -73,6 +73,7 @@ def run_steps(run: Mapping[str, Any], send: Send, token: Callable[[], str]) -> N
                 __value__=run["value"],
                 __record__=lambda number, item: send(("value", number, encode(item))),
                 __equal__=lambda left, right: are_equal(left, right, _is_of_program),
+                __within__=_is_within,
                 __unittest__=_run_unittest,
                 __method__=_run_method,
                 __test__=_run_test,
@@ -149,6 +150,13 @@ def _is_of_program(cls: type) -> bool:
     return getattr(module, cls.__name__, None) is not cls
 
 
+def _is_within(value: Any, container: Any) -> bool:
+    """`value in container`; what a list or tuple holds is not asked whether it is the value."""
+    if type(container) is list or type(container) is tuple:
+        return any(value is item or are_equal(value, item, _is_of_program) for item in container)
+    return value in container
+
+
 def _run_unittest(case: type, method: str) -> None:
     """Run one method of a `unittest.TestCase`, with what its class sets up.
 
@@ -198,10 +206,28 @@ def _arguments(marks: Sequence[Any]) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = [{}]
     for mark in marks:
         if mark.name == "parametrize":
-            names, values = mark.args[:2]
+            names, values = _names_and_values(*mark.args, **mark.kwargs)
+            is_single = isinstance(names, str) and "," not in names
             listed = names.replace(",", " ").split() if isinstance(names, str) else list(names)
-            sets = [getattr(value, "values", value) for value in values]  # of `pytest.param`
-            if len(listed) == 1:
-                sets = [value if type(value) is tuple else (value,) for value in sets]
+            sets = [_arguments_of(value, is_single) for value in values if not _is_skipped(value)]
+            if not sets:
+                raise RuntimeError("the test has no arguments to run with")
             calls = [call | dict(zip(listed, row)) for call in calls for row in sets]  # noqa: B905
     return calls
+
+
+def _names_and_values(argnames: Any, argvalues: Any, **_: Any) -> tuple[Any, Any]:
+    """The arguments of `parametrize` that matter, under pytest's names."""
+    return argnames, argvalues
+
+
+def _arguments_of(value: Any, is_single: bool) -> Any:
+    """The arguments of one set; of a single name, whatever stands in the list is its value."""
+    if type(value).__name__ == "ParameterSet":  # of `pytest.param`
+        return value.values
+    return (value,) if is_single else value
+
+
+def _is_skipped(value: Any) -> bool:
+    marks = value.marks if type(value).__name__ == "ParameterSet" else ()
+    return any(getattr(mark, "name", "") in ("skip", "skipif", "xfail") for mark in marks)

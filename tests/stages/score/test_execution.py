@@ -206,6 +206,54 @@ def test_tests_of_pytest() -> None:
     assert result["execution_ran"].to_list() == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("decorator", "arguments", "body"),
+    [
+        ("'p', [(1, 2), (2, 3)]", "p", "assert add(p[0], 1) == p[1]"),
+        ("'p', [pytest.param((1, 2))]", "p", "assert add(p[0], 1) == p[1]"),
+        ("'p', [{'a': 1}, {'a': 2}]", "p", "assert add(p['a'], 1) == p['a'] + 1"),
+        ("['p'], [(1,), [2]]", "p", "assert add(p, 1) == p + 1"),
+        ("'p,q', [[1, 2]]", "p, q", "assert add(p, 1) == q"),
+        ("argnames='p', argvalues=[1, 2]", "p", "assert add(p, 1) == p + 1"),
+        ("'p', [1, pytest.param(2, marks=pytest.mark.xfail)]", "p", "assert add(p, 1) == 2"),
+    ],
+)
+def test_sets_of_arguments_are_those_of_pytest(decorator: str, arguments: str, body: str) -> None:
+    any_isolation()
+    mark = f"@pytest.mark.parametrize({decorator})"
+    tests = f"import pytest\n{mark}\ndef test_add({arguments}):\n    {body}"
+    frame = rows([ADD, ADD.replace("a + b", "a - b")], tests=tests)
+    assert outcomes(frame, Tests(packages=True, memory_mb=2048)) == ["pass", "fail"]
+
+
+def test_a_test_without_sets_of_arguments_is_no_case() -> None:
+    any_isolation()
+    test = "@pytest.mark.parametrize('p', {})\ndef test_add(p):\n    assert add(p, 1) == p + 1"
+    assert cases_of(f"import pytest\n{test.format([])}", None) is None
+    frame = rows([ADD], tests=f"import pytest\n{test.format('list()')}")
+    assert outcomes(frame, Tests(packages=True, memory_mb=2048)) == ["error"]
+
+
+@pytest.mark.parametrize(
+    "result", ["range(5)", "iter([3])", "{3: 4}.keys()", "{4: 3}.values()", "'3'", "{3: 4}", "{3}"]
+)
+def test_membership_is_asked_where_the_container_is(result: str) -> None:
+    any_isolation()
+    item = repr("3") if result == "'3'" else "3"
+    answers = [f"```python\ndef f():\n    return {value}\n```" for value in (result, "'x'")]
+    tests = f"assert {item} in f()\ndef test_not():\n    assert 'y' not in list(f())"
+    assert outcomes(rows(answers, tests=tests), Tests()) == [
+        "pass",
+        "error" if item == "3" else "fail",
+    ]
+    anything = "class Any:\n    def __eq__(self, other): return True\ndef f(): return Any()"
+    frame = rows([f"```python\n{anything}\n```"], tests="assert 3 in [f()]")
+    assert outcomes(frame, Tests()) == ["fail"]
+    sure = cases_of("assert f() in (1, 2)", None)
+    assert sure is not None
+    assert sure.checks[0]
+
+
 def test_the_canonical_solutions_of_humaneval_pass_and_others_do_not() -> None:
     any_isolation()
     problems_ = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")[:30]
