@@ -35,9 +35,9 @@ class Program(Sandboxed):
     Args:
         name: The method.
         expected: The column, or `extra.FIELD`, of the expected output: a text, or a list of
-            texts, one a case.
-        stdin: The column, or `extra.FIELD`, of what the program reads: a text or a list of as
-            many.
+            texts, one a case. Numbers count as their text.
+        stdin: The column, or `extra.FIELD`, of what the program reads: a text, or a list of as
+            many, else the row is `unparsed`. Of a null nothing is known: that case is left out.
         compare: `lines`, without white space at the ends of lines and of the output; `exact`;
             `answer`, as short answers (see `method: answer`), the last line that is not blank.
         languages: The names behind the fences of a program's blocks.
@@ -71,25 +71,27 @@ class Program(Sandboxed):
     def run(self, rows: pl.DataFrame) -> list[Result]:
         """Run each row's program on each of its inputs."""
         answers = rows.select(response()).to_series().to_list()
-        expected = [_texts(value) for value in values_of(rows, self.expected)]
-        inputs = values_of(rows, self.stdin) if self.stdin else [None] * len(rows)
+        expected = values_of(rows, self.expected)
+        inputs = values_of(rows, self.stdin) if self.stdin else [""] * len(rows)
+        pairs = [_pairs(stdin, value) for stdin, value in zip(inputs, expected, strict=True)]
         programs = [
             program_of(answer, self.languages, self.blocks) if answer else None
             for answer in answers
         ]
         jobs = [
-            [self._run(program, text) for text in _inputs(stdin, len(outputs))] if program else []
-            for program, stdin, outputs in zip(programs, inputs, expected, strict=True)
+            [self._run(program, stdin) for stdin, _ in cases or []] if program else []
+            for program, cases in zip(programs, pairs, strict=True)
         ]
         results = []
-        for answer, outputs, ended in zip(answers, expected, self.execute(jobs), strict=True):
-            if not answer or not outputs:
+        for answer, cases, ended in zip(answers, pairs, self.execute(jobs), strict=True):
+            if not answer or cases == []:
                 results.append(NOTHING)
-            elif not ended:
+            elif not ended or cases is None:
                 results.append(UNPARSED)
             else:
-                pairs = zip(ended, outputs, strict=True)
-                results.append(combined([self._case(end, text) for end, text in pairs]))
+                outputs = [output for _, output in cases]
+                judged = [self._case(end, text) for end, text in zip(ended, outputs, strict=True)]
+                results.append(combined(judged))
         return results
 
     def _run(self, program: str, stdin: str) -> Run:
@@ -106,7 +108,9 @@ class Program(Sandboxed):
         if self.compare == "answer":
             lines = ended.stdout.strip().splitlines() or [""]
             is_equal = equal(lines[-1], expected)
-            return ("fail" if not is_equal else "pass"), None if is_equal else lines[-1]
+            if is_equal is None:
+                return "unparsed", f"its last line is {lines[-1][:100]!r}"
+            return ("pass", None) if is_equal else ("fail", lines[-1])
         if self.compare == "lines":
             is_right = _lines(ended.stdout) == _lines(expected)
         else:
@@ -118,16 +122,23 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n ").splitlines()]
 
 
-def _texts(value: Any) -> list[str]:
-    """Expected outputs: a number counts as its text."""
-    if value is None or value == "":
+def _pairs(stdin: Any, expected: Any) -> list[tuple[str, str]] | None:
+    """What a program reads and is to write in each case; None where lists differ in length.
+
+    One text is read in every case. A case is left out where either side is null: it is unknown.
+    """
+    if expected is None or expected == "" or stdin is None:
         return []
-    items = value if isinstance(value, list) else [value]
-    return [item if isinstance(item, str) else json.dumps(item) for item in items]
+    outputs = expected if isinstance(expected, list) else [expected]
+    inputs = stdin if isinstance(stdin, list) else [stdin] * len(outputs)
+    if len(inputs) != len(outputs):
+        return None
+    pairs = zip(map(_text, inputs), map(_text, outputs), strict=True)
+    return [(read, written) for read, written in pairs if read is not None and written is not None]
 
 
-def _inputs(value: Any, count: int) -> list[str]:
-    """What a program reads in each of so many cases; nothing where there is no text."""
-    items = value if isinstance(value, list) else [value] * count
-    texts = [item if isinstance(item, str) else "" for item in items[:count]]
-    return [*texts, *[""] * (count - len(texts))]
+def _text(item: Any) -> str | None:
+    """A text as it is; a number, a truth value as Python prints them; a list or object as JSON."""
+    if item is None or isinstance(item, str):
+        return item
+    return str(item) if isinstance(item, bool) else json.dumps(item)

@@ -414,7 +414,46 @@ def test_programs_of_thought() -> None:
     any_isolation()
     answers = ["```python\nprint('so')\nprint(3 / 4)\n```", "```python\nprint('?')\n```"]
     frame = rows(answers, expected_output=[r"\frac{3}{4}", "75%"])
-    assert outcomes(frame, Program(compare="answer")) == ["pass", "fail"]
+    result = execution(CTX, frame, method=Program(compare="answer"))
+    assert result["execution_outcome"].to_list() == ["pass", "unparsed"]
+    assert result["execution_pass_rate"].to_list() == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("stdin", "expected", "outcome", "ran"),
+    [
+        (5, 6, "pass", 1),
+        ("5", "6", "pass", 1),
+        ([5, 6], [6, 7], "pass", 2),
+        (5, [6, 6], "pass", 2),
+        ([5, None], [6, 7], "pass", 1),
+        ([5, 6], [6, None], "pass", 1),
+        ([5, 6], [6, 8], "fail", 2),
+        ([5], [6, 7], "unparsed", None),
+        ([5, 6, 7], [6, 7], "unparsed", None),
+        ([5, 6], 6, "unparsed", None),
+        (None, 6, None, None),
+        ([None], [6], None, None),
+        (5, [None], None, None),
+        ([], [], None, None),
+    ],
+)
+def test_inputs_are_never_guessed(
+    stdin: Any, expected: Any, outcome: str | None, ran: int | None
+) -> None:
+    any_isolation()
+    extra = json.dumps({"stdin": stdin, "expected": expected})
+    frame = rows(["```python\nprint(int(input()) + 1)\n```"], extra=extra)
+    method = Program(stdin="extra.stdin", expected="extra.expected")
+    result = execution(CTX, frame, method=method)
+    assert result["execution_outcome"].item() == outcome
+    assert result["execution_ran"].item() == ran
+
+
+def test_expected_truth_values_are_as_python_prints_them() -> None:
+    any_isolation()
+    frame = rows(["```python\nprint(1 == 1)\n```"] * 2, expected_output=[True, False])
+    assert outcomes(frame, Program()) == ["pass", "fail"]
 
 
 def test_other_languages_by_their_command() -> None:
