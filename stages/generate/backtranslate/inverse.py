@@ -4,11 +4,12 @@ InverseCoder: Self-improving Instruction-Tuned Code LLMs with Inverse-Instruct (
 arXiv:2407.05700; wyt2000/InverseCoder).
 
 As in the paper: the first block of code of each answer is taken, since later ones are tests or
-examples; the model describes it in several instructions; the same model says of each whether
-the code is a correct answer, scored by p(Yes) / (p(Yes) + p(No)) at the answer's first token;
-the instruction with the highest score is kept with the code as its answer. As in the authors'
-code: 10 instructions, at temperature 0.8, of up to 2,048 tokens, however long; code that only
-prints, imports and comments is left out; answers without a fence that are Python count.
+examples, in whatever language it is: shell commands that stand before a program are taken too; the
+model describes it in several instructions; the same model says of each whether the code is a
+correct answer, scored by p(Yes) / (p(Yes) + p(No)) at the answer's first token; the instruction
+with the highest score is kept with the code as its answer. As in the authors' code: 10
+instructions, at temperature 0.8, of up to 2,048 tokens, however long; code that only prints,
+imports and comments is left out; answers without a fence that are Python count.
 
 Ours: the wording of the prompts (the authors have the model go on from "Write a" and the
 like); yes and no count in any spelling, and must together be probable (`min_mass`), where the
@@ -38,7 +39,7 @@ from stages.generate.backtranslate.curation import Curation
 PROMPTS: Final = Prompts(__file__)
 
 _IDLE: Final = re.compile(
-    r"^\s*(?:#|//|/\*|\*|\*/|--|<!--|print\b|console\.log\s*\(|(?:import|from)\b|$)"
+    r"^\s*(?:#|//|/\*|\*(?=[\s/]|$)|--(?=\s|$)|<!--|print\b|console\.log\s*\(|(?:import|from)\b|$)"
 )
 """Lines that only print, comment or import."""
 

@@ -234,6 +234,8 @@ def test_code_gets_the_candidate_that_it_answers_best(ctx: Context) -> None:
 
 def test_the_first_block_counts_and_python_without_a_fence() -> None:
     assert code_of(CODE + "\n```\nassert f(1) == 2\n```") == code_of(CODE)
+    shell = "```bash\npip install x\n```"
+    assert code_of(f"{shell}\n{CODE}") == shell
     assert code_of("  ~~~js\n  let x = 1\n  ~~~") == "```js\nlet x = 1\n```"
     plain = "import os\n\nprint(os.name)"
     assert code_of(plain) == f"```python\n{plain}\n```"
@@ -241,10 +243,19 @@ def test_the_first_block_counts_and_python_without_a_fence() -> None:
         assert code_of(prose) is None, prose
 
 
-@pytest.mark.parametrize("line", ["print 1", "from a import b", "# x", "// x", "", "  import a"])
+@pytest.mark.parametrize(
+    "line",
+    ["print 1", "from a import b", "# x", "// x", "", "  import a", "/* x", " * x", " *", " */",
+     "-- x", "--"],
+)  # fmt: skip
 def test_idle_code_is_any_of_lines_that_do_nothing(line: str) -> None:
     assert is_idle(f"```\n{line}\nprint(2)\n```")
     assert not is_idle(f"```\n{line}\nprinted = 2\n```")
+
+
+@pytest.mark.parametrize("line", ["*p = f(x);", "--n;", "**p = 1;", "--i, f(i);"])
+def test_code_that_begins_like_a_comment_is_code(line: str) -> None:
+    assert not is_idle(f"```c\n{line}\n```")
 
 
 def test_the_numbers_of_inverse_instruct_are_the_authors(ctx: Context) -> None:
