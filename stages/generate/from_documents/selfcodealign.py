@@ -26,6 +26,7 @@ from stages._llm.drafts import Draft, Prompt, answer_text, expand, filter_drafts
 from stages._llm.preambles import instruction_text, without_preamble
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
+from stages._sandbox.cases import cases_of
 from stages.generate._parsing.sections import answer_and_tests
 from stages.generate.from_documents.context import (
     DocumentMethod,
@@ -148,8 +149,8 @@ def _answer_alone(text: str) -> tuple[str, None] | None:
 
 
 def _unasserted(draft: Draft) -> Rejection | None:
-    """Python tests that hold no assertion pass whatever the answer is."""
+    """Python tests without a case, as `score.execution` counts them, say nothing of an answer."""
     tests = draft["tests"]
-    if tests is None or draft["language"].casefold() != "python" or "assert" in tests:
+    if tests is None or draft["language"].casefold() != "python" or cases_of(tests, None):
         return None
     return "tests_assert_nothing", {"tests": tests[:200]}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -504,6 +506,10 @@ def test_problems_are_read_and_filtered(ctx: Context, answer: str, reason: str) 
     assert reason in rows["drop_reason"].to_list()
 
 
+def _with_tests(coder: Callable[[str], Answer], tests: str, text: str) -> Answer:
+    return coder(text)[0].replace("assert f(-1) == 1", tests), "stop"
+
+
 def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
     def coder(text: str) -> Answer:
         if text.startswith("Code:"):
@@ -532,8 +538,9 @@ def test_concepts_become_tasks_with_tests(ctx: Context) -> None:
     assert [r.sample for r in context.engine.calls[2]] == [0, 1, 2]
     untested = scripted(ctx, lambda t: ("No tests.", "stop") if "[Tests]" in t else coder(t))
     assert reasons(run(untested, [CODE], SelfCodeAlign())) == {"answered_unparsed": 10}
-    lax = scripted(ctx, lambda t: (coder(t)[0].replace("assert f(-1) == 1", "f(-1)"), "stop"))
-    assert reasons(run(lax, [CODE], SelfCodeAlign())) == {"tests_assert_nothing": 10}
+    for tests in ("# assert f(-1) == 1", "def run():\n    assert f(-1) == 1", "f(-1)"):
+        lax = scripted(ctx, partial(_with_tests, coder, tests))
+        assert reasons(run(lax, [CODE], SelfCodeAlign())) == {"tests_assert_nothing": 10}, tests
     assert len(kept(run(lax, [CODE], SelfCodeAlign(language="Rust")))) == 1
     rows = kept(run(scripted(ctx, coder), [CODE], SelfCodeAlign(write_tests=False)))
     assert rows["tests"].to_list() == [None]
