@@ -37,8 +37,9 @@ class Tests(Sandboxed):
     Args:
         name: The method.
         tests: The column of test code, or `extra.FIELD`: a text, or a list of texts. Cases are
-            its asserts, its functions `test...`, methods of `unittest.TestCase`, and
-            `check(candidate)`. Tests that import pytest need `packages`.
+            its asserts, its functions `test...`, methods of `unittest.TestCase` and of classes
+            `Test...`, `check(candidate)`, and calls of functions that assert; they run after all
+            that is set up. Tests that import pytest need `packages`.
         entry_point: The column, or `extra.FIELD`, with the name of the function that
             `check(candidate)` is called with, as HumanEval has it.
         languages: The names behind the fences of a program's blocks.
