@@ -36,8 +36,9 @@ def asked(context: Any) -> list[str]:
 
 def reader(text: str) -> Answer:
     """Somebody who is known by what the prompt asks for and shows."""
-    stance = next(s for s in ("dislike", "like", "have written", "read") if f"to {s} this" in text)
-    return f"A person number {digest(text)} who would {stance} it.", "stop"
+    bonds = ("read it to the end", "be its author", "enjoy it", "be put off by it")
+    (bond,) = (bond for bond in bonds if f"{bond}. In one" in text)
+    return f"A person number {digest(text)} who might {bond}.", "stop"
 
 
 def test_each_text_brings_those_who_would_read_or_write_it(ctx: Context) -> None:
