@@ -13,6 +13,14 @@ from pipeline.errors import UserError
 
 _OTHER_FOLDER: Final = "choose a folder that can be written to: --store DIR"
 _FOREIGN: Final = "no store has this there: move it away, or choose another folder: --store DIR"
+_ELSEWHERE: Final = {
+    errno.EROFS: "name a path that can be written to",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOTDIR: "a file is where a folder is named: name another path",
+    errno.EISDIR: "a folder is where a file is named: name another path",
+}
+"""What to do where it is about an input or an output rather than about the store."""
+
 DISK_HINTS: Final = {
     errno.ENOSPC: "free some space, then run again: finished work is kept",
     errno.EDQUOT: "free some of your quota, then run again: finished work is kept",
@@ -38,10 +46,13 @@ def explained(error: OSError, root: Path) -> UserError | None:
         return None
     path = Path(error.filename) if isinstance(error.filename, str) else root
     hint = DISK_HINTS[error.errno]
-    if error.errno in (errno.EACCES, errno.EPERM) and not path.is_relative_to(root):
-        # Permission is missing for an input or an output rather than for the store.
-        unreadable = path.exists() and not os.access(path, os.R_OK)
-        hint = "make it readable" if unreadable else "name a path that can be written to"
+    # A folder above the store, which cannot be made, is about it too; one that is there is not.
+    above = root.is_relative_to(path) and error.errno != errno.EISDIR
+    if not (path.is_relative_to(root) or above):
+        hint = _ELSEWHERE.get(error.errno, hint)
+        if error.errno in (errno.EACCES, errno.EPERM):
+            unreadable = path.exists() and not os.access(path, os.R_OK)
+            hint = "make it readable" if unreadable else "name a path that can be written to"
     return UserError(str(error.strerror), where=str(path), hint=hint)
 
 

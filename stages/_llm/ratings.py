@@ -58,8 +58,8 @@ def rating(text: str, strict: bool = True) -> int | None:
         text: A completion.
         strict: The last rating that begins a line ("Score: 4", "**Rating:** 4/5") or ends
             the text counts. Otherwise the first "score: n" anywhere does, as in the
-            unofficial Humback code, which finds a third more ratings (and reads reasoning
-            such as "not yet a score: 5").
+            unofficial Humback code, which reads 65 % more answers and gives a third more fives
+            (reasoning such as "not yet a score: 5" among them).
 
     Example:
         >>> rating("Not a score: 5 yet. Score: 2"), rating("Not a score: 5 yet.", strict=False)

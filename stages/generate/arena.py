@@ -8,9 +8,9 @@ answer's score is its fraction of the votes in this battle, tempered by its auth
 over all battles (Elo), so that a lucky vote counts less.
 
 Ours: the wording of the votes, both weights (the paper states none), Elo's usual constants, the
-sampling, and `asked`, for models behind a server. Every answer becomes a row with its votes;
-`select.response` takes the winners, and duplicates, difficulty and diversity are stages of their
-own (the paper: judged difficulty, then k-center).
+sampling, and `asked`, for models of which only a server has the template. Every answer becomes a
+row with its votes; `select.response` takes the winners, and duplicates, difficulty and diversity
+are stages of their own (the paper: judged difficulty, then k-center).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models.base import Decoding, Engine, LanguageModel
+from pipeline.models.base import Decoding, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._llm.drafts import (
@@ -41,7 +41,7 @@ from stages._llm.drafts import (
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
-from stages.generate._user_turn import user_turn
+from stages.generate._user_turn import check_template, users_words
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -70,7 +70,8 @@ the lead at which ten of eleven points are expected."""
 class OpenedTurn:
     """The model writes what comes in an open user's turn, as in the paper.
 
-    The model needs its chat template here, so it cannot be behind a server.
+    The models' chat templates must be at hand: weights here, or a `tokenizer` for a server with a
+    completions endpoint.
 
     Args:
         name: "opened_turn".
@@ -87,7 +88,7 @@ class OpenedTurn:
 
 @option_group
 class Requested:
-    """The model is asked for a task in a domain; for models behind a server.
+    """The model is asked for a task in a domain, for models whose template only a server has.
 
     Args:
         name: "asked".
@@ -145,10 +146,13 @@ def _check(options: SimpleNamespace) -> None:
             why="two fight, and a third judges",
             hint="models: [ONE, TWO, THREE], or two of them and judges: [ANOTHER]",
         )
+    if isinstance(options.challenges, OpenedTurn):
+        for model in options.models:
+            check_template(model, "models")
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     adds=ADDS,
     check=_check,
@@ -234,17 +238,15 @@ def _challenge(
 ) -> list[Battle]:
     """The challenges of every model, each with a defender; the others take turns at that."""
     battles = []
+    opened = isinstance(challenges, OpenedTurn)
+    decoding = Decoding(challenges.max_tokens, challenges.temperature, challenges.top_p)
     for attacker, model in enumerate(models):
-        engine = ctx.open(model)
-        opening, stops = _opening(engine, challenges)
-        decoding = Decoding(
-            *(challenges.max_tokens, challenges.temperature, challenges.top_p), stop=stops
-        )
         drafts = [Draft((), {}, number=sample) for sample in range(number)]
         generate_field(
-            *(engine, drafts, "challenge", lambda _, opening=opening: opening, decoding),
+            *(ctx.open(model), drafts, "challenge", lambda _: _prompt(challenges), decoding),
             seed=seed,
-            parse=instruction_text if isinstance(challenges, Requested) else None,
+            parse=users_words if opened else instruction_text,
+            role="user" if opened else "assistant",
         )
         others = [position for position in range(len(models)) if position != attacker]
         for sample, draft in enumerate(drafts):
@@ -252,12 +254,11 @@ def _challenge(
     return battles
 
 
-def _opening(engine: Engine, challenges: OpenedTurn | Requested) -> tuple[Prompt, tuple[str, ...]]:
-    """The prompt for a challenge, and the texts that end it."""
-    if isinstance(challenges, Requested):
-        return user(PROMPTS.render("challenge", domain=challenges.domain)), ()
-    before, after = user_turn(engine)
-    return before, (after,) if after else ()
+def _prompt(challenges: OpenedTurn | Requested) -> Prompt:
+    """The prompt for a challenge: nothing stands before an open user's turn."""
+    if isinstance(challenges, OpenedTurn):
+        return ()
+    return user(PROMPTS.render("challenge", domain=challenges.domain))
 
 
 def _answer(

@@ -34,7 +34,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, Engine, LanguageModel
-from pipeline.models.local.chat_template import Unrenderable, chat_text, renders_here
+from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from schemas.records import Message
@@ -48,6 +48,7 @@ from stages._llm.drafts import (
 )
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, has_tools, license_of
+from stages.generate._user_turn import check_template, users_words
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -62,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 def _check(options: SimpleNamespace) -> None:
-    _check_model(options.model)
+    check_template(options.model)
     if options.domain and options.system is not None:
         raise OptionError(
             *("system", "must be left out with a domain, which has a system prompt of its own"),
@@ -81,25 +82,6 @@ def _check(options: SimpleNamespace) -> None:
             if value != plain:
                 what = f"must be left out with answer: false, got {value}"
                 raise OptionError(option, what, why="no turn is answered")
-
-
-def _check_model(model: LanguageModel | None) -> None:
-    """Check that the chat template of a model, and of its fallback, is at hand.
-
-    Raises:
-        OptionError: Only its server has it.
-    """
-    for each in (model, model.fallback if model else None):
-        if each is not None and not renders_here(each):
-            raise OptionError(
-                "model",
-                f"must be one whose chat template is at hand, got {each.model}, which its server "
-                "renders",
-                why="the prompt ends where a user's words begin, and a server of chat completions "
-                "takes whole turns alone",
-                hint="tokenizer: FOLDER (or a name on the hub) in the model, for a server that has "
-                "/v1/completions as vllm serve does; or engine: vllm or transformers",
-            )
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
@@ -200,7 +182,7 @@ def magpie(
         "instruction",
         partial(_before, follow_up=follow_up),
         Decoding(max_tokens, temperature, top_p, stop=stop),
-        parse=_written,
+        parse=users_words,
         role="user",
     )
     respond = partial(
@@ -276,10 +258,6 @@ def _before(draft: Draft, follow_up: str | None) -> Prompt:
     if system is None or (turns and turns[0][0] == "system"):
         return turns
     return (("system", system), *turns)
-
-
-def _written(text: str) -> str | None:
-    return text.strip() or None
 
 
 def _write_turn(drafts: Sequence[Draft], instruct: partial[None]) -> None:

@@ -55,7 +55,7 @@ def _prompting(method: FromText | Relations | Tasks) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={
         "documents": ["text", "origins"],

@@ -8,7 +8,7 @@ Persona Hub (Ge et al. 2024, arXiv:2406.20094), sections 2.1 and 2.2.
   in up to six rounds, after the six degrees of separation.
 - As in the authors' code: nothing; only the prompts of tasks are released.
 - Ours: the words of the prompts; how much of a text is shown; which of the four a text is asked
-  for, by its id; one relation at a time, each sampled by itself; the lengths that a
+  for, drawn for each; one relation at a time, each sampled by itself; the lengths that a
   description may have, where the paper names a heuristic filter without saying which.
 
 The paper thins personas out by MinHash (words as features, 128 of them, a similarity of 0.9) and
@@ -40,9 +40,6 @@ _WORDS: Final = (3, 120)
 
 _ANNOUNCED: Final = re.compile(r"\W*here(?:['’]s| is)\b[^\n:]{0,80}:[*_]*\s*", re.IGNORECASE)
 """What may stand before a description: "Here is the persona:"."""
-
-_DRAWN_DIGITS: Final = 8
-"""Digits of a document's id that decide which question comes first."""
 
 
 @option_group
@@ -94,15 +91,15 @@ def describe_readers(
         write: Sends the requests.
         documents: The texts.
         method: The options.
-        seed: Of the sample of texts.
+        seed: Of the sample of texts, and of which question each is asked first.
     """
     drafts = []
-    ranked = sorted(documents["id"], key=lambda id_: digest([seed, id_]))
+    ranked = sorted(documents["id"], key=lambda id_: digest([seed, "texts", id_]))
     sampled = {*ranked[: method.max_texts]}
     columns = documents.select("id", "text", "origins").iter_rows()
     for id_, text, origins in columns:
         shown = (text or "").strip()[: method.characters]
-        first = int(id_[:_DRAWN_DIGITS], 16)
+        first = int(digest([seed, "stance", id_]), 16)
         for position in range(method.per_text):
             stance = method.stances[(first + position) % len(method.stances)]
             fields = {"text": shown, "stance": stance}

@@ -26,6 +26,7 @@ from pipeline.types import Count
 from stages._common.listed_files import lines_of
 from stages._llm.rows import Rejection, Row, make_row, rows_to_frame, task_messages
 from stages.generate._parsing.lists import Instance
+from stages.generate._user_turn import check_template
 from stages.generate.self_instruct.bootstrap import Bootstrap
 from stages.generate.self_instruct.filters import drop_length_outliers, drop_noisy_texts
 from stages.generate.self_instruct.instance_options import Answered, Examples, Turns
@@ -68,12 +69,14 @@ def _check(options: SimpleNamespace) -> None:
             why="no completion is the answer alone",
             hint="instances: {name: answered} in the method, where it has that",
         )
+    if isinstance(options.method.instances, Turns):
+        check_template(options.model)
     if not options.topic_files:
         _topics(options.topics, (), number)
 
 
 @stage(
-    version=4,
+    version=5,
     scope="set",
     reads=["messages", "input_start", "extra"],
     adds=_adds,

@@ -72,7 +72,8 @@ class Simple:
 class Turns:
     """A chat model finishes the user's turn and then answers it: one instance, no examples.
 
-    The model needs a chat template here, so it cannot be behind a server.
+    The model's chat template must be at hand: weights here, or a `tokenizer` for a server with a
+    completions endpoint.
 
     Args:
         name: "turns".

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from pipeline.models.ask import ParsedCompletion, ask
 from pipeline.models.base import Decoding, Engine, Request, chat
+from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.structured_output import Unreadable
 from stages._llm.drafts import user
 from stages._llm.preambles import without_preamble
@@ -26,7 +27,7 @@ from stages.generate._parsing.lists import (
     labelled_instance,
     output_first,
 )
-from stages.generate._user_turn import user_turn
+from stages.generate._user_turn import opening_and_stops
 from stages.generate.self_instruct.instance_options import (
     Answered,
     Examples,
@@ -163,9 +164,14 @@ class InstanceWriter:
 
     def _by_turns(self, method: Turns, engine: Engine, tasks: Sequence[Task]) -> None:
         """Let the model finish the user's turn, then answer it; one instance per task."""
-        opening, closing = user_turn(engine)
+        try:
+            opening, stops = opening_and_stops(engine)
+        except Unrenderable as refusal:
+            for task in tasks:
+                task.error = str(refusal)
+            return
         decoding = replace(_decoding(method), max_tokens=method.max_tokens)
-        to_closing = replace(decoding, stop=(closing,) if closing else ())
+        to_closing = replace(decoding, stop=stops)
         requests = [Request(opening + task.instruction, to_closing, self.seed) for task in tasks]
         inputs: list[tuple[Task, str]] = []
         for task, answer in _asked(engine, tasks, requests, "input", continued_turn):

@@ -225,11 +225,12 @@ class SelfGuide(MixedShots):
 
     As in the paper: the steps, both filters, and two standard deviations. As in the authors'
     code, where a recipe says so: all demonstrations with up to 10 inputs of the model's own
-    (`num_shots: 13`), temperature 0.7 to 0.9 for inputs, lengths measured against the
-    demonstrations (`length_reference: seeds`), and of inputs or outputs alone. Ours: the
-    prompts, the marks of a noisy text (the code has words of each task), the greedy answer (the
-    code samples ten at 0.2 and takes what most of them say) and the numbers marked as ours. The
-    code's request to repair an input, and equally many rows of each class, are left out.
+    (`max_generated_shots: 10`, and as `num_shots` the number of demonstrations and 10 more),
+    temperature 0.7 to 0.9 for inputs, lengths measured against the demonstrations
+    (`length_reference: seeds`), and of inputs or outputs alone. Ours: the prompts, the marks of a
+    noisy text (the code has words of each task), the greedy answer (the code samples ten at 0.2 and
+    takes what most of them say) and the numbers marked as ours. The code's request to repair an
+    input, and equally many rows of each class, are left out.
 
     Args:
         name: "self-guide".

@@ -246,8 +246,6 @@ class _Evolution:
         contrast: `generate_field` with the target and `score_field` with the judge.
         seed: Seed of the choice of operators.
         judge_max_tokens: Limit of a comparison or a grade in tokens.
-        min_mass: The least probability that all grades together must have; with less the
-            grade cannot be read.
         keep_reasoning: Whether answers get the reasoning before them.
     """
 

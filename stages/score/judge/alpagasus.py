@@ -1,4 +1,4 @@
-"""AlpaGasus: a score from 0 to 5 with half points, explained afterwards.
+"""AlpaGasus: a score from 0 to 5, explained afterwards.
 
 AlpaGasus: Training a Better Alpaca with Fewer Data (Chen et al. 2023, arXiv:2307.08701).
 
@@ -7,7 +7,8 @@ AlpaGasus: Training a Better Alpaca with Fewer Data (Chen et al. 2023, arXiv:230
   9,229 of Alpaca's 52,002 rows by ChatGPT.
 - As in the authors' code (gpt4life/alpagasus): helpfulness as the other dimension, a system prompt
   before the question, greedy answers of at most 256 tokens, and the first line as the score.
-- Ours: the wording; "Score: 4.5" and "4.5/5" are read too; a number outside the scale is none.
+- Ours: the wording; "Score: 4.5" and "4.5/5" are read too; half points are asked for, but any
+  number on the scale counts, such as 4.25; one outside it is none.
   The code scores what it cannot read as -1, or by the first digit after "Score:" (4 for 4.5); here
   it is sampled anew and then dropped as `unreadable`. The score without an explanation is ours too.
 """
@@ -39,7 +40,8 @@ EXPLANATION_MAX_TOKENS: Final = 256
 class AlpaGasus:
     """AlpaGasus' score of the last answer (Chen et al. 2023, arXiv:2307.08701).
 
-    Adds `judge_accuracy` or `judge_helpfulness`, from 0 to 5 with half points.
+    Adds `judge_accuracy` or `judge_helpfulness`, from 0 to 5: half points, mostly, which are asked
+    for; another number on the scale counts too.
 
     Args:
         dimension: What of the answer is rated.

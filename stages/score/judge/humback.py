@@ -7,7 +7,8 @@ Self-Alignment with Instruction Backtranslation (Li et al. 2023, arXiv:2308.0625
   The paper keeps 5 (`select.top` with `min_score: 5`), and the model of each round rates the same
   pairs anew (recipe `humback`).
 - As in the unofficial code (Spico197/Humback), with `strict: false`: the first "Score: n" anywhere,
-  which reads a third more answers, reasoning such as "not yet a score: 5" among them.
+  which reads 65 % more answers (265,760 against 160,639 of 482,963) and gives a third more fives,
+  reasoning such as "not yet a score: 5" among them.
 - Ours: the wording; that a grade may stand at the beginning of a line before the end, for models
   that write their reasons last; the grade without reasons; several turns as one instruction.
 

@@ -9,7 +9,7 @@ Sets of your own are a prompt of your own: `generate.column` with the output `la
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 
@@ -22,16 +22,25 @@ from stages.tag.intent.closed_sets import ClosedSets, added_columns, asked_sets,
 
 Method = ClosedSets
 
+MAX_TOKENS: Final = 1024
+"""Of an answer, as in Magpie's code."""
+
 
 def _check(options: SimpleNamespace) -> None:
-    needs_model = bool(asked_sets(options.method))
-    if needs_model and options.model is None:
-        sets = ", ".join(asked_sets(options.method))
-        raise OptionError(
-            "model", f"must be a language model for the sets {sets}, got null", hint="model: NAME"
-        )
-    if not needs_model and options.model is not None:
-        raise OptionError("model", "must be left out, got one", why="no set needs a model")
+    if asked := asked_sets(options.method):
+        if options.model is None:
+            what = f"must be a language model for the sets {', '.join(asked)}, got null"
+            raise OptionError("model", what, hint="model: NAME")
+        return
+    for option, value, default in (
+        ("model", options.model and options.model.short_name, None),
+        ("method.explain", options.method.explain, ClosedSets().explain),
+        ("max_tokens", options.max_tokens, MAX_TOKENS),
+        ("seed", options.seed, 0),
+    ):
+        if value != default:
+            what = f"must be left out, got {value}"
+            raise OptionError(option, what, why="no model is asked for any of the sets")
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
@@ -45,7 +54,7 @@ def intent(
     *,
     model: LanguageModel | None = None,
     method: Method = ClosedSets(),
-    max_tokens: Count = 1024,
+    max_tokens: Count = MAX_TOKENS,
     seed: int = 0,
 ) -> pl.DataFrame:
     """Tag the request of each conversation: its first user's turn.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipeline.models import LanguageModel
 from pipeline.recipe.recipe import Recipe
 from stages.generate.arena import OpenedTurn, Requested, arena, elo, expected
 from tests.support.options import problems
+from tests.support.rows import DATA
 from tests.support.scripted import Scripted
 
 MODELS = tuple(LanguageModel(model=name) for name in ("ann", "bob", "cid"))
@@ -105,6 +107,26 @@ def test_elo_moves_points_and_creates_none(battles: list[tuple[int, int, float]]
 def test_elo_follows_its_definition() -> None:
     assert elo([(0, 1, 1.0)], 2) == [1016, 984]
     assert expected(1400, 1000) == pytest.approx(10 / 11)
+
+
+def test_an_opened_turn_is_written_as_a_users(ctx: Context) -> None:
+    """Whole, whatever it begins with, and ended by all that ends a user's turn."""
+    context = stadium(ctx)
+    context.say = lambda *_: ("Sure, here is a task: add 1.", "stop")  # type: ignore[method-assign]
+    rows = arena(context, models=MODELS, num_challenges=1)
+    asked = [engine.calls[0] for engine in context.engines.values()]
+    assert [(r.prompt, r.role, r.decoding.stop) for (r,) in asked] == [((), "user", ())] * 3
+    assert {row[0]["content"] for row in rows["messages"]} == {"Sure, here is a task: add 1."}
+
+
+def test_a_model_that_only_its_server_renders_poses_nothing_in_an_open_turn() -> None:
+    served = LanguageModel("gpt", engine="openai", base_url="http://localhost:8000/v1")
+    here = replace(served, tokenizer=str(DATA / "models/tinylm"))
+    options: dict[str, Any] = {"models": ["model"] * 3, "num_challenges": 1}
+    (mistake,) = problems("generate.arena", served, **options)
+    assert mistake.startswith("models must be one whose chat template is at hand, got gpt")
+    assert problems("generate.arena", here, **options) == []
+    assert problems("generate.arena", served, challenges="asked", **options) == []
 
 
 def test_a_live_arena_accounts_for_every_answer(ctx: Context, tinylm: LanguageModel) -> None:

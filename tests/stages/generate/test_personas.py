@@ -36,8 +36,9 @@ def asked(context: Any) -> list[str]:
 
 def reader(text: str) -> Answer:
     """Somebody who is known by what the prompt asks for and shows."""
-    stance = next(s for s in ("dislike", "like", "have written", "read") if f"to {s} this" in text)
-    return f"A person number {digest(text)} who would {stance} it.", "stop"
+    bonds = ("read it to the end", "be its author", "enjoy it", "be put off by it")
+    (bond,) = (bond for bond in bonds if f"{bond}. In one" in text)
+    return f"A person number {digest(text)} who might {bond}.", "stop"
 
 
 def test_each_text_brings_those_who_would_read_or_write_it(ctx: Context) -> None:
@@ -67,6 +68,7 @@ def test_a_texts_personas_depend_on_that_text_alone(ctx: Context) -> None:
 def test_a_sample_of_the_texts_is_drawn_by_the_seed(ctx: Context) -> None:
     texts = documents([f"Text number {n} about the sea." for n in range(12)])
     drawn = []
+    stances = []
     for seed in (0, 0, 1):
         method = FromText(max_texts=4)
         context = scripted(ctx, reader)
@@ -74,7 +76,9 @@ def test_a_sample_of_the_texts_is_drawn_by_the_seed(ctx: Context) -> None:
         assert (rows["drop_reason"] == "not_sampled").sum() == 8
         assert len(asked(context)) == 4
         drawn.append(rows.filter(pl.col("drop_reason").is_null())["parents"].to_list())
+        stances.append([json.loads(extra)["stance"] for extra in rows["extra"]])
     assert drawn[0] == drawn[1] != drawn[2]
+    assert stances[0] == stances[1] != stances[2]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import polars as pl
@@ -13,13 +14,16 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from pipeline.models.journal.journal import Journal
+from pipeline.models.local.chat_template import opened_user_turn, user_turn_stops
 from schemas.records import record_id
 from stages._text.rouge import rouge_l, tokenize
 from stages.generate._parsing import lists
 from stages.generate.self_instruct import self_instruct
 from stages.generate.self_instruct.instance_options import Turns
 from stages.generate.self_instruct.methods import SelfInstruct
+from tests.support.chats import tokenizer
 from tests.support.journals import max_answers
+from tests.support.options import problems
 from tests.support.rows import kept, seed_tasks
 from tests.support.scripted import Answer, ScriptedContext, scripted
 
@@ -184,6 +188,29 @@ def test_from_list_to_instances_as_in_the_paper(ctx: Context, seeds: pl.DataFram
     assert classify[0].decoding.max_tokens == 3
     assert [r.decoding.max_tokens for r in instances] == [350, 350, 300]
     assert [r.prompt.count("\nTask: ") for r in instances] == [12, 12, 17]
+
+
+def test_tasks_are_finished_in_an_open_turn_by_all_that_ends_it(
+    ctx: Context, seeds: pl.DataFrame
+) -> None:
+    context = scripted(ctx, script((LIST, "stop"), (" Its keel.", "stop"), ("", "stop")))
+    context.engine.tokenizer = copy(tokenizer("tinylm"))
+    options = SMALL | {"max_requests": 1}
+    self_instruct(context, seeds, model=MODEL, **options)
+    request = context.engine.calls[1][0]
+    assert str(request.prompt).startswith(opened_user_turn(context.engine.tokenizer, ()))
+    assert request.decoding.stop == user_turn_stops(tokenizer("tinylm"))
+    context.engine.tokenizer.chat_template = "{{ messages[-1]['content'][:3] }}"
+    rows = self_instruct(context, seeds, model=MODEL, **options)
+    assert rows["error"].str.contains("where a user's words begin").sum() == 3
+
+
+def test_an_open_turn_needs_the_template_at_hand() -> None:
+    served = LanguageModel("gpt", engine="openai", base_url="http://localhost:8000/v1")
+    method = {"name": "self-instruct", "instances": {"name": "turns"}}
+    (mistake,) = problems("generate.self_instruct", served, num_rows=9, method=method)
+    assert mistake.startswith("model must be one whose chat template is at hand, got gpt")
+    assert problems("generate.self_instruct", served, num_rows=9) == []
 
 
 def test_prompts_list_two_machine_instructions_as_soon_as_there_are_any(

@@ -17,6 +17,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel, Request
+from pipeline.recipe.recipe import Recipe
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.generate._parsing.lists import KEYWORDS, without_mark
 from stages.generate.self_instruct import added_columns, self_instruct
@@ -390,6 +391,12 @@ def test_self_guide_writes_inputs_for_one_task_then_outputs(ctx: Context) -> Non
     assert all(turns[0].startswith("Say if it is good.\n\na review") for turns in kept(rows)[:11])
     outlier = rows.filter(pl.col("drop_reason") == "length_outlier")["evidence"][0]
     assert json.loads(outlier)["characters"] == 900
+
+
+def test_the_recipe_of_self_guide_shows_all_demonstrations() -> None:
+    options = Recipe.load("self-guide").steps["written"].options
+    demonstrations = (ROOT / "data/seeds/plain_english.jsonl").read_text("utf-8").splitlines()
+    assert options.method.num_shots == len(demonstrations) + options.method.max_generated_shots
 
 
 def test_self_guide_needs_one_task(ctx: Context) -> None:

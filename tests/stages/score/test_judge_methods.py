@@ -135,6 +135,9 @@ FORMS = ("{}", "**{}**", "Score: {}", "**Score:** {}/5", "{} out of 5", "# {}", 
 @given(st.sampled_from(sorted(HALF_POINTS)), st.sampled_from(FORMS), st.text("abc d\n"))
 def test_every_half_point_is_read_in_every_form(score: str, form: str, rest: str) -> None:
     assert first_line_grade(form.format(score) + "\n\n" + rest) == HALF_POINTS[score]
+    between = HALF_POINTS[score] - 0.25
+    if between > 0:
+        assert first_line_grade(form.format(between) + "\n" + rest) == between
     assert first_line_grade(form.format(f"-{score}") + "\n" + rest) is None
     assert first_line_grade(form.format(f"1{score}") + "\n" + rest) is None
 

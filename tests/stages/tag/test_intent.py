@@ -18,6 +18,7 @@ from tests.support.scripted import Answer, ScriptedContext, scripted
 
 MODEL = LanguageModel(model="none")
 ROWS = conversations([("What is 2 and 3?", "5"), ("Write a poem about rain.", "Drop.")])
+LANGUAGE = {"method": {"name": "closed_sets", "sets": ["language"]}}
 RATED = {"intent": "To add.", "knowledge": "Sums.", "difficulty": "easy"}
 
 
@@ -143,7 +144,13 @@ def test_an_answer_that_is_not_there_fails_the_row(ctx: Context) -> None:
         ({"method": {"name": "closed_sets", "sets": []}}, "sets must"),
         ({"method": {"name": "closed_sets", "sets": ["mood"]}}, "mood"),
         ({"method": {"name": "closed_sets", "sets": ["quality", "quality"]}}, "quality"),
-        ({"method": {"name": "closed_sets", "sets": ["language"]}}, "model must be left out"),
+        (LANGUAGE, "model must be left out"),
+        (LANGUAGE | {"model": None, "seed": 3}, "seed must be left out, got 3"),
+        (LANGUAGE | {"model": None, "max_tokens": 9}, "max_tokens must be left out, got 9"),
+        (
+            {"model": None, "method": LANGUAGE["method"] | {"explain": False}},
+            "explain must be left out, got False",
+        ),
         ({"model": None}, "model must be a language model for the sets task_category"),
         ({"max_tokens": 0}, "max_tokens must be"),
     ],
@@ -151,6 +158,10 @@ def test_an_answer_that_is_not_there_fails_the_row(ctx: Context) -> None:
 def test_a_recipes_mistakes(options: dict[str, Any], message: str) -> None:
     (mistake,) = problems("tag.intent", **options)
     assert message in mistake
+
+
+def test_a_language_needs_no_model() -> None:
+    assert problems("tag.intent", model=None, **LANGUAGE) == []  # type: ignore[arg-type]
 
 
 def test_a_live_model_gives_a_label_of_the_set(ctx: Context, tinylm: LanguageModel) -> None:
