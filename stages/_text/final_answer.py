@@ -33,13 +33,13 @@ _THOUSANDS: Final = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _AROUND_SIGNS: Final = re.compile(r"\s(?:(?<=[^\w\s.,;:!?]\s)|(?=[^\w\s]))")
 """A space beside a sign; that behind a mark of a sentence stays."""
 
-_UNSPACED: Final = (
+UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 )
 """Letters that stand beside others within a text of words: Thai, Lao, Burmese, Khmer, Japanese,
 Chinese, and Korean, whose particles follow a word without a space."""
 
-_LETTER: Final = rf"[^\W{_UNSPACED}]"
+_LETTER: Final = rf"[^\W{UNSPACED}]"
 _IS_LETTER: Final = re.compile(_LETTER)
 
 
