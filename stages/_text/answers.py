@@ -9,8 +9,9 @@ answers are compared as the gold answer's kind says:
 - numbers are equal if their values are. A unit counts only where both have one, a currency
   likewise. A percent sign on one side alone matches the number before it, and its hundredth: 60%
   is 60 and 0.6;
-- choices by their letter, whatever follows it: `(B) Paris` is B;
-- yes and no, true and false, by the word;
+- choices by their letter, whatever follows it but another letter: `(B) Paris` is B, `(B) or (C)`
+  is none;
+- yes and no, true and false, by the word, where a mark, a clause or nothing follows it;
 - all else as `normalized_answer` writes it.
 
 What cannot be read as the gold answer's kind is not a wrong answer: the comparison is None.
@@ -98,7 +99,21 @@ _CHOICE: Final = re.compile(
 )
 _GOLD_CHOICE: Final = re.compile(r"\(?\s*([A-J])\s*[).:]?|\(\s*([a-j])\s*\)")
 _TRUTH: Final = {"yes": True, "true": True, "no": False, "false": False}
-_TRUTH_WORD: Final = re.compile(r"\W*(yes|no|true|false)\b", re.IGNORECASE)
+_OTHER_CHOICE: Final = re.compile(
+    r"(?:(?<!\w)|(?<=\bor)|(?<=\band))\(\s*([a-j])\s*\)"
+    r"|(?:\b(?:or|and)\b|[,/&])\s*([a-j])(?=\s*(?:$|[).:,/&]))"
+)
+_TRUTH_WORD: Final = re.compile(
+    r"\W*(yes|no|true|false)\b"
+    r"(?=[\s*_\"'”’)\]}$]*(?:$|[,;:!?(，。；：！？—–]|\.(?!\s*\d)|-\s"
+    r"|\b(?:it|he|she|they|we|i|you|this|that|there|because|since|as)\b))",
+    re.IGNORECASE,
+)
+"""What follows is an end, a mark, or the clause of a reason: no "No one knows"."""
+
+_OTHER_TRUTH: Final = re.compile(
+    r"(?:\b(?:and|or)|[/,;.!?])\W*(yes|no|true|false)\b(?=\W*(?:$|[,.;!?]))", re.IGNORECASE
+)
 
 
 class Number(NamedTuple):
@@ -197,17 +212,27 @@ def equal(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
         empty.
     """
     if (choice := _GOLD_CHOICE.fullmatch(gold.strip())) is not None:
-        match = _CHOICE.match(normalized_answer(answer))
-        letter = (choice[1] or choice[2]).lower()
-        return None if match is None else (match[1] or match[2]).lower() == letter
+        letter = _only(_CHOICE, _OTHER_CHOICE, normalized_answer(answer))
+        return None if letter is None else letter == (choice[1] or choice[2]).lower()
     if (truth := _TRUTH.get(normalized_answer(gold))) is not None:
-        word = _TRUTH_WORD.match(answer)
-        return None if word is None else _TRUTH[word[1].lower()] is truth
+        word = _only(_TRUTH_WORD, _OTHER_TRUTH, answer)
+        return None if word is None else _TRUTH[word] is truth
     if (right := number(gold)) is not None:
         left = number(answer)
         return None if left is None else _equal_numbers(left, right, tolerance)
     left_text, right_text = _normalized(answer), _normalized(gold)
     return left_text == right_text if left_text and right_text else None
+
+
+def _only(first: re.Pattern[str], other: re.Pattern[str], text: str) -> str | None:
+    """The letter or word that a text begins with; None where it gives another one beside it."""
+    match = first.match(text)
+    if match is None:
+        return None
+    value = str(match[match.lastindex or 1]).lower()
+    others = other.finditer(text, match.end())
+    beside = {str(each[each.lastindex or 1]).lower() for each in others}
+    return None if beside - {value} else value
 
 
 def _equal_numbers(a: Number, b: Number, tolerance: float) -> bool:

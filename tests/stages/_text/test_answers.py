@@ -117,6 +117,27 @@ def test_a_factorial_is_no_mark_of_a_sentence() -> None:
     assert equal("Paris!", "paris") is True
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("(B) or (C)", "B"), ("(B) and (C)", "C"), ("B) or C", "B"), ("(A), (B)", "A"),
+     ("(A)/(B)", "A"), ("Yes and no", "yes"), ("No one knows", "no"), ("No. 5", "no"),
+     ("Yes, and no.", "yes"), ("yes/no", "yes"), ("Yes or no?", "yes"), ("True or false", "true"),
+     ("No-one", "no"), ("No idea", "no"), ("True love", "true"), ("Yes. No.", "yes")],
+)  # fmt: skip
+def test_of_two_answers_none_is_taken(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("(B) Paris and a dog", "B"), ("(B) or (B)", "B"), ("(B) Washington D.C.", "B"),
+     ("(C) f(a)", "C"), ("Yes it is", "yes"), ("No, that is not true.", "no"), ("No - never", "no"),
+     ("**Yes**, it is", "yes"), ("Yes, no doubt", "yes"), ("True because it is so", "true")],
+)  # fmt: skip
+def test_what_else_follows_a_choice_or_a_word_is_left_out(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is True
+
+
 @given(st.fractions(-(10**6), 10**6, max_denominator=1000))
 def test_numbers_are_exact(value: Fraction) -> None:
     for text in (
