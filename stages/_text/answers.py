@@ -2,13 +2,16 @@ r"""Short answers as values: numbers, choices, yes or no, else texts; and whethe
 
 Both sides go through the same reader. A number may have a sign, thousands in groups of three, an
 exponent, a currency, a percent sign, a unit behind it, or be a fraction, a mixed number or LaTeX's
-`\frac`; it is exact. Two answers are compared as the gold answer's kind says:
+`\frac`; it is exact. A unit is up to three words, or a known unit right behind the digits: `18 red
+apples` and `18km` are numbers; `2n`, `2 x`, `5!`, `2 million` and `5 is wrong` are not. Two
+answers are compared as the gold answer's kind says:
 
 - numbers are equal if their values are. A unit counts only where both have one, a currency
   likewise. A percent sign on one side alone matches the number before it, and its hundredth: 60%
   is 60 and 0.6;
-- choices by their letter, whatever follows it: `(B) Paris` is B;
-- yes and no, true and false, by the word;
+- choices by their letter, whatever follows it but another letter: `(B) Paris` is B, `(B) or (C)`
+  is none;
+- yes and no, true and false, by the word, where a mark, a clause or nothing follows it;
 - all else as `normalized_answer` writes it.
 
 What cannot be read as the gold answer's kind is not a wrong answer: the comparison is None.
@@ -25,11 +28,12 @@ import re
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from stages._text.final_answer import normalized_answer
+from stages._text.final_answer import UNSPACED, normalized_answer
 
 _MAX_CHARS: Final = 500
 """Characters beyond which a text is no number; a longer one would only take long to read."""
 
+_MAX_UNIT_WORDS: Final = 3
 _DIGITS: Final = r"\d+(?:\.\d*)?|\.\d+"
 _NUMBER: Final = re.compile(
     rf"""
@@ -43,13 +47,44 @@ _NUMBER: Final = re.compile(
       | (?P<digits>{_DIGITS})(?:e(?P<exponent>[-+]?\d{{1,3}})|\s*(?:×|x|\\times)\s*10\s*\^\s*
         \{{?(?P<power>[-+]?\d{{1,3}})\}}?)?
     )
-    \s*(?P<percent>\\?%|percent\b)?
-    \s*+(?P<unit>(?:[^\W\d]\S*+(?:\s++[^\W\d]\S*+){{0,2}}\s*+)?)
+    (?:\s*(?P<percent>\\?%|percent\b))?
+    (?P<unit>(?:\s*+[^\d\s.,].*)?)  # whether it is one: _is_unit
     """,
     re.VERBOSE,
 )
 _DOLLAR: Final = re.compile(r"\\\$|\$(?=\s*-?[\d.])(?![^$]*\$)")
 """A currency sign: in LaTeX, or one that is no half of a pair around mathematics."""
+
+_KNOWN_UNIT: Final = (
+    r"(?:[kcmµn]?m|[kmµ]?g|m?l|m?s|h|[km]?w|k?wh|kj|[mk]?hz|[kmgt]b|k?cal|[km]?v|[kmg]?pa"
+    r"|hrs?|mins?|secs?|lbs?|oz|ft|yds?|in|mi|mph|kmh|kph|sq|[ap]m|st|nd|rd|th|us"
+    r"|hours?|minutes?|seconds?|days?|weeks?|months?|years?|cents?|units?|degrees?|°[cf]?"
+    r"|miles?|yards?|foot|feet|inch(?:es)?|(?:kilo|centi|milli)?(?:met(?:er|re)|gram|lit(?:er|re))s?"
+    r"|pounds?|dollars?|usd|euros?|eur|gbp|[€£¥₹])"
+)
+_POWER: Final = r"(?:\^?\{?-?[1-4]\}?)?"
+_UNSPACED_UNIT: Final = rf"[{UNSPACED}]+"
+_KNOWN: Final = rf"{_KNOWN_UNIT}{_POWER}(?:[/·]{_KNOWN_UNIT}{_POWER})*"
+_GLUED: Final = re.compile(rf"{_KNOWN}|{_UNSPACED_UNIT}")
+_LETTERS: Final = r"(?:[^\W\d_]|[\u0300-\u036f\u0590-\u109f]){3,}"
+_UNIT_WORD: Final = re.compile(
+    rf"(?:{_KNOWN}|{_UNSPACED_UNIT}|{_LETTERS}(?:[-/'’]{_LETTERS})*|of|o'clock|[ap]\.m)\.?"
+)
+"""Two letters that are no known unit may be a product, as of x and y."""
+
+_ARTICLE: Final = re.compile(r"(?<=\w)\s+an?(?=\s+\w)")
+"""In a rate: a dollar a day."""
+
+_NO_UNIT: Final = re.compile(
+    r"is|are|was|were|not|nor|and|but|than|then|which|that|because|since|wrong|incorrect|right"
+    r"|correct|unless|when|where|plus|minus|times|squared|cubed|factorial|over|hundred|thousand"
+    r"|million|billion|trillion|dozen|sqrt|sin|cos|tan|log|exp|mod|theta|alpha|beta|lambda"
+)
+"""Words that make a number another number, or a sentence."""
+
+_DEGREES: Final = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-z]))")
+_FACTORIAL: Final = re.compile(r"(?<=[\d)])!|(?<=\b[A-Za-z])!")
+"""A mark that belongs to the value; that of a sentence is left out of a comparison."""
 
 _TIMES: Final = re.compile(r"(?<=\d)\s*\*\s*(?=\d)")
 _BARE_POINT: Final = re.compile(r"(?<![\d.])\.(?=\d)")
@@ -64,7 +99,21 @@ _CHOICE: Final = re.compile(
 )
 _GOLD_CHOICE: Final = re.compile(r"\(?\s*([A-J])\s*[).:]?|\(\s*([a-j])\s*\)")
 _TRUTH: Final = {"yes": True, "true": True, "no": False, "false": False}
-_TRUTH_WORD: Final = re.compile(r"\W*(yes|no|true|false)\b", re.IGNORECASE)
+_OTHER_CHOICE: Final = re.compile(
+    r"(?:(?<!\w)|(?<=\bor)|(?<=\band))\(\s*([a-j])\s*\)"
+    r"|(?:\b(?:or|and)\b|[,/&])\s*([a-j])(?=\s*(?:$|[).:,/&]))"
+)
+_TRUTH_WORD: Final = re.compile(
+    r"\W*(yes|no|true|false)\b"
+    r"(?=[\s*_\"'”’)\]}$]*(?:$|[,;:!?(，。；：！？—–]|\.(?!\s*\d)|-\s"
+    r"|\b(?:it|he|she|they|we|i|you|this|that|there|because|since|as)\b))",
+    re.IGNORECASE,
+)
+"""What follows is an end, a mark, or the clause of a reason: no "No one knows"."""
+
+_OTHER_TRUTH: Final = re.compile(
+    r"(?:\b(?:and|or)|[/,;.!?])\W*(yes|no|true|false)\b(?=\W*(?:$|[,.;!?]))", re.IGNORECASE
+)
 
 
 class Number(NamedTuple):
@@ -103,15 +152,31 @@ def number(text: str) -> Number | None:
         return None
     negative = (match["sign"] in {"-", "−"}) != bool(match["minus"])
     unit = match["unit"].strip(" .")
+    if not _is_unit(unit, is_glued=not match["unit"].startswith(" ")):
+        return None
     unit = match["currency"] or _CURRENCY_WORDS.get(unit, unit)
     return Number(-value if negative else value, bool(match["percent"]), unit)
+
+
+def _is_unit(text: str, *, is_glued: bool) -> bool:
+    """Whether what follows a number is a unit, or nothing."""
+    words = _ARTICLE.sub("", text).split()
+    if is_glued and words and not _GLUED.fullmatch(words[0]):
+        return False
+    fits = (_UNIT_WORD.fullmatch(word) and not _NO_UNIT.fullmatch(word) for word in words)
+    return len(words) <= _MAX_UNIT_WORDS and all(fits)
 
 
 def _plain(text: str) -> str:
     """In one form of numbers and fractions, a currency sign still there."""
     text = _DOLLAR.sub("¤", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text))
-    text = _TIMES.sub("×", _BARE_POINT.sub("0.", text))
-    return normalized_answer(text).replace("¤", "$")
+    text = _TIMES.sub("×", _BARE_POINT.sub("0.", _DEGREES.sub("°", text)))
+    return _normalized(text).replace("¤", "$")
+
+
+def _normalized(text: str) -> str:
+    """As answers are compared, the sign of a factorial still there."""
+    return normalized_answer(_FACTORIAL.sub("ǃ", text))
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
@@ -147,17 +212,27 @@ def equal(answer: str, gold: str, tolerance: float = 0.0) -> bool | None:
         empty.
     """
     if (choice := _GOLD_CHOICE.fullmatch(gold.strip())) is not None:
-        match = _CHOICE.match(normalized_answer(answer))
-        letter = (choice[1] or choice[2]).lower()
-        return None if match is None else (match[1] or match[2]).lower() == letter
+        letter = _only(_CHOICE, _OTHER_CHOICE, normalized_answer(answer))
+        return None if letter is None else letter == (choice[1] or choice[2]).lower()
     if (truth := _TRUTH.get(normalized_answer(gold))) is not None:
-        word = _TRUTH_WORD.match(answer)
-        return None if word is None else _TRUTH[word[1].lower()] is truth
+        word = _only(_TRUTH_WORD, _OTHER_TRUTH, answer)
+        return None if word is None else _TRUTH[word] is truth
     if (right := number(gold)) is not None:
         left = number(answer)
         return None if left is None else _equal_numbers(left, right, tolerance)
-    left_text, right_text = normalized_answer(answer), normalized_answer(gold)
+    left_text, right_text = _normalized(answer), _normalized(gold)
     return left_text == right_text if left_text and right_text else None
+
+
+def _only(first: re.Pattern[str], other: re.Pattern[str], text: str) -> str | None:
+    """The letter or word that a text begins with; None where it gives another one beside it."""
+    match = first.match(text)
+    if match is None:
+        return None
+    value = str(match[match.lastindex or 1]).lower()
+    others = other.finditer(text, match.end())
+    beside = {str(each[each.lastindex or 1]).lower() for each in others}
+    return None if beside - {value} else value
 
 
 def _equal_numbers(a: Number, b: Number, tolerance: float) -> bool:

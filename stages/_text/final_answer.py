@@ -1,8 +1,9 @@
 r"""The final answer of a text where it is a short one, and whether another text holds it.
 
 The answer is what the last `\boxed{...}` encloses; else what follows the last `####` (GSM8K); else
-what the last "answer is", "Answer:" or 答案 is followed by in its line, if that is short; else
-the whole text, if that is short. Both are compared without LaTeX's layout, in one form of
+what the last "answer is", "Answer:" or 答案 is followed by in its line, or in the next one where
+that is the last of the text, if it is short; else the whole text, if that is short and does not
+say that it has no answer. Both are compared without LaTeX's layout, in one form of
 numbers (`1,000` is `1000`), in lower case; a number or word is only found as a whole: 4 is not in
 14 nor in 4.5.
 """
@@ -11,15 +12,26 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from typing import Final
+
+from schemas.refusals import REFUSAL
 
 _BOXED: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE: Final = re.compile(r"[{}]")
 _HASHES: Final = re.compile(r"^\s*####[ \t]*(\S.*?)\s*$", re.MULTILINE)
-_PHRASE: Final = re.compile(
-    r"(?i)(?:\banswer\b[*_ ]*(?:is|=|[:：])|答案\s*(?:是|为|[:：]))[*_:： ]*(\S.*?)\s*$",
-    re.MULTILINE,
+_SAYS: Final = r"(?:\banswer\b[*_ ]*(?:is|=|[:：])|答案\s*(?:是|为|[:：]))[*_:： ]*"
+_PHRASE: Final = re.compile(rf"(?i){_SAYS}(\S.*?)\s*$", re.MULTILINE)
+_LAST_LINE: Final = re.compile(rf"(?i){_SAYS}\n\s*+(\S.*)\Z")
+_NO_ANSWER: Final = re.compile(
+    r"(?i)\W*(?:(?:sorry|well|hmm?|honestly|actually)\W+)*+"
+    r"(?:i\s+(?:really\s+)?(?:do\s+not|don['’]?t|did\s+not|didn['’]?t)\s+(?:really\s+)?know"
+    r"|i(?:\s+a|['’])m\s+(?:not\s+sure|unsure|sorry|afraid)|(?:i\s+have\s+)?no\s+idea\b"
+    r"|i\s+can(?:\s?not|['’]t)\b|sorry\b|who\s+knows\b|我?不知道|很?抱歉|无法)"
 )
+"""Words for not knowing; refusals to help are those of `schemas/refusals.py`."""
+
+_OPENING_CHARACTERS: Final = 400
 _SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|[。！？]")
 
 _LAYOUT: Final = re.compile(
@@ -33,13 +45,13 @@ _THOUSANDS: Final = re.compile(r",(?<=\d,)(?=\d{3}(?!\d))")
 _AROUND_SIGNS: Final = re.compile(r"\s(?:(?<=[^\w\s.,;:!?]\s)|(?=[^\w\s]))")
 """A space beside a sign; that behind a mark of a sentence stays."""
 
-_UNSPACED: Final = (
+UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 )
 """Letters that stand beside others within a text of words: Thai, Lao, Burmese, Khmer, Japanese,
 Chinese, and Korean, whose particles follow a word without a space."""
 
-_LETTER: Final = rf"[^\W{_UNSPACED}]"
+_LETTER: Final = rf"[^\W{UNSPACED}]"
 _IS_LETTER: Final = re.compile(_LETTER)
 
 
@@ -59,10 +71,23 @@ def final_answer(text: str, max_words: int) -> str | None:
         return boxed
     if matches := _HASHES.findall(text):
         return str(matches[-1])
+    if match := _LAST_LINE.search(text.rstrip()):
+        return _short(_SENTENCE_END.split(match[1])[0], max_words)
     if matches := _PHRASE.findall(text):
         sentence = _SENTENCE_END.split(matches[-1])[0]
         return _short(sentence, max_words)
-    return _short(text, max_words)
+    short = _short(text, max_words)
+    return None if short and _is_no_answer(short) else short
+
+
+def _is_no_answer(text: str) -> bool:
+    opening = text[:_OPENING_CHARACTERS]  # signs alone would take a time that grows as a square
+    return bool(_NO_ANSWER.match(opening) or _refusal().match(opening))
+
+
+@cache
+def _refusal() -> re.Pattern[str]:
+    return re.compile(REFUSAL)
 
 
 def _short(text: str, max_words: int) -> str | None:

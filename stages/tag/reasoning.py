@@ -76,7 +76,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     return _ADDS | ({"reasoning_tokens": pl.Int32()} if options.model else {})
 
 
-@stage(version=1, scope="row", reads=["messages"], adds=_adds, check=check_tokenizer)
+@stage(version=2, scope="row", reads=["messages"], adds=_adds, check=check_tokenizer)
 def reasoning(
     ctx: Context,
     rows: Records,

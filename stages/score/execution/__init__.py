@@ -65,7 +65,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
     reads=lambda options: list(dict.fromkeys(options.method.columns)),
     adds=_adds,

@@ -1,7 +1,8 @@
 """The final answer of a row against a gold one, without running anything.
 
 See `stages/_text/answers.py` for what is equal. An answer without a final answer, or with one that
-cannot be read as the gold answer's kind, is `unparsed`: neither right nor wrong.
+cannot be read as the gold answer's kind, is `unparsed`: neither right nor wrong. Without a gold
+answer nothing but the final answer is said, for a majority.
 """
 
 from __future__ import annotations
@@ -68,12 +69,13 @@ class Answer:
         return [self._compared(a, g) for a, g in zip(answers, golds, strict=True)]
 
     def _compared(self, answer: str | None, gold: Any) -> Result:
-        if not answer or gold is None or gold == "":
+        if not answer:
             return NOTHING
-        gold_text = str(gold) if not isinstance(gold, bool) else str(gold).lower()
+        gold_text = "" if gold is None else str(gold)
+        gold_text = gold_text.lower() if isinstance(gold, bool) else gold_text
         right, final = self._final(gold_text), self._final(answer)
         if right is None:
-            return NOTHING
+            return NOTHING._replace(answer=final)
         is_equal = None if final is None else equal(final, right, self.tolerance)
         if is_equal is None:
             return UNPARSED._replace(answer=final)

@@ -70,6 +70,74 @@ def test_choices_words_and_texts(answer: str, gold: str) -> None:
     assert equal(answer, gold) is True
 
 
+ALGEBRA = [
+    "2n+1", "2n", "2x", "2 x", "2i", "2 xy", "2x^2", "2 pi", "2π", "2 sin x", "2!", "2 n!", "2 + n",
+    "2 is wrong", "2 or more", "2 million", "2 dozen", "2 squared", "2km+1", "2 cm or so", "2x km",
+    "2 (of 3)", "2%x", "2/1x", "2^n", "2_3", "2 times n", r"2\sqrt{3}", "2km^x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ALGEBRA)
+def test_what_is_no_unit_makes_no_number(text: str) -> None:
+    assert number(text) is None
+    assert equal(text, "2") is None
+    assert equal("2", text) is False
+    assert equal(text, text) is True
+
+
+@given(
+    st.integers(0, 999),
+    st.sampled_from("abcdefijknopqrtuxyz"),
+    st.sampled_from(
+        ["{0}{1}", "{0} {1}", "{0}{1}^2", "{0}{1}+1", "{0}{1}!", "-{0}{1}", "{0}/2{1}"]
+    ),
+)
+def test_a_multiple_of_a_variable_is_no_number(value: int, name: str, form: str) -> None:
+    text = form.format(value, name)
+    assert number(text) is None
+    assert equal(str(value), text) is not True
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["km", " km", " red apples", " miles per hour", " km/h", "km/h", " m/s^2", " cm²", r"^\circ",
+     "°C", " o'clock", " p.m.", "pm", "th", "个", " 个", " dollars a day", " sq. ft.",
+     " cups of tea", " US dollars", "€", " kilowatt-hours", r"\text{ cm}^2", " किमी", " km."],
+)  # fmt: skip
+def test_a_unit_leaves_the_number(unit: str) -> None:
+    assert equal(f"18{unit}", "18") is True
+    assert equal("18", f"18{unit}") is True
+    assert equal(f"18{unit}", f"18{unit}") is True
+    assert equal(f"19{unit}", f"18{unit}") is False
+
+
+def test_a_factorial_is_no_mark_of_a_sentence() -> None:
+    assert equal("5", "5!") is False
+    assert equal("5!", "5!") is True
+    assert equal("Paris!", "paris") is True
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("(B) or (C)", "B"), ("(B) and (C)", "C"), ("B) or C", "B"), ("(A), (B)", "A"),
+     ("(A)/(B)", "A"), ("Yes and no", "yes"), ("No one knows", "no"), ("No. 5", "no"),
+     ("Yes, and no.", "yes"), ("yes/no", "yes"), ("Yes or no?", "yes"), ("True or false", "true"),
+     ("No-one", "no"), ("No idea", "no"), ("True love", "true"), ("Yes. No.", "yes")],
+)  # fmt: skip
+def test_of_two_answers_none_is_taken(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [("(B) Paris and a dog", "B"), ("(B) or (B)", "B"), ("(B) Washington D.C.", "B"),
+     ("(C) f(a)", "C"), ("Yes it is", "yes"), ("No, that is not true.", "no"), ("No - never", "no"),
+     ("**Yes**, it is", "yes"), ("Yes, no doubt", "yes"), ("True because it is so", "true")],
+)  # fmt: skip
+def test_what_else_follows_a_choice_or_a_word_is_left_out(answer: str, gold: str) -> None:
+    assert equal(answer, gold) is True
+
+
 @given(st.fractions(-(10**6), 10**6, max_denominator=1000))
 def test_numbers_are_exact(value: Fraction) -> None:
     for text in (

@@ -519,10 +519,19 @@ def test_answers_that_cannot_be_read_are_neither_right_nor_wrong() -> None:
     )
     assert result["execution_outcome"].to_list() == ["pass", "unparsed", "fail", None, None, None]
     assert result["execution_pass_rate"].to_list() == [1.0, None, 0.0, None, None, None]
-    assert result["execution_answer"].to_list() == ["7", None, "7", None, None, None]
+    assert result["execution_answer"].to_list() == ["7", None, "7", None, None, "7"]
     numbers = Answer(gold="gold", last_number=True)
     long = "We add 3 and 4 of them, which comes to about 7 in total as they say"
     assert outcomes(rows([long], gold="7"), numbers) == ["pass"]
+
+
+@pytest.mark.parametrize("gold", [None, "", "A long solution of many words that comes to nothing."])
+def test_a_majority_needs_no_gold_answers(gold: str | None) -> None:
+    answers = ["The answer is 7.", r"So $\boxed{8}$.", "The answer is\n\n7", "I don't know.", None]
+    frame = rows(answers).with_columns(gold=pl.lit(gold, pl.String))
+    result = execution(CTX, frame, method=Answer(gold="gold"))
+    assert result["execution_answer"].to_list() == ["7", "8", "7", None, None]
+    assert result.drop("execution_answer").null_count().sum_horizontal().item() == 5 * 6
 
 
 # --- options, and machines without isolation
