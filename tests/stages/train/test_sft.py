@@ -146,7 +146,7 @@ def token_losses(model: Any, batches: Any) -> dict[tuple[int, ...], float]:
     return losses_by_tokens
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.proof)])
 def test_packed_losses_equal_unpacked_ones(tinylm: LanguageModel, attention: str) -> None:
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
