@@ -197,12 +197,12 @@ def refusal(
         >>> tags.select("refusal_kind", "refusal_turn", "refusal_phrase").row(0)
         ('refusal', 2, "I'm sorry, but I can't help")
     """
-    spoken = _answers(rows, answers)
+    texts = _answers(rows, answers)
     if isinstance(method, Phrases):
-        tagged = _by_phrases(spoken)
+        tagged = _by_phrases(texts)
     else:
         assert model is not None  # checked with the options
-        tagged = _by_model(ctx.open(model), spoken, method, seed)
+        tagged = _by_model(ctx.open(model), texts, method, seed)
     return _of_rows(tagged, len(rows), _added(method), drop)
 
 

@@ -147,7 +147,7 @@ def test_which_answers_count_and_what_is_no_answer() -> None:
     no, yes = "I'm sorry, but I can't help with that.", "Here it is."
     call = {"id": "1", "name": "look", "arguments": "{}"}
     asked: dict[str, Any] = {"role": "user", "content": "Do it."}
-    talks = [
+    chats = [
         [asked, {"role": "assistant", "content": no}, asked, {"role": "assistant", "content": yes}],
         [asked, {"role": "assistant", "content": "I don't know."}, {**asked}, {
             "role": "assistant", "content": no}],
@@ -157,7 +157,7 @@ def test_which_answers_count_and_what_is_no_answer() -> None:
         [asked, {"role": "assistant", "content": " \n"}],
         [{"role": "user", "content": no}],
     ]  # fmt: skip
-    rows = pl.DataFrame({"messages": [plain(talk) for talk in talks]})
+    rows = pl.DataFrame({"messages": [plain(chat) for chat in chats]})
     result = refusal(CTX, rows)
     assert result["refusal_kind"].to_list() == ["refusal", "refusal", None, "none", None, None]
     assert result["refusal_turn"].to_list() == [2, 4, None, 2, None, None]
@@ -234,8 +234,8 @@ def test_precision_and_recall_against_the_human_labels(shared: Path) -> None:
 
 def test_precision_on_unlabelled_chinese_answers(shared: Path) -> None:
     """35 refusals of a Chinese phrase, which were read: one is none. Alpaca's answers have none."""
-    talks = json_lines(shared / "chat/sharegpt_zh_1k.jsonl.gz")
-    turns = [turn for talk in talks for turn in talk["conversations"]]
+    chats = json_lines(shared / "chat/sharegpt_zh_1k.jsonl.gz")
+    turns = [turn for chat in chats for turn in chat["conversations"]]
     said = [turn["value"] for turn in turns if turn["from"] in ("gpt", "assistant")]
     said += [row["output"] for row in json_lines(shared / "chat/oasst_sft_zh.json.gz")]
     tags = tag_phrases(pl.Series(said))
