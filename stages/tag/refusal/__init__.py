@@ -38,7 +38,7 @@ it turns to something else. Where that matters, use a language model (`method: {
 
 Of other languages there are no labels here. Of unlabelled Chinese answers (4,372 of user-shared
 conversations with ChatGPT, 766 of OpenAssistant) 35 were tagged as a refusal by a Chinese phrase,
-of which 34 were one when they were read; in 10,015 Chinese answers of Alpaca, which do not refuse,
+of which 34 declined something when they were read; in 10,015 Chinese answers of Alpaca, which do not refuse,
 none was tagged. Recall there, and both for the other nine languages, is not known.
 """
 
