@@ -23,9 +23,10 @@ Dutch, Russian, Chinese, Japanese and Korean. A story in the first person whose 
 to help in its first sentences without quotation marks is taken for a refusal.
 
 How good they are, on the labelled completions of XSTest (Röttger et al. 2023, arXiv:2308.01263;
-450 prompts for each model, refusal, partial and moralising against full and partial refusal). The
-English phrases were chosen on Llama 2's and were not changed after those of the others had
-been measured, although some of these had been looked at:
+450 prompts for each model; refusal, partial and moralising against full and partial refusal. The
+English phrases were chosen on Llama 2's completions, in one round of changes after its misses. The
+held-out numbers are not blind: openings of the other models' had been looked at, and their
+numbers seen, before that round; none of their misses was a reason for a change):
 
 | completions of | precision | recall | both of XSTest's own 21 phrases |
 |---|---|---|---|
@@ -38,8 +39,9 @@ it turns to something else. Where that matters, use a language model (`method: {
 
 Of other languages there are no labels here. Of unlabelled Chinese answers (4,372 of user-shared
 conversations with ChatGPT, 766 of OpenAssistant) 35 were tagged as a refusal by a Chinese phrase,
-of which 34 declined something when they were read; in 10,015 Chinese answers of Alpaca, which do not refuse,
-none was tagged. Recall there, and both for the other nine languages, is not known.
+of which 34 declined something when we read them; of 10,015 Chinese answers of Alpaca, which do
+not refuse, none was tagged as one. Recall there, and both numbers for the other nine
+languages, are not known.
 """
 
 from __future__ import annotations
