@@ -65,6 +65,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.secrets": (DIFFERENCES, _PLANTED),
     "rewrite.redact": (DIFFERENCES, _PLANTED),
     "tag.tools": (("reasoning", "results"), "it counts calls and results and reads no texts"),
+    "tag.refusal": (DIFFERENCES, "it looks at what an assistant says to people"),
     "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),

@@ -36,6 +36,7 @@ from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets
+from stages.tag.refusal import Model as RefusalModel
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
 MODEL: Final = LanguageModel(model="none")
@@ -181,6 +182,10 @@ def _cases() -> list[Case]:
         case("generate.personas", "text", prose, method=FromText(per_text=2)),
         case("generate.personas", "relations", people, method=Relations(iterations=2)),
         case("generate.personas", "tasks", people, method=Tasks(kind="npc")),
+        Case(
+            *("tag.refusal", "model", {"rows": _ANSWERS}),
+            {"model": MODEL, "method": RefusalModel(max_tokens=LIMIT)},
+        ),
         case("tag.intent", "closed_sets", {"rows": _ROWS}, method=ClosedSets(sets=ALL_SETS)),
         case(
             *("generate.arena", "", {}),

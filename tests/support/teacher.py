@@ -57,6 +57,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("##Quality: ", "4"),
     ("Write the score first", "4.5\nIt is right, but for the {0}."),
     ("end with a line of its own", "It is complete and to the point.\nScore: 5"),
+    ("Answer with one of these words and nothing else: refusal", "moralising"),
     ("Answer with one of these and nothing else: good, bad.", "good"),
     ("Answer with a number from 1 to 5", "4"),
     (
