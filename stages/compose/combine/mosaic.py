@@ -7,10 +7,10 @@ Li et al. 2024, "Mosaic IT: Enhancing Instruction Tuning with Data Mosaics" (arX
   rows at a time, uniformly; the next rows begin after those that were used; a third of the rows
   each with format, order and mask, which have a format too; format alone where there is one row;
   the orders and masks of `rules.py`, the latter 10 to 50% of the rows.
-- Ours: the wording; instructions are always numbered, because orders and masks name the numbers; of
-  equal ones the lower number comes first; a layout that cannot be read back, because an answer looks
-  like it, is drawn anew; the budget holds for the whole conversation (the code counts the texts of
-  the rows alone, 2,000 tokens), and rows that exceed it together are halved.
+- Ours: the wording; instructions are always numbered, because orders and masks name numbers; of
+  equal ones the lower number comes first; a layout that cannot be read back, because an answer
+  looks like it, is drawn anew; the budget holds for the whole conversation (the code counts the
+  texts of the rows alone, 2,000 tokens), and rows that exceed it together are halved.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Part:
             license=self.license,
             parents=[self.id],
             extra={},
-            rejection=(reason, evidence),
+            rejection=(reason, {**evidence}),
             **added,
         )
 

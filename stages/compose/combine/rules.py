@@ -25,7 +25,7 @@ _KEYS: Final[dict[str, Callable[[str], Any]]] = {
 
 ORDERS: Final = (
     *("fixed", "reverse", "odd_even", "even_odd"),
-    *(f"{key}{way}" for key in _KEYS for way in ("", "_descending")),
+    *(f"{key}{suffix}" for key in _KEYS for suffix in ("", "_descending")),
 )
 MASKS: Final = ("fixed", "longest", "shortest", "odd", "even")
 
