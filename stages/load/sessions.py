@@ -73,7 +73,7 @@ def _kind_of(row: Row) -> ModuleType | None:
     return next((kind for kind in _KINDS if kind.is_line(row)), None)
 
 
-@stage(version=1, scope="set", check=_check)
+@stage(version=2, scope="set", check=_check)
 def sessions(
     ctx: Context,
     *,
