@@ -33,10 +33,10 @@ from pipeline.models.base import LanguageModel
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count
 from schemas.records import RECORD_COLUMNS
+from stages._llm.token_counts import check_tokenizer, token_lengths, tokenizer_of
 from stages._text.final_answer import final_answer, holds_answer
 from stages._text.ragged import offsets_of
 from stages._text.words import count_words, repetition, word_lists
-from stages.tag.tokens import check_tokenizer, token_lengths, tokenizer_of
 
 _ADDS: Final = {
     "reasoning_words": pl.Int32(),

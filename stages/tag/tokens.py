@@ -16,22 +16,23 @@ tokenizer at once (`tokenizers`, in Rust, on all cores). What is counted:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from types import SimpleNamespace
 from typing import Any, Final, Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
-from pipeline.models.local.chat_template import Unrenderable, load_tokenizer, renders_here
-from pipeline.models.local.literal_tokens import tokenize, uncovered
+from pipeline.models.local.chat_template import Unrenderable
 from pipeline.stage import Records, stage
 from schemas.turns import View, turn_text
 from stages._llm.rendered import rendered_text
+from stages._llm.token_counts import (
+    check_tokenizer,
+    rendered_lengths,
+    token_lengths,
+    tokenizer_of,
+)
 
 Part = Literal["all", "prompt", "response"]
 
@@ -40,24 +41,6 @@ _SLICE: Final = 4_096
 
 Counted = tuple[Sequence[int | None], Sequence[str | None]]
 """The number of tokens of each row, and why there is none."""
-
-
-def check_tokenizer(options: SimpleNamespace) -> None:
-    """Refuse a model whose tokenizer is not on this machine.
-
-    Args:
-        options: Those of a stage, with `model`; None for no model.
-
-    Raises:
-        OptionError: Only a server has the tokenizer.
-    """
-    if options.model is not None and not renders_here(options.model):
-        raise OptionError(
-            "model",
-            f"must have a tokenizer on this machine, got {options.model.model!r}",
-            why="only its server has it",
-            hint="give the model tokenizer: FOLDER (or a name on the hub)",
-        )
 
 
 @stage(
@@ -123,34 +106,6 @@ def tokens(
     )
 
 
-@cache
-def tokenizer_of(model: LanguageModel) -> Any:
-    """The tokenizer with its chat template; loading takes a second.
-
-    Args:
-        model: Whose tokenizer.
-    """
-    return load_tokenizer(model)
-
-
-def token_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
-    """The number of tokens of each text, without special tokens that the text does not have.
-
-    Args:
-        tokenizer: As `tokenizer_of` gives it.
-        texts: The texts.
-    """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python
-        encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return np.array([len(ids) for ids in encoded], dtype=np.int64)
-    # Files of encoders say that texts are to be cut or padded.
-    backend.no_truncation()
-    backend.no_padding()
-    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    return np.array([len(encoding) for encoding in encodings], dtype=np.int64)
-
-
 def _answer_position(messages: Sequence[Any]) -> int | None:
     """The position of the last assistant turn; None without one."""
     positions = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -186,9 +141,7 @@ def _count_chat(tokenizer: Any, rows: pl.DataFrame, part: Part) -> Counted:
             texts.append(())
     owners = np.repeat(np.arange(len(texts)), [len(parts) for parts in texts])
     flat = [text for parts in texts for text in parts]
-    lengths = token_lengths(tokenizer, flat)
-    for i in [i for i, text in enumerate(flat) if uncovered(tokenizer, text) != text]:
-        lengths[i] = len(tokenize(tokenizer, flat[i])[0])
+    lengths = rendered_lengths(tokenizer, flat)
     signs = [sign for parts in texts for sign in (1, -1)[: len(parts)]]
     sums = np.bincount(owners, lengths * np.array(signs, np.int64), len(texts))
     counts = [int(n) if parts else None for parts, n in zip(texts, sums, strict=True)]
