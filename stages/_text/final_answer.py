@@ -19,15 +19,15 @@ from schemas.refusals import REFUSAL
 
 _BOXED: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE: Final = re.compile(r"[{}]")
-_HASHES: Final = re.compile(r"^\s*####[ \t]*(\S.*?)\s*$", re.MULTILINE)
+_HASHES: Final = re.compile(r"^[^\S\n]*####[ \t]*(\S.*)$", re.MULTILINE)
 _SAYS: Final = r"(?:\banswer\b[*_ ]*(?:is|=|[:：])|答案\s*(?:是|为|[:：]))[*_:： ]*"
-_PHRASE: Final = re.compile(rf"(?i){_SAYS}(\S.*?)\s*$", re.MULTILINE)
+_PHRASE: Final = re.compile(rf"(?i){_SAYS}(\S.*)$", re.MULTILINE)
 _LAST_LINE: Final = re.compile(rf"(?i){_SAYS}\n\s*+(\S.*)\Z")
 _NO_ANSWER: Final = re.compile(
     r"(?i)\W*(?:(?:sorry|well|hmm?|honestly|actually)\W+)*+"
     r"(?:i\s+(?:really\s+)?(?:do\s+not|don['’]?t|did\s+not|didn['’]?t)\s+(?:really\s+)?know"
     r"|i(?:\s+a|['’])m\s+(?:not\s+sure|unsure|sorry|afraid)|(?:i\s+have\s+)?no\s+idea\b"
-    r"|i\s+can(?:\s?not|['’]t)\b|sorry\b|who\s+knows\b|我?不知道|很?抱歉|无法)"
+    r"|i\s+can(?:\s?not|['’]t)\b|who\s+knows\b|我?不知道\W*$)"
 )
 """Words for not knowing; refusals to help are those of `schemas/refusals.py`."""
 
@@ -70,11 +70,11 @@ def final_answer(text: str, max_words: int) -> str | None:
     if (boxed := _last_boxed(text)) is not None:
         return boxed
     if matches := _HASHES.findall(text):
-        return str(matches[-1])
+        return str(matches[-1]).rstrip()
     if match := _LAST_LINE.search(text.rstrip()):
         return _short(_SENTENCE_END.split(match[1])[0], max_words)
     if matches := _PHRASE.findall(text):
-        sentence = _SENTENCE_END.split(matches[-1])[0]
+        sentence = _SENTENCE_END.split(matches[-1].rstrip())[0]
         return _short(sentence, max_words)
     short = _short(text, max_words)
     return None if short and _is_no_answer(short) else short

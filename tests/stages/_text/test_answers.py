@@ -87,7 +87,7 @@ def test_what_is_no_unit_makes_no_number(text: str) -> None:
 
 @given(
     st.integers(0, 999),
-    st.sampled_from("abcdefijknopqrtuxyz"),
+    st.sampled_from("abcdfijknopqrtuxyz"),  # 2e+1 is a number
     st.sampled_from(
         ["{0}{1}", "{0} {1}", "{0}{1}^2", "{0}{1}+1", "{0}{1}!", "-{0}{1}", "{0}/2{1}"]
     ),
