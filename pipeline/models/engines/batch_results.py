@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.models.http.batches import (
     BatchState,
     key_in,
 )
+from pipeline.models.http.batches.calls import NoAnswerError
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.quota import quota_error, quota_is_used_up
 from pipeline.models.http.reading import Asked, ErrorAnswer
@@ -32,6 +34,10 @@ from pipeline.models.journal.usage import TokenUsage
 
 ATTEMPTS: Final = 3
 """Batches in which a request is asked before its row fails: each may take a day."""
+DOWNLOADS: Final = 3
+"""How often results are read that are fewer than the provider counts."""
+PAUSE: Final = 5.0
+"""Seconds between these."""
 COMMIT_SIZE: Final = 1000
 """Results that are made durable together."""
 SUCCESS: Final = range(200, 300)
@@ -51,12 +57,16 @@ class ResultReader:
     Attributes:
         garbage: Lines that are no results.
         foreign: Results of other requests than ours.
+        again: Results of requests that had one before.
+        seen: The keys of all requests that have one.
     """
 
     interface: BatchInterface
     tag: str
     garbage: int = 0
     foreign: int = 0
+    again: int = 0
+    seen: set[str] = field(default_factory=set)
 
     def results(self, file: Path) -> Iterator[tuple[str, BatchResult]]:
         """The results in a file that are of this batch, with the keys of their requests.
@@ -77,6 +87,8 @@ class ResultReader:
                 if key is None:
                     self.foreign += 1
                 else:
+                    self.again += key in self.seen
+                    self.seen.add(key)
                     yield key, result
 
 
@@ -124,41 +136,58 @@ class Outcome:
     ) -> Iterator[Batch]:
         """The results of a batch that was run, in parts that are to be made durable.
 
-        What is not among them is to be asked again.
+        What is not among them is to be asked again. Files may be cut, or another's page: where
+        fewer results come than the provider counts they are read anew, and believed only if they
+        hold some, and the same ones each time.
 
         Args:
             record: The batch.
             interface: The form of its results.
             state: What the provider says of it.
             download: Writes results to a file.
+
+        Raises:
+            NoAnswerError: They are not all there.
+            UnknownBatchError: They are not there, or not any more.
         """
         left = {request.key: request for request in self.journal.batches.requests(record.tag)}
-        reader, seen, again = ResultReader(interface, record.tag), set[str](), 0
-        for path in state.results:
-            file = download(path)
-            items: Batch = []
-            others: list[tuple[BatchRequest, str]] = []
-            for key, result in reader.results(file):
-                again += key in seen
-                request = left.pop(key, None)
-                seen.add(key)
-                if request is None:
-                    continue  # it came twice, or was durable before this process began
-                self._add(request, result, items, others)
-                if len(items) + len(others) >= COMMIT_SIZE:
-                    yield from self._parts(record, items, others)
-                    items, others = [], []
-            yield from self._parts(record, items, others)
-            file.unlink()
+        expected = min(state.answered + state.failed, record.requests)
+        came, known = set[str](), list[int]()
+        while not known or (len(came) < expected and len(known) < DOWNLOADS):
+            time.sleep(PAUSE if known else 0.0)
+            reader = ResultReader(interface, record.tag)
+            for path in state.results:
+                yield from self._of_file(record, reader, download(path), left)
+            came |= reader.seen
+            known.append(len(came))
+        if len(came) < expected and not (came and known[0] == known[-1]):
+            raise NoAnswerError(f"only {len(came):,} of the {expected:,} results came")
         if items := [item for request in left.values() for item in self._without_result(request)]:
             yield items
-        self._note(reader, again, len(left), record.requests)
+        self._note(reader, len(left), record.requests)
 
-    def _note(self, reader: ResultReader, again: int, missing: int, of: int) -> None:
+    def _of_file(
+        self, record: BatchRecord, reader: ResultReader, file: Path, left: dict[str, BatchRequest]
+    ) -> Iterator[Batch]:
+        """The results in one file of those requests that are left; they are not left any more."""
+        items: Batch = []
+        others: list[tuple[BatchRequest, str]] = []
+        for key, result in reader.results(file):
+            request = left.pop(key, None)
+            if request is None:
+                continue  # it came before, or was durable before this process began
+            self._add(request, result, items, others)
+            if len(items) + len(others) >= COMMIT_SIZE:
+                yield from self._parts(record, items, others)
+                items, others = [], []
+        yield from self._parts(record, items, others)
+        file.unlink()
+
+    def _note(self, reader: ResultReader, missing: int, of: int) -> None:
         counts = {
             "of its results are no results": reader.garbage,
             "of its results are of other requests": reader.foreign,
-            "of its requests have more than one result: the first one counts": again,
+            "of its requests have more than one result: the first one counts": reader.again,
             f"of its {of:,} requests have no result: they are asked again": missing,
         }
         self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]

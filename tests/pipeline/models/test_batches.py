@@ -17,6 +17,7 @@ from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.models import Api, Batching, Completion, Decoding, LanguageModel, Request
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
+from pipeline.models.engines import batch_results
 from pipeline.models.engines import batches as scheduler
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.http import rate_limit
@@ -37,6 +38,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "FIRST_POLL", 0.002)
     monkeypatch.setattr(scheduler, "GRACE", timedelta(seconds=0.2))
     monkeypatch.setattr(rate_limit, "BACKOFF", 0.002)
+    monkeypatch.setattr(batch_results, "PAUSE", 0.002)
 
 
 @pytest.fixture(params=PROVIDERS)
@@ -99,10 +101,13 @@ BEHAVIOURS = {
     "missing": BatchBehaviour(missing=0.3),
     "garbage": BatchBehaviour(garbage=True),
     "duplicated": BatchBehaviour(duplicated=True),
+    "cut": BatchBehaviour(cut=4),
+    "another's page": BatchBehaviour(pages=5),
     "spoiled": BatchBehaviour(spoiled=0.3),
     "down": BatchBehaviour(down=3),
     "a lost answer": BatchBehaviour(lost_answers=1),
     "a lost answer, listed late": BatchBehaviour(lost_answers=1, listed_after=3),
+    "a lost answer, another's page": BatchBehaviour(lost_answers=1, pages=2),
     "a lost request": BatchBehaviour(lost_requests=1),
     "all at once": BatchBehaviour(3, 0.2, 0.2, 0.1, None, 0.1, True, True, lost_answers=1, down=2),
 }

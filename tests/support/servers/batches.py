@@ -53,6 +53,8 @@ class BatchBehaviour:
         missing: The part of requests without any result, in their first batch.
         garbage: Whether there are lines that are no results.
         duplicated: Whether each result comes twice.
+        cut: Downloads of results of which a half comes.
+        pages: Downloads that are answered with an HTML page instead.
         queue: Most requests that may be under way; a batch beyond it fails.
         problems: What a batch is refused with, as OpenAI lists it.
         lost_uploads: Files that are taken, and not answered.
@@ -71,6 +73,8 @@ class BatchBehaviour:
     missing: float = 0.0
     garbage: bool = False
     duplicated: bool = False
+    cut: int = 0
+    pages: int = 0
     queue: int | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
     lost_uploads: int = 0
@@ -245,8 +249,14 @@ class BatchServer:
 
     def _written(self, lines: list[Any]) -> bytes:
         """The lines of results, in any order, with whatever else is among them."""
+        if self.behaviour.pages:
+            self.behaviour.pages -= 1
+            return b"<html><body>Sign in</body></html>\n"
         shuffled = [json.dumps(line) for line in lines] * (1 + self.behaviour.duplicated)
         self._rng.shuffle(shuffled)
+        if self.behaviour.cut:
+            self.behaviour.cut -= 1
+            del shuffled[len(shuffled) // 2 :]
         if self.behaviour.garbage:
             shuffled[1:1] = ['{"custom_id": "0', "[]", '{"custom_id": "somebody-else\'s"}']
         return "".join(f"{line}\n" for line in shuffled).encode()
