@@ -107,7 +107,7 @@ BEHAVIOURS = {
     "down": BatchBehaviour(down=3),
     "a lost answer": BatchBehaviour(lost_answers=1),
     "a lost answer, listed late": BatchBehaviour(lost_answers=1, listed_after=3),
-    "a lost answer, another's page": BatchBehaviour(lost_answers=1, pages=2),
+    "a lost answer, another's page": BatchBehaviour(lost_answers=1, pages=60),
     "a lost request": BatchBehaviour(lost_requests=1),
     "all at once": BatchBehaviour(3, 0.2, 0.2, 0.1, None, 0.1, True, True, lost_answers=1, down=2),
 }
