@@ -16,11 +16,13 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.models import Api, Batching, Completion, Decoding, LanguageModel, Request
+from pipeline.models.base import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines import batch_results
 from pipeline.models.engines import batches as scheduler
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.http import rate_limit
+from pipeline.models.journal.batches import Batches
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import Journal
 from tests.support.journals import max_answers
@@ -220,6 +222,76 @@ def test_a_batch_that_the_server_does_not_know_is_not_paid_for_again(tmp_path: P
         server.batches["batch_0"] = batch
         texts(ctx.open(model(server)).generate(questions(4)))
         assert sum(server.billed.values()) == 4
+
+
+def test_a_journal_that_fails_after_a_submission_forgets_nothing(
+    tmp_path: Path, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise UserError("the request journal cannot be written")
+
+    with batching(teacher, provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Batches, "note_id", full)
+            with pytest.raises(UserError, match="cannot be written"):
+                ctx.open(model(server)).generate(questions(6))
+        close_engines()
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_slow_upload_is_no_part_of_the_grace(tmp_path: Path) -> None:
+    behaviour = BatchBehaviour(upload_takes=0.4, lost_answers=1, listed_after=1)
+    with batching(teacher, behaviour) as server:
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_batch_of_an_earlier_run_that_is_listed_late(tmp_path: Path, provider: str) -> None:
+    """How long ago it was begun says nothing: its upload may have taken that long."""
+    with batching(teacher, BatchBehaviour(lost_answers=1), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(6))
+        close_engines()
+        time.sleep(0.3)
+        (batch,) = server.batches.values()
+        batch.hidden = 1
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_submission_that_was_lost_is_given_up_in_time_by_runs_that_do_not_wait(
+    tmp_path: Path,
+) -> None:
+    with batching(teacher, BatchBehaviour(lost_requests=1)) as server:
+        ctx, _ = context(tmp_path)
+        one = model(server, NOW, limits=Limits(timeout=0.1, patience=0.1))
+        for _ in range(8):
+            close_engines()
+            ctx, _ = context(tmp_path)
+            answers = asked_later(ctx, one, questions(6))
+            time.sleep(0.1)
+        texts(answers)
+        assert server.submissions == 2
+        check_paid(server, ctx)
+
+
+def test_an_upload_that_is_not_answered_ends_the_run(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(nameless_uploads=1)) as server:
+        ctx, tracker = context(tmp_path)
+        with pytest.raises(UserError, match="cannot be uploaded") as error:
+            ctx.open(model(server)).generate(questions(6))
+        assert error.value.code is Exit.TRY_AGAIN
+        check_paid(server, ctx, tracker)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        check_paid(server, ctx, tracker)
 
 
 # What a server refuses

@@ -58,6 +58,8 @@ class BatchBehaviour:
         queue: Most requests that may be under way; a batch beyond it fails.
         problems: What a batch is refused with, as OpenAI lists it.
         lost_uploads: Files that are taken, and not answered.
+        nameless_uploads: Files that are answered without a name.
+        upload_takes: Seconds that an upload takes.
         lost_answers: Submissions that are taken, and not answered.
         lost_requests: Submissions that are neither.
         listed_after: How often a client lists batches before it sees one that was not answered.
@@ -78,6 +80,8 @@ class BatchBehaviour:
     queue: int | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
     lost_uploads: int = 0
+    nameless_uploads: int = 0
+    upload_takes: float = 0.0
     lost_answers: int = 0
     lost_requests: int = 0
     listed_after: int = 0
@@ -187,6 +191,7 @@ class BatchServer:
             content = json.dumps({"error": {**error, "type": "insufficient_quota"}}).encode()
             return http_response("429 Too Many Requests", content)
         if method == "POST" and path == "files":
+            await asyncio.sleep(self.behaviour.upload_takes)
             return self._upload(request)
         if method == "POST" and path == batches:
             return self._create(request)
@@ -238,6 +243,9 @@ class BatchServer:
         if self.behaviour.lost_uploads:
             self.behaviour.lost_uploads -= 1
             return None
+        if self.behaviour.nameless_uploads:
+            self.behaviour.nameless_uploads -= 1
+            return _json({"error": {"message": "we are busy"}})
         return _json({"id": name, "object": "file", "purpose": "batch"})
 
     def _file(self, name: str) -> bytes:
