@@ -309,6 +309,22 @@ def test_a_refused_request_fails_alone(tmp_path: Path, provider: str) -> None:
         check_paid(server, ctx, tracker)
 
 
+def test_a_run_of_refused_requests_alone_goes_on(tmp_path: Path, provider: str) -> None:
+    def rule(body: Mapping[str, Any]) -> str | None:
+        odd = any(f"number 1{n}." in json.dumps(body) for n in range(9))
+        return "Invalid prompt: it was flagged." if odd else None
+
+    with batching(teacher, provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(10)))
+        server.behaviour.refuses = rule
+        for _ in range(2):  # only the refused ones are left
+            close_engines()
+            ctx, _ = context(tmp_path)
+            answers = ctx.open(model(server)).generate(questions(19))
+            assert [n for n, answer in enumerate(answers) if answer.error] == [*range(10, 19)]
+
+
 def test_a_spelling_is_learned_from_a_batch(tmp_path: Path) -> None:
     with batching(teacher, BatchBehaviour(refuses=refusing("max_tokens"))) as server:
         ctx, tracker = context(tmp_path)
