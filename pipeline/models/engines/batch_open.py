@@ -16,14 +16,12 @@ class OpenBatch:
     Args:
         record: What the journal has of it.
         keys: Its requests that are asked now.
-        learned: How much was known of the server when it was spelled; None of an earlier run.
         missed: When its submission was not answered; of an earlier run, when this one began.
         is_adopted: Whether an earlier run began it.
     """
 
     record: BatchRecord
     keys: set[str]
-    learned: int | None = None
     missed: datetime | None = None
     is_adopted: bool = False
 

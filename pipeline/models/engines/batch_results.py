@@ -11,6 +11,7 @@ from typing import Final
 
 from pipeline.errors import UserError
 from pipeline.models.budget import Price
+from pipeline.models.engines.batch_lines import as_sent
 from pipeline.models.http.batches import (
     NO_STATE,
     BatchInterface,
@@ -22,8 +23,8 @@ from pipeline.models.http.batches import (
 from pipeline.models.http.batches.calls import NoAnswerError
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.quota import quota_error, quota_is_used_up
-from pipeline.models.http.reading import Asked, ErrorAnswer
-from pipeline.models.http.refusals import History
+from pipeline.models.http.reading import MAX_SPELLINGS, ErrorAnswer
+from pipeline.models.http.refusals import History, error_message
 from pipeline.models.http.scheduler import Retry
 from pipeline.models.journal.batches import BatchRecord, BatchRequest
 from pipeline.models.journal.charges import billed_tokens
@@ -34,6 +35,8 @@ from pipeline.models.journal.usage import TokenUsage
 
 ATTEMPTS: Final = 3
 """Batches in which a request is asked before its row fails: each may take a day."""
+RESPELLED: Final = 1000
+"""What a try counts in `BatchRequest.tries` that was refused for its spelling."""
 DOWNLOADS: Final = 3
 """How often results are read that are fewer than the provider counts."""
 PAUSE: Final = 5.0
@@ -100,8 +103,6 @@ class Outcome:
         client: What the server's answers mean.
         journal: The journal.
         history: How the server answered the stage so far.
-        learned: How much was known of the server when the batch was spelled; None of an earlier
-            run.
         asked: The requests that are asked now, by key.
         price: That of batches; None for none.
 
@@ -115,17 +116,12 @@ class Outcome:
     client: HttpClient
     journal: Journal
     history: History
-    learned: int | None
     asked: Mapping[str, PreparedRequest]
     price: Price | None
     notes: list[str] = field(default_factory=list)
     tries: dict[str, int] = field(default_factory=dict)
     fatal: UserError | None = None
     queue_is_full: bool = False
-
-    def __post_init__(self) -> None:
-        if self.learned is None:
-            self.learned = self.client.reader.dialect.learned
 
     def of_files(
         self,
@@ -248,15 +244,18 @@ class Outcome:
             self.fatal = self.fatal or error
             return []
         if outcome is None:  # it is spelled anew
-            self.tries[prepared.key] = request.tries
+            if request.tries >= MAX_SPELLINGS * RESPELLED:
+                why = self.client.reader.one_line(error_message(result.content))
+                return [(prepared, Failure(f"the server refuses each of its spellings: {why}"))]
+            self.tries[prepared.key] = request.tries + RESPELLED
             return []
         if not isinstance(outcome, Retry):
             return [(prepared, outcome)]
         return self._again(prepared, request.tries + 1, outcome)
 
     def _again(self, prepared: PreparedRequest, tries: int, why: Retry) -> Batch:
-        if tries >= ATTEMPTS:
-            return [(prepared, Failure(f"{why.why} (batch {tries})", why.billed))]
+        if tries % RESPELLED >= ATTEMPTS:
+            return [(prepared, Failure(f"{why.why} (batch {tries % RESPELLED})", why.billed))]
         self.tries[prepared.key] = tries
         return [(prepared, Discarded(why.billed))] if why.billed else []
 
@@ -264,14 +263,11 @@ class Outcome:
         if result.code is None:
             return Retry(self.client.reader.one_line(result.content))
         if result.code in SUCCESS:
-            return self.client.reader.answer(result.content, self._as_sent(prepared), self.history)
+            return self.client.reader.answer(
+                result.content, as_sent(prepared, self.client), self.history
+            )
         error = ErrorAnswer(result.code, result.content)
-        return self.client.reader.refused(error, self._as_sent(prepared), self.history)
-
-    def _as_sent(self, prepared: PreparedRequest) -> Asked:
-        reader = self.client.reader
-        body = json.loads(prepared.sent) if prepared.sent else reader.body(prepared)
-        return Asked(prepared, body, self.learned or 0)
+        return self.client.reader.refused(error, as_sent(prepared, self.client), self.history)
 
     def _without_result(self, request: BatchRequest) -> Batch:
         """What becomes of a request of which a batch that has ended says nothing."""

@@ -28,7 +28,7 @@ from pipeline.errors import UserError
 from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.batch_errors import not_uploaded, of_another_server, unknown, waiting
-from pipeline.models.engines.batch_lines import Line, line_of
+from pipeline.models.engines.batch_lines import Line, adopt_spelling, line_of
 from pipeline.models.engines.batch_open import OpenBatch
 from pipeline.models.engines.batch_results import Outcome
 from pipeline.models.engines.batch_search import search
@@ -143,6 +143,7 @@ class BatchScheduler:
                 continue
             if record.account.model != self.gate.billing.model:
                 continue
+            adopt_spelling(self.journal.batches.requests(record.tag), self._requests, self.client)
             held |= keys
             self._open.append(OpenBatch(record, keys, missed=datetime.now(UTC), is_adopted=True))
             self._resume(record, keys)
@@ -206,7 +207,7 @@ class BatchScheduler:
         prepared = [one.prepared for one in lines]
         self.journal.batches.begin(record, requests, self.gate.reserved(prepared))
         keys = {request.key for request in prepared}
-        batch = OpenBatch(record, keys, self.client.reader.dialect.learned)
+        batch = OpenBatch(record, keys)
         self._open.append(batch)
         content = self.calls.interface.content([one.named(tag) for one in lines])
         if self.calls.interface.TAKES_FILES:
@@ -335,8 +336,7 @@ class BatchScheduler:
         """
         record = batch.record
         outcome = Outcome(
-            *(self.client, self.journal, self.history, batch.learned, self._requests),
-            price=self._billing.price,
+            *(self.client, self.journal, self.history, self._requests, self._billing.price),
         )
         try:
             if state.refused:

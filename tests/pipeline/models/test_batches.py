@@ -21,6 +21,7 @@ from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines import batch_results
 from pipeline.models.engines import batches as scheduler
 from pipeline.models.engines.registry import close_engines
+from pipeline.models.http import client as http_client
 from pipeline.models.http import rate_limit
 from pipeline.models.journal.batches import Batches
 from pipeline.models.journal.costs import costs
@@ -332,6 +333,47 @@ def test_a_spelling_is_learned_from_a_batch(tmp_path: Path) -> None:
         assert len(server.batches) == 2
         assert all("max_completion_tokens" in str(entry.sent) for entry in journal(ctx).entries())
         check_paid(server, ctx, tracker)
+
+
+def test_what_was_learned_is_kept_from_run_to_run(tmp_path: Path) -> None:
+    """Each run is a process of its own here, and learns at most one thing."""
+    refuses = refusing("max_tokens", "seed", "temperature")
+    with batching(teacher, BatchBehaviour(questions=1, refuses=refuses)) as server:
+        asked, answers = questions(4, temperature=1.0), list[Completion]()
+        for _ in range(10):
+            close_engines()
+            http_client._dialects.clear()
+            ctx, _ = context(tmp_path)
+            answers = answers or asked_later(ctx, model(server, NOW), asked)
+        texts(answers)
+        assert len(server.batches) == 4
+        check_paid(server, ctx)
+
+
+def test_two_batches_are_respelled_alike(tmp_path: Path) -> None:
+    """They were submitted before anything was learned, and end in a later run."""
+    behaviour = BatchBehaviour(questions=3, refuses=refusing("max_tokens", "seed"))
+    with batching(teacher, behaviour) as server:
+        ctx, _ = context(tmp_path)
+        options = replace(NOW, max_requests=5)
+        waits(ctx, model(server, options), questions(10))
+        close_engines()
+        http_client._dialects.clear()
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(10)))
+        check_paid(server, ctx, tracker)
+
+
+def test_a_request_of_which_no_spelling_is_taken_fails(tmp_path: Path) -> None:
+    """A process that always forgets what was learned ends all the same."""
+    with batching(teacher, BatchBehaviour(questions=1, refuses=refusing("max_tokens"))) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(1))
+        tries = "UPDATE batch_requests SET tries = 10000"
+        journal(ctx)._connection.execute(tries)
+        http_client._dialects.clear()
+        (answer,) = ctx.open(model(server)).generate(questions(1))
+        assert "refuses each of its spellings: " in str(answer.error)
 
 
 def test_a_parameter_that_no_request_may_have_stops_the_stage(tmp_path: Path) -> None:
