@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from pipeline.models.api import Limits
 from pipeline.models.journal.batches import BatchRecord
+from pipeline.models.journal.journal import Journal
+
+UNKNOWN: Final = "not known since "
+"""How the status of a batch begins that the server does not know, or not any more."""
 
 
 @dataclass
@@ -40,3 +45,31 @@ class OpenBatch:
             return True
         longest = 2 * timedelta(seconds=limits.timeout + limits.patience)
         return self.is_adopted and now > self.record.begun + longest + grace
+
+    @property
+    def unknown_since(self) -> datetime | None:
+        """When the server said first that it does not know the batch; None where it does."""
+        _, prefix, when = self.record.status.rpartition(UNKNOWN)
+        return datetime.fromisoformat(when) if prefix else None
+
+    def note(self, journal: Journal, **changes: Any) -> None:
+        """Keep how far the batch is.
+
+        Args:
+            journal: The journal.
+            changes: Fields of the record.
+        """
+        now = replace(self.record, **changes)
+        if now != self.record:
+            self.record = now
+            journal.batches.note_progress(now)
+
+    def confirm(self, journal: Journal, id: str) -> None:
+        """Keep what the provider calls the batch.
+
+        Args:
+            journal: The journal.
+            id: Its name there.
+        """
+        journal.batches.note_id(self.record.tag, id)
+        self.record = replace(self.record, id=id)

@@ -29,7 +29,7 @@ from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.batch_errors import not_uploaded, of_another_server, unknown, waiting
 from pipeline.models.engines.batch_lines import Line, adopt_spelling, line_of
-from pipeline.models.engines.batch_open import OpenBatch
+from pipeline.models.engines.batch_open import UNKNOWN, OpenBatch
 from pipeline.models.engines.batch_results import Outcome
 from pipeline.models.engines.batch_search import search
 from pipeline.models.http.batches import BatchState
@@ -177,6 +177,8 @@ class BatchScheduler:
             if chunk and (len(chunk) >= most or size + len(line.text) > room or line.path != path):
                 self._submit(chunk, path)
                 chunk, size = [], 0
+                if self._is_full(0):
+                    break
             if not self.gate.admit(line.prepared, in_batch=True):
                 break
             self._pending.popleft()
@@ -252,11 +254,7 @@ class BatchScheduler:
         except UserError:
             self._give_up(batch)
             raise
-        self._confirm(batch, state)
-
-    def _confirm(self, batch: OpenBatch, state: BatchState) -> None:
-        self.journal.batches.note_id(batch.record.tag, state.id)
-        batch.record = replace(batch.record, id=state.id)
+        batch.confirm(self.journal, state.id)
 
     def _give_up(self, batch: OpenBatch) -> None:
         """Forget a batch of which nothing more will come: what it has left is asked again."""
@@ -284,13 +282,14 @@ class BatchScheduler:
             self._last_error = str(error)
             return None
         except UnknownBatchError:
-            raise unknown(batch.record, self.client) from None
-        now = replace(
-            batch.record, answered=state.answered, failed=state.failed, status=state.status
-        )
-        if now != batch.record:
-            batch.record = now
-            self.journal.batches.note_progress(now)
+            since = batch.unknown_since or datetime.now(UTC)
+            if datetime.now(UTC) > since + GRACE:
+                raise unknown(batch.record, self.client) from None
+            self._last_error = f"it does not know batch {batch.record.name}"
+            batch.note(self.journal, status=f"{UNKNOWN}{since.isoformat()}")
+            return None
+        counts = {"answered": state.answered, "failed": state.failed}
+        batch.note(self.journal, **counts, status=state.status)
         self._last_error = ""
         self._report()
         return state
@@ -314,7 +313,7 @@ class BatchScheduler:
             self.calls, record, known, lambda path: self._download(record, path)
         )
         if state is not None:
-            self._confirm(batch, state)
+            batch.confirm(self.journal, state.id)
             return state
         if is_decided and batch.is_lost(GRACE, self.model.limits):
             self._give_up(batch)

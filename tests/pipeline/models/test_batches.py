@@ -111,6 +111,8 @@ BEHAVIOURS = {
     "a lost answer": BatchBehaviour(lost_answers=1),
     "a lost answer, listed late": BatchBehaviour(lost_answers=1, listed_after=3),
     "a lost answer, another's page": BatchBehaviour(lost_answers=1, pages=60),
+    "a lost answer, odd entries": BatchBehaviour(lost_answers=1, odd_entries=True),
+    "unknown for a moment": BatchBehaviour(unknown=3),
     "a lost request": BatchBehaviour(lost_requests=1),
     "all at once": BatchBehaviour(3, 0.2, 0.2, 0.1, None, 0.1, True, True, lost_answers=1, down=2),
 }
@@ -295,6 +297,36 @@ def test_an_upload_that_is_not_answered_ends_the_run(tmp_path: Path) -> None:
         check_paid(server, ctx, tracker)
 
 
+def test_a_batch_that_is_unknown_from_run_to_run(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(unknown=2)) as server:
+        ctx, _ = context(tmp_path)
+        one = model(server, NOW)
+        waits(ctx, one, questions(4))
+        assert "it does not know batch batch_0" in str(waits(ctx, one, questions(4)).why)
+        time.sleep(0.3)
+        with pytest.raises(UserError, match="does not know batch batch_0"):
+            ctx.open(one).generate(questions(4))
+        texts(ctx.open(model(server)).generate(questions(4)))
+        assert server.submissions == 1
+
+
+def test_a_list_that_does_not_go_on_proves_nothing(tmp_path: Path, provider: str) -> None:
+    """The batch is on its third page, which this server never shows."""
+    with batching(teacher, BatchBehaviour(lost_answers=1), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(6))
+        other, _ = context(tmp_path / "other")
+        texts(
+            other.open(model(server, Batching(poll=0.01, max_requests=6))).generate(questions(30))
+        )
+        server.behaviour.unpaged = True
+        error = waits(ctx, model(server, Batching(wait=0.5, poll=0.01)), questions(6))
+        assert "does not go on" in str(error.why)
+        server.behaviour.unpaged = False
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 6
+
+
 # What a server refuses
 
 
@@ -441,6 +473,15 @@ def test_a_full_queue_takes_less_at_once(tmp_path: Path, queue: int) -> None:
         options = Batching(poll=0.01, max_requests=10)
         texts(ctx.open(model(server, options)).generate(questions(min(30, queue * 3))))
         check_paid(server, ctx, tracker)
+
+
+def test_a_queue_that_has_said_how_much_it_takes_is_not_asked_for_more(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(queue=25, questions=3)) as server:
+        ctx, _ = context(tmp_path)
+        options = Batching(poll=0.01, max_requests=10)
+        texts(ctx.open(model(server, options)).generate(questions(90)))
+        statuses = [batch.status for batch in server.batches.values()]
+        assert statuses.count("failed") == 7
 
 
 def test_no_money_at_the_provider(tmp_path: Path, provider: str) -> None:

@@ -63,6 +63,9 @@ class BatchBehaviour:
         lost_answers: Submissions that are taken, and not answered.
         lost_requests: Submissions that are neither.
         listed_after: How often a client lists batches before it sees one that was not answered.
+        odd_entries: Whether the list of batches has other things in it.
+        unpaged: Whether each page of that list is the first one.
+        unknown: Questions that are answered with 404.
         down: Questions that are answered with 503.
         quota: Whether the account has no money.
     """
@@ -85,6 +88,9 @@ class BatchBehaviour:
     lost_answers: int = 0
     lost_requests: int = 0
     listed_after: int = 0
+    odd_entries: bool = False
+    unpaged: bool = False
+    unknown: int = 0
     down: int = 0
     quota: bool = False
 
@@ -311,16 +317,25 @@ class BatchServer:
         for batch in self.batches.values():
             batch.hidden = max(0, batch.hidden - 1)
         after = (query.get("after") or query.get("after_id") or [None])[0]
-        start = next((n for n, batch in enumerate(newest, 1) if batch.id == after), 0)
+        start = (
+            0
+            if self.behaviour.unpaged
+            else next((n for n, batch in enumerate(newest, 1) if batch.id == after), 0)
+        )
         page = newest[start : start + 2]  # pages of two, whatever was requested
         for batch in page:
             self._go_on(batch)
         data = [self._shown(batch) for batch in page]
+        if self.behaviour.odd_entries:
+            data = [{"id": "batch_of_another_tool"}, *data, None, "batch"]
         return _json({"object": "list", "data": data, "has_more": len(newest) > start + 2})
 
     def _asked(self, rest: str) -> bytes:
         id, _, results = rest.partition("/")
         batch = self.batches.get(id)
+        if batch is not None and self.behaviour.unknown:
+            self.behaviour.unknown -= 1
+            batch = None
         if batch is None:
             return error_response("404 Not Found", f"No batch found with id '{id}'.")
         if results:
