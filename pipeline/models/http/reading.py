@@ -206,7 +206,7 @@ class Reader:
         """
         dialect = self.dialect
         forms = dialect.schema_form, dialect.choice_form
-        names, notes = self._differing(asked), [""]
+        names = self._differing(asked)
         for _ in range(MAX_SPELLINGS):
             notes = [dialect.learn(name, asked.prepared.decoding) for name in sorted(names)]
             if not any(notes):

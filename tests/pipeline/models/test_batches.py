@@ -16,7 +16,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.models import Api, Batching, Completion, Decoding, LanguageModel, Request
-from pipeline.models.base import Limits
+from pipeline.models.api import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines import batch_results
 from pipeline.models.engines import batches as scheduler
@@ -26,6 +26,7 @@ from pipeline.models.http import rate_limit
 from pipeline.models.journal.batches import Batches
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import Journal
+from pipeline.models.validation import mistakes
 from tests.support.journals import max_answers
 from tests.support.servers.batches import EAGER, BatchBehaviour, BatchServer, batching
 from tests.support.servers.behaviours import refusing
@@ -475,15 +476,6 @@ def test_a_full_queue_takes_less_at_once(tmp_path: Path, queue: int) -> None:
         check_paid(server, ctx, tracker)
 
 
-def test_a_queue_that_has_said_how_much_it_takes_is_not_asked_for_more(tmp_path: Path) -> None:
-    with batching(teacher, BatchBehaviour(queue=25, questions=3)) as server:
-        ctx, _ = context(tmp_path)
-        options = Batching(poll=0.01, max_requests=10)
-        texts(ctx.open(model(server, options)).generate(questions(90)))
-        statuses = [batch.status for batch in server.batches.values()]
-        assert statuses.count("failed") == 7
-
-
 def test_no_money_at_the_provider(tmp_path: Path, provider: str) -> None:
     with batching(teacher, BatchBehaviour(quota=True), provider=provider) as server:
         ctx, _ = context(tmp_path)
@@ -554,3 +546,10 @@ def test_a_journal_of_before_takes_batches(tmp_path: Path) -> None:
         texts(ctx.open(model(server)).generate(questions(6)))
         assert sum(server.billed.values()) == 6
         check_paid(server, ctx)
+
+
+def test_batches_of_azure_are_refused() -> None:
+    one = LanguageModel(
+        "m", "openai", base_url="https://n.example/v1", batch=True, api=Api(provider="azure")
+    )
+    assert any("batch must be left out for azure" in text for text in mistakes(one))

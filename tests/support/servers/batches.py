@@ -327,7 +327,7 @@ class BatchServer:
             self._go_on(batch)
         data = [self._shown(batch) for batch in page]
         if self.behaviour.odd_entries:
-            data = [{"id": "batch_of_another_tool"}, *data, None, "batch"]
+            data = [{"id": "batch_of_another_tool"}, *data, {"object": "batch"}]
         return _json({"object": "list", "data": data, "has_more": len(newest) > start + 2})
 
     def _asked(self, rest: str) -> bytes:
