@@ -186,8 +186,10 @@ def _batch_mistakes(model: LanguageModel) -> list[str]:
     if model.engine not in ("openai", "replay") or model.serve:
         whose = "serve: true" if model.serve else f"the engine {model.engine}"
         messages.append(f"batch must be left out for {whose}: only a provider has batches")
-    if model.api.provider == "gemini":
-        messages.append("batch must be left out for gemini; openai, azure and anthropic have one")
+    if model.api.provider in ("gemini", "azure"):
+        messages.append(
+            f"batch must be left out for {model.api.provider}; openai and anthropic have one here"
+        )
     if model.api.stream:
         messages.append("batch must be left out with api: {stream: true}: a batch does not stream")
     if not options.poll > 0:

@@ -47,6 +47,23 @@ def unknown(record: BatchRecord, client: HttpClient) -> UserError:
     )
 
 
+def not_uploaded(record: BatchRecord, client: HttpClient, why: str) -> UserError:
+    """The error for requests whose upload was not answered: nothing is submitted.
+
+    Args:
+        record: The batch.
+        client: The server.
+        why: What came instead.
+    """
+    return UserError(
+        f"the {record.requests:,} requests of a batch cannot be uploaded",
+        where=client.base_url,
+        why=why,
+        hint="run again later: nothing was submitted, and nothing is lost",
+        code=Exit.TRY_AGAIN,
+    )
+
+
 def waiting(records: Sequence[BatchRecord], client: HttpClient, last_error: str) -> UserError:
     """What ends a run that has no more time to wait (exit code 6).
 

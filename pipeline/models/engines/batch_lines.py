@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from pipeline.models.http.batches import BatchInterface, custom_id
 from pipeline.models.http.client import HttpClient
+from pipeline.models.http.reading import Asked
+from pipeline.models.journal.batches import BatchRequest
 from pipeline.models.journal.requests import PreparedRequest
 
 STREAMING: Final = frozenset({"stream", "stream_options"})
@@ -56,3 +60,39 @@ def line_of(prepared: PreparedRequest, client: HttpClient, interface: BatchInter
     path = client.provider.path(prepared, client.name, reader.dialect)
     text = interface.line(custom_id(prepared.key, NO_TAG), path, body, provider)
     return Line(prepared, path, text, reader.sent(prepared, body))
+
+
+def adopt_spelling(
+    batch: Sequence[BatchRequest], asked: Mapping[str, PreparedRequest], client: HttpClient
+) -> None:
+    """Spell requests as those of an earlier batch: what its process had learned need not be again.
+
+    Args:
+        batch: The requests of the batch.
+        asked: Those that are asked now, by key.
+        client: How the server spells them.
+    """
+    adopted = set[tuple[Any, ...]]()
+    for request in batch:
+        prepared = asked.get(request.key)
+        if prepared is None or request.sent is None:
+            continue
+        body = json.loads(request.sent)
+        kind = (prepared.decoding, *body)
+        if kind not in adopted:
+            adopted.add(kind)
+            client.reader.adopt(Asked(prepared, body))
+
+
+def as_sent(prepared: PreparedRequest, client: HttpClient) -> Asked:
+    """A request of a batch as it was sent.
+
+    Args:
+        prepared: The request.
+        client: How the server spells it.
+    """
+    reader = client.reader
+    body = json.loads(prepared.sent) if prepared.sent else reader.plain_body(prepared)
+    if reader.dialect.stream:  # no batch has these fields, so nothing is spelled anew for them
+        body |= {k: v for k, v in reader.body(prepared).items() if k in STREAMING}
+    return Asked(prepared, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Final
 
 from pipeline.errors import UserError
 from pipeline.models.budget import Price
+from pipeline.models.engines.batch_lines import as_sent
 from pipeline.models.http.batches import (
     NO_STATE,
     BatchInterface,
@@ -18,10 +20,11 @@ from pipeline.models.http.batches import (
     BatchState,
     key_in,
 )
+from pipeline.models.http.batches.calls import NoAnswerError
 from pipeline.models.http.client import HttpClient
 from pipeline.models.http.quota import quota_error, quota_is_used_up
-from pipeline.models.http.reading import Asked, ErrorAnswer
-from pipeline.models.http.refusals import History
+from pipeline.models.http.reading import MAX_SPELLINGS, ErrorAnswer
+from pipeline.models.http.refusals import History, error_message
 from pipeline.models.http.scheduler import Retry
 from pipeline.models.journal.batches import BatchRecord, BatchRequest
 from pipeline.models.journal.charges import billed_tokens
@@ -32,6 +35,12 @@ from pipeline.models.journal.usage import TokenUsage
 
 ATTEMPTS: Final = 3
 """Batches in which a request is asked before its row fails: each may take a day."""
+RESPELLED: Final = 1000
+"""What a try counts in `BatchRequest.tries` that was refused for its spelling."""
+DOWNLOADS: Final = 3
+"""How often results are read that are fewer than the provider counts."""
+PAUSE: Final = 5.0
+"""Seconds between these."""
 COMMIT_SIZE: Final = 1000
 """Results that are made durable together."""
 SUCCESS: Final = range(200, 300)
@@ -51,12 +60,16 @@ class ResultReader:
     Attributes:
         garbage: Lines that are no results.
         foreign: Results of other requests than ours.
+        again: Results of requests that had one before.
+        seen: The keys of all requests that have one.
     """
 
     interface: BatchInterface
     tag: str
     garbage: int = 0
     foreign: int = 0
+    again: int = 0
+    seen: set[str] = field(default_factory=set)
 
     def results(self, file: Path) -> Iterator[tuple[str, BatchResult]]:
         """The results in a file that are of this batch, with the keys of their requests.
@@ -77,6 +90,8 @@ class ResultReader:
                 if key is None:
                     self.foreign += 1
                 else:
+                    self.again += key in self.seen
+                    self.seen.add(key)
                     yield key, result
 
 
@@ -88,8 +103,6 @@ class Outcome:
         client: What the server's answers mean.
         journal: The journal.
         history: How the server answered the stage so far.
-        learned: How much was known of the server when the batch was spelled; None of an earlier
-            run.
         asked: The requests that are asked now, by key.
         price: That of batches; None for none.
 
@@ -103,17 +116,12 @@ class Outcome:
     client: HttpClient
     journal: Journal
     history: History
-    learned: int | None
     asked: Mapping[str, PreparedRequest]
     price: Price | None
     notes: list[str] = field(default_factory=list)
     tries: dict[str, int] = field(default_factory=dict)
     fatal: UserError | None = None
     queue_is_full: bool = False
-
-    def __post_init__(self) -> None:
-        if self.learned is None:
-            self.learned = self.client.reader.dialect.learned
 
     def of_files(
         self,
@@ -124,41 +132,58 @@ class Outcome:
     ) -> Iterator[Batch]:
         """The results of a batch that was run, in parts that are to be made durable.
 
-        What is not among them is to be asked again.
+        What is not among them is to be asked again. Files may be cut, or another's page: where
+        fewer results come than the provider counts they are read anew, and believed only if they
+        hold some, and the same ones each time.
 
         Args:
             record: The batch.
             interface: The form of its results.
             state: What the provider says of it.
             download: Writes results to a file.
+
+        Raises:
+            NoAnswerError: They are not all there.
+            UnknownBatchError: They are not there, or not any more.
         """
         left = {request.key: request for request in self.journal.batches.requests(record.tag)}
-        reader, seen, again = ResultReader(interface, record.tag), set[str](), 0
-        for path in state.results:
-            file = download(path)
-            items: Batch = []
-            others: list[tuple[BatchRequest, str]] = []
-            for key, result in reader.results(file):
-                again += key in seen
-                request = left.pop(key, None)
-                seen.add(key)
-                if request is None:
-                    continue  # it came twice, or was durable before this process began
-                self._add(request, result, items, others)
-                if len(items) + len(others) >= COMMIT_SIZE:
-                    yield from self._parts(record, items, others)
-                    items, others = [], []
-            yield from self._parts(record, items, others)
-            file.unlink()
+        expected = min(state.answered + state.failed, record.requests)
+        came, known = set[str](), list[int]()
+        while not known or (len(came) < expected and len(known) < DOWNLOADS):
+            time.sleep(PAUSE if known else 0.0)
+            reader = ResultReader(interface, record.tag)
+            for path in state.results:
+                yield from self._of_file(record, reader, download(path), left)
+            came |= reader.seen
+            known.append(len(came))
+        if len(came) < expected and not (came and known[0] == known[-1]):
+            raise NoAnswerError(f"only {len(came):,} of the {expected:,} results came")
         if items := [item for request in left.values() for item in self._without_result(request)]:
             yield items
-        self._note(reader, again, len(left), record.requests)
+        self._note(reader, len(left), record.requests)
 
-    def _note(self, reader: ResultReader, again: int, missing: int, of: int) -> None:
+    def _of_file(
+        self, record: BatchRecord, reader: ResultReader, file: Path, left: dict[str, BatchRequest]
+    ) -> Iterator[Batch]:
+        """The results in one file of those requests that are left; they are not left any more."""
+        items: Batch = []
+        others: list[tuple[BatchRequest, str]] = []
+        for key, result in reader.results(file):
+            request = left.pop(key, None)
+            if request is None:
+                continue  # it came before, or was durable before this process began
+            self._add(request, result, items, others)
+            if len(items) + len(others) >= COMMIT_SIZE:
+                yield from self._parts(record, items, others)
+                items, others = [], []
+        yield from self._parts(record, items, others)
+        file.unlink()
+
+    def _note(self, reader: ResultReader, missing: int, of: int) -> None:
         counts = {
             "of its results are no results": reader.garbage,
             "of its results are of other requests": reader.foreign,
-            "of its requests have more than one result: the first one counts": again,
+            "of its requests have more than one result: the first one counts": reader.again,
             f"of its {of:,} requests have no result: they are asked again": missing,
         }
         self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]
@@ -219,15 +244,18 @@ class Outcome:
             self.fatal = self.fatal or error
             return []
         if outcome is None:  # it is spelled anew
-            self.tries[prepared.key] = request.tries
+            if request.tries >= MAX_SPELLINGS * RESPELLED:
+                why = self.client.reader.one_line(error_message(result.content))
+                return [(prepared, Failure(f"the server refuses each of its spellings: {why}"))]
+            self.tries[prepared.key] = request.tries + RESPELLED
             return []
         if not isinstance(outcome, Retry):
             return [(prepared, outcome)]
         return self._again(prepared, request.tries + 1, outcome)
 
     def _again(self, prepared: PreparedRequest, tries: int, why: Retry) -> Batch:
-        if tries >= ATTEMPTS:
-            return [(prepared, Failure(f"{why.why} (batch {tries})", why.billed))]
+        if tries % RESPELLED >= ATTEMPTS:
+            return [(prepared, Failure(f"{why.why} (batch {tries % RESPELLED})", why.billed))]
         self.tries[prepared.key] = tries
         return [(prepared, Discarded(why.billed))] if why.billed else []
 
@@ -235,14 +263,11 @@ class Outcome:
         if result.code is None:
             return Retry(self.client.reader.one_line(result.content))
         if result.code in SUCCESS:
-            return self.client.reader.answer(result.content, self._as_sent(prepared), self.history)
+            return self.client.reader.answer(
+                result.content, as_sent(prepared, self.client), self.history
+            )
         error = ErrorAnswer(result.code, result.content)
-        return self.client.reader.refused(error, self._as_sent(prepared), self.history)
-
-    def _as_sent(self, prepared: PreparedRequest) -> Asked:
-        reader = self.client.reader
-        body = json.loads(prepared.sent) if prepared.sent else reader.body(prepared)
-        return Asked(prepared, body, self.learned or 0)
+        return self.client.reader.refused(error, as_sent(prepared, self.client), self.history)
 
     def _without_result(self, request: BatchRequest) -> Batch:
         """What becomes of a request of which a batch that has ended says nothing."""

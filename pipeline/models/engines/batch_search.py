@@ -9,7 +9,7 @@ from typing import Final
 
 from pipeline.models.engines.batch_results import ResultReader
 from pipeline.models.http.batches import BatchState
-from pipeline.models.http.batches.calls import BatchCalls
+from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError
 from pipeline.models.journal.batches import BatchRecord
 
 CLOCKS: Final = timedelta(days=1)
@@ -65,11 +65,18 @@ def _candidates(
 def _has_our_names(
     calls: BatchCalls, record: BatchRecord, state: BatchState, download: Callable[[str], Path]
 ) -> bool:
-    """Whether the results of a batch are those of our requests."""
+    """Whether the results of a batch are those of our requests.
+
+    Raises:
+        NoAnswerError: What came are no results.
+    """
+    reader = ResultReader(calls.interface, record.tag)
     for path in state.results:
         file = download(path)
-        is_ours = any(True for _ in ResultReader(calls.interface, record.tag).results(file))
+        is_ours = any(True for _ in reader.results(file))
         file.unlink()
         if is_ours:
             return True
+    if state.answered + state.failed > reader.foreign == 0:
+        raise NoAnswerError(f"the results of batch {state.id} are none")
     return False

@@ -22,13 +22,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pipeline.errors import UserError
 from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
-from pipeline.models.engines.batch_errors import of_another_server, unknown, waiting
-from pipeline.models.engines.batch_lines import Line, line_of
+from pipeline.models.engines.batch_errors import not_uploaded, of_another_server, unknown, waiting
+from pipeline.models.engines.batch_lines import Line, adopt_spelling, line_of
+from pipeline.models.engines.batch_open import UNKNOWN, OpenBatch
 from pipeline.models.engines.batch_results import Outcome
 from pipeline.models.engines.batch_search import search
 from pipeline.models.http.batches import BatchState
@@ -48,23 +49,6 @@ GRACE: Final = timedelta(seconds=120)
 """How long a batch may take to be listed whose creation was not answered."""
 NOT_WAITING: Final = Batching(wait=False)
 """Of a model that is asked one by one, some of whose requests are in an earlier batch."""
-
-
-@dataclass
-class OpenBatch:
-    """A batch that is under way.
-
-    Args:
-        record: What the journal has of it.
-        keys: Its requests that are asked now.
-        learned: How much was known of the server when it was spelled; None of an earlier run.
-        tried: When this process has submitted it; None of an earlier run.
-    """
-
-    record: BatchRecord
-    keys: set[str]
-    learned: int | None = None
-    tried: datetime | None = None
 
 
 @dataclass
@@ -123,12 +107,13 @@ class BatchScheduler:
         self.calls.check()
         pause = FIRST_POLL
         while True:
-            before, self._queue_was_full = len(self._open), False
+            some_ended, self._queue_was_full = False, False
             for batch in list(self._open):
                 state = self._asked(batch)
                 if state is not None and state.ended:
                     yield from self._take_in(batch, state)
-            ended = len(self._open) < before and not self._queue_was_full
+                    some_ended = some_ended or batch not in self._open
+            ended = some_ended and not self._queue_was_full
             yield from self._submit_pending()
             waits_for_room = self._room is not None and self._pending and self._open
             if not self._awaited and not waits_for_room:
@@ -158,8 +143,9 @@ class BatchScheduler:
                 continue
             if record.account.model != self.gate.billing.model:
                 continue
+            adopt_spelling(self.journal.batches.requests(record.tag), self._requests, self.client)
             held |= keys
-            self._open.append(OpenBatch(record, keys))
+            self._open.append(OpenBatch(record, keys, missed=datetime.now(UTC), is_adopted=True))
             self._resume(record, keys)
         self._pending = deque(request for request in missing if request.key not in held)
 
@@ -191,6 +177,8 @@ class BatchScheduler:
             if chunk and (len(chunk) >= most or size + len(line.text) > room or line.path != path):
                 self._submit(chunk, path)
                 chunk, size = [], 0
+                if self._is_full(0):
+                    break
             if not self.gate.admit(line.prepared, in_batch=True):
                 break
             self._pending.popleft()
@@ -221,41 +209,52 @@ class BatchScheduler:
         prepared = [one.prepared for one in lines]
         self.journal.batches.begin(record, requests, self.gate.reserved(prepared))
         keys = {request.key for request in prepared}
-        batch = OpenBatch(record, keys, self.client.reader.dialect.learned, datetime.now(UTC))
+        batch = OpenBatch(record, keys)
         self._open.append(batch)
-        texts = [one.named(tag) for one in lines]
+        content = self.calls.interface.content([one.named(tag) for one in lines])
+        if self.calls.interface.TAKES_FILES:
+            self._create(batch, json=self._upload(batch, content, path))
+        else:
+            head = {"content-type": "application/json"}
+            self._create(batch, content=content, headers=head)
+
+    def _upload(self, batch: OpenBatch, content: bytes, path: str) -> dict[str, Any]:
+        """Upload the requests of a batch; what creates it out of the file.
+
+        Raises:
+            UserError: The server does not take the file. Nothing is created, so it is given up.
+        """
+        tag, window = batch.record.tag, self._options.completion_window
         try:
-            self._create(batch, self.calls.interface.content(texts), path)
+            file = self.calls.upload(tag, content)
         except NoAnswerError as error:
-            self._last_error = str(error)  # it may have been created, which will show
+            self._give_up(batch)
+            raise not_uploaded(batch.record, self.client, str(error)) from None
         except UserError:
             self._give_up(batch)
             raise
+        self.journal.batches.note_file(tag, file)
+        batch.record = replace(batch.record, file=file)
+        interface, provider = self.calls.interface, self.model.api.provider
+        return interface.submission(tag, file, path, window, provider)
 
-    def _create(self, batch: OpenBatch, content: bytes, path: str) -> None:
+    def _create(self, batch: OpenBatch, **content: Any) -> None:
         """Create a batch on the server.
 
-        Raises:
-            NoAnswerError: It may have been created, or not.
-            UserError: The server refuses it.
-        """
-        tag, window = batch.record.tag, self._options.completion_window
-        if self.calls.interface.TAKES_FILES:
-            file = self.calls.upload(tag, content)
-            self.journal.batches.note_file(tag, file)
-            batch.record = replace(batch.record, file=file)
-            fields = self.calls.interface.submission(
-                tag, file, path, window, self.model.api.provider
-            )
-            state = self.calls.submit(json=fields)
-        else:
-            head = {"content-type": "application/json"}
-            state = self.calls.submit(content=content, headers=head)
-        self._confirm(batch, state)
+        An error of the journal leaves it as it is: whether it was created, a search will show.
 
-    def _confirm(self, batch: OpenBatch, state: BatchState) -> None:
-        self.journal.batches.note_id(batch.record.tag, state.id)
-        batch.record = replace(batch.record, id=state.id)
+        Raises:
+            UserError: The server refuses it; it is given up.
+        """
+        try:
+            state = self.calls.submit(**content)
+        except NoAnswerError as error:  # it may have been created
+            self._last_error, batch.missed = str(error), datetime.now(UTC)
+            return
+        except UserError:
+            self._give_up(batch)
+            raise
+        batch.confirm(self.journal, state.id)
 
     def _give_up(self, batch: OpenBatch) -> None:
         """Forget a batch of which nothing more will come: what it has left is asked again."""
@@ -283,13 +282,14 @@ class BatchScheduler:
             self._last_error = str(error)
             return None
         except UnknownBatchError:
-            raise unknown(batch.record, self.client) from None
-        now = replace(
-            batch.record, answered=state.answered, failed=state.failed, status=state.status
-        )
-        if now != batch.record:
-            batch.record = now
-            self.journal.batches.note_progress(now)
+            since = batch.unknown_since or datetime.now(UTC)
+            if datetime.now(UTC) > since + GRACE:
+                raise unknown(batch.record, self.client) from None
+            self._last_error = f"it does not know batch {batch.record.name}"
+            batch.note(self.journal, status=f"{UNKNOWN}{since.isoformat()}")
+            return None
+        counts = {"answered": state.answered, "failed": state.failed}
+        batch.note(self.journal, **counts, status=state.status)
         self._last_error = ""
         self._report()
         return state
@@ -313,9 +313,9 @@ class BatchScheduler:
             self.calls, record, known, lambda path: self._download(record, path)
         )
         if state is not None:
-            self._confirm(batch, state)
+            batch.confirm(self.journal, state.id)
             return state
-        if is_decided and datetime.now(UTC) > (batch.tried or record.begun) + GRACE:
+        if is_decided and batch.is_lost(GRACE, self.model.limits):
             self._give_up(batch)
         return None
 
@@ -335,8 +335,7 @@ class BatchScheduler:
         """
         record = batch.record
         outcome = Outcome(
-            *(self.client, self.journal, self.history, batch.learned, self._requests),
-            price=self._billing.price,
+            *(self.client, self.journal, self.history, self._requests, self._billing.price),
         )
         try:
             if state.refused:
@@ -396,4 +395,6 @@ class BatchScheduler:
                 records = [batch.record for batch in self._awaited]
                 raise waiting(records, self.client, self._last_error)
             seconds = min(seconds, left)
+        if self._last_error:
+            note_once(f"{self.client.base_url}: waiting, without an answer: {self._last_error}")
         time.sleep(seconds)

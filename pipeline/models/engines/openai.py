@@ -141,7 +141,10 @@ class OpenAIEngine(JournaledEngine):
         """
         missing = [request for request in prepared if request.key in gate.missing]
         keys = [request.key for request in missing]
-        batching = self._model.batching is not None
+        batching, history = self._model.batching is not None, self._history
+        if missing and not history.answered and self._journal.has_answered(missing[0].payload):
+            # What is refused now is about its text: a run of failed rows alone must not stop.
+            history.answered, history.accepted = True, {*PARAMETERS}
         if not (batching or self._journal.batches.holding(keys)):
             yield from self._send_singly(missing, gate)
             return
@@ -193,9 +196,6 @@ class OpenAIEngine(JournaledEngine):
             limits=self._model.limits,
             limiter=self._remote.limiter,
         )
-        if missing and not history.answered and self._journal.has_answered(missing[0].payload):
-            # What is refused now is about its text: a run of failed rows alone must not stop.
-            history.answered, history.accepted = True, {*PARAMETERS}
         future = asyncio.run_coroutine_threadsafe(_check_and_send(client, scheduler, missing), loop)
         future.add_done_callback(lambda _: results.put(None))
         try:

@@ -20,22 +20,19 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.http.dialect import Dialect
 from pipeline.models.http.providers import PROVIDERS
-from pipeline.models.http.reading import Asked, ErrorAnswer, Reader, retry_after
+from pipeline.models.http.reading import MAX_SPELLINGS, Asked, ErrorAnswer, Reader, retry_after
 from pipeline.models.http.redaction import Redaction, secrets_in
 from pipeline.models.http.refusals import History
 from pipeline.models.http.scheduler import Retry
 from pipeline.models.http.streams import StreamError, data_events
 from pipeline.models.journal.requests import Failure, PreparedRequest
-
-MAX_SPELLINGS: Final = 10
-"""How often a request is spelled anew after refusals; each teaches one thing."""
 
 
 class HttpClient:
@@ -137,8 +134,7 @@ class HttpClient:
         dialect = self.reader.dialect
         try:
             for _ in range(MAX_SPELLINGS):
-                learned = dialect.learned
-                asked = Asked(prepared, self.reader.body(prepared), learned)
+                asked = Asked(prepared, self.reader.body(prepared))
                 path = self.provider.path(prepared, self.name, dialect)
                 response = await self.request("POST", path, json=asked.body)
                 if response.is_success:

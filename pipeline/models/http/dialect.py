@@ -52,7 +52,6 @@ class Dialect:
         omitted: Parameters that are not sent.
         stream: Whether answers are streamed.
         default_temperature: Whether a temperature of 1 is sent.
-        learned: How much was learned: a request of before is spelled anew.
 
     Attributes:
         plain: Whether requests are spelled as OpenAI's form has them.
@@ -65,7 +64,6 @@ class Dialect:
     omitted: set[str]
     stream: bool
     default_temperature: bool = True
-    learned: int = 0
     plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -103,7 +101,6 @@ class Dialect:
             return None
         note = self._learn(parameter, decoding)
         if note is not None:
-            self.learned += 1
             self.plain = False
         return note
 

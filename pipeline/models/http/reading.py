@@ -6,6 +6,7 @@ in is a status code and parsed JSON.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -49,6 +50,8 @@ FATAL: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 FORBIDDEN: Final = 403
 """Fatal only if the list of models is forbidden too. Else it is about one text: firewalls and
 moderation answer so."""
+MAX_SPELLINGS: Final = 10
+"""How often a request is spelled anew after refusals; each teaches one thing."""
 MAX_MESSAGE: Final = 300
 """Characters of a server's message that an error shows."""
 
@@ -59,12 +62,10 @@ class Asked(NamedTuple):
     Attributes:
         prepared: The request.
         body: What was sent, at least all of it beside the prompt.
-        learned: How much was known of the server when it was sent; see `Dialect`.
     """
 
     prepared: PreparedRequest
     body: Mapping[str, Any]
-    learned: int
 
 
 class ErrorAnswer(NamedTuple):
@@ -181,11 +182,46 @@ class Reader:
             prepared: The request.
             body: What was sent.
         """
-        openai = PROVIDERS["openai"]
-        if self.dialect.plain or body == openai.body(prepared, self.name, self._plain):
+        if self.dialect.plain or body == self.plain_body(prepared):
             return None
+        return self._spelling(body)
+
+    def plain_body(self, prepared: PreparedRequest) -> dict[str, Any]:
+        """The JSON of a request in the plain spelling.
+
+        Args:
+            prepared: The request.
+        """
+        return PROVIDERS["openai"].body(prepared, self.name, self._plain)
+
+    def _spelling(self, body: Mapping[str, Any]) -> str:
         fields = {k: v for k, v in body.items() if k not in self.provider.PROMPT_FIELDS}
         return self.redaction.text(encode(fields).decode())
+
+    def adopt(self, asked: Asked) -> None:
+        """Learn what another process had learned when it sent a request.
+
+        Args:
+            asked: The request as it was sent.
+        """
+        dialect = self.dialect
+        forms = dialect.schema_form, dialect.choice_form
+        names = self._differing(asked)
+        for _ in range(MAX_SPELLINGS):
+            notes = [dialect.learn(name, asked.prepared.decoding) for name in sorted(names)]
+            if not any(notes):
+                break
+            names = self._differing(asked)
+        if "structured_output" in names:  # it was sent in none of the weaker forms
+            dialect.schema_form, dialect.choice_form = forms
+
+    def _differing(self, asked: Asked) -> set[str]:
+        """The parameters that would be sent in another spelling now."""
+        now, sent = (
+            json.loads(self._spelling(body)) for body in (self.body(asked.prepared), asked.body)
+        )
+        fields = {k: v for k, v in (now | sent).items() if k not in sent or now.get(k) != sent[k]}
+        return parameters_in(fields, self.provider.PROMPT_FIELDS)
 
     # Errors
 
@@ -224,7 +260,7 @@ class Reader:
             raise self._fatal(refusal.message, "fix the key in api_key_env of the model")
         if refusal.parameter is None:
             return False
-        if self.dialect.learned != asked.learned:
+        if self._spelling(self.body(asked.prepared)) != self._spelling(asked.body):
             return True  # another request was refused meanwhile, and taught something
         note = self.dialect.learn(refusal.parameter, asked.prepared.decoding)
         if note is not None:

@@ -16,12 +16,17 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.models import Api, Batching, Completion, Decoding, LanguageModel, Request
+from pipeline.models.api import Limits
 from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
+from pipeline.models.engines import batch_results
 from pipeline.models.engines import batches as scheduler
 from pipeline.models.engines.registry import close_engines
+from pipeline.models.http import client as http_client
 from pipeline.models.http import rate_limit
+from pipeline.models.journal.batches import Batches
 from pipeline.models.journal.costs import costs
 from pipeline.models.journal.journal import Journal
+from pipeline.models.validation import mistakes
 from tests.support.journals import max_answers
 from tests.support.servers.batches import EAGER, BatchBehaviour, BatchServer, batching
 from tests.support.servers.behaviours import refusing
@@ -37,6 +42,7 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "FIRST_POLL", 0.002)
     monkeypatch.setattr(scheduler, "GRACE", timedelta(seconds=0.2))
     monkeypatch.setattr(rate_limit, "BACKOFF", 0.002)
+    monkeypatch.setattr(batch_results, "PAUSE", 0.002)
 
 
 @pytest.fixture(params=PROVIDERS)
@@ -99,10 +105,15 @@ BEHAVIOURS = {
     "missing": BatchBehaviour(missing=0.3),
     "garbage": BatchBehaviour(garbage=True),
     "duplicated": BatchBehaviour(duplicated=True),
+    "cut": BatchBehaviour(cut=4),
+    "another's page": BatchBehaviour(pages=5),
     "spoiled": BatchBehaviour(spoiled=0.3),
     "down": BatchBehaviour(down=3),
     "a lost answer": BatchBehaviour(lost_answers=1),
     "a lost answer, listed late": BatchBehaviour(lost_answers=1, listed_after=3),
+    "a lost answer, another's page": BatchBehaviour(lost_answers=1, pages=60),
+    "a lost answer, odd entries": BatchBehaviour(lost_answers=1, odd_entries=True),
+    "unknown for a moment": BatchBehaviour(unknown=3),
     "a lost request": BatchBehaviour(lost_requests=1),
     "all at once": BatchBehaviour(3, 0.2, 0.2, 0.1, None, 0.1, True, True, lost_answers=1, down=2),
 }
@@ -217,6 +228,107 @@ def test_a_batch_that_the_server_does_not_know_is_not_paid_for_again(tmp_path: P
         assert sum(server.billed.values()) == 4
 
 
+def test_a_journal_that_fails_after_a_submission_forgets_nothing(
+    tmp_path: Path, provider: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise UserError("the request journal cannot be written")
+
+    with batching(teacher, provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Batches, "note_id", full)
+            with pytest.raises(UserError, match="cannot be written"):
+                ctx.open(model(server)).generate(questions(6))
+        close_engines()
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_slow_upload_is_no_part_of_the_grace(tmp_path: Path) -> None:
+    behaviour = BatchBehaviour(upload_takes=0.4, lost_answers=1, listed_after=1)
+    with batching(teacher, behaviour) as server:
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_batch_of_an_earlier_run_that_is_listed_late(tmp_path: Path, provider: str) -> None:
+    """How long ago it was begun says nothing: its upload may have taken that long."""
+    with batching(teacher, BatchBehaviour(lost_answers=1), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(6))
+        close_engines()
+        time.sleep(0.3)
+        (batch,) = server.batches.values()
+        batch.hidden = 1
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+def test_a_submission_that_was_lost_is_given_up_in_time_by_runs_that_do_not_wait(
+    tmp_path: Path,
+) -> None:
+    with batching(teacher, BatchBehaviour(lost_requests=1)) as server:
+        ctx, _ = context(tmp_path)
+        one = model(server, NOW, limits=Limits(timeout=1.0, patience=0.1))
+        answers = list[Completion]()
+        for _ in range(100):
+            close_engines()
+            ctx, _ = context(tmp_path)
+            answers = answers or asked_later(ctx, one, questions(6))
+            time.sleep(0.0 if answers else 0.05)
+        texts(answers)
+        assert server.submissions == 2
+        check_paid(server, ctx)
+
+
+def test_an_upload_that_is_not_answered_ends_the_run(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(nameless_uploads=1)) as server:
+        ctx, tracker = context(tmp_path)
+        with pytest.raises(UserError, match="cannot be uploaded") as error:
+            ctx.open(model(server)).generate(questions(6))
+        assert error.value.code is Exit.TRY_AGAIN
+        check_paid(server, ctx, tracker)
+        texts(ctx.open(model(server)).generate(questions(6)))
+        check_paid(server, ctx, tracker)
+
+
+def test_a_batch_that_is_unknown_from_run_to_run(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(unknown=2)) as server:
+        ctx, _ = context(tmp_path)
+        one = model(server, NOW)
+        waits(ctx, one, questions(4))
+        assert "it does not know batch batch_0" in str(waits(ctx, one, questions(4)).why)
+        time.sleep(0.3)
+        with pytest.raises(UserError, match="does not know batch batch_0"):
+            ctx.open(one).generate(questions(4))
+        texts(ctx.open(model(server)).generate(questions(4)))
+        assert server.submissions == 1
+
+
+def test_a_list_that_does_not_go_on_proves_nothing(tmp_path: Path, provider: str) -> None:
+    """The batch is on its third page, which this server never shows."""
+    with batching(teacher, BatchBehaviour(lost_answers=1), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(6))
+        other, _ = context(tmp_path / "other")
+        texts(
+            other.open(model(server, Batching(poll=0.01, max_requests=6))).generate(questions(30))
+        )
+        server.behaviour.unpaged = True
+        error = waits(ctx, model(server, Batching(wait=0.5, poll=0.01)), questions(6))
+        assert "does not go on" in str(error.why)
+        server.behaviour.unpaged = False
+        texts(ctx.open(model(server)).generate(questions(6)))
+        assert server.submissions == 6
+
+
 # What a server refuses
 
 
@@ -232,6 +344,22 @@ def test_a_refused_request_fails_alone(tmp_path: Path, provider: str) -> None:
         check_paid(server, ctx, tracker)
 
 
+def test_a_run_of_refused_requests_alone_goes_on(tmp_path: Path, provider: str) -> None:
+    def rule(body: Mapping[str, Any]) -> str | None:
+        odd = any(f"number 1{n}." in json.dumps(body) for n in range(9))
+        return "We do not take this." if odd else None
+
+    with batching(teacher, provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(10)))
+        server.behaviour.refuses = rule
+        for _ in range(2):  # only the refused ones are left
+            close_engines()
+            ctx, _ = context(tmp_path)
+            answers = ctx.open(model(server)).generate(questions(19))
+            assert [n for n, answer in enumerate(answers) if answer.error] == [*range(10, 19)]
+
+
 def test_a_spelling_is_learned_from_a_batch(tmp_path: Path) -> None:
     with batching(teacher, BatchBehaviour(refuses=refusing("max_tokens"))) as server:
         ctx, tracker = context(tmp_path)
@@ -239,6 +367,47 @@ def test_a_spelling_is_learned_from_a_batch(tmp_path: Path) -> None:
         assert len(server.batches) == 2
         assert all("max_completion_tokens" in str(entry.sent) for entry in journal(ctx).entries())
         check_paid(server, ctx, tracker)
+
+
+def test_what_was_learned_is_kept_from_run_to_run(tmp_path: Path) -> None:
+    """Each run is a process of its own here, and learns at most one thing."""
+    refuses = refusing("max_tokens", "seed", "temperature")
+    with batching(teacher, BatchBehaviour(questions=1, refuses=refuses)) as server:
+        asked, answers = questions(4, temperature=1.0), list[Completion]()
+        for _ in range(10):
+            close_engines()
+            http_client._dialects.clear()
+            ctx, _ = context(tmp_path)
+            answers = answers or asked_later(ctx, model(server, NOW), asked)
+        texts(answers)
+        assert len(server.batches) == 4
+        check_paid(server, ctx)
+
+
+def test_two_batches_are_respelled_alike(tmp_path: Path) -> None:
+    """They were submitted before anything was learned, and end in a later run."""
+    behaviour = BatchBehaviour(questions=3, refuses=refusing("max_tokens", "seed"))
+    with batching(teacher, behaviour) as server:
+        ctx, _ = context(tmp_path)
+        options = replace(NOW, max_requests=5)
+        waits(ctx, model(server, options), questions(10))
+        close_engines()
+        http_client._dialects.clear()
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(10)))
+        check_paid(server, ctx, tracker)
+
+
+def test_a_request_of_which_no_spelling_is_taken_fails(tmp_path: Path) -> None:
+    """A process that always forgets what was learned ends all the same."""
+    with batching(teacher, BatchBehaviour(questions=1, refuses=refusing("max_tokens"))) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(1))
+        tries = "UPDATE batch_requests SET tries = 10000"
+        journal(ctx)._connection.execute(tries)
+        http_client._dialects.clear()
+        (answer,) = ctx.open(model(server)).generate(questions(1))
+        assert "refuses each of its spellings: " in str(answer.error)
 
 
 def test_a_parameter_that_no_request_may_have_stops_the_stage(tmp_path: Path) -> None:
@@ -378,3 +547,10 @@ def test_a_journal_of_before_takes_batches(tmp_path: Path) -> None:
         texts(ctx.open(model(server)).generate(questions(6)))
         assert sum(server.billed.values()) == 6
         check_paid(server, ctx)
+
+
+def test_batches_of_azure_are_refused() -> None:
+    one = LanguageModel(
+        "m", "openai", base_url="https://n.example/v1", batch=True, api=Api(provider="azure")
+    )
+    assert any("batch must be left out for azure" in text for text in mistakes(one))

@@ -53,12 +53,19 @@ class BatchBehaviour:
         missing: The part of requests without any result, in their first batch.
         garbage: Whether there are lines that are no results.
         duplicated: Whether each result comes twice.
+        cut: Downloads of results of which a half comes.
+        pages: Downloads that are answered with an HTML page instead.
         queue: Most requests that may be under way; a batch beyond it fails.
         problems: What a batch is refused with, as OpenAI lists it.
         lost_uploads: Files that are taken, and not answered.
+        nameless_uploads: Files that are answered without a name.
+        upload_takes: Seconds that an upload takes.
         lost_answers: Submissions that are taken, and not answered.
         lost_requests: Submissions that are neither.
         listed_after: How often a client lists batches before it sees one that was not answered.
+        odd_entries: Whether the list of batches has other things in it.
+        unpaged: Whether each page of that list is the first one.
+        unknown: Questions that are answered with 404.
         down: Questions that are answered with 503.
         quota: Whether the account has no money.
     """
@@ -71,12 +78,19 @@ class BatchBehaviour:
     missing: float = 0.0
     garbage: bool = False
     duplicated: bool = False
+    cut: int = 0
+    pages: int = 0
     queue: int | None = None
     problems: list[dict[str, Any]] = field(default_factory=list)
     lost_uploads: int = 0
+    nameless_uploads: int = 0
+    upload_takes: float = 0.0
     lost_answers: int = 0
     lost_requests: int = 0
     listed_after: int = 0
+    odd_entries: bool = False
+    unpaged: bool = False
+    unknown: int = 0
     down: int = 0
     quota: bool = False
 
@@ -183,6 +197,7 @@ class BatchServer:
             content = json.dumps({"error": {**error, "type": "insufficient_quota"}}).encode()
             return http_response("429 Too Many Requests", content)
         if method == "POST" and path == "files":
+            await asyncio.sleep(self.behaviour.upload_takes)
             return self._upload(request)
         if method == "POST" and path == batches:
             return self._create(request)
@@ -234,6 +249,9 @@ class BatchServer:
         if self.behaviour.lost_uploads:
             self.behaviour.lost_uploads -= 1
             return None
+        if self.behaviour.nameless_uploads:
+            self.behaviour.nameless_uploads -= 1
+            return _json({"error": {"message": "we are busy"}})
         return _json({"id": name, "object": "file", "purpose": "batch"})
 
     def _file(self, name: str) -> bytes:
@@ -245,8 +263,14 @@ class BatchServer:
 
     def _written(self, lines: list[Any]) -> bytes:
         """The lines of results, in any order, with whatever else is among them."""
+        if self.behaviour.pages:
+            self.behaviour.pages -= 1
+            return b"<html><body>Sign in</body></html>\n"
         shuffled = [json.dumps(line) for line in lines] * (1 + self.behaviour.duplicated)
         self._rng.shuffle(shuffled)
+        if self.behaviour.cut:
+            self.behaviour.cut -= 1
+            del shuffled[len(shuffled) // 2 :]
         if self.behaviour.garbage:
             shuffled[1:1] = ['{"custom_id": "0', "[]", '{"custom_id": "somebody-else\'s"}']
         return "".join(f"{line}\n" for line in shuffled).encode()
@@ -293,16 +317,25 @@ class BatchServer:
         for batch in self.batches.values():
             batch.hidden = max(0, batch.hidden - 1)
         after = (query.get("after") or query.get("after_id") or [None])[0]
-        start = next((n for n, batch in enumerate(newest, 1) if batch.id == after), 0)
+        start = (
+            0
+            if self.behaviour.unpaged
+            else next((n for n, batch in enumerate(newest, 1) if batch.id == after), 0)
+        )
         page = newest[start : start + 2]  # pages of two, whatever was requested
         for batch in page:
             self._go_on(batch)
         data = [self._shown(batch) for batch in page]
+        if self.behaviour.odd_entries:
+            data = [{"id": "batch_of_another_tool"}, *data, {"object": "batch"}]
         return _json({"object": "list", "data": data, "has_more": len(newest) > start + 2})
 
     def _asked(self, rest: str) -> bytes:
         id, _, results = rest.partition("/")
         batch = self.batches.get(id)
+        if batch is not None and self.behaviour.unknown:
+            self.behaviour.unknown -= 1
+            batch = None
         if batch is None:
             return error_response("404 Not Found", f"No batch found with id '{id}'.")
         if results:

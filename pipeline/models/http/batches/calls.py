@@ -10,7 +10,8 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -114,20 +115,22 @@ class BatchCalls:
             NoAnswerError: The server does not answer.
             UserError: It refuses.
         """
-        after = None
-        while True:
+        after, known = None, set[str | None]()
+        while after not in known:
+            known.add(after)
             try:
                 page = self._patiently("GET", self.interface.listing(after))
-                states = [self.interface.state(raw) for raw in page["data"]]
-                more = bool(page.get("has_more"))
+                entries, more = list(page["data"]), bool(page.get("has_more"))
             except NO_STATE:
                 raise NoAnswerError("the list of batches is none") from None
             except UnknownBatchError:
                 raise self._refused("it lists no batches") from None
+            states = list(self._readable(entries))
             yield from states
-            if not (states and more):
+            if not (entries and more):
                 return
-            after = states[-1].id
+            after = states[-1].id if states else None
+        raise NoAnswerError("the list of batches does not go on after its first pages")
 
     def download(self, path: str, to: Path) -> None:
         """Write results to a file.
@@ -144,6 +147,12 @@ class BatchCalls:
         self._patiently("GET", path, to=to)
 
     # How
+
+    def _readable(self, entries: Sequence[Any]) -> Iterator[BatchState]:
+        """The batches of a list; what else is in it, such as another tool's, is left out."""
+        for raw in entries:
+            with suppress(*NO_STATE):
+                yield self.interface.state(raw)
 
     def _state(self, raw: Any) -> BatchState:
         try:
