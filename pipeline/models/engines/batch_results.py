@@ -38,6 +38,8 @@ SUCCESS: Final = range(200, 300)
 REFUSED: Final = 400
 FULL_QUEUE: Final = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 """Codes with which a provider refuses a batch that it may take later, or in parts."""
+Unasked = tuple[BatchRequest, str | TokenUsage]
+"""A request that is not asked now, with its answer; with what is billed where that is none."""
 
 
 @dataclass
@@ -137,7 +139,7 @@ class Outcome:
         for path in state.results:
             file = download(path)
             items: Batch = []
-            others: list[tuple[BatchRequest, str]] = []
+            others: list[Unasked] = []
             for key, result in reader.results(file):
                 again += key in seen
                 request = left.pop(key, None)
@@ -164,25 +166,28 @@ class Outcome:
         self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]
 
     def _parts(
-        self, record: BatchRecord, items: Batch, others: list[tuple[BatchRequest, str]]
+        self, record: BatchRecord, items: Batch, others: list[Unasked]
     ) -> Iterator[Batch]:
         """Hand results over; those of requests that are not asked now are made durable here."""
         if items:
             yield items
         if not others:
             return
-        texts = {request.key: text for request, text in others}
+        texts = {request.key: text for request, text in others if isinstance(text, str)}
+        useless = [billed for _, billed in others if isinstance(billed, TokenUsage)]
         stored = self.journal.batches.requests(record.tag, list(texts))
         entries = [JournalEntry(r.key, r.request, texts[r.key], r.sent) for r in stored]
-        self.journal.put_many(entries, self._charge(record, entries), (record.tag, list(texts)))
+        keys = [request.key for request, _ in others]
+        self.journal.put_many(entries, self._charge(record, entries, useless), (record.tag, keys))
 
-    def _charge(self, record: BatchRecord, entries: list[JournalEntry]) -> Charge | None:
-        """What answers are billed that nobody asks for now; it is charged to who submitted them."""
-        tokens = sum((billed_tokens(entry.response, 0) for entry in entries), TokenUsage())
-        if not entries:
-            return None
+    def _charge(
+        self, record: BatchRecord, entries: list[JournalEntry], useless: list[TokenUsage]
+    ) -> Charge:
+        """What results are billed that nobody asks for now; it is charged to who submitted them."""
+        billed = [billed_tokens(entry.response, 0) for entry in entries] + useless
+        tokens = sum(billed, TokenUsage())
         money = self.price.money(tokens) if self.price else 0.0
-        return Charge(record.account, len(entries), tokens, money)
+        return Charge(record.account, len(billed), tokens, money)
 
     # One request
 
@@ -191,7 +196,7 @@ class Outcome:
         request: BatchRequest,
         result: BatchResult,
         items: Batch,
-        others: list[tuple[BatchRequest, str]],
+        others: list[Unasked],
     ) -> None:
         """Add the result of a request where it belongs.
 
@@ -199,15 +204,16 @@ class Outcome:
             request: The request.
             result: Its result.
             items: Results of requests that are asked now.
-            others: Answers to the others.
+            others: What came for the others, as far as it is billed.
         """
         prepared = self.asked.get(request.key)
         if prepared is not None:
             items += self._ended(replace(prepared, sent=request.sent), request, result)
         elif result.code in SUCCESS:
             text = self.client.reader.storable(result.content)
-            if isinstance(text, str):
-                others.append((request, text))
+            came = text if isinstance(text, str) else text.billed
+            if came is not None:
+                others.append((request, came))
 
     def _ended(
         self, prepared: PreparedRequest, request: BatchRequest, result: BatchResult

@@ -164,13 +164,14 @@ class BatchScheduler:
         self._pending = deque(request for request in missing if request.key not in held)
 
     def _resume(self, record: BatchRecord, keys: set[str]) -> None:
-        """Reserve what a batch of an earlier run may be billed."""
+        """Reserve what the requests of an earlier run's batch may be billed that are asked now."""
+        self.gate.billing = self._billing
+        usage = self.gate.resume([self._requests[key] for key in keys])
+        self.gate.billing = self._single
         budget, most = self.gate.budget, self.journal.batches.most(record.tag)
         if most and (record.account.recipe, record.account.stage) == (budget.recipe, budget.stage):
-            budget.resume(most[1], since=most[0])
-        self.gate.billing = self._billing
-        self.gate.resume([self._requests[key] for key in keys])
-        self.gate.billing = self._single
+            left = len(self.journal.batches.requests(record.tag))
+            budget.resume(record.tag, most[1] if len(keys) == left else usage, *most)
 
     # Submitting
 

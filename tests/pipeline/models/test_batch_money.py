@@ -1,0 +1,105 @@
+"""Batches of providers and money: what is billed is counted, whoever asks, and only once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.journal import batches as batches_verb
+from pipeline.models import Batching
+from pipeline.models.budget import BatchPrice, Price
+from pipeline.models.engines import batches as scheduler
+from pipeline.models.engines.registry import close_engines
+from pipeline.models.http import rate_limit
+from pipeline.models.journal.costs import costs
+from pipeline.models.journal.usage import TokenUsage
+from tests.pipeline.models.test_batches import (
+    NOW,
+    PROVIDERS,
+    check_paid,
+    context,
+    journal,
+    model,
+    questions,
+    texts,
+    waits,
+)
+from tests.support.servers.batches import BatchBehaviour, batching
+from tests.support.teacher import teacher
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "FIRST_POLL", 0.002)
+    monkeypatch.setattr(scheduler, "GRACE", timedelta(seconds=0.2))
+    monkeypatch.setattr(rate_limit, "BACKOFF", 0.002)
+
+
+@pytest.fixture(params=PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_budget_over_runs_counts_a_batch_whose_requests_several_calls_ask(
+    tmp_path: Path,
+) -> None:
+    """Some calls ask none of its requests, and the last two a part of them each."""
+    with batching(teacher, BatchBehaviour(questions=1000)) as server:
+        first, _ = context(tmp_path, money=1.0)
+        waits(first, model(server, NOW), questions(20))
+        (spending,) = journal(first).spendings()
+        ctx, tracker = context(tmp_path, money=1.0, per="month")
+        tracker.since, tracker.earlier = spending.day, spending.usage
+        server.behaviour.questions = 1
+        one = model(server, Batching(wait=False, poll=0.01))
+        for start in (100, 200):
+            waits(ctx, one, questions(2, start=start))
+            assert tracker.earlier == spending.usage, "none of it is asked for"
+        waits(ctx, one, questions(5))
+        fourth = spending.usage.money / 4
+        assert tracker.earlier.money == pytest.approx(3 * fourth, rel=0.1)
+        waits(ctx, one, questions(15, start=5))
+        assert tracker.earlier.money == pytest.approx(0, abs=fourth / 4)
+        assert tracker.earlier.money >= -1e-12
+        most = tracker.earlier.money + tracker.money
+        server.batches["batch_0"].questions = 0
+        texts(ctx.open(model(server)).generate(questions(20)))
+        assert server.money <= most
+
+
+def test_useless_answers_that_nobody_asks_for_now_are_charged(
+    tmp_path: Path, provider: str
+) -> None:
+    behaviour = BatchBehaviour(spoiled=0.5)
+    with batching(teacher, behaviour, provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(10))
+        close_engines()
+        server._end(server.batches["batch_0"])
+        server.behaviour.spoiled = 0.0
+        ctx, _ = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(2, start=100)))
+        check_paid(server, ctx)
+        assert sum(entry["requests"] for entry in costs(journal(ctx))) == 12
+
+
+def test_what_is_given_up_may_be_billed(tmp_path: Path) -> None:
+    with batching(teacher) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(10))
+        before = journal(ctx).spendings()
+        with pytest.raises(SystemExit, match=r"^0$"):
+            batches_verb(store=ctx.store, forget="batch_0")
+        assert journal(ctx).batches.open() == []
+        assert journal(ctx).spendings() == before
+        assert before[0].usage.requests == 10
+
+
+def test_prices_of_batches_do_not_take_that_of_writing_the_cache() -> None:
+    written = TokenUsage(prompt=1_000_000, cache_written=1_000_000)
+    price = Price(2.0, 8.0, cache_write=2.5, batch=BatchPrice(1.0, 4.0))
+    assert price.in_batches().money(written) == 1.0
+    price = Price(2.0, 8.0, cache_write=2.5, batch=BatchPrice(1.0, 4.0, cache_write=1.5))
+    assert price.in_batches().money(written) == 1.5
