@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pipeline.errors import UserError
 from pipeline.models.budget import Price
@@ -38,6 +38,8 @@ SUCCESS: Final = range(200, 300)
 REFUSED: Final = 400
 FULL_QUEUE: Final = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 """Codes with which a provider refuses a batch that it may take later, or in parts."""
+Download = Callable[[str], AbstractContextManager[IO[bytes]]]
+"""Results by their path, in a file that is gone once they are read."""
 Unasked = tuple[BatchRequest, str | TokenUsage]
 """A request that is not asked now, with its answer; with what is billed where that is none."""
 
@@ -60,26 +62,25 @@ class ResultReader:
     garbage: int = 0
     foreign: int = 0
 
-    def results(self, file: Path) -> Iterator[tuple[str, BatchResult]]:
+    def results(self, lines: Iterable[bytes]) -> Iterator[tuple[str, BatchResult]]:
         """The results in a file that are of this batch, with the keys of their requests.
 
         Args:
-            file: The file.
+            lines: The file's.
         """
-        with file.open("rb") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                try:
-                    result = self.interface.result(json.loads(line))
-                except (*NO_STATE, RecursionError):
-                    self.garbage += 1
-                    continue
-                key = key_in(result.custom_id, self.tag)
-                if key is None:
-                    self.foreign += 1
-                else:
-                    yield key, result
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                result = self.interface.result(json.loads(line))
+            except (*NO_STATE, RecursionError):
+                self.garbage += 1
+                continue
+            key = key_in(result.custom_id, self.tag)
+            if key is None:
+                self.foreign += 1
+            else:
+                yield key, result
 
 
 @dataclass
@@ -122,7 +123,7 @@ class Outcome:
         record: BatchRecord,
         interface: BatchInterface,
         state: BatchState,
-        download: Callable[[str], Path],
+        download: Download,
     ) -> Iterator[Batch]:
         """The results of a batch that was run, in parts that are to be made durable.
 
@@ -132,26 +133,25 @@ class Outcome:
             record: The batch.
             interface: The form of its results.
             state: What the provider says of it.
-            download: Writes results to a file.
+            download: Downloads results to a file.
         """
         left = {request.key: request for request in self.journal.batches.requests(record.tag)}
         reader, seen, again = ResultReader(interface, record.tag), set[str](), 0
         for path in state.results:
-            file = download(path)
             items: Batch = []
             others: list[Unasked] = []
-            for key, result in reader.results(file):
-                again += key in seen
-                request = left.pop(key, None)
-                seen.add(key)
-                if request is None:
-                    continue  # it came twice, or was durable before this process began
-                self._add(request, result, items, others)
-                if len(items) + len(others) >= COMMIT_SIZE:
-                    yield from self._parts(record, items, others)
-                    items, others = [], []
+            with download(path) as file:
+                for key, result in reader.results(file):
+                    again += key in seen
+                    request = left.pop(key, None)
+                    seen.add(key)
+                    if request is None:
+                        continue  # it came twice, or was durable before this process began
+                    self._add(request, result, items, others)
+                    if len(items) + len(others) >= COMMIT_SIZE:
+                        yield from self._parts(record, items, others)
+                        items, others = [], []
             yield from self._parts(record, items, others)
-            file.unlink()
         if items := [item for request in left.values() for item in self._without_result(request)]:
             yield items
         self._note(reader, again, len(left), record.requests)
@@ -165,9 +165,7 @@ class Outcome:
         }
         self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]
 
-    def _parts(
-        self, record: BatchRecord, items: Batch, others: list[Unasked]
-    ) -> Iterator[Batch]:
+    def _parts(self, record: BatchRecord, items: Batch, others: list[Unasked]) -> Iterator[Batch]:
         """Hand results over; those of requests that are not asked now are made durable here."""
         if items:
             yield items

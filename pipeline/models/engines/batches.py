@@ -19,10 +19,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Final
+from tempfile import TemporaryFile
+from typing import IO, Final
 
 from pipeline.errors import UserError
 from pipeline.models.api import Batching
@@ -310,9 +311,7 @@ class BatchScheduler:
             self._give_up(batch)
             return None
         known = {one.id for one in self.journal.batches.open()}
-        state, is_decided = search(
-            self.calls, record, known, lambda path: self._download(record, path)
-        )
+        state, is_decided = search(self.calls, record, known, self._download)
         if state is not None:
             self._confirm(batch, state)
             return state
@@ -320,11 +319,13 @@ class BatchScheduler:
             self._give_up(batch)
         return None
 
-    def _download(self, record: BatchRecord, path: str) -> Path:
+    @contextmanager
+    def _download(self, path: str) -> Iterator[IO[bytes]]:
+        """Results as they came, in a file without a name: an answer may repeat a key."""
         self.ctx.work.mkdir(parents=True, exist_ok=True)
-        file = self.ctx.work / f"batch-{record.tag}.jsonl"
-        self.calls.download(path, file)
-        return file
+        with TemporaryFile(dir=self.ctx.work) as file:
+            self.calls.download(path, file)
+            yield file
 
     # Results
 
@@ -343,9 +344,7 @@ class BatchScheduler:
             if state.refused:
                 results = outcome.refused(record, state)
             else:
-                results = outcome.of_files(
-                    record, self.calls.interface, state, lambda path: self._download(record, path)
-                )
+                results = outcome.of_files(record, self.calls.interface, state, self._download)
             for items in results:
                 yield from self._delivered(batch, items)
         except NoAnswerError as error:

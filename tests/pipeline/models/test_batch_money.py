@@ -14,6 +14,7 @@ from pipeline.models.engines import batches as scheduler
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.http import rate_limit
 from pipeline.models.journal.costs import costs
+from pipeline.models.journal.journal import Journal
 from pipeline.models.journal.usage import TokenUsage
 from tests.pipeline.models.test_batches import (
     NOW,
@@ -28,6 +29,8 @@ from tests.pipeline.models.test_batches import (
 )
 from tests.support.servers.batches import BatchBehaviour, batching
 from tests.support.teacher import teacher
+
+KEY = "sk-a-key-of-tests-0815"
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +106,23 @@ def test_prices_of_batches_do_not_take_that_of_writing_the_cache() -> None:
     assert price.in_batches().money(written) == 1.0
     price = Price(2.0, 8.0, cache_write=2.5, batch=BatchPrice(1.0, 4.0, cache_write=1.5))
     assert price.in_batches().money(written) == 1.5
+
+
+def test_results_as_they_came_are_in_no_file_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    """A server may repeat the key, which is redacted before anything is stored: also here."""
+    monkeypatch.setenv("TEST_KEY", KEY)
+    seen: list[Path] = []
+
+    def look(*_: object) -> None:
+        seen.extend(tmp_path.rglob("*"))
+        raise KeyboardInterrupt
+
+    with batching(lambda _: (f"Your key is {KEY}.", "stop"), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        monkeypatch.setattr(Journal, "put_many", look)
+        with pytest.raises(KeyboardInterrupt):
+            ctx.open(model(server, api_key_env="TEST_KEY")).generate(questions(3))
+        assert seen
+        assert not [file for file in seen if file.is_file() and KEY.encode() in file.read_bytes()]

@@ -11,8 +11,7 @@ import json
 import random
 import time
 from collections.abc import Coroutine, Iterator
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.models.http.batches import NO_STATE, BatchInterface, BatchState, anthropic, openai
@@ -129,8 +128,8 @@ class BatchCalls:
                 return
             after = states[-1].id
 
-    def download(self, path: str, to: Path) -> None:
-        """Write results to a file.
+    def download(self, path: str, to: IO[bytes]) -> None:
+        """Write results to a file, and go back to its beginning.
 
         Args:
             path: Where they are.
@@ -142,6 +141,7 @@ class BatchCalls:
             UserError: It refuses.
         """
         self._patiently("GET", path, to=to)
+        to.seek(0)
 
     # How
 
@@ -162,7 +162,12 @@ class BatchCalls:
             future.cancel()
 
     async def _call(
-        self, method: str, path: str, once: bool = False, to: Path | None = None, **content: Any
+        self,
+        method: str,
+        path: str,
+        once: bool = False,
+        to: IO[bytes] | None = None,
+        **content: Any,
     ) -> Any:
         """The parsed answer; of a download nothing.
 
@@ -223,7 +228,7 @@ class BatchCalls:
         )
 
     async def _attempt(
-        self, method: str, path: str, to: Path | None, content: dict[str, Any]
+        self, method: str, path: str, to: IO[bytes] | None, content: dict[str, Any]
     ) -> Any:
         import httpx2
 
