@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli.journal import batches as batches_verb
+from pipeline.errors import UserError
 from pipeline.models import Batching
 from pipeline.models.budget import BatchPrice, Price
 from pipeline.models.engines import batches as scheduler
@@ -27,7 +29,7 @@ from tests.pipeline.models.test_batches import (
     texts,
     waits,
 )
-from tests.support.servers.batches import BatchBehaviour, batching
+from tests.support.servers.batches import BatchBehaviour, _json, batching
 from tests.support.teacher import teacher
 
 KEY = "sk-a-key-of-tests-0815"
@@ -126,3 +128,55 @@ def test_results_as_they_came_are_in_no_file_of_a_name(
             ctx.open(model(server, api_key_env="TEST_KEY")).generate(questions(3))
         assert seen
         assert not [file for file in seen if file.is_file() and KEY.encode() in file.read_bytes()]
+
+
+ODD = [
+    {"request_counts": {"total": 3, "completed": 10**20, "failed": 0, "succeeded": 10**20}},
+    {"request_counts": {"total": 3, "completed": -1, "failed": 0, "succeeded": -1}},
+    {"request_counts": {"total": 3, "completed": float("inf"), "succeeded": float("inf")}},
+    {"request_counts": {"total": 3, "completed": "3", "succeeded": True}},
+    {"status": "\ud800", "processing_status": "\ud800"},
+    {"id": None},
+    {"id": ""},
+    {"id": "b\ud800"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_state_that_is_none_is_no_answer(
+    tmp_path: Path, odd: dict[str, Any], provider: str
+) -> None:
+    with batching(teacher, BatchBehaviour(questions=1), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(3))
+        shown = server._shown
+        server._shown = lambda batch: {**shown(batch), **odd}  # type: ignore[method-assign]
+        error = waits(ctx, model(server, Batching(wait=0.05, poll=0.01)), questions(3))
+        assert "no batch" in str(error.why)
+        server._shown = shown  # type: ignore[method-assign]
+        texts(ctx.open(model(server)).generate(questions(3)))
+        check_paid(server, ctx)
+
+
+@pytest.mark.parametrize(
+    "created", [None, 10**17, 10**400, float("inf"), "now", "2026-11-30T12:00", []]
+)
+def test_a_time_that_is_none_is_not_said(tmp_path: Path, created: Any, provider: str) -> None:
+    """A batch whose creation was not answered is searched for with it."""
+    with batching(teacher, BatchBehaviour(lost_answers=1), provider=provider) as server:
+        shown = server._shown
+        server._shown = lambda batch: {**shown(batch), "created_at": created}  # type: ignore[method-assign]
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(3)))
+        assert server.submissions == 1
+        check_paid(server, ctx, tracker)
+
+
+@pytest.mark.parametrize("id", [None, "", 7, "f\ud800"])
+def test_a_file_without_a_name_is_none(tmp_path: Path, id: Any) -> None:
+    with batching(teacher) as server:
+        server._upload = lambda _: _json({"id": id})  # type: ignore[method-assign]
+        ctx, _ = context(tmp_path)
+        with pytest.raises(UserError):
+            ctx.open(model(server, Batching(wait=0.0, poll=0.01))).generate(questions(3))
+        assert server.submissions == 0

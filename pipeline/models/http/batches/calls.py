@@ -14,7 +14,14 @@ from collections.abc import Coroutine, Iterator
 from typing import IO, Any, Final, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.models.http.batches import NO_STATE, BatchInterface, BatchState, anthropic, openai
+from pipeline.models.http.batches import (
+    NO_STATE,
+    BatchInterface,
+    BatchState,
+    anthropic,
+    name,
+    openai,
+)
 from pipeline.models.http.client import HttpClient, error_answer
 from pipeline.models.http.rate_limit import backoff
 from pipeline.models.http.reading import ErrorAnswer
@@ -77,7 +84,7 @@ class BatchCalls:
         file = (f"gristmill-{tag}.jsonl", content, "application/jsonl")
         raw = self._patiently("POST", "files", data={"purpose": "batch"}, files={"file": file})
         try:
-            return str(raw["id"])
+            return name(raw["id"])
         except NO_STATE:
             raise NoAnswerError("the server named no file") from None
 
