@@ -8,7 +8,7 @@ from typing import Final
 
 from pipeline.models.engines.batch_results import Download, ResultReader
 from pipeline.models.http.batches import BatchState
-from pipeline.models.http.batches.calls import BatchCalls
+from pipeline.models.http.batches.calls import BatchCalls, UnknownBatchError
 from pipeline.models.journal.batches import BatchRecord
 
 CLOCKS: Final = timedelta(days=1)
@@ -66,7 +66,10 @@ def _has_our_names(
 ) -> bool:
     """Whether the results of a batch are those of our requests."""
     for path in state.results:
-        with download(path) as file:
-            if any(True for _ in ResultReader(calls.interface, record.tag).results(file)):
-                return True
+        try:
+            with download(path) as file:
+                if any(True for _ in ResultReader(calls.interface, record.tag).results(file)):
+                    return True
+        except UnknownBatchError:
+            continue  # another's, whose results are gone
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline.errors import UserError
 from pipeline.models import Batching
 from pipeline.models.budget import BatchPrice, Price
 from pipeline.models.engines import batches as scheduler
+from pipeline.models.engines.batch_errors import unknown, waiting
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.http import rate_limit
 from pipeline.models.journal.costs import costs
@@ -30,6 +32,7 @@ from tests.pipeline.models.test_batches import (
     waits,
 )
 from tests.support.servers.batches import BatchBehaviour, _json, batching
+from tests.support.serving import error_response
 from tests.support.teacher import teacher
 
 KEY = "sk-a-key-of-tests-0815"
@@ -180,3 +183,28 @@ def test_a_file_without_a_name_is_none(tmp_path: Path, id: Any) -> None:
         with pytest.raises(UserError):
             ctx.open(model(server, Batching(wait=0.0, poll=0.01))).generate(questions(3))
         assert server.submissions == 0
+
+
+def test_messages_about_batches_say_why_and_what_to_do(tmp_path: Path) -> None:
+    with batching(teacher, BatchBehaviour(lost_answers=1)) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(3))
+        (record,) = journal(ctx).batches.open()
+        client: Any = SimpleNamespace(base_url="https://a", name="m")
+        assert record.id is None
+        assert f"--forget {record.tag}" in str(unknown(record, client).hint)
+        assert waiting([], client, "").why
+
+
+def test_results_of_another_batch_that_are_gone_are_not_ours(tmp_path: Path) -> None:
+    behaviour = BatchBehaviour(lost_answers=1, listed_after=1)
+    with batching(teacher, provider="anthropic") as server:
+        other, _ = context(tmp_path / "other")
+        texts(other.open(model(server)).generate(questions(3, start=50)))
+        server.behaviour = behaviour
+        asked = server._asked
+        gone = error_response("404 Not Found", "the results are gone")
+        server._asked = lambda rest: gone if rest == "batch_0/results" else asked(rest)  # type: ignore[method-assign]
+        ctx, _ = context(tmp_path / "ours")
+        texts(ctx.open(model(server)).generate(questions(3)))
+        assert len(server.batches) == 2
