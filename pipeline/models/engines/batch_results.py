@@ -275,7 +275,7 @@ class Outcome:
             self.fatal = self._refusal(record, whole)
             return
         items: Batch = []
-        for problem in state.problems:
+        for problem in {problem.line: problem for problem in reversed(state.problems)}.values():
             request = requests[(problem.line or 1) - 1]
             items += self._refused_line(request, problem)
         yield items

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.cli.journal import batches as batches_verb
-from pipeline.errors import UserError
+from pipeline.errors import Exit, UserError
+from pipeline.execution.runner import Runner
 from pipeline.models import Batching
 from pipeline.models.budget import BatchPrice, Price
 from pipeline.models.engines import batches as scheduler
@@ -120,13 +121,13 @@ def test_results_as_they_came_are_in_no_file_of_a_name(
     monkeypatch.setenv("TEST_KEY", KEY)
     seen: list[Path] = []
 
-    def look(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         seen.extend(tmp_path.rglob("*"))
         raise KeyboardInterrupt
 
     with batching(lambda _: (f"Your key is {KEY}.", "stop"), provider=provider) as server:
         ctx, _ = context(tmp_path)
-        monkeypatch.setattr(Journal, "put_many", look)
+        monkeypatch.setattr(Journal, "put_many", interrupt)
         with pytest.raises(KeyboardInterrupt):
             ctx.open(model(server, api_key_env="TEST_KEY")).generate(questions(3))
         assert seen
@@ -208,3 +209,29 @@ def test_results_of_another_batch_that_are_gone_are_not_ours(tmp_path: Path) -> 
         ctx, _ = context(tmp_path / "ours")
         texts(ctx.open(model(server)).generate(questions(3)))
         assert len(server.batches) == 2
+
+
+def test_a_line_with_two_problems_fails_once(tmp_path: Path) -> None:
+    codes = ("invalid_json_line", "invalid_url")
+    problems = [{"code": code, "message": f"It is {code}.", "line": 2} for code in codes]
+    with batching(teacher, BatchBehaviour(questions=0, problems=problems)) as server:
+        ctx, _ = context(tmp_path)
+        waits(ctx, model(server, NOW), questions(3))
+        server.behaviour.problems = []
+        answers = ctx.open(model(server)).generate(questions(3))
+        (failed,) = [answer.error for answer in answers if answer.error]
+        assert "invalid_json_line" in str(failed)
+        assert len(ctx.open(model(server)).generate(questions(3))) == 3
+        check_paid(server, ctx)
+
+
+def test_a_step_that_waits_is_not_hidden_by_a_budget() -> None:
+    runner = Runner.__new__(Runner)
+    runner.waiting, runner.progress = {}, SimpleNamespace(finish=lambda _: None)  # type: ignore[assignment]
+    reached, step = UserError("the budget is reached", code=Exit.BUDGET), SimpleNamespace(name="b")
+    with pytest.raises(UserError), runner._noting_batches(step):  # type: ignore[arg-type]
+        raise reached
+    runner.waiting["a"] = UserError("waiting", code=Exit.WAITING)
+    with runner._noting_batches(step):  # type: ignore[arg-type]
+        raise reached
+    assert runner.waiting["b"] is reached
