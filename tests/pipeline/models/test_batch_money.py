@@ -179,7 +179,7 @@ def test_a_time_that_is_none_is_not_said(tmp_path: Path, created: Any, provider:
 @pytest.mark.parametrize("id", [None, "", 7, "f\ud800"])
 def test_a_file_without_a_name_is_none(tmp_path: Path, id: Any) -> None:
     with batching(teacher) as server:
-        server._upload = lambda _: _json({"id": id})  # type: ignore[method-assign]
+        server._upload = lambda _: _json({"id": id})  # type: ignore[method-assign, assignment]
         ctx, _ = context(tmp_path)
         with pytest.raises(UserError):
             ctx.open(model(server, Batching(wait=0.0, poll=0.01))).generate(questions(3))
@@ -227,7 +227,7 @@ def test_a_line_with_two_problems_fails_once(tmp_path: Path) -> None:
 
 def test_a_step_that_waits_is_not_hidden_by_a_budget() -> None:
     runner = Runner.__new__(Runner)
-    runner.waiting, runner.progress = {}, SimpleNamespace(finish=lambda _: None)  # type: ignore[assignment]
+    runner.waiting, runner.progress = {}, SimpleNamespace(finish=lambda _: None)
     reached, step = UserError("the budget is reached", code=Exit.BUDGET), SimpleNamespace(name="b")
     with pytest.raises(UserError), runner._noting_batches(step):  # type: ignore[arg-type]
         raise reached
