@@ -111,7 +111,7 @@ def batches(
             names = ", ".join(batch.id or batch.tag for batch in under_way) or "none"
             raise UserError(f"BATCH must be one that is under way ({names}), got {forget!r}")
         for batch in chosen:
-            journal.batches.end(batch.tag)
+            journal.batches.end(batch.tag, is_billed=True)
             print(f"batch {batch.name} is given up; {batch.progress()}")
     elif as_json:
         entries = [

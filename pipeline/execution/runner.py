@@ -166,8 +166,8 @@ class Runner:
         try:
             yield
         except UserError as error:
-            if error.code is not Exit.WAITING:
-                raise
+            if error.code is not Exit.WAITING and not (self.waiting and error.code is Exit.BUDGET):
+                raise  # a budget's end hides no step that waits: that is to be run again
             self.waiting[step.name] = error
             self.progress.finish(error.what)
 

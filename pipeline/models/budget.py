@@ -76,6 +76,7 @@ class BatchPrice:
         completion: Money per million tokens of answers.
         cached: Money per million tokens of prompts read from the provider's cache; the price of
             the others where it is left out.
+        cache_write: Money per million tokens written to that cache, likewise.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -83,6 +84,7 @@ class BatchPrice:
     prompt: float
     completion: float
     cached: float | None = None
+    cache_write: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,14 @@ class Usage:
             price: The model's price, None for one that costs nothing.
         """
         return cls(requests, tokens.prompt + tokens.completion, price.money(tokens) if price else 0)
+
+    def at_most(self, other: Usage) -> Usage:
+        """The smaller one of each amount."""
+        return Usage(
+            min(self.requests, other.requests),
+            min(self.tokens, other.tokens),
+            min(self.money, other.money),
+        )
 
     def beyond(self, other: Usage) -> Usage:
         """The tokens and the money by which this is more than another usage; no requests."""
@@ -293,6 +303,7 @@ class Budget:
     not_sent: int = field(default=0, init=False)
     _exhausted: BudgetTracker | None = field(default=None, repr=False)
     _message: str = field(default="", repr=False)
+    _resumed: dict[str, Usage] = field(default_factory=dict, repr=False)
 
     @property
     def limits_lengths(self) -> bool:
@@ -326,18 +337,22 @@ class Budget:
         for tracker in self.trackers:
             tracker.add(usage)
 
-    def resume(self, usage: Usage, since: date) -> None:
-        """Do not count what a batch may be billed among what earlier runs have used.
-
-        It is reserved by itself while this run waits for it.
+    def resume(self, batch: str, usage: Usage, since: date, most: Usage) -> None:
+        """Do not count what is reserved anew among what earlier runs have used.
 
         Args:
-            usage: What it may be billed.
+            batch: The batch of an earlier run whose requests are awaited; each call of a stage
+                may await others of them.
+            usage: What those may be billed.
             since: When it was submitted.
+            most: What the whole batch may be billed: more of it was never counted.
         """
+        before = self._resumed.get(batch, NOTHING)
+        after = (before + usage).at_most(most)
+        self._resumed[batch] = after
         for tracker in self.trackers:
             if tracker.since is not None and since >= tracker.since:
-                tracker.earlier -= usage
+                tracker.earlier -= after - before
 
     def reconcile(self, reserved: Usage, actual: Usage) -> None:
         """Replace a reservation by what was really used."""

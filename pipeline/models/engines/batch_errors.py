@@ -43,7 +43,7 @@ def unknown(record: BatchRecord, client: HttpClient) -> UserError:
         where=client.base_url,
         why="its key is another account's, or the batch was deleted there",
         hint="run with the key that submitted it, or give it up and pay again: `journal "
-        f"batches --forget {record.id}`",
+        f"batches --forget {record.id or record.tag}`",
     )
 
 
@@ -82,7 +82,7 @@ def waiting(records: Sequence[BatchRecord], client: HttpClient, last_error: str)
     return UserError(
         what,
         where=f"{client.base_url} ({client.name})",
-        why="; ".join([*progress, *unanswered]) or None,
+        why="; ".join([*progress, *unanswered]) or "what is under way there fills it",
         hint="run again later: what is answered by then is collected, nothing is sent twice",
         code=Exit.WAITING,
     )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from pipeline.errors import UserError
 from pipeline.models.budget import Price
@@ -47,6 +47,10 @@ SUCCESS: Final = range(200, 300)
 REFUSED: Final = 400
 FULL_QUEUE: Final = frozenset({"token_limit_exceeded", "request_limit_exceeded"})
 """Codes with which a provider refuses a batch that it may take later, or in parts."""
+Download = Callable[[str], AbstractContextManager[IO[bytes]]]
+"""Results by their path, in a file that is gone once they are read."""
+Unasked = tuple[BatchRequest, str | TokenUsage]
+"""A request that is not asked now, with its answer; with what is billed where that is none."""
 
 
 @dataclass
@@ -71,28 +75,27 @@ class ResultReader:
     again: int = 0
     seen: set[str] = field(default_factory=set)
 
-    def results(self, file: Path) -> Iterator[tuple[str, BatchResult]]:
+    def results(self, lines: Iterable[bytes]) -> Iterator[tuple[str, BatchResult]]:
         """The results in a file that are of this batch, with the keys of their requests.
 
         Args:
-            file: The file.
+            lines: The file's.
         """
-        with file.open("rb") as lines:
-            for line in lines:
-                if not line.strip():
-                    continue
-                try:
-                    result = self.interface.result(json.loads(line))
-                except (*NO_STATE, RecursionError):
-                    self.garbage += 1
-                    continue
-                key = key_in(result.custom_id, self.tag)
-                if key is None:
-                    self.foreign += 1
-                else:
-                    self.again += key in self.seen
-                    self.seen.add(key)
-                    yield key, result
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                result = self.interface.result(json.loads(line))
+            except (*NO_STATE, RecursionError):
+                self.garbage += 1
+                continue
+            key = key_in(result.custom_id, self.tag)
+            if key is None:
+                self.foreign += 1
+            else:
+                self.again += key in self.seen
+                self.seen.add(key)
+                yield key, result
 
 
 @dataclass
@@ -128,7 +131,7 @@ class Outcome:
         record: BatchRecord,
         interface: BatchInterface,
         state: BatchState,
-        download: Callable[[str], Path],
+        download: Download,
     ) -> Iterator[Batch]:
         """The results of a batch that was run, in parts that are to be made durable.
 
@@ -140,7 +143,7 @@ class Outcome:
             record: The batch.
             interface: The form of its results.
             state: What the provider says of it.
-            download: Writes results to a file.
+            download: Downloads results to a file.
 
         Raises:
             NoAnswerError: They are not all there.
@@ -153,7 +156,8 @@ class Outcome:
             time.sleep(PAUSE if known else 0.0)
             reader = ResultReader(interface, record.tag)
             for path in state.results:
-                yield from self._of_file(record, reader, download(path), left)
+                with download(path) as file:
+                    yield from self._of_file(record, reader, file, left)
             came |= reader.seen
             known.append(len(came))
         if len(came) < expected and not (came and known[0] == known[-1]):
@@ -163,12 +167,16 @@ class Outcome:
         self._note(reader, len(left), record.requests)
 
     def _of_file(
-        self, record: BatchRecord, reader: ResultReader, file: Path, left: dict[str, BatchRequest]
+        self,
+        record: BatchRecord,
+        reader: ResultReader,
+        lines: Iterable[bytes],
+        left: dict[str, BatchRequest],
     ) -> Iterator[Batch]:
         """The results in one file of those requests that are left; they are not left any more."""
         items: Batch = []
-        others: list[tuple[BatchRequest, str]] = []
-        for key, result in reader.results(file):
+        others: list[Unasked] = []
+        for key, result in reader.results(lines):
             request = left.pop(key, None)
             if request is None:
                 continue  # it came before, or was durable before this process began
@@ -177,7 +185,6 @@ class Outcome:
                 yield from self._parts(record, items, others)
                 items, others = [], []
         yield from self._parts(record, items, others)
-        file.unlink()
 
     def _note(self, reader: ResultReader, missing: int, of: int) -> None:
         counts = {
@@ -188,26 +195,27 @@ class Outcome:
         }
         self.notes += [f"{number:,} {text}" for text, number in counts.items() if number]
 
-    def _parts(
-        self, record: BatchRecord, items: Batch, others: list[tuple[BatchRequest, str]]
-    ) -> Iterator[Batch]:
+    def _parts(self, record: BatchRecord, items: Batch, others: list[Unasked]) -> Iterator[Batch]:
         """Hand results over; those of requests that are not asked now are made durable here."""
         if items:
             yield items
         if not others:
             return
-        texts = {request.key: text for request, text in others}
+        texts = {request.key: text for request, text in others if isinstance(text, str)}
+        useless = [billed for _, billed in others if isinstance(billed, TokenUsage)]
         stored = self.journal.batches.requests(record.tag, list(texts))
         entries = [JournalEntry(r.key, r.request, texts[r.key], r.sent) for r in stored]
-        self.journal.put_many(entries, self._charge(record, entries), (record.tag, list(texts)))
+        keys = [request.key for request, _ in others]
+        self.journal.put_many(entries, self._charge(record, entries, useless), (record.tag, keys))
 
-    def _charge(self, record: BatchRecord, entries: list[JournalEntry]) -> Charge | None:
-        """What answers are billed that nobody asks for now; it is charged to who submitted them."""
-        tokens = sum((billed_tokens(entry.response, 0) for entry in entries), TokenUsage())
-        if not entries:
-            return None
+    def _charge(
+        self, record: BatchRecord, entries: list[JournalEntry], useless: list[TokenUsage]
+    ) -> Charge:
+        """What results are billed that nobody asks for now; it is charged to who submitted them."""
+        billed = [billed_tokens(entry.response, 0) for entry in entries] + useless
+        tokens = sum(billed, TokenUsage())
         money = self.price.money(tokens) if self.price else 0.0
-        return Charge(record.account, len(entries), tokens, money)
+        return Charge(record.account, len(billed), tokens, money)
 
     # One request
 
@@ -216,7 +224,7 @@ class Outcome:
         request: BatchRequest,
         result: BatchResult,
         items: Batch,
-        others: list[tuple[BatchRequest, str]],
+        others: list[Unasked],
     ) -> None:
         """Add the result of a request where it belongs.
 
@@ -224,15 +232,16 @@ class Outcome:
             request: The request.
             result: Its result.
             items: Results of requests that are asked now.
-            others: Answers to the others.
+            others: What came for the others, as far as it is billed.
         """
         prepared = self.asked.get(request.key)
         if prepared is not None:
             items += self._ended(replace(prepared, sent=request.sent), request, result)
         elif result.code in SUCCESS:
             text = self.client.reader.storable(result.content)
-            if isinstance(text, str):
-                others.append((request, text))
+            came = text if isinstance(text, str) else text.billed
+            if came is not None:
+                others.append((request, came))
 
     def _ended(
         self, prepared: PreparedRequest, request: BatchRequest, result: BatchResult
@@ -296,7 +305,7 @@ class Outcome:
             self.fatal = self._refusal(record, whole)
             return
         items: Batch = []
-        for problem in state.problems:
+        for problem in {problem.line: problem for problem in reversed(state.problems)}.values():
             request = requests[(problem.line or 1) - 1]
             items += self._refused_line(request, problem)
         yield items

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
-from pipeline.models.engines.batch_results import ResultReader
+from pipeline.models.engines.batch_results import Download, ResultReader
 from pipeline.models.http.batches import BatchState
-from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError
+from pipeline.models.http.batches.calls import BatchCalls, NoAnswerError, UnknownBatchError
 from pipeline.models.journal.batches import BatchRecord
 
 CLOCKS: Final = timedelta(days=1)
@@ -20,7 +19,7 @@ def search(
     calls: BatchCalls,
     record: BatchRecord,
     known: Collection[str | None],
-    download: Callable[[str], Path],
+    download: Download,
 ) -> tuple[BatchState | None, bool]:
     """Look for a batch on the server.
 
@@ -31,7 +30,7 @@ def search(
         calls: The calls to the server.
         record: What was to be submitted.
         known: The names of batches that are others.
-        download: Writes results to a file.
+        download: Downloads results to a file.
 
     Returns:
         The batch, None where it is not there; and whether that is certain.
@@ -63,7 +62,7 @@ def _candidates(
 
 
 def _has_our_names(
-    calls: BatchCalls, record: BatchRecord, state: BatchState, download: Callable[[str], Path]
+    calls: BatchCalls, record: BatchRecord, state: BatchState, download: Download
 ) -> bool:
     """Whether the results of a batch are those of our requests.
 
@@ -72,11 +71,12 @@ def _has_our_names(
     """
     reader = ResultReader(calls.interface, record.tag)
     for path in state.results:
-        file = download(path)
-        is_ours = any(True for _ in reader.results(file))
-        file.unlink()
-        if is_ours:
-            return True
+        try:
+            with download(path) as file:
+                if any(True for _ in reader.results(file)):
+                    return True
+        except UnknownBatchError:
+            return False  # another's, whose results are gone
     if state.answered + state.failed > reader.foreign == 0:
         raise NoAnswerError(f"the results of batch {state.id} are none")
     return False

@@ -19,10 +19,11 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, Final
+from tempfile import TemporaryFile
+from typing import IO, Any, Final
 
 from pipeline.errors import UserError
 from pipeline.models.api import Batching
@@ -150,13 +151,14 @@ class BatchScheduler:
         self._pending = deque(request for request in missing if request.key not in held)
 
     def _resume(self, record: BatchRecord, keys: set[str]) -> None:
-        """Reserve what a batch of an earlier run may be billed."""
+        """Reserve what the requests of an earlier run's batch may be billed that are asked now."""
+        self.gate.billing = self._billing
+        usage = self.gate.resume([self._requests[key] for key in keys])
+        self.gate.billing = self._single
         budget, most = self.gate.budget, self.journal.batches.most(record.tag)
         if most and (record.account.recipe, record.account.stage) == (budget.recipe, budget.stage):
-            budget.resume(most[1], since=most[0])
-        self.gate.billing = self._billing
-        self.gate.resume([self._requests[key] for key in keys])
-        self.gate.billing = self._single
+            left = len(self.journal.batches.requests(record.tag))
+            budget.resume(record.tag, most[1] if len(keys) == left else usage, *most)
 
     # Submitting
 
@@ -309,9 +311,7 @@ class BatchScheduler:
             self._give_up(batch)
             return None
         known = {one.id for one in self.journal.batches.open()}
-        state, is_decided = search(
-            self.calls, record, known, lambda path: self._download(record, path)
-        )
+        state, is_decided = search(self.calls, record, known, self._download)
         if state is not None:
             batch.confirm(self.journal, state.id)
             return state
@@ -319,11 +319,13 @@ class BatchScheduler:
             self._give_up(batch)
         return None
 
-    def _download(self, record: BatchRecord, path: str) -> Path:
+    @contextmanager
+    def _download(self, path: str) -> Iterator[IO[bytes]]:
+        """Results as they came, in a file without a name: an answer may repeat a key."""
         self.ctx.work.mkdir(parents=True, exist_ok=True)
-        file = self.ctx.work / f"batch-{record.tag}.jsonl"
-        self.calls.download(path, file)
-        return file
+        with TemporaryFile(dir=self.ctx.work) as file:
+            self.calls.download(path, file)
+            yield file
 
     # Results
 
@@ -341,9 +343,7 @@ class BatchScheduler:
             if state.refused:
                 results = outcome.refused(record, state)
             else:
-                results = outcome.of_files(
-                    record, self.calls.interface, state, lambda path: self._download(record, path)
-                )
+                results = outcome.of_files(record, self.calls.interface, state, self._download)
             for items in results:
                 yield from self._delivered(batch, items)
         except NoAnswerError as error:

@@ -19,8 +19,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
@@ -162,12 +161,12 @@ class HttpClient:
         async with asyncio.timeout(self.model.limits.timeout):
             return await self._client.request(method, path, **content)
 
-    async def download(self, path: str, to: Path) -> Any:
+    async def download(self, path: str, to: IO[bytes]) -> Any:
         """Write what a server has to a file; the response, whose content is there if it succeeded.
 
         Args:
             path: Where it is, relative to the base address.
-            to: The file.
+            to: The file, which will have nothing else.
         """
         async with (
             asyncio.timeout(self.model.limits.timeout),
@@ -176,9 +175,10 @@ class HttpClient:
             if not response.is_success:
                 await response.aread()
                 return response
-            with to.open("wb") as file:
-                async for part in response.aiter_bytes():
-                    file.write(part)
+            to.seek(0)
+            to.truncate()
+            async for part in response.aiter_bytes():
+                to.write(part)
             return response
 
     def _answer(self, response: Any, asked: Asked, history: History) -> str | Retry | Failure:

@@ -200,14 +200,15 @@ class Batches:
                 "UPDATE batches SET answered = ?, failed = ?, status = ? WHERE tag = ?", values
             )
 
-    def end(self, tag: str) -> None:
+    def end(self, tag: str, is_billed: bool = False) -> None:
         """Remove a batch with whatever requests it still has: they may be sent again.
 
         Args:
             tag: Our own name of it.
+            is_billed: Whether the provider may still bill them, so that they stay in `in_flight`.
         """
         with self._writing() as connection:
-            _remove(connection, tag)
+            _remove(connection, tag, is_billed)
 
     def most(self, tag: str) -> tuple[date, Usage] | None:
         """The day of a batch, and the most that it may be billed; None where nobody bills it."""
@@ -284,7 +285,8 @@ def remove_requests(connection: sqlite3.Connection, tag: str, keys: Sequence[str
         _remove(connection, tag)
 
 
-def _remove(connection: sqlite3.Connection, tag: str) -> None:
+def _remove(connection: sqlite3.Connection, tag: str, is_billed: bool = False) -> None:
     connection.execute("DELETE FROM batches WHERE tag = ?", [tag])
     connection.execute("DELETE FROM batch_requests WHERE batch = ?", [tag])
-    spending.set_in_flight(connection, tag, Account("", "", "", ""), Usage())
+    if not is_billed:
+        spending.set_in_flight(connection, tag, Account("", "", "", ""), Usage())

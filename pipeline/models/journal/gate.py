@@ -137,18 +137,24 @@ class Gate:
         with self._lock:
             return sum((self._reserved.get(r.key, NOTHING) for r in requests), NOTHING)
 
-    def resume(self, requests: Sequence[PreparedRequest]) -> None:
+    def resume(self, requests: Sequence[PreparedRequest]) -> Usage:
         """Reserve for requests that an earlier run has sent, whether they fit or not.
 
         Args:
             requests: The requests; some of a batch that is under way.
+
+        Returns:
+            What is reserved for them.
         """
+        total = NOTHING
         with self._lock:
             for request in requests:
                 usage = self.most(request)
                 self._reserved[request.key] = usage
-                self._open += usage
-                self.budget.raise_by(usage)
+                total += usage
+            self._open += total
+            self.budget.raise_by(total)
+        return total
 
     @property
     def _learns(self) -> bool:

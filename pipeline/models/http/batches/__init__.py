@@ -8,7 +8,7 @@ server are in `calls.py`. Who decides what is submitted, and what becomes of it,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 
@@ -147,6 +147,73 @@ class BatchInterface(Protocol):
 
 NO_STATE: Final = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What reading raises for what is no batch, or no result of one."""
+
+MAX_COUNT: Final = 10**9
+"""Requests; no batch has near as many."""
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def count(value: Any) -> int:
+    """A number of requests; 0 for null.
+
+    Args:
+        value: What a provider sent.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It cannot be one of requests.
+        OverflowError: It is infinite.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"must be a number of requests, got {type(value).__name__}")
+    if not 0 <= value <= MAX_COUNT or value != int(value):
+        raise ValueError(f"must be a number of requests, got {value}")
+    return int(value)
+
+
+def name(value: Any) -> str:
+    """A name that a provider gave, such as that of a batch.
+
+    Args:
+        value: What it sent.
+
+    Raises:
+        TypeError: It is no text.
+        ValueError: It is empty, or no Unicode text.
+
+    Example:
+        >>> name("batch_1")
+        'batch_1'
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"must be a name, got {type(value).__name__}")
+    if not value.encode():
+        raise ValueError("must be a name, got nothing")
+    return value
+
+
+def moment(value: Any) -> datetime | None:
+    """When something happened; None where that is not said, or not readable.
+
+    A batch is one without it as well: only the search for one looks at it.
+
+    Args:
+        value: Seconds since 1970, or a time as ISO 8601 has it: in UTC without a zone.
+
+    Example:
+        >>> str(moment("2026-11-30T12:00:00")), str(moment(1795867200)), moment(10**17)
+        ('2026-11-30 12:00:00+00:00', '2026-11-28 12:00:00+00:00', None)
+    """
+    try:
+        if isinstance(value, str):
+            time = datetime.fromisoformat(value)
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time
+        return EPOCH + timedelta(seconds=int(value))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
 
 TAG_CHARACTERS: Final = 16
 KEY_CHARACTERS: Final = 32

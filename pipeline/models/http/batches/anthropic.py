@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-from pipeline.models.http.batches import BatchResult, BatchState
+from pipeline.models.http.batches import BatchResult, BatchState, count, moment, name
 
 MAX_REQUESTS: int = 100_000
 MAX_BYTES: int = 256_000_000
@@ -74,10 +73,10 @@ def listing(after: str | None) -> str:
 
 def state(raw: Any) -> BatchState:
     """What the provider says of a batch; see `BatchInterface`."""
-    counts = {name: int(number or 0) for name, number in raw["request_counts"].items()}
-    status, created = str(raw["processing_status"]), raw.get("created_at")
+    counts = {kind: count(number) for kind, number in raw["request_counts"].items()}
+    status = name(raw["processing_status"])
     ended = status == "ended"
-    id = str(raw["id"])
+    id = name(raw["id"])
     return BatchState(
         id=id,
         status=status,
@@ -85,8 +84,8 @@ def state(raw: Any) -> BatchState:
         refused=False,
         requests=sum(counts.values()),
         answered=counts.get("succeeded", 0),
-        failed=sum(counts.get(name, 0) for name in ("errored", "canceled", "expired")),
-        created=None if created is None else datetime.fromisoformat(created),
+        failed=sum(counts.get(kind, 0) for kind in ("errored", "canceled", "expired")),
+        created=moment(raw.get("created_at")),
         # Not `results_url`: a key goes to the server that the recipe names, and nowhere else.
         results=(f"{address(id)}/results",) if ended else (),
     )
@@ -99,14 +98,14 @@ def result(raw: Any) -> BatchResult:
         >>> result({"custom_id": "a", "result": {"type": "expired"}})
         BatchResult(custom_id='a', code=None, content='the request expired')
     """
-    name, outcome = str(raw["custom_id"]), raw["result"]
+    custom_id, outcome = str(raw["custom_id"]), raw["result"]
     kind = outcome["type"]
     if kind == "succeeded":
-        return BatchResult(name, 200, outcome["message"])
+        return BatchResult(custom_id, 200, outcome["message"])
     if kind == "errored":
         error = outcome["error"]
         inner = error.get("error") or error
-        return BatchResult(name, CODES.get(inner.get("type"), UNKNOWN_ERROR), error)
+        return BatchResult(custom_id, CODES.get(inner.get("type"), UNKNOWN_ERROR), error)
     if kind not in ("expired", "canceled"):
         raise ValueError(f"a result must have ended, got {kind}")
-    return BatchResult(name, None, f"the request {'was ' * (kind == 'canceled')}{kind}")
+    return BatchResult(custom_id, None, f"the request {'was ' * (kind == 'canceled')}{kind}")

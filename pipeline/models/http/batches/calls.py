@@ -12,11 +12,17 @@ import random
 import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 from pipeline.errors import UserError
-from pipeline.models.http.batches import NO_STATE, BatchInterface, BatchState, anthropic, openai
+from pipeline.models.http.batches import (
+    NO_STATE,
+    BatchInterface,
+    BatchState,
+    anthropic,
+    name,
+    openai,
+)
 from pipeline.models.http.client import HttpClient, error_answer
 from pipeline.models.http.rate_limit import backoff
 from pipeline.models.http.reading import ErrorAnswer
@@ -79,7 +85,7 @@ class BatchCalls:
         file = (f"gristmill-{tag}.jsonl", content, "application/jsonl")
         raw = self._patiently("POST", "files", data={"purpose": "batch"}, files={"file": file})
         try:
-            return str(raw["id"])
+            return name(raw["id"])
         except NO_STATE:
             raise NoAnswerError("the server named no file") from None
 
@@ -132,8 +138,8 @@ class BatchCalls:
             after = states[-1].id if states else None
         raise NoAnswerError("the list of batches does not go on after its first pages")
 
-    def download(self, path: str, to: Path) -> None:
-        """Write results to a file.
+    def download(self, path: str, to: IO[bytes]) -> None:
+        """Write results to a file, and go back to its beginning.
 
         Args:
             path: Where they are.
@@ -145,6 +151,7 @@ class BatchCalls:
             UserError: It refuses.
         """
         self._patiently("GET", path, to=to)
+        to.seek(0)
 
     # How
 
@@ -171,7 +178,12 @@ class BatchCalls:
             future.cancel()
 
     async def _call(
-        self, method: str, path: str, once: bool = False, to: Path | None = None, **content: Any
+        self,
+        method: str,
+        path: str,
+        once: bool = False,
+        to: IO[bytes] | None = None,
+        **content: Any,
     ) -> Any:
         """The parsed answer; of a download nothing.
 
@@ -232,7 +244,7 @@ class BatchCalls:
         )
 
     async def _attempt(
-        self, method: str, path: str, to: Path | None, content: dict[str, Any]
+        self, method: str, path: str, to: IO[bytes] | None, content: dict[str, Any]
     ) -> Any:
         import httpx2
 

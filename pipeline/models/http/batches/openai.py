@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote
 
-from pipeline.models.http.batches import BatchProblem, BatchResult, BatchState
+from pipeline.models.http.batches import (
+    BatchProblem,
+    BatchResult,
+    BatchState,
+    count,
+    moment,
+    name,
+)
 
 MAX_REQUESTS: int = 50_000
 MAX_BYTES: int = 200_000_000
@@ -78,19 +84,18 @@ def listing(after: str | None) -> str:
 
 def state(raw: Any) -> BatchState:
     """What the provider says of a batch; see `BatchInterface`."""
-    counts, status = raw.get("request_counts") or {}, str(raw["status"])
+    counts, status = raw.get("request_counts") or {}, name(raw["status"])
     files = [raw.get("output_file_id"), raw.get("error_file_id")]
     errors = (raw.get("errors") or {}).get("data") or ()
-    created = raw.get("created_at")
     return BatchState(
-        id=str(raw["id"]),
+        id=name(raw["id"]),
         status=status,
         ended=status in ENDED,
         refused=status == "failed",
-        requests=int(counts.get("total") or 0),
-        answered=int(counts.get("completed") or 0),
-        failed=int(counts.get("failed") or 0),
-        created=None if created is None else datetime.fromtimestamp(int(created), UTC),
+        requests=count(counts.get("total")),
+        answered=count(counts.get("completed")),
+        failed=count(counts.get("failed")),
+        created=moment(raw.get("created_at")),
         results=tuple(f"files/{quote(str(file), safe='')}/content" for file in files if file),
         problems=tuple(_problem(error) for error in errors),
         tag=(raw.get("metadata") or {}).get(TAG_FIELD),
