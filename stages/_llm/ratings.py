@@ -25,7 +25,7 @@ _VALUE: Final = r"""
 _LINE: Final = re.compile(
     rf"""
     ^[ \t\#>-]*+ (?:(?:my|the|final|overall|total)[ \t]+)*+ {_LABEL}
-    [ \t]*+ (?:\([^)\n]*\)|out[ \t]of[ \t]\d+)? [ \t]*+
+    [ \t]*+ (?P<of>\([^)\n]*\)|out[ \t]of[ \t]\d+)? [ \t]*+
     (?: [:：=] \s*+ | \n\s*+ | [ \t]is[ \t]++ ) {_VALUE}
     """,
     re.IGNORECASE | re.MULTILINE | re.VERBOSE,
@@ -38,14 +38,19 @@ _FIRST: Final = re.compile(
     rf"""
     \s*+ [\#>]*+ (?:-[ \t])?+ [ \t]*+
     (?P<label> (?:[^\W\d]+[ \t]+){{0,3}} (?:{_LABEL}|accuracy|helpfulness)
-    (?:[ \t]*\([^)\n]*\))? (?:[ \t]*[:：=]|[ \t]+is\b) )? \s*+ {_VALUE}
+    (?P<of>[ \t]*\([^)\n]*\))? (?:[ \t]*[:：=]|[ \t]+is\b) )? \s*+ {_VALUE}
     """,
     re.IGNORECASE | re.VERBOSE,
 )
 _LISTED: Final = re.compile(r"[.。)][ \t]+\S")
-"""What follows the number of the first item of a list."""
+"""What follows the number of an item of a list."""
+_FIRST_LISTED: Final = re.compile(r"(?::|[ \t]*[-–—])[ \t]+\S")
+"""What may follow 1 where it counts the first reason, and is no grade."""
 _ALONE: Final = re.compile(rf"\s*{_VALUE}\s*\Z", re.VERBOSE)
-_SCALE: Final = re.compile(r"(?:/|out[ \t]of)[ \t]*(\d+)[ \t]*", re.IGNORECASE)
+_SCALE: Final = re.compile(
+    r"[(,（，]?[ \t]*(?:/|(?:out[ \t])?of\b)[ \t]*(\d+)[ \t]*[)）]?[ \t]*", re.IGNORECASE
+)
+_LABEL_SCALE: Final = re.compile(r"(?:[-–~至/]|\bto|\bof)[ \t]*(\d+)[ \t]*\)?\Z", re.IGNORECASE)
 _UNIT: Final = re.compile(r"(?:stars?\b|points?\b|分|星)[ \t]*", re.IGNORECASE)
 _ECHO: Final = re.compile(r"(?:-|–|—|to|or|~|至|或)[ \t]*\d", re.IGNORECASE)
 _END: Final = re.compile(r"[.。!！]?\s*\Z|[,，;；(（][ \t]*\D|[-–—:][ \t]+\D|[.。][ \t]+\D")
@@ -95,7 +100,10 @@ def first_line_grade(text: str, highest: int = HIGHEST) -> float | None:
         return None
     if not first["label"] and _LISTED.match(first["rest"]):
         return None
+    if not first["label"] and first["value"] == "1" and _FIRST_LISTED.match(first["rest"]):
+        return None
     scale, rest = _after_unit(first["rest"])
+    scale = scale or _scale_of(first)
     number = float(first["value"].replace(",", "."))
     if first["value"][0] == "-" or re.match(r"\d+,\d{3}", first["value"]):
         return None
@@ -118,7 +126,7 @@ def _standing(match: re.Match[str]) -> tuple[int | None, bool]:
     if _ECHO.match(rest):
         return None, not rest.rstrip().endswith(str(HIGHEST))
     scale, rest = _after_unit(rest)
-    grade = _grade(match["value"], scale)
+    grade = _grade(match["value"], scale or _scale_of(match))
     return (grade, True) if _END.match(rest) else (None, True)
 
 
@@ -128,6 +136,12 @@ def _after_unit(rest: str) -> tuple[int | None, str]:
     rest = rest[scale.end() :] if scale else rest
     unit = _UNIT.match(rest)
     return (int(scale[1]) if scale else None), (rest[unit.end() :] if unit else rest)
+
+
+def _scale_of(match: re.Match[str]) -> int | None:
+    """The scale that a label names: "Score (out of 10)", "Rating (1-5)"."""
+    scale = _LABEL_SCALE.search(match.groupdict().get("of") or "")
+    return int(scale[1]) if scale else None
 
 
 def _grade(value: str, scale: int | None) -> int | None:

@@ -35,8 +35,23 @@ from stages._llm.prompts import Prompts
 PROMPTS: Final = Prompts(__file__)
 
 _MAX_SELECTED: Final = 3
-_LISTED: Final = re.compile(r"^[ \t*_#>-]*+(\d{1,3}+)[ \t]*+(?:[.):]|\*\*)", re.MULTILINE)
-_NUMBER: Final = re.compile(r"(?<!\d)\d{1,3}(?!\d)")
+_LINE_END: Final = 200
+"""Characters in which the selected numbers stand at the end of a line."""
+_LISTED: Final = re.compile(
+    r"^[ \t*_#>-]*+(\d{1,3}+)[ \t]*+(?:[.):]|\*\*)"
+    r"(?:[ \t*_]*+(?:guideline|number|no\.)?[ \t*_#]*+(\d{1,3})(?!\d))?",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""An item of a list, and the number that its text begins with."""
+_LAST_NUMBERS: Final = re.compile(
+    r"(?P<label>^|[:：]|\b(?:guidelines?|numbers?|no\.))?[ \t*_#\[(]*+"
+    r"(?P<numbers>(?<!\d)\d{1,3}"
+    r"(?:(?:[ \t]*(?:,|;|、|，|&|\band\b|\bor\b|和)[ \t]*)+\d{1,3}(?!\d))*)"
+    r"[ \t*_\])]*[.!。]?[ \t]*\Z",
+    re.IGNORECASE,
+)
+"""Numbers alone at the end of a line: of prose, at least two of them or behind what they are."""
+_NUMBER: Final = re.compile(r"\d+")
 
 
 @option_group
@@ -89,7 +104,8 @@ def write_reasoning(
 def selected_numbers(text: str, most: int) -> list[int] | None:
     """The numbers of the selected guidelines, at most three; None without any.
 
-    They begin lines, or stand in the last line.
+    They are the items of a list, or end the last line. Items that are counted from 1 are numbers
+    of the list; the guidelines' are those that their texts begin with.
 
     Args:
         text: A completion.
@@ -98,13 +114,29 @@ def selected_numbers(text: str, most: int) -> list[int] | None:
     Example:
         >>> selected_numbers("These 2 would help:\\n**4.** Work backwards.\\n7. Check.", 25)
         [4, 7]
-        >>> selected_numbers("I would take 2, 30 and 5.", 25)
+        >>> selected_numbers("Of the 25, I would take 2, 30 and 5.", 25)
         [2, 5]
+        >>> selected_numbers("1. Guideline 4\\n2. Guideline 7", 25)
+        [4, 7]
+        >>> selected_numbers("The task has 3 parts.", 25), selected_numbers("I see 3", 25)
+        (None, None)
     """
-    lines = [line for line in text.splitlines() if line.strip()]
-    numbers = _LISTED.findall(text) or _NUMBER.findall(lines[-1] if lines else "")
+    if items := _LISTED.findall(text):
+        is_counted = len(items) > 1 and [int(n) for n, _ in items] == [*range(1, len(items) + 1)]
+        numbers = [inner if is_counted else outer for outer, inner in items]
+        if not all(numbers):
+            return None
+    else:
+        numbers = _last_numbers(text)
     valid = [int(number) for number in numbers if 1 <= int(number) <= most]
     return list(dict.fromkeys(valid))[:_MAX_SELECTED] or None
+
+
+def _last_numbers(text: str) -> list[str]:
+    lines = [line for line in text.splitlines() if line.strip()]
+    match = _LAST_NUMBERS.search(lines[-1][-_LINE_END:]) if lines else None
+    numbers = _NUMBER.findall(match["numbers"]) if match else []
+    return numbers if match and (match["label"] is not None or len(numbers) > 1) else []
 
 
 def _prompt(name: str, draft: Draft) -> Prompt:

@@ -100,7 +100,7 @@ def _scores(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads={name: ["messages", "tools"] for name in ("rows", "reference_answers")},
     adds=_adds,

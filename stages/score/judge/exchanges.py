@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
@@ -42,7 +42,8 @@ def exchanges(
     Args:
         rows: Records; a turn is shown in the view, and with `all` the tools' definitions first.
         view: What of a turn is shown.
-        all_answers: One for each answer.
+        all_answers: One for each request that was answered, its last answer: calls of tools on
+            the way to it are no answers of their own.
 
     >>> turns = [("user", "Why?"), ("assistant", "Because.")]
     >>> messages = [{"role": role, "content": content} for role, content in turns]
@@ -57,13 +58,25 @@ def exchanges(
     for row, messages in enumerate(rows["messages"].to_list()):
         turns = [(m["role"], turn_text(m, view)) for m in messages or ()]
         answers = [i for i, (role, text) in enumerate(turns) if role == "assistant" and text]
-        for i in answers if all_answers else answers[-1:]:
+        for i in _last_of_each_request(turns, {*answers}) if all_answers else answers[-1:]:
             defined = [("tools", str(tools[row]))] if view == "all" and tools[row] else []
             shown = [*defined, *turns[:i]]
             prompt = prompt_id(messages[: i + 1], tools[row])
             asked = _request(turns[:i]), _instruction(shown)
             result.append(Exchange(row, _as_text(shown), turns[i][1], prompt, *asked))
     return result
+
+
+def _last_of_each_request(turns: Sequence[tuple[str, str]], answers: Collection[int]) -> list[int]:
+    """The last answer behind each user's turn that has one before the next."""
+    last: dict[int, int] = {}
+    request = None
+    for i, (role, _) in enumerate(turns):
+        if role == "user":
+            request = i
+        elif request is not None and i in answers:
+            last[request] = i
+    return list(last.values())
 
 
 def _as_text(turns: Sequence[tuple[str, str]]) -> str:

@@ -165,6 +165,17 @@ def test_the_model_selects_guidelines_for_each_answer(ctx: Context, rows: pl.Dat
         ("1" * 30_000 + ".", None),
         ("None fits.", None),
         ("", None),
+        ("I would choose 3 guidelines: 4, 7 and 12.", [4, 7, 12]),
+        ("Of the 25, I choose 4, 7", [4, 7]),
+        ("1. Guideline 4\n2. Guideline 7", [4, 7]),
+        ("1. **4**\n2. **7**", [4, 7]),
+        ("1. It fits.\n2. So does this.", None),
+        ("The task has 3 parts.", None),
+        ("I looked at all 25", None),
+        ("I choose guideline 7.", [7]),
+        ("7", [7]),
+        ("[4, 7]", [4, 7]),
+        ("12, 13, 14 " * 20_000, [12, 13, 14]),
     ],
 )
 def test_selected_numbers_are_read_or_not(text: str, numbers: list[int] | None) -> None:

@@ -181,6 +181,21 @@ def test_every_answer_is_seen_with_what_was_said_before_it() -> None:
     }
 
 
+def test_calls_on_the_way_to_an_answer_are_no_answers_of_their_own() -> None:
+    call = [{"id": "1", "name": "search", "arguments": "{}"}]
+    turns = [
+        {"role": "assistant", "content": "Hello!"},
+        {"role": "user", "content": "A?"},
+        {"role": "assistant", "content": None, "tool_calls": call},
+        {"role": "tool", "content": "x", "tool_call_id": "1"},
+        {"role": "assistant", "content": "B."},
+        {"role": "user", "content": "C?"},
+        {"role": "assistant", "content": "D."},
+    ]
+    every = exchanges(pl.DataFrame({"messages": [turns]}, strict=False), all_answers=True)
+    assert [(e.request, e.response) for e in every] == [("A?", "B."), ("C?", "D.")]
+
+
 def test_length_bias_is_a_rank_correlation() -> None:
     bias = Bias(scores=[1.0, 2.0, 3.0], lengths=[10, 20, 30])
     assert bias.facts()["length"]["rank_correlation_with_score"] == pytest.approx(1.0)

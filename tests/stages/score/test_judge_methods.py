@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from stages._llm.humback import rating_question
-from stages._llm.ratings import first_line_grade
+from stages._llm.ratings import first_line_grade, rating
 from stages.generate.backtranslate import backtranslate
 from stages.score.judge import judge
 from stages.score.judge.alpagasus import HALF_POINTS, AlpaGasus
@@ -140,6 +140,37 @@ def test_every_half_point_is_read_in_every_form(score: str, form: str, rest: str
         assert first_line_grade(form.format(between) + "\n" + rest) == between
     assert first_line_grade(form.format(f"-{score}") + "\n" + rest) is None
     assert first_line_grade(form.format(f"1{score}") + "\n" + rest) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "grade"),
+    [
+        ("3 (out of 10)", None),
+        ("3 (of 10)", None),
+        ("Score (out of 10): 4", None),
+        ("Score (1-5): 4", 4.0),
+        ("4, out of 5", 4.0),
+        ("1: The response is right.", None),
+        ("1 - The response is right.", None),
+        ("4.5 - it is right", 4.5),
+    ],
+)
+def test_other_scales_and_items_of_lists_are_no_grades(line: str, grade: float | None) -> None:
+    assert first_line_grade(line) == grade
+
+
+@pytest.mark.parametrize(
+    ("line", "grade"),
+    [
+        ("Score: 4 (out of 10)", None),
+        ("Score: 4, out of 10", None),
+        ("Score (out of 10): 4", None),
+        ("Score: 4 (out of 5)", 4),
+        ("Rating (1-5): 4", 4),
+    ],
+)
+def test_a_rating_on_another_scale_is_none(line: str, grade: int | None) -> None:
+    assert rating(line) == grade
 
 
 # DEITA
