@@ -61,7 +61,7 @@ report: setup ## Write report.html of a recipe or of a release: make report [REC
 diff: setup ## Compare the latest release with now, or A=name@1.0 B=name@1.1
 	$(RUN) diff $(if $(A),$(A) $(B),$(RECIPE))
 
-test: setup ## Run the tests (12 minutes on 2 cores, to come down to 10)
+test: setup ## Run the tests (18 minutes on 2 cores, to come down to 10)
 	$(PY) -m pytest -n 2 --dist loadfile
 	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules schemas pipeline stages
 
