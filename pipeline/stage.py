@@ -224,11 +224,12 @@ class Option:
             function: From a model to anything.
 
         Returns:
-            The result for a model, a tuple of results for several, None for None.
+            The result for a model, a tuple of results for several, None for None: a model of which
+            something is wrong.
         """
-        if value is None:
-            return None
-        return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+        if isinstance(value, tuple):
+            return tuple(self.each(one, function) for one in value)
+        return None if value is None else function(value)
 
     def accepts(self, kind: type) -> bool:
         """Whether the annotation is this type, or a union that holds it."""
