@@ -314,10 +314,6 @@ def _bound(tree: ast.AST) -> frozenset[str]:
     return frozenset(names)
 
 
-def _is_test_case(node: ast.ClassDef) -> bool:
-    return any(ast.unparse(base).rpartition(".")[2] == "TestCase" for base in node.bases)
-
-
 def _comparison(statement: ast.stmt) -> tuple[ast.expr, Check] | None:
     """What an assertion compares with a constant, and how; None where it does no such thing."""
     match statement:

@@ -55,10 +55,10 @@ def line_of(prepared: PreparedRequest, client: HttpClient, interface: BatchInter
     Raises:
         UserError: The server has nothing for a part of the request.
     """
-    reader, provider = client.reader, client.model.api.provider
+    reader = client.reader
     body = {k: v for k, v in reader.body(prepared).items() if k not in STREAMING}
     path = client.provider.path(prepared, client.name, reader.dialect)
-    text = interface.line(custom_id(prepared.key, NO_TAG), path, body, provider)
+    text = interface.line(custom_id(prepared.key, NO_TAG), path, body)
     return Line(prepared, path, text, reader.sent(prepared, body))
 
 

@@ -237,8 +237,7 @@ class BatchScheduler:
             raise
         self.journal.batches.note_file(tag, file)
         batch.record = replace(batch.record, file=file)
-        interface, provider = self.calls.interface, self.model.api.provider
-        return interface.submission(tag, file, path, window, provider)
+        return self.calls.interface.submission(tag, file, path, window)
 
     def _create(self, batch: OpenBatch, **content: Any) -> None:
         """Create a batch on the server.

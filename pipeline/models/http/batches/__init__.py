@@ -87,14 +87,13 @@ class BatchInterface(Protocol):
     TAKES_FILES: bool
     KEEPS_TAGS: bool
 
-    def line(self, custom_id: str, path: str, body: Mapping[str, Any], provider: str) -> bytes:
+    def line(self, custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:
         """One request of a batch.
 
         Args:
             custom_id: Our name of it.
             path: Where it would go by itself, relative to the base address.
             body: What would be sent.
-            provider: See `Api.provider`.
         """
         ...
 
@@ -102,9 +101,7 @@ class BatchInterface(Protocol):
         """The requests of a batch together, as they are uploaded or submitted."""
         ...
 
-    def submission(
-        self, tag: str, file: str, path: str, window: str, provider: str
-    ) -> dict[str, Any]:
+    def submission(self, tag: str, file: str, path: str, window: str) -> dict[str, Any]:
         """What creates a batch out of a file.
 
         Args:
@@ -112,7 +109,6 @@ class BatchInterface(Protocol):
             file: The file.
             path: Where its requests would go by themselves.
             window: See `Batching.completion_window`.
-            provider: See `Api.provider`.
         """
         ...
 

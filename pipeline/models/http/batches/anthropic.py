@@ -28,14 +28,13 @@ CODES: Final = {
 UNKNOWN_ERROR: Final = 500
 
 
-def line(custom_id: str, path: str, body: Mapping[str, Any], provider: str) -> bytes:  # noqa: ARG001
+def line(custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:  # noqa: ARG001
     """One of the requests.
 
     Args:
         custom_id: Our name of it.
         path: Where it would go by itself.
         body: What would be sent.
-        provider: See `Api.provider`.
     """
     return json.dumps({"custom_id": custom_id, "params": body}).encode()
 
@@ -46,7 +45,7 @@ def content(lines: Sequence[bytes]) -> bytes:
 
 
 def submission(
-    tag: str, file: str, path: str, window: str, provider: str  # noqa: ARG001
+    tag: str, file: str, path: str, window: str  # noqa: ARG001
 ) -> dict[str, Any]:  # fmt: skip
     """Nothing: there are no files.
 
@@ -55,7 +54,6 @@ def submission(
         file: The file.
         path: Where its requests would go by themselves.
         window: See `Batching.completion_window`.
-        provider: See `Api.provider`.
     """
     return {}
 

@@ -29,9 +29,7 @@ from pipeline.models.http.reading import ErrorAnswer
 from pipeline.models.http.refusals import error_message
 from pipeline.models.http.scheduler import Retry
 
-INTERFACES: Final[dict[str, BatchInterface]] = {
-    "openai": openai, "azure": openai, "anthropic": anthropic,
-}  # fmt: skip
+INTERFACES: Final[dict[str, BatchInterface]] = {"openai": openai, "anthropic": anthropic}
 """The modules by `Api.provider`; the others have none."""
 MISSING: Final = frozenset({404, 405, 501})
 """Status codes of what a server does not have: this batch, or batches at all."""

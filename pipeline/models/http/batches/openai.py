@@ -1,4 +1,4 @@
-"""OpenAI's batches: https://platform.openai.com/docs/api-reference/batch; Azure's are alike.
+"""OpenAI's batches: https://platform.openai.com/docs/api-reference/batch.
 
 The requests are a JSON Lines file, uploaded with `purpose: batch`, out of which a batch is
 created. What was answered is in its output file, what was refused or expired in its error file;
@@ -30,16 +30,15 @@ TAG_FIELD: Final = "gristmill"
 ENDED: Final = frozenset({"failed", "completed", "expired", "cancelled"})
 
 
-def line(custom_id: str, path: str, body: Mapping[str, Any], provider: str) -> bytes:
+def line(custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:
     """One line of the file.
 
     Args:
         custom_id: Our name of it.
         path: Where it would go by itself.
         body: What would be sent.
-        provider: See `Api.provider`.
     """
-    url = _endpoint(path, provider)
+    url = _endpoint(path)
     fields = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
     return json.dumps(fields).encode()
 
@@ -49,7 +48,7 @@ def content(lines: Sequence[bytes]) -> bytes:
     return b"".join(one + b"\n" for one in lines)
 
 
-def submission(tag: str, file: str, path: str, window: str, provider: str) -> dict[str, Any]:
+def submission(tag: str, file: str, path: str, window: str) -> dict[str, Any]:
     """What creates a batch.
 
     Args:
@@ -57,19 +56,17 @@ def submission(tag: str, file: str, path: str, window: str, provider: str) -> di
         file: The file.
         path: Where its requests would go by themselves.
         window: See `Batching.completion_window`.
-        provider: See `Api.provider`.
     """
     return {
         "input_file_id": file,
-        "endpoint": _endpoint(path, provider),
+        "endpoint": _endpoint(path),
         "completion_window": window,
         "metadata": {TAG_FIELD: tag},
     }
 
 
-def _endpoint(path: str, provider: str) -> str:
-    prefix = "/" if provider == "azure" else "/v1/"
-    return prefix + path.partition("?")[0]
+def _endpoint(path: str) -> str:
+    return "/v1/" + path.partition("?")[0]
 
 
 def address(id: str = "") -> str:
