@@ -1,0 +1,12 @@
+"""Constraints on an answer that a program can check: kind, typed arguments, wordings, checker.
+
+- `constraint`: what all kinds share: arguments, strict and loose checking, wordings, the table of
+  kinds. A kind that is not in it is an error, never a pass;
+- `units`: words, sentences, paragraphs and the language of a text;
+- `ifeval`: the 25 kinds of IFEval (Zhou et al. 2023, "Instruction-Following Evaluation for Large
+  Language Models", arXiv:2311.07911);
+- `conflicts`: which two constraints cannot hold of one text.
+
+Names of kinds and arguments, and what is checked, are as in the authors' code, so that their files
+can be read and their labels reproduced. Wordings are ours.
+"""
