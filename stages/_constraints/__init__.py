@@ -5,6 +5,9 @@
 - `units`: words, sentences, paragraphs and the language of a text;
 - `ifeval`: the 25 kinds of IFEval (Zhou et al. 2023, "Instruction-Following Evaluation for Large
   Language Models", arXiv:2311.07911);
+- `ifbench`: 56 of the 58 kinds of IFBench (Pyatkin et al. 2025, "Generalizing Verifiable
+  Instruction Following", arXiv:2507.02833);
+- `stored`: constraints as records carry them in `extra`;
 - `conflicts`: which two constraints cannot hold of one text.
 
 Names of kinds and arguments, and what is checked, are as in the authors' code, so that their files

@@ -66,6 +66,9 @@ def _table() -> frozenset[frozenset[str]]:
     return frozenset(frozenset(pair) for pair in pairs)
 
 
+_ALONE: Final = ("repeat:", "custom:", "format:options", "format:output_template")
+"""Beginnings of kinds that say what the whole answer is; these go with no other kind."""
+
 CONFLICTS: Final = _table()
 """Pairs of kinds."""
 
@@ -78,6 +81,8 @@ def conflict(one: Constraint, other: Constraint) -> bool:
         other: Another one.
     """
     if one.kind == other.kind or {one.kind, other.kind} in CONFLICTS:
+        return True
+    if one.kind.startswith(_ALONE) or other.kind.startswith(_ALONE):
         return True
     return bool(_asked(one) & _forbidden(other) or _asked(other) & _forbidden(one))
 

@@ -148,7 +148,7 @@ def constraint(kind: str, arguments: Mapping[str, Any] | None = None) -> Constra
 
 def kinds() -> Mapping[str, type[Constraint]]:
     """All kinds by name."""
-    from stages._constraints import ifeval  # noqa: F401  (which fills the table)
+    from stages._constraints import ifbench, ifeval  # noqa: F401  (which fill the table)
 
     return KINDS
 

@@ -7,6 +7,7 @@ and none of the 208 published labels of IFEval that count sentences differs.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any, Final
@@ -17,6 +18,7 @@ from stages._constraints.constraint import Relation
 from stages._text.languages import identifier
 
 _WORD: Final = re.compile(r"\w+")
+_NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
 _LATIN: Final = regex.compile(r"\p{Latin}")
 _OTHER_SCRIPTS: Final = regex.compile(r"[^\P{L}\p{Latin}]")
 
@@ -42,6 +44,24 @@ def words(text: str) -> list[str]:
     ['It', 's', '2', 'o', 'clock']
     """
     return _WORD.findall(text)
+
+
+def without_punctuation(text: str) -> str:
+    """The text without ASCII punctuation.
+
+    Args:
+        text: A text.
+    """
+    return text.translate(_NO_PUNCTUATION)
+
+
+def bare(word: str) -> str:
+    """The text without ASCII punctuation and blanks at its ends.
+
+    Args:
+        word: A word, or any text.
+    """
+    return word.strip(string.punctuation + " ")
 
 
 @lru_cache(maxsize=64)

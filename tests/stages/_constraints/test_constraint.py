@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from stages._constraints.conflicts import CONFLICTS, conflict, conflicts
 from stages._constraints.constraint import ConstraintError, constraint, kinds, variants
-from tests.stages._constraints.examples import IFEVAL, WORDS
+from tests.stages._constraints.examples import IFBENCH, IFEVAL, WORDS
 
-EXAMPLES = {**IFEVAL}
+EXAMPLES = {**IFEVAL, **IFBENCH}
 NEGATED = [kind for kind, (args, *_) in EXAMPLES.items() if constraint(kind, args).negation()]
 
 texts = st.text(st.sampled_from("tT mill.,*-[]<>\"'\n?!" + string.ascii_letters), max_size=80)

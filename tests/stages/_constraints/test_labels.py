@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pytest
 
-from stages._constraints.constraint import Constraint, constraint
+from stages._constraints.constraint import Constraint, constraint, kinds
 from tests.support.rows import DATA, json_lines
 
 
@@ -58,3 +58,26 @@ def test_loose_labels_are_reproduced(ifeval: list[Label]) -> None:
     assert len(wrong) <= 0.002 * len(sure)
     assert {one.checked.kind for one in wrong} <= {"language:response_language"}
     assert len(ifeval) - len(sure) == 4
+
+
+def test_ifbench_labels_are_reproduced(shared: Path) -> None:
+    rows = json_lines(shared / "references/ifbench_labelled_responses.jsonl.gz")
+    assert len(rows) == 196
+    absent, agree = set(), []
+    for row in (row for row in rows if row["kwargs"] is not None):
+        text = row["response"] or ""
+        for kind, values, strict, loose in zip(
+            *(row[n] for n in ("instruction_id_list", "kwargs", "strict_list", "loose_list")),
+            strict=True,
+        ):
+            if kind not in kinds():
+                absent.add(kind)
+                continue
+            one = constraint(kind, values)
+            agree += [(kind, one.holds(text) == strict), (kind, one.holds_loosely(text) == loose)]
+    assert absent == {"words:start_verb", "words:odd_even_syllables"}
+    assert len(agree) == 416
+    # Three answers, strict and loose: Punkt is untrained, and splits tokens and sentences so.
+    wrong = [kind for kind, same in agree if not same]
+    assert len(wrong) <= 6
+    assert {*wrong} <= {"ratio:overlap", "ratio:sentence_type"}
