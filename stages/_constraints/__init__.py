@@ -7,6 +7,7 @@
   Language Models", arXiv:2311.07911);
 - `ifbench`: 56 of the 58 kinds of IFBench (Pyatkin et al. 2025, "Generalizing Verifiable
   Instruction Following", arXiv:2507.02833);
+- `lengths`: CoDI-Eval's modes of length, and Ruler's length tokens;
 - `stored`: constraints as records carry them in `extra`;
 - `conflicts`: which two constraints cannot hold of one text.
 

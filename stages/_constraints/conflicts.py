@@ -7,10 +7,12 @@ Verifiable Instruction Following", arXiv:2507.02833) keeps such a table; the ent
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from itertools import combinations, product
 from typing import Final
 
 from stages._constraints.constraint import Constraint
+from stages._constraints.ifeval.keywords import Existence, ForbiddenWords, Frequency
 
 _JSON: Final = ("detectable_format:json_format",)
 _CASE: Final = (
@@ -80,11 +82,18 @@ def conflict(one: Constraint, other: Constraint) -> bool:
         one: A constraint.
         other: Another one.
     """
-    if one.kind == other.kind or {one.kind, other.kind} in CONFLICTS:
+    if _kinds_conflict(one.kind, other.kind):
         return True
-    if one.kind.startswith(_ALONE) or other.kind.startswith(_ALONE):
-        return True
+    if ForbiddenWords.kind not in (one.kind, other.kind):
+        return False
     return bool(_asked(one) & _forbidden(other) or _asked(other) & _forbidden(one))
+
+
+@cache
+def _kinds_conflict(one: str, other: str) -> bool:
+    if one == other or {one, other} in CONFLICTS:
+        return True
+    return one.startswith(_ALONE) or other.startswith(_ALONE)
 
 
 def conflicts(chosen: Iterable[Constraint]) -> bool:
@@ -97,11 +106,13 @@ def conflicts(chosen: Iterable[Constraint]) -> bool:
 
 
 def _asked(one: Constraint) -> set[str]:
-    values = one.arguments
-    if one.kind == "keywords:frequency":
-        return {values["keyword"].lower()} if values["relation"] == "at least" else set()
-    return {word.lower() for word in values.get("keywords", ())}
+    match one:
+        case Existence():
+            return {word.lower() for word in one.keywords}
+        case Frequency(relation="at least"):
+            return {one.keyword.lower()}
+    return set()
 
 
 def _forbidden(one: Constraint) -> set[str]:
-    return {word.lower() for word in one.arguments.get("forbidden_words", ())}
+    return {w.lower() for w in one.forbidden_words} if isinstance(one, ForbiddenWords) else set()

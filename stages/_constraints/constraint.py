@@ -8,16 +8,16 @@ Example:
     ...     "relation": "less than", "num_words": 4})
     >>> few.holds("One two three"), few.holds("One two three four"), few.holds(" ")
     (True, False, False)
-    >>> constraint("length:words", {})
+    >>> constraint("rhyme", {})
     Traceback (most recent call last):
-    stages._constraints.constraint.ConstraintError: 'length:words' is no kind of constraint
+    stages._constraints.constraint.ConstraintError: 'rhyme' is no kind of constraint
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, dataclass_transform
 
@@ -87,8 +87,7 @@ class Constraint(ABC):
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments by name, as JSON has them."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        return {name: [*v] if isinstance(v, tuple) else v for name, v in values.items()}
+        return {name: [*v] if type(v) is tuple else v for name, v in vars(self).items()}
 
     def worded(self, number: int = 0) -> str:
         """A sentence that asks for the constraint.
@@ -148,7 +147,7 @@ def constraint(kind: str, arguments: Mapping[str, Any] | None = None) -> Constra
 
 def kinds() -> Mapping[str, type[Constraint]]:
     """All kinds by name."""
-    from stages._constraints import ifbench, ifeval  # noqa: F401  (which fill the table)
+    from stages._constraints import ifbench, ifeval, lengths  # noqa: F401  (fill the table)
 
     return KINDS
 
@@ -174,6 +173,6 @@ def variants(text: str) -> list[str]:
 
 def _listed(value: Any) -> Any:
     """An argument as a sentence has it: of a list each text in quotes, joined by commas."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if type(value) is list:
         return ", ".join(f'"{item}"' for item in value)
     return value

@@ -80,10 +80,9 @@ class ForbiddenWords(Constraint):
 
     def check(self, text: str) -> bool:
         """See the class."""
-        return not any(
-            re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE)
-            for word in self.forbidden_words
-        )
+        lower = text.lower()
+        within = [word for word in self.forbidden_words if word.lower() in lower]
+        return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in within)
 
 
 @kind(
@@ -119,4 +118,4 @@ class LetterFrequency(Constraint):
 
 
 def _count(keyword: str, text: str) -> int:
-    return len(re.findall(re.escape(keyword), text, re.IGNORECASE))
+    return text.lower().count(keyword.lower())

@@ -203,3 +203,8 @@ IFBENCH: dict[str, tuple[dict[str, Any], str, str]] = {
     "custom:csv_quotes": ({}, QUOTED_ROWS, QUOTED_ROWS.replace('"9"', "9")),
     "custom:date_format_list": ({}, "1796-04-12, 1805-12-02", "1796-04-31"),
 }
+
+LENGTHS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "length:words": ({"mode": "around", "number": 10}, "Sure:\n\n" + "It is. " * 5, "It is. " * 4),
+    "length:token": ({"target": "10"}, "[MLT:10]\n" + WORDS, "[MLT:30]\n" + WORDS),
+}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from hypothesis import strategies as st
 
 from stages._constraints.conflicts import CONFLICTS, conflict, conflicts
 from stages._constraints.constraint import ConstraintError, constraint, kinds, variants
-from tests.stages._constraints.examples import IFBENCH, IFEVAL, WORDS
+from stages._constraints.lengths import BANDS, FLEXIBLE, bounds, target_of
+from tests.stages._constraints.examples import IFBENCH, IFEVAL, LENGTHS, WORDS
+from tests.support.rows import json_lines
 
-EXAMPLES = {**IFEVAL, **IFBENCH}
+EXAMPLES = {**IFEVAL, **IFBENCH, **LENGTHS}
 NEGATED = [kind for kind, (args, *_) in EXAMPLES.items() if constraint(kind, args).negation()]
 
 texts = st.text(st.sampled_from("tT mill.,*-[]<>\"'\n?!" + string.ascii_letters), max_size=80)
@@ -67,7 +71,9 @@ def test_a_wording_says_every_argument(kind: str) -> None:
     for number in range(len(checked.wordings)):
         worded = checked.worded(number)
         assert worded == worded.strip()
-        for value in checked.arguments.values():
+        for name, value in checked.arguments.items():
+            if value is None or name in ("mode", "match"):
+                continue
             for item in value if isinstance(value, list) else [value]:
                 assert str(item) in worded
     negated = checked.negation()
@@ -98,6 +104,10 @@ def test_arguments_survive_json(kind: str) -> None:
         ("keywords:existence", {"keywords": [" "]}),
         ("keywords:letter_frequency", {"letter": "ab", "let_frequency": 1}),
         ("language:response_language", {"language": "Klingon"}),
+        ("length:words", {"mode": "between", "number": 5}),
+        ("length:words", {"mode": "between", "number": 5, "second": 4}),
+        ("length:words", {"mode": "at most", "number": 5, "second": 6}),
+        ("length:token", {"target": "20"}),
     ],
 )
 def test_what_is_no_constraint_is_an_error(kind: str, arguments: dict[str, Any]) -> None:
@@ -132,3 +142,25 @@ def test_a_word_is_not_asked_for_and_forbidden() -> None:
     other = constraint("keywords:existence", {"keywords": ["snow"]})
     assert conflicts([asked, forbidden])
     assert not conflicts([forbidden, other])
+
+
+def test_codi_evals_bounds_are_reproduced(shared: Path) -> None:
+    rows = json_lines(shared / "references/codi_eval_length.jsonl.gz")
+    same = []
+    for row in rows:
+        numbers = [int(number) for number in re.findall(r"\d+", row["instruction"])]
+        if len(numbers) == 1 + (row["mode"] == "between"):
+            lower, upper = bounds(row["mode"], *numbers)
+            same.append([lower, upper or 10_000] == row["label"])
+    assert len(same) > 600
+    assert sum(same) / len(same) > 0.97
+
+
+def test_ruler_takes_the_authors_bands() -> None:
+    for target, (lower, upper) in BANDS.items():
+        wide = FLEXIBLE[target]
+        assert wide[0] <= lower
+        assert wide[1] is None or wide[1] >= (upper or 0)
+        assert target_of(lower) != target
+        assert target_of(lower + 1) == target
+        assert upper is None or (target_of(upper), target_of(upper + 1)) == (target, None)
