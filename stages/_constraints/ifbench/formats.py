@@ -217,10 +217,10 @@ class NoBulletsBullets(Constraint):
         is_bullet = [line.strip().startswith("*") for line in lines]
         first = is_bullet.index(True) if any(is_bullet) else len(lines)
         before = 0
-        for line in lines[:first]:
+        for number, line in enumerate(lines[:first]):
             parts = sentences(line.strip())
             before += len(parts)
-            if not parts and line is not lines[first - 1]:
+            if not parts and number < first - 1:
                 # As in the code: after a line without a sentence only bullets may follow.
                 return False
         return before >= 2 and all(is_bullet[first:]) and sum(is_bullet) >= 2

@@ -5,6 +5,9 @@
   code: 25 kinds, and loose as one of eight variants of the answer. On its published labels 1,661
   of 1,664 strict ones agree; two others are of letters that are none, for which the code drew
   another one, and one is of a language (langdetect there, py3langid here).
+- IFBench (Pyatkin et al. 2025, "Generalizing Verifiable Instruction Following", arXiv:2507.02833),
+  which reports `prompt`, loose: 56 of its 58 kinds; 410 of the 416 labels that are published for
+  these agree, the others depend on how Punkt is trained. The two others are failed rows.
 - Several turns: as in Multi-IF (He et al. 2024, arXiv:2410.15553) each turn has constraints of its
   own, which its answer must follow; with `cumulative` also all later answers, as in MMMT-IF.
 - MMMT-IF (Epstein et al. 2024, "MMMT-IF: A Challenging Multimodal Multi-Turn Instruction Following

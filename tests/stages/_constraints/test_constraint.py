@@ -164,3 +164,9 @@ def test_ruler_takes_the_authors_bands() -> None:
         assert target_of(lower) != target
         assert target_of(lower + 1) == target
         assert upper is None or (target_of(upper), target_of(upper + 1)) == (target, None)
+
+
+def test_after_a_blank_line_only_bullets_may_follow() -> None:
+    checked = constraint("format:no_bullets_bullets")
+    assert checked.holds("It rains. It snows.\n\n* rain\n* snow")
+    assert not checked.holds("It rains. It snows.\n\nIt does.\n\n* rain\n* snow")
