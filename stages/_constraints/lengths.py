@@ -50,7 +50,7 @@ _AROUND: Final = 10
     "Your answer should be {length} words long.",
 )
 class LengthWords(Constraint):
-    """The words between white space are within bounds (CoDI-Eval, arXiv:2310.19740).
+    """The words between white space are within bounds (CoDI-Eval, arXiv:2401.00690).
 
     A first line that ends with a colon, and is not all, is a preamble and not counted.
 
