@@ -53,6 +53,10 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "dedup.semantic": (DIFFERENCES, "it compares vectors, and of texts the numbers alone"),
     "dedup.novelty": (("tools", "results"), _FIELDS),
     "embed.text": (("tools", "results"), "its template names what is embedded"),
+    "evaluate.constraints": (
+        DIFFERENCES,
+        "it checks the content of answers, where rows ask for it",
+    ),
     "score.heuristics": (("tools", "results"), _COUNTED),
     "tag.surface": (("results",), "it tags what user and assistant say"),
     "select.except": (("tools",), _HELD),

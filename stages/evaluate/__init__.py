@@ -1,0 +1,1 @@
+"""How good answers are, by measures that need no judge: what benchmarks report."""
