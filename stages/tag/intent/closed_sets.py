@@ -27,7 +27,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 import polars as pl
@@ -38,7 +38,6 @@ from pipeline.models.base import Decoding, Engine, Request
 from pipeline.models.structured_output import Unreadable, choice_parser, json_parser
 from pipeline.types import NonEmpty, option_group
 from schemas.records import first_user_turn
-from schemas.refusals import REFUSAL
 from stages._common.option_types import Distinct
 from stages._llm.prompts import Prompts
 from stages._llm.rows import to_json
@@ -78,6 +77,11 @@ _MAX_CHARACTERS: Final = 1000
 
 _MAX_LABEL_WORDS: Final = 4
 """Of a label that the set lacks; what is longer, or a sentence, is no label."""
+_LABEL: Final = re.compile(r"[\w &/-]*\w[\w &/-]*")
+_SENTENCE: Final = re.compile(
+    r"\b(?:i|we|you|it|this|that|is|are|am|can|cannot|not|sorry|apologies|unfortunately)\b", re.I
+)
+"""What sentences have and names of labels do not."""
 
 _VERDICT: Final = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
 
@@ -259,20 +263,15 @@ def _label(labels: LabelSet, text: str) -> dict[str, Any]:
 
 
 def _is_label(text: str) -> bool:
-    """Whether a text has the form of a label: a few words and no sentence, refusals least of all.
+    """Whether a text has the form of a label: a few words and no sentence, least of all a refusal.
 
     Example:
         >>> _is_label("song_writing"), _is_label("It is a song."), _is_label("I cannot help")
         (True, False, False)
     """
-    words = text.replace("_", " ").split()
-    is_short = 0 < len(words) <= _MAX_LABEL_WORDS and re.fullmatch(r"[\w &/'-]+", text.strip())
-    return bool(is_short) and _refusal().match(text.strip()) is None
-
-
-@cache
-def _refusal() -> re.Pattern[str]:
-    return re.compile(REFUSAL)
+    plain = text.replace("_", " ").strip()
+    is_short = 0 < len(plain.split()) <= _MAX_LABEL_WORDS
+    return is_short and bool(_LABEL.fullmatch(plain)) and not _SENTENCE.search(plain)
 
 
 def _metadata(text: str) -> dict[str, Any]:
