@@ -126,6 +126,15 @@ def intent(
           with: {model: judge, method: {name: closed_sets, sets: [task_category, quality]}}
         good: {uses: select.top, needs: tagged, with: {score: input_quality_level, min_score: 4}}
         ```
+
+        Tags that another tagger has written, normalized:
+
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> raw = pl.DataFrame({"id": ["a", "b"], "raw": [["Recipe!", "Sea"], ["recipe"]]})
+        >>> method = Open(column="raw", min_count=2, min_support=None)
+        >>> intent(Context.scratch(Path(tempfile.mkdtemp())), raw, method=method)["tags"].to_list()
+        [['recipe'], ['recipe']]
     """
     engine = ctx.open(model) if model is not None else None
     if isinstance(method, Open):

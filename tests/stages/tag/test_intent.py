@@ -21,6 +21,8 @@ from tests.support.scripted import Answer, ScriptedContext, scripted
 MODEL = LanguageModel(model="none")
 ROWS = conversations([("What is 2 and 3?", "5"), ("Write a poem about rain.", "Drop.")])
 LANGUAGE = {"method": {"name": "closed_sets", "sets": ["language"]}}
+TAGGER = "GRISTMILL_TAGGER"
+"""The environment variable with a folder of a chat model's weights."""
 RATED = {"intent": "To add.", "knowledge": "Sums.", "difficulty": "easy"}
 
 
@@ -193,25 +195,33 @@ def test_the_task_types_are_those_of_realign(shared: Path) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.skipif(
-    "GRISTMILL_TAGGER" not in os.environ, reason="needs the weights of a chat model: tinylm is none"
-)
-def test_a_tagger_beats_the_majority_on_realign(shared: Path, ctx: Context) -> None:
-    """Macro-F1 over the 46 types, on every seventh example; unreadable ones are wrong."""
+@pytest.mark.parametrize(("variable", "step", "gain"), [("", 10, 0.0), (TAGGER, 7, 0.1)])
+def test_a_tagger_beats_the_majority_on_realign(
+    variable: str, step: int, gain: float, shared: Path, ctx: Context, tinylm: LanguageModel
+) -> None:
+    """Macro-F1 over the 46 types on some examples; what is unreadable is wrong.
+
+    tinylm understands none of them: its 0.007 is above the majority's 0.001 because it says more
+    than one label, and below the 0.02 of a guess. A chat model must be far better.
+    """
     from sklearn.metrics import f1_score
 
-    examples = json_lines(shared / "references/realign_task_types.json.gz")[::7]
+    if variable and variable not in os.environ:
+        pytest.skip("needs the weights of a chat model")
+    examples = json_lines(shared / "references/realign_task_types.json.gz")[::step]
     by_text = {example["instruction"]: example["category"] for example in examples}
     rows = conversations([(text, "So.") for text in by_text])
     expected = [by_text[messages[0]["content"]] for messages in rows["messages"]]
-    model = LanguageModel(model=os.environ["GRISTMILL_TAGGER"], dtype="bfloat16")
+    model = LanguageModel(model=os.environ[variable], dtype="bfloat16") if variable else tinylm
     method = ClosedSets(sets=("task_type",), explain=False)
     tags = intent(ctx, rows, model=model, method=method)["task_type"].fill_null("").to_list()
-    labels = [*SETS["task_type"].labels]
-    options = {"labels": labels, "average": "macro", "zero_division": 0.0}
-    score = f1_score(expected, tags, **options)
-    majority = f1_score(expected, ["default"] * len(expected), **options)
-    assert score > majority + 0.1
+
+    def score(predicted: list[str]) -> float:
+        labels = [*SETS["task_type"].labels]
+        options = {"labels": labels, "average": "macro", "zero_division": 0.0}
+        return float(f1_score(expected, predicted, **options))
+
+    assert score(tags) > score(["default"] * len(expected)) + gain
 
 
 def test_the_language_needs_no_model(ctx: Context) -> None:
