@@ -13,7 +13,8 @@ import pytest
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from stages.tag.intent import ClosedSets, intent
-from stages.tag.intent.closed_sets import SETS, added_columns
+from stages.tag.intent.closed_sets import added_columns
+from stages.tag.intent.label_sets import SETS
 from tests.support.options import problems
 from tests.support.rows import conversations, json_lines, sample
 from tests.support.scripted import Answer, ScriptedContext, scripted

@@ -175,7 +175,7 @@ def test_vectors_that_are_none_are_similar_to_nothing() -> None:
         return np.array([[np.nan, 1.0], [0.0, 0.0], [1.0, 0.0]], np.float32)[: len(tags)]
 
     for clustering in ("leader", "dbscan"):
-        thresholds = Thresholds(clustering=clustering)  # type: ignore[arg-type]
+        thresholds = Thresholds(clustering=clustering)
         assert normalize([["a", "b", "c"]], thresholds, encode).merges == []
 
 
