@@ -6,8 +6,8 @@
   Perspective of Instruction Interaction and Dependency (Zhao et al. 2024, arXiv:2409.07045). The
   labels are the categories that its authors' group published with its data set
   Infinity-Instruct, as others' code lists them; ours are the division into abilities and domains,
-  "none" for a request without a domain, and that one label is the main one. (The paper has a model
-  write fine labels first and sorts these into the categories.)
+  "none" for a request without a domain, and that one label is the main one. (In that data set a
+  request has fine labels as well, which are sorted into the categories.)
 - `task_type` are the 46 types of ReAlign: Reformatted Alignment (Fan et al. 2024,
   arXiv:2402.12219), whose classifier's answer counts where it is a type's exact name, and else
   as "default". Ours: case and marks around it do not matter, another label is kept in a column and

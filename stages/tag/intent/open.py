@@ -9,7 +9,7 @@ neither code nor tags.
   (`normalization.py`); a query is as complex as it has tags, a data set as diverse as it has
   different ones, and `select.coverage` selects by both.
 - From memory of the paper, which was not at hand: 20 rows for a tag, a cosine distance of 0.05, a
-  support of 40 rows and a confidence of 0.99. They are meant for a pool of 300,000 queries.
+  support of 40 rows and a confidence of 0.99. They are meant for large pools.
 - Ours: the words of the prompt; one request for the first user's turn of a conversation;
   `explain: false`; an answer without tags drops the row; what `normalization.py` calls ours.
 """
