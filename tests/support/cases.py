@@ -35,7 +35,7 @@ from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
-from stages.tag.intent import ClosedSets
+from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
 from tests.support.rows import DATA, conversations, exam, json_lines, sample
 
@@ -43,7 +43,10 @@ MODEL: Final = LanguageModel(model="none")
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
 
-ALL_SETS: Final = ("task_category", "difficulty", "quality", "safety", "language")
+ALL_SETS: Final = (
+    "task_category", "difficulty", "quality", "safety", "language", "ability", "domain",
+    "task_type", "metadata",
+)  # fmt: skip
 
 LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
@@ -274,6 +277,13 @@ def _more_cases() -> list[Case]:
         Case(
             *("tag.intent", "labels", {"rows": _ROWS}),
             {"model": MODEL, "method": ClosedSets(sets=ALL_SETS, explain=False)},
+        ),
+        *(
+            Case("tag.intent", name, {"rows": _ROWS}, {"model": MODEL, "method": method})
+            for name, method in (
+                ("open", Open(min_count=1)),
+                ("open list", Open(min_count=1, explain=False)),
+            )
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +13,17 @@ import pytest
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from stages.tag.intent import ClosedSets, intent
-from stages.tag.intent.closed_sets import SETS, added_columns
+from stages.tag.intent.closed_sets import added_columns
+from stages.tag.intent.label_sets import SETS
 from tests.support.options import problems
-from tests.support.rows import conversations, sample
+from tests.support.rows import conversations, json_lines, sample
 from tests.support.scripted import Answer, ScriptedContext, scripted
 
 MODEL = LanguageModel(model="none")
 ROWS = conversations([("What is 2 and 3?", "5"), ("Write a poem about rain.", "Drop.")])
 LANGUAGE = {"method": {"name": "closed_sets", "sets": ["language"]}}
+TAGGER = "GRISTMILL_TAGGER"
+"""The environment variable with a folder of a chat model's weights."""
 RATED = {"intent": "To add.", "knowledge": "Sums.", "difficulty": "easy"}
 
 
@@ -118,6 +123,106 @@ def test_each_set_is_one_request_about_the_first_turn(ctx: Context) -> None:
     assert "What is 2 and 3?" in request.prompt[0][1]
     assert "tide" not in request.prompt[0][1]
     assert json.loads(request.decoding.json_schema or "")["properties"]["difficulty"]["enum"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "unknown"),
+    [
+        ("story_generation", "story_generation", None),
+        ("**Story_Generation**", "story_generation", None),
+        ("default", "default", None),
+        ("song_writing", "default", "song_writing"),
+        ("Song writing", "default", "Song writing"),
+    ],
+)
+@pytest.mark.parametrize("explain", [True, False])
+def test_an_unknown_task_type_is_the_default_and_counted(
+    ctx: Context, answer: str, label: str, unknown: str | None, explain: bool
+) -> None:
+    context = saying(ctx, json.dumps({"task_type": answer}) if explain else answer)
+    method = ClosedSets(sets=("task_type",), explain=explain)
+    rows = intent(context, ROWS, model=MODEL, method=method)
+    assert rows["task_type"].to_list() == [label] * 2
+    assert rows["task_type_unknown"].to_list() == [unknown] * 2
+    assert context.counters["unknown_labels"] == (2 if unknown else 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I cannot help",
+        "I'm sorry",
+        "Sorry, no",
+        "I am sorry",
+        "It is a song.",
+        "a request for a song about the sea",
+        "story_generation or planning, perhaps",
+        "?",
+        "",
+    ],
+)
+def test_what_is_no_label_is_not_the_default(ctx: Context, answer: str) -> None:
+    rows = tagged(ctx, answer, "task_type", explain=False)
+    assert rows["drop_reason"].to_list() == ["unreadable"] * 2
+    assert rows["task_type"].null_count() == 2
+
+
+def test_metadata_are_use_case_and_skills(ctx: Context) -> None:
+    answer = {"use_case": " verse ", "skills": ["rhyme", "rhyme", " ", "metre"]}
+    rows = tagged(ctx, "So:\n" + json.dumps(answer), "metadata", explain=False)
+    assert rows["use_case"].to_list() == ["verse"] * 2
+    assert rows["skills"].to_list() == [["rhyme", "metre"]] * 2
+    assert rows["attributes"].to_list() == [["verse", "rhyme", "metre"]] * 2
+    for wrong in ({"use_case": "", "skills": ["rhyme"]}, {"use_case": "verse", "skills": [" "]}):
+        rows = tagged(ctx, json.dumps(wrong), "metadata")
+        assert rows["drop_reason"].to_list() == ["unreadable"] * 2
+
+
+def test_abilities_and_domains_are_those_of_their_sets(ctx: Context) -> None:
+    answer = {"ability": "Logic and reasoning", "other_abilities": ["mathematical ability", "tact"]}
+    rows = tagged(ctx, json.dumps(answer), "ability")
+    assert rows["ability"].to_list() == ["logic and reasoning"] * 2
+    assert rows["other_abilities"].to_list() == [["mathematical ability"]] * 2
+    label = "humanities, history, philosophy, and sociology knowledge"
+    rows = tagged(ctx, label, "domain", explain=False)
+    assert rows["domain"].to_list() == [label] * 2
+    rows = tagged(ctx, "song_writing", "domain", explain=False)
+    assert rows["drop_reason"].to_list() == ["unreadable"] * 2
+
+
+def test_the_task_types_are_those_of_realign(shared: Path) -> None:
+    examples = json_lines(shared / "references/realign_task_types.json.gz")
+    assert {*SETS["task_type"].labels} == {example["category"] for example in examples}
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize(("variable", "step", "gain"), [("", 10, 0.0), (TAGGER, 7, 0.1)])
+def test_a_tagger_beats_the_majority_on_realign(
+    variable: str, step: int, gain: float, shared: Path, ctx: Context, tinylm: LanguageModel
+) -> None:
+    """Macro-F1 over the 46 types on some examples; what is unreadable is wrong.
+
+    tinylm understands none of them: its 0.007 is above the majority's 0.001 because it says more
+    than one label, and below the 0.02 of a guess. A chat model must be far better.
+    """
+    from sklearn.metrics import f1_score
+
+    if variable and variable not in os.environ:
+        pytest.skip("needs the weights of a chat model")
+    examples = json_lines(shared / "references/realign_task_types.json.gz")[::step]
+    by_text = {example["instruction"]: example["category"] for example in examples}
+    rows = conversations([(text, "So.") for text in by_text])
+    expected = [by_text[messages[0]["content"]] for messages in rows["messages"]]
+    model = LanguageModel(model=os.environ[variable], dtype="bfloat16") if variable else tinylm
+    method = ClosedSets(sets=("task_type",), explain=False)
+    tags = intent(ctx, rows, model=model, method=method)["task_type"].fill_null("").to_list()
+
+    def score(predicted: list[str]) -> float:
+        labels = [*SETS["task_type"].labels]
+        options = {"labels": labels, "average": "macro", "zero_division": 0.0}
+        return float(f1_score(expected, predicted, **options))
+
+    assert score(tags) > score(["default"] * len(expected)) + gain
 
 
 def test_the_language_needs_no_model(ctx: Context) -> None:
