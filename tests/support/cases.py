@@ -13,6 +13,7 @@ from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages.compose.combine.chain import Chain
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -37,9 +38,10 @@ from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample
+from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
 
 MODEL: Final = LanguageModel(model="none")
+TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
 
@@ -49,6 +51,7 @@ LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
 _ROWS: Final = sample("self_instruct.jsonl.gz").head(20)
+_WITH_INPUT: Final = self_instruct(20).filter(pl.col("input_start").is_not_null())
 _ENCODED: Final = _ROWS.head(8).with_columns(
     attributes=pl.Series([["building", "tact", "grammar"]] * 8, dtype=pl.List(pl.String))
 )
@@ -277,6 +280,10 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("compose.combine", "chain", {"rows": _WITH_INPUT}),
+            {"model": TINYLM, "writer": MODEL, "method": Chain(answer_max_tokens=LIMIT)},
+        ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
             {

@@ -39,8 +39,8 @@ def sequences(parts: Sequence[Part], budget: TokenBudget) -> list[Row]:
         parts: The rows.
         budget: The most tokens of a new row.
     """
-    with_input = [part for part in parts if _input(part)]
-    rows = [part.dropped("no_input", {}) for part in parts if not _input(part)]
+    with_input = [part for part in parts if part.input]
+    rows = [part.dropped("no_input", {}) for part in parts if not part.input]
     written = [_written(part) for part in with_input]
     lengths = budget.lengths(row["messages"] for row in written)
     for part, row, tokens in zip(with_input, written, lengths, strict=True):
@@ -55,15 +55,10 @@ def sequences(parts: Sequence[Part], budget: TokenBudget) -> list[Row]:
     return rows
 
 
-def _input(part: Part) -> str:
-    return "" if part.input_start is None else part.request[part.input_start :].strip()
-
-
 def _written(part: Part) -> Row:
-    instruction = part.request[: part.input_start].strip()
-    values = {"input": _input(part), "response": part.answer}
+    values = {"input": part.input, "response": part.answer}
     messages, input_start = task_messages(
-        PROMPTS.render("instruction", instruction=instruction),
+        PROMPTS.render("instruction", instruction=part.instruction),
         values["input"],
         PROMPTS.render("response", **values),
     )
