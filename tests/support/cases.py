@@ -14,6 +14,8 @@ from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
 from stages.compose.combine.chain import Chain
+from stages.compose.combine.self_seq import SelfSeq
+from stages.compose.combine.sequence import SequenceMethod
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -268,6 +270,10 @@ def _more_cases() -> list[Case]:
         own = {"model": MODEL, "max_tokens": LIMIT, "method": method}
         return Case("generate.pairs", method.name, {"rows": sums}, own)
 
+    def combined(method: Any) -> Case:
+        options = {"model": TINYLM, "writer": MODEL, "method": method}
+        return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -280,9 +286,13 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
-        Case(
-            *("compose.combine", "chain", {"rows": _WITH_INPUT}),
-            {"model": TINYLM, "writer": MODEL, "method": Chain(answer_max_tokens=LIMIT)},
+        *map(
+            combined,
+            (
+                Chain(answer_max_tokens=LIMIT),
+                SelfSeq(rounds=2, instruction_max_tokens=LIMIT, answer_max_tokens=LIMIT),
+                SequenceMethod(task="paraphrase", answer_max_tokens=LIMIT),
+            ),
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),

@@ -126,15 +126,16 @@ def chains(parts: Sequence[Part], method: Chain, engine: Engine, seed: int) -> l
     """
     decoding = Decoding(method.answer_max_tokens, method.temperature)
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
-    limits = {"min_mass": method.min_mass, "max_tokens": method.judge_max_tokens}
-    judge = partial(score_field, engine, seed=seed, **limits)
+    judge = partial(
+        score_field,
+        engine,
+        seed=seed,
+        min_mass=method.min_mass,
+        max_tokens=method.judge_max_tokens,
+    )
     tasks = {part.id: _task(part) for part in sorted(parts, key=lambda part: part.id)}
     if method.shorten:
-        write(
-            *([*tasks.values()], "instruction"),
-            lambda d: user(PROMPTS.render("summary", instruction=d["part"].instruction)),
-            parse=instruction_text,
-        )
+        write([*tasks.values()], "instruction", _summary, parse=instruction_text)
     drafts = [_first(task) for task in tasks.values()]
     following = [id_ for id_, task in tasks.items() if task["part"].input]
     for number in range(2, method.num_tasks + 1):
@@ -166,6 +167,10 @@ def messages_of(draft: Draft) -> RowMessages:
 def _task(part: Part) -> Draft:
     """A row as a task, whose instruction may be shortened."""
     return Draft((part.id,), {"part": part, "instruction": part.instruction}, part.license)
+
+
+def _summary(task: Draft) -> Prompt:
+    return user(PROMPTS.render("summary", instruction=task["part"].instruction))
 
 
 def _first(task: Draft) -> Draft:
