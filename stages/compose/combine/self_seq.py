@@ -39,6 +39,7 @@ from stages._llm.drafts import (
     user,
 )
 from stages._llm.lists import unquoted
+from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
 from stages.compose.combine.parts import Part
@@ -71,6 +72,7 @@ class SelfSeq:
     Args:
         name: "self_seq".
         rounds: How often an instruction is made longer.
+        explain: Whether the model says why before it writes a new instruction.
         temperature: Of kinds, instructions and answers.
         instruction_max_tokens: Limit of an explanation with its instruction in tokens.
         answer_max_tokens: Limit of an answer in tokens.
@@ -78,6 +80,7 @@ class SelfSeq:
 
     name: Literal["self_seq"] = "self_seq"
     rounds: Count = 1
+    explain: bool = True
     temperature: NonNegativeFloat = 1.0
     instruction_max_tokens: Count = 1024
     answer_max_tokens: Count = 1024
@@ -95,15 +98,16 @@ def sequences(parts: Sequence[Part], method: SelfSeq, engine: Engine, seed: int)
     write = partial(generate_field, engine, seed=seed)
     kind = Decoding(LABEL_TOKENS, method.temperature, choice=KINDS)
     text = Decoding(method.instruction_max_tokens, method.temperature)
+    read = new_instruction if method.explain else instruction_text
     drafts = [_draft(part) for part in parts]
     longer = drafts
     for number in range(1, method.rounds + 1):
-        shown = {"seed": seed, "number": number}
-        write(longer, "kind", partial(_kind_prompt, **shown), kind)
+        prompted = partial(_rewriting_prompt, explain=method.explain, seed=seed, number=number)
+        write(longer, "kind", partial(_kind_prompt, seed=seed, number=number), kind)
         if number == 1:
             filter_drafts(longer, _unless_changed)
         longer = [draft for draft in longer if draft.active and draft["kind"] != "keep"]
-        write(longer, "new", partial(_rewriting_prompt, **shown), text, parse=new_instruction)
+        write(longer, "new", prompted, text, parse=read)
         filter_drafts(longer, _unless_new)
         for draft in longer:
             if draft.active:
@@ -148,11 +152,12 @@ def _kind_prompt(draft: Draft, seed: int, number: int) -> Prompt:
     return user(PROMPTS.render("kind", instruction=draft["instruction"], examples=shown))
 
 
-def _rewriting_prompt(draft: Draft, seed: int, number: int) -> Prompt:
+def _rewriting_prompt(draft: Draft, *, explain: bool, seed: int, number: int) -> Prompt:
     shown = [*EXAMPLES[draft["kind"]]]
     _rng(draft, seed, f"rewrite {number}").shuffle(shown)
+    name = "rewrite_explained" if explain else "rewrite"
     values = {"kind": draft["kind"], "instruction": draft["instruction"], "examples": shown}
-    return user(PROMPTS.render("rewrite", **values))
+    return user(PROMPTS.render(name, **values))
 
 
 def _rng(draft: Draft, seed: int, purpose: str) -> random.Random:

@@ -96,6 +96,16 @@ def test_the_examples_are_those_of_the_kind_in_an_order_of_each_row(tmp_path: Pa
         assert len(orders) == 6
 
 
+def test_without_reasons_the_whole_response_is_the_instruction(tmp_path: Path) -> None:
+    def brief(text: str) -> Answer:
+        if "\nNew instruction: " in text:
+            return "Here is the new instruction: Hum. Then sing.", "stop"
+        return writer(lambda _: "split")(text)
+
+    frame, _ = written(tmp_path, brief, SelfSeq(explain=False))
+    assert {row[0]["content"] for row in kept(frame)["messages"]} == {"Hum. Then sing."}
+
+
 def test_an_instruction_that_comes_back_as_it_was_is_no_sequence(tmp_path: Path) -> None:
     def echo(text: str) -> Answer:
         answer, reason = writer(lambda _: "prefix")(text)
