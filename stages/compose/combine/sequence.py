@@ -73,10 +73,13 @@ def sequences(
     if engine is None:
         for draft in drafts:
             draft.fields["rendered"] = draft["input"]
-        return drafts
-    decoding = Decoding(method.answer_max_tokens, method.temperature)
-    generate_field(engine, drafts, "rendered", _prompt, decoding, seed=seed)
-    filter_drafts(drafts, _unless_changed)
+    else:
+        decoding = Decoding(method.answer_max_tokens, method.temperature)
+        generate_field(engine, drafts, "rendered", _prompt, decoding, seed=seed)
+        filter_drafts(drafts, _unless_changed)
+    for draft in drafts:
+        if draft.active:
+            draft.fields["turns"] = _turns(draft)
     return drafts
 
 
@@ -86,9 +89,15 @@ def messages_of(draft: Draft) -> RowMessages:
     Args:
         draft: One of `sequences`.
     """
+    if draft.rejection is None and "turns" in draft.fields:
+        turns: RowMessages = draft["turns"]
+        return turns
     part: Part = draft["part"]
-    if draft.rejection or "rendered" not in draft.fields:
-        return [dict(turn) for turn in part.messages], part.input_start  # type: ignore[misc]
+    return [dict(turn) for turn in part.messages], part.input_start  # type: ignore[misc]
+
+
+def _turns(draft: Draft) -> RowMessages:
+    part: Part = draft["part"]
     instruction = PROMPTS.render("instruction", **draft.fields, instruction=part.instruction)
     response = PROMPTS.render("response", **draft.fields, response=part.answer)
     return task_messages(instruction, draft["input"], response)
