@@ -66,7 +66,8 @@ def test_an_instruction_gets_a_task_in_each_round_until_it_is_kept(
     old = requests(POOL)
     assert Counter(ids[0] for ids in frame["parents"].to_list()) == dict.fromkeys(old, 1)
     for row in frame.to_dicts():
-        text, kinds = old[row["parents"][0]], []
+        text = old[row["parents"][0]]
+        kinds: list[str] = []
         while len(kinds) < rounds and by_length(text) != "keep":
             kinds.append(by_length(text))
             text += " Then sing."
@@ -83,17 +84,19 @@ def test_an_instruction_gets_a_task_in_each_round_until_it_is_kept(
     assert sum(REWRITE in prompt for prompt in prompts) == rewritten
 
 
-def test_the_examples_are_those_of_the_kind_in_an_order_of_each_row(tmp_path: Path) -> None:
-    for kind in KINDS[:3]:
-        _, engine = written(tmp_path, writer(lambda _, kind=kind: kind), SelfSeq())
-        prompts = [r.prompt[-1][1] for call in engine.calls for r in call]
-        rewriting = [prompt for prompt in prompts if REWRITE in prompt]
-        places = [
-            tuple(prompt.index(example["rewritten"]) for example in EXAMPLES[kind])
-            for prompt in rewriting
-        ]
-        orders = {tuple(sorted(range(3), key=at.__getitem__)) for at in places}
-        assert len(orders) == 6
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_the_examples_are_those_of_the_kind_in_an_order_of_each_row(
+    tmp_path: Path, kind: str
+) -> None:
+    _, engine = written(tmp_path, writer(lambda _: kind), SelfSeq())
+    prompts = [r.prompt[-1][1] for call in engine.calls for r in call]
+    rewriting = [prompt for prompt in prompts if REWRITE in prompt]
+    places = [
+        tuple(prompt.index(example["rewritten"]) for example in EXAMPLES[kind])
+        for prompt in rewriting
+    ]
+    orders = {tuple(sorted(range(3), key=at.__getitem__)) for at in places}
+    assert len(orders) == 6
 
 
 def test_without_reasons_the_whole_response_is_the_instruction(tmp_path: Path) -> None:
@@ -160,8 +163,8 @@ def test_authors_instructions_are_read_out_of_their_responses(shared: Path) -> N
         data = (shared / f"references/seqeval_iteration_{number}.jsonl.gz").read_bytes()
         rows = [json.loads(line) for line in gzip.decompress(data).splitlines()]
         read = [(new_instruction(row["full_response"]) or "").strip('"') for row in rows]
-        theirs = [row["seq_instruction"].strip('"') for row in rows]
-        assert sum(a == b for a, b in zip(read, theirs, strict=True)) == same
+        published = [row["seq_instruction"].strip('"') for row in rows]
+        assert sum(a == b for a, b in zip(read, published, strict=True)) == same
         rounds.append(rows)
     first, second = rounds
     assert [row["seq_instruction"] for row in first] == [row["ori_instruction"] for row in second]
