@@ -45,7 +45,7 @@ from pipeline.models.structured_output import Unreadable
 from schemas.records import Message
 from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, YES, ask_labels, warn_of_written_labels
 from stages._llm.preambles import without_preamble
-from stages._llm.rows import Rejection, make_row, rows_to_frame
+from stages._llm.rows import Rejection, Row, make_row, rows_to_frame
 
 Prompt = str | tuple[tuple[str, str], ...]
 """A text to continue, or the turns of a chat as (role, content)."""
@@ -342,6 +342,26 @@ def to_frame(
         keep_reasoning: The field whose reasoning becomes that of the last turn of the
             assistant; None to leave it out.
     """
+    rows = draft_rows(drafts, messages_of, adds, license, keep_reasoning)
+    return rows_to_frame(rows, source, adds)
+
+
+def draft_rows(
+    drafts: Sequence[Draft],
+    messages_of: Callable[[Draft], RowMessages],
+    adds: Mapping[str, Any],
+    license: str | None = None,
+    keep_reasoning: str | None = None,
+) -> list[Row]:
+    """One row for each draft, kept, dropped or failed, as `rows_to_frame` takes them.
+
+    Args:
+        drafts: In the order of the rows.
+        messages_of: As of `to_frame`, as the other arguments.
+        adds: The stage's own columns.
+        license: The license of rows whose draft has none.
+        keep_reasoning: The field whose reasoning becomes that of the last answer.
+    """
     rows = []
     for draft in drafts:
         messages, input_start = messages_of(draft)
@@ -362,4 +382,4 @@ def to_frame(
                 **added,
             )
         )
-    return rows_to_frame(rows, source, adds)
+    return rows

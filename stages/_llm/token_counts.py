@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import chain
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,10 @@ from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.chat_template import load_tokenizer, renders_here
 from pipeline.models.local.literal_tokens import tokenize, uncovered
+from stages._text.rouge import num_threads
+
+_BATCH: Final = 128
+"""Texts that one thread tokenizes at a time."""
 
 
 def check_tokenizer(options: SimpleNamespace) -> None:
@@ -57,8 +63,15 @@ def token_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
     # Files of encoders say that texts are to be cut or padded.
     backend.no_truncation()
     backend.no_padding()
-    encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    return np.array([len(encoding) for encoding in encodings], dtype=np.int64)
+
+    def lengths(start: int) -> list[int]:
+        batch = texts[start : start + _BATCH]
+        return [len(e) for e in backend.encode_batch_fast(batch, add_special_tokens=False)]
+
+    # The library's own threads are off in a process that starts others (TOKENIZERS_PARALLELISM).
+    with ThreadPoolExecutor(num_threads()) as pool:
+        counted = chain.from_iterable(pool.map(lengths, range(0, len(texts), _BATCH)))
+        return np.fromiter(counted, dtype=np.int64, count=len(texts))
 
 
 def rendered_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:

@@ -36,6 +36,7 @@ SECTIONS = {
     "semantic": True,
     "paraphrases": False,
     "curation": True,
+    "combining": False,
     "scale": True,
     "loading": True,
     "tool_rows": False,

@@ -13,6 +13,9 @@ from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages.compose.combine.chain import Chain
+from stages.compose.combine.self_seq import SelfSeq
+from stages.compose.combine.sequence import SequenceMethod
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -37,9 +40,10 @@ from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample
+from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
 
 MODEL: Final = LanguageModel(model="none")
+TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
 
@@ -52,6 +56,7 @@ LIMIT: Final = 48
 """Tokens of an answer: about what the teacher says."""
 
 _ROWS: Final = sample("self_instruct.jsonl.gz").head(20)
+_WITH_INPUT: Final = self_instruct(20).filter(pl.col("input_start").is_not_null())
 _ENCODED: Final = _ROWS.head(8).with_columns(
     attributes=pl.Series([["building", "tact", "grammar"]] * 8, dtype=pl.List(pl.String))
 )
@@ -268,6 +273,10 @@ def _more_cases() -> list[Case]:
         own = {"model": MODEL, "max_tokens": LIMIT, "method": method}
         return Case("generate.pairs", method.name, {"rows": sums}, own)
 
+    def combined(method: Any) -> Case:
+        options = {"model": TINYLM, "writer": MODEL, "method": method}
+        return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -287,6 +296,14 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        *map(
+            combined,
+            (
+                Chain(answer_max_tokens=LIMIT),
+                SelfSeq(rounds=2, instruction_max_tokens=LIMIT, answer_max_tokens=LIMIT),
+                SequenceMethod(task="paraphrase", answer_max_tokens=LIMIT),
+            ),
+        ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
             {

@@ -15,6 +15,11 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("nothing else: split, prefix, suffix, keep", "suffix"),
+    (
+        "then a line #New Instruction#",
+        "#Explanation#\nIt is light.\n\n#New Instruction#\n" + SENTENCE + " And who pays for it?",
+    ),
     ("Which of them fit the task best?", "2, 5"),
     (
         "a list of the other ones that fit as well",

@@ -1,7 +1,11 @@
-"""Rows joined or extended into richer ones, without a language model.
+"""Rows joined or extended into richer ones.
 
 - `mosaic`: Mosaic-IT joins random rows under a meta-instruction (see `mosaic.py`).
 - `sequence`: Sequential Instruction Tuning puts a task before a row's own (see `sequence.py`).
+- `self_seq`: Self-Seq has a language model write sequences of tasks (see `self_seq.py`).
+- `chain`: Chain-of-Instructions has one task work on the output of another (see `chain.py`).
+
+The last two ask a language model, as `sequence` does for paraphrases and translations.
 
 What a new row holds can be read back out of it, and it never exceeds the budget, counted by the
 tokenizer and chat template of the model that will be tuned.
@@ -9,28 +13,65 @@ tokenizer and chat template of the model that will be tuned.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from pipeline.context import Context
-from pipeline.models.base import LanguageModel
+from pipeline.errors import OptionError
+from pipeline.models.base import Engine, LanguageModel
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count
-from stages._llm.rows import Row, rows_to_frame
+from stages._llm.drafts import Draft, RowMessages, draft_rows
+from stages._llm.rows import rows_to_frame
 from stages._llm.token_counts import check_tokenizer
-from stages.compose.combine import mosaic, sequence
+from stages.compose.combine import chain, mosaic, self_seq, sequence
 from stages.compose.combine.budget import TokenBudget
+from stages.compose.combine.chain import Chain
 from stages.compose.combine.mosaic import Mosaic, mosaics
-from stages.compose.combine.parts import parts_of
-from stages.compose.combine.sequence import SequenceMethod, sequences
+from stages.compose.combine.parts import Part, parts_of
+from stages.compose.combine.self_seq import SelfSeq
+from stages.compose.combine.sequence import SequenceMethod
 
-Method = Annotated[Mosaic | SequenceMethod, Field(discriminator="name")]
+Method = Annotated[Mosaic | SequenceMethod | SelfSeq | Chain, Field(discriminator="name")]
+
+
+def _columns(method: Method) -> dict[str, Any]:
+    match method:
+        case Mosaic():
+            return mosaic.ADDS
+        case SequenceMethod():
+            return method.adds
+        case SelfSeq():
+            return self_seq.ADDS
+        case _:
+            return chain.ADDS
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
-    return mosaic.ADDS if isinstance(options.method, Mosaic) else sequence.ADDS
+    return _columns(options.method)
+
+
+def _check(options: SimpleNamespace) -> None:
+    check_tokenizer(options)
+    method = options.method
+    name, writes = method.name, isinstance(method, SelfSeq | Chain)
+    if isinstance(method, SequenceMethod):
+        name, writes = f"{name} and task: {method.task}", method.task != "repeat"
+    if writes and options.writer is None:
+        raise OptionError(
+            *("writer", f"must be given with method: {name}, got none"),
+            why="a language model writes a part of each new row",
+            hint="writer: NAME, one of the recipe's models",
+        )
+    if options.writer is not None and not writes:
+        raise OptionError(
+            *("writer", f"must be left out with method: {name}"),
+            why="no language model is asked",
+            hint="leave writer out, or method: {name: sequence, task: paraphrase}",
+        )
 
 
 @stage(
@@ -38,13 +79,15 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     scope="set",
     reads=["messages", "tools", "input_start", "origins"],
     adds=_adds,
-    check=check_tokenizer,
+    check=_check,
+    later=("writer",),
 )
 def combine(
     ctx: Context,
     rows: Records,
     *,
     model: LanguageModel,
+    writer: LanguageModel | None = None,
     method: Method = Mosaic(),
     max_tokens: Count = 2048,
     seed: int = 0,
@@ -55,13 +98,19 @@ def combine(
     The rows themselves are not among them: `load.concat` puts both together. `parents` are the
     rows in the order of their numbers, whose licenses hold together. Adds `strategy` and `tokens`;
     with mosaic also `rule` (of the order or the mask), `answered` (the numbers of the
-    instructions in the order of their answers) and `epoch`; `extra` is the layout of the answers.
+    instructions in the order of their answers) and `epoch`; `extra` is the layout of the answers;
+    with self_seq also `kinds` (split, prefix or suffix, one for each round); with chain also
+    `composable` (the least probability, over its tasks, that one can be done with
+    the output before it); where a model is asked `journal` (keys of the completions that the
+    row was read from).
 
     Args:
         rows: Conversations of one request and one answer.
         model: The model that will be tuned, whose tokenizer and chat template count; it is
             not asked.
-        method: mosaic or sequence, each with its own options.
+        writer: The model that `self_seq` and `chain` ask, and `sequence` for paraphrases and
+            translations.
+        method: mosaic, sequence, self_seq or chain, each with its own options.
         max_tokens: The most tokens of a new row as the chat template renders it.
         seed: Seed of all that is drawn.
         source: Name of the new records' source.
@@ -70,8 +119,13 @@ def combine(
         The new records. Rows that cannot be joined without loss are dropped as `multi_turn`,
         `has_system`, `has_tools`, `has_reasoning`, `not_trained` (its answer is not to be learnt)
         or `empty_part`; in an epoch as `over_budget` where one does not fit alone, or `unparsed`
-        where its answer could not be read back; by sequence as `no_input`. Equal new rows are
-        `duplicate`. A row that the chat template refuses is a failed row.
+        where its answer could not be read back; by sequence as `no_input`, `unchanged` (its
+        paraphrase or translation is the text itself), `rendered_cut` or `rendered_unparsed`; by
+        self_seq as `sufficient` (the model would keep it), `unchanged`, `new_cut`, `new_unparsed`,
+        `response_cut`, `response_unparsed` or `unreadable`; by chain as
+        `no_next_task` (no other row has an input), `not_composable`, `instruction_cut`,
+        `instruction_unparsed`, `output_cut`, `output_unparsed`, `unreadable` or `unparsed`. Equal
+        new rows are `duplicate`. A row that the chat template refuses is a failed row.
 
     Example:
         ```yaml
@@ -81,12 +135,29 @@ def combine(
     """
     budget = TokenBudget(model, max_tokens)
     parts, records = parts_of(rows)
-    new: list[Row] = []
+    adds = _columns(method)
+    engine = None if writer is None else ctx.open(writer)
     if isinstance(method, Mosaic):
         for epoch, joined in mosaics(parts, method, budget, seed):
-            new += joined
+            records += joined
             ctx.progress(epoch, method.epochs)
     else:
-        new = sequences(parts, budget)
-    adds = mosaic.ADDS if isinstance(method, Mosaic) else sequence.ADDS
-    return rows_to_frame([*records, *new], source, adds)
+        drafts, messages_of = _drafts(parts, method, engine, seed)
+        budget.limit(drafts, messages_of)
+        records += draft_rows(drafts, messages_of, adds)
+    return rows_to_frame(records, source, adds)
+
+
+def _drafts(
+    parts: Sequence[Part],
+    method: SequenceMethod | SelfSeq | Chain,
+    engine: Engine | None,
+    seed: int,
+) -> tuple[list[Draft], Callable[[Draft], RowMessages]]:
+    """The drafts of a method, and what makes conversations of them."""
+    if isinstance(method, SequenceMethod):
+        return sequence.sequences(parts, method, engine, seed), sequence.messages_of
+    assert engine is not None, "checked with the options"
+    if isinstance(method, SelfSeq):
+        return self_seq.sequences(parts, method, engine, seed), self_seq.messages_of
+    return chain.chains(parts, method, engine, seed), chain.messages_of

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.chat_template import Unrenderable
+from stages._llm.drafts import Draft, RowMessages, filter_drafts
 from stages._llm.rendered import rendered_text
+from stages._llm.rows import Rejection
 from stages._llm.token_counts import rendered_lengths, token_lengths, tokenizer_of
 
 
@@ -47,3 +49,24 @@ class TokenBudget:
                 results.append(str(error))
         counted = iter(rendered_lengths(self._tokenizer, texts))
         return [result if isinstance(result, str) else int(next(counted)) for result in results]
+
+    def limit(self, drafts: Sequence[Draft], messages_of: Callable[[Draft], RowMessages]) -> None:
+        """Note the `tokens` of active drafts, and drop those that exceed the budget.
+
+        Args:
+            drafts: Changed in place. One that cannot be rendered has failed.
+            messages_of: The conversation of a draft.
+        """
+        active = [draft for draft in drafts if draft.active]
+        lengths = self.lengths(messages_of(draft)[0] for draft in active)
+        for draft, length in zip(active, lengths, strict=True):
+            if isinstance(length, str):
+                draft.error = length
+            else:
+                draft.fields["tokens"] = length
+        filter_drafts(drafts, self._rejection)
+
+    def _rejection(self, draft: Draft) -> Rejection | None:
+        if draft["tokens"] <= self.max_tokens:
+            return None
+        return "over_budget", {"tokens": draft["tokens"], "max_tokens": self.max_tokens}

@@ -33,6 +33,16 @@ class Part:
         return str(self.messages[0]["content"])
 
     @property
+    def instruction(self) -> str:
+        """The instruction without its input."""
+        return self.request[: self.input_start].strip()
+
+    @property
+    def input(self) -> str:
+        """The input; empty without one."""
+        return "" if self.input_start is None else self.request[self.input_start :].strip()
+
+    @property
     def answer(self) -> str:
         """The answer."""
         return str(self.messages[1]["content"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from polars.testing import assert_frame_equal
 from pipeline.context import Context
 from pipeline.models.base import LanguageModel
 from schemas.records import record_id
+from stages._llm.token_counts import token_lengths, tokenizer_of
 from stages.compose.combine import Method, combine
 from stages.compose.combine.layouts import FORMATS, PRIMARY, Layout
 from stages.compose.combine.mosaic import Mosaic
@@ -234,3 +236,19 @@ def test_masks_leave_some_and_never_all(rule: str) -> None:
                 assert all(words[out - 1] <= words[n - 1] for n in left)
             if rule in ("odd", "even"):
                 assert out % 2 == (rule == "odd")
+
+
+def test_combining_costs_little_more_than_tokenizing(ctx: Context) -> None:
+    """Parts are counted once, new rows once; nothing else may take as long as that."""
+    pool = self_instruct(1000)
+    method = Mosaic(epochs=4)
+    began = time.process_time()
+    new = kept(combined(ctx, pool, method))
+    combining = time.process_time() - began
+    tokenizer = tokenizer_of(TINYLM)
+    texts = [
+        text for row in new["messages"].to_list() for turn in row for text in [turn["content"]]
+    ]
+    began = time.process_time()
+    token_lengths(tokenizer, texts)
+    assert combining < 6 * (time.process_time() - began)
