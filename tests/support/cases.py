@@ -32,7 +32,7 @@ from stages.generate.personas import FromText, Relations, Tasks
 from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
-from stages.rewrite import evolve
+from stages.rewrite import evolve, revise
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets
@@ -129,6 +129,9 @@ def _cases() -> list[Case]:
     def evolved(method: Any) -> Case:
         return case("rewrite.evolve", method.name, {"rows": _ROWS}, rounds=2, method=method)
 
+    def revised(method: Any, **options: Any) -> Case:
+        return case("rewrite.revise", method.name, {"rows": _ROWS}, method=method, **options)
+
     def answered(method: Any, edges: dict[str, pl.DataFrame], **options: Any) -> Case:
         return case("generate.respond", method.name, edges, method=method, **options)
 
@@ -157,6 +160,17 @@ def _cases() -> list[Case]:
             method=evolve.Rubric(metadata="attributes"),
             rounds=2,
         ),
+        *map(
+            revised,
+            (
+                revise.Reflection(),
+                revise.LongIsMore(),
+                revise.Mammoth2(),
+                revise.ReAlign(),
+                revise.SelfLengthen(num_passes=2),
+            ),
+        ),
+        revised(revise.CoEvol(rounds=2), judge=MODEL),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())

@@ -15,6 +15,16 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Two answers to one request are to be graded", '{"reason": "{0}", "first": 5, "second": 5}'),
+    (
+        "\n[New instruction]\n",
+        "[Critique]\nIt is short.\n[New instruction]\n"
+        + SENTENCE
+        + "\n[New answer]\nStraw.\n[End]",
+    ),
+    ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
+    ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("with default where none fits", "closed_qa"),
     ("Which of them fit the task best?", "2, 5"),
     (
         "a list of the other ones that fit as well",
