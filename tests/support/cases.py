@@ -167,7 +167,7 @@ def _cases() -> list[Case]:
                 revise.LongIsMore(),
                 revise.Mammoth2(),
                 revise.ReAlign(),
-                revise.SelfLengthen(num_passes=2),
+                revise.SelfLengthen(num_passes=1),
             ),
         ),
         revised(revise.CoEvol(rounds=2), judge=MODEL),

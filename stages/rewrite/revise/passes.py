@@ -8,6 +8,7 @@ it stays as it was, and its raw end is evidence. Only a request that was not ans
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,9 +36,11 @@ ADDS: Final = {
 
 Answers = Literal["last", "all"]
 
+_log = logging.getLogger(__name__)
+
 _PLACEHOLDER: Final = re.compile(
     r"""
-    \W* (?: n \W? a | none | null | nil | empty | unchanged | todo | tbd
+    \W*+ (?: n \W? a | none | null | nil | empty | unchanged | todo | tbd
       | (?:the[ ])? same (?:[ ]as[ ](?:above|before|the[ ]original))?
       | no[ ](?:changes?|revisions?)(?:[ ](?:is|are))?(?:[ ](?:needed|necessary|required))?
       | (?:(?:the|a|your|my)[ ])?(?:(?:new|revised|rewritten|improved)[ ])?
@@ -297,8 +300,16 @@ def to_rows(drafts: Sequence[Draft], source: str) -> pl.DataFrame:
             if kept is not row:
                 kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
                 row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
+    if rows and not first:
+        _warn_that_nothing_is_kept(rows, source)
     verdict: dict[str, Any] = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
     return pl.DataFrame(rows, schema={**RECORD_COLUMNS, **ADDS, **verdict})
+
+
+def _warn_that_nothing_is_kept(rows: Sequence[Row], source: str) -> None:
+    reasons = Counter(row["drop_reason"] or "failed" for row in rows)
+    counts = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
+    _log.warning("%s: none of %d rows is kept: %s", source, len(rows), counts)
 
 
 def _row(draft: Draft, source: str, index: int) -> Row:

@@ -24,6 +24,7 @@ from stages.rewrite.revise.reflection import Reflection
 from stages.rewrite.revise.self_lengthen import SelfLengthen, first_part, repeats, word_count
 from tests.support.rows import conversations, frame, record, sample
 from tests.support.scripted import Answer, scripted
+from tests.support.teacher import saying
 
 NO_MODEL: Final = LanguageModel(model="none")
 ONE: Final = conversations([("Name a sea.", "Baltic.")])
@@ -71,7 +72,8 @@ def answers(rows: pl.DataFrame) -> list[str]:
 
 
 def facts(ctx: Context) -> dict[str, Any]:
-    return json.loads((ctx.files / "revisions.json").read_text("utf-8"))
+    written: dict[str, Any] = json.loads((ctx.files / "revisions.json").read_text("utf-8"))
+    return written
 
 
 def test_a_revised_row_says_what_it_comes_from(ctx: Context) -> None:
@@ -274,18 +276,18 @@ def test_debaters_reply_to_each_other_and_are_advised_on_both(ctx: Context) -> N
 
 
 def test_later_answers_follow_the_edited_ones(ctx: Context) -> None:
-    talk = frame([record("Name a sea.", "Baltic.", "And a river?", "Rhine.")])
+    chat = frame([record("Name a sea.", "Baltic.", "And a river?", "Rhine.")])
 
     def script(text: str) -> Answer:
         return ("Sea 2." if "Assistant:" not in text else f"River 2 {'Sea 2.' in text}."), "stop"
 
     options: dict[str, Any] = {"model": NO_MODEL, "method": Mammoth2()}
-    rows = revise(scripted(ctx, script), talk, **options, answers="all")
+    rows = revise(scripted(ctx, script), chat, **options, answers="all")
     assert [m["content"] for m in rows["messages"][0]][1::2] == ["Sea 2.", "River 2 True."]
-    rows = revise(scripted(ctx, script), talk, **options)
+    rows = revise(scripted(ctx, script), chat, **options)
     assert [m["content"] for m in rows["messages"][0]][1::2] == ["Baltic.", "River 2 False."]
     # An instruction with turns after or before it cannot change alone.
-    rows = revise(scripted(ctx, writer("Elbe.")), talk, model=NO_MODEL)
+    rows = revise(scripted(ctx, writer("Elbe.")), chat, model=NO_MODEL)
     assert rows["operators"].to_list() == [["reflection/answer"]]
 
 
@@ -432,7 +434,7 @@ def test_realign_takes_the_longer_candidate_and_leaves_types_without_a_form(ctx:
         ("poem_generation", ReAlign()),
         ("open_qa", ReAlign(without_evidence="keep")),
     ):
-        context = scripted(ctx, lambda text, name=name: (name, "stop"))
+        context = scripted(ctx, saying((name, "stop")))
         rows = revise(context, ONE, model=NO_MODEL, method=method)
         assert rows["revision"].to_list() == ["no_evidence" if name == "open_qa" else "no_format"]
         assert len(context.engine.calls[0]) == 1
