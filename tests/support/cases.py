@@ -168,9 +168,12 @@ def _cases() -> list[Case]:
                 revise.Mammoth2(),
                 revise.ReAlign(),
                 revise.SelfLengthen(num_passes=1),
+                revise.Citing(),
+                revise.CoachLM(),
             ),
         ),
         revised(revise.CoEvol(rounds=2), judge=MODEL),
+        revised(revise.Nile(), embedder=Embedder(model=str(DATA / "models/potion-base-4m"))),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())

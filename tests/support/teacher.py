@@ -25,6 +25,11 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
     ("with default where none fits", "closed_qa"),
+    ("Answer with the name of one category", "other"),
+    (
+        "\n[Revised instruction]\n",
+        "[Revised instruction]\nTell us.\n[Revised answer]\nIt is the {0}.\n[End]",
+    ),
     ("Which of them fit the task best?", "2, 5"),
     (
         "a list of the other ones that fit as well",

@@ -2,6 +2,9 @@
 
 - `reflection`: Reflection-Tuning's critique, then a better instruction and answer;
 - `coevol`: CoEvol's debate, advice, edit and judge, in rounds;
+- `citing`: CITING's rubric by category, critique and revision;
+- `nile`: NILE's revision by what the tuned model knows, and its filter;
+- `coachlm`: CoachLM, a reviser that was trained on experts' revisions;
 - `long_is_more`: Long-Is-More's refinement of style and structure;
 - `mammoth2`: MAmmoTH2's refinement, which adds the steps that an answer lacks;
 - `realign`: ReAlign's forms for 46 types of tasks;
@@ -25,14 +28,17 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import Decoding, Embedder, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from stages._llm.drafts import Draft, generate_field
+from stages.rewrite.revise.citing import Citing
+from stages.rewrite.revise.coachlm import CoachLM
 from stages.rewrite.revise.coevol import CoEvol
 from stages.rewrite.revise.judging import MAX_TOKENS, Judge
 from stages.rewrite.revise.long_is_more import LongIsMore
 from stages.rewrite.revise.mammoth2 import Mammoth2
+from stages.rewrite.revise.nile import Nile
 from stages.rewrite.revise.passes import (
     ADDS,
     Answers,
@@ -47,7 +53,7 @@ from stages.rewrite.revise.reflection import Reflection
 from stages.rewrite.revise.self_lengthen import SelfLengthen
 
 Method = Annotated[
-    Reflection | CoEvol | LongIsMore | Mammoth2 | ReAlign | SelfLengthen,
+    Reflection | CoEvol | Citing | Nile | CoachLM | LongIsMore | Mammoth2 | ReAlign | SelfLengthen,
     Field(discriminator="name"),
 ]
 
@@ -59,6 +65,28 @@ def _check(options: SimpleNamespace) -> None:
             *("judge_max_tokens", f"must be left out, got {options.judge_max_tokens}"),
             why="no answers are compared",
             hint="judge: NAME, the model that compares new answers with old ones",
+        )
+    _check_methods(options)
+
+
+def _check_methods(options: SimpleNamespace) -> None:
+    """Check what single methods need, and what nothing else uses."""
+    method = options.method
+    if options.teacher is not None and not isinstance(method, Citing | Nile):
+        raise OptionError(
+            *("teacher", f"must be left out with method: {method.name}"),
+            why="only citing and nile ask another model",
+        )
+    if isinstance(method, Nile) != (options.embedder is not None):
+        raise OptionError(
+            *("embedder", "must be given with method: nile, and with no other"),
+            why="answers are compared with what the model knows",
+            hint="embedder: NAME" if isinstance(method, Nile) else "leave embedder out",
+        )
+    if isinstance(method, Nile) and options.answers == "all":
+        raise OptionError(
+            *("answers", "must be last with method: nile, got all"),
+            why="rows are dropped by the similarity of one answer",
         )
 
 
@@ -76,6 +104,8 @@ def revise(
     *,
     model: LanguageModel,
     judge: LanguageModel | None = None,
+    teacher: LanguageModel | None = None,
+    embedder: Embedder | None = None,
     method: Method = Reflection(),
     answers: Answers = "last",
     seed: int = 0,
@@ -96,11 +126,10 @@ def revise(
 
     Kept as they were: `unchanged` (but for white space), `unparsed`, `cut`, `placeholder` (blank,
     N/A, "..."), `no_gain` (a judge does not prefer the new answer over both orders),
-    `unjudged` (neither order can be read), `reasoning_unclosed`, `withheld`, and by
-    self_lengthen `not_closed`, `repetition` and `not_longer` (realign has reasons of its own).
-    Rows of which a model could not write the rest stay whole: `has_tools`, `has_reasoning`,
-    `not_trained`, `no_answer` and `no_instruction`. `revisions.json` counts all of them, and says
-    whether the judge always prefers one place.
+    `unjudged` (neither order can be read), `reasoning_unclosed`, `withheld`, and for the reasons
+    that a method names. Rows of which a model could not write the rest stay whole: `has_tools`,
+    `has_reasoning`, `not_trained`, `no_answer` and `no_instruction`. `revisions.json` counts all
+    of them, and says whether the judge always prefers one place.
 
     Args:
         rows: Conversations.
@@ -108,7 +137,11 @@ def revise(
         judge: Compares each new answer to the same instruction with the old one, in both orders;
             only one with a higher mean is accepted. Without one, coevol judges with the model, and
             the other methods take what can be read, as their papers do.
-        method: reflection, coevol, long_is_more, mammoth2, realign or self_lengthen.
+        teacher: With citing the model that writes rubrics, with nile the one that will be tuned,
+            whose knowledge counts; by default the model.
+        embedder: With nile, compares answers with that knowledge.
+        method: reflection, coevol, citing, nile, coachlm, long_is_more, mammoth2, realign or
+            self_lengthen, each with its own options.
         answers: The last answer of each conversation, or all of them in turn: then what was
             revised is what later ones follow, as in CoEvol.
         seed: Seed of the sampling.
@@ -119,8 +152,8 @@ def revise(
         source: Name of the new records' source.
 
     Returns:
-        One row for each row. Dropped: `duplicate`. A row whose request was not answered has
-        failed.
+        One row for each row. Dropped: `duplicate`, and by nile `inconsistent`. A row whose request
+        was not answered has failed.
 
     Example:
         ```yaml
@@ -133,6 +166,10 @@ def revise(
     decoding = Decoding(max_tokens or own.max_tokens, temperature, top_p)
     engine = ctx.open(model)
     reviser = Reviser(partial(generate_field, engine, decoding=decoding, seed=seed), seed)
+    if teacher is not None:
+        taught = ctx.open(teacher)
+        reviser.teach = partial(generate_field, taught, decoding=decoding, seed=seed)
+    reviser.encoder = ctx.open(embedder) if embedder else None
     if judge is not None or isinstance(method, CoEvol):
         ask = partial(generate_field, ctx.open(judge) if judge else engine, seed=seed)
         reviser.judge = Judge(ask, judge_max_tokens)

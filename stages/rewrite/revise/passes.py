@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import polars as pl
 from rapidfuzz.distance import Levenshtein
 
+from pipeline.models.base import Encoder
 from pipeline.models.counting import is_counting
 from schemas.records import RECORD_COLUMNS
 from stages._llm.drafts import Draft, GenerateField
@@ -170,12 +171,16 @@ class Reviser:
         write: `generate_field` with engine, decoding and seed filled in.
         seed: Of what a method draws.
         judge: Compares new answers with old ones; None to accept what can be read.
+        teach: As `write`, with the teacher's engine; None without a teacher.
+        encoder: Makes vectors of texts; None without an embedder.
         outcomes: How often each pass ended how, by operator.
     """
 
     write: GenerateField
     seed: int
     judge: Judge | None = None
+    teach: GenerateField | None = None
+    encoder: Encoder | None = None
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
 
     def conclude(

@@ -45,6 +45,8 @@ _BLANK_LINES: Final = re.compile(r"\n[ \t]*\n\s*")
 class SelfLengthen:
     """Answers extended in passes (Self-Lengthen, Quan et al. 2024).
 
+    Keeps an answer as `not_closed`, `repetition` or `not_longer`.
+
     Args:
         name: "self_lengthen".
         num_passes: How often an answer is extended, at most.

@@ -3,33 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
 
 from pipeline.context import Context
-from pipeline.models import LanguageModel
+from pipeline.errors import OptionError
+from pipeline.models import Embedder, LanguageModel
+from pipeline.recipe.discovery import find
+from pipeline.stage import ROOT
 from schemas.records import record_id
 from stages.rewrite.revise import revise
 from stages.rewrite.revise.blocks import blocks
+from stages.rewrite.revise.citing import Citing
+from stages.rewrite.revise.coachlm import CoachLM
 from stages.rewrite.revise.coevol import CoEvol
 from stages.rewrite.revise.long_is_more import LongIsMore
 from stages.rewrite.revise.mammoth2 import Mammoth2
+from stages.rewrite.revise.nile import Nile
 from stages.rewrite.revise.passes import is_placeholder
 from stages.rewrite.revise.realign import ReAlign, refused
 from stages.rewrite.revise.realign_formats import TYPES, WITH_EVIDENCE
 from stages.rewrite.revise.reflection import Reflection
 from stages.rewrite.revise.self_lengthen import SelfLengthen, first_part, repeats, word_count
-from tests.support.rows import conversations, frame, record, sample
-from tests.support.scripted import Answer, scripted
+from tests.support.options import options_of
+from tests.support.rows import conversations, frame, json_lines, record, sample
+from tests.support.scripted import Answer, ScriptedContext, scripted
 from tests.support.teacher import saying
 
 NO_MODEL: Final = LanguageModel(model="none")
 ONE: Final = conversations([("Name a sea.", "Baltic.")])
 POOL: Final = sample("self_instruct.jsonl.gz").head(40)
-METHODS: Final = (Reflection(), CoEvol(), LongIsMore(), Mammoth2(), ReAlign(), SelfLengthen())
+METHODS: Final = (
+    *(Reflection(), CoEvol(), Citing(), CoachLM(), LongIsMore(), Mammoth2(), ReAlign()),
+    SelfLengthen(),
+)
 EACH: Final = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 
 
@@ -54,6 +68,11 @@ def writer(new: str, better: str | None = None) -> Callable[[str], Answer]:
             return scores(*(9 if better and better in each else 5 for each in (first, second)))
         if "with default where" in text:
             return "closed_qa", "stop"
+        if "name of one category" in text:
+            return "advice", "stop"
+        if "\n[Revised instruction]\n" in text:
+            old = between(text, "The instruction:\n", "\n\nThe answer:")
+            return f"[Revised instruction]\n{old}\n[Revised answer]\n{new}\n[End]", "stop"
         if "\n[New instruction]\n" in text:
             return f"[Critique]\nC.\n[New instruction]\nTwo?\n[New answer]\n{new}\n[End]", "stop"
         if "\n[Critique]\n" in text:
@@ -182,21 +201,14 @@ def test_a_judge_that_prefers_a_place_accepts_nothing_and_it_is_said(
     if isinstance(method, Reflection):
         method = Reflection(texts=("answer",))
 
+    long = " ".join(f"word{n}" for n in range(40)) + "."
+
     def biased(text: str) -> Answer:
         if "answers to one request" in text:
             return scores(9, 1) if place == "first" else scores(1, 9)
-        return writer(f"A much longer answer, {len(text)} or more words. " * 3)(text)
+        return writer(long)(text)
 
     pool = conversations([(f"What is {n}?", f"It is {n}.") for n in range(4)])
-    if isinstance(method, SelfLengthen):
-        method = SelfLengthen(num_passes=1, min_ratio=0.5)
-        long = " ".join(f"word{n}" for n in range(40)) + "."
-
-        def biased(text: str) -> Answer:
-            if "answers to one request" in text:
-                return scores(9, 1) if place == "first" else scores(1, 9)
-            return long, "stop"
-
     rows = revise(scripted(ctx, biased), pool, model=NO_MODEL, judge=NO_MODEL, method=method)
     assert set(rows["revision"]) == {"no_gain"}
     assert rows["id"].to_list() == pool["id"].to_list()
@@ -439,3 +451,125 @@ def test_realign_takes_the_longer_candidate_and_leaves_types_without_a_form(ctx:
         assert rows["revision"].to_list() == ["no_evidence" if name == "open_qa" else "no_format"]
         assert len(context.engine.calls[0]) == 1
         assert not any(context.engine.calls[1:])
+
+
+def test_a_rubric_is_written_once_for_each_category(ctx: Context) -> None:
+    """By the teacher; and rows of a category whose rubric cannot be read stay as they were."""
+    pool = conversations([(f"{kind} number {n}", "Old.") for kind in "ab" for n in range(3)])
+
+    def script(text: str) -> Answer:
+        if "name of one category" in text:
+            return ("advice" if "a number" in text else "summary"), "stop"
+        if "You teach" in text:
+            return ("RUBRIC" if "advice" in text else " "), "stop"
+        return ("It is weak." if "Criticise" in text else f"New: {text[-150:]}"), "stop"
+
+    context = scripted(ctx, script)
+    rows = revise(context, pool, model=NO_MODEL, method=Citing())
+    ended = dict(zip([m[0]["content"][0] for m in rows["messages"]], rows["revision"], strict=True))
+    assert ended == {"a": "revised", "b": "no_rubric"}
+    asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
+    assert sum("You teach" in text for text in asked) == 2
+    assert all("RUBRIC" in text for text in asked if "Criticise" in text)
+    assert all("It is weak." in text for text in asked if "what was criticised" in text)
+    assert {note["category"] for notes in passes(rows) for note in notes} == {"advice", "summary"}
+
+
+@pytest.mark.parametrize(
+    ("new", "revision"),
+    [
+        ("The North Sea.", "revised"),
+        ("The North Sea, or \u6d77.", "foreign_characters"),
+        (" ".join(f"w{n % 13}" for n in range(26)), "repetition"),
+        ("Sea " + " ".join(f"w{n}" for n in range(400)), "over_long"),
+    ],
+)
+def test_a_reviser_that_runs_away_keeps_the_row(ctx: Context, new: str, revision: str) -> None:
+    rows = revise(scripted(ctx, writer(new)), ONE, model=NO_MODEL, method=CoachLM())
+    assert rows["revision"].to_list() == [revision]
+    chat = frame([record("Name a sea.", "Baltic.", "And a river?", "Rhine.")])
+    context = scripted(ctx, writer(new))
+    rows = revise(context, chat, model=NO_MODEL, method=CoachLM())
+    assert rows["revision"].to_list() == ["multi_turn"]
+    assert not any(context.engine.calls)
+
+
+class Numbers:
+    """An encoder whose vectors differ by the number in a text: 0 is what is known."""
+
+    dimensions = 2
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        angles = np.array([float(re.findall(r"\d+", text)[-1]) for text in texts]) / 10
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+class Encoding(ScriptedContext):
+    """A scripted context whose embedder is `Numbers`."""
+
+    def open(self, model: Any) -> Any:
+        return Numbers() if isinstance(model, Embedder) else self.engine
+
+
+def test_the_answers_least_like_what_the_model_knows_are_dropped(ctx: Context) -> None:
+    """The low tail alone, as the answers are after the revision, whatever the order of the rows."""
+    pool = conversations([(f"Question {n}?", f"It is {n}.") for n in range(10)])
+
+    def script(text: str) -> Answer:
+        if "Do not answer this" in text:
+            return "KNOWN 0", "stop"
+        number = int(between(text, "It is ", "."))
+        return (f"It is {number}.", "stop") if number % 2 else (f"New, it is {number}", "stop")
+
+    options: dict[str, Any] = {"model": NO_MODEL, "embedder": Embedder(model="none")}
+    for rows in (pool, pool.reverse()):
+        context = Encoding(ctx.files, ctx.work, ctx.store)
+        context.engine = scripted(ctx, script).engine
+        result = revise(context, rows, method=Nile(drop_fraction=0.25), **options)
+        dropped = result.filter(pl.col("drop_reason") == "inconsistent")
+        assert {int(text.strip(".")[-1]) for text in answers(dropped)} == {8, 9}
+        assert sorted(result["revision"]) == ["revised"] * 5 + ["unchanged"] * 5
+        evidence = [json.loads(text) for text in dropped["evidence"]]
+        assert {one["rank"] for one in evidence} == {1, 2}
+        asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
+        assert sum("KNOWN 0" in text for text in asked) == 10
+
+
+EMBEDDER: Final = Embedder(model="none")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"method": Nile()}, "embedder"),
+        ({"embedder": EMBEDDER}, "embedder"),
+        ({"teacher": NO_MODEL}, "teacher"),
+        ({"judge_max_tokens": 9}, "judge_max_tokens"),
+        ({"method": Nile(), "embedder": EMBEDDER, "answers": "all"}, "answers"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(options: dict[str, Any], problem: str) -> None:
+    check = find("rewrite.revise").check
+    assert check is not None
+    check(options_of(revise, model=NO_MODEL))
+    with pytest.raises(OptionError) as error:
+        check(options_of(revise, model=NO_MODEL, **options))
+    assert error.value.option == problem
+
+
+@pytest.mark.proof
+def test_distances_are_those_that_coachlm_published() -> None:
+    """Character edits of instruction, input and answer, in the rows that state their sum."""
+    path = ROOT.parent / "shared/data/references/coachlm_expert_revised.json.gz"
+    if not path.is_file():
+        pytest.skip("needs the published revisions")
+    rows = json_lines(path)
+    same = [
+        sum(
+            Levenshtein.distance(row[f"Raw {name}"], row[f"Revised {name}"])
+            for name in ("Instruction", "Input", "Response")
+        )
+        == int(row["Distance"])
+        for row in rows
+    ]
+    assert (sum(same), len(same)) == (1455, 1534)
