@@ -28,7 +28,7 @@ from stages.rewrite.revise.judging import Judge
 REVISED: Final = "revised"
 """The outcome of a pass whose text was accepted; all others are why the old one was kept."""
 
-ADDS: Final = {
+ADDS: Final[dict[str, Any]] = {
     "journal": pl.List(pl.String),
     "revision": pl.String,
     "operators": pl.List(pl.String),
