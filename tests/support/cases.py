@@ -173,7 +173,6 @@ def _cases() -> list[Case]:
             ),
         ),
         revised(revise.CoEvol(rounds=2), judge=MODEL),
-        revised(revise.Nile(), embedder=Embedder(model=str(DATA / "models/potion-base-4m"))),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())
@@ -294,6 +293,15 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        Case(
+            *("rewrite.revise", "nile", {"rows": _ROWS}),
+            {
+                "model": MODEL,
+                "embedder": embedder,
+                "method": revise.Nile(),
+                "max_tokens": LIMIT,
+            },
+        ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
             {
