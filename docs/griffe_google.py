@@ -1,7 +1,7 @@
 """What griffe does not read in this tree's docstrings by itself, for `docs/mkdocs.yml`.
 
 `Example:`, as Google's style guide writes it, is a section of examples, and a class marked
-with `option_group` is a dataclass: its fields are the parameters of its constructor.
+with `option_group`, and a kind of constraint, is a dataclass: its fields are the parameters of its constructor.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ _DATACLASS: Final = griffe.ExprCall(
     function=griffe.ExprName("dataclasses.dataclass"),
     arguments=[griffe.ExprKeyword("kw_only", "True")],
 )
+_MAKE_DATACLASSES: Final = {
+    "pipeline.types.option_group",
+    "stages._constraints.constraint.kind",
+}
 
 
 class Google(griffe.Extension):
@@ -28,5 +32,5 @@ class Google(griffe.Extension):
         if obj.docstring:
             obj.docstring.value = _EXAMPLE.sub(r"\1Examples:", obj.docstring.value)
         for decorator in obj.decorators if isinstance(obj, griffe.Class) else ():
-            if decorator.callable_path == "pipeline.types.option_group":
+            if decorator.callable_path in _MAKE_DATACLASSES:
                 decorator.value = _DATACLASS

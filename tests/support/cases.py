@@ -35,7 +35,7 @@ from stages.generate.personas import FromText, Relations, Tasks
 from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswered
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
-from stages.rewrite import evolve
+from stages.rewrite import evolve, revise
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
@@ -137,6 +137,9 @@ def _cases() -> list[Case]:
     def evolved(method: Any) -> Case:
         return case("rewrite.evolve", method.name, {"rows": _ROWS}, rounds=2, method=method)
 
+    def revised(method: Any, **options: Any) -> Case:
+        return case("rewrite.revise", method.name, {"rows": _ROWS}, method=method, **options)
+
     def answered(method: Any, edges: dict[str, pl.DataFrame], **options: Any) -> Case:
         return case("generate.respond", method.name, edges, method=method, **options)
 
@@ -165,6 +168,19 @@ def _cases() -> list[Case]:
             method=evolve.Rubric(metadata="attributes"),
             rounds=2,
         ),
+        *map(
+            revised,
+            (
+                revise.Reflection(),
+                revise.LongIsMore(),
+                revise.Mammoth2(),
+                revise.ReAlign(),
+                revise.SelfLengthen(num_passes=1),
+                revise.Citing(),
+                revise.CoachLM(),
+            ),
+        ),
+        revised(revise.CoEvol(rounds=2), judge=MODEL),
         *(
             answered(m, {"rows": _ROWS}, num_answers=2)
             for m in (respond.Answer(), respond.Explain())
@@ -303,6 +319,15 @@ def _more_cases() -> list[Case]:
                 SelfSeq(rounds=2, instruction_max_tokens=LIMIT, answer_max_tokens=LIMIT),
                 SequenceMethod(task="paraphrase", answer_max_tokens=LIMIT),
             ),
+        ),
+        Case(
+            *("rewrite.revise", "nile", {"rows": _ROWS}),
+            {
+                "model": MODEL,
+                "embedder": embedder,
+                "method": revise.Nile(),
+                "max_tokens": LIMIT,
+            },
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),

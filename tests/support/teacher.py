@@ -20,6 +20,21 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
         "then a line #New Instruction#",
         "#Explanation#\nIt is light.\n\n#New Instruction#\n" + SENTENCE + " And who pays for it?",
     ),
+    ("Two answers to one request are to be graded", '{"reason": "{0}", "first": 5, "second": 5}'),
+    (
+        "\n[New instruction]\n",
+        "[Critique]\nIt is short.\n[New instruction]\n"
+        + SENTENCE
+        + "\n[New answer]\nStraw.\n[End]",
+    ),
+    ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
+    ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("with default where none fits", "closed_qa"),
+    ("Answer with the name of one category", "other"),
+    (
+        "\n[Revised instruction]\n",
+        "[Revised instruction]\nTell us.\n[Revised answer]\nIt is the {0}.\n[End]",
+    ),
     ("Which of them fit the task best?", "2, 5"),
     (
         "a list of the other ones that fit as well",
