@@ -1,7 +1,7 @@
 """What griffe does not read in this tree's docstrings by itself, for `docs/mkdocs.yml`.
 
 `Example:`, as Google's style guide writes it, is a section of examples, and a class marked
-with `option_group`, and a kind of constraint, is a dataclass: its fields are the parameters of its constructor.
+with `option_group` or `kind` is a dataclass: its fields are the parameters of its constructor.
 """
 
 from __future__ import annotations

@@ -163,8 +163,9 @@ def variants(text: str) -> list[str]:
     Args:
         text: An answer.
 
-    >>> variants("Sure:\\n*one*\\nBye")[1:4]
-    ['*one*\\nBye', 'Sure:\\n*one*', '*one*']
+    Example:
+        >>> variants("Sure:\\n*one*\\nBye")[1:4]
+        ['*one*\\nBye', 'Sure:\\n*one*', '*one*']
     """
     lines = text.split("\n")
     cut = [text, *("\n".join(lines[a:b]).strip() for a, b in ((1, None), (None, -1), (1, -1)))]

@@ -128,8 +128,9 @@ def target_of(count: int) -> Target | None:
     Args:
         count: A number of words.
 
-    >>> [target_of(count) for count in (5, 6, 15, 16, 801)]
-    [None, '10', '10', None, '>800']
+    Example:
+        >>> [target_of(count) for count in (5, 6, 15, 16, 801)]
+        [None, '10', '10', None, '>800']
     """
     return next((target for target, band in BANDS.items() if within(count, band)), None)
 

@@ -102,8 +102,9 @@ def language_of(text: str) -> str | None:
     Returns:
         An ISO 639-1 code, or None where the text holds no letter.
 
-    >>> [language_of(text) for text in ("Where is the library?", "Wo ist die Bibliothek?", "7")]
-    ['en', 'de', None]
+    Example:
+        >>> [language_of(text) for text in ("Where is the library?", "Wo ist die Bibliothek?", "7")]
+        ['en', 'de', None]
     """
     others = _OTHER_SCRIPTS.findall(text)
     latin = _LATIN.findall(text)
