@@ -31,6 +31,9 @@ PROMPTS: Final = Prompts(__file__)
 class Overlap:
     """ROUGE-L recall: the part of the statement's words that the passage has in their order.
 
+    Words that the question has do not count, where there are others: a passage must give what the
+    question does not say.
+
     Args:
         name: "overlap".
         min_recall: From which recall on a passage is informative.
@@ -155,10 +158,12 @@ def labelled(shown: Shown, verdict: Verdict) -> Shown:
 def _overlapping(claims: Sequence[Claim], min_recall: float) -> list[Verdict]:
     """By ROUGE-L recall; a statement without any word is supported by nothing."""
     statements = _words([claim.statement for claim in claims])
+    asked = {text: {*own} for text, own in _words([c.question for c in claims]).items()}
     passages = _words([claim.passage.text for claim in claims])
     verdicts = []
     for claim in claims:
         own, shown = statements[claim.statement], passages[claim.passage.text]
+        own = [word for word in own if word not in asked[claim.question]] or own
         recall = LCSseq.similarity(own, shown) / len(own) if own else 0.0
         verdicts.append(Verdict(recall >= min_recall, recall))
     return verdicts

@@ -84,13 +84,13 @@ def planted_rows(exchanges: Sequence[Exchange], method: StruQ, seed: int) -> lis
 
 
 def _row(exchange: Exchange, others: Sequence[Exchange], method: StruQ, seed: int) -> Row:
-    if not exchange.is_single or not exchange.input.strip():
+    data, attack, other = exchange.input if exchange.is_single else "", None, None
+    if not data.strip():
         return exchange.row([*exchange.messages], exchange.input_start)
     rng = random.Random(f"{seed} struq {exchange.id}")
-    data, attack, other = exchange.input, None, None
     if rng.random() >= method.clean:
         attack = rng.choice(method.attacks)
-        drawn = _planted(exchange, others, attack, method.part, rng)
+        drawn = _planted(exchange, data, others, method.part, attack, rng)
         data, attack, other = drawn if drawn is not None else (data, None, None)
     data = without_markers(data, method.markers)
     if not data.strip():
@@ -114,9 +114,10 @@ def _row(exchange: Exchange, others: Sequence[Exchange], method: StruQ, seed: in
 
 def _planted(
     exchange: Exchange,
+    given: str,
     others: Sequence[Exchange],
-    attack: Attack,
     part: Part,
+    attack: Attack,
     rng: random.Random,
 ) -> tuple[str, Attack, Exchange] | None:
     """The data with another row's instruction; None where no row that was drawn fits.
@@ -124,12 +125,13 @@ def _planted(
     It must be another request, with another answer, of which the row's own answer holds nothing;
     and the row's own answer must not come into the data with it.
     """
+    question, answer = exchange.question, exchange.answer
     for _ in range(_TRIES):
         other = others[int(rng.random() * len(others))]
-        if other.question == exchange.question or holds(exchange.answer, other.answer):
+        if other.question == question or holds(answer, other.answer):
             continue
         planted = Planted(other.instruction, other.input, attack, part)
-        data = plant(exchange.input, planted, rng)
-        if not holds(data[len(exchange.input) :], exchange.answer):
+        data = plant(given, planted, rng)
+        if not holds(data[len(given) :], answer):
             return data, attack, other
     return None
