@@ -73,7 +73,7 @@ def _check(options: SimpleNamespace) -> None:
     check_tokenizer(options)
     if isinstance(method, StruQ):
         for name in _PASSAGE_OPTIONS:
-            _check_option(options, name, given=False, why="no passage is shown")
+            _check_option(options, name, required=False, why="no passage is shown")
         return
     if (options.model is None) != (options.max_tokens is None):
         missing = "model" if options.model is None else "max_tokens"
@@ -84,10 +84,10 @@ def _check(options: SimpleNamespace) -> None:
         )
     labels = getattr(method, "labels", Overlap())
     why = "it says which passages help" if isinstance(labels, Judged) else "it is not asked"
-    _check_option(options, "judge", given=isinstance(labels, Judged), why=why)
-    _check_option(options, "entailment", given=isinstance(labels, Entailment), why=why)
+    _check_option(options, "judge", required=isinstance(labels, Judged), why=why)
+    _check_option(options, "entailment", required=isinstance(labels, Entailment), why=why)
     if not isinstance(method, VifRag):
-        _check_option(options, "writer", given=False, why="answers stay as they are")
+        _check_option(options, "writer", required=False, why="answers stay as they are")
     kept = _kept_for_answers(method, options.writer)
     if options.max_tokens is not None and options.max_tokens <= kept:
         raise OptionError(
@@ -96,9 +96,9 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-def _check_option(options: SimpleNamespace, name: str, *, given: bool, why: str) -> None:
-    if (getattr(options, name) is not None) != given:
-        asked = "given" if given else "left out"
+def _check_option(options: SimpleNamespace, name: str, *, required: bool, why: str) -> None:
+    if (getattr(options, name) is not None) != required:
+        asked = "given" if required else "left out"
         raise OptionError(name, f"must be {asked} with method: {options.method.name}", why=why)
 
 

@@ -173,8 +173,8 @@ def sentences(text: str) -> list[tuple[int, int]]:
     spans, at = [], 0
     for part in _CODE.split(text):
         if not part.startswith("```"):
-            found = (m.span() for m in _SENTENCE.finditer(part) if _is_sentence(m[0]))
-            spans += [(at + start, at + end) for start, end in found]
+            own = (m.span() for m in _SENTENCE.finditer(part) if _is_sentence(m[0]))
+            spans += [(at + start, at + end) for start, end in own]
         at += len(part)
     return spans
 

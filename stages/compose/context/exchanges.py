@@ -109,8 +109,8 @@ def exchanges_of(rows: pl.DataFrame, *, answered: bool) -> tuple[list[Exchange],
     dropped: list[Row] = []
     for draft, extra in zip(drafts_of(rows), rows["extra"], strict=True):
         rejection = draft.rejection()
-        asks = draft.asking is not None and bool(draft.request)
-        if not answered and asks and draft.messages[-1]["role"] == "user":
+        has_request = draft.asking is not None and bool(draft.request)
+        if not answered and has_request and draft.messages[-1]["role"] == "user":
             rejection = None
         if rejection is None and draft.asking is not None:
             exchanges.append(Exchange(draft, draft.asking, extra or "{}"))

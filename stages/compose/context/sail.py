@@ -53,7 +53,7 @@ class Sail(Retrieval):
         name: "sail".
         shares: The shares of rows that get no result, one, two, three, and so on.
         by_words: How many of the best by BM25 join the pool, where vectors or `results` fill it.
-        labels: How results are told apart.
+        labels: What says whether a result is informative.
     """
 
     name: Literal["sail"] = "sail"

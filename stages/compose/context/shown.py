@@ -91,14 +91,14 @@ def candidates(
         index: The passages of documents.
         method: How many, and from where.
     """
-    given: list[list[Hit]] = [[] for _ in exchanges]
+    pools: list[list[Hit]] = [[] for _ in exchanges]
     if method.results is not None:
-        given = [results_of(exchange, method.results)[: method.pool] for exchange in exchanges]
+        pools = [results_of(exchange, method.results)[: method.pool] for exchange in exchanges]
     if index is not None:
         questions = [exchange.question for exchange in exchanges]
-        for hits, more in zip(given, index.nearest(questions, method.pool), strict=True):
+        for hits, more in zip(pools, index.nearest(questions, method.pool), strict=True):
             hits += more[: method.pool - len(hits)]
-    return [ranked(hits) for hits in given]
+    return [ranked(hits) for hits in pools]
 
 
 def ranked(hits: Sequence[Hit]) -> list[Shown]:

@@ -114,7 +114,7 @@ def _row(exchange: Exchange, others: Sequence[Exchange], method: StruQ, seed: in
 
 def _planted(
     exchange: Exchange,
-    given: str,
+    data: str,
     others: Sequence[Exchange],
     part: Part,
     attack: Attack,
@@ -131,7 +131,7 @@ def _planted(
         if other.question == question or holds(answer, other.answer):
             continue
         planted = Planted(other.instruction, other.input, attack, part)
-        data = plant(given, planted, rng)
-        if not holds(data[len(given) :], answer):
-            return data, attack, other
+        attacked = plant(data, planted, rng)
+        if not holds(attacked[len(data) :], answer):
+            return attacked, attack, other
     return None

@@ -111,8 +111,8 @@ def _others(answer: Answer, answers: Sequence[Answer], drawn: Drawn) -> Iterator
     first = int(drawn(answer.id) * len(answers))
     for step in range(min(len(answers), _TRIES)):
         other = answers[(first + step) % len(answers)]
-        apart = not holds(answer.text, other.text) and not holds(other.text, answer.text)
-        if other.key != answer.key and apart:
+        differ = not holds(answer.text, other.text) and not holds(other.text, answer.text)
+        if other.key != answer.key and differ:
             yield other
 
 

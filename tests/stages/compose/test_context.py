@@ -211,8 +211,8 @@ def test_vectors_find_what_words_find_in_other_words(ctx: Context) -> None:
     books = documents(["The cat sleeps on a warm sofa.", "Stocks fell as banks raised rates."])
     rows = conversations([("Where do kittens nap?", "On the couch.")])
     assert context(ctx, rows, books, method=Passages(pool=1))["passage_ids"][0].len() == 0
-    found = context(ctx, rows, books, method=Passages(pool=1), embedder=EMBEDDER)
-    (text,) = shown(content(found.row(0, named=True), 0).rpartition("\n\n")[0])
+    nearest = context(ctx, rows, books, method=Passages(pool=1), embedder=EMBEDDER)
+    (text,) = shown(content(nearest.row(0, named=True), 0).rpartition("\n\n")[0])
     assert "cat sleeps" in text
 
 
@@ -418,14 +418,14 @@ def test_struq_plants_anothers_instruction_and_keeps_the_answer(ctx: Context) ->
         assert (head, bool(separator)) == (instruction, True)
         assert row["input_start"] == len(head) + 2
         assert not any(marker in data for marker in MARKERS)
-        given = content(own, 0)[own["input_start"] :]
+        data_before = content(own, 0)[own["input_start"] :]
         if row["attack"] is None:
             assert row["planted_from"] is None
             continue
         other = old[row["planted_from"]]
         assert row["parents"] == [own["id"], other["id"]]
         assert content(other, 0) != content(own, 0)
-        planted = data.replace("##", "")[len(given.replace("##", "")) :]
+        planted = data.replace("##", "")[len(data_before.replace("##", "")) :]
         assert not holds(planted, content(own, 1)), "the true answer stands in the data"
         assert not holds(content(row, 1), content(other, 1)), "the target holds the injected answer"
         assert other["messages"][0]["content"].split()[-1] in planted.replace("#", "#")
@@ -473,7 +473,7 @@ METHODS: list[Method] = [
 ]  # fmt: skip
 
 
-def made(ctx: Context, method: Method, rows: pl.DataFrame, **options: Any) -> pl.DataFrame:
+def composed(ctx: Context, method: Method, rows: pl.DataFrame, **options: Any) -> pl.DataFrame:
     edges: dict[str, Any] = {} if isinstance(method, StruQ) else {"documents": BOOKS}
     edges |= {"queries": ASKED} if isinstance(method, VifRag) else {}
     return context(ctx, rows, **edges, method=method, **options)
@@ -483,18 +483,18 @@ def made(ctx: Context, method: Method, rows: pl.DataFrame, **options: Any) -> pl
 def test_results_depend_on_seed_and_id_alone(ctx: Context, method: Method) -> None:
     rows = with_extra(pl.concat([ASKED, POOL.head(60)]), **stored([])).sort("id")
     shuffled = rows.sample(fraction=1, shuffle=True, seed=1)
-    parts = [made(ctx, method, part).drop("origins").sort("id") for part in (rows, rows)]
+    parts = [composed(ctx, method, part).drop("origins").sort("id") for part in (rows, rows)]
     assert_frame_equal(*parts)
     if not isinstance(method, StruQ):
-        other = made(ctx, method, shuffled).drop("origins").sort("id")
+        other = composed(ctx, method, shuffled).drop("origins").sort("id")
         assert_frame_equal(parts[0], other)
-    again = made(ctx, method, rows, seed=1).drop("origins").sort("id")
+    again = composed(ctx, method, rows, seed=1).drop("origins").sort("id")
     same = isinstance(method, Passages | SourceAware | VifRag)
     assert same == parts[0].equals(again)
 
 
 def test_methods_differ_as_their_docstrings_say(ctx: Context) -> None:
-    texts = [json.dumps(kept(made(ctx, m, ASKED))["messages"].to_list()) for m in METHODS[:-1]]
+    texts = [json.dumps(kept(composed(ctx, m, ASKED))["messages"].to_list()) for m in METHODS[:-1]]
     assert len({*texts}) == len(texts) - 0
     assert all(a != b for a, b in pairwise(texts))
 
@@ -528,9 +528,11 @@ def test_rows_of_every_kind_are_kept_whole_or_dropped_with_a_reason(
         ],
         [],
     ]
-    records: list[dict[str, Any]] = [{"id": record_id(m), "messages": m, "tools": None, "extra": None} for m in odd]  # type: ignore[arg-type]
+    records: list[dict[str, Any]] = [
+        {"id": record_id(m), "messages": m, "tools": None, "extra": None} for m in odd
+    ]  # type: ignore[arg-type]
     rows = pl.DataFrame(records, schema=RECORD_COLUMNS).sort("id")
-    new = made(ctx, method, rows)
+    new = composed(ctx, method, rows)
     assert len(new) == len(rows)
     assert (new["drop_reason"].is_null() == new["evidence"].is_null()).all()
     for row in kept(new).iter_rows(named=True):
