@@ -36,7 +36,7 @@ from stages.compose.context import (
     context,
 )
 from stages.compose.context.citations import sentences
-from stages.compose.context.labels import Entailment, Judged, Overlap
+from stages.compose.context.labels import Entailment, Judged, Overlap, _label_places
 from tests.support.rows import (
     DATA,
     conversations,
@@ -597,3 +597,62 @@ def test_planting_takes_20_000_rows_a_second(ctx: Context) -> None:
         return time.process_time() - start
 
     assert len(rows) / min(seconds() for _ in range(3)) > 10_000
+
+
+@pytest.fixture(scope="module")
+def entailing(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """A cross-encoder with random weights and the labels of entailment."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import BertProcessing
+    from torch import manual_seed
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        PreTrainedTokenizerFast,
+    )
+
+    folder = tmp_path_factory.mktemp("nli")
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"place{n}" for n in range(6)), *TOPICS]
+    words = {name: number for number, name in enumerate(names)}
+    raw = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    raw.pre_tokenizer = Whitespace()  # type: ignore[assignment]
+    raw.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))  # type: ignore[assignment]
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]",
+        sep_token="[SEP]", model_max_length=64,
+    ).save_pretrained(folder)  # fmt: skip
+    manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64,
+        id2label={0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"},
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    return Embedder(model=str(folder))
+
+
+@pytest.mark.proof
+def test_a_model_of_entailment_labels_by_its_logits(ctx: Context, entailing: Embedder) -> None:
+    """As SAIL's code has it: informative where entailment is above contradiction."""
+    from sentence_transformers import CrossEncoder
+
+    method = Sail(labels=Entailment(), shares=(0, 0, 0, 1))
+    new = kept(context(ctx, ASKED, BOOKS, method=method, entailment=entailing))
+    encoder = CrossEncoder(entailing.model)
+    labels = set()
+    for row in new.head(12).iter_rows(named=True):
+        answer = content(row, 1).rpartition("\n\n")[2]
+        texts = shown(content(row, 0).partition("\n\nRequest:")[0])
+        for text, label in zip(texts, row["passage_labels"], strict=True):
+            logits = encoder.predict([(text, answer)])[0]
+            assert (label == "informative") == (logits[2] > logits[0])
+            labels.add(label)
+    assert labels
+    alone = kept(context(ctx, ASKED.head(3), BOOKS, method=method, entailment=entailing))
+    assert alone["label_scores"].to_list() == new.filter(
+        pl.col("parents").list.first().is_in(ASKED.head(3)["id"].to_list())
+    )["label_scores"].to_list()  # fmt: skip
+    with pytest.raises(OptionError, match="labels of entailment"):
+        _label_places({0: "LABEL_0", 1: "LABEL_1"})
