@@ -21,7 +21,7 @@ from pydantic import Field
 from pipeline.models.base import Encoder
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._text.answers import equal, number
-from stages._text.final_answer import holds_answer
+from stages._text.final_answer import holds_answer, normalized_answer
 from stages._text.rouge import rouge_l, tokenize
 from stages.score._final_answers import Pattern, read_answer
 
@@ -125,6 +125,7 @@ class Comparison:
         read_reference: The same of what answers are compared with.
         agreement: How much an answer agrees with a reference, 1 for wholly; None where it
             cannot be read as one of the reference's kind.
+        likeness: The same of two answers, of which neither is a reference.
         threshold: The agreement from which two answers are the same.
         is_symmetric: Whether the order of the two makes no difference.
     """
@@ -132,6 +133,7 @@ class Comparison:
     read: Read
     read_reference: Callable[[str], str | None]
     agreement: Agreement
+    likeness: Agreement
     threshold: float
     is_symmetric: bool = True
 
@@ -147,8 +149,8 @@ class Comparison:
         matrix = np.eye(len(answers))
         for i, answer in enumerate(answers):
             for j in range(i):
-                one = self.agreement(answer, answers[j])
-                two = one if self.is_symmetric else self.agreement(answers[j], answer)
+                one = self.likeness(answer, answers[j])
+                two = one if self.is_symmetric else self.likeness(answers[j], answer)
                 matrix[i, j] = matrix[j, i] = max(one or 0.0, two or 0.0)
         return matrix
 
@@ -181,9 +183,18 @@ def comparison(
 
 
 def _exactly(options: Exact) -> Comparison:
-    def agreement(answer: str, reference: str) -> float | None:
-        is_equal = _equal(answer, reference, options)
+    def likeness(answer: str, other: str) -> float | None:
+        if _is_text(answer) and _is_text(other) and _normalized(answer) != _normalized(other):
+            return 0.0  # most pairs of sentences, at once
+        is_equal = equal(answer, other, options.tolerance)
         return None if is_equal is None else float(is_equal)
+
+    def agreement(answer: str, reference: str) -> float | None:
+        degree = likeness(answer, reference)
+        if degree == 1 or not options.contained or is_label(reference):
+            return degree
+        within = _normalized(reference) in _normalized(answer)  # else no word of it is
+        return float(within and bool(holds_answer(answer, reference)))
 
     def read(vote: Vote) -> str | None:
         text = _first_sentence(vote) if options.first_sentence else vote
@@ -200,7 +211,7 @@ def _exactly(options: Exact) -> Comparison:
         whole = reference.strip() if options.contained and _says_something(reference) else None
         return final or whole
 
-    return Comparison(read, read_reference, agreement, 1.0, is_symmetric=False)
+    return Comparison(read, read_reference, agreement, likeness, 1.0, is_symmetric=False)
 
 
 def _final(text: str, options: Exact) -> str | None:
@@ -214,11 +225,13 @@ def _says_something(text: str) -> bool:
     return any(character.isalnum() for character in text)
 
 
-def _equal(answer: str, reference: str, options: Exact) -> bool | None:
-    is_equal = equal(answer, reference, options.tolerance)
-    if is_equal or not options.contained or is_label(reference):
-        return is_equal
-    return bool(holds_answer(answer, reference))
+_normalized = lru_cache(maxsize=4096)(normalized_answer)
+
+
+@lru_cache(maxsize=4096)
+def _is_text(answer: str) -> bool:
+    """Whether an answer is compared as a text: neither a label nor a number."""
+    return number(answer) is None and not is_label(answer)
 
 
 @lru_cache(maxsize=4096)
@@ -248,6 +261,11 @@ def _first_sentence(vote: Vote) -> Vote | None:
     return Vote(words[0]) if len(words) == 2 else None
 
 
+def _symmetric(read: Read, agreement: Agreement, threshold: float) -> Comparison:
+    """A comparison that treats a reference as any other answer."""
+    return Comparison(read, lambda text: read(Vote(text)), agreement, agreement, threshold)
+
+
 def _whole(vote: Vote) -> str | None:
     return None if vote.is_cut or not vote.text.strip() else vote.text.strip()
 
@@ -262,7 +280,7 @@ def _by_rouge(options: Rouge) -> Comparison:
     def agreement(answer: str, reference: str) -> float | None:
         return rouge_l(tokens(answer), tokens(reference)) if tokens(reference) else None
 
-    return Comparison(read, lambda text: read(Vote(text)), agreement, options.threshold)
+    return _symmetric(read, agreement, options.threshold)
 
 
 def _vectors(texts: Iterable[str], encoder: Encoder) -> dict[str, NDArray[np.float64]]:
@@ -288,4 +306,4 @@ def _by_vectors(options: Embedding, vectors: Mapping[str, NDArray[np.float64]]) 
             return None
         return float(vectors[answer] @ vectors[reference])
 
-    return Comparison(read, lambda text: read(Vote(text)), agreement, options.threshold)
+    return _symmetric(read, agreement, options.threshold)

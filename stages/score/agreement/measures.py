@@ -59,18 +59,17 @@ def measure(
     """
     gold = None if reference is None else comparison.read_reference(reference)
     answers = [None if vote is None else comparison.read(vote) for vote in votes]
-    read = [answer for answer in answers if answer is not None]
+    read = Counter(answer for answer in answers if answer is not None)
     if gold is None:
-        return counted(comparison, Counter(read))
-    degrees = [comparison.agreement(answer, gold) for answer in read]
-    known = [degree for degree in degrees if degree is not None]
-    valid = Counter(a for a, degree in zip(read, degrees, strict=True) if degree is not None)
-    result = counted(comparison, valid)
+        return counted(comparison, read)
+    degrees = {answer: comparison.agreement(answer, gold) for answer in sorted(read)}
+    known = [(degree, read[answer]) for answer, degree in degrees.items() if degree is not None]
+    result = counted(comparison, {a: n for a, n in read.items() if degrees[a] is not None})
     if not known:
         return result
     of_majority = comparison.agreement(result.majority or "", gold)
     return result._replace(
-        agreement=sum(sorted(known)) / len(known),
+        agreement=sum(degree * number for degree, number in known) / result.votes,
         is_majority=None if of_majority is None else of_majority >= comparison.threshold,
     )
 

@@ -139,6 +139,12 @@ def test_whole_words_are_compared(reference: str, said: str, agrees: float | Non
     assert (result.agreement, result.votes) == (agrees, 0 if agrees is None else 1)
 
 
+def test_votes_are_alike_as_a_whole() -> None:
+    """What two answers both hold does not make them one."""
+    result = measure(CONTAINED, None, votes("It is Paris", "It is London", "It is", "it is paris"))
+    assert result.counts == (("It is Paris", 2), ("It is", 1), ("It is London", 1))
+
+
 @pytest.mark.parametrize(
     ("vote", "read"),
     [
