@@ -42,8 +42,8 @@ from stages.load.tasks.output import (
     with_licenses,
 )
 from stages.load.tasks.plans import Method, Plan, plans, positions_of, read_tasks
-from stages.load.tasks.rendering import Drop, InvalidRow, Rendered, RowContext
-from stages.load.tasks.row_choice import HELD_OUT_ROW, MAX_EXAMPLES, Choice, choose, key_of
+from stages.load.tasks.rendering import Drop, InvalidRow, Rendered, Row, RowContext
+from stages.load.tasks.row_choice import HELD_OUT_ROW, MAX_EXAMPLES, choose
 
 _SHOWN_FINDINGS: Final = 10
 
@@ -230,35 +230,35 @@ def _rows_of(
         num_examples=MAX_EXAMPLES if formats and formats.shots[1] else 0,
     )
     number = -1
-    for file, position in positions_of(ctx, task):
-        place = Place(task.name, task.cluster, task.license, file, position[0])
-        key, error = key_of(task.name, task.inputs, position)
-        if key is None:
-            yield failed_row(str(error), place)
-            continue
-        number += 1
-        reason = _left_out(choice, number, method.max_rows, split)
-        if reason:
+    for file, (line, row, error) in positions_of(ctx, task):
+        place = Place(task.name, task.cluster, task.license, file, line)
+        is_object = isinstance(row, dict)
+        number += is_object
+        error = choice.errors.get(number) if is_object else error or "a row must be an object"
+        rank = int(choice.places[number]) if is_object else 0
+        if error:
+            yield failed_row(error, place)
+        elif split == SHARED or rank >= method.max_rows:
+            reason = SHARED if split == SHARED else "over_cap"
             yield dropped_row(Drop(reason, "", {}), place)
-            continue
-        row_split = HELD_OUT_ROW if choice.is_held(number) else split
-        try:
-            rank = int(max(choice.training[number], 0))
-            context = RowContext(Draws(seed, key), rank, choice.examples)
-            results = list(plan.renderer.render(position[1], context))
-        except InvalidRow as invalid:
-            yield failed_row(str(invalid), place)
-            continue
-        for result in results:
-            counts.count(task.name, result)
-            if isinstance(result, Rendered):
-                yield kept_row(result, position[1], place, row_split)
-            else:
-                yield dropped_row(result, place)
+        else:
+            context = RowContext(Draws(seed, choice.key(number)), max(rank, 0), choice.examples)
+            row_split = HELD_OUT_ROW if rank < 0 else split
+            yield from _rendered(plan, row, context, place, row_split, counts)
 
 
-def _left_out(choice: Choice, number: int, max_rows: int, split: str) -> str | None:
-    """Why a row is not rendered."""
-    if split == SHARED:
-        return SHARED
-    return "over_cap" if choice.training[number] >= max_rows else None
+def _rendered(
+    plan: Plan, row: Row, context: RowContext, place: Place, split: str, counts: TemplateCounts
+) -> Iterator[OutputRow]:
+    """The output rows of one row."""
+    try:
+        results = list(plan.renderer.render(row, context))
+    except InvalidRow as invalid:
+        yield failed_row(str(invalid), place)
+        return
+    for result in results:
+        counts.count(plan.task.name, result)
+        if isinstance(result, Rendered):
+            yield kept_row(result, row, place, split)
+        else:
+            yield dropped_row(result, place)

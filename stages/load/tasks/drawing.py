@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from typing import Any, Final
 
+KEY_BYTES: Final = 16
+
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
@@ -27,7 +29,7 @@ def row_key(task: str, values: Mapping[str, Any]) -> bytes:
     >>> row_key("nli", {"text": "It rains."}).hex()
     'ccf60f8ec0eba5d9a2f7a2ed1d2e5b11'
     """
-    return blake2b(f"{task}\n{_ENCODER.encode(values)}".encode(), digest_size=16).digest()
+    return blake2b(f"{task}\n{_ENCODER.encode(values)}".encode(), digest_size=KEY_BYTES).digest()
 
 
 class Draws:

@@ -7,6 +7,7 @@ shown as solved examples. Equal rows have equal numbers, so that they are on one
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages.load._files.json_lines import Position
 from stages.load._rows.output import SURROGATE, TOO_DEEP
-from stages.load.tasks.drawing import Draws, row_key
+from stages.load.tasks.drawing import KEY_BYTES, Draws, row_key
 from stages.load.tasks.holding_out import HeldOut
 from stages.load.tasks.rendering import Example, Row
 
@@ -26,45 +27,24 @@ HELD_OUT_ROW: Final = "held_out_row"
 
 
 class Choice(NamedTuple):
-    """What the first pass over a task's rows says.
+    """What the first pass over a task's rows says of those that are objects, in their order.
 
     Attributes:
-        ranks: The place of each usable row in a random order of them.
-        training: The place of each among those that are not held out, -1 for the others; by the
-            sampling, in the order of the file or at random.
+        keys: The key of each, 16 bytes.
+        errors: Why a row cannot be used, by its number.
+        places: The place of each among those that are not held out, from 0, by the sampling in
+            the order of the file or at random; -1 for the others.
         examples: What few-shot prompts may show.
     """
 
-    ranks: NDArray[np.int64]
-    training: NDArray[np.int64]
+    keys: bytes
+    errors: Mapping[int, str]
+    places: NDArray[np.int64]
     examples: tuple[Example, ...]
 
-    def is_held(self, number: int) -> bool:
-        """Whether the row of this number among the usable ones is held out."""
-        return bool(self.training[number] < 0)
-
-
-def key_of(
-    name: str, inputs: Callable[[Row], Mapping[str, Any]], position: Position
-) -> tuple[bytes | None, str | None]:
-    """The key of a row, or why it cannot be used.
-
-    Args:
-        name: The task's name.
-        inputs: The fields that stand for a row.
-        position: Where it stands in the file.
-    """
-    _, row, error = position
-    if error is not None:
-        return None, error
-    if not isinstance(row, dict):
-        return None, "a row must be an object"
-    try:
-        return row_key(name, inputs(row)), None
-    except UnicodeEncodeError:
-        return None, SURROGATE
-    except RecursionError:
-        return None, TOO_DEEP
+    def key(self, number: int) -> bytes:
+        """The key of a row."""
+        return self.keys[number * KEY_BYTES : (number + 1) * KEY_BYTES]
 
 
 def choose(
@@ -88,37 +68,62 @@ def choose(
         held_out: What is held out of the task; None for nothing.
         num_examples: How many rows few-shot prompts may choose from.
     """
-    numbers: list[int] = []
+    keys, errors, numbers = bytearray(), dict[int, str](), array("Q")
     pool: list[tuple[int, Example]] = []
-    for _, position in positions:
-        key, _ = key_of(name, inputs, position)
-        if key is None:
+    for _, (_, row, _) in positions:
+        if not isinstance(row, dict):
             continue
+        key, error = _key(name, inputs, row)
         number = Draws(seed, key).number("order")
-        numbers.append(number)
-        if num_examples:
-            pool.append((number, Example(key, position[1])))
+        if error:
+            errors[len(numbers)] = error
+        elif num_examples:
+            pool.append((number, Example(key, row)))
             if len(pool) > 4 * num_examples:
                 pool = _largest(pool, num_examples)
-    order = np.array(numbers, dtype=np.uint64)
-    ranks = np.empty(len(order), dtype=np.int64)
-    ranks[np.argsort(order, kind="stable")] = np.arange(len(order))
-    limit = _limit(np.sort(order), held_out)
-    is_held = np.zeros(len(order), np.bool_) if limit is None else order <= np.uint64(limit)
-    places = np.cumsum(~is_held) - 1 if is_first else ranks - np.count_nonzero(is_held)
-    examples = [e for n, e in _largest(pool, num_examples) if limit is None or n > limit]
-    return Choice(ranks, np.where(is_held, -1, places), tuple(examples))
+        keys += key
+        numbers.append(number)
+    is_usable = np.ones(len(numbers), np.bool_)
+    is_usable[list(errors)] = False
+    places, limit = _places(np.array(numbers, np.uint64), is_usable, is_first, held_out)
+    examples = [e for number, e in _largest(pool, num_examples) if number > limit]
+    return Choice(bytes(keys), errors, places, tuple(examples))
+
+
+def _key(
+    name: str, inputs: Callable[[Row], Mapping[str, Any]], row: Row
+) -> tuple[bytes, str | None]:
+    """The key of a row, and why it cannot be used."""
+    try:
+        return row_key(name, inputs(row)), None
+    except UnicodeEncodeError:
+        return bytes(KEY_BYTES), SURROGATE
+    except RecursionError:
+        return bytes(KEY_BYTES), TOO_DEEP
+
+
+def _places(
+    numbers: NDArray[np.uint64],
+    is_usable: NDArray[np.bool_],
+    is_first: bool,
+    held_out: HeldOut | None,
+) -> tuple[NDArray[np.int64], int]:
+    """`Choice.places`, and the largest number of a row that is held out; -1 where none is."""
+    usable = np.flatnonzero(is_usable)
+    order = usable[np.argsort(numbers[usable], kind="stable")]
+    num_held, limit = 0, -1
+    if held_out is not None:
+        num_held = min(int(held_out.rows * len(usable)), held_out.max_rows)
+    if num_held:
+        limit = int(numbers[order[num_held - 1]])
+        num_held = int(np.searchsorted(numbers[order], np.uint64(limit), side="right"))
+    training = np.sort(order[num_held:]) if is_first else order[num_held:]
+    places = np.full(len(numbers), -1, np.int64)
+    places[training] = np.arange(len(training))
+    return places, limit
 
 
 def _largest(pool: list[tuple[int, Example]], count: int) -> list[tuple[int, Example]]:
     """The examples with the largest numbers, each row once."""
     distinct = {number: (number, example) for number, example in pool}
     return [distinct[number] for number in sorted(distinct, reverse=True)[:count]]
-
-
-def _limit(ordered: NDArray[np.uint64], held_out: HeldOut | None) -> int | None:
-    """The largest number of a row that is held out; None where none is."""
-    if held_out is None:
-        return None
-    count = min(int(held_out.rows * len(ordered)), held_out.max_rows)
-    return int(ordered[count - 1]) if count else None
