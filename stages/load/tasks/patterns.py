@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Final, NamedTuple
 
 from stages.load.tasks.drawing import Draws
@@ -36,6 +37,9 @@ BETWEEN: Final = "\n\n\n"
 """Between two solved examples."""
 
 BEFORE_ANSWER: Final = "\n\n"
+
+_TRIES: Final = 4
+"""How many examples are tried for each that is asked for: others may be too long."""
 
 
 class OptionStyle(NamedTuple):
@@ -279,7 +283,7 @@ class PatternRenderer:
         number = least + draws.below(most - least + 1, "shots")
         query = result.prompt + BEFORE_ANSWER.rstrip()
         shots: list[str] = []
-        for shot in self._shots(case, context):
+        for shot in islice(self._shots(case, context), _TRIES * number):
             if len(shots) == number:
                 break
             if self.budget.fits_input(BETWEEN.join([*shots, shot, query])):
