@@ -27,7 +27,7 @@ def row_key(task: str, values: Mapping[str, Any]) -> bytes:
         RecursionError: A value is nested too deep.
 
     >>> row_key("nli", {"text": "It rains."}).hex()
-    'ccf60f8ec0eba5d9a2f7a2ed1d2e5b11'
+    '0dcca94eb2879871ed55792221d1b55b'
     """
     return blake2b(f"{task}\n{_ENCODER.encode(values)}".encode(), digest_size=KEY_BYTES).digest()
 

@@ -158,8 +158,8 @@ def lint_rows(renderer: Renderer, rows: Sequence[Row]) -> Iterator[Finding]:
         first = drops[0]
         if first is None or any(drop is None or drop.reason != first.reason for drop in drops):
             continue
-        if first.reason == "unresolved_field":
-            what = f"no row has what it names ({first.details.get('field')})"
+        if "field" in first.details:
+            what = f"no row has what it names ({first.details['field']})"
             yield Finding(template, "field", what)
         elif first.reason == "answer_not_in_options":
             what = f"of no row is the answer among the options, as {dict(first.details)}"

@@ -130,7 +130,8 @@ def read_natural(path: Path) -> NaturalTask:
     """
     parts = _Parts(path)
     for _ in parts.instances():
-        pass
+        if parts.fields.keys() >= _NEEDED:  # in the authors' files the instances come last
+            break
     fields = parts.fields
     definition = " ".join(_texts(fields.get("Definition"))).strip()
     if not definition or not parts.has_instances:
@@ -160,6 +161,9 @@ def instances(path: Path) -> Iterator[Position]:
     yield from _Parts(path).instances()
 
 
+_NEEDED: Final = frozenset(
+    {"Definition", "Positive Examples", "Negative Examples", "Categories", "Source"}
+)
 _SPACE: Final = re.compile(r"[\s,]*")
 
 

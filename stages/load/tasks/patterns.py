@@ -257,9 +257,12 @@ class PatternRenderer:
         values = Values(row, entry.fields or {}, known)
         try:
             prompt = fill(pattern.prompt if shows else pattern.bare, values)
-            target = fill(pattern.target, values)
         except MissingField as missing:
             return Drop("unresolved_field", name, {"field": missing.field})
+        try:
+            target = fill(pattern.target, values)
+        except MissingField as missing:
+            return Drop("empty_target", name, {"field": missing.field})
         is_answer = options is not None and not pattern.is_inverted
         result = Rendered(
             prompt, target, name, self._format(pattern, shows),
@@ -281,16 +284,15 @@ class PatternRenderer:
         if not most or (formats.few_shot < 1 and draws.fraction("few_shot") >= formats.few_shot):
             return result
         number = least + draws.below(most - least + 1, "shots")
-        query = result.prompt + BEFORE_ANSWER.rstrip()
         shots: list[str] = []
         for shot in islice(self._shots(case, context), _TRIES * number):
             if len(shots) == number:
                 break
-            if self.budget.fits_input(BETWEEN.join([*shots, shot, query])):
+            if self.budget.fits_input(BETWEEN.join([*shots, shot, result.prompt])):
                 shots.append(shot)
         if not shots:
             return result
-        prompt = BETWEEN.join([*shots, query])
+        prompt = BETWEEN.join([*shots, result.prompt])
         name = result.format.replace("zero_shot", "few_shot", 1)
         return result._replace(prompt=prompt, format=name, num_shots=len(shots))
 

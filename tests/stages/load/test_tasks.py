@@ -98,7 +98,9 @@ def test_another_seed_draws_otherwise(name: str) -> None:
     assert (same[0] == same[1]) is (name == "meta_tuning")
 
 
-@pytest.mark.parametrize("method", [Flan(), FlanCollection(few_shot=0), T0()], ids=str)
+@pytest.mark.parametrize(
+    "method", [Flan(), FlanCollection(few_shot=0), T0()], ids=["flan", "flan_collection", "t0"]
+)
 def test_a_row_stays_as_it_is_when_others_come_and_go(tmp_path: Path, method: Any) -> None:
     """Whatever the order of the file, and without half of it; T0's shares are of all rows."""
     rows = [json.loads(line) for line in (TASKS / "entailment.jsonl").read_text().splitlines()]
@@ -118,9 +120,11 @@ def test_a_row_stays_as_it_is_when_others_come_and_go(tmp_path: Path, method: An
 def test_integer_labels_have_names(tmp_path: Path) -> None:
     """Numbers, their texts in CSV, names and letters say the same; -1 is not the last option."""
     folder = Folder(tmp_path, p__jsonl=patterns(ASK))
-    for value, answer in [(1, "yes"), ("1", "yes"), ("yes", "yes"), ("B", "yes"), (True, "yes"),
-                          (1.0, "yes"), (0, "no"), (-1, None), (2, None), (0.5, None),
-("maybe", None), ("-1", None), (None, ""), ("", ""), (" ", "")]:  # fmt: skip
+    answers = {"yes": (1, "1", "yes", "B", True, 1.0), "no": (0, "0", "no", "A", False)}
+    unknown = (-1, "-1", 2, 0.5, "maybe", [1])
+    cases = [(value, answer) for answer, values in answers.items() for value in values]
+    cases += [*((value, None) for value in unknown), *((value, "") for value in (None, "", " "))]
+    for value, answer in cases:
         folder.write("t.jsonl", jsonl([{"text": "It rains.", "label": value}]))
         frame = folder.load({"t": ENTRY})
         if answer:
@@ -147,6 +151,22 @@ def test_a_row_has_options_of_its_own(tmp_path: Path) -> None:
     assert kept(columns)["options"].to_list() == [["x", "y"]]
     assert reasons(columns) == {"answer_not_in_options": 1}  # no option 2
     assert columns["error"].drop_nulls().len() == 1
+
+
+def test_fields_of_templates_are_those_that_the_list_says(tmp_path: Path) -> None:
+    rows = [{"sentence": "It rains.", "gold": 1, "n": [1, 2]}, {"gold": 0}]
+    both = patterns(("{text} ({n}) So?", "{answer}"))
+    jinja = templates(("{{ text }} ||| {{ label }}", None))
+    folder = Folder(tmp_path, t__jsonl=jsonl(rows), p__jsonl=both, t__yaml=jinja)
+    entry = {"data": "t.jsonl", "answer": "gold", "options": [*LABELS], "templates": "p.jsonl"}
+    frame = folder.load({"t": {**entry, "fields": {"text": "sentence"}}})
+    assert turns(frame) == [("It rains. (1, 2) So?", "yes")]
+    assert reasons(frame) == {"unresolved_field": 1}
+    entry = {"data": "t.jsonl", "templates": "t.yaml"}
+    frame = folder.load(
+        {"t": {**entry, "fields": {"text": "sentence", "label": "gold"}}}, method=T0()
+    )
+    assert turns(frame) == [("It rains.", "1")]
 
 
 def test_values_are_no_templates(tmp_path: Path) -> None:
