@@ -37,12 +37,13 @@ from stages.load.tasks.output import (
     build,
     dropped_row,
     failed_row,
+    is_failed,
     kept_row,
     size_of,
     with_licenses,
 )
 from stages.load.tasks.plans import Method, Plan, plans, positions_of, read_tasks
-from stages.load.tasks.rendering import Drop, InvalidRow, Rendered, Row, RowContext
+from stages.load.tasks.rendering import Drop, InvalidRow, Row, RowContext
 from stages.load.tasks.row_choice import HELD_OUT_ROW, MAX_EXAMPLES, choose
 
 _SHOWN_FINDINGS: Final = 10
@@ -257,8 +258,10 @@ def _rendered(
         yield failed_row(str(invalid), place)
         return
     for result in results:
-        counts.count(plan.task.name, result)
-        if isinstance(result, Rendered):
-            yield kept_row(result, row, place, split)
+        if isinstance(result, Drop):
+            output = dropped_row(result, place)
         else:
-            yield dropped_row(result, place)
+            output = kept_row(result, row, place, split)
+        if not is_failed(output):
+            counts.count(plan.task.name, result)
+        yield output

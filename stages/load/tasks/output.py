@@ -30,6 +30,9 @@ _COLUMNS: Final = {**ADDS, **SPLIT, **FEEDBACK, **_LICENSE}
 _CONVERSATION: Final = 11
 """How many values of a row are those of `conversations_frame`."""
 
+_ERROR: Final = 5
+"""Where among them the error stands."""
+
 
 class Place(NamedTuple):
     """Where a row stands, and whose it is.
@@ -101,6 +104,11 @@ def failed_row(error: str, place: Place) -> OutputRow:
         *[None] * 5, error, place.file, place.line, None, None, 0,
         place.task, None, None, None, None, place.cluster, *[None] * 4,
     )  # fmt: skip
+
+
+def is_failed(row: OutputRow) -> bool:
+    """Whether an output row is one that cannot be read."""
+    return row[_ERROR] is not None
 
 
 def build(batch: list[OutputRow]) -> pl.DataFrame:

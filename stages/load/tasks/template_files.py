@@ -179,6 +179,8 @@ def _jinja(path: Path, key: str, raw: Any) -> JinjaSource:
     raw = raw if isinstance(raw, dict) else {}
     where = f"{path.name}:{raw[_LINE]}" if _LINE in raw else path.name
     jinja, choices = raw.get("jinja"), raw.get("answer_choices")
+    if isinstance(choices, list):  # as older files have them
+        choices = " ||| ".join(map(str, choices))
     if not isinstance(jinja, str) or not isinstance(choices, str | None):
         what = f"template {key} must have the text `jinja` and may have the text `answer_choices`"
         raise UserError(what, where=where)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,14 @@ def test_promptsources_templates_do_what_they_do_there(tmp_path: Path) -> None:
     assert {target for _, target in turns(frame)} == {"yes"}
     pattern = r"(One|Two): (a \|\|\| \d+) \['y'\] 3 \2"
     assert {re.fullmatch(pattern, prompt)[1] for prompt in prompts} == {"One", "Two"}  # type: ignore[index]
+
+
+def test_choices_may_be_a_list_as_in_older_files(folder: Folder) -> None:
+    source = "templates: {k: !Template {jinja: '{{ text }} ||| {{ answer_choices[label] }}', "
+    folder.write("t.yaml", source + "answer_choices: [A, B]}}")
+    frame = folder.load({"t": {"data": "t.jsonl", "templates": "t.yaml"}}, method=T0())
+    assert {*map(tuple, kept(frame)["options"])} == {("A", "B")}
+    assert {*kept(frame)["template"]} == {"k"}
 
 
 @pytest.mark.parametrize(
@@ -381,3 +392,36 @@ def test_the_lists_that_are_shipped_have_no_faults() -> None:
     for name, method in methods.items():
         check(TASKS / f"{name}.yaml", method=method)
     check(*sorted(TASKS.glob("natural/*.json")), method=NaturalInstructions())
+
+
+DAMAGE = (
+    '"', "{", "}", "[", "]", ",", ":", "\n", "\0", "|||", "{{", "}}", "%}", "null", "-1", "1e999",
+    "\\ud800", "!", "&a ", "*a ", "- ", "7", "\t",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", [range(5), pytest.param(range(5, 60), marks=pytest.mark.proof)])
+def test_damaged_files_are_told_or_cost_their_rows(tmp_path: Path, seeds: range) -> None:
+    """Lists, templates and rows with broken characters: a user's error, or rows that add up."""
+    cases: list[tuple[str, Any, list[str]]] = [
+        ("tasks.yaml", Flan(num_shots=1), ["reviews.jsonl", "moods.csv", "patterns.jsonl"]),
+        ("promptsource.yaml", T0(), ["promptsource/science.yaml", "entailment.jsonl"]),
+        ("questions.yaml", MetaTuning(), ["moods.csv", "topics.jsonl"]),
+        ("feedback.yaml", Feedback(), ["ratings.jsonl"]),
+        ("natural/task02_opposites.json", NaturalInstructions(), []),
+    ]
+    for seed in seeds:
+        rng = random.Random(seed)
+        name, method, others = rng.choice(cases)
+        folder = tmp_path / str(seed)
+        shutil.copytree(TASKS, folder)
+        path = folder / rng.choice([name, *others])
+        text = path.read_text("utf-8")
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(text))
+            text = text[:place] + rng.choice(DAMAGE) + text[place + rng.choice([0, 0, 1, 9]) :]
+        path.write_text(text, "utf-8")
+        for lint in ("refuse", "report"):
+            with suppress(UserError):
+                check(folder / name, method=method, lint=lint)
+                load(folder / name, method=method, lint=lint)
