@@ -33,6 +33,7 @@ from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Edges, InputFiles, Records, stage
 from pipeline.types import Fraction
+from stages._common.garbage import collected_by_hand
 from stages._llm.rows import Row, rows_to_frame, to_json
 from stages.compose.constraints import autoif
 from stages.compose.constraints.autoif import AutoIf
@@ -139,6 +140,24 @@ def constraints(
           method: {name: rules, max_rules: 2, edited: 0.1}}}
         ```
     """
+    with collected_by_hand():
+        new = _rows(ctx, rows, method, model, judge, constraint_files, seed)
+        if max_trivially_true < 1:
+            _limit_trivial(new, max_trivially_true, seed)
+        ctx.progress(len(rows), len(rows))
+        return rows_to_frame(new, source, _columns(method))
+
+
+def _rows(
+    ctx: Context,
+    rows: pl.DataFrame,
+    method: Method,
+    model: LanguageModel | None,
+    judge: LanguageModel | None,
+    constraint_files: Sequence[str],
+    seed: int,
+) -> list[Row]:
+    """The rows that cannot get constraints, dropped, and then those of the method."""
     needs_answer = not isinstance(method, Drawn | AutoIf)
     drafts: list[RowDraft] = []
     rejected: list[Row] = []
@@ -148,18 +167,12 @@ def constraints(
             rejected.append(draft.dropped(*rejection))
         else:
             drafts.append(draft)
-    if isinstance(method, AutoIf):
-        assert model is not None, "checked with the options"
-        engine = ctx.open(model)
-        judging = engine if judge is None else ctx.open(judge)
-        ready = constraints_of(constraint_files)
-        new = method.rows(drafts, seed, engine, judging, ready)
-    else:
-        new = method.rows(drafts, seed)
-    if max_trivially_true < 1:
-        _limit_trivial(new, max_trivially_true, seed)
-    ctx.progress(len(rows), len(rows))
-    return rows_to_frame([*rejected, *new], source, _columns(method))
+    if not isinstance(method, AutoIf):
+        return rejected + method.rows(drafts, seed)
+    assert model is not None, "checked with the options"
+    engine = ctx.open(model)
+    judging = engine if judge is None else ctx.open(judge)
+    return rejected + method.rows(drafts, seed, engine, judging, constraints_of(constraint_files))
 
 
 def _limit_trivial(new: Sequence[Row], share: float, seed: int) -> None:

@@ -10,7 +10,8 @@ import polars as pl
 from stages._constraints.conflicts import conflicts
 from stages._constraints.constraint import Constraint
 from stages._constraints.stored import stored
-from stages._llm.rows import Rejection, Row, license_of, make_row
+from stages._llm.row_turns import licenses_of, row_turns
+from stages._llm.rows import Rejection, Row, make_row
 
 
 class RowDraft(NamedTuple):
@@ -134,19 +135,20 @@ def drafts_of(rows: pl.DataFrame) -> list[RowDraft]:
     Args:
         rows: Records.
     """
-    columns = rows.select("id", "messages", "tools", "input_start", "origins")
-    return [_draft(*values) for values in columns.rows()]
+    names = ("id", "tools", "input_start")
+    others = [rows[name].to_list() for name in names]
+    turns, licenses = row_turns(rows["messages"]), licenses_of(rows["origins"])
+    return [_draft(*values) for values in zip(*others, turns, licenses, strict=True)]
 
 
 def _draft(
     id_: str,
-    messages: Sequence[Mapping[str, Any]] | None,
     tools: str | None,
     input_start: int | None,
-    origins: Sequence[Mapping[str, Any]] | None,
+    messages: Sequence[Mapping[str, Any]],
+    license: str | None,
 ) -> RowDraft:
-    messages = messages or []
     users = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     asking = users[-1] if users else None
     end = input_start if len(users) == 1 else None
-    return RowDraft(id_, messages, tools, input_start, license_of(origins), asking, end)
+    return RowDraft(id_, messages, tools, input_start, license, asking, end)
