@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fractions import Fraction as Exact
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
@@ -140,7 +141,8 @@ def constraints(
           method: {name: rules, max_rules: 2, edited: 0.1}}}
         ```
     """
-    with collected_by_hand():
+    asks = isinstance(method, AutoIf)
+    with nullcontext() if asks else collected_by_hand():
         new = _rows(ctx, rows, method, model, judge, constraint_files, seed)
         if max_trivially_true < 1:
             _limit_trivial(new, max_trivially_true, seed)
