@@ -132,7 +132,6 @@ class AutoIf:
             *(engine, answers, "response", lambda draft: draft["prompt"]),
             Decoding(self.answer_max_tokens, self.temperature),
             seed=seed,
-            parse=lambda text: text.strip() or None,
         )
         if not is_counting():
             _check(answers, self)
