@@ -60,14 +60,14 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 def _check(options: SimpleNamespace) -> None:
-    asks = isinstance(options.method, AutoIf)
-    if asks and options.model is None:
+    needs_model = isinstance(options.method, AutoIf)
+    if needs_model and options.model is None:
         raise OptionError(
             *("model", "must be given with method: autoif, got none"),
             why="a language model writes constraints, functions and answers",
             hint="model: NAME, one of the recipe's models",
         )
-    for name in () if asks else ("model", "judge", "constraint_files"):
+    for name in () if needs_model else ("model", "judge", "constraint_files"):
         if getattr(options, name):
             raise OptionError(
                 *(name, f"must be left out with method: {options.method.name}"),
@@ -141,8 +141,8 @@ def constraints(
           method: {name: rules, max_rules: 2, edited: 0.1}}}
         ```
     """
-    asks = isinstance(method, AutoIf)
-    with nullcontext() if asks else collected_by_hand():
+    needs_model = isinstance(method, AutoIf)
+    with nullcontext() if needs_model else collected_by_hand():
         new = _rows(ctx, rows, method, model, judge, constraint_files, seed)
         if max_trivially_true < 1:
             _limit_trivial(new, max_trivially_true, seed)

@@ -78,7 +78,7 @@ class AutoIf:
         num_pairs: Pairs of constraints that are asked for together, beside the single ones.
         min_coexistence: The least score from 0 to 10 of a pair.
         queries: Rows that get a constraint, of each constraint.
-        query_characters: The least and the most characters of their requests, inputs apart.
+        query_characters: The least and the most characters of their requests without their inputs.
         num_answers: Answers to each.
         temperature: Of answers.
         answer_max_tokens: Limit of each in tokens.
@@ -200,7 +200,7 @@ def _queries(
 ) -> list[Draft]:
     """A draft for each answer: some rows for each constraint, by the seed and its text."""
     low, high = method.query_characters
-    able = sorted(
+    candidates = sorted(
         (row for row in rows if low <= len(row.request) <= high and not _has_tools(row)),
         key=lambda row: row.id,
     )
@@ -208,11 +208,11 @@ def _queries(
     for draft in asked:
         if not draft.active:
             continue
-        if not able:
+        if not candidates:
             draft.reject("no_query", constraint=draft["constraint"], characters=[low, high])
             continue
         rng = random.Random(f"{seed} autoif queries {draft['constraint']}")
-        for row in rng.sample(able, min(method.queries, len(able))):
+        for row in rng.sample(candidates, min(method.queries, len(candidates))):
             messages, input_start = row.asked(draft["texts"])
             turns = tuple((turn["role"], turn["content"] or "") for turn in messages)
             for number in range(method.num_answers):

@@ -115,9 +115,10 @@ class RowDraft(NamedTuple):
         if failed := [one.kind for one in chosen if not one.holds(answer)]:
             return self.dropped("not_satisfied", {"kinds": failed})
         messages, input_start = self.asked(wordings)
-        between = self.messages[len(messages) : -1]
+        last: Any = {**self.messages[-1], "content": answer}
+        between: list[Any] = [*self.messages[len(messages) : -1]]
         return make_row(
-            [*messages, *between, {**self.messages[-1], "content": answer}],  # type: ignore[list-item]
+            [*messages, *between, last],
             input_start,
             tools=self.tools,
             license=self.license,

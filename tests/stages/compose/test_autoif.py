@@ -36,7 +36,8 @@ LIES = "Use the letter X."
 """A constraint whose functions check something else."""
 
 _FUNCTIONS = {
-    SHORT: ("len(response.split()) < 9", "less(response)\ndef less(t):\n    return len(t.split()) < 9",
+    SHORT: ("len(response.split()) < 9",
+            "less(response)\ndef less(text):\n    return len(text.split()) < 9",
             "not response.split()[8:]", "len(response.split()) > 100"),
     NO_Q: ("'q' not in response.lower()", "not {'q', 'Q'} & {*response}",
            "response.lower().count('q') == 0", "response[99]"),
@@ -70,9 +71,9 @@ class Teacher:
                 return answer, "stop"
         if "Write one sentence on each line" in text:
             return f"Sure!\n- {NO_Q}\n- {SHORT.upper()}\n- {LIES}", "stop"
-        if found := re.search(r"keep to this rule: (.*)", text):
-            self.calls[found[1]] += 1
-            return checker(found[1] if found[1] in _CASES else SHORT, self.calls[found[1]]), "stop"
+        if rule := re.search(r"keep to this rule: (.*)", text):
+            self.calls[rule[1]] += 1
+            return checker(rule[1] if rule[1] in _CASES else SHORT, self.calls[rule[1]]), "stop"
         if "Which rule is it?" in text:
             return ("Do not use the letter X." if "'x'" in text else "As it was."), "stop"
         if "Answer with one of these words and nothing else: entailment" in text:
@@ -170,8 +171,8 @@ def test_pairs_go_together_by_their_score_and_answers_follow_both(tmp_path: Path
     one = {"query": "It rains in Q."}  # follows one of the two
     rows, _ = composed(tmp_path / "one", Teacher(**one), method=method)
     assert {len(r["constraint_kinds"]) for r in kept(rows).to_dicts()} == {1}
-    apart = {"each other's way": "Not at all.\nScore: 4"}
-    rows, _ = composed(tmp_path / "apart", Teacher(**apart), method=method)
+    unlike = {"each other's way": "Not at all.\nScore: 4"}
+    rows, _ = composed(tmp_path / "apart", Teacher(**unlike), method=method)
     assert json.loads(rows.filter(drop_reason="conflict")["evidence"][0])["coexistence"] == 4
 
 
