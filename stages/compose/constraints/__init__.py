@@ -38,7 +38,7 @@ from stages._common.garbage import collected_by_hand
 from stages._llm.rows import Row, rows_to_frame, to_json
 from stages.compose.constraints import autoif
 from stages.compose.constraints.autoif import AutoIf
-from stages.compose.constraints.drafts import RowDraft, drafts_of
+from stages.compose.constraints.drafts import Draft, drafts_of
 from stages.compose.constraints.drawn import Drawn
 from stages.compose.constraints.methods import Lengths, LengthTokens, Rules
 from stages.compose.constraints.written import constraints_of
@@ -161,7 +161,7 @@ def _rows(
 ) -> list[Row]:
     """The rows that cannot get constraints, dropped, and then those of the method."""
     needs_answer = not isinstance(method, Drawn | AutoIf)
-    drafts: list[RowDraft] = []
+    drafts: list[Draft] = []
     rejected: list[Row] = []
     for draft in drafts_of(rows):
         rejection = draft.rejection(needs_answer=needs_answer)

@@ -14,7 +14,7 @@ from stages._llm.row_turns import licenses_of, row_turns
 from stages._llm.rows import Rejection, Row, make_row
 
 
-class RowDraft(NamedTuple):
+class Draft(NamedTuple):
     """A row before it has constraints.
 
     Attributes:
@@ -130,7 +130,7 @@ class RowDraft(NamedTuple):
         )
 
 
-def drafts_of(rows: pl.DataFrame) -> list[RowDraft]:
+def drafts_of(rows: pl.DataFrame) -> list[Draft]:
     """A draft of each row.
 
     Args:
@@ -148,8 +148,8 @@ def _draft(
     input_start: int | None,
     messages: Sequence[Mapping[str, Any]],
     license: str | None,
-) -> RowDraft:
+) -> Draft:
     users = [number for number, turn in enumerate(messages) if turn["role"] == "user"]
     asking = users[-1] if users else None
     end = input_start if len(users) == 1 else None
-    return RowDraft(id_, messages, tools, input_start, license, asking, end)
+    return Draft(id_, messages, tools, input_start, license, asking, end)

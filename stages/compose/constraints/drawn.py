@@ -60,7 +60,7 @@ from stages._constraints.ifeval.whole import (
 from stages._constraints.stored import stored
 from stages._constraints.units import words
 from stages._llm.rows import Row, make_row
-from stages.compose.constraints.drafts import RowDraft
+from stages.compose.constraints.drafts import Draft
 from stages.compose.constraints.edits import END_PHRASES
 
 Kind = Literal[
@@ -101,7 +101,7 @@ class Drawn:
     kinds: Annotated[tuple[Kind, ...], Distinct, NonEmpty] = get_args(Kind)
     number: Range = (1, 6)
 
-    def rows(self, drafts: Sequence[RowDraft], seed: int) -> list[Row]:
+    def rows(self, drafts: Sequence[Draft], seed: int) -> list[Row]:
         """The rows, which wait for an answer, or dropped.
 
         Args:
@@ -110,7 +110,7 @@ class Drawn:
         """
         return [self._row(draft, random.Random(f"{seed} drawn {draft.id}")) for draft in drafts]
 
-    def _row(self, draft: RowDraft, rng: random.Random) -> Row:
+    def _row(self, draft: Draft, rng: random.Random) -> Row:
         number, chosen = rng.randint(*self.number), list[Constraint]()
         for _ in range(_TRIES * number):
             if len(chosen) == number:

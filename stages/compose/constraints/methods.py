@@ -55,7 +55,7 @@ from stages._constraints.lengths import (
 )
 from stages._constraints.units import words
 from stages._llm.rows import Row
-from stages.compose.constraints.drafts import RowDraft
+from stages.compose.constraints.drafts import Draft
 from stages.compose.constraints.edits import Edit, edited
 from stages.compose.constraints.facts import RULES, Facts, Rule
 
@@ -94,7 +94,7 @@ class Rules:
         if self.edited and not self.edits:
             raise ValueError(f"edited must be 0 without edits, got {self.edited}")
 
-    def rows(self, drafts: Sequence[RowDraft], seed: int) -> list[Row]:
+    def rows(self, drafts: Sequence[Draft], seed: int) -> list[Row]:
         """The rows, new or dropped.
 
         Args:
@@ -103,7 +103,7 @@ class Rules:
         """
         return [self._row(draft, random.Random(f"{seed}:{draft.id}")) for draft in drafts]
 
-    def _row(self, draft: RowDraft, rng: random.Random) -> Row:
+    def _row(self, draft: Draft, rng: random.Random) -> Row:
         answer, chosen = draft.answer, list[Constraint]()
         if rng.random() < self.edited:
             change = edited(answer, draft.request, rng.choice(self.edits), rng)
@@ -136,7 +136,7 @@ class LengthTokens:
     max_per_token: Count = 20_000
     in_request: bool = False
 
-    def rows(self, drafts: Sequence[RowDraft], seed: int) -> list[Row]:
+    def rows(self, drafts: Sequence[Draft], seed: int) -> list[Row]:
         """The rows, new or dropped.
 
         Args:
@@ -175,7 +175,7 @@ class Lengths:
     name: Literal["lengths"] = "lengths"
     modes: Annotated[tuple[Mode, ...], Distinct, NonEmpty] = _MODES
 
-    def rows(self, drafts: Sequence[RowDraft], seed: int) -> list[Row]:
+    def rows(self, drafts: Sequence[Draft], seed: int) -> list[Row]:
         """The rows, new or dropped.
 
         Args:
