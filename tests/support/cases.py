@@ -18,6 +18,8 @@ from stages._constraints.stored import stored
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
+from stages.compose.constraints.autoif import AutoIf
+from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
 from stages.generate import arena, backtranslate, respond, system_prompt
@@ -76,6 +78,16 @@ _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in ra
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
+
+_AUTOIF: Final = AutoIf(
+    seeds=("Use no word twice.",),
+    written=Written(num_functions=2, min_functions=1, min_cases=2, per_request=2, max_tokens=LIMIT),
+    num_pairs=1,
+    queries=2,
+    query_characters=(1, 4000),
+    answer_max_tokens=LIMIT,
+)
+"""Small, with functions that are run."""
 
 
 class Case(NamedTuple):
@@ -338,6 +350,10 @@ def _more_cases() -> list[Case]:
                 SelfSeq(rounds=2, instruction_max_tokens=LIMIT, answer_max_tokens=LIMIT),
                 SequenceMethod(task="paraphrase", answer_max_tokens=LIMIT),
             ),
+        ),
+        Case(
+            *("compose.constraints", "autoif", {"rows": _ROWS}),
+            {"model": MODEL, "method": _AUTOIF},
         ),
         Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),

@@ -14,7 +14,21 @@ SENTENCE: Final = "Why would anybody build the house number {0} out of paper, gl
 _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
+_CHECKER: Final = json.dumps(
+    {
+        "func": "def evaluate(response):\n    return len(response) > 3",
+        "cases": [{"input": "", "output": False}, {"input": "Glass and straw", "output": "true"}],
+    }
+)
+"""What a model writes for AutoIF: a function and cases that fit."""
+
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("another kind than the others", "- Use more than three letters, not {0}.\n- Say {0}."),
+    ("An answer must keep to this rule", _CHECKER),
+    ("Which rule is it?", "Use more than three letters."),
+    ("nothing else: entailment, neutral, contradiction", "entailment"),
+    ("Two rules for one and the same answer", "They go together.\nScore: 8"),
+    ("the rule that its answer had to keep to", "It is to the point.\nScore: 9"),
     ("nothing else: split, prefix, suffix, keep", "suffix"),
     (
         "then a line #New Instruction#",
