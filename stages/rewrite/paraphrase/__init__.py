@@ -170,7 +170,7 @@ def paraphrase(
     if isinstance(method, Unnatural | Physics | Variants):
         answers = isinstance(method, Physics)
         texts = [d["response" if answers else "request"] for d in drafts if d.active]
-        meaning.ask_controls(texts)
+        meaning.ask_unrelated(texts)
     written = method.run(Paraphraser(write, meaning, seed), drafts)
     if isinstance(method, S3FT):
         frame = _routed_frame(written, method, source)

@@ -31,6 +31,9 @@ Check = Literal["entailment", "judge", "rules"]
 
 TextOf = Callable[[Draft], str]
 
+Judge = Callable[[ScoreField, Sequence[Draft]], None]
+"""Sends questions about drafts and stores the probability of yes as `same`."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -60,71 +63,83 @@ class MeaningCheck:
         """Drop the drafts whose new text does not mean what the old one did.
 
         Args:
-            drafts: Changed in place.
+            drafts: Changed in place; what is judged gets the field `same`.
             before: The old text of a draft.
             after: The new one.
             aspect: What the texts may differ in, in words of the prompt.
         """
         filter_drafts(drafts, lambda draft: change(before(draft), after(draft)))
-        self.judge(drafts, before, after, aspect)
-        filter_drafts(drafts, self._rejection)
+        if self.how != "rules":
+            self.count(drafts, partial(self._judge, before, after, aspect))
+            filter_drafts(drafts, self._rejection)
 
-    def judge(
-        self, drafts: Sequence[Draft], before: TextOf, after: TextOf, aspect: str = ""
-    ) -> None:
-        """Store in each draft the least probability that its two texts mean the same.
+    def count(self, drafts: Sequence[Draft], judge: Judge) -> None:
+        """Have drafts judged, and count how many are the same.
 
         Args:
-            drafts: Get the field `same`; without it where no model is asked.
-            before: The old text of a draft.
-            after: The new one.
-            aspect: What the texts may differ in.
+            drafts: The active ones get the field `same`.
+            judge: Sends the questions.
         """
-        if self.how == "rules":
-            return
-        questions = {"judge": ("same",), "entailment": ("forth", "back")}[self.how]
-        for name in questions:
-            texts = (after, before) if name == "back" else (before, after)
-            self.ask(drafts, name, partial(_question, self.how, *texts, aspect))
-        for draft in drafts:
-            if draft.active:
-                draft.fields["same"] = min(draft[name] for name in questions)
-                self.judged += 1
-                self.accepted += self.holds(draft)
+        judge(self.ask, drafts)
+        self.judged += sum(draft.active for draft in drafts)
+        self.accepted += sum(self.holds(draft) for draft in drafts)
 
     def holds(self, draft: Draft) -> bool:
         """Whether what was judged means the same.
 
         Args:
-            draft: After `judge`.
+            draft: One that `judge` has seen.
         """
         return bool(draft.active and draft["same"] >= self.min_probability)
 
-    def _rejection(self, draft: Draft) -> Rejection | None:
-        if self.how == "rules" or self.holds(draft):
-            return None
-        return "meaning_changed", {"probability": round(draft["same"], 6), "how": self.how}
+    def ask_controls(self, pairs: Sequence[Draft], judge: Judge) -> None:
+        """Ask about texts that are not the same, as many as there are controls.
 
-    def ask_controls(self, texts: Sequence[str]) -> None:
-        """Ask about pairs of unrelated texts.
+        Args:
+            pairs: In the order of the rows' ids.
+            judge: Sends the questions.
+        """
+        pairs = pairs[: self.num_controls]
+        judge(self.ask, pairs)
+        self.controls = [float(pair["same"]) for pair in pairs if pair.active]
+
+    def ask_unrelated(self, texts: Sequence[str]) -> None:
+        """Ask about pairs of texts that have nothing to do with each other.
 
         Args:
             texts: Texts of the rows, in the order of their ids.
         """
-        distinct = list({" ".join(plain_words(text)): text for text in texts}.values())
-        if self.how == "rules" or not self.num_controls or len(distinct) < 2:
+        if self.how == "rules":
             return
-        count = min(self.num_controls, len(distinct) // 2)
+        distinct = list({" ".join(plain_words(text)): text for text in texts}.values())
         pairs = [
-            Draft((), {"before": distinct[2 * i], "after": distinct[2 * i + 1]})
-            for i in range(count)
+            Draft((), {"before": one, "after": two})
+            for one, two in zip(distinct[::2], distinct[1::2], strict=False)
         ]
-        self.judge(pairs, lambda d: str(d["before"]), lambda d: str(d["after"]))
-        # They are no texts of a model: neither judged nor accepted.
-        read = [pair for pair in pairs if pair.active]
-        self.judged -= len(read)
-        self.accepted -= sum(self.holds(pair) for pair in read)
-        self.controls = [float(pair["same"]) for pair in read]
+        before, after = (lambda d: str(d["before"])), (lambda d: str(d["after"]))
+        self.ask_controls(pairs, partial(self._judge, before, after, ""))
+
+    def _judge(
+        self,
+        before: TextOf,
+        after: TextOf,
+        aspect: str,
+        ask: ScoreField,
+        drafts: Sequence[Draft],
+    ) -> None:
+        """Store the least probability that the two texts of each draft mean the same."""
+        questions = ("forth", "back") if self.how == "entailment" else ("same",)
+        for name in questions:
+            texts = (after, before) if name == "back" else (before, after)
+            ask(drafts, name, partial(_question, self.how, *texts, aspect))
+        for draft in drafts:
+            if draft.active:
+                draft.fields["same"] = min(draft[name] for name in questions)
+
+    def _rejection(self, draft: Draft) -> Rejection | None:
+        if self.holds(draft):
+            return None
+        return "meaning_changed", {"probability": round(draft["same"], 6), "how": self.how}
 
     def facts(self) -> dict[str, Any]:
         """What the judge did; with a warning where it says yes to unrelated texts."""
