@@ -20,7 +20,7 @@ READS = ("messages", "tools", "input_start", "origins", "parents", "extra")
 """The columns that `exchange_drafts` reads."""
 
 
-def exchange_drafts(rows: pl.DataFrame) -> list[Draft]:
+def exchange_drafts(rows: pl.DataFrame, *, answered: bool = True) -> list[Draft]:
     """A draft for each row, rejected where it is no single request with its answer.
 
     Its fields are `record`, `lead` (system turns), `instruction`, `input` (empty without one),
@@ -28,6 +28,7 @@ def exchange_drafts(rows: pl.DataFrame) -> list[Draft]:
 
     Args:
         rows: Records.
+        answered: Whether a row needs an answer.
     """
     drafts = []
     for record in rows.select("id", *READS).iter_rows(named=True):
@@ -45,13 +46,16 @@ def exchange_drafts(rows: pl.DataFrame) -> list[Draft]:
             "response": (rest[-1]["content"] or "") if len(rest) > 1 else "",
         }
         draft = Draft((record["id"],), fields, license_of(record["origins"]))
-        draft.rejection = _rejection(record, rest, fields)
+        draft.rejection = _rejection(record, rest, fields, answered)
         drafts.append(draft)
     return drafts
 
 
 def _rejection(
-    record: Mapping[str, Any], rest: Sequence[Mapping[str, Any]], fields: Mapping[str, Any]
+    record: Mapping[str, Any],
+    rest: Sequence[Mapping[str, Any]],
+    fields: Mapping[str, Any],
+    answered: bool,
 ) -> Rejection | None:
     """Why a row is not one request with its answer in plain text; None where it is."""
     roles = [turn["role"] for turn in rest]
@@ -63,7 +67,7 @@ def _rejection(
         return "no_instruction", {"roles": roles}
     if len(roles) > 2:
         return "multi_turn", {"turns": len(roles)}
-    if roles[-1] != "assistant" or not fields["response"].strip():
+    if answered and (roles[-1] != "assistant" or not fields["response"].strip()):
         return "no_answer", {"roles": roles}
     if rest[-1].get("train") is False:
         return "not_trained", {}

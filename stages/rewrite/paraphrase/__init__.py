@@ -159,11 +159,8 @@ def paraphrase(
     temperature = own.temperature if temperature is None else temperature
     decoding = Decoding(max_tokens or own.max_tokens, temperature, top_p)
     engine = ctx.open(model)
-    ask = partial(
-        score_field,
-        ctx.open(judge) if judge else engine,
-        **{"seed": seed, "min_mass": min_mass, "max_tokens": judge_max_tokens},
-    )
+    limits: dict[str, Any] = {"min_mass": min_mass, "max_tokens": judge_max_tokens}
+    ask = partial(score_field, ctx.open(judge) if judge else engine, seed=seed, **limits)
     meaning = MeaningCheck(ask, check, min_probability, num_controls)
     write = partial(generate_field, engine, decoding=decoding, seed=seed)
     drafts = exchange_drafts(rows)

@@ -13,7 +13,7 @@ augmentation, full names for pronouns, is left out.
 
 Example:
     >>> permuted("Ada wrote it. It was short. Bo read it.", "some key")
-    'It was short. Bo read it. Ada wrote it.'
+    'Bo read it. Ada wrote it. It was short.'
 """
 
 from __future__ import annotations
