@@ -15,6 +15,21 @@ _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("Write the reworded instruction", "Please say it in a sentence."),
+    ("Write the reworded request", "Which one is the cold one?"),
+    ("Write the changed request", "Which one was the cold one?"),
+    ("Write the answer in that style", "It is the one of the north, to be sure."),
+    ("Write the new text and nothing else", "As is known, it is the one of the north."),
+    ("Solve this step by step", "Step 1: Both are added.\nThe answer is {0}."),
+    (
+        "Find the first step that is wrong",
+        "[Wrong step]\n1\n[Reason]\nNot so.\n[Solution]\nStep 1: They are nine.\n"
+        "The answer is 9.\n[End]",
+    ),
+    ("What caused the mistake?", "haste"),
+    ("solve the problem again without it", "Step 1: They are nine.\nThe answer is 9."),
+    ("says one detail more than the source", "It is the one of the very cold north, as was said."),
+    ("one detail of the source is missing", "The one."),
     ("nothing else: split, prefix, suffix, keep", "suffix"),
     (
         "then a line #New Instruction#",

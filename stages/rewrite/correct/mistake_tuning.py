@@ -26,7 +26,7 @@ from stages._llm.drafts import Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
 from stages.rewrite.correct.solutions import Corrector, is_right
-from stages.rewrite.correct.steps import numbered
+from stages.rewrite.correct.steps import numbered, split_steps
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -81,6 +81,10 @@ class MistakeTuning:
         """Answer again with the mistake in view; the row's own answer stays where that fails."""
         attempts = [solution.child() for solution in solutions if solution.active]
         corrector.write(attempts, "rethought", _again)
+        # Its steps alone, as those of the wrong side.
+        for attempt in attempts:
+            if attempt.active:
+                attempt.fields["rethought"] = "\n".join(split_steps(attempt["rethought"]))
         active = (solution for solution in solutions if solution.active)
         for solution, attempt in zip(active, attempts, strict=True):
             solution.journal, solution.error = list(attempt.journal), attempt.error

@@ -127,7 +127,7 @@ class Corrector:
             if solution.active:
                 wrong = solution["wrong"]
                 steps = split_steps(wrong) if isinstance(wrong, str) else [str(s) for s in wrong]
-                text = wrong if isinstance(wrong, str) else "\n".join(steps)
+                text = "\n".join(steps)
                 solution.fields |= {"steps": steps, "wrong_text": text}
                 solution.notes |= {"wrong": text, "gold": solution["gold"]}
         filter_drafts(solutions, _unless_wrong)

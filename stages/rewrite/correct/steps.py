@@ -50,7 +50,10 @@ def labelled_steps(text: str) -> list[tuple[int | None, str]]:
     if len(lines) == 1:
         lines = [part.strip() for part in _SENTENCE.split(lines[0]) if part.strip()]
     steps: list[tuple[int | None, str]] = []
+    announces = any(_LABEL.match(line) for line in lines)
     for line in lines:
+        if announces and not steps and line.endswith((":", "：")) and not _LABEL.match(line):
+            continue  # "Here it is:" before labelled steps
         label = _LABEL.match(line)
         rest = line[label.end() :] if label else line
         if _FINAL.match(rest) and steps:

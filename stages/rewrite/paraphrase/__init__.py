@@ -68,8 +68,8 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 def _check(options: SimpleNamespace) -> None:
     method = options.method
-    asks = isinstance(method, S3FT) and method.equivalence != "answer"
-    asks = asks or not (isinstance(method, S3FT | Steps) or options.check == "rules")
+    judges_routes = isinstance(method, S3FT) and method.equivalence != "answer"
+    judges_texts = not isinstance(method, S3FT | Steps) and options.check != "rules"
     own = isinstance(method, S3FT | Steps)
     if own and options.check != "entailment":
         raise OptionError(
@@ -77,7 +77,7 @@ def _check(options: SimpleNamespace) -> None:
             why="its texts are not compared with the old ones that way",
             hint="method.equivalence" if isinstance(method, S3FT) else None,
         )
-    if asks:
+    if judges_routes or judges_texts:
         return
     for name, value, default in (
         ("judge", options.judge and options.judge.short_name, None),
