@@ -85,11 +85,19 @@ def exchange_messages(
         input_start: Where its input begins.
         response: The assistant's turn.
     """
-    record = draft["record"]
     if (request, response) == (draft["request"], draft["response"]):
-        return list(record["messages"] or ()), record["input_start"]
+        return row_as_it_was(draft)
     answered: list[Message] = [*draft["lead"], {"role": "user", "content": request}]
     return [*answered, {"role": "assistant", "content": response}], input_start
+
+
+def row_as_it_was(draft: Draft) -> RowMessages:
+    """The turns that a row came with, and where its input begins.
+
+    Args:
+        draft: One of `exchange_drafts`, or a child of it.
+    """
+    return list(draft["record"]["messages"] or ()), draft["record"]["input_start"]
 
 
 def row_itself(draft: Draft, **added: Any) -> Row:

@@ -39,6 +39,7 @@ from pipeline.types import option_group
 from stages._llm.drafts import Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
+from stages.rewrite._exchanges import row_as_it_was
 from stages.rewrite.correct.solutions import Corrector, is_right
 from stages.rewrite.correct.steps import continued_from, numbered
 from stages.rewrite.revise.blocks import blocks
@@ -77,10 +78,10 @@ class LeMa:
         return solutions
 
     def messages_of(self, draft: Draft) -> RowMessages:
-        """The problem with the wrong solution, and its correction; else the problem."""
+        """The problem with the wrong solution, and its correction; else the row itself."""
         steps = draft.fields.get("steps")
         if not steps:
-            return task_messages(draft["request"])
+            return row_as_it_was(draft)
         request = PROMPTS.render("task", request=draft["request"], steps=numbered(steps))
         corrected = draft.fields.get("corrected")
         answer = "" if corrected is None else _answer(draft, self.target)

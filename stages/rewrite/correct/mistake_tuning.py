@@ -25,6 +25,7 @@ from pipeline.types import NonEmpty, option_group
 from stages._llm.drafts import Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
+from stages.rewrite._exchanges import row_as_it_was
 from stages.rewrite.correct.solutions import Corrector, is_right
 from stages.rewrite.correct.steps import numbered, split_steps
 
@@ -70,9 +71,9 @@ class MistakeTuning:
         return [side for solution in solutions for side in self._sides(solution)]
 
     def messages_of(self, draft: Draft) -> RowMessages:
-        """The problem with a tag, and the rationale of that kind; else the problem."""
+        """The problem with a tag, and the rationale of that kind; else the row itself."""
         if draft["tag"] is None:
-            return task_messages(draft["request"])
+            return row_as_it_was(draft)
         tag = self.correct_tag if draft["tag"] == "correct" else self.incorrect_tag
         messages, _ = task_messages(f"{draft['request']}\n\n{tag}", "", draft["rationale"])
         return [*draft["lead"], *messages], None

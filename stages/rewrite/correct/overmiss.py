@@ -31,6 +31,7 @@ from stages._llm.drafts import Draft, Prompt, RowMessages, filter_drafts, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
 from stages._text.final_answer import UNSPACED
+from stages.rewrite._exchanges import row_as_it_was
 from stages.rewrite.correct.solutions import Corrector, Injected
 
 PROMPTS: Final = Prompts(__file__)
@@ -81,7 +82,7 @@ class OverMiss:
     def messages_of(self, draft: Draft) -> RowMessages:
         """The task with its hint, and the sentence that names all three; else the row itself."""
         if not draft.active or "miss" not in draft.fields:
-            return list(draft["record"]["messages"] or ()), draft["record"]["input_start"]
+            return row_as_it_was(draft)
         instruction = PROMPTS.render("instruction", instruction=draft["instruction"])
         hint = PROMPTS.render("hint", input=draft["input"])
         values = {"right": draft["response"].strip(), "over": draft["over"], "miss": draft["miss"]}
