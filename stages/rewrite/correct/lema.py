@@ -36,7 +36,7 @@ from typing import Any, ClassVar, Final, Literal
 from pipeline.models.base import Decoding
 from pipeline.models.counting import is_counting
 from pipeline.types import option_group
-from stages._llm.drafts import Draft, Prompt, RowMessages, user
+from stages._llm.drafts import LABEL_TOKENS, Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
 from stages.rewrite._exchanges import row_as_it_was
@@ -47,6 +47,8 @@ from stages.rewrite.revise.blocks import blocks
 PROMPTS: Final = Prompts(__file__)
 
 _NAMES: Final = ("Wrong step", "Reason", "Solution")
+_TRUTH: Final = ("yes", "no")
+_YES_OR_NO: Final = Decoding(LABEL_TOKENS, choice=_TRUTH)
 _STEP: Final = re.compile(r"\W*(?:step\W*)?(\d{1,3})\b", re.IGNORECASE)
 _NONE: Final = re.compile(r"\W*(?:none|no(?: step| mistake)?|null|n/a)\b", re.IGNORECASE)
 
@@ -59,18 +61,25 @@ class LeMa:
         name: "lema".
         target: What the answer of a new row holds: the whole "correction", or the "feedback",
             that is the step and the reason, alone.
+        field_by_field: Request the step, the reason, the solution and its final answer each by
+            itself, the step and a yes or no as a choice. This is ours, for models that are too
+            weak to keep the form.
     """
 
     name: Literal["lema"] = "lema"
     target: Literal["correction", "feedback"] = "correction"
+    field_by_field: bool = False
 
     decoding: ClassVar[Decoding] = Decoding(1024, 0.0)
 
     def run(self, corrector: Corrector, problems: Sequence[Draft]) -> list[Draft]:
         """A draft for each solution, with its correction where that leads to the gold answer."""
         solutions = corrector.wrong_solutions(problems)
-        parse = partial(blocks, names=_NAMES)
-        corrector.write(solutions, "correction", _prompt, parse=parse)
+        if self.field_by_field:
+            _write_fields(corrector, solutions)
+        else:
+            parse = partial(blocks, names=_NAMES)
+            corrector.write(solutions, "correction", _prompt, parse=parse)
         for solution in solutions:
             if solution.active and not is_counting():
                 _read(solution)
@@ -87,6 +96,25 @@ class LeMa:
         answer = "" if corrected is None else _answer(draft, self.target)
         messages, _ = task_messages(request, "", answer)
         return [*draft["lead"], *messages], None
+
+
+def _write_fields(corrector: Corrector, solutions: Sequence[Draft]) -> None:
+    """The parts of a correction in a request each."""
+    for count in sorted({len(s["steps"]) for s in solutions if s.active}):
+        own = [s for s in solutions if s.active and len(s["steps"]) == count]
+        steps = Decoding(LABEL_TOKENS, choice=tuple(str(n + 1) for n in range(count)))
+        corrector.write(own, "step", partial(_field_prompt, "step"), decoding=steps)
+    corrector.write(solutions, "reason", partial(_field_prompt, "reason"))
+    corrector.write(solutions, "solution", partial(_field_prompt, "solution"))
+    truths = [s for s in solutions if s.active and str(s["short_gold"]).casefold() in _TRUTH]
+    corrector.write(truths, "final", partial(_field_prompt, "final"), decoding=_YES_OR_NO)
+    others = [s for s in solutions if s.active and s not in truths]
+    corrector.write(others, "final", partial(_field_prompt, "final"))
+    for solution in solutions:
+        if solution.active:
+            answer = f"{solution['solution']}\nThe answer is {solution['final']}."
+            texts = (solution["step"], solution["reason"], answer)
+            solution.fields["correction"] = dict(zip(_NAMES, texts, strict=True))
 
 
 def _answer(solution: Draft, target: str) -> str:
@@ -132,6 +160,13 @@ def _verify(solution: Draft) -> None:
         solution.reject("unparsed", solution_end="\n".join(solution["corrected"])[-200:])
     elif not right:
         solution.reject("not_gold", gold=solution["short_gold"])
+
+
+def _field_prompt(field: str, solution: Draft) -> Prompt:
+    fields = solution.fields
+    values = {name: fields.get(name) for name in ("step", "reason", "solution")}
+    values |= {"request": solution["request"], "steps": numbered(solution["steps"])}
+    return user(PROMPTS.render("field", field=field, **values))
 
 
 def _prompt(solution: Draft) -> Prompt:

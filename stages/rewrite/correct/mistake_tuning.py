@@ -65,7 +65,7 @@ class MistakeTuning:
             if solution.active and not is_counting():
                 _verify(solution)
         if self.explain:
-            corrector.write(solutions, "cause", _cause)
+            self._explain(corrector, solutions)
         if self.right == "rethought":
             self._rethink(corrector, solutions)
         return [side for solution in solutions for side in self._sides(solution)]
@@ -77,6 +77,15 @@ class MistakeTuning:
         tag = self.correct_tag if draft["tag"] == "correct" else self.incorrect_tag
         messages, _ = task_messages(f"{draft['request']}\n\n{tag}", "", draft["rationale"])
         return [*draft["lead"], *messages], None
+
+    def _explain(self, corrector: Corrector, solutions: Sequence[Draft]) -> None:
+        """Note the causes of mistakes; a pair whose cause cannot be read goes without one."""
+        active = [solution for solution in solutions if solution.active]
+        attempts = [solution.child() for solution in active]
+        corrector.write(attempts, "cause", _cause)
+        for solution, attempt in zip(active, attempts, strict=True):
+            solution.journal, solution.error = list(attempt.journal), attempt.error
+            solution.notes["cause"] = attempt["cause"] if attempt.active else None
 
     def _rethink(self, corrector: Corrector, solutions: Sequence[Draft]) -> None:
         """Answer again with the mistake in view; the row's own answer stays where that fails."""
@@ -98,8 +107,6 @@ class MistakeTuning:
     def _sides(self, solution: Draft) -> list[Draft]:
         if not solution.active:
             return [solution]
-        if "cause" in solution.fields:
-            solution.notes["cause"] = solution["cause"]
         right = solution.fields.get("right_text", solution["response"])
         texts = {"correct": right, "incorrect": solution["wrong_text"]}
         pair = solution.parents[0]

@@ -19,6 +19,7 @@ Example:
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, ClassVar, Final, Literal
@@ -37,6 +38,8 @@ from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
 
 PROMPTS: Final = Prompts(__file__)
 
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=\S)")
+
 
 @option_group
 class Steps:
@@ -47,12 +50,15 @@ class Steps:
         order: As the model wrote them, or "shuffled": the arm of the ablation.
         min_steps: The fewest steps of a list; a shorter one is dropped as `steps_unparsed`.
         max_steps: The most.
+        sentences: Read an answer without a list as a step a sentence. This is ours, for models
+            that are too weak to write a list.
     """
 
     name: Literal["steps"] = "steps"
     order: Literal["written", "shuffled"] = "written"
     min_steps: Annotated[int, Field(ge=2)] = 2
     max_steps: Annotated[int, Field(ge=2)] = 8
+    sentences: bool = False
 
     decoding: ClassVar[Decoding] = Decoding(512, 0.0)
 
@@ -90,7 +96,10 @@ class Steps:
 
     def _parse(self, text: str) -> list[str] | None:
         """The steps, each once and on one line; None where they are too few or too many."""
-        items = list(dict.fromkeys(" ".join(item.split()) for item in listed_items(text)))
+        listed = listed_items(text)
+        if not listed and self.sentences:
+            listed = _SENTENCE_END.split(text.strip())
+        items = list(dict.fromkeys(" ".join(item.split()) for item in listed))
         return items if self.min_steps <= len(items) <= self.max_steps else None
 
 

@@ -42,17 +42,21 @@ class Unnatural:
     Args:
         name: "unnatural".
         num_variants: Reformulations of each instruction.
+        slot: Where the input goes: where the model put its "marked" place, or at the "end", behind
+            an instruction that was reworded without it. The latter is ours, for models that are
+            too weak to keep a mark.
     """
 
     name: Literal["unnatural"] = "unnatural"
     num_variants: Count = 2
+    slot: Literal["marked", "end"] = "marked"
 
     decoding: ClassVar[Decoding] = Decoding(512, 0.7)
 
     def run(self, paraphraser: Paraphraser, drafts: Sequence[Draft]) -> list[Draft]:
         """A draft for each reformulation, checked."""
         for draft in drafts:
-            draft.fields |= _slotted(draft)
+            draft.fields |= _slotted(draft, marked=self.slot == "marked")
         variants = variants_of(drafts, ("reformulation",), self.num_variants)
         paraphraser.write(variants, "new", _prompt, parse=instruction_text)
         paraphraser.check.run(variants, lambda d: str(d["slotted"]), lambda d: str(d["new"]))
@@ -76,10 +80,10 @@ class Unnatural:
         return exchange_messages(draft, request, start, draft["response"])
 
 
-def _slotted(draft: Draft) -> dict[str, str | None]:
+def _slotted(draft: Draft, *, marked: bool) -> dict[str, str | None]:
     """The instruction with a marker for its input, which neither of them holds."""
     instruction = draft["instruction"]
-    if not draft["input"]:
+    if not draft["input"] or not marked:
         return {"marker": None, "slotted": instruction}
     names = ("{INPUT}" if n == 0 else f"{{INPUT {n}}}" for n in count())
     marker = next(name for name in names if name not in draft["request"])
@@ -95,12 +99,16 @@ def _filled(draft: Draft) -> tuple[str, int | None]:
     """The request of a reformulation, and where its input begins."""
     marker, new = draft["marker"], draft["new"].strip()
     if not marker:
-        return new, None
+        return _behind(new, draft["input"])
     instruction, mark, rest = new.partition(marker)
     if mark and not rest.strip(" .\n") and instruction.endswith("\n"):
-        messages, start = task_messages(instruction.strip(), draft["input"])
-        return str(messages[0]["content"]), start
+        return _behind(instruction.strip(), draft["input"])
     return new.replace(marker, draft["input"]), None
+
+
+def _behind(instruction: str, text: str) -> tuple[str, int | None]:
+    messages, start = task_messages(instruction, text)
+    return str(messages[0]["content"]), start
 
 
 def _leak(draft: Draft) -> Rejection | None:
