@@ -44,7 +44,7 @@ _SHOWN: Final = 8
 _LANGUAGE_CHARACTERS: Final = 600
 """Of a text that are read for its language."""
 
-_CODE: Final = re.compile(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+_CODE: Final = re.compile(r"```[^\n`]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 _QUOTED: Final = re.compile(
     r"\"([^\"\n]{1,300})\"|“([^“”\n]{1,300})”|«([^«»\n]{1,300})»|「([^「」\n]{1,300})」"
     r"|„([^„“”\n]{1,300})[“”]"
@@ -55,7 +55,7 @@ _SLOT: Final = re.compile(
     r"|%(?:\(\w+\))?[sd]\b|_{3,}",
 )
 _NUMBER: Final = re.compile(r"(?<![\w.])\d[\d,.]*\d|\d")
-_ADDRESS: Final = re.compile(r"https?://\S+|\b[\w.+-]+@[\w-]+\.[\w.]+|(?<!\w)[@#]\w+")
+_ADDRESS: Final = re.compile(r"https?://\S+|\b[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]{1,99}|(?<!\w)[@#]\w+")
 _WORD: Final = re.compile(r"[^\W\d_](?:[\w'’-]*\w)?")
 _SENTENCE_START: Final = re.compile(r"(?:\A|[.!?:;。！？\n]|^[ \t]*[-*•\d.)]+)[\s\"'“”«»(\[*_]*\Z")
 _TITLES: Final = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "no", "vs"})

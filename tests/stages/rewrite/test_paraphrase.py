@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,13 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
 from pipeline.models import LanguageModel
-from pipeline.recipe.discovery import find
 from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants, paraphrase
 from stages.rewrite.paraphrase.meaning import change, leak, plain_words
 from stages.rewrite.paraphrase.physics import permuted
-from tests.support.options import options_of
+from tests.support.options import problems
 from tests.support.rows import alpaca, conversations, frame, kept, record, self_instruct
 from tests.support.scripted import Answer, scripted
 from tests.support.teacher import saying
@@ -73,7 +72,7 @@ def reasons(rows: pl.DataFrame) -> list[str | None]:
         ("Put {name} into it.", "Fill the name in there.", "slot_lost"),
         ("Put the name into it.", "Fill {name} in there.", "slot_lost"),
         ("Dear [NAME], come.", "Please come.", "slot_lost"),
-        ('Translate "good night" now.', 'Now put "good night" into German.', None),
+        ('Translate "good night" now.', 'Now put "good night" into the other language.', None),
         ('Translate "good night" now.', "Now translate a greeting.", "meaning_changed"),
         ("What does `x = f(a)` do?", "Say what `x = f(a)` does.", None),
         ("What does `x = f(a)` do?", "Say what `x = f(b)` does.", "meaning_changed"),
@@ -117,8 +116,6 @@ def test_every_piece_survives_or_the_text_is_dropped(pieces: list[str], data: An
 
 
 def test_rules_take_the_time_of_reading() -> None:
-    import time
-
     for piece in ('"', "`", "{", "[", "1,", "<a", "A ", "。", "a.", "_"):
         text = piece * (50_000 // len(piece))
         start = time.process_time()
@@ -138,9 +135,8 @@ def test_an_echo_is_no_variant(ctx: Context, method: Any) -> None:
     def script(prompt: str) -> Answer:
         if "Answer yes or no." in prompt:
             return "yes", "stop"
-        return ONE["messages"][0][0 if "sea" in prompt and "north" not in prompt else 1][
-            "content"
-        ], "stop"
+        place = 1 if "north" in prompt or isinstance(method, S3FT) else 0
+        return ONE["messages"][0][place]["content"], "stop"
 
     rows = run(ctx, script, method=method)
     if isinstance(method, S3FT):
@@ -166,7 +162,7 @@ def test_a_changed_number_is_caught_whatever_the_judge_says(ctx: Context, method
 
 
 def test_variants_of_a_row_are_distinct_and_come_from_it(ctx: Context) -> None:
-    texts = ("Say which sea is cold.", "Say WHICH sea is cold!", "Which cold sea is there?")
+    texts = ("Say which sea is cold.", "Say: which sea is cold?", "Which cold sea is there?")
     rows = run(ctx, writer(*texts), method=Unnatural(num_variants=3))
     assert reasons(rows) == [None, "identical", None]
     assert json.loads(rows["evidence"][1]) == {"same_as_variant": 1}
@@ -257,8 +253,8 @@ def routes(rows: pl.DataFrame) -> list[str]:
     ("own", "reworded", "judged", "route"),
     [
         ("Adding gives it. The answer is 9.", "?", "no", "own"),
-        ("The answer is 8.", "That makes 9.\nThe answer is 9.", "yes", "paraphrase"),
-        ("The answer is 8.", "That makes 7.\nThe answer is 7.", "yes", "gold"),
+        ("The answer is 8.", "9 is what 4 and 5 make.\nThe answer is 9.", "yes", "paraphrase"),
+        ("The answer is 8.", "7 is what 4 and 5 make.\nThe answer is 7.", "yes", "gold"),
         ("", "", "yes", "gold"),
         ("A long answer that has no final one in it at all.", "?", "yes", "own"),
         ("A long answer that has no final one in it at all.", "", "?", "gold"),
@@ -453,7 +449,7 @@ def test_the_system_turn_stays(ctx: Context) -> None:
 
 def test_methods_differ_in_their_requests_or_rows(ctx: Context) -> None:
     seen = {}
-    methods = (*METHODS, Physics(permute=True), Steps(order="shuffled"), S3FT(equivalence="judge"),
+    methods = (*METHODS, Physics(permute=True), Steps(order="shuffled"), S3FT(equivalence="answer"),
                Variants(kinds=("past",)), Variants(kinds=("future",)))  # fmt: skip
     for method in methods:
         context = scripted(ctx, writer(LIST))
@@ -472,9 +468,8 @@ def test_methods_differ_in_their_requests_or_rows(ctx: Context) -> None:
     ],
 )
 def test_options_that_nothing_uses_are_refused(options: dict[str, Any], what: str) -> None:
-    stage = find("rewrite.paraphrase")
-    with pytest.raises(OptionError, match=what):
-        stage.check(options_of(stage, {"model": "m", **options}, {"m": NO_MODEL}))  # type: ignore[misc]
+    (message,) = problems("rewrite.paraphrase", **options)
+    assert what in message
 
 
 @pytest.mark.proof
