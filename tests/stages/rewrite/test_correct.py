@@ -415,7 +415,7 @@ def test_odd_rows_are_kept_whole_or_dropped_with_a_reason(ctx: Context, method: 
 
 
 def test_methods_and_errors_differ_in_their_rows(ctx: Context) -> None:
-    ways = [
+    variants = [
         *({"method": m, "errors": e} for m in METHODS[:2] for e in (Sampled(), Injected(), RULES)),
         *({"method": OverMiss(), "errors": e} for e in (Injected(), RULES)),
         {"method": LeMa(target="feedback")},
@@ -423,12 +423,12 @@ def test_methods_and_errors_differ_in_their_rows(ctx: Context) -> None:
         {"method": LeMa(field_by_field=True)},
     ]
     seen = set()
-    for options in ways:
+    for options in variants:
         context = scripted(ctx, model())
         pool = TRANSLATIONS if isinstance(options["method"], OverMiss) else ONE
         rows = correct(context, pool, model=NO_MODEL, **options)  # type: ignore[arg-type]
         seen.add(str([context.engine.calls, rows.drop("journal").to_dicts()]))
-    assert len(seen) == len(ways)
+    assert len(seen) == len(variants)
 
 
 @pytest.mark.parametrize(
