@@ -43,11 +43,14 @@ from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
 from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
+from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
+from stages.rewrite.correct.solutions import Sampled
+from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
+from tests.support.rows import DATA, alpaca, conversations, exam, json_lines, sample, self_instruct
 
 MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
@@ -75,6 +78,20 @@ _ANSWERS: Final = conversations(
 )
 _PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
+_COLD: Final = [
+    (f"Say which {word} is cold.", f"The {word} of the north is.")
+    for word in ("sea", "wind", "river", "moon")
+]
+_PLAIN: Final = conversations(_COLD)
+_SUMS: Final = conversations(
+    [
+        (f"How much are {n} and {9 - n}?", f"{n} and {9 - n} is 9.\nThe answer is 9.")
+        for n in range(4)
+    ]
+)
+_TRANSLATED: Final = alpaca(
+    {"instruction": "Translate.", "input": source, "output": target} for source, target in _COLD
+)
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
@@ -322,6 +339,14 @@ def _more_cases() -> list[Case]:
         own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
         return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
 
+    def reworded(method: Any, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.paraphrase", method.name, {"rows": _PLAIN}, options)
+
+    def corrected(method: Any, rows: pl.DataFrame, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.correct", method.name, {"rows": rows}, options)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -339,6 +364,24 @@ def _more_cases() -> list[Case]:
                 ("open list", Open(min_count=1, explain=False)),
             )
         ),
+        *map(
+            reworded,
+            (
+                Unnatural(),
+                S3FT(),
+                Steps(),
+                Physics(num_variants=1),
+                Variants(kinds=("wording", "past", "style")),
+            ),
+        ),
+        corrected(LeMa(), _SUMS, solvers=(MODEL,), errors=Sampled(max_tokens=LIMIT)),
+        corrected(
+            MistakeTuning(right="rethought", explain=True),
+            _SUMS,
+            solvers=(MODEL,),
+            errors=Sampled(max_tokens=LIMIT),
+        ),
+        corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
         with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
