@@ -29,6 +29,9 @@ NAMES: Final[dict[str, str]] = {
 }  # fmt: skip
 """Languages that can be written and identified, by their ISO 639 codes, with English names."""
 
+MIN_LETTERS: Final = 20
+"""In fewer letters a language is not identified."""
+
 
 @cache
 def identifier(candidates: tuple[str, ...] = ()) -> Any:
@@ -46,3 +49,47 @@ def identifier(candidates: tuple[str, ...] = ()) -> Any:
     model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     model.set_languages(candidates or None)
     return model
+
+
+def letters(text: str) -> int:
+    """The number of letters of a text.
+
+    Args:
+        text: Any text.
+    """
+    return sum(character.isalpha() for character in text)
+
+
+def language_of(text: str) -> str | None:
+    """The code of the likeliest language of a text, among those that have names.
+
+    Args:
+        text: A text; one of fewer than 20 letters has none.
+
+    Example:
+        >>> language_of("Wie heißt die Hauptstadt von Frankreich?"), language_of("Oui.")
+        ('de', None)
+    """
+    if letters(text) < MIN_LETTERS:
+        return None
+    return str(identifier((*NAMES,)).classify(text)[0])
+
+
+def other_language(text: str, language: str, min_probability: float) -> dict[str, Any] | None:
+    """Why a text is not held to be in a language; None where it is, or is too short to say.
+
+    Args:
+        text: A text.
+        language: The code of the language, one of those with names.
+        min_probability: The least probability of the language among all that have names.
+
+    Returns:
+        The likeliest language instead, and the probability of the one that was expected.
+    """
+    if letters(text) < MIN_LETTERS:
+        return None
+    ranked = dict(identifier((*NAMES,)).rank(text))
+    if ranked[language] >= min_probability:
+        return None
+    best = max(ranked, key=lambda code: ranked[code])
+    return {"language": best, "probability": round(float(ranked[language]), 4)}

@@ -49,20 +49,16 @@ from stages._llm.drafts import (
     user,
 )
 from stages._llm.rows import Rejection, has_tools, license_of
-from stages._text.languages import NAMES
+from stages._text.languages import MIN_LETTERS, NAMES, language_of, letters, other_language
 from stages.compose.translate.methods import Full, Selective, request
 from stages.compose.translate.parts import (
     FIELDS,
-    MIN_LETTERS,
     Part,
     is_copy,
-    language_of,
-    letters,
     new_sentences,
     parts_of,
     read_parts,
     translated,
-    wrong_language,
 )
 from stages.compose.translate.parts import Field as PartField
 from stages.compose.translate.protect import KINDS, Kind, Protection
@@ -224,7 +220,7 @@ def _prompt(method: Selective | Full, draft: Draft) -> Prompt:
 def _same_language(draft: Draft) -> Rejection | None:
     texts = (draft["protection"].bare(part.text) for part in draft["parts"])
     text = " ".join(texts)
-    if letters(text) >= MIN_LETTERS and language_of(text) == draft["language"]:
+    if language_of(text) == draft["language"]:
         return "same_language", {"language": draft["language"]}
     return None
 
@@ -279,9 +275,9 @@ def _other_language(min_probability: float, draft: Draft) -> Rejection | None:
     bare = draft["protection"].bare
     for part, new in _pairs(draft):
         text = new_sentences(bare(new), bare(part.text))
-        rejection = wrong_language(text, draft["language"], min_probability)
-        if rejection:
-            return rejection[0], {"part": part.number, **rejection[1]}
+        evidence = other_language(text, draft["language"], min_probability)
+        if evidence:
+            return "wrong_language", {"part": part.number, **evidence}
     return None
 
 

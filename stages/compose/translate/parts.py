@@ -12,14 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from stages._llm.preambles import without_preamble
-from stages._llm.rows import Rejection
-from stages._text.languages import NAMES, identifier
 
 Field = Literal["system", "instruction", "input", "response"]
 FIELDS: Final[tuple[Field, ...]] = ("system", "instruction", "input", "response")
-
-MIN_LETTERS: Final = 20
-"""In fewer letters a language is not identified."""
 
 _HEADING: Final = re.compile(
     r"^[ \t#*_>`]*+\[[ \t]*(?:part[ \t]*(\d+)|(end))[ \t]*\][ \t*_:`]*+$",
@@ -156,34 +151,6 @@ def new_sentences(new: str, old: str) -> str:
     known = _squeezed(old)
     sentences = (_squeezed(sentence) for sentence in _SENTENCE.findall(new))
     return " ".join(sentence for sentence in sentences if sentence and sentence not in known)
-
-
-def letters(text: str) -> int:
-    """The number of letters of a text."""
-    return sum(character.isalpha() for character in text)
-
-
-def language_of(text: str) -> str:
-    """The code of the likeliest language of a text, among those that have names."""
-    return str(identifier((*NAMES,)).classify(text)[0])
-
-
-def wrong_language(text: str, language: str, min_probability: float) -> Rejection | None:
-    """Why a text is not held to be in a language; None where it is, or is too short to say.
-
-    Args:
-        text: A text without what is protected in it.
-        language: The code of the language.
-        min_probability: The least probability of the language among all that have names.
-    """
-    if letters(text) < MIN_LETTERS:
-        return None
-    ranked = dict(identifier((*NAMES,)).rank(text))
-    if ranked[language] >= min_probability:
-        return None
-    best = max(ranked, key=lambda code: ranked[code])
-    probability = round(float(ranked[language]), 4)
-    return "wrong_language", {"language": best, "probability": probability}
 
 
 def _squeezed(text: str) -> str:

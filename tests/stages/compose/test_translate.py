@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS, record_id
-from stages._text.languages import NAMES, identifier
+from stages._text.languages import NAMES, identifier, other_language
 from stages.compose.translate import translate
 from stages.compose.translate.methods import Full, Selective
-from stages.compose.translate.parts import FIELDS, parts_of, translated, wrong_language
+from stages.compose.translate.parts import FIELDS, parts_of, translated
 from stages.compose.translate.protect import KINDS, PATTERNS, Kind, Protection
 from tests.support.options import problems
 from tests.support.rows import alpaca, conversations, kept, record, self_instruct
@@ -203,15 +203,15 @@ def test_languages_are_drawn_from_seed_and_id(ctx: Context) -> None:
     assert counts.min() > 15
 
 
+PIECES = (
+    "`a b`", "{x}", "{{ y }}", "[NAME]", "https://a.bc/d", "3,000.5", "NATO", "get_item", "⟦7⟧",
+    "⟦", "$a_1$", "a word", "日本", "Then", "x", "\n", "%s", "<b>", "12%",
+)  # fmt: skip
+
+
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(
-        st.sampled_from(
-            "`a b`|{x}|{{ y }}|[NAME]|https://a.bc/d|3,000.5|NATO|get_item|⟦7⟧|⟦|$a_1$|a word|日本"
-            "|Then|x|\n|%s|<b>|12%".split("|")
-        ),
-        max_size=12,
-    )
+    st.lists(st.sampled_from(PIECES), max_size=12),
 )
 def test_marks_are_put_back_as_they_were(pieces: list[str]) -> None:
     """Whatever a text holds, also marks: masked and restored it is the text itself."""
@@ -325,8 +325,8 @@ def test_human_checked_translations_pass_and_their_sources_do_not() -> None:
     passed, refused, within = 0, 0, 0
     for source, target in pairs.select("en_output", "zh_output").iter_rows():
         bare = [Protection().bare(text) for text in (source, target)]
-        refused += wrong_language(bare[0], "zh", 0.2) is not None
-        passed += wrong_language(bare[1], "zh", 0.2) is None
+        refused += other_language(bare[0], "zh", 0.2) is not None
+        passed += other_language(bare[1], "zh", 0.2) is None
         ratio = len(target.encode()) / max(1, len(source.encode()))
         within += len(source.encode()) < 40 or 0.25 <= ratio <= 4
     assert passed > 0.97 * len(pairs)
