@@ -26,10 +26,11 @@ from stages._llm.rendered import rendered_text
 from stages.score.loss import FORMULAS, Formula, loss
 from tests.support import chats
 from tests.support.options import problems
-from tests.support.rows import DATA, conversations, frame, json_lines, record, sample
+from tests.support.rows import DATA, alpaca, conversations, frame, json_lines, record, sample
 
 HEADER = "<|im_start|>assistant\n"
-ALL = ("ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl")
+ALL = ("ifd", "ifd_loss", "ifd_superfilter", "ic_ifd", "loss", "ppl")
+UNTEMPLATED = ("ifd_superfilter", "ic_ifd")
 
 
 class Plain:
@@ -175,6 +176,37 @@ def test_superfiltering_is_the_code_s(
     assert sum(w is not None for w in want) > 10
 
 
+def test_the_corrected_ifd_is_three_passes_without_a_template(
+    ctx: Context, tinylm: LanguageModel, plain: Plain
+) -> None:
+    """L(A|Q) / (L(Q) L(A)), with mean losses of the plain texts."""
+    rows = alpaca(json_lines(DATA / "samples/self_instruct.jsonl.gz")[:12])
+    expected = []
+    for messages, start in rows.select("messages", "input_start").iter_rows():
+        prompt, answer = (turn["content"] for turn in messages)
+        if start is not None:
+            prompt = f"{prompt[: start - 2]}\n{prompt[start:]}"
+        encode = plain.tokenizer.encode
+        own = len(encode(f"{prompt}\n"))
+        conditional = -plain.scores(encode(f"{prompt}\n{answer}"))[own - 1 :].mean()
+        alone = encode(answer)
+        parts = [-plain.scores(ids).mean() for ids in (encode(prompt), alone) if len(ids) > 1]
+        expected.append(conditional / np.prod(parts) if len(parts) == 2 else None)
+    assert rows["input_start"].null_count() not in (0, len(rows))
+    got = loss(ctx, rows, model=tinylm, formulas=("ic_ifd",))["ic_ifd"].to_list()
+    assert [value is None for value in got] == [value is None for value in expected]
+    assert sum(value is not None for value in got) > 6
+    for value, right in zip(got, expected, strict=True):
+        assert value is None or np.isclose(value, right, rtol=1e-4)
+
+
+def test_losses_of_the_paper_s_example_give_its_score() -> None:
+    losses = [np.array([-value]) for value in (0.8, 1.6, 2.0)]
+    assert FORMULAS["ic_ifd"].score(*losses) == pytest.approx(0.25)
+    assert FORMULAS["ifd_loss"].score(*losses[:2]) == pytest.approx(0.5)
+    assert np.isnan(FORMULAS["ic_ifd"].score(*losses[:2], np.array([0.0])))
+
+
 def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: LanguageModel) -> None:
     rows = conversations(
         [["A question?"], ["Q?", ""], ["Q?", " \n"], ["Q?", "word " * 300], ["Q?", "Yes"]]
@@ -186,11 +218,11 @@ def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: Langua
         assert by_turn[content]["tokens"] > 5
     long = by_turn["word " * 300]
     assert long["tokens"] > 100
-    assert [long[name] for name in ALL if name != "ifd_superfilter"] == [None] * 4
-    assert long["ifd_superfilter"] > 0
+    assert [long[name] for name in ALL if name not in UNTEMPLATED] == [None] * 4
+    assert all(long[name] > 0 for name in UNTEMPLATED)
     yes = by_turn["Yes"]
     assert all(yes[name] > 0 for name in ("ifd", "ifd_loss", "loss", "ppl"))
-    assert yes["ifd_superfilter"] is None
+    assert all(yes[name] is None for name in UNTEMPLATED)
 
 
 def test_a_turn_without_words_adds_nothing(ctx: Context, tinylm: LanguageModel) -> None:
