@@ -321,6 +321,22 @@ def _more_cases() -> list[Case]:
             ),
         ),
         Case(
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),
             {
                 "model": MODEL,
