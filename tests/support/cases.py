@@ -36,13 +36,14 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
+from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
 from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
 
-MODEL: Final = LanguageModel(model="none")
+MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
@@ -293,6 +294,10 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -358,6 +363,10 @@ def _more_cases() -> list[Case]:
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
         ),
+        agreed(Samples(num_samples=2), compare=Exact(first_sentence=True, contained=True)),
+        agreed(Perturbed(num_prompts=2), compare=Rouge()),
+        agreed(Knowledge(), compare=Rouge()),
+        agreed(Confidence(num_samples=2), compare=Rouge()),
         Case(
             *("score.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},

@@ -89,6 +89,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer True or False.", "True"),
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
+    ("one letter, A, B or C", "A"),
+    ("Do not answer it.", "The house {0} is built of paper, which is light."),
     ("a single number:", "4"),
     ("##Quality: ", "4"),
     ("Write the score first", "4.5\nIt is right, but for the {0}."),
