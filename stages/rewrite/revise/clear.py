@@ -1,7 +1,7 @@
 """CLEAR: a tuned model's answer where it is surely better, and no answer of low confidence.
 
 CLEAR: Automated Data Curation for Robust Language Model Fine-Tuning (Chen and Mueller 2024,
-arXiv:2403.12776). As others report it; the authors' code was not read.
+arXiv:2403.12776).
 
 As in the paper: every row has a confidence, by the model before it is tuned (`score.agreement`:
 how far samples agree with the answer, and what the model says of it); the model that was tuned on
@@ -11,7 +11,8 @@ confidence lies below the median, and stays as it was where it does not.
 
 Ours: the wording; the probability is that of the label among A, B and tie, averaged over both
 orders, of which both must be readable, where the paper has its own estimate of confidence; a row of
-unknown confidence is neither replaced for it nor dropped.
+unknown confidence is neither replaced for it nor dropped. No code was found to read: what is as in the
+paper is so as others report it.
 """
 
 from __future__ import annotations

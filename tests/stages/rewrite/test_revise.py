@@ -17,14 +17,17 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models import Embedder, LanguageModel, Scored
 from pipeline.recipe.discovery import find
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
 from schemas.records import record_id
+from stages._llm.prompts import Prompts
+from stages._llm.templates import Template
 from stages._llm.token_counts import tokenizer_of
-from stages.rewrite.revise import revise
+from stages.rewrite.revise import revise, self_lengthen
 from stages.rewrite.revise.blocks import blocks
 from stages.rewrite.revise.citing import Citing
 from stages.rewrite.revise.clear import Clear
-from stages.rewrite.revise.coachlm import CoachLM
+from stages.rewrite.revise.coachlm import PROMPTS, CoachLM
 from stages.rewrite.revise.coevol import CoEvol
 from stages.rewrite.revise.long_is_more import LongIsMore
 from stages.rewrite.revise.mammoth2 import Mammoth2
@@ -545,6 +548,28 @@ def test_a_reviser_that_runs_away_keeps_the_row(ctx: Context, new: str, revision
     rows = revise(context, chat, model=NO_MODEL, method=CoachLM())
     assert rows["revision"].to_list() == ["multi_turn"]
     assert not any(context.engine.calls)
+
+
+def test_the_recipe_teaches_the_reviser_what_it_will_be_asked() -> None:
+    """The texts of `lessons` are those of the prompt and of the form that is read."""
+    lessons = vars(Recipe.load("coachlm").steps["lessons"].options)
+    values = {"instruction": "Add.", "response": "5"}
+    names = {"raw_instruction": "Add.", "raw_response": "5"}
+    asked = Template(lessons["user"]).render({"extra": names})
+    assert asked.strip() == PROMPTS.render("revise", **values).strip()
+    answer = Template(lessons["assistant"]).render({**values, "input": "2 and 3"})
+    texts = {"Revised instruction": "Add.\n\n2 and 3", "Revised answer": "5"}
+    assert blocks(answer, tuple(texts)) == texts
+
+
+def test_the_recipe_teaches_the_extender_what_it_will_be_asked() -> None:
+    """The text of `lessons_1` is that of the prompt, before the answer as it grew."""
+    lessons = vars(Recipe.load("self-lengthen").steps["lessons_1"].options)
+    old = {"original": [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "5"}]}
+    values = {"instruction": "Add.", "input": "2 and 3", "response": "5, for", "extra": old}
+    prompt = Prompts(self_lengthen.__file__).render("extend", request="Add.\n\n2 and 3", part="5")
+    assert Template(lessons["user"]).render(values).strip() == prompt.strip()
+    assert Template(lessons["assistant"]).render(values) == "5, for"
 
 
 class Numbers:
