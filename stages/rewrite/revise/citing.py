@@ -9,8 +9,8 @@ such) is criticised by the rubric of its category and revised.
 
 Ours: the wording, the names of the categories, that the model which revises also matches requests
 with categories, and temperature 0. The paper's rounds are a recipe, `citing`: `train.sft` on the
-revised rows, and the trained model as `model` of the next round. No code was found to read: what is
-as in the paper is so as others report it.
+revised rows, and the trained model as `model` of the next round. No code was found;
+this follows what others report of the paper.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ confidence lies below the median, and stays as it was where it does not.
 
 Ours: the wording; the probability is that of the label among A, B and tie, averaged over both
 orders, of which both must be readable, where the paper has its own estimate of confidence; a row of
-unknown confidence is not dropped. No code was found to read: what is as in the paper is so as
-others report it.
+unknown confidence is not dropped. No code was found; this follows what others
+report of the paper.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ knowledge must be that of the model that is tuned: another's was much worse.
 
 Ours: the wording; no demonstrations before the request for knowledge (the paper shows two,
 retrieved by BM25, to a base model: here the model must follow instructions); temperature 0; a
-tenth of the rows is dropped. No code was found to read: what is as in the paper is so as others
-report it.
+tenth of the rows is dropped. No code was found; this follows what others report of
+the paper.
 """
 
 from __future__ import annotations
