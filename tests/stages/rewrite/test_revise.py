@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from schemas.records import record_id
 from stages._llm.prompts import Prompts
 from stages._llm.templates import Template
 from stages._llm.token_counts import tokenizer_of
-from stages.rewrite.revise import revise, self_lengthen
+from stages.rewrite.revise import Method, revise, self_lengthen
 from stages.rewrite.revise.blocks import blocks
 from stages.rewrite.revise.citing import Citing
 from stages.rewrite.revise.clear import Clear
@@ -403,12 +403,16 @@ def test_rows_that_cannot_follow_stay_whole(
 
 
 def test_methods_differ_in_what_they_ask(ctx: Context) -> None:
+    """Of one server: also Selective Reflection-Tuning, which goes on from what the student took."""
     asked = set()
-    for method in METHODS:
-        context = scripted(ctx, writer("The North Sea.", "North"))
-        revise(context, ONE, **models(method))
+    nile = {"model": NO_MODEL, "method": Nile(), "embedder": EMBEDDER}
+    for options in (*map(models, METHODS), nile):
+        context = Encoding(ctx.files, ctx.work, ctx.store)
+        context.engine = scripted(ctx, writer("The North Sea.", "North")).engine
+        revise(context, ONE, **options)
         asked.add(tuple(r.prompt[-1][1] for call in context.engine.calls for r in call))
-    assert len(asked) == len(METHODS)
+    assert len(asked) == len(METHODS) + 1
+    assert set(get_args(get_args(Method)[0])) == {Nile, *map(type, METHODS)}
 
 
 def test_rows_depend_on_themselves_alone(ctx: Context) -> None:
@@ -578,7 +582,7 @@ class Numbers:
     dimensions = 2
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        angles = np.array([float(re.findall(r"\d+", text)[-1]) for text in texts]) / 10
+        angles = np.array([float((re.findall(r"\d+", text) or [0])[-1]) for text in texts]) / 10
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
