@@ -188,21 +188,23 @@ def refusal_aware(
     answered = [_ends_with_an_answer(record["messages"] or ()) for record in records]
     certain = _certain(rows, answered, marks)
     evidence = rows.select("agreement_votes", "agreement_asked").to_dicts()
-    made: list[Row] = []
+    results: list[Row] = []
     for index, (record, is_sure, is_answered) in enumerate(
         zip(records, certain, answered, strict=True)
     ):
         if is_sure is None:
             reason = "unparsed" if is_answered else "no_answer"
             shown = to_json(evidence[index])
-            made.append({**record, "drop_reason": reason, "evidence": shown})
+            results.append({**record, "drop_reason": reason, "evidence": shown})
         else:
-            made.append(_marked(record, target, seed, source, index, is_sure=is_sure))
-    _write_counts(ctx, made)
-    _merge_equal(made)
+            results.append(_marked(record, target, seed, source, index, is_sure=is_sure))
+    _write_counts(ctx, results)
+    _merge_equal(results)
     verdict: dict[str, Any] = dict.fromkeys(("drop_reason", "evidence"), pl.String())
     schema = {**RECORD_COLUMNS, **_ADDS, **verdict}
-    return pl.DataFrame([{name: row.get(name) for name in schema} for row in made], schema=schema)
+    return pl.DataFrame(
+        [{name: row.get(name) for name in schema} for row in results], schema=schema
+    )
 
 
 def _require_samples_of(weights: str, rows: pl.DataFrame) -> None:

@@ -31,7 +31,7 @@ from pipeline.models.base import Decoding, Embedder, LanguageModel
 from pipeline.models.counting import is_counting
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
-from schemas.records import response
+from schemas.records import instruction, response
 from stages._llm.model_weights import weights_of
 from stages._llm.row_values import check_names, columns_of
 from stages._selection.groups import groups_of
@@ -83,6 +83,9 @@ _ORIGIN: Final[dict[str, Any]] = {
     "agreement_models": pl.List(pl.String),
     "agreement_journal": pl.List(pl.String),
 }
+INSTRUCTION: Final = "instruction"
+"""The task of rows with one instruction."""
+
 _CONFIDENCE: Final = ("confidence", "consistency", "reflection")
 _TASK: Final = ("task_uncertainty", "task_probability")
 
@@ -91,7 +94,8 @@ def _reads(options: SimpleNamespace) -> list[str]:
     columns = ["messages", "tools", "input_start"]
     columns += ["origins"] if isinstance(options.method, Rows) else []
     columns += [] if options.reference == RESPONSE else columns_of([_source(options.reference)])
-    return list(dict.fromkeys([*columns, *expression_columns(options.task)]))
+    named = expression_columns(options.task) if options.task != INSTRUCTION else []
+    return list(dict.fromkeys([*columns, *named]))
 
 
 def _source(reference: str) -> str:
@@ -161,8 +165,9 @@ def agreement(
         reference: What the votes are compared with: `response`, the row's own answer, or a column
             or `extra.FIELD` of gold answers.
         ending: What stands behind each request, such as the form in which answers end.
-        task: Rows of one task (a column or an SQL expression), for `perturbed`: adds
-            `agreement_task_uncertainty`, and `agreement_task_probability` under likelihood, their
+        task: What makes rows those of one task, for `perturbed`: a column, an SQL expression, or
+            `instruction`, what the user says up to the row's input. Adds
+            `agreement_task_uncertainty`, and `agreement_task_probability` under likelihood, the
             means over the task's rows.
         seed: Seed of the sampling, and of the words that are dropped.
         temperature: Of the samples; by default 0.7, for confidence 1, else 0.
@@ -328,7 +333,10 @@ def _likelihoods(
 
 def _of_tasks(result: pl.DataFrame, rows: pl.DataFrame, task: str) -> pl.DataFrame:
     """The means of uncertainty and probability over the rows of each task."""
-    codes = pl.Series("_task", groups_of(rows, task).codes)
+    if task == INSTRUCTION:
+        codes = rows.select(instruction()).to_series().alias("_task")
+    else:
+        codes = pl.Series("_task", groups_of(rows, task).codes)
     names = [name for name in _TASK if f"agreement_{name.removeprefix('task_')}" in result.columns]
     return result.with_columns(codes).with_columns(
         pl.col(f"agreement_{name.removeprefix('task_')}")

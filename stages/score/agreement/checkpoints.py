@@ -4,7 +4,7 @@ SFTMix: Elevating Language Model Instruction Tuning with Mixup Recipe (Xiao et a
 arXiv:2410.05248).
 
 As in the paper: a row's confidence is a mean over checkpoints of how well each predicts the row's
-answer; rows with a high and a low one are told from each other.
+answer, and rows of high and of low confidence are two groups.
 
 Ours: the probability per token in the place of the negative perplexity, so that the mean lies
 between 0 and 1, and the spread over the checkpoints beside it. The paper's mixup of the two

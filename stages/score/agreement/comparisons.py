@@ -21,11 +21,11 @@ from pydantic import Field
 from pipeline.models.base import Encoder
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._text.answers import equal, number
-from stages._text.final_answer import final_answer, holds_answer, normalized_answer
+from stages._text.final_answer import holds_answer, normalized_answer
 from stages._text.rouge import rouge_l, tokenize
+from stages.score._final_answers import Pattern, read_answer
 
 _SENTENCE_END: Final = re.compile(r"[.!?](?=\s|$)|[。！？]|\n")
-_LAST_NUMBER: Final = re.compile(r"[-−]?[$€£¥]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?%?")
 _BATCH: Final = 4096
 
 
@@ -39,6 +39,9 @@ class Exact:
             does with answers of 15 tokens; of one that was cut within it all but the last word.
         contained: Whether a sample also agrees where it holds the reference as whole words. Then
             any text can be read, but for a reference that is a choice, or yes or no.
+        pattern: A regular expression whose one group is the final answer; its last match counts.
+            Without a match, and by default, it is in the last `\\boxed{}`, behind the last
+            `####`, behind "the answer is", or the whole text where that is short.
         last_number: Whether the last number of a text is its answer, where nothing else is.
         max_words: How many words are a short answer.
         tolerance: The relative difference up to which numbers are equal.
@@ -47,6 +50,7 @@ class Exact:
     name: Literal["exact"] = "exact"
     first_sentence: bool = False
     contained: bool = False
+    pattern: Pattern | None = None
     last_number: bool = False
     max_words: Count = 6
     tolerance: NonNegativeFloat = 0.0
@@ -118,14 +122,18 @@ class Comparison:
 
     Attributes:
         read: What is compared of an answer; None where it cannot be read.
+        read_reference: The same of what answers are compared with.
         agreement: How much an answer agrees with a reference, 1 for wholly; None where it
             cannot be read as one of the reference's kind.
+        likeness: The same of two answers, of which neither is a reference.
         threshold: The agreement from which two answers are the same.
         is_symmetric: Whether the order of the two makes no difference.
     """
 
     read: Read
+    read_reference: Callable[[str], str | None]
     agreement: Agreement
+    likeness: Agreement
     threshold: float
     is_symmetric: bool = True
 
@@ -141,8 +149,8 @@ class Comparison:
         matrix = np.eye(len(answers))
         for i, answer in enumerate(answers):
             for j in range(i):
-                one = self.agreement(answer, answers[j])
-                two = one if self.is_symmetric else self.agreement(answers[j], answer)
+                one = self.likeness(answer, answers[j])
+                two = one if self.is_symmetric else self.likeness(answers[j], answer)
                 matrix[i, j] = matrix[j, i] = max(one or 0.0, two or 0.0)
         return matrix
 
@@ -175,9 +183,18 @@ def comparison(
 
 
 def _exactly(options: Exact) -> Comparison:
-    def agreement(answer: str, reference: str) -> float | None:
-        is_equal = _equal(answer, reference, options)
+    def likeness(answer: str, other: str) -> float | None:
+        if _is_text(answer) and _is_text(other) and _normalized(answer) != _normalized(other):
+            return 0.0  # most pairs of sentences, at once
+        is_equal = equal(answer, other, options.tolerance)
         return None if is_equal is None else float(is_equal)
+
+    def agreement(answer: str, reference: str) -> float | None:
+        degree = likeness(answer, reference)
+        if degree == 1 or not options.contained or is_label(reference):
+            return degree
+        within = _normalized(reference) in _normalized(answer)  # else no word of it is
+        return float(within and bool(holds_answer(answer, reference)))
 
     def read(vote: Vote) -> str | None:
         text = _first_sentence(vote) if options.first_sentence else vote
@@ -185,21 +202,36 @@ def _exactly(options: Exact) -> Comparison:
         if text is None or text.is_cut:
             return None
         if options.contained:
-            return text.text.strip() if normalized_answer(text.text) else None
-        final = final_answer(text.text, options.max_words)
-        if final is None and options.last_number:
-            numbers = _LAST_NUMBER.findall(text.text)
-            final = numbers[-1] if numbers else None
-        return final if final and normalized_answer(final) else None
+            return text.text.strip() if _says_something(text.text) else None
+        return _final(text.text, options)
 
-    return Comparison(read, agreement, 1.0, is_symmetric=False)
+    def read_reference(reference: str) -> str | None:
+        # Its full stops are its own: "St. Petersburg".
+        final = _final(reference, options)
+        whole = reference.strip() if options.contained and _says_something(reference) else None
+        return final or whole
+
+    return Comparison(read, read_reference, agreement, likeness, 1.0, is_symmetric=False)
 
 
-def _equal(answer: str, reference: str, options: Exact) -> bool | None:
-    is_equal = equal(answer, reference, options.tolerance)
-    if is_equal or not options.contained or is_label(reference):
-        return is_equal
-    return bool(holds_answer(answer, reference))
+def _final(text: str, options: Exact) -> str | None:
+    words, last_number = options.max_words, options.last_number
+    final = read_answer(text, options.pattern, words, last_number=last_number)
+    return final if final and _says_something(final) else None
+
+
+def _says_something(text: str) -> bool:
+    """Whether a text is more than signs, of which noise consists too."""
+    return any(character.isalnum() for character in text)
+
+
+_normalized = lru_cache(maxsize=4096)(normalized_answer)
+
+
+@lru_cache(maxsize=4096)
+def _is_text(answer: str) -> bool:
+    """Whether an answer is compared as a text: neither a label nor a number."""
+    return number(answer) is None and not is_label(answer)
 
 
 @lru_cache(maxsize=4096)
@@ -229,6 +261,11 @@ def _first_sentence(vote: Vote) -> Vote | None:
     return Vote(words[0]) if len(words) == 2 else None
 
 
+def _symmetric(read: Read, agreement: Agreement, threshold: float) -> Comparison:
+    """A comparison that treats a reference as any other answer."""
+    return Comparison(read, lambda text: read(Vote(text)), agreement, agreement, threshold)
+
+
 def _whole(vote: Vote) -> str | None:
     return None if vote.is_cut or not vote.text.strip() else vote.text.strip()
 
@@ -243,7 +280,7 @@ def _by_rouge(options: Rouge) -> Comparison:
     def agreement(answer: str, reference: str) -> float | None:
         return rouge_l(tokens(answer), tokens(reference)) if tokens(reference) else None
 
-    return Comparison(read, agreement, options.threshold)
+    return _symmetric(read, agreement, options.threshold)
 
 
 def _vectors(texts: Iterable[str], encoder: Encoder) -> dict[str, NDArray[np.float64]]:
@@ -269,4 +306,4 @@ def _by_vectors(options: Embedding, vectors: Mapping[str, NDArray[np.float64]]) 
             return None
         return float(vectors[answer] @ vectors[reference])
 
-    return Comparison(read, agreement, options.threshold)
+    return _symmetric(read, agreement, options.threshold)

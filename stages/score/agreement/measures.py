@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -56,20 +57,19 @@ def measure(
         >>> result.votes, round(result.agreement, 3), result.majority, result.counts
         (3, 0.667, '4', (('4', 2), ('5', 1)))
     """
-    gold = None if reference is None else comparison.read(Vote(reference))
+    gold = None if reference is None else comparison.read_reference(reference)
     answers = [None if vote is None else comparison.read(vote) for vote in votes]
-    read = [answer for answer in answers if answer is not None]
+    read = Counter(answer for answer in answers if answer is not None)
     if gold is None:
-        return counted(comparison, Counter(read))
-    degrees = [comparison.agreement(answer, gold) for answer in read]
-    known = [degree for degree in degrees if degree is not None]
-    valid = Counter(a for a, degree in zip(read, degrees, strict=True) if degree is not None)
-    result = counted(comparison, valid)
+        return counted(comparison, read)
+    degrees = {answer: comparison.agreement(answer, gold) for answer in sorted(read)}
+    known = [(degree, read[answer]) for answer, degree in degrees.items() if degree is not None]
+    result = counted(comparison, {a: n for a, n in read.items() if degrees[a] is not None})
     if not known:
         return result
     of_majority = comparison.agreement(result.majority or "", gold)
     return result._replace(
-        agreement=sum(sorted(known)) / len(known),
+        agreement=sum(degree * number for degree, number in known) / result.votes,
         is_majority=None if of_majority is None else of_majority >= comparison.threshold,
     )
 
@@ -94,15 +94,23 @@ def counted(comparison: Comparison, answers: Mapping[str, int]) -> Measured:
         counts.append((texts[group[int(np.argmax(support))]], int(weights[group].sum())))
     counts.sort(key=lambda one: (-one[1], one[0]))
     total = int(weights.sum())
-    shares = np.array([count for _, count in counts]) / total
-    entropy = abs(float(-(shares * np.log(shares)).sum())) / np.log(total) if total > 1 else None
     return Measured(
         majority=counts[0][0],
-        share=float(shares[0]),
-        entropy=entropy,
+        share=counts[0][1] / total,
+        entropy=_entropy([count for _, count in counts], total),
         votes=total,
         counts=tuple(counts),
     )
+
+
+def _entropy(counts: Sequence[int], total: int) -> float | None:
+    """The entropy of the groups' shares, divided by the logarithm of the number of votes."""
+    if total < 2:
+        return None
+    if len(counts) == 1:
+        return 0.0
+    # The same as the sum over shares, and exactly 1 where every group is one vote.
+    return 1 - sum(count * log(count) for count in counts) / (total * log(total))
 
 
 def _components(same: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

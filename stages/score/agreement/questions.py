@@ -75,7 +75,8 @@ def questions(rows: pl.DataFrame, reference: str, ending: str | None) -> list[Qu
         gold = golds[row] if golds is not None else (answers[-1] if answers else None)
         shown = [*turns[:last], ("user", _ended(turns[last][1], ending))] if last >= 0 else []
         is_blank = last < 0 or not turns[last][1].strip()
-        cannot = is_blank or has_tools(messages, tools)
+        has_results = any(role == "tool" for role, _ in turns)
+        cannot = is_blank or has_results or has_tools(messages, tools)
         asked.append(Question(row, None if cannot else tuple(shown), gold, input_start))
     return asked
 
