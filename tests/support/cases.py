@@ -328,6 +328,10 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
     def with_passages(method: Any, **options: Any) -> Case:
         short = [f"A house number {n} of paper, glass or straw is light." for n in range(4)]
         edges = {"rows": _ROWS, "documents": _documents(short)}
@@ -398,6 +402,20 @@ def _more_cases() -> list[Case]:
         Case(
             *("compose.constraints", "autoif", {"rows": _ROWS}),
             {"model": MODEL, "method": _AUTOIF},
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
         ),
         Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),

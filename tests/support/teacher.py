@@ -58,6 +58,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ),
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("is the better one: more accurate", "B"),
     ("with default where none fits", "closed_qa"),
     ("Answer with the name of one category", "other"),
     (

@@ -14,12 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.models import LanguageModel
+from stages._llm import likelihood_views
 from stages._llm.rendered import rendered_text
 from stages._training.dataset import IGNORED, tokenizer_for
 from stages._training.encoding import ANSWER_PARTS, AnswerPart, encode
 from stages._training.hyperparameters import Full
 from stages._training.trainer import load_model, quiet
-from stages.score import _views
 from tests.support.chats import TOOLS, answer, conversations, result, user
 
 SUBSETS: Final[list[tuple[AnswerPart, ...]]] = [
@@ -137,7 +137,7 @@ def test_loss_on_another_s_turn_is_refused_and_named(role: str) -> None:
 VIEWS: Final[dict[str, tuple[AnswerPart, ...]]] = {
     "all": ANSWER_PARTS, "calls": ("content", "calls"), "content": ("content",),
 }  # fmt: skip
-RENDERING = {view: _views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  # type: ignore[arg-type]
+RENDERING = {view: likelihood_views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  # type: ignore[arg-type]
 
 
 @settings(max_examples=60)
@@ -153,7 +153,7 @@ def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     said = [m["content"] for m in messages if m["role"] == "assistant"]
     assume(all(content is None or content.strip() for content in said))
     encoded = encode(TOKENIZER, TEMPLATE, rows(messages, tools=tools), VIEWS[view]).row(0)
-    scored = _views.conversation(RENDERING[view], messages, None, tools)  # type: ignore[arg-type]
+    scored = likelihood_views.conversation(RENDERING[view], messages, None, tools)  # type: ignore[arg-type]
     assert list(scored.tokens) == encoded[0]
     expected = np.full(len(scored.tokens), IGNORED)
     for start, end in scored.answers:
