@@ -19,8 +19,9 @@ LONGEST = {"test_quickstart.py", "test_servers.py", "test_sft.py", "test_prefere
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No example fails for the time that it takes: that follows the machine's load.
-settings.register_profile("gristmill", deadline=None, max_examples=30)
-settings.load_profile("gristmill")
+settings.register_profile("fast", deadline=None, max_examples=15)
+settings.register_profile("proof", deadline=None, max_examples=60)
+settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
