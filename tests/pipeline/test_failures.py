@@ -22,7 +22,7 @@ from pipeline.models.journal.journal import Journal
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from tests.support.running import artifact, called, contents, counts, pool, run
+from tests.support.running import artifact, called, command, contents, counts, pool, run
 from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 10
@@ -98,7 +98,7 @@ def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[FakeServer, 
     tiny.refuse = ("question 3",)
     recipe(tmp_path, port, more="api_key_env: TINY_KEY")
     call = (str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
-    outputs = [called("run", *call, TINY_KEY=key) for key in (SECRET, "sk-wrong-" + SECRET)]
+    outputs = [command("run", *call, TINY_KEY=key) for key in (SECRET, "sk-wrong-" + SECRET)]
     assert [done.returncode for done in outputs] == [Exit.ROWS_FAILED, Exit.MISTAKE]
     outputs += [called(verb, *call) for verb in ("run", "plan", "status")]
     outputs += [called("cat", call[0], "new", "--failed", *call[1:])]
