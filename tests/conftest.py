@@ -16,7 +16,7 @@ from pipeline.models import Embedder, LanguageModel
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-LONGEST = {"test_quickstart.py", "test_servers.py", "test_sft.py", "test_preference.py"}
+LONGEST = {"test_servers.py", "test_sft.py", "test_preference.py"}
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # No example fails for the time that it takes: that follows the machine's load.
