@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.cli.stage_lists import BEGIN_RECIPES, END_RECIPES, recipe_table, update_readme
 from pipeline.errors import Exit
 from pipeline.execution import history
 from pipeline.execution.actual_usage import comparison
@@ -45,26 +44,6 @@ def test_a_recipe_has_the_name_of_its_file_and_says_what_it_is(name: str) -> Non
     text = (RECIPES / f"{name}.yaml").read_text("utf-8")
     assert yaml.safe_load(text)["name"] == name
     assert text.startswith("# ")
-
-
-OF_NO_PAPER = {"full", "own-step", "quickstart"}
-
-
-def test_the_readme_lists_the_recipes_of_papers(tmp_path: Path) -> None:
-    table = recipe_table()
-    rows = [line.split(" | ") for line in table.splitlines()[2:]]
-    assert {name.strip("| `") for name, *_ in rows} == set(FULL) - OF_NO_PAPER
-    assert all(re.search(r"\d{4}, arXiv:\d{4}\.\d{5}", paper) for *_, paper in rows)
-    for place in ("stages", "pipeline/recipes"):
-        (tmp_path / place).mkdir(parents=True)
-    (tmp_path / "pipeline/recipes/one.yaml").write_text(
-        "# One (A 2024,\n# arXiv:2401.00001): it.\n"
-    )
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN_RECIPES}\nold\n{END_RECIPES}\nafter\n")
-    assert [update_readme(tmp_path), update_readme(tmp_path)] == [True, False]
-    assert "| `one` | One | A 2024, arXiv:2401.00001 |" in readme.read_text()
-    assert "old" not in readme.read_text()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 # isort: off
 from pipeline.cli import run as run
 from pipeline.cli import inspect as inspect
+from pipeline.cli import methods as methods
 from pipeline.cli import sample as sample
 from pipeline.cli import report as report
 from pipeline.cli import release as release

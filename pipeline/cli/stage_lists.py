@@ -1,4 +1,4 @@
-"""The lists of stages and recipes in the README, written from these themselves.
+"""The lists of stages and methods in the README, written from these themselves.
 
 `make docs` and `make stage` write them anew, so that a new stage or recipe is listed without
 anybody listing it.
@@ -7,18 +7,17 @@ anybody listing it.
 from __future__ import annotations
 
 import ast
-import re
 from pathlib import Path
 from typing import Final
 
 from pipeline.recipe.discovery import available
+from pipeline.recipe.methods import methods
 from pipeline.stage import ROOT
 
 BEGIN: Final = "<!-- stages: written by make docs -->"
 END: Final = "<!-- end of stages -->"
-BEGIN_RECIPES: Final = "<!-- recipes: written by make docs -->"
-END_RECIPES: Final = "<!-- end of recipes -->"
-_PAPER: Final = re.compile(r"(?P<title>.+?) \((?P<paper>[^()]*arXiv:[\d.]+)\)")
+BEGIN_METHODS: Final = "<!-- methods: written by make docs -->"
+END_METHODS: Final = "<!-- end of methods -->"
 
 
 def stage_table(root: Path = ROOT) -> str:
@@ -38,18 +37,18 @@ def stage_table(root: Path = ROOT) -> str:
     return "\n".join(["| family | what it is for | stages |", "|---|---|---|", *rows])
 
 
-def recipe_table(root: Path = ROOT) -> str:
-    """A table of the recipes of the literature, each with the paper that its first lines name.
+def method_table(root: Path = ROOT) -> str:
+    """A table of the methods of the literature, with their papers and recipes.
 
     Args:
         root: The repository whose `pipeline/recipes/` is listed.
     """
-    rows = []
-    for path in sorted((root / "pipeline/recipes").glob("*.yaml")):
-        comment = " ".join(re.findall(r"^# (.*)", path.read_text("utf-8"), re.MULTILINE)[:3])
-        if match := _PAPER.match(comment):
-            rows.append(f"| `{path.stem}` | {match['title']} | {match['paper']} |")
-    return "\n".join(["| recipe | method | paper |", "|---|---|---|", *rows])
+    rows = [
+        f"| {m.name} | {m.paper.title} ({m.paper.authors} {m.paper.year}, arXiv:{m.paper.arxiv}) "
+        f"| `{m.recipe}` |"
+        for m in methods(root)
+    ]
+    return "\n".join(["| method | paper | recipe |", "|---|---|---|", *rows])
 
 
 def update_readme(root: Path = ROOT) -> bool:
@@ -57,7 +56,7 @@ def update_readme(root: Path = ROOT) -> bool:
     readme = root / "README.md"
     text = readme.read_text("utf-8")
     new = _between(text, BEGIN, stage_table(root), END)
-    new = _between(new, BEGIN_RECIPES, recipe_table(root), END_RECIPES)
+    new = _between(new, BEGIN_METHODS, method_table(root), END_METHODS)
     readme.write_text(new, "utf-8")
     return new != text
 

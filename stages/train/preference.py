@@ -3,6 +3,12 @@
 TRL's trainers of DPO (with a term of supervised fine-tuning), IPO, ORPO and KTO. What became
 of it is measured on pairs that were held out: how often, and by how much, the trained model
 moved towards the chosen side.
+
+DPO: Direct Preference Optimization: Your Language Model is Secretly a Reward Model (Rafailov et
+al. 2023, arXiv:2305.18290).
+
+As in the paper: the loss, and the model before the training as its reference. Ours: the defaults,
+the term of supervised fine-tuning as an option, and what is measured on held-out pairs.
 """
 
 from __future__ import annotations

@@ -13,9 +13,13 @@ from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages._constraints.ifeval.lengths import NumberWords
+from stages._constraints.stored import stored
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
+from stages.compose.context import Sail, VifRag
+from stages.compose.context.labels import Judged
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -293,6 +297,14 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
+    def with_passages(method: Any, **options: Any) -> Case:
+        short = [f"A house number {n} of paper, glass or straw is light." for n in range(4)]
+        edges = {"rows": _ROWS, "documents": _documents(short)}
+        if isinstance(method, VifRag):
+            asked = json.dumps(stored([NumberWords(relation="at least", num_words=1)]))
+            edges |= {"rows": _ROWS.with_columns(extra=pl.lit(asked)), "queries": _ROWS}
+        return Case("compose.context", method.name, edges, {"method": method, **options})
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -312,6 +324,8 @@ def _more_cases() -> list[Case]:
         ),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
+        with_passages(VifRag(queries_per_row=1, answer_max_tokens=LIMIT), writer=MODEL),
         *map(
             combined,
             (
