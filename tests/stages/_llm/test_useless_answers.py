@@ -43,9 +43,9 @@ SECONDS = 4.0
             *case.values,
             answer,
             id=f"{case.id}-{answer}",
-            marks=[pytest.mark.proof] * ((number + way) % len(USELESS) != 0),
+            marks=[pytest.mark.proof] * ((number + index) % len(USELESS) != 0),
         )
-        for way, case in enumerate(WRITING)
+        for index, case in enumerate(WRITING)
         for number, answer in enumerate(USELESS)
     ],
 )
@@ -86,8 +86,8 @@ def test_a_useful_model_leaves_rows(case: Case, ctx: Context, tmp_path: Path) ->
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(*case.values, id=case.id, marks=[pytest.mark.proof] * (way % 3 != 0))
-        for way, case in enumerate(WRITING)
+        pytest.param(*case.values, id=case.id, marks=[pytest.mark.proof] * (index % 3 != 0))
+        for index, case in enumerate(WRITING)
     ],
 )
 def test_a_runaway_answer_is_parsed_in_no_time(case: Case, ctx: Context, tmp_path: Path) -> None:
