@@ -108,7 +108,7 @@ def test_whatever_may_change_an_answer_changes_the_key(
 ) -> None:
     request = Request("a text", SAMPLED)
     running = ctx.open(tinylm)
-    one, other = (_prepared(running, asked) for asked in (request, replace(request, **change)))
+    one, other = (_prepared(running, each) for each in (request, replace(request, **change)))
     assert one.key != other.key
 
 
