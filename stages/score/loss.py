@@ -96,7 +96,7 @@ def _corrected_ratio(conditional: Floats, alone: Floats, question: Floats) -> fl
     >>> _corrected_ratio(conditional, alone, question)
     0.25
     """
-    surprise = _loss(question)
+    surprise = mean_loss(question)
     return _ratio_of_loss(conditional, alone) / surprise if surprise else np.nan
 
 
@@ -105,7 +105,6 @@ FORMULAS: Final[dict[str, Definition]] = {
     "ppl": Definition((views.conditional,), _ppl),
     "ifd": Definition((views.conditional, views.alone), ratio_of_ppl),
     "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
-    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), _ratio_of_ppl),
     "ic_ifd": Definition(
         (views.untemplated, views.untemplated_alone, views.untemplated_question), _corrected_ratio
     ),

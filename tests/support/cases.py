@@ -328,10 +328,6 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
-    def agreed(method: Any, **options: Any) -> Case:
-        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
-        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
-
     def with_passages(method: Any, **options: Any) -> Case:
         short = [f"A house number {n} of paper, glass or straw is light." for n in range(4)]
         edges = {"rows": _ROWS, "documents": _documents(short)}
