@@ -42,10 +42,10 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
-from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
 from stages.rewrite.correct.solutions import Sampled
 from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
+from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
