@@ -22,6 +22,7 @@ from stages.compose.constraints.autoif import AutoIf
 from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
+from stages.compose.translate.methods import Full, Selective
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -397,6 +398,20 @@ def _more_cases() -> list[Case]:
         Case(
             *("compose.constraints", "autoif", {"rows": _ROWS}),
             {"model": MODEL, "method": _AUTOIF},
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
         ),
         Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),
@@ -406,6 +421,29 @@ def _more_cases() -> list[Case]:
                 "method": revise.Nile(),
                 "max_tokens": LIMIT,
             },
+        ),
+        *(
+            Case(
+                *("rewrite.evolve", name, {"rows": _WITH_INPUT}),
+                {"model": MODEL, "method": method, "rounds": 2, "max_tokens": LIMIT},
+            )
+            for name, method in (
+                ("smaller evolvers", evolve.SmallerEvolvers(input="regenerate")),
+                ("m2lingual", evolve.M2Lingual(min_language_probability=0.0)),
+                ("lift", evolve.Lift()),
+            )
+        ),
+        *(
+            Case(
+                *("compose.translate", method.name, {"rows": _WITH_INPUT}),
+                {
+                    "model": MODEL,
+                    "languages": ("de",),
+                    "method": method,
+                    "length_ratio": (0.0, 99.0),
+                },
+            )
+            for method in (Selective(), Full())
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),

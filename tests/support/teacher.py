@@ -58,6 +58,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ),
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("is the better one: more accurate", "B"),
     ("with default where none fits", "closed_qa"),
     ("Answer with the name of one category", "other"),
     (
@@ -169,10 +170,30 @@ def _listed(text: str) -> str | None:
     return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
 
 
+_GERMAN: Final = (
+    "Warum sollte jemand das Haus auf der Wiese aus Papier oder aus Stroh bauen wollen?"
+)
+
+
+def _translated(text: str) -> str | None:
+    """The parts of a conversation in German, with all their marks."""
+    if "[Part 1]" not in text:
+        return None
+    parts = re.findall(r"^\[Part \d+\]\n(.*?)(?=\n\[)", text, re.DOTALL | re.MULTILINE)
+    marks = (" ".join(["", *re.findall("⟦[0-9]+⟧", part)]) for part in parts)
+    words = (_GERMAN + " Ja." * (len(part) // 24) for part in parts)
+    written = enumerate(zip(words, marks, strict=True), 1)
+    return "\n".join([f"[Part {n}]\n{said}{marked}" for n, (said, marked) in written] + ["[End]"])
+
+
 def teacher(text: str) -> Answer:
     """An answer in the form that the prompt asks for, with a number that depends on the prompt."""
     number = int(digest(text)[:6], 16)
-    form = _listed(text) or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    form = (
+        _translated(text)
+        or _listed(text)
+        or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    )
     return form.replace("{0}", str(number)), "stop"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.models.base import Engine
 from pipeline.models.local.chat_template import Unrenderable
 from schemas.records import Message
-from stages.score._views import Part, Rendering, conversation, rendering
+from stages._llm.likelihood_views import Part, Rendering, conversation, rendering
 from stages.score.agreement.questions import Turns
 
 
