@@ -22,6 +22,7 @@ from stages.compose.constraints.autoif import AutoIf
 from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
+from stages.compose.translate.methods import Full, Selective
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -42,13 +43,17 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
+from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
+from stages.rewrite.correct.solutions import Sampled
+from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
+from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
+from tests.support.rows import DATA, alpaca, conversations, exam, json_lines, sample, self_instruct
 
-MODEL: Final = LanguageModel(model="none")
+MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
@@ -74,6 +79,20 @@ _ANSWERS: Final = conversations(
 )
 _PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
+_COLD: Final = [
+    (f"Say which {word} is cold.", f"The {word} of the north is.")
+    for word in ("sea", "wind", "river", "moon")
+]
+_PLAIN: Final = conversations(_COLD)
+_SUMS: Final = conversations(
+    [
+        (f"How much are {n} and {9 - n}?", f"{n} and {9 - n} is 9.\nThe answer is 9.")
+        for n in range(4)
+    ]
+)
+_TRANSLATED: Final = alpaca(
+    {"instruction": "Translate.", "input": source, "output": target} for source, target in _COLD
+)
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
@@ -317,6 +336,18 @@ def _more_cases() -> list[Case]:
             edges |= {"rows": _ROWS.with_columns(extra=pl.lit(asked)), "queries": _ROWS}
         return Case("compose.context", method.name, edges, {"method": method, **options})
 
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
+    def reworded(method: Any, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.paraphrase", method.name, {"rows": _PLAIN}, options)
+
+    def corrected(method: Any, rows: pl.DataFrame, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.correct", method.name, {"rows": rows}, options)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -334,6 +365,24 @@ def _more_cases() -> list[Case]:
                 ("open list", Open(min_count=1, explain=False)),
             )
         ),
+        *map(
+            reworded,
+            (
+                Unnatural(),
+                S3FT(),
+                Steps(),
+                Physics(num_variants=1),
+                Variants(kinds=("wording", "past", "style")),
+            ),
+        ),
+        corrected(LeMa(), _SUMS, solvers=(MODEL,), errors=Sampled(max_tokens=LIMIT)),
+        corrected(
+            MistakeTuning(right="rethought", explain=True),
+            _SUMS,
+            solvers=(MODEL,),
+            errors=Sampled(max_tokens=LIMIT),
+        ),
+        corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
         with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
@@ -349,6 +398,20 @@ def _more_cases() -> list[Case]:
         Case(
             *("compose.constraints", "autoif", {"rows": _ROWS}),
             {"model": MODEL, "method": _AUTOIF},
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
         ),
         Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),
@@ -358,6 +421,29 @@ def _more_cases() -> list[Case]:
                 "method": revise.Nile(),
                 "max_tokens": LIMIT,
             },
+        ),
+        *(
+            Case(
+                *("rewrite.evolve", name, {"rows": _WITH_INPUT}),
+                {"model": MODEL, "method": method, "rounds": 2, "max_tokens": LIMIT},
+            )
+            for name, method in (
+                ("smaller evolvers", evolve.SmallerEvolvers(input="regenerate")),
+                ("m2lingual", evolve.M2Lingual(min_language_probability=0.0)),
+                ("lift", evolve.Lift()),
+            )
+        ),
+        *(
+            Case(
+                *("compose.translate", method.name, {"rows": _WITH_INPUT}),
+                {
+                    "model": MODEL,
+                    "languages": ("de",),
+                    "method": method,
+                    "length_ratio": (0.0, 99.0),
+                },
+            )
+            for method in (Selective(), Full())
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
@@ -372,6 +458,10 @@ def _more_cases() -> list[Case]:
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
         ),
+        agreed(Samples(num_samples=2), compare=Exact(first_sentence=True, contained=True)),
+        agreed(Perturbed(num_prompts=2), compare=Rouge()),
+        agreed(Knowledge(), compare=Rouge()),
+        agreed(Confidence(num_samples=2), compare=Rouge()),
         Case(
             *("score.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},

@@ -29,6 +29,21 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("nothing else: entailment, neutral, contradiction", "entailment"),
     ("Two rules for one and the same answer", "They go together.\nScore: 8"),
     ("the rule that its answer had to keep to", "It is to the point.\nScore: 9"),
+    ("Write the reworded instruction", "Please say it in a sentence."),
+    ("Write the reworded request", "Which one is the cold one?"),
+    ("Write the changed request", "Which one was the cold one?"),
+    ("Write the answer in that style", "It is the one of the north, to be sure."),
+    ("Write the new text and nothing else", "As is known, it is the one of the north."),
+    ("Solve this step by step", "Step 1: Both are added.\nThe answer is {0}."),
+    (
+        "Find the first step that is wrong",
+        "[Wrong step]\n1\n[Reason]\nNot so.\n[Solution]\nStep 1: They are nine.\n"
+        "The answer is 9.\n[End]",
+    ),
+    ("What caused the mistake?", "haste"),
+    ("solve the problem again without it", "Step 1: They are nine.\nThe answer is 9."),
+    ("says one detail more than the source", "It is the one of the very cold north, as was said."),
+    ("one detail of the source is missing", "The one."),
     ("nothing else: split, prefix, suffix, keep", "suffix"),
     (
         "then a line #New Instruction#",
@@ -43,6 +58,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ),
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("is the better one: more accurate", "B"),
     ("with default where none fits", "closed_qa"),
     ("Answer with the name of one category", "other"),
     (
@@ -102,6 +118,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer True or False.", "True"),
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
+    ("one letter, A, B or C", "A"),
+    ("Do not answer it.", "The house {0} is built of paper, which is light."),
     ("a single number:", "4"),
     ("##Quality: ", "4"),
     ("Write the score first", "4.5\nIt is right, but for the {0}."),
@@ -152,10 +170,30 @@ def _listed(text: str) -> str | None:
     return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
 
 
+_GERMAN: Final = (
+    "Warum sollte jemand das Haus auf der Wiese aus Papier oder aus Stroh bauen wollen?"
+)
+
+
+def _translated(text: str) -> str | None:
+    """The parts of a conversation in German, with all their marks."""
+    if "[Part 1]" not in text:
+        return None
+    parts = re.findall(r"^\[Part \d+\]\n(.*?)(?=\n\[)", text, re.DOTALL | re.MULTILINE)
+    marks = (" ".join(["", *re.findall("⟦[0-9]+⟧", part)]) for part in parts)
+    words = (_GERMAN + " Ja." * (len(part) // 24) for part in parts)
+    written = enumerate(zip(words, marks, strict=True), 1)
+    return "\n".join([f"[Part {n}]\n{said}{marked}" for n, (said, marked) in written] + ["[End]"])
+
+
 def teacher(text: str) -> Answer:
     """An answer in the form that the prompt asks for, with a number that depends on the prompt."""
     number = int(digest(text)[:6], 16)
-    form = _listed(text) or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    form = (
+        _translated(text)
+        or _listed(text)
+        or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    )
     return form.replace("{0}", str(number)), "stop"
 
 
