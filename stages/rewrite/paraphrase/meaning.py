@@ -55,7 +55,9 @@ _SLOT: Final = re.compile(
     r"|%(?:\(\w+\))?[sd]\b|_{3,}",
 )
 _NUMBER: Final = re.compile(r"(?<![\w.])\d[\d,.]*\d|\d")
-_ADDRESS: Final = re.compile(r"https?://\S+|\b[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]{1,99}|(?<!\w)[@#]\w+")
+_ADDRESS: Final = re.compile(
+    r"https?://\S+|\b[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]{1,99}|(?<!\w)[@#]\w+"
+)
 _WORD: Final = re.compile(r"[^\W\d_](?:[\w'’-]*\w)?")
 _SENTENCE_START: Final = re.compile(r"(?:\A|[.!?:;。！？\n]|^[ \t]*[-*•\d.)]+)[\s\"'“”«»(\[*_]*\Z")
 _TITLES: Final = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "no", "vs"})
