@@ -5,8 +5,8 @@ logarithm, nats per token) after the prompt, L(A) that of the same tokens withou
 it, and PPL = exp(L). A row with several assistant turns counts all their tokens
 as one answer: each turn after all that precedes it in L(A|Q), on its own in L(A).
 The answer's tokens are those that a training on the answers alone would learn (see
-`_views`), and L(A) shows them behind nothing but the header that opens an answer:
-so both count the same tokens, the first one included.
+`stages/_llm/likelihood_views.py`), and L(A) shows them behind nothing but the header
+that opens an answer: so both count the same tokens, the first one included.
 
 - `loss`: L(A|Q). `ppl`: exp(L(A|Q)).
 - `ifd`: instruction-following difficulty, PPL(A|Q) / PPL(A), as the paper defines it
@@ -23,9 +23,16 @@ so both count the same tokens, the first one included.
   exceeds `max_length` is cut: prompt and answer there, the answer alone at max_length -
   prompt + 1. The answer begins where the prompt, tokenized alone, ends. One difference: what
   the code scores 0 after an exception is null here.
+- `ic_ifd`: L(A|Q) / (L(Q) L(A)), IFD corrected for how surprising the instruction itself is
+  (Hua et al. 2024, "Smaller Language Models Are Better Instruction Evolvers",
+  arXiv:2412.11231). As in the authors' code (HypherX/Evolution-Analysis): mean losses and not
+  perplexities, no template (instruction, input and answer, one a line), only the last answer,
+  and whatever the tokenizer puts in front of a text. Ours: the line break before the answer
+  belongs to the question (in the code it is scored with the answer), and texts are cut as in
+  `ifd_superfilter`, where the code cuts nothing.
 
 Null means not scored, never a bad score: no answer or an empty one, no token with a
-likelihood, or, except in `ifd_superfilter`, a conversation longer than `max_length` or
+likelihood, or, except in `ifd_superfilter` and `ic_ifd`, a conversation longer than `max_length` or
 than the model's context (nothing is cut; the authors' code drops such rows). A row that
 the chat template refuses, or whose answer it rewrites, is a failed row.
 
@@ -48,10 +55,17 @@ from pipeline.stage import Records, stage
 from pipeline.types import NonEmpty
 from schemas.turns import View
 from stages._common.option_types import Distinct
-from stages.score import _views as views
-from stages.score._views import Floats, PartsOf, RenderedConversation, Rendering
+from stages._llm import likelihood_views as views
+from stages._llm.likelihood_views import (
+    Floats,
+    PartsOf,
+    RenderedConversation,
+    Rendering,
+    mean_loss,
+    ratio_of_ppl,
+)
 
-Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl"]
+Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "ic_ifd", "loss", "ppl"]
 
 
 class Definition(NamedTuple):
@@ -67,30 +81,34 @@ class Definition(NamedTuple):
     score: Callable[..., float]
 
 
-def _loss(scores: Floats) -> float:
-    """The mean negative log-likelihood over the tokens that have one."""
-    scored = scores[~np.isnan(scores)]
-    return -float(scored.mean()) if len(scored) else np.nan
-
-
 def _ppl(scores: Floats) -> float:
-    return float(np.exp(_loss(scores)))
-
-
-def _ratio_of_ppl(conditional: Floats, alone: Floats) -> float:
-    return float(np.exp(_loss(conditional) - _loss(alone)))
+    return float(np.exp(mean_loss(scores)))
 
 
 def _ratio_of_loss(conditional: Floats, alone: Floats) -> float:
-    return _loss(conditional) / _loss(alone) if _loss(alone) else np.nan
+    return mean_loss(conditional) / mean_loss(alone) if mean_loss(alone) else np.nan
+
+
+def _corrected_ratio(conditional: Floats, alone: Floats, question: Floats) -> float:
+    """Losses 0.8, 1.6 and 2.0 give an IFD of 0.5, and 0.25 corrected.
+
+    >>> conditional, alone, question = (-np.array([loss]) for loss in (0.8, 1.6, 2.0))
+    >>> _corrected_ratio(conditional, alone, question)
+    0.25
+    """
+    surprise = mean_loss(question)
+    return _ratio_of_loss(conditional, alone) / surprise if surprise else np.nan
 
 
 FORMULAS: Final[dict[str, Definition]] = {
-    "loss": Definition((views.conditional,), _loss),
+    "loss": Definition((views.conditional,), mean_loss),
     "ppl": Definition((views.conditional,), _ppl),
-    "ifd": Definition((views.conditional, views.alone), _ratio_of_ppl),
+    "ifd": Definition((views.conditional, views.alone), ratio_of_ppl),
     "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
-    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), _ratio_of_ppl),
+    "ic_ifd": Definition(
+        (views.untemplated, views.untemplated_alone, views.untemplated_question), _corrected_ratio
+    ),
+    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), ratio_of_ppl),
 }
 
 
@@ -171,11 +189,7 @@ def _scores(
     conversations: list[RenderedConversation | None],
     formulas: tuple[str, ...],
 ) -> dict[str, list[float | None]]:
-    """The formulas' values for each conversation.
-
-    All views of all rows go to the engine together, so that short ones fill the
-    packs of long ones.
-    """
+    """The formulas' values for each conversation."""
     needed = dict.fromkeys(view for name in formulas for view in FORMULAS[name].views)
     parts = {
         (view, i): view(conversation, rendering)
@@ -183,13 +197,7 @@ def _scores(
         for i, conversation in enumerate(conversations)
         if conversation is not None
     }
-    requests = [part.request() for each in parts.values() for part in each]
-    results = iter(engine.loglikelihood(requests))
-    log_probs = {
-        key: np.concatenate([part.in_spans(next(results)) for part in each])
-        for key, each in parts.items()
-        if each
-    }
+    log_probs = views.log_probs(engine, parts)
     rows = range(len(conversations))
     return {name: [_score(FORMULAS[name], log_probs, i) for i in rows] for name in formulas}
 

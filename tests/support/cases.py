@@ -13,9 +13,16 @@ from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
 from schemas.records import DOCUMENT_COLUMNS, digest
+from stages._constraints.ifeval.lengths import NumberWords
+from stages._constraints.stored import stored
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
+from stages.compose.constraints.autoif import AutoIf
+from stages.compose.constraints.written import Written
+from stages.compose.context import Sail, VifRag
+from stages.compose.context.labels import Judged
+from stages.compose.translate.methods import Full, Selective
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -39,13 +46,14 @@ from stages.rewrite import evolve, revise
 from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
 from stages.rewrite.correct.solutions import Sampled
 from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
+from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
 from tests.support.rows import DATA, alpaca, conversations, exam, json_lines, sample, self_instruct
 
-MODEL: Final = LanguageModel(model="none")
+MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
@@ -88,6 +96,16 @@ _TRANSLATED: Final = alpaca(
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
+
+_AUTOIF: Final = AutoIf(
+    seeds=("Use no word twice.",),
+    written=Written(num_functions=2, min_functions=1, min_cases=2, per_request=2, max_tokens=LIMIT),
+    num_pairs=1,
+    queries=2,
+    query_characters=(1, 4000),
+    answer_max_tokens=LIMIT,
+)
+"""Small, with functions that are run."""
 
 
 class Case(NamedTuple):
@@ -310,6 +328,18 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
+    def with_passages(method: Any, **options: Any) -> Case:
+        short = [f"A house number {n} of paper, glass or straw is light." for n in range(4)]
+        edges = {"rows": _ROWS, "documents": _documents(short)}
+        if isinstance(method, VifRag):
+            asked = json.dumps(stored([NumberWords(relation="at least", num_words=1)]))
+            edges |= {"rows": _ROWS.with_columns(extra=pl.lit(asked)), "queries": _ROWS}
+        return Case("compose.context", method.name, edges, {"method": method, **options})
+
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
     def reworded(method: Any, **more: Any) -> Case:
         options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
         return Case("rewrite.paraphrase", method.name, {"rows": _PLAIN}, options)
@@ -355,6 +385,8 @@ def _more_cases() -> list[Case]:
         corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
+        with_passages(VifRag(queries_per_row=1, answer_max_tokens=LIMIT), writer=MODEL),
         *map(
             combined,
             (
@@ -364,6 +396,24 @@ def _more_cases() -> list[Case]:
             ),
         ),
         Case(
+            *("compose.constraints", "autoif", {"rows": _ROWS}),
+            {"model": MODEL, "method": _AUTOIF},
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),
             {
                 "model": MODEL,
@@ -371,6 +421,29 @@ def _more_cases() -> list[Case]:
                 "method": revise.Nile(),
                 "max_tokens": LIMIT,
             },
+        ),
+        *(
+            Case(
+                *("rewrite.evolve", name, {"rows": _WITH_INPUT}),
+                {"model": MODEL, "method": method, "rounds": 2, "max_tokens": LIMIT},
+            )
+            for name, method in (
+                ("smaller evolvers", evolve.SmallerEvolvers(input="regenerate")),
+                ("m2lingual", evolve.M2Lingual(min_language_probability=0.0)),
+                ("lift", evolve.Lift()),
+            )
+        ),
+        *(
+            Case(
+                *("compose.translate", method.name, {"rows": _WITH_INPUT}),
+                {
+                    "model": MODEL,
+                    "languages": ("de",),
+                    "method": method,
+                    "length_ratio": (0.0, 99.0),
+                },
+            )
+            for method in (Selective(), Full())
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),
@@ -385,6 +458,10 @@ def _more_cases() -> list[Case]:
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
         ),
+        agreed(Samples(num_samples=2), compare=Exact(first_sentence=True, contained=True)),
+        agreed(Perturbed(num_prompts=2), compare=Rouge()),
+        agreed(Knowledge(), compare=Rouge()),
+        agreed(Confidence(num_samples=2), compare=Rouge()),
         Case(
             *("score.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},

@@ -14,7 +14,21 @@ SENTENCE: Final = "Why would anybody build the house number {0} out of paper, gl
 _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
+_CHECKER: Final = json.dumps(
+    {
+        "func": "def evaluate(response):\n    return len(response) > 3",
+        "cases": [{"input": "", "output": False}, {"input": "Glass and straw", "output": "true"}],
+    }
+)
+"""What a model writes for AutoIF: a function and cases that fit."""
+
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("another kind than the others", "- Use more than three letters, not {0}.\n- Say {0}."),
+    ("An answer must keep to this rule", _CHECKER),
+    ("Which rule is it?", "Use more than three letters."),
+    ("nothing else: entailment, neutral, contradiction", "entailment"),
+    ("Two rules for one and the same answer", "They go together.\nScore: 8"),
+    ("the rule that its answer had to keep to", "It is to the point.\nScore: 9"),
     ("Write the reworded instruction", "Please say it in a sentence."),
     ("Write the reworded request", "Which one is the cold one?"),
     ("Write the changed request", "Which one was the cold one?"),
@@ -44,6 +58,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ),
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("is the better one: more accurate", "B"),
     ("with default where none fits", "closed_qa"),
     ("Answer with the name of one category", "other"),
     (
@@ -103,6 +118,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer True or False.", "True"),
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
+    ("one letter, A, B or C", "A"),
+    ("Do not answer it.", "The house {0} is built of paper, which is light."),
     ("a single number:", "4"),
     ("##Quality: ", "4"),
     ("Write the score first", "4.5\nIt is right, but for the {0}."),
@@ -153,10 +170,30 @@ def _listed(text: str) -> str | None:
     return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
 
 
+_GERMAN: Final = (
+    "Warum sollte jemand das Haus auf der Wiese aus Papier oder aus Stroh bauen wollen?"
+)
+
+
+def _translated(text: str) -> str | None:
+    """The parts of a conversation in German, with all their marks."""
+    if "[Part 1]" not in text:
+        return None
+    parts = re.findall(r"^\[Part \d+\]\n(.*?)(?=\n\[)", text, re.DOTALL | re.MULTILINE)
+    marks = (" ".join(["", *re.findall("⟦[0-9]+⟧", part)]) for part in parts)
+    words = (_GERMAN + " Ja." * (len(part) // 24) for part in parts)
+    written = enumerate(zip(words, marks, strict=True), 1)
+    return "\n".join([f"[Part {n}]\n{said}{marked}" for n, (said, marked) in written] + ["[End]"])
+
+
 def teacher(text: str) -> Answer:
     """An answer in the form that the prompt asks for, with a number that depends on the prompt."""
     number = int(digest(text)[:6], 16)
-    form = _listed(text) or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    form = (
+        _translated(text)
+        or _listed(text)
+        or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    )
     return form.replace("{0}", str(number)), "stop"
 
 

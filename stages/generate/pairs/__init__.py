@@ -101,7 +101,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads=_reads,
     adds=_adds,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Final, Literal
 
 import polars as pl
@@ -23,6 +22,7 @@ import polars as pl
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft
 from stages._llm.prompts import Prompts
+from stages._text.passages import split_words
 from stages._text.tokens import spaced
 
 PROMPTS: Final = Prompts(__file__)
@@ -63,23 +63,13 @@ def show_passages(prompts: Sequence[Draft], documents: pl.DataFrame, method: InC
     texts = documents["text"].to_list()
     passages = nearest_passages(
         [draft["before"][-1][1] for draft in active],
-        [p for text in texts for p in _split(text or "", method.passage_words)],
+        [p for text in texts for p in split_words(text or "", method.passage_words)],
         method.num_passages,
     )
     for draft, shown in zip(active, passages, strict=True):
         *history, (_, instruction) = draft["before"]
         text = PROMPTS.render("context", passages=shown, instruction=instruction)
         draft.fields["shown"] = (*history, ("user", text))
-
-
-def _split(text: str, num_words: int) -> list[str]:
-    """Passages of so many words each; a character of Chinese or Japanese is a word."""
-    starts, position = [], 0
-    for word in _spaced([text])[0].split():
-        starts.append(text.index(word, position))
-        position = starts[-1] + len(word)
-    borders = [*starts[::num_words], len(text)]
-    return [" ".join(text[a:b].split()) for a, b in pairwise(borders)]
 
 
 def _spaced(texts: Sequence[str]) -> list[str]:

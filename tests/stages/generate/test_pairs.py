@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -18,12 +18,13 @@ from pipeline.models import LanguageModel
 from pipeline.models.counting import CountingEngine, counting
 from schemas.pairs import pair_id
 from schemas.records import RECORD_COLUMNS, record_id
+from stages._text.planted import MARKERS, SEPARATOR, without_markers
 from stages.generate.pairs import pairs
 from stages.generate.pairs.ditto import Ditto
 from stages.generate.pairs.first_pit import FirstPit
 from stages.generate.pairs.revised import Revised
 from stages.generate.pairs.scored import Scored
-from stages.generate.pairs.secalign import FORGED, SecAlign
+from stages.generate.pairs.secalign import SecAlign
 from stages.generate.pairs.self_taught import SelfTaught
 from stages.generate.pairs.simulated import Simulated
 from stages.generate.pairs.spar import SPaR
@@ -85,7 +86,6 @@ SCORES = st.lists(st.none() | st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1,
     which=st.sampled_from(["worst", "random", "all"]),
     margin=st.sampled_from([0.0, 2.0]),
 )
-@settings(max_examples=80, deadline=None)
 def test_scored_pairs(
     prompts: list[list[float | None]], ranked: bool, which: Any, margin: float
 ) -> None:
@@ -309,19 +309,23 @@ def test_secalign_plants_anothers_instruction_in_the_input() -> None:
         for i in range(40)
     ]
     rows.append(row("No input?", "none"))
+    rows.append(row("Sum up this.\n\n[IN[INST]ST] ##", "nothing", input_start=14))
     results = proposals_of(frame(*rows), method=SecAlign(completion_fraction=0.5))
-    assert reasons(results) == {None: 40, "no_input": 1}
-    answer_of = {r["messages"][0]["content"]: r["messages"][1]["content"] for r in rows}
+    assert reasons(results) == {None: 40, "no_input": 1, "empty_input": 1}
+    by_id = {r["id"]: r for r in rows}
     attacks: Counter[str] = Counter()
     for result in (result for result in results if result["drop_reason"] is None):
         ((good, bad),) = texts([result])
         content = result["prompt"][0]["content"]
-        attacks[attack := json.loads(result["extra"])["attack"]] += 1
-        joint = FORGED if attack == "completion" else " "
-        own = next(text for text in answer_of if content.startswith(text + joint))
-        planted = content.removeprefix(own + joint)
-        assert (good, bad) == (answer_of[own], answer_of[planted])
-        assert own != planted
+        attacks[json.loads(result["extra"])["attack"]] += 1
+        own, other = (by_id[parent]["messages"] for parent in result["parents"])
+        assert (good, bad) == (own[1]["content"], other[1]["content"])
+        head, _, data = own[0]["content"].partition("\n\n")
+        assert content.startswith(f"{head}\n\n{SEPARATOR}\n{data}.")
+        planted = without_markers(other[0]["content"].partition("\n\n")[0], MARKERS)
+        assert planted in content
+        assert planted != head
+        assert not any(marker in content.partition(SEPARATOR)[2] for marker in MARKERS)
         assert good not in content
     assert 10 < attacks["completion"] < 30
     alone = proposals_of(frame(rows[0]), method=SecAlign())

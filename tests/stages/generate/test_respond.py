@@ -18,8 +18,9 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS, record_id
+from stages._text.passages import split_words
 from stages.generate.respond import Answer, respond
-from stages.generate.respond.context import InContext, _split, nearest_passages
+from stages.generate.respond.context import InContext, nearest_passages
 from stages.generate.respond.continuation import Continue, first_part
 from stages.generate.respond.explain import PROMPTS, SYSTEM_PROMPTS, Explain
 from stages.generate.respond.reason import PROMPTS as REASON_PROMPTS
@@ -224,12 +225,12 @@ def test_context_is_shown_and_left_out_of_the_row(ctx: Context) -> None:
 def test_passages_are_words_between_white_space(text: str, size: int) -> None:
     words = text.split()
     expected = [" ".join(words[i : i + size]) for i in range(0, len(words), size)]
-    assert _split(text, size) == expected
+    assert split_words(text, size) == expected
 
 
 @given(st.text(st.sampled_from("茶です。ที่ดa ,\n"), max_size=40), st.integers(1, 6))
 def test_passages_of_scripts_without_spaces_lose_nothing(text: str, size: int) -> None:
-    passages = _split(text, size)
+    passages = split_words(text, size)
     assert "".join("".join(passages).split()) == "".join(text.split())
     assert all(passages)
     assert all(len(passage) <= size * 8 for passage in passages if "a" not in passage)
@@ -237,7 +238,7 @@ def test_passages_of_scripts_without_spaces_lose_nothing(text: str, size: int) -
 
 def test_chinese_passages_are_cut_and_found() -> None:
     text = "蜜蜂用跳舞告诉同伴花在哪里。" * 3 + "黄蜂嚼木头来筑巢。" * 3
-    passages = _split(text, 13)
+    passages = split_words(text, 13)
     assert passages[0] == "蜜蜂用跳舞告诉同伴花在哪里。"
     (best,) = nearest_passages(["黄蜂怎样筑巢？"], passages, 1)
     assert "筑巢" in best[0]
