@@ -375,6 +375,15 @@ def test_kinds_of_variants_change_one_thing_each(ctx: Context) -> None:
                      [old[0], "The north has it."]]  # fmt: skip
 
 
+def test_a_reworded_instruction_keeps_its_input(ctx: Context) -> None:
+    (row,) = run(ctx, writer("Bring these into order."), WITH_INPUT, method=Variants()).to_dicts()
+    content = row["messages"][0]["content"]
+    assert (content[: row["input_start"]], content[row["input_start"] :]) == (
+        "Bring these into order.\n\n",
+        "b, a",
+    )
+
+
 @EACH
 def test_rows_do_not_depend_on_the_others(ctx: Context, method: Any) -> None:
     def script(prompt: str) -> Answer:
