@@ -5,8 +5,8 @@ logarithm, nats per token) after the prompt, L(A) that of the same tokens withou
 it, and PPL = exp(L). A row with several assistant turns counts all their tokens
 as one answer: each turn after all that precedes it in L(A|Q), on its own in L(A).
 The answer's tokens are those that a training on the answers alone would learn (see
-`_views`), and L(A) shows them behind nothing but the header that opens an answer:
-so both count the same tokens, the first one included.
+`stages/_llm/likelihood_views.py`), and L(A) shows them behind nothing but the header
+that opens an answer: so both count the same tokens, the first one included.
 
 - `loss`: L(A|Q). `ppl`: exp(L(A|Q)).
 - `ifd`: instruction-following difficulty, PPL(A|Q) / PPL(A), as the paper defines it
@@ -55,8 +55,15 @@ from pipeline.stage import Records, stage
 from pipeline.types import NonEmpty
 from schemas.turns import View
 from stages._common.option_types import Distinct
-from stages.score import _views as views
-from stages.score._views import Floats, PartsOf, RenderedConversation, Rendering
+from stages._llm import likelihood_views as views
+from stages._llm.likelihood_views import (
+    Floats,
+    PartsOf,
+    RenderedConversation,
+    Rendering,
+    mean_loss,
+    ratio_of_ppl,
+)
 
 Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "ic_ifd", "loss", "ppl"]
 
@@ -74,22 +81,12 @@ class Definition(NamedTuple):
     score: Callable[..., float]
 
 
-def _loss(scores: Floats) -> float:
-    """The mean negative log-likelihood over the tokens that have one."""
-    scored = scores[~np.isnan(scores)]
-    return -float(scored.mean()) if len(scored) else np.nan
-
-
 def _ppl(scores: Floats) -> float:
-    return float(np.exp(_loss(scores)))
-
-
-def _ratio_of_ppl(conditional: Floats, alone: Floats) -> float:
-    return float(np.exp(_loss(conditional) - _loss(alone)))
+    return float(np.exp(mean_loss(scores)))
 
 
 def _ratio_of_loss(conditional: Floats, alone: Floats) -> float:
-    return _loss(conditional) / _loss(alone) if _loss(alone) else np.nan
+    return mean_loss(conditional) / mean_loss(alone) if mean_loss(alone) else np.nan
 
 
 def _corrected_ratio(conditional: Floats, alone: Floats, question: Floats) -> float:
@@ -99,19 +96,19 @@ def _corrected_ratio(conditional: Floats, alone: Floats, question: Floats) -> fl
     >>> _corrected_ratio(conditional, alone, question)
     0.25
     """
-    surprise = _loss(question)
+    surprise = mean_loss(question)
     return _ratio_of_loss(conditional, alone) / surprise if surprise else np.nan
 
 
 FORMULAS: Final[dict[str, Definition]] = {
-    "loss": Definition((views.conditional,), _loss),
+    "loss": Definition((views.conditional,), mean_loss),
     "ppl": Definition((views.conditional,), _ppl),
-    "ifd": Definition((views.conditional, views.alone), _ratio_of_ppl),
+    "ifd": Definition((views.conditional, views.alone), ratio_of_ppl),
     "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
-    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), _ratio_of_ppl),
     "ic_ifd": Definition(
         (views.untemplated, views.untemplated_alone, views.untemplated_question), _corrected_ratio
     ),
+    "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), ratio_of_ppl),
 }
 
 
@@ -192,11 +189,7 @@ def _scores(
     conversations: list[RenderedConversation | None],
     formulas: tuple[str, ...],
 ) -> dict[str, list[float | None]]:
-    """The formulas' values for each conversation.
-
-    All views of all rows go to the engine together, so that short ones fill the
-    packs of long ones.
-    """
+    """The formulas' values for each conversation."""
     needed = dict.fromkeys(view for name in formulas for view in FORMULAS[name].views)
     parts = {
         (view, i): view(conversation, rendering)
@@ -204,13 +197,7 @@ def _scores(
         for i, conversation in enumerate(conversations)
         if conversation is not None
     }
-    requests = [part.request() for each in parts.values() for part in each]
-    results = iter(engine.loglikelihood(requests))
-    log_probs = {
-        key: np.concatenate([part.in_spans(next(results)) for part in each])
-        for key, each in parts.items()
-        if each
-    }
+    log_probs = views.log_probs(engine, parts)
     rows = range(len(conversations))
     return {name: [_score(FORMULAS[name], log_probs, i) for i in rows] for name in formulas}
 

@@ -67,6 +67,10 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         "tests/stages/generate/test_pairs.py",
     ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "score.agreement": (
+        ("reasoning", "results"),
+        "it compares what was answered, and nobody is asked about rows with tools",
+    ),
     "score.execution": (DIFFERENCES, "it runs or compares what an answer says"),
     "tag.intent": (DIFFERENCES, "it looks at the first thing that a user says"),
     "tag.secrets": (DIFFERENCES, _PLANTED),

@@ -18,6 +18,8 @@ from stages._constraints.stored import stored
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
+from stages.compose.constraints.autoif import AutoIf
+from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
 from stages.compose.translate.methods import Full, Selective
@@ -41,13 +43,17 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
+from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
+from stages.rewrite.correct.solutions import Sampled
+from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
+from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
+from tests.support.rows import DATA, alpaca, conversations, exam, json_lines, sample, self_instruct
 
-MODEL: Final = LanguageModel(model="none")
+MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
 FIELDS: Final = {"difficulty": "int 1..5", "reason": "str", "level": ["easy", "hard"]}
 """Fields of an answer, as the teacher gives them."""
@@ -73,9 +79,33 @@ _ANSWERS: Final = conversations(
 )
 _PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
+_COLD: Final = [
+    (f"Say which {word} is cold.", f"The {word} of the north is.")
+    for word in ("sea", "wind", "river", "moon")
+]
+_PLAIN: Final = conversations(_COLD)
+_SUMS: Final = conversations(
+    [
+        (f"How much are {n} and {9 - n}?", f"{n} and {9 - n} is 9.\nThe answer is 9.")
+        for n in range(4)
+    ]
+)
+_TRANSLATED: Final = alpaca(
+    {"instruction": "Translate.", "input": source, "output": target} for source, target in _COLD
+)
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
+
+_AUTOIF: Final = AutoIf(
+    seeds=("Use no word twice.",),
+    written=Written(num_functions=2, min_functions=1, min_cases=2, per_request=2, max_tokens=LIMIT),
+    num_pairs=1,
+    queries=2,
+    query_characters=(1, 4000),
+    answer_max_tokens=LIMIT,
+)
+"""Small, with functions that are run."""
 
 
 class Case(NamedTuple):
@@ -306,6 +336,18 @@ def _more_cases() -> list[Case]:
             edges |= {"rows": _ROWS.with_columns(extra=pl.lit(asked)), "queries": _ROWS}
         return Case("compose.context", method.name, edges, {"method": method, **options})
 
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
+    def reworded(method: Any, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.paraphrase", method.name, {"rows": _PLAIN}, options)
+
+    def corrected(method: Any, rows: pl.DataFrame, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.correct", method.name, {"rows": rows}, options)
+
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
     turns = {"model": MODEL, "num_rows": 4, "num_turns": 2, "answer_max_tokens": LIMIT}
@@ -323,6 +365,24 @@ def _more_cases() -> list[Case]:
                 ("open list", Open(min_count=1, explain=False)),
             )
         ),
+        *map(
+            reworded,
+            (
+                Unnatural(),
+                S3FT(),
+                Steps(),
+                Physics(num_variants=1),
+                Variants(kinds=("wording", "past", "style")),
+            ),
+        ),
+        corrected(LeMa(), _SUMS, solvers=(MODEL,), errors=Sampled(max_tokens=LIMIT)),
+        corrected(
+            MistakeTuning(right="rethought", explain=True),
+            _SUMS,
+            solvers=(MODEL,),
+            errors=Sampled(max_tokens=LIMIT),
+        ),
+        corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
         with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
@@ -334,6 +394,24 @@ def _more_cases() -> list[Case]:
                 SelfSeq(rounds=2, instruction_max_tokens=LIMIT, answer_max_tokens=LIMIT),
                 SequenceMethod(task="paraphrase", answer_max_tokens=LIMIT),
             ),
+        ),
+        Case(
+            *("compose.constraints", "autoif", {"rows": _ROWS}),
+            {"model": MODEL, "method": _AUTOIF},
+            *("rewrite.revise", "clear", {"rows": _ROWS}),
+            {
+                **dict.fromkeys(("model", "judge"), MODEL),
+                "method": revise.Clear(confidence="LENGTH(id)"),
+                "max_tokens": LIMIT,
+            },
+        ),
+        Case(
+            *("rewrite.revise", "selective_reflection", {"rows": _ROWS.head(4)}),
+            {
+                **{"model": MODEL, "student": TINYLM},
+                "method": revise.SelectiveReflection(),
+                "max_tokens": LIMIT,
+            },
         ),
         Case(
             *("rewrite.revise", "nile", {"rows": _ROWS}),
@@ -380,6 +458,10 @@ def _more_cases() -> list[Case]:
             *("generate.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Which words are in {{ instruction }}?"},
         ),
+        agreed(Samples(num_samples=2), compare=Exact(first_sentence=True, contained=True)),
+        agreed(Perturbed(num_prompts=2), compare=Rouge()),
+        agreed(Knowledge(), compare=Rouge()),
+        agreed(Confidence(num_samples=2), compare=Rouge()),
         Case(
             *("score.column", "", {"rows": _ROWS}),
             {"model": MODEL, "prompt": "Is {{ instruction }} a task? Say a single number:"},

@@ -8,8 +8,10 @@ with whatever columns it reads, and its models answer at once.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -24,8 +26,10 @@ import yaml
 from pipeline.context import Context
 from pipeline.models import Completion, Embedder, LanguageModel, Request, Scored
 from pipeline.models.counting import CountingEncoder
+from pipeline.models.identity import identity
 from pipeline.recipe.options import bind
 from pipeline.stage import ALL, ROOT, DataKind, Edge, OptionalColumn, Records, Stage, stage
+from pipeline.store.file_hashes import FileDigests
 from schemas.records import DOCUMENT_COLUMNS, digest
 from tests.support.pairing import ranked_sample
 from tests.support.rows import DATA, exam, json_lines, self_instruct
@@ -235,6 +239,8 @@ def column(ids: pl.Series, name: str) -> pl.Series:
     if "vector" in name:
         matrix = CountingEncoder().encode([*ids])
         return pl.Series(name, matrix.tolist(), dtype=pl.List(pl.Float32))
+    if name == "agreement_models":
+        return pl.Series(name, [[_tinylm_weights()]] * len(numbers), dtype=pl.List(pl.String))
     if "tags" in name:
         return pl.Series(name, [["a", "b", "c"][: 1 + n % 3] for n in numbers])
     if "token" in name or "cluster" in name or "rank" in name:
@@ -244,6 +250,12 @@ def column(ids: pl.Series, name: str) -> pl.Series:
     if any(word in name for word in ("class", "language", "source", "group", "topic", "type")):
         return pl.Series(name, ["abc"[n % 3] for n in numbers])
     return pl.Series(name, [n / 1000 for n in numbers], dtype=pl.Float32)
+
+
+@cache
+def _tinylm_weights() -> str:
+    files = FileDigests(Path(tempfile.mkdtemp()) / "files.json")
+    return json.dumps(identity(TINYLM, files)["weights"], sort_keys=True)
 
 
 def _number(text: str) -> int:

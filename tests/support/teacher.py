@@ -14,7 +14,36 @@ SENTENCE: Final = "Why would anybody build the house number {0} out of paper, gl
 _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
+_CHECKER: Final = json.dumps(
+    {
+        "func": "def evaluate(response):\n    return len(response) > 3",
+        "cases": [{"input": "", "output": False}, {"input": "Glass and straw", "output": "true"}],
+    }
+)
+"""What a model writes for AutoIF: a function and cases that fit."""
+
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("another kind than the others", "- Use more than three letters, not {0}.\n- Say {0}."),
+    ("An answer must keep to this rule", _CHECKER),
+    ("Which rule is it?", "Use more than three letters."),
+    ("nothing else: entailment, neutral, contradiction", "entailment"),
+    ("Two rules for one and the same answer", "They go together.\nScore: 8"),
+    ("the rule that its answer had to keep to", "It is to the point.\nScore: 9"),
+    ("Write the reworded instruction", "Please say it in a sentence."),
+    ("Write the reworded request", "Which one is the cold one?"),
+    ("Write the changed request", "Which one was the cold one?"),
+    ("Write the answer in that style", "It is the one of the north, to be sure."),
+    ("Write the new text and nothing else", "As is known, it is the one of the north."),
+    ("Solve this step by step", "Step 1: Both are added.\nThe answer is {0}."),
+    (
+        "Find the first step that is wrong",
+        "[Wrong step]\n1\n[Reason]\nNot so.\n[Solution]\nStep 1: They are nine.\n"
+        "The answer is 9.\n[End]",
+    ),
+    ("What caused the mistake?", "haste"),
+    ("solve the problem again without it", "Step 1: They are nine.\nThe answer is 9."),
+    ("says one detail more than the source", "It is the one of the very cold north, as was said."),
+    ("one detail of the source is missing", "The one."),
     ("nothing else: split, prefix, suffix, keep", "suffix"),
     (
         "then a line #New Instruction#",
@@ -29,6 +58,7 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ),
     ("what is weak in the", "[Critique]\nIt is short.\n[New answer]\nIt is the {0}.\n[End]"),
     ("the answer in its form", "[New answer]\nIt is the {0}, as was said above.\n[End]"),
+    ("is the better one: more accurate", "B"),
     ("with default where none fits", "closed_qa"),
     ("Answer with the name of one category", "other"),
     (
@@ -88,6 +118,8 @@ _ANSWERS: Final[list[tuple[str, str]]] = [
     ("Answer True or False.", "True"),
     ("Answer equal or different.", "different"),
     ("Say A, B or tie", "A"),
+    ("one letter, A, B or C", "A"),
+    ("Do not answer it.", "The house {0} is built of paper, which is light."),
     ("a single number:", "4"),
     ("##Quality: ", "4"),
     ("Write the score first", "4.5\nIt is right, but for the {0}."),

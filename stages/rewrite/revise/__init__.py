@@ -1,9 +1,11 @@
 """Rows written anew where a model makes them better, and kept as they were where it does not.
 
 - `reflection`: Reflection-Tuning's critique, then a better instruction and answer;
+- `selective_reflection`: the same where the student that will be tuned gains by it;
 - `coevol`: CoEvol's debate, advice, edit and judge, in rounds;
 - `citing`: CITING's rubric by category, critique and revision;
 - `nile`: NILE's revision by what the tuned model knows, and its filter;
+- `clear`: CLEAR's answers of the tuned model, where they are surely better, and its filter;
 - `coachlm`: CoachLM, a reviser that was trained on experts' revisions;
 - `long_is_more`: Long-Is-More's refinement of style and structure;
 - `mammoth2`: MAmmoTH2's refinement, which adds the steps that an answer lacks;
@@ -20,9 +22,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -31,8 +34,10 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, Embedder, LanguageModel
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
-from stages._llm.drafts import Draft, generate_field
+from stages._llm.drafts import Draft, generate_field, score_field
+from stages._selection.scores import expression_columns, scores
 from stages.rewrite.revise.citing import Citing
+from stages.rewrite.revise.clear import CONFIDENCE, Clear
 from stages.rewrite.revise.coachlm import CoachLM
 from stages.rewrite.revise.coevol import CoEvol
 from stages.rewrite.revise.judging import MAX_TOKENS, Judge
@@ -50,12 +55,32 @@ from stages.rewrite.revise.passes import (
 )
 from stages.rewrite.revise.realign import ReAlign
 from stages.rewrite.revise.reflection import Reflection
+from stages.rewrite.revise.selective import SelectiveReflection
 from stages.rewrite.revise.self_lengthen import SelfLengthen
 
 Method = Annotated[
-    Reflection | CoEvol | Citing | Nile | CoachLM | LongIsMore | Mammoth2 | ReAlign | SelfLengthen,
+    Reflection
+    | SelectiveReflection
+    | CoEvol
+    | Citing
+    | Nile
+    | Clear
+    | CoachLM
+    | LongIsMore
+    | Mammoth2
+    | ReAlign
+    | SelfLengthen,
     Field(discriminator="name"),
 ]
+
+_DROPS_ROWS: Final = (SelectiveReflection, Nile, Clear)
+_COLUMNS: Final = ["messages", "tools", "input_start", "origins", "parents", "extra"]
+
+
+def _reads(options: SimpleNamespace) -> list[str]:
+    method = options.method
+    columns = expression_columns(method.confidence) if isinstance(method, Clear) else []
+    return list(dict.fromkeys([*_COLUMNS, *columns]))
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -66,34 +91,55 @@ def _check(options: SimpleNamespace) -> None:
             why="no answers are compared",
             hint="judge: NAME, the model that compares new answers with old ones",
         )
-    _check_methods(options)
+    _check_models(options)
+    if isinstance(options.method, _DROPS_ROWS) and options.answers == "all":
+        raise OptionError(
+            *("answers", f"must be last with method: {options.method.name}, got all"),
+            why="rows are dropped by one answer",
+        )
 
 
-def _check_methods(options: SimpleNamespace) -> None:
-    """Check what single methods need, and what nothing else uses."""
+def _check_models(options: SimpleNamespace) -> None:
+    """Check which models a method needs, and which it has no use for."""
     method = options.method
     if options.teacher is not None and not isinstance(method, Citing | Nile):
         raise OptionError(
             *("teacher", f"must be left out with method: {method.name}"),
             why="only citing and nile ask another model",
         )
-    if isinstance(method, Nile) != (options.embedder is not None):
+    if isinstance(method, SelectiveReflection) and options.judge is not None:
         raise OptionError(
-            *("embedder", "must be given with method: nile, and with no other"),
-            why="answers are compared with what the model knows",
-            hint="embedder: NAME" if isinstance(method, Nile) else "leave embedder out",
+            *("judge", "must be left out with method: selective_reflection"),
+            why="the student decides",
         )
-    if isinstance(method, Nile) and options.answers == "all":
+    if isinstance(method, Clear) and options.judge is None:
         raise OptionError(
-            *("answers", "must be last with method: nile, got all"),
-            why="rows are dropped by the similarity of one answer",
+            *("judge", "must be given with method: clear"),
+            why="candidates are compared with the answers that stand",
+            hint="judge: NAME, the model as it was before it was tuned",
         )
+    for name, needed_by, why in (
+        ("embedder", Nile, "answers are compared with what the model knows"),
+        ("student", SelectiveReflection, "its likelihoods decide"),
+    ):
+        needed = isinstance(method, needed_by)
+        if needed != (getattr(options, name) is not None):
+            raise OptionError(
+                *(name, f"must be given with method: {_name(needed_by)}, and with no other"),
+                why=why,
+                hint=f"{name}: NAME" if needed else f"leave {name} out",
+            )
+
+
+def _name(method: type) -> str:
+    name: str = method().name
+    return name
 
 
 @stage(
     version=1,
     scope="set",
-    reads=["messages", "tools", "input_start", "origins", "parents", "extra"],
+    reads=_reads,
     adds=ADDS,
     check=_check,
     files=True,
@@ -105,6 +151,7 @@ def revise(
     model: LanguageModel,
     judge: LanguageModel | None = None,
     teacher: LanguageModel | None = None,
+    student: LanguageModel | None = None,
     embedder: Embedder | None = None,
     method: Method = Reflection(),
     answers: Answers = "last",
@@ -136,12 +183,15 @@ def revise(
         model: Criticises and rewrites.
         judge: Compares each new answer to the same instruction with the old one, in both orders;
             only one with a higher mean is accepted. Without one, coevol judges with the model, and
-            the other methods take what can be read, as their papers do.
+            the other methods take what can be read, as their papers do. With clear, which needs
+            one, it says how probably the candidate is the better answer.
         teacher: With citing the model that writes rubrics, with nile the one that will be tuned,
             whose knowledge counts; by default the model.
+        student: With selective_reflection, the model that will be tuned; it needs an engine that
+            has likelihoods, such as transformers.
         embedder: With nile, compares answers with that knowledge.
-        method: reflection, coevol, citing, nile, coachlm, long_is_more, mammoth2, realign or
-            self_lengthen, each with its own options.
+        method: reflection, selective_reflection, coevol, citing, nile, clear, coachlm,
+            long_is_more, mammoth2, realign or self_lengthen, each with its own options.
         answers: The last answer of each conversation, or all of them in turn: then what was
             revised is what later ones follow, as in CoEvol.
         seed: Seed of the sampling.
@@ -152,8 +202,9 @@ def revise(
         source: Name of the new records' source.
 
     Returns:
-        One row for each row. Dropped: `duplicate`, and by nile `inconsistent`. A row whose request
-        was not answered has failed.
+        One row for each row. Dropped: `duplicate`, by nile `inconsistent`, by clear
+        `low_confidence`, by selective_reflection `above_one` and `answer_kept`. A row whose
+        request was not answered has failed.
 
     Example:
         ```yaml
@@ -170,10 +221,15 @@ def revise(
         taught = ctx.open(teacher)
         reviser.teach = partial(generate_field, taught, decoding=decoding, seed=seed)
     reviser.encoder = ctx.open(embedder) if embedder else None
+    reviser.student = ctx.open(student) if student else None
     if judge is not None or isinstance(method, CoEvol):
-        ask = partial(generate_field, ctx.open(judge) if judge else engine, seed=seed)
-        reviser.judge = Judge(ask, judge_max_tokens)
+        judging = ctx.open(judge) if judge else engine
+        ask, label = (partial(each, judging, seed=seed) for each in (generate_field, score_field))
+        reviser.judge = Judge(ask, label, judge_max_tokens)
     drafts = first_drafts(rows)
+    if isinstance(method, Clear):
+        for draft, value in zip(drafts, scores(rows, method.confidence).tolist(), strict=True):
+            draft.fields[CONFIDENCE] = value if isfinite(value) else None
     for done, here in enumerate(places(drafts, answers)):
         method.run(reviser, here)
         ctx.progress(done + 1)

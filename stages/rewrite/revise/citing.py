@@ -1,15 +1,16 @@
 """CITING: a rubric for each category of requests, and answers revised by it.
 
 CITING: Large Language Models Create Curriculum for Instruction Tuning (Feng et al. 2023,
-arXiv:2310.02527). As others report it; the authors' code was not read.
+arXiv:2310.02527).
 
 As in the paper: a teacher writes a rubric for each category of requests; each request is matched
 with a category; the answer that stands there (the student's own draft: `generate.respond` writes
 such) is criticised by the rubric of its category and revised.
 
 Ours: the wording, the names of the categories, that the model which revises also matches requests
-with categories, and temperature 0. The paper's rounds are a recipe: `train.sft` on the revised
-rows, and the trained model as `model` of the next round.
+with categories, and temperature 0. The paper's rounds are a recipe, `citing`: `train.sft` on the
+revised rows, and the trained model as `model` of the next round. No code was found;
+this follows what others report of the paper.
 """
 
 from __future__ import annotations

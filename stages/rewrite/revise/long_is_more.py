@@ -1,7 +1,7 @@
 """Long-Is-More's refinement: the style and structure of an answer, not its content.
 
-Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction Fine-Tuning (Zhao
-et al. 2024, arXiv:2402.04833; tml-epfl/long-is-more-for-alignment).
+Long Is More: Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for Instruction
+Fine-Tuning (Zhao et al. 2024, arXiv:2402.04833; tml-epfl/long-is-more-for-alignment).
 
 As in the paper: the longest answers of a pool (`select.top` by length) are criticised and
 rewritten by Reflection-Tuning's prompt, which also names structure and asks that the content

@@ -1,7 +1,6 @@
 """NILE: answers brought into line with what the model that learns from them already knows.
 
 NILE: Internal Consistency Alignment in Large Language Models (Hu et al. 2024, arXiv:2412.16686).
-As others report it; the authors' code was not read.
 
 As in the paper: the model that will be tuned writes what it knows about each request; a model
 revises the answer with that; and rows whose answer is least similar to that knowledge, by
@@ -9,7 +8,9 @@ embeddings, are dropped: the low tail alone, as dropping the high one made resul
 knowledge must be that of the model that is tuned: another's was much worse.
 
 Ours: the wording; no demonstrations before the request for knowledge (the paper shows two,
-retrieved by BM25); temperature 0; a tenth of the rows is dropped.
+retrieved by BM25, to a base model: here the model must follow instructions); temperature 0; a
+tenth of the rows is dropped. No code was found; this follows what others report of
+the paper.
 """
 
 from __future__ import annotations

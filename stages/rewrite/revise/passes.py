@@ -11,19 +11,19 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import polars as pl
 from rapidfuzz.distance import Levenshtein
 
-from pipeline.models.base import Encoder
+from pipeline.models.base import Encoder, Engine
 from pipeline.models.counting import is_counting
 from schemas.records import RECORD_COLUMNS
 from stages._llm.drafts import Draft, GenerateField
 from stages._llm.rows import Row, continued, has_tools, license_of, make_row, to_json
-from stages.rewrite.revise.judging import Judge
+from stages.rewrite.revise.judging import Judge, Verdict
 
 REVISED: Final = "revised"
 """The outcome of a pass whose text was accepted; all others are why the old one was kept."""
@@ -36,6 +36,9 @@ ADDS: Final[dict[str, Any]] = {
 }
 
 Answers = Literal["last", "all"]
+
+Gate = Callable[[Sequence[Draft]], list[Verdict]]
+"""From drafts with a candidate to why each one's is not accepted, and the evidence."""
 
 _log = logging.getLogger(__name__)
 
@@ -173,6 +176,7 @@ class Reviser:
         judge: Compares new answers with old ones; None to accept what can be read.
         teach: As `write`, with the teacher's engine; None without a teacher.
         encoder: Makes vectors of texts; None without an embedder.
+        student: Has the likelihoods of the model that will be tuned; None without a student.
         outcomes: How often each pass ended how, by operator.
     """
 
@@ -181,10 +185,15 @@ class Reviser:
     judge: Judge | None = None
     teach: GenerateField | None = None
     encoder: Encoder | None = None
+    student: Engine | None = None
     outcomes: dict[str, Counter[str]] = field(default_factory=dict)
 
     def conclude(
-        self, drafts: Sequence[Draft], attempts: Sequence[Draft], operator: str
+        self,
+        drafts: Sequence[Draft],
+        attempts: Sequence[Draft],
+        operator: str,
+        gate: Gate | None = None,
     ) -> list[Draft]:
         """Accept the new texts of attempts, or keep the old ones and note why.
 
@@ -192,6 +201,8 @@ class Reviser:
             drafts: The rows, each set to one of its answers.
             attempts: A child of each with `new_response`, `new_instruction` or both.
             operator: What the texts were written by.
+            gate: What decides on texts that can be read; by default the judge, where there is
+                one, on new answers to the old instruction.
 
         Returns:
             The drafts whose texts were accepted.
@@ -200,15 +211,12 @@ class Reviser:
             draft.journal, draft.notes = list(attempt.journal), dict(attempt.notes)
             draft.error = attempt.error
             draft.fields["candidate"] = _candidate(draft, attempt)
-        if self.judge is not None:
-            judged = [
-                draft
-                for draft in drafts
-                if draft.active
-                and draft["candidate"].outcome == REVISED
-                and draft["candidate"].instruction is None
-            ]
-            for draft, verdict in zip(judged, self.judge.compare(judged), strict=True):
+        readable = [d for d in drafts if d.active and d["candidate"].outcome == REVISED]
+        if gate is None and self.judge is not None:
+            gate = self.judge.compare
+            readable = [draft for draft in readable if draft["candidate"].instruction is None]
+        if gate is not None:
+            for draft, verdict in zip(readable, gate(readable), strict=True):
                 draft["candidate"].add_verdict(verdict)
         return [draft for draft in drafts if draft.active and self._accept(draft, operator)]
 
@@ -256,6 +264,20 @@ class Candidate:
         reason, scores = verdict
         self.outcome = reason or self.outcome
         self.evidence |= scores
+
+
+def candidate_texts(draft: Draft) -> tuple[str, str]:
+    """The instruction and the answer that a row would have with its candidate.
+
+    Args:
+        draft: A row with a candidate.
+    """
+    candidate: Candidate = draft["candidate"]
+    instruction, response = candidate.instruction, candidate.response
+    return (
+        draft["instruction"] if instruction is None else instruction,
+        draft["response"] if response is None else response,
+    )
 
 
 def _candidate(draft: Draft, attempt: Draft) -> Candidate:

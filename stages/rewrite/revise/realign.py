@@ -1,6 +1,6 @@
 """ReAlign's formats: the answer in the form that people expect of its kind of task.
 
-Reformatted Alignment (Fan et al. 2024, arXiv:2402.12219; GAIR-NLP/ReAlign).
+ReAlign: Reformatted Alignment (Fan et al. 2024, arXiv:2402.12219; GAIR-NLP/ReAlign).
 
 As in the paper: the task is assigned to one of 46 types; answers of 35 are rewritten in the form
 of their type, without a change of what they say; the others stay.
@@ -11,9 +11,10 @@ the letter that the old one was, or still has the mark of the form; for a puzzle
 in the question, for a plan that was not asked for, and for an exam's answer of up to five
 characters.
 
-Ours: the wording of types and forms, and words in the place of tokens. The five types for which
-the paper shows retrieved evidence are rewritten from the old answer alone, with the demand to add
-nothing; `without_evidence: keep` leaves them as they are.
+Ours: the wording of types and forms, words in the place of tokens, and all rules for every pool
+(the code has some of them for each of its data sets, and lets "True" and "False" be rewritten at
+will). The five types for which the paper shows retrieved evidence are rewritten from the old answer
+alone, with the demand to add nothing; `without_evidence: keep` leaves them as they are.
 """
 
 from __future__ import annotations

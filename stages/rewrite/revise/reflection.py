@@ -26,7 +26,7 @@ from stages._common.option_types import Distinct
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
 from stages.rewrite.revise.blocks import blocks
-from stages.rewrite.revise.passes import Reviser
+from stages.rewrite.revise.passes import Gate, Reviser
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -74,12 +74,15 @@ def stands_alone(draft: Draft) -> bool:
     return draft["at"] == 1 and len(draft["turns"]) == 2
 
 
-def reflect_on_instructions(reviser: Reviser, drafts: Sequence[Draft]) -> list[Draft]:
+def reflect_on_instructions(
+    reviser: Reviser, drafts: Sequence[Draft], gate: Gate | None = None
+) -> list[Draft]:
     """Have instructions criticised and rewritten, each with a new answer.
 
     Args:
         reviser: Sends the requests.
         drafts: Rows of one instruction and one answer.
+        gate: Decides on them; see `Reviser.conclude`.
 
     Returns:
         Those whose new texts were accepted.
@@ -93,15 +96,18 @@ def reflect_on_instructions(reviser: Reviser, drafts: Sequence[Draft]) -> list[D
             attempt.fields["new_instruction"] = written[INSTRUCTION]
             attempt.fields["new_response"] = written[ANSWER]
             attempt.fields["evidence"] = _evidence(written)
-    return reviser.conclude(drafts, attempts, "reflection/instruction")
+    return reviser.conclude(drafts, attempts, "reflection/instruction", gate)
 
 
-def reflect_on_answers(reviser: Reviser, drafts: Sequence[Draft]) -> list[Draft]:
+def reflect_on_answers(
+    reviser: Reviser, drafts: Sequence[Draft], gate: Gate | None = None
+) -> list[Draft]:
     """Have answers criticised and rewritten.
 
     Args:
         reviser: Sends the requests.
         drafts: Rows set to an answer.
+        gate: Decides on them; see `Reviser.conclude`.
 
     Returns:
         Those whose new answer was accepted.
@@ -113,7 +119,7 @@ def reflect_on_answers(reviser: Reviser, drafts: Sequence[Draft]) -> list[Draft]
         if attempt.active:
             attempt.fields["new_response"] = attempt["reflection"][ANSWER]
             attempt.fields["evidence"] = _evidence(attempt["reflection"])
-    return reviser.conclude(drafts, attempts, "reflection/answer")
+    return reviser.conclude(drafts, attempts, "reflection/answer", gate)
 
 
 def _parser(names: Sequence[str]) -> partial[dict[str, str] | None]:

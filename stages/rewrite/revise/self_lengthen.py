@@ -1,18 +1,20 @@
-r"""Self-Lengthen's extension: an answer grown piece by piece, and only if it is still a text.
+"""Self-Lengthen's extension: an answer grown piece by piece, and only if it is still a text.
 
-Language Models can Self-Lengthen to Generate Long Texts (Quan et al. 2024, arXiv:2410.23933;
-QwenLM/Self-Lengthen).
+Self-Lengthen: Language Models can Self-Lengthen to Generate Long Texts (Quan et al. 2024,
+arXiv:2410.23933; QwenLM/Self-Lengthen).
 
 As in the paper: the first half of an answer's paragraphs is extended, the first two thirds of
 that are kept, and the model goes on from there over the whole; passes go on from the result.
 
-As in the authors' code: up to three passes; a pass counts only if its text ends in closing
-punctuation, repeats no run of 13 words (or characters of Chinese, Japanese and Thai) and is
-longer; the whole counts if it has more than 1.2 times the words.
+As in the authors' code: up to three passes; a pass counts only if its text ends in punctuation,
+repeats no run of 13 words (of 10 in the variant for Llama) and is longer; the whole counts if it
+has more than 1.2 times the words.
 
-Ours: the wording, and the decoding; an answer of one paragraph is extended in one request. The
-paper's training in turns is a recipe: `train.sft` on the new rows, and the trained model as
-`model` of the next round; its dropping of short rows by rank is `select.top`'s.
+Ours: the wording, and the decoding; the beginning stands in the request that goes on from it, not
+in the answer; an answer of one paragraph is extended in one request; only what closes a sentence
+or a block is punctuation (the code takes a comma too); a pass that does not count is the last (the
+code tries three, and all of it up to 20 times); no words are forbidden (it refuses "version" and
+the like in the first lines). Training in turns is a recipe: `self-lengthen`.
 """
 
 from __future__ import annotations

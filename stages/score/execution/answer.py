@@ -7,30 +7,16 @@ answer nothing but the final answer is said, for a majority.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Literal
 
 import polars as pl
-from pydantic import AfterValidator
 
 from pipeline.types import Count, NonNegativeFloat, option_group
 from schemas.records import response
 from stages._text.answers import equal
-from stages._text.final_answer import final_answer
+from stages.score._final_answers import Pattern, read_answer
 from stages.score.execution.options import column_of, values_of
 from stages.score.execution.result import NOTHING, UNPARSED, Result, combined
-
-_LAST_NUMBER: Final = re.compile(r"[-−]?[$€£¥]?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?%?")
-
-
-def _pattern(value: str) -> str:
-    try:
-        groups = re.compile(value).groups
-    except re.error as error:
-        raise ValueError(f"must be a regular expression, got {value}: {error}") from error
-    if groups != 1:
-        raise ValueError(f"must have one group, got {value} with {groups}")
-    return value
 
 
 @option_group
@@ -52,7 +38,7 @@ class Answer:
 
     name: Literal["answer"] = "answer"
     gold: str = "answer"
-    pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    pattern: Pattern | None = None
     last_number: bool = False
     max_words: Count = 6
     tolerance: NonNegativeFloat = 0.0
@@ -83,10 +69,4 @@ class Answer:
         return combined([case])._replace(answer=final)
 
     def _final(self, text: str) -> str | None:
-        if self.pattern and (matches := re.findall(self.pattern, text)):
-            return str(matches[-1]).strip()
-        final = final_answer(text, self.max_words)
-        if final is None and self.last_number:
-            numbers = _LAST_NUMBER.findall(text)
-            return numbers[-1] if numbers else None
-        return final
+        return read_answer(text, self.pattern, self.max_words, last_number=self.last_number)

@@ -27,7 +27,7 @@ from tests.support.teacher import teacher
 CHOSEN = (
     ("generate.respond", ""), ("score.judge", "rating"), ("score.judge", "pairwise"),
     ("generate.self_instruct", "self-instruct"), ("generate.pairs", "spar"),
-    ("rewrite.evolve", "wizardlm"),
+    ("rewrite.evolve", "wizardlm"), ("score.agreement", "confidence"),
 )  # fmt: skip
 MOST_RUNS = 60
 

@@ -10,16 +10,16 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.models import LanguageModel
+from stages._llm import likelihood_views
 from stages._llm.rendered import rendered_text
 from stages._training.dataset import IGNORED, tokenizer_for
 from stages._training.encoding import ANSWER_PARTS, AnswerPart, encode
 from stages._training.hyperparameters import Full
 from stages._training.trainer import load_model, quiet
-from stages.score import _views
 from tests.support.chats import TOOLS, answer, conversations, result, user
 
 SUBSETS: Final[list[tuple[AnswerPart, ...]]] = [
@@ -137,10 +137,9 @@ def test_loss_on_another_s_turn_is_refused_and_named(role: str) -> None:
 VIEWS: Final[dict[str, tuple[AnswerPart, ...]]] = {
     "all": ANSWER_PARTS, "calls": ("content", "calls"), "content": ("content",),
 }  # fmt: skip
-RENDERING = {view: _views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  # type: ignore[arg-type]
+RENDERING = {view: likelihood_views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  # type: ignore[arg-type]
 
 
-@settings(max_examples=60)
 @given(
     messages=conversations(),
     tools=st.sampled_from([None, TOOLS]),
@@ -153,7 +152,7 @@ def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     said = [m["content"] for m in messages if m["role"] == "assistant"]
     assume(all(content is None or content.strip() for content in said))
     encoded = encode(TOKENIZER, TEMPLATE, rows(messages, tools=tools), VIEWS[view]).row(0)
-    scored = _views.conversation(RENDERING[view], messages, None, tools)  # type: ignore[arg-type]
+    scored = likelihood_views.conversation(RENDERING[view], messages, None, tools)  # type: ignore[arg-type]
     assert list(scored.tokens) == encoded[0]
     expected = np.full(len(scored.tokens), IGNORED)
     for start, end in scored.answers:
@@ -161,7 +160,6 @@ def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     assert encoded[1] == expected.tolist()
 
 
-@settings(max_examples=40)
 @given(messages=conversations(), loss_on=st.sampled_from(SUBSETS))
 def test_what_others_say_never_has_loss(
     messages: list[dict[str, Any]], loss_on: tuple[AnswerPart, ...]
@@ -209,7 +207,6 @@ def test_tokens_and_labels_of_tool_rows_are_those_of_trl(tmp_path: Path) -> None
 
 
 @given(chat=conversations())
-@settings(max_examples=30, deadline=None)
 def test_reasoning_that_is_not_rendered_is_counted(chat: list[dict[str, Any]]) -> None:
     """By the template that leaves it out in all but the last turn, and by the one that shows it."""
     last = max((at for at, turn in enumerate(chat) if turn["role"] == "assistant"), default=-1)

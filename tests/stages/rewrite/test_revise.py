@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 import polars as pl
@@ -15,14 +15,19 @@ from rapidfuzz.distance import Levenshtein
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models import Embedder, LanguageModel
+from pipeline.models import Embedder, LanguageModel, Scored
 from pipeline.recipe.discovery import find
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
 from schemas.records import record_id
-from stages.rewrite.revise import revise
+from stages._llm.prompts import Prompts
+from stages._llm.templates import Template
+from stages._llm.token_counts import tokenizer_of
+from stages.rewrite.revise import Method, revise, self_lengthen
 from stages.rewrite.revise.blocks import blocks
 from stages.rewrite.revise.citing import Citing
-from stages.rewrite.revise.coachlm import CoachLM
+from stages.rewrite.revise.clear import Clear
+from stages.rewrite.revise.coachlm import PROMPTS, CoachLM
 from stages.rewrite.revise.coevol import CoEvol
 from stages.rewrite.revise.long_is_more import LongIsMore
 from stages.rewrite.revise.mammoth2 import Mammoth2
@@ -31,20 +36,64 @@ from stages.rewrite.revise.passes import is_placeholder
 from stages.rewrite.revise.realign import ReAlign, refused
 from stages.rewrite.revise.realign_formats import TYPES, WITH_EVIDENCE
 from stages.rewrite.revise.reflection import Reflection
+from stages.rewrite.revise.selective import SelectiveReflection
+from stages.rewrite.revise.selective import helped as ifd_of
 from stages.rewrite.revise.self_lengthen import SelfLengthen, first_part, repeats, word_count
+from stages.score.loss import loss
+from tests.support.cases import TINYLM
 from tests.support.options import options_of
 from tests.support.rows import conversations, frame, json_lines, record, sample
-from tests.support.scripted import Answer, ScriptedContext, scripted
+from tests.support.scripted import Answer, Scripted, ScriptedContext
 from tests.support.teacher import saying
 
 NO_MODEL: Final = LanguageModel(model="none")
 ONE: Final = conversations([("Name a sea.", "Baltic.")])
 POOL: Final = sample("self_instruct.jsonl.gz").head(40)
-METHODS: Final = (
+JUDGED: Final = (
     *(Reflection(), CoEvol(), Citing(), CoachLM(), LongIsMore(), Mammoth2(), ReAlign()),
-    SelfLengthen(),
+    *(SelfLengthen(), Clear(confidence="LENGTH(id)")),
 )
+METHODS: Final = (*JUDGED, SelectiveReflection())
 EACH: Final = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+EACH_JUDGED: Final = pytest.mark.parametrize("method", JUDGED, ids=lambda m: m.name)
+
+
+def models(method: Any) -> dict[str, Any]:
+    """The method with the models that it needs."""
+    needed = {"clear": "judge", "selective_reflection": "student"}.get(method.name)
+    return {"model": NO_MODEL, "method": method} | ({needed: NO_MODEL} if needed else {})
+
+
+class Scoring(Scripted):
+    """An engine with likelihoods as well: those of each text are the loss of all its tokens.
+
+    Args:
+        script: Answers prompts.
+        loss: From a rendered conversation to nats per token.
+    """
+
+    def __init__(self, script: Callable[[str], Answer], loss: Callable[[str], float]) -> None:
+        super().__init__(script)
+        self.tokenizer, self.loss = tokenizer_of(TINYLM), loss
+
+    def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
+        return [
+            np.full(len(s.tokens) - s.start, -self.loss(self.tokenizer.decode(s.tokens)))
+            for s in sequences
+        ]
+
+
+def helped(text: str) -> float:
+    """The loss of a student whom every prompt helps."""
+    return 0.5 if "user" in text else 1.0
+
+
+def scripted(
+    ctx: Context, script: Callable[[str], Answer], loss: Callable[[str], float] = helped
+) -> ScriptedContext:
+    context = ScriptedContext(ctx.files, ctx.work, ctx.store)
+    context.engine = Scoring(script, loss)
+    return context
 
 
 def between(text: str, start: str, end: str) -> str:
@@ -66,6 +115,10 @@ def writer(new: str, better: str | None = None) -> Callable[[str], Answer]:
             first = between(text, "The first answer:\n", "\n\nThe second")
             second = between(text, "The second answer:\n", "\n\nGrade each")
             return scores(*(9 if better and better in each else 5 for each in (first, second)))
+        if "is the better one" in text:
+            shown = (between(text, "A:\n", "\n\nAnswer B"), between(text, "B:\n", "\n\nWhich"))
+            first, second = (bool(better and better in each) for each in shown)
+            return ("tie" if first == second else "A" if first else "B"), "stop"
         if "with default where" in text:
             return "closed_qa", "stop"
         if "name of one category" in text:
@@ -120,17 +173,18 @@ def test_a_model_that_echoes_changes_no_row(ctx: Context, method: Any) -> None:
     context = scripted(ctx, writer(f" {answer}\n", answer))
     if isinstance(method, Reflection):
         method = Reflection(texts=("answer",))
-    rows = revise(context, pool, model=NO_MODEL, method=method)
+    rows = revise(context, pool, **models(method))
     assert rows["revision"].to_list() == ["unchanged"]
     assert rows.select(pool.columns).equals(pool)
     asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
-    assert not any("answers to one request" in text for text in asked)
+    judging = ("answers to one request", "is the better one")
+    assert not any(mark in text for text in asked for mark in judging)
 
 
 @EACH
 @pytest.mark.parametrize("new", ["", "N/A", "[New answer here]", "...", "None."])
 def test_what_says_nothing_keeps_the_row(ctx: Context, method: Any, new: str) -> None:
-    rows = revise(scripted(ctx, writer(new, new)), ONE, model=NO_MODEL, method=method)
+    rows = revise(scripted(ctx, writer(new, new)), ONE, **models(method))
     assert rows["revision"][0] != "revised"
     assert rows.select(ONE.columns).equals(ONE)
     assert rows["drop_reason"].to_list() == rows["error"].to_list() == [None]
@@ -144,7 +198,7 @@ def test_what_cannot_be_read_keeps_the_row_with_its_end_as_evidence(
     ctx: Context, method: Any, finish: str, ending: str
 ) -> None:
     answer = "{}" if ending == "unreadable" else " \n "
-    rows = revise(scripted(ctx, lambda text: (answer, finish)), ONE, model=NO_MODEL, method=method)
+    rows = revise(scripted(ctx, lambda text: (answer, finish)), ONE, **models(method))
     if ending != "unreadable":
         outcomes = {note["outcome"] for notes in passes(rows) for note in notes}
         assert outcomes <= {"unparsed", "cut", "unreadable"}
@@ -154,7 +208,7 @@ def test_what_cannot_be_read_keeps_the_row_with_its_end_as_evidence(
 
 @EACH
 def test_what_is_not_answered_fails_and_keeps_nothing(ctx: Context, method: Any) -> None:
-    rows = revise(scripted(ctx, lambda text: ("away", "error")), ONE, model=NO_MODEL, method=method)
+    rows = revise(scripted(ctx, lambda text: ("away", "error")), ONE, **models(method))
     assert rows["error"].to_list() == ["away"]
     assert rows["messages"].to_list() == ONE["messages"].to_list()
     assert facts(ctx)["failed"] == 1
@@ -179,7 +233,7 @@ def test_short_answers_are_no_placeholders(text: str) -> None:
     assert not is_placeholder(text)
 
 
-@EACH
+@EACH_JUDGED
 def test_a_judge_decides_and_only_a_gain_counts(ctx: Context, method: Any) -> None:
     """Of answers to the same instruction: with another one they cannot be compared."""
     if isinstance(method, Reflection):
@@ -193,7 +247,7 @@ def test_a_judge_decides_and_only_a_gain_counts(ctx: Context, method: Any) -> No
         assert len(last["scores"]) == 2
 
 
-@EACH
+@EACH_JUDGED
 @pytest.mark.parametrize("place", ["first", "second"])
 def test_a_judge_that_prefers_a_place_accepts_nothing_and_it_is_said(
     ctx: Context, method: Any, place: str, caplog: pytest.LogCaptureFixture
@@ -206,6 +260,8 @@ def test_a_judge_that_prefers_a_place_accepts_nothing_and_it_is_said(
     def biased(text: str) -> Answer:
         if "answers to one request" in text:
             return scores(9, 1) if place == "first" else scores(1, 9)
+        if "is the better one" in text:
+            return ("A" if place == "first" else "B"), "stop"
         return writer(long)(text)
 
     pool = conversations([(f"What is {n}?", f"It is {n}.") for n in range(4)])
@@ -340,19 +396,23 @@ def test_rows_that_cannot_follow_stay_whole(
 ) -> None:
     rows = frame([row])
     context = scripted(ctx, writer("The North Sea.", "North"))
-    result = revise(context, rows, model=NO_MODEL, method=method)
+    result = revise(context, rows, **models(method))
     assert result["revision"].to_list() == [revision]
     assert result.select(rows.columns).equals(rows)
     assert not any(context.engine.calls)
 
 
 def test_methods_differ_in_what_they_ask(ctx: Context) -> None:
+    """Of one server: also Selective Reflection-Tuning, which goes on from what the student took."""
     asked = set()
-    for method in METHODS:
-        context = scripted(ctx, writer("The North Sea.", "North"))
-        revise(context, ONE, model=NO_MODEL, method=method)
+    nile = {"model": NO_MODEL, "method": Nile(), "embedder": EMBEDDER}
+    for options in (*map(models, METHODS), nile):
+        context = Encoding(ctx.files, ctx.work, ctx.store)
+        context.engine = scripted(ctx, writer("The North Sea.", "North")).engine
+        revise(context, ONE, **options)
         asked.add(tuple(r.prompt[-1][1] for call in context.engine.calls for r in call))
-    assert len(asked) == len(METHODS)
+    assert len(asked) == len(METHODS) + 1
+    assert set(get_args(get_args(Method)[0])) == {Nile, *map(type, METHODS)}
 
 
 def test_rows_depend_on_themselves_alone(ctx: Context) -> None:
@@ -360,8 +420,8 @@ def test_rows_depend_on_themselves_alone(ctx: Context) -> None:
         return writer(f"Longer: {len(text)} words and more.", "Longer")(text)
 
     for method in METHODS:
-        whole_pool = revise(scripted(ctx, script), POOL, model=NO_MODEL, method=method)
-        part = revise(scripted(ctx, script), POOL[7:9], model=NO_MODEL, method=method)
+        whole_pool = revise(scripted(ctx, script), POOL, **models(method))
+        part = revise(scripted(ctx, script), POOL[7:9], **models(method))
         columns = ["id", "messages", "revision", "passes"]
         assert whole_pool[7:9].select(columns).equals(part.select(columns)), method.name
 
@@ -494,13 +554,35 @@ def test_a_reviser_that_runs_away_keeps_the_row(ctx: Context, new: str, revision
     assert not any(context.engine.calls)
 
 
+def test_the_recipe_teaches_the_reviser_what_it_will_be_asked() -> None:
+    """The texts of `lessons` are those of the prompt and of the form that is read."""
+    lessons = vars(Recipe.load("coachlm").steps["lessons"].options)
+    values = {"instruction": "Add.", "response": "5"}
+    names = {"raw_instruction": "Add.", "raw_response": "5"}
+    asked = Template(lessons["user"]).render({"extra": names})
+    assert asked.strip() == PROMPTS.render("revise", **values).strip()
+    answer = Template(lessons["assistant"]).render({**values, "input": "2 and 3"})
+    texts = {"Revised instruction": "Add.\n\n2 and 3", "Revised answer": "5"}
+    assert blocks(answer, tuple(texts)) == texts
+
+
+def test_the_recipe_teaches_the_extender_what_it_will_be_asked() -> None:
+    """The text of `lessons_1` is that of the prompt, before the answer as it grew."""
+    lessons = vars(Recipe.load("self-lengthen").steps["lessons_1"].options)
+    old = {"original": [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "5"}]}
+    values = {"instruction": "Add.", "input": "2 and 3", "response": "5, for", "extra": old}
+    prompt = Prompts(self_lengthen.__file__).render("extend", request="Add.\n\n2 and 3", part="5")
+    assert Template(lessons["user"]).render(values).strip() == prompt.strip()
+    assert Template(lessons["assistant"]).render(values) == "5, for"
+
+
 class Numbers:
     """An encoder whose vectors differ by the number in a text: 0 is what is known."""
 
     dimensions = 2
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        angles = np.array([float(re.findall(r"\d+", text)[-1]) for text in texts]) / 10
+        angles = np.array([float((re.findall(r"\d+", text) or [0])[-1]) for text in texts]) / 10
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
 
@@ -535,6 +617,161 @@ def test_the_answers_least_like_what_the_model_knows_are_dropped(ctx: Context) -
         assert sum("KNOWN 0" in text for text in asked) == 10
 
 
+SEA, A1, A2, A3 = "Name a sea.", "Baltic.", "It is A2.", "It is A3."
+EXCHANGE: Final = re.compile(r"<.im_start.>user\n(.*?)<.im_end.>\n<.im_start.>assistant\n(.*)<.im")
+LOSSES: Final = {
+    ("ifd", SEA, A1): 0.5,
+    ("ifd", "Q2", A2): 0.5,
+    ("r_ifd", SEA, A1): 0.5,
+    ("r_ifd", SEA, A3): 0.5,
+    ("r_ifd", "Q2", A2): 0.5,
+    ("r_ifd", "Q2", A3): 0.5,
+    ("ifd", SEA, A3): 0.5,
+    ("ifd", "Q2", A3): 0.5,
+}
+"""Losses of answers behind their prompt; without one each token has a loss of 1."""
+
+
+def recycled(ctx: Context, losses: dict[tuple[str, ...], float], **options: Any) -> dict[str, Any]:
+    """What becomes of `ONE`, whose teacher writes Q2 with A2, and A3, by the student's losses."""
+
+    def script(text: str) -> Answer:
+        if "\n[New instruction]\n" in text:
+            return f"[Critique]\nC.\n[New instruction]\nQ2\n[New answer]\n{A2}\n[End]", "stop"
+        return f"[Critique]\nC.\n[New answer]\n{A3}\n[End]", "stop"
+
+    def loss_of(text: str) -> float:
+        exchange = EXCHANGE.match(text.replace("\n\nThe text above", "<guess>"))
+        if exchange is None:
+            return 1.0
+        asked, answer = exchange.groups()
+        response, guessed, _ = asked.partition("<guess>")
+        key = ("r_ifd", answer, response) if guessed else ("ifd", asked, answer)
+        return {**LOSSES, **losses}[key]
+
+    options = models(SelectiveReflection(**options))
+    return revise(scripted(ctx, script, loss_of), ONE, **options).to_dicts()[0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept"),
+    [
+        ({("ifd", "Q2", A2): 0.6, ("r_ifd", "Q2", A3): 0.4}, ("Q2", A3)),
+        ({("ifd", "Q2", A2): 0.6, ("r_ifd", "Q2", A3): 0.6}, ("Q2", A2)),
+        ({("ifd", "Q2", A2): 0.4, ("r_ifd", SEA, A3): 0.4}, (SEA, A3)),
+        ({("ifd", "Q2", A2): 0.4, ("r_ifd", SEA, A3): 0.6}, (SEA, A1)),
+        ({}, (SEA, A1)),  # equal is no gain
+    ],
+)
+def test_the_student_takes_harder_instructions_and_answers_that_tell_them(
+    ctx: Context, losses: dict[tuple[str, ...], float], kept: tuple[str, str]
+) -> None:
+    row = recycled(ctx, losses)
+    assert tuple(message["content"] for message in row["messages"]) == kept
+    assert (row["drop_reason"], row["error"]) == (None, None)
+    first, second = json.loads(row["passes"])["passes"]
+    assert first["ifd"] == pytest.approx(
+        [np.exp(-0.5), np.exp(losses.get(("ifd", "Q2", A2), 0.5) - 1)]
+    )
+    assert (first["outcome"] == "revised", second["outcome"] == "revised") == (
+        kept[0] == "Q2",
+        kept[1] == A3,
+    )
+    improved = recycled(ctx, losses, require_new_answer=True)
+    assert improved["drop_reason"] == (None if kept[1] == A3 else "answer_kept")
+
+
+@pytest.mark.parametrize("ratio", ["ifd", "r_ifd"])
+def test_the_student_drops_what_misleads_it(ctx: Context, ratio: str) -> None:
+    refused = {("r_ifd", SEA, A3): 2.0, ("ifd", "Q2", A2): 0.0}
+    for value, reason in ((1.0, "above_one"), (1.5, "above_one"), (0.999, None)):
+        row = recycled(ctx, refused | {(ratio, SEA, A1): value})
+        assert row["drop_reason"] == reason
+        if reason is not None:
+            assert json.loads(row["evidence"])[ratio] == pytest.approx(np.exp(value - 1), abs=1e-6)
+
+
+def test_a_score_that_is_missing_is_no_score_of_zero(ctx: Context) -> None:
+    """The texts stay, and the row: the authors' code took the new ones and let them pass."""
+    row = recycled(ctx, {}, max_length=4)
+    assert (row["id"], row["revision"], row["drop_reason"]) == (ONE["id"][0], "unscored", None)
+    notes = json.loads(row["passes"])["passes"]
+    assert [note["outcome"] for note in notes] == ["unscored", "unscored"]
+    assert notes[-1]["final"] == {"ifd": None, "r_ifd": None}
+
+
+CONFIDENT: Final = conversations([(f"What is {n}?", f"It is {n}.") for n in range(8)])
+
+
+def cleared(ctx: Context, confidences: Sequence[float | None], better: set[int]) -> pl.DataFrame:
+    """What becomes of rows whose candidates are better for these numbers."""
+
+    def script(text: str) -> Answer:
+        if "is the better one" in text:
+            wins = int(between(text, "What is ", "?")) in better
+            shown = between(text, "A:\n", "\n\nAnswer B").startswith("New")
+            return ("tie" if not wins else "A" if shown else "B"), "stop"
+        return f"New: {text}", "stop"
+
+    rows = CONFIDENT.with_columns(
+        agreement_confidence=pl.Series(confidences, dtype=pl.Float64).gather(
+            [int(m[0]["content"][8]) for m in CONFIDENT["messages"]]
+        )
+    )
+    result = revise(scripted(ctx, script), rows, **models(Clear()))
+    numbers = [int(m[0]["content"][8]) for m in result["messages"]]
+    return result.with_columns(number=pl.Series(numbers)).sort("number")
+
+
+def test_what_is_surely_better_comes_in_and_what_is_not_trusted_goes(ctx: Context) -> None:
+    """Replaced, dropped below the median, or kept; and unknown confidence drops nothing."""
+    known = [0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8]  # the median is 0.5
+    rows = cleared(ctx, [*known, None], better={0, 6})
+    assert rows["drop_reason"].to_list() == [
+        *(None, "low_confidence", "low_confidence"),
+        *[None] * 5,
+    ]
+    assert [m[1]["content"].startswith("New") for m in rows["messages"]] == [
+        *(True, *[False] * 5, True, False),
+    ]
+    assert json.loads(rows["evidence"][1]) == {
+        **{"confidence": 0.2, "minimum": 0.5, "outcome": "no_gain"},
+    }
+    judged = facts(ctx)["judge"]
+    assert (judged["pairs"], judged["accepted"]) == (8, 2)
+    assert cleared(ctx, [None] * 8, better=set())["drop_reason"].null_count() == 8
+
+
+def test_a_candidate_needs_both_orders_and_more_than_the_threshold(ctx: Context) -> None:
+    def half(text: str) -> Answer:
+        if "is the better one" not in text:
+            return "The North Sea.", "stop"
+        return ("B" if "A:\nBaltic." in text else "?"), "stop"
+
+    rows = revise(scripted(ctx, half), ONE, **models(Clear(confidence="LENGTH(id)")))
+    assert rows["revision"].to_list() == ["unjudged"]
+
+    def first(text: str) -> Answer:
+        return ("A" if "is the better one" in text else "The North Sea."), "stop"
+
+    for limit, revision in ((0.5, "no_gain"), (0.49, "revised")):
+        method = Clear(confidence="LENGTH(id)", min_probability=limit)
+        rows = revise(scripted(ctx, first), ONE, **models(method))
+        assert rows["revision"].to_list() == [revision]
+
+
+def test_a_judge_that_prefers_whatever_is_new_is_said(
+    ctx: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = conversations([(f"What is {n}?", f"It is {n}.") for n in range(10)])
+    rows = revise(
+        scripted(ctx, writer("New.", "New")), pool, **models(Clear(confidence="LENGTH(id)"))
+    )
+    assert set(rows["revision"]) == {"revised"}
+    assert facts(ctx)["judge"]["always_the_new_answer"]
+    assert "preferred all of 10 new answers" in caplog.text
+
+
 EMBEDDER: Final = Embedder(model="none")
 
 
@@ -544,6 +781,12 @@ EMBEDDER: Final = Embedder(model="none")
         ({"method": Nile()}, "embedder"),
         ({"embedder": EMBEDDER}, "embedder"),
         ({"teacher": NO_MODEL}, "teacher"),
+        ({"student": NO_MODEL}, "student"),
+        ({"method": SelectiveReflection()}, "student"),
+        ({"method": SelectiveReflection(), "student": NO_MODEL, "judge": NO_MODEL}, "judge"),
+        ({"method": SelectiveReflection(), "student": NO_MODEL, "answers": "all"}, "answers"),
+        ({"method": Clear()}, "judge"),
+        ({"method": Clear(), "judge": NO_MODEL, "answers": "all"}, "answers"),
         ({"judge_max_tokens": 9}, "judge_max_tokens"),
         ({"method": Nile(), "embedder": EMBEDDER, "answers": "all"}, "answers"),
     ],
@@ -555,6 +798,16 @@ def test_options_that_do_nothing_are_refused(options: dict[str, Any], problem: s
     with pytest.raises(OptionError) as error:
         check(options_of(revise, model=NO_MODEL, **options))
     assert error.value.option == problem
+
+
+@pytest.mark.proof
+def test_the_students_ratio_is_that_of_score_loss(ctx: Context) -> None:
+    rows = POOL.head(20)
+    scored = loss(ctx, rows, model=TINYLM)
+    turns = [tuple((m["role"], m["content"]) for m in messages) for messages in rows["messages"]]
+    ratios = ifd_of(ctx.open(TINYLM), turns, 2048)
+    assert pl.Series(ratios, dtype=pl.Float32).equals(scored["ifd"].rename(""))
+    assert ifd_of(ctx.open(TINYLM), turns[:1], 4) == [None]
 
 
 @pytest.mark.proof

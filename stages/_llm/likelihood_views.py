@@ -1,4 +1,4 @@
-"""The views of a conversation whose likelihoods the formulas of `score.loss` compare.
+"""The views of a conversation whose likelihoods are compared: answers with their prompt, and alone.
 
 A view says which token sequences a model reads and which of their tokens are the
 answer's. The tokens of an answer always come from the conversation as the model's chat
@@ -14,15 +14,15 @@ reasoning, its content and its tool calls, as the template shows them (`stages._
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.models import Scored
+from pipeline.models import Engine, Scored
 from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import tokenize
 from schemas.records import Message
@@ -31,6 +31,7 @@ from stages._llm.rendered import render, rendered_text
 
 Span = tuple[int, int]
 Floats = NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Part(NamedTuple):
@@ -197,6 +198,48 @@ def rendering(tokenizer: Any, limit: int, turn: View = "all") -> Rendering:
     if first == [tokenizer.bos_token_id]:
         opening = first + opening
     return Rendering(tokenizer, limit, tuple(opening), frozenset(tokenizer.all_special_ids), turn)
+
+
+def log_probs(engine: Engine, parts: Mapping[Key, Sequence[Part]]) -> dict[Key, Floats]:
+    """The log-probabilities of the answers' tokens in each view that applies.
+
+    All views of all rows go to the engine together, so that short ones fill the packs of
+    long ones.
+
+    Args:
+        engine: The model whose likelihoods are measured.
+        parts: The sequences of each view; a view without one is left out.
+
+    Returns:
+        One element for each token, NaN where there is no likelihood.
+    """
+    requests = [part.request() for each in parts.values() for part in each]
+    results = iter(engine.loglikelihood(requests))
+    return {
+        key: np.concatenate([part.in_spans(next(results)) for part in each])
+        for key, each in parts.items()
+        if each
+    }
+
+
+def mean_loss(scores: Floats) -> float:
+    """The mean negative log-likelihood over the tokens that have one; NaN without any.
+
+    Args:
+        scores: Log-probabilities, NaN where there is none.
+    """
+    scored = scores[~np.isnan(scores)]
+    return -float(scored.mean()) if len(scored) else np.nan
+
+
+def ratio_of_ppl(conditional: Floats, alone: Floats) -> float:
+    """Perplexity of an answer with its prompt in terms of that without it.
+
+    Args:
+        conditional: Log-probabilities of the answer's tokens behind the prompt.
+        alone: The same without the prompt.
+    """
+    return float(np.exp(mean_loss(conditional) - mean_loss(alone)))
 
 
 def _covering(offsets: NDArray[np.int64], span: Span) -> Span:
