@@ -61,12 +61,15 @@ report: setup ## Write report.html of a recipe or of a release: make report [REC
 diff: setup ## Compare the latest release with now, or A=name@1.0 B=name@1.1
 	$(RUN) diff $(if $(A),$(A) $(B),$(RECIPE))
 
-test: setup ## Run the tests (18 minutes on 2 cores, to come down to 10)
+# Every process that a test starts would compile all that it imports.
+test proof proof-long: export PYTHONDONTWRITEBYTECODE =
+
+test: setup ## Run the tests (10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile
-	$(PY) -m pytest -n 2 --dist loadfile --doctest-modules schemas pipeline stages
 
 proof: setup vllm ## Run the slow proofs: kills, real vLLM, published answers at scale
 	$(PY) -m pytest -m proof
+	$(PY) -m pytest -n 2 -m "hypothesis and not proof and not proof_long" --hypothesis-profile=proof
 
 proof-long: setup ## Run the longest proofs: hundreds of damaged inputs by command line
 	$(PY) -m pytest -m proof_long

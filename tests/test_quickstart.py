@@ -22,7 +22,7 @@ import pytest
 from pipeline.errors import Exit
 from pipeline.execution.snapshot import Snapshot
 from pipeline.models.journal.journal import Journal, journal_in
-from pipeline.recipe.recipe import RECIPES, Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import ROOT
 from pipeline.store.parquet import read_frame
 from pipeline.store.store import Store
@@ -83,6 +83,7 @@ def status(overrides: list[str], store: Path) -> dict[str, Any]:
     return {stage["name"]: stage for stage in json.loads(done.stdout)["stages"]}
 
 
+@pytest.mark.proof
 def test_it_ends_with_a_report_page(
     overrides: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def shards(overrides: list[str], store: Path) -> dict[str, str]:
     return {n: f["sha256"] for n, f in files.items() if n.startswith("files/")}
 
 
+@pytest.mark.proof
 def test_every_row_is_accounted_for(overrides: list[str], undisturbed: Path) -> None:
     stages = status(overrides, undisturbed)
     for stage in stages.values():
@@ -114,6 +116,7 @@ def test_every_row_is_accounted_for(overrides: list[str], undisturbed: Path) -> 
     assert stages["reversed"]["kept"] > 0
 
 
+@pytest.mark.proof
 def test_every_dropped_row_has_a_reason_and_names_its_cause(
     overrides: list[str], undisturbed: Path
 ) -> None:
@@ -135,6 +138,7 @@ def test_every_dropped_row_has_a_reason_and_names_its_cause(
     assert {"not_selected", "too_similar", "no_answer"} & seen
 
 
+@pytest.mark.proof
 def test_a_second_run_has_nothing_to_do(overrides: list[str], undisturbed: Path) -> None:
     done, seconds = timed("run", *arguments(overrides, undisturbed))
     assert done.returncode == 0
@@ -142,6 +146,7 @@ def test_a_second_run_has_nothing_to_do(overrides: list[str], undisturbed: Path)
     assert seconds < 5
 
 
+@pytest.mark.proof
 def test_created_rows_name_answers_of_the_journal(overrides: list[str], undisturbed: Path) -> None:
     built = Snapshot.of_recipe(Recipe.load("quickstart", overrides), Store(undisturbed))
     journal = Journal(undisturbed / "journal")
@@ -152,6 +157,7 @@ def test_created_rows_name_answers_of_the_journal(overrides: list[str], undistur
     assert max_answers(journal) == 1
 
 
+@pytest.mark.proof
 def test_the_shards_load_and_hold_what_was_chosen(overrides: list[str], undisturbed: Path) -> None:
     import datasets
 
@@ -227,6 +233,7 @@ def resumed_equals(
     return hit
 
 
+@pytest.mark.proof
 def test_a_kill_amid_answers_changes_nothing(
     overrides: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -293,10 +300,3 @@ def test_workers_order_and_shard_size_do_not_matter(tmp_path: Path) -> None:
     assert curated(tmp_path / "workers", plain, workers=2)[0] == digests
     assert curated(tmp_path / "shuffled", shuffled)[0] == digests
     assert curated(tmp_path / "shards", plain, rows_per_shard=30)[1].equals(kept)
-
-
-def test_all_shipped_recipes_are_wired() -> None:
-    names = [path.stem for path in RECIPES.glob("*.yaml")]
-    assert "quickstart" in names
-    for name in names:
-        assert Recipe.load(name).steps

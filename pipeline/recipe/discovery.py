@@ -8,6 +8,7 @@ hand, and a module that cannot be imported hides no other.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -137,6 +138,7 @@ class _SignatureError(Exception):
     """What is wrong with a stage's signature."""
 
 
+@functools.cache
 def _described(name: str, function: Callable[..., Any]) -> Stage:
     mark = function.__stage__  # type: ignore[attr-defined]
     hints = _hints(function)

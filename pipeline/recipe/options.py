@@ -35,6 +35,17 @@ from pipeline.stage import Option, Stage
 
 T = TypeVar("T")
 
+_adapters: dict[int, tuple[Any, TypeAdapter[Any]]] = {}
+"""By the identity of an annotation, which is held so that it stays: those that compare equal may
+differ, such as unions in another order."""
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    """What checks values of an annotation; building it takes milliseconds."""
+    if id(annotation) not in _adapters:
+        _adapters[id(annotation)] = annotation, TypeAdapter(annotation)
+    return _adapters[id(annotation)][1]
+
 
 def bind(
     stage: Stage, raw_options: Mapping[str, Any], models: Mapping[str, Any], folder: Path
@@ -174,7 +185,7 @@ def _typed(option: Option, raw: Any) -> tuple[Any, list[Problem]]:
     try:
         # Through JSON, so that strictness still lets a YAML list be a tuple.
         text = json.dumps(raw, allow_nan=False)
-        return TypeAdapter(option.annotation).validate_json(text, strict=True), []
+        return _adapter(option.annotation).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in(option.name, raw, option.annotation, error)
     except (TypeError, ValueError) as error:
@@ -297,7 +308,7 @@ def checked_dataclass(raw: Any, kind: type[T]) -> tuple[T | None, list[Problem]]
     """A recipe's mapping as a dataclass, checked strictly; None and problems where it is wrong."""
     try:
         text = json.dumps(raw, allow_nan=False, default=_written_date)
-        return TypeAdapter(kind).validate_json(text, strict=True), []
+        return _adapter(kind).validate_json(text, strict=True), []
     except ValidationError as error:
         return None, problems_in("", raw, kind, error)
     except (TypeError, ValueError) as error:

@@ -81,6 +81,14 @@ class LengthWords(Constraint):
         count = length_in_words(text)
         return lower <= count and (upper is None or count <= upper)
 
+    def negation(self) -> LengthWords | None:
+        """The other side of a bound; no mode says that a length is not another."""
+        if self.mode == "at most":
+            return LengthWords(mode="at least", number=self.number + 1)
+        if self.mode == "at least" and self.number > 1:
+            return LengthWords(mode="at most", number=self.number - 1)
+        return None
+
     def worded(self, number: int = 0) -> str:
         """A sentence that asks for the length, in digits or in words.
 

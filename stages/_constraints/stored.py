@@ -1,7 +1,8 @@
 """Constraints as records carry them: two lists in `extra`, as the files of benchmarks have them.
 
 `instruction_id_list` names the kinds, `kwargs` holds the arguments of each, those of other kinds
-null. Where several turns ask, both are lists of such lists, one for each user turn.
+null; the names of FollowRAG are read as IFEval's. Where several turns ask, both are lists of such
+lists, one for each user turn.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from stages._constraints.constraint import Constraint, ConstraintError, constraint
+from stages._constraints.followrag import NAMES
 
 KINDS_FIELD: Final = "instruction_id_list"
 ARGUMENTS_FIELD: Final = "kwargs"
@@ -69,7 +71,7 @@ def _read(names: Any, values: Any) -> list[Constraint]:
     for name, own in _paired(names, values, ARGUMENTS_FIELD):
         if not isinstance(name, str) or not isinstance(own, Mapping | None):
             raise ConstraintError(f"must be a kind with its arguments, got {name!r}")
-        read.append(constraint(name, own))
+        read.append(constraint(NAMES.get(name, name), own))
     return read
 
 

@@ -19,6 +19,8 @@ from stages._text.languages import identifier
 
 _WORD: Final = re.compile(r"\w+")
 _NO_PUNCTUATION: Final = str.maketrans("", "", string.punctuation)
+_INNER_END: Final = re.compile(r"[.?!](?:[^\w\s]|\s+\S)")
+"""Where Punkt looks at all whether a sentence ends, or more often."""
 _LATIN: Final = regex.compile(r"\p{Latin}")
 _OTHER_SCRIPTS: Final = regex.compile(r"[^\P{L}\p{Latin}]")
 
@@ -74,6 +76,8 @@ def sentences(text: str) -> Sequence[str]:
     >>> sentences("Hello there. Who is it? I don't know!")
     ('Hello there.', 'Who is it?', "I don't know!")
     """
+    if not _INNER_END.search(text):  # Punkt would look for an end and find none
+        return (text.rstrip(),) if text.strip() else ()
     return tuple(_punkt().tokenize(text))
 
 
@@ -90,6 +94,7 @@ def tokens(text: str) -> Sequence[str]:
     return tuple(token for s in sentences(text) for token in _treebank().tokenize(s))
 
 
+@lru_cache(maxsize=64)
 def language_of(text: str) -> str | None:
     """The language that a text is written in.
 

@@ -167,6 +167,15 @@ def untemplated_alone(conversation: RenderedConversation, rendering: Rendering) 
     return [Part(tuple(tokens), ((0, len(tokens)),))] if len(tokens) > 1 else []
 
 
+def untemplated_question(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
+    """What stands before the last answer, by itself and without a template, cut at the limit."""
+    if conversation.texts is None:
+        return []
+    question = conversation.texts[0].removesuffix("\n")
+    tokens = rendering.tokenizer.encode(question)[: rendering.limit]
+    return [Part(tuple(tokens), ((0, len(tokens)),))] if len(tokens) > 1 else []
+
+
 def rendering(tokenizer: Any, limit: int, turn: View = "all") -> Rendering:
     """What the views of all rows share.
 

@@ -72,4 +72,5 @@ class Prompts:
             trim_blocks=True,
             lstrip_blocks=True,
             autoescape=False,
+            auto_reload=False,  # checking the file takes as long as rendering it
         )

@@ -20,7 +20,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -32,6 +32,9 @@ Row = dict[str, Any]
 """The columns of one proposal, by name."""
 
 _log = logging.getLogger(__name__)
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
+"""Made once: making one takes longer than writing a short object."""
 
 
 def license_of(origins: Sequence[Mapping[str, Any]] | None) -> str | None:
@@ -182,15 +185,16 @@ def make_row(
 
 def to_json(value: Mapping[str, Any]) -> str:
     """A JSON object as the columns `extra` and `evidence` hold it."""
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def rows_to_frame(rows: Sequence[Row], source: str, adds: Mapping[str, Any]) -> pl.DataFrame:
     """The rows as a table, each with its source and its number in `origins`.
 
-    Of equal conversations the first is kept and gets the origins of all, so that an answer
-    that was written twice counts twice (`select.response`). The others are dropped as
-    `duplicate`, with the evidence `duplicate_of`. Where no row is kept, a warning says why.
+    A record that came, whose origins name their source, keeps them. Of equal conversations the
+    first is kept and gets the origins of all, so that an answer that was written twice counts
+    twice (`select.response`). The others are dropped as `duplicate`, with the evidence
+    `duplicate_of`. Where no row is kept, a warning says why.
 
     Args:
         rows: What `make_row` returned, in the order in which the rows were proposed. Their
@@ -200,12 +204,12 @@ def rows_to_frame(rows: Sequence[Row], source: str, adds: Mapping[str, Any]) -> 
     """
     first: dict[str, Row] = {}
     for index, row in enumerate(rows):
-        if row.get("origins"):
+        if row.get("origins") and "source" not in row["origins"][0]:
             row["origins"][0].update(source=source, index=index)
         if row["error"] is None and row["drop_reason"] is None:
             kept = first.setdefault(row["id"], row)
             if kept is not row:
-                kept["origins"] = [*kept["origins"], *row["origins"]]
+                kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
                 row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
     if rows and not first:
         _warn_that_nothing_is_kept(rows, source)

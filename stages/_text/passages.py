@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from typing import Final
 
 import polars as pl
 
+from stages._text.final_answer import UNSPACED
 from stages._text.tokens import spaced
+
+_UNSPACED: Final = re.compile(f"[{UNSPACED}]")
+_RUN: Final = re.compile(r"\S+")
 
 
 def split_words(text: str, num_words: int) -> list[str]:
@@ -19,9 +25,15 @@ def split_words(text: str, num_words: int) -> list[str]:
     >>> split_words("One two  three.", 2), split_words(" ", 2)
     (['One two', 'three.'], [])
     """
+    starts = _unspaced(text) if _UNSPACED.search(text) else [m.start() for m in _RUN.finditer(text)]
+    borders = [*starts[::num_words], len(text)]
+    return [" ".join(text[a:b].split()) for a, b in pairwise(borders)]
+
+
+def _unspaced(text: str) -> list[int]:
+    """Where the words of a text begin that holds scripts without spaces."""
     starts, position = [], 0
     for word in pl.select(spaced(pl.lit(text))).item().split():
         starts.append(text.index(word, position))
         position = starts[-1] + len(word)
-    borders = [*starts[::num_words], len(text)]
-    return [" ".join(text[a:b].split()) for a, b in pairwise(borders)]
+    return starts

@@ -23,9 +23,16 @@ that opens an answer: so both count the same tokens, the first one included.
   exceeds `max_length` is cut: prompt and answer there, the answer alone at max_length -
   prompt + 1. The answer begins where the prompt, tokenized alone, ends. One difference: what
   the code scores 0 after an exception is null here.
+- `ic_ifd`: L(A|Q) / (L(Q) L(A)), IFD corrected for how surprising the instruction itself is
+  (Hua et al. 2024, "Smaller Language Models Are Better Instruction Evolvers",
+  arXiv:2412.11231). As in the authors' code (HypherX/Evolution-Analysis): mean losses and not
+  perplexities, no template (instruction, input and answer, one a line), only the last answer,
+  and whatever the tokenizer puts in front of a text. Ours: the line break before the answer
+  belongs to the question (in the code it is scored with the answer), and texts are cut as in
+  `ifd_superfilter`, where the code cuts nothing.
 
 Null means not scored, never a bad score: no answer or an empty one, no token with a
-likelihood, or, except in `ifd_superfilter`, a conversation longer than `max_length` or
+likelihood, or, except in `ifd_superfilter` and `ic_ifd`, a conversation longer than `max_length` or
 than the model's context (nothing is cut; the authors' code drops such rows). A row that
 the chat template refuses, or whose answer it rewrites, is a failed row.
 
@@ -58,7 +65,7 @@ from stages._llm.likelihood_views import (
     ratio_of_ppl,
 )
 
-Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl"]
+Formula = Literal["ifd", "ifd_loss", "ifd_superfilter", "ic_ifd", "loss", "ppl"]
 
 
 class Definition(NamedTuple):
@@ -82,11 +89,25 @@ def _ratio_of_loss(conditional: Floats, alone: Floats) -> float:
     return mean_loss(conditional) / mean_loss(alone) if mean_loss(alone) else np.nan
 
 
+def _corrected_ratio(conditional: Floats, alone: Floats, question: Floats) -> float:
+    """Losses 0.8, 1.6 and 2.0 give an IFD of 0.5, and 0.25 corrected.
+
+    >>> conditional, alone, question = (-np.array([loss]) for loss in (0.8, 1.6, 2.0))
+    >>> _corrected_ratio(conditional, alone, question)
+    0.25
+    """
+    surprise = mean_loss(question)
+    return _ratio_of_loss(conditional, alone) / surprise if surprise else np.nan
+
+
 FORMULAS: Final[dict[str, Definition]] = {
     "loss": Definition((views.conditional,), mean_loss),
     "ppl": Definition((views.conditional,), _ppl),
     "ifd": Definition((views.conditional, views.alone), ratio_of_ppl),
     "ifd_loss": Definition((views.conditional, views.alone), _ratio_of_loss),
+    "ic_ifd": Definition(
+        (views.untemplated, views.untemplated_alone, views.untemplated_question), _corrected_ratio
+    ),
     "ifd_superfilter": Definition((views.untemplated, views.untemplated_alone), ratio_of_ppl),
 }
 

@@ -37,6 +37,7 @@ SECTIONS = {
     "paraphrases": False,
     "curation": True,
     "combining": False,
+    "constraining": False,
     "scale": True,
     "loading": True,
     "tool_rows": False,

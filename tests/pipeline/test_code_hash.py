@@ -16,7 +16,16 @@ from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from tests.support.running import artifact, command, planned_steps, pool, run, states, toys
+from tests.support.running import (
+    artifact,
+    called,
+    command,
+    planned_steps,
+    pool,
+    run,
+    states,
+    toys,
+)
 
 CODE = '''\
 """A stage of a user's own."""
@@ -77,7 +86,7 @@ def test_changed_code_is_reported_by_plan_and_refused_by_run(own: Own) -> None:
     assert "reuse what is there: " in str(caught.value)
     assert "--accept-code" in str(caught.value)
     assert run(changed, own.store, "a") is Exit.DONE, "a drifted stage that is not asked for"
-    done = command("plan", str(own.folder / "own.yaml"), "--store", str(own.store))
+    done = called("plan", str(own.folder / "own.yaml"), "--store", str(own.store))
     assert "warning: the code of own_stage_" in done.stdout
     done = command("run", str(own.folder / "own.yaml"), "--store", str(own.store))
     assert (done.returncode, "Traceback" in done.stderr) == (3, False)

@@ -114,14 +114,15 @@ def changed_bytes(content: bytes, random_state: random.Random) -> bytes:
     )
 
 
-def test_damaged_json_of_a_store(sound: Path, store: Path) -> None:
+@pytest.mark.parametrize("count", [6, pytest.param(24, marks=pytest.mark.proof)])
+def test_damaged_json_of_a_store(sound: Path, store: Path, count: int) -> None:
     """Whatever is changed in a manifest or an index: a word, then the same artifacts again."""
     wired = Recipe.load(str(sound / "small.yaml"))
     before = contents(store, wired)
     random_state = random.Random(0)
     files = sorted(path for path in store.rglob("*") if path.suffix == ".json")
     files += sorted((store / "code").iterdir())
-    for number in range(16):
+    for number in range(count):
         path = random_state.choice(files)
         content = path.read_bytes()
         if number % 2:
@@ -182,7 +183,7 @@ def test_damaged_rows_of_an_artifact_are_an_error_with_the_next_command(
     assert f"try: rm -r {path.parent}, then run again" in done.stderr
     random_state = random.Random(1)
     sound_bytes = (sound / "store" / path.relative_to(store)).read_bytes()
-    for _ in range(16):
+    for _ in range(8):
         path.write_bytes(changed_bytes(sound_bytes, random_state))
         for verb in ("cat", "run"):
             words = ["brief"] if verb == "cat" else []
@@ -240,7 +241,8 @@ def test_damaged_cached_rows_are_computed_again_with_a_word(sound: Path, store: 
     assert contents(store, wired) == before
 
 
-def test_a_damaged_journal(sound: Path, store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [20, pytest.param(80, marks=pytest.mark.proof)])
+def test_a_damaged_journal(sound: Path, store: Path, tmp_path: Path, count: int) -> None:
     file = store / "journal" / "journal.sqlite"
     with sqlite3.connect(file) as connection:  # everything into the one file
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -249,7 +251,7 @@ def test_a_damaged_journal(sound: Path, store: Path, tmp_path: Path) -> None:
     random_state = random.Random(3)
     at = ["--store", str(store)]
     seen = set()
-    for _ in range(60):
+    for _ in range(count):
         for other in file.parent.iterdir():
             other.unlink()
         file.write_bytes(changed_bytes(content, random_state))

@@ -22,7 +22,7 @@ from pipeline.models.journal.journal import Journal
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from tests.support.running import artifact, command, contents, counts, pool, run
+from tests.support.running import artifact, called, command, contents, counts, pool, run
 from tests.support.serving import NAME, FakeServer, listening
 
 ROWS = 10
@@ -84,7 +84,7 @@ def test_failed_rows_are_reported_and_retried(
     other = tmp_path / "other"
     for call in (("export", store), ("import", other)):
         file = str(tmp_path / "journal.jsonl")
-        assert command("journal", call[0], file, "--store", str(call[1])).returncode == Exit.DONE
+        assert called("journal", call[0], file, "--store", str(call[1])).returncode == Exit.DONE
     sent = tiny.answered.total()
     replayed = recipe(tmp_path, port, engine="replay")
     assert run(replayed, other) is Exit.DONE
@@ -100,9 +100,9 @@ def test_no_key_in_any_file_or_output(tmp_path: Path, server: tuple[FakeServer, 
     call = (str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
     outputs = [command("run", *call, TINY_KEY=key) for key in (SECRET, "sk-wrong-" + SECRET)]
     assert [done.returncode for done in outputs] == [Exit.ROWS_FAILED, Exit.MISTAKE]
-    outputs += [command(verb, *call) for verb in ("run", "plan", "status")]
-    outputs += [command("cat", call[0], "new", "--failed", *call[1:])]
-    outputs += [command("journal", "stats", "--json", *call[1:])]
+    outputs += [called(verb, *call) for verb in ("run", "plan", "status")]
+    outputs += [called("cat", call[0], "new", "--failed", *call[1:])]
+    outputs += [called("journal", "stats", "--json", *call[1:])]
     assert "TINY_KEY is not set" in outputs[2].stderr
     assert "[key]" in outputs[5].stdout, "the error is shown, without the key"
     assert Journal(tmp_path / "store/journal").count() == 2 * (ROWS - 1)
@@ -119,12 +119,12 @@ def test_a_missing_key_is_told_before_anything_is_paid(
     _, port = server
     recipe(tmp_path, port, more="api_key_env: TINY_KEY, api: {headers: {X-Tenant: TINY_TENANT}}")
     call = (str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
-    done = command("plan", *call)
+    done = called("plan", *call)
     assert done.returncode == Exit.DONE
     for variable in ("TINY_KEY", "TINY_TENANT"):
         note = f"the environment variable {variable} is not set: requests of new, rated that the"
         assert note in done.stderr
-    set_now = command("plan", *call, TINY_KEY=SECRET, TINY_TENANT="a tenant of ours")
+    set_now = called("plan", *call, TINY_KEY=SECRET, TINY_TENANT="a tenant of ours")
     assert "is not set" not in set_now.stderr
     with pytest.raises(UserError):
         run(Recipe.load(call[0]), tmp_path / "store")
@@ -135,7 +135,7 @@ def test_a_key_itself_is_no_name_of_a_variable(tmp_path: Path) -> None:
     pool(tmp_path / "rows.txt", 2)
     text = TEXT.format(engine="openai", name=NAME, port=9, more=f"api_key_env: {SECRET}")
     (tmp_path / "openai.yaml").write_text(text)
-    done = command("plan", str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
+    done = called("plan", str(tmp_path / "openai.yaml"), "--store", str(tmp_path / "store"))
     assert done.returncode == Exit.MISTAKE
     assert "NAME of an environment variable" in done.stderr
     assert SECRET not in done.stderr + done.stdout

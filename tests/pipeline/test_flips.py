@@ -166,7 +166,7 @@ def assert_seen(store: Path, path: Path) -> None:
 @pytest.mark.parametrize(
     ("count", "seed"),
     [
-        (12, 0),
+        (5, 0),
         pytest.param(120, 1, marks=pytest.mark.proof),
         pytest.param(320, 2, marks=pytest.mark.proof_long),
     ],

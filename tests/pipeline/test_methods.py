@@ -23,8 +23,11 @@ Self-Specialization, Humback (instruction backtranslation), LongForm, InverseCod
 Non-instructional data, AITP, FANNO, Self-Tuning (self-teaching), AgentInstruct, SelfCodeAlign,
 Human Curriculum, CodecLM, Skill composition, RNR, WarriorCoder, GPT-4 re-answering, Orca,
 ReGenesis, Reflection-Tuning, CoEvol, Mosaic-IT, Sequential Instruction Tuning,
-Chain-of-Instructions, Ruler, InsTag, DEITA, Poison of Alignment, Evol-Instruct, AlpaGasus, Magpie,
-Persona Hub, RuleR, Self-Seq
+Chain-of-Instructions, Ruler, InsTag, DEITA, Poison of Alignment, Evol-Instruct, AlpaGasus,
+Magpie, Persona Hub, RuleR, Self-Seq, FLAN, Meta-tuning, Heterogeneous feedback, OPT-IML,
+Scaling Flan (Flan-PaLM), Flan Collection, T0, Super-NaturalInstructions, S3FT,
+Step-by-step instructions, LeMa, Mistake tuning (CoTErrorSet), OVERMISS / SWIE,
+David vs Goliath
 """
 
 

@@ -29,7 +29,7 @@ from pipeline.models.periods import period_end, period_start
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from tests.support.billing import PRICE, BillingServer
-from tests.support.running import command, pool, run, started
+from tests.support.running import called, command, pool, run, started
 from tests.support.serving import NAME, FakeServer, listening
 
 PRICES = {"m": {"prompt": PRICE.prompt, "completion": PRICE.completion, "currency": "EUR"}}
@@ -140,7 +140,7 @@ def test_what_a_killed_run_paid_counts(tmp_path: Path) -> None:
         last = command("run", str(file), "--store", str(store), timeout=120)
         assert last.returncode == Exit.BUDGET, last.stderr
         assert server.money <= 60 + MOST, "kills and all"
-        shown = command("status", str(file), "--store", str(store))
+        shown = called("status", str(file), "--store", str(store))
         assert "in flight when a run was killed" in shown.stdout
         assert "EUR" in shown.stdout
 
@@ -157,9 +157,9 @@ def test_status_and_stats_tell_costs_by_stage_and_model_over_runs(tmp_path: Path
     assert (entry["requests"], entry["currency"]) == (9, "EUR")
     assert entry["prompt_tokens"] + entry["completion_tokens"] == server.tokens
     assert entry["money"] == pytest.approx(server.money, rel=0.01)
-    stats = command("journal", "stats", "--store", str(store), "--json")
+    stats = called("journal", "stats", "--store", str(store), "--json")
     assert json.loads(stats.stdout)["costs"] == [entry]
-    shown = command("journal", "stats", "--store", str(store))
+    shown = called("journal", "stats", "--store", str(store))
     assert f"{entry['money']:,.4g} EUR" in shown.stdout
     assert status(Snapshot.of_recipe(wired, Store(tmp_path / "empty")))["costs"] == []
 

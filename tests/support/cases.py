@@ -18,8 +18,11 @@ from stages._constraints.stored import stored
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
+from stages.compose.constraints.autoif import AutoIf
+from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
+from stages.compose.translate.methods import Full, Selective
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -40,12 +43,15 @@ from stages.generate.self_instruct.instance_options import Simple, ZeroShotAnswe
 from stages.generate.self_instruct.methods import LaMini, SelfInstruct
 from stages.generate.taxonomy import Curriculum, Metadata, Skills
 from stages.rewrite import evolve, revise
+from stages.rewrite.correct import LeMa, MistakeTuning, OverMiss
+from stages.rewrite.correct.solutions import Sampled
+from stages.rewrite.paraphrase import S3FT, Physics, Steps, Unnatural, Variants
 from stages.score.agreement import Confidence, Exact, Knowledge, Perturbed, Rouge, Samples
 from stages.score.column import Labels, Scale
 from stages.score.judge import AlpaGasus, Deita, Gap, Humback, Pairwise, PTrue, Rating, Rubric
 from stages.tag.intent import ClosedSets, Open
 from stages.tag.refusal import Model as RefusalModel
-from tests.support.rows import DATA, conversations, exam, json_lines, sample, self_instruct
+from tests.support.rows import DATA, alpaca, conversations, exam, json_lines, sample, self_instruct
 
 MODEL: Final = LanguageModel(model="none", id="none")
 TINYLM: Final = LanguageModel(model=str(DATA / "models/tinylm"))
@@ -73,9 +79,33 @@ _ANSWERS: Final = conversations(
 )
 _PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
+_COLD: Final = [
+    (f"Say which {word} is cold.", f"The {word} of the north is.")
+    for word in ("sea", "wind", "river", "moon")
+]
+_PLAIN: Final = conversations(_COLD)
+_SUMS: Final = conversations(
+    [
+        (f"How much are {n} and {9 - n}?", f"{n} and {9 - n} is 9.\nThe answer is 9.")
+        for n in range(4)
+    ]
+)
+_TRANSLATED: Final = alpaca(
+    {"instruction": "Translate.", "input": source, "output": target} for source, target in _COLD
+)
 _CODE: Final = conversations(
     [(f"Write f{n}.", f"```\ndef f{n}():\n    return {n} * 2\n```") for n in range(8)]
 )
+
+_AUTOIF: Final = AutoIf(
+    seeds=("Use no word twice.",),
+    written=Written(num_functions=2, min_functions=1, min_cases=2, per_request=2, max_tokens=LIMIT),
+    num_pairs=1,
+    queries=2,
+    query_characters=(1, 4000),
+    answer_max_tokens=LIMIT,
+)
+"""Small, with functions that are run."""
 
 
 class Case(NamedTuple):
@@ -298,10 +328,6 @@ def _more_cases() -> list[Case]:
         options = {"model": TINYLM, "writer": MODEL, "method": method}
         return Case("compose.combine", method.name, {"rows": _WITH_INPUT}, options)
 
-    def agreed(method: Any, **options: Any) -> Case:
-        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
-        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
-
     def with_passages(method: Any, **options: Any) -> Case:
         short = [f"A house number {n} of paper, glass or straw is light." for n in range(4)]
         edges = {"rows": _ROWS, "documents": _documents(short)}
@@ -309,6 +335,18 @@ def _more_cases() -> list[Case]:
             asked = json.dumps(stored([NumberWords(relation="at least", num_words=1)]))
             edges |= {"rows": _ROWS.with_columns(extra=pl.lit(asked)), "queries": _ROWS}
         return Case("compose.context", method.name, edges, {"method": method, **options})
+
+    def agreed(method: Any, **options: Any) -> Case:
+        own = {"models": (MODEL,), "max_tokens": LIMIT, "method": method, **options}
+        return Case("score.agreement", method.name, {"rows": _ANSWERS}, own)
+
+    def reworded(method: Any, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.paraphrase", method.name, {"rows": _PLAIN}, options)
+
+    def corrected(method: Any, rows: pl.DataFrame, **more: Any) -> Case:
+        options = {"model": MODEL, "method": method, "max_tokens": LIMIT, **more}
+        return Case("rewrite.correct", method.name, {"rows": rows}, options)
 
     few_shot = Tasks(kind="math", prompting="persona_few_shot", num_examples=2)
     shown = {"personas": _PEOPLE.head(4), "examples": _ROWS}
@@ -327,6 +365,24 @@ def _more_cases() -> list[Case]:
                 ("open list", Open(min_count=1, explain=False)),
             )
         ),
+        *map(
+            reworded,
+            (
+                Unnatural(),
+                S3FT(),
+                Steps(),
+                Physics(num_variants=1),
+                Variants(kinds=("wording", "past", "style")),
+            ),
+        ),
+        corrected(LeMa(), _SUMS, solvers=(MODEL,), errors=Sampled(max_tokens=LIMIT)),
+        corrected(
+            MistakeTuning(right="rethought", explain=True),
+            _SUMS,
+            solvers=(MODEL,),
+            errors=Sampled(max_tokens=LIMIT),
+        ),
+        corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
         with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
@@ -340,6 +396,8 @@ def _more_cases() -> list[Case]:
             ),
         ),
         Case(
+            *("compose.constraints", "autoif", {"rows": _ROWS}),
+            {"model": MODEL, "method": _AUTOIF},
             *("rewrite.revise", "clear", {"rows": _ROWS}),
             {
                 **dict.fromkeys(("model", "judge"), MODEL),
@@ -363,6 +421,29 @@ def _more_cases() -> list[Case]:
                 "method": revise.Nile(),
                 "max_tokens": LIMIT,
             },
+        ),
+        *(
+            Case(
+                *("rewrite.evolve", name, {"rows": _WITH_INPUT}),
+                {"model": MODEL, "method": method, "rounds": 2, "max_tokens": LIMIT},
+            )
+            for name, method in (
+                ("smaller evolvers", evolve.SmallerEvolvers(input="regenerate")),
+                ("m2lingual", evolve.M2Lingual(min_language_probability=0.0)),
+                ("lift", evolve.Lift()),
+            )
+        ),
+        *(
+            Case(
+                *("compose.translate", method.name, {"rows": _WITH_INPUT}),
+                {
+                    "model": MODEL,
+                    "languages": ("de",),
+                    "method": method,
+                    "length_ratio": (0.0, 99.0),
+                },
+            )
+            for method in (Selective(), Full())
         ),
         Case(
             *("rewrite.evolve", "rubric with target", {"rows": _ENCODED}),

@@ -14,7 +14,36 @@ SENTENCE: Final = "Why would anybody build the house number {0} out of paper, gl
 _CODE: Final = "```python\ndef house_{0}():\n    return {0}\n```"
 _SECTIONS: Final = "Question: " + SENTENCE + "\nAnswer: Because the {0} is light and cheap."
 
+_CHECKER: Final = json.dumps(
+    {
+        "func": "def evaluate(response):\n    return len(response) > 3",
+        "cases": [{"input": "", "output": False}, {"input": "Glass and straw", "output": "true"}],
+    }
+)
+"""What a model writes for AutoIF: a function and cases that fit."""
+
 _ANSWERS: Final[list[tuple[str, str]]] = [
+    ("another kind than the others", "- Use more than three letters, not {0}.\n- Say {0}."),
+    ("An answer must keep to this rule", _CHECKER),
+    ("Which rule is it?", "Use more than three letters."),
+    ("nothing else: entailment, neutral, contradiction", "entailment"),
+    ("Two rules for one and the same answer", "They go together.\nScore: 8"),
+    ("the rule that its answer had to keep to", "It is to the point.\nScore: 9"),
+    ("Write the reworded instruction", "Please say it in a sentence."),
+    ("Write the reworded request", "Which one is the cold one?"),
+    ("Write the changed request", "Which one was the cold one?"),
+    ("Write the answer in that style", "It is the one of the north, to be sure."),
+    ("Write the new text and nothing else", "As is known, it is the one of the north."),
+    ("Solve this step by step", "Step 1: Both are added.\nThe answer is {0}."),
+    (
+        "Find the first step that is wrong",
+        "[Wrong step]\n1\n[Reason]\nNot so.\n[Solution]\nStep 1: They are nine.\n"
+        "The answer is 9.\n[End]",
+    ),
+    ("What caused the mistake?", "haste"),
+    ("solve the problem again without it", "Step 1: They are nine.\nThe answer is 9."),
+    ("says one detail more than the source", "It is the one of the very cold north, as was said."),
+    ("one detail of the source is missing", "The one."),
     ("nothing else: split, prefix, suffix, keep", "suffix"),
     (
         "then a line #New Instruction#",
@@ -141,10 +170,30 @@ def _listed(text: str) -> str | None:
     return "\n".join(tasks).removeprefix(f"{first}.") if begun else "\n".join(tasks)
 
 
+_GERMAN: Final = (
+    "Warum sollte jemand das Haus auf der Wiese aus Papier oder aus Stroh bauen wollen?"
+)
+
+
+def _translated(text: str) -> str | None:
+    """The parts of a conversation in German, with all their marks."""
+    if "[Part 1]" not in text:
+        return None
+    parts = re.findall(r"^\[Part \d+\]\n(.*?)(?=\n\[)", text, re.DOTALL | re.MULTILINE)
+    marks = (" ".join(["", *re.findall("⟦[0-9]+⟧", part)]) for part in parts)
+    words = (_GERMAN + " Ja." * (len(part) // 24) for part in parts)
+    written = enumerate(zip(words, marks, strict=True), 1)
+    return "\n".join([f"[Part {n}]\n{said}{marked}" for n, (said, marked) in written] + ["[End]"])
+
+
 def teacher(text: str) -> Answer:
     """An answer in the form that the prompt asks for, with a number that depends on the prompt."""
     number = int(digest(text)[:6], 16)
-    form = _listed(text) or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    form = (
+        _translated(text)
+        or _listed(text)
+        or next((answer for mark, answer in _ANSWERS if mark in text), SENTENCE)
+    )
     return form.replace("{0}", str(number)), "stop"
 
 

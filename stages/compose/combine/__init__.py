@@ -14,9 +14,11 @@ tokenizer and chat template of the model that will be tuned.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Annotated, Any
 
+import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
@@ -24,8 +26,9 @@ from pipeline.errors import OptionError
 from pipeline.models.base import Engine, LanguageModel
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count
+from stages._common.garbage import collected_by_hand
 from stages._llm.drafts import Draft, RowMessages, draft_rows
-from stages._llm.rows import rows_to_frame
+from stages._llm.rows import Row, rows_to_frame
 from stages._llm.token_counts import check_tokenizer
 from stages.compose.combine import chain, mosaic, self_seq, sequence
 from stages.compose.combine.budget import TokenBudget
@@ -133,19 +136,30 @@ def combine(
           model: writer, method: {name: mosaic, epochs: 2, max_rows: 4}, max_tokens: 1024}}
         ```
     """
-    budget = TokenBudget(model, max_tokens)
-    parts, records = parts_of(rows)
-    adds = _columns(method)
     engine = None if writer is None else ctx.open(writer)
+    with collected_by_hand() if engine is None else nullcontext():
+        records = _rows(ctx, rows, TokenBudget(model, max_tokens), method, engine, seed)
+        return rows_to_frame(records, source, _columns(method))
+
+
+def _rows(
+    ctx: Context,
+    rows: pl.DataFrame,
+    budget: TokenBudget,
+    method: Method,
+    engine: Engine | None,
+    seed: int,
+) -> list[Row]:
+    """The rows that cannot be combined, dropped, and then those of the method."""
+    parts, records = parts_of(rows)
     if isinstance(method, Mosaic):
         for epoch, joined in mosaics(parts, method, budget, seed):
             records += joined
             ctx.progress(epoch, method.epochs)
-    else:
-        drafts, messages_of = _drafts(parts, method, engine, seed)
-        budget.limit(drafts, messages_of)
-        records += draft_rows(drafts, messages_of, adds)
-    return rows_to_frame(records, source, adds)
+        return records
+    drafts, messages_of = _drafts(parts, method, engine, seed)
+    budget.limit(drafts, messages_of)
+    return records + draft_rows(drafts, messages_of, _columns(method))
 
 
 def _drafts(

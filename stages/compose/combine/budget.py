@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.chat_template import Unrenderable
@@ -11,6 +16,9 @@ from stages._llm.drafts import Draft, RowMessages, filter_drafts
 from stages._llm.rendered import rendered_text
 from stages._llm.rows import Rejection
 from stages._llm.token_counts import rendered_lengths, token_lengths, tokenizer_of
+
+_BATCH: Final = 512
+"""Conversations whose tokens are counted at a time."""
 
 
 class TokenBudget:
@@ -37,18 +45,24 @@ class TokenBudget:
         """The number of tokens of each conversation, or why it cannot be rendered.
 
         Args:
-            conversations: The turns of each.
+            conversations: The turns of each; they may be made as they are read.
         """
         results: list[int | str] = []
-        texts: list[str] = []
-        for messages in conversations:
-            try:
-                texts.append(rendered_text(self._tokenizer, messages))
-                results.append(0)
-            except Unrenderable as error:
-                results.append(str(error))
-        counted = iter(rendered_lengths(self._tokenizer, texts))
-        return [result if isinstance(result, str) else int(next(counted)) for result in results]
+        counts: list[Future[NDArray[np.int64]]] = []
+        # While tokens are counted, which holds no lock of Python's, the next texts are rendered.
+        with ThreadPoolExecutor(1) as pool:
+            rest = iter(conversations)
+            while batch := [*islice(rest, _BATCH)]:
+                texts: list[str] = []
+                for messages in batch:
+                    try:
+                        texts.append(rendered_text(self._tokenizer, messages))
+                        results.append(0)
+                    except Unrenderable as error:
+                        results.append(str(error))
+                counts.append(pool.submit(rendered_lengths, self._tokenizer, texts))
+            counted = iter([int(length) for count in counts for length in count.result()])
+        return [result if isinstance(result, str) else next(counted) for result in results]
 
     def limit(self, drafts: Sequence[Draft], messages_of: Callable[[Draft], RowMessages]) -> None:
         """Note the `tokens` of active drafts, and drop those that exceed the budget.

@@ -159,8 +159,8 @@ def _joined(chunks: list[_Chunk], method: Mosaic, budget: TokenBudget, seed: int
     rows: list[Row] = []
     while chunks:
         batch, chunks = chunks[:_BATCH], chunks[_BATCH:]
-        joined = [_row(chunk, method, seed) for chunk in batch]
-        lengths = iter(budget.lengths(row["messages"] for row in joined if row))
+        joined: list[Row | None] = []
+        lengths = iter(budget.lengths(_written(batch, joined, method, seed)))
         halved: list[_Chunk] = []
         for chunk, row in zip(batch, joined, strict=True):
             tokens = next(lengths) if row else None
@@ -177,6 +177,16 @@ def _joined(chunks: list[_Chunk], method: Mosaic, budget: TokenBudget, seed: int
                 rows.append(chunk.parts[0].dropped("unparsed", {}, epoch=chunk.epoch))
         chunks = halved + chunks
     return rows
+
+
+def _written(
+    batch: Sequence[_Chunk], joined: list[Row | None], method: Mosaic, seed: int
+) -> Iterator[Any]:
+    """The turns of each row, which is added to `joined` as it is made."""
+    for chunk in batch:
+        joined.append(_row(chunk, method, seed))
+        if (row := joined[-1]) is not None:
+            yield row["messages"]
 
 
 def _row(chunk: _Chunk, method: Mosaic, seed: int) -> Row | None:

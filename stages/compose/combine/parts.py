@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from stages._llm.rows import Rejection, Row, has_tools, license_of, make_row
+from stages._llm.row_turns import licenses_of, row_turns
+from stages._llm.rows import Rejection, Row, has_tools, make_row
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def parts_of(rows: pl.DataFrame) -> tuple[list[Part], list[Row]]:
     """
     parts: list[Part] = []
     dropped: list[Row] = []
-    columns = rows.select("id", "messages", "tools", "input_start", "origins")
-    for id_, messages, tools, input_start, origins in columns.iter_rows():
-        part = Part(id_, messages or [], input_start, license_of(origins))
+    columns = [rows[name].to_list() for name in ("id", "tools", "input_start")]
+    read = row_turns(rows["messages"]), licenses_of(rows["origins"])
+    for id_, tools, input_start, messages, license in zip(*columns, *read, strict=True):
+        part = Part(id_, messages, input_start, license)
         rejection = _rejection(part.messages, tools)
         if rejection:
             dropped.append(part.dropped(*rejection) | {"tools": tools, "id": id_})

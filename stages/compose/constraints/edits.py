@@ -21,7 +21,7 @@ Edit = Literal[
     "capital", "lowercase", "quotation", "title", "postscript", "end_phrase", "repeat_prompt"
 ]
 
-_END_PHRASES: Final = (
+END_PHRASES: Final = (
     "That is all I have to say.",
     "I hope that answers it.",
     "Tell me if you need more.",
@@ -60,7 +60,7 @@ def _postscript(text: str, request: str, rng: random.Random) -> Edited:
 
 
 def _end_phrase(text: str, request: str, rng: random.Random) -> Edited:
-    phrase = rng.choice(_END_PHRASES)
+    phrase = rng.choice(END_PHRASES)
     return f"{text.rstrip()}\n\n{phrase}", EndChecker(end_phrase=phrase)
 
 

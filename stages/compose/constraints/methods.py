@@ -1,17 +1,38 @@
-"""Where constraints come from: rules out of facts, length tokens, lengths in words.
+"""Where constraints come from without a language model: facts, length tokens, lengths.
 
-- `rules`: RuleR (Li et al. 2024, "RuleR: Improving LLM Controllability by Rule-based Data
-  Recycling", arXiv:2406.15938). As in the paper: constraints come from facts of the answer that is
-  there, without a language model; some change the answer. As in the authors' code: up to three a
-  row. Ours: the kinds, all checkable; counts are of the text after its change; wordings.
-- `length_tokens`: Ruler (Li et al. 2024, "Ruler: A Model-Agnostic Method to Control Generated
-  Length for Large Language Models", arXiv:2409.18943). As in the authors' code: nine tokens with
-  their bands, a token stands before the answer, rows outside all bands are left out, and at most
-  20,000 rows a token. Ours: these are drawn by id.
-- `lengths`: CoDI-Eval (Chen et al. 2024, "Benchmarking Large Language Models on Controllable
-  Generation under Diversified Instructions", arXiv:2401.00690), which is a benchmark: five modes,
-  +- 10% for `around`, words between white space, numbers also in words. Ours: as training data,
-  with lengths that the answers have.
+RuleR: RuleR: Improving LLM Controllability by Rule-based Data Recycling (Li et al. 2024,
+arXiv:2406.15938; tianyi-lab/RuleR).
+
+As in the paper: constraints come from facts of the answer that is there; some change the answer.
+
+As in the authors' code: up to three a row. Of its 26 kinds these are here: words
+(`keywords`, `keyword_at_least`, `keyword_less_than`), letters (`letter_at_least`,
+`letter_less_than`), numbers of words, sentences and bullets, words in capitals (`capital_words`),
+and as changes all small, all capital letters, the repeated request and the wrapped answer
+(`quotation`).
+
+Ours: the other kinds, all checkable; counts are of the text after its change (in the code a later
+change falsifies what was counted before); bounds that hold; the wording.
+
+Left out: nouns, verbs and adjectives (no tagger of parts of speech is at hand), single
+characters, paragraphs, the repeated answer, capital letters of one sentence or paragraph,
+replaced punctuation, and what else is wrapped: no checker of the benchmarks knows them.
+
+Ruler: Ruler: A Model-Agnostic Method to Control Generated Length for Large Language Models (Li
+et al. 2024, arXiv:2409.18943).
+
+As in the authors' code: nine tokens with their bands, a token stands before the answer, rows
+outside all bands are left out, and at most 20,000 rows a token.
+
+Ours: these are drawn by id.
+
+CoDI-Eval: Benchmarking Large Language Models on Controllable Generation under Diversified
+Instructions (Chen et al. 2024, arXiv:2401.00690), which is a benchmark.
+
+As in the authors' code: five modes, +- 10% for `around`, words between white space, numbers also in
+words.
+
+Ours: as training data, with lengths that the answers have; the wording.
 """
 
 from __future__ import annotations

@@ -31,7 +31,6 @@ from stages._common.edges import require_input
 from stages._llm.drafts import Draft, RowMessages
 from stages._llm.rows import Row, rows_to_frame
 from stages._llm.token_counts import check_tokenizer
-from stages.compose.combine.budget import TokenBudget
 from stages.compose.context import citations, passages, rankrag, sail, struq, vif_rag
 from stages.compose.context.citations import Citations, SourceAware
 from stages.compose.context.exchanges import Exchange, exchanges_of
@@ -200,9 +199,7 @@ def context(
     supports = judge_of(getattr(method, "labels", Overlap()), engine, entailment, seed)
     drafts, messages_of = _drafts(exchanges, queries, index, method, supports, seed)
     if model is not None and max_tokens is not None:
-        limit(
-            drafts, messages_of, TokenBudget(model, max_tokens - _kept_for_answers(method, writer))
-        )
+        limit(drafts, messages_of, model, max_tokens - _kept_for_answers(method, writer))
     if isinstance(method, VifRag) and writer is not None:
         vif_rag.write(drafts, method, ctx.open(writer), seed)
     new: list[Row] = rows_of(drafts, messages_of)

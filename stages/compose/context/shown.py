@@ -8,13 +8,16 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from pipeline.models.base import LanguageModel
+from pipeline.models.local.chat_template import Unrenderable
 from pipeline.types import Count, option_group
 from stages._constraints.constraint import ConstraintError
 from stages._constraints.stored import read_turns
 from stages._llm.drafts import Draft, RowMessages
 from stages._llm.prompts import Prompts
+from stages._llm.rendered import rendered_text
 from stages._llm.rows import Row, joint_license, make_row
-from stages.compose.combine.budget import TokenBudget
+from stages._llm.token_counts import rendered_lengths, tokenizer_of
 from stages.compose.context.exchanges import Exchange
 from stages.compose.context.retrieval import Hit, Index, Passage, results_of
 
@@ -146,7 +149,10 @@ def numbered(shown: Sequence[Shown]) -> list[dict[str, Any]]:
 
 
 def limit(
-    drafts: Sequence[Draft], messages_of: Callable[[Draft], RowMessages], budget: TokenBudget
+    drafts: Sequence[Draft],
+    messages_of: Callable[[Draft], RowMessages],
+    model: LanguageModel,
+    max_tokens: int,
 ) -> None:
     """Drop passages until each row fits: distracting ones first, the furthest of them first.
 
@@ -156,22 +162,40 @@ def limit(
     Args:
         drafts: Changed in place: `shown` gets shorter, and `tokens` is noted.
         messages_of: The conversation of a draft with the passages that it has.
-        budget: The most tokens.
+        model: Whose tokenizer and chat template count.
+        max_tokens: The most tokens, with the definitions of tools.
     """
     waiting = [draft for draft in drafts if draft.active]
     while waiting:
-        lengths = budget.lengths(messages_of(draft)[0] for draft in waiting)
+        lengths = _lengths(waiting, messages_of, tokenizer_of(model))
         over = []
         for draft, length in zip(waiting, lengths, strict=True):
             if isinstance(length, str):
                 draft.error = length
-            elif length <= budget.max_tokens:
+            elif length <= max_tokens:
                 draft.fields["tokens"] = length
             elif _drop_one(draft):
                 over.append(draft)
             else:
-                draft.reject("over_budget", tokens=length, max_tokens=budget.max_tokens)
+                draft.reject("over_budget", tokens=length, max_tokens=max_tokens)
         waiting = over
+
+
+def _lengths(
+    drafts: Sequence[Draft], messages_of: Callable[[Draft], RowMessages], tokenizer: Any
+) -> list[int | str]:
+    """The tokens of each row with its tools, or why its chat template refuses it."""
+    texts: list[str] = []
+    refusals: list[str | None] = []
+    for draft in drafts:
+        try:
+            tools = draft["exchange"].draft.tools
+            texts.append(rendered_text(tokenizer, messages_of(draft)[0], tools))
+            refusals.append(None)
+        except Unrenderable as error:
+            refusals.append(str(error))
+    counted = iter(rendered_lengths(tokenizer, texts).tolist())
+    return [next(counted) if refusal is None else refusal for refusal in refusals]
 
 
 def _drop_one(draft: Draft) -> bool:

@@ -79,7 +79,7 @@ def planted_rows(exchanges: Sequence[Exchange], method: StruQ, seed: int) -> lis
         method: The options.
         seed: Of all that is drawn, for each row by its id.
     """
-    others = [exchange for exchange in exchanges if exchange.is_single]
+    others = sorted((one for one in exchanges if one.is_single), key=lambda one: one.id)
     return [_row(exchange, others, method, seed) for exchange in exchanges]
 
 

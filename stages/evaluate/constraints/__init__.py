@@ -31,20 +31,21 @@ from pipeline.stage import Records, stage
 from schemas.records import prompt_id
 from stages._constraints.constraint import ConstraintError
 from stages._constraints.stored import ARGUMENTS_FIELD, KINDS_FIELD, read_turns
-from stages.evaluate.constraints.scores import Followed, as_markdown, followed, scores
+from stages.evaluate.constraints.scores import Followed, as_markdown, followed, prompt_rates, scores
 
 _COLUMNS: Final = ["messages", "tools", "extra"]
 _ADDS: Final = {
     "constraints_followed": pl.Boolean(),
     "constraints_followed_loosely": pl.Boolean(),
     "constraints_rate": pl.Float64(),
+    "constraints_prompt_rate": pl.Float64(),
     "constraints_strict": pl.List(pl.Boolean()),
     "constraints_loose": pl.List(pl.Boolean()),
 }
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={"rows": _COLUMNS, "prompts": _COLUMNS},
     adds=_ADDS,
@@ -79,7 +80,9 @@ def constraints(
         `constraints_strict` and `constraints_loose`: whether each constraint is followed, in the
         order of the turns and of the lists; `constraints_followed` and
         `constraints_followed_loosely`: whether all are; `constraints_rate`: the share that is
-        followed strictly. All are null for a row without constraints. A row with a kind that is
+        followed strictly; `constraints_prompt_rate`: the share of all answers to the row's prompt
+        that follow all strictly, by which Light-IF parts prompts: hard at 0, easy at 1, pass
+        between. All are null for a row without constraints. A row with a kind that is
         not known, or with arguments that are none of its kind, is failed.
 
     Example:
@@ -110,7 +113,9 @@ def constraints(
     result = scores(checked)
     (ctx.files / "constraints.json").write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     (ctx.files / "constraints.md").write_text(as_markdown(result), "utf-8")
-    return pl.DataFrame([_row(one) for one in results], schema=_ADDS | {"error": pl.String()})
+    rates = prompt_rates(checked)
+    table = [_row(one, rates) for one in results]
+    return pl.DataFrame(table, schema=_ADDS | {"error": pl.String()})
 
 
 def _asked(prompts: pl.DataFrame | None, kinds: str, arguments: str) -> dict[str, str] | None:
@@ -160,13 +165,14 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return answers
 
 
-def _row(one: Followed | str | None) -> dict[str, Any]:
+def _row(one: Followed | str | None, rates: Mapping[str, float]) -> dict[str, Any]:
     if not isinstance(one, Followed):
         return dict.fromkeys(_ADDS) | {"error": one}
     return {
         "constraints_followed": all(one.strict),
         "constraints_followed_loosely": all(one.loose),
         "constraints_rate": one.rate,
+        "constraints_prompt_rate": rates[one.prompt],
         "constraints_strict": [*one.strict],
         "constraints_loose": [*one.loose],
         "error": None,

@@ -69,6 +69,17 @@ def scores(rows: Sequence[Followed]) -> dict[str, Any]:
     }
 
 
+def prompt_rates(rows: Sequence[Followed]) -> dict[str, float]:
+    """The share of the answers to each prompt that follow all constraints strictly.
+
+    Args:
+        rows: What every answer follows; those of one prompt share its id.
+    """
+    answers = Counter(row.prompt for row in rows)
+    right = Counter(row.prompt for row in rows if all(row.strict))
+    return {prompt: right[prompt] / number for prompt, number in answers.items()}
+
+
 def _accuracies(rows: Sequence[tuple[Sequence[str], Sequence[bool]]]) -> dict[str, Any]:
     kinds: dict[str, list[bool]] = defaultdict(list)
     groups: dict[str, list[bool]] = defaultdict(list)

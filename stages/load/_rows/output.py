@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from json.encoder import encode_basestring
@@ -23,6 +22,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from schemas.records import json_bytes
+from stages._common.garbage import collected_by_hand
 from stages._common.verdicts import verdict
 from stages.load._files.container import Container, unreadable
 from stages.load._files.json_lines import Position
@@ -246,28 +246,12 @@ def to_frame(
         size_of: How many characters a row holds.
     """
     frames = [build([])]
-    with _collected_by_hand():
+    with collected_by_hand():
         for batch in _batches(rows, size_of):
             frames.append(build(batch))
             del batch
             gc.collect(0)
     return pl.concat(frames)
-
-
-@contextmanager
-def _collected_by_hand() -> Iterator[None]:
-    """No search for unreachable circles of objects but where it is asked for.
-
-    Python searches whenever some hundred objects more are alive, as they are at every few rows:
-    without that 52,000 Alpaca rows take 0.71 instead of 0.85 s.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _batches(

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
 from pipeline.models.base import Decoding
 from stages._llm.drafts import Draft, GenerateField, Prompt, filter_drafts, user
+from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 
@@ -38,6 +39,25 @@ _LEAKS: Final = re.compile(
     re.IGNORECASE,
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+
+
+def drop_echoes(drafts: Sequence[Draft], prompt: Callable[[Draft], Prompt]) -> None:
+    """Drop what came back as it was as `no_gain`, and as `prompt_leaked` what is the prompt.
+
+    Args:
+        drafts: The evolved instructions.
+        prompt: The request that each of them came of.
+    """
+
+    def rejection(draft: Draft) -> Rejection | None:
+        if _unchanged(draft):
+            return "no_gain", {"unchanged": True}
+        # The parser has taken for a preamble what looks like one, also in a prompt.
+        text = prompt(draft)[-1][-1]
+        request = _squeezed(instruction_text(text) or text)
+        return ("prompt_leaked", {"echo": True}) if request in _squeezed(draft["evolved"]) else None
+
+    filter_drafts(drafts, rejection)
 
 
 def drop_leaks(drafts: Sequence[Draft]) -> None:
@@ -71,8 +91,11 @@ def drop_refusals(drafts: Sequence[Draft]) -> None:
 
 def _unchanged(draft: Draft) -> bool:
     """Whether an instruction came back as it was, but for case and white space."""
-    before, after = (draft[name].casefold().split() for name in ("evolved_from", "instruction"))
-    return bool(before == after)
+    return _squeezed(draft["evolved_from"]) == _squeezed(draft["instruction"])
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def leaked(after: str, before: str) -> Rejection | None:

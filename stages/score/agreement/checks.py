@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import OptionError
+from stages._selection.budget import check_unused
 from stages.score.agreement.checkpoints import Checkpoints
 from stages.score.agreement.comparisons import Compare, Embedding, Exact, Likelihood
 from stages.score.agreement.confidence import Confidence
@@ -14,6 +15,9 @@ from stages.score.agreement.perturbed import Perturbed
 from stages.score.agreement.questions import RESPONSE
 from stages.score.agreement.rows import Rows
 from stages.score.agreement.samples import Samples
+
+SAMPLING: Final = {"temperature": None, "top_p": 1.0, "max_tokens": 256}
+"""Options of sampling with their defaults."""
 
 
 def default_comparison(method: Any) -> Compare:
@@ -59,11 +63,7 @@ def check(options: SimpleNamespace) -> None:
             if isinstance(method, Perturbed)
             else None,
         )
-    if isinstance(method, Rows | Checkpoints) and options.ending is not None:
-        raise OptionError(
-            *("ending", f"must be left out with method: {method.name}"),
-            why="nothing is sampled",
-        )
+    _check_sampling(options)
     many = isinstance(method, Samples | Confidence) and method.num_samples > 1
     if many and options.temperature == 0:
         raise OptionError(
@@ -71,6 +71,18 @@ def check(options: SimpleNamespace) -> None:
             why="without sampling all of them are the same answer",
             hint="method: {name: samples, num_samples: 1}",
         )
+
+
+def _check_sampling(options: SimpleNamespace) -> None:
+    """Refuse options of sampling where nothing is sampled."""
+    method = options.method
+    samples = not isinstance(method, Rows | Checkpoints)
+    if not samples:
+        check_unused(options, "ending", None, f"with method: {method.name}, which asks nothing")
+    if isinstance(method, Perturbed) and method.answer == "row":
+        samples = not isinstance(options.compare or default_comparison(method), Likelihood)
+    for name, default in ({} if samples else SAMPLING).items():
+        check_unused(options, name, default, f"with method: {method.name}, which samples nothing")
 
 
 def _check_models(options: SimpleNamespace) -> None:

@@ -121,8 +121,8 @@ def perturbed_turns(question: Question, method: Perturbed, seed: int, number: in
     """
     turns = list(question.turns or ())
     first = next(i for i, (role, _) in enumerate(turns) if role == "user")
-    text, at = turns[first][1], question.input_start
-    task = text[:at].removesuffix("\n\n") if at is not None else text
+    text = turns[first][1]
+    task = text[: question.task_end].removesuffix("\n\n")
     rest = text[len(task) :]
     turns[first] = ("user", drop_words(task, method.drop_rate, seed, number) + rest)
     return tuple(turns)

@@ -34,7 +34,8 @@ class Question:
         turns: Its turns up to the last request; None where a model cannot be asked: there is no
             request, or there are tools that it would not have.
         reference: The answer that votes are compared with; None without one.
-        input_start: Where a separate input begins in the first user turn.
+        task_end: Where in the first user turn what it says of the task ends: a separate input, or
+            what stands behind every request, follows.
         votes: What was sampled; None for a sample that holds no answer.
         journal: The keys of the completions.
         error: Why a request was not answered.
@@ -43,7 +44,7 @@ class Question:
     row: int
     turns: Turns | None
     reference: str | None
-    input_start: int | None = None
+    task_end: int = 0
     votes: list[Vote | None] = field(default_factory=list)
     journal: list[str] = field(default_factory=list)
     error: str | None = None
@@ -77,7 +78,9 @@ def questions(rows: pl.DataFrame, reference: str, ending: str | None) -> list[Qu
         is_blank = last < 0 or not turns[last][1].strip()
         has_results = any(role == "tool" for role, _ in turns)
         cannot = is_blank or has_results or has_tools(messages, tools)
-        asked.append(Question(row, None if cannot else tuple(shown), gold, input_start))
+        first = next((text for role, text in turns if role == "user"), "")
+        task_end = len(first) if input_start is None else input_start
+        asked.append(Question(row, None if cannot else tuple(shown), gold, task_end))
     return asked
 
 

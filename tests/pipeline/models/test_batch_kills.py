@@ -15,7 +15,7 @@ from tests.support.servers.batches import BatchBehaviour, batching
 from tests.support.teacher import teacher
 
 STEPS_AT_LEAST = {"openai": 40, "anthropic": 30}
-STRIDE = 9
+STRIDE = 16
 """Of the steps that are tried in a quick test."""
 
 

@@ -29,7 +29,7 @@ def questions(count: int, decoding: Decoding = SAMPLED) -> list[Request]:
     """Requests of various lengths, texts and chats, sampled and greedy."""
     requests = []
     for i in range(count):
-        text = f"List {i} things that " + "really " * (i % 9 * 12) + "matter."
+        text = f"List {i} things that " + "really " * (i % 5 * 18) + "matter."
         prompt = text if i % 3 == 0 else (("user", text),)
         requests.append(Request(prompt, replace(decoding, temperature=0.9 * (i % 4 > 0)), seed=i))
     return requests
@@ -50,7 +50,7 @@ def test_an_answer_does_not_depend_on_its_batch(tmp_path: Path, tinylm: Language
     shuffled = engine(tmp_path / "b", tinylm).generate([requests[i] for i in order])
     assert [together[i] for i in order] == shuffled
     alone = engine(tmp_path / "c", tinylm)
-    for i in (0, 1, 8, 39):
+    for i in (0, 39):
         assert alone.generate([requests[i]]) == [together[i]]
     assert len({answer.text for answer in together}) > 20
 
@@ -107,7 +107,8 @@ def test_whatever_may_change_an_answer_changes_the_key(
     ctx: Context, tinylm: LanguageModel, change: dict
 ) -> None:
     request = Request("a text", SAMPLED)
-    one, other = ctx.open(tinylm).generate([request, replace(request, **change)])
+    running = ctx.open(tinylm)
+    one, other = (_prepared(running, each) for each in (request, replace(request, **change)))
     assert one.key != other.key
 
 
@@ -118,9 +119,10 @@ def test_a_chat_and_a_text_that_reads_the_same_are_two_requests(
     text = running.tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
-    one, other = running.generate([Request(text, SAMPLED), Request((("user", "Hi"),), SAMPLED)])
+    chat = Request((("user", "Hi"),), SAMPLED)
+    one, other = (_prepared(running, request) for request in (Request(text, SAMPLED), chat))
     assert one.key != other.key
-    assert one.prompt_tokens == other.prompt_tokens
+    assert one.tokens == other.tokens
 
 
 def test_greedy_answers_are_the_most_probable_tokens(tmp_path: Path, tinylm: LanguageModel) -> None:
@@ -201,7 +203,7 @@ def test_a_prompt_beyond_the_context_is_refused_and_never_cut(
     ctx = Context.scratch(tmp_path)
     decoding = Decoding(max_tokens=4)
     fits, long, empty = ctx.open(tinylm).generate(
-        [Request("a " * n, decoding) for n in (200, 2046, 0)]
+        [Request("a " * n, decoding) for n in (20, 2046, 0)]
     )
     assert fits.error is None
     assert (long.finish_reason, long.text) == ("error", "")

@@ -21,7 +21,7 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.store.file_hashes import FileDigests
 from tests.pipeline.models.test_journal import ROOT
 from tests.support.journals import max_answers
-from tests.support.running import command, contents, run
+from tests.support.running import called, contents, run
 
 SEEDS = ROOT / "data/seeds/self_instruct_seed_tasks.jsonl"
 BOOK = ROOT / "data/samples/rust_book.jsonl.gz"
@@ -34,9 +34,9 @@ def recipe(model: dict[str, Any]) -> Recipe:
     """The quickstart's generating stages, on few rows."""
     common = {"model": "m", "source": "s"}
     invented = {
-        **{"num_rows": 2, "max_requests": 2, "requests_per_round": 2},
+        **{"num_rows": 1, "max_requests": 1, "requests_per_round": 1},
         "method": {
-            **{"name": "self-instruct", "num_shots": 3, "max_tokens": 32, "temperature": 1.0},
+            **{"name": "self-instruct", "num_shots": 3, "max_tokens": 24, "temperature": 1.0},
             **{"on_length": "keep_complete", "capitalize": "first"},
             "instances": {"name": "turns", "max_tokens": 12},
         },
@@ -44,7 +44,7 @@ def recipe(model: dict[str, Any]) -> Recipe:
     reversed_ = {
         "max_tokens": 12,
         "method": {
-            **{"name": "humback", "max_passages": 4, "passage_characters": [200, 300]},
+            **{"name": "humback", "max_passages": 3, "passage_characters": [200, 300]},
             "curation": {"name": "text", "max_tokens": 12, "min_score": None},
         },
     }
@@ -79,7 +79,7 @@ def test_an_exported_journal_rebuilds_the_data_set_without_the_weights(
     tmp_path: Path, generated: Path
 ) -> None:
     count = export(Journal(generated / "journal"), tmp_path / "j.jsonl.gz")
-    assert count > 8
+    assert count > 4
     bare, other = tmp_path / "bare", tmp_path / "other"
     bare.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "chat_template.jinja"):
@@ -159,12 +159,12 @@ def test_the_command_line(tmp_path: Path, generated: Path) -> None:
         (("export", file, "--store", str(generated)), "entries written"),
         (("import", file, "--store", store), "0 existed before"),
     ):
-        done = command("journal", *call)
+        done = called("journal", *call)
         assert done.returncode == Exit.DONE, done.stderr
         assert expected in done.stdout
-    counts = json.loads(command("journal", "stats", "--json", "--store", store).stdout)
+    counts = json.loads(called("journal", "stats", "--json", "--store", store).stdout)
     assert counts["requests"] == Journal(generated / "journal").count()
-    empty = command("journal", "stats", "--store", str(tmp_path / "nothing"))
+    empty = called("journal", "stats", "--store", str(tmp_path / "nothing"))
     assert empty.returncode == Exit.MISTAKE
     assert "no journal" in empty.stderr
 
@@ -219,7 +219,7 @@ def test_models_are_named_for_people(tmp_path: Path, generated: Path) -> None:
         Journal(ctx.store / "journal").put_many([entry])
         engine.generate([Request("2 + 2 =", Decoding(max_tokens=2))])
     digest = folder_digest(folder, FileDigests(tmp_path / "files.json"))[:12]
-    counted = command("journal", "stats", "--store", str(ctx.store)).stdout
+    counted = called("journal", "stats", "--store", str(ctx.store)).stdout
     assert f"tinylm {digest}, dtype float32  " in counted
     assert f"tinylm {digest}, chat_template plain, dtype bfloat16  " in counted
     assert "\norg/served  " in counted

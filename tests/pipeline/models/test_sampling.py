@@ -54,13 +54,13 @@ def test_samples_follow_the_distribution(
 def test_a_nucleus_wider_than_what_is_sorted_first() -> None:
     size = 4 * NUCLEUS_CANDIDATES
     logits = torch.randn(size, generator=torch.Generator().manual_seed(1)) * 0.1
-    sampled = first_tokens(logits, Decoding(temperature=1.0, top_p=0.6), 20_000)
+    sampled = first_tokens(logits, Decoding(temperature=1.0, top_p=0.6), 8_000)
     probabilities = expected(logits, 1.0, 0.6)
     assert (probabilities > 0).sum() > NUCLEUS_CANDIDATES
     assert (probabilities[sampled] > 0).all()
     outside = np.argsort(-probabilities)[NUCLEUS_CANDIDATES:]
     fraction = np.isin(sampled, outside).mean()
-    assert fraction == pytest.approx(probabilities[outside].sum(), abs=0.015)
+    assert fraction == pytest.approx(probabilities[outside].sum(), abs=0.02)
 
 
 def test_rows_are_sampled_independently_of_each_other() -> None:

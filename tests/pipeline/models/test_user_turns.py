@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -56,7 +56,6 @@ def prepared(name: str, prompt: tuple[tuple[str, str], ...], **options: Any) -> 
 
 
 @given(st.data())
-@settings(max_examples=40)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_conversation_goes_on_where_the_prompt_ends(name: str, data: st.DataObject) -> None:
     """Whatever the user says there, the whole conversation begins with prompt and words."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pipeline.errors import UserError
 from pipeline.releases.schedule import FORMS, Every, Moment, schedule
 from tests.conftest import ROOT
-from tests.support.running import command
+from tests.support.running import called
 
 WORKFLOW = ROOT / ".github" / "workflows" / "refresh.yml"
 EVERY: tuple[Every, ...] = ("hourly", "daily", "weekly", "monthly")
@@ -66,7 +66,7 @@ def toy(folder: Path) -> Path:
 
 def test_the_crontab_line_runs_in_crons_environment(tmp_path: Path) -> None:
     recipe, store = toy(tmp_path), tmp_path / "store"
-    printed = command("schedule", str(recipe), "--daily", "--store", str(store))
+    printed = called("schedule", str(recipe), "--daily", "--store", str(store))
     assert printed.returncode == 0, printed.stderr
     (line,) = printed.stdout.splitlines()
     fields = line.split(" ", 5)
@@ -84,7 +84,7 @@ def test_the_crontab_line_runs_in_crons_environment(tmp_path: Path) -> None:
 
 
 def test_the_shipped_workflow_is_the_one_that_the_verb_prints() -> None:
-    printed = command("schedule", "quickstart", "--form", "github").stdout
+    printed = called("schedule", "quickstart", "--form", "github").stdout
     assert printed == WORKFLOW.read_text("utf-8")
 
 
@@ -116,7 +116,7 @@ def test_the_workflow_is_valid_and_asks_for_little(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
 def test_the_timer_is_one_of_systemd(tmp_path: Path) -> None:
     recipe = toy(tmp_path)
-    text = command("schedule", str(recipe), "--form", "systemd").stdout
+    text = called("schedule", str(recipe), "--form", "systemd").stdout
     service, timer = re.split(r"(?m)^(?=# .*\.timer\n)", text, maxsplit=1)
     units = [tmp_path / "refresh-toy.service", tmp_path / "refresh-toy.timer"]
     for unit, content in zip(units, (service, timer), strict=True):
@@ -143,10 +143,9 @@ def test_what_no_schedule_can_hold_is_refused(form: str) -> None:
 
 def test_one_rhythm_and_one_known_form() -> None:
     assert (
-        "one of --daily, --weekly"
-        in command("schedule", "quickstart", "--daily", "--weekly").stderr
+        "one of --daily, --weekly" in called("schedule", "quickstart", "--daily", "--weekly").stderr
     )
-    assert "--form must be" in command("schedule", "quickstart", "--form", "launchd").stderr
+    assert "--form must be" in called("schedule", "quickstart", "--form", "launchd").stderr
 
 
 @pytest.mark.proof
@@ -155,7 +154,7 @@ def test_one_rhythm_and_one_known_form() -> None:
 )
 def test_cron_itself_refreshes(tmp_path: Path) -> None:
     recipe, store = toy(tmp_path), tmp_path / "store"
-    line = command("schedule", str(recipe), "--hourly", "--store", str(store)).stdout.strip()
+    line = called("schedule", str(recipe), "--hourly", "--store", str(store)).stdout.strip()
     shell = line.split(" ", 5)[5]
     entry = Path("/etc/cron.d/gristmill-test")
     mail = tmp_path / "mail"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._constraints.conflicts import CONFLICTS, conflict, conflicts
@@ -47,7 +47,6 @@ def test_a_blank_text_follows_nothing(kind: str, blank: str) -> None:
 
 @pytest.mark.parametrize("kind", NEGATED)
 @given(text=texts)
-@settings(max_examples=60, deadline=None)
 def test_a_negation_holds_of_exactly_the_other_texts(kind: str, text: str) -> None:
     checked = constraint(kind, EXAMPLES[kind][0])
     negated = checked.negation()
@@ -59,7 +58,6 @@ def test_a_negation_holds_of_exactly_the_other_texts(kind: str, text: str) -> No
 
 @pytest.mark.parametrize("kind", EXAMPLES)
 @given(text=texts)
-@settings(max_examples=40, deadline=None)
 def test_loose_is_never_stricter_than_strict(kind: str, text: str) -> None:
     checked = constraint(kind, EXAMPLES[kind][0])
     assert checked.holds_loosely(text) >= checked.holds(text)

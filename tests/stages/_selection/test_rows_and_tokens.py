@@ -142,7 +142,6 @@ def by_loop(
     return {rows["id"][i] for i in kept}
 
 
-@settings(max_examples=40, deadline=None)
 @given(ROWS, BOTH)
 def test_strata_are_filled_as_by_a_loop(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[Any], both: dict[str, int]

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._text import candidates as candidates_module
@@ -54,7 +54,6 @@ near = st.tuples(st.sets(st.integers(0, 30), max_size=4), st.booleans()).map(
 thresholds = st.sampled_from([0.2, 0.3, 0.5, 2 / 3, 0.75, 0.8, 0.9, 1.0])
 
 
-@settings(max_examples=50)
 @given(st.lists(st.one_of(small, near), max_size=14), thresholds)
 def test_components_are_those_of_all_pairs(sets: list, threshold: float) -> None:
     joined = similarity_join(ragged(sets), 0, threshold, prefixes)
@@ -63,7 +62,6 @@ def test_components_are_those_of_all_pairs(sets: list, threshold: float) -> None
         assert value == len(sets[i] & sets[j]) / len(sets[i] | sets[j]) >= threshold
 
 
-@settings(max_examples=50)
 @given(st.lists(st.one_of(small, near), max_size=14), thresholds, st.integers(0, 14))
 def test_held_sets_decide_the_same_whether_or_not_they_are_compared(
     sets: list, threshold: float, held: int

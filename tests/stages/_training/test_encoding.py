@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.models import LanguageModel
@@ -140,7 +140,6 @@ VIEWS: Final[dict[str, tuple[AnswerPart, ...]]] = {
 RENDERING = {view: likelihood_views.rendering(TOKENIZER, 4096, view) for view in VIEWS}  # type: ignore[arg-type]
 
 
-@settings(max_examples=60)
 @given(
     messages=conversations(),
     tools=st.sampled_from([None, TOOLS]),
@@ -161,7 +160,6 @@ def test_likelihoods_are_of_the_tokens_that_training_puts_loss_on(
     assert encoded[1] == expected.tolist()
 
 
-@settings(max_examples=40)
 @given(messages=conversations(), loss_on=st.sampled_from(SUBSETS))
 def test_what_others_say_never_has_loss(
     messages: list[dict[str, Any]], loss_on: tuple[AnswerPart, ...]
@@ -209,7 +207,6 @@ def test_tokens_and_labels_of_tool_rows_are_those_of_trl(tmp_path: Path) -> None
 
 
 @given(chat=conversations())
-@settings(max_examples=30, deadline=None)
 def test_reasoning_that_is_not_rendered_is_counted(chat: list[dict[str, Any]]) -> None:
     """By the template that leaves it out in all but the last turn, and by the one that shows it."""
     last = max((at for at, turn in enumerate(chat) if turn["role"] == "assistant"), default=-1)

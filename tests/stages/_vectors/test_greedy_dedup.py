@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -45,7 +45,6 @@ vectors = st.integers(1, 4).flatmap(
 )
 
 
-@settings(max_examples=50)
 @given(
     vectors,
     st.sampled_from([-0.5, 0.0, 0.5, 0.8, 1.0]),

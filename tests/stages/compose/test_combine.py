@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -175,7 +174,9 @@ def test_sequences_repeat_the_input_before_the_answer(ctx: Context) -> None:
         request, answer = texts(row)
         input = texts(part)[0][part["input_start"] :].strip()
         assert request[row["input_start"] :] == input
-        assert re.fullmatch(r"Input: (.*)\n\nResponse: (.*)", answer, re.DOTALL)
+        instruction = texts(part)[0][: part["input_start"]].strip()
+        first = "First repeat the input word for word, then do the following with it: "
+        assert request == f"{first}{instruction}\n\n{input}"
         assert answer == f"Input: {input}\n\nResponse: {texts(part)[1]}"
     without = rows.filter(drop_reason="no_input")["parents"].explode()
     assert all(parts[id_]["input_start"] is None for id_ in without)

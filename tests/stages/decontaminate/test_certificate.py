@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -91,7 +91,6 @@ word = st.sampled_from(["the", "cat", "sat", "on", "1", "a", "mat"])
 text = st.lists(word, max_size=12).map(" ".join)
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.lists(text, min_size=1, max_size=3), min_size=1, max_size=5),
     st.lists(st.dictionaries(st.sampled_from(["q", "a"]), text, min_size=1), max_size=4),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -43,7 +43,6 @@ text = (st.lists(word, max_size=14) | st.lists(number, max_size=18)).map(" ".joi
 LONG = "the cat sat on the mat today as always with a friend of hers"
 
 
-@settings(max_examples=50)
 @given(
     st.sampled_from([*METHODS]),
     st.lists(st.lists(text, min_size=1, max_size=3), min_size=1, max_size=5),

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -150,7 +150,6 @@ def test_substring_of_code(ctx: Context) -> None:
 letters = st.text(st.sampled_from("aBcÉß你。 \n.'3"), max_size=12)
 
 
-@settings(max_examples=50)
 @given(st.lists(letters, max_size=6), st.lists(st.lists(letters, max_size=4), max_size=5))
 def test_substring_equals_python_in(needles: list[str], turns: list[list[str]]) -> None:
     """Turns are made of the needles and other letters, so that there is something to find."""
@@ -241,7 +240,6 @@ INVISIBLE = (
 )
 
 
-@settings(max_examples=40)
 @given(st.sampled_from([*METHODS]), st.sampled_from([*INVISIBLE, INVISIBLE]), st.randoms())
 def test_invisible_characters_hide_nothing(name: Name, hidden: str, random: Random) -> None:
     """Neither in the row nor in the item, within words and between them."""

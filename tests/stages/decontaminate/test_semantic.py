@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -369,7 +369,6 @@ vectors = st.lists(
 ).map(lambda rows: unit(np.array(rows, np.float32)))
 
 
-@settings(max_examples=50, deadline=None)
 @given(vectors, vectors, vectors, st.data())
 def test_nearest_equals_brute_force_on_either_library(
     items: np.ndarray, turns: np.ndarray, ordinary: np.ndarray, data: st.DataObject

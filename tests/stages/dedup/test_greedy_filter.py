@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
@@ -26,7 +26,6 @@ def listed(verdicts: Verdicts) -> list[tuple[int, float]]:
     return list(zip(verdicts.duplicate_of.tolist(), verdicts.score.tolist(), strict=True))
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.lists(st.integers(0, 6), max_size=10), max_size=40),
     st.integers(0, 4),

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -36,7 +36,6 @@ word = st.sampled_from(["a", "b", "c", "1", "2", "+", "你"])
 conversation = st.lists(st.lists(word, max_size=7).map(" ".join), min_size=1, max_size=3)
 
 
-@settings(max_examples=50)
 @given(st.lists(conversation, min_size=1, max_size=12), st.sampled_from([0.3, 0.5, 0.8, 1.0]))
 def test_small_pools(
     tmp_path_factory: pytest.TempPathFactory, turns: list, threshold: float

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from rapidfuzz.distance import LCSseq
@@ -71,7 +71,6 @@ word = st.sampled_from(["write", "writes", "a", "poem", "on", "7", "8", "诗"])
 turns = st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), min_size=1)
 
 
-@settings(max_examples=50)
 @given(
     turns,
     st.lists(st.lists(word, max_size=9).map(" ".join).map(lambda t: [t]), max_size=4),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -152,7 +152,6 @@ def brute_force(vectors: np.ndarray, threshold: float) -> list[int]:
     return centers
 
 
-@settings(max_examples=40)
 @given(st.integers(1, 30), st.integers(0, 10**6), st.sampled_from([0.3, 0.7, 0.9]))
 def test_communities_are_those_of_brute_force(size: int, seed: int, threshold: float) -> None:
     # Whole numbers in few dimensions: many equal vectors, no cosine near a threshold.

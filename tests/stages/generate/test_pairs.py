@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -86,7 +86,6 @@ SCORES = st.lists(st.none() | st.sampled_from([0.0, 1.0, 2.0, 3.0]), min_size=1,
     which=st.sampled_from(["worst", "random", "all"]),
     margin=st.sampled_from([0.0, 2.0]),
 )
-@settings(max_examples=80, deadline=None)
 def test_scored_pairs(
     prompts: list[list[float | None]], ranked: bool, which: Any, margin: float
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -67,7 +67,6 @@ def test_texts_have_names(ctx: Context, name: str, texts: set[str]) -> None:
     items=st.lists(st.tuples(*[st.text(min_size=1)] * 3), min_size=1, unique=True),
     fields=st.booleans(),
 )
-@settings(max_examples=30)
 def test_items_come_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, items: list[tuple[str, str, str]], fields: bool
 ) -> None:
@@ -241,7 +240,6 @@ def test_usual_layouts_are_read(ctx: Context, row: dict, texts: dict[str, str] |
     assert shown == expected
 
 
-@settings(max_examples=50)
 @given(
     st.dictionaries(
         st.sampled_from(["id", "flag", "uid", "drop_reason", "label", "language", "answer"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -59,7 +59,6 @@ pools = st.lists(
 
 
 @given(pools)
-@settings(max_examples=60)
 def test_concat_keeps_the_first_with_the_places_of_all(inputs: list[Rows]) -> None:
     frames = [pool(f"s{n}", rows) for n, rows in enumerate(inputs)]
     result = concat(NOWHERE, frames)

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -69,7 +69,6 @@ def test_every_container(ctx: Context, data: bytes, name: str) -> None:
 
 
 @given(texts=st.lists(st.text(min_size=1), min_size=1, unique=True))
-@settings(max_examples=30)
 def test_id_is_the_digest_of_the_text(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
 ) -> None:
@@ -119,7 +118,6 @@ def test_a_bad_row_costs_only_itself(ctx: Context, row: bytes, reason: str) -> N
 
 
 @given(st.sampled_from([b"", b"{", b"[{", b"PAR1", b"text,title\n"]), st.binary(max_size=99))
-@settings(max_examples=50)
 def test_random_bytes_are_rows_or_failures(
     tmp_path_factory: pytest.TempPathFactory, start: bytes, rest: bytes
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -40,7 +40,6 @@ def sides(row: dict[str, Any], **options: Any) -> tuple[Any, ...]:
 
 
 @given(prompt=TEXT, system=st.none() | TEXT, answers=st.lists(TEXT, min_size=2, max_size=2))
-@settings(max_examples=30, deadline=None)
 def test_one_pair_is_the_same_in_every_format(
     prompt: str, system: str | None, answers: list[str]
 ) -> None:
@@ -81,7 +80,6 @@ def test_one_pair_is_the_same_in_every_format(
                    max_size=6).filter(lambda turns: len(turns) % 2 == 0),
     worse=TEXT.filter(lambda t: "\n\n" not in t and t == t.strip()),
 )  # fmt: skip
-@settings(max_examples=30, deadline=None)
 def test_dialogues_as_texts(turns: list[str], worse: str) -> None:
     def dialogue(texts: list[str]) -> str:
         speakers = ("Human", "Assistant")
@@ -166,7 +164,6 @@ SCORES = st.lists(st.sampled_from([None, "N/A", 1, 2.5, 3]), min_size=1, max_siz
 
 
 @given(scores=SCORES, ranked=st.sampled_from(["best_worst", "adjacent", "all"]))
-@settings(max_examples=60, deadline=None)
 def test_rated_answers_give_pairs_of_a_better_and_a_worse_one(
     scores: list[Any], ranked: str
 ) -> None:

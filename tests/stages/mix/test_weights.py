@@ -31,7 +31,7 @@ from stages.mix.weights import (
 from tests.stages._selection.binding import bound, problems_of
 from tests.support.running import run
 
-QUIET = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 SIZED = st.sampled_from([Proportional(), Temperature(), Balanced(), Submodular()])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -266,7 +266,6 @@ STATED = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=50)
 @given(st.lists(STATED | st.text(max_size=12), min_size=1, max_size=4))
 def test_the_license_of_any_mixture_is_one_that_the_hub_takes(stated: list[str]) -> None:
     """https://huggingface.co/docs/hub/repositories-licenses: `other` needs a name and a link."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, ClassVar, get_args
 
 import polars as pl
@@ -17,6 +18,8 @@ from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages.rewrite.evolve import evolve
 from stages.rewrite.evolve.elimination import leaked, refused
+from stages.rewrite.evolve.lift import Lift
+from stages.rewrite.evolve.m2lingual import EVOLUTIONS, GENERAL, TAXONOMY, M2Lingual, evolutions
 from stages.rewrite.evolve.operators import (
     DATA_FORMATS,
     Operator,
@@ -26,9 +29,10 @@ from stages.rewrite.evolve.operators import (
 )
 from stages.rewrite.evolve.operators import PROMPTS as OPERATOR_PROMPTS
 from stages.rewrite.evolve.rubric import Rubric
+from stages.rewrite.evolve.smaller import SmallerEvolvers
 from stages.rewrite.evolve.turns import TURN_KINDS, Turns
 from tests.support.options import options_of, problems
-from tests.support.rows import conversations, sample
+from tests.support.rows import conversations, sample, self_instruct
 from tests.support.scripted import Answer, Scripted, ScriptedContext, scripted
 
 NO_MODEL = LanguageModel(model="none")
@@ -234,9 +238,14 @@ def test_instructions_without_a_gap_are_never_kept(ctx: Context) -> None:
     assert rows["drop_reason"].to_list() == ["no_gap"] * 4
 
 
+def said(number: int) -> str:
+    return f"And what comes after number {number}?"
+
+
 def test_conversations_grow_by_a_turn_a_round(ctx: Context) -> None:
     def talker(text: str) -> Answer:
-        return ("And then?" if "what the user says next" in text else "Take bread."), "stop"
+        again = said(text.count("User: "))
+        return (again if "what the user says next" in text else "Take bread."), "stop"
 
     context = scripted(ctx, talker)
     rows = evolve(context, ONE, model=NO_MODEL, method=Turns(), rounds=2)
@@ -246,7 +255,257 @@ def test_conversations_grow_by_a_turn_a_round(ctx: Context) -> None:
     ]
     assert set(rows["operators"][1]) <= set(TURN_KINDS)
     answered = context.engine.calls[1][0].prompt
-    assert answered == (("user", "Name a fruit."), ("assistant", "Apple."), ("user", "And then?"))
+    assert answered == (("user", "Name a fruit."), ("assistant", "Apple."), ("user", said(1)))
+
+
+def test_a_turn_that_was_said_before_or_in_another_language_is_none(ctx: Context) -> None:
+    rows = conversations([("Welche Frucht ist im Herbst am süßesten?", "Die Birne ist es.")])
+
+    for turn, reason in (
+        ("welche frucht ist im Herbst am süßesten?", "no_gain"),
+        ("Which of them is the cheapest one at the market?", "language_changed"),
+        ("Und welche davon ist auf dem Markt am billigsten?", None),
+    ):
+
+        def talker(text: str, turn: str = turn) -> Answer:
+            return (turn if "what the user says next" in text else "Ja."), "stop"
+
+        result = evolve(scripted(ctx, talker), rows, model=NO_MODEL, method=Turns(), rounds=1)
+        assert result["drop_reason"].to_list() == [reason]
+    assert len(TURN_KINDS) == 21
+
+
+WITH_INPUT = self_instruct(60)
+NEW_METHODS = [SmallerEvolvers(), SmallerEvolvers(input="regenerate"), M2Lingual(), Lift()]
+
+
+def new_writer(text: str) -> Answer:
+    """A model that adds a sentence to what it evolves."""
+    if "Write the input that" in text:
+        return f"A new input for {len(text)}.", "stop"
+    if "Here is an instruction:\n" in text:
+        before = text.split("Here is an instruction:\n")[1].split("\n\nWrite an")[0]
+        return f"{before} And say why it is so.", "stop"
+    if "The instruction:\n" in text:
+        return text.split("The instruction:\n")[1] + " And say why it is so.", "stop"
+    return writer(text)
+
+
+@pytest.mark.parametrize("method", NEW_METHODS, ids=str)
+def test_lineage_is_a_forest_as_deep_as_there_are_rounds(ctx: Context, method: Any) -> None:
+    rounds = 4
+    rows = evolve(
+        scripted(ctx, new_writer), WITH_INPUT, model=NO_MODEL, method=method, rounds=rounds
+    )
+    rows = rows.filter(pl.col("error").is_null())
+    assert rows["round"].value_counts()["count"].to_list() == [len(WITH_INPUT)] * rounds
+    kept = rows.filter(pl.col("drop_reason").is_null())
+    by_step = {(r["parents"][0], r["round"]): r for r in rows.iter_rows(named=True)}
+    assert len(by_step) == len(rows), "one row for each seed and round"
+    assert {seed for seed, _ in by_step} == {*WITH_INPUT["id"]}
+    for (seed, number), row in by_step.items():
+        assert len(row["parents"]) == 1
+        assert len(row["operators"]) == number
+        if number > 1:
+            before = by_step[seed, number - 1]
+            assert row["operators"][:-1] == before["operators"]
+            if before["drop_reason"] is None:
+                text = before["messages"][-2]["content"]
+                assert text.startswith(row["evolved_from"])
+    assert len(kept) > 0.8 * len(rows)
+
+
+@pytest.mark.parametrize("operators", [4, 5])
+def test_small_evolvers_use_all_operators_alike(ctx: Context, operators: int) -> None:
+    """In each round the counts differ by one at most, and each row meets all operators."""
+    named = ("constraints", "deepen", "concretize", "reasoning", "breadth")[:operators]
+    method = SmallerEvolvers(operators=named)
+    pool = WITH_INPUT[:59]
+    runs = [
+        evolve(scripted(ctx, new_writer), rows, model=NO_MODEL, method=method, rounds=operators)
+        for rows in (pool, pool[::-1])
+    ]
+    for number in range(1, operators + 1):
+        counts = Counter(runs[0].filter(round=number)["operators"].list.last())
+        assert set(counts) == set(named)
+        assert max(counts.values()) - min(counts.values()) <= 1
+    last = pl.col("operators").list.last()
+    met = runs[0].group_by("parents").agg(last)["operators"].to_list()
+    assert all({*operators_} == {*named} for operators_ in met)
+    key = ["parents", "round"]
+    assert runs[0].sort(key)["operators"].equals(runs[1].sort(key)["operators"])
+    first = runs[0].filter(round=1).sort("parents")["operators"].list.first().to_list()
+    assert first[:5] == [named[(i + 1) % operators] for i in range(5)]
+
+
+@pytest.mark.parametrize("handling", ["clear", "regenerate"])
+def test_the_old_input_is_not_carried_beside_a_new_instruction(ctx: Context, handling: Any) -> None:
+    method = SmallerEvolvers(input=handling)
+    context = scripted(ctx, new_writer)
+    rows = evolve(context, WITH_INPUT, model=NO_MODEL, method=method, rounds=2)
+    asked = [r.prompt[-1][1] for call in context.engine.calls for r in call]
+    inputs = WITH_INPUT["input_start"].is_not_null().sum()
+    assert sum("Write the input that" in text for text in asked) == (
+        2 * inputs if handling == "regenerate" else 0
+    )
+    starts = dict(WITH_INPUT.select("id", "input_start").iter_rows())
+    for row in rows.filter(pl.col("drop_reason").is_null()).iter_rows(named=True):
+        if handling == "clear" or starts[row["parents"][0]] is None:
+            assert row["input_start"] is None
+        else:
+            text = row["messages"][0]["content"]
+            assert text[row["input_start"] :].startswith("A new input for ")
+            assert text[: row["input_start"]].endswith(" And say why it is so.\n\n")
+    # Answers are greedy, evolutions are not.
+    temperatures = {r.decoding.temperature for call in context.engine.calls[-1:] for r in call}
+    assert temperatures == {0.0}
+    assert context.engine.calls[0][0].decoding.temperature == 1.0
+
+
+def test_an_instruction_that_needs_no_input_has_none(ctx: Context) -> None:
+    def without(text: str) -> Answer:
+        return ("None.", "stop") if "Write the input that" in text else new_writer(text)
+
+    method = SmallerEvolvers(input="regenerate")
+    rows = evolve(scripted(ctx, without), WITH_INPUT, model=NO_MODEL, method=method, rounds=1)
+    assert rows["input_start"].null_count() == len(rows)
+    assert not any("None." in messages[0]["content"] for messages in rows["messages"])
+
+
+@pytest.mark.parametrize("method", [*NEW_METHODS, Turns(), WizardLM(), WizardCoder()], ids=str)
+@pytest.mark.parametrize("of", ["instruction", "prompt"])
+def test_echoes_of_either_kind_have_no_survivors(ctx: Context, method: Any, of: str) -> None:
+    """A model that gives back the instruction, or all that it was asked."""
+
+    def echo(text: str) -> Answer:
+        if "Compare two" in text:
+            return "different", "stop"
+        return ("name A fruit." if of == "instruction" else text), "stop"
+
+    rows = evolve(scripted(ctx, echo), ONE, model=NO_MODEL, method=method, rounds=3)
+    assert len(rows) == 3
+    assert {*rows["drop_reason"]} <= {"no_gain", "prompt_leaked"}
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        *(("Machine Translation", "translation"), ("nli/xnli", "inference")),
+        *(("open_qa", "question answering"), ("Paraphrase identification", "paraphrase")),
+        *(("Coding & Debugging", "code"), ("topic classification", "classification")),
+        *(("Creative writing", "writing"), ("sentiment-analysis", "sentiment")),
+    ],
+)
+def test_a_task_admits_the_evolutions_of_the_taxonomy(task: str, name: str) -> None:
+    assert evolutions(task) == TAXONOMY[name]
+
+
+def test_the_taxonomy_is_complete() -> None:
+    assert {*chain(*TAXONOMY.values(), GENERAL)} == {*EVOLUTIONS}
+    assert len(TAXONOMY) == 17
+    assert all(len({*names}) == len(names) >= 3 for names in TAXONOMY.values())
+
+
+SPOKEN = conversations(
+    [
+        ("Nenne mir bitte drei schöne Städte in Deutschland.", "Trier, Lübeck, Ulm."),
+        ("Traduis cette phrase en anglais : le chat dort sur le lit.", "The cat sleeps."),
+    ]
+)
+
+
+def test_evolutions_follow_task_and_language(ctx: Context) -> None:
+    tasks = ["translation" if "Traduis" in m[0]["content"] else "other" for m in SPOKEN["messages"]]
+    rows = SPOKEN.with_columns(task=pl.Series(tasks))
+    method = M2Lingual(task="task")
+    context = scripted(ctx, lambda text: new_writer(text.replace(" And say why", " Warum")))
+    result = evolve(context, rows, model=NO_MODEL, method=method, rounds=3)
+    for row in result.iter_rows(named=True):
+        french = "Traduis" in row["evolved_from"]
+        admitted = TAXONOMY["translation"] if french else GENERAL
+        assert {*row["operators"]} <= {*admitted}
+    prompts = [r.prompt[-1][1] for r in context.engine.calls[0]]
+    for prompt in prompts:
+        language = "French" if "Traduis" in prompt else "German"
+        assert prompt.count(language) == 2
+        assert ("the task is: translation" in prompt) == ("Traduis" in prompt)
+
+
+def test_an_instruction_in_another_language_is_dropped(ctx: Context) -> None:
+    def in_english(text: str) -> Answer:
+        if "Compare two" in text:
+            return "different", "stop"
+        return "Name three beautiful towns that lie on a river in Germany.", "stop"
+
+    for probability, reason in ((0.2, "language_changed"), (0.0, None)):
+        method = M2Lingual(min_language_probability=probability)
+        rows = evolve(
+            scripted(ctx, in_english), SPOKEN[:1], model=NO_MODEL, method=method, rounds=1
+        )
+        assert rows["drop_reason"].to_list() == [reason]
+
+
+def test_the_growth_of_each_round_is_reported(ctx: Context) -> None:
+    pool = WITH_INPUT[:20]
+    rows = evolve(scripted(ctx, new_writer), pool, model=NO_MODEL, method=Lift(), rounds=3)
+    facts = json.loads((ctx.files / "evolution.json").read_text("utf-8"))["rounds"]
+    assert [fact["round"] for fact in facts] == [1, 2, 3]
+    for fact in facts:
+        of_round = rows.filter(round=fact["round"])
+        assert sum(fact["operators"].values()) == len(of_round)
+        assert fact["evolved"] == of_round["drop_reason"].null_count()
+        assert fact["evolved"] + sum(fact["dropped"].values()) + fact["failed"] == len(of_round)
+        assert fact["growth"] > 1
+        assert fact["mean_words"] > fact["mean_words_before"]
+
+    def shrinking(text: str) -> Answer:
+        return ("Say it." if "The instruction:\n" in text else "An answer it is."), "stop"
+
+    method = SmallerEvolvers(operators=("deepen",))
+    evolve(scripted(ctx, shrinking), pool, model=NO_MODEL, method=method, rounds=1)
+    assert json.loads((ctx.files / "evolution.json").read_text("utf-8"))["rounds"][0]["growth"] < 1
+
+
+def test_methods_differ_in_their_requests(ctx: Context) -> None:
+    asked = {}
+    for method in [*NEW_METHODS, WizardLM(), WizardLMCode(), WizardCoder(), Turns(), Rubric()]:
+        context = scripted(ctx, new_writer)
+        evolve(context, WITH_INPUT[:12], model=NO_MODEL, method=method, rounds=2)
+        asked[str(method)] = repr(context.engine.calls)
+    assert len({*asked.values()}) == len(asked)
+
+
+def test_odd_rows_are_evolved_or_say_why(ctx: Context) -> None:
+    call = {"id": "c", "name": "add", "arguments": "{}"}
+    odd: list[list[dict[str, Any]]] = [
+        [{"role": "user", "content": "Sum?"}, {"role": "assistant", "tool_calls": [call]}],
+        [{"role": "user", "content": "\n"}],
+        [{"role": "user", "content": "为什么天空在白天是蓝色的，而在晚上是黑色的呢？"}],
+        [{"role": "user", "content": "word " * 10_000}, {"role": "assistant", "content": ""}],
+        [
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "A", "reasoning": "B"},
+        ],
+    ]
+    rows = pl.DataFrame(
+        [{"id": record_id(m), "messages": m, "origins": []} for m in odd], schema=RECORD_COLUMNS
+    )
+    for method in NEW_METHODS:
+        result = evolve(scripted(ctx, new_writer), rows, model=NO_MODEL, method=method, rounds=1)
+        by_seed = {row["parents"][0]: row for row in result.iter_rows(named=True)}
+        reasons = [by_seed[record_id(messages)]["drop_reason"] for messages in odd]
+        assert reasons[:2] == ["has_tools", "no_instruction"]
+        assert all(reason in (None, "language_changed") for reason in reasons[2:])
+
+
+def test_columns_of_the_taxonomy_hold_texts() -> None:
+    adds = find("rewrite.evolve").adds
+    assert callable(adds)
+    options = options_of(evolve, method=M2Lingual(task="task"))
+    with pytest.raises(OptionError, match="must name a column of texts, got 'task'"):
+        adds(options, {"rows": [{"task": pl.List(pl.String())}]})
+    adds(options, {"rows": [{"task": pl.String()}]})
+    assert find("rewrite.evolve").reads("rows", options)[-1] == "task"
 
 
 def test_leaks_and_refusals_are_recognized() -> None:

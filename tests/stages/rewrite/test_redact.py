@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -36,7 +36,6 @@ def frame(*rows: dict[str, Any]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=RECORD_COLUMNS)
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 def test_nothing_is_left_in_any_field(content: str, argument: str, note: str) -> None:
     call = {"id": "1", "name": "f", "arguments": json.dumps({"a": [argument]})}

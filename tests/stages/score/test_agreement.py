@@ -349,6 +349,13 @@ def test_rows_of_a_task_lose_the_same_words_and_inputs_none(ctx: Context) -> Non
     assert heads[:4] == heads[4:]
     assert len(set(heads)) > 1
     assert {prompt.rsplit("\n\n", 1)[1].split()[1] for prompt in prompts} == {"and"}
+    ended = scripted(ctx, lambda _: ("Paris", "stop"))
+    ending = "Say it in one word, and say nothing else."
+    agreement(
+        *(ended, conversations([("Name a city", "x")])), models=(MODEL,), method=method,
+        compare=Exact(), ending=ending,
+    )  # fmt: skip
+    assert all(r.prompt[0][1].endswith(f"\n\n{ending}") for r in ended.engine.calls[0])
     other = scripted(ctx, lambda _: ("Paris", "stop"))
     agreement(other, rows, models=(MODEL,), method=method, compare=Exact(), seed=1)
     assert [request.prompt[0][1] for request in other.engine.calls[0]] != prompts
@@ -487,6 +494,8 @@ def test_requests_are_counted_and_methods_differ(case: Case, ctx: Context, tmp_p
         ({"models": ["model"], "task": "topic"}, "must be left out with method: samples"),
         ({"models": ["model"], "method": "perturbed", "reference": "x"}, "must be left out"),
         ({"method": "rows", "ending": "x"}, "must be left out with method: rows"),
+        ({"method": "rows", "max_tokens": 5}, "which samples nothing, got 5"),
+        ({"models": ["model"], "method": "checkpoints", "top_p": 0.5}, "must be left out"),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, Any], problem: str) -> None:

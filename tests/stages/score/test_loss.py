@@ -26,10 +26,11 @@ from stages._llm.rendered import rendered_text
 from stages.score.loss import FORMULAS, Formula, loss
 from tests.support import chats
 from tests.support.options import problems
-from tests.support.rows import DATA, conversations, frame, json_lines, record, sample
+from tests.support.rows import DATA, alpaca, conversations, frame, json_lines, record, sample
 
 HEADER = "<|im_start|>assistant\n"
-ALL = ("ifd", "ifd_loss", "ifd_superfilter", "loss", "ppl")
+ALL = ("ifd", "ifd_loss", "ifd_superfilter", "ic_ifd", "loss", "ppl")
+UNTEMPLATED = ("ifd_superfilter", "ic_ifd")
 
 
 class Plain:
@@ -74,9 +75,9 @@ def pool() -> pl.DataFrame:
     """Single exchanges, and ones of several turns made of them."""
     turns = [
         [m["content"] for m in messages]
-        for messages in sample("self_instruct.jsonl.gz")["messages"].head(20)
+        for messages in sample("self_instruct.jsonl.gz")["messages"].head(12)
     ]
-    several = [list(chain(*turns[i : i + 3])) for i in range(0, 15, 3)]
+    several = [list(chain(*turns[i : i + 3])) for i in range(0, 9, 3)]
     return conversations([*turns, *several])
 
 
@@ -103,7 +104,7 @@ def test_they_are_what_plain_forward_passes_give(
     assert np.allclose(np.log(got["ppl"].to_numpy()), conditional, atol=1e-5)
     assert np.allclose(np.log(got["ifd"].to_numpy()), conditional - alone, atol=2e-5)
     assert np.allclose(got["ifd_loss"], conditional / alone, rtol=1e-5)
-    assert (pool["messages"].list.len() > 2).sum() == 5
+    assert (pool["messages"].list.len() > 2).sum() == 3
 
 
 def test_the_columns_and_the_order_are_as_declared(
@@ -126,7 +127,7 @@ def test_a_score_depends_on_its_row_alone(
     order = np.random.default_rng(0).permutation(len(pool))
     shuffled = loss(ctx, pool[order], model=tinylm, formulas=("ifd",))
     assert shuffled["ifd"].equals(whole["ifd"][order])
-    for i in range(0, len(pool), 17):
+    for i in range(0, len(pool), 9):
         assert loss(ctx, pool[i : i + 1], model=tinylm, formulas=ALL).equals(whole[i : i + 1])
 
 
@@ -154,7 +155,7 @@ def test_superfiltering_is_the_code_s(
     ctx: Context, tinylm: LanguageModel, plain: Plain, limit: int
 ) -> None:
     rows, want = [], []
-    for line in json_lines(DATA / "samples/self_instruct.jsonl.gz")[:40]:
+    for line in json_lines(DATA / "samples/self_instruct.jsonl.gz")[:24]:
         prompt = "\n\n".join(filter(None, (line["instruction"], line["input"])))
         messages = [
             {"role": "user", "content": prompt},
@@ -172,7 +173,38 @@ def test_superfiltering_is_the_code_s(
     assert np.allclose(
         got["ifd_superfilter"].drop_nulls(), [w for w in want if w is not None], rtol=1e-4
     )
-    assert sum(w is not None for w in want) > 10
+    assert sum(w is not None for w in want) > 6
+
+
+def test_the_corrected_ifd_is_three_passes_without_a_template(
+    ctx: Context, tinylm: LanguageModel, plain: Plain
+) -> None:
+    """L(A|Q) / (L(Q) L(A)), with mean losses of the plain texts."""
+    rows = alpaca(json_lines(DATA / "samples/self_instruct.jsonl.gz")[:12])
+    expected = []
+    for messages, start in rows.select("messages", "input_start").iter_rows():
+        prompt, answer = (turn["content"] for turn in messages)
+        if start is not None:
+            prompt = f"{prompt[: start - 2]}\n{prompt[start:]}"
+        encode = plain.tokenizer.encode
+        own = len(encode(f"{prompt}\n"))
+        conditional = -plain.scores(encode(f"{prompt}\n{answer}"))[own - 1 :].mean()
+        alone = encode(answer)
+        parts = [-plain.scores(ids).mean() for ids in (encode(prompt), alone) if len(ids) > 1]
+        expected.append(conditional / np.prod(parts) if len(parts) == 2 else None)
+    assert rows["input_start"].null_count() not in (0, len(rows))
+    got = loss(ctx, rows, model=tinylm, formulas=("ic_ifd",))["ic_ifd"].to_list()
+    assert [value is None for value in got] == [value is None for value in expected]
+    assert sum(value is not None for value in got) > 6
+    for value, right in zip(got, expected, strict=True):
+        assert value is None or np.isclose(value, right, rtol=1e-4)
+
+
+def test_losses_of_the_paper_s_example_give_its_score() -> None:
+    losses = [np.array([-value]) for value in (0.8, 1.6, 2.0)]
+    assert FORMULAS["ic_ifd"].score(*losses) == pytest.approx(0.25)
+    assert FORMULAS["ifd_loss"].score(*losses[:2]) == pytest.approx(0.5)
+    assert np.isnan(FORMULAS["ic_ifd"].score(*losses[:2], np.array([0.0])))
 
 
 def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: LanguageModel) -> None:
@@ -186,11 +218,11 @@ def test_what_cannot_be_scored_is_null_and_no_error(ctx: Context, tinylm: Langua
         assert by_turn[content]["tokens"] > 5
     long = by_turn["word " * 300]
     assert long["tokens"] > 100
-    assert [long[name] for name in ALL if name != "ifd_superfilter"] == [None] * 4
-    assert long["ifd_superfilter"] > 0
+    assert [long[name] for name in ALL if name not in UNTEMPLATED] == [None] * 4
+    assert all(long[name] > 0 for name in UNTEMPLATED)
     yes = by_turn["Yes"]
     assert all(yes[name] > 0 for name in ("ifd", "ifd_loss", "loss", "ppl"))
-    assert yes["ifd_superfilter"] is None
+    assert all(yes[name] is None for name in UNTEMPLATED)
 
 
 def test_a_turn_without_words_adds_nothing(ctx: Context, tinylm: LanguageModel) -> None:

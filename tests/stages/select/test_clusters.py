@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -43,7 +43,6 @@ def pool(rows: int, seed: int = 0) -> pl.DataFrame:
     )
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(0, 150), QUOTAS, st.integers(0, 3))
 def test_budget_in_rows_is_met_exactly(rows: int, budget: int, quota: Quota, seed: int) -> None:
     result = clusters(
@@ -53,7 +52,6 @@ def test_budget_in_rows_is_met_exactly(rows: int, budget: int, quota: Quota, see
     assert (result["drop_reason"].is_null() == result["evidence"].is_null()).all()
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 120), st.integers(0, 3000), QUOTAS, st.integers(0, 3))
 def test_budget_in_tokens(rows: int, budget: int, quota: Quota, seed: int) -> None:
     data = pool(rows, seed)

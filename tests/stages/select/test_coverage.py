@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -55,7 +55,6 @@ def by_hand(rows: list[Row], budget: int) -> list[tuple[int, int, list[str]]]:
     return chosen
 
 
-@settings(max_examples=50)
 @given(TAGS, st.integers(0, 40), st.booleans(), st.randoms())
 def test_the_passes_are_those_of_the_paper(
     tags: list[list[str] | None], budget: int, in_tokens: bool, random: Random
@@ -100,7 +99,6 @@ def test_one_pass_covers_every_tag() -> None:
         assert set(new) == set(left)
 
 
-@settings(max_examples=30)
 @given(st.randoms(), st.integers(0, 20))
 def test_the_order_of_the_rows_does_not_matter(random: Random, budget: int) -> None:
     """Rows come in id order; with different numbers of tags even that does not matter."""

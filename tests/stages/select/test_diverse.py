@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -257,7 +257,6 @@ def test_the_first_centre() -> None:
     assert select(POOL, KCenter(), budget=2, held=HELD)["gain"].null_count() == 88
 
 
-@settings(max_examples=40)
 @given(
     st.sampled_from(OPEN), st.integers(0, 900), st.sampled_from([Lazy(), Stochastic()]),
     st.integers(0, 2),

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -27,7 +27,6 @@ STRONGEST = ["id", "prompt", "near_duplicate", "shared_ngram"]
 READ = {"id": STRONGEST[:1], "prompt": STRONGEST[:2], "near": STRONGEST}
 
 
-@settings(max_examples=60)
 @given(TEXTS, TEXTS, st.sampled_from(["id", "prompt", "near"]))
 def test_the_loop_over_pairs(texts: list[list[str]], others: list[list[str]], match: Any) -> None:
     rows, excepted = conversations([*texts, *others[:2]]), conversations(others)

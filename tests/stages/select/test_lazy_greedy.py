@@ -9,7 +9,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -119,7 +119,6 @@ grids = (
 leader_counts = st.sampled_from([1, 3, 1024])
 
 
-@settings(max_examples=50)
 @given(grids, st.integers(0, 30), st.sampled_from([0, 20, 10**6]), st.data())
 def test_coverage_is_the_plain_greedy_choice(
     vectors: NDArray, budget: int, max_pairs: int, data: st.DataObject
@@ -143,7 +142,6 @@ def test_coverage_is_the_plain_greedy_choice(
     is_greedy(picked, facility(s, cover), count, budget, costs)
 
 
-@settings(max_examples=80)
 @given(
     grids,
     st.integers(1, 24),
@@ -171,7 +169,6 @@ def test_k_center_is_the_plain_greedy_choice(
     assert len(picked.rows) == min(budget, count)
 
 
-@settings(max_examples=80)
 @given(grids, st.integers(0, 24), st.sampled_from([0.0, 0.4, 1.0]), st.booleans())
 def test_graph_cut_is_the_plain_greedy_choice(
     vectors: NDArray, budget: int, penalty: float, held: bool

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -33,7 +33,6 @@ PAIR = st.builds(
     quota=st.none() | st.integers(1, 2),
     budget=st.none() | st.integers(0, 3),
 )
-@settings(max_examples=50, deadline=None)
 def test_the_limits_by_their_definitions(
     rows: list[dict[str, Any]],
     margin: float | None,

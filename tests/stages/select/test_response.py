@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -87,7 +87,6 @@ HELD_METHODS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", HELD_METHODS)
-@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), count=st.integers(1, 12))
 def test_held_answers_keep_their_place_when_better_ones_come(
     name: str, seed: int, count: int
@@ -222,7 +221,6 @@ SCORED = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(SCORED, st.integers(1, 3), st.booleans())
 def test_the_best_few_of_every_prompt(
     pairs: list[tuple[int, float | None]], keep: int, descending: bool
@@ -270,7 +268,6 @@ VOTES = st.lists(
 )
 
 
-@settings(max_examples=60)
 @given(VOTES, st.integers(1, 2))
 def test_the_majority_wins(votes: list[tuple[int, str]], keep: int) -> None:
     """Samples as rows: the steps of reasoning differ, the answers stand in a column."""

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._vectors.arrays import parallel_map
@@ -21,7 +21,6 @@ def lists(piece: Piece) -> list[tuple[list[int], list[float]]]:
     return [(others.tolist(), values.tolist()) for others, values in both]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 12), st.booleans(), st.integers(0, 2**32 - 1))
 def test_what_is_above_its_floor(rows: int, others: int, capped: bool, seed: int) -> None:
     """Of rows and of columns, with floors that nothing is above and caps below some values."""

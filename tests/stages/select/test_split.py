@@ -34,7 +34,7 @@ def parts_of(rows: pl.DataFrame, **options: Any) -> dict[str, str]:
     return dict(zip(rows["id"], split(CTX, rows, **options)["split"], strict=True))
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(TEXTS, st.sampled_from([HALVES, COUNTS]), st.integers(0, 3))
 def test_components_of_related_rows_stay_together(
     texts: list[list[str]], parts: dict[str, Any], seed: int
@@ -53,7 +53,7 @@ def test_components_of_related_rows_stay_together(
             assert json.loads(evidence) == {"split": part[key], "group_rows": len(groups[key])}
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(TEXTS, TEXTS)
 def test_added_rows_move_no_component_that_they_leave_as_it_is(
     texts: list[list[str]], more: list[list[str]]
@@ -66,7 +66,7 @@ def test_added_rows_move_no_component_that_they_leave_as_it_is(
             assert before[key] == after[key]
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(TEXTS, st.integers(1, 9), st.integers(1, 9))
 def test_numbers_of_rows_are_not_exceeded_and_spent_where_groups_fit(
     texts: list[list[str]], first: int, second: int
@@ -120,7 +120,7 @@ def test_fractions_are_chances_and_seeds_differ() -> None:
     assert all(larger[key] == "heldout" for key in first if first[key] == "heldout")
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(TEXTS, TEXTS, st.sampled_from([HALVES, COUNTS, {"b": 4, "a": "rest"}]))
 def test_held_rows_keep_their_part_when_others_come(
     texts: list[list[str]], more: list[list[str]], parts: dict[str, Any]

@@ -43,7 +43,6 @@ def kept(data: pl.DataFrame, result: pl.DataFrame) -> pl.DataFrame:
     return data.with_columns(result).filter(pl.col("drop_reason").is_null())
 
 
-@settings(max_examples=60)
 @given(
     st.integers(0, 90),
     st.integers(0, 120),
@@ -70,7 +69,6 @@ def test_budget_in_rows_is_met_exactly(
             assert len(selected) >= min(minimum, len(members))
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(0, 2000), QUOTAS, st.integers(0, 3))
 def test_budget_in_tokens(rows: int, budget: int, quota: Quota, seed: int) -> None:
     data = pool(rows, seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -73,7 +73,6 @@ def test_what_is_no_entry_is_refused_with_its_line(tmp_path: Path, entry: str) -
         assert str(caught.value.where).endswith(f"{name}:2")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.integers(0, 7), st.lists(st.integers(0, 7), max_size=3)),
     st.sets(st.integers(0, 7)),

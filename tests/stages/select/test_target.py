@@ -16,7 +16,7 @@ from typing import get_args
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -63,7 +63,6 @@ def cosines(rows: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[n
         return np.round((a @ b.T) / norms, 12)
 
 
-@settings(max_examples=50)
 @given(matrices(25, 3), matrices(12, 3))
 def test_nearest_is_that_of_a_loop(rows: NDArray[np.float32], others: NDArray[np.float32]) -> None:
     import torch
@@ -106,7 +105,6 @@ def by_hand(
             return chosen
 
 
-@settings(max_examples=50)
 @given(matrices(30, 3), matrices(5, 3), st.integers(0, 60), st.booleans(), st.randoms())
 def test_turns_are_those_of_a_loop(
     rows: NDArray[np.float32],

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -156,7 +156,6 @@ def test_known_percentiles_keep_their_ends() -> None:
     assert result["top_rank"].to_list() == [None, 3, 2, 1, None]
 
 
-@settings(max_examples=40)
 @given(SCORES, st.integers(1, 9), st.booleans(), st.randoms())
 def test_groups_are_ranked_as_if_each_were_alone(
     scores: list[float | None], budget: int, tokens: bool, random: Random
@@ -293,7 +292,6 @@ WORDS = st.lists(
 )
 
 
-@settings(max_examples=50)
 @given(st.one_of(LETTERS, WORDS.map(" ".join), WORDS.map(", ".join).map("{}.".format)))
 def test_words_are_those_of_nltk(text: str) -> None:
     from nltk.tokenize import NLTKWordTokenizer

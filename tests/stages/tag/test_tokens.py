@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -46,7 +46,6 @@ def test_all_is_what_score_loss_counts(tmp_path: Path) -> None:
     assert counts(rows) == scored["tokens"].to_list()
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(TEXTS, max_size=5))
 def test_one_row_at_a_time_with_the_tokenizer_itself(texts: list[list[str]]) -> None:
     rows = conversations(texts)

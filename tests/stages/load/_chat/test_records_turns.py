@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.records import record_id
@@ -503,7 +503,6 @@ def tool_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @given(rows=tool_rows())
-@settings(max_examples=40)
 def test_ids_are_equal_from_json_and_from_parquet(rows: list[dict[str, Any]]) -> None:
     parquet, name = as_parquet(rows)
     lines, _ = as_json_lines(rows)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import UserError
@@ -374,7 +374,6 @@ STARTS = [
     rest=st.binary(max_size=200),
     name=st.sampled_from(["x", "x.csv", "x.json.gz"]),
 )
-@settings(max_examples=50)
 def test_random_bytes_are_rows_or_failures(start: bytes, rest: bytes, name: str) -> None:
     load(start + rest, name=name)
 
@@ -395,7 +394,6 @@ WHOLE = [
     ),
     name=st.sampled_from(["x", "x.csv"]),
 )
-@settings(max_examples=50)
 def test_damaged_files_are_rows_or_failures(whole: bytes, changes: Any, name: str) -> None:
     data = bytearray(whole)
     for at, value in changes:
@@ -423,6 +421,5 @@ FIELDS += ["completion", "messages", "conversations", "instances", "other"]
 
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=5), max_size=5))
 @example([{"instruction": "a", "output": "b", "history": [[1, 2]]}])
-@settings(max_examples=50)
 def test_any_values_in_known_fields_are_rows_or_failures(rows: list[Any]) -> None:
     assert len(load(json_lines(rows))) >= len(rows)

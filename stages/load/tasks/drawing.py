@@ -1,0 +1,78 @@
+"""Random choices of a row: from the seed, the row's own content and the purpose, and nothing else.
+
+No generator is shared: another row, another task or another order of the file changes no choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, Final
+
+KEY_BYTES: Final = 16
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, default=str)
+
+
+def row_key(task: str, values: Mapping[str, Any]) -> bytes:
+    """What stands for a row's inputs: 16 bytes, the same wherever the row is.
+
+    Args:
+        task: The task's name.
+        values: The fields that the answer is not in.
+
+    Raises:
+        UnicodeEncodeError: A text holds a lone surrogate.
+        RecursionError: A value is nested too deep.
+
+    >>> row_key("nli", {"text": "It rains."}).hex()
+    '0dcca94eb2879871ed55792221d1b55b'
+    """
+    return blake2b(f"{task}\n{_ENCODER.encode(values)}".encode(), digest_size=KEY_BYTES).digest()
+
+
+class Draws:
+    """The choices of one row.
+
+    Args:
+        seed: The stage's seed.
+        row: The row's key.
+
+    Example:
+        >>> draws = Draws(0, b"row")
+        >>> draws.below(10, "template") == Draws(0, b"row").below(10, "template")
+        True
+    """
+
+    __slots__ = ("_key", "row")
+
+    def __init__(self, seed: int, row: bytes) -> None:
+        self._key = f"load.tasks:{seed}".encode()
+        self.row = row
+
+    def number(self, purpose: str) -> int:
+        """A number below 2^64."""
+        text = self.row + purpose.encode()
+        return int.from_bytes(blake2b(text, digest_size=8, key=self._key).digest(), "big")
+
+    def below(self, count: int, purpose: str) -> int:
+        """A number below `count`."""
+        return self.number(purpose) % count
+
+    def fraction(self, purpose: str) -> float:
+        """A number in [0, 1)."""
+        return (self.number(purpose) >> 11) / 2.0**53
+
+    def sample(self, count: int, purpose: str) -> Iterator[int]:
+        """All numbers below `count`, in a random order.
+
+        Args:
+            count: How many there are.
+            purpose: What they are for.
+        """
+        moved: dict[int, int] = {}  # Fisher-Yates over a list that is never written out
+        for i in range(count):
+            j = i + self.below(count - i, f"{purpose} {i}")
+            yield moved.get(j, j)
+            moved[j] = moved.get(i, i)
