@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -209,7 +209,6 @@ PIECES = (
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=12),
 )
