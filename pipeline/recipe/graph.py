@@ -178,9 +178,10 @@ def wrong_options(step: Step, options: SimpleNamespace) -> UserError | None:
 
 
 def _at_step(error: UserError, step: Step) -> UserError:
-    """A stage's error with the step's name and the recipe's line."""
-    what, where = f"{step.label}: {error.what}", where_of(error, step)
-    return UserError(what, where=where, why=error.why, hint=error.hint)
+    """A stage's error with the step's name, the recipe's line, and that of a file where it is."""
+    place = f"{error.where}: " if error.where else ""
+    what = f"{step.label}: {place}{error.what}"
+    return UserError(what, where=where_of(error, step), why=error.why, hint=error.hint)
 
 
 def where_of(error: UserError, step: Step) -> str:

@@ -64,7 +64,7 @@ class BM25:
     """A collection of texts that queries are compared with.
 
     Args:
-        texts: The texts. One without any word fits no query.
+        texts: The texts, or the words of each. One without any word fits no query.
         k1: How much a further occurrence of a word counts; 0: not at all.
         b: How much longer texts are held to be about more, from 0 to 1.
 
@@ -78,7 +78,7 @@ class BM25:
     def __init__(self, texts: pl.Series, k1: float = 1.5, b: float = 0.75) -> None:
         from scipy.sparse import csr_array
 
-        tokenized = words(texts.fill_null(""))
+        tokenized = _words(texts)
         vocabulary, codes = factorize(tokenized.explode(empty_as_null=False, keep_nulls=False))
         lengths = tokenized.list.len().to_numpy().astype(np.int64)
         self._codes: Mapping[str, int] = {word: code for code, word in enumerate(vocabulary)}
@@ -99,7 +99,7 @@ class BM25:
         A query's result depends on the collection and on that query alone.
 
         Args:
-            queries: The queries.
+            queries: The queries, or the words of each.
             k: How many, at least 1.
             without: For each query the position of a text that is no result (itself, of a query
                 that is a text of the collection); None for none.
@@ -125,7 +125,7 @@ class BM25:
         """How often each query holds each word of the collection."""
         from scipy.sparse import csr_array
 
-        tokenized = words(queries.fill_null(""))
+        tokenized = _words(queries)
         flat = tokenized.explode(empty_as_null=False, keep_nulls=False)
         distinct, places = factorize(flat)
         codes = np.array([self._codes.get(word, -1) for word in distinct], np.int64)[places]
@@ -134,6 +134,11 @@ class BM25:
         shape = (len(queries), len(self._codes))
         # From coordinates: repeats are summed, and the words of a row stand in one order.
         return csr_array((np.ones(int(held.sum())), (owners[held], codes[held])), shape=shape)
+
+
+def _words(texts: pl.Series) -> pl.Series:
+    """The words of each text, of lists the lists themselves."""
+    return texts if texts.dtype == pl.List else words(texts.fill_null(""))
 
 
 def _parts(costs: NDArray[Any]) -> list[slice]:

@@ -398,6 +398,8 @@ def _more_cases() -> list[Case]:
         Case(
             *("compose.constraints", "autoif", {"rows": _ROWS}),
             {"model": MODEL, "method": _AUTOIF},
+        ),
+        Case(
             *("rewrite.revise", "clear", {"rows": _ROWS}),
             {
                 **dict.fromkeys(("model", "judge"), MODEL),

@@ -97,7 +97,7 @@ def cited_drafts(
 def _support(drafts: Sequence[Draft], judge: Judge, per_sentence: int) -> None:
     """Note which passages each sentence cites: `cited`, a list of ids for each span."""
     claims = [
-        Claim(draft, draft["exchange"].question, one.passage, draft["exchange"].answer[a:b])
+        Claim(draft, draft["exchange"].question, one.passage, draft["exchange"].answer[a:b].strip())
         for draft in drafts
         for a, b in draft["spans"]
         for one in draft["shown"]
@@ -121,7 +121,6 @@ def _support(drafts: Sequence[Draft], judge: Judge, per_sentence: int) -> None:
             )
             for one in draft["shown"]
         ]
-        draft.fields["supporting"] = named
 
 
 def _choose(draft: Draft, distractors: int, seed: int) -> None:

@@ -22,16 +22,13 @@ import polars as pl
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft
 from stages._llm.prompts import Prompts
+from stages._text.bm25 import BM25
 from stages._text.passages import split_words
 from stages._text.tokens import spaced
 
 PROMPTS: Final = Prompts(__file__)
 
 _WORDS: Final = re.compile(r"\w+")
-_K1: Final = 1.5
-"""How slowly further occurrences of a word in a passage gain weight."""
-_B: Final = 0.75
-"""How much of a passage's length is corrected for."""
 
 
 @option_group
@@ -72,23 +69,12 @@ def show_passages(prompts: Sequence[Draft], documents: pl.DataFrame, method: InC
         draft.fields["shown"] = (*history, ("user", text))
 
 
-def _spaced(texts: Sequence[str]) -> list[str]:
-    """Each text with spaces between the words of scripts that have none."""
-    return (
-        pl.DataFrame({"text": texts}, {"text": pl.String})
-        .select(spaced(pl.col("text")))["text"]
-        .to_list()
-    )
-
-
 def nearest_passages(
     queries: Sequence[str], passages: Sequence[str], number: int
 ) -> list[list[str]]:
     """For each query the passages with the highest BM25 scores, best first, none at zero.
 
-    The score sums idf (k1 + 1) f / (f + k1 (1 - b + b l / mean l)) over the different words of the
-    query, f being a word's occurrences in the passage, l the passage's words, and idf
-    log(1 + (N - n + 0.5) / (n + 0.5)) for a word in n of N passages.
+    Each different word of a query counts once.
 
     >>> nearest_passages(["red pears"], ["red apples", "stones", "green pears, red pears"], 2)
     [['green pears, red pears', 'red apples']]
@@ -98,22 +84,13 @@ def nearest_passages(
         passages: The texts to choose from.
         number: Passages for each query at most.
     """
-    import numpy as np
-    from sklearn.feature_extraction.text import CountVectorizer
+    asked = [[*dict.fromkeys(words)] for words in _words(queries)]
+    lists = pl.List(pl.String)
+    hits = BM25(pl.Series(_words(passages), dtype=lists)).top(pl.Series(asked, dtype=lists), number)
+    return [[passages[at] for at, _ in hits.of(query)] for query in range(len(queries))]
 
-    if not any(map(_WORDS.search, passages)):
-        return [[] for _ in queries]
-    vectorizer = CountVectorizer(token_pattern=_WORDS.pattern, dtype=np.float64)
-    matrix = vectorizer.fit_transform(_spaced(passages))
-    lengths = np.asarray(matrix.sum(axis=1)).ravel()
-    having = matrix.getnnz(axis=0)
-    idf = np.log1p((len(passages) - having + 0.5) / (having + 0.5))
-    row_of = np.repeat(np.arange(len(passages)), np.diff(matrix.indptr))
-    damping = _K1 * (1 - _B + _B * lengths / lengths.mean())[row_of]
-    matrix.data *= idf[matrix.indices] * (_K1 + 1) / (matrix.data + damping)
-    results = []
-    for row in vectorizer.transform(_spaced(queries)).sign() if len(queries) else ():
-        scores = np.asarray((matrix @ row.T).todense()).ravel()
-        best = np.argsort(-scores, kind="stable")[:number]
-        results.append([passages[i] for i in best if scores[i] > 0])
-    return results
+
+def _words(texts: Sequence[str]) -> list[list[str]]:
+    """The lower-cased words of each text; those of scripts without spaces are characters."""
+    frame = pl.DataFrame({"text": texts}, {"text": pl.String})
+    return [_WORDS.findall(text.lower()) for text in frame.select(spaced(pl.col("text")))["text"]]

@@ -45,16 +45,16 @@ class Draws:
         True
     """
 
-    __slots__ = ("_key", "row")
+    __slots__ = ("_prefix", "row")
 
     def __init__(self, seed: int, row: bytes) -> None:
-        self._key = f"load.tasks:{seed}".encode()
+        self._prefix = b"load.tasks:%d:%b:" % (seed, row)
         self.row = row
 
     def number(self, purpose: str) -> int:
         """A number below 2^64."""
-        text = self.row + purpose.encode()
-        return int.from_bytes(blake2b(text, digest_size=8, key=self._key).digest(), "big")
+        digest = blake2b(self._prefix + purpose.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big")
 
     def below(self, count: int, purpose: str) -> int:
         """A number below `count`."""

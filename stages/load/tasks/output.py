@@ -63,7 +63,7 @@ def kept_row(result: Rendered, row: Row, place: Place, split: str) -> OutputRow:
     """
     try:
         extra = extra_json(row)
-        size = len(extra.encode()) + len(result.prompt.encode()) + len(result.target.encode())
+        size = sum(map(_size, (extra, result.prompt, result.target)))
     except UnicodeEncodeError:
         return failed_row(SURROGATE, place)
     except RecursionError:
@@ -74,6 +74,15 @@ def kept_row(result: Rendered, row: Row, place: Place, split: str) -> OutputRow:
         place.task, result.template, result.format, result.options, result.answer,
         place.cluster, result.num_shots, split, result.feedback, place.license,
     )  # fmt: skip
+
+
+def _size(text: str) -> int:
+    """The bytes of a text.
+
+    Raises:
+        UnicodeEncodeError: It holds a lone surrogate.
+    """
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def dropped_row(drop: Drop, place: Place) -> OutputRow:

@@ -7,7 +7,6 @@ import random
 import re
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -492,9 +491,40 @@ def test_results_depend_on_seed_and_id_alone(ctx: Context, method: Method) -> No
 
 
 def test_methods_differ_as_their_docstrings_say(ctx: Context) -> None:
-    texts = [json.dumps(kept(composed(ctx, m, ASKED))["messages"].to_list()) for m in METHODS[:-1]]
-    assert len({*texts}) == len(texts) - 0
-    assert all(a != b for a, b in pairwise(texts))
+    rows = with_extra(ASKED, **LOWER).with_columns(
+        pl.col("messages").list.eval(
+            pl.element().struct.with_fields(pl.field("content").str.to_lowercase())
+        )
+    )
+    texts = [json.dumps(kept(composed(ctx, m, rows))["messages"].to_list()) for m in METHODS]
+    assert len({*texts}) == len(texts)
+
+
+def test_methods_ask_one_server_what_their_docstrings_say(tmp_path: Path) -> None:
+    """SAIL of drawn results and the whole answer, citations of sentences, ranking of the pool."""
+    rows = conversations([("Where are whales of kind 1 found?", "They are large. Near place1.")])
+    prompts: dict[str, list[str]] = {}
+    for method in (
+        Sail(labels=Judged(), shares=(0, 0, 1)),
+        Citations(labels=Judged(), pool=3),
+        RankRag(labels=Judged(), pool=4),
+    ):
+        seen = prompts.setdefault(method.name, [])
+
+        def script(text: str, seen: list[str] = seen) -> tuple[str, str]:
+            seen.append(text.partition("got this answer, or a part of it:\n\n")[2])
+            return ("yes" if "place1," in text else "no"), "stop"
+
+        answering = scripted(Context.scratch(tmp_path / method.name), script)
+        new = context(answering, rows, BOOKS, method=method, judge=JUDGE)
+        assert len(new["journal"][0]) == len(seen)
+    whole = "They are large. Near place1.\n\nHere is a passage"
+    assert {name: len(asked) for name, asked in prompts.items()} == {
+        "sail": 2, "citations": 6, "rankrag": 4,
+    }  # fmt: skip
+    assert all(text.startswith(whole) for name in ("sail", "rankrag") for text in prompts[name])
+    starts = Counter(text.partition("\n")[0].strip() for text in prompts["citations"])
+    assert starts == {"They are large.": 3, "Near place1.": 3}
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.errors import RecipeErrors, UserError
+from pipeline.execution.plan import check as check_plan
 from pipeline.execution.plan import plan
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
@@ -276,6 +277,16 @@ def test_lists_that_are_none(folder: Folder, text: str, words: str) -> None:
     path = folder.write("list.yaml", text)
     with pytest.raises(UserError, match=re.escape(words)):
         check(path)
+
+
+def test_a_mistake_in_a_list_is_told_with_its_line_and_that_of_the_recipe(
+    folder: Folder, tmp_path: Path
+) -> None:
+    path = folder.listed(a={"data": "t.jsonl"})
+    steps = {"t": {"uses": "load.tasks", "with": {"path": path, **LICENSED}}}
+    recipe = Recipe.of("r", steps, {})
+    with pytest.raises(RecipeErrors, match=r"list.yaml:2: task 'a' must have templates"):
+        check_plan(plan(recipe, Store(tmp_path / "store")))
 
 
 def test_several_mistakes_are_told_together(folder: Folder) -> None:
