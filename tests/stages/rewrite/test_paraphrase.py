@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -103,7 +103,6 @@ PIECES: Final = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(PIECES, min_size=1, max_size=4, unique=True), st.data())
 def test_every_piece_survives_or_the_text_is_dropped(pieces: list[str], data: Any) -> None:
     """Whatever the order; and one piece less is noticed, whichever it is."""
