@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -70,8 +70,6 @@ def run(
 ) -> pl.DataFrame:
     options = {"languages": ("de",), "per_row": 1, **options}
     return translate(scripted(ctx, script), rows, model=NO_MODEL, **options)
-    arguments = {"languages": ("de",), "per_row": 1, **options}
-    return translate(scripted(ctx, script), rows, model=NO_MODEL, **arguments)
 
 
 def test_a_row_is_translated_as_one_and_what_must_stay_stays(ctx: Context) -> None:
@@ -211,6 +209,7 @@ PIECES = (
 )  # fmt: skip
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=12),
 )

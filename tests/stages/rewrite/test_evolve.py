@@ -407,7 +407,6 @@ def test_the_taxonomy_is_complete() -> None:
 
 
 BILINGUAL = conversations(
-IN_LANGUAGES = conversations(
     [
         ("Nenne mir bitte drei schöne Städte in Deutschland.", "Trier, Lübeck, Ulm."),
         ("Traduis cette phrase en anglais : le chat dort sur le lit.", "The cat sleeps."),
@@ -420,9 +419,6 @@ def test_evolutions_follow_task_and_language(ctx: Context) -> None:
         "translation" if "Traduis" in m[0]["content"] else "other" for m in BILINGUAL["messages"]
     ]
     rows = BILINGUAL.with_columns(task=pl.Series(tasks))
-        "translation" if "Traduis" in m[0]["content"] else "other" for m in IN_LANGUAGES["messages"]
-    ]
-    rows = IN_LANGUAGES.with_columns(task=pl.Series(tasks))
     method = M2Lingual(task="task")
     context = scripted(ctx, lambda text: new_writer(text.replace(" And say why", " Warum")))
     result = evolve(context, rows, model=NO_MODEL, method=method, rounds=3)
@@ -447,7 +443,6 @@ def test_an_instruction_in_another_language_is_dropped(ctx: Context) -> None:
         method = M2Lingual(min_language_probability=probability)
         rows = evolve(
             scripted(ctx, in_english), BILINGUAL[:1], model=NO_MODEL, method=method, rounds=1
-            scripted(ctx, in_english), IN_LANGUAGES[:1], model=NO_MODEL, method=method, rounds=1
         )
         assert rows["drop_reason"].to_list() == [reason]
 
