@@ -243,7 +243,10 @@ def _rows_of(
             reason = SHARED if split == SHARED else "over_cap"
             yield dropped_row(Drop(reason, "", {}), place)
         else:
-            context = RowContext(Draws(seed, choice.key(number)), max(rank, 0), choice.examples)
+            draws = Draws(seed, choice.key(number))
+            # Rows that are held out have no place: without one, all would be under one template.
+            place_of_row = rank if rank >= 0 else draws.number("place")
+            context = RowContext(draws, place_of_row, choice.examples)
             row_split = HELD_OUT_ROW if rank < 0 else split
             yield from _rendered(plan, row, context, place, row_split, counts)
 

@@ -26,7 +26,7 @@ SEPARATOR: Final = "|||"
 """What parts prompt and target in promptsource's templates."""
 
 _GLUED: Final = re.compile(r"\}[nrt](?=\W|$)")
-_FIELD: Final = re.compile(r"\w+")
+_FIELD: Final = re.compile(r"[^\W\d]\w*")
 _BRACED: Final = re.compile(r"(?<!\{)\{\w+\}(?!\})|\{\{|\}\}|\{%|%\}")
 
 

@@ -313,8 +313,13 @@ class NaturalRenderer:
 
     def _prompt(self, query: str, encoding: Encoding) -> tuple[str, int]:
         """The prompt with as many examples as fit, and how many these are."""
-        positive = self.task.positive[: encoding.positive]
-        negative = self.task.negative[: encoding.negative]
+        positive, negative = (
+            [one for one in examples if one["input"] != query][:most]  # no instance shows itself
+            for examples, most in (
+                (self.task.positive, encoding.positive),
+                (self.task.negative, encoding.negative),
+            )
+        )
         total = len(positive) + len(negative)
         while True:
             text = self._text(query, encoding, positive, negative)
