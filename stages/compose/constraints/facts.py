@@ -189,7 +189,8 @@ def _end_phrase(facts: Facts) -> Constraint | None:
     last = facts.text.rstrip().split("\n")[-1].split(" ")
     count = min(facts.rng.randint(2, 5), len(last))
     phrase = " ".join(last[-count:]).strip('" ')
-    return EndChecker(end_phrase=phrase) if len(phrase) > count else None
+    # Quotes and spaces that alternate at the end are no part of the phrase, but of the text.
+    return facts.checked(EndChecker(end_phrase=phrase)) if len(phrase) > count else None
 
 
 def _bullets(facts: Facts) -> Constraint | None:
@@ -242,9 +243,10 @@ def _conjunctions(facts: Facts) -> Constraint | None:
 
 
 def _stop_words(facts: Facts) -> Constraint | None:
-    if not facts.words:
+    every = words(facts.lower)  # small letters may part a word: those of "İyi" are "i", a dot, "yi"
+    if not every:
         return None
-    share = 100 * sum(word.lower() in STOP_WORDS for word in facts.words) / len(facts.words)
+    share = 100 * sum(word in STOP_WORDS for word in every) / len(every)
     return StopWords(percentage=min(100, int(share) + 1 + facts.rng.randint(0, 4)))
 
 
