@@ -29,6 +29,7 @@ from stages._constraints.ifeval.detectable import (
     NumberHighlightedSections,
     NumberPlaceholders,
     Title,
+    placeholders,
 )
 from stages._constraints.ifeval.keywords import (
     Existence,
@@ -201,12 +202,12 @@ def _bullets(facts: Facts) -> Constraint | None:
 def _highlights(facts: Facts) -> Constraint | None:
     if "*" not in facts.text:
         return None
-    count = len(re.findall(r"\*[^\n*]*[^\s*][^\n*]*\*", facts.text))
+    count = len(re.findall(r"\*[^\S\n]*+[^\s*][^\n*]*+\*", facts.text))
     return facts.checked(NumberHighlightedSections(num_highlights=count)) if count else None
 
 
 def _placeholders(facts: Facts) -> Constraint | None:
-    count = len(re.findall(r"\[.*?\]", facts.text))
+    count = placeholders(facts.text)
     return NumberPlaceholders(num_placeholders=facts.below(count)) if count else None
 
 
