@@ -61,7 +61,7 @@ def drafts_of(
         seed: Of the order, and of the one passage.
     """
     pools = candidates(exchanges, index, method)
-    # Among passages that all help there is nothing to tell apart.
+    # A list of which all passages help would ask for nothing.
     needs = ("informative", "distracting")
     form, fixed = method.form, method.form == "single"
     drafts = [

@@ -213,14 +213,14 @@ def without_unseen(
     """
     if field is None or not unseen:
         return [*exchanges]
-    found = [[hit.passage for hit in results_of(exchange, field)] for exchange in exchanges]
-    every = [passage for passages in found for passage in passages]
+    retrieved = [[hit.passage for hit in results_of(exchange, field)] for exchange in exchanges]
+    every = [passage for passages in retrieved for passage in passages]
     held = {every[number].id for number in _overlapping(every, unseen)}
     if held:
         _log.warning("%d of %d search results hold a text that is held out", len(held), len(every))
     return [
         exchange._replace(left_out=frozenset(one.id for one in passages if one.id in held))
-        for exchange, passages in zip(exchanges, found, strict=True)
+        for exchange, passages in zip(exchanges, retrieved, strict=True)
     ]
 
 

@@ -225,7 +225,7 @@ def _rows_of(
     task = plan.task
     formats = getattr(method, "formats", None)
     choice = choose(
-        *(task.name, task.inputs, positions_of(ctx, task), seed),
+        *(task.name, plan.inputs, positions_of(ctx, task), seed),
         is_first=getattr(method, "sampling", "random") == "first",
         held_out=held_out if split == TRAIN else None,
         num_examples=MAX_EXAMPLES if formats and formats.shots[1] else 0,

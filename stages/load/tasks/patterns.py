@@ -114,17 +114,20 @@ class CompiledPattern(NamedTuple):
         return self.is_inverted, self.is_rationale
 
 
-def compiled(sources: Sequence[PatternSource], entry: TaskEntry) -> tuple[CompiledPattern, ...]:
+def compiled(
+    sources: Sequence[PatternSource], entry: TaskEntry, first: str
+) -> tuple[CompiledPattern, ...]:
     """The patterns of a task.
 
     One is inverted where its target has no field of the first one's target: the first pattern
     of a task asks for what the task is about.
 
     Args:
-        sources: The patterns.
+        sources: The patterns that can be filled.
         entry: What the list says of the task.
+        first: The target of the task's first pattern, also where its prompt cannot be filled.
     """
-    asked = fields_of(sources[0].target) - {entry.rationale or ""} if sources else frozenset()
+    asked = fields_of(first) - {entry.rationale or ""}
     return tuple(
         CompiledPattern(
             source.template,
@@ -206,10 +209,13 @@ class PatternRenderer:
         return kinds
 
     @cached_property
-    def _shown(self) -> list[str]:
-        """The fields of prompts, without what is asked for and the options."""
-        shown = frozenset().union(*(fields_of(pattern.prompt) for pattern in self.patterns))
-        return sorted(shown - fields_of(self.patterns[0].target) - {"answer", *OPTION_FIELDS})
+    def shown(self) -> list[str]:
+        """The rows' fields that prompts show, without what is asked for and the options."""
+        fields = frozenset().union(*(fields_of(pattern.prompt) for pattern in self.patterns))
+        targets = (fields_of(p.target) for p in self.patterns if not p.is_inverted)
+        asked: frozenset[str] = next(targets, frozenset())
+        names = self.entry.fields or {}
+        return sorted(names.get(f, f) for f in fields - asked - {"answer", *OPTION_FIELDS})
 
     def render(self, row: Row, context: RowContext, /) -> Iterator[Rendered | Drop]:
         """One instruction; see `Renderer`.
@@ -308,8 +314,7 @@ class PatternRenderer:
 
     def _said(self, row: Row) -> tuple[str | None, ...]:
         """What the templates show of a row beside its answer: a number of its own is not."""
-        names = self.entry.fields or {}
-        return tuple(text_of(row.get(names.get(field, field))) for field in self._shown)
+        return tuple(text_of(row.get(field)) for field in self.shown)
 
     def _shots(self, row: Row, case: _Case, context: RowContext) -> Iterator[str]:
         """Solved examples in a random order, never the row itself or its equal."""

@@ -263,10 +263,10 @@ def test_no_passage_holds_what_is_measured_with(ctx: Context) -> None:
         assert new["passage_ids"][0].len() == 1
     free = context(ctx, rows, documents(texts), method=Passages())
     assert free["passage_ids"][0].len() == 2
-    found = with_extra(rows, found=texts)
-    new = context(ctx, found, method=Passages(results="found"), held_out=held)
+    searched = with_extra(rows, found=texts)
+    new = context(ctx, searched, method=Passages(results="found"), held_out=held)
     assert new["passage_ids"][0].to_list() == [f"{rows['id'][0]}:found:1"]
-    new = context(ctx, found, documents(texts), method=Passages(results="found"), held_out=held)
+    new = context(ctx, searched, documents(texts), method=Passages(results="found"), held_out=held)
     assert "nine northern" not in content(new.row(0, named=True), 0)
 
 

@@ -556,3 +556,40 @@ def test_no_instance_is_its_own_example(folder: Folder) -> None:
     for seed in range(12):
         frame = load(path, method=NaturalInstructions(), seed=seed)
         assert "KEY" not in turns(frame)[0][0]
+
+
+def test_rows_that_differ_in_their_numbers_alone_are_on_one_side(folder: Folder) -> None:
+    rows = [{"idx": n, "text": f"Thing {n // 2}.", "label": n // 2 % 2} for n in range(80)]
+    folder.write("d.jsonl", jsonl(rows))
+    folder.write("t.jsonl", patterns(*((f"{{text}} {n}\n{{options_}}", "{answer}") for n in "abc")))
+    folder.write(
+        "t.yaml", templates(*((f"{{{{ text }}}} {n} ||| {{{{ label }}}}", None) for n in "ab"))
+    )
+    flan = {"data": "d.jsonl", "templates": "t.jsonl", "options": [*LABELS]}
+    t0 = {"data": "d.jsonl", "templates": "t.yaml", "answer": "label"}
+    for entry, method in ((flan, Flan()), (t0, T0())):
+        frame = kept(folder.load({"t": entry}, method=method, held_out=HeldOut(rows=0.5)))
+        sides = {
+            split: {json.loads(extra)["text"] for extra in rows["extra"]}
+            for (split,), rows in frame.group_by("split")
+        }
+        assert sides["train"].isdisjoint(sides["held_out_row"])
+
+
+def test_a_first_pattern_that_cannot_be_filled_says_what_is_asked_for(folder: Folder) -> None:
+    folder.write("d.jsonl", jsonl(labelled(30)))
+    folder.write("t.jsonl", patterns(("{text} {x", "{answer}"), INVERTED, ASK))
+    entry = {"data": "d.jsonl", "templates": "t.jsonl", "options": [*LABELS]}
+    frame = kept(folder.load({"t": entry}, lint="report"))
+    formats = dict(frame.select("template", "format").unique().iter_rows())
+    assert formats == {"t/1": "zero_shot_inverted", "t/2": "zero_shot_options"}
+    folder.write("t.jsonl", patterns(("{text} {x", "{answer}"), INVERTED))
+    assert {*kept(folder.load({"t": entry}, lint="report"))["template"]} == {"t/1"}
+    with pytest.raises(UserError, match="but inverted ones"):
+        folder.load({"t": entry}, lint="report", method=Flan(inverted=False))
+
+
+def test_a_truth_value_is_on_no_scale_of_numbers() -> None:
+    assert unified({"ok": True}, {"ok": (0, 1)}) == 1
+    with pytest.raises(InvalidRow):
+        unified({"ok": True}, {"ok": (1, 5)})
