@@ -113,7 +113,7 @@ class Corrector:
             empty = dict.fromkeys(("solver", "mistake_step", "tag", "pair"))
             problem.fields |= {**empty, "error_source": self.error_source}
             problem.fields["short_gold"] = short_answer(problem["gold"])
-            if problem.active and problem["short_gold"] is None and not is_counting():
+            if problem.active and problem["short_gold"] is None:
                 problem.reject("no_gold", gold_end=(problem["gold"] or "")[-200:])
         if isinstance(self.errors, Sampled):
             solutions = self._sampled(problems, self.errors)
@@ -122,7 +122,10 @@ class Corrector:
             self._inject(solutions, self.errors)
         else:
             solutions = list(problems)
-            filter_drafts(solutions, _without_solution)
+            for solution in solutions:
+                # Also while requests are counted: it is no answer that is missing.
+                if solution.active and not _has_solution(solution["wrong"]):
+                    solution.reject("no_solution")
         for solution in solutions:
             if solution.active:
                 wrong = solution["wrong"]
@@ -237,10 +240,8 @@ def is_right(text: object, gold: str | None) -> bool | None:
     return None if answer is None or gold is None else equal(answer, gold)
 
 
-def _without_solution(solution: Draft) -> Rejection | None:
-    wrong = solution["wrong"]
-    missing = not wrong or (isinstance(wrong, str) and not wrong.strip())
-    return ("no_solution", {}) if missing else None
+def _has_solution(wrong: object) -> bool:
+    return bool(wrong.strip() if isinstance(wrong, str) else wrong)
 
 
 def _unless_wrong(solution: Draft) -> Rejection | None:
