@@ -145,7 +145,7 @@ def context(
         rows: Conversations that end with an answer; of `passages` also with a question; of
             `vif_rag` such as carry constraints.
         documents: Where passages come from.
-        queries: Questions of `vif_rag`, of rows with one user turn.
+        queries: Questions of `vif_rag`, of rows with one user turn and without tools.
         benchmarks: Evaluation items, whose texts no passage may hold.
         held_out: Rows kept for evaluation, whose texts no passage may hold.
         method: sail, passages, vif_rag, citations, source_aware, rankrag or struq.

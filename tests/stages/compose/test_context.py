@@ -435,6 +435,15 @@ def test_vif_rag_joins_constraints_with_questions_and_checks_answers(tmp_path: P
 # StruQ
 
 
+def test_a_question_that_needs_tools_is_joined_with_nothing(ctx: Context) -> None:
+    rows = with_extra(conversations([("Why do owls hoot?", "to sing.")]), **LOWER)
+    asked = conversations([("Where are whales of kind 1?", "There.")])
+    tools = asked.with_columns(tools=pl.lit("[{}]"))
+    for queries, reason in ((asked, None), (tools, "no_query")):
+        new = context(ctx, rows, BOOKS, queries, method=VifRag())
+        assert new["drop_reason"].to_list() == [reason]
+
+
 def summing(number: int, data: str) -> dict[str, Any]:
     request = f"Sum up {number}."
     return record(f"{request}\n\n{data}", f"sum {number}", input_start=len(request) + 2)
