@@ -14,6 +14,21 @@ _POSTSCRIPTS: Final = {"p.p.s": r"p\.\s?p\.\s?s", "p.s.": r"p\.\s?s\."}
 _FENCES: Final = ("```json", "```Json", "```JSON", "```")
 
 
+def placeholders(text: str) -> int:
+    """How many texts in square brackets stand in lines of a text.
+
+    As many as `\\[.*?\\]` finds, which reads on from each bracket that nothing closes.
+
+    Args:
+        text: The text.
+
+    >>> placeholders("[a] [b [c] d] [e"), placeholders("[a\\nb]")
+    (2, 0)
+    """
+    closed = (part for line in text.split("\n") for part in line.split("]")[:-1])
+    return sum("[" in part for part in closed)
+
+
 @kind(
     "detectable_content:number_placeholders",
     "Use at least {num_placeholders} placeholders in square brackets, such as [name].",
@@ -30,7 +45,7 @@ class NumberPlaceholders(Constraint):
 
     def check(self, text: str) -> bool:
         """See the class."""
-        return len(re.findall(r"\[.*?\]", text)) >= self.num_placeholders
+        return placeholders(text) >= self.num_placeholders
 
 
 @kind(

@@ -38,7 +38,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import field
 from functools import partial
-from itertools import combinations
 from typing import Any, Final, Literal
 
 import polars as pl
@@ -165,13 +164,25 @@ def _score(
 
 def _pairs(asked: Sequence[Draft], method: AutoIf, judge: Engine, seed: int) -> list[Draft]:
     """Pairs of constraints that go together, and those that do not, dropped."""
-    possible = [*combinations([draft for draft in asked if draft.active], 2)]
+    active = [draft for draft in asked if draft.active]
+    total = len(active) * (len(active) - 1) // 2
     rng = random.Random(f"{seed} autoif pairs")
-    pairs = [_pair(*drawn) for drawn in rng.sample(possible, min(method.num_pairs, len(possible)))]
+    # Drawn by their numbers: those of 10,000 constraints are too many to be written out.
+    drawn = rng.sample(range(total), min(method.num_pairs, total))
+    pairs = [_pair(*(active[at] for at in _places(number, len(active)))) for number in drawn]
     if pairs:
         _score(judge, pairs, "coexistence", _coexistence_prompt, method, seed)
         filter_drafts(pairs, partial(_unless_together, least=method.min_coexistence))
     return pairs
+
+
+def _places(number: int, count: int) -> tuple[int, int]:
+    """The places of the pair of this number among all pairs of so many, in their order."""
+    first = 0
+    while number >= count - 1 - first:
+        number -= count - 1 - first
+        first += 1
+    return first, first + 1 + number
 
 
 def _pair(one: Draft, other: Draft) -> Draft:

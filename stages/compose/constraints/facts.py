@@ -29,6 +29,7 @@ from stages._constraints.ifeval.detectable import (
     NumberHighlightedSections,
     NumberPlaceholders,
     Title,
+    placeholders,
 )
 from stages._constraints.ifeval.keywords import (
     Existence,
@@ -189,7 +190,8 @@ def _end_phrase(facts: Facts) -> Constraint | None:
     last = facts.text.rstrip().split("\n")[-1].split(" ")
     count = min(facts.rng.randint(2, 5), len(last))
     phrase = " ".join(last[-count:]).strip('" ')
-    return EndChecker(end_phrase=phrase) if len(phrase) > count else None
+    # Quotes and spaces that alternate at the end are no part of the phrase, but of the text.
+    return facts.checked(EndChecker(end_phrase=phrase)) if len(phrase) > count else None
 
 
 def _bullets(facts: Facts) -> Constraint | None:
@@ -200,12 +202,12 @@ def _bullets(facts: Facts) -> Constraint | None:
 def _highlights(facts: Facts) -> Constraint | None:
     if "*" not in facts.text:
         return None
-    count = len(re.findall(r"\*[^\n*]*[^\s*][^\n*]*\*", facts.text))
+    count = len(re.findall(r"\*[^\S\n]*+[^\s*][^\n*]*+\*", facts.text))
     return facts.checked(NumberHighlightedSections(num_highlights=count)) if count else None
 
 
 def _placeholders(facts: Facts) -> Constraint | None:
-    count = len(re.findall(r"\[.*?\]", facts.text))
+    count = placeholders(facts.text)
     return NumberPlaceholders(num_placeholders=facts.below(count)) if count else None
 
 
@@ -242,9 +244,10 @@ def _conjunctions(facts: Facts) -> Constraint | None:
 
 
 def _stop_words(facts: Facts) -> Constraint | None:
-    if not facts.words:
+    every = words(facts.lower)  # small letters may part a word: those of "İyi" are "i", a dot, "yi"
+    if not every:
         return None
-    share = 100 * sum(word.lower() in STOP_WORDS for word in facts.words) / len(facts.words)
+    share = 100 * sum(word in STOP_WORDS for word in every) / len(every)
     return StopWords(percentage=min(100, int(share) + 1 + facts.rng.randint(0, 4)))
 
 

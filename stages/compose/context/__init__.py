@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Annotated, Any, Final
 
-import polars as pl
 from pydantic import Field
 
 from pipeline.context import Context
@@ -37,7 +36,12 @@ from stages.compose.context.exchanges import Exchange, exchanges_of
 from stages.compose.context.labels import Entailment, Judge, Judged, Overlap, judge_of
 from stages.compose.context.passages import Passages
 from stages.compose.context.rankrag import RankRag
-from stages.compose.context.retrieval import Index, collection, unseen_texts
+from stages.compose.context.retrieval import (
+    Index,
+    collection,
+    unseen_texts,
+    without_unseen,
+)
 from stages.compose.context.sail import Sail
 from stages.compose.context.shown import ADDS, limit, rows_of
 from stages.compose.context.struq import StruQ, planted_rows
@@ -62,9 +66,8 @@ def _check_edges(method: Method, edges: Mapping[str, Any]) -> None:
         require_input(edges, "documents", method.name, connected=False)
     elif method.results is None:
         require_input(edges, "documents", f"{method.name} without results")
-    for edge in ("benchmarks", "held_out"):
-        if not edges.get("documents"):
-            require_input(edges, edge, f"{method.name} without documents", connected=False)
+    for edge in ("benchmarks", "held_out") if isinstance(method, StruQ) else ():
+        require_input(edges, edge, method.name, connected=False)
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -142,7 +145,7 @@ def context(
         rows: Conversations that end with an answer; of `passages` also with a question; of
             `vif_rag` such as carry constraints.
         documents: Where passages come from.
-        queries: Questions of `vif_rag`, of rows with one user turn.
+        queries: Questions of `vif_rag`, of rows with one user turn and without tools.
         benchmarks: Evaluation items, whose texts no passage may hold.
         held_out: Rows kept for evaluation, whose texts no passage may hold.
         method: sail, passages, vif_rag, citations, source_aware, rankrag or struq.
@@ -173,6 +176,7 @@ def context(
 
         >>> import tempfile
         >>> from pathlib import Path
+        >>> import polars as pl
         >>> from schemas.records import DOCUMENT_COLUMNS, RECORD_COLUMNS
         >>> turns = [{"role": "user", "content": "Who sings?"},
         ...          {"role": "assistant", "content": "Whales sing."}]
@@ -191,13 +195,14 @@ def context(
     if isinstance(method, StruQ):
         return rows_to_frame([*dropped, *planted_rows(exchanges, method, seed)], source, struq.ADDS)
     encode = None if embedder is None else ctx.open(embedder).encode
-    index = None
+    index, unseen = None, unseen_texts(benchmarks, held_out)
     if documents is not None:
-        unseen = unseen_texts(benchmarks, held_out)
         index = Index(collection(documents, method.passage_words, unseen), encode)
     engine = None if judge is None else ctx.open(judge)
     supports = judge_of(getattr(method, "labels", Overlap()), engine, entailment, seed)
-    drafts, messages_of = _drafts(exchanges, queries, index, method, supports, seed)
+    asked = [] if queries is None else exchanges_of(queries, answered=False)[0]
+    exchanges, asked = (without_unseen(ones, method.results, unseen) for ones in (exchanges, asked))
+    drafts, messages_of = _drafts(exchanges, asked, index, method, supports, seed)
     if model is not None and max_tokens is not None:
         limit(drafts, messages_of, model, max_tokens - _kept_for_answers(method, writer))
     if isinstance(method, VifRag) and writer is not None:
@@ -208,7 +213,7 @@ def context(
 
 def _drafts(
     exchanges: Sequence[Exchange],
-    queries: pl.DataFrame | None,
+    asked: Sequence[Exchange],
     index: Index | None,
     method: WithPassages,
     judge: Judge,
@@ -221,7 +226,6 @@ def _drafts(
         case Passages():
             return passages.drafts_of(exchanges, index, method), passages.messages_of
         case VifRag():
-            asked = [] if queries is None else exchanges_of(queries, answered=False)[0]
             drafts = vif_rag.drafts_of(exchanges, asked, index, method, seed)
             return drafts, vif_rag.messages_of
         case Citations():

@@ -35,7 +35,7 @@ PROMPTS: Final = Prompts(__file__)
 _CODE: Final = re.compile(r"(```.*?(?:```|\Z))", re.DOTALL)
 _SENTENCE: Final = re.compile(r"(?:[^.!?。！？\n]|[.!?](?![\s]|\Z))+[.!?。！？]*")
 _WORD: Final = re.compile(r"\w")
-_END: Final = re.compile(r"[.!?。！？]*\s*\Z")
+_ENDS: Final = ".!?。！？"
 
 
 @option_group
@@ -84,7 +84,7 @@ def cited_drafts(
     """
     pools = candidates(exchanges, index, method)
     drafts = [
-        draft_of(exchange, pool, spans=sentences(exchange.answer), needs_informative=True)
+        draft_of(exchange, pool, spans=sentences(exchange.answer), needs=("informative",))
         for exchange, pool in zip(exchanges, pools, strict=True)
     ]
     _support(drafts, judge, method.per_sentence)
@@ -105,13 +105,14 @@ def _support(drafts: Sequence[Draft], judge: Judge, per_sentence: int) -> None:
     verdicts = iter(judge(claims))
     for draft in drafts:
         best: dict[str, float] = {}
-        cited = []
+        cited, supporting = [], set[str]()
         for _ in draft["spans"]:
             own = [(next(verdicts), one) for one in draft["shown"]]
             for verdict, one in own:
                 best[one.passage.id] = max(verdict.score, best.get(one.passage.id, 0.0))
             good = sorted((-v.score, one.rank, one.passage.id) for v, one in own if v.supports)
             cited.append([id_ for *_, id_ in good[:per_sentence]])
+            supporting |= {id_ for *_, id_ in good}
         named = {id_ for ids in cited for id_ in ids}
         draft.fields["cited"] = cited
         draft.fields["shown"] = [
@@ -120,6 +121,8 @@ def _support(drafts: Sequence[Draft], judge: Judge, per_sentence: int) -> None:
                 best.get(one.passage.id),
             )
             for one in draft["shown"]
+            # One that supports a sentence, and is not cited, is neither.
+            if one.passage.id in named or one.passage.id not in supporting
         ]
 
 
@@ -154,7 +157,7 @@ def cited_messages(draft: Draft) -> tuple[list[Any], int | None]:
     for (start, end), ids in reversed([*zip(draft["spans"], draft["cited"], strict=True)]):
         marks = "".join(f"[{n}]" for n in sorted(numbers[i] for i in ids if i in numbers))
         if marks:
-            place = start + _END.search(answer[start:end]).start()  # type: ignore[union-attr]
+            place = start + len(answer[start:end].rstrip().rstrip(_ENDS))
             answer = f"{answer[:place]} {marks}{answer[place:]}"
     messages[-1] = {**messages[-1], "content": answer}
     return messages, input_start

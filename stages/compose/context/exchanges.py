@@ -18,11 +18,13 @@ class Exchange(NamedTuple):
         draft: The row.
         asking: The number of the last user turn.
         extra: The source's own fields, as JSON text.
+        left_out: The ids of those of its search results that must not be shown.
     """
 
     draft: Draft
     asking: int
     extra: str
+    left_out: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:

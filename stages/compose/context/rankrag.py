@@ -61,9 +61,11 @@ def drafts_of(
         seed: Of the order, and of the one passage.
     """
     pools = candidates(exchanges, index, method)
-    needs = {"form": method.form, "needs_informative": True, "fixed": method.form == "single"}
+    # A list of which all passages help would ask for nothing.
+    needs = ("informative", "distracting")
+    form, fixed = method.form, method.form == "single"
     drafts = [
-        draft_of(_alone(exchange), pool, **needs)
+        draft_of(_alone(exchange), pool, form=form, needs=needs, fixed=fixed)
         for exchange, pool in zip(exchanges, pools, strict=True)
     ]
     for draft in drafts:

@@ -198,7 +198,30 @@ def results_of(exchange: Exchange, field: str) -> list[Hit]:
         if text:
             passage = Passage(f"{exchange.id}:{field}:{number}", title, text)
             hits.append(Hit(passage, None))
-    return hits
+    return [hit for hit in hits if hit.passage.id not in exchange.left_out]
+
+
+def without_unseen(
+    exchanges: Sequence[Exchange], field: str | None, unseen: Sequence[str]
+) -> list[Exchange]:
+    """The rows, of whose search results those that hold a held-out text must not be shown.
+
+    Args:
+        exchanges: The rows.
+        field: The field of `extra` that holds the results; None for none.
+        unseen: As of `collection`.
+    """
+    if field is None or not unseen:
+        return [*exchanges]
+    retrieved = [[hit.passage for hit in results_of(exchange, field)] for exchange in exchanges]
+    every = [passage for passages in retrieved for passage in passages]
+    held = {every[number].id for number in _overlapping(every, unseen)}
+    if held:
+        _log.warning("%d of %d search results hold a text that is held out", len(held), len(every))
+    return [
+        exchange._replace(left_out=frozenset(one.id for one in passages if one.id in held))
+        for exchange, passages in zip(exchanges, retrieved, strict=True)
+    ]
 
 
 def _title_and_text(value: Any) -> tuple[str | None, str]:

@@ -157,7 +157,7 @@ def limit(
     """Drop passages until each row fits: distracting ones first, the furthest of them first.
 
     The question stays whole. A row that does not fit without passages is `over_budget`, and so is
-    one whose method needs an informative passage (`needs_informative`) that does not fit.
+    one whose method needs passages of some labels (`needs`) that do not fit.
 
     Args:
         drafts: Changed in place: `shown` gets shorter, and `tokens` is noted.
@@ -203,12 +203,12 @@ def _drop_one(draft: Draft) -> bool:
     shown: list[Shown] = draft["shown"]
     if not shown or draft.fields.get("fixed"):
         return False
-    least = max(shown, key=lambda one: (not one.informative, one.rank))
-    left = [one for one in shown if one is not least]
-    if draft.fields.get("needs_informative") and not any(one.informative for one in left):
-        return False
-    draft.fields["shown"] = left
-    return True
+    for least in sorted(shown, key=lambda one: (one.informative, -one.rank)):
+        left = [one for one in shown if one is not least]
+        if {*draft.fields.get("needs", ())} <= {one.label for one in left}:
+            draft.fields["shown"] = left
+            return True
+    return False
 
 
 def rows_of(drafts: Sequence[Draft], messages_of: Callable[[Draft], RowMessages]) -> list[Row]:

@@ -122,16 +122,21 @@ def _planted(
 ) -> tuple[str, Attack, Exchange] | None:
     """The data with another row's instruction; None where no row that was drawn fits.
 
-    It must be another request, with another answer, of which the row's own answer holds nothing;
-    and the row's own answer must not come into the data with it.
+    It must be another instruction, not the same for other data, with another answer, of which the
+    row's own answer holds nothing; and the row's own answer must not come into the data with it.
     """
-    question, answer = exchange.question, exchange.answer
+    own, answer = _squeezed(exchange.instruction), exchange.answer
     for _ in range(_TRIES):
         other = others[int(rng.random() * len(others))]
-        if other.question == question or holds(answer, other.answer):
+        if _squeezed(other.instruction) == own or holds(answer, other.answer):
             continue
         planted = Planted(other.instruction, other.input, attack, part)
         attacked = plant(data, planted, rng)
         if not holds(attacked[len(data) :], answer):
             return attacked, attack, other
     return None
+
+
+def _squeezed(text: str) -> str:
+    """A text without differences of case and white space."""
+    return " ".join(text.casefold().split())

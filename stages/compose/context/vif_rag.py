@@ -24,7 +24,7 @@ from pipeline.types import Count, NonNegativeFloat, option_group
 from stages._constraints.constraint import Constraint, ConstraintError
 from stages._constraints.stored import read_turns, stored
 from stages._llm.drafts import Draft, Prompt, generate_field
-from stages._llm.rows import Rejection, joint_license
+from stages._llm.rows import Rejection, has_tools, joint_license
 from stages.compose.constraints.drafts import Draft as RowDraft
 from stages.compose.context.exchanges import Exchange
 from stages.compose.context.passages import messages_of as with_passages
@@ -65,14 +65,14 @@ def drafts_of(
 
     Args:
         exchanges: Rows with constraints.
-        queries: Rows with questions; those of one user turn are drawn.
+        queries: Rows with questions; those of one user turn without tools are drawn.
         index: The passages.
         method: The options.
         seed: Of which questions are drawn, and of the wordings.
     """
     rejected: list[Draft] = []
     joined: list[tuple[Exchange, Exchange, Exchange]] = []
-    single = sorted((query for query in queries if query.is_single), key=lambda one: one.id)
+    single = sorted((query for query in queries if _is_alone(query)), key=lambda one: one.id)
     for exchange in exchanges:
         rng = random.Random(f"{seed} vif_rag {exchange.id}")
         constraints, rejection = _constraints(exchange)
@@ -92,6 +92,11 @@ def drafts_of(
         draft.parents = (exchange.id, query.id)
         drafts.append(draft)
     return [*rejected, *drafts]
+
+
+def _is_alone(query: Exchange) -> bool:
+    """Whether the question says all: no turn before it, and no tools that its answer uses."""
+    return query.is_single and not has_tools(query.messages, query.draft.tools)
 
 
 def write(drafts: Sequence[Draft], method: VifRag, engine: Engine, seed: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from stages._text.languages import identifier
+from stages._text.languages import language_of
 from stages._vectors.arrays import as_matrix
 from stages.compose.demonstrations.pool import Examples, Query
 from stages.compose.demonstrations.rankings import (
@@ -123,16 +123,15 @@ def group_values(
 
 
 def languages_of(rows: pl.DataFrame) -> list[str | None]:
-    """The language of each row, identified by its text.
+    """The language of each row, identified by its text; None where it has too few letters.
 
     Args:
         rows: Records.
     """
-    model = identifier()
     texts = (
         " ".join(turn["content"] or "" for turn in m or ()) for m in rows["messages"].to_list()
     )
-    return [str(model.classify(text)[0]) if text.strip() else None for text in texts]
+    return [language_of(text) for text in texts]
 
 
 def rankings(

@@ -194,10 +194,14 @@ class Examples:
             for position, example in enumerate(self)
             if example.family & families or example.request.input in inputs
         }
-        # Equal requests have the index 1; with the inputs alone the index is never higher.
-        for held, position in _overlapping(self._asked_prompts, self._prompts, self.threshold):
-            if position not in out and self._alike(requests[held], held, position):
-                out.add(position)
+        # Equal requests have the index 1; of a short instruction inputs may have a higher one.
+        for asked, shown in (
+            (self._asked_prompts, self._prompts),
+            (self._asked_inputs, self._inputs),
+        ):
+            for held, position in _overlapping(asked, shown, self.threshold):
+                if position not in out and self._alike(requests[held], held, position):
+                    out.add(position)
         self._keep([example for position, example in enumerate(self) if position not in out])
         self._index(queries)
 

@@ -71,7 +71,8 @@ class SPhinX:
     Args:
         name: "sphinx".
         language: The column with the language of the rows and of the examples, such as
-            `compose.translate` and `tag.surface` add; null to identify it.
+            `compose.translate` and `tag.surface` add; null to identify it, where a row has 20
+            letters and more.
     """
 
     name: Literal["sphinx"] = "sphinx"

@@ -205,7 +205,7 @@ def _begin(
     masked = [protection.mask(part.text, part.number) for part in parts]
     draft.fields |= {"parts": parts, "masked": masked, "protection": protection}
     draft.fields |= {"protected": len(protection.spans), "rejection": None}
-    if has_tools(messages, tools):
+    if has_tools(messages, tools) or any(turn["role"] == "tool" for turn in messages):
         draft.reject("has_tools")
     elif any((turn.get("reasoning") or "").strip() for turn in messages):
         draft.reject("has_reasoning")

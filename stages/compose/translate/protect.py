@@ -13,23 +13,34 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from stages._llm.rows import Rejection
+from stages._text.final_answer import UNSPACED
 
 Kind = Literal["code", "math", "url", "placeholder", "name", "number"]
 
 _CAPITALIZED: Final = r"[A-ZÀ-ÖØ-Þ](?:[a-zß-öø-ÿ]+(?:['’-][A-ZÀ-ÖØ-Þ]?[a-zß-öø-ÿ]+)*|\.)"
 
+# Letters of scripts without spaces border on words and numbers, and are no part of them.
+_W: Final = rf"[^\W{UNSPACED}]"
+_START: Final = rf"(?<!{_W})"
+_END: Final = rf"(?!{_W})"
+_MAIL: Final = "[A-Za-z0-9_.+-]"
+
 PATTERNS: Final[dict[Kind, str]] = {
     "code": r"```.*?(?:```|\Z)|~~~.*?(?:~~~|\Z)|`[^`\n]+`",
-    "math": r"\$\$.+?\$\$|\\\[.+?\\\]|\\\(.+?\\\)|\$[^$\n]*[\\^_=][^$\n]*\$",
-    "url": r"\b(?:https?|ftp)://[^\s<>\"'）】]*[^\s<>\"'.,;:!?)\]}）】]|\bwww\.[^\s<>\"']*\w"
-    r"|\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b",
-    "placeholder": r"\{\{.*?\}\}|\{%.*?%\}|\$\{[^}\n]*\}|\{\w*\}|%\(\w+\)[sdif]"
-    r"|(?<!\w)%[sdif]\b|<<[^<>\n]+>>|</?[A-Za-z][^<>\n]*>|<[A-Z_ ]+>"
+    # None reaches over another beginning: many without an end would be read over and over.
+    "math": r"\$\$.+?\$\$|\\\[(?:(?!\\\[).)+?\\\]|\\\((?:(?!\\\().)+?\\\)"
+    r"|\$[^$\n\\^_=]*+[\\^_=][^$\n]*+\$",
+    "url": rf"{_START}(?:https?|ftp)://[^\s<>\"'）】。，、；]*[^\s<>\"'.,;:!?)\]}}）】。，、；！？：]"
+    rf"|{_START}www\.[^\s<>\"'）】。，、；]*{_W}"
+    rf"|(?<!{_MAIL}){_MAIL}+@[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)+",
+    "placeholder": r"\{\{(?:(?!\{\{).)*?\}\}|\{%(?:(?!\{%).)*?%\}"
+    r"|\$\{[^}\n]*\}|\{\w*\}|%\(\w+\)[sdif]"
+    rf"|{_START}%[sdif]{_END}|<<[^<>\n]+>>|</?[A-Za-z][^<>\n]*>|<[A-Z_ ]+>"
     r"|\[[A-Z][A-Z0-9_ ]+\]|\[(?:[Yy]our|[Ii]nsert) [^\]\n]{1,40}\]",
-    "name": r"(?<!\w)[@#][A-Za-z_]\w+|\b\w+\(\)|\b[A-Za-z]\w*_\w+|\b[a-z]+[A-Z]\w*"
-    r"|\b[A-Z][a-z]+[A-Z]\w*|\b[A-Z]{2,}[A-Z0-9]*\b"
+    "name": rf"{_START}(?:[@#][A-Za-z_]{_W}+|{_W}+\(\)|[A-Za-z]{_W}*_{_W}+|[a-z]+[A-Z]{_W}*"
+    rf"|[A-Z][a-z]+[A-Z]{_W}*|[A-Z]{{2,}}[A-Z0-9]*{_END})"
     rf"|(?<=[a-zß-öø-ÿ,] ){_CAPITALIZED}(?: (?:de |van |von |of )?{_CAPITALIZED})+",
-    "number": r"(?<![\w.,])[-+−]?\d+(?:[.,:/]\d+)*%?(?!\w)",
+    "number": rf"{_START}(?<![.,])[-+−]?\d+(?:[.,:/]\d+)*%?{_END}",
 }
 """Patterns by kind; where two match at one place, the kind that stands first."""
 

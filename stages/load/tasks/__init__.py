@@ -225,7 +225,7 @@ def _rows_of(
     task = plan.task
     formats = getattr(method, "formats", None)
     choice = choose(
-        *(task.name, task.inputs, positions_of(ctx, task), seed),
+        *(task.name, plan.inputs, positions_of(ctx, task), seed),
         is_first=getattr(method, "sampling", "random") == "first",
         held_out=held_out if split == TRAIN else None,
         num_examples=MAX_EXAMPLES if formats and formats.shots[1] else 0,
@@ -243,7 +243,10 @@ def _rows_of(
             reason = SHARED if split == SHARED else "over_cap"
             yield dropped_row(Drop(reason, "", {}), place)
         else:
-            context = RowContext(Draws(seed, choice.key(number)), max(rank, 0), choice.examples)
+            draws = Draws(seed, choice.key(number))
+            # Rows that are held out have no place: without one, all would be under one template.
+            place_of_row = rank if rank >= 0 else draws.number("place")
+            context = RowContext(draws, place_of_row, choice.examples)
             row_split = HELD_OUT_ROW if rank < 0 else split
             yield from _rendered(plan, row, context, place, row_split, counts)
 

@@ -214,6 +214,8 @@ def _unified(name: str, value: Any, scale: Scale) -> float:
                 f"{name} must be one of {', '.join(map(str, scale))}, got {value!r:.80}"
             )
         return scale.index(value) / (len(scale) - 1)
+    if isinstance(value, bool) and {*scale} != {0, 1}:  # it is neither end of another scale
+        raise InvalidRow(f"{name} must be a number, got {value}")
     worst, best = scale[0], float(scale[1])
     try:
         number = _BOOLEANS[value] if isinstance(value, bool) else float(value)

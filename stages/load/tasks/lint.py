@@ -26,7 +26,7 @@ SEPARATOR: Final = "|||"
 """What parts prompt and target in promptsource's templates."""
 
 _GLUED: Final = re.compile(r"\}[nrt](?=\W|$)")
-_FIELD: Final = re.compile(r"\w+")
+_FIELD: Final = re.compile(r"[^\W\d]\w*")
 _BRACED: Final = re.compile(r"(?<!\{)\{\w+\}(?!\})|\{\{|\}\}|\{%|%\}")
 
 
@@ -61,14 +61,19 @@ def lint_pattern(source: PatternSource) -> Iterator[Finding]:
         rte/5 (flan.jsonl:6): '}n' may be a line break that lost its backslash
     """
     for pattern in (source.prompt, source.target):
-        if fault := _brace(pattern):
+        if fault := brace_fault(pattern):
             yield Finding(source.template, "brace", f"a brace is left: {fault}")
         yield from _glued(source.template, pattern)
         if SEPARATOR in pattern:
             yield Finding(source.template, "separator", f"{SEPARATOR!r} is left in a pattern")
 
 
-def _brace(pattern: str) -> str | None:
+def brace_fault(pattern: str) -> str | None:
+    """Why a pattern cannot be filled; None where it can.
+
+    Args:
+        pattern: The pattern.
+    """
     try:
         fields = [part[1:] for part in Formatter().parse(pattern) if part[1] is not None]
     except ValueError as error:

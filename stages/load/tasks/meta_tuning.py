@@ -105,6 +105,9 @@ class QuestionRenderer:
         if missing is not None:
             yield Drop("unresolved_field", self.templates[0].name, {"field": missing})
             return
+        if answer and answer not in (entry.labels or {}):  # a no to each question would be a guess
+            yield Drop("answer_not_in_options", self.templates[0].name, {"answer": answer[:200]})
+            return
         text = "\n".join(map(str, texts))
         if not answer or not text.strip():
             reason = "empty_prompt" if answer else "empty_target"

@@ -262,6 +262,11 @@ def _ended(text: str) -> str:
     return f"{text}." if text and not _ENDS.search(text) else text
 
 
+def _others(examples: Sequence[Mapping[str, str]], query: str) -> tuple[Mapping[str, str], ...]:
+    """The examples of other inputs: no instance is shown to itself."""
+    return tuple(one for one in examples if one["input"] != query)
+
+
 @dataclass(frozen=True)
 class NaturalRenderer:
     """Makes instructions of the instances of one task.
@@ -313,8 +318,8 @@ class NaturalRenderer:
 
     def _prompt(self, query: str, encoding: Encoding) -> tuple[str, int]:
         """The prompt with as many examples as fit, and how many these are."""
-        positive = self.task.positive[: encoding.positive]
-        negative = self.task.negative[: encoding.negative]
+        positive = _others(self.task.positive, query)[: encoding.positive]
+        negative = _others(self.task.negative, query)[: encoding.negative]
         total = len(positive) + len(negative)
         while True:
             text = self._text(query, encoding, positive, negative)

@@ -12,6 +12,7 @@ from stages.load.tasks.drawing import Draws
 from stages.load.tasks.rendering import (
     Budget,
     Drop,
+    InvalidRow,
     Rendered,
     Row,
     RowContext,
@@ -30,6 +31,7 @@ from stages.load.tasks.values import (
     fields_of,
     fill,
     options_of,
+    text_of,
     without_options,
 )
 
@@ -112,17 +114,20 @@ class CompiledPattern(NamedTuple):
         return self.is_inverted, self.is_rationale
 
 
-def compiled(sources: Sequence[PatternSource], entry: TaskEntry) -> tuple[CompiledPattern, ...]:
+def compiled(
+    sources: Sequence[PatternSource], entry: TaskEntry, first: str
+) -> tuple[CompiledPattern, ...]:
     """The patterns of a task.
 
     One is inverted where its target has no field of the first one's target: the first pattern
     of a task asks for what the task is about.
 
     Args:
-        sources: The patterns.
+        sources: The patterns that can be filled.
         entry: What the list says of the task.
+        first: The target of the task's first pattern, also where its prompt cannot be filled.
     """
-    asked = fields_of(sources[0].target) - {entry.rationale or ""} if sources else frozenset()
+    asked = fields_of(first) - {entry.rationale or ""}
     return tuple(
         CompiledPattern(
             source.template,
@@ -203,6 +208,15 @@ class PatternRenderer:
             kinds.setdefault(pattern.kind, []).append(pattern)
         return kinds
 
+    @cached_property
+    def shown(self) -> list[str]:
+        """The rows' fields that prompts show, without what is asked for and the options."""
+        fields = frozenset().union(*(fields_of(pattern.prompt) for pattern in self.patterns))
+        targets = (fields_of(p.target) for p in self.patterns if not p.is_inverted)
+        asked: frozenset[str] = next(targets, frozenset())
+        names = self.entry.fields or {}
+        return sorted(names.get(f, f) for f in fields - asked - {"answer", *OPTION_FIELDS})
+
     def render(self, row: Row, context: RowContext, /) -> Iterator[Rendered | Drop]:
         """One instruction; see `Renderer`.
 
@@ -216,7 +230,7 @@ class PatternRenderer:
         case = self._case(context.draws)
         result = self._solved(row, case)
         if isinstance(result, Rendered):
-            result = self._with_examples(result, case, context)
+            result = self._with_examples(result, row, case, context)
         yield result if isinstance(result, Drop) else self.budget.check(result)
 
     def every(self, row: Row) -> Iterator[Rendered | Drop]:
@@ -277,7 +291,9 @@ class PatternRenderer:
         parts += ["cot"] * pattern.is_rationale + ["inverted"] * pattern.is_inverted
         return "_".join(parts)
 
-    def _with_examples(self, result: Rendered, case: _Case, context: RowContext) -> Rendered:
+    def _with_examples(
+        self, result: Rendered, row: Row, case: _Case, context: RowContext
+    ) -> Rendered:
         """The row behind solved examples, as many as are drawn and fit."""
         formats = self.formats
         draws, (least, most) = context.draws, formats.shots
@@ -285,7 +301,7 @@ class PatternRenderer:
             return result
         number = least + draws.below(most - least + 1, "shots")
         shots: list[str] = []
-        for shot in islice(self._shots(case, context), _TRIES * number):
+        for shot in islice(self._shots(row, case, context), _TRIES * number):
             if len(shots) == number:
                 break
             if self.budget.fits_input(BETWEEN.join([*shots, shot, result.prompt])):
@@ -296,18 +312,25 @@ class PatternRenderer:
         name = result.format.replace("zero_shot", "few_shot", 1)
         return result._replace(prompt=prompt, format=name, num_shots=len(shots))
 
-    def _shots(self, case: _Case, context: RowContext) -> Iterator[str]:
+    def _said(self, row: Row) -> tuple[str | None, ...]:
+        """What the templates show of a row beside its answer: a number of its own is not."""
+        return tuple(text_of(row.get(field)) for field in self.shown)
+
+    def _shots(self, row: Row, case: _Case, context: RowContext) -> Iterator[str]:
         """Solved examples in a random order, never the row itself or its equal."""
-        pool = self._by_kind[case.pattern.kind]
+        pool, said = self._by_kind[case.pattern.kind], self._said(row)
         draws = context.draws
         for place, i in enumerate(draws.sample(len(context.examples), "example")):
             example = context.examples[i]
-            if example.key == draws.row:
+            if example.key == draws.row or (said and self._said(example.row) == said):
                 continue
             pattern = case.pattern
             if not self.formats.same_template:
                 pattern = pool[draws.below(len(pool), f"example template {place}")]
-            solved = self._solved(example.row, case._replace(pattern=pattern))
+            try:
+                solved = self._solved(example.row, case._replace(pattern=pattern))
+            except InvalidRow:  # the example has failed, and this row has not
+                continue
             if isinstance(solved, Rendered):
                 yield solved.prompt + BEFORE_ANSWER + solved.target
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +15,7 @@ from stages.load._files.container import container
 from stages.load._files.json_lines import Position
 from stages.load._rows.output import peek, read_files
 from stages.load.tasks.flan import Feedback, FeedbackRenderer, Flan, FlanCollection
-from stages.load.tasks.lint import Finding, lint_jinja, lint_pattern, lint_rows
+from stages.load.tasks.lint import Finding, brace_fault, lint_jinja, lint_pattern, lint_rows
 from stages.load.tasks.meta_tuning import MetaTuning, QuestionRenderer
 from stages.load.tasks.natural_instructions import (
     NaturalInstructions,
@@ -55,6 +55,22 @@ class Plan(NamedTuple):
     task: Task | NaturalTask
     renderer: Renderer
     findings: tuple[Finding, ...]
+
+    def inputs(self, row: Row) -> Mapping[str, Any]:
+        """The fields that stand for a row in all random choices.
+
+        Those that the list names as its text; else those that templates show, without the answer:
+        rows that differ in a number of their own are equal.
+
+        Args:
+            row: The row.
+        """
+        task, renderer = self.task, self.renderer
+        if isinstance(task, Task) and not task.entry.text_fields:
+            shown = renderer.shown if isinstance(renderer, PatternRenderer | JinjaRenderer) else ()
+            if shown:
+                return {name: row.get(name) for name in shown}
+        return task.inputs(row)
 
 
 def read_tasks(options: SimpleNamespace) -> tuple[Task, ...] | tuple[NaturalTask, ...]:
@@ -156,11 +172,16 @@ def _plan(task: Task | NaturalTask, method: Method, count: Callable[[str], float
     else:
         assert not isinstance(method, NaturalInstructions), "it has tasks of its own"
         name = task.entry.template_set or task.name
-        sources = _usable(task, read_patterns(task.templates, name), lint_pattern, findings)
+        every = read_patterns(task.templates, name)
+        sources = _usable(task, every, lint_pattern, findings)
         kind = FeedbackRenderer if isinstance(method, Feedback) else PatternRenderer
-        patterns = compiled(sources, task.entry)
+        first = next(source.target for source in every if brace_fault(source.target) is None)
+        patterns = compiled(sources, task.entry, first)
         if method.formats.inverted == 0:
             patterns = tuple(p for p in patterns if not p.is_inverted)
+        if not patterns:
+            what = f"task {task.name!r} has no template that can be rendered but inverted ones"
+            raise UserError(what, where=task.where, why="; ".join(map(str, findings[:3])) or None)
         renderer = kind(task.entry, patterns, method.formats, budget)
     findings += lint_rows(renderer, _first_rows(task))
     return Plan(task, renderer, tuple(findings))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
 from stages._llm.prompts import Prompts
+from stages.load._rows.output import SURROGATE
 from stages.load.tasks.drawing import Draws
 
 Row = dict[str, Any]
@@ -114,7 +115,8 @@ class RowContext(NamedTuple):
 
     Attributes:
         draws: Its random choices.
-        rank: Its place in a random order of the task's training rows, from 0.
+        rank: Its place in a random order of the task's training rows, from 0; any number for a row
+            that is held out.
         examples: Training rows of the task that few-shot prompts may show.
     """
 
@@ -171,7 +173,16 @@ class Budget(NamedTuple):
 
 
 def checked(rendered: Rendered) -> Rendered | Drop:
-    """The row, or the reason why it teaches nothing: no prompt, no target, a foreign answer."""
+    """The row, or the reason why it teaches nothing: no prompt, no target, a foreign answer.
+
+    Raises:
+        InvalidRow: It holds what is no text.
+    """
+    try:
+        for text in (rendered.prompt, rendered.target):
+            _ = text.isascii() or text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRow(SURROGATE) from None
     if not rendered.target.strip():
         return Drop("empty_target", rendered.template, {})
     if not rendered.prompt.strip():

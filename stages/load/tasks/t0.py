@@ -26,6 +26,7 @@ from functools import cached_property
 from typing import Any, Final, Literal, SupportsIndex
 
 import jinja2
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.types import Count, option_group
@@ -150,6 +151,14 @@ class JinjaRenderer:
     def templates(self) -> Sequence[Template]:
         """The templates of the data set."""
         return [source.template for source in self.sources]
+
+    @cached_property
+    def shown(self) -> list[str]:
+        """The rows' fields that templates name, without the answer."""
+        parse, names = environment().parse, self.entry.fields or {}
+        texts = [text for s in self.sources for text in (s.jinja, s.answer_choices) if text]
+        fields = {names.get(f, f) for text in texts for f in find_undeclared_variables(parse(text))}
+        return sorted(fields - {_CHOICES, self.entry.answer_field})
 
     @cached_property
     def _choices(self) -> RowChoices:

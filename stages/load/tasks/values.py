@@ -130,8 +130,9 @@ def options_of(row: Row, entry: TaskEntry) -> tuple[str, ...] | None:
 def answer_of(row: Row, entry: TaskEntry, options: Sequence[str] | None) -> str:
     """The answer of a row by name; an empty text where it has none.
 
-    A whole number counts the options from 0, a capital letter from A; a text that is itself an
-    option is that one.
+    A text that is itself an option is that one, then one that the row's own options have as their
+    `label` (ARC's run from A or from 1). Any other whole number counts the options from 0, a
+    capital letter from A.
 
     Args:
         row: The row.
@@ -148,10 +149,18 @@ def answer_of(row: Row, entry: TaskEntry, options: Sequence[str] | None) -> str:
         return text_of(value) or ""
     if isinstance(value, str) and (value in options or not value.strip()):
         return value.strip() and value
-    index = _index(value)
+    labels = _labels_of(row, entry)
+    index = labels.index(str(value)) if str(value) in labels else _index(value)
     if index is None or not 0 <= index < len(options):  # -1 is no label, and not the last one
         raise UnknownLabel(str(value)[:200])
     return options[index]
+
+
+def _labels_of(row: Row, entry: TaskEntry) -> list[str]:
+    """What a row calls its own options: `label` of {"text": [...], "label": [...]}."""
+    values = row.get(entry.options) if isinstance(entry.options, str) else None
+    labels = values.get("label") if isinstance(values, dict) else None
+    return [*map(str, labels)] if isinstance(labels, list | tuple) else []
 
 
 def _index(value: Any) -> int | None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.structured_output import json_parser
 from pipeline.recipe.discovery import find
 from stages.compose.constraints import Rules, constraints
-from stages.compose.constraints.autoif import AutoIf, score_of
+from stages.compose.constraints.autoif import AutoIf, _places, score_of
 from stages.compose.constraints.written import SCHEMA, Written, cases_of, seeds, source_of
 from stages.score.execution import execution
 from stages.score.execution.checkers import Checkers
@@ -175,6 +176,12 @@ def test_pairs_go_together_by_their_score_and_answers_follow_both(tmp_path: Path
     unlike = {"each other's way": "Not at all.\nScore: 4"}
     rows, _ = composed(tmp_path / "apart", Teacher(**unlike), method=method)
     assert json.loads(rows.filter(drop_reason="conflict")["evidence"][0])["coexistence"] == 4
+
+
+def test_pairs_are_numbered_as_they_are_combined() -> None:
+    for count in range(2, 9):
+        every = [*combinations(range(count), 2)]
+        assert [_places(number, count) for number in range(len(every))] == every
 
 
 def test_files_bring_constraints_with_functions_also_the_authors(

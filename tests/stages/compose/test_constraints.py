@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_args
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -19,6 +20,7 @@ from pipeline.context import Context
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._constraints.conflicts import conflicts
 from stages._constraints.constraint import Constraint
+from stages._constraints.ifeval.detectable import placeholders
 from stages._constraints.ifeval.lengths import NumberWords
 from stages._constraints.ifeval.whole import EnglishCapital, EnglishLowercase
 from stages._constraints.lengths import BANDS, length_in_words
@@ -246,6 +248,27 @@ def test_facts_are_counted_of_the_answer_alone() -> None:
     one = RULES["forbidden_words"](facts)
     assert one is not None
     assert {*one.arguments["forbidden_words"]} <= {"fall", "upon", "people"}
+
+
+PIECES = [*"abcABİßſé ,.!?'\"*-[]{}<>\n1٣好", "the ", "and ", "CAN'T ", "İyi ", ' "', " U.S. "]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=40), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_every_rule_holds_of_the_text_that_it_was_found_in(pieces: list[str], seed: int) -> None:
+    text = "".join(pieces)
+    assert placeholders(text) == len(re.findall(r"\[.*?\]", text))
+    for rule in RULES.values() if text.strip() else ():
+        one = rule(Facts(text, "Say where the river ends.", random.Random(seed)))
+        assert one is None or one.holds(text)
+
+
+@pytest.mark.parametrize("text", ["* " + "word " * 10_000, "[" * 50_000, "[a " * 15_000])
+@pytest.mark.parametrize("rule", ["highlights", "placeholders"])
+def test_a_long_line_is_counted_in_no_time(text: str, rule: Rule) -> None:
+    start = time.perf_counter()
+    RULES[rule](Facts(text, "", random.Random(0)))
+    assert time.perf_counter() - start < 1
 
 
 def test_edited_without_edits_is_refused() -> None:

@@ -22,6 +22,7 @@ from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._constraints.ifeval.whole import EnglishLowercase
 from stages._constraints.stored import read_turns, stored
+from stages._llm.drafts import Draft
 from stages._text.planted import MARKERS, SEPARATOR, Attack, holds
 from stages.compose.context import (
     Citations,
@@ -36,6 +37,8 @@ from stages.compose.context import (
 )
 from stages.compose.context.citations import sentences
 from stages.compose.context.labels import Entailment, Judged, Overlap, _label_places
+from stages.compose.context.retrieval import Passage
+from stages.compose.context.shown import Shown, _drop_one
 from tests.support.rows import (
     DATA,
     conversations,
@@ -260,6 +263,11 @@ def test_no_passage_holds_what_is_measured_with(ctx: Context) -> None:
         assert new["passage_ids"][0].len() == 1
     free = context(ctx, rows, documents(texts), method=Passages())
     assert free["passage_ids"][0].len() == 2
+    searched = with_extra(rows, found=texts)
+    new = context(ctx, searched, method=Passages(results="found"), held_out=held)
+    assert new["passage_ids"][0].to_list() == [f"{rows['id'][0]}:found:1"]
+    new = context(ctx, searched, documents(texts), method=Passages(results="found"), held_out=held)
+    assert "nine northern" not in content(new.row(0, named=True), 0)
 
 
 def test_licenses_hold_together_and_parents_are_named(ctx: Context) -> None:
@@ -315,6 +323,26 @@ def test_code_is_not_cited_and_lists_keep_their_numbers(ctx: Context) -> None:
     assert [answer[a:b].strip() for a, b in sentences(answer)][-1].startswith("Beetles")
 
 
+def test_what_supports_a_sentence_distracts_from_none(ctx: Context) -> None:
+    books = [f"Shelf {n}: whales sing loudly at night." for n in range(5)] + ["Whales are grey."]
+    rows = conversations([("What of whales?", "They sing loudly at night.")])
+    (row,) = context(ctx, rows, documents(books), method=Citations(distractors=4)).to_dicts()
+    labels = dict(
+        zip(shown(content(row, 0).rpartition("\n\n")[0]), row["passage_labels"], strict=True)
+    )
+    assert Counter(labels.values()) == {"informative": 2, "distracting": 1}
+    assert labels["Whales are grey."] == "distracting"
+
+
+def test_a_long_sentence_is_cited_in_no_time(ctx: Context) -> None:
+    answer = "Beetles" + " " * 50_000 + "of kind 1 are" + "." * 50_000 + "found near place1 ."
+    start = time.perf_counter()
+    rows = conversations([("Where are beetles of kind 1 found?", answer)])
+    (row,) = context(ctx, rows, BOOKS, method=Citations(per_sentence=1)).to_dicts()
+    assert re.search(r"found near place1  \[\d\]\.$", content(row, 1))
+    assert time.perf_counter() - start < 3
+
+
 def test_sources_are_named_and_not_shown(ctx: Context) -> None:
     titled = BOOKS.with_columns(title=pl.concat_str(pl.lit("Book "), pl.col("id").str.slice(0, 6)))
     names = dict(titled.select("id", "title").iter_rows())
@@ -339,6 +367,18 @@ def test_rankrag_asks_which_passages_answer(ctx: Context, form: Any) -> None:
         expected = ", ".join(f"[{n}]" for n in gold) if form == "list" else str(bool(gold))
         assert content(row, 1) == expected
         assert row["input_start"] is None
+
+
+def test_a_ranking_never_loses_all_passages_of_a_kind() -> None:
+    passages = [
+        Shown(Passage(str(n), None, "text"), None, n, "informative" if n < 2 else "distracting")
+        for n in range(4)
+    ]
+    draft = Draft(("a",), {"shown": passages, "needs": ("informative", "distracting")})
+    left = []
+    while _drop_one(draft):
+        left.append("".join(one.passage.id for one in draft["shown"]))
+    assert left == ["012", "02"]
 
 
 # VIF-RAG
@@ -393,6 +433,15 @@ def test_vif_rag_joins_constraints_with_questions_and_checks_answers(tmp_path: P
 
 
 # StruQ
+
+
+def test_a_question_that_needs_tools_is_joined_with_nothing(ctx: Context) -> None:
+    rows = with_extra(conversations([("Why do owls hoot?", "to sing.")]), **LOWER)
+    asked = conversations([("Where are whales of kind 1?", "There.")])
+    tools = asked.with_columns(tools=pl.lit("[{}]"))
+    for queries, reason in ((asked, None), (tools, "no_query")):
+        new = context(ctx, rows, BOOKS, queries, method=VifRag())
+        assert new["drop_reason"].to_list() == [reason]
 
 
 def summing(number: int, data: str) -> dict[str, Any]:
@@ -452,6 +501,21 @@ def test_every_attack_leaves_the_target(ctx: Context, attack: Attack) -> None:
         results[part] = {content(row, 0) for row in new.to_dicts()}
     if attack in ("ignore", "completion", "completion_ignore"):
         assert results["train"].isdisjoint(results["test"])
+
+
+def test_the_own_instruction_is_never_planted(ctx: Context) -> None:
+    rows = [
+        record(f"{request}\n\nText {n}", f"answer {n}", input_start=len(request) + 2)
+        for n in range(12)
+        for request in ("Sum up the text.", "SUM up  the text." if n % 2 else "Translate it.")
+    ]
+    instructions = {row["id"]: row["messages"][0]["content"].split("\n")[0] for row in rows}
+    new = kept(context(ctx, frame(rows), method=StruQ(clean=0)))
+    planted = new.filter(pl.col("planted_from").is_not_null())
+    assert len(planted) > 12
+    for own, other in zip(planted["parents"].list.first(), planted["planted_from"], strict=True):
+        first, second = (instructions[id_].lower().split() for id_ in (own, other))
+        assert first != second
 
 
 def test_a_row_alone_stays_clean_and_data_of_markers_is_dropped(ctx: Context) -> None:
@@ -610,7 +674,7 @@ def test_edges_that_a_method_does_not_read(ctx: Context) -> None:
     with pytest.raises(OptionError, match="queries"):
         context(ctx, ASKED, BOOKS, method=VifRag())
     with pytest.raises(OptionError, match="held_out"):
-        context(ctx, ASKED, held_out=ASKED, method=Passages(results="r"))
+        context(ctx, ASKED, held_out=ASKED, method=StruQ())
 
 
 def test_planting_takes_20_000_rows_a_second(ctx: Context) -> None:

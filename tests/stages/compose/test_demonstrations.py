@@ -20,6 +20,7 @@ from schemas.records import RECORD_COLUMNS, record_id
 from stages._llm.rendered import rendered_text
 from stages._llm.token_counts import token_lengths, tokenizer_of
 from stages.compose.demonstrations import demonstrations
+from stages.compose.demonstrations.choice import languages_of
 from stages.compose.demonstrations.pool import Request
 from stages.compose.demonstrations.rankings import Bm25, Random, SPhinX, Vectors
 from tests.support.options import options_of, problems
@@ -211,6 +212,27 @@ def test_held_out_rows_and_their_like_are_never_shown(ctx: Context) -> None:
     assert len(used) > 150
     control = demonstrations(ctx, POOL[40:], pool, num_shots=(4, 4))
     assert out & {id_ for ids in control["demonstrations"].to_list() for id_ in ids}
+
+
+def test_an_input_like_a_held_out_one_is_never_shown(ctx: Context) -> None:
+    same = "and the cat sat on the old mat again"
+    held, alike = (
+        frame([record(f"Fix\n\n{word} {same}", "Done.", input_start=5)]) for word in ("One", "Two")
+    )
+    rows, free = (
+        conversations([(request, "Yes.")]) for request in ("Is tea hot?", "Name a long river.")
+    )
+    pool = pl.concat([alike, free])
+    options: dict[str, Any] = {"num_shots": (2, 2), "near_duplicate": 0.75}
+    for queries, held_out in ((held, None), (rows, held)):
+        result = demonstrations(ctx, queries, pool, held_out, **options)
+        assert result["demonstrations"].to_list() == [free["id"].to_list()]
+    assert len(demonstrations(ctx, rows, pool, **options)["demonstrations"][0]) == 2
+
+
+def test_a_row_of_a_few_letters_is_in_no_language() -> None:
+    rows = conversations([("2 + 2?", "4"), ("Oui.", "Non."), ("Who sings at night?", "Whales do.")])
+    assert Counter(languages_of(rows)) == {None: 2, "en": 1}
 
 
 def test_labels_have_no_fixed_order(ctx: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -245,6 +246,34 @@ def test_each_kind_is_recognized_and_words_are_not() -> None:
     assert Protection((), ()).mask("12 `a` {b}", 1) == "12 `a` {b}"
 
 
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("他有3个苹果。", "他有⟦1⟧个苹果。"),
+        ("价格是50%，共1,000元。", "价格是⟦1⟧，共⟦2⟧元。"),
+        ("见https://x.com/a。然后用API读取。", "见⟦1⟧。然后用⟦2⟧读取。"),
+        ("写信到me@a.org吧", "写信到⟦1⟧吧"),
+        ("使用len()和a_b函数", "使用⟦1⟧和⟦2⟧函数"),
+        ("ราคา50บาท", "ราคา⟦1⟧บาท"),
+        ("가격은 3개", "가격은 ⟦1⟧개"),
+        ("日本語でNASAを", "日本語で⟦1⟧を"),
+    ],
+)
+def test_scripts_without_spaces_border_on_what_stays(text: str, masked: str) -> None:
+    protection = Protection()
+    assert protection.mask(text, 1) == masked
+    assert protection.restore(masked, 1) == (text, None)
+
+
+@pytest.mark.parametrize(
+    "piece", ["{{", "{%", "\\[", "\\(", "$=", "=", "a.", "<a", "www.", "1,", "_a"]
+)
+def test_long_rows_of_beginnings_are_read_once(piece: str) -> None:
+    start = time.perf_counter()
+    Protection().mask("$" + piece * (50_000 // len(piece)) + " x", 1)
+    assert time.perf_counter() - start < 1
+
+
 def test_parts_put_together_are_the_conversation() -> None:
     for messages, start in self_instruct(80).select("messages", "input_start").iter_rows():
         parts = parts_of(messages, start, FIELDS)
@@ -257,6 +286,11 @@ def test_odd_rows_are_whole_or_say_why(ctx: Context) -> None:
     long = "The river runs quietly through the fields. " * 1_200
     odd: list[list[dict[str, Any]]] = [
         [{"role": "user", "content": "Sum?"}, {"role": "assistant", "tool_calls": [call]}],
+        [
+            {"role": "user", "content": "Sum?"},
+            {"role": "tool", "content": "The sum is written here"},
+            {"role": "assistant", "content": "Two."},
+        ],
         [
             {"role": "user", "content": "Why?"},
             {"role": "assistant", "content": "So.", "reasoning": "H"},
@@ -278,7 +312,7 @@ def test_odd_rows_are_whole_or_say_why(ctx: Context) -> None:
         [{**record(), "id": record_id(m), "messages": m} for m in odd], schema=RECORD_COLUMNS
     )
     result = run(ctx, saying(german), rows)
-    reasons = ["has_tools", "has_reasoning", *["nothing_to_translate"] * 3, None, None, None]
+    reasons = [*["has_tools"] * 2, "has_reasoning", *["nothing_to_translate"] * 3, *[None] * 3]
     assert result["drop_reason"].to_list() == reasons
     several = result["messages"].to_list()[-1]
     assert [turn["role"] for turn in several] == [turn["role"] for turn in odd[-1]]

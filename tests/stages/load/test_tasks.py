@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import UserError
 from stages.load.tasks.drawing import Draws
 from stages.load.tasks.flan import Feedback, Flan, FlanCollection, unified
 from stages.load.tasks.holding_out import HeldOut
@@ -26,6 +27,7 @@ from tests.support.labelled import (
     LABELS,
     TASKS,
     Folder,
+    check,
     jsonl,
     kept,
     load,
@@ -465,3 +467,129 @@ def test_accepted_rows_are_dropped_as_such(tmp_path: Path) -> None:
     row = failed.select("file", "line", "error").row(0, named=True)
     accepted = folder.write("accepted.jsonl", jsonl([row]))
     assert reasons(folder.load({"t": ENTRY}, accepted=(str(accepted),))) == {"accepted": 1}
+
+
+def test_labels_of_own_options_are_not_their_places(folder: Folder) -> None:
+    rows = [
+        {"q": f"Which {answer}?", "choices": {"text": ["a", "b", "c"], "label": labels}, "key": key}
+        for labels, key, answer in (
+            (["1", "2", "3"], "1", "a"),
+            ([1, 2, 3], 3, "c"),
+            (["A", "B", "C"], "B", "b"),
+            (["B", "C", "D"], "B", "a"),
+        )
+    ]
+    folder.write("d.jsonl", jsonl(rows))
+    folder.write("t.jsonl", patterns(("{q}\n{options_}", "{answer}")))
+    entry = {"data": "d.jsonl", "templates": "t.jsonl", "options": "choices", "answer": "key"}
+    assert folder.load({"t": entry})["answer"].to_list() == ["a", "c", "b", "a"]
+
+
+def test_a_broken_example_costs_no_other_row(folder: Folder) -> None:
+    rows = [{"q": f"Thing {n}?", "own": ["no", "yes"], "label": 0} for n in range(8)]
+    rows[3]["own"] = None
+    folder.write("d.jsonl", jsonl(rows))
+    folder.write("t.jsonl", patterns(("{q}\n{options_}", "{answer}")))
+    entry = {"data": "d.jsonl", "templates": "t.jsonl", "options": "own"}
+    frame = folder.load({"t": entry}, method=Flan(num_shots=6))
+    assert [n for n, error in enumerate(frame["error"]) if error] == [3]
+
+
+@pytest.mark.parametrize("method", [FlanCollection(few_shot=1), Flan(num_shots=2)])
+def test_an_answer_that_is_no_text_costs_itself(folder: Folder, method: Any) -> None:
+    rows = [{"q": f"Thing {n}?", "answer": f"{n}" * 900} for n in range(4)]
+    rows[2]["answer"] += "\ud800"
+    folder.write("d.jsonl", jsonl(rows))
+    folder.write("t.jsonl", patterns(("{q}", "{answer}")))
+    frame = folder.load({"t": {"data": "d.jsonl", "templates": "t.jsonl"}}, method=method)
+    assert [n for n, error in enumerate(frame["error"]) if error] == [2]
+
+
+def test_a_number_in_braces_is_no_field(folder: Folder) -> None:
+    folder.write("d.jsonl", jsonl([{"q": "So?", "answer": "Yes."}]))
+    folder.write("t.jsonl", patterns(("{0} {q}", "{answer}"), ("{q}", "{answer}")))
+    entry = {"t": {"data": "d.jsonl", "templates": "t.jsonl"}}
+    with pytest.raises(UserError, match="faults"):
+        check(folder.listed(**entry))
+    assert folder.load(entry, lint="report")["template"].to_list() == ["t/1"]
+
+
+def test_held_out_rows_of_t0_are_under_all_templates(folder: Folder) -> None:
+    folder.write("d.jsonl", jsonl([{"q": f"Q{n}", "answer": "x"} for n in range(80)]))
+    texts = [(f"{{{{ q }}}} {n} ||| {{{{ answer }}}}", None) for n in range(4)]
+    folder.write("t.yaml", templates(*texts))
+    entry = {"t": {"data": "d.jsonl", "templates": "t.yaml"}}
+    frame = folder.load(entry, method=T0(), held_out=HeldOut(rows=0.5))
+    held = Counter(frame.filter(pl.col("split") == "held_out_row")["template"])
+    assert held.total() == 40
+    assert len(held) == 4
+
+
+def test_a_row_is_no_example_of_one_that_differs_in_its_number_alone(folder: Folder) -> None:
+    rows = [{"idx": n, "text": "Same.", "label": n % 2} for n in range(6)]
+    folder.write("d.jsonl", jsonl([*rows, {"idx": 6, "text": "Other.", "label": 1}]))
+    folder.write("t.jsonl", patterns(ASK, INVERTED))
+    entry = {"data": "d.jsonl", "templates": "t.jsonl", "options": [*LABELS]}
+    frame = folder.load({"t": entry}, method=Flan(num_shots=3))
+    same = kept(frame).filter(~pl.col("extra").str.contains("Other"))
+    assert len(same)
+    for messages in same["messages"]:
+        assert "".join(turn["content"] for turn in messages).count("Same.") == 1
+
+
+def test_an_answer_without_a_question_is_no_no(folder: Folder) -> None:
+    folder.write("d.jsonl", jsonl([{"q": "Tea.", "own": ["fine", "awful"], "label": 0}]))
+    labels = {"good": "Is it good?", "bad": "Is it bad?"}
+    entry = {"data": "d.jsonl", "options": "own", "labels": labels, "text": "q"}
+    frame = folder.load({"t": entry}, method=MetaTuning())
+    assert frame["drop_reason"].to_list() == ["answer_not_in_options"]
+
+
+def test_no_instance_is_its_own_example(folder: Folder) -> None:
+    content = {
+        "Definition": ["Do it."],
+        "Positive Examples": [{"input": "Cats", "output": "KEY"}, {"input": "Dogs", "output": "b"}],
+        "Negative Examples": [{"input": "Cats", "output": "KEY"}],
+        "Instances": [{"input": "Cats", "output": ["KEY"]}],
+    }
+    path = folder.write("task1_x.json", json.dumps(content))
+    for seed in range(12):
+        frame = load(path, method=NaturalInstructions(), seed=seed)
+        assert "KEY" not in turns(frame)[0][0]
+
+
+def test_rows_that_differ_in_their_numbers_alone_are_on_one_side(folder: Folder) -> None:
+    rows = [{"idx": n, "text": f"Thing {n // 2}.", "label": n // 2 % 2} for n in range(80)]
+    folder.write("d.jsonl", jsonl(rows))
+    folder.write("t.jsonl", patterns(*((f"{{text}} {n}\n{{options_}}", "{answer}") for n in "abc")))
+    folder.write(
+        "t.yaml", templates(*((f"{{{{ text }}}} {n} ||| {{{{ label }}}}", None) for n in "ab"))
+    )
+    flan = {"data": "d.jsonl", "templates": "t.jsonl", "options": [*LABELS]}
+    t0 = {"data": "d.jsonl", "templates": "t.yaml", "answer": "label"}
+    for entry, method in ((flan, Flan()), (t0, T0())):
+        frame = kept(folder.load({"t": entry}, method=method, held_out=HeldOut(rows=0.5)))
+        sides = {
+            split: {json.loads(extra)["text"] for extra in rows["extra"]}
+            for (split,), rows in frame.group_by("split")
+        }
+        assert sides["train"].isdisjoint(sides["held_out_row"])
+
+
+def test_a_first_pattern_that_cannot_be_filled_says_what_is_asked_for(folder: Folder) -> None:
+    folder.write("d.jsonl", jsonl(labelled(30)))
+    folder.write("t.jsonl", patterns(("{text} {x", "{answer}"), INVERTED, ASK))
+    entry = {"data": "d.jsonl", "templates": "t.jsonl", "options": [*LABELS]}
+    frame = kept(folder.load({"t": entry}, lint="report"))
+    formats = dict(frame.select("template", "format").unique().iter_rows())
+    assert formats == {"t/1": "zero_shot_inverted", "t/2": "zero_shot_options"}
+    folder.write("t.jsonl", patterns(("{text} {x", "{answer}"), INVERTED))
+    assert {*kept(folder.load({"t": entry}, lint="report"))["template"]} == {"t/1"}
+    with pytest.raises(UserError, match="but inverted ones"):
+        folder.load({"t": entry}, lint="report", method=Flan(inverted=False))
+
+
+def test_a_truth_value_is_on_no_scale_of_numbers() -> None:
+    assert unified({"ok": True}, {"ok": (0, 1)}) == 1
+    with pytest.raises(InvalidRow):
+        unified({"ok": True}, {"ok": (1, 5)})
