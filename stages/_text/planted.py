@@ -206,8 +206,9 @@ def separated(instruction: str, data: str, separator: str) -> str:
         data: The data, of which the markers are deleted.
         separator: What stands in a line before the data; empty for nothing.
 
-    >>> separated("Sum up.", "Cats purr.", SEPARATOR)
-    'Sum up.\n\n[MARK] [INPT][COLN]\nCats purr.'
+    Example:
+        >>> separated("Sum up.", "Cats purr.", SEPARATOR)
+        'Sum up.\n\n[MARK] [INPT][COLN]\nCats purr.'
     """
     return "\n".join(filter(None, (f"{instruction}\n", separator, data)))
 
