@@ -342,11 +342,12 @@ def _warn_that_nothing_is_kept(rows: Sequence[Row], source: str) -> None:
 def _row(draft: Draft, source: str, index: int) -> Row:
     record, passes = draft["record"], draft["passes"]
     operators = [note["operator"] for note in passes if note["outcome"] == REVISED]
+    turns, revision = draft["turns"], revision_of(draft)
+    operators = operators if revision == REVISED else []
     added: dict[str, Any] = {"journal": draft.journal, "operators": operators}
-    added["revision"] = revision_of(draft)
+    added["revision"] = revision
     added["passes"] = to_json({"passes": passes})
-    turns = draft["turns"]
-    if draft.error is not None or not operators or turns == _old_turns(record):
+    if draft.error is not None or not operators:
         reason, evidence = (draft.rejection if draft.error is None else None) or (None, None)
         shown = None if evidence is None else to_json(evidence)
         verdict = {"drop_reason": reason, "evidence": shown, "error": draft.error}
@@ -380,5 +381,6 @@ def revision_of(draft: Draft) -> str:
     """
     outcomes = [note["outcome"] for note in draft["passes"]]
     if REVISED in outcomes:
-        return REVISED
+        # A later pass may have taken back what an earlier one changed.
+        return REVISED if draft["turns"] != _old_turns(draft["record"]) else "unchanged"
     return draft["kept_as"] or (outcomes[-1] if outcomes else "unchanged")

@@ -493,6 +493,15 @@ def test_numbers_of_any_length_and_number_are_stepped_over() -> None:
     """Digits without an end are no numbers, and a final answer without one costs no time."""
     steps = ["It is " + "9" * 5000 + ".", *(f"{n} and {n} is {2 * n}." for n in range(5000))]
     assert changed_number([*steps, "The answer is Paris."], "Paris", random.Random(0)) is None
-    found = changed_number([*steps, "The answer is 5."], "5", random.Random(0))
-    assert found is not None
-    assert short_answer("\n".join(found[0])) != "5"
+    changed = changed_number([*steps, "The answer is 5."], "5", random.Random(0))
+    assert changed is not None
+    assert short_answer("\n".join(changed[0])) != "5"
+
+
+def test_two_turns_of_the_user_are_no_problem_with_an_answer(ctx: Context) -> None:
+    """Also where the gold answer is in a column, and no answer of the row is needed."""
+    extra = json.dumps({"gold": "8", "wrong": "The answer is 9."})
+    pool = frame([{**record("What is it?", "Or is it 8?", roles=("user", "user")), "extra": extra}])
+    for gold, reason in (("extra.gold", "multi_turn"), ("response", "no_answer")):
+        rows = run(ctx, model(), pool, gold=gold, errors=InColumn())
+        assert reasons(rows) == [reason]

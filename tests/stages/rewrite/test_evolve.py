@@ -275,6 +275,16 @@ def test_a_turn_that_was_said_before_or_in_another_language_is_none(ctx: Context
     assert len(TURN_KINDS) == 21
 
 
+@pytest.mark.parametrize("row", [("Name a fruit.",), ("Name a fruit.", " ")])
+def test_a_conversation_without_an_answer_does_not_go_on(
+    ctx: Context, row: tuple[str, ...]
+) -> None:
+    context = scripted(ctx, lambda _: ("And then?", "stop"))
+    rows = evolve(context, conversations([row]), model=NO_MODEL, method=Turns(), rounds=2)
+    assert rows["drop_reason"].to_list() == ["no_answer"]
+    assert not any(context.engine.calls)
+
+
 WITH_INPUT = self_instruct(60)
 NEW_METHODS = [SmallerEvolvers(), SmallerEvolvers(input="regenerate"), M2Lingual(), Lift()]
 
@@ -406,7 +416,7 @@ def test_the_taxonomy_is_complete() -> None:
     assert all(len({*names}) == len(names) >= 3 for names in TAXONOMY.values())
 
 
-SPOKEN = conversations(
+BILINGUAL = conversations(
     [
         ("Nenne mir bitte drei schöne Städte in Deutschland.", "Trier, Lübeck, Ulm."),
         ("Traduis cette phrase en anglais : le chat dort sur le lit.", "The cat sleeps."),
@@ -415,8 +425,8 @@ SPOKEN = conversations(
 
 
 def test_evolutions_follow_task_and_language(ctx: Context) -> None:
-    tasks = ["translation" if "Traduis" in m[0]["content"] else "other" for m in SPOKEN["messages"]]
-    rows = SPOKEN.with_columns(task=pl.Series(tasks))
+    tasks = ["translation" if "Traduis" in m[0]["content"] else "other" for m in BILINGUAL["messages"]]
+    rows = BILINGUAL.with_columns(task=pl.Series(tasks))
     method = M2Lingual(task="task")
     context = scripted(ctx, lambda text: new_writer(text.replace(" And say why", " Warum")))
     result = evolve(context, rows, model=NO_MODEL, method=method, rounds=3)
@@ -440,7 +450,7 @@ def test_an_instruction_in_another_language_is_dropped(ctx: Context) -> None:
     for probability, reason in ((0.2, "language_changed"), (0.0, None)):
         method = M2Lingual(min_language_probability=probability)
         rows = evolve(
-            scripted(ctx, in_english), SPOKEN[:1], model=NO_MODEL, method=method, rounds=1
+            scripted(ctx, in_english), BILINGUAL[:1], model=NO_MODEL, method=method, rounds=1
         )
         assert rows["drop_reason"].to_list() == [reason]
 
