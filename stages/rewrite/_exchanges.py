@@ -14,7 +14,15 @@ import polars as pl
 
 from schemas.records import RECORD_COLUMNS, Message
 from stages._llm.drafts import Draft, RowMessages
-from stages._llm.rows import Rejection, Row, has_tools, license_of, make_row, to_json
+from stages._llm.rows import (
+    Rejection,
+    Row,
+    has_tools,
+    license_of,
+    make_row,
+    task_messages,
+    to_json,
+)
 
 READS = ("messages", "tools", "input_start", "origins", "parents", "extra")
 """The columns that `exchange_drafts` reads."""
@@ -93,6 +101,21 @@ def exchange_messages(
         return row_as_it_was(draft)
     answered: list[Message] = [*draft["lead"], {"role": "user", "content": request}]
     return [*answered, {"role": "assistant", "content": response}], input_start
+
+
+def request_of(instruction: str, text: str) -> tuple[str, int | None]:
+    r"""A user's turn of an instruction and its input, and where that begins.
+
+    Args:
+        instruction: What is to be done.
+        text: The input; empty without one.
+
+    Example:
+        >>> request_of("Sort.", "b, a")
+        ('Sort.\n\nb, a', 7)
+    """
+    messages, start = task_messages(instruction, text)
+    return str(messages[0]["content"]), start
 
 
 def row_as_it_was(draft: Draft) -> RowMessages:

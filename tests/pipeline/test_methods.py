@@ -18,6 +18,7 @@ from tests.support.running import called
 METHODS = methods()
 OF_NO_PAPER = {"full", "own-step", "quickstart"}
 COVERED = """
+R-Tuning, Active instruction tuning, LMSI,
 Self-Instruct, Unnatural Instructions, Ensemble-Instruct, LaMini-LM, SELF-GUIDE,
 Self-Specialization, Humback (instruction backtranslation), LongForm, InverseCoder,
 Non-instructional data, AITP, FANNO, Self-Tuning (self-teaching), AgentInstruct, SelfCodeAlign,

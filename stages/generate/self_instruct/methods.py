@@ -99,6 +99,10 @@ class Alpaca(MixedShots):
     they keep empty outputs, which are dropped here; and they end a list at any "20.", here
     only where a line begins.
 
+    David vs Goliath (Wang et al. 2023, arXiv:2308.12711) compares such methods with open models
+    in the place of closed ones. As in the paper: nothing but the open models. Ours: that it is
+    this one; see the recipe `david-vs-goliath`.
+
     Args:
         name: "alpaca".
         instances: How instances are written; null ends a row with the user's turn.

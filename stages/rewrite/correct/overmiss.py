@@ -63,7 +63,8 @@ class OverMiss:
         for draft in problems:
             empty = dict.fromkeys(("solver", "mistake_step", "tag", "pair"))
             draft.fields |= {**empty, "error_source": "injected"}
-        filter_drafts(problems, _rejection)
+            if draft.active:  # also while requests are counted: it is no answer's fault
+                draft.rejection = _rejection(draft)
         errors = corrector.errors
         if isinstance(errors, Injected) and errors.by == "model":
             for kind in ("over", "miss"):

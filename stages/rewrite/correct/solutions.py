@@ -114,7 +114,7 @@ class Corrector:
             empty = dict.fromkeys(("solver", "mistake_step", "tag", "pair"))
             problem.fields |= {**empty, "error_source": self.error_source}
             problem.fields["short_gold"] = short_answer(problem["gold"])
-            if problem.active and problem["short_gold"] is None and not is_counting():
+            if problem.active and problem["short_gold"] is None:
                 gold = "" if problem["gold"] is None else str(problem["gold"])
                 problem.reject("no_gold", gold_end=gold[-200:])
         if isinstance(self.errors, Sampled):
@@ -124,7 +124,10 @@ class Corrector:
             self._inject(solutions, self.errors)
         else:
             solutions = list(problems)
-            filter_drafts(solutions, _without_solution)
+            for solution in solutions:
+                # Also while requests are counted: it is no answer that is missing.
+                if solution.active and not _given_steps(solution["wrong"]):
+                    solution.reject("no_solution")
         for solution in solutions:
             if solution.active:
                 steps = _given_steps(solution["wrong"])
@@ -247,10 +250,6 @@ def _given_steps(wrong: object) -> list[str]:
     if isinstance(wrong, list):
         return [str(step) for step in wrong if step is not None and str(step).strip()]
     return [] if wrong is None else split_steps(str(wrong))
-
-
-def _without_solution(solution: Draft) -> Rejection | None:
-    return None if _given_steps(solution["wrong"]) else ("no_solution", {})
 
 
 def _unless_wrong(solution: Draft) -> Rejection | None:

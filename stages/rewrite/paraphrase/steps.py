@@ -31,8 +31,8 @@ from pipeline.types import option_group
 from stages._llm.drafts import Draft, Prompt, RowMessages, filter_drafts, user
 from stages._llm.lists import listed_items
 from stages._llm.prompts import Prompts
-from stages._llm.rows import Rejection, task_messages
-from stages.rewrite._exchanges import exchange_messages
+from stages._llm.rows import Rejection
+from stages.rewrite._exchanges import exchange_messages, request_of
 from stages.rewrite.paraphrase.meaning import changed_language, leak, refuses
 from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
 
@@ -90,8 +90,7 @@ class Steps:
         if "steps" in draft.fields:
             values = {"instruction": draft["instruction"], "steps": draft["steps"]}
             text = PROMPTS.render("definition", **values).strip()
-            messages, start = task_messages(text, draft["input"])
-            request = str(messages[0]["content"])
+            request, start = request_of(text, draft["input"])
         return exchange_messages(draft, request, start, draft["response"])
 
     def _parse(self, text: str) -> list[str] | None:

@@ -26,8 +26,8 @@ from pipeline.types import Count, option_group
 from stages._llm.drafts import Draft, Prompt, RowMessages, filter_drafts, user
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
-from stages._llm.rows import Rejection, task_messages
-from stages.rewrite._exchanges import exchange_messages
+from stages._llm.rows import Rejection
+from stages.rewrite._exchanges import exchange_messages, request_of
 from stages.rewrite.paraphrase.checks import drop_repeated
 from stages.rewrite.paraphrase.meaning import leak
 from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
@@ -99,16 +99,11 @@ def _filled(draft: Draft) -> tuple[str, int | None]:
     """The request of a reformulation, and where its input begins."""
     marker, new = draft["marker"], draft["new"].strip()
     if not marker:
-        return _behind(new, draft["input"])
+        return request_of(new, draft["input"])
     instruction, mark, rest = new.partition(marker)
     if mark and not rest.strip(" .\n") and instruction.endswith("\n"):
-        return _behind(instruction.strip(), draft["input"])
+        return request_of(instruction.strip(), draft["input"])
     return new.replace(marker, draft["input"]), None
-
-
-def _behind(instruction: str, text: str) -> tuple[str, int | None]:
-    messages, start = task_messages(instruction, text)
-    return str(messages[0]["content"]), start
 
 
 def _leak(draft: Draft) -> Rejection | None:

@@ -31,7 +31,7 @@ from stages._llm.drafts import Draft, Prompt, RowMessages, answer_text, filter_d
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
-from stages.rewrite._exchanges import exchange_messages
+from stages.rewrite._exchanges import exchange_messages, request_of
 from stages.rewrite.paraphrase.checks import drop_repeated
 from stages.rewrite.paraphrase.meaning import leak
 from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
@@ -58,7 +58,7 @@ class Variants:
 
     Args:
         name: "variants".
-        kinds: "wording", "past" and "future" change the request, "style" the answer.
+        kinds: "wording", "past" and "future" change the instruction, "style" the answer.
         per_kind: Variants of each kind.
         styles: What "style" draws from, without a repeat while there are more.
     """
@@ -80,7 +80,7 @@ class Variants:
         for variant in variants:
             if variant.active:
                 is_style = variant["variant"] == "style"
-                variant.fields["text"] = variant["response" if is_style else "request"]
+                variant.fields["text"] = variant["response" if is_style else "instruction"]
                 variant.fields["style"] = self._style(variant, paraphraser.seed)
         answers = [v for v in variants if v.fields.get("style")]
         requests = [v for v in variants if v.active and not v.fields.get("style")]
@@ -101,7 +101,7 @@ class Variants:
             return exchange_messages(draft, draft["request"], start, draft["response"])
         if draft["style"]:
             return exchange_messages(draft, draft["request"], start, new)
-        return exchange_messages(draft, new, None, draft["response"])
+        return exchange_messages(draft, *request_of(new, draft["input"]), draft["response"])
 
     def _style(self, variant: Draft, seed: int) -> str | None:
         if variant["variant"] != "style":

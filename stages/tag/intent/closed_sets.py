@@ -203,7 +203,7 @@ def _form(
 
 def _prompt(name: str, text: str, explain: bool) -> str:
     if name == METADATA:
-        return PROMPTS.render(name, instruction=text)
+        return PROMPTS.render("codeclm/metadata", instruction=text)
     labels = SETS[name]
     return PROMPTS.render(
         name,

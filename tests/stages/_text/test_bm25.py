@@ -8,7 +8,7 @@ from collections import Counter
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stages._text.bm25 import BM25
@@ -33,7 +33,6 @@ def formula(texts: list[str], query: str, k1: float, b: float) -> list[float]:
     return scores
 
 
-@settings(max_examples=60, deadline=None)
 @given(TEXTS, TEXTS, st.integers(1, 4), st.sampled_from([(1.5, 0.75), (0.9, 0.4), (0.0, 1.0)]))
 def test_scores_are_those_of_the_formula(
     texts: list[str], queries: list[str], k: int, parameters: tuple[float, float]

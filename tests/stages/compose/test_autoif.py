@@ -161,6 +161,7 @@ def test_a_request_without_an_answer_fails_what_needs_it(tmp_path: Path) -> None
     assert len(kept(rows)) in (0, 1)
 
 
+@pytest.mark.proof
 def test_pairs_go_together_by_their_score_and_answers_follow_both(tmp_path: Path) -> None:
     written = Written(num_requests=0, num_functions=4)
     method = AutoIf(seeds=(SHORT, NO_Q), queries=1, num_pairs=5, written=written)
@@ -221,6 +222,7 @@ def test_the_authors_scores_decide_as_theirs(shared: Path) -> None:
     assert Counter(row["kept"] for row in rows) == {True: 16, False: 4}
 
 
+@pytest.mark.proof
 def test_neither_order_nor_length_of_the_pool_lets_a_row_out_of_its_bounds(tmp_path: Path) -> None:
     pool = self_instruct(40)
     method = AutoIf(seeds=(SHORT,), queries=4, written=Written(num_requests=0, num_functions=4))

@@ -68,8 +68,8 @@ def saying(change: Callable[[str], str]) -> Callable[[str], Answer]:
 def run(
     ctx: Context, script: Callable[[str], Answer], rows: pl.DataFrame = ROW, **options: Any
 ) -> pl.DataFrame:
-    given = {"languages": ("de",), "per_row": 1, **options}
-    return translate(scripted(ctx, script), rows, model=NO_MODEL, **given)
+    options = {"languages": ("de",), "per_row": 1, **options}
+    return translate(scripted(ctx, script), rows, model=NO_MODEL, **options)
 
 
 def test_a_row_is_translated_as_one_and_what_must_stay_stays(ctx: Context) -> None:

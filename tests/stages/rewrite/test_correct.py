@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -318,7 +318,6 @@ def test_what_is_no_fault_is_dropped(ctx: Context, over: str, miss: str) -> None
     assert reasons(run(ctx, script, pool, method=OverMiss()))[0] in ("no_fault", "miss_unparsed")
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 999), st.sampled_from(PROBLEMS["messages"].to_list()[:12]))
 def test_an_injected_error_leaves_what_precedes_it(seed: int, messages: Any) -> None:
     solution = messages[1]["content"]
@@ -333,7 +332,6 @@ def test_an_injected_error_leaves_what_precedes_it(seed: int, messages: Any) -> 
     assert is_right("\n".join(new), gold) is False
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from("abcdef"), min_size=3, max_size=30), st.integers(0, 99))
 def test_faults_by_rules_are_longer_and_shorter(words: list[str], key: int) -> None:
     for text in (" ".join(words), "天" + "".join("海风山水火木"["abcdef".index(w)] for w in words)):
@@ -341,7 +339,6 @@ def test_faults_by_rules_are_longer_and_shorter(words: list[str], key: int) -> N
         assert len(over) > len(text) > len(miss) > 0
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.sampled_from(["Two and two.", "It is 3.5 m.", "x = 4"]), min_size=1, max_size=6),
     st.integers(0, 5),

@@ -425,7 +425,9 @@ BILINGUAL = conversations(
 
 
 def test_evolutions_follow_task_and_language(ctx: Context) -> None:
-    tasks = ["translation" if "Traduis" in m[0]["content"] else "other" for m in BILINGUAL["messages"]]
+    tasks = [
+        "translation" if "Traduis" in m[0]["content"] else "other" for m in BILINGUAL["messages"]
+    ]
     rows = BILINGUAL.with_columns(task=pl.Series(tasks))
     method = M2Lingual(task="task")
     context = scripted(ctx, lambda text: new_writer(text.replace(" And say why", " Warum")))

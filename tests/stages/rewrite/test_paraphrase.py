@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.context import Context
@@ -111,7 +111,6 @@ PIECES: Final = st.sampled_from(
 )
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(PIECES, min_size=1, max_size=4, unique=True), st.data())
 def test_every_piece_survives_or_the_text_is_dropped(pieces: list[str], data: Any) -> None:
     """Whatever the order; and one piece less is noticed, whichever it is."""
@@ -381,6 +380,15 @@ def test_kinds_of_variants_change_one_thing_each(ctx: Context) -> None:
     old = [m["content"] for m in ONE["messages"][0]]
     assert texts == [["Say a cold sea.", old[1]], ["Which sea was cold?", old[1]],
                      [old[0], "The north has it."]]  # fmt: skip
+
+
+def test_a_reworded_instruction_keeps_its_input(ctx: Context) -> None:
+    (row,) = run(ctx, writer("Bring these into order."), WITH_INPUT, method=Variants()).to_dicts()
+    content = row["messages"][0]["content"]
+    assert (content[: row["input_start"]], content[row["input_start"] :]) == (
+        "Bring these into order.\n\n",
+        "b, a",
+    )
 
 
 @EACH

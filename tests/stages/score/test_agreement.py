@@ -397,7 +397,9 @@ def test_likelihoods_are_those_of_score_loss(ctx: Context, tinylm: LanguageModel
     )
     assert result["agreement_uncertainty"].filter(known).to_list() == [0, 0], "nothing is dropped"
     assert result["agreement"].filter(known).to_list() == [1, 1]
-    perturbed = agreement(ctx, rows, models=(tinylm,), method=Perturbed(num_prompts=3))
+    perturbed = agreement(
+        ctx, rows, models=(tinylm,), method=Perturbed(num_prompts=3), max_tokens=8
+    )
     assert (perturbed["agreement_uncertainty"].drop_nulls() > 0).any()
     several = agreement(ctx, rows, models=(tinylm, tinylm), method=Checkpoints())
     assert several["agreement_variability"].filter(known).to_list() == [0, 0]
