@@ -117,7 +117,7 @@ def places(drafts: Sequence[Draft], answers: Answers) -> Iterator[list[Draft]]:
         answers: The last answer of each row, or each in turn.
     """
     working = [draft for draft in drafts if draft["kept_as"] is None]
-    own = [_answer_places(draft["turns"]) for draft in working]
+    own = [_answer_places(draft) for draft in working]
     own = [at[-1:] for at in own] if answers == "last" else own
     for number in range(max(map(len, own), default=0)):
         here = [
@@ -128,11 +128,14 @@ def places(drafts: Sequence[Draft], answers: Answers) -> Iterator[list[Draft]]:
         yield [draft for draft, _ in here if draft.active]
 
 
-def _answer_places(turns: Sequence[tuple[str, str]]) -> list[int]:
+def _answer_places(draft: Draft) -> list[int]:
+    """Where answers to the user stand; those that nothing is trained on are context alone."""
+    turns, messages = draft["turns"], draft["record"]["messages"]
     return [
         at
         for at in range(1, len(turns))
         if turns[at][0] == "assistant" and turns[at - 1][0] == "user" and turns[at][1].strip()
+        if messages[at].get("train") is not False
     ]
 
 

@@ -898,3 +898,15 @@ def test_half_an_answer_is_too_short_in_any_script(
     rows = conversations([("什么海？", old)])
     result = revise(scripted(ctx, script), rows, model=NO_MODEL, method=ReAlign())
     assert result["revision"].to_list() == [revision]
+
+
+def test_an_answer_that_is_not_trained_on_is_not_revised(ctx: Context) -> None:
+    row = record(
+        "Name a sea.", "Baltic.", "Another.", "North Sea.", roles=("user", "assistant") * 2
+    )
+    row["messages"][1]["train"] = False
+    context = scripted(ctx, saying(("It is a longer answer.", "stop")))
+    rows = revise(context, frame([row]), model=NO_MODEL, method=Mammoth2(), answers="all")
+    first, second = rows["messages"][0][1], rows["messages"][0][3]
+    assert (first["content"], first["train"]) == ("Baltic.", False)
+    assert second["content"] == "It is a longer answer."
