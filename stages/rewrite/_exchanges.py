@@ -51,7 +51,7 @@ def exchange_drafts(rows: pl.DataFrame, *, answered: bool = True) -> list[Draft]
             "request": request,
             "instruction": request[:start].strip() if start is not None else request,
             "input": request[start:].strip() if start is not None else "",
-            "response": (rest[-1]["content"] or "") if len(rest) > 1 else "",
+            "response": (rest[-1]["content"] or "") if _is_answered(rest) else "",
         }
         draft = Draft((record["id"],), fields, license_of(record["origins"]))
         draft.rejection = _rejection(record, rest, fields, answered)
@@ -73,13 +73,17 @@ def _rejection(
         return "has_reasoning", {}
     if not fields["instruction"].strip():
         return "no_instruction", {"roles": roles}
-    if len(roles) > 2:
+    if len(roles) > 2 or (len(roles) == 2 and not answered and not _is_answered(rest)):
         return "multi_turn", {"turns": len(roles)}
-    if answered and (roles[-1] != "assistant" or not fields["response"].strip()):
+    if answered and not fields["response"].strip():
         return "no_answer", {"roles": roles}
     if rest[-1].get("train") is False:
         return "not_trained", {}
     return None
+
+
+def _is_answered(turns: Sequence[Mapping[str, Any]]) -> bool:
+    return len(turns) > 1 and turns[-1]["role"] == "assistant"
 
 
 def exchange_messages(

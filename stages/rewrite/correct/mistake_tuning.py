@@ -60,10 +60,10 @@ class MistakeTuning:
     def run(self, corrector: Corrector, problems: Sequence[Draft]) -> list[Draft]:
         """Two drafts for each problem with a wrong solution; one for each other solution."""
         solutions = corrector.wrong_solutions(problems)
-        _keep_first(solutions)
         for solution in solutions:
             if solution.active and not is_counting():
                 _verify(solution)
+        _keep_first(solutions)  # of those that have a right side
         if self.explain:
             self._explain(corrector, solutions)
         if self.right == "rethought":

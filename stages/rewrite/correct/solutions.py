@@ -34,7 +34,8 @@ PROMPTS: Final = Prompts(__file__)
 MAX_ANSWER_WORDS: Final = 6
 """How many words a final answer has at most."""
 
-_NUMBER: Final = re.compile(r"(?<![\w.,])\d+(?:\.\d+)?(?![\w]|[.,]\d)")
+_NUMBER: Final = re.compile(r"(?<![\w.,])\d{1,15}(?:\.\d{1,15})?(?![\w]|[.,]\d)")
+"""A number of a size that people reckon with; longer ones are codes, or noise."""
 
 
 @option_group
@@ -114,7 +115,8 @@ class Corrector:
             problem.fields |= {**empty, "error_source": self.error_source}
             problem.fields["short_gold"] = short_answer(problem["gold"])
             if problem.active and problem["short_gold"] is None:
-                problem.reject("no_gold", gold_end=(problem["gold"] or "")[-200:])
+                gold = "" if problem["gold"] is None else str(problem["gold"])
+                problem.reject("no_gold", gold_end=gold[-200:])
         if isinstance(self.errors, Sampled):
             solutions = self._sampled(problems, self.errors)
         elif isinstance(self.errors, Injected):
@@ -124,12 +126,11 @@ class Corrector:
             solutions = list(problems)
             for solution in solutions:
                 # Also while requests are counted: it is no answer that is missing.
-                if solution.active and not _has_solution(solution["wrong"]):
+                if solution.active and not _given_steps(solution["wrong"]):
                     solution.reject("no_solution")
         for solution in solutions:
             if solution.active:
-                wrong = solution["wrong"]
-                steps = split_steps(wrong) if isinstance(wrong, str) else [str(s) for s in wrong]
+                steps = _given_steps(solution["wrong"])
                 text = "\n".join(steps)
                 solution.fields |= {"steps": steps, "wrong_text": text}
                 solution.notes |= {"wrong": text, "gold": solution["gold"]}
@@ -215,8 +216,12 @@ def changed_number(
     places = [(at, number) for at, step in enumerate(steps) for number in {*_NUMBER.findall(step)}]
     places.sort()
     rng.shuffle(places)
+    # Only a number of the final answer can make that another one.
+    final = set(_NUMBER.findall(short_answer("\n".join(steps)) or ""))
     for at, number in places:
         value = str(int(float(number)) + rng.choice((-2, -1, 1, 2, 10)))
+        if number not in final:
+            continue
         pattern = re.compile(rf"(?<![\w.,]){re.escape(number)}(?![\w]|[.,]\d)")
         new = [*steps[:at], *(pattern.sub(value, step) for step in steps[at:])]
         answer = short_answer("\n".join(new))
@@ -240,8 +245,11 @@ def is_right(text: object, gold: str | None) -> bool | None:
     return None if answer is None or gold is None else equal(answer, gold)
 
 
-def _has_solution(wrong: object) -> bool:
-    return bool(wrong.strip() if isinstance(wrong, str) else wrong)
+def _given_steps(wrong: object) -> list[str]:
+    """The steps of a solution: a text, a list of steps, or a value that is the answer alone."""
+    if isinstance(wrong, list):
+        return [str(step) for step in wrong if step is not None and str(step).strip()]
+    return [] if wrong is None else split_steps(str(wrong))
 
 
 def _unless_wrong(solution: Draft) -> Rejection | None:

@@ -97,7 +97,8 @@ def evolve(
     Returns:
         The new records. Rows are dropped as `no_gain`, `prompt_leaked`, `refusal`,
         `no_content`, `no_instruction`, `no_metadata`, `has_tools` (the model would not have
-        them), by m2lingual and turns as `language_changed`, and for answers that were cut or
+        them), by m2lingual and turns as `language_changed`, by turns as `no_answer` (the
+        row does not end with one), and for answers that were cut or
         unreadable as `evolved_cut`, `evolved_unparsed`, `actions_cut`, `new_input_cut`,
         `response_cut`, `target_response_cut` and so on, for comparisons and grades as
         `unreadable`. What is dropped is tried again in the next round, with another operator

@@ -69,6 +69,8 @@ class Evolution:
         if isinstance(method, Rubric) and method.metadata:
             rubric.metadata_of(drafts, rows[method.metadata].to_list())
             rubric.write_metadata_actions(self.write, drafts, method)
+        if isinstance(method, Turns):
+            filter_drafts(drafts, turns.without_answer)
         if isinstance(method, M2Lingual):
             m2lingual.set_facts(drafts, rows, method)
         if isinstance(method, SmallerEvolvers) and method.input == "regenerate":

@@ -75,6 +75,16 @@ class Turns:
     min_language_probability: Fraction = 0.2
 
 
+def without_answer(draft: Draft) -> Rejection | None:
+    """Why a conversation does not go on: the user has no answer to speak of yet.
+
+    Args:
+        draft: A row.
+    """
+    role, text = draft["turns"][-1]
+    return None if role == "assistant" and text.strip() else ("no_answer", {"role": role})
+
+
 def said_before(draft: Draft) -> Rejection | None:
     """Why a turn is none: the user has said it already.
 

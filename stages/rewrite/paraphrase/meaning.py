@@ -54,7 +54,10 @@ _SLOT: Final = re.compile(
     r"|\[[A-Z_]{2,}[A-Z_ \d]*\]|\[(?:your|name|insert|input)[^\]\n]{0,40}\]|\$\{\w+\}"
     r"|%(?:\(\w+\))?[sd]\b|_{3,}",
 )
-_NUMBER: Final = re.compile(r"(?<![\w.])\d[\d,.]*\d|\d")
+_NUMBER: Final = re.compile(
+    r"(?:(?<![\w.,)\]%−-])[−-](?=\.?\d))?(?:(?<![\w.])\.(?=\d))?\d(?:[\d,.]*\d)?"
+)
+"""Digits as a whole, also behind letters (b12), with a sign and as .75."""
 _ADDRESS: Final = re.compile(
     r"https?://\S+|\b[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]{1,99}|(?<!\w)[@#]\w+"
 )

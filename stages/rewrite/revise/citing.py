@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pipeline.models.base import Decoding
+from pipeline.models.counting import is_counting
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.drafts import Draft, Prompt, user
@@ -61,6 +62,8 @@ class Citing:
         decoding = Decoding(max_tokens=_LABEL_TOKENS, choice=self.categories)
         reviser.write(attempts, "category", self._classify, decoding=decoding)
         needed = {attempt["category"] for attempt in attempts if attempt.active}
+        if needed and is_counting():
+            needed = set(self.categories)
         write_rubric = reviser.teach or reviser.write
         write_rubric([rubrics[name] for name in self.categories if name in needed], "rubric", _ask)
         for attempt in attempts:

@@ -39,6 +39,9 @@ class Nile:
 
     The teacher is the model that will be tuned, whose knowledge counts. Drops `inconsistent`.
 
+    An answer or knowledge of which the embedder knows no word has no similarity, and the row is
+    not dropped.
+
     Args:
         name: "nile".
         drop_fraction: Part of the rows with a similarity that is dropped, the lowest.
@@ -74,28 +77,40 @@ class Nile:
         """Drop the answers, as they are now, with the lowest similarity; ties by id."""
         texts = [draft["response"] for draft in drafts]
         values = similarities(reviser, texts, [known[draft.parents] for draft in drafts])
-        order = sorted(zip(values, drafts, strict=True), key=lambda one: (one[0], one[1].parents))
+        known_values = []
+        for value, draft in zip(values, drafts, strict=True):
+            draft["passes"][-1]["similarity"] = None if value is None else round(value, 6)
+            if value is not None:
+                known_values.append((value, draft))
+        order = sorted(known_values, key=lambda one: (one[0], one[1].parents))
         for rank, (value, draft) in enumerate(order):
-            draft["passes"][-1]["similarity"] = round(value, 6)
             if rank < floor(self.drop_fraction * len(order)):
                 draft.reject("inconsistent", similarity=round(value, 6), rank=rank + 1)
 
 
-def similarities(reviser: Reviser, texts: Sequence[str], others: Sequence[str]) -> list[float]:
+def similarities(
+    reviser: Reviser, texts: Sequence[str], others: Sequence[str]
+) -> list[float | None]:
     """The cosine of the vectors of each text and of the other one at its place.
 
     Args:
         reviser: Has the encoder.
         texts: Some texts.
         others: As many.
+
+    Returns:
+        The cosines; None where a vector is zero or not finite, as of a script that the embedder
+        does not know.
     """
     if not texts or reviser.encoder is None:
         return []
-    one, two = (
-        vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        for vectors in (reviser.encoder.encode(list(each)) for each in (texts, others))
-    )
-    return [float(value) for value in (one * two).sum(axis=1)]
+    one, two = (reviser.encoder.encode(list(each)) for each in (texts, others))
+    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(two, axis=1)
+    cosines = (one * two).sum(axis=1) / np.maximum(lengths, 1e-12)
+    return [
+        float(cosine) if length > 0 and np.isfinite(cosine) else None
+        for cosine, length in zip(cosines, lengths, strict=True)
+    ]
 
 
 def _knowledge(draft: Draft) -> Prompt:

@@ -117,7 +117,7 @@ def places(drafts: Sequence[Draft], answers: Answers) -> Iterator[list[Draft]]:
         answers: The last answer of each row, or each in turn.
     """
     working = [draft for draft in drafts if draft["kept_as"] is None]
-    own = [_answer_places(draft["turns"]) for draft in working]
+    own = [_answer_places(draft) for draft in working]
     own = [at[-1:] for at in own] if answers == "last" else own
     for number in range(max(map(len, own), default=0)):
         here = [
@@ -128,11 +128,14 @@ def places(drafts: Sequence[Draft], answers: Answers) -> Iterator[list[Draft]]:
         yield [draft for draft, _ in here if draft.active]
 
 
-def _answer_places(turns: Sequence[tuple[str, str]]) -> list[int]:
+def _answer_places(draft: Draft) -> list[int]:
+    """Where answers to the user stand; those that nothing is trained on are context alone."""
+    turns, messages = draft["turns"], draft["record"]["messages"]
     return [
         at
         for at in range(1, len(turns))
         if turns[at][0] == "assistant" and turns[at - 1][0] == "user" and turns[at][1].strip()
+        if messages[at].get("train") is not False
     ]
 
 
@@ -342,11 +345,12 @@ def _warn_that_nothing_is_kept(rows: Sequence[Row], source: str) -> None:
 def _row(draft: Draft, source: str, index: int) -> Row:
     record, passes = draft["record"], draft["passes"]
     operators = [note["operator"] for note in passes if note["outcome"] == REVISED]
+    turns, revision = draft["turns"], revision_of(draft)
+    operators = operators if revision == REVISED else []
     added: dict[str, Any] = {"journal": draft.journal, "operators": operators}
-    added["revision"] = revision_of(draft)
+    added["revision"] = revision
     added["passes"] = to_json({"passes": passes})
-    turns = draft["turns"]
-    if draft.error is not None or not operators or turns == _old_turns(record):
+    if draft.error is not None or not operators:
         reason, evidence = (draft.rejection if draft.error is None else None) or (None, None)
         shown = None if evidence is None else to_json(evidence)
         verdict = {"drop_reason": reason, "evidence": shown, "error": draft.error}
@@ -380,5 +384,6 @@ def revision_of(draft: Draft) -> str:
     """
     outcomes = [note["outcome"] for note in draft["passes"]]
     if REVISED in outcomes:
-        return REVISED
+        # A later pass may have taken back what an earlier one changed.
+        return REVISED if draft["turns"] != _old_turns(draft["record"]) else "unchanged"
     return draft["kept_as"] or (outcomes[-1] if outcomes else "unchanged")

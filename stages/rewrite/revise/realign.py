@@ -7,14 +7,15 @@ of their type, without a change of what they say; the others stay.
 
 As in the authors' code: two candidates at temperature 0.3, of which the longer one counts; the old
 answer stays where the new one has half of its tokens or fewer, gains or loses code, no longer has
-the letter that the old one was, or still has the mark of the form; for a puzzle without a number
-in the question, for a plan that was not asked for, and for an exam's answer of up to five
+the letter or digit that the old one was, or still has the mark of the form; for a puzzle without
+a number in the question, for a plan that was not asked for, and for an exam's answer of up to five
 characters.
 
-Ours: the wording of types and forms, words in the place of tokens, and all rules for every pool
-(the code has some of them for each of its data sets, and lets "True" and "False" be rewritten at
-will). The five types for which the paper shows retrieved evidence are rewritten from the old answer
-alone, with the demand to add nothing; `without_evidence: keep` leaves them as they are.
+Ours: the wording of types and forms, words in the place of tokens (characters in scripts without
+spaces), and all rules for every pool (the code has some of them for each of its data sets, and
+lets "True" and "False" be rewritten at will). The five types for which the paper shows retrieved
+evidence are rewritten from the old answer alone, with the demand to add nothing;
+`without_evidence: keep` leaves them as they are.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ import re
 from collections.abc import Sequence
 from typing import ClassVar, Final, Literal
 
+import polars as pl
+
 from pipeline.models.base import Decoding
 from pipeline.models.counting import is_counting
 from pipeline.types import Count, Fraction, option_group
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
+from stages._text.tokens import spaced
 from stages.rewrite.revise.blocks import blocks
 from stages.rewrite.revise.passes import Reviser
 from stages.rewrite.revise.realign_formats import FORMATS, TYPES, WITH_EVIDENCE
@@ -118,9 +122,14 @@ class ReAlign:
     def _why_refused(self, attempt: Draft, new: str) -> str | None:
         question, old, task_type = (attempt[n] for n in ("request", "response", "task_type"))
         reason = refused(question, old, new, task_type)
-        if reason is None and len(new.split()) <= self.min_ratio * len(old.split()):
+        if reason is None and _length(new) <= self.min_ratio * _length(old):
             return "shorter"
         return reason
+
+
+def _length(text: str) -> int:
+    """The words of a text; in scripts without spaces its characters."""
+    return len(str(pl.select(spaced(pl.lit(text))).item()).split())
 
 
 def refused(question: str, old: str, new: str, task_type: str) -> str | None:
@@ -145,7 +154,7 @@ def refused(question: str, old: str, new: str, task_type: str) -> str | None:
         return "no_plan"
     if task_type == "exam_problem_solving_tutor" and len(old) <= _SHORT:
         return "short_answer"
-    if len(old) == 1 and not re.search(rf"(?<![a-zA-Z]){re.escape(old)}(?![a-zA-Z])", new):
+    if len(old) == 1 and not re.search(rf"(?<![a-zA-Z\d]){re.escape(old)}(?![a-zA-Z\d])", new):
         return "choice_lost"
     if _has_code(old) != _has_code(new):
         return "code_changed"

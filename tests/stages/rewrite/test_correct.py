@@ -443,3 +443,62 @@ def test_methods_and_errors_differ_in_their_rows(ctx: Context) -> None:
 def test_options_that_nothing_uses_are_refused(options: dict[str, Any], what: str) -> None:
     (message,) = problems("rewrite.correct", **options)
     assert what in message
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown", "reason"),
+    [
+        (["2 is 2.", None, " ", "The answer is 9."], ["2 is 2.", "The answer is 9."], None),
+        ("The answer is 9.", ["The answer is 9."], None),
+        (9, ["9"], None),
+        (0, ["0"], None),
+        ([None, ""], None, "no_solution"),
+        ([], None, "no_solution"),
+        (None, None, "no_solution"),
+    ],
+)
+def test_what_a_row_has_of_a_solution_is_no_word_for_nothing(
+    ctx: Context, wrong: Any, shown: list[str] | None, reason: str | None
+) -> None:
+    extra = json.dumps({"wrong": wrong})
+    pool = frame([{**record("What comes of it?", "The answer is 8."), "extra": extra}])
+    rows = run(ctx, model(form("1", "The answer is 8.")), pool, errors=InColumn())
+    assert reasons(rows) == [reason]
+    if shown:
+        assert json.loads(rows["extra"][0])["wrong"].split("\n") == shown
+
+
+@pytest.mark.parametrize("gold", [{"a": "one two three four five six seven"}, "a b c d e f g", [1]])
+def test_a_gold_answer_of_any_type_is_compared_or_missing(ctx: Context, gold: Any) -> None:
+    extra = json.dumps({"gold": gold})
+    pool = frame([{**record("What comes of it?", "The answer is 8."), "extra": extra}])
+    rows = run(ctx, model(), pool, gold="extra.gold")
+    assert set(rows["drop_reason"].drop_nulls()) <= {"no_gold", "not_gold", "unparsed"}
+
+
+def test_a_row_without_a_right_side_takes_no_pair_from_another(ctx: Context) -> None:
+    extra = json.dumps({"gold": "8"})
+    answers = ("The answer is 7.", "4 and 4 is 8.\nThe answer is 8.")
+    pool = frame({**record("What?", answer), "extra": extra} for answer in answers)
+    for rows in (pool, pool.reverse()):
+        result = run(ctx, model(), rows, method=MistakeTuning(), gold="extra.gold")
+        assert sorted(kept(result)["tag"]) == ["correct", "incorrect"]
+        assert sorted(result["drop_reason"].drop_nulls()) == ["not_gold"]
+
+
+def test_numbers_of_any_length_and_number_are_stepped_over() -> None:
+    """Digits without an end are no numbers, and a final answer without one costs no time."""
+    steps = ["It is " + "9" * 5000 + ".", *(f"{n} and {n} is {2 * n}." for n in range(5000))]
+    assert changed_number([*steps, "The answer is Paris."], "Paris", random.Random(0)) is None
+    changed = changed_number([*steps, "The answer is 5."], "5", random.Random(0))
+    assert changed is not None
+    assert short_answer("\n".join(changed[0])) != "5"
+
+
+def test_two_turns_of_the_user_are_no_problem_with_an_answer(ctx: Context) -> None:
+    """Also where the gold answer is in a column, and no answer of the row is needed."""
+    extra = json.dumps({"gold": "8", "wrong": "The answer is 9."})
+    pool = frame([{**record("What is it?", "Or is it 8?", roles=("user", "user")), "extra": extra}])
+    for gold, reason in (("extra.gold", "multi_turn"), ("response", "no_answer")):
+        rows = run(ctx, model(), pool, gold=gold, errors=InColumn())
+        assert reasons(rows) == [reason]

@@ -275,6 +275,16 @@ def test_a_turn_that_was_said_before_or_in_another_language_is_none(ctx: Context
     assert len(TURN_KINDS) == 21
 
 
+@pytest.mark.parametrize("row", [("Name a fruit.",), ("Name a fruit.", " ")])
+def test_a_conversation_without_an_answer_does_not_go_on(
+    ctx: Context, row: tuple[str, ...]
+) -> None:
+    context = scripted(ctx, lambda _: ("And then?", "stop"))
+    rows = evolve(context, conversations([row]), model=NO_MODEL, method=Turns(), rounds=2)
+    assert rows["drop_reason"].to_list() == ["no_answer"]
+    assert not any(context.engine.calls)
+
+
 WITH_INPUT = self_instruct(60)
 NEW_METHODS = [SmallerEvolvers(), SmallerEvolvers(input="regenerate"), M2Lingual(), Lift()]
 

@@ -488,6 +488,8 @@ def test_realign_refuses_what_lost_its_answer() -> None:
     assert refused("2 and 2?", "Four.", "It is four.", "math_puzzles") is None
     assert refused("Which?", "B", "BOTH", "open_qa") == "choice_lost"
     assert refused("Which?", "B", "It is B.", "open_qa") is None
+    assert refused("Which?", "4", "It is 14.", "open_qa") == "choice_lost"
+    assert refused("Which?", "4", "It is 4.", "open_qa") is None
     assert refused("My week.", "Work.", "Work.", "planning") == "no_plan"
 
 
@@ -615,6 +617,55 @@ def test_the_answers_least_like_what_the_model_knows_are_dropped(ctx: Context) -
         assert {one["rank"] for one in evidence} == {1, 2}
         asked = [request.prompt[-1][1] for call in context.engine.calls for request in call]
         assert sum("KNOWN 0" in text for text in asked) == 10
+
+
+class Deaf:
+    """An encoder that knows no Chinese."""
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = [[0.0, 0.0] if re.search("[一-龥]", t) else [1.0, len(t)] for t in texts]
+        return np.array(vectors, np.float32)
+
+
+def test_an_answer_without_a_vector_is_not_the_least_alike(ctx: Context) -> None:
+    pool = conversations([("什么海？", "波罗的海。"), *((f"Q{n}?", "x" * n) for n in range(1, 9))])
+
+    class DeafContext(Encoding):
+        def open(self, model: Any) -> Any:
+            return Deaf() if isinstance(model, Embedder) else self.engine
+
+    context = DeafContext(ctx.files, ctx.work, ctx.store)
+    context.engine = scripted(
+        ctx, lambda text: ("是波罗的海。" if "什么海" in text else f"Just so, {len(text)}", "stop")
+    ).engine
+    method = Nile(drop_fraction=0.5)
+    rows = revise(context, pool, model=NO_MODEL, embedder=EMBEDDER, method=method)
+    chinese = [
+        row["drop_reason"]
+        for row in rows.iter_rows(named=True)
+        if row["messages"][0]["content"] == "什么海？"
+    ]
+    assert chinese == [None]
+    assert (rows["drop_reason"] == "inconsistent").sum() == 4
+
+
+def test_what_was_taken_back_is_unchanged(ctx: Context) -> None:
+    """One pass changes the answer, the next one writes the old one again: the row that came."""
+
+    def script(text: str) -> Answer:
+        if "\n[New instruction]\n" in text:
+            instruction, answer = "Name a sea.", "North Sea."
+            return (
+                f"[Critique]\nC.\n[New instruction]\n{instruction}\n[New answer]\n{answer}\n[End]"
+            ), "stop"
+        return "[Critique]\nC.\n[New answer]\nBaltic.\n[End]", "stop"
+
+    rows = revise(scripted(ctx, script), ONE, model=NO_MODEL, method=Reflection())
+    assert rows["id"].to_list() == ONE["id"].to_list()
+    assert rows["revision"].to_list() == ["unchanged"]
+    assert rows["operators"].to_list() == [[]]
+    facts = json.loads((ctx.files / "revisions.json").read_text("utf-8"))
+    assert facts["revision"] == {"unchanged": 1}
 
 
 SEA, A1, A2, A3 = "Name a sea.", "Baltic.", "It is A2.", "It is A3."
@@ -826,3 +877,36 @@ def test_distances_are_those_that_coachlm_published() -> None:
         for row in rows
     ]
     assert (sum(same), len(same)) == (1455, 1534)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "revision"),
+    [
+        ("波罗的海是欧洲北部的一个海。" * 4, "波罗的海。", "shorter"),
+        ("波罗的海是欧洲北部的一个海。", "这是一个海，叫做波罗的海，在欧洲北部。", "revised"),
+        ("one two three four", "one two", "shorter"),
+        ("one two three four", "one two three", "revised"),
+    ],
+)
+def test_half_an_answer_is_too_short_in_any_script(
+    ctx: Context, old: str, new: str, revision: str
+) -> None:
+    def script(text: str) -> Answer:
+        is_form = "[New answer]" in text
+        return (f"[New answer]\n{new}\n[End]" if is_form else "closed_qa"), "stop"
+
+    rows = conversations([("什么海？", old)])
+    result = revise(scripted(ctx, script), rows, model=NO_MODEL, method=ReAlign())
+    assert result["revision"].to_list() == [revision]
+
+
+def test_an_answer_that_is_not_trained_on_is_not_revised(ctx: Context) -> None:
+    row = record(
+        "Name a sea.", "Baltic.", "Another.", "North Sea.", roles=("user", "assistant") * 2
+    )
+    row["messages"][1]["train"] = False
+    context = scripted(ctx, saying(("It is a longer answer.", "stop")))
+    rows = revise(context, frame([row]), model=NO_MODEL, method=Mammoth2(), answers="all")
+    first, second = rows["messages"][0][1], rows["messages"][0][3]
+    assert (first["content"], first["train"]) == ("Baltic.", False)
+    assert second["content"] == "It is a longer answer."
