@@ -22,8 +22,9 @@ def placeholders(text: str) -> int:
     Args:
         text: The text.
 
-    >>> placeholders("[a] [b [c] d] [e"), placeholders("[a\\nb]")
-    (2, 0)
+    Example:
+        >>> placeholders("[a] [b [c] d] [e"), placeholders("[a\\nb]")
+        (2, 0)
     """
     closed = (part for line in text.split("\n") for part in line.split("]")[:-1])
     return sum("[" in part for part in closed)
