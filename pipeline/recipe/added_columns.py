@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from contextvars import ContextVar
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pipeline.recipe.discovery import available, find
 from pipeline.recipe.problems import option_groups
 from pipeline.stage import Option, Stage
+
+_SEARCHING: Final = ContextVar("searching", default=False)
+"""Whether a search is on: what stages add may depend on checks whose hints search again."""
 
 
 def stages_that_add(column: str) -> list[str]:
@@ -21,16 +25,23 @@ def stages_that_add(column: str) -> list[str]:
         >>> stages_that_add("language")
         ['tag.surface']
     """
-    stages = []
-    for name in available():
-        try:
-            stage = find(name)
-        except Exception:  # a broken stage is reported where it is used
-            continue
-        if any(column in columns for columns in _columns(stage)):
-            stages.append(stage)
+    if _SEARCHING.get():
+        return []
+    token = _SEARCHING.set(True)
+    try:
+        stages = [stage for stage in _all_stages() if any(column in c for c in _columns(stage))]
+    finally:
+        _SEARCHING.reset(token)
     annotating = [stage.name for stage in stages if stage.annotates]
     return annotating or [stage.name for stage in stages]
+
+
+def _all_stages() -> Iterator[Stage]:
+    for name in available():
+        try:
+            yield find(name)
+        except Exception:  # a broken stage is reported where it is used
+            continue
 
 
 def _columns(stage: Stage) -> Iterator[list[str]]:

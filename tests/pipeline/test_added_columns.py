@@ -56,3 +56,8 @@ def test_every_column_that_a_stage_always_adds_is_known() -> None:
     assert declared
     for name, column in declared:
         assert name in stages_that_add(column)
+
+
+def test_a_column_that_no_stage_adds_is_soon_searched_for() -> None:
+    """What a stage adds may hang on a check of columns, whose hint searches all stages again."""
+    assert stages_that_add("no_stage_adds_this") == []
