@@ -168,3 +168,16 @@ def test_after_a_blank_line_only_bullets_may_follow() -> None:
     checked = constraint("format:no_bullets_bullets")
     assert checked.holds("It rains. It snows.\n\n* rain\n* snow")
     assert not checked.holds("It rains. It snows.\n\nIt does.\n\n* rain\n* snow")
+
+
+@given(st.text(alphabet="*-a \n\t", max_size=30))
+def test_bullets_are_as_many_as_where_blank_lines_belong_to_them(text: str) -> None:
+    number = len(re.findall(r"^\s*(?:\*[^*].*|-.*)$", text, re.MULTILINE))
+    kind = "detectable_format:number_bullet_lists"
+    for bullets in range(1, 6):
+        assert constraint(kind, {"num_bullets": bullets}).check(text) == (number == bullets)
+
+
+def test_bullets_behind_many_blank_lines_are_soon_counted() -> None:
+    bullets = constraint("detectable_format:number_bullet_lists", {"num_bullets": 1})
+    assert bullets.check("\n" * 200_000 + "- a")
