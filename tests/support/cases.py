@@ -211,7 +211,7 @@ def _cases() -> list[Case]:
                 revise.Mammoth2(),
                 revise.ReAlign(),
                 revise.SelfLengthen(num_passes=1),
-                revise.Citing(),
+                revise.Citing(categories=("other",)),
                 revise.CoachLM(),
             ),
         ),
