@@ -144,6 +144,7 @@ def test_a_partial_run_is_never_released(path: Path, tmp_path: Path) -> None:
     assert "were not sent before the budget was reached" in rated.causes[0]
 
 
+@pytest.mark.proof
 def test_a_partial_run_that_is_killed_changes_nothing(
     path: Path, tmp_path: Path, undisturbed: Path, server: tuple[FakeServer, int]
 ) -> None:

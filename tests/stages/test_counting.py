@@ -229,6 +229,7 @@ def test_a_judge_behind_a_generator_that_has_not_run_is_bounded(tmp_path: Path) 
     assert f"<= {answered + most} " in lines["total"]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("stop", [1, 17, 59])
 def test_a_resumed_run_counts_what_the_journal_has(tmp_path: Path, stop: int) -> None:
     with listening(FakeServer()) as port:

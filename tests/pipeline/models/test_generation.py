@@ -43,6 +43,7 @@ def journal(folder: Path) -> Journal:
     return Journal(folder / "store" / "journal")
 
 
+@pytest.mark.proof
 def test_an_answer_does_not_depend_on_its_batch(tmp_path: Path, tinylm: LanguageModel) -> None:
     requests = questions(40)
     together = engine(tmp_path / "a", tinylm).generate(requests)
@@ -175,6 +176,7 @@ def test_a_prompt_that_cannot_be_rendered_fails_alone(
     close_engines()
 
 
+@pytest.mark.proof
 def test_stop_texts_end_the_answer_and_are_cut(ctx: Context, tinylm: LanguageModel) -> None:
     running = ctx.open(tinylm)
     prompt = "1. Write a poem about the sea.\n2. List ten animals.\n3."

@@ -125,6 +125,7 @@ def test_the_journal_stores_the_raw_response(tmp_path: Path, tiny: tuple[FakeSer
 # Faults
 
 
+@pytest.mark.proof
 def test_faults_change_nothing(tmp_path: Path, tiny: tuple[FakeServer, int]) -> None:
     requests = questions(80)
     fine = generate(tmp_path / "fine", served(tiny[1]), requests)
@@ -307,6 +308,7 @@ ctx.open(served(int(sys.argv[2]))).generate(questions(int(sys.argv[3])))
 """
 
 
+@pytest.mark.proof
 def test_random_kills_lose_nothing_that_was_durable(
     tmp_path: Path, tiny: tuple[FakeServer, int]
 ) -> None:

@@ -405,6 +405,7 @@ while True:
 """
 
 
+@pytest.mark.proof
 def test_a_kill_leaves_a_whole_bundle_or_none(source: Path, tmp_path: Path) -> None:
     """Killed at any instant while one bundle after another is written in the same place."""
     target, rng = tmp_path / "b.zip", random.Random(0)

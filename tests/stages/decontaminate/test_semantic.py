@@ -302,6 +302,7 @@ def test_the_prompt_is_that_of_the_task_type(
     assert len(prompts(find("decontaminate.semantic"))) == 4
 
 
+@pytest.mark.proof
 def test_a_live_model_gets_a_request_once(
     ctx: Context, potion: Embedder, tinylm: LanguageModel
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_model_that_only_its_server_renders_poses_nothing_in_an_open_turn() ->
     assert problems("generate.arena", served, challenges="asked", **options) == []
 
 
+@pytest.mark.proof
 def test_a_live_arena_accounts_for_every_answer(ctx: Context, tinylm: LanguageModel) -> None:
     opened = OpenedTurn(max_tokens=24)
     rows = arena(ctx, models=(tinylm,) * 3, num_challenges=2, challenges=opened, max_tokens=16)

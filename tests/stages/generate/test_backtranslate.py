@@ -39,6 +39,7 @@ BOOK = json_lines(ROOT / "data/samples/rust_book.jsonl.gz")
 MODEL = LanguageModel("scripted")
 
 
+@pytest.mark.proof
 def test_a_real_model_writes_rates_and_can_be_read_again(
     tinylm: LanguageModel, ctx: Context
 ) -> None:

@@ -635,6 +635,7 @@ def test_every_kind_of_wavecoder_has_rules(ctx: Context) -> None:
 # --- what is common
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     "method", [Fanno(num_seed_passages=1, per_passage=1), OssInstruct()], ids=lambda m: m.name
 )

@@ -283,6 +283,7 @@ def test_the_recipe_has_a_profile_for_further_turns(tmp_path: Path) -> None:
     assert recipe.steps["shards"].needs == {"rows": ["continued"]}
 
 
+@pytest.mark.proof
 def test_a_live_model_is_its_own_user(ctx: Context, tinylm: LanguageModel) -> None:
     """Rows are the same whatever others are written beside them."""
     options: dict[str, Any] = {"model": tinylm, "temperature": 0.7, "max_tokens": 32}

@@ -273,6 +273,7 @@ def test_each_method_has_its_inputs(needs: dict[str, str], method: Any, message:
         Recipe.of("people", stages, {"m": {"model": str(DATA / "models/tinylm")}})
 
 
+@pytest.mark.proof
 def test_a_live_model_accounts_for_every_text(ctx: Context, tinylm: LanguageModel) -> None:
     pages = [row["text"][:200] for row in json_lines(DATA / "samples/rust_book.jsonl.gz")[:3]]
     method = FromText(words=(1, 99))

@@ -105,6 +105,7 @@ def test_a_row_can_be_read_again_from_its_journal(run: tuple[pl.DataFrame, Conte
         assert [m["content"] for m in row["messages"]] == [user, answer.strip()]
 
 
+@pytest.mark.proof
 def test_resumed_after_a_kill_it_repeats_no_request_and_ends_alike(
     run: tuple[pl.DataFrame, Context],
     seeds: pl.DataFrame,

@@ -114,6 +114,7 @@ def test_texts_must_show_every_skill(ctx: Context) -> None:
     assert fewer["id"].to_list() == rows["id"].to_list()[:5]
 
 
+@pytest.mark.proof
 def test_a_model_that_follows_nothing_is_told(
     ctx: Context, tinylm: LanguageModel, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,6 +59,7 @@ def result(ctx: Context) -> dict[str, Any]:
     return json.loads((ctx.files / "ablation.json").read_text())
 
 
+@pytest.mark.proof
 def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
     tmp_path: Path,
     edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],

@@ -203,6 +203,7 @@ def test_length_bias_is_a_rank_correlation() -> None:
     assert Bias().facts() == {}
 
 
+@pytest.mark.proof
 def test_a_live_judge_s_expectation_is_that_of_its_probabilities(
     ctx: Context, tinylm: LanguageModel
 ) -> None:

@@ -107,6 +107,7 @@ def test_no_rows_on_either_edge() -> None:
         assert result["drop_reason"].to_list() == [None] * len(one)
 
 
+@pytest.mark.proof
 def test_two_lines_of_a_recipe_make_rows_that_the_ablation_accepts(tmp_path: Path) -> None:
     """A hold-out of the pool itself, and the pool without it and without all that is near it."""
     lines = [

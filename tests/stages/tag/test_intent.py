@@ -269,6 +269,7 @@ def test_a_language_needs_no_model() -> None:
     assert problems("tag.intent", model=None, **LANGUAGE) == []  # type: ignore[arg-type]
 
 
+@pytest.mark.proof
 def test_a_live_model_gives_a_label_of_the_set(ctx: Context, tinylm: LanguageModel) -> None:
     rows = sample("self_instruct.jsonl.gz").head(2)
     method = ClosedSets(sets=("difficulty", "language"), explain=False)

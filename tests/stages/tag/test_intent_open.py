@@ -177,6 +177,7 @@ def test_a_recipes_mistakes(options: dict[str, Any], message: str) -> None:
     assert message in mistake
 
 
+@pytest.mark.proof
 def test_a_live_model_lists_tags_or_loses_the_row(ctx: Context, tinylm: LanguageModel) -> None:
     rows = sample("self_instruct.jsonl.gz").head(3)
     method = Open(explain=False, min_count=1)

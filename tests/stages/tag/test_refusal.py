@@ -232,6 +232,7 @@ def test_precision_and_recall_against_the_human_labels(shared: Path) -> None:
     }
 
 
+@pytest.mark.proof
 def test_precision_on_unlabelled_chinese_answers(shared: Path) -> None:
     """35 refusals of a Chinese phrase, which were read: one is none. Alpaca's answers have none."""
     chats = json_lines(shared / "chat/sharegpt_zh_1k.jsonl.gz")
