@@ -18,17 +18,19 @@ from tests.support.running import called
 METHODS = methods()
 OF_NO_PAPER = {"full", "own-step", "quickstart"}
 COVERED = """
-R-Tuning, Active instruction tuning, LMSI,
-Self-Instruct, Unnatural Instructions, Ensemble-Instruct, LaMini-LM, SELF-GUIDE,
-Self-Specialization, Humback (instruction backtranslation), LongForm, InverseCoder,
-Non-instructional data, AITP, FANNO, Self-Tuning (self-teaching), AgentInstruct, SelfCodeAlign,
+Self-Instruct, Unnatural Instructions, Ensemble-Instruct, David vs Goliath, LaMini-LM,
+SELF-GUIDE, Self-Specialization, Dynosaur, Humback (instruction backtranslation), LongForm,
+InverseCoder, Non-instructional data, AITP, FANNO, Instruction Pre-Training, Bonito,
+Self-Tuning (self-teaching), AgentInstruct, MAmmoTH2, SelfCodeAlign, WaveCoder (CodeOcean),
 Human Curriculum, CodecLM, Skill composition, RNR, WarriorCoder, GPT-4 re-answering, Orca,
-ReGenesis, Reflection-Tuning, CoEvol, Mosaic-IT, Sequential Instruction Tuning,
-Chain-of-Instructions, Ruler, InsTag, DEITA, Poison of Alignment, Evol-Instruct, AlpaGasus,
-Magpie, Persona Hub, RuleR, Self-Seq, FLAN, Meta-tuning, Heterogeneous feedback, OPT-IML,
-Scaling Flan (Flan-PaLM), Flan Collection, T0, Super-NaturalInstructions, S3FT,
-Step-by-step instructions, LeMa, Mistake tuning (CoTErrorSet), OVERMISS / SWIE,
-David vs Goliath
+ReGenesis, S3FT, Reflection-Tuning, Selective Reflection-Tuning, CoachLM, CoEvol, CITING, NILE,
+CLEAR, Self-Lengthen, Step-by-step instructions, Smaller evolvers + IC-IFD, M2Lingual, LIFT,
+LeMa, Mistake tuning (CoTErrorSet), OVERMISS / SWIE, R-Tuning, Mosaic-IT,
+Sequential Instruction Tuning, Chain-of-Instructions, VIF-RAG, Light-IF, Ruler, SAIL, StruQ,
+sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tuning,
+Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
+LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
+ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0
 """
 
 
