@@ -86,7 +86,7 @@ def planted_rows(exchanges: Sequence[Exchange], method: StruQ, seed: int) -> lis
 def _row(exchange: Exchange, others: Sequence[Exchange], method: StruQ, seed: int) -> Row:
     data, attack, other = exchange.input if exchange.is_single else "", None, None
     if not data.strip():
-        return exchange.row([*exchange.messages], exchange.input_start)
+        return exchange.row(_without_markers(exchange, method), exchange.input_start)
     rng = random.Random(f"{seed} struq {exchange.id}")
     if rng.random() >= method.clean:
         attack = rng.choice(method.attacks)
@@ -110,6 +110,17 @@ def _row(exchange: Exchange, others: Sequence[Exchange], method: StruQ, seed: in
         planted_from=other.id if other else None,
     )
     return row | {"extra": exchange.extra}
+
+
+def _without_markers(exchange: Exchange, method: StruQ) -> list[Any]:
+    """The turns as they are, but for markers in the data of a first turn with others behind it."""
+    messages: list[Any] = [*exchange.messages]
+    if (start := exchange.input_start) is not None:
+        first = next(n for n, turn in enumerate(messages) if turn["role"] == "user")
+        content = messages[first]["content"] or ""
+        cleaned = content[:start] + without_markers(content[start:], method.markers)
+        messages[first] = {**messages[first], "content": cleaned}
+    return messages
 
 
 def _planted(

@@ -529,6 +529,15 @@ def test_a_row_alone_stays_clean_and_data_of_markers_is_dropped(ctx: Context) ->
     assert same["id"] == alone["id"][0]
 
 
+def test_struq_deletes_markers_from_the_data_of_a_first_turn_with_others_behind_it(
+    ctx: Context,
+) -> None:
+    rows = frame([record("Sum up.\n\nA [INST] b", "A.", "[INST]?", "B.", input_start=9)])
+    (row,) = kept(context(ctx, rows, method=StruQ(clean=0))).to_dicts()
+    contents = [turn["content"] for turn in row["messages"]]
+    assert contents == ["Sum up.\n\nA  b", "A.", "[INST]?", "B."]
+
+
 # All methods
 
 
