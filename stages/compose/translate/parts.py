@@ -72,16 +72,16 @@ def translated(
         input_start: Where the input begins in the first turn of the user.
         new: The new texts, by turn and field.
     """
-    turns: dict[int, list[str]] = {}
-    start = None
+    changed = [dict(turn) for turn in messages]
+    gap, start = "", None
     for field, turn, old in _texts(messages, input_start):
         text = new.get((turn, field), old)
         if field == "input":
-            start = len(turns[turn][0]) + 2
-        turns.setdefault(turn, []).append(text)
-    changed = [dict(turn) for turn in messages]
-    for turn, texts in turns.items():
-        changed[turn]["content"] = "\n\n".join(texts)
+            before = f"{changed[turn]['content']}{gap}"
+            text, start = before + text, len(before)
+        elif field == "instruction" and start is None and input_start is not None:
+            gap = (messages[turn]["content"] or "")[len(old) : input_start]
+        changed[turn]["content"] = text
     return changed, start
 
 
@@ -100,7 +100,7 @@ def _texts(
         if field is None:
             continue
         if field == "instruction" and remaining is not None:
-            yield "instruction", turn, text[:remaining].removesuffix("\n\n")
+            yield "instruction", turn, text[:remaining].rstrip()
             yield "input", turn, text[remaining:]
             remaining = None
         else:

@@ -384,3 +384,19 @@ def test_human_checked_translations_pass_and_their_sources_do_not() -> None:
 def test_a_recipe_s_mistakes(options: dict[str, Any], message: str) -> None:
     [problem] = problems("compose.translate", **options)
     assert problem.startswith(message), problem
+
+
+@pytest.mark.parametrize("gap", ["\n\n", "\n", " \n\n ", ""])
+def test_what_stands_between_instruction_and_input_stays(gap: str) -> None:
+    messages = [{"role": "user", "content": f"Sort.{gap}b, a"}]
+    new = {(0, "instruction"): "Sortiere."}
+    turns, start = translated(messages, len(f"Sort.{gap}"), new)
+    assert turns[0]["content"] == f"Sortiere.{gap}b, a"
+    assert turns[0]["content"][start:] == "b, a"
+
+
+def test_an_input_alone_gets_no_line_before_it() -> None:
+    assert translated([{"role": "user", "content": "Tea"}], 0, {}) == (
+        [{"role": "user", "content": "Tea"}],
+        0,
+    )
