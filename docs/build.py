@@ -44,6 +44,7 @@ def main() -> int:
     config["nav"] = [
         {"Home": "index.md"},
         {"Architecture": "architecture.md"},
+        {"Methods": list(_method_pages())},
         {"Stages": list(_stage_pages())},
         {"Engine": list(_module_pages("pipeline"))},
         {"Records": list(_module_pages("schemas"))},
@@ -89,6 +90,39 @@ def _stage_pages() -> Iterator[Any]:
             table.append(f"| {link} | {stage.scope} | {makes} | {about} |")
         pages.append({family: members})
     yield {"All stages": _page("stages/index.md", "\n".join(table) + "\n")}
+    yield from pages
+
+
+def _method_pages() -> Iterator[Any]:
+    """The list of the methods of the literature, then a page for each, as `methods` shows it."""
+    from pipeline.recipe.methods import methods
+
+    table = ["# Methods", "", "| method | paper | recipe | needs |", "|---|---|---|---|"]
+    pages: list[Any] = []
+    for method in methods(ROOT):
+        paper = method.paper
+        needs = ", ".join(method.needs) or "nothing but a CPU"
+        parts = {
+            "As in the paper": method.as_in_paper,
+            "As in the authors' code": method.as_in_code,
+            "Ours": method.differs,
+            "Left out": method.left_out,
+        }
+        stages = ", ".join(
+            f"[{stage}](../stages/{stage.replace('.', '/')}.md)" for stage in method.stages
+        )
+        text = f"# {method.name}\n\n{paper.title} ({paper.authors} {paper.year}, "
+        text += f"[arXiv:{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv}))\n\n"
+        text += f"{method.summary}\n\nStages: {stages}. Needs: {needs}.\n"
+        text += "".join(f"\n## {title}\n\n{said}\n" for title, said in parts.items() if said)
+        text += "\n## How to run it\n\n```console\n"
+        text += f"gristmill plan {method.recipe}\n"
+        text += f"gristmill run {method.recipe} --profile tiny  # offline and small\n"
+        text += f"gristmill run {method.recipe}\n```\n"
+        pages.append({method.name: _page(f"methods/{method.recipe}.md", text)})
+        facts = f"{paper.title} ({paper.year})", f"`{method.recipe}`", needs
+        table.append(f"| [{method.name}]({method.recipe}.md) | {' | '.join(facts)} |")
+    yield {"All methods": _page("methods/index.md", "\n".join(table) + "\n")}
     yield from pages
 
 
