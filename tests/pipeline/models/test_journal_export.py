@@ -140,8 +140,9 @@ def test_corrupt_entries_are_refused_with_their_line(tmp_path: Path, generated: 
 
 
 def test_a_changed_request_is_detected(tmp_path: Path, generated: Path) -> None:
-    shutil.copytree(generated / "journal", tmp_path / "journal")
     journal = Journal(tmp_path / "journal")
+    export(Journal(generated / "journal"), tmp_path / "j.jsonl.gz")
+    import_entries(journal, tmp_path / "j.jsonl.gz")
     verify(journal)
     journal._connection.execute(
         "UPDATE responses SET request = replace(request, '\"seed\":0', '\"seed\":7') "
