@@ -30,11 +30,11 @@ from stages._common.garbage import collected_by_hand
 from stages._llm.drafts import Draft, RowMessages, draft_rows
 from stages._llm.rows import Row, rows_to_frame
 from stages._llm.token_counts import check_tokenizer
+from stages.compose._parts import Part, parts_of
 from stages.compose.combine import chain, mosaic, self_seq, sequence
 from stages.compose.combine.budget import TokenBudget
 from stages.compose.combine.chain import Chain
 from stages.compose.combine.mosaic import Mosaic, mosaics
-from stages.compose.combine.parts import Part, parts_of
 from stages.compose.combine.self_seq import SelfSeq
 from stages.compose.combine.sequence import SequenceMethod
 

@@ -48,7 +48,7 @@ from stages._llm.label_scores import MIN_MASS
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, joint_license, task_messages
-from stages.compose.combine.parts import Part
+from stages.compose._parts import Part
 
 PROMPTS: Final = Prompts(__file__)
 

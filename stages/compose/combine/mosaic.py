@@ -28,9 +28,9 @@ from stages._common.option_types import Distinct
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Row, joint_license, make_row
 from stages._selection.random_draws import uniform
+from stages.compose._parts import Part
 from stages.compose.combine.budget import TokenBudget
 from stages.compose.combine.layouts import FORMATS, PRIMARY, Layout
-from stages.compose.combine.parts import Part
 from stages.compose.combine.rules import MASKS, ORDERS, masked, ordered
 
 PROMPTS: Final = Prompts(__file__)

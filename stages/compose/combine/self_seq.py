@@ -42,7 +42,7 @@ from stages._llm.lists import unquoted
 from stages._llm.preambles import instruction_text
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
-from stages.compose.combine.parts import Part
+from stages.compose._parts import Part
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -22,7 +22,7 @@ from pipeline.types import Count, NonEmpty, NonNegativeFloat, option_group
 from stages._llm.drafts import Draft, Prompt, RowMessages, filter_drafts, generate_field, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection, task_messages
-from stages.compose.combine.parts import Part
+from stages.compose._parts import Part
 
 PROMPTS: Final = Prompts(__file__)
 

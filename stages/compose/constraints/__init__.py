@@ -36,9 +36,9 @@ from pipeline.stage import Edges, InputFiles, Records, stage
 from pipeline.types import Fraction
 from stages._common.garbage import collected_by_hand
 from stages._llm.rows import Row, rows_to_frame, to_json
+from stages.compose._row_drafts import Draft, drafts_of
 from stages.compose.constraints import autoif
 from stages.compose.constraints.autoif import AutoIf
-from stages.compose.constraints.drafts import Draft, drafts_of
 from stages.compose.constraints.drawn import Drawn
 from stages.compose.constraints.methods import Lengths, LengthTokens, Rules
 from stages.compose.constraints.written import constraints_of

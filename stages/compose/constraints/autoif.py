@@ -51,7 +51,7 @@ from stages._llm.rows import Rejection, Row, has_tools, make_row
 from stages._sandbox.checkers import Outcome, checker_runs, outcome_of
 from stages._sandbox.execute import execute
 from stages._sandbox.isolation import isolation
-from stages.compose.constraints.drafts import Draft as RowDraft
+from stages.compose._row_drafts import Draft as RowDraft
 from stages.compose.constraints.written import Written, constraints, seeds
 
 PROMPTS: Final = Prompts(__file__)

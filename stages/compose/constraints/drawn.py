@@ -60,7 +60,7 @@ from stages._constraints.ifeval.whole import (
 from stages._constraints.stored import stored
 from stages._constraints.units import words
 from stages._llm.rows import Row, make_row
-from stages.compose.constraints.drafts import Draft
+from stages.compose._row_drafts import Draft
 from stages.compose.constraints.edits import END_PHRASES
 
 Kind = Literal[

@@ -55,7 +55,7 @@ from stages._constraints.lengths import (
 )
 from stages._constraints.units import words
 from stages._llm.rows import Row
-from stages.compose.constraints.drafts import Draft
+from stages.compose._row_drafts import Draft
 from stages.compose.constraints.edits import Edit, edited
 from stages.compose.constraints.facts import RULES, Facts, Rule
 

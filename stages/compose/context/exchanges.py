@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from stages._llm.rows import Row, make_row
-from stages.compose.constraints.drafts import Draft, drafts_of
+from stages.compose._row_drafts import Draft, drafts_of
 
 
 class Exchange(NamedTuple):

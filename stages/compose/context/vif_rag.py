@@ -25,7 +25,7 @@ from stages._constraints.constraint import Constraint, ConstraintError
 from stages._constraints.stored import read_turns, stored
 from stages._llm.drafts import Draft, Prompt, generate_field
 from stages._llm.rows import Rejection, has_tools, joint_license
-from stages.compose.constraints.drafts import Draft as RowDraft
+from stages.compose._row_drafts import Draft as RowDraft
 from stages.compose.context.exchanges import Exchange
 from stages.compose.context.passages import messages_of as with_passages
 from stages.compose.context.retrieval import Index

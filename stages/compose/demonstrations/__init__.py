@@ -41,7 +41,7 @@ from pipeline.types import Count, NonNegativeInt, PositiveFraction, increasing
 from schemas.records import RECORD_COLUMNS
 from stages._llm.rows import Row, joint_license, license_of, make_row, rows_to_frame, to_json
 from stages._llm.token_counts import check_tokenizer
-from stages.compose.combine.parts import Part
+from stages.compose._parts import Part
 from stages.compose.demonstrations.choice import choose, group_values, groups_of, rankings
 from stages.compose.demonstrations.layouts import Budget, Layout, Shown, conversation
 from stages.compose.demonstrations.pool import Examples, Query, queries_of

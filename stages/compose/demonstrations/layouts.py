@@ -15,7 +15,7 @@ from pipeline.models.local.chat_template import Unrenderable
 from stages._llm.prompts import Prompts
 from stages._llm.rendered import rendered_text
 from stages._llm.token_counts import rendered_lengths, token_lengths, tokenizer_of
-from stages.compose.combine.parts import Part
+from stages.compose._parts import Part
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stages._text.ragged import Ragged
 from stages._text.tokens import shingle_sets
-from stages.compose.combine.parts import Part, parts_of
+from stages.compose._parts import Part, parts_of
 
 NGRAM_SIZE: Final = 2
 """Words whose runs are compared."""

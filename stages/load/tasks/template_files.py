@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -200,18 +199,3 @@ def read_jinja(path: Path) -> tuple[JinjaSource, ...]:
         UserError: The file is no such file.
     """
     return _yaml_templates(path, path.stat().st_mtime_ns)
-
-
-def pattern_sets(path: Path) -> Iterator[PatternSource]:
-    """All patterns of a file, of whatever task.
-
-    Args:
-        path: FLAN's `templates.py`, or JSON lines.
-
-    Raises:
-        UserError: The file is no such file.
-    """
-    modified = path.stat().st_mtime_ns
-    sets = _python_patterns(path, modified) if path.suffix == ".py" else _rows(path, modified)
-    for sources in sets.values():
-        yield from sources

@@ -39,10 +39,10 @@ from pipeline.types import option_group
 from stages._llm.drafts import LABEL_TOKENS, Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages._llm.rows import task_messages
+from stages.rewrite._blocks import blocks
 from stages.rewrite._exchanges import row_as_it_was
 from stages.rewrite.correct.solutions import Corrector, is_right
 from stages.rewrite.correct.steps import continued_from, numbered
-from stages.rewrite.revise.blocks import blocks
 
 PROMPTS: Final = Prompts(__file__)
 

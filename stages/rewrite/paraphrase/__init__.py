@@ -38,12 +38,12 @@ from stages.rewrite._exchanges import (
     row_itself,
 )
 from stages.rewrite.paraphrase.checks import Check, MeaningCheck, write_facts
+from stages.rewrite.paraphrase.paraphraser import Paraphraser
 from stages.rewrite.paraphrase.physics import Physics
 from stages.rewrite.paraphrase.s3ft import S3FT
 from stages.rewrite.paraphrase.steps import Steps
 from stages.rewrite.paraphrase.unnatural import Unnatural
 from stages.rewrite.paraphrase.variants import Variants
-from stages.rewrite.paraphrase.variants_of import Paraphraser
 
 Method = Annotated[
     Unnatural | S3FT | Steps | Physics | Variants,

@@ -29,7 +29,7 @@ from stages._llm.drafts import Draft, Prompt, RowMessages, user
 from stages._llm.prompts import Prompts
 from stages.rewrite._exchanges import exchange_messages
 from stages.rewrite.paraphrase.checks import drop_repeated
-from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
+from stages.rewrite.paraphrase.paraphraser import Paraphraser, variants_of
 
 PROMPTS: Final = Prompts(__file__)
 

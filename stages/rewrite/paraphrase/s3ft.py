@@ -28,7 +28,7 @@ from stages._text.answers import equal
 from stages._text.final_answer import final_answer
 from stages.rewrite._exchanges import exchange_messages
 from stages.rewrite.paraphrase.meaning import MAX_ANSWER_WORDS, change, plain_words
-from stages.rewrite.paraphrase.variants_of import Paraphraser
+from stages.rewrite.paraphrase.paraphraser import Paraphraser
 
 PROMPTS: Final = Prompts(__file__)
 

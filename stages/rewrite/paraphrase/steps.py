@@ -34,7 +34,7 @@ from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages.rewrite._exchanges import exchange_messages, request_of
 from stages.rewrite.paraphrase.meaning import changed_language, leak, refuses
-from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
+from stages.rewrite.paraphrase.paraphraser import Paraphraser, variants_of
 
 PROMPTS: Final = Prompts(__file__)
 

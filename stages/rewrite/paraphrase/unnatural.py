@@ -30,7 +30,7 @@ from stages._llm.rows import Rejection
 from stages.rewrite._exchanges import exchange_messages, request_of
 from stages.rewrite.paraphrase.checks import drop_repeated
 from stages.rewrite.paraphrase.meaning import leak
-from stages.rewrite.paraphrase.variants_of import Paraphraser, variants_of
+from stages.rewrite.paraphrase.paraphraser import Paraphraser, variants_of
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -26,7 +26,7 @@ from pipeline.models.counting import is_counting
 from pipeline.types import PositiveFloat, option_group
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
-from stages.rewrite.revise.blocks import blocks
+from stages.rewrite._blocks import blocks
 from stages.rewrite.revise.passes import Reviser
 from stages.rewrite.revise.reflection import stands_alone
 from stages.rewrite.revise.self_lengthen import repeats

@@ -22,7 +22,7 @@ from pipeline.models.base import Decoding
 from pipeline.types import option_group
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
-from stages.rewrite.revise.blocks import blocks
+from stages.rewrite._blocks import blocks
 from stages.rewrite.revise.passes import Reviser
 
 PROMPTS: Final = Prompts(__file__)

@@ -32,7 +32,7 @@ from pipeline.types import Count, Fraction, option_group
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
 from stages._text.tokens import spaced
-from stages.rewrite.revise.blocks import blocks
+from stages.rewrite._blocks import blocks
 from stages.rewrite.revise.passes import Reviser
 from stages.rewrite.revise.realign_formats import FORMATS, TYPES, WITH_EVIDENCE
 

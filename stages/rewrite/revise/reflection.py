@@ -25,7 +25,7 @@ from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.drafts import Draft, Prompt, user
 from stages._llm.prompts import Prompts
-from stages.rewrite.revise.blocks import blocks
+from stages.rewrite._blocks import blocks
 from stages.rewrite.revise.passes import Gate, Reviser
 
 PROMPTS: Final = Prompts(__file__)

@@ -26,8 +26,8 @@ from stages._constraints.ifeval.whole import EnglishCapital, EnglishLowercase
 from stages._constraints.lengths import BANDS, length_in_words
 from stages._constraints.stored import read_turns
 from stages._constraints.units import words
+from stages.compose._row_drafts import drafts_of
 from stages.compose.constraints import Method, constraints
-from stages.compose.constraints.drafts import drafts_of
 from stages.compose.constraints.edits import EDITS, Edit, edited
 from stages.compose.constraints.facts import RULES, Facts, Rule
 from stages.compose.constraints.methods import Lengths, LengthTokens, Rules

@@ -26,7 +26,7 @@ from stages.load.tasks.meta_tuning import MetaTuning
 from stages.load.tasks.natural_instructions import NaturalInstructions
 from stages.load.tasks.rendering import Template
 from stages.load.tasks.t0 import T0
-from stages.load.tasks.template_files import JinjaSource, PatternSource, pattern_sets, read_patterns
+from stages.load.tasks.template_files import JinjaSource, PatternSource, read_patterns
 from tests.conftest import ROOT
 from tests.support.labelled import (
     LABELS,
@@ -43,6 +43,7 @@ from tests.support.labelled import (
     turns,
 )
 from tests.support.options import options_of
+from tests.support.rows import json_lines
 
 FLAN_V1 = ROOT / "tests/golden/flan_v1_templates.jsonl.gz"
 ASK = ("{text} Is it so?\n\n{options_}", "{answer}")
@@ -63,8 +64,13 @@ def refused(folder: Folder, entries: dict[str, Any], **options: Any) -> str:
     return f"{caught.value.option if hasattr(caught.value, 'option') else ''} {caught.value}"
 
 
+def published_patterns() -> list[PatternSource]:
+    tasks = dict.fromkeys(row["task"] for row in json_lines(FLAN_V1))
+    return [source for task in tasks for source in read_patterns(FLAN_V1, task)]
+
+
 def test_the_linter_finds_the_nine_published_patterns_that_lost_a_backslash() -> None:
-    sources = list(pattern_sets(FLAN_V1))
+    sources = published_patterns()
     assert len(sources) == 610
     findings = [finding for source in sources for finding in lint_pattern(source)]
     assert {finding.kind for finding in findings} == {"glued"}
@@ -85,7 +91,7 @@ def test_the_linter_finds_the_nine_published_patterns_that_lost_a_backslash() ->
 
 def test_flans_python_file_says_the_same_as_its_rows(tmp_path: Path) -> None:
     sets: dict[str, list[tuple[str, str]]] = {}
-    for source in pattern_sets(FLAN_V1):
+    for source in published_patterns():
         sets.setdefault(source.template.name.partition("/")[0], []).append(source[1:])
     lines = "\n".join(
         f"    {task!r}: [\n" + "".join(f"        ({a!r}\n         '', {b!r}),\n" for a, b in pairs)

@@ -23,8 +23,8 @@ from schemas.records import record_id
 from stages._llm.prompts import Prompts
 from stages._llm.templates import Template
 from stages._llm.token_counts import tokenizer_of
+from stages.rewrite._blocks import blocks
 from stages.rewrite.revise import Method, revise, self_lengthen
-from stages.rewrite.revise.blocks import blocks
 from stages.rewrite.revise.citing import Citing
 from stages.rewrite.revise.clear import Clear
 from stages.rewrite.revise.coachlm import PROMPTS, CoachLM
