@@ -215,7 +215,8 @@ class Scheduler:
         if not isinstance(result, Retry):
             self.failing_since = None
             self.answers += 1
-            self.limiter.concurrency.answered()
+            if isinstance(result, str):  # a refusal says nothing about how much it can take
+                self.limiter.concurrency.answered()
             self.deliver(request, result)
             return
         self._release(request, result)
