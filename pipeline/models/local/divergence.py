@@ -1,4 +1,4 @@
-"""How far the next-token distributions of two models lie apart, at every position of a text.
+"""The divergence of the next-token distributions of two models, at every position of a text.
 
 The Jensen-Shannon divergence in nats: 0 for equal distributions, ln 2 for ones without a common
 token. Rows are packed as for likelihoods (`likelihood.py`), so that a row's floats depend on the
