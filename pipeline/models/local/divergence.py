@@ -101,7 +101,7 @@ def _alone(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for row in rows:
         tokens = torch.tensor([row.tokens[:-1]])
-        yield tuple(  # type: ignore[misc]
+        yield tuple(
             one.model(input_ids=tokens.to(one.model.device), use_cache=False).logits[0].float()
             for one in (first, second)
         )
