@@ -276,10 +276,13 @@ class Scored:
         tokens: Token ids.
         start: Index of the first token to be scored, at least 1: the first token of a
             sequence is conditioned on nothing.
+        prefix: Token ids that stand before `tokens`, as a part of the sequence. It is computed
+            once for all sequences of a call that share it.
     """
 
     tokens: tuple[int, ...]
     start: int
+    prefix: tuple[int, ...] = ()
 
 
 class Engine(Protocol):
