@@ -182,7 +182,7 @@ def one_shot(
         return _miwv(engine, shown, asked, near or [], limit)
     used = [_used(row, asked, near and near[i], limit) for i, row in enumerate(shown)]
     alone, behind = _log_probs(engine, shown, used)
-    result = pl.DataFrame(
+    return pl.DataFrame(
         [
             _measured(method, row is not None, u, alone, b)
             for row, u, b in zip(shown, used, behind, strict=True)
@@ -190,7 +190,6 @@ def one_shot(
         schema=_adds(SimpleNamespace(method=method), {}),
         orient="row",
     )
-    return result
 
 
 def _used(
@@ -273,9 +272,10 @@ def _miwv(
     pairs: dict[int, tuple[Exchange, Exchange]] = {}
     for i, (row, indices) in enumerate(zip(asked, near, strict=True)):
         neighbor = shown[indices[0]] if indices else None
-        if row is not None and neighbor is not None:
-            if len(neighbor.demonstration) + len(row.query) <= limit:
-                pairs[i] = row, neighbor
+        if row is None or neighbor is None:
+            continue
+        if len(neighbor.demonstration) + len(row.query) <= limit:
+            pairs[i] = row, neighbor
     # A demonstration has few queries here, so that nothing is gained by sharing it.
     requests = [row.alone() for row, _ in pairs.values()]
     requests += [joined(row.behind(neighbor)) for row, neighbor in pairs.values()]
