@@ -27,10 +27,11 @@ ReGenesis, S3FT, Reflection-Tuning, Selective Reflection-Tuning, CoachLM, CoEvol
 CLEAR, Self-Lengthen, Step-by-step instructions, Smaller evolvers + IC-IFD, M2Lingual, LIFT,
 LeMa, Mistake tuning (CoTErrorSet), OVERMISS / SWIE, R-Tuning, Mosaic-IT,
 Sequential Instruction Tuning, Chain-of-Instructions, VIF-RAG, Light-IF, Ruler, SAIL, StruQ,
-sPhinX, FLAN, Meta-tuning, Nuggets, DELIFT, MIWV, ARTE, InsTag, DEITA, Long Is More, Active instruction tuning,
+sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tuning,
 Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
-ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0
+ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
+Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data)
 """
 
 
