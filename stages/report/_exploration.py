@@ -27,6 +27,7 @@ from pipeline.models.local.literal_tokens import stop_tokens, tokenize
 from pipeline.types import Count, PositiveFloat, option_group
 from stages._llm import likelihood_views as views
 from stages._llm.rendered import rendered_text
+from stages._selection.scores import expression
 from stages._training.dataset import IGNORED, dataset, passes
 from stages._training.hyperparameters import Hyperparameters, LoRA
 from stages._training.hyperparameters import Method as TrainingMethod
@@ -191,7 +192,10 @@ class Explorer:
 
         Args:
             rows: The rows that it was tuned on.
-            planted: A column that is true for the novel ones.
+            planted: A column, or an SQL expression, that is true for the novel ones.
+
+        Raises:
+            UserError: It is no boolean.
         """
         rendering = views.rendering(self.tokenizer, self.writers.context)
         parts: dict[int, list[views.Part]] = {}
@@ -210,11 +214,11 @@ class Explorer:
             for i, each in parts.items():
                 for part in each:
                     values.setdefault(i, []).append(part.in_spans(next(scores)))
-        flags = rows[planted].to_list() if planted else [None] * len(rows)
+        flags = _flags(rows, planted) if planted else [None] * len(rows)
         lines = [
             {
                 "id": id_,
-                **({"planted": bool(flag)} if planted else {}),
+                **({"planted": flag} if planted else {}),
                 "difference": float(np.nanmean(values[i][0] - values[i][1]))
                 if i in values
                 else None,
@@ -322,7 +326,11 @@ def _opened(tokenizer: Any, prompts: pl.DataFrame | None, context: int) -> list[
     if prompts is None:
         texts = [opened_user_turn(tokenizer, [])]
     else:
-        texts = [t for row in prompts["messages"] if (t := _request(tokenizer, row)) is not None]
+        texts = [
+            t
+            for row in prompts["messages"].to_list()
+            if (t := _request(tokenizer, row)) is not None
+        ]
     tokens = [tuple(tokenize(tokenizer, text)[0]) for text in dict.fromkeys(texts)]
     fitting = [ids for ids in tokens if 0 < len(ids) < context]
     if not fitting:
@@ -343,3 +351,14 @@ def _request(tokenizer: Any, messages: Any) -> str | None:
         return rendered_text(tokenizer, list(messages)[:end], add_generation_prompt=True)
     except Unrenderable:
         return None
+
+
+def _flags(rows: pl.DataFrame, planted: str) -> list[bool]:
+    """Which rows are the novel ones; null is no."""
+    values = rows.select(expression(planted).alias("planted")).to_series()
+    if values.dtype not in (pl.Boolean, pl.Null):
+        raise UserError(
+            f"planted must be true or false, which {planted!r} is not ({values.dtype})",
+            hint="compare it: language = 'de'",
+        )
+    return values.fill_null(False).cast(pl.Boolean).to_list()

@@ -33,6 +33,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, PositiveFloat, PositiveFraction
 from stages._common.charts import dot_plot, table
+from stages._selection.scores import Expression, expression_columns
 from stages._training.trainer import quiet, write_json
 from stages.report._contrastive import Contrast
 from stages.report._exploration import (
@@ -53,8 +54,9 @@ DOTS: Final = 200
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    planted = [options.planted] if options.planted else []
-    return {"prompts": ["messages", "tools"], "rows": ["messages", "tools", *planted]}
+    planted = expression_columns(options.planted)
+    rows = list(dict.fromkeys(["messages", "tools", *planted]))
+    return {"prompts": ["messages"], "rows": rows}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def novelty(
     max_tokens: Count = 128,
     alpha: PositiveFraction = 0.1,
     temperature: PositiveFloat = 1.0,
-    planted: str | None = None,
+    planted: Expression | None = None,
     max_length: Annotated[int, Field(ge=2)] = 2048,
     seed: int = 0,
 ) -> None:
@@ -115,8 +117,9 @@ def novelty(
         alpha: How probable a token must be under the tuned model, as a part of the most probable
             one's probability.
         temperature: Divides the scores of the contrast, and the logits of the plain texts.
-        planted: A column of `rows` that is true for the novel ones; how well the differences tell
-            them from the others is in the report, as the area under the ROC curve.
+        planted: A column of `rows`, or an SQL expression over columns, that is true for the
+            novel ones; how well the differences tell them from the others is in the report, as the
+            area under the ROC curve.
         max_length: Tokens of a row, or of prompt and text together, at most.
         seed: Of the sampling, and of the order of the texts that the base is tuned on.
 
