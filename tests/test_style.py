@@ -34,6 +34,7 @@ ENGINE = (
     "pipeline/models/engines/transformers.py",
     "pipeline/models/local/likelihood.py",
     "pipeline/models/local/sampling.py",
+    "pipeline/models/local/shared_prefix.py",
 )
 """An engine is itself imported only by need, and may import what it is about."""
 

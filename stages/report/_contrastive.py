@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pipeline.models.local.sampling import uniforms
 from schemas.records import digest
 
 BATCH: Final = 16
@@ -36,7 +33,7 @@ class Contrast:
     alpha: float
     temperature: float
 
-    def scores(self, tuned: Tensor, base: Tensor) -> Tensor:
+    def scores(self, tuned: Any, base: Any) -> Any:
         """log p_tuned - log p_base, and minus infinity for what is not plausible.
 
         Args:
@@ -44,13 +41,14 @@ class Contrast:
             base: The same of the base model.
 
         Example:
+            >>> import torch
             >>> logits = torch.tensor([[0.0, 0.0, -9.0]])
             >>> Contrast(0.1, 1.0).scores(logits, logits).tolist()
             [[0.0, 0.0, -inf]]
         """
         tuned, base = (logits.double().log_softmax(-1) for logits in (tuned, base))
         least = tuned.amax(-1, keepdim=True) + np.log(self.alpha)
-        return (tuned - base).masked_fill(tuned < least, -torch.inf)
+        return (tuned - base).masked_fill(tuned < least, -np.inf)
 
 
 @dataclass(frozen=True)
@@ -109,6 +107,10 @@ class _Batch:
     def __init__(
         self, writers: Writers, prompts: Sequence[Tokens], names: Sequence[str], max_tokens: int
     ) -> None:
+        import torch
+
+        from pipeline.models.local.sampling import uniforms
+
         self.writers, self.count = writers, len(prompts)
         self.device = writers.tuned.device
         width = max(map(len, prompts))
@@ -121,9 +123,16 @@ class _Batch:
         numbers = [uniforms(digest(name), self.steps) for name in names]
         self.uniforms = torch.from_numpy(np.stack(numbers))
 
-    @torch.inference_mode()
     def run(self, contrast: Contrast | None, temperature: float) -> list[Tokens]:
         """The continuations."""
+        import torch
+
+        with torch.inference_mode():
+            return self._run(contrast, temperature)
+
+    def _run(self, contrast: Contrast | None, temperature: float) -> list[Tokens]:
+        import torch
+
         models = [self.writers.tuned, *([self.writers.base] if contrast else [])]
         caches: list[Any] = [None] * len(models)
         inputs, mask = self.tokens.to(self.device), self.mask.to(self.device)
@@ -159,8 +168,10 @@ class _Batch:
         return [tuple(tokens) for tokens in written]
 
 
-def _drawn(scores: Tensor, uniform: Tensor) -> Tensor:
+def _drawn(scores: Any, uniform: Any) -> Any:
     """For each text the token at which the cumulative probability exceeds its number."""
+    import torch
+
     mass = torch.softmax(scores, -1).cumsum(-1)
     index = torch.searchsorted(mass, uniform[:, None] * mass[:, -1:], right=True)
     return index.clamp_(max=mass.shape[1] - 1).squeeze(1)

@@ -22,7 +22,6 @@ from pipeline.models.local.chat_template import (
     smallest,
     user_turn_stops,
 )
-from pipeline.models.local.likelihood import Likelihoods
 from pipeline.models.local.literal_tokens import stop_tokens, tokenize
 from pipeline.types import Count, PositiveFloat, option_group
 from stages._llm import likelihood_views as views
@@ -197,6 +196,8 @@ class Explorer:
         Raises:
             UserError: It is no boolean.
         """
+        from pipeline.models.local.likelihood import Likelihoods
+
         rendering = views.rendering(self.tokenizer, self.writers.context)
         parts: dict[int, list[views.Part]] = {}
         for i, (messages, tools) in enumerate(rows.select("messages", "tools").iter_rows()):
@@ -288,6 +289,8 @@ class Explorer:
 
     def _differences(self, texts: Sequence[Sample]) -> Iterator[float]:
         """The mean over each text's tokens of log p_tuned - log p_base."""
+        from pipeline.models.local.likelihood import Likelihoods
+
         requests = [Scored(text.prompt + text.tokens, len(text.prompt)) for text in texts]
         tuned, base = (
             Likelihoods(model).score(requests) for model in (self.writers.tuned, self.writers.base)

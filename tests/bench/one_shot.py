@@ -25,7 +25,6 @@ def measure(data: Data) -> list[Line]:
 
     from pipeline.context import Context
     from pipeline.models import LanguageModel, Scored
-    from pipeline.models.local.shared_prefix import joined
 
     path = str(ROOT / "data/models/tinylm")
     engine = Context.scratch(Path(data.folder / "one_shot")).open(LanguageModel(model=path))
@@ -43,9 +42,9 @@ def measure(data: Data) -> list[Line]:
     began = time.perf_counter()
     shared = engine.loglikelihood(sequences)
     fast = time.perf_counter() - began
-    one_forward(model, joined(sequences[0]))
+    one_forward(model, sequences[0].joined())
     began = time.perf_counter()
-    single = [one_forward(model, joined(sequence)) for sequence in sequences]
+    single = [one_forward(model, sequence.joined()) for sequence in sequences]
     slow = time.perf_counter() - began
     worst = max(float(np.abs(a - b).max()) for a, b in zip(shared, single, strict=True))
     assert worst <= 1e-5, f"log-likelihoods differ by {worst}"

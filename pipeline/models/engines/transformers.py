@@ -64,6 +64,7 @@ class Transformers:
         eos: The ids of all tokens that end an answer.
         rendering: How prompts are rendered.
         likelihoods: Scores token sequences.
+        prefixed: Scores those that share a prefix, and others by `likelihoods`.
 
     Raises:
         UserError: The tokenizer cannot be loaded.
@@ -94,7 +95,8 @@ class Transformers:
         self.model.generation_config = GenerationConfig()
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.rendering = Rendering(model, smallest(positions, self.tokenizer), self.tokenizer)
-        self.likelihoods = PrefixedLikelihoods(Likelihoods(self.model))
+        self.likelihoods = Likelihoods(self.model)
+        self.prefixed = PrefixedLikelihoods(self.likelihoods)
 
     def bind(
         self, model: LanguageModel, identity: dict[str, Any], ctx: EngineContext
@@ -130,7 +132,7 @@ class TransformersEngine(JournaledEngine):
         """See `pipeline.models.local.likelihood` and, behind a prefix, `shared_prefix`."""
         prefixes = {s.prefix for s in sequences}
         self._ctx.count(tokens=sum(map(len, prefixes)) + sum(len(s.tokens) for s in sequences))
-        return self._loaded.likelihoods.score(sequences, self._ctx.progress)
+        return self._loaded.prefixed.score(sequences, self._ctx.progress)
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         def answer(width: int, rows: list[PreparedRequest]) -> Batch:

@@ -101,7 +101,7 @@ class PrefixedLikelihoods:
         if not any(s.prefix for s in sequences):
             return self.likelihoods.score(sequences, progress)
         if not self._shares:
-            return self.likelihoods.score([joined(s) for s in sequences], progress)
+            return self.likelihoods.score([s.joined() for s in sequences], progress)
         scores = self.likelihoods.score([s if not s.prefix else _EMPTY for s in sequences])
         by_prefix: dict[tuple[int, ...], list[int]] = {}
         for i, sequence in enumerate(sequences):
@@ -157,16 +157,7 @@ class PrefixedLikelihoods:
             memory = self._memory([trial[0].prefix], STEP)
             return _scored(self.model, [(row, 0) for row in trial], STEP, memory)
 
-        return works_like(self.model, behind, [joined(row) for row in trial])
-
-
-def joined(sequence: Scored) -> Scored:
-    """The sequence behind its prefix as one: what its likelihoods are defined by.
-
-    >>> joined(Scored((7, 8), 1, (5, 6)))
-    Scored(tokens=(5, 6, 7, 8), start=3, prefix=())
-    """
-    return Scored(sequence.prefix + sequence.tokens, len(sequence.prefix) + sequence.start)
+        return works_like(self.model, behind, [row.joined() for row in trial])
 
 
 _EMPTY: Final = Scored((0,), 1)

@@ -50,7 +50,6 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.models import Engine, LanguageModel
-from pipeline.models.local.shared_prefix import joined
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count, option_group
 from stages.score.one_shot.exchanges import Exchange, Form, exchanges
@@ -278,7 +277,7 @@ def _miwv(
             pairs[i] = row, neighbor
     # A demonstration has few queries here, so that nothing is gained by sharing it.
     requests = [row.alone() for row, _ in pairs.values()]
-    requests += [joined(row.behind(neighbor)) for row, neighbor in pairs.values()]
+    requests += [row.behind(neighbor).joined() for row, neighbor in pairs.values()]
     scores = engine.loglikelihood(requests)
     alone, behind = scores[: len(pairs)], scores[len(pairs) :]
     values = {

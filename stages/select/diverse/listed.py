@@ -64,11 +64,11 @@ class Listed(NamedTuple):
             pairs["value"].to_numpy().astype(np.float64),
         )
 
-    def given(self, rows: Positions, others: Positions) -> Floats:
+    def outgoing(self, rows: Positions, others: Positions) -> Floats:
         """The most that each row is worth to one of the others, 0 where it lists none."""
-        return Listed(self.targets, self.sources, self.values).taken(rows, others)
+        return Listed(self.targets, self.sources, self.values).incoming(rows, others)
 
-    def taken(self, rows: Positions, others: Positions) -> Floats:
+    def incoming(self, rows: Positions, others: Positions) -> Floats:
         """The most that one of the others is worth to each row, 0 where none lists it."""
         inside = np.isin(self.sources, others)
         best = np.zeros(int(max(self.targets.max(initial=0), rows.max(initial=0))) + 1)
@@ -77,11 +77,11 @@ class Listed(NamedTuple):
 
     def nearest(self, rows: Positions, others: Positions) -> tuple[Positions, Floats]:
         """Which of the others is worth most to each row: its index, -1 for none, and the value."""
-        index, value = np.full(len(rows), -1), self.taken(rows, others)
+        index, value = np.full(len(rows), -1), self.incoming(rows, others)
         place = {int(other): i for i, other in enumerate(others)}
-        wanted = {int(row): i for i, row in enumerate(rows)}
+        numbers = {int(row): i for i, row in enumerate(rows)}
         for source, target, worth in zip(*self, strict=True):
-            i = wanted.get(int(target), -1)
+            i = numbers.get(int(target), -1)
             if i >= 0 and index[i] < 0 and worth == value[i]:
                 index[i] = place.get(int(source), -1)
         return index, np.where(index >= 0, value, np.nan)

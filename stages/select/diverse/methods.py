@@ -183,7 +183,7 @@ def listed_objective_of(
         quality: Each row's score, larger for better, NaN where it is missing; shape (rows,).
         scored: Whether there is a score.
     """
-    similarities = Similarities(listed.given, listed.taken, 0.0)
+    similarities = Similarities(listed.outgoing, listed.incoming, 0.0)
     return ListedObjective(listed, _cover(method, similarities, parts, quality, scored))
 
 
@@ -191,13 +191,13 @@ class Similarities(NamedTuple):
     """The largest similarities of rows with others.
 
     Attributes:
-        given: How well each row covers the one of the others that it covers best.
-        taken: How well each row is covered by the one of the others that covers it best.
+        outgoing: How well each row covers the one of the others that it covers best.
+        incoming: How well each row is covered by the one of the others that covers it best.
         least: How well nothing covers a row.
     """
 
-    given: Callable[[Positions, Positions], Floats]
-    taken: Callable[[Positions, Positions], Floats]
+    outgoing: Callable[[Positions, Positions], Floats]
+    incoming: Callable[[Positions, Positions], Floats]
     least: float
 
 
@@ -217,8 +217,8 @@ def _cover(
     scale, span, cap = 1 - weight, parts.rows, None
     extra = weight * np.nan_to_num(quality)
     if isinstance(method, MutualInformation):
-        given = similarities.given(parts.rows, parts.target)
-        relevant = method.relevance * np.maximum(given, 0)
+        outgoing = similarities.outgoing(parts.rows, parts.target)
+        relevant = method.relevance * np.maximum(outgoing, 0)
         if method.represent == "target":
             span, extra = parts.target, extra + scale * relevant
         else:
@@ -226,5 +226,5 @@ def _cover(
     start = np.full(len(span), similarities.least)
     if len(parts.held):
         relevance = method.relevance if isinstance(method, ConditionalGain) else 1.0
-        start = np.maximum(start, relevance * similarities.taken(span, parts.held))
+        start = np.maximum(start, relevance * similarities.incoming(span, parts.held))
     return Cover(slice(int(span[0]), int(span[-1]) + 1), start, cap, scale, extra)

@@ -12,7 +12,7 @@ import torch
 from pipeline.context import Context
 from pipeline.models import LanguageModel, Scored
 from pipeline.models.local.likelihood import SHORT, Likelihoods
-from pipeline.models.local.shared_prefix import PrefixedLikelihoods, joined
+from pipeline.models.local.shared_prefix import PrefixedLikelihoods
 from tests.pipeline.models.test_likelihood import alone, model_of
 
 
@@ -30,9 +30,9 @@ def test_they_are_those_of_the_sequence_as_a_whole(ctx: Context, tinylm: Languag
     engine: Any = ctx.open(tinylm)
     behind = [(0, 40, 2), (0, 40, 70), (1, 7, 30), (2, 0, 25), (0, 40, SHORT + 9), (1, 7, 1)]
     sequences = sequences_of(1000, [*behind, (3, SHORT + 20, 12)])
-    assert engine._loaded.likelihoods._shares
+    assert engine._loaded.prefixed._shares
     scores = engine.loglikelihood(sequences)
-    expected = [alone(engine._loaded.model, joined(row)) for row in sequences]
+    expected = [alone(engine._loaded.model, row.joined()) for row in sequences]
     assert [len(s) for s in scores] == [len(e) for e in expected]
     assert (
         max(float(abs(s - e).max(initial=0)) for s, e in zip(scores, expected, strict=True)) < 1e-5
@@ -58,5 +58,5 @@ def test_any_architecture_shares_or_not(architecture: str) -> None:
     scores = likelihoods.score(sequences)
     assert likelihoods._shares == (architecture != "bloom")
     for score, row in zip(scores, sequences, strict=True):
-        assert np.allclose(score, alone(model, joined(row)), atol=1e-4)
+        assert np.allclose(score, alone(model, row.joined()), atol=1e-4)
     assert torch.is_inference_mode_enabled() is False

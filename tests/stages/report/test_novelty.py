@@ -107,7 +107,7 @@ def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: P
     tuned = LanguageModel(model=str(trained.files / "model"))
     last = pl.col("messages").list.last().struct.field("content")
     rows = rows.with_columns(planted=last.is_in(planted))
-    found = {}
+    counted = {}
     for method in (Static(), Iterative(rounds=2, learning_rate=1e-3)):
         report = Context.scratch(tmp_path / method.name)
         novelty(
@@ -117,11 +117,11 @@ def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: P
         counts = {"contrastive": 0, "plain": 0}
         for line in lines(report, "samples.jsonl"):
             counts[line["kind"]] += is_german(line["text"])
-        found[method.name] = counts
+        counted[method.name] = counts
         result = json.loads((report.files / "novelty.json").read_text())
         assert result["auc"] > 0.8, result
         mean = {name: of["mean"] for name, of in result["differences"].items()}
         assert mean["contrastive"] > mean["plain"]
-    print(found)
-    for counts in found.values():
-        assert counts["contrastive"] > 2 * counts["plain"] + 2, found
+    print(counted)
+    for counts in counted.values():
+        assert counts["contrastive"] > 2 * counts["plain"] + 2, counted
