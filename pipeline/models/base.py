@@ -285,11 +285,7 @@ class Scored:
     prefix: tuple[int, ...] = ()
 
     def joined(self) -> Scored:
-        """The sequence behind its prefix as one: what its likelihoods are defined by.
-
-        >>> Scored((7, 8), 1, (5, 6)).joined()
-        Scored(tokens=(5, 6, 7, 8), start=3, prefix=())
-        """
+        """The sequence behind its prefix as one: what its likelihoods are defined by."""
         return Scored(self.prefix + self.tokens, len(self.prefix) + self.start)
 
 
