@@ -17,6 +17,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS, record_id
+from stages._training.dataset import read_in_order, read_shards
 from stages.export.parquet import parquet
 from stages.mix._phases import (
     Dependency,
@@ -328,16 +329,14 @@ def test_a_training_reads_the_rows_in_their_order(
     assert losses["epochs"] == 2
 
 
-def test_an_order_is_a_column_of_numbers_and_excludes_packing(
-    tmp_path: Path, tinylm: LanguageModel
-) -> None:
-    from stages.train.sft import sft
-
-    _, files = exported(tmp_path)
-    ctx = Context.scratch(tmp_path / "sft")
+def test_an_order_is_a_column_of_numbers_and_excludes_packing(tmp_path: Path) -> None:
+    rows, folder = exported(tmp_path)
+    files = sorted(folder.glob("data/*.parquet"))
     for column, why in (("place", "no such column"), ("sources", "the type is")):
         with pytest.raises(UserError, match=why):
-            sft(ctx, files, model=tinylm, max_steps=1, packing=False, order=column)
+            read_shards(files, column)
+    assert read_shards(files, "positions")["positions"].equals(rows["positions"])
+    assert read_in_order(pl.Series([2, 0, None, 1])).tolist() == [1, 3, 0]
     assert problems("train.sft", max_steps=1, order="positions") == [
         "packing must be false with an order, got true"
     ]
