@@ -125,6 +125,7 @@ def fit(
     settings: Hyperparameters,
     folder: Path,
     step_done: StepDone,
+    stop_after: int | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train once over encoded rows or packed blocks, in their order.
 
@@ -138,6 +139,7 @@ def fit(
         folder: Where checkpoints lie; a later call goes on from the newest one and gives
             the weights of a call that nobody interrupted.
         step_done: Called with the number of each finished step.
+        stop_after: The step to stop after, with a checkpoint; None for the last one.
 
     Returns:
         The trained weights and, per step, `step`, `loss` (mean over the step's answer
@@ -167,7 +169,7 @@ def fit(
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
-        callbacks=[callback(step_done)],
+        callbacks=[callback(step_done, stop_after)],
     )
     return trained(trainer, folder)
 
@@ -269,8 +271,8 @@ def adapter(method: Method) -> Any:
     )
 
 
-def callback(step_done: StepDone) -> Any:
-    """The trainer's callback: progress, divergence, and when to save."""
+def callback(step_done: StepDone, stop_after: int | None = None) -> Any:
+    """The trainer's callback: progress, divergence, when to save, and when to stop."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
@@ -282,7 +284,10 @@ def callback(step_done: StepDone) -> Any:
             step_done(state.global_step)
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()
-            control.should_save = self.started - self.saved >= wait
+            control.should_training_stop |= state.global_step == stop_after
+            control.should_save = (
+                state.global_step == stop_after or self.started - self.saved >= wait
+            )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -86,5 +86,5 @@ def moved_rows(rows: Weights, direction: Weights, fraction: float) -> Weights:
     if not grows.any() or not shrinks.any():
         return rows.copy()
     most = np.maximum(rows - MIN_ROWS, 0)
-    taken = np.where(shrinks, np.minimum(fraction * rows.sum() / shrinks.sum(), most), 0.0)
-    return np.where(grows, rows + taken.sum() / grows.sum(), rows - taken)
+    losses = np.where(shrinks, np.minimum(fraction * rows.sum() / shrinks.sum(), most), 0.0)
+    return np.where(grows, rows + losses.sum() / grows.sum(), rows - losses)

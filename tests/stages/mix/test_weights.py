@@ -20,6 +20,7 @@ from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from stages._selection.groups import groups_of
+from stages.mix import _interaction
 from stages.mix._group_weights import (
     Balanced,
     Fixed,
@@ -33,7 +34,7 @@ from stages.mix._group_weights import (
     group_weights,
     taylor_softmax,
 )
-from stages.mix._interaction import MAX_STEPS, descent, linear_programme
+from stages.mix._interaction import descent, linear_programme
 from stages.mix._published import MIXTURES
 from stages.mix.weights import weights
 from tests.stages._selection.binding import bound, problems_of
@@ -273,13 +274,16 @@ def test_the_linear_programme_is_scipys(groups: int, max_change: float, seed: in
     )
 
 
-def test_the_descent_is_adams_and_a_fixed_part_is_moved(ctx: Context) -> None:
+def test_the_descent_is_adams_and_a_fixed_part_is_moved(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
+    monkeypatch.setattr(_interaction, "MAX_STEPS", 300)
     start, gains = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.5, 0.2])
     tensor = torch.tensor(start, requires_grad=True)
     optimizer = torch.optim.Adam([tensor], lr=1e-4)
-    for _ in range(MAX_STEPS):
+    for _ in range(300):
         optimizer.zero_grad()
         (-(torch.tensor(gains) * tensor).sum() / tensor.sum()).backward()
         optimizer.step()
