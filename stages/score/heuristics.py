@@ -24,7 +24,7 @@ is a character. A turn is measured by its content, or by more of it (`view`).
   there are fewer than n words;
 - `num_tool_calls`: the calls of all turns; `reasoning_chars`: characters of all reasoning.
 
-As in the papers: EasyInstruct (Ou et al. 2024, arXiv:2402.03049) selects by length and by MTLD.
+EasyInstruct (Ou et al. 2024, arXiv:2402.03049) selects by length and by MTLD, among others.
 """
 
 from __future__ import annotations
