@@ -129,6 +129,7 @@ def fit(
     folder: Path,
     step_done: StepDone,
     keep: Keep | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train once over encoded rows or packed blocks, in their order.
 
@@ -143,6 +144,7 @@ def fit(
             the weights of a call that nobody interrupted.
         step_done: Called with the number of each finished step.
         keep: Called with the weights in training and the same number.
+        stop_after: The step to stop after, with a checkpoint; None for the last one.
 
     Returns:
         The trained weights and, per step, `step`, `loss` (mean over the step's answer
@@ -173,6 +175,7 @@ def fit(
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
         callbacks=[callback(step_done, keep)],
+        callbacks=[callback(step_done, stop_after)],
     )
     return trained(trainer, folder)
 
@@ -276,6 +279,10 @@ def adapter(method: Method) -> Any:
 
 def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
     """The trainer's callback: progress, divergence, and when to save."""
+
+
+def callback(step_done: StepDone, stop_after: int | None = None) -> Any:
+    """The trainer's callback: progress, divergence, when to save, and when to stop."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
@@ -289,7 +296,10 @@ def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
             step_done(state.global_step)
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()
-            control.should_save = self.started - self.saved >= wait
+            control.should_training_stop |= state.global_step == stop_after
+            control.should_save = (
+                state.global_step == stop_after or self.started - self.saved >= wait
+            )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -31,6 +31,7 @@ from stages._training.dataset import (
     hidden_counts,
     pack,
     passes,
+    read_in_order,
     read_shards,
     reversed_pairs,
     tokenizer_for,
@@ -67,6 +68,12 @@ def _check(options: SimpleNamespace) -> None:
             hint="write max_steps: 100, or num_train_epochs: 1",
         )
     _check_checkpoints(options)
+    if options.order is not None and options.packing:
+        raise OptionError(
+            "packing",
+            "must be false with an order, got true",
+            why="rows are packed where they fit, whatever their order",
+        )
     check_template(options.model, options.chat_template)
 
 
@@ -108,13 +115,14 @@ def sft(
     reverse: bool = False,
     loss_on: LossOn = ANSWER_PARTS,
     checkpoints: Annotated[tuple[Count, ...], Distinct] = (),
+    order: str | None = None,
     seed: int = 0,
 ) -> None:
     """Train a model on the `messages` of `shards/data/train-*.parquet`.
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Rows are taken
-    in shuffled passes that depend on the seed and on the rows alone. A killed training goes
-    on from its last checkpoint and gives the same weights.
+    in shuffled passes that depend on the seed and on the rows alone, or in an `order`. A killed
+    training goes on from its last checkpoint and gives the same weights.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, the kept `checkpoints/`, and `metrics.json`: `rows`, `tokens` and
@@ -154,11 +162,13 @@ def sft(
         checkpoints: Epochs after which the weights are kept too, in `checkpoints/epoch-1/`
             and so on: `models: {early: {from: trained, checkpoint: epoch-1}}` is such a model.
             An epoch ends with the step that sees the last of its rows.
+        order: A column of the shards, such as the `positions` of `mix.curriculum`: each row is
+            read at its positions, and a pass is all positions in order. null: shuffled passes.
         seed: Of the order of the rows.
 
     Raises:
         UserError: There are no shards, no row has an answer, the chat template marks no
-            answers, or the loss diverges.
+            answers, the shards lack the column of the order, or the loss diverges.
 
     Example:
         ```yaml
@@ -183,12 +193,14 @@ def sft(
         refused: list[dict[str, Any]] = []
         encoding = partial(encode, tokenizer, marked, loss_on=loss_on)
         read = partial(_rows, encoding, shards, max_length, reverse, refused)
-        rows, counts = read("train")
+        rows, counts = read("train", order)
         if rows.is_empty():
             raise nothing_left("no row has an answer to train on", counts, refused, ctx.work)
+        if order is not None:
+            rows = rows[read_in_order(rows[order])].drop(order)
         blocks = pack(rows, max_length) if packing else dataset(rows)
         num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
-        ordered = blocks.select(passes(len(blocks), num_rows, seed))
+        ordered = blocks.select(passes(len(blocks), num_rows, None if order else seed))
         weights, (validation, _) = load_model(model, method, max_length), read("validation")
         kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)
         metrics = counts | _train(ctx, weights, ordered, validation, kept)
@@ -212,6 +224,7 @@ def _rows(
     reverse: bool,
     refused: list[dict[str, Any]],
     split: str,
+    order: str | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """A split's rows, encoded and cut, in id order: sharding is no part of the result."""
     files = sorted((shards / "data").glob(f"{split}-*.parquet"))
@@ -219,12 +232,13 @@ def _rows(
         raise UserError("there are no data/train-*.parquet", where=str(shards))
     if not files:
         return pl.DataFrame(), {}
-    rows = read_shards(files)
+    rows = read_shards(files, order)
+    positions = [rows[order]] if order else []
     if reverse:
         rows = rows.select("id", reversed_pairs(rows["messages"]))
     encoded = encoding(rows)
     refused += ({"split": split, **row} for row in refused_rows(rows["id"], encoded))
-    usable, counts = cut(encoded.drop("error", HIDDEN), max_length)
+    usable, counts = cut(encoded.drop("error", HIDDEN).with_columns(positions), max_length)
     return usable, counts | (hidden_counts(encoded) if split == "train" else {})
 
 

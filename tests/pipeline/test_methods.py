@@ -33,6 +33,8 @@ Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Pois
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
 ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
 Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data)
+SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, Tülu 3, OpenBezoar,
+EasyInstruct, AlpaCare, Pre-instruction-tuning
 """
 
 
