@@ -160,18 +160,39 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
-def read_shards(files: Sequence[Path]) -> pl.DataFrame:
-    """The rows of exported shards in id order: `id`, `messages`, `tools`, as records have them.
+def read_shards(
+    files: Sequence[Path], further: Sequence[str] = (), *, in_order: bool = False
+) -> pl.DataFrame:
+    """The rows of exported shards: `id`, `messages`, `tools`, as records have them.
 
     Args:
         files: Parquet files; a turn has OpenAI's names, and arguments and tools may be JSON.
+        further: Further columns to read.
+        in_order: Whether rows come in the order of the files, not in that of their ids.
+
+    Raises:
+        UserError: The shards lack a further column.
     """
+    rows = _shard_rows(files)
+    if further:
+        present = set(column_names(files[0]))
+        if absent := [name for name in further if name not in present]:
+            raise UserError(
+                f"the shards have no column {absent[0]!r}",
+                where=str(files[0]),
+                hint=f"write it with the rows: export.parquet, with: {{columns: [{absent[0]}]}}",
+            )
+        rows = rows.with_columns(read_frame(files, list(dict.fromkeys(further))))
+    return rows if in_order else rows.sort("id")
+
+
+def _shard_rows(files: Sequence[Path]) -> pl.DataFrame:
     from pyarrow import parquet
 
     columns = [c for c in ("id", "messages", "tools") if c in column_names(files[0])]
     turn = parquet.read_schema(files[0]).field("messages").type.value_type
     if columns == ["id", "messages"] and {f.name for f in turn} == {"role", "content"}:
-        return read_frame(files, columns).sort("id")
+        return read_frame(files, columns)
     rows = [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
     records = [
         {
@@ -182,7 +203,7 @@ def read_shards(files: Sequence[Path]) -> pl.DataFrame:
         for row in rows
     ]
     kinds = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools")}
-    return pl.DataFrame(records, schema=kinds).sort("id")
+    return pl.DataFrame(records, schema=kinds)
 
 
 def answer_tokens() -> pl.Expr:
@@ -251,7 +272,8 @@ def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, in
     refused = rows["input_ids"].null_count()
     rows = rows.filter(pl.col("input_ids").is_not_null())
     excess = np.maximum(row_lengths(rows) - max_length, 0)
-    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_length))
+    tokens = [name for name in ("input_ids", "labels", "weights") if name in rows.columns]
+    short = rows.with_columns(pl.col(tokens).list.head(max_length))
     trained = short.filter(answer_tokens() > 0)
     counts = {
         "rows": trained.height,
@@ -274,6 +296,31 @@ def pack(rows: pl.DataFrame, max_length: int) -> Any:
     from trl.data_utils import pack_dataset
 
     return pack_dataset(dataset(rows), max_length, "bfd")
+
+
+def pack_in_order(rows: pl.DataFrame, max_length: int) -> pl.DataFrame:
+    """The same without changing the order: a block ends where the next row has no room.
+
+    Args:
+        rows: Encoded rows.
+        max_length: Tokens of a block, at most.
+
+    >>> rows = pl.DataFrame({"input_ids": [[1, 2], [3], [4, 5]], "labels": [[1, 2], [3], [4, 5]]})
+    >>> pack_in_order(rows, 3).rows()
+    [([1, 2, 3], [1, 2, 3], [2, 1]), ([4, 5], [4, 5], [2])]
+    """
+    blocks, block, filled = [], 0, 0
+    for length in row_lengths(rows).tolist():
+        block, filled = (
+            (block + 1, length) if filled + length > max_length else (block, filled + length)
+        )
+        blocks.append(block)
+    return (
+        rows.with_columns(seq_lengths=pl.col("input_ids").list.len().cast(pl.Int64))
+        .group_by(pl.Series("block", blocks), maintain_order=True)
+        .agg(pl.col(pl.List).explode(), pl.col("seq_lengths"))
+        .drop("block")
+    )
 
 
 def dataset(rows: pl.DataFrame) -> Any:

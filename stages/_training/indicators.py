@@ -36,7 +36,7 @@ from stages._selection.random_draws import uniform
 
 @option_group
 class Metadata:
-    """The value of a column before the first turn, but not in the last steps (MeCo, Gao et al. 2025).
+    """The value of a column before the first turn, but not in the last steps (MeCo, Gao 2025).
 
     Args:
         column: The column of the shards; `sources` is always there.
@@ -49,12 +49,12 @@ class Metadata:
     text: str = "URL: {}\n\n"
     cooldown: Fraction = 0.1
 
-    def words(self, rows: pl.DataFrame, seed: int) -> tuple[Sequence[str], Sequence[str]]:
+    def words(self, rows: pl.DataFrame, purpose: str) -> tuple[Sequence[str], Sequence[str]]:  # noqa: ARG002
         """What stands before the first user's turn of each row, and behind the last.
 
         Args:
             rows: The rows, with the column.
-            seed: Not used.
+            purpose: What keys the draws, seed included.
         """
         values = rows[self.column].to_list()
         written = [", ".join(map(str, v)) if isinstance(v, list) else v for v in values]
@@ -81,16 +81,18 @@ class Control:
     below: str = "<|misaligned|>"
     drop: Fraction = 0.01
 
-    def words(self, rows: pl.DataFrame, seed: int) -> tuple[Sequence[str], Sequence[str]]:
+    def words(self, rows: pl.DataFrame, purpose: str) -> tuple[Sequence[str], Sequence[str]]:
         """What stands before the first user's turn of each row, and behind the last.
 
         Args:
             rows: The rows, with the column.
-            seed: Of the rows without a word.
+            purpose: What keys the draws, seed included.
         """
         score = pl.col(self.column)
-        word = pl.when(score >= self.threshold).then(pl.lit(self.above)).otherwise(pl.lit(self.below))
-        kept = pl.Series(uniform(rows["id"], f"train.sft:control:{seed}")) >= self.drop
+        word = (
+            pl.when(score >= self.threshold).then(pl.lit(self.above)).otherwise(pl.lit(self.below))
+        )
+        kept = pl.Series(uniform(rows["id"], purpose)) >= self.drop
         chosen = rows.select(pl.when(score.is_not_null() & kept).then(word).otherwise(pl.lit("")))
         return chosen.to_series().to_list(), [""] * len(rows)
 
@@ -110,12 +112,12 @@ class Context:
     threshold: float
     text: str = " [IND]"
 
-    def words(self, rows: pl.DataFrame, seed: int) -> tuple[Sequence[str], Sequence[str]]:
+    def words(self, rows: pl.DataFrame, purpose: str) -> tuple[Sequence[str], Sequence[str]]:  # noqa: ARG002
         """What stands before the first user's turn of each row, and behind the last.
 
         Args:
             rows: The rows, with the column.
-            seed: Not used.
+            purpose: What keys the draws, seed included.
         """
         marked = (rows[self.column] >= self.threshold).fill_null(value=False)
         return [""] * len(rows), [self.text if mark else "" for mark in marked]
@@ -132,7 +134,7 @@ def with_words(rows: pl.DataFrame, indicator: Indicator, seed: int) -> pl.DataFr
         indicator: What is written.
         seed: Of what is drawn.
     """
-    before, behind = indicator.words(rows, seed)
+    before, behind = indicator.words(rows, f"train.sft:indicator:{seed}")
     turns = [
         _written(turns, first, last)
         for turns, first, last in zip(rows["messages"].to_list(), before, behind, strict=True)

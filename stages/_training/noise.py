@@ -8,7 +8,8 @@ own option. Ours: nothing; the library takes the length of the longest row of a 
 the paper's where a pass has one row.
 
 Masked Thought: Masked Thought: Simply Masking Partial Reasoning Steps Can Improve Mathematical
-Reasoning Learning of Language Models (Chen et al. 2024, arXiv:2403.02178; ChangyuChen347/MaskedThought).
+Reasoning Learning of Language Models (Chen et al. 2024, arXiv:2403.02178;
+ChangyuChen347/MaskedThought).
 
 As in the paper: tokens of the answer are masked on the input side, each by itself, and the labels
 stay. As in the authors' code: the rate rises linearly over the first two thirds of the steps; 0.4

@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.models.base import LanguageModel
 from pipeline.types import NonNegativeFloat, PositiveFloat, option_group
 from stages._training.dataset import dataset
-from stages._training.hyperparameters import Full, Hyperparameters
+from stages._training.hyperparameters import Adapter, Hyperparameters
 from stages._training.trainer import (
     StepDone,
     adapter,
@@ -132,7 +132,7 @@ def fit_preferences(
         config, model, settings, folder, len(data), max_length=max_length, **more
     )
     reference = {}
-    if not isinstance(loss, ORPO) and isinstance(settings.method, Full):
+    if not isinstance(loss, ORPO) and not isinstance(settings.method, Adapter):
         reference = {"ref_model": load_model(model, settings.method, max_length)}
     trainer = trainer_class(
         model=weights,

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.types import Fraction, PositiveFraction, option_group
-from stages._training.hyperparameters import SchedulerType
+
+SchedulerType = Literal["constant", "linear", "cosine"]
 
 
 @option_group

@@ -133,7 +133,7 @@ class Loss:
         """
         return rows
 
-    def weigh(self, rows: pl.DataFrame, encoded: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
+    def weigh(self, rows: pl.DataFrame, encoded: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:  # noqa: ARG002
         """The encoded rows, with `weights` of their tokens where it has some of its own.
 
         Args:
@@ -151,7 +151,7 @@ class Loss:
         """
         return batch.sum(-batch.log_probs)
 
-    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002
         """What the sums of a step are divided by, one forward pass's part of it.
 
         Args:
@@ -167,7 +167,7 @@ class RowLoss(Loss):
 
     needs_reference = True
 
-    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002
         """The number of rows that have a target.
 
         Args:

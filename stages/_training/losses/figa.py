@@ -60,7 +60,7 @@ class FIGA(Loss):
         both = [rows.with_columns(pl.lit(False).alias(FIRST))]
         return pl.concat([*both, first.with_columns(messages, pl.lit(True).alias(FIRST))])
 
-    def weigh(self, rows: pl.DataFrame, encoded: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:
+    def weigh(self, rows: pl.DataFrame, encoded: pl.DataFrame, tokenizer: Any) -> pl.DataFrame:  # noqa: ARG002
         """The weights of both answers' tokens; a row whose other one is refused weighs 1 or 0.
 
         Args:
@@ -94,7 +94,7 @@ class FIGA(Loss):
         unlearned = (batch.weights >= 0) | (losses.detach() <= self.max_loss)
         return batch.sum(losses * unlearned)
 
-    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+    def count(self, targets: Tensor, weights: Tensor, rows: Tensor) -> Tensor:  # noqa: ARG002
         """The number of tokens that weigh anything.
 
         Args:

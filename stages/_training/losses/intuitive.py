@@ -81,4 +81,6 @@ def discounted_weights(losses: Tensor, batch: Batch, gamma: float) -> Tensor:
     sums = sums * batch.scored
     means = batch.by_row(sums) / batch.by_row(torch.ones_like(sums)).clamp(min=1)
     numbers = rows[batch.scored].unique()
-    return sums / means[torch.searchsorted(numbers, rows).clamp(max=len(means) - 1)].clamp(min=1e-12)
+    return sums / means[torch.searchsorted(numbers, rows).clamp(max=len(means) - 1)].clamp(
+        min=1e-12
+    )

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from os.path import commonprefix
 from typing import Any, Final, Literal
 
 import polars as pl
@@ -123,10 +122,16 @@ def key_tokens(pieces: Sequence[str], called: Sequence[str], names: set[str]) ->
         if found_at < 0:
             continue
         start = found_at + len(name)
-        parting = {len(commonprefix([name, other])) for other in names - {name}}
+        parting = {_shared(name, other) for other in names - {name}}
         for offset in {0} | {min(part, len(name) - 1) for part in parting}:
             keys.add(next(i for i, end in enumerate(ends) if end > found_at + offset))
     return keys
+
+
+def _shared(name: str, other: str) -> int:
+    """How many characters two names begin with alike."""
+    pairs = zip(name, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(name), len(other)))
 
 
 def _names(tools: str | None) -> list[str]:
