@@ -62,6 +62,8 @@ class Objective:
     def arguments(self) -> dict[str, Any]:
         """The arguments of TRL's trainer that it sets."""
         arguments: dict[str, Any] = {}
+        if isinstance(self.loss, DFT):
+            arguments["loss_type"] = "dft"
         if isinstance(self.noise, NEFTune):
             arguments["neftune_noise_alpha"] = self.noise.alpha
         if self.early_stopping:

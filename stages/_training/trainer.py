@@ -246,7 +246,7 @@ def trainer_arguments(
         fp16=gpu and model.dtype == "float16",
         gradient_checkpointing=gpu,
         dataloader_pin_memory=gpu,
-        save_strategy="no",
+        save_strategy=more.pop("save_strategy", "no"),
         save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
