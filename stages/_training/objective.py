@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.types import Count, NonNegativeFloat, option_group
 from stages._training.dataset import IGNORED
@@ -18,6 +18,9 @@ from stages._training.hyperparameters import Half, Hyperparameters
 from stages._training.losses.base import DFT, NLL, Batch, Loss
 from stages._training.noise import Masked, NEFTune, Noise
 from stages._training.schedules import Infinite, infinite
+
+if TYPE_CHECKING:
+    from stages._training.stored_teacher import StoredTeacher
 
 OWN: tuple[str, ...] = ("input_ids", "labels", "seq_lengths")
 """The columns that TRL's collator reads; others become `values` of a batch."""
@@ -49,6 +52,7 @@ class Objective:
         noise: On what the model reads.
         reference: The model that the loss compares with; None for the one beneath the adapter,
             or for none.
+        stored: What a teacher was noted to say of the blocks, whose numbers are a column `block`.
         early_stopping: When to stop before the last step.
         validation: The rows of the early stop, a `datasets.Dataset`.
     """
@@ -56,6 +60,7 @@ class Objective:
     loss: Loss = field(default_factory=NLL)
     noise: Noise | None = None
     reference: Any = None
+    stored: StoredTeacher | None = None
     early_stopping: EarlyStopping | None = None
     validation: Any = None
 
@@ -157,13 +162,19 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             batch = Batch(
                 inputs={name: value for name, value in inputs.items() if name != "labels"},
                 targets=targets, weights=weights, rows=rows, model=model,
-                reference=self.reference, progress=done, values=values, generator=generator,
+                reference=self.reference, stored=self.stored(inputs, values),
+                progress=done, values=values, generator=generator,
             )  # fmt: skip
             count = torch.as_tensor(num_items_in_batch).clamp(min=1).to(weights.device)
             total = loss.total(batch) / count
             for name, value in batch.notes.items():
                 self.notes[name] = self.notes.get(name, 0.0) + float(value / count)
             return total * self.accelerator.num_processes
+
+        def stored(self, inputs: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+            if objective.stored is None:
+                return None
+            return objective.stored.of(values["row_block"], laid_out="position_ids" in inputs)
 
         def reference(self, inputs: Mapping[str, Any]) -> Any:
             if objective.reference is not None:

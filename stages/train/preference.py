@@ -50,20 +50,14 @@ from stages._training.preference_data import (
 )
 from stages._training.preferences import DPO, KTO, Loss, fit_preferences
 from stages._training.trainer import load_model, quiet, save, write_json
+from stages.train._run import check_length
 
 RESAMPLES: Final = 2000
 """Draws of the held-out pairs from which the intervals are taken."""
 
 
 def _check(options: SimpleNamespace) -> None:
-    if (options.max_steps is None) == (options.num_train_epochs is None):
-        raise OptionError(
-            "max_steps",
-            "and num_train_epochs: exactly one must be given, got "
-            + ("neither" if options.max_steps is None else "both"),
-            why="each says how long to train",
-            hint="write max_steps: 100, or num_train_epochs: 1",
-        )
+    check_length(options)
     if isinstance(options.loss, KTO) and options.per_device_train_batch_size < 2:
         raise OptionError(
             "per_device_train_batch_size",

@@ -15,12 +15,10 @@ the share of answers that a classifier takes for answers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 import polars as pl
 from pydantic import Field
 
@@ -39,7 +37,7 @@ from stages._training.arrangement import (
     replayed,
     seen_rows,
 )
-from stages._training.dataset import answer_losses, check_template, dataset, tokenizer_for
+from stages._training.dataset import check_template, dataset, tokenizer_for
 from stages._training.encoding import (
     ANSWER_PARTS,
     LossPart,
@@ -62,7 +60,8 @@ from stages._training.losses.mixup import Mixup
 from stages._training.noise import NEFTune, Noise
 from stages._training.objective import EarlyStopping, Objective
 from stages._training.schedules import Schedule
-from stages._training.trainer import fit, load_model, quiet, save, write_json
+from stages._training.trainer import load_model, quiet, write_json
+from stages.train._run import check_length, num_rows_of, run_training
 
 LossOn = Annotated[tuple[LossPart, ...], NonEmpty, Distinct]
 ReplayFraction = Annotated[float, Field(ge=0, lt=1)]
@@ -75,14 +74,7 @@ LATER = (
 
 
 def _check(options: SimpleNamespace) -> None:
-    if (options.max_steps is None) == (options.num_train_epochs is None):
-        raise OptionError(
-            "max_steps",
-            "and num_train_epochs: exactly one must be given, got "
-            + ("neither" if options.max_steps is None else "both"),
-            why="each says how long to train",
-            hint="write max_steps: 100, or num_train_epochs: 1",
-        )
+    check_length(options)
     _check_checkpoints(options)
     _check_rows(options)
     check_template(options.model, options.chat_template)
@@ -261,7 +253,7 @@ def sft(
             counts["rows_replayed"] += len(rows)
         arrangement = Arrangement(packing, train_sampling, max_length, seed)
         blocks = arrangement.blocks(rows)
-        num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
+        num_rows = num_rows_of(max_steps, num_train_epochs, settings, len(blocks))
         ordered = ordered_blocks(arrangement, reader, shards, rows, blocks, num_rows)
         if in_order:
             seen = seen_rows(rows, blocks, ordered, settings.rows_per_step)
@@ -269,18 +261,9 @@ def sft(
         weights, validation = load_model(model, method, max_length), reader.validation(shards)
         objective = _objective(loss, noise, early_stopping, validation, settings, model, max_length)
         kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)
-        metrics = counts | _train(ctx, weights, ordered, validation, kept, objective)
+        metrics = counts | run_training(ctx, weights, ordered, validation, kept, objective)
     name_refused_rows(reader.refused, ctx.files)
     write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
-
-
-def _num_rows(
-    max_steps: int | None, num_train_epochs: float | None, settings: Hyperparameters, one_pass: int
-) -> int:
-    """Rows or blocks to train on, repeats included. one_pass: how many there are."""
-    if max_steps is None:
-        return max(1, round((num_train_epochs or 0) * one_pass))
-    return max_steps * settings.rows_per_step
 
 
 def _objective(
@@ -311,51 +294,3 @@ def _objective(
             hint="give export.parquet a validation_fraction, or rows a split by select.split",
         )
     return replace(objective, validation=dataset(validation.select("input_ids", "labels")))
-
-
-def _train(
-    ctx: Context,
-    weights: Any,
-    ordered: Any,
-    validation: pl.DataFrame,
-    kept: KeptEpochs,
-    objective: Objective,
-) -> dict[str, Any]:
-    """Train and save; gives the metrics of the training."""
-    settings = kept.settings
-    before = _mean_loss(weights, validation)
-    lengths = np.asarray([len(ids) for ids in ordered["input_ids"]])
-    steps = math.ceil(len(ordered) / settings.rows_per_step)
-
-    def step_done(step: int) -> None:
-        first = (step - 1) * settings.rows_per_step
-        ctx.count(tokens=int(lengths[first : first + settings.rows_per_step].sum()))
-        ctx.progress(step, steps)
-
-    trained, losses = fit(
-        weights,
-        kept.tokenizer,
-        ordered,
-        model=kept.model,
-        settings=settings,
-        folder=ctx.work / "checkpoints",
-        step_done=step_done,
-        keep=kept.keep,
-        objective=objective,
-    )
-    if len(losses) < steps:  # stopped early
-        steps, lengths = len(losses), lengths[: len(losses) * settings.rows_per_step]
-    metrics = {"steps": steps, "trained_tokens": int(lengths.sum()), "losses": losses}
-    if not validation.is_empty():
-        metrics["validation"] = {"before": before, "after": _mean_loss(trained, validation)}
-    kept.hand_over(ctx.files)
-    save(trained, kept.tokenizer, kept.model, ctx.files, settings.method)
-    return metrics
-
-
-def _mean_loss(weights: Any, rows: pl.DataFrame) -> float | None:
-    """Nats per answer token over all rows; None without rows."""
-    if rows.is_empty():
-        return None
-    losses = answer_losses(weights, rows)
-    return float(losses["loss"].sum()) / int(losses["tokens"].sum())

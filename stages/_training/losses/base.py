@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 
 from pipeline.types import option_group
 from stages._training.dataset import IGNORED
+
+if TYPE_CHECKING:
+    from stages._training.losses.distill import TopK
 
 Tensor = Any
 """A torch tensor; torch is imported only where something is trained."""
@@ -31,6 +34,7 @@ class Batch:
             have numbers of their own.
         model: Gives `logits` of inputs.
         reference: Gives the logits of the reference; None without one.
+        stored: What a teacher was noted to say of the positions; None without one.
         progress: The fraction of the steps that is done.
         values: Further columns of the rows, by name.
         generator: Where a loss draws from; a function of the seed, the step and the pass.
@@ -43,6 +47,7 @@ class Batch:
     rows: Tensor
     model: Any
     reference: Callable[[Mapping[str, Tensor]], Tensor] | None = None
+    stored: TopK | None = None
     progress: float = 0.0
     values: Mapping[str, Tensor] = field(default_factory=dict)
     generator: Any = None

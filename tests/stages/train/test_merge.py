@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,14 +80,14 @@ def test_linear_is_the_mean_and_difference_the_sum_of_differences() -> None:
 @pytest.mark.proof
 def test_model_stock_is_mergekits() -> None:
     import torch
+    from mergekit.merge_methods.base import TensorGroup
     from mergekit.merge_methods.model_stock import model_stock_merge_method
 
     base, *noise = tensors(3)
     shared = tensors(1, 50)[0]
     models = [base + shared + 0.3 * each for each in noise]
-    entries = [SimpleNamespace(tensor=each) for each in models]
-    group = SimpleNamespace(base=SimpleNamespace(tensor=base), non_base=entries)
-    oracle = inspect.unwrap(model_stock_merge_method)(group)
+    group = TensorGroup.from_tensors([base, *models], base_index=0)
+    (oracle,) = model_stock_merge_method([group])
     assert torch.allclose(merged_tensor(Stock(), models, base), oracle, atol=1e-5)
 
 

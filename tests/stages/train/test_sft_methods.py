@@ -20,7 +20,7 @@ from stages._training.half import trained_half
 from stages._training.hyperparameters import DoRA, Full, Half, LoRA
 from stages._training.indicators import Context as ContextMark
 from stages._training.indicators import Control, Metadata, with_words
-from stages._training.losses import FIGA, KL, Intuitive, Minor, Mixup, ToolTokens, Unlikelihood
+from stages._training.losses import FIGA, KL, Intuitive, Minor, Mixup, Unlikelihood
 from stages._training.losses.base import DFT, NLL
 from stages._training.noise import Masked, NEFTune
 from stages._training.objective import EarlyStopping
