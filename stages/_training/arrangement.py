@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,6 @@ from stages._training.dataset import (
     dataset,
     hidden_counts,
     pack,
-    pack_in_order,
     passes,
     read_shards,
     reversed_pairs,
@@ -27,8 +26,6 @@ from stages._training.encoding import ANSWER_PARTS, LossPart, encode, refused_ro
 from stages._training.indicators import Indicator, Metadata, with_words
 from stages._training.losses.base import NLL, Loss
 from stages._training.losses.mixup import Mixup
-
-Sampling = Literal["random", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,6 @@ class Reader:
         reverse: Whether the first user's turn is to be learned, given its answer.
         indicator: Words in what users say.
         weight_column: The weights of the rows; None for equal ones.
-        in_order: Whether rows come in the order of the shards, not in that of their ids.
         seed: Of what an indicator draws.
         refused: Where rows are noted that the template cannot show.
     """
@@ -57,7 +53,6 @@ class Reader:
     reverse: bool = False
     indicator: Indicator | None = None
     weight_column: str | None = None
-    in_order: bool = False
     seed: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
 
@@ -76,7 +71,7 @@ class Reader:
         files = sorted((shards / "data").glob("train-*.parquet"))
         if not files:
             raise UserError("there are no data/train-*.parquet", where=str(shards))
-        rows = read_shards(files, further, in_order=self.in_order)
+        rows = read_shards(files, further)
         if self.indicator:
             rows = with_words(rows, self.indicator, self.seed)
         usable, counts = self._encoded(self.loss.rows(self._turned(rows)), "train")
@@ -153,13 +148,11 @@ class Arrangement:
 
     Attributes:
         packing: Whether several rows share a block.
-        sampling: In shuffled passes, or as the rows stand.
         max_length: Tokens of a block, at most.
         seed: Of the order.
     """
 
     packing: bool
-    sampling: Sampling
     max_length: int
     seed: int
 
@@ -170,11 +163,7 @@ class Arrangement:
             rows: Encoded rows.
         """
         tokens = rows.select(c for c in ("input_ids", "labels", "weights") if c in rows.columns)
-        if not self.packing:
-            return dataset(tokens)
-        if self.sampling == "sequential":
-            return dataset(pack_in_order(tokens, self.max_length))
-        return pack(tokens, self.max_length)
+        return pack(tokens, self.max_length) if self.packing else dataset(tokens)
 
     def positions(self, count: int, number: int) -> NDArray[np.int64]:
         """Which blocks are trained on, in their order.
@@ -183,8 +172,6 @@ class Arrangement:
             count: How many there are.
             number: How many are trained on, repeats included.
         """
-        if self.sampling == "sequential":
-            return np.arange(number) % count
         return passes(count, number, self.seed)
 
 
@@ -259,27 +246,3 @@ def replayed(rows: pl.DataFrame, old: pl.DataFrame, fraction: float, seed: int) 
     if not number or old.is_empty():
         return rows
     return pl.concat([rows, old[passes(len(old), number, seed)]])
-
-
-def seen_rows(rows: pl.DataFrame, blocks: Any, ordered: Any, rows_per_step: int) -> pl.DataFrame:
-    """Which row each step of a sequential training saw: `id` and `step`, in order.
-
-    Args:
-        rows: The encoded rows, in their order.
-        blocks: One pass of them.
-        ordered: All blocks that are trained on.
-        rows_per_step: Blocks of a step.
-    """
-    packed = "seq_lengths" in blocks.column_names
-    sizes = [len(block) for block in blocks["seq_lengths"]] if packed else [1] * len(blocks)
-    ends = np.cumsum(sizes)
-    ids = [
-        rows["id"][int(end) - size : int(end)].to_list()
-        for end, size in zip(ends, sizes, strict=True)
-    ]
-    seen = [
-        (id_, position // rows_per_step + 1)
-        for position in range(len(ordered))
-        for id_ in ids[position % len(blocks)]
-    ]
-    return pl.DataFrame(seen, schema={"id": pl.String, "step": pl.Int64}, orient="row")

@@ -160,15 +160,12 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
-def read_shards(
-    files: Sequence[Path], further: Sequence[str] = (), *, in_order: bool = False
-) -> pl.DataFrame:
-    """The rows of exported shards: `id`, `messages`, `tools`, as records have them.
+def read_shards(files: Sequence[Path], further: Sequence[str] = ()) -> pl.DataFrame:
+    """The rows of exported shards in id order: `id`, `messages`, `tools`, as records have them.
 
     Args:
         files: Parquet files; a turn has OpenAI's names, and arguments and tools may be JSON.
         further: Further columns to read.
-        in_order: Whether rows come in the order of the files, not in that of their ids.
 
     Raises:
         UserError: The shards lack a further column.
@@ -183,7 +180,7 @@ def read_shards(
                 hint=f"write it with the rows: export.parquet, with: {{columns: [{absent[0]}]}}",
             )
         rows = rows.with_columns(read_frame(files, list(dict.fromkeys(further))))
-    return rows if in_order else rows.sort("id")
+    return rows.sort("id")
 
 
 def _shard_rows(files: Sequence[Path]) -> pl.DataFrame:
@@ -296,31 +293,6 @@ def pack(rows: pl.DataFrame, max_length: int) -> Any:
     from trl.data_utils import pack_dataset
 
     return pack_dataset(dataset(rows), max_length, "bfd")
-
-
-def pack_in_order(rows: pl.DataFrame, max_length: int) -> pl.DataFrame:
-    """The same without changing the order: a block ends where the next row has no room.
-
-    Args:
-        rows: Encoded rows.
-        max_length: Tokens of a block, at most.
-
-    >>> rows = pl.DataFrame({"input_ids": [[1, 2], [3], [4, 5]], "labels": [[1, 2], [3], [4, 5]]})
-    >>> pack_in_order(rows, 3).rows()
-    [([1, 2, 3], [1, 2, 3], [2, 1]), ([4, 5], [4, 5], [2])]
-    """
-    blocks, block, filled = [], 0, 0
-    for length in row_lengths(rows).tolist():
-        block, filled = (
-            (block + 1, length) if filled + length > max_length else (block, filled + length)
-        )
-        blocks.append(block)
-    return (
-        rows.with_columns(seq_lengths=pl.col("input_ids").list.len().cast(pl.Int64))
-        .group_by(pl.Series("block", blocks), maintain_order=True)
-        .agg(pl.col(pl.List).explode(), pl.col("seq_lengths"))
-        .drop("block")
-    )
 
 
 def dataset(rows: pl.DataFrame) -> Any:

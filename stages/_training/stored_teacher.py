@@ -87,7 +87,11 @@ def store_teacher(
         device = next(teacher.parameters()).device
         for number, length in enumerate(lengths):
             inputs = collate([blocks[number]])
-            inputs = {n: v.to(device) for n, v in inputs.items() if n not in ("labels", "block")}
+            inputs = {
+                key: value.to(device) if torch.is_tensor(value) else value
+                for key, value in inputs.items()
+                if key != "labels"
+            }
             with torch.inference_mode():
                 logits = teacher(**inputs, use_cache=False).logits[..., :words].float()
             best = top_k(logits, k, temperature)

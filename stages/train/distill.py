@@ -124,7 +124,7 @@ def distill(
         if rows.is_empty():
             why = "no row has an answer to train on"
             raise nothing_left(why, counts, reader.refused, ctx.work)
-        arrangement = Arrangement(packing, "random", max_length, seed)
+        arrangement = Arrangement(packing, max_length, seed)
         blocks = arrangement.blocks(rows)
         blocks = blocks.add_column("block", list(range(len(blocks))))
         num_rows = num_rows_of(max_steps, num_train_epochs, settings, len(blocks))

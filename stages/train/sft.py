@@ -26,16 +26,13 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import Files, InputFiles, stage
-from pipeline.store.parquet import write_frame
 from pipeline.types import Count, NonEmpty, NonNegativeFloat, PositiveFloat
 from stages._common.option_types import Distinct
 from stages._training.arrangement import (
     Arrangement,
     Reader,
-    Sampling,
     ordered_blocks,
     replayed,
-    seen_rows,
 )
 from stages._training.dataset import check_template, dataset, tokenizer_for
 from stages._training.encoding import (
@@ -68,7 +65,7 @@ ReplayFraction = Annotated[float, Field(ge=0, lt=1)]
 
 LATER = (
     "checkpoints", "loss", "noise", "weight_column", "indicator", "early_stopping",
-    "train_sampling", "replay", "replay_fraction",
+    "replay", "replay_fraction",
 )  # fmt: skip
 """What the stage got after it had results."""
 
@@ -107,10 +104,10 @@ def _check_rows(options: SimpleNamespace) -> None:
         )
     if isinstance(options.loss, Mixup):
         even = options.per_device_train_batch_size % 2 == 0
-        if options.packing or not even or options.train_sampling != "random":
+        if options.packing or not even:
             raise OptionError(
                 "loss",
-                "must not be mixup with packing, an odd batch size or train_sampling: sequential",
+                "must not be mixup with packing or an odd batch size",
                 why="each pass mixes pairs of rows",
                 hint="write packing: false, per_device_train_batch_size: 2",
             )
@@ -148,7 +145,6 @@ def sft(
     weight_column: str | None = None,
     indicator: Indicator | None = None,
     early_stopping: EarlyStopping | None = None,
-    train_sampling: Sampling = "random",
     replay_fraction: ReplayFraction = 0.1,
     checkpoints: Annotated[tuple[Count, ...], Distinct] = (),
     seed: int = 0,
@@ -205,8 +201,6 @@ def sft(
         indicator: Words in what users say that tell what kind of row it is.
         early_stopping: Ends the training where the loss on the split `validation` no longer
             falls.
-        train_sampling: `random` for shuffled passes; `sequential` for the order of the shards, in
-            each pass.
         replay_fraction: The fraction of the rows that is from `replay`, drawn by the seed.
         checkpoints: Epochs after which the weights are kept too, in `checkpoints/epoch-1/`
             and so on: `models: {early: {from: trained, checkpoint: epoch-1}}` is such a model.
@@ -237,10 +231,9 @@ def sft(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        in_order = train_sampling == "sequential"
         reader = Reader(
             tokenizer, marked, max_length, loss, loss_on, reverse, indicator, weight_column,
-            in_order, seed,
+            seed,
         )  # fmt: skip
         rows, counts = reader.training(shards)
         if rows.is_empty():
@@ -251,13 +244,10 @@ def sft(
             counts["rows_replayed"] = -len(rows)
             rows = replayed(rows, old, replay_fraction, seed)
             counts["rows_replayed"] += len(rows)
-        arrangement = Arrangement(packing, train_sampling, max_length, seed)
+        arrangement = Arrangement(packing, max_length, seed)
         blocks = arrangement.blocks(rows)
         num_rows = num_rows_of(max_steps, num_train_epochs, settings, len(blocks))
         ordered = ordered_blocks(arrangement, reader, shards, rows, blocks, num_rows)
-        if in_order:
-            seen = seen_rows(rows, blocks, ordered, settings.rows_per_step)
-            write_frame(ctx.files / "seen.parquet", seen)
         weights, validation = load_model(model, method, max_length), reader.validation(shards)
         objective = _objective(loss, noise, early_stopping, validation, settings, model, max_length)
         kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)

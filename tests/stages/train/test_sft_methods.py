@@ -13,7 +13,7 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
-from pipeline.store.parquet import read_frame, write_frame
+from pipeline.store.parquet import write_frame
 from stages._training import dataset
 from stages._training.encoding import encode
 from stages._training.half import trained_half
@@ -210,23 +210,6 @@ def test_a_training_stops_early_and_keeps_the_best_weights(
 
 
 @pytest.mark.proof
-def test_a_sequential_training_sees_the_rows_in_the_order_of_the_shards(
-    tmp_path: Path, tinylm: LanguageModel
-) -> None:
-    order = rows().reverse()
-    shards = write_shards(tmp_path / "s", order)
-    for packing in (True, False):
-        result = train(
-            tmp_path / f"t{packing}", shards, tinylm, packing=packing, max_length=48,
-            max_steps=None, num_train_epochs=2, train_sampling="sequential",
-        )  # fmt: skip
-        seen = read_frame([result["ctx"].files / "seen.parquet"])
-        assert seen["id"].to_list() == order["id"].to_list() * 2
-        assert seen["step"].is_sorted()
-        assert seen["step"].max() == result["steps"]
-
-
-@pytest.mark.proof
 def test_replayed_rows_are_a_fraction_of_all(tmp_path: Path, tinylm: LanguageModel) -> None:
     shards = write_shards(tmp_path / "s", rows())
     old = write_shards(tmp_path / "old", rows(3))
@@ -362,7 +345,7 @@ def test_schedules_give_the_rates_that_they_are_named_for() -> None:
         ({"noise": "neftune"}, "packing must be false with noise: neftune, got true"),
         (
             {"loss": {"name": "mixup", "confidence": "c"}, "packing": False},
-            "loss must not be mixup with packing, an odd batch size or train_sampling: sequential",
+            "loss must not be mixup with packing or an odd batch size",
         ),
         (
             {"early_stopping": {}, "num_train_epochs": 2, "max_steps": None, "checkpoints": [1]},
