@@ -19,6 +19,7 @@ from stages._training.dataset import (
     hidden_counts,
     pack,
     passes,
+    read_in_order,
     read_shards,
     reversed_pairs,
 )
@@ -41,6 +42,7 @@ class Reader:
         reverse: Whether the first user's turn is to be learned, given its answer.
         indicator: Words in what users say.
         weight_column: The weights of the rows; None for equal ones.
+        order: The column of positions that rows are read at; None for their ids' order.
         seed: Of what an indicator draws.
         refused: Where rows are noted that the template cannot show.
     """
@@ -53,6 +55,7 @@ class Reader:
     reverse: bool = False
     indicator: Indicator | None = None
     weight_column: str | None = None
+    order: str | None = None
     seed: int = 0
     refused: list[dict[str, Any]] = field(default_factory=list)
 
@@ -71,10 +74,12 @@ class Reader:
         files = sorted((shards / "data").glob("train-*.parquet"))
         if not files:
             raise UserError("there are no data/train-*.parquet", where=str(shards))
-        rows = read_shards(files, further)
+        rows = read_shards(files, self.order, further)
         if self.indicator:
             rows = with_words(rows, self.indicator, self.seed)
         usable, counts = self._encoded(self.loss.rows(self._turned(rows)), "train")
+        if self.order:
+            usable = usable[read_in_order(usable[self.order])]
         return usable, counts
 
     def validation(self, shards: Path) -> pl.DataFrame:
@@ -86,7 +91,7 @@ class Reader:
         files = sorted((shards / "data").glob("validation-*.parquet"))
         if not files:
             return pl.DataFrame()
-        plain = replace(self, loss=NLL(), weight_column=None)
+        plain = replace(self, loss=NLL(), weight_column=None, order=None)
         return plain._encoded(self._turned(read_shards(files)), "validation")[0]
 
     def _turned(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -99,7 +104,8 @@ class Reader:
         self.refused.extend({"split": split, **row} for row in refused_rows(rows["id"], encoded))
         hidden = hidden_counts(encoded) if split == "train" else {}
         weighed = self.loss.weigh(rows, encoded, self.tokenizer).drop("error", HIDDEN)
-        kept = [rows[name] for name in ("id", *self.loss.columns()) if name in rows.columns]
+        names = ["id", *self.loss.columns(), *([self.order] if self.order else [])]
+        kept = [rows[name] for name in dict.fromkeys(names) if name in rows.columns]
         if self.weight_column:
             weighed = _times(weighed, row_weights(rows, self.weight_column))
         usable, counts = cut(weighed.with_columns(kept), self.max_length)
@@ -149,12 +155,12 @@ class Arrangement:
     Attributes:
         packing: Whether several rows share a block.
         max_length: Tokens of a block, at most.
-        seed: Of the order.
+        seed: Of the order; None for the order of the rows.
     """
 
     packing: bool
     max_length: int
-    seed: int
+    seed: int | None
 
     def blocks(self, rows: pl.DataFrame) -> Any:
         """What one pass consists of: blocks, or rows by themselves.
@@ -223,7 +229,7 @@ def ordered_blocks(
         number: How many to train on.
     """
     if isinstance(reader.loss, Mixup):
-        return blocks.select(reader.loss.pairs(rows, number, arrangement.seed))
+        return blocks.select(reader.loss.pairs(rows, number, reader.seed))
     positions = arrangement.positions(len(blocks), number)
     return with_plain_end(arrangement, reader, shards, blocks, positions)
 

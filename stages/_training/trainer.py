@@ -132,6 +132,7 @@ def fit(
     step_done: StepDone,
     keep: Keep | None = None,
     objective: Objective | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train once over encoded rows or packed blocks, in their order.
 
@@ -148,6 +149,7 @@ def fit(
         keep: Called with the weights in training and the same number.
         objective: What is minimised, and when it stops early; None for the mean negative
             log-likelihood of all data.
+        stop_after: The step to stop after, with a checkpoint; None for the last one.
 
     Returns:
         The trained weights and, per step, `step`, `loss` (mean over the step's answer
@@ -178,7 +180,7 @@ def fit(
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
-        callbacks=[callback(step_done, keep), *objective.callbacks()],
+        callbacks=[callback(step_done, keep, stop_after), *objective.callbacks()],
         eval_dataset=objective.validation,
     )
     return trained(trainer, folder, {name: name for name in objective.loss.noted})
@@ -276,8 +278,8 @@ def adapter(method: Method) -> Any:
     )
 
 
-def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
-    """The trainer's callback: progress, divergence, and when to save."""
+def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | None = None) -> Any:
+    """The trainer's callback: progress, divergence, when to save, and when to stop."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
@@ -291,7 +293,10 @@ def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
             step_done(state.global_step)
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()
-            control.should_save = self.started - self.saved >= wait
+            control.should_training_stop |= state.global_step == stop_after
+            control.should_save = (
+                state.global_step == stop_after or self.started - self.saved >= wait
+            )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")

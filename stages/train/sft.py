@@ -65,7 +65,7 @@ ReplayFraction = Annotated[float, Field(ge=0, lt=1)]
 
 LATER = (
     "checkpoints", "loss", "noise", "weight_column", "indicator", "early_stopping",
-    "replay", "replay_fraction",
+    "replay", "replay_fraction", "order",
 )  # fmt: skip
 """What the stage got after it had results."""
 
@@ -95,7 +95,13 @@ def _check_checkpoints(options: SimpleNamespace) -> None:
 
 
 def _check_rows(options: SimpleNamespace) -> None:
-    """What the losses need of how rows are laid out."""
+    """What orders, noise and losses need of how rows are laid out."""
+    if options.order is not None and options.packing:
+        raise OptionError(
+            "packing",
+            "must be false with an order, got true",
+            why="rows are packed where they fit, whatever their order",
+        )
     if isinstance(options.noise, NEFTune) and options.packing:
         raise OptionError(
             "packing",
@@ -104,10 +110,10 @@ def _check_rows(options: SimpleNamespace) -> None:
         )
     if isinstance(options.loss, Mixup):
         even = options.per_device_train_batch_size % 2 == 0
-        if options.packing or not even:
+        if options.packing or not even or options.order is not None:
             raise OptionError(
                 "loss",
-                "must not be mixup with packing or an odd batch size",
+                "must not be mixup with packing, an odd batch size or an order",
                 why="each pass mixes pairs of rows",
                 hint="write packing: false, per_device_train_batch_size: 2",
             )
@@ -147,13 +153,14 @@ def sft(
     early_stopping: EarlyStopping | None = None,
     replay_fraction: ReplayFraction = 0.1,
     checkpoints: Annotated[tuple[Count, ...], Distinct] = (),
+    order: str | None = None,
     seed: int = 0,
 ) -> None:
     """Train a model on the `messages` of `shards/data/train-*.parquet`.
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Rows are taken
-    in shuffled passes that depend on the seed and on the rows alone. A killed training goes
-    on from its last checkpoint and gives the same weights.
+    in shuffled passes that depend on the seed and on the rows alone, or in an `order`. A killed
+    training goes on from its last checkpoint and gives the same weights.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, the kept `checkpoints/`, and `metrics.json`: `rows`, `tokens` and
@@ -205,11 +212,13 @@ def sft(
         checkpoints: Epochs after which the weights are kept too, in `checkpoints/epoch-1/`
             and so on: `models: {early: {from: trained, checkpoint: epoch-1}}` is such a model.
             An epoch ends with the step that sees the last of its rows.
+        order: A column of the shards, such as the `positions` of `mix.curriculum`: each row is
+            read at its positions, and a pass is all positions in order. null: shuffled passes.
         seed: Of the order of the rows, and of all that is drawn.
 
     Raises:
         UserError: There are no shards, no row has an answer, the chat template marks no
-            answers, or the loss diverges.
+            answers, the shards lack the column of the order, or the loss diverges.
 
     Example:
         ```yaml
@@ -231,35 +240,6 @@ def sft(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
-        reader = Reader(
-            tokenizer, marked, max_length, loss, loss_on, reverse, indicator, weight_column,
-            seed,
-        )  # fmt: skip
-        rows, counts = reader.training(shards)
-        if rows.is_empty():
-            why = "no row has an answer to train on"
-            raise nothing_left(why, counts, reader.refused, ctx.work)
-        if replay is not None:
-            old, _ = reader.training(replay)
-            counts["rows_replayed"] = -len(rows)
-            rows = replayed(rows, old, replay_fraction, seed)
-            counts["rows_replayed"] += len(rows)
-        arrangement = Arrangement(packing, max_length, seed)
-        blocks = arrangement.blocks(rows)
-        num_rows = num_rows_of(max_steps, num_train_epochs, settings, len(blocks))
-        ordered = ordered_blocks(arrangement, reader, shards, rows, blocks, num_rows)
-        weights, validation = load_model(model, method, max_length), reader.validation(shards)
-        objective = _objective(loss, noise, early_stopping, validation, settings, model, max_length)
-        kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)
-        metrics = counts | run_training(ctx, weights, ordered, validation, kept, objective)
-    name_refused_rows(reader.refused, ctx.files)
-    write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
-
-
-def _objective(
-    loss: SFTLoss,
-    noise: Noise | None,
-    early_stopping: EarlyStopping | None,
     validation: pl.DataFrame,
     settings: Hyperparameters,
     model: LanguageModel,
