@@ -84,8 +84,7 @@ class LanguageModel:
             or fails; see `pipeline.models.ask`. It has no fallback itself.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
-        checkpoint: With `from`, the weights that this training kept under this name, such as
-            "epoch-1"; None for the last ones.
+        checkpoint: With `from`, the weights that the training kept, such as "epoch-1".
     """
 
     model: str
@@ -294,6 +293,8 @@ class Engine(Protocol):
             how to give one, for a served model whose tokenizer only the server has.
         context_tokens: How many tokens of prompt and answer together the model can read;
             None where that is not known.
+        weights: The model of transformers, in evaluation mode, for what no method measures.
+            Reading it raises a UserError where it is not in this process.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
@@ -313,6 +314,9 @@ class Engine(Protocol):
 
     @property
     def context_tokens(self) -> int | None: ...
+
+    @property
+    def weights(self) -> Any: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests; those that the journal already answers are not sent again.

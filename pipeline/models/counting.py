@@ -236,6 +236,11 @@ class CountingEngine:
             count.only_known = False
         return [a or self._answer(request) for a, request in zip(known, requests, strict=True)]
 
+    @property
+    def weights(self) -> Any:
+        """None: what measures something else sends no requests, and does nothing here."""
+        return None
+
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """Zeros: scoring sends no requests."""
         return [np.zeros(len(s.tokens) - s.start, np.float32) for s in sequences]

@@ -94,15 +94,15 @@ class Likelihoods:
         return scores
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        if lengths and self._packs:
+        if lengths and self.can_pack:
             return packs(lengths, self.model.device.type)
         return ((length, [i]) for i, length in enumerate(lengths))
 
     def _score(self, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
-        return _packed(self.model, rows, size) if self._packs else [_alone(self.model, rows[0])]
+        return _packed(self.model, rows, size) if self.can_pack else [_alone(self.model, rows[0])]
 
     @cached_property
-    def _packs(self) -> bool:
+    def can_pack(self) -> bool:
         """Whether packed rows get the likelihoods of this model, by a trial of two rows."""
         vocabulary = self.model.config.get_text_config().vocab_size
         trial = [
@@ -155,7 +155,17 @@ def packs(lengths: Sequence[int], device: str) -> Iterator[tuple[int, list[int]]
 
 
 @torch.inference_mode()
-def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+def packed_states(model: Any, rows: Sequence[Scored], size: int) -> tuple[Tensor, Tensor]:
+    """The last layer's states from which scored tokens are predicted, and these tokens.
+
+    Args:
+        model: A causal language model of transformers that can be packed.
+        rows: The rows of one pack.
+        size: Its tokens.
+
+    Returns:
+        Shapes (scored tokens, width) and (scored tokens,), row by row.
+    """
     tokens = torch.zeros(size, dtype=torch.long)
     positions = torch.zeros(size, dtype=torch.long)
     segments: Segments = []
@@ -175,7 +185,12 @@ def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.fl
             segments=segments,
         ).last_hidden_state[0]
     scored_at = torch.tensor(scored)
-    scores = _token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
+    return states[scored_at - 1], tokens[scored_at].to(model.device)
+
+
+@torch.inference_mode()
+def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+    scores = _token_scores(model, *packed_states(model, rows, size))
     return np.split(scores, np.cumsum([len(r.tokens) - r.start for r in rows])[:-1])
 
 
