@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat, option_group
-from stages._training.schedules import Schedule
 from stages._training.schedules import SchedulerType as SchedulerType
 
 
@@ -85,7 +84,7 @@ class Hyperparameters:
 
     method: Method = field(default_factory=Full)
     learning_rate: PositiveFloat = 2e-5
-    lr_scheduler_type: Schedule = "cosine"
+    lr_scheduler_type: SchedulerType = "cosine"
     warmup_ratio: WarmupRatio = 0.03
     weight_decay: NonNegativeFloat = 0.0
     per_device_train_batch_size: Count = 1

@@ -17,7 +17,7 @@ from stages._training.half import freeze_half
 from stages._training.hyperparameters import Half, Hyperparameters
 from stages._training.losses.base import DFT, NLL, Batch, Loss
 from stages._training.noise import Masked, NEFTune, Noise
-from stages._training.schedules import Infinite, infinite
+from stages._training.schedules import scheduled
 
 if TYPE_CHECKING:
     from stages._training.stored_teacher import StoredTeacher
@@ -121,17 +121,6 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             further = [c for c in self.train_dataset.column_names if c not in OWN]
             self._signature_columns = [*dict.fromkeys([*self._signature_columns, *further])]
 
-        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            if isinstance(settings.lr_scheduler_type, Infinite) and self.lr_scheduler is None:
-                self.lr_scheduler = infinite(
-                    optimizer or self.optimizer,
-                    settings.lr_scheduler_type,
-                    self.args.get_warmup_steps(num_training_steps),
-                    num_training_steps,
-                )
-                self._created_lr_scheduler = True
-            return super().create_scheduler(num_training_steps, optimizer)
-
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
             if not batch_samples or not _is_ours(loss, batch_samples[0]):
                 return super()._get_num_items_in_batch(batch_samples, device)
@@ -194,7 +183,7 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             super().log(logs | self.notes, start_time)
             self.notes.clear()
 
-    return Trainer
+    return scheduled(Trainer, settings.lr_scheduler_type)
 
 
 def _is_ours(loss: Loss, values: Mapping[str, Any]) -> bool:

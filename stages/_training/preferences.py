@@ -17,6 +17,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.types import NonNegativeFloat, PositiveFloat, option_group
 from stages._training.dataset import dataset
 from stages._training.hyperparameters import Adapter, Hyperparameters
+from stages._training.schedules import scheduled
 from stages._training.trainer import (
     StepDone,
     adapter,
@@ -134,7 +135,7 @@ def fit_preferences(
     reference = {}
     if not isinstance(loss, ORPO) and not isinstance(settings.method, Adapter):
         reference = {"ref_model": load_model(model, settings.method, max_length)}
-    trainer = trainer_class(
+    trainer = scheduled(trainer_class, settings.lr_scheduler_type)(
         model=weights,
         args=arguments,
         train_dataset=data,

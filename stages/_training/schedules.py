@@ -18,8 +18,6 @@ from pydantic import Field
 
 from pipeline.types import Fraction, PositiveFraction, option_group
 
-SchedulerType = Literal["constant", "linear", "cosine"]
-
 
 @option_group
 class MinLR:
@@ -77,15 +75,18 @@ class Infinite:
             )
 
 
-Schedule = SchedulerType | Annotated[MinLR | WSD | Infinite, Field(discriminator="name")]
+SchedulerType = (
+    Literal["constant", "linear", "cosine"]
+    | Annotated[MinLR | WSD | Infinite, Field(discriminator="name")]
+)
 """The library's schedules, and one that has no end."""
 
 
-def scheduler_arguments(schedule: Schedule, steps: int) -> dict[str, Any]:
+def scheduler_arguments(schedule: SchedulerType, steps: int) -> dict[str, Any]:
     """The arguments of transformers' trainer for a schedule that begins with a warm-up.
 
     Args:
-        schedule: The schedule; an infinite one is put in the trainer's place by `infinite`.
+        schedule: The schedule; an infinite one is put in the trainer's place by `scheduled`.
         steps: All steps of the training.
 
     Example:
@@ -107,6 +108,30 @@ def scheduler_arguments(schedule: Schedule, steps: int) -> dict[str, Any]:
         case "constant" | Infinite():
             return {"lr_scheduler_type": "constant_with_warmup"}
     return {"lr_scheduler_type": schedule}
+
+
+def scheduled(trainer_class: Any, schedule: SchedulerType) -> Any:
+    """The class of a trainer of transformers that follows a schedule of ours too.
+
+    Args:
+        trainer_class: The class.
+        schedule: The schedule; those of the library leave the class as it is.
+    """
+    if not isinstance(schedule, Infinite):
+        return trainer_class
+
+    class Scheduled(trainer_class):  # type: ignore[misc]
+        """Follows an infinite schedule."""
+
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            if self.lr_scheduler is None:
+                warmup = self.args.get_warmup_steps(num_training_steps)
+                optimizer = optimizer or self.optimizer
+                self.lr_scheduler = infinite(optimizer, schedule, warmup, num_training_steps)
+                self._created_lr_scheduler = True
+            return self.lr_scheduler
+
+    return Scheduled
 
 
 def infinite(optimizer: Any, schedule: Infinite, warmup: int, steps: int) -> Any:

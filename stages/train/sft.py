@@ -48,6 +48,7 @@ from stages._training.hyperparameters import (
     Hyperparameters,
     MaxLength,
     Method,
+    SchedulerType,
     WarmupRatio,
 )
 from stages._training.indicators import Indicator
@@ -56,7 +57,6 @@ from stages._training.losses.base import NLL
 from stages._training.losses.mixup import Mixup
 from stages._training.noise import NEFTune, Noise
 from stages._training.objective import EarlyStopping, Objective
-from stages._training.schedules import Schedule
 from stages._training.trainer import load_model, quiet, write_json
 from stages.train._run import check_length, num_rows_of, run_training
 
@@ -136,7 +136,7 @@ def sft(
     num_train_epochs: PositiveFloat | None = None,
     method: Method = Full(),
     learning_rate: PositiveFloat = 2e-5,
-    lr_scheduler_type: Schedule = "cosine",
+    lr_scheduler_type: SchedulerType = "cosine",
     warmup_ratio: WarmupRatio = 0.03,
     weight_decay: NonNegativeFloat = 0.0,
     per_device_train_batch_size: Count = 1,
@@ -240,6 +240,35 @@ def sft(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
+        reader = Reader(
+            tokenizer, marked, max_length, loss, loss_on, reverse, indicator, weight_column,
+            order, seed,
+        )  # fmt: skip
+        rows, counts = reader.training(shards)
+        if rows.is_empty():
+            why = "no row has an answer to train on"
+            raise nothing_left(why, counts, reader.refused, ctx.work)
+        if replay is not None:
+            old, _ = reader.training(replay)
+            counts["rows_replayed"] = -len(rows)
+            rows = replayed(rows, old, replay_fraction, seed)
+            counts["rows_replayed"] += len(rows)
+        arrangement = Arrangement(packing, max_length, None if order else seed)
+        blocks = arrangement.blocks(rows)
+        num_rows = num_rows_of(max_steps, num_train_epochs, settings, len(blocks))
+        ordered = ordered_blocks(arrangement, reader, shards, rows, blocks, num_rows)
+        weights, validation = load_model(model, method, max_length), reader.validation(shards)
+        objective = _objective(loss, noise, early_stopping, validation, settings, model, max_length)
+        kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)
+        metrics = counts | run_training(ctx, weights, ordered, validation, kept, objective)
+    name_refused_rows(reader.refused, ctx.files)
+    write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
+
+
+def _objective(
+    loss: SFTLoss,
+    noise: Noise | None,
+    early_stopping: EarlyStopping | None,
     validation: pl.DataFrame,
     settings: Hyperparameters,
     model: LanguageModel,
