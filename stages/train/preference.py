@@ -1,6 +1,7 @@
 """Preference training: a model learns to prefer the chosen to the rejected sides of pairs.
 
-TRL's trainers of DPO (with a term of supervised fine-tuning), IPO, ORPO and KTO. What became
+TRL's trainers of DPO (with a term of supervised fine-tuning), IPO, ORPO, KTO and all other losses
+of pairs that it has, and two losses of ours (`stages/_training/losses/preference.py`). What became
 of it is measured on pairs that were held out: how often, and by how much, the trained model
 moved towards the chosen side.
 
@@ -38,6 +39,7 @@ from stages._training.hyperparameters import (
     SchedulerType,
     WarmupRatio,
 )
+from stages._training.losses.preference import UFT
 from stages._training.preference_data import (
     SIDES,
     cut_pairs,
@@ -105,7 +107,7 @@ def preference(
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
-    for KTO), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
+    for KTO and UFT), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
     `rows_one_sided`, and `rows_refused`, whose tools, calls or difference the chat template
     does not show, or which it refuses; `refused.jsonl` names them),
     `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
@@ -123,7 +125,8 @@ def preference(
             `validation` is then held out where there is no other.
         held_out: Pairs, or what `export.pairs` wrote, to measure on.
         model: The model to start from, and the reference.
-        loss: `dpo`, `ipo`, `orpo` or `kto`. Pairs with one side are trained on by `kto` alone.
+        loss: `dpo`, `ipo`, `orpo`, `kto`, any of TRL's by `trl`, `uft` or `davir`. Pairs with one
+            side are trained on by `kto` and `uft` alone.
         max_steps: Optimizer steps. Either this or num_train_epochs is given.
         num_train_epochs: Passes over all pairs.
         method: `full` trains every weight; `lora` an adapter, which is saved beside the
@@ -132,7 +135,8 @@ def preference(
         lr_scheduler_type: How the rate falls after the warm-up.
         warmup_ratio: The fraction of the steps over which the rate rises from 0.
         weight_decay: AdamW's weight decay.
-        per_device_train_batch_size: Pairs (sides for `kto`, at least 2) per forward pass.
+        per_device_train_batch_size: Pairs (sides for `uft`, and for `kto`, at least 2) per
+            forward pass.
         gradient_accumulation_steps: Forward passes per optimizer step.
         max_length: Tokens of prompt and side together at which sides are cut.
         chat_template: A file to render with, in place of the model's template.
@@ -207,7 +211,7 @@ def _usable(
         UserError: There is none. Where the template refused rows, they are named in `folder`.
     """
     rows, counts = cut_pairs(encoded, max_length)
-    if isinstance(loss, KTO):
+    if isinstance(loss, KTO | UFT):
         rows = halves(rows)
     else:
         both = rows.drop_nulls([f"{side}_ids" for side in SIDES])

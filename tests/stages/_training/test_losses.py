@@ -17,6 +17,7 @@ from stages._training.losses.intuitive import Intuitive, discounted_weights
 from stages._training.losses.kl import KL, forward_kl
 from stages._training.losses.minor import Minor
 from stages._training.losses.mixup import Mixup
+from stages._training.losses.preference import UFT, DavIR
 from stages._training.losses.tool_tokens import ERRORS, ToolTokens, key_tokens, without_failed
 from stages._training.losses.unlikelihood import Unlikelihood
 
@@ -145,6 +146,50 @@ def test_minor_sft_is_the_published_value_and_fades_as_a_row_is_learned() -> Non
         loss.total(one).backward()
         gradients.append(float(learned.grad.abs().sum()))
     assert gradients[3] < gradients[0] < gradients[1]
+
+
+def preferred(difference: float, loss: UFT | DavIR, values: dict[str, Any]) -> tuple[Batch, float]:
+    """A pass whose first row is likelier by `difference` than the reference has it, and its loss."""
+    reference = Model(2)
+    one = batch(reference=lambda inputs: reference(**inputs).logits, values=values)
+    base = token_log_probs(one.reference_logits, one.targets).detach()
+    learned = base.clone()
+    learned[0] += difference / 4 * one.scored[0]
+    one.__dict__["log_probs"] = learned
+    count = float(loss.count(one.targets, one.weights, one.rows))
+    return one, loss.total(one).item() / count
+
+
+def test_uft_is_a_quarter_at_the_reference_and_takes_the_feedback_as_its_target() -> None:
+    import torch
+
+    targets = {"row_target": torch.tensor([1.0, 0.0])}
+    assert preferred(0.0, UFT(), targets)[1] == pytest.approx(0.25)
+    sigmoid = 1 / (1 + math.exp(-2.0))
+    expected = ((sigmoid - 1) ** 2 + 0.25) / 2
+    assert preferred(2.0, UFT(beta=1.0), targets)[1] == pytest.approx(expected, abs=1e-5)
+    swapped = {"row_target": torch.tensor([0.0, 1.0])}
+    assert preferred(2.0, UFT(beta=1.0), swapped)[1] == pytest.approx(
+        (sigmoid**2 + 0.25) / 2, abs=1e-5
+    )
+
+
+def test_davir_divides_by_the_references_loss_and_its_margin_is_that_of_the_sides() -> None:
+    one, loss = preferred(0.0, DavIR(), {})
+    assert loss == pytest.approx(math.log(2), abs=1e-6)
+    assert float(one.notes["margin"]) == pytest.approx(0.0, abs=1e-6)
+    one, loss = preferred(2.0, DavIR(), {})
+    reference = -float(token_log_probs(one.reference_logits, one.targets)[0].sum())
+    assert float(one.notes["margin"]) / 2 == pytest.approx(2.0 / reference, rel=1e-4)
+    assert loss == pytest.approx(math.log1p(math.exp(-2.0 / reference)), abs=1e-5)
+    # Swapping the sides flips the sign of the margin.
+    ids, log_probs = one.inputs["input_ids"].flip(0), one.log_probs.flip(0)
+    swapped = Batch(
+        {"input_ids": ids}, one.targets.flip(0), one.weights, one.rows, None, one.reference
+    )
+    swapped.__dict__["log_probs"] = log_probs
+    DavIR().total(swapped)
+    assert float(swapped.notes["margin"]) == pytest.approx(-float(one.notes["margin"]), rel=1e-5)
 
 
 def test_intuitive_weights_are_the_published_ones() -> None:
