@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
-from pipeline.stage import Files, InputFiles, Pairs, stage
+from pipeline.stage import Files, InputFiles, Pairs, Records, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
 from stages._training.dataset import hidden_counts, load_tokenizer, passes
 from stages._training.encoding import name_refused_rows, nothing_left, refused_rows
@@ -74,15 +74,21 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-def _reads(options: SimpleNamespace) -> list[str]:
-    return ["prompt", *SIDES, "tools"]
+_PAIRS: Final = ["prompt", *SIDES, "tools"]
 
 
-@stage(version=3, scope="set", reads=_reads, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    reads={"pairs": _PAIRS, "held_out": _PAIRS, "imitate": ["messages", "tools"]},
+    check=_check,
+    later=("imitate",),
+)
 def preference(
     ctx: Context,
     pairs: Files | Pairs,
     held_out: Files | Pairs | None = None,
+    imitate: Records | None = None,
     *,
     model: LanguageModel,
     loss: Loss = DPO(),
@@ -124,6 +130,8 @@ def preference(
         pairs: What to train on: pairs, or what `export.pairs` wrote, in any form; its split
             `validation` is then held out where there is no other.
         held_out: Pairs, or what `export.pairs` wrote, to measure on.
+        imitate: Conversations whose last answers are to be imitated, with the losses `uft` and
+            `kto`: each is a pair with a chosen side alone.
         model: The model to start from, and the reference.
         loss: `dpo`, `ipo`, `orpo`, `kto`, any of TRL's by `trl`, `uft` or `davir`. Pairs with one
             side are trained on by `kto` and `uft` alone.
@@ -144,6 +152,7 @@ def preference(
 
     Raises:
         UserError: There are no pairs to train on, or the loss diverges.
+        OptionError: There are answers to imitate, and the loss is of pairs.
 
     Example:
         ```yaml
@@ -165,6 +174,9 @@ def preference(
     with quiet():
         tokenizer, _ = load_tokenizer(model, chat_template)
         encoded = encode_pairs(tokenizer, _rows(pairs, "train"))
+        if imitate is not None:
+            more = encode_pairs(tokenizer, _imitated(imitate, loss))
+            encoded = pl.concat([encoded, more]).sort("id", maintain_order=True)
         rows, counts = _usable(encoded, max_length, loss, ctx.work)
         counts |= hidden_counts(encoded)
         test = encode_pairs(tokenizer, _test_rows(pairs, held_out))
@@ -193,6 +205,25 @@ def _rows(source: pl.DataFrame | Path, split: str) -> pl.DataFrame:
     if not files and split == "train":
         raise UserError("there are no data/train-*.parquet", where=str(source))
     return read_pairs(files)
+
+
+def _imitated(rows: pl.DataFrame, loss: Loss) -> pl.DataFrame:
+    """Conversations as pairs that have a chosen side alone, their last answer."""
+    if not isinstance(loss, KTO | UFT):
+        raise OptionError(
+            "loss",
+            f"must be uft or kto with rows to imitate, got {loss.name}",
+            why="they have no rejected side",
+        )
+    last = pl.col("messages").list.len() - 1
+    answered = rows.filter(pl.col("messages").list.last().struct.field("role") == "assistant")
+    return answered.select(
+        "id",
+        prompt=pl.col("messages").list.head(last),
+        chosen=pl.col("messages").list.tail(1),
+        rejected=pl.lit(None, rows.schema["messages"]),
+        tools="tools" if "tools" in rows.columns else pl.lit(None, pl.String),
+    )
 
 
 def _test_rows(pairs: pl.DataFrame | Path, held_out: pl.DataFrame | Path | None) -> pl.DataFrame:

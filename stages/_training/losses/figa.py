@@ -12,6 +12,7 @@ anything. Ours: the first answer is a column of the shards.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,8 +31,9 @@ class FIGA(Loss):
     """Token weights from the difference between a first and a revised answer (Guo et al. 2023).
 
     Args:
-        initial: The column of the shards with the first answer; the conversation ends with the
-            revised one. A row without one is learned whole.
+        initial: The column of the shards with the first answer, or `extra.NAME` for a field of the
+            column `extra` (`extra.original` after `rewrite.revise`); the conversation ends with
+            the revised one. A row without one is learned whole.
         beta: The weight with which what was deleted is unlearned.
         max_loss: A token is unlearned only where its loss is at most this.
     """
@@ -43,7 +45,7 @@ class FIGA(Loss):
 
     def columns(self) -> tuple[str, ...]:
         """The column of the first answers."""
-        return (self.initial,)
+        return (self.initial.partition(".")[0],)
 
     def rows(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows, and each with its first answer in the place of the last turn's.
@@ -51,10 +53,13 @@ class FIGA(Loss):
         Args:
             rows: `id`, `messages` and the column of the first answers.
         """
-        first = rows.filter(pl.col(self.initial).is_not_null() & (pl.col(self.initial) != ""))
+        column, _, name = self.initial.partition(".")
+        texts = pl.Series([first_answer(value, name) for value in rows[column]], dtype=pl.String)
+        is_there = texts.is_not_null() & (texts != "")
+        first = rows.filter(is_there)
         conversations = [
             [*turns[:-1], {**turns[-1], "content": text}]
-            for turns, text in zip(first["messages"].to_list(), first[self.initial], strict=True)
+            for turns, text in zip(first["messages"].to_list(), texts.filter(is_there), strict=True)
         ]
         messages = pl.Series("messages", conversations, dtype=rows["messages"].dtype)
         both = [rows.with_columns(pl.lit(False).alias(FIRST))]
@@ -103,6 +108,26 @@ class FIGA(Loss):
             rows: As in a `Batch`.
         """
         return ((weights != 0) & (targets != IGNORED)).sum()
+
+
+def first_answer(value: str | None, name: str) -> str | None:
+    """The first answer that a row has, None without one.
+
+    Args:
+        value: The answer; or JSON with a field that is an answer, or the turns of a conversation.
+        name: The field; empty for the answer itself.
+
+    Example:
+        >>> first_answer('{"original": [{"role": "assistant", "content": "Yes."}]}', "original")
+        'Yes.'
+    """
+    if not name or value is None:
+        return value
+    field = json.loads(value).get(name)
+    if isinstance(field, list):
+        said = [turn.get("content") for turn in field if turn.get("role") == "assistant"]
+        field = said[-1] if said else None
+    return field if isinstance(field, str) else None
 
 
 def changed(

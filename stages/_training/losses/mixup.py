@@ -12,13 +12,13 @@ of pairs is that of the smaller half in each pass.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.types import NonNegativeFloat, PositiveFloat, option_group
+from pipeline.types import NonEmpty, NonNegativeFloat, PositiveFloat, option_group
 from stages._training.dataset import passes
 from stages._training.losses.base import Batch, Loss, Tensor
 
@@ -28,30 +28,32 @@ class Mixup(Loss):
     """Cross-entropy plus mu times that of mixed hidden states (Xiao et al. 2024).
 
     Args:
-        confidence: The column of the shards by whose median rows are halved.
+        perplexities: The columns of the shards with the perplexity of each row by checkpoints of
+            a plain training; the mean of them, negated, is the confidence.
         mu: The weight of the second term.
         alpha: Of the Beta distribution that lambda is drawn from.
     """
 
     name: Literal["mixup"] = "mixup"
-    confidence: str
+    perplexities: Annotated[tuple[str, ...], NonEmpty]
     mu: NonNegativeFloat = 0.2
     alpha: PositiveFloat = 0.5
     needs_pairs = True
 
     def columns(self) -> tuple[str, ...]:
-        """The column of the confidence."""
-        return (self.confidence,)
+        """The columns of the perplexities."""
+        return self.perplexities
 
     def pairs(self, rows: pl.DataFrame, count: int, seed: int) -> NDArray[np.int64]:
         """Positions of rows, a sure one and an unsure one in turn.
 
         Args:
-            rows: The rows, with the confidence.
+            rows: The rows, with the perplexities.
             count: How many positions to give.
             seed: Of the order.
         """
-        ranks = rows[self.confidence].rank("ordinal").to_numpy()
+        confidence = rows.select(-pl.mean_horizontal(self.perplexities)).to_series()
+        ranks = confidence.rank("ordinal").to_numpy()
         sure = np.flatnonzero(ranks > len(rows) / 2)
         unsure = np.flatnonzero(ranks <= len(rows) / 2)
         half = -(-count // 2)

@@ -78,7 +78,7 @@ def plain(one: Batch) -> float:
         Intuitive(own_fraction=0, gamma=None),
         FIGA(initial="x"),
         ToolTokens(),
-        Mixup(confidence="x", mu=0),
+        Mixup(perplexities=("x",), mu=0),
     ],
     ids=lambda loss: loss.name,
 )
@@ -149,7 +149,7 @@ def test_minor_sft_is_the_published_value_and_fades_as_a_row_is_learned() -> Non
 
 
 def preferred(difference: float, loss: UFT | DavIR, values: dict[str, Any]) -> tuple[Batch, float]:
-    """A pass whose first row is likelier by `difference` than the reference has it, and its loss."""
+    """A pass whose first row is likelier by `difference` than by the reference, and its loss."""
     reference = Model(2)
     one = batch(reference=lambda inputs: reference(**inputs).logits, values=values)
     base = token_log_probs(one.reference_logits, one.targets).detach()
@@ -263,7 +263,7 @@ def test_mixup_ends_are_the_two_rows() -> None:
     one = batch()
     hidden = one.model(**one.inputs).hidden_states[-1][:, :-1]
     losses = -one.log_probs
-    loss, beta = Mixup(confidence="x", mu=1.0), mixup._beta
+    loss, beta = Mixup(perplexities=("x",), mu=1.0), mixup._beta
     try:
         for part, row in ((1.0, 0), (0.0, 1)):
             mixup._beta = lambda *_, part=part: part
@@ -275,8 +275,8 @@ def test_mixup_ends_are_the_two_rows() -> None:
 
 
 def test_mixup_pairs_a_sure_row_with_an_unsure_one() -> None:
-    rows = pl.DataFrame({"sure": [0.1, 0.9, 0.3, 0.8, 0.2]})
-    pairs = Mixup(confidence="sure").pairs(rows, 8, seed=0).reshape(-1, 2)
+    rows = pl.DataFrame({"loss": [8.0, 1.0, 6.0, 2.0, 7.0], "more": [8.0, 1.5, 6.0, 2.0, 9.0]})
+    pairs = Mixup(perplexities=("loss", "more")).pairs(rows, 8, seed=0).reshape(-1, 2)
     assert {*pairs[:, 0].tolist()} == {1, 3} | ({2} & {*pairs[:, 0].tolist()})
     assert {*pairs[:, 1].tolist()} <= {0, 4, 2}
     assert not {*pairs[:, 0].tolist()} & {*pairs[:, 1].tolist()}

@@ -130,7 +130,7 @@ def plain_weights(
         {"loss": Intuitive()},
         {"loss": Unlikelihood()},
         {"loss": FIGA(initial="first")},
-        {"loss": Mixup(confidence="sure"), "packing": False, "per_device_train_batch_size": 2},
+        {"loss": Mixup(perplexities=("sure",)), "packing": False, "per_device_train_batch_size": 2},
         {"noise": NEFTune(alpha=5), "packing": False},
         {"noise": Masked(rate=0.5, ramp=0)},
         {"weight_column": "weight"},
@@ -344,7 +344,7 @@ def test_schedules_give_the_rates_that_they_are_named_for() -> None:
     [
         ({"noise": "neftune"}, "packing must be false with noise: neftune, got true"),
         (
-            {"loss": {"name": "mixup", "confidence": "c"}, "packing": False},
+            {"loss": {"name": "mixup", "perplexities": ["c"]}, "packing": False},
             "loss must not be mixup with packing or an odd batch size",
         ),
         (
