@@ -40,12 +40,12 @@ def trained_half(shapes: Mapping[str, Sequence[int]], seed: int) -> set[str]:
     trained = {name for name in shapes if not _LAYER.search(name)}
     parts: dict[tuple[str, int], list[str]] = defaultdict(list)
     for name, shape in shapes.items():
-        if layer := _LAYER.search(name):
+        if within := _LAYER.search(name):
             module = name.rpartition(".")[0]
             # A bias goes with its matrix, and the norms of all layers are one part.
             is_norm = len(shapes.get(f"{module}.weight", shape)) < 2
             kind = "attention" if _ATTENTION.search(name) else "feed-forward"
-            part = ("norm", -1) if is_norm else (kind, int(layer[1]))
+            part = ("norm", -1) if is_norm else (kind, int(within[1]))
             if module not in parts[part]:
                 parts[part].append(module)
     layers = sorted({layer for _, layer in parts if layer >= 0})

@@ -102,7 +102,9 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
 
     loss, noise = objective.loss, objective.noise
 
-    class Trainer(SFTTrainer):
+    base: Any = SFTTrainer
+
+    class Trainer(base):  # type: ignore[misc]
         """Divides the sums of `objective.loss` by the count of the whole step."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:

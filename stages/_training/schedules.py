@@ -120,14 +120,19 @@ def scheduled(trainer_class: Any, schedule: SchedulerType) -> Any:
     if not isinstance(schedule, Infinite):
         return trainer_class
 
+    endless: Infinite = schedule
+
     class Scheduled(trainer_class):  # type: ignore[misc]
         """Follows an infinite schedule."""
+
+        lr_scheduler: Any
+        optimizer: Any
 
         def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
             if self.lr_scheduler is None:
                 warmup = self.args.get_warmup_steps(num_training_steps)
                 optimizer = optimizer or self.optimizer
-                self.lr_scheduler = infinite(optimizer, schedule, warmup, num_training_steps)
+                self.lr_scheduler = infinite(optimizer, endless, warmup, num_training_steps)
                 self._created_lr_scheduler = True
             return self.lr_scheduler
 

@@ -75,8 +75,8 @@ def store_teacher(
 
     lengths = [len(ids) for ids in blocks["input_ids"]]
     k = min(k, words)
-    shapes = {name: (len(blocks), max(lengths)) for name in _PARTS}
-    shapes |= {name: (*shapes[name], k) for name in ("ids", "log_probs")}
+    positions = len(blocks), max(lengths)
+    shapes = {"ids": (*positions, k), "log_probs": (*positions, k), "tail": positions}
     is_complete = (folder / SEAL).exists()
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {

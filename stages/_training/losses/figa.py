@@ -76,7 +76,7 @@ class FIGA(Loss):
         labels = encoded["labels"].to_list()
         keys = list(zip(rows["id"], rows[FIRST], strict=True))
         by_key = dict(zip(keys, labels, strict=True))
-        weights = []
+        weights: list[list[float] | None] = []
         for (id_, is_first), own in zip(keys, labels, strict=True):
             other = by_key.get((id_, not is_first))
             if own is None:
@@ -151,9 +151,9 @@ def changed(
     mine = [labels[i] for i in at]
     theirs = [label for label in other if label != IGNORED]
     weights = [0.0] * len(labels)
-    for tag, _, _, start, stop in Levenshtein.opcodes(theirs, mine):
-        if tag in ("insert", "replace"):
-            for i in at[start:stop]:
+    for step in Levenshtein.opcodes(theirs, mine):
+        if step.tag in ("insert", "replace"):
+            for i in at[step.dest_start : step.dest_end]:
                 weights[i] = weight
     if end and at:
         weights[at[-1]] = weight

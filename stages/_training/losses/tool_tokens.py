@@ -114,7 +114,9 @@ def key_tokens(pieces: Sequence[str], called: Sequence[str], names: set[str]) ->
         >>> sorted(key_tokens(['{"', 'get', '_', 'time', '"}'], ["get_time"], {"get_tide"}))
         [1, 3]
     """
-    text, ends, keys, start = "".join(pieces), [], set(), 0
+    text, start = "".join(pieces), 0
+    ends: list[int] = []
+    keys: set[int] = set()
     for piece in pieces:
         ends.append((ends[-1] if ends else 0) + len(piece))
     for name in called:
