@@ -18,6 +18,7 @@ from tests.support.running import called
 METHODS = methods()
 OF_NO_PAPER = {"full", "own-step", "quickstart"}
 COVERED = """
+Learning percentage, LoBaSS, DS weight, Context-dependency, PASER, GRAPE,
 Self-Instruct, Unnatural Instructions, Ensemble-Instruct, David vs Goliath, LaMini-LM,
 SELF-GUIDE, Self-Specialization, Dynosaur, Humback (instruction backtranslation), LongForm,
 InverseCoder, Non-instructional data, AITP, FANNO, Instruction Pre-Training, Bonito,

@@ -1,4 +1,4 @@
-"""How far the next-token distributions of two models lie apart, at every position of a text.
+"""The divergence of the next-token distributions of two models, at every position of a text.
 
 The Jensen-Shannon divergence in nats: 0 for equal distributions, ln 2 for ones without a common
 token. Rows are packed as for likelihoods (`likelihood.py`), so that a row's floats depend on the
@@ -101,7 +101,7 @@ def _alone(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     for row in rows:
         tokens = torch.tensor([row.tokens[:-1]])
-        yield tuple(  # type: ignore[misc]
+        yield tuple(
             one.model(input_ids=tokens.to(one.model.device), use_cache=False).logits[0].float()
             for one in (first, second)
         )

@@ -135,10 +135,10 @@ class Rows:
         """
         if shown == "row":
             return self.rendered
-        made = _reversed if shown == "reversed" else _without_input
+        derived = _reversed if shown == "reversed" else _without_input
         results: list[RenderedConversation | None] = []
         for row, known in zip(self._rows, self.rendered, strict=True):
-            other = None if known is None else made(*row, self.rendering.turn)
+            other = None if known is None else derived(*row, self.rendering.turn)
             rendered = None if other is None else _render(self.rendering, *other)
             results.append(rendered if isinstance(rendered, RenderedConversation) else None)
         return results
