@@ -185,7 +185,8 @@ def train_online(
     draws = Draws(skills, f"mix.online:{skills.settings.seed}")
     order = np.zeros(ends[-1] * per_step, np.int64)  # what is not drawn yet is not read yet
     parts: list[dict[str, Any]] = []
-    trained, history = None, []
+    trained: Any = None
+    history: list[dict[str, float]] = []
     for number, end in enumerate(ends):
         start = ends[number - 1] if number else 0
         weights = next_weights([part["losses"] for part in parts])

@@ -27,6 +27,10 @@ et al. 2023, arXiv:2306.02707), Self-Tuning's three stages (Zhang et al. 2024, a
 pre-instruction-tuning, questions before their documents (Jiang et al. 2024, arXiv:2402.12847),
 and with `cycles` real and augmented rows by turns.
 
+OpenBezoar: OpenBezoar: Small, Cost-Effective and Open Models Trained on Mixes of Instruction Data
+(Dissanayake et al. 2024, arXiv:2404.12195). As in the paper: one scheme of writing after the
+other (`levels`, by source). Ours: one training for all of them.
+
 `difficulty` paces: each phase is a pass over the easiest part of the rows, which grows ("baby
 steps"; linear, root, log) or grows and shrinks again (cyclical curriculum learning).
 

@@ -57,7 +57,7 @@ from stages.mix._skill_graph import learned_graph, skill_weights
 
 
 @option_group
-class Given:
+class KnownGraph:
     """A graph that is known.
 
     Attributes:
@@ -65,12 +65,12 @@ class Given:
             among them: `{text: {text: 1, code: 0.5}}`; what is not named is 0.
     """
 
-    name: Literal["given"] = "given"
+    name: Literal["known"] = "known"
     edges: Annotated[Mapping[str, Mapping[str, float]], NonEmpty]
 
 
 @option_group
-class Learned:
+class LearnedGraph:
     """A graph of small trainings, k(k + 1) / 2 of them for k skills and each seed.
 
     Attributes:
@@ -85,7 +85,7 @@ class Learned:
     edge: PositiveFloat = 0.5
 
 
-Graph = Annotated[Given | Learned, Field(discriminator="name")]
+Graph = Annotated[KnownGraph | LearnedGraph, Field(discriminator="name")]
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
@@ -137,7 +137,7 @@ def online(
         rows: The rows to train on.
         eval_rows: The rows that losses are measured on; none may be among the others.
         model: The model to start from.
-        graph: How skills help each other: `given` or `learned`.
+        graph: How skills help each other: `known` or `learned`.
         num_steps: Optimizer steps in all, each of gradient_accumulation_steps x
             per_device_train_batch_size rows.
         skill: `source`, a column or an SQL expression of both edges: what skill a row is of.
@@ -239,10 +239,10 @@ def _encoded(
     return usable.sort("id")
 
 
-def _matrix(skills: Skills, graph: Given | Learned, seed: int) -> NDArray[np.float64]:
+def _matrix(skills: Skills, graph: KnownGraph | LearnedGraph, seed: int) -> NDArray[np.float64]:
     """The graph as a matrix: shape (training skills, evaluated skills)."""
     names, evaluated = skills.names, skills.evaluated
-    if isinstance(graph, Learned):
+    if isinstance(graph, LearnedGraph):
         small = partial(probe, skills, graph.num_steps)
         seeds = range(seed, seed + graph.num_seeds)
         return learned_graph(names, evaluated, small, seeds, graph.edge)

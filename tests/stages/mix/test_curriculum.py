@@ -293,15 +293,15 @@ def test_a_training_reads_the_rows_in_their_order(
 ) -> None:
     """What the model was shown, batch by batch, is the curriculum, pass after pass."""
     from stages._training.dataset import tokenizer_for
+    from stages._training.trainer import load_model
     from stages.train import sft as module
 
     rows, files = exported(tmp_path)
     seen: list[str] = []
     tokenizer, _ = tokenizer_for(tinylm)
-    loaded = module.load_model
 
     def watched(*arguments: Any) -> Any:
-        model = loaded(*arguments)
+        model = load_model(*arguments)
         watch = lambda _, args, kwargs: seen.extend(  # noqa: E731
             tokenizer.decode(ids, skip_special_tokens=True) for ids in kwargs["input_ids"]
         )

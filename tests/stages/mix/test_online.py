@@ -20,7 +20,7 @@ from schemas.records import RECORD_COLUMNS, record_id
 from stages._training.hyperparameters import Hyperparameters
 from stages.mix._online_training import Draws, Skills
 from stages.mix._skill_graph import Halves, learned_graph, skill_weights
-from stages.mix.online import Given, Learned, _refuse_shared, online
+from stages.mix.online import KnownGraph, LearnedGraph, _refuse_shared, online
 from tests.support.options import problems
 
 CHAIN = np.array([[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.0, 0.5, 1.0]])
@@ -30,7 +30,8 @@ STANCE = np.array([[1.3418898268749841, 0.0], [0.7324578629599681, 0.87500733812
 
 def test_weights_are_the_published_ones() -> None:
     def weights(*losses: list[float]) -> list[float]:
-        return skill_weights(CHAIN, np.ones(3), 0.5, [np.array(loss) for loss in losses]).tolist()
+        window = [np.array(loss) for loss in losses]
+        return list(skill_weights(CHAIN, np.ones(3), 0.5, window))
 
     first, second = [2.0, 1.0, 0.5], [1.5, 0.9, 0.4]
     assert weights() == pytest.approx([0.28027, 0.35987, 0.35987], abs=5e-6)
@@ -143,7 +144,8 @@ HELP = {"count": {"count": 1.0}, "name": {"name": 1.0, "count": 0.5}, "double": 
 
 
 def outcome(ctx: Context) -> dict[str, Any]:
-    return json.loads((ctx.files / "weights.json").read_text())
+    result: dict[str, Any] = json.loads((ctx.files / "weights.json").read_text())
+    return result
 
 
 @pytest.mark.proof
@@ -154,7 +156,7 @@ def test_a_killed_training_goes_on_and_weights_follow_from_the_losses(
 
     train, heldout = rows_of(4), rows_of(2, 50)
     undisturbed = Context.scratch(tmp_path / "a")
-    options = OPTIONS | {"model": tinylm, "graph": Given(edges=HELP)}
+    options = OPTIONS | {"model": tinylm, "graph": KnownGraph(edges=HELP)}
     online(undisturbed, train, heldout, **options)
     result = outcome(undisturbed)
     assert [part["steps"] for part in result["parts"]] == [[1, 2], [3, 4], [5, 6]]
@@ -195,7 +197,7 @@ def test_a_graph_is_learned_of_small_trainings(tmp_path: Path, tinylm: LanguageM
     ctx = Context.scratch(tmp_path)
     rows = rows_of(3).filter(pl.col("kind") != "double")
     options = OPTIONS | {"num_steps": 2, "num_updates": 2, "model": tinylm}
-    graph = Learned(num_steps=1, num_seeds=1)
+    graph = LearnedGraph(num_steps=1, num_seeds=1)
     online(ctx, rows, rows_of(1, 50), graph=graph, **options)
     result = outcome(ctx)
     assert (result["skills"], result["evaluated"]) == (
@@ -221,7 +223,7 @@ def test_rows_on_both_edges_are_an_error() -> None:
         ({"num_updates": 9}, "num_updates must be at most num_steps = 6, got 9"),
         ({"eta": -1}, "eta must be at least 0, got -1"),
         ({"targets": ["a", "a"]}, "targets must name each once, got ['a', 'a']"),
-        ({"graph": {"name": "given", "edges": {}}}, "graph.edges must be of at least 1 element"),
+        ({"graph": {"name": "known", "edges": {}}}, "graph.edges must be of at least 1 element"),
         ({"graph": {"name": "learned", "num_seeds": 0}}, "graph.num_seeds must be at least 1"),
     ],
 )

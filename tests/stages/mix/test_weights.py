@@ -150,7 +150,7 @@ def test_temperatures_lie_between_proportional_and_balanced(ctx: Context) -> Non
 
     def large(method: Method) -> float:
         result = weights(ctx, data, budget=50, method=method)
-        return result.filter(mix_group="large")["mix_weight"][0]
+        return float(result.filter(mix_group="large")["mix_weight"][0])
 
     assert large(Temperature(temperature=1.0)) == large(Proportional()) == 0.8
     assert large(Temperature(temperature=1e9)) == pytest.approx(0.5)
@@ -285,7 +285,8 @@ def test_the_descent_is_adams_and_a_fixed_part_is_moved(
     optimizer = torch.optim.Adam([tensor], lr=1e-4)
     for _ in range(300):
         optimizer.zero_grad()
-        (-(torch.tensor(gains) * tensor).sum() / tensor.sum()).backward()
+        loss: Any = -(torch.tensor(gains) * tensor).sum() / tensor.sum()
+        loss.backward()
         optimizer.step()
         if (tensor < 1e-5).any():
             break
@@ -306,8 +307,9 @@ def text_of(ctx: Context) -> str:
 
 def test_effects_name_the_groups_of_the_rows(ctx: Context) -> None:
     data = pool({"chat": 5, "code": 3})
-    for effects, name in (({"chat": {}}, "code"), ({"chat": {}, "code": {}, "law": {}}, "law")):
-        with pytest.raises(UserError, match=name):
+    for named, wrong in ((["chat"], "code"), (["chat", "code", "law"], "law")):
+        effects: dict[str, dict[str, float]] = {name: {} for name in named}
+        with pytest.raises(UserError, match=wrong):
             weights(ctx, data, method=Interaction(effects=effects), budget=4)
     helped = Interaction(effects={"chat": {"code": 1.0}, "code": {}}, max_change=0.2)
     weights(ctx, data, method=helped, budget=4)
