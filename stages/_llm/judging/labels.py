@@ -16,9 +16,9 @@ from pipeline.models.base import Decoding, Engine, Request
 from pipeline.models.structured_output import Unreadable
 from schemas.turns import View
 from stages._llm.drafts import Prompt
+from stages._llm.judging.exchanges import Exchange
 from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, ask_labels
 from stages._llm.rows import to_json
-from stages.score.judge.exchanges import Exchange
 
 MAX_TOKENS: Final = 4
 """Tokens of an answer, at most, where nothing else is said: it is one label."""
