@@ -113,7 +113,7 @@ def robustness(
     """
     if isinstance(method, Spread):
         result: dict[str, Any] = {"kinds": spread(rows, method)}
-        frame = rows.select(error=pl.lit(None, pl.String))
+        frame = pl.DataFrame({"error": [None] * len(rows)}, schema={"error": pl.String})
     else:
         _check(SimpleNamespace(method=method, model=model))
         assert model is not None

@@ -58,6 +58,8 @@ class Spread:
             rows are of one task.
         kind: The column of the kind, by which all is reported separately: observed or unobserved
             wordings, or a tense. Null: one kind.
+        higher_is_better: Whether the worst variant of a task is the one with the lowest score; for
+            a loss it is the one with the highest.
     """
 
     name: Literal["spread"] = "spread"
@@ -65,6 +67,7 @@ class Spread:
     variant: str = "variant"
     task: str | None = None
     kind: str | None = None
+    higher_is_better: bool = True
 
     @property
     def columns(self) -> list[str]:
@@ -105,8 +108,8 @@ def spread(rows: pl.DataFrame, method: Spread) -> dict[str, Any]:
         variants=pl.len(),
         mean=score.mean(),
         deviation=score.std(ddof=0),
-        worst=score.min(),
-        best=score.max(),
+        worst=score.min() if method.higher_is_better else score.max(),
+        best=score.max() if method.higher_is_better else score.min(),
     )
     return {kind: _summary(table, tasks, kind) for kind in sorted(table["kind"].unique().to_list())}
 
