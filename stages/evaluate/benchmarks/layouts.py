@@ -106,14 +106,17 @@ def _scoring(kind: Kind, max_tokens: int) -> dict[str, Any]:
         "output_type": "generate_until",
         "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": max_tokens},
     }
+    take_first = {"function": "take_first"}
     if kind == "short":
-        return common | {"metric_list": [exact | {"ignore_case": True, "ignore_punctuation": True}]}
+        stripped = {"function": "regex", "regex_pattern": r"(\S.*\S|\S)"}
+        return common | {
+            "metric_list": [exact | {"ignore_case": True, "ignore_punctuation": True}],
+            "filter_list": [{"name": "none", "filter": [stripped, take_first]}],
+        }
     last_number = {"function": "regex", "regex_pattern": r"(-?[0-9.,]*[0-9])", "group_select": -1}
     return common | {
         "metric_list": [exact | {"regexes_to_ignore": [",", r"\$"], "ignore_case": True}],
-        "filter_list": [
-            {"name": "last_number", "filter": [last_number, {"function": "take_first"}]}
-        ],
+        "filter_list": [{"name": "last_number", "filter": [last_number, take_first]}],
         "fewshot_config": {"doc_to_target": "solution"},
     }
 
