@@ -199,10 +199,10 @@ def _configs(
     max_tokens: int,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The tasks by name, and which benchmarks have none."""
-    made, left_out = item_tasks(items, examples) if items is not None else ([], {})
+    from_items, left_out = item_tasks(items, examples) if items is not None else ([], {})
     folder = ctx.files / "tasks"
     folder.mkdir(exist_ok=True)
-    for task in made:
+    for task in from_items:
         task.write(folder, max_tokens)
     own = read_tasks(sorted(folder.iterdir()))
     others = read_tasks([Path(file) for file in task_files])

@@ -59,10 +59,10 @@ def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
 
 
 def _check(options: SimpleNamespace) -> None:
-    asks = not isinstance(options.method, Overlap)
-    if asks and options.model is None:
+    needs_model = not isinstance(options.method, Overlap)
+    if needs_model and options.model is None:
         raise OptionError("model", f"must be given with method: {options.method.name}, got none")
-    if not asks and options.model is not None:
+    if not needs_model and options.model is not None:
         raise OptionError(
             *("model", "must be left out with method: overlap"), why="nobody is asked"
         )

@@ -55,10 +55,10 @@ def _is_flag(kind: Any) -> bool:
 
 
 def _check(options: SimpleNamespace) -> None:
-    asks = not isinstance(options.method, Spread)
-    if asks and options.model is None:
+    needs_model = not isinstance(options.method, Spread)
+    if needs_model and options.model is None:
         raise OptionError("model", f"must be given with method: {options.method.name}, got none")
-    if not asks and options.model is not None:
+    if not needs_model and options.model is not None:
         raise OptionError(
             *("model", "must be left out with method: spread"), why="it compares what has a score"
         )

@@ -286,5 +286,5 @@ def test_likelihoods_are_ours_and_the_harness_own(ctx: Context, tinylm: Language
         own = [float(s.sum()) for s in engine.loglikelihood([Scored((*t,), start) for t in tokens])]
         assert line["loglikelihoods"] == pytest.approx(own, abs=1e-5)
         requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-        theirs = [score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)]
-        assert line["loglikelihoods"] == pytest.approx(theirs, abs=1e-3)
+        expected = [score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)]
+        assert line["loglikelihoods"] == pytest.approx(expected, abs=1e-3)
