@@ -22,7 +22,7 @@ GREEDY_UNKNOWN = False
 that need to know it are refused (`task_files`)."""
 
 
-class EngineLM(TemplateLM):
+class EngineLM(TemplateLM):  # type: ignore[misc]
     """An engine behind the harness's interface.
 
     Args:
