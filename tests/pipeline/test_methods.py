@@ -35,6 +35,8 @@ ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
 Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data)
 SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, Tülu 3, OpenBezoar,
 EasyInstruct, AlpaCare, Pre-instruction-tuning
+AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephrasing,
+Prompt-injection robustness, Verbalizer manipulation
 """
 
 
