@@ -275,7 +275,7 @@ def fingerprint_parts(
         "prompts": prompt_digests(stage),
         "inputs": {
             edge.name: [
-                _input_digests(step, edge, name, store, outputs)
+                _named(edge, name) | _input_digests(step, edge, name, store, outputs)
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
@@ -319,7 +319,14 @@ def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any
     return identity(model, files) | reading(model) | more
 
 
-def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:
+def _named(edge: Edge, name: str) -> dict[str, Any]:
+    """The name of a step where the stage gets it, and so may write it into its result."""
+    return {"step": name} if edge.named else {}
+
+
+def _input_digests(
+    step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs
+) -> dict[str, Any]:
     if edge.kind is DataKind.FILES:
         return {"files": files_digest(outputs.artifacts[name].manifest)}
     view = outputs.views[name]

@@ -158,7 +158,7 @@ def _inputs(step: Step, rows: _Rows, number: int | None) -> Iterator[tuple[str, 
         names = step.needs.get(edge.name, [])
         values = [_read(step, edge, name, rows, number if limited else None) for name in names]
         limited = limited and not names
-        yield edge.name, values if edge.many else next(iter(values), None)
+        yield edge.name, edge.argument(names, values)
 
 
 def _read(

@@ -208,7 +208,8 @@ def _kinds(annotation: Any) -> tuple[DataKind, ...]:
 
 def _edge(name: str, annotation: Any) -> Edge:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    many = typing.get_origin(annotation) is list
+    named = typing.get_origin(annotation) is dict
+    many = named or typing.get_origin(annotation) is list
     kinds = _kinds(annotation)
     if not kinds:
         raise _SignatureError(
@@ -216,4 +217,4 @@ def _edge(name: str, annotation: Any) -> Edge:
             "options stand after the star"
         )
     optional = is_union and type(None) in typing.get_args(annotation)
-    return Edge(recipe_name(name), kinds, many=many, optional=optional)
+    return Edge(recipe_name(name), kinds, many=many, optional=optional, named=named)

@@ -19,10 +19,21 @@ from pipeline.errors import UserError
 from pipeline.models import LanguageModel
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._training.dataset import IGNORED
-from stages.report import _comparison
-from stages.report._experiment import Experiment, blocks, candidates
-from stages.report.ablation import _refuse_overlaps, ablation
+from stages.report._comparison import (
+    compare_all,
+    holm,
+    over_rows,
+    over_trainings,
+    spreads,
+    verdict,
+    visible_spreads,
+)
+from stages.report._experiment import Experiment, blocks, candidates, common_order
+from stages.report._overlaps import refuse_overlaps
+from stages.report.ablation import ablation, require_equal
 from tests.support.options import problems
+
+Edges = tuple[pl.DataFrame, dict[str, pl.DataFrame], dict[str, pl.DataFrame]]
 
 SMALL: dict[str, Any] = {
     "num_tokens": 256,
@@ -50,9 +61,9 @@ def records(name: str, count: int, answer: str | None = None) -> pl.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def edges() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def edges() -> Edges:
     pool = records("pine", 40)
-    return pool, pool.sample(8, seed=0).sort("id"), records("oak", 6)
+    return pool, {"selected": pool.sample(8, seed=0).sort("id")}, {"eval_rows": records("oak", 6)}
 
 
 def result(ctx: Context) -> dict[str, Any]:
@@ -62,7 +73,7 @@ def result(ctx: Context) -> dict[str, Any]:
 @pytest.mark.proof
 def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
     tmp_path: Path,
-    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    edges: Edges,
     tinylm: LanguageModel,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -103,18 +114,20 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
 
 def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
     ctx: Context,
-    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    edges: Edges,
     tinylm: LanguageModel,
 ) -> None:
     pool, selected, eval_rows = edges
     bad = records("elm", 3, "An answer.")
     wanting = [[{**turn, "train": True} for turn in turns] for turns in bad["messages"].to_list()]
     bad = bad.with_columns(messages=pl.Series(wanting, dtype=bad.schema["messages"]))
-    with_bad = (pl.concat([pool, bad]), pl.concat([selected, bad[:2]]), eval_rows)
+    chosen = pl.concat([selected["selected"], bad[:2]])
+    with_bad = (pl.concat([pool, bad]), {"selected": chosen}, eval_rows)
     ablation(ctx, *with_bad, model=tinylm, **SMALL)
     counts = result(ctx)["counts"]
-    refused = {edge: count["rows_refused"] for edge, count in counts.items()}
-    assert refused == {"pool": 3, "selected": 2, "eval_rows": 0}
+    assert counts["pool"]["rows_refused"] == 3
+    assert counts["selected"]["selected"]["rows_refused"] == 2
+    assert counts["eval_rows"]["eval_rows"]["rows_refused"] == 0
     lines = list(map(json.loads, (ctx.files / "refused.jsonl").read_text().splitlines()))
     assert [(line["edge"], line["id"]) for line in lines] == [
         *(("pool", id_) for id_ in bad["id"]),
@@ -123,7 +136,7 @@ def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
     page = " ".join((ctx.files / "ablation.md").read_text().split())
     assert "3 of `pool`, 2 of `selected`, 0 of `eval_rows`" in page
     with pytest.raises(UserError, match="no row of `selected`") as raised:
-        ablation(ctx, with_bad[0], bad, eval_rows, model=tinylm, **SMALL)
+        ablation(ctx, with_bad[0], {"selected": bad}, eval_rows, model=tinylm, **SMALL)
     lines = list(map(json.loads, (ctx.work / "refused.jsonl").read_text().splitlines()))
     assert [line["id"] for line in lines if line["edge"] == "selected"] == bad["id"].to_list()
     assert str(ctx.work / "refused.jsonl") in str(raised.value.hint)
@@ -133,8 +146,8 @@ def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
 def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: LanguageModel) -> None:
     """The selected rows are like the evaluation rows, the rest of the pool is not: it must show."""
     like = records("oak", 30, "Zebras quarrel under violet umbrellas.")
-    eval_rows, selected = like[:6], like[6:]
-    pool = pl.concat([records("pine", 80), selected]).sort("id")
+    eval_rows, selected = {"eval_rows": like[:6]}, {"selected": like[6:]}
+    pool = pl.concat([records("pine", 80), like[6:]]).sort("id")
     ablation(
         ctx, pool, selected, eval_rows, model=tinylm, **SMALL | {"num_tokens": 512, "num_seeds": 3}
     )
@@ -150,14 +163,15 @@ def test_training_on_what_is_asked_is_seen_as_better(ctx: Context, tinylm: Langu
 
 def test_a_held_out_row_in_an_arm_stops_the_stage(
     ctx: Context,
-    edges: tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame],
+    edges: Edges,
     tinylm: LanguageModel,
 ) -> None:
     pool, selected, eval_rows = edges
-    with pytest.raises(UserError, match=eval_rows["id"][0]) as same:
-        ablation(ctx, pl.concat([pool, eval_rows[:1]]), selected, eval_rows, model=tinylm, **SMALL)
+    unseen = eval_rows["eval_rows"]
+    with pytest.raises(UserError, match=unseen["id"][0]) as same:
+        ablation(ctx, pl.concat([pool, unseen[:1]]), selected, eval_rows, model=tinylm, **SMALL)
     assert "select.except" in str(same.value)
-    words = eval_rows["messages"][0][1]["content"].split()
+    words = unseen["messages"][0][1]["content"].split()
 
     def quoting(count: int) -> pl.DataFrame:
         text = " ".join(["See:", *words, "and", "then", "some", "more", "words"][: count + 1])
@@ -173,8 +187,10 @@ def test_a_held_out_row_in_an_arm_stops_the_stage(
         {"origins": RECORD_COLUMNS["origins"]}
     )
     with pytest.raises(UserError, match="q shares 13 words with h"):
-        ablation(ctx, pool, quoting(13), held, model=tinylm, **SMALL)
-    _refuse_overlaps(pool, quoting(12), held)
+        refuse_overlaps({"pool": pool, "selected": quoting(13)}, {"eval_rows": held})
+    refuse_overlaps({"pool": pool, "selected": quoting(12)}, {"eval_rows": held})
+    with pytest.raises(UserError, match="the sets of evaluation rows overlap"):
+        refuse_overlaps({"pool": pool}, {"b": held, "c": unseen, "a": quoting(13)})
 
 
 def test_settings_that_cannot_answer_are_refused(tinylm: LanguageModel) -> None:
@@ -240,7 +256,8 @@ def test_a_random_draw_has_as_many_tokens_as_the_choice(
 ) -> None:
     pool = encoded(lengths)
     model: Any = None
-    experiment = Experiment(model, None, model, 8, 1, Path(), pool, pool[:count], pool)
+    sets = {"a": pool[:count], "b": pool[: count - 1 or 1]}
+    experiment = Experiment(model, None, model, 8, 1, False, Path(), pool, sets, pool)
     drawn = candidates(experiment, "random", np.random.default_rng(seed))
     assert candidates(experiment, "pool", np.random.default_rng(seed)).equals(pool)
     target = sum(lengths[:count])
@@ -257,19 +274,26 @@ def test_intervals_agree_with_textbook_ones(seed: int) -> None:
     from scipy import stats
 
     generator = np.random.default_rng(seed)
-    first, second = generator.normal(0, 1, 4), generator.normal(0.5, 2, 3)
-    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
-    assert _comparison.over_trainings(first, second) == pytest.approx((expected.low, expected.high))
+    first, second = generator.normal(0, 1, 4), generator.normal(0.5, 2, 4)
+    expected = stats.ttest_ind(first, second, equal_var=False)
+    bounds = expected.confidence_interval(0.95)
+    of_arm = spreads({"chosen": first, "random": second}, ["chosen"], paired=False)
+    gap = first.mean() - second.mean()
+    interval, p = over_trainings(gap, of_arm["chosen"], of_arm["random"], 4)
+    assert (*interval, p) == pytest.approx((bounds.low, bounds.high, expected.pvalue))
     difference, tokens = generator.normal(0.1, 1, 400), np.ones(400, np.int64)
-    low, high = _comparison.over_rows(difference, tokens, seed=0)
+    ((low,), (high,)), (error,) = over_rows(difference[:, None], tokens, seed=0)
+    assert error == pytest.approx(difference.std() / 20, rel=0.1)
     half = 1.96 * difference.std() / 20
     assert low == pytest.approx(difference.mean() - half, abs=0.02)
     assert high == pytest.approx(difference.mean() + half, abs=0.02)
 
 
 def test_a_claim_needs_both_intervals() -> None:
-    assert _comparison.verdict((-2.0, -1.0), (-3.0, -0.1)) == "lower"
-    assert _comparison.verdict((1.0, 2.0), (0.1, 3.0)) == "higher"
+    assert verdict((-2.0, -1.0), (-3.0, -0.1)) == "lower"
+    assert verdict((1.0, 2.0), (0.1, 3.0)) == "higher"
+    assert verdict((1.0, 2.0), (0.1, 3.0), p=0.06) == "indistinguishable"
     for intervals in (((-2.0, -1.0), (-3.0, 0.1)), ((1.0, 2.0), (-0.1, 3.0))):
-        assert _comparison.verdict(*intervals) == "indistinguishable"
-    assert _comparison.over_trainings([1.0, 1.0], [2.0, 2.0]) == (-1.0, -1.0)
+        assert verdict(*intervals) == "indistinguishable"
+    exact = spreads({"a": [1.0, 1.0], "b": [2.0, 2.0]}, ["a"], paired=False)
+    assert over_trainings(-1.0, exact["a"], exact["b"], 2) == ((-1.0, -1.0), 0.0)
