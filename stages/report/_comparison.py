@@ -59,11 +59,9 @@ def over_rows(
     ratios = []
     at_once = max(1, DRAWN_AT_ONCE // count)
     for start in range(0, RESAMPLES, at_once):
-        draws = range(min(at_once, RESAMPLES - start))
-        times = np.array(
-            [np.bincount(generator.integers(count, size=count), minlength=count) for _ in draws],
-            dtype=np.float64,
-        )
+        draws = min(at_once, RESAMPLES - start)
+        drawn = generator.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
         ratios.append((times @ differences) / (times @ tokens)[:, None])
     all_ratios = np.concatenate(ratios)
     return np.quantile(all_ratios, [0.025, 0.975], axis=0), all_ratios.std(axis=0, ddof=1)

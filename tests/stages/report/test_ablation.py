@@ -297,3 +297,148 @@ def test_a_claim_needs_both_intervals() -> None:
         assert verdict(*intervals) == "indistinguishable"
     exact = spreads({"a": [1.0, 1.0], "b": [2.0, 2.0]}, ["a"], paired=False)
     assert over_trainings(-1.0, exact["a"], exact["b"], 2) == ((-1.0, -1.0), 0.0)
+
+
+def synthetic(
+    generator: np.random.Generator, means: dict[str, float], seeds: int = 4, rows: int = 40
+) -> tuple[dict[str, list[dict[str, Any]]], pl.DataFrame]:
+    """Trainings of arms whose true losses differ by so much, on two sets of rows."""
+    names = ["chats"] * rows + ["sums"] * rows
+    tokens = generator.integers(5, 50, 2 * rows)
+    hardness = generator.normal(2, 0.5, 2 * rows)
+    runs = {}
+    for arm, mean in means.items():
+        taste = mean + generator.normal(0, 0.05, 2 * rows)  # what the rows make of the arm
+        runs[arm] = []
+        for _ in range(seeds):
+            nats = (hardness + taste + generator.normal(0, 0.01)) * tokens
+            by_set = {
+                name: float(nats[at].sum() / tokens[at].sum())
+                for name, at in (("chats", slice(rows)), ("sums", slice(rows, None)))
+            }
+            runs[arm].append({"by_set": by_set, "rows_loss": nats})
+    return runs, pl.DataFrame({"eval_set": names, "tokens": tokens})
+
+
+def test_a_planted_difference_is_found_and_where_there_is_none_seldom_any() -> None:
+    """15 comparisons a time: without a correction every second experiment would claim one."""
+    generator = np.random.default_rng(0)
+    arms = ("a", "b", "c", "random")
+    false_claims = 0
+    for _ in range(60):
+        runs, eval_rows = synthetic(generator, dict.fromkeys(arms, 0.0))
+        entries = compare_all(runs, ["a", "b", "c"], eval_rows, paired=False)
+        false_claims += any(entry["verdict"] != "indistinguishable" for entry in entries)
+    assert false_claims <= 7  # 3 are expected; more than 7 have a chance of 1 in 50
+    claims = []
+    for _ in range(8):
+        runs, eval_rows = synthetic(generator, dict.fromkeys(arms, 0.0) | {"a": -0.08})
+        entries = compare_all(runs, ["a", "b", "c"], eval_rows, paired=False)
+        claims += [
+            (e["selected"], e["verdict"]) for e in entries if "a" in (e["selected"], e["arm"])
+        ]
+    assert claims.count(("a", "lower")) / len(claims) > 0.9
+    assert ("a", "higher") not in claims
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_corrected_p_values_reject_what_holm_rejects(p_values: list[float]) -> None:
+    """Step by step: the smallest against level / m, the next one against level / (m - 1), ..."""
+    corrected = holm(p_values)
+    for level in (0.01, 0.05, 0.5):
+        rejected = set[int]()
+        for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+            if p_values[i] * (len(p_values) - rank) > level:
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(corrected) if p <= level} == rejected
+
+
+@pytest.mark.parametrize(("num", "comparisons", "sets"), [(3, 1, 1), (5, 20, 6)])
+def test_the_difference_that_can_be_seen_is_seen_four_times_in_five(
+    num: int, comparisons: int, sets: int
+) -> None:
+    from scipy.stats import t
+
+    generator = np.random.default_rng(0)
+    degrees = sets * (num - 1) if sets > 1 else 2 * (num - 1)
+    gap = visible_spreads(num, comparisons, degrees)
+    error = np.sqrt(generator.chisquare(degrees, 20_000) / degrees * 2 / num)
+    statistic = (gap + generator.normal(0, np.sqrt(2 / num), 20_000)) / error
+    seen = (statistic > t.ppf(1 - 0.025 / comparisons, degrees)).mean()
+    assert seen == pytest.approx(0.8, abs=0.02)
+
+
+def test_what_sets_have_in_common_at_a_seed_is_taken_out_of_paired_arms() -> None:
+    generator = np.random.default_rng(0)
+    common = generator.normal(0, 1, 200)
+    losses = {arm: common + generator.normal(0, 0.1, 200) for arm in ("a", "b", "c", "random")}
+    apart, paired = (spreads(losses, ["a", "b", "c"], paired) for paired in (False, True))
+    for arm in losses:
+        assert apart[arm].variance == pytest.approx(1.01, rel=0.3)
+        assert paired[arm].variance < 0.02
+    assert (apart["a"].degrees, paired["a"].degrees) == (3 * 199, 2 * 199)
+
+
+def test_unequal_tokens_are_no_comparison() -> None:
+    equal = [{"tokens": 64, "steps": 2}] * 3
+    require_equal(equal, 64)
+    for wrong in ({"tokens": 96, "steps": 2}, {"tokens": 64, "steps": 1}):
+        with pytest.raises(AssertionError, match="unequal"):
+            require_equal([*equal, wrong], 64)
+    with pytest.raises(AssertionError, match="not 128"):
+        require_equal(equal, 128)
+
+
+@given(
+    picks=st.lists(st.sets(st.integers(0, 11), min_size=1), min_size=2, max_size=3),
+    seed=st.integers(0, 9),
+)
+def test_paired_arms_have_the_rows_that_they_share_in_one_order(
+    picks: list[set[int]], seed: int
+) -> None:
+    pool = encoded([3] * 12)
+    sets = {str(i): pool[sorted(pick)] for i, pick in enumerate(picks)}
+    model: Any = None
+    experiment = Experiment(model, None, model, 8, 1, True, Path(), pool, sets, pool)
+    passes = []
+    for rows in sets.values():
+        order = common_order(experiment, rows, seed)
+        ids = [rows["id"][next(order)] for _ in range(2 * rows.height)]
+        assert sorted(ids[: rows.height]) == sorted(ids[rows.height :]) == rows["id"].to_list()
+        passes.append(ids[: rows.height])
+    shared = set.intersection(*map(set, passes))
+    assert len({tuple(id_ for id_ in ids if id_ in shared) for ids in passes}) == 1
+
+
+@pytest.mark.proof
+def test_one_more_set_costs_its_own_trainings_alone(
+    tmp_path: Path, edges: Edges, tinylm: LanguageModel
+) -> None:
+    """In whatever order the sets come; the numbers of the others stay as they are."""
+    pool, _, eval_rows = edges
+    sets = {name: pool.sample(8, seed=i).sort("id") for i, name in enumerate("abc")}
+    several = eval_rows | {"sums": records("elm", 4)}
+    options = {"model": tinylm, **SMALL, "paired": True}
+    store = tmp_path / "store"
+    results = []
+    for number, names in enumerate(("ba", "cab", "abc")):
+        ctx = Context.scratch(tmp_path / str(number))
+        ctx.store = store
+        ablation(ctx, pool, {name: sets[name] for name in names}, several, **options)
+        results.append(
+            (result(ctx), ctx.counters["tokens"], (ctx.files / "ablation.json").read_text())
+        )
+    (two, first, _), (three, more, text), (_, none, again) = results
+    assert (first, more, none) == (6 * 256, 2 * 256, 0)
+    assert text == again
+    assert [arm["arm"] for arm in three["arms"]] == ["a", "b", "c", "random"]
+    assert [run for run in three["runs"] if run["arm"] != "c"] == two["runs"]
+    assert three["overlap"]["arms"] == ["a", "b", "c"]
+    assert len(three["comparisons"]) == 2 * 6
+    assert three["design"]["comparisons"] == 12
+    page = (tmp_path / "1/files/ablation.md").read_text()
+    assert "| eval_rows |" in page.replace("  ", " ") or "eval_rows" in page
+    assert "12 differences are real" in page
+    with pytest.raises(UserError, match="has the name of an arm: random"):
+        ablation(ctx, pool, {"random": sets["a"]}, several, **options)
