@@ -174,17 +174,6 @@ class Edge:
         """What flows along it."""
         return self.kinds[0]
 
-    def argument(self, names: Sequence[str], values: Sequence[Any]) -> Any:
-        """What the stage gets for it: a value or None, a list, or values by name.
-
-        Args:
-            names: The steps that are connected to it.
-            values: What comes from each.
-        """
-        if self.named:
-            return dict(zip(names, values, strict=True))
-        return list(values) if self.many else next(iter(values), None)
-
     def narrowed(self, kind: DataKind) -> Edge:
         """The edge, for one of its kinds."""
         return replace(self, kinds=(kind,))

@@ -350,6 +350,19 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
     return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]
 
 
+def edge_argument(edge: Edge, names: Sequence[str], values: Sequence[Any]) -> Any:
+    """What a stage gets on an edge: a value or None, a list, or values by the names of steps.
+
+    Args:
+        edge: The edge.
+        names: The steps that are connected to it.
+        values: What comes from each.
+    """
+    if edge.named:
+        return dict(zip(names, values, strict=True))
+    return list(values) if edge.many else next(iter(values), None)
+
+
 def check(planned: Sequence[PlannedStep]) -> None:
     """Check the options of all steps that would run.
 

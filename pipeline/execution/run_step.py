@@ -17,7 +17,7 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.first_rows import first_ids
-from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
+from pipeline.execution.plan import PlannedStep, StepOutputs, edge_argument, edge_columns
 from pipeline.execution.workers import StageCall, WorkerPool
 from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind, Edge
 from pipeline.store.hashing import row_keys
@@ -95,7 +95,7 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
                     values[-1] = values[-1].filter(pl.col("id").is_in(ids.implode()))
         if _joins_branches(planned, edge):
             values = _common_rows(values)
-        edges[edge.name] = edge.argument(names, values)
+        edges[edge.name] = edge_argument(edge, names, values)
     return edges
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.execution.expected_rows import ExpectedOutputs, sample
-from pipeline.execution.plan import PlannedStep
+from pipeline.execution.plan import PlannedStep, edge_argument
 from pipeline.stage import ALL, DataKind, OptionalColumn
 
 
@@ -61,7 +61,7 @@ def sampled_inputs(
                 longest = max(longest, (number, len(frame) or 1))
                 exact = exact and rows.expected == rows.at_most
                 values.append(frame)
-        edges[edge.name] = edge.argument(names, values)
+        edges[edge.name] = edge_argument(edge, names, values)
     return SampledInputs(edges, *longest, exact)
 
 

@@ -61,7 +61,11 @@ def over_rows(
     for start in range(0, RESAMPLES, at_once):
         draws = min(at_once, RESAMPLES - start)
         drawn = generator.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=draws * count).reshape(draws, count)
+        times = (
+            np.bincount(drawn.ravel(), minlength=draws * count)
+            .reshape(draws, count)
+            .astype(np.float64)
+        )
         ratios.append((times @ differences) / (times @ tokens)[:, None])
     all_ratios = np.concatenate(ratios)
     return np.quantile(all_ratios, [0.025, 0.975], axis=0), all_ratios.std(axis=0, ddof=1)
@@ -69,7 +73,7 @@ def over_rows(
 
 @dataclass(frozen=True)
 class Spread:
-    """How far the trainings of an arm lie apart.
+    """How much the trainings of an arm vary.
 
     Attributes:
         variance: Of their losses.

@@ -267,7 +267,7 @@ def test_a_random_draw_has_as_many_tokens_as_the_choice(
     assert target <= total < target + max(lengths)
 
 
-@settings(max_examples=20)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**20))
 def test_intervals_agree_with_textbook_ones(seed: int) -> None:
     """Welch's interval is scipy's; the bootstrap comes near the normal one for a mean."""
@@ -373,11 +373,11 @@ def test_what_sets_have_in_common_at_a_seed_is_taken_out_of_paired_arms() -> Non
     generator = np.random.default_rng(0)
     common = generator.normal(0, 1, 200)
     losses = {arm: common + generator.normal(0, 0.1, 200) for arm in ("a", "b", "c", "random")}
-    apart, paired = (spreads(losses, ["a", "b", "c"], paired) for paired in (False, True))
+    alone, paired = (spreads(losses, ["a", "b", "c"], paired) for paired in (False, True))
     for arm in losses:
-        assert apart[arm].variance == pytest.approx(1.01, rel=0.3)
+        assert alone[arm].variance == pytest.approx(1.01, rel=0.3)
         assert paired[arm].variance < 0.02
-    assert (apart["a"].degrees, paired["a"].degrees) == (3 * 199, 2 * 199)
+    assert (alone["a"].degrees, paired["a"].degrees) == (3 * 199, 2 * 199)
 
 
 def test_unequal_tokens_are_no_comparison() -> None:
@@ -438,7 +438,6 @@ def test_one_more_set_costs_its_own_trainings_alone(
     assert len(three["comparisons"]) == 2 * 6
     assert three["design"]["comparisons"] == 12
     page = (tmp_path / "1/files/ablation.md").read_text()
-    assert "| eval_rows |" in page.replace("  ", " ") or "eval_rows" in page
     assert "12 differences are real" in page
     with pytest.raises(UserError, match="has the name of an arm: random"):
         ablation(ctx, pool, {"random": sets["a"]}, several, **options)
