@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 
 BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 16_384}
-"""Tokens of a batch, padding included, by kind of device; a longer row has a batch of its own."""
+"""Tokens of a batch, padding included, by kind of device."""
 
 MIN_WIDTH: Final = 32
 """Tokens of the narrowest batch."""
@@ -48,15 +48,15 @@ def width_of(tokens: int) -> int:
     return max(MIN_WIDTH, -(-tokens // step) * step)
 
 
-def batches(lengths: Sequence[int], device: str) -> Iterator[Batch]:
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
     """Rows in batches, the narrowest first.
 
     Args:
         lengths: Tokens of each row; rows without tokens are in no batch.
-        device: Kind of device, such as "cpu".
+        max_tokens: Tokens of a batch, padding included; a longer row has a batch of its own.
 
     Example:
-        >>> [batch.members for batch in batches([40, 0, 600, 39], "cpu")]
+        >>> [batch.members for batch in batches([40, 0, 600, 39], 1024)]
         [[0, 3], [2]]
     """
     by_width: dict[int, list[int]] = {}
@@ -64,7 +64,7 @@ def batches(lengths: Sequence[int], device: str) -> Iterator[Batch]:
         if length:
             by_width.setdefault(width_of(length), []).append(i)
     for width, rows in sorted(by_width.items()):
-        size = max(1, BATCH_TOKENS.get(device, 1024) // width)
+        size = max(1, max_tokens // width)
         for start in range(0, len(rows), size):
             yield Batch(width, size, rows[start : start + size])
 
@@ -105,7 +105,8 @@ def hidden_states(
     import torch
 
     device = next(weights.parameters()).device
-    for batch in batches([len(s) for s in sequences], device.type):
+    max_tokens = BATCH_TOKENS.get(device.type, BATCH_TOKENS["cpu"])
+    for batch in batches([len(s) for s in sequences], max_tokens):
         ids = torch.from_numpy(padded(sequences, batch, 0)).to(device)
         with torch.inference_mode():
             output = weights.base_model(input_ids=ids, use_cache=False, output_hidden_states=True)

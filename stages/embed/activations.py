@@ -49,6 +49,7 @@ from stages._activations.autoencoder import Autoencoder
 from stages._activations.states import hidden_states
 from stages._activations.tokens import check_layer, tokens_of
 from stages._common.edges import require_input
+from stages.embed._unit import unit
 
 Pooling = Literal["last", "mean", "weighted_mean", "features"]
 
@@ -105,16 +106,13 @@ def activations(
     tokenized = tokens_of(engine.tokenizer, rows, limit)
     ctx.count(tokens=sum(map(len, tokenized.sequences)), rows_cut=tokenized.cut)
     vectors: list[list[float] | None] = [None] * len(rows)
-    done = 0
-    for position, states in hidden_states(engine.weights, tokenized.sequences, layer):
+    every = hidden_states(engine.weights, tokenized.sequences, layer)
+    for done, (position, states) in enumerate(every, 1):
         pooled = pool(states, pooling) if features is None else features.mean_features(states)
-        vectors[position] = (_unit(pooled) if normalize else pooled).tolist()
-        done += 1
+        vectors[position] = (unit(pooled) if normalize else pooled).tolist()
         ctx.progress(done, len(rows))
     errors = pl.Series(tokenized.errors, dtype=pl.String)
-    return pl.DataFrame(
-        {"vector": pl.Series(vectors, dtype=pl.List(pl.Float32)), "error": errors}
-    )
+    return pl.DataFrame({"vector": pl.Series(vectors, dtype=pl.List(pl.Float32)), "error": errors})
 
 
 def pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
@@ -153,9 +151,3 @@ def _matching(folder: Any, weights: Any, layer: int) -> Autoencoder:
             hint="name the model that train.autoencoder was given",
         )  # fmt: skip
     return autoencoder
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    length = np.linalg.norm(vector.astype(np.float64))
-    unit: NDArray[np.float32] = (vector / length if length > 0 else vector).astype(np.float32)
-    return unit

@@ -17,7 +17,6 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 

@@ -55,9 +55,7 @@ def test_vectors_are_pooled_over_the_tokens_alone(
         "weighted_mean": [(w / w.sum()) @ s for w, s in zip(t, states, strict=True)],
     }
     for pooling in ("last", "mean", "weighted_mean"):
-        result = activations(
-            ctx, rows, model=tinylm, pooling=pooling, layer=layer, normalize=False
-        )
+        result = activations(ctx, rows, model=tinylm, pooling=pooling, layer=layer, normalize=False)
         vectors = np.array(result["vector"].to_list())
         np.testing.assert_allclose(vectors, expected[pooling], atol=2e-4)
         unit = activations(ctx, rows, model=tinylm, pooling=pooling, layer=layer)["vector"]
@@ -84,9 +82,9 @@ def test_widths_waste_an_eighth_at_most() -> None:
     for tokens in range(64, 5000, 7):
         assert tokens <= width_of(tokens) <= 1.13 * tokens
     lengths = np.random.default_rng(0).integers(0, 900, 200).tolist()
-    members = [i for batch in batches(lengths, "cpu") for i in batch.members]
+    members = [i for batch in batches(lengths, 1024) for i in batch.members]
     assert sorted(members) == [i for i, length in enumerate(lengths) if length]
-    assert all(len(b.members) <= b.size for b in batches(lengths, "cpu"))
+    assert all(len(b.members) <= b.size for b in batches(lengths, 1024))
 
 
 def test_a_layer_that_is_not_there(ctx: Context, tinylm: LanguageModel) -> None:
