@@ -110,8 +110,9 @@ def differentiable(weights: Any, parameters: Parameters) -> Differentiable:
 
 def _chosen(module: Any, chosen: Callable[[str], bool]) -> Differentiable:
     named = {name: p.detach() for name, p in module.named_parameters()}
-    parts = ({n: p for n, p in named.items() if chosen(n) is wanted} for wanted in (True, False))
-    return Differentiable(module, *parts)
+    parameters = {name: p for name, p in named.items() if chosen(name)}
+    fixed = {name: p for name, p in named.items() if name not in parameters}
+    return Differentiable(module, parameters, fixed)
 
 
 def _same_tensors(module: Any) -> Any:

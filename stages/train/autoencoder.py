@@ -80,11 +80,11 @@ def autoencoder(
 
     Example:
         ```yaml
-        features: {uses: train.autoencoder, needs: pool, with: {model: base, layer: 16}}
+        features: {uses: train.autoencoder, needs: pool, with: {model: base, layer: 6}}
         vectors:
           uses: embed.activations
           needs: {rows: pool, autoencoder: features}
-          with: {model: base, layer: 16, pooling: features}
+          with: {model: base, layer: 6, pooling: features}
         ```
     """
     engine = ctx.open(model)

@@ -82,22 +82,22 @@ def pursuit(
     """
     from scipy.optimize import nnls
 
-    taken: list[int] = []
+    picks: list[int] = []
     weights = np.zeros(0)
     rest, length = target, float(np.linalg.norm(target))
-    while len(taken) < limit and np.linalg.norm(rest) > tolerance * length:
+    while len(picks) < limit and np.linalg.norm(rest) > tolerance * length:
         gains = np.round(vectors @ rest, 12)
-        gains[taken] = -np.inf
+        gains[picks] = -np.inf
         best = int(np.argmax(gains))
         if gains[best] <= 0:
             break
-        taken.append(best)
-        chosen = vectors[taken]
-        penalty = np.sqrt(ridge) * np.eye(len(taken))
+        picks.append(best)
+        chosen = vectors[picks]
+        penalty = np.sqrt(ridge) * np.eye(len(picks))
         stacked = np.concatenate([chosen.T, penalty])
-        weights = nnls(stacked, np.concatenate([target, np.zeros(len(taken))]))[0]
+        weights = nnls(stacked, np.concatenate([target, np.zeros(len(picks))]))[0]
         rest = target - weights @ chosen
-    return taken, weights
+    return picks, weights
 
 
 def tagcos(vectors: NDArray[np.float32], method: Tagcos) -> tuple[Floats, NDArray[np.int32]]:
@@ -125,11 +125,11 @@ def _of_cluster(vectors: Floats, method: Tagcos) -> Floats:
     weights = np.zeros(len(vectors))
     left = np.arange(len(vectors))
     while quota > 0 and len(left):
-        taken, values = pursuit(vectors[left], target, quota, method.ridge, method.tolerance)
-        if not taken:
+        picks, values = pursuit(vectors[left], target, quota, method.ridge, method.tolerance)
+        if not picks:
             break
         # A row that the fit gives no weight is taken, as the last.
-        weights[left[taken]] = np.maximum(values, np.finfo(np.float64).tiny)
-        quota -= len(taken)
-        left = np.delete(left, taken)
+        weights[left[picks]] = np.maximum(values, np.finfo(np.float64).tiny)
+        quota -= len(picks)
+        left = np.delete(left, picks)
     return weights

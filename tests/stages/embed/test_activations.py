@@ -1,4 +1,4 @@
-"""embed.activations and train.autoencoder: states of the real bundled model."""
+"""embed.activations: states of the real bundled model, pooled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polars.testing import assert_frame_equal
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
-from stages._activations.autoencoder import Autoencoder, Meta, fit_autoencoder
+from stages._activations.autoencoder import Autoencoder
 from stages._activations.states import batches, hidden_states, width_of
 from stages.embed.activations import activations, pool
 from stages.train.autoencoder import autoencoder
@@ -135,23 +135,3 @@ def test_features_are_sparse_monosemantic_and_means(
 
     with pytest.raises(OptionError, match="must be that of the autoencoder, 4, got -1"):
         activations(ctx, rows, files, model=tinylm, pooling="features")
-
-
-def test_the_same_seed_trains_the_same_autoencoder(tinylm: LanguageModel, tmp_path: Path) -> None:
-    few = {"max_steps": 4}
-    one, two = (trained(tmp_path / name, tinylm, **few).files for name in "ab")
-    other = trained(tmp_path / "c", tinylm, seed=1, **few).files
-    contents = [(f / "autoencoder.safetensors").read_bytes() for f in (one, two, other)]
-    assert contents[0] == contents[1] != contents[2]
-
-
-def test_an_autoencoder_rebuilds_what_is_made_of_few_directions() -> None:
-    rng = np.random.default_rng(0)
-    directions = np.linalg.qr(rng.standard_normal((16, 16)))[0]
-    codes = rng.random((2000, 16)) * (rng.random((2000, 16)) < 0.1)
-    states = (codes @ directions).astype(np.float32)
-    _, losses = fit_autoencoder(
-        states, Meta(0, 16, 32, 4), max_steps=400, batch_size=256, learning_rate=3e-3, seed=0,
-        step_done=lambda step: None,
-    )  # fmt: skip
-    assert np.mean(losses[-10:]) < 0.25

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models import LanguageModel
+from stages._gradients import per_row
 from stages._gradients.forms import EPSILON, Moments, adam, moments_of
 from stages._gradients.parameters import Adapter, Chosen, Differentiable, differentiable
 from stages._gradients.per_row import by_loop, row_gradients, row_loss
@@ -26,6 +27,13 @@ from tests.support.rows import self_instruct
 
 HEAD = Chosen(pattern=r"layers\.7\.mlp\.down_proj")
 SMALL = Adapter(lora_r=2, target_modules=("v_proj",))
+
+
+@pytest.fixture(autouse=True)
+def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less to compute: batches of two rows, of which some are filled up."""
+    if request.node.get_closest_marker("proof") is None:
+        monkeypatch.setitem(per_row.BATCH_TOKENS, "cpu", 96)
 
 
 def short(count: int) -> pl.DataFrame:
@@ -57,7 +65,9 @@ def all_gradients(model: Differentiable, ids: Any, labels: Any) -> np.ndarray:
 @pytest.mark.parametrize("parameters", [SMALL, HEAD], ids=["lora", "weights"])
 def test_vmap_equals_a_loop(ctx: Context, tinylm: LanguageModel, parameters: Any) -> None:
     model = model_of(ctx, tinylm, parameters)
-    ids, labels = encoded(tinylm, short(4))
+    ids, labels = encoded(tinylm, short(3))
+    ids.append([*ids[0], *ids[1], *ids[2]])  # a long row
+    labels.append([*labels[0], *labels[1], *labels[2]])
     together = all_gradients(model, ids, labels)
     for row in range(len(ids)):
         alone = by_loop(model, ids[row], labels[row])
@@ -96,7 +106,7 @@ def test_a_gradient_is_that_of_the_loss(
 
         slope = (loss(1) - loss(-1)) / (2 * step)
         flat = torch.cat([d.flatten() for d in direction.values()]).numpy()
-        assert gradient @ flat == pytest.approx(slope, rel=5e-3, abs=2e-3)
+        assert gradient @ flat == pytest.approx(slope, abs=0.02 * np.linalg.norm(gradient))
 
 
 def test_the_engines_model_stays_as_it_was(ctx: Context, tinylm: LanguageModel) -> None:

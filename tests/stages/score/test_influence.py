@@ -241,8 +241,8 @@ def test_each_cluster_gives_its_part_and_small_ones_nothing(ctx: Context) -> Non
     method = Tagcos(vectors=("one", "two"), fraction=0.1, n_clusters=3)
     rows = frame("r", one=vectors + 1, two=vectors - 1)
     result = influence(ctx, rows, method=method)
-    taken = result["influence"].to_numpy() > 0
-    assert [taken[:40].sum(), taken[40:100].sum(), taken[100:].sum()] == [4, 6, 0]
+    picked = result["influence"].to_numpy() > 0
+    assert [picked[:40].sum(), picked[40:100].sum(), picked[100:].sum()] == [4, 6, 0]
     assert result["influence_cluster"].n_unique() == 3
     np.testing.assert_array_equal(
         tagcos(vectors.astype(np.float32), method)[0], tagcos(vectors.astype(np.float32), method)[0]
