@@ -229,7 +229,8 @@ def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
             model = replace(model, fallback=with_path(second))
         if model.made_by is None:
             return model
-        return replace(model, model=str(outputs.artifacts[model.made_by].files / "model"))
+        trained = outputs.artifacts[model.made_by].files
+        return replace(model, model=str(trained / _weights_folder(model)))
 
     for option in step.stage.options:
         if option.is_model:
@@ -270,6 +271,7 @@ def fingerprint_parts(
             )
             for option in stage.options
             if option.is_model
+            and not (option.name in stage.later and getattr(options, option.name) == option.default)
         },
         "files": files.get_many(stage.input_files(options)),
         "prompts": prompt_digests(stage),
@@ -310,10 +312,18 @@ def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
     return to_json_value(value, option.name)
 
 
+def _weights_folder(model: Any) -> str:
+    """Where the step that trained a model has its weights, below its files."""
+    checkpoint = getattr(model, "checkpoint", None)
+    return "model" if checkpoint is None else f"checkpoints/{checkpoint}"
+
+
 def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any:
     if model.made_by is not None:
         trained = outputs.artifacts[model.made_by]
-        model = replace(model, id=files_digest(trained.manifest, "files/model/"))
+        model = replace(
+            model, id=files_digest(trained.manifest, f"files/{_weights_folder(model)}/")
+        )
     second = getattr(model, "fallback", None)
     more = {"fallback": _model_identity(second, outputs, files)} if second else {}
     return identity(model, files) | reading(model) | more

@@ -84,6 +84,8 @@ class LanguageModel:
             or fails; see `pipeline.models.ask`. It has no fallback itself.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
+        checkpoint: With `from`, the weights that this training kept under this name, such as
+            "epoch-1"; None for the last ones.
     """
 
     model: str
@@ -110,11 +112,13 @@ class LanguageModel:
     fallback: LanguageModel | None = None
     price: Price | None = None
     made_by: str | None = None
+    checkpoint: str | None = None
 
     @property
     def short_name(self) -> str:
         """What rows call it: its id, what its server calls it, or the end of its path."""
-        name = self.id or self.served_name or self.made_by
+        trained = self.made_by and "-".join(filter(None, (self.made_by, self.checkpoint)))
+        name = self.id or self.served_name or trained
         return name or self.model.rstrip("/").split("/")[-1]
 
     @property

@@ -44,6 +44,9 @@ SEAL: Final = "complete.json"
 StepDone = Callable[[int], None]
 """Called with the number of each finished step."""
 
+Keep = Callable[[Any, int], None]
+"""Called with the weights in training and the number of the step that was finished."""
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
@@ -125,6 +128,7 @@ def fit(
     settings: Hyperparameters,
     folder: Path,
     step_done: StepDone,
+    keep: Keep | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train once over encoded rows or packed blocks, in their order.
 
@@ -138,6 +142,7 @@ def fit(
         folder: Where checkpoints lie; a later call goes on from the newest one and gives
             the weights of a call that nobody interrupted.
         step_done: Called with the number of each finished step.
+        keep: Called with the weights in training and the same number.
 
     Returns:
         The trained weights and, per step, `step`, `loss` (mean over the step's answer
@@ -167,7 +172,7 @@ def fit(
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
-        callbacks=[callback(step_done)],
+        callbacks=[callback(step_done, keep)],
     )
     return trained(trainer, folder)
 
@@ -269,7 +274,7 @@ def adapter(method: Method) -> Any:
     )
 
 
-def callback(step_done: StepDone) -> Any:
+def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
     """The trainer's callback: progress, divergence, and when to save."""
     from transformers import TrainerCallback
 
@@ -278,7 +283,9 @@ def callback(step_done: StepDone) -> Any:
 
         saved, started, cost = time.monotonic(), 0.0, 0.0
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        def on_step_end(self, args: Any, state: Any, control: Any, **kw: Any) -> None:  # noqa: ARG002
+            if keep is not None:
+                keep(kw["model"], state.global_step)
             step_done(state.global_step)
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()

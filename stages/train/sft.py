@@ -43,6 +43,7 @@ from stages._training.encoding import (
     nothing_left,
     refused_rows,
 )
+from stages._training.epochs import KeptEpochs
 from stages._training.hyperparameters import (
     Full,
     Hyperparameters,
@@ -65,10 +66,28 @@ def _check(options: SimpleNamespace) -> None:
             why="each says how long to train",
             hint="write max_steps: 100, or num_train_epochs: 1",
         )
+    _check_checkpoints(options)
     check_template(options.model, options.chat_template)
 
 
-@stage(version=3, scope="set", check=_check)
+def _check_checkpoints(options: SimpleNamespace) -> None:
+    if not options.checkpoints:
+        return
+    if options.num_train_epochs is None:
+        raise OptionError(
+            "checkpoints",
+            f"must be left out without num_train_epochs, got {list(options.checkpoints)}",
+            why="they are numbers of epochs",
+        )
+    if max(options.checkpoints) > options.num_train_epochs:
+        raise OptionError(
+            "checkpoints",
+            f"must be at most num_train_epochs, {options.num_train_epochs:g}, "
+            f"got {max(options.checkpoints)}",
+        )
+
+
+@stage(version=3, scope="set", check=_check, later=("checkpoints",))
 def sft(
     ctx: Context,
     shards: Files,
@@ -88,6 +107,7 @@ def sft(
     chat_template: InputFiles = (),
     reverse: bool = False,
     loss_on: LossOn = ANSWER_PARTS,
+    checkpoints: Annotated[tuple[Count, ...], Distinct] = (),
     seed: int = 0,
 ) -> None:
     """Train a model on the `messages` of `shards/data/train-*.parquet`.
@@ -97,9 +117,10 @@ def sft(
     on from its last checkpoint and gives the same weights.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
-    `adapter/` too, and `metrics.json`: `rows`, `tokens` and `answer_tokens` of the training
-    split, `rows_cut` and `tokens_cut` by max_length, `rows_without_answer` and `rows_refused`
-    (left out; what the chat template cannot show is named in `refused.jsonl`, by id),
+    `adapter/` too, the kept `checkpoints/`, and `metrics.json`: `rows`, `tokens` and
+    `answer_tokens` of the training split, `rows_cut` and `tokens_cut` by max_length,
+    `rows_without_answer` and `rows_refused` (left out; what the chat template cannot show is
+    named in `refused.jsonl`, by id),
     `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
     leaves out, as those of reasoning models do in earlier turns, and that is not trained on),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step: nats per answer token) and,
@@ -130,6 +151,9 @@ def sft(
         loss_on: The parts of an answer that loss is on: `content`, `calls`, `reasoning`. The
             end token belongs to the calls of a turn that has some, else to its content. A
             turn whose `train` is false has no loss.
+        checkpoints: Epochs after which the weights are kept too, in `checkpoints/epoch-1/`
+            and so on: `models: {early: {from: trained, checkpoint: epoch-1}}` is such a model.
+            An epoch ends with the step that sees the last of its rows.
         seed: Of the order of the rows.
 
     Raises:
@@ -166,7 +190,8 @@ def sft(
         num_rows = _num_rows(max_steps, num_train_epochs, settings, len(blocks))
         ordered = blocks.select(passes(len(blocks), num_rows, seed))
         weights, (validation, _) = load_model(model, method, max_length), read("validation")
-        metrics = counts | _train(ctx, model, weights, tokenizer, ordered, validation, settings)
+        kept = KeptEpochs(checkpoints, len(blocks), settings, model, tokenizer, ctx.work)
+        metrics = counts | _train(ctx, weights, ordered, validation, kept)
     name_refused_rows(refused, ctx.files)
     write_json(ctx.files / "metrics.json", {**metrics, "epochs": num_rows / len(blocks)})
 
@@ -204,15 +229,10 @@ def _rows(
 
 
 def _train(
-    ctx: Context,
-    model: LanguageModel,
-    weights: Any,
-    tokenizer: Any,
-    ordered: Any,
-    validation: pl.DataFrame,
-    settings: Hyperparameters,
+    ctx: Context, weights: Any, ordered: Any, validation: pl.DataFrame, kept: KeptEpochs
 ) -> dict[str, Any]:
     """Train and save; gives the metrics of the training."""
+    settings = kept.settings
     before = _mean_loss(weights, validation)
     lengths = np.asarray([len(ids) for ids in ordered["input_ids"]])
     steps = math.ceil(len(ordered) / settings.rows_per_step)
@@ -224,17 +244,19 @@ def _train(
 
     trained, losses = fit(
         weights,
-        tokenizer,
+        kept.tokenizer,
         ordered,
-        model=model,
+        model=kept.model,
         settings=settings,
         folder=ctx.work / "checkpoints",
         step_done=step_done,
+        keep=kept.keep,
     )
     metrics = {"steps": steps, "trained_tokens": int(lengths.sum()), "losses": losses}
     if not validation.is_empty():
         metrics["validation"] = {"before": before, "after": _mean_loss(trained, validation)}
-    save(trained, tokenizer, model, ctx.files, settings.method)
+    kept.hand_over(ctx.files)
+    save(trained, kept.tokenizer, kept.model, ctx.files, settings.method)
     return metrics
 
 
