@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float32]
 
-BATCH_TOKENS: Final = {"cpu": 1024, "cuda": 16_384}
+BATCH_TOKENS: Final = {"cpu": 256, "cuda": 16_384}
 """Tokens of a batch, padding included, by kind of device."""
 
 MIN_WIDTH: Final = 32

@@ -16,7 +16,7 @@ of the mean's length.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,9 @@ from stages._vectors.kmeans import kmeans
 
 Floats = NDArray[np.float64]
 Positions = NDArray[np.int64]
+
+MIN_WEIGHT: Final = 1e-9
+"""The weight of a row that is taken and whose weight the last fit has put to 0."""
 
 
 @option_group
@@ -128,8 +131,7 @@ def _of_cluster(vectors: Floats, method: Tagcos) -> Floats:
         picks, values = pursuit(vectors[left], target, quota, method.ridge, method.tolerance)
         if not picks:
             break
-        # A row that the fit gives no weight is taken, as the last.
-        weights[left[picks]] = np.maximum(values, np.finfo(np.float64).tiny)
+        weights[left[picks]] = np.maximum(values, MIN_WEIGHT)
         quota -= len(picks)
         left = np.delete(left, picks)
     return weights

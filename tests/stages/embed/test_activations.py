@@ -19,7 +19,7 @@ from stages._activations.autoencoder import Autoencoder
 from stages._activations.states import batches, hidden_states, width_of
 from stages.embed.activations import activations, pool
 from stages.train.autoencoder import autoencoder
-from tests.support.rows import self_instruct
+from tests.support.rows import self_instruct, short_rows
 
 
 def plain(ctx: Context, model: LanguageModel, row: dict[str, Any], layer: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_rds_weights_later_tokens_more() -> None:
 def test_vectors_are_pooled_over_the_tokens_alone(
     ctx: Context, tinylm: LanguageModel, layer: int
 ) -> None:
-    rows = self_instruct(40)[:5]
+    rows = short_rows(4)
     states = [plain(ctx, tinylm, row, layer) for row in rows.to_dicts()]
     t = [np.arange(1, len(s) + 1) for s in states]
     expected = {
@@ -63,10 +63,10 @@ def test_vectors_are_pooled_over_the_tokens_alone(
 
 
 def test_a_row_depends_on_itself_alone(ctx: Context, tinylm: LanguageModel) -> None:
-    rows = self_instruct(60)[:24]
+    rows = short_rows(9)
     together = activations(ctx, rows, model=tinylm)
-    alone = [activations(ctx, rows[i : i + 1], model=tinylm) for i in range(0, len(rows), 6)]
-    assert_frame_equal(together.gather_every(6), pl.concat(alone), check_exact=True)
+    alone = [activations(ctx, rows[i : i + 1], model=tinylm) for i in range(0, len(rows), 4)]
+    assert_frame_equal(together.gather_every(4), pl.concat(alone), check_exact=True)
     turned = activations(ctx, rows.reverse(), model=tinylm).reverse()
     assert_frame_equal(together, turned, check_exact=True)
 
@@ -105,8 +105,8 @@ def test_features_need_an_autoencoder_and_nothing_else_does(
 
 def trained(tmp_path: Path, model: LanguageModel, **options: Any) -> Context:
     ctx = Context.scratch(tmp_path)
-    settings = {"layer": 4, "num_features": 640, "k": 8, "max_steps": 60, "batch_size": 256}
-    autoencoder(ctx, self_instruct(60)[:16], model=model, **settings | options)
+    settings = {"layer": 4, "num_features": 640, "k": 8, "max_steps": 60, "batch_size": 128}
+    autoencoder(ctx, short_rows(12), model=model, **settings | options)
     return ctx
 
 
@@ -119,7 +119,7 @@ def test_features_are_sparse_monosemantic_and_means(
     unexplained = json.loads((files / "metrics.json").read_text())["unexplained"]
     assert np.mean(unexplained[-5:]) < 0.5 * np.mean(unexplained[:2])
 
-    rows = self_instruct(60)[:6]
+    rows = short_rows(3)
     engine = ctx.open(tinylm)
     ids = [[*range(9, 9 + length)] for length in (5, 40)]
     for _, states in hidden_states(engine.weights, ids, 4):

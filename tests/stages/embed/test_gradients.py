@@ -23,7 +23,7 @@ from stages._gradients.projection import ENTRIES, project, signs
 from stages._training.dataset import tokenizer_for
 from stages._training.encoding import encode
 from stages.embed.gradients import gradients
-from tests.support.rows import self_instruct
+from tests.support.rows import self_instruct, short_rows
 
 HEAD = Chosen(pattern=r"layers\.7\.mlp\.down_proj")
 SMALL = Adapter(lora_r=2, target_modules=("v_proj",))
@@ -34,12 +34,6 @@ def small_batches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
     """Less to compute: batches of two rows, of which some are filled up."""
     if request.node.get_closest_marker("proof") is None:
         monkeypatch.setitem(per_row.BATCH_TOKENS, "cpu", 96)
-
-
-def short(count: int) -> pl.DataFrame:
-    """Rows of some 20 to 40 tokens."""
-    length = pl.col("messages").list.eval(pl.element().struct["content"].str.len_chars())
-    return self_instruct(200).filter(length.list.sum().is_between(70, 100)).head(count)
 
 
 def encoded(model: LanguageModel, rows: pl.DataFrame) -> tuple[list[list[int]], list[list[int]]]:
@@ -65,7 +59,7 @@ def all_gradients(model: Differentiable, ids: Any, labels: Any) -> np.ndarray:
 @pytest.mark.parametrize("parameters", [SMALL, HEAD], ids=["lora", "weights"])
 def test_vmap_equals_a_loop(ctx: Context, tinylm: LanguageModel, parameters: Any) -> None:
     model = model_of(ctx, tinylm, parameters)
-    ids, labels = encoded(tinylm, short(3))
+    ids, labels = encoded(tinylm, short_rows(3))
     ids.append([*ids[0], *ids[1], *ids[2]])  # a long row
     labels.append([*labels[0], *labels[1], *labels[2]])
     together = all_gradients(model, ids, labels)
@@ -83,7 +77,7 @@ def test_a_gradient_is_that_of_the_loss(
 ) -> None:
     """g d = (L(p + e d) - L(p - e d)) / 2e in random directions."""
     model = model_of(ctx, tinylm, parameters)
-    tensors = [torch.tensor(values[0]) for values in encoded(tinylm, short(1))]
+    tensors = [torch.tensor(values[0]) for values in encoded(tinylm, short_rows(1))]
     gradient = by_loop(model, *(t.tolist() for t in tensors)).astype(np.float64)
     exact = Differentiable(
         model.module,
@@ -120,7 +114,7 @@ def test_the_engines_model_stays_as_it_was(ctx: Context, tinylm: LanguageModel) 
 
     before = state()
     model = differentiable(weights, SMALL)
-    ids, labels = encoded(tinylm, short(1))
+    ids, labels = encoded(tinylm, short_rows(1))
     by_loop(model, ids[0], labels[0])
     assert state() == before
     assert all(p.grad is None for p in weights.parameters())
@@ -131,7 +125,7 @@ def test_a_fresh_adapter_sketches_the_gradients_of_the_weights(
     ctx: Context, tinylm: LanguageModel
 ) -> None:
     """<g, h> of the adapter is in expectation that of the layer's weights: over many draws of A."""
-    ids, labels = encoded(tinylm, short(3))
+    ids, labels = encoded(tinylm, short_rows(3))
     whole = model_of(ctx, tinylm, Chosen(pattern=r"layers\.7\.self_attn\.v_proj"))
     exact = all_gradients(whole, ids, labels).astype(np.float64)
     products = []
@@ -194,7 +188,7 @@ def test_a_seed_is_one_matrix() -> None:
 
 
 def test_vectors_and_their_forms(ctx: Context, tinylm: LanguageModel) -> None:
-    rows = short(4)
+    rows = short_rows(4)
     options: Any = {"model": tinylm, "parameters": SMALL, "max_length": 64}
     whole = gradients(ctx, rows, dimensions=None, normalize=False, **options)
     assert whole["error"].null_count() == len(rows)
@@ -213,7 +207,7 @@ def test_vectors_and_their_forms(ctx: Context, tinylm: LanguageModel) -> None:
 
 
 def test_adams_vectors_use_the_moments_of_the_warmup(ctx: Context, tinylm: LanguageModel) -> None:
-    rows = short(4)
+    rows = short_rows(4)
     options: Any = {"model": tinylm, "parameters": SMALL, "max_length": 64, "dimensions": None}
     result = gradients(
         ctx, rows[:2], rows[2:], form="adam", batch_size=1, normalize=False, **options

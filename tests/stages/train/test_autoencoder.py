@@ -12,13 +12,13 @@ from pipeline.models import LanguageModel
 from stages._activations.autoencoder import Meta, fit_autoencoder
 from stages.train.autoencoder import autoencoder
 from tests.support.options import problems
-from tests.support.rows import self_instruct
+from tests.support.rows import short_rows
 
 
 def trained(tmp_path: Path, model: LanguageModel, **options: Any) -> Context:
     ctx = Context.scratch(tmp_path)
     settings = {"layer": 2, "num_features": 320, "k": 8, "max_steps": 4, "batch_size": 64}
-    autoencoder(ctx, self_instruct(60)[:6], model=model, max_tokens=300, **settings | options)
+    autoencoder(ctx, short_rows(6), model=model, max_tokens=300, **settings | options)
     return ctx
 
 
