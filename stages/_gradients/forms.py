@@ -62,7 +62,7 @@ def adam(gradients: Matrix, moments: Moments) -> Matrix:
     """
     first = BETAS[0] * moments.first + (1 - BETAS[0]) * gradients
     second = BETAS[1] * moments.second + (1 - BETAS[1]) * gradients**2
-    step: Matrix = first / np.sqrt(second + EPSILON)
+    step: Matrix = np.asarray(first / np.sqrt(second + EPSILON), gradients.dtype)
     return step
 
 
