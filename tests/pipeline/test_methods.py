@@ -29,9 +29,10 @@ LeMa, Mistake tuning (CoTErrorSet), OVERMISS / SWIE, R-Tuning, Mosaic-IT,
 Sequential Instruction Tuning, Chain-of-Instructions, VIF-RAG, Light-IF, Ruler, SAIL, StruQ,
 sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tuning,
 Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
+LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
+ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
 LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
-Maybe only 0.5%, LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
-ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0
+Maybe only 0.5%
 """
 
 
