@@ -297,9 +297,8 @@ class Engine(Protocol):
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
-        weights: The model of transformers, for stages that read its states or gradients and
-            change nothing in it; None where requests are only counted. Reading it raises a
-            UserError for an engine whose weights are not in this process.
+        weights: The model of transformers, to be read and not changed: a UserError for other
+            engines, None where requests are only counted.
     """
 
     @property
