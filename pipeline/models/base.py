@@ -297,8 +297,7 @@ class Engine(Protocol):
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
-        weights: The model of transformers, to be read and not changed: a UserError for other
-            engines, None where requests are only counted.
+        weights: The model of transformers, not to be changed; None where requests are counted.
     """
 
     @property
