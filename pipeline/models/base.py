@@ -305,10 +305,14 @@ class Engine(Protocol):
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
+        weights: The model of transformers, not to be changed; None where requests are counted.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def weights(self) -> Any: ...
 
     @property
     def resample(self) -> int: ...

@@ -194,6 +194,7 @@ class CountingEngine:
         fallback: What is counted of its fallback; None where it has none.
         tokenizer: The model's tokenizer; a stand-in by default: whoever counts needs no
             vocabulary.
+        weights: None: nothing is loaded.
 
     Example:
         >>> with counting():
@@ -212,6 +213,7 @@ class CountingEngine:
     made_up: set[str] = field(default_factory=set)
     fallback: CountingEngine | None = None
     tokenizer: Any = field(default_factory=lambda: _Tokenizer())
+    weights: Any = None
 
     @property
     def resample(self) -> int:

@@ -37,6 +37,8 @@ SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, T
 EasyInstruct, AlpaCare, Pre-instruction-tuning
 AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephrasing,
 Prompt-injection robustness, Verbalizer manipulation
+LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
+Maybe only 0.5%
 """
 
 

@@ -84,6 +84,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
+    "train.autoencoder": (DIFFERENCES, _TRAINED),
 }
 """Stages whose outcome is the same for some differences, with the reason."""
 

@@ -131,6 +131,7 @@ class TransformersEngine(JournaledEngine):
     @property
     def weights(self) -> Any:
         """See `pipeline.models.base.Engine`."""
+        """The model of transformers; see `pipeline.models.base.Engine`."""
         return self._loaded.model
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
