@@ -19,14 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pipeline.errors import UserError
 from stages._selection.random_draws import uniform
 from stages.score.learned.heads import Classifier, Pairs, fit, pairs_within
 from stages.score.learned.labels import Floats, Labelled, Trained
 
-DRAWS: Final = 500
+DRAWS: Final = 300
 """Bootstrap draws."""
 
 SHUFFLES: Final = 5
@@ -35,6 +34,9 @@ SHUFFLES: Final = 5
 LEVEL: Final = (2.5, 97.5)
 """Percentiles of an interval."""
 
+MIN_GROUPS: Final = 10
+"""Groups held out from which on an interval is given: of fewer, draws say nothing."""
+
 BINS: Final = 10
 
 Metric = Callable[[Floats, Floats, NDArray[np.int64]], float]
@@ -42,23 +44,54 @@ Metric = Callable[[Floats, Floats, NDArray[np.int64]], float]
 
 
 def auc(predicted: Floats, labels: Floats, groups: NDArray[np.int64]) -> float:
-    """The chance that a row with label 1 scores above one with label 0; a tie is half."""
+    """The chance that a row with label 1 scores above one with label 0; a tie is half.
+
+    Args:
+        predicted: Scores of shape (rows,).
+        labels: Shape (rows,).
+        groups: The number of each row's group; shape (rows,).
+    """
     positive = labels == 1
     n, m = int(positive.sum()), int((~positive).sum())
     if not n or not m:
         return np.nan
-    return float((rankdata(predicted)[positive].sum() - n * (n + 1) / 2) / (n * m))
+    return float((_ranks(predicted)[positive].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def spearman(predicted: Floats, labels: Floats, groups: NDArray[np.int64]) -> float:
-    """The rank correlation; NaN where one side is constant."""
-    if len(predicted) < 3 or np.ptp(predicted) == 0 or np.ptp(labels) == 0:
+    """The rank correlation; NaN for constant labels, 0 for a prediction that is constant.
+
+    Args:
+        predicted: Scores of shape (rows,).
+        labels: Shape (rows,).
+        groups: The number of each row's group; shape (rows,).
+    """
+    if len(predicted) < 3 or np.ptp(labels) == 0:
         return np.nan
-    return float(np.corrcoef(rankdata(predicted), rankdata(labels))[0, 1])
+    if np.ptp(predicted) == 0:
+        return 0.0
+    return float(np.corrcoef(_ranks(predicted), _ranks(labels))[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1 on, of equal values their mean; a bootstrap is too short for scipy's checks.
+
+    >>> _ranks(np.array([5.0, 2.0, 5.0])).tolist()
+    [2.5, 1.0, 2.5]
+    """
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[codes]
+    return ranks
 
 
 def pair_accuracy(predicted: Floats, labels: Floats, groups: NDArray[np.int64]) -> float:
-    """The part of the pairs within groups that are in the right order; a tie is half."""
+    """The part of the pairs within groups that are in the right order; a tie is half.
+
+    Args:
+        predicted: Scores of shape (rows,).
+        labels: Shape (rows,).
+        groups: The number of each row's group; shape (rows,).
+    """
     pairs = pairs_within(labels, groups)
     if not len(pairs):
         return np.nan
@@ -157,21 +190,22 @@ def _tested(
     """The metrics of each head on the rows held out, and what they say."""
     name, metric, chance = first_metric(method)
     draws = {who: _bootstrap(method, values, labels, groups) for who, values in predicted.items()}
+    intervals = {who: _interval(values) for who, values in draws.items()}
     table = {
         who: {
             name: _number(metric(values, labels, groups)),
-            "interval": _interval(draws[who]),
+            "interval": intervals[who],
             **_more(method, values, labels, groups),
         }
         for who, values in predicted.items()
     }
-    above_chance = table["head"]["interval"]
+    own = intervals["head"]
     gain = _interval(draws["head"] - draws["length"]) if "length" in draws else None
     return {
         "metric": name,
         "chance": chance,
         "held_out": table,
-        "beyond_chance": None if above_chance is None else above_chance[0] > chance,
+        "beyond_chance": None if own is None else own[0] > chance,
         "gain_over_length": gain,
         "beyond_length": None if gain is None else gain[0] > 0,
         "reliability": [] if isinstance(method, Pairs) else reliability(predicted["head"], labels),
@@ -182,7 +216,7 @@ def _bootstrap(
     method: Trained, predicted: Floats, labels: Floats, groups: NDArray[np.int64]
 ) -> Floats:
     """The first metric on draws of groups with replacement, the same draws for equal groups."""
-    if not len(labels):
+    if len(np.unique(groups)) < MIN_GROUPS:
         return np.zeros(0)
     _, metric, _ = first_metric(method)
     order = np.argsort(groups, kind="stable")
@@ -205,8 +239,9 @@ def _drawn_pairs(
         margin = predicted[rows][pairs[:, 0]] - predicted[rows][pairs[:, 1]]
         right[group] = ((margin > 0) + 0.5 * (margin == 0)).sum()
         count[group] = len(pairs)
-    totals = count[draws].sum(axis=1)
-    return np.divide(right[draws].sum(axis=1), totals, out=np.full(DRAWS, np.nan), where=totals > 0)
+    totals, result = count[draws].sum(axis=1), np.full(DRAWS, np.nan)
+    np.divide(right[draws].sum(axis=1), totals, out=result, where=totals > 0)
+    return result
 
 
 def _interval(values: Floats) -> list[float] | None:

@@ -70,8 +70,8 @@ class LinearRule:
             raise ValueError("coefficients must be left out with published")
         names = set(PUBLISHED[self.published] if self.published else self.coefficients)
         if names and names != {*self.indicators}:
-            needed, given = (", ".join(sorted(n)) for n in (names, self.indicators))
-            raise ValueError(f"indicators must be {needed}, got {given}")
+            needed, own = (", ".join(sorted(n)) for n in (names, self.indicators))
+            raise ValueError(f"indicators must be {needed}, got {own}")
         if self.intercept and not self.coefficients:
             raise ValueError(
                 f"intercept must be left out without coefficients, got {self.intercept}"
@@ -108,10 +108,10 @@ def check_rule(method: LinearRule, runs: Sequence[str]) -> None:
     Raises:
         OptionError: It comes from none, or from two.
     """
-    given = bool(method.published) + bool(method.coefficients) + bool(runs)
-    if given != 1:
+    sources = bool(method.published) + bool(method.coefficients) + bool(runs)
+    if sources != 1:
         what = "must be one of method.published, method.coefficients and runs"
-        raise OptionError("runs", f"{what}, got {given or 'none'} of them")
+        raise OptionError("runs", f"{what}, got {sources or 'none'} of them")
 
 
 def score_by_rule(

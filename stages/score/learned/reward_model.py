@@ -32,11 +32,12 @@ from pipeline.models.local.threads import fix_threads
 from pipeline.types import option_group
 from schemas.turns import View, turn_text
 from stages._llm.rendered import render
+from stages._training.trainer import quiet
 
-WIDTH: Final = 64
-"""Lengths are padded to multiples of this many tokens."""
+MIN_WIDTH: Final = 64
+"""Tokens of the narrowest batch; lengths are padded to powers of two."""
 
-BATCH_TOKENS: Final = 4096
+BATCH_TOKENS: Final = 1024
 """Tokens of a batch, padding included, or one conversation."""
 
 
@@ -105,11 +106,10 @@ def load(model: LanguageModel) -> tuple[Any, Any]:
 
     fix_threads()
     tokenizer = load_tokenizer(model)
-    weights, info = AutoModelForSequenceClassification.from_pretrained(
-        **source(model),
-        dtype=getattr(torch, model.dtype),
-        output_loading_info=True,
-    )
+    with quiet():
+        weights, info = AutoModelForSequenceClassification.from_pretrained(
+            **source(model), dtype=getattr(torch, model.dtype), output_loading_info=True
+        )
     if weights.config.num_labels != 1:
         raise UserError(
             f"model must have one output to be a reward model, got {weights.config.num_labels}",
@@ -164,7 +164,7 @@ def rewards(
 
     config = weights.config.get_text_config()
     named = config.pad_token_id
-    widths = [0 if i is None else -(-len(i["input_ids"]) // WIDTH) * WIDTH for i in inputs]
+    widths = [0 if i is None else _width(len(i["input_ids"])) for i in inputs]
     result = np.full(len(inputs), np.nan)
     done = 0
     for width in sorted({*widths} - {0}):
@@ -183,6 +183,10 @@ def rewards(
             done += len(part)
             ctx.progress(done, len(inputs))
     return result.tolist()
+
+
+def _width(tokens: int) -> int:
+    return max(MIN_WIDTH, 1 << (tokens - 1).bit_length())
 
 
 def _other_token(rows: Sequence[Mapping[str, list[int]]]) -> int:
