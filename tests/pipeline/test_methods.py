@@ -30,7 +30,8 @@ Sequential Instruction Tuning, Chain-of-Instructions, VIF-RAG, Light-IF, Ruler, 
 sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tuning,
 Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
-ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0
+ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
+InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
 """
 
 
