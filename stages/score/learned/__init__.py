@@ -20,17 +20,9 @@ What papers learn, in these options:
 - Self-J (Ye and Ng 2024, arXiv:2409.00935): a judge that a model trains for itself: its own grades
   beside a reference answer are the labels, the head needs no reference: `regressor` with
   `label: 0.5 * judge_score + 0.5 * similarity`. Ours: the weights of that sum.
-- IterSelectTune (Song et al. 2024, arXiv:2410.13464): a classifier of what the base model answers
-  worse than the row, trained anew after each batch that is judged: `classifier` with
-  `similarity: true`; the rounds are unrolled in the recipe of that name.
-- A-LoL (Baheti et al. 2023, arXiv:2305.14718): the advantage of an answer over what the reference
-  policy would get for its prompt: `regressor` over vectors of prompts with `advantage: reward`,
-  trained on the rewards of the policy's own answers. As in the paper: a small value head on a
-  frozen model, rows with a negative advantage dropped (`select.top` with `min_score: 0`),
-  draws in proportion to the others (`learned_priority`). Left out: the clipped ratio of policies
-  in the loss.
-- InstructMining: `linear_rule` (`linear_rule.py`); CAR: `car` (`car.py`); ready-made reward
-  models: `reward_model` (`reward_model.py`).
+- IterSelectTune: `classifier` with `similarity: true` (`similarity.py`); A-LoL: `regressor` with
+  `advantage` (`advantage.py`); InstructMining: `linear_rule` (`linear_rule.py`); CAR: `car`
+  (`car.py`); ready-made reward models: `reward_model` (`reward_model.py`).
 
 Files: `report.json` and `report.md`.
 """
@@ -55,11 +47,11 @@ from pipeline.stage import Columns, Edges, InputFiles, Records, stage
 from stages._common.edges import require_input, required
 from stages._selection.scores import expression_columns, scores
 from stages.score.learned import page
+from stages.score.learned.advantage import advantages
 from stages.score.learned.car import Car, car_columns, rank_teachers, teachers_page
 from stages.score.learned.heads import Classifier, Pairs, Predict, Regressor
 from stages.score.learned.held_out import train_and_test
 from stages.score.learned.labels import (
-    Floats,
     Labelled,
     Trained,
     feature_columns,
@@ -211,17 +203,8 @@ def _scored(rows: pl.DataFrame, method: Trained, head: Predict, data: Labelled) 
             positive = data.features[(data.labels == 1) & ~data.is_held_out]
             columns["learned_similarity"] = nearest_positive(features, positive)
         case Regressor(advantage=str() as outcome):
-            columns |= _advantages(scores(rows, outcome) - values)
+            columns |= advantages(scores(rows, outcome), values)
     return pl.DataFrame(columns)
-
-
-def _advantages(values: Floats) -> dict[str, pl.Series]:
-    """A-LoL's advantage and the share of the draws that a row gets; null without an advantage."""
-    advantage = pl.Series(values, dtype=pl.Float64).fill_nan(None)
-    positive = advantage.clip(0)
-    total = positive.sum()
-    priority = positive / total if total else positive
-    return {"learned_advantage": advantage, "learned_priority": priority}
 
 
 def _write(files: Path, report: Mapping[str, Any], text: str) -> None:

@@ -1,4 +1,15 @@
-"""How like a row is to the known rows of the label 1: IterSelectTune's second part of the score."""
+"""How like a row is to the known hard rows: the second part of IterSelectTune's score.
+
+IterSelectTune: IterSelectTune: An Iterative Training Framework for Efficient Instruction-Tuning
+Data Selection (Song et al. 2024, arXiv:2410.13464).
+
+As in the paper: a binary classifier learns from a strong model's verdicts which rows the base model
+answers worse than the row does, and the final score weighs its probability with the likeness to
+the rows that are known to be hard; each round judges the rows that score best, and trains anew.
+
+Ours: the likeness is the largest cosine with a hard training row; the classifier is linear over
+vectors of any embedder, where the paper fine-tunes BERT; the weights of the sum are the recipe's.
+"""
 
 from __future__ import annotations
 

@@ -16,8 +16,11 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.plan import check, plan
 from pipeline.models import Embedder, LanguageModel
 from pipeline.recipe.discovery import find
+from pipeline.recipe.recipe import Recipe
+from pipeline.store.store import Store
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
 from stages.score.learned import learned
 from stages.score.learned.car import Car, compatibility_adjusted_reward
@@ -388,12 +391,12 @@ def test_options_that_do_not_go_together(options: dict[str, Any], what: str) -> 
 
 
 def test_a_rule_comes_from_one_place() -> None:
-    check, rule = find("score.learned").check, LinearRule(indicators={"a": "b"})
+    check_options, rule = find("score.learned").check, LinearRule(indicators={"a": "b"})
     other = LinearRule(indicators={"a": "b"}, coefficients={"a": 2.0})
-    assert check is not None
+    assert check_options is not None
     for options, count in (({"method": rule}, "none"), ({"method": other, "runs": ("x",)}, "2")):
         with pytest.raises(UserError, match=f"must be one of .* got {count} of them"):
-            check(options_of(learned, **options))
+            check_options(options_of(learned, **options))
 
 
 # a ready-made reward model
@@ -492,3 +495,12 @@ def test_the_revised_answer_is_known_from_the_original(
     said = report(ctx)["held_out"]["head"]
     assert said["auc"] > 0.78
     assert said["calibration_error"] < 0.06
+
+
+def test_deita_is_wired_with_scorers_that_are_trained_here(tmp_path: Path) -> None:
+    models = [f"models.{name}.id=one" for name in ("grader", "embedder", "student")]
+    recipe = Recipe.load("deita", models, profile="own-scorers")
+    planned = plan(recipe, Store(tmp_path))
+    check(planned)
+    uses = [step.step.stage.name for step in planned]
+    assert uses.count("score.learned") == 2
