@@ -20,6 +20,7 @@ from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.differences import differences
 from pipeline.execution.hub_sources import with_commit
 from pipeline.execution.release_inputs import read_parts, with_version
+from pipeline.execution.remote_inputs import NotFetched, with_copies
 from pipeline.models.identity import identity, reading
 from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.graph import Step, wrong_options
@@ -153,6 +154,9 @@ def plan_step(
     try:
         options = resolved_options(recipe, step, store, outputs, files)
         parts = fingerprint_parts(step, options, store, outputs, files)
+    except NotFetched as error:
+        causes = [f"unknown until {error.address} is fetched, which run does"]
+        return PlannedStep(step, "unknown", step.options, causes=causes, drifted=drifted)
     except UserError as error:
         error.where = f"{step.where}: {error.where or step.name}"
         raise
@@ -197,7 +201,7 @@ def _missing_columns(step: Step, artifact: Artifact) -> list[str]:
 def resolved_options(
     recipe: Recipe, step: Step, store: Store, outputs: StepOutputs, files: FileDigests
 ) -> SimpleNamespace:
-    """The options of a step with paths of trained weights, a release's version, a hub's commit.
+    """The options of a step with paths of weights and copies, a release's version, a commit.
 
     Args:
         recipe: The recipe that it belongs to.
@@ -207,9 +211,10 @@ def resolved_options(
         files: Digests of input files and weights.
 
     Raises:
-        UserError: There is no such release.
+        UserError: There is no such release, or a file elsewhere was never fetched.
     """
-    options = with_commit(_with_weights(step, outputs), store)
+    options = with_copies(step, _with_weights(step, outputs), store, files)
+    options = with_commit(options, store)
     if not step.stage.reads_release:
         return options
 

@@ -38,6 +38,7 @@ from pipeline.execution.plan import (
     select_steps,
 )
 from pipeline.execution.progress import Progress, StartedStep
+from pipeline.execution.remote_inputs import fetch_missing
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.spending import tracker
 from pipeline.execution.workers import WorkerPool
@@ -123,6 +124,7 @@ class Runner:
         # submit theirs. Only where a step read a damaged artifact is all planned again: that
         # artifact is then missing.
         with disk_errors_explained(self.store.root), self.store.locked():
+            fetch_missing(select_steps(self.recipe, targets), self.store)
             self._tracker = tracker(self.recipe, self.store)
             damaged: set[Path] = set()
             while True:
