@@ -39,6 +39,7 @@ AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephr
 Prompt-injection robustness, Verbalizer manipulation
 LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
 Maybe only 0.5%
+InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
 """
 
 

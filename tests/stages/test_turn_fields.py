@@ -75,6 +75,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         ("reasoning", "results"),
         "it compares what was answered, and nobody is asked about rows with tools",
     ),
+    "score.learned": (DIFFERENCES, "it reads vectors and columns, and of turns the prompt alone"),
     "score.execution": (DIFFERENCES, "it runs or compares what an answer says"),
     "tag.intent": (DIFFERENCES, "it looks at the first thing that a user says"),
     "tag.secrets": (DIFFERENCES, _PLANTED),
