@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.execution.backends import StageCall
 from pipeline.execution.first_rows import first_ids
 from pipeline.execution.plan import PlannedStep, StepOutputs, edge_argument, edge_columns
-from pipeline.execution.workers import StageCall, WorkerPool
+from pipeline.execution.workers import WorkerPool
 from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind, Edge
 from pipeline.store.hashing import row_keys
 from pipeline.store.row_cache import KEY, RowCache, cache_key

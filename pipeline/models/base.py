@@ -305,7 +305,6 @@ class Engine(Protocol):
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
-        weights: The model of transformers, not to be changed; None where requests are counted.
     """
 
     @property
@@ -325,9 +324,6 @@ class Engine(Protocol):
 
     @property
     def context_tokens(self) -> int | None: ...
-
-    @property
-    def weights(self) -> Any: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests; those that the journal already answers are not sent again.

@@ -213,7 +213,6 @@ class CountingEngine:
     made_up: set[str] = field(default_factory=set)
     fallback: CountingEngine | None = None
     tokenizer: Any = field(default_factory=lambda: _Tokenizer())
-    weights: Any = None
 
     @property
     def resample(self) -> int:

@@ -180,8 +180,6 @@ def fit(
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
-        callbacks=[callback(step_done, keep)],
-        callbacks=[callback(step_done, stop_after)],
         callbacks=[callback(step_done, keep, stop_after), *objective.callbacks()],
         eval_dataset=objective.validation,
     )
@@ -279,12 +277,6 @@ def adapter(method: Method) -> Any:
         use_dora=isinstance(method, DoRA),
     )
 
-
-def callback(step_done: StepDone, keep: Keep | None = None) -> Any:
-    """The trainer's callback: progress, divergence, and when to save."""
-
-
-def callback(step_done: StepDone, stop_after: int | None = None) -> Any:
 
 def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | None = None) -> Any:
     """The trainer's callback: progress, divergence, when to save, and when to stop."""

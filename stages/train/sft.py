@@ -71,21 +71,6 @@ LATER = (
 
 
 def _check(options: SimpleNamespace) -> None:
-    if (options.max_steps is None) == (options.num_train_epochs is None):
-        raise OptionError(
-            "max_steps",
-            "and num_train_epochs: exactly one must be given, got "
-            + ("neither" if options.max_steps is None else "both"),
-            why="each says how long to train",
-            hint="write max_steps: 100, or num_train_epochs: 1",
-        )
-    _check_checkpoints(options)
-    if options.order is not None and options.packing:
-        raise OptionError(
-            "packing",
-            "must be false with an order, got true",
-            why="rows are packed where they fit, whatever their order",
-        )
     check_length(options)
     _check_checkpoints(options)
     _check_rows(options)
@@ -229,7 +214,6 @@ def sft(
             An epoch ends with the step that sees the last of its rows.
         order: A column of the shards, such as the `positions` of `mix.curriculum`: each row is
             read at its positions, and a pass is all positions in order. null: shuffled passes.
-        seed: Of the order of the rows.
         seed: Of the order of the rows, and of all that is drawn.
 
     Raises:

@@ -72,8 +72,3 @@ class Fallback(NamedEngine):
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.base.Engine`."""
         return self._engine.loglikelihood(sequences)
-
-    @property
-    def weights(self) -> Any:
-        """See `pipeline.models.base.Engine`."""
-        return self._engine.weights

@@ -130,7 +130,6 @@ class TransformersEngine(JournaledEngine):
 
     @property
     def weights(self) -> Any:
-        """See `pipeline.models.base.Engine`."""
         """The model of transformers; see `pipeline.models.base.Engine`."""
         return self._loaded.model
 

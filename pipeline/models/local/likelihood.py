@@ -94,16 +94,11 @@ class Likelihoods:
         return scores
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        if lengths and self.can_pack:
         if lengths and self.packs_rows:
             return packs(lengths, self.model.device.type)
         return ((length, [i]) for i, length in enumerate(lengths))
 
     def _score(self, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
-        return _packed(self.model, rows, size) if self.can_pack else [_alone(self.model, rows[0])]
-
-    @cached_property
-    def can_pack(self) -> bool:
         return _packed(self.model, rows, size) if self.packs_rows else [_alone(self.model, rows[0])]
 
     @cached_property

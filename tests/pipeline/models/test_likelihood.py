@@ -58,7 +58,7 @@ def test_they_are_those_of_one_row_at_a_time(engine: TransformersEngine) -> None
     tokens = tuple(t for row in rows(engine, 16) for t in row.tokens)
     long = ((SHORT, 1), (SHORT + 1, 200), (1100, 1))
     sequences += [Scored(tokens[:length], start) for length, start in long]
-    assert engine._loaded.likelihoods.can_pack
+    assert engine._loaded.likelihoods.packs_rows
     assert engine._loaded.likelihoods.packs_rows
     assert largest_difference(engine._loaded.model, sequences) < 1e-5
 
