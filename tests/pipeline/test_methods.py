@@ -33,7 +33,10 @@ Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Pois
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
 ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
 SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, Tülu 3, OpenBezoar,
-EasyInstruct, AlpaCare, Pre-instruction-tuning
+EasyInstruct, AlpaCare, Pre-instruction-tuning,
+NEFTune, Instruction Modelling, Masked Thought, FIGA, SFTMix, Half fine-tuning, MeCo,
+Teacher worth a million instructions, Weak-to-strong, WiSE-FT, Model Stock, Disperse-then-merge,
+RE-Adapt, UFT
 """
 
 
