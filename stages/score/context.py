@@ -95,7 +95,7 @@ def context(
           uses: rewrite.turns
           needs: measured
           with:
-            user: "{{ prompt }}{% if context_attention >= 0.6 %} [IND]{% endif %}"
+            user: "{{ instruction }}{% if context_attention >= 0.6 %} [IND]{% endif %}"
             assistant: "{{ response }}"
         ```
     """
