@@ -107,6 +107,9 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
     class Trainer(base):  # type: ignore[misc]
         """Divides the sums of `objective.loss` by the count of the whole step."""
 
+        data_collator: Any
+        _signature_columns: Any
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.plain_collator, self.data_collator = self.data_collator, self.collate
@@ -116,7 +119,7 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
                 freeze_half(self.model, settings.seed)
 
         def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-            return self.plain_collator(examples) | further_columns(examples, self.padding_free)
+            return {**self.plain_collator(examples), **further_columns(examples, self.padding_free)}
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
