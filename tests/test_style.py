@@ -36,6 +36,7 @@ ENGINE = (
     "pipeline/models/local/divergence.py",
     "pipeline/models/local/likelihood.py",
     "pipeline/models/local/sampling.py",
+    "pipeline/models/local/shared_prefix.py",
 )
 """An engine is itself imported only by need, and may import what it is about."""
 

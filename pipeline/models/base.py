@@ -279,10 +279,17 @@ class Scored:
         tokens: Token ids.
         start: Index of the first token to be scored, at least 1: the first token of a
             sequence is conditioned on nothing.
+        prefix: Token ids that stand before `tokens`, as a part of the sequence. It is computed
+            once for all sequences of a call that share it.
     """
 
     tokens: tuple[int, ...]
     start: int
+    prefix: tuple[int, ...] = ()
+
+    def joined(self) -> Scored:
+        """The sequence behind its prefix as one: what its likelihoods are defined by."""
+        return Scored(self.prefix + self.tokens, len(self.prefix) + self.start)
 
 
 class Engine(Protocol):
@@ -304,6 +311,9 @@ class Engine(Protocol):
     def name(self) -> str: ...
 
     @property
+    def weights(self) -> Any: ...
+
+    @property
     def resample(self) -> int: ...
 
     @property
@@ -314,9 +324,6 @@ class Engine(Protocol):
 
     @property
     def context_tokens(self) -> int | None: ...
-
-    @property
-    def weights(self) -> Any: ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Answer requests; those that the journal already answers are not sent again.

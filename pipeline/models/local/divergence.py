@@ -57,7 +57,7 @@ def divergences(
         rows = [some[m] for m in members]
         # What is scored is the token after each position; the last one needs some token.
         scored = [Scored((*texts[i], 0), 1) for i in rows]
-        packed = first.can_pack and second.can_pack
+        packed = first.packs_rows and second.packs_rows
         blocks = _packed(first, second, scored, size) if packed else _alone(first, second, scored)
         values = np.concatenate([_jensen_shannon(*pair) for pair in blocks])
         ends = np.cumsum([len(texts[i]) for i in rows])[:-1]
@@ -72,7 +72,7 @@ def divergences(
 def _batches(
     first: Likelihoods, second: Likelihoods, lengths: Sequence[int]
 ) -> Iterator[tuple[int, list[int]]]:
-    if lengths and first.can_pack and second.can_pack:
+    if lengths and first.packs_rows and second.packs_rows:
         return packs(lengths, first.model.device.type)
     return ((length, [i]) for i, length in enumerate(lengths))
 
