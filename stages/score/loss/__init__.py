@@ -209,7 +209,9 @@ def loss(
     scores = {name: [score(FORMULAS[name], arrays, i) for i in numbers] for name in formulas}
     if "learnability" in scores:
         _learnable(scores["learnability"], arrays, min_answer_tokens)
-    lists = {"token_losses": _token_losses(arrays, len(shown))} if token_losses else {}
+    lists: dict[str, Sequence[Any]] = {}
+    if token_losses:
+        lists["token_losses"] = _token_losses(arrays, len(shown))
     return pl.DataFrame(
         {
             **{name: pl.Series(values, dtype=pl.Float32) for name, values in scores.items()},
