@@ -137,8 +137,9 @@ class Rows:
             return self.rendered
         derived: Derived = _reversed if shown == "reversed" else _without_input
         results: list[RenderedConversation | None] = []
-        for row, known in zip(self._rows, self.rendered, strict=True):
-            other = None if known is None else derived(*row, self.rendering.turn)
+        for (messages, start, tools), known in zip(self._rows, self.rendered, strict=True):
+            read = known is not None
+            other = derived(messages, start, tools, self.rendering.turn) if read else None
             rendered = None if other is None else _render(self.rendering, *other)
             results.append(rendered if isinstance(rendered, RenderedConversation) else None)
         return results
