@@ -32,6 +32,8 @@ MACHINE = re.compile(
 
 ENGINE = (
     "pipeline/models/engines/transformers.py",
+    "pipeline/models/local/attention.py",
+    "pipeline/models/local/divergence.py",
     "pipeline/models/local/likelihood.py",
     "pipeline/models/local/sampling.py",
     "pipeline/models/local/shared_prefix.py",

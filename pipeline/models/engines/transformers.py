@@ -128,6 +128,11 @@ class TransformersEngine(JournaledEngine):
         super().__init__(loaded.rendering, model, identity, ctx)
         self._loaded = loaded
 
+    @property
+    def weights(self) -> Any:
+        """The model of transformers; see `pipeline.models.base.Engine`."""
+        return self._loaded.model
+
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.local.likelihood` and, behind a prefix, `shared_prefix`."""
         prefixes = {s.prefix for s in sequences}

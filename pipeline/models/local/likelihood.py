@@ -168,7 +168,17 @@ def packs(lengths: Sequence[int], device: str) -> Iterator[tuple[int, list[int]]
 
 
 @torch.inference_mode()
-def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+def packed_states(model: Any, rows: Sequence[Scored], size: int) -> tuple[Tensor, Tensor]:
+    """The last layer's states from which scored tokens are predicted, and these tokens.
+
+    Args:
+        model: A causal language model of transformers that can be packed.
+        rows: The rows of one pack.
+        size: Its tokens.
+
+    Returns:
+        Shapes (scored tokens, width) and (scored tokens,), row by row.
+    """
     tokens = torch.zeros(size, dtype=torch.long)
     positions = torch.zeros(size, dtype=torch.long)
     segments: Segments = []
@@ -188,6 +198,12 @@ def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.fl
             segments=segments,
         ).last_hidden_state[0]
     scored_at = torch.tensor(scored)
+    return states[scored_at - 1], tokens[scored_at].to(model.device)
+
+
+@torch.inference_mode()
+def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+    scores = _token_scores(model, *packed_states(model, rows, size))
     scores = token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
     return np.split(scores, np.cumsum([len(r.tokens) - r.start for r in rows])[:-1])
 

@@ -5,8 +5,9 @@ score, each kept unless its cosine with a row kept before is above the threshold
 maximized is the sum of the scores.
 
 `k_center`: the row farthest from all rows picked so far (Sener and Savarese 2018,
-arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653) and
-WaveCoder (arXiv:2312.14187). The distance is 1 minus the cosine, or Euclidean.
+arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653), WaveCoder
+(arXiv:2312.14187) and Maybe only 0.5% (arXiv:2305.09246). The distance is 1 minus the cosine, or
+Euclidean.
 
 `facility_location`: QDIT (Bukharin et al. 2023, arXiv:2311.14736). With v over all rows,
 f(A) = (1 - weight) * sum_v max_{u in A} s(v, u) + weight * sum_{u in A} q(u).
