@@ -21,6 +21,7 @@ from stages.train.sft import sft
 from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines, sample
 
+ASKED_ONCE = conversations([("Say something.",)])
 ASKED = conversations([("Say something.",), ("Write a sentence.",)])
 
 
@@ -99,7 +100,7 @@ def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: P
     last = pl.col("messages").list.last().struct.field("content")
     report = Context.scratch(tmp_path / "report")
     novelty(
-        report, conversations([("Say something.",)]), rows.with_columns(planted=last.is_in(planted)), tuned=tuned,
+        report, ASKED_ONCE, rows.with_columns(planted=last.is_in(planted)), tuned=tuned,
         base=tinylm, method=Iterative(rounds=2, learning_rate=1e-3), num_samples=32, max_tokens=6,
         alpha=0.01, planted="planted",
     )  # fmt: skip
