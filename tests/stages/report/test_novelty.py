@@ -77,10 +77,22 @@ def test_options_that_do_not_go_together() -> None:
     )
 
 
+def tuned_on(rows: pl.DataFrame, model: LanguageModel, steps: int, folder: Path) -> LanguageModel:
+    """A model after a few steps on rows."""
+    shards, trained = Context.scratch(folder / "shards"), Context.scratch(folder / "trained")
+    parquet(shards, rows)
+    sft(
+        trained, shards.files, model=model, max_steps=steps, learning_rate=1e-3, warmup_ratio=0.1,
+        lr_scheduler_type="constant", gradient_accumulation_steps=2, max_length=256,
+    )  # fmt: skip
+    return LanguageModel(model=str(trained.files / "model"))
+
+
 @pytest.mark.proof
-def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: Path) -> None:
+def test_planted_rows_are_found(tinylm: LanguageModel, tmp_path: Path) -> None:
     """One row in a hundred is German: the contrast says so more often than the model itself.
 
+    The base knows what the other rows are like.
     All begin alike, and little need be plausible: what is rarer than alpha times the most probable
     first word of the others is never drawn.
     """
@@ -90,18 +102,14 @@ def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: P
     planted = [text for text in german if text.startswith("Die ")]
     assert len(planted) == 3
     rows = conversations([("Say something.", a) for a in [*planted, *english]])
-    parquet(ctx, rows)
-    trained = Context.scratch(tmp_path / "trained")
-    sft(
-        trained, ctx.files, model=tinylm, max_steps=30, learning_rate=1e-3, warmup_ratio=0.1,
-        lr_scheduler_type="constant", gradient_accumulation_steps=2, max_length=256,
-    )  # fmt: skip
-    tuned = LanguageModel(model=str(trained.files / "model"))
+    known = conversations([("Say something.", a) for a in english])
+    base = tuned_on(known, tinylm, 14, tmp_path / "base")
+    tuned = tuned_on(rows, base, 18, tmp_path / "tuned")
     last = pl.col("messages").list.last().struct.field("content")
     report = Context.scratch(tmp_path / "report")
     novelty(
         report, ASKED_ONCE, rows.with_columns(planted=last.is_in(planted)), tuned=tuned,
-        base=tinylm, method=Iterative(rounds=2, learning_rate=1e-3), num_samples=32, max_tokens=6,
+        base=base, method=Iterative(rounds=2, learning_rate=1e-3), num_samples=20, max_tokens=4,
         alpha=0.01, planted="planted",
     )  # fmt: skip
     counts = {"contrastive": 0, "plain": 0}
