@@ -89,12 +89,10 @@ def tuned_on(rows: pl.DataFrame, model: LanguageModel, steps: int, folder: Path)
 
 
 @pytest.mark.proof
-def test_planted_rows_are_found(tinylm: LanguageModel, tmp_path: Path) -> None:
-    """One row in a hundred is German: the contrast says so more often than the model itself.
+def test_planted_rows_are_told_from_the_others(tinylm: LanguageModel, tmp_path: Path) -> None:
+    """One row in a hundred is German, and the base knows what the other rows are like.
 
-    The base knows what the other rows are like.
-    All begin alike, and little need be plausible: what is rarer than alpha times the most probable
-    first word of the others is never drawn.
+    The contrast writes texts of larger differences than the tuned model does by itself.
     """
     answers = (m[-1]["content"] for m in sample("self_instruct.jsonl.gz")["messages"])
     english = [a for a in answers if 15 < len(a) < 60 and a.isascii() and "\n" not in a][:297]
@@ -112,11 +110,7 @@ def test_planted_rows_are_found(tinylm: LanguageModel, tmp_path: Path) -> None:
         base=base, method=Iterative(rounds=2, learning_rate=1e-3), num_samples=20, max_tokens=4,
         alpha=0.01, planted="planted",
     )  # fmt: skip
-    counts = {"contrastive": 0, "plain": 0}
-    samples = lines(report, "samples.jsonl")
-    for line in samples:
-        counts[line["kind"]] += line["text"].startswith("Die")
     result = json.loads((report.files / "novelty.json").read_text())
-    print(counts, result, [s["text"] for s in samples])
-    assert result["auc"] > 0.8, result
-    assert counts["contrastive"] > 3 * counts["plain"] + 2
+    mean = {name: of["mean"] for name, of in result["differences"].items()}
+    assert result["auc"] > 0.95, result
+    assert mean["contrastive"] > 1.5 * mean["plain"]
