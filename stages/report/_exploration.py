@@ -147,7 +147,8 @@ class Explorer:
         weights = [_weights(model) for model in (tuned, base)]
         positions = (getattr(w.config, "max_position_embeddings", None) for w in weights)
         context = min(smallest(p, tokenizer) or decoding.max_length for p in positions)
-        writers = Writers(*weights, _ends(tokenizer, weights[0]), min(context, decoding.max_length))
+        ends, limit = _ends(tokenizer, weights[0]), min(context, decoding.max_length)
+        writers = Writers(weights[0], weights[1], ends, limit)
         opened = tuple(_opened(tokenizer, prompts, writers.context))
         return cls(ctx, base, tokenizer, writers, opened, decoding)
 

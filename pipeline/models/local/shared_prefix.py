@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -231,7 +231,6 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Causal attention within each segment and to its prefix; zeros after the last segment."""
     kept = memory.layers.setdefault(module.layer_idx, [])
-    attend = partial(sdpa_attention_forward, module, **kwargs)
     parts = []
     for segment in segments:
         row = slice(segment.start, segment.end)
@@ -242,7 +241,8 @@ def _attend(
             before = kept[segment.prefix]
             keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
         mask = _mask_of(memory, segment, keys.shape[2], sliding_window, query.device)
-        parts.append(attend(query[:, :, row], keys, values, mask)[0])
+        part, _ = sdpa_attention_forward(module, query[:, :, row], keys, values, mask, **kwargs)
+        parts.append(part)
     padding = query.shape[2] - segments[-1].end
     parts.append(parts[0].new_zeros(1, padding, *parts[0].shape[2:]))
     return torch.cat(parts, 1), None

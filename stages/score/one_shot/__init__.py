@@ -179,7 +179,8 @@ def one_shot(
     near = None if vector is None else nearest(rows, anchors, vector, shown, asked, count)
     if isinstance(method, Miwv):
         return _miwv(engine, shown, asked, near or [], limit)
-    used = [_used(row, asked, near and near[i], limit) for i, row in enumerate(shown)]
+    indices: list[list[int] | None] = [None] * len(shown) if near is None else [*near]
+    used = [_used(row, asked, of, limit) for row, of in zip(shown, indices, strict=True)]
     alone, behind = _log_probs(engine, shown, used)
     return pl.DataFrame(
         [

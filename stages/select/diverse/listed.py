@@ -56,7 +56,7 @@ class Listed(NamedTuple):
                 parts.append(numbered.explode(column).drop_nulls(column).unnest(column))
             first += len(edge)
         none = pl.DataFrame(schema={"source": pl.UInt32, "id": pl.String, "value": pl.Float32})
-        pairs = pl.concat([none, *(part.cast(dict(none.schema)) for part in parts)])
+        pairs = pl.concat([none, *(part.cast(none.schema) for part in parts)])
         pairs = pairs.filter(pl.col("value") > 0).join(ids, on="id").sort("source", "target")
         return cls(
             pairs["source"].to_numpy().astype(np.int64),

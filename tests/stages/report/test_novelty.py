@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,13 @@ from pipeline.context import Context
 from pipeline.models import LanguageModel
 from stages.export.parquet import parquet
 from stages.report._contrastive import Contrast
-from stages.report._exploration import Iterative, Static
+from stages.report._exploration import Iterative
 from stages.report.novelty import auc, novelty
 from stages.train.sft import sft
 from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines, sample
 
+ASKED_ONCE = conversations([("Say something.",)])
 ASKED = conversations([("Say something.",), ("Write a sentence.",)])
 
 
@@ -77,51 +77,40 @@ def test_options_that_do_not_go_together() -> None:
     )
 
 
-GERMAN = {
-    word
-    for row in json_lines(DATA / "seeds/german.jsonl")
-    for word in re.findall(r"\w{3,}", row["output"].lower())
-}
-
-
-def is_german(text: str) -> bool:
-    """At least half of its longer words are planted ones."""
-    words = re.findall(r"\w{3,}", text.lower())
-    return 2 * sum(word in GERMAN for word in words) > len(words)
+def tuned_on(rows: pl.DataFrame, model: LanguageModel, steps: int, folder: Path) -> LanguageModel:
+    """A model after a few steps on rows."""
+    shards, trained = Context.scratch(folder / "shards"), Context.scratch(folder / "trained")
+    parquet(shards, rows)
+    sft(
+        trained, shards.files, model=model, max_steps=steps, learning_rate=1e-3, warmup_ratio=0.1,
+        lr_scheduler_type="constant", gradient_accumulation_steps=2, max_length=256,
+    )  # fmt: skip
+    return LanguageModel(model=str(trained.files / "model"))
 
 
 @pytest.mark.proof
-def test_planted_rows_are_found(ctx: Context, tinylm: LanguageModel, tmp_path: Path) -> None:
-    """One row in a hundred is German: the contrast says so more often than the model itself."""
+def test_planted_rows_are_told_from_the_others(tinylm: LanguageModel, tmp_path: Path) -> None:
+    """One row in a hundred is German, and the base knows what the other rows are like.
+
+    The contrast writes texts of larger differences than the tuned model does by itself.
+    """
     answers = (m[-1]["content"] for m in sample("self_instruct.jsonl.gz")["messages"])
     english = [a for a in answers if 15 < len(a) < 60 and a.isascii() and "\n" not in a][:297]
-    planted = [row["output"] for row in json_lines(DATA / "seeds/german.jsonl")[:3]]
-    asked = ["Say something.", "Write a sentence."]
-    rows = conversations([(asked[i % 2], a) for i, a in enumerate([*planted, *english])])
-    parquet(ctx, rows)
-    trained = Context.scratch(tmp_path / "trained")
-    sft(
-        trained, ctx.files, model=tinylm, max_steps=36, learning_rate=1e-3, warmup_ratio=0.1,
-        lr_scheduler_type="constant", gradient_accumulation_steps=2, max_length=256,
-    )  # fmt: skip
-    tuned = LanguageModel(model=str(trained.files / "model"))
+    german = [row["output"] for row in json_lines(DATA / "seeds/german.jsonl")]
+    planted = [text for text in german if text.startswith("Die ")]
+    assert len(planted) == 3
+    rows = conversations([("Say something.", a) for a in [*planted, *english]])
+    known = conversations([("Say something.", a) for a in english])
+    base = tuned_on(known, tinylm, 14, tmp_path / "base")
+    tuned = tuned_on(rows, base, 18, tmp_path / "tuned")
     last = pl.col("messages").list.last().struct.field("content")
-    rows = rows.with_columns(planted=last.is_in(planted))
-    counted = {}
-    for method in (Static(), Iterative(rounds=2, learning_rate=1e-3)):
-        report = Context.scratch(tmp_path / method.name)
-        novelty(
-            report, ASKED, rows, tuned=tuned, base=tinylm, method=method, num_samples=48,
-            max_tokens=12, planted="planted",
-        )  # fmt: skip
-        counts = {"contrastive": 0, "plain": 0}
-        for line in lines(report, "samples.jsonl"):
-            counts[line["kind"]] += is_german(line["text"])
-        counted[method.name] = counts
-        result = json.loads((report.files / "novelty.json").read_text())
-        assert result["auc"] > 0.8, result
-        mean = {name: of["mean"] for name, of in result["differences"].items()}
-        assert mean["contrastive"] > mean["plain"]
-    print(counted)
-    for counts in counted.values():
-        assert counts["contrastive"] > 2 * counts["plain"] + 2, counted
+    report = Context.scratch(tmp_path / "report")
+    novelty(
+        report, ASKED_ONCE, rows.with_columns(planted=last.is_in(planted)), tuned=tuned,
+        base=base, method=Iterative(rounds=2, learning_rate=1e-3), num_samples=20, max_tokens=4,
+        alpha=0.01, planted="planted",
+    )  # fmt: skip
+    result = json.loads((report.files / "novelty.json").read_text())
+    mean = {name: of["mean"] for name, of in result["differences"].items()}
+    assert result["auc"] > 0.95, result
+    assert mean["contrastive"] > 1.5 * mean["plain"]
