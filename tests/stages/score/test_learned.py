@@ -399,7 +399,8 @@ def test_options_that_do_not_go_together(options: dict[str, Any], what: str) -> 
 def test_only_heads_that_are_trained_take_labelled_rows() -> None:
     stage = find("score.learned")
     head, rule = Regressor(label="x"), Car(reward="x")
-    for method, edges in ((head, {"rows": [{}]}), (rule, {"rows": [{}], "labelled": [{}]})):
+    cases: Any = [(head, {"rows": [{}]}), (rule, {"rows": [{}], "labelled": [{}]})]
+    for method, edges in cases:
         with pytest.raises(UserError, match="labelled"):
             stage.adds(options_of(learned, method=method), edges)
     added = stage.adds(options_of(learned, method=head), {"rows": [{}], "labelled": [{}]})
