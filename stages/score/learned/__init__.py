@@ -11,7 +11,8 @@ What papers learn, in these options:
 - DEITA (Liu et al. 2023, arXiv:2312.15685): complexity and quality by a model that was trained
   on grades of a strong one: `method: {name: regressor, label: judge_complexity}` over hidden
   states of a causal model. As in the paper: grades from 1 to 6 as labels, the expected grade
-  as the score. Ours: a linear head in place of a whole model, and one score of a conversation.
+  as the score. Ours: a linear head, or `fine_tuned` with one number in place of a distribution
+  over grades, and one score of a conversation.
 - Cappy (Tan et al. 2023, arXiv:2311.06720): a small regressor of how right an answer is:
   `regressor` with that as the label.
 - QuRating (Wettig et al. 2024, arXiv:2402.09739) and HelpSteer2-Preference (Wang et al. 2024,
@@ -49,9 +50,11 @@ from stages._selection.scores import expression_columns, scores
 from stages.score.learned import page
 from stages.score.learned.advantage import advantages
 from stages.score.learned.car import Car, car_columns, rank_teachers, teachers_page
+from stages.score.learned.fine_tuned import FineTuned, fine_tune
 from stages.score.learned.heads import Classifier, Pairs, Predict, Regressor
 from stages.score.learned.held_out import train_and_test
 from stages.score.learned.labels import (
+    Head,
     Labelled,
     Trained,
     feature_columns,
@@ -71,18 +74,21 @@ from stages.score.learned.reward_model import RewardModel, reward
 from stages.score.learned.similarity import nearest_positive
 
 Method = Annotated[
-    Classifier | Regressor | Pairs | LinearRule | Car | RewardModel, Field(discriminator="name")
+    Classifier | Regressor | Pairs | FineTuned | LinearRule | Car | RewardModel,
+    Field(discriminator="name"),
 ]
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     method = options.method
     match method:
-        case Trained():
+        case Head():
             more = [method.advantage] if isinstance(method, Regressor) else []
             named = [c for text in more for c in expression_columns(text)]
             rows = ["messages", "tools", *feature_columns(method), *named]
             return {"rows": list(dict.fromkeys(rows)), "labelled": labelled_columns(method)}
+        case FineTuned():
+            return {"rows": ["messages", "tools"], "labelled": labelled_columns(method)}
         case LinearRule():
             return {"rows": rule_columns(method), "labelled": []}
         case Car():
@@ -113,7 +119,7 @@ def _added(method: Method) -> Columns:
 
 def _check(options: SimpleNamespace) -> None:
     method = options.method
-    if isinstance(method, RewardModel) != (options.model is not None):
+    if isinstance(method, RewardModel | FineTuned) != (options.model is not None):
         needed = "given" if options.model is None else "left out"
         raise OptionError("model", f"must be {needed} with method: {method.name}")
     if isinstance(method, LinearRule):
@@ -143,8 +149,10 @@ def learned(
     Args:
         rows: The rows to score.
         labelled: Rows with labels, for heads that are trained here. They may be among the rows.
-        method: `classifier`, `regressor`, `pairs`, `linear_rule`, `car` or `reward_model`.
-        model: The reward model of `reward_model`: a folder or a name on the hub.
+        method: `classifier`, `regressor`, `pairs`, `fine_tuned`, `linear_rule`, `car` or
+            `reward_model`.
+        model: The reward model of `reward_model`, or the language model that `fine_tuned`
+            trains: a folder or a name on the hub.
         runs: For `linear_rule`, tables in CSV with one training a line: its mean indicators and
             its loss. Paths or patterns.
 
@@ -170,33 +178,36 @@ def learned(
         case Car():
             result, report = rank_teachers(rows, method)
             text = teachers_page(report)
-        case RewardModel():
+        case RewardModel() | FineTuned() if is_counting():
+            return rows.select(pl.lit(0, kind).alias(n) for n, kind in _added(method).items())
+        case FineTuned():
             assert model is not None  # `_check` saw to it
-            if is_counting():
-                return pl.DataFrame({"learned": [0.0] * len(rows)})
+            examples = required(labelled, "labelled", method.name)
+            result, data, report = fine_tune(ctx, rows, examples, model, method)
+            result, text = result.with_columns(_in_training(rows, data)), page.page(report)
+        case RewardModel():
+            assert model is not None
             result, report = reward(ctx, rows, model, method)
             counts = ", ".join(f"{n:,} {name}" for name, n in report["rows"].items())
             text = f"# Rewards by {model.short_name}\n\nRows: {counts}."
         case _:
-            data = read_labelled(required(labelled, "labelled", method.name), method)
+            examples = required(labelled, "labelled", method.name).sort("id")
+            data = read_labelled(examples, method, features_of(examples, method))
             head, report = train_and_test(data, method)
             result, text = _scored(rows, method, head, data), page.page(report)
     _write(ctx.files, report, text)
     return result
 
 
-def _scored(rows: pl.DataFrame, method: Trained, head: Predict, data: Labelled) -> pl.DataFrame:
+def _scored(rows: pl.DataFrame, method: Head, head: Predict, data: Labelled) -> pl.DataFrame:
     """The columns of a head that was trained here."""
     features = features_of(rows, method)
     complete = ~np.isnan(features).any(axis=1)
     values = np.full(len(rows), np.nan)
     values[complete] = head(features[complete])
-    trained = {p for p, held in zip(data.prompts, data.is_held_out, strict=True) if not held}
     columns = {
         "learned": pl.Series(values, dtype=pl.Float64).fill_nan(None),
-        "learned_in_training": pl.Series(
-            [p in trained for p in prompts_of(rows)], dtype=pl.Boolean
-        ),
+        "learned_in_training": _in_training(rows, data),
     }
     match method:
         case Classifier(similarity=True):
@@ -205,6 +216,13 @@ def _scored(rows: pl.DataFrame, method: Trained, head: Predict, data: Labelled) 
         case Regressor(advantage=str() as outcome):
             columns |= advantages(scores(rows, outcome), values)
     return pl.DataFrame(columns)
+
+
+def _in_training(rows: pl.DataFrame, data: Labelled) -> pl.Series:
+    """Whether rows with this prompt were among the training rows."""
+    trained = {p for p, held in zip(data.prompts, data.is_held_out, strict=True) if not held}
+    seen = [prompt in trained for prompt in prompts_of(rows)]
+    return pl.Series("learned_in_training", seen, pl.Boolean)
 
 
 def _write(files: Path, report: Mapping[str, Any], text: str) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from pipeline.types import option_group
 from stages._selection.scores import Expression
-from stages.score.learned.labels import Floats, Trained
+from stages.score.learned.labels import Floats, Head
 
 FOLDS: Final = 5
 """Folds of the training rows on which a classifier is calibrated."""
@@ -24,7 +24,7 @@ MAX_ITERATIONS: Final = 1000
 
 
 @option_group
-class Classifier(Trained):
+class Classifier(Head):
     """The probability of a label of two values: logistic regression.
 
     `learned` is the probability that the label is 1 (true).
@@ -43,7 +43,7 @@ class Classifier(Trained):
 
 
 @option_group
-class Regressor(Trained):
+class Regressor(Head):
     """The expected label: ridge regression.
 
     Args:
@@ -57,7 +57,7 @@ class Regressor(Trained):
 
 
 @option_group
-class Pairs(Trained):
+class Pairs(Head):
     """A reward whose differences say which of two answers is better: Bradley and Terry's model.
 
     Rows of one group that differ in their labels are pairs; the larger label is the better one.
@@ -71,7 +71,7 @@ Predict = Callable[[Floats], Floats]
 """From features of shape (rows, features) to scores of shape (rows,)."""
 
 
-def fit(method: Trained, features: Floats, labels: Floats, groups: NDArray[np.int64]) -> Predict:
+def fit(method: Head, features: Floats, labels: Floats, groups: NDArray[np.int64]) -> Predict:
     """Train a head.
 
     Args:
@@ -151,7 +151,7 @@ def _folds(labels: Floats, groups: NDArray[np.int64]) -> list[tuple[Any, Any]]:
     return splits
 
 
-def _regressor(method: Trained, features: Floats, labels: Floats) -> Predict:
+def _regressor(method: Head, features: Floats, labels: Floats) -> Predict:
     from sklearn.linear_model import Ridge
 
     fitted = Ridge(alpha=method.regularization, solver="cholesky").fit(features, labels)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pipeline.errors import UserError
 from stages._selection.random_draws import uniform
 from stages.score.learned.heads import Classifier, Pairs, fit, pairs_within
-from stages.score.learned.labels import Floats, Labelled, Trained
+from stages.score.learned.labels import Floats, Head, Labelled
 
 DRAWS: Final = 300
 """Bootstrap draws."""
@@ -99,7 +99,7 @@ def pair_accuracy(predicted: Floats, labels: Floats, groups: NDArray[np.int64]) 
     return float(((margin > 0) + 0.5 * (margin == 0)).mean())
 
 
-def first_metric(method: Trained) -> tuple[str, Metric, float]:
+def first_metric(method: Head) -> tuple[str, Metric, float]:
     """The first metric of a method: its name, the function, and its value by chance."""
     match method:
         case Classifier():
@@ -109,7 +109,7 @@ def first_metric(method: Trained) -> tuple[str, Metric, float]:
     return "spearman", spearman, 0.0
 
 
-def train_and_test(data: Labelled, method: Trained) -> tuple[Any, dict[str, Any]]:
+def train_and_test(data: Labelled, method: Head) -> tuple[Any, dict[str, Any]]:
     """Train the head on the training rows, and test it on the others.
 
     Args:
@@ -123,22 +123,43 @@ def train_and_test(data: Labelled, method: Trained) -> tuple[Any, dict[str, Any]
         UserError: The training rows cannot teach it.
     """
     train, test = ~data.is_held_out, data.is_held_out
-    _check_training(data.labels[train], method)
-    labels, groups = data.labels[train], data.groups[train]
-    head = fit(method, data.features[train], labels, groups)
-    predicted = {"head": head(data.features[test])}
+    check_training(data, method)
+    head = fit(method, data.features[train], data.labels[train], data.groups[train])
+    report = tested_report(data, method, head(data.features[test]))
+    return head, report | {"shuffled": _shuffled(data, method)}
+
+
+def tested_report(data: Labelled, method: Head, predicted: Floats) -> dict[str, Any]:
+    """How good predictions are on the rows held out, beside length alone.
+
+    Args:
+        data: The labelled rows.
+        method: The kind of head.
+        predicted: For the rows held out, in their order.
+    """
+    train, test = ~data.is_held_out, data.is_held_out
+    heads = {"head": predicted}
     try:
-        by_length = fit(method, data.length[train], labels, groups)
-        predicted["length"] = by_length(data.length[test])
-    except UserError:  # too few rows to calibrate it, as a test with few groups has
+        by_length = fit(method, data.length[train], data.labels[train], data.groups[train])
+        heads["length"] = by_length(data.length[test])
+    except UserError:  # too few rows to calibrate it
         pass
     counts = data.counts | {"training": int(train.sum()), "held_out": int(test.sum())}
-    tested = _tested(method, predicted, data.labels[test], data.groups[test])
-    tested["shuffled"] = _shuffled(data, method)
-    return head, {"method": method.name, "label": method.label, "rows": counts, **tested}  # type: ignore[attr-defined]
+    tested = _tested(method, heads, data.labels[test], data.groups[test])
+    return {"method": method.name, "label": method.label, "rows": counts, **tested}  # type: ignore[attr-defined]
 
 
-def _check_training(labels: Floats, method: Trained) -> None:
+def check_training(data: Labelled, method: Head) -> None:
+    """Check that the training rows can teach a head.
+
+    Args:
+        data: The labelled rows.
+        method: The head.
+
+    Raises:
+        UserError: Their labels are of the wrong kind, or all equal.
+    """
+    labels = data.labels[~data.is_held_out]
     if isinstance(method, Classifier) and (strange := set(labels.tolist()) - {0.0, 1.0}):
         raise UserError(
             f"the labels of a classifier must be 0 or 1 (or true and false), got {min(strange):g}",
@@ -152,7 +173,7 @@ def _check_training(labels: Floats, method: Trained) -> None:
         )
 
 
-def _shuffled(data: Labelled, method: Trained) -> dict[str, float] | None:
+def _shuffled(data: Labelled, method: Head) -> dict[str, float] | None:
     """The first metric of heads that were trained on labels that have changed places.
 
     Of pairs they change places within their group, which turns pairs round.
@@ -182,7 +203,7 @@ def _shuffled(data: Labelled, method: Trained) -> dict[str, float] | None:
 
 
 def _tested(
-    method: Trained,
+    method: Head,
     predicted: Mapping[str, Floats],
     labels: Floats,
     groups: NDArray[np.int64],
@@ -213,7 +234,7 @@ def _tested(
 
 
 def _bootstrap(
-    method: Trained, predicted: Floats, labels: Floats, groups: NDArray[np.int64]
+    method: Head, predicted: Floats, labels: Floats, groups: NDArray[np.int64]
 ) -> Floats:
     """The first metric on draws of groups with replacement, the same draws for equal groups."""
     if len(np.unique(groups)) < MIN_GROUPS:
@@ -254,7 +275,7 @@ def _number(value: float) -> float | None:
 
 
 def _more(
-    method: Trained, predicted: Floats, labels: Floats, groups: NDArray[np.int64]
+    method: Head, predicted: Floats, labels: Floats, groups: NDArray[np.int64]
 ) -> dict[str, float | None]:
     """The other metrics."""
     if not len(labels):

@@ -30,28 +30,37 @@ HeldOut = Annotated[float, Field(gt=0, lt=1)]
 
 @option_group
 class Trained:
-    """What every head that is trained here has.
+    """What all that is trained here has.
 
     Args:
         label: The label of a labelled row: a column, or an SQL expression such as
             `judge_wins < 0.5`. A row without one (null, NaN) is counted and trains nothing.
-        vector: The column of vectors, on both edges; null for `features` alone.
-        features: More features: columns, or SQL expressions over columns, on both edges.
         group: Rows of a group are on one side of the split, and `pairs` compares within
             them: `prompt`, or a column, an SQL expression or `source` (see
             `stages/_selection/groups.py`).
         held_out: The chance of a group to be held out, by a hash of its name and the seed.
-        regularization: The weight of the squared weights; features are standardized.
-        seed: Of the split, of the shuffled labels and of the intervals.
+        seed: Of the split, the intervals, the shuffled labels and the training.
     """
 
     label: Expression
-    vector: str | None = "vector"
-    features: tuple[Expression, ...] = ()
     group: Expression = PROMPT
     held_out: HeldOut = 0.2
-    regularization: PositiveFloat = 1.0
     seed: int = 0
+
+
+@option_group
+class Head(Trained):
+    """What every head on vectors and columns has.
+
+    Args:
+        vector: The column of vectors, on both edges; null for `features` alone.
+        features: More features: columns, or SQL expressions over columns, on both edges.
+        regularization: The weight of the squared weights; features are standardized.
+    """
+
+    vector: str | None = "vector"
+    features: tuple[Expression, ...] = ()
+    regularization: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
         if self.vector is None and not self.features:
@@ -82,7 +91,7 @@ class Labelled(NamedTuple):
     counts: dict[str, int]
 
 
-def feature_columns(method: Trained) -> list[str]:
+def feature_columns(method: Head) -> list[str]:
     """The columns that features are made of."""
     named = [column for feature in method.features for column in expression_columns(feature)]
     return list(dict.fromkeys([*([method.vector] if method.vector else []), *named]))
@@ -91,11 +100,12 @@ def feature_columns(method: Trained) -> list[str]:
 def labelled_columns(method: Trained) -> list[str]:
     """The columns that are read of labelled rows."""
     group = [] if method.group == PROMPT else group_columns(method.group)
-    columns = ["messages", "tools", *feature_columns(method), *group]
+    features = feature_columns(method) if isinstance(method, Head) else []
+    columns = ["messages", "tools", *features, *group]
     return list(dict.fromkeys([*columns, *expression_columns(method.label)]))
 
 
-def features_of(rows: pl.DataFrame, method: Trained) -> Floats:
+def features_of(rows: pl.DataFrame, method: Head) -> Floats:
     """The features of each row, NaN where one is missing: shape (rows, features)."""
     parts = [scores(rows, feature)[:, None] for feature in method.features]
     if method.vector is not None:
@@ -108,18 +118,18 @@ def prompts_of(rows: pl.DataFrame) -> list[str]:
     return [prompt_id(m or [], tools) for m, tools in rows.select("messages", "tools").iter_rows()]
 
 
-def read_labelled(rows: pl.DataFrame, method: Trained) -> Labelled:
+def read_labelled(rows: pl.DataFrame, method: Trained, features: Floats) -> Labelled:
     """The labelled rows that have a label and all features, split by their groups.
 
     Args:
-        rows: The labelled rows, in any order.
+        rows: The labelled rows, in the order of their ids.
         method: The options.
+        features: Shape (rows, features), NaN where one is missing.
 
     Raises:
         UserError: None is left, or all have one label.
     """
-    rows = rows.sort("id")
-    labels, features = scores(rows, method.label), features_of(rows, method)
+    labels = scores(rows, method.label)
     no_label, no_feature = np.isnan(labels), np.isnan(features).any(axis=1)
     usable = ~no_label & ~no_feature
     _check(labels[usable], method, len(rows), int(no_label.sum()))

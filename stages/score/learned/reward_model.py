@@ -11,7 +11,8 @@ does too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -39,6 +40,9 @@ MIN_WIDTH: Final = 64
 
 BATCH_TOKENS: Final = 1024
 """Tokens of a batch, padding included, or one conversation."""
+
+Inputs = Mapping[str, list[int]]
+"""Tokens, and what belongs to them, of a conversation."""
 
 
 @option_group
@@ -76,13 +80,8 @@ def reward(
         UserError: The model has no trained head of one output.
     """
     weights, tokenizer = load(model)
-    limit = min(method.max_length, context_tokens(model, tokenizer) or method.max_length)
-    turns = rows.select("messages", "tools").iter_rows()
-    encoded = [_encode(tokenizer, method, limit, *row) for row in turns]
-    tokens = [e if isinstance(e, Mapping) else None for e in encoded]
-    values = rewards(ctx, weights, tokens)
-    learned = pl.Series("learned", values, pl.Float64).fill_nan(None)
-    errors = pl.Series("error", [e if isinstance(e, str) else None for e in encoded], pl.String)
+    tokens, errors = encoded_rows(rows, model, tokenizer, method)
+    learned = pl.Series("learned", rewards(ctx, weights, tokens), pl.Float64).fill_nan(None)
     failed = len(errors) - errors.null_count()
     counts = {
         "scored": len(rows) - learned.null_count(),
@@ -92,11 +91,31 @@ def reward(
     return pl.DataFrame([learned, errors]), {"method": method.name, "rows": counts}
 
 
-def load(model: LanguageModel) -> tuple[Any, Any]:
-    """A reward model and its tokenizer, on a GPU where there is one.
+def encoded_rows(
+    rows: pl.DataFrame, model: LanguageModel, tokenizer: Any, method: RewardModel
+) -> tuple[list[Inputs | None], pl.Series]:
+    """The inputs of the model for each row, None for none, and `error`.
+
+    Args:
+        rows: Conversations.
+        model: The model, whose context is a limit too.
+        tokenizer: Its tokenizer.
+        method: How conversations are shown.
+    """
+    limit = min(method.max_length, context_tokens(model, tokenizer) or method.max_length)
+    turns = rows.select("messages", "tools").iter_rows()
+    encoded = [_encode(tokenizer, method, limit, *row) for row in turns]
+    errors = [each if isinstance(each, str) else None for each in encoded]
+    inputs = [None if isinstance(each, str) else each for each in encoded]
+    return inputs, pl.Series("error", errors, pl.String)
+
+
+def load(model: LanguageModel, *, trained: bool = True) -> tuple[Any, Any]:
+    """A model of one output and its tokenizer, on a GPU where there is one.
 
     Args:
         model: The model.
+        trained: Whether its files must have the head; else one that they lack begins at random.
 
     Raises:
         UserError: It has more outputs than one, or its files lack the head.
@@ -106,16 +125,20 @@ def load(model: LanguageModel) -> tuple[Any, Any]:
 
     fix_threads()
     tokenizer = load_tokenizer(model)
+    options: dict[str, Any] = {} if trained else {"num_labels": 1}
     with quiet():
         weights, info = AutoModelForSequenceClassification.from_pretrained(
-            **source(model), dtype=getattr(torch, model.dtype), output_loading_info=True
+            **source(model),
+            dtype=getattr(torch, model.dtype),
+            output_loading_info=True,
+            **options,
         )
     if weights.config.num_labels != 1:
         raise UserError(
             f"model must have one output to be a reward model, got {weights.config.num_labels}",
             where=model.model,
         )
-    if missing := sorted(info["missing_keys"]):
+    if trained and (missing := sorted(info["missing_keys"])):
         raise UserError(
             f"model must be a trained reward model, got weights without {', '.join(missing)}",
             where=model.model,
@@ -132,7 +155,7 @@ def _encode(
     limit: int,
     messages: Sequence[Any] | None,
     tools: str | None,
-) -> Mapping[str, list[int]] | str | None:
+) -> Inputs | str | None:
     """The inputs of the model; an error, or None for a conversation that has no score."""
     turns = messages or []
     if not turns or turns[-1]["role"] != "assistant" or not turn_text(turns[-1], "all").strip():
@@ -150,9 +173,7 @@ def _encode(
     return {"input_ids": list(ids), "attention_mask": [1] * len(ids)}
 
 
-def rewards(
-    ctx: Context, weights: Any, inputs: Sequence[Mapping[str, list[int]] | None]
-) -> list[float]:
+def rewards(ctx: Context, weights: Any, inputs: Sequence[Inputs | None]) -> list[float]:
     """The logit of each conversation, NaN for None.
 
     Args:
@@ -162,8 +183,6 @@ def rewards(
     """
     import torch
 
-    config = weights.config.get_text_config()
-    named = config.pad_token_id
     widths = [0 if i is None else _width(len(i["input_ids"])) for i in inputs]
     result = np.full(len(inputs), np.nan)
     done = 0
@@ -173,37 +192,47 @@ def rewards(
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             chosen = [inputs[i] or {} for i in part]
-            # The model reads the last token that is not padding, and finds it by this id.
-            config.pad_token_id = _other_token(chosen) if named is None else named
-            batch = _batch(chosen, size, width, config.pad_token_id)
-            on_device = {name: tensor.to(weights.device) for name, tensor in batch.items()}
-            with torch.inference_mode():
-                logits = weights(**on_device).logits[: len(part), 0]
+            with torch.inference_mode(), batch_of(weights, chosen, size) as batch:
+                logits = weights(**batch).logits[: len(part), 0]
             result[part] = logits.float().cpu().numpy()
             done += len(part)
             ctx.progress(done, len(inputs))
     return result.tolist()
 
 
-def _width(tokens: int) -> int:
-    return max(MIN_WIDTH, 1 << (tokens - 1).bit_length())
+@contextmanager
+def batch_of(weights: Any, rows: Sequence[Inputs], size: int) -> Iterator[dict[str, Any]]:
+    """Inputs of one width on the model's device; copies of the first row fill it.
 
+    The model reads the last token that is not padding, and finds it by the id of padding: a model
+    without one has one while the batch is read, which no conversation ends with.
 
-def _other_token(rows: Sequence[Mapping[str, list[int]]]) -> int:
-    """A token that none of the conversations ends with, for models without a padding token."""
-    last = {row["input_ids"][-1] for row in rows}
-    return next(token for token in range(len(rows) + 1) if token not in last)
-
-
-def _batch(
-    rows: Sequence[Mapping[str, list[int]]], size: int, width: int, padding: int
-) -> dict[str, Any]:
-    """Inputs of one width; copies of the first row fill a batch that is not full."""
+    Args:
+        weights: The model.
+        rows: What it reads.
+        size: Rows of the batch.
+    """
     import torch
 
-    full = [*rows, *[rows[0]] * (size - len(rows))]
-    fills = {"input_ids": padding}
-    return {
-        name: torch.tensor([r[name] + [fills.get(name, 0)] * (width - len(r[name])) for r in full])
-        for name in full[0]
-    }
+    config = weights.config.get_text_config()
+    named = config.pad_token_id
+    last = {row["input_ids"][-1] for row in rows}
+    padding = next(token for token in range(len(rows) + 1) if token not in last)
+    padding = padding if named is None else named
+    width = _width(max(len(row["input_ids"]) for row in rows))
+    full, fills = [*rows, *[rows[0]] * (size - len(rows))], {"input_ids": padding}
+    config.pad_token_id = padding
+    try:
+        yield {
+            name: torch.tensor(
+                [r[name] + [fills.get(name, 0)] * (width - len(r[name])) for r in full],
+                device=weights.device,
+            )
+            for name in rows[0]
+        }
+    finally:
+        config.pad_token_id = named
+
+
+def _width(tokens: int) -> int:
+    return max(MIN_WIDTH, 1 << (tokens - 1).bit_length())

@@ -24,9 +24,10 @@ from pipeline.store.store import Store
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
 from stages.score.learned import learned
 from stages.score.learned.car import Car, compatibility_adjusted_reward
+from stages.score.learned.fine_tuned import FineTuned
 from stages.score.learned.heads import Classifier, Pairs, Regressor, pairs_within
 from stages.score.learned.held_out import auc, pair_accuracy, spearman
-from stages.score.learned.labels import Trained, read_labelled
+from stages.score.learned.labels import Labelled, Trained, features_of, read_labelled
 from stages.score.learned.linear_rule import LinearRule
 from stages.score.learned.reward_model import RewardModel
 from tests.support.options import options_of, problems
@@ -128,16 +129,21 @@ def test_the_order_of_the_rows_changes_nothing(ctx: Context, tmp_path: Path) -> 
         assert report(ctx) == report(other)
 
 
+def split_of(rows: pl.DataFrame, seed: int = 0) -> Labelled:
+    method = Regressor(label="grade", held_out=0.3, seed=seed)
+    return read_labelled(rows, method, features_of(rows, method))
+
+
 def test_the_split_is_by_the_prompt_and_its_hash_alone() -> None:
     labelled = pool(120, answers=3)
-    data = read_labelled(labelled, Regressor(label="grade", held_out=0.3))
+    data = split_of(labelled)
     held = dict(zip(data.prompts, data.is_held_out.tolist(), strict=True))
     sides = zip(data.prompts, data.is_held_out, strict=True)
     assert all(held[prompt] == side for prompt, side in sides)
     assert 0.1 < data.is_held_out.mean() < 0.5
-    part = read_labelled(labelled[::2], Regressor(label="grade", held_out=0.3))
+    part = split_of(labelled[::2])
     assert all(held[p] == side for p, side in zip(part.prompts, part.is_held_out, strict=True))
-    other = read_labelled(labelled, Regressor(label="grade", held_out=0.3, seed=1))
+    other = split_of(labelled, seed=1)
     assert (other.is_held_out != data.is_held_out).any()
 
 
@@ -220,7 +226,7 @@ def test_the_similarity_is_that_to_positive_training_rows(ctx: Context) -> None:
     labelled, rows = pool(60), pool(10, seed=1)
     method = Classifier(label="good", similarity=True)
     result = learned(ctx, rows, labelled, method=method)["learned_similarity"]
-    data = read_labelled(labelled, method)
+    data = read_labelled(labelled, method, features_of(labelled, method))
     known = data.features[(data.labels == 1) & ~data.is_held_out]
     own = np.array(rows["vector"].to_list())
     for vector, value in zip(own, result, strict=True):
@@ -390,6 +396,17 @@ def test_options_that_do_not_go_together(options: dict[str, Any], what: str) -> 
     assert any(what in problem for problem in problems("score.learned", **options))
 
 
+def test_only_heads_that_are_trained_take_labelled_rows() -> None:
+    stage = find("score.learned")
+    head, rule = Regressor(label="x"), Car(reward="x")
+    cases: Any = [(head, {"rows": [{}]}), (rule, {"rows": [{}], "labelled": [{}]})]
+    for method, edges in cases:
+        with pytest.raises(UserError, match="labelled"):
+            stage.adds(options_of(learned, method=method), edges)
+    added = stage.adds(options_of(learned, method=head), {"rows": [{}], "labelled": [{}]})
+    assert set(added) == {"learned", "learned_in_training"}
+
+
 def test_a_rule_comes_from_one_place() -> None:
     check_options, rule = find("score.learned").check, LinearRule(indicators={"a": "b"})
     other = LinearRule(indicators={"a": "b"}, coefficients={"a": 2.0})
@@ -446,6 +463,33 @@ def test_rewards_are_those_of_the_model_one_row_at_a_time(
 def test_a_model_without_a_trained_head_is_refused(ctx: Context, tinylm: LanguageModel) -> None:
     with pytest.raises(UserError, match=r"must be a trained reward model|must have one output"):
         learned(ctx, pool(2), model=tinylm, method=RewardModel())
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("objective", ["classifier", "pairs"])
+def test_a_model_is_fine_tuned_to_know_a_word(
+    ctx: Context, tmp_path: Path, tinylm: LanguageModel, objective: Any
+) -> None:
+    """What it learns is beyond length, and its weights are a reward model."""
+    records = [
+        record(f"Question {i // 2}?", f"The {word} number {i} is here.") | {"good": word == "river"}
+        for i, word in enumerate(["river", "table"] * 60)
+    ]
+    rows = pl.DataFrame(records, {**RECORD_COLUMNS, "good": pl.Boolean}).sort("id")
+    method = FineTuned(
+        label="good", objective=objective, max_steps=8, learning_rate=5e-4, max_length=64
+    )
+    result = learned(ctx, rows, rows, model=tinylm, method=method)
+    said = report(ctx)
+    assert said["held_out"]["head"][said["metric"]] > 0.9
+    assert said["beyond_length"]
+    if objective == "pairs":  # a reward has no zero, and its weights give it again
+        again = LanguageModel(model=str(ctx.files / "model"))
+        other = Context.scratch(tmp_path / "other")
+        scored = learned(other, rows, model=again, method=RewardModel(max_length=64))
+        assert np.allclose(scored["learned"], result["learned"], atol=1e-4)
+    else:
+        assert result["learned"].is_between(0, 1).all()
 
 
 # the oracle: pairs that experts have revised
