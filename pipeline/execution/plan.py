@@ -282,7 +282,7 @@ def fingerprint_parts(
         "prompts": prompt_digests(stage),
         "inputs": {
             edge.name: [
-                _input_digests(step, edge, name, store, outputs)
+                _named(edge, name) | _input_digests(step, edge, name, store, outputs)
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
@@ -334,7 +334,14 @@ def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any
     return identity(model, files) | reading(model) | more
 
 
-def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:
+def _named(edge: Edge, name: str) -> dict[str, Any]:
+    """The name of a step where the stage gets it, and so may write it into its result."""
+    return {"step": name} if edge.named else {}
+
+
+def _input_digests(
+    step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs
+) -> dict[str, Any]:
     if edge.kind is DataKind.FILES:
         return {"files": files_digest(outputs.artifacts[name].manifest)}
     view = outputs.views[name]
@@ -356,6 +363,19 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
     if reads == ALL:
         return [c for c in view.columns if c != "id"]
     return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]
+
+
+def edge_argument(edge: Edge, names: Sequence[str], values: Sequence[Any]) -> Any:
+    """What a stage gets on an edge: a value or None, a list, or values by the names of steps.
+
+    Args:
+        edge: The edge.
+        names: The steps that are connected to it.
+        values: What comes from each.
+    """
+    if edge.named:
+        return dict(zip(names, values, strict=True))
+    return list(values) if edge.many else next(iter(values), None)
 
 
 def check(planned: Sequence[PlannedStep]) -> None:

@@ -84,8 +84,7 @@ class LanguageModel:
             or fails; see `pipeline.models.ask`. It has no fallback itself.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
-        checkpoint: With `from`, the weights that this training kept under this name, such as
-            "epoch-1"; None for the last ones.
+        checkpoint: With `from`, the weights that the training kept, such as "epoch-1".
     """
 
     model: str
@@ -280,10 +279,17 @@ class Scored:
         tokens: Token ids.
         start: Index of the first token to be scored, at least 1: the first token of a
             sequence is conditioned on nothing.
+        prefix: Token ids that stand before `tokens`, as a part of the sequence. It is computed
+            once for all sequences of a call that share it.
     """
 
     tokens: tuple[int, ...]
     start: int
+    prefix: tuple[int, ...] = ()
+
+    def joined(self) -> Scored:
+        """The sequence behind its prefix as one: what its likelihoods are defined by."""
+        return Scored(self.prefix + self.tokens, len(self.prefix) + self.start)
 
 
 class Engine(Protocol):
@@ -294,10 +300,11 @@ class Engine(Protocol):
             how to give one, for a served model whose tokenizer only the server has.
         context_tokens: How many tokens of prompt and answer together the model can read;
             None where that is not known.
+        weights: The model of transformers, in evaluation mode, for what no method measures.
+            Reading it raises a UserError where it is not in this process.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
-        weights: The model of transformers, not to be changed; None where requests are counted.
     """
 
     @property

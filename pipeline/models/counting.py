@@ -213,7 +213,6 @@ class CountingEngine:
     made_up: set[str] = field(default_factory=set)
     fallback: CountingEngine | None = None
     tokenizer: Any = field(default_factory=lambda: _Tokenizer())
-    weights: Any = None
 
     @property
     def resample(self) -> int:
@@ -237,6 +236,11 @@ class CountingEngine:
         if None in known and (count := _count.get()):
             count.only_known = False
         return [a or self._answer(request) for a, request in zip(known, requests, strict=True)]
+
+    @property
+    def weights(self) -> Any:
+        """None: what measures something else sends no requests, and does nothing here."""
+        return None
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """Zeros: scoring sends no requests."""

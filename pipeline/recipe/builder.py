@@ -349,7 +349,7 @@ class Builder:
                 hint = renamed_hint(stage.name, str(name)) or suggest(str(name), edges)
                 problems.append(Problem((str(name),), what, hint, "unknown"))
                 continue
-            needs[name] = names
+            needs[name] = sorted({*names}) if edges[name].named else names
             if len(names) > 1 and not edges[name].many:
                 what = f"{stage.name}: edge {name!r} must have one input, got {len(names)}"
                 self._problem(below, what)

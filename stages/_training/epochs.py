@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.base import LanguageModel
-from stages._training.hyperparameters import Hyperparameters, LoRA
+from stages._training.hyperparameters import Adapter, Hyperparameters
 from stages._training.trainer import SEAL, save, seal
 
 
@@ -82,7 +82,7 @@ class KeptEpochs:
             target = files / "checkpoints" / source.name
             target.parent.mkdir(exist_ok=True)
             shutil.move(source / "model", target)
-            if isinstance(self.settings.method, LoRA):
+            if isinstance(self.settings.method, Adapter):
                 shutil.move(source / "adapter", target / "adapter")
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -505,7 +505,7 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
         ({"max_steps": 1, "learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"max_steps": 1, "warmup_ratio": 1.0}, "warmup_ratio must be below 1, got 1.0"),
         ({"max_steps": 1, "max_length": 1}, "max_length must be at least 2, got 1"),
-        ({"max_steps": 1, "lora_r": 8}, "'lora_r' is an option of method: lora"),
+        ({"max_steps": 1, "lora_r": 8}, "'lora_r' is an option of method: lora or method: dora"),
         (
             {"max_steps": 1, "checkpoints": [1]},
             "checkpoints must be left out without num_train_epochs, got [1]",
