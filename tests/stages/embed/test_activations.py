@@ -95,7 +95,7 @@ def test_a_layer_that_is_not_there(ctx: Context, tinylm: LanguageModel) -> None:
 
 def test_an_engine_without_weights_here(ctx: Context, tinylm: LanguageModel) -> None:
     replayed = replace(tinylm, engine="replay")
-    with pytest.raises(UserError, match="states and gradients need the weights here"):
+    with pytest.raises(UserError, match="the stage needs the weights here"):
         activations(ctx, short_rows(1), model=replayed)
 
 
