@@ -37,7 +37,6 @@ from schemas.records import Message
 PLAIN: Final = "plain"
 """The name of the chat template for models without one; see `local/chat_template.py`."""
 
-
 UNRECORDED: Final = "the journal has no answer that was sampled anew"
 """The error of a replay for a request that an earlier run had no reason to send."""
 
@@ -165,8 +164,7 @@ class Decoding:
             already contains (OpenAI's definition).
         stop: Texts that end the answer and are cut from it; a control token ends it as well.
         top_k: Sample among this many most probable tokens; None for all.
-        frequency_penalty: Subtracted from a token's logit once for each time that the
-            answer contains it (OpenAI's definition).
+        frequency_penalty: Subtracted for each time that the answer contains it (likewise).
         choice: The answer is one of these texts.
         json_schema: The answer is JSON that matches this schema (itself a JSON text).
         logprobs: Number of most probable tokens to report for each token of the answer.
@@ -233,8 +231,7 @@ class TokenLogprobs:
     Args:
         token: The token as text.
         logprob: Its natural-log probability.
-        top: The most probable tokens at its position with their natural-log
-            probabilities, best first.
+        top: The most probable tokens there with their natural-log probabilities, best first.
     """
 
     token: str
@@ -253,7 +250,7 @@ class Completion:
             `max_tokens`, "reasoning_unclosed" for reasoning that did not come to an answer,
             "withheld" for one that the provider's filter took away, "error" for none.
         prompt_tokens: Tokens of the prompt.
-        completion_tokens: Tokens of the answer.
+        completion_tokens: Those of the answer.
         error: Why there is no answer and will be none; None where there is one.
         logprobs: One entry for each token of the answer, if the request asked for them.
         reasoning: What the model reasoned before it; empty where it did not.
@@ -277,10 +274,8 @@ class Scored:
 
     Args:
         tokens: Token ids.
-        start: Index of the first token to be scored, at least 1: the first token of a
-            sequence is conditioned on nothing.
-        prefix: Token ids that stand before `tokens`, as a part of the sequence. It is computed
-            once for all sequences of a call that share it.
+        start: Index of the first token to be scored, at least 1: the first has no context.
+        prefix: Token ids before `tokens`, computed once for all sequences of a call with them.
     """
 
     tokens: tuple[int, ...]
@@ -296,12 +291,10 @@ class Engine(Protocol):
     """A running language model, as a stage sees it.
 
     Attributes:
-        tokenizer: The tokenizer of transformers. Reading it raises a UserError that says
-            how to give one, for a served model whose tokenizer only the server has.
-        context_tokens: How many tokens of prompt and answer together the model can read;
-            None where that is not known.
-        weights: The model of transformers, in evaluation mode, for what no method measures.
-            Reading it raises a UserError where it is not in this process.
+        tokenizer: That of transformers; a UserError where only the server has it.
+        context_tokens: Tokens of prompt and answer together; None where that is not known.
+        weights: The model of transformers, in evaluation mode, not to be changed; a UserError
+            where it is not in this process, None where requests are only counted.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
@@ -346,8 +339,8 @@ class Engine(Protocol):
         """Score token sequences.
 
         Returns:
-            For each sequence the natural-log probabilities of its tokens from `start` on,
-            each given all tokens before it: float32 of shape (len(tokens) - start,).
+            For each sequence log p of its tokens from `start` on, each given all tokens before
+            it: float32 of shape (len(tokens) - start,).
 
         Raises:
             UserError: The engine only generates.

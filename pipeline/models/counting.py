@@ -194,7 +194,6 @@ class CountingEngine:
         fallback: What is counted of its fallback; None where it has none.
         tokenizer: The model's tokenizer; a stand-in by default: whoever counts needs no
             vocabulary.
-        weights: None: nothing is loaded.
 
     Example:
         >>> with counting():

@@ -78,8 +78,9 @@ class Autoencoder:
         import torch
 
         total = torch.zeros(self.meta.num_features, dtype=torch.float64)
+        tensor: Any = torch.from_numpy(np.array(states))
         with torch.inference_mode():
-            for part in torch.from_numpy(np.array(states)).split(_BLOCK):
+            for part in tensor.split(_BLOCK):
                 total += self.encode(part).sum(dim=0, dtype=torch.float64)
         mean: NDArray[np.float32] = (total / len(states)).float().numpy()
         return mean
@@ -153,7 +154,7 @@ def fit_autoencoder(
         batch = data[torch.randint(len(data), (batch_size,), generator=generator)]
         error = ((model.encode(batch) @ model.decoder.T + model.bias - batch) ** 2).mean()
         optimizer.zero_grad()
-        error.backward()  # type: ignore[no-untyped-call]
+        error.backward()
         optimizer.step()
         with torch.no_grad():
             model.decoder.copy_(_unit(model.decoder))

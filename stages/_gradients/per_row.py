@@ -26,10 +26,10 @@ Matrix = NDArray[np.float32]
 IGNORED: Final = -100
 """The label of a token that no loss is on."""
 
-SHORT: Final = {"cpu": 96, "cuda": 1024}
+SHORT: Final = {"cpu": 64, "cuda": 1024}
 """Tokens of a row that shares a batch, at most, by kind of device."""
 
-BATCH_TOKENS: Final = {"cpu": 512, "cuda": 8192}
+BATCH_TOKENS: Final = {"cpu": 256, "cuda": 8192}
 """Tokens of a batch, padding included, by kind of device."""
 
 ROWS_BYTES: Final = 256 << 20

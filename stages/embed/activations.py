@@ -128,7 +128,8 @@ def pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
         [7.0, 8.0]
     """
     if pooling == "last":
-        return states[-1]
+        last: NDArray[np.float32] = states[-1]
+        return last
     weights = np.ones(len(states))
     if pooling == "weighted_mean":
         weights = np.arange(1.0, len(states) + 1)

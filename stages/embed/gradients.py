@@ -15,8 +15,8 @@ with the trained adapter). The moments are measured there: Adam's averages over 
 the rows on the edge `warmup`, the rows that the checkpoint was trained on, their bias corrected,
 as of a long training (the code loads those of the optimizer). Projections are float32.
 
-Adapt-infinity: Adapt-infinity: Scalable Continual Multimodal Instruction Tuning via Dynamic Data
-Selection (Maharana et al. 2024, arXiv:2410.10636).
+Adapt-∞: Adapt-infinity: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection
+(Maharana et al. 2024, arXiv:2410.10636).
 
 As in the authors' code: gradients of the last layer as vectors, projected, then clustered
 (`parameters: {name: weights, pattern: ...}`).

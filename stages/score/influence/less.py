@@ -102,5 +102,6 @@ def task_numbers(column: pl.Series | None, count: int) -> NDArray[np.int64]:
     """
     if column is None:
         return np.zeros(count, np.int64)
-    numbers = column.cast(pl.String).rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    names = column.cast(pl.String).fill_null("").rank("dense")
+    numbers: NDArray[np.int64] = names.to_numpy().astype(np.int64) - 1
+    return numbers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def test_widths_waste_an_eighth_at_most() -> None:
 def test_a_layer_that_is_not_there(ctx: Context, tinylm: LanguageModel) -> None:
     with pytest.raises(OptionError, match="must be from -9 to 8, got 9"):
         activations(ctx, self_instruct(4), model=tinylm, layer=9)
+
+
+def test_an_engine_without_weights_here(ctx: Context, tinylm: LanguageModel) -> None:
+    replayed = replace(tinylm, engine="replay")
+    with pytest.raises(UserError, match="the stage needs the weights here"):
+        activations(ctx, short_rows(1), model=replayed)
 
 
 def test_features_need_an_autoencoder_and_nothing_else_does(

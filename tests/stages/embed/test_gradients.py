@@ -243,8 +243,9 @@ def test_mistakes(ctx: Context, tinylm: LanguageModel) -> None:
 @pytest.mark.proof
 def test_vmap_is_no_slower_than_a_loop(ctx: Context, tinylm: LanguageModel) -> None:
     model = model_of(ctx, tinylm, Adapter())
-    ids, labels = encoded(tinylm, self_instruct(400).head(120))
-    ids, labels = [row[:256] for row in ids], [row[:256] for row in labels]
+    every = zip(*encoded(tinylm, self_instruct(600)), strict=True)
+    # Longer ones are differentiated one by one.
+    ids, labels = zip(*[row for row in every if len(row[0]) <= 64][:80], strict=True)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -259,4 +260,4 @@ def test_vmap_is_no_slower_than_a_loop(ctx: Context, tinylm: LanguageModel) -> N
         torch.set_num_threads(threads)
     ratio = (ended - middle) / (middle - begun)
     print(f"vmap is {ratio:.2f} times as fast as a loop")
-    assert ratio > 0.95  # the clock's own noise
+    assert ratio > 1
