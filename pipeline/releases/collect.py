@@ -3,7 +3,8 @@
 Kept are the artifacts of every release, the newest of every stage of every recipe, and what is
 younger than some days; with each kept artifact the cached rows from which its stage would
 compute new rows, and the data frames and copies that it was loaded from. The code of a bundle
-is unpacked again by whoever runs the bundle. Answers of language models are paid for and never
+is unpacked again by whoever runs the bundle. Results of an ablation's trainings go when they are
+old: what is committed holds them too. Answers of language models are paid for and never
 removed. A folder is first renamed and then emptied, so that a kill leaves no half of one under
 its name.
 """
@@ -28,13 +29,13 @@ from pipeline.store.store import Store
 
 DAY: Final = 86_400
 KINDS: Final = (
-    "artifacts", "work folders", "cached rows", "data frames", "copies of inputs",
+    "artifacts", "work folders", "cached rows", "trainings", "data frames", "copies of inputs",
     "code of bundles", "leftovers",
 )  # fmt: skip
 LEFTOVERS: Final = (
     "work/.*-removed", "memo/.*-removed", "memo/*/.*", "refs/*/.*.json.*", "releases/*/.*-*",
     "code/.*", ".digests.json.*", ".files.json.*", "frames/.*-removed", "bundles/.*-removed",
-    "inputs/.*-removed", "work/.pulled-*",
+    "inputs/.*-removed", "work/.pulled-*", "trainings/.*-removed",
 )  # fmt: skip
 """What has such a name was half written or half removed. The journal recovers its own files."""
 
@@ -136,6 +137,8 @@ def _plan(store: Store, oldest: float) -> _Plan:
         plan.add("work folders", folder, not done and _newest(folder) > oldest)
     for folder in _folders(root / "memo"):
         plan.add("cached rows", folder, folder.name in reachable or _newest(folder) > oldest)
+    for folder in _folders(root / "trainings"):
+        plan.add("trainings", folder, _newest(folder) > oldest)
     for folder in _folders(root / "frames"):
         digests = store.files().get_many([p for p in folder.glob("[!.]*") if p.is_file()])
         plan.add("data frames", folder, not loaded.isdisjoint(digests) or _newest(folder) > oldest)

@@ -2,7 +2,8 @@ r"""Ratings in completions: from what a chat model writes to a number.
 
 `rating`: the grade from 1 to 5 of Instruction Backtranslation (Li et al. 2023,
 arXiv:2308.06259), which ends the answer. `first_line_grade`: the number that AlpaGasus (Chen et
-al. 2023, arXiv:2307.08701) reads off the first line. What is on another scale, or stands
+al. 2023, arXiv:2307.08701) reads off the first line. `leading_scores`: the two numbers of Vicuna's
+judge (Zheng et al. 2023, arXiv:2306.05685). What is on another scale, or stands
 between two grades, is no rating.
 """
 
@@ -34,6 +35,7 @@ _ANYWHERE: Final = re.compile(rf"score[:：]\s*{_VALUE}", re.IGNORECASE | re.VER
 _AT_END: Final = re.compile(
     rf".*{_LABEL}(?:[:：]|[ \t]is)\s*{_VALUE}\s*\Z", re.IGNORECASE | re.VERBOSE | re.DOTALL
 )
+_TWO: Final = re.compile(r"\s*(\d+(?:\.\d+)?)[ \t]*[ \t,;/][ \t]*(\d+(?:\.\d+)?)[ \t.]*(?:\n|\Z)")
 _FIRST: Final = re.compile(
     rf"""
     \s*+ [\#>]*+ (?:-[ \t])?+ [ \t]*+
@@ -149,3 +151,21 @@ def _grade(value: str, scale: int | None) -> int | None:
     if scale is not None and scale != HIGHEST:
         return None
     return int(number) if number in range(1, HIGHEST + 1) else None
+
+
+def leading_scores(text: str, highest: int = 10) -> tuple[float, float] | None:
+    """The two scores that a judgement of two answers begins with; None without them.
+
+    Args:
+        text: A completion, whose first line holds the two numbers and nothing else.
+        highest: The highest score.
+
+    Example:
+        >>> leading_scores("7 9\\nThe first one is short."), leading_scores("8.5, 9")
+        ((7.0, 9.0), (8.5, 9.0))
+        >>> leading_scores("70 9"), leading_scores("7 of 10"), leading_scores("7 9 8")
+        (None, None, None)
+    """
+    match = _TWO.match(_MARKUP.sub("", text))
+    scores = (float(match[1]), float(match[2])) if match else None
+    return scores if scores and max(scores) <= highest else None

@@ -160,22 +160,39 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
-def read_shards(files: Sequence[Path], order: str | None = None) -> pl.DataFrame:
+def read_shards(
+    files: Sequence[Path], order: str | None = None, further: Sequence[str] = ()
+) -> pl.DataFrame:
     """The rows of exported shards in id order: `id`, `messages`, `tools`, as records have them.
 
     Args:
         files: Parquet files; a turn has OpenAI's names, and arguments and tools may be JSON.
         order: A column of positions (see `read_in_order`) that is read too.
+        further: Further columns to read.
 
     Raises:
-        UserError: The shards do not have that column.
+        UserError: The shards do not have such a column.
     """
+    rows = _shard_rows(files)
+    if further:
+        present = set(column_names(files[0]))
+        if absent := [name for name in further if name not in present]:
+            raise UserError(
+                f"the shards have no column {absent[0]!r}",
+                where=str(files[0]),
+                hint=f"write it with the rows: export.parquet, with: {{columns: [{absent[0]}]}}",
+            )
+        rows = rows.with_columns(read_frame(files, list(dict.fromkeys(further))))
+    return _with_order(rows.sort("id"), files, order)
+
+
+def _shard_rows(files: Sequence[Path]) -> pl.DataFrame:
     from pyarrow import parquet
 
     columns = [c for c in ("id", "messages", "tools") if c in column_names(files[0])]
     turn = parquet.read_schema(files[0]).field("messages").type.value_type
     if columns == ["id", "messages"] and {f.name for f in turn} == {"role", "content"}:
-        return _with_order(read_frame(files, columns).sort("id"), files, order)
+        return read_frame(files, columns)
     rows = [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
     records = [
         {
@@ -186,7 +203,7 @@ def read_shards(files: Sequence[Path], order: str | None = None) -> pl.DataFrame
         for row in rows
     ]
     kinds = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools")}
-    return _with_order(pl.DataFrame(records, schema=kinds).sort("id"), files, order)
+    return pl.DataFrame(records, schema=kinds)
 
 
 def _with_order(rows: pl.DataFrame, files: Sequence[Path], order: str | None) -> pl.DataFrame:
@@ -287,7 +304,8 @@ def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, in
     refused = rows["input_ids"].null_count()
     rows = rows.filter(pl.col("input_ids").is_not_null())
     excess = np.maximum(row_lengths(rows) - max_length, 0)
-    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_length))
+    tokens = [name for name in ("input_ids", "labels", "weights") if name in rows.columns]
+    short = rows.with_columns(pl.col(tokens).list.head(max_length))
     trained = short.filter(answer_tokens() > 0)
     counts = {
         "rows": trained.height,

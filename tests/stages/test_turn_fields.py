@@ -57,6 +57,9 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         DIFFERENCES,
         "it checks the content of answers, where rows ask for it",
     ),
+    "evaluate.robustness": (DIFFERENCES, "its example compares scores; it asks about texts alone"),
+    "evaluate.judge": (("calls", "reasoning"), "a judge sees no reasoning by default"),
+    "report.audit": (DIFFERENCES, "it measures what answers say to people"),
     "score.heuristics": (("tools", "results"), _COUNTED),
     "tag.surface": (("results",), "it tags what user and assistant say"),
     "select.except": (("tools",), _HELD),
@@ -72,6 +75,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         ("reasoning", "results"),
         "it compares what was answered, and nobody is asked about rows with tools",
     ),
+    "score.learned": (DIFFERENCES, "it reads vectors and columns, and of turns the prompt alone"),
     "score.execution": (DIFFERENCES, "it runs or compares what an answer says"),
     "tag.intent": (DIFFERENCES, "it looks at the first thing that a user says"),
     "tag.secrets": (DIFFERENCES, _PLANTED),
@@ -81,6 +85,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
+    "train.autoencoder": (DIFFERENCES, _TRAINED),
 }
 """Stages whose outcome is the same for some differences, with the reason."""
 

@@ -23,6 +23,8 @@ from stages.compose.constraints.written import Written
 from stages.compose.context import Sail, VifRag
 from stages.compose.context.labels import Judged
 from stages.compose.translate.methods import Full, Selective
+from stages.evaluate.judge import Revised, WinRate
+from stages.evaluate.robustness import Injection, Verbalizer
 from stages.generate import arena, backtranslate, respond, system_prompt
 from stages.generate.backtranslate.curation import TextRating
 from stages.generate.column.outputs import Label, Structured, Text
@@ -78,6 +80,7 @@ _ANSWERS: Final = conversations(
     [(f"What is {n}?", f"It is {n} {word}.") for n in range(6) for word in ("indeed", "not", "so")]
 )
 _PEOPLE: Final = conversations([(f"A sailor with {n} boats who mends nets.",) for n in range(6)])
+_LABELLED: Final = conversations([(f"Sort number {n}.", "foo") for n in range(6)])
 _OTHERS: Final = conversations([(f"What is {n}?", f"It may be {n}.") for n in range(6)])
 _COLD: Final = [
     (f"Say which {word} is cold.", f"The {word} of the north is.")
@@ -385,6 +388,23 @@ def _more_cases() -> list[Case]:
         corrected(OverMiss(), _TRANSLATED),
         *map(paired, (SPaR(depth=1), SelfTaught(), FirstPit(correct="passed", continuations=2))),
         Case("decontaminate.semantic", "", judged, options),
+        *(
+            Case("evaluate.judge", name, edges, {"model": MODEL, "method": method})
+            for name, edges, method in (
+                ("win_rate", {"rows": _ANSWERS, "baseline": _OTHERS}, WinRate(form="scores")),
+                ("revised", {"rows": _ANSWERS}, Revised()),
+            )
+        ),
+        *(
+            Case(
+                *("evaluate.robustness", method.name, {"rows": rows}),
+                {"model": MODEL, "method": method},
+            )
+            for rows, method in (
+                (_WITH_INPUT, Injection(max_tokens=LIMIT)),
+                (_LABELLED, Verbalizer(labels=("foo", "bar"), neutral=("bar", "foo"))),
+            )
+        ),
         with_passages(Sail(labels=Judged(), shares=(0, 0.5, 0.5)), judge=MODEL),
         with_passages(VifRag(queries_per_row=1, answer_max_tokens=LIMIT), writer=MODEL),
         *map(

@@ -27,13 +27,13 @@ from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction
 from schemas.turns import View
 from stages._common.edges import require_input
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.labels import Judge
 from stages._llm.label_scores import MIN_MASS, warn_of_written_labels
 from stages.score.judge.alpagasus import AlpaGasus, rate_as_alpagasus
-from stages.score.judge.bias import Bias
 from stages.score.judge.deita import Deita, rate_as_deita
 from stages.score.judge.gap import Gap, rate_gap
 from stages.score.judge.humback import Humback, rate_as_humback
-from stages.score.judge.labels import Judge
 from stages.score.judge.p_true import PTrue, rate_p_true
 from stages.score.judge.pairwise import Pairwise, compare_pairs
 from stages.score.judge.rating import Rating, rate

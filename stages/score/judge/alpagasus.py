@@ -21,11 +21,11 @@ import polars as pl
 
 from pipeline.types import option_group
 from stages._llm.drafts import Prompt, user
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import Exchange, exchanges
+from stages._llm.judging.labels import Judge, sums_by_row
 from stages._llm.prompts import Prompts
 from stages._llm.ratings import first_line_grade
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import Exchange, exchanges
-from stages.score.judge.labels import Judge, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -24,10 +24,10 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.types import option_group
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import Exchange, exchanges
+from stages._llm.judging.labels import Judge, Judgement, sums_by_row
 from stages._llm.prompts import Prompts
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import Exchange, exchanges
-from stages.score.judge.labels import Judge, Judgement, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -16,9 +16,9 @@ import polars as pl
 
 from pipeline.types import option_group
 from stages._common.edges import required
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import answers_by_prompt, exchanges
-from stages.score.judge.labels import Judge, sums_by_row
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import answers_by_prompt, exchanges
+from stages._llm.judging.labels import Judge, sums_by_row
 from stages.score.judge.rating import Aspect, rate_aspect
 
 

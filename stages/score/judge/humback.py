@@ -24,10 +24,10 @@ import polars as pl
 from pipeline.types import option_group
 from stages._llm.drafts import user
 from stages._llm.humback import LEVELS, REASONS_MAX_TOKENS, Form, rating_question
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import exchanges
+from stages._llm.judging.labels import Judge, sums_by_row
 from stages._llm.ratings import rating
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import exchanges
-from stages.score.judge.labels import Judge, sums_by_row
 
 
 @option_group

@@ -18,9 +18,9 @@ import polars as pl
 
 from pipeline.types import option_group
 from stages._llm.drafts import user
+from stages._llm.judging.exchanges import exchanges
+from stages._llm.judging.labels import Judge, sums_by_row
 from stages._llm.prompts import Prompts
-from stages.score.judge.exchanges import exchanges
-from stages.score.judge.labels import Judge, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 

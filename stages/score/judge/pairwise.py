@@ -18,16 +18,16 @@ import polars as pl
 from pipeline.models.ask import ask
 from pipeline.types import Count, option_group
 from stages._llm.drafts import Prompt, user
-from stages._llm.prompts import Prompts
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import Exchange, exchanges, pairs_of_a_prompt
-from stages.score.judge.labels import (
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import Exchange, exchanges, pairs_of_a_prompt
+from stages._llm.judging.labels import (
     Judge,
     Judgement,
     errors_without_answers,
     first_error,
     label_requests,
 )
+from stages._llm.prompts import Prompts
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -18,10 +18,10 @@ import polars as pl
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.drafts import user
+from stages._llm.judging.bias import Bias
+from stages._llm.judging.exchanges import Exchange, exchanges
+from stages._llm.judging.labels import Judge, Judgement, first_error, sums_by_row
 from stages._llm.prompts import Prompts
-from stages.score.judge.bias import Bias
-from stages.score.judge.exchanges import Exchange, exchanges
-from stages.score.judge.labels import Judge, Judgement, first_error, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 

@@ -13,10 +13,10 @@ import polars as pl
 from pipeline.types import NonEmpty, option_group
 from stages._common.option_types import Distinct
 from stages._llm.drafts import user
+from stages._llm.judging.exchanges import exchanges
+from stages._llm.judging.labels import Judge, sums_by_row
 from stages._llm.label_scores import YES
 from stages._llm.prompts import Prompts
-from stages.score.judge.exchanges import exchanges
-from stages.score.judge.labels import Judge, sums_by_row
 
 PROMPTS: Final = Prompts(__file__)
 

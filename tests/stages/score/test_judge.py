@@ -13,10 +13,10 @@ from pipeline.errors import UserError
 from pipeline.models import Completion, Decoding, LanguageModel, Request, TokenLogprobs
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.structured_output import Unreadable
+from stages._llm.judging.bias import Bias, rank_correlation
+from stages._llm.judging.exchanges import exchanges
 from stages._llm.label_scores import YES, expected_value
 from stages.score.judge import Method, judge
-from stages.score.judge.bias import Bias, rank_correlation
-from stages.score.judge.exchanges import exchanges
 from stages.score.judge.gap import Gap
 from stages.score.judge.p_true import PTrue
 from stages.score.judge.pairwise import Pairwise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 import polars as pl
 
@@ -16,9 +16,11 @@ from pipeline.models.base import Decoding, Engine, Request
 from pipeline.models.structured_output import Unreadable
 from schemas.turns import View
 from stages._llm.drafts import Prompt
+from stages._llm.judging.exchanges import Exchange
 from stages._llm.label_scores import MIN_MASS, TOP_LOGPROBS, ask_labels
 from stages._llm.rows import to_json
-from stages.score.judge.exchanges import Exchange
+
+T = TypeVar("T")
 
 MAX_TOKENS: Final = 4
 """Tokens of an answer, at most, where nothing else is said: it is one label."""
@@ -94,7 +96,26 @@ class Judge:
             max_tokens: Tokens of an answer, where nothing else is said.
         """
 
-        def grade(text: str) -> float:
+        values = self.read_texts(judged, prompts, parse, max_tokens)
+        return [value if isinstance(value, str) else float(value) for value in values]
+
+    def read_texts(
+        self,
+        judged: Sequence[Exchange],
+        prompts: Sequence[Prompt],
+        parse: Callable[[str], T | None],
+        max_tokens: int,
+    ) -> list[T | str]:
+        """For each prompt what is read in the text of the answer, or the error as a text.
+
+        Args:
+            judged: The exchanges.
+            prompts: The turns of the question about each of them.
+            parse: From an answer to a value that is no text; None where there is none.
+            max_tokens: Tokens of an answer, where nothing else is said.
+        """
+
+        def grade(text: str) -> T:
             value = parse(text)
             if value is None:
                 raise Unreadable("the answer must hold a grade where it was asked for")
@@ -104,7 +125,7 @@ class Judge:
         requests = [Request(prompt, decoding, self.seed) for prompt in prompts]
         answers = ask(self.engine, requests, parse=grade, repair=False)
         return [
-            float(answer.value)
+            answer.value
             if answer.readable
             else self.note(exchange.row, answer.error, answer.rejection)
             for exchange, answer in zip(judged, answers, strict=True)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from stages._common.charts import table
-from stages.score.judge.exchanges import Exchange
-from stages.score.judge.labels import Judgement
+from stages._llm.judging.exchanges import Exchange
+from stages._llm.judging.labels import Judgement
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Language models as judges: what is judged, by labels or grades, and how biased the judge is."""
