@@ -8,10 +8,10 @@ PY     := $(VENV)/bin/python
 RUN    := $(PY) -m pipeline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm run plan status release refresh publish report diff test proof proof-long lint docs stage bench clean
+.PHONY: help setup vllm run plan status release refresh publish report diff test proof proof-long lint docs stage bench leaderboard clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 setup: $(VENV)/bin/gristmill ## Make .venv with everything that running and testing need
 
@@ -87,6 +87,11 @@ stage: setup ## Begin a new stage, green as it stands: make stage NAME=score.my_
 
 bench: setup ## Measure speed and memory, equality first: make bench [SECTIONS="novelty scale"]
 	$(PY) -m tests.bench $(SECTIONS)
+
+leaderboard: PROFILE ?= small
+leaderboard: setup ## Which selection trains best: make leaderboard [PROFILE=tiny|small|gpu]; goes on where it was
+	$(RUN) run leaderboard --profile $(PROFILE)
+	$(RUN) report leaderboard --profile $(PROFILE)
 
 clean: ## Remove artifacts (what was computed); .venv stays
 	rm -rf data/artifacts

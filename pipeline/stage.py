@@ -12,7 +12,8 @@ others, counts as its code, and so do data files that these modules name. The pr
 it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 
 Before the star stand the edges of the graph (`Records`, `Documents`, `Items`, `Pairs`,
-`Files`; `list[Records]` for several, `Records | None = None` for an optional
+`Files`; `list[Records]` for several, `dict[str, Records]` for several by the names of
+their steps, which then enter the fingerprint; `Records | None = None` for an optional
 one, `Records | Files` for either). A name that is a word of Python's has an underscore in
 the code alone: the parameter `except_` is the edge `except`, and `select/except_.py` holds
 `select.except`. After the star stand the options: they enter the
@@ -154,12 +155,14 @@ class Edge:
         kinds: What it takes, the preferred first; `narrowed` to one once it is connected.
         many: Whether it takes several steps.
         optional: Whether it may be left unconnected.
+        named: Whether the stage gets the names of the steps. Their order then says nothing.
     """
 
     name: str
     kinds: tuple[DataKind, ...]
     many: bool
     optional: bool
+    named: bool = False
 
     @property
     def parameter(self) -> str:

@@ -27,3 +27,16 @@ def counted(number: int, noun: str) -> str:
         ('1 request', '1,200 requests')
     """
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def byte_size(count: int) -> str:
+    """A number of bytes as people read it.
+
+    Example:
+        >>> byte_size(1_234_567), byte_size(999)
+        ('1.2 MB', '999 bytes')
+    """
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count} byte{'s' * (count != 1)}"

@@ -32,8 +32,11 @@ MACHINE = re.compile(
 
 ENGINE = (
     "pipeline/models/engines/transformers.py",
+    "pipeline/models/local/attention.py",
+    "pipeline/models/local/divergence.py",
     "pipeline/models/local/likelihood.py",
     "pipeline/models/local/sampling.py",
+    "pipeline/models/local/shared_prefix.py",
 )
 """An engine is itself imported only by need, and may import what it is about."""
 

@@ -59,6 +59,14 @@ def run(
             show_default=False,
         ),
     ] = 0,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Compute row-wise stages on a cluster: ray, ray://HOST:PORT or slurm.",
+            show_default=False,
+        ),
+    ] = None,
     accept_code: Annotated[
         bool,
         typer.Option("--accept-code", help="Reuse artifacts although the stage's code changed."),
@@ -74,13 +82,12 @@ def run(
     import signal
     import sys
 
-    from pipeline.cli import bundles, tables
-    from pipeline.execution import history
+    from pipeline.cli import bundles
     from pipeline.execution.actual_usage import comparison
+    from pipeline.execution.backends.named import backend_named
     from pipeline.execution.plan import select_steps
     from pipeline.execution.progress import watch
     from pipeline.execution.runner import Runner
-    from pipeline.execution.snapshot import Snapshot
 
     signal.signal(signal.SIGTERM, lambda *_: _interrupt())
     loaded, opened, bundle = _loaded(recipe, store, overrides, profile, limit, trust)
@@ -88,7 +95,10 @@ def run(
     gc.freeze()
     progress = watch([step.name for step in select_steps(loaded, stages or [])])
     workers = workers or os.cpu_count() or 1
-    runner = Runner(loaded, opened, progress, workers, accept_code, partial=partial)
+    backend = backend_named(on, workers)
+    runner = Runner(
+        loaded, opened, progress, workers, accept_code, partial=partial, backend=backend
+    )
     try:
         code = runner.run(stages or [])
     except KeyboardInterrupt:
@@ -100,8 +110,24 @@ def run(
         progress.close()
         for line in comparison(runner.expected, runner.used, runner.stopped, loaded.currency):
             print(f"requests of {line}", file=sys.stderr)
+    _print_results(loaded, opened, runner)
+    if limit is None and runner.ran and not bundle:
+        print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
+    if bundle:
+        code = bundles.report(bundle, runner.outputs.artifacts, code)
+    for line in _follow_up(loaded, runner, code):
+        print(f"\n{line}", file=sys.stderr)
+    return code
+
+
+def _print_results(recipe: Recipe, store: Store, runner: Runner) -> None:
+    """The funnel of the steps of a run, and what reports say."""
+    from pipeline.cli import tables
+    from pipeline.execution import history
+    from pipeline.execution.snapshot import Snapshot
+
     names = [*runner.outputs.artifacts, *runner.waiting]
-    current = history.status(Snapshot.of_recipe(loaded, opened))
+    current = history.status(Snapshot.of_recipe(recipe, store))
     entries = [
         {**s, "waiting": s["waiting"] or s["name"] in runner.waiting}
         for s in current["stages"]
@@ -110,13 +136,6 @@ def run(
     print(tables.funnel(entries, runner.ran))
     for text in history.summaries(list(runner.outputs.artifacts.values())):
         print("\n" + text.rstrip())
-    if limit is None and runner.ran and not bundle:
-        print(f"\nas a page: {loaded.command('report', store=store)}", file=sys.stderr)
-    if bundle:
-        code = bundles.report(bundle, runner.outputs.artifacts, code)
-    for line in _follow_up(loaded, runner, code):
-        print(f"\n{line}", file=sys.stderr)
-    return code
 
 
 def _follow_up(recipe: Recipe, runner: Runner, code: Exit) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -32,13 +32,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
     for kind, section in (("option", "options"), ("model", "models")):
         causes += _value_differences(kind, old.get(section, {}), new[section])
     for edge, inputs in new["inputs"].items():
-        earlier = old.get("inputs", {}).get(edge, [])
-        for i, source in enumerate(step.needs.get(edge, ())):
-            before = earlier[i] if i < len(earlier) else None
-            causes += _input_differences(edge, source, before, inputs[i])
+        earlier = _by_place(old.get("inputs", {}).get(edge, []))
+        now = _by_place(inputs)
+        sources = step.needs.get(edge, ())
+        for place, source in zip(now, sources, strict=True):
+            causes += _input_differences(edge, source, earlier.get(place), now[place])
+        named = (place for place in earlier if isinstance(place, str) and place not in now)
+        causes += [f"input {edge}: {place} was removed" for place in named]
     removed = [edge for edge in old.get("inputs", {}) if edge not in new["inputs"]]
     causes += [f"input {edge} was removed" for edge in removed]
     return causes or ["its last artifact is gone"]
+
+
+def _by_place(inputs: Sequence[Any]) -> dict[str | int, Any]:
+    """The inputs of an edge by the names of their steps, else by their places in its list."""
+    return {each.get("step", place): each for place, each in enumerate(inputs)}
 
 
 def _which(old: Any, new: Mapping[str, str]) -> str:

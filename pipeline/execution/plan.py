@@ -20,6 +20,7 @@ from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.differences import differences
 from pipeline.execution.hub_sources import with_commit
 from pipeline.execution.release_inputs import read_parts, with_version
+from pipeline.execution.remote_inputs import NotFetched, with_copies
 from pipeline.models.identity import identity, reading
 from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.graph import Step, wrong_options
@@ -153,6 +154,9 @@ def plan_step(
     try:
         options = resolved_options(recipe, step, store, outputs, files)
         parts = fingerprint_parts(step, options, store, outputs, files)
+    except NotFetched as error:
+        causes = [f"unknown until {error.address} is fetched, which run does"]
+        return PlannedStep(step, "unknown", step.options, causes=causes, drifted=drifted)
     except UserError as error:
         error.where = f"{step.where}: {error.where or step.name}"
         raise
@@ -197,7 +201,7 @@ def _missing_columns(step: Step, artifact: Artifact) -> list[str]:
 def resolved_options(
     recipe: Recipe, step: Step, store: Store, outputs: StepOutputs, files: FileDigests
 ) -> SimpleNamespace:
-    """The options of a step with paths of trained weights, a release's version, a hub's commit.
+    """The options of a step with paths of weights and copies, a release's version, a commit.
 
     Args:
         recipe: The recipe that it belongs to.
@@ -207,9 +211,10 @@ def resolved_options(
         files: Digests of input files and weights.
 
     Raises:
-        UserError: There is no such release.
+        UserError: There is no such release, or a file elsewhere was never fetched.
     """
-    options = with_commit(_with_weights(step, outputs), store)
+    options = with_copies(step, _with_weights(step, outputs), store, files)
+    options = with_commit(options, store)
     if not step.stage.reads_release:
         return options
 
@@ -229,7 +234,8 @@ def _with_weights(step: Step, outputs: StepOutputs) -> SimpleNamespace:
             model = replace(model, fallback=with_path(second))
         if model.made_by is None:
             return model
-        return replace(model, model=str(outputs.artifacts[model.made_by].files / "model"))
+        trained = outputs.artifacts[model.made_by].files
+        return replace(model, model=str(trained / _weights_folder(model)))
 
     for option in step.stage.options:
         if option.is_model:
@@ -270,12 +276,13 @@ def fingerprint_parts(
             )
             for option in stage.options
             if option.is_model
+            and not (option.name in stage.later and getattr(options, option.name) == option.default)
         },
         "files": files.get_many(stage.input_files(options)),
         "prompts": prompt_digests(stage),
         "inputs": {
             edge.name: [
-                _input_digests(step, edge, name, store, outputs)
+                _named(edge, name) | _input_digests(step, edge, name, store, outputs)
                 for name in step.needs.get(edge.name, ())
             ]
             for edge in stage.edges
@@ -310,16 +317,31 @@ def _option_value(option: Option, value: Any, files: FileDigests) -> Any:
     return to_json_value(value, option.name)
 
 
+def _weights_folder(model: Any) -> str:
+    """Where the step that trained a model has its weights, below its files."""
+    checkpoint = getattr(model, "checkpoint", None)
+    return "model" if checkpoint is None else f"checkpoints/{checkpoint}"
+
+
 def _model_identity(model: Any, outputs: StepOutputs, files: FileDigests) -> Any:
     if model.made_by is not None:
         trained = outputs.artifacts[model.made_by]
-        model = replace(model, id=files_digest(trained.manifest, "files/model/"))
+        model = replace(
+            model, id=files_digest(trained.manifest, f"files/{_weights_folder(model)}/")
+        )
     second = getattr(model, "fallback", None)
     more = {"fallback": _model_identity(second, outputs, files)} if second else {}
     return identity(model, files) | reading(model) | more
 
 
-def _input_digests(step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs) -> Any:
+def _named(edge: Edge, name: str) -> dict[str, Any]:
+    """The name of a step where the stage gets it, and so may write it into its result."""
+    return {"step": name} if edge.named else {}
+
+
+def _input_digests(
+    step: Step, edge: Edge, name: str, store: Store, outputs: StepOutputs
+) -> dict[str, Any]:
     if edge.kind is DataKind.FILES:
         return {"files": files_digest(outputs.artifacts[name].manifest)}
     view = outputs.views[name]
@@ -341,6 +363,19 @@ def edge_columns(step: Step, edge: str, kind: DataKind, view: View) -> list[str]
     if reads == ALL:
         return [c for c in view.columns if c != "id"]
     return [c for c in reads if c in view.columns or not isinstance(c, OptionalColumn)]
+
+
+def edge_argument(edge: Edge, names: Sequence[str], values: Sequence[Any]) -> Any:
+    """What a stage gets on an edge: a value or None, a list, or values by the names of steps.
+
+    Args:
+        edge: The edge.
+        names: The steps that are connected to it.
+        values: What comes from each.
+    """
+    if edge.named:
+        return dict(zip(names, values, strict=True))
+    return list(values) if edge.many else next(iter(values), None)
 
 
 def check(planned: Sequence[PlannedStep]) -> None:

@@ -16,9 +16,10 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.backends import StageCall
 from pipeline.execution.first_rows import first_ids
-from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
-from pipeline.execution.workers import StageCall, WorkerPool
+from pipeline.execution.plan import PlannedStep, StepOutputs, edge_argument, edge_columns
+from pipeline.execution.workers import WorkerPool
 from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind, Edge
 from pipeline.store.hashing import row_keys
 from pipeline.store.row_cache import KEY, RowCache, cache_key
@@ -83,7 +84,8 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
     edges: dict[str, Any] = {}
     for edge in planned.step.stage.edges:
         values: list[Any] = []
-        for name in planned.step.needs.get(edge.name, ()):
+        names = planned.step.needs.get(edge.name, [])
+        for name in names:
             if edge.kind is DataKind.FILES:
                 values.append(outputs.artifacts[name].verified_files())
             else:
@@ -94,7 +96,7 @@ def step_inputs(planned: PlannedStep, outputs: StepOutputs) -> dict[str, Any]:
                     values[-1] = values[-1].filter(pl.col("id").is_in(ids.implode()))
         if _joins_branches(planned, edge):
             values = _common_rows(values)
-        edges[edge.name] = values if edge.many else next(iter(values), None)
+        edges[edge.name] = edge_argument(edge, names, values)
     return edges
 
 
@@ -113,10 +115,16 @@ def _common_rows(branches: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
 
 
 def _first_input(planned: PlannedStep, edges: Mapping[str, Any]) -> pl.DataFrame:
-    value = edges[planned.step.stage.edges[0].name]
-    frame = value[0] if isinstance(value, list) else value
+    frame = _frames(edges[planned.step.stage.edges[0].name])[0]
     assert isinstance(frame, pl.DataFrame)
     return frame
+
+
+def _frames(value: Any) -> list[Any]:
+    """What came on an edge, of one step or of several."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
 
 
 def _run_by_rows(
@@ -303,7 +311,7 @@ def _count_read(planned: PlannedStep, rows: pl.DataFrame, edges: Mapping[str, An
         return len(rows)
     if not stage.edges[0].many:
         return 0
-    came = sum(len(frame) for frame in edges[stage.edges[0].name])
+    came = sum(len(frame) for frame in _frames(edges[stage.edges[0].name]))
     if came != len(rows):
         raise _contract_error(
             planned,

@@ -20,6 +20,8 @@ import polars as pl
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
 from pipeline.execution.actual_usage import ActualUsage
+from pipeline.execution.backends import Backend
+from pipeline.execution.backends.processes import Processes
 from pipeline.execution.count_requests import language_models
 from pipeline.execution.estimate import (
     Estimate,
@@ -38,6 +40,7 @@ from pipeline.execution.plan import (
     select_steps,
 )
 from pipeline.execution.progress import Progress, StartedStep
+from pipeline.execution.remote_inputs import fetch_missing
 from pipeline.execution.run_step import Outcome, execute, has_cached_rows
 from pipeline.execution.spending import tracker
 from pipeline.execution.workers import WorkerPool
@@ -71,6 +74,7 @@ class Runner:
         store: Where artifacts are read and written.
         progress: Where progress is shown.
         workers: Processes for row-scope stages.
+        backend: Where their chunks are computed; by default in these processes.
         accept_code: Reuse artifacts although the code of their stage changed.
         shown: The steps that `progress` shows, in order; by default those that a run leads to.
         partial: Go on with what came where a budget is reached.
@@ -90,6 +94,7 @@ class Runner:
     accept_code: bool = False
     shown: Sequence[str] = ()
     partial: bool = False
+    backend: Backend | None = None
     outputs: StepOutputs = field(default_factory=StepOutputs)
     expected: dict[str, Estimate] = field(default_factory=dict)
     used: dict[str, ActualUsage] = field(default_factory=dict)
@@ -123,6 +128,7 @@ class Runner:
         # submit theirs. Only where a step read a damaged artifact is all planned again: that
         # artifact is then missing.
         with disk_errors_explained(self.store.root), self.store.locked():
+            fetch_missing(select_steps(self.recipe, targets), self.store)
             self._tracker = tracker(self.recipe, self.store)
             damaged: set[Path] = set()
             while True:
@@ -147,7 +153,8 @@ class Runner:
         check(steps)
         for note in key_notes(steps):  # better now than once the stages before are paid
             _log.warning(note)
-        pool, selected = WorkerPool(self.workers), select_steps(self.recipe, targets)
+        backend = self.backend or (Processes(self.workers) if self.workers > 1 else None)
+        pool, selected = WorkerPool(backend), select_steps(self.recipe, targets)
         numbers = {name: n for n, name in enumerate(self.shown or [s.name for s in selected], 1)}
         try:
             for step in selected:
@@ -170,6 +177,15 @@ class Runner:
                 raise  # a budget's end hides no step that waits: that is to be run again
             self.waiting[step.name] = error
             self.progress.finish(error.what)
+
+    def _refuse_models(self, planned: PlannedStep) -> None:
+        if self.backend and not self.backend.asks_models and uses_language_model(planned):
+            raise UserError(
+                "a stage that asks a language model does not run here",
+                where=planned.step.where,
+                why="its answers belong into the journal, which is on a local disk",
+                hint=f"run {self.recipe.name} {planned.step.name} without --on first, then go on",
+            )
 
     def _refuse_drift(self, steps: Sequence[PlannedStep]) -> None:
         drifted = sorted({planned.step.stage.name for planned in steps if planned.drifted})
@@ -242,6 +258,7 @@ class Runner:
         self.progress.start(StartedStep(number, name, uses, models, usage, run_usage))
         if uses_language_model(planned):
             self.expected[name] = estimate_step(self.recipe, self.store, planned, self.outputs)
+        self._refuse_models(planned)
         start = time.perf_counter()
         reset_peak()
         pool.peak = 0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.execution.expected_rows import ExpectedOutputs, sample
-from pipeline.execution.plan import PlannedStep
+from pipeline.execution.plan import PlannedStep, edge_argument
 from pipeline.stage import ALL, DataKind, OptionalColumn
 
 
@@ -43,7 +43,8 @@ def sampled_inputs(
     longest, exact = (0.0, 1), True
     for edge in step.stage.edges:
         values: list[Any] = []
-        for name in step.needs.get(edge.name, ()):
+        names = step.needs.get(edge.name, [])
+        for name in names:
             if edge.kind is DataKind.FILES:
                 if name not in outputs.outputs.artifacts:
                     return None
@@ -60,7 +61,7 @@ def sampled_inputs(
                 longest = max(longest, (number, len(frame) or 1))
                 exact = exact and rows.expected == rows.at_most
                 values.append(frame)
-        edges[edge.name] = values if edge.many else next(iter(values), None)
+        edges[edge.name] = edge_argument(edge, names, values)
     return SampledInputs(edges, *longest, exact)
 
 

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.execution.count_requests import MAX_SECONDS, is_own, quiet
 from pipeline.execution.expected_rows import placeholder
 from pipeline.execution.first_rows import first_ids
-from pipeline.execution.plan import PlannedStep, StepOutputs, edge_columns
+from pipeline.execution.plan import PlannedStep, StepOutputs, edge_argument, edge_columns
 from pipeline.execution.time_limit import time_limit
 from pipeline.models.base import Completion, Embedder, LanguageModel, Request
 from pipeline.models.counting import CountingEncoder, CountingEngine, counting
@@ -158,7 +158,7 @@ def _inputs(step: Step, rows: _Rows, number: int | None) -> Iterator[tuple[str, 
         names = step.needs.get(edge.name, [])
         values = [_read(step, edge, name, rows, number if limited else None) for name in names]
         limited = limited and not names
-        yield edge.name, values if edge.many else next(iter(values), None)
+        yield edge.name, edge_argument(edge, names, values)
 
 
 def _read(

@@ -84,6 +84,7 @@ class LanguageModel:
             or fails; see `pipeline.models.ask`. It has no fallback itself.
         price: From the recipe's `prices`; never written in the model itself.
         made_by: The step that trained the weights, from the recipe's `from`.
+        checkpoint: With `from`, the weights that the training kept, such as "epoch-1".
     """
 
     model: str
@@ -110,11 +111,13 @@ class LanguageModel:
     fallback: LanguageModel | None = None
     price: Price | None = None
     made_by: str | None = None
+    checkpoint: str | None = None
 
     @property
     def short_name(self) -> str:
         """What rows call it: its id, what its server calls it, or the end of its path."""
-        name = self.id or self.served_name or self.made_by
+        trained = self.made_by and "-".join(filter(None, (self.made_by, self.checkpoint)))
+        name = self.id or self.served_name or trained
         return name or self.model.rstrip("/").split("/")[-1]
 
     @property
@@ -276,10 +279,17 @@ class Scored:
         tokens: Token ids.
         start: Index of the first token to be scored, at least 1: the first token of a
             sequence is conditioned on nothing.
+        prefix: Token ids that stand before `tokens`, as a part of the sequence. It is computed
+            once for all sequences of a call that share it.
     """
 
     tokens: tuple[int, ...]
     start: int
+    prefix: tuple[int, ...] = ()
+
+    def joined(self) -> Scored:
+        """The sequence behind its prefix as one: what its likelihoods are defined by."""
+        return Scored(self.prefix + self.tokens, len(self.prefix) + self.start)
 
 
 class Engine(Protocol):
@@ -290,6 +300,8 @@ class Engine(Protocol):
             how to give one, for a served model whose tokenizer only the server has.
         context_tokens: How many tokens of prompt and answer together the model can read;
             None where that is not known.
+        weights: The model of transformers, in evaluation mode, for what no method measures.
+            Reading it raises a UserError where it is not in this process.
         resample: How often an answer that cannot be read is sampled anew.
         fallback: What is asked for what this one refuses or fails; None for nothing.
         name: What rows call it.
@@ -297,6 +309,9 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def weights(self) -> Any: ...
 
     @property
     def resample(self) -> int: ...

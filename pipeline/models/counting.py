@@ -194,6 +194,7 @@ class CountingEngine:
         fallback: What is counted of its fallback; None where it has none.
         tokenizer: The model's tokenizer; a stand-in by default: whoever counts needs no
             vocabulary.
+        weights: None: nothing is loaded.
 
     Example:
         >>> with counting():
@@ -235,6 +236,11 @@ class CountingEngine:
         if None in known and (count := _count.get()):
             count.only_known = False
         return [a or self._answer(request) for a, request in zip(known, requests, strict=True)]
+
+    @property
+    def weights(self) -> Any:
+        """None: what measures something else sends no requests, and does nothing here."""
+        return None
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """Zeros: scoring sends no requests."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -46,14 +47,17 @@ def _all_stages() -> Iterator[Stage]:
 
 def _columns(stage: Stage) -> Iterator[list[str]]:
     """The columns that the stage adds by default, and with each choice of each option."""
-    edges: dict[str, list[Any]] = {edge.name: [{}] for edge in stage.edges}
+    connected: list[dict[str, list[Any]]] = [
+        {edge.name: [{}] for edge in stage.edges if all_edges or not edge.optional}
+        for all_edges in (False, True)
+    ]
     values = {option.name: _values(option) for option in stage.options}
     first = {name: choices[0] for name, choices in values.items()}
     changes = [{}, *({name: one} for name, choices in values.items() for one in choices[1:])]
-    for change in changes:
+    for change, edges in itertools.product(changes, connected):
         try:
             yield list(stage.adds(SimpleNamespace(**first | change), edges))
-        except Exception:  # options that do not go together
+        except Exception:  # options or inputs that do not go together
             continue
 
 

@@ -36,6 +36,20 @@ SECTIONS: Final[dict[str, Any]] = {
 _TYPE_NAMES: Final = {str: "a text", list: "a list", dict: "a mapping"}
 
 
+def checkpoint_names(options: Any) -> list[str]:
+    """What the checkpoints are called that a training keeps, by its option `checkpoints`.
+
+    Args:
+        options: The options of the step that trains.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> checkpoint_names(SimpleNamespace(checkpoints=(1, 3)))
+        ['epoch-1', 'epoch-3']
+    """
+    return [f"epoch-{epoch}" for epoch in getattr(options, "checkpoints", ())]
+
+
 class Builder:
     """Reads the sections of a document.
 
@@ -75,7 +89,21 @@ class Builder:
             step = self._step(str(name), raw)
             if step and len(self.problems) == before:
                 steps[step.name] = step
+        self._check_checkpoints(steps)
         return self._with_prompts(steps)
+
+    def _check_checkpoints(self, steps: Mapping[str, Step]) -> None:
+        """A checkpoint that a training does not keep is known before the training."""
+        for name, model in self.models.items():
+            checkpoint = getattr(model, "checkpoint", None)
+            if checkpoint is None or model.made_by not in steps:
+                continue
+            kept = checkpoint_names(steps[model.made_by].options)
+            if checkpoint not in kept:
+                what = f"{model.made_by} keeps no checkpoint {checkpoint!r}"
+                why = f"it keeps {', '.join(kept)}" if kept else "it keeps none"
+                hint = f"{why}; its option `checkpoints` names epochs"
+                self._problem(("models", name, "checkpoint"), what, hint)
 
     def _with_prompts(self, steps: dict[str, Step]) -> dict[str, Step]:
         """The steps with the recipe's templates in the place of their prompts."""
@@ -169,6 +197,9 @@ class Builder:
                 spec.setdefault("model", "")
                 self._check_exists((*key_path, "from"), f"model {name!r} is from", str(maker))
             model, problems = build_model(spec, self.folder)
+            if maker is None and spec.get("checkpoint") is not None:
+                what = f"model {name!r} has a checkpoint, but no `from`"
+                self._problem((*key_path, "checkpoint"), what, "name the step that trained it")
             if model is not None and maker is not None:
                 model = replace(model, made_by=str(maker))
             self._add(key_path, f"model {name!r}", problems)
@@ -318,7 +349,7 @@ class Builder:
                 hint = renamed_hint(stage.name, str(name)) or suggest(str(name), edges)
                 problems.append(Problem((str(name),), what, hint, "unknown"))
                 continue
-            needs[name] = names
+            needs[name] = sorted({*names}) if edges[name].named else names
             if len(names) > 1 and not edges[name].many:
                 what = f"{stage.name}: edge {name!r} must have one input, got {len(names)}"
                 self._problem(below, what)

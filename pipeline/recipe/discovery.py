@@ -210,6 +210,8 @@ def _edge(name: str, annotation: Any) -> Edge:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
     many = any(typing.get_origin(member) is list for member in members)
+    named = typing.get_origin(annotation) is dict
+    many = named or typing.get_origin(annotation) is list
     kinds = _kinds(annotation)
     if not kinds:
         raise _SignatureError(
@@ -218,3 +220,5 @@ def _edge(name: str, annotation: Any) -> Edge:
         )
     optional = is_union and type(None) in members
     return Edge(recipe_name(name), kinds, many=many, optional=optional)
+    optional = is_union and type(None) in typing.get_args(annotation)
+    return Edge(recipe_name(name), kinds, many=many, optional=optional, named=named)

@@ -31,6 +31,7 @@ from pipeline.recipe.problems import (
     problems_in,
 )
 from pipeline.recipe.renamed import renamed_hint
+from pipeline.remote.addresses import is_remote, mistake
 from pipeline.stage import Option, Stage
 
 T = TypeVar("T")
@@ -213,13 +214,19 @@ def resolve(raw: Any, folder: Path) -> tuple[tuple[str, ...], str | None]:
         folder: Where relative paths are looked for first; then in the repository.
 
     Returns:
-        Absolute paths, in sorted order for each pattern, and the mistake if there is one.
+        Absolute paths, in sorted order for each pattern, addresses of files elsewhere as they are,
+        and the mistake if there is one.
     """
     patterns = [raw] if isinstance(raw, str) else raw
     if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
         return (), f"must be a path or a list of paths, got {raw!r}"
     files: list[str] = []
     for pattern in patterns:
+        if is_remote(pattern):
+            if wrong := mistake(pattern):
+                return (), wrong
+            files.append(pattern)
+            continue
         matches = next((m for base in (folder, ROOT) if (m := _matches(base, pattern))), [])
         if not matches:
             return (

@@ -114,7 +114,13 @@ def problems_in(name: str, raw: Any, annotation: Any, error: ValidationError) ->
         error: What pydantic raised.
     """
     by_path: dict[tuple[str, ...], Problem] = {}
-    for entry in error.errors():
+    entries = error.errors()
+    if isinstance(raw, Mapping) and option_groups(annotation):
+        # That a group is no word of a Literal beside it says nothing where the group is wrong.
+        entries = [
+            each for each in entries if each["type"] != "literal_error" or len(each["loc"]) > 1
+        ] or entries
+    for entry in entries:
         problem = _problem(name, raw, annotation, entry)
         by_path.setdefault(problem.path, problem)
     return list(by_path.values())

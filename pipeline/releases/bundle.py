@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from pipeline import ROOT
 from pipeline.errors import UserError
+from pipeline.execution.remote_inputs import with_copies
 from pipeline.models.identity import folder_digest
 from pipeline.models.journal.export import lines
 from pipeline.models.journal.journal import journal_in
@@ -85,7 +86,9 @@ def write_bundle(
     check_writable(path)
     files, stages = store.files(), [step.stage for step in recipe.steps.values()]
     members = dict(_members(release, stages))
-    inputs = [entry for step in recipe.steps.values() for entry in _inputs(recipe, step, files)]
+    inputs = [
+        entry for step in recipe.steps.values() for entry in _inputs(recipe, step, store, files)
+    ]
     partial = path.with_name(f".{path.name}.part")
     try:
         with partial.open("wb") as file:
@@ -206,11 +209,12 @@ def _stage(stage: Stage) -> BundleStage:
     )
 
 
-def _inputs(recipe: Recipe, step: Step, files: FileDigests) -> Iterator[BundleInput]:
+def _inputs(recipe: Recipe, step: Step, store: Store, files: FileDigests) -> Iterator[BundleInput]:
     """The files that a step reads, with their paths as the recipe has them."""
     written = document(recipe)["stages"].get(step.name, {}).get("with") or {}
+    options = with_copies(step, step.options, store, files)
     for option in step.stage.options:
-        paths = getattr(step.options, option.name)
+        paths = getattr(options, option.name)
         if option.names_files and paths:
             patterns = written.get(option.name)
             shown = patterns if isinstance(patterns, str) else ", ".join(patterns or ())

@@ -2,9 +2,11 @@
 
 Kept are the artifacts of every release, the newest of every stage of every recipe, and what is
 younger than some days; with each kept artifact the cached rows from which its stage would
-compute new rows, and the data frames that it was loaded from. The code of a bundle is unpacked
-again by whoever runs the bundle. Answers of language models are paid for and never removed. A
-folder is first renamed and then emptied, so that a kill leaves no half of one under its name.
+compute new rows, and the data frames and copies that it was loaded from. The code of a bundle
+is unpacked again by whoever runs the bundle. Results of an ablation's trainings go when they are
+old: what is committed holds them too. Answers of language models are paid for and never
+removed. A folder is first renamed and then emptied, so that a kill leaves no half of one under
+its name.
 """
 
 from __future__ import annotations
@@ -27,15 +29,17 @@ from pipeline.store.store import Store
 
 DAY: Final = 86_400
 KINDS: Final = (
-    "artifacts", "work folders", "cached rows", "data frames", "code of bundles", "leftovers",
+    "artifacts", "work folders", "cached rows", "trainings", "data frames", "copies of inputs",
+    "code of bundles", "leftovers",
 )  # fmt: skip
 LEFTOVERS: Final = (
     "work/.*-removed", "memo/.*-removed", "memo/*/.*", "refs/*/.*.json.*", "releases/*/.*-*",
     "code/.*", ".digests.json.*", ".files.json.*", "frames/.*-removed", "bundles/.*-removed",
+    "inputs/.*-removed", "work/.pulled-*", "trainings/.*-removed",
 )  # fmt: skip
 """What has such a name was half written or half removed. The journal recovers its own files."""
 
-UNLOCKED_LEFTOVERS: Final = ("frames/*/.*", "bundles/.*")
+UNLOCKED_LEFTOVERS: Final = ("frames/*/.*", "bundles/.*", "inputs/.*")
 """The same of what is written without the store's lock: it may be in use while it is young."""
 
 
@@ -133,9 +137,13 @@ def _plan(store: Store, oldest: float) -> _Plan:
         plan.add("work folders", folder, not done and _newest(folder) > oldest)
     for folder in _folders(root / "memo"):
         plan.add("cached rows", folder, folder.name in reachable or _newest(folder) > oldest)
+    for folder in _folders(root / "trainings"):
+        plan.add("trainings", folder, _newest(folder) > oldest)
     for folder in _folders(root / "frames"):
         digests = store.files().get_many([p for p in folder.glob("[!.]*") if p.is_file()])
         plan.add("data frames", folder, not loaded.isdisjoint(digests) or _newest(folder) > oldest)
+    for folder in _folders(root / "inputs"):
+        plan.add("copies of inputs", folder, folder.name in loaded or _newest(folder) > oldest)
     for folder in _folders(root / "bundles"):
         plan.add("code of bundles", folder, _newest(folder) > oldest)
     for leftover in _leftovers(root):

@@ -19,7 +19,7 @@ from pipeline.releases.plugins import plugin
 from pipeline.releases.publication import Publication, prepare
 from pipeline.releases.publish import publish
 from pipeline.releases.transports import SCHEMES, Outcome, open_transport
-from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
+from pipeline.remote.waiting import DEFAULT_SECONDS, Patience
 from pipeline.store.releases import (
     latest,
     parse_reference,

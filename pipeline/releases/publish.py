@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pipeline.releases.publication import Publication
 from pipeline.releases.read_back import read_back
 from pipeline.releases.transports import Erased, Outcome, Transport, open_transport
-from pipeline.releases.transports.waiting import DEFAULT_SECONDS, Patience
+from pipeline.remote.waiting import DEFAULT_SECONDS, Patience
 
 
 @contextmanager

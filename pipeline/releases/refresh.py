@@ -18,6 +18,7 @@ from pathlib import Path
 from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.execution.hub_sources import resolve_sources
 from pipeline.execution.progress import Progress
+from pipeline.execution.remote_inputs import fetch_changed
 from pipeline.execution.runner import Runner
 from pipeline.execution.snapshot import Snapshot
 from pipeline.execution.time_limit import TooSlow, time_limit
@@ -134,6 +135,7 @@ def _refresh(
 ) -> None:
     last = latest(store, check_name(recipe.name))  # before anything runs for such a name
     resolve_sources(recipe, store, had_release=last is not None)
+    fetch_changed(recipe.steps.values(), store, had_release=last is not None)
     result.why = sources.changes(recipe, store, last)
     damaged = list(sources.damages(store, last)) if last else []
     if last and not result.why and not damaged:

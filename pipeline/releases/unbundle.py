@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import UserError
+from pipeline.execution.remote_inputs import copies
 from pipeline.hints import display
 from pipeline.recipe.code_hash import code_hash, prompt_digests
 from pipeline.recipe.discovery import available
@@ -150,7 +151,7 @@ def _recipe(
         )
     if own and trust:
         _unpack(store, path, own)
-    missing = list(_missing(bundle, content, path.parent, store.files()))
+    missing = list(_missing(bundle, content, path.parent, store))
     if missing:
         raise _inputs_error(path, missing)
     recipe = Recipe.from_text(text, path, changes, profile)
@@ -217,14 +218,15 @@ def _unpack_prompts(
             yield f"prompts.{name}={json.dumps(str(file))}"
 
 
-def _missing(bundle: Bundle, content: Any, folder: Path, files: FileDigests) -> Iterator[str]:
+def _missing(bundle: Bundle, content: Any, folder: Path, store: Store) -> Iterator[str]:
     """What the bundle lists and is not here, or another one: with what was expected."""
+    files = store.files()
     stages, models = _sections(content, "stages"), _sections(content, "models")
     for listed in (entry for entry in bundle["inputs"] if entry["option"] is not None):
         options = stages.get(listed["stage"], {}).get("with")
         written = options.get(listed["option"]) if isinstance(options, dict) else None
         paths, _ = resolve(written, folder) if written else ((), None)
-        existing = [Path(path) for path in paths if Path(path).is_file()]
+        existing = [Path(path) for path in copies(paths, store) if Path(path).is_file()]
         yield from _wrong_files(listed, existing, files)
     here = [e for name, raw in models.items() for e in model_files(name, raw, folder, files)]
     digests = {(entry["model"], entry["key"]): entry["digest"] for entry in here}

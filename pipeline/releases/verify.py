@@ -24,6 +24,7 @@ from pipeline.store.manifests import MANIFEST, read_manifest
 from pipeline.store.releases import FILE, names, parse_reference, read_release, versions
 from pipeline.store.row_cache import verify_chunk
 from pipeline.store.store import Store
+from pipeline.wording import byte_size
 from schemas.manifest import Manifest
 from schemas.release import Release, ReleaseStage
 
@@ -51,7 +52,8 @@ class Verification:
     @property
     def summary(self) -> str:
         """What was read, in one line."""
-        return f"{_count(self.items, self.what)} ({_count(self.files, 'file')}, {size(self.bytes)})"
+        amount = f"{_count(self.files, 'file')}, {byte_size(self.bytes)}"
+        return f"{_count(self.items, self.what)} ({amount})"
 
     def read(self, path: Path) -> None:
         """Count a file that was read."""
@@ -71,19 +73,6 @@ class Verification:
 def _count(number: int, what: str) -> str:
     noun, *rest = what.split(" ", 1)
     return " ".join([f"{number:,}", noun + "s" * (number != 1), *rest])
-
-
-def size(count: int) -> str:
-    """A number of bytes as people read it.
-
-    Example:
-        >>> size(1_234_567), size(999)
-        ('1.2 MB', '999 bytes')
-    """
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= unit:
-            return f"{count / unit:,.1f} {name}"
-    return f"{count} byte{'s' * (count != 1)}"
 
 
 def verify_release(store: Store, reference: str) -> Verification:

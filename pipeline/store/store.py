@@ -8,8 +8,10 @@
     code/<stage>@<version>     the code that made this version's artifacts
     releases/<name>/<version>/ releases, which name artifacts that stay
     frames/<digest>/           rows that a notebook handed over (pipeline/store/frames.py)
+    inputs/<sha256>/           copies of input files that lie elsewhere
     bundles/<digest>/          code of trusted bundles (pipeline/releases/unbundle.py)
     digests.json, files.json   caches; removing them costs time and nothing else
+    inputs.json                which copy stands for which address
     sources.json               commits of data sets on the hub, as the last refresh found them
     refresh.log.jsonl          what each refresh did, and why
 
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shlex
 import shutil
 import uuid
@@ -45,8 +48,12 @@ from schemas.manifest import Manifest
 
 FOLDERS: Final = (
     "artifacts", "work", "memo", "journal", "refs", "code", "releases", "frames", "bundles",
+    "inputs",
 )  # fmt: skip
-FILES: Final = ("lock", "digests.json", "files.json", "sources.json", "refresh.log.jsonl")
+FILES: Final = (
+    "lock", "digests.json", "files.json", "sources.json", "inputs.json", "refresh.log.jsonl",
+)  # fmt: skip
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+:/")
 FOREIGN: Final = "this is no part of a store: move it away, or choose another folder (--store DIR)"
 
 
@@ -71,6 +78,12 @@ class Store:
     _digests: dict[str, str] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if _ADDRESS.match(str(self.root)):
+            raise UserError(
+                f"the store must be a folder of this machine, got {self.root}",
+                why="a run needs its lock, and renames that a power cut cannot undo",
+                hint="keep it here, and move what it has: store push RECIPE s3://BUCKET/PREFIX",
+            )
         check_kind(self.root, "the store", folder=True)
         for name in (*FOLDERS, *FILES):
             path = self.root / name

@@ -92,6 +92,45 @@ def dot_plot(
     return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
 
 
+def line_plot(title: str, label: str, lines: Mapping[str, Sequence[float]]) -> str:
+    """An SVG with one line per name over the numbers 1, 2, ..., named at its end.
+
+    Args:
+        title: The heading.
+        label: What is counted below the axis.
+        lines: The values of each line by its name; all are equally long, and none is empty.
+
+    >>> line_plot("Weights", "update", {"a": [0.5, 0.2], "b": [0.5, 0.8]}).count("<polyline")
+    2
+    """
+    ticks = _ticks(0.0, max(value for line in lines.values() for value in line))
+    count, right = max(map(len, lines.values())), WIDTH - 160
+    bottom = TOP_MARGIN + ROW_HEIGHT * 6
+
+    def x(number: int) -> float:
+        return round(60 + (right - 60) * (number / max(1, count - 1)), 1)
+
+    def y(value: float) -> float:
+        return round(bottom - (bottom - TOP_MARGIN) * value / ticks[-1], 1)
+
+    parts = [f'<text x="16" y="24" font-weight="600">{escape(title)}</text>']
+    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    for tick in ticks:
+        height = y(tick)
+        parts.append(f'<line class="grid" x1="60" y1="{height}" x2="{right}" y2="{height}"/>')
+        parts.append(_text(36, height + 4, f"{tick:.{decimals}f}"))
+    parts += [_text(x(number), bottom + 18, str(number + 1)) for number in range(count)]
+    parts.append(_text((60 + right) / 2, bottom + 40, label))
+    for number, (name, line) in enumerate(lines.items()):
+        points = " ".join(f"{x(i)},{y(value)}" for i, value in enumerate(line))
+        color = f"hsl({360 * number // len(lines)} 65% 50%)"
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        corner = f'x="{right + 8}" y="{y(line[-1]) + 4}"'
+        parts.append(f'<text {corner} style="fill: {color}">{escape(name)}</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 52}">'
+    return "\n".join([head, f"<style>{STYLE}</style>", *parts, "</svg>\n"])
+
+
 def _text(x: float, y: float, text: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
 

@@ -105,6 +105,30 @@ def answer_places(
     return tuple(answers)
 
 
+def prompt_places(render: Render, text: str, messages: Sequence[Message]) -> tuple[Span, ...]:
+    """Where what others than the assistant say stands in a rendered conversation.
+
+    Args:
+        render: Renders messages as the text was rendered.
+        text: The rendered conversation.
+        messages: Its turns.
+
+    Raises:
+        Unrenderable: The template changes what is said.
+    """
+    places = _marked_places(render, text, messages)
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant" and _said(message):
+            value = message["content"]
+            shown = value.strip()
+            start = places[f"{number}:text"][0] - len(shown) // 2
+            if text[start : start + len(shown)] != shown:
+                raise _changed()
+            spans.append((start, start + len(shown)))
+    return tuple(spans)
+
+
 def _said(message: Message) -> bool:
     return bool((message.get("content") or "").strip())
 

@@ -27,7 +27,7 @@ from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import tokenize
 from schemas.records import Message
 from schemas.turns import View, turn_text
-from stages._llm.rendered import render, rendered_text
+from stages._llm.rendered import RenderedText, render, rendered_text
 
 Span = tuple[int, int]
 Floats = NDArray[np.float64]
@@ -115,16 +115,45 @@ def conversation(
         Unrenderable: The template refuses the conversation, or changes it.
     """
     rendered = render(rendering.tokenizer, messages, tools)
-    text, spans = rendered.text, [answer.span(rendering.turn) for answer in rendered.answers]
-    ids, places = tokenize(rendering.tokenizer, text)
-    offsets = np.array(places, dtype=np.int64).reshape(-1, 2)
-    tokens = tuple(ids)
-    covering = [_covering(offsets, (start, end)) for start, end in spans if text[start:end].strip()]
+    tokens, offsets = tokens_of(rendering.tokenizer, rendered)
     return RenderedConversation(
         tokens=tokens,
-        answers=tuple(_ended(span, tokens, rendering.special) for span in covering),
+        answers=answer_tokens(rendering, rendered, tokens, offsets),
         texts=_untemplated_texts(messages, input_start, rendering.turn),
     )
+
+
+def tokens_of(tokenizer: Any, rendered: RenderedText) -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    """The tokens of a rendered conversation, and the characters that each covers.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        rendered: The conversation.
+
+    Returns:
+        Token ids, and starts and ends of shape (tokens, 2).
+    """
+    ids, places = tokenize(tokenizer, rendered.text)
+    return tuple(ids), np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def answer_tokens(
+    rendering: Rendering,
+    rendered: RenderedText,
+    tokens: tuple[int, ...],
+    offsets: NDArray[np.int64],
+) -> tuple[Span, ...]:
+    """The answers that are not blank, in tokens, each with the special token that ends it.
+
+    Args:
+        rendering: What is common to all rows.
+        rendered: The conversation.
+        tokens: Its token ids.
+        offsets: The characters that each covers.
+    """
+    spans = [answer.span(rendering.turn) for answer in rendered.answers]
+    said = [span for span in spans if rendered.text[slice(*span)].strip()]
+    return tuple(_ended(_covering(offsets, s), tokens, rendering.special) for s in said)
 
 
 def conditional(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
@@ -132,6 +161,13 @@ def conditional(conversation: RenderedConversation, rendering: Rendering) -> lis
     if not conversation.answers or len(conversation.tokens) > rendering.limit:
         return []
     return [Part(conversation.tokens, conversation.answers)]
+
+
+def whole(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:
+    """All tokens of a conversation that has an answer, prompt and template included."""
+    if not conditional(conversation, rendering):
+        return []
+    return [Part(conversation.tokens, ((0, len(conversation.tokens)),))]
 
 
 def alone(conversation: RenderedConversation, rendering: Rendering) -> list[Part]:

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.models.local.chat_template import Unrenderable, chat_text
 from pipeline.models.local.literal_tokens import cover
 from schemas.turns import template_messages, template_tools
-from stages._llm.answer_places import RenderedAnswer, answer_places
+from stages._llm.answer_places import RenderedAnswer, Span, answer_places, prompt_places
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,29 @@ def render(
         if text == without or not all(name in text for name in _names(tools)):
             raise Unrenderable("the chat template leaves out the tools")
     return RenderedText(text, answer_places(rendering, tokenizer, text, messages))
+
+
+def prompt_spans(
+    tokenizer: Any,
+    text: str,
+    messages: Sequence[Mapping[str, Any]],
+    tools: str | None = None,
+    template: str | None = None,
+) -> tuple[Span, ...]:
+    """Where what others than the assistant say stands in a conversation that `render` rendered.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: The rendered conversation.
+        messages: The turns.
+        tools: The definitions of the tools, as JSON text.
+        template: The text of a template in place of the tokenizer's own.
+
+    Raises:
+        Unrenderable: The template changes what is said.
+    """
+    rendering = partial(rendered_text, tokenizer, tools=tools, template=template)
+    return prompt_places(rendering, text, cover(tokenizer, messages))
 
 
 def rendered_text(

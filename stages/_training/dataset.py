@@ -160,18 +160,39 @@ def reversed_pairs(messages: pl.Series) -> pl.Series:
     return pl.Series(messages.name, pairs, dtype=messages.dtype, strict=False)
 
 
-def read_shards(files: Sequence[Path]) -> pl.DataFrame:
+def read_shards(
+    files: Sequence[Path], order: str | None = None, further: Sequence[str] = ()
+) -> pl.DataFrame:
     """The rows of exported shards in id order: `id`, `messages`, `tools`, as records have them.
 
     Args:
         files: Parquet files; a turn has OpenAI's names, and arguments and tools may be JSON.
+        order: A column of positions (see `read_in_order`) that is read too.
+        further: Further columns to read.
+
+    Raises:
+        UserError: The shards do not have such a column.
     """
+    rows = _shard_rows(files)
+    if further:
+        present = set(column_names(files[0]))
+        if absent := [name for name in further if name not in present]:
+            raise UserError(
+                f"the shards have no column {absent[0]!r}",
+                where=str(files[0]),
+                hint=f"write it with the rows: export.parquet, with: {{columns: [{absent[0]}]}}",
+            )
+        rows = rows.with_columns(read_frame(files, list(dict.fromkeys(further))))
+    return _with_order(rows.sort("id"), files, order)
+
+
+def _shard_rows(files: Sequence[Path]) -> pl.DataFrame:
     from pyarrow import parquet
 
     columns = [c for c in ("id", "messages", "tools") if c in column_names(files[0])]
     turn = parquet.read_schema(files[0]).field("messages").type.value_type
     if columns == ["id", "messages"] and {f.name for f in turn} == {"role", "content"}:
-        return read_frame(files, columns).sort("id")
+        return read_frame(files, columns)
     rows = [row for file in files for row in parquet.read_table(file, columns=columns).to_pylist()]
     records = [
         {
@@ -182,7 +203,39 @@ def read_shards(files: Sequence[Path]) -> pl.DataFrame:
         for row in rows
     ]
     kinds = {name: RECORD_COLUMNS[name] for name in ("id", "messages", "tools")}
-    return pl.DataFrame(records, schema=kinds).sort("id")
+    return pl.DataFrame(records, schema=kinds)
+
+
+def _with_order(rows: pl.DataFrame, files: Sequence[Path], order: str | None) -> pl.DataFrame:
+    """The rows with the column of their positions in the order of a training."""
+    if order is None:
+        return rows
+    names = column_names(files[0])
+    positions = read_frame(files, ["id", order]) if order in names else None
+    if positions is None or positions[order].dtype not in (pl.List(pl.Int64), pl.Int64, pl.Int32):
+        has = "no such column" if positions is None else f"the type is {positions[order].dtype}"
+        raise UserError(
+            f"the shards must hold each row's positions as {order!r}: {has}",
+            where=str(files[0].parent.parent),
+            hint=f"write `columns: [{order}]` at export.parquet, after mix.curriculum",
+        )
+    return rows.with_columns(positions.sort("id")[order]).drop_nulls(order)
+
+
+def read_in_order(positions: pl.Series) -> NDArray[np.int64]:
+    """The numbers of rows in the order of their positions; equal positions by number.
+
+    Args:
+        positions: Each row's position, or the list of all its positions; null for none.
+
+    >>> read_in_order(pl.Series([[1, 2], [0], None])).tolist()
+    [1, 0, 0]
+    """
+    table = pl.DataFrame({"row": np.arange(len(positions)), "at": positions})
+    if isinstance(positions.dtype, pl.List):
+        table = table.explode("at")
+    rows = table.drop_nulls().sort("at", "row", maintain_order=True)["row"]
+    return rows.to_numpy().astype(np.int64)
 
 
 def answer_tokens() -> pl.Expr:
@@ -251,7 +304,8 @@ def cut(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[str, in
     refused = rows["input_ids"].null_count()
     rows = rows.filter(pl.col("input_ids").is_not_null())
     excess = np.maximum(row_lengths(rows) - max_length, 0)
-    short = rows.with_columns(pl.col("input_ids", "labels").list.head(max_length))
+    tokens = [name for name in ("input_ids", "labels", "weights") if name in rows.columns]
+    short = rows.with_columns(pl.col(tokens).list.head(max_length))
     trained = short.filter(answer_tokens() > 0)
     counts = {
         "rows": trained.height,
@@ -283,17 +337,19 @@ def dataset(rows: pl.DataFrame) -> Any:
     return Dataset(to_arrow(rows))
 
 
-def passes(count: int, num_positions: int, seed: int) -> NDArray[np.int64]:
-    """Positions from one shuffled pass over all rows after another.
+def passes(count: int, num_positions: int, seed: int | None) -> NDArray[np.int64]:
+    """Positions from one pass over all rows after another, each shuffled.
 
     Args:
         count: The number of rows or blocks, at least 1.
         num_positions: How many positions to give, at least 1.
-        seed: Of the orders.
+        seed: Of the orders; None for passes in the order of the rows.
 
     >>> sorted(passes(3, 6, seed=0).tolist())
     [0, 0, 1, 1, 2, 2]
     """
+    if seed is None:
+        return np.resize(np.arange(count), num_positions)
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(count) for _ in range(-(-num_positions // count))]
     return np.concatenate(orders)[:num_positions]

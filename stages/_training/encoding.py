@@ -22,10 +22,11 @@ from pipeline.models.local.chat_template import Unrenderable
 from pipeline.models.local.literal_tokens import cover, tokenize, uncovered
 from schemas.turns import template_messages, template_tools
 from stages._llm.answer_places import RenderedAnswer, Span
-from stages._llm.rendered import render
+from stages._llm.rendered import prompt_spans, render
 from stages._training.dataset import HIDDEN, IGNORED
 
 AnswerPart = Literal["content", "calls", "reasoning"]
+LossPart = Literal["content", "calls", "reasoning", "instruction", "template"]
 
 ANSWER_PARTS: Final[tuple[AnswerPart, ...]] = ("content", "calls", "reasoning")
 """What an answer may consist of."""
@@ -49,7 +50,7 @@ Encoded = tuple[list[int] | None, list[int] | None, int, str | None]
 
 
 def encode(
-    tokenizer: Any, template: str, rows: pl.DataFrame, loss_on: Sequence[AnswerPart] = ANSWER_PARTS
+    tokenizer: Any, template: str, rows: pl.DataFrame, loss_on: Sequence[LossPart] = ANSWER_PARTS
 ) -> pl.DataFrame:
     """Conversations as tokens.
 
@@ -57,7 +58,8 @@ def encode(
         tokenizer: The model's tokenizer.
         template: A chat template that marks what the assistant says.
         rows: `messages`, and `tools` where rows have them.
-        loss_on: The parts of an answer that loss is on, with its end token.
+        loss_on: The parts of an answer that loss is on, with its end token; `instruction` is what
+            others than the assistant say, `template` all that no turn says.
 
     Returns:
         `input_ids` and `labels`, list[i32] each, `hidden_reasoning` (characters of reasoning
@@ -135,7 +137,7 @@ def _write_refused(refused: Sequence[Mapping[str, Any]], folder: Path) -> Path:
 def _encoded(
     tokenizer: Any,
     template: str,
-    loss_on: Sequence[AnswerPart],
+    loss_on: Sequence[LossPart],
     messages: Sequence[Mapping[str, Any]],
     tools: str | None = None,
 ) -> Encoded:
@@ -146,8 +148,12 @@ def _encoded(
         encoding = _tokens_with_literals if is_literal else _tokens
         ids, offsets, mask = encoding(tokenizer, template, messages, tools)
         some_turns = any(message.get("train") is False for message in messages)
-        if some_turns or set(loss_on) != set(ANSWER_PARTS):
+        marked = list(mask)
+        if some_turns or set(loss_on) & set(ANSWER_PARTS) != set(ANSWER_PARTS):
             _unmask(mask, offsets, rendered.answers, messages, loss_on)
+        if not {"instruction", "template"}.isdisjoint(loss_on):
+            spans = prompt_spans(tokenizer, rendered.text, messages, tools, template)
+            _mark_prompts(mask, marked, offsets, spans, loss_on)
     except Unrenderable as error:
         return None, None, 0, str(error)
     labels = [token if mark else IGNORED for token, mark in zip(ids, mask, strict=True)]
@@ -205,7 +211,7 @@ def _unmask(
     offsets: Sequence[Span],
     answers: Sequence[RenderedAnswer],
     messages: Sequence[Mapping[str, Any]],
-    loss_on: Sequence[AnswerPart],
+    loss_on: Sequence[LossPart],
 ) -> None:
     """Take the loss off the turns and the parts of turns that it is not to be on."""
     marked = np.flatnonzero(mask)
@@ -221,6 +227,20 @@ def _unmask(
             trained = messages[answer.turn].get("train") is not False
             parts = _parts(offsets[token], answer) if trained else ()
             mask[token] = int(any(part in loss_on for part in parts))
+
+
+def _mark_prompts(
+    mask: list[int],
+    marked: Sequence[int],
+    offsets: Sequence[Span],
+    prompts: Sequence[Span],
+    loss_on: Sequence[LossPart],
+) -> None:
+    """Put loss on the tokens of what others say, and on those that no turn says."""
+    for token, (start, end) in enumerate(offsets):
+        if not marked[token]:
+            is_said = any(start < last and first < end for first, last in prompts)
+            mask[token] = int(("instruction" if is_said else "template") in loss_on)
 
 
 def _parts(token: Span, answer: RenderedAnswer) -> list[AnswerPart]:

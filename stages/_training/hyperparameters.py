@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat, option_group
+from stages._training.schedules import SchedulerType as SchedulerType
 
 
 @option_group
@@ -32,9 +33,32 @@ class LoRA:
     lora_r: Count = 16
 
 
-Method = Annotated[Full | LoRA, Field(discriminator="name")]
+@option_group
+class DoRA:
+    """An adapter with a magnitude of its own (Liu et al. 2024, arXiv:2402.09353), elsewise as LoRA.
 
-SchedulerType = Literal["constant", "linear", "cosine"]
+    Args:
+        lora_r: The rank of the adapter. Its `lora_alpha` is twice that.
+    """
+
+    name: Literal["dora"] = "dora"
+    lora_r: Count = 16
+
+
+@option_group
+class Half:
+    """Trains half of the weights, drawn by the seed (half fine-tuning, Hui et al. 2024).
+
+    The others stay as they are, bit for bit; see `stages/_training/half.py`.
+    """
+
+    name: Literal["half"] = "half"
+
+
+Adapter = LoRA | DoRA
+"""What trains an adapter, and no weight of the model."""
+
+Method = Annotated[Full | LoRA | DoRA | Half, Field(discriminator="name")]
 
 WarmupRatio = Annotated[float, Field(ge=0, lt=1)]
 """A fraction of the steps, below 1."""
@@ -48,7 +72,7 @@ class Hyperparameters:
     """How to train. Both stages take these as options of their own, with these defaults.
 
     Attributes:
-        method: All weights, or an adapter.
+        method: All weights, half of them, or an adapter.
         learning_rate: AdamW's highest learning rate.
         lr_scheduler_type: How the rate falls after the warm-up; "constant" not at all.
         warmup_ratio: The fraction of the steps over which the rate rises from 0.

@@ -7,6 +7,7 @@ an adapter, the same weights without it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -14,13 +15,19 @@ import polars as pl
 from pydantic import Field
 
 from pipeline.models.base import LanguageModel
-from pipeline.types import NonNegativeFloat, PositiveFloat, option_group
-from stages._training.dataset import dataset
-from stages._training.hyperparameters import Full, Hyperparameters
+from pipeline.types import Fraction, NonEmpty, NonNegativeFloat, PositiveFloat, option_group
+from stages._common.option_types import Distinct
+from stages._training.dataset import IGNORED, dataset
+from stages._training.hyperparameters import Adapter, Hyperparameters
+from stages._training.losses.preference import UFT, DavIR
+from stages._training.objective import Objective
+from stages._training.preference_data import SIDES
+from stages._training.schedules import scheduled
 from stages._training.trainer import (
     StepDone,
     adapter,
     callback,
+    fit,
     load_model,
     trained,
     trainer_arguments,
@@ -89,7 +96,65 @@ class KTO:
     undesirable_weight: PositiveFloat = 1.0
 
 
-Loss = Annotated[DPO | IPO | ORPO | KTO, Field(discriminator="name")]
+LossType = Literal[
+    "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm",
+]  # fmt: skip
+"""TRL's losses of pairs."""
+
+
+@option_group
+class TRL:
+    """One or several of TRL's losses of pairs, by TRL's names and with its options.
+
+    `loss_type: [sigmoid, sft]` is DPO with supervised fine-tuning on the chosen sides.
+
+    Args:
+        loss_type: The losses, which are added.
+        loss_weights: The weight of each; none means 1.
+        beta: How much it costs to leave the reference.
+        label_smoothing: The fraction of pairs that are held to be swapped, for `robust`,
+            `exo_pair`, `aot` and `aot_unpaired`.
+        ld_alpha: How much the tokens of a side count that are beyond the length of the other one;
+            null for all alike (LD-DPO).
+        use_weighting: Weigh pairs by how likely the model finds them (WPO).
+        f_divergence_type: What is held down between model and reference.
+    """
+
+    name: Literal["trl"] = "trl"
+    loss_type: Annotated[tuple[LossType, ...], NonEmpty, Distinct]
+    loss_weights: tuple[float, ...] = ()
+    beta: PositiveFloat = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    ld_alpha: Fraction | None = None
+    use_weighting: bool = False
+    f_divergence_type: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = (
+        "reverse_kl"
+    )
+
+    def __post_init__(self) -> None:
+        if self.loss_weights and len(self.loss_weights) != len(self.loss_type):
+            raise ValueError(
+                f"loss_weights must be {len(self.loss_type)}, one for each loss_type, "
+                f"got {len(self.loss_weights)}"
+            )
+        if "exo_pair" in self.loss_type and not self.label_smoothing:
+            raise ValueError("label_smoothing must be above 0 with exo_pair, got 0")
+
+    def arguments(self) -> dict[str, Any]:
+        """Those of TRL's trainer."""
+        return {
+            "loss_type": list(self.loss_type),
+            "loss_weights": list(self.loss_weights) or None,
+            "beta": self.beta,
+            "label_smoothing": self.label_smoothing,
+            "ld_alpha": self.ld_alpha,
+            "use_weighting": self.use_weighting,
+            "f_divergence_type": self.f_divergence_type,
+        }
+
+
+Loss = Annotated[DPO | IPO | ORPO | KTO | TRL | UFT | DavIR, Field(discriminator="name")]
 
 
 def fit_preferences(
@@ -104,7 +169,7 @@ def fit_preferences(
     folder: Path,
     step_done: StepDone,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train once over encoded pairs, or halves of them for KTO, in their order.
+    """Train once over encoded pairs, or halves of them for KTO and UFT, in their order.
 
     Args:
         weights: The model to train, as `load_model` gives it.
@@ -125,6 +190,10 @@ def fit_preferences(
     """
     from transformers import set_seed
 
+    if isinstance(loss, UFT | DavIR):
+        return _fit_rows(
+            weights, tokenizer, rows, loss, model, settings, max_length, folder, step_done
+        )
     set_seed(settings.seed)
     trainer_class, config, more = _trainer(loss)
     data = dataset(_orpo_columns(rows) if isinstance(loss, ORPO) else rows.drop("id"))
@@ -132,9 +201,9 @@ def fit_preferences(
         config, model, settings, folder, len(data), max_length=max_length, **more
     )
     reference = {}
-    if not isinstance(loss, ORPO) and isinstance(settings.method, Full):
+    if not isinstance(loss, ORPO) and not isinstance(settings.method, Adapter):
         reference = {"ref_model": load_model(model, settings.method, max_length)}
-    trainer = trainer_class(
+    trainer = scheduled(trainer_class, settings.lr_scheduler_type)(
         model=weights,
         args=arguments,
         train_dataset=data,
@@ -153,6 +222,8 @@ def _trainer(loss: Loss) -> tuple[Any, Any, dict[str, Any]]:
         case DPO(beta=beta, sft_weight=weight):
             terms = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, weight]}
             return (*_dpo(), {"beta": beta, **(terms if weight else {"loss_type": ["sigmoid"]})})
+        case TRL():
+            return (*_dpo(), loss.arguments())
         case IPO(beta=beta):
             return (*_dpo(), {"beta": beta, "loss_type": ["ipo"]})
         case KTO():
@@ -197,6 +268,54 @@ def _orpo() -> tuple[Any, Any]:
             return feature
 
     return Trainer, ORPOConfig
+
+
+def _fit_rows(
+    weights: Any,
+    tokenizer: Any,
+    rows: pl.DataFrame,
+    loss: UFT | DavIR,
+    model: LanguageModel,
+    settings: Hyperparameters,
+    max_length: int,
+    folder: Path,
+    step_done: StepDone,
+) -> tuple[Any, list[dict[str, float]]]:
+    """The same for losses over rows: those of a pair follow each other."""
+    reference = None
+    if not isinstance(settings.method, Adapter):
+        reference = load_model(model, settings.method, max_length).eval()
+    if isinstance(loss, DavIR):
+        batch_size = 2 * settings.per_device_train_batch_size
+        settings = replace(settings, per_device_train_batch_size=batch_size)
+    return fit(
+        weights,
+        tokenizer,
+        dataset(_half_rows(rows) if isinstance(loss, UFT) else _pair_rows(rows)),
+        model=model,
+        settings=settings,
+        folder=folder,
+        step_done=step_done,
+        objective=Objective(loss, reference=reference),
+    )
+
+
+def _half_rows(halves: pl.DataFrame) -> pl.DataFrame:
+    """Halves as rows to train on, with their feedback: 1 for chosen sides, 0 for rejected ones."""
+    return _labelled(halves, "completion_ids").with_columns(target=halves["label"].cast(pl.Float32))
+
+
+def _pair_rows(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Pairs as rows to train on, the chosen side before the rejected one."""
+    sides = [_labelled(pairs, f"{side}_ids").with_row_index("pair") for side in SIDES]
+    return pl.concat(sides).sort("pair", maintain_order=True).drop("pair")
+
+
+def _labelled(rows: pl.DataFrame, side: str) -> pl.DataFrame:
+    ignored = pl.lit(IGNORED, pl.Int32).repeat_by(pl.col("prompt_ids").list.len())
+    return rows.select(
+        input_ids=pl.concat_list("prompt_ids", side), labels=pl.concat_list(ignored, side)
+    )
 
 
 def _orpo_columns(rows: pl.DataFrame) -> pl.DataFrame:

@@ -31,7 +31,9 @@ from typing import Any, Final
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.threads import fix_threads
-from stages._training.hyperparameters import Full, Hyperparameters, LoRA, Method
+from stages._training.hyperparameters import Adapter, DoRA, Hyperparameters, Method
+from stages._training.objective import Objective, objective_trainer
+from stages._training.schedules import scheduler_arguments
 
 CHECKPOINT_SECONDS = 30.0
 """Seconds of work between two checkpoints, at least."""
@@ -43,6 +45,9 @@ SEAL: Final = "complete.json"
 
 StepDone = Callable[[int], None]
 """Called with the number of each finished step."""
+
+Keep = Callable[[Any, int], None]
+"""Called with the weights in training and the number of the step that was finished."""
 
 
 @contextmanager
@@ -101,7 +106,7 @@ def load_model(model: LanguageModel, method: Method, max_length: int) -> Any:
     from transformers import AutoModelForCausalLM
 
     fix_threads()
-    in_float32 = isinstance(method, Full) or not on_gpu(model)
+    in_float32 = not isinstance(method, Adapter) or not on_gpu(model)
     dtype = torch.float32 if in_float32 else getattr(torch, model.dtype)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         model.model, revision=model.revision, dtype=dtype
@@ -125,6 +130,9 @@ def fit(
     settings: Hyperparameters,
     folder: Path,
     step_done: StepDone,
+    keep: Keep | None = None,
+    objective: Objective | None = None,
+    stop_after: int | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train once over encoded rows or packed blocks, in their order.
 
@@ -138,18 +146,22 @@ def fit(
         folder: Where checkpoints lie; a later call goes on from the newest one and gives
             the weights of a call that nobody interrupted.
         step_done: Called with the number of each finished step.
+        keep: Called with the weights in training and the same number.
+        objective: What is minimised, and when it stops early; None for the mean negative
+            log-likelihood of all data.
+        stop_after: The step to stop after, with a checkpoint; None for the last one.
 
     Returns:
         The trained weights and, per step, `step`, `loss` (mean over the step's answer
-        tokens, nats) and `lr`.
+        tokens, nats), `lr` and what the loss notes.
 
     Raises:
         UserError: The loss is not finite.
     """
     from transformers import set_seed
     from trl.trainer.sft_config import SFTConfig
-    from trl.trainer.sft_trainer import SFTTrainer
 
+    objective = objective or Objective()
     set_seed(settings.seed)
     arguments = trainer_arguments(
         SFTConfig,
@@ -160,16 +172,18 @@ def fit(
         dataset_kwargs={"skip_prepare_dataset": True},
         packing="seq_lengths" in data.column_names,
         packing_strategy="bfd",
+        **objective.arguments(),
     )
-    trainer = SFTTrainer(
+    trainer = objective_trainer(objective, settings)(
         model=weights,
         args=arguments,
         train_dataset=data,
         processing_class=tokenizer,
         peft_config=adapter(settings.method),
-        callbacks=[callback(step_done)],
+        callbacks=[callback(step_done, keep, stop_after), *objective.callbacks()],
+        eval_dataset=objective.validation,
     )
-    return trained(trainer, folder)
+    return trained(trainer, folder, {name: name for name in objective.loss.noted})
 
 
 def trained(
@@ -225,7 +239,7 @@ def trainer_arguments(
         per_device_train_batch_size=settings.per_device_train_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=_scheduler(settings),
+        **scheduler_arguments(settings.lr_scheduler_type, steps),
         warmup_steps=round(steps * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
         seed=settings.seed,
@@ -234,7 +248,7 @@ def trainer_arguments(
         fp16=gpu and model.dtype == "float16",
         gradient_checkpointing=gpu,
         dataloader_pin_memory=gpu,
-        save_strategy="no",
+        save_strategy=more.pop("save_strategy", "no"),
         save_total_limit=2,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -249,28 +263,23 @@ def trainer_arguments(
     return arguments
 
 
-def _scheduler(settings: Hyperparameters) -> str:
-    """transformers' name of the scheduler that begins with the warm-up."""
-    constant = settings.lr_scheduler_type == "constant"
-    return "constant_with_warmup" if constant else settings.lr_scheduler_type
-
-
 def adapter(method: Method) -> Any:
     """peft's configuration of the adapter that a method trains; None for all weights."""
     from peft import LoraConfig
 
-    if not isinstance(method, LoRA):
+    if not isinstance(method, Adapter):
         return None
     return LoraConfig(
         r=method.lora_r,
         lora_alpha=2 * method.lora_r,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
+        use_dora=isinstance(method, DoRA),
     )
 
 
-def callback(step_done: StepDone) -> Any:
-    """The trainer's callback: progress, divergence, and when to save."""
+def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | None = None) -> Any:
+    """The trainer's callback: progress, divergence, when to save, and when to stop."""
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):
@@ -278,11 +287,16 @@ def callback(step_done: StepDone) -> Any:
 
         saved, started, cost = time.monotonic(), 0.0, 0.0
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        def on_step_end(self, args: Any, state: Any, control: Any, **kw: Any) -> None:  # noqa: ARG002
+            if keep is not None:
+                keep(kw["model"], state.global_step)
             step_done(state.global_step)
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()
-            control.should_save = self.started - self.saved >= wait
+            control.should_training_stop |= state.global_step == stop_after
+            control.should_save = (
+                state.global_step == stop_after or self.started - self.saved >= wait
+            )
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
@@ -312,7 +326,7 @@ def save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method
     """
     import torch
 
-    if isinstance(method, LoRA):
+    if isinstance(method, Adapter):
         trained.save_pretrained(files / "adapter")
         trained = trained.merge_and_unload()
     trained.to(getattr(torch, model.dtype)).save_pretrained(files / "model")

@@ -5,8 +5,8 @@
     README.md                           a data set card that names the splits
     shards.json                         rows, bytes, sha256 and lengths of each shard
 
-The bytes are a function of the rows and the options: rows are in id order, a row's index in
-its source file is left out, and Parquet is written with fixed settings.
+The bytes are a function of the rows and the options: rows are in id order, or in that of a
+column; a row's index in its source file is left out, and Parquet is written with fixed settings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FIXED: Final = ("messages", "id", "sources", "licenses")
 
 
 def _reads(options: SimpleNamespace) -> list[str]:
-    counts = [options.token_column] if options.token_column else []
+    counts = [name for name in (options.token_column, options.order_by) if name]
     return list(
         dict.fromkeys(
             ["messages", "tools", "origins", *shown_columns([*options.columns, SPLIT]), *counts]
@@ -79,6 +79,7 @@ def parquet(
     compression: Literal["zstd", "snappy", "none"] = "zstd",
     token_column: str | None = None,
     reasoning: Reasoning = "field",
+    order_by: str | None = None,
 ) -> pl.DataFrame:
     """Write the rows as Parquet shards with checksums and a data set card.
 
@@ -107,6 +108,9 @@ def parquet(
             `last`, as a field of the last assistant turn alone, as templates of reasoning models
             show it; `drop`, nowhere. The card, `shards.json` and a warning say how many rows
             lost some, and how much.
+        order_by: A column that the rows of a split are written in the order of, for trainers
+            that read shards as they lie: numbers or texts, or the `positions` of
+            `mix.curriculum`, of which the first counts; equal ones by id. null: id order.
 
     Returns:
         `split`, if the rows have none, and the verdicts.
@@ -152,9 +156,22 @@ def parquet(
             splits["split"].filter(is_kept),
         )
     table = table.with_columns(counted.result().filter(is_kept))
+    if order_by is not None:
+        table = table[_in_order(kept["id"], kept[order_by])]
     described, notes = lost_reasoning(placed.lost, reasoning)
     form = FileForm(
         ".parquet", lambda path, part: write_table(path, shard_table(part), compression)
     )
     write_files(ctx.files, table, rows_per_shard, form, token_column, described, notes)
     return splits.drop(SPLIT) if SPLIT in rows.columns else splits
+
+
+def _in_order(ids: pl.Series, keys: pl.Series) -> pl.Series:
+    """The numbers of rows by ascending key, of lists by the smallest; missing keys come last."""
+    if isinstance(keys.dtype, pl.List):
+        keys = keys.list.min()
+    return (
+        pl.DataFrame({"id": ids, "key": keys})
+        .with_row_index()
+        .sort("key", "id", nulls_last=True)["index"]
+    )

@@ -29,6 +29,9 @@ CHOOSING: Final = ("select.", "mix.")
 SIDES: Final = ("messages", "prompt", "chosen", "rejected")
 """The columns of turns: of a record, and of a pair."""
 
+BASELINES: Final = ("random", "pool")
+"""Arms of an ablation that no stage selected."""
+
 NUM_SAMPLES: Final = 3
 MAX_CAUSES: Final = 10
 """Reasons for differences from the last version, the largest ones."""
@@ -118,6 +121,9 @@ def ids_before_redaction(rows: pl.DataFrame) -> pl.Series:
 def ablations(snapshot: Snapshot) -> list[dict[str, Any]]:
     """What the stages `report.ablation` of a release found: their stage and their comparisons.
 
+    Those with random draws and the whole pool, where there are any: of many sets of rows the
+    comparisons of each with each would fill the card.
+
     Args:
         snapshot: The release's rows.
 
@@ -128,11 +134,12 @@ def ablations(snapshot: Snapshot) -> list[dict[str, Any]]:
     for stage in snapshot.stages.values():
         if stage.uses == "report.ablation" and stage.artifact:
             result = json.loads((stage.artifact.verified_files() / "ablation.json").read_text())
-            eval_rows = result["counts"]["eval_rows"]["rows"]
-            comparisons = result["comparisons"]
-            results.append(
-                {"stage": stage.name, "eval_rows": eval_rows, "comparisons": comparisons}
-            )
+            every = result["comparisons"]
+            with_draws = [entry for entry in every if entry["arm"] in BASELINES]
+            shown = with_draws or every
+            several = len({(entry["selected"], entry["eval_rows"]) for entry in shown}) > 1
+            entries = [entry | {"several": several} for entry in shown]
+            results.append({"stage": stage.name, "comparisons": entries})
     return results
 
 

@@ -1,17 +1,22 @@
 """One training of an ablation: draw rows, fill equal blocks, train, evaluate.
 
 Blocks hold exactly max_length tokens: rows in a shuffled order, the last one cut to fit.
-So every training of an experiment sees the same number of tokens in the same steps. The
-result of a training is on the disk before the next begins, and is not computed again.
+So every training of an experiment sees the same number of tokens in the same steps.
+
+The result of a training is on the disk before the next begins, in the store and under a
+digest of all that decides it. It is not computed again by an interrupted run, nor where one
+more set of rows is compared, nor by another stage that trains on the same rows.
 """
 
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +25,16 @@ import polars as pl
 
 from pipeline.models.base import LanguageModel
 from schemas.records import digest
+from stages._llm.model_weights import weights_of
 from stages._training.dataset import answer_losses, answer_tokens, dataset, row_lengths
 from stages._training.hyperparameters import Hyperparameters
 from stages._training.trainer import fit, load_model, write_json
 
-SELECTED: Final = "selected"
-"""The arm that trains on the selected rows, as the reports name it."""
+RANDOM: Final = "random"
+POOL: Final = "pool"
+
+VERSION: Final = 1
+"""Raised by whoever changes what a training gives: results under another one are not read."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,11 @@ class Experiment:
         settings: How to train; `seed` is the first training's.
         max_length: Tokens of a block.
         steps: Optimizer steps of each training.
-        work: A folder that survives kills.
+        paired: Whether rows of two arms come in the same order in both.
+        store: The folder of the store, where finished trainings are kept.
         pool: Encoded rows with their ids, cut at max_length, as the next two.
-        selected: The rows of the arm `selected`.
-        eval_rows: The rows that losses are measured on, with their `origins`.
+        selected: The rows of each arm that is a set of selected rows.
+        eval_rows: The rows that losses are measured on: `origins`, and `eval_set`, its name.
     """
 
     model: LanguageModel
@@ -49,28 +59,46 @@ class Experiment:
     settings: Hyperparameters
     max_length: int
     steps: int
-    work: Path
+    paired: bool
+    store: Path
     pool: pl.DataFrame
-    selected: pl.DataFrame
+    selected: Mapping[str, pl.DataFrame]
     eval_rows: pl.DataFrame
-
-    @property
-    def folder(self) -> Path:
-        """Where finished trainings are kept."""
-        return self.work / "trainings"
 
     @property
     def tokens(self) -> int:
         """Tokens of one training."""
         return self.steps * self.settings.rows_per_step * self.max_length
 
+    @property
+    def tokens_drawn(self) -> int:
+        """Tokens of a random draw, at least: those of the largest set of selected rows."""
+        return max(int(row_lengths(rows).sum()) for rows in self.selected.values())
+
+    @cached_property
+    def union(self) -> pl.Series:
+        """The ids of all rows that an arm may have, sorted."""
+        return (
+            pl.concat(rows["id"] for rows in (self.pool, *self.selected.values())).unique().sort()
+        )
+
+    @cached_property
+    def union_digest(self) -> str:
+        """A digest of `union`."""
+        return digest(self.union.to_list())
+
+    @cached_property
+    def eval_digest(self) -> str:
+        """A digest of the evaluation rows, of the names of their sets and of their origins."""
+        return digest(
+            [_rows_digest(self.eval_rows), self.eval_rows[["eval_set", "origins"]].rows()]
+        )
+
 
 def untrained(experiment: Experiment) -> dict[str, Any]:
     """The losses of the model before any training."""
-    return _once(
-        experiment.folder / "untrained.json",
-        lambda: _evaluate(experiment, _weights(experiment)),
-    )
+    folder = experiment.store / "trainings" / _key(experiment, {"untrained": True})
+    return _once(folder, lambda: _evaluate(experiment, _weights(experiment)))
 
 
 def training(
@@ -80,29 +108,67 @@ def training(
 
     Args:
         experiment: What all trainings share.
-        arm: "selected", "random" or "pool".
+        arm: The name of a set of selected rows, "random" or "pool".
         seed: Of the draw and the order of rows.
         step_done: Called with the number of each finished step.
 
     Returns:
-        `loss`, `by_source` and `rows_loss` on the evaluation rows; `draw`, a digest of the
-        ids that the training could see, and `rows`, their number; `tokens`,
-        `answer_tokens`, `steps` and `losses` (per step) of the training.
+        `arm`, `seed`; `loss`, `by_set`, `by_source` and `rows_loss` on the evaluation rows;
+        `draw`, a digest of the ids that the training could see, and `rows`, their number;
+        `tokens`, `answer_tokens`, `steps` and `losses` (per step) of the training.
     """
-    name = f"{arm}-{seed}"
-    result = _once(
-        experiment.folder / f"{name}.json",
-        lambda: _train(experiment, arm, seed, experiment.folder / name, step_done),
+    generator = np.random.default_rng(seed)
+    rows = candidates(experiment, arm, generator)
+    order = (
+        common_order(experiment, rows, seed) if experiment.paired else _shuffled(rows, generator)
     )
-    shutil.rmtree(experiment.folder / name, ignore_errors=True)  # its checkpoints
-    return result
+    decides = {
+        "rows": _rows_digest(rows),
+        "order": experiment.union_digest if experiment.paired else _draws(experiment, arm),
+        "settings": asdict(experiment.settings),
+        "seed": seed,
+        "blocks": [experiment.max_length, experiment.steps],
+    }
+    folder = experiment.store / "trainings" / _key(experiment, decides)
+    result = _once(folder, lambda: _train(experiment, rows, order, folder, step_done))
+    return {"arm": arm, "seed": seed, **result}
 
 
-def _once(file: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result in the file; where the file is missing, it is computed and written first."""
+def _draws(experiment: Experiment, arm: str) -> int:
+    """How many numbers the generator has given before the order of rows is drawn."""
+    return experiment.pool.height if arm == RANDOM else 0
+
+
+def _key(experiment: Experiment, decides: Mapping[str, Any]) -> str:
+    """The name of a result: a digest of all that it follows from."""
+    parts = {
+        "version": VERSION,
+        "weights": weights_of(experiment.model, experiment.store),
+        "dtype": experiment.model.dtype,
+        "eval_rows": experiment.eval_digest,
+        **decides,
+    }
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _rows_digest(rows: pl.DataFrame) -> str:
+    """A digest of encoded rows with their ids."""
+    hasher = hashlib.blake2b(digest(rows["id"].to_list()).encode(), digest_size=16)
+    for name in ("input_ids", "labels"):
+        hasher.update(rows[name].list.len().to_numpy().tobytes())
+        hasher.update(rows[name].explode().to_numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def _once(folder: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result in a folder; where it is missing, it is computed and written first."""
+    file = folder / "result.json"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(file, compute())
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
     result: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return result
 
@@ -112,13 +178,15 @@ def _weights(experiment: Experiment) -> Any:
 
 
 def _train(
-    experiment: Experiment, arm: str, seed: int, folder: Path, step_done: Callable[[int], None]
+    experiment: Experiment,
+    rows: pl.DataFrame,
+    order: Iterator[int],
+    folder: Path,
+    step_done: Callable[[int], None],
 ) -> dict[str, Any]:
     gc.collect()  # the trainer before this one is full of cycles that hold its weights
-    generator = np.random.default_rng(seed)
-    rows = candidates(experiment, arm, generator)
     count = experiment.steps * experiment.settings.rows_per_step
-    packed = blocks(rows, _shuffled(rows.height, generator), experiment.max_length, count)
+    packed = blocks(rows, order, experiment.max_length, count)
     trained, losses = fit(
         _weights(experiment),
         experiment.tokenizer,
@@ -129,8 +197,6 @@ def _train(
         step_done=step_done,
     )
     return {
-        "arm": arm,
-        "seed": seed,
         "rows": rows.height,
         "draw": digest(rows["id"].to_list()),
         "tokens": int(row_lengths(packed).sum()),
@@ -146,22 +212,38 @@ def candidates(experiment: Experiment, arm: str, generator: np.random.Generator)
 
     Args:
         experiment: What all trainings share.
-        arm: "selected", "random" or "pool".
-        generator: Of the random draw, which stops with the row that brings it to the
-            tokens of the selected rows.
+        arm: The name of a set of selected rows, "random" or "pool".
+        generator: Of the random draw, which stops with the row that brings it to
+            `tokens_drawn`.
     """
-    if arm != "random":
-        return experiment.selected if arm == SELECTED else experiment.pool
+    if arm != RANDOM:
+        return experiment.pool if arm == POOL else experiment.selected[arm]
     order = generator.permutation(experiment.pool.height)
     totals = np.cumsum(row_lengths(experiment.pool)[order])
-    needed = int(np.searchsorted(totals, row_lengths(experiment.selected).sum())) + 1
+    needed = int(np.searchsorted(totals, experiment.tokens_drawn)) + 1
     return experiment.pool[np.sort(order[:needed])]
 
 
-def _shuffled(count: int, generator: np.random.Generator) -> Iterator[int]:
+def _shuffled(rows: pl.DataFrame, generator: np.random.Generator) -> Iterator[int]:
     """Positions without end: one shuffled pass after another."""
     while True:
-        yield from generator.permutation(count).tolist()
+        yield from generator.permutation(rows.height).tolist()
+
+
+def common_order(experiment: Experiment, rows: pl.DataFrame, seed: int) -> Iterator[int]:
+    """Positions without end, each pass in one order of all rows that any arm may have.
+
+    Args:
+        experiment: What all trainings share.
+        rows: The rows of the arm.
+        seed: Of the orders, the same for all arms.
+    """
+    places = experiment.union.search_sorted(rows["id"]).to_numpy()
+    number = 0
+    while True:
+        ranks = np.random.default_rng([seed, number]).permutation(len(experiment.union))
+        yield from np.argsort(ranks[places]).tolist()
+        number += 1
 
 
 def blocks(rows: pl.DataFrame, order: Iterator[int], length: int, count: int) -> pl.DataFrame:
@@ -205,19 +287,23 @@ def blocks(rows: pl.DataFrame, order: Iterator[int], length: int, count: int) ->
 
 
 def _evaluate(experiment: Experiment, model: Any) -> dict[str, Any]:
-    """Losses on the evaluation rows: per token, by source, and each row's sum (nats)."""
+    """Losses on the evaluation rows: per token, by set and source, and each row's sum (nats)."""
     losses = answer_losses(model, experiment.eval_rows)
     total = losses.sum().row(0, named=True)
     sources = pl.element().struct.field("source")
-    by_source = (
-        losses.with_columns(source=experiment.eval_rows["origins"].list.eval(sources).list.unique())
-        .explode("source")
-        .group_by("source")
-        .agg(pl.col("loss").sum() / pl.col("tokens").sum())
-        .sort("source")
+    named = losses.with_columns(
+        experiment.eval_rows["eval_set"],
+        source=experiment.eval_rows["origins"].list.eval(sources).list.unique(),
     )
     return {
         "loss": total["loss"] / total["tokens"],
-        "by_source": dict(by_source.iter_rows()),
+        "by_set": _means(named, "eval_set"),
+        "by_source": _means(named.explode("source"), "source"),
         "rows_loss": losses["loss"].to_list(),
     }
+
+
+def _means(losses: pl.DataFrame, by: str) -> dict[str, float]:
+    """Nats per token of each group."""
+    means = losses.group_by(by).agg(pl.col("loss").sum() / pl.col("tokens").sum()).sort(by)
+    return dict(means.iter_rows())

@@ -1,18 +1,18 @@
-"""Did selecting help? The same model, trained on the selected rows and on random draws.
+"""Did selecting help? The same model, trained on sets of selected rows and on random draws.
 
 Every training sees equal tokens in equal steps: blocks of exactly max_length tokens, filled
 with rows in a shuffled order, the last row of a block cut to fit. A random arm is a
 draw from the pool with as many tokens as the selected rows have, anew for each training,
 so that rows are repeated as often as the selected ones are. What is compared is the loss
-on evaluation rows that no arm contains.
+on evaluation rows that no arm contains, each arm's with each, on each set of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+import logging
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,10 +23,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.stage import InputFiles, Records, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
-from schemas.turns import viewed
-from stages._common.charts import dot_plot
 from stages._common.option_types import Distinct
-from stages._text.ngram_index import build_index, find_overlaps
 from stages._training.dataset import (
     HIDDEN,
     answer_tokens,
@@ -45,13 +42,14 @@ from stages._training.hyperparameters import (
     WarmupRatio,
 )
 from stages._training.trainer import quiet, write_json
-from stages.report._comparison import compare, page
-from stages.report._experiment import SELECTED, Experiment, training, untrained
-
-NGRAM: Final = 13
-"""Words in a run that an evaluation row and a training row must not share (GPT-3's rule)."""
+from stages.report._ablation_page import write_page
+from stages.report._comparison import compare_all, visible_spreads
+from stages.report._experiment import Experiment, training, untrained
+from stages.report._overlaps import jaccard, refuse_overlaps
 
 Arm = Literal["random", "pool"]
+
+_log = logging.getLogger(__name__)
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -69,7 +67,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=3,
+    version=4,
     scope="set",
     reads={
         "pool": ["messages", "tools"],
@@ -81,13 +79,14 @@ def _check(options: SimpleNamespace) -> None:
 def ablation(
     ctx: Context,
     pool: Records,
-    selected: Records,
-    eval_rows: Records,
+    selected: dict[str, Records],
+    eval_rows: dict[str, Records],
     *,
     model: LanguageModel,
     arms: Annotated[tuple[Arm, ...], Distinct] = ("random",),
     num_seeds: Annotated[int, Field(ge=2)] = 3,
     num_tokens: Count | None = None,
+    paired: bool = False,
     method: Method = Full(),
     learning_rate: PositiveFloat = 2e-5,
     lr_scheduler_type: SchedulerType = "cosine",
@@ -99,24 +98,29 @@ def ablation(
     chat_template: InputFiles = (),
     seed: int = 0,
 ) -> None:
-    """Train on the selected rows and on each arm, and compare the losses on evaluation rows.
+    """Train on each set of selected rows and on each arm, and compare the losses of all.
 
-    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`, which
-    name the rows as the edges do, and `refused.jsonl` with the rows that the chat template
-    cannot show, which no training sees. Loss is the mean negative log-likelihood in nats per
-    token of the assistant's turns; see `_comparison.py` for the intervals. Each finished
-    training is kept in `ctx.work`.
+    Writes `ablation.json` (every number), `ablation.md` and `ablation.svg`; `design.json`,
+    before anything is trained: how many comparisons there are, and which difference they
+    can show; and `refused.jsonl` with the rows that the chat template cannot show, which no
+    training sees. Loss is the mean negative log-likelihood in nats per token of the
+    assistant's turns; see `_comparison.py` for the intervals. Each finished training is
+    kept in the store: one more set of selected rows costs its own trainings alone.
 
     Args:
         pool: The rows that were selected from.
-        selected: The rows that were selected.
-        eval_rows: Rows that no arm may contain.
+        selected: The rows that were selected: one set, or several to compare, which the
+            report calls by the names of their steps.
+        eval_rows: Rows that no arm may contain: one set, or several that do not overlap.
         model: The model that every training starts from.
-        arms: "random" is a draw from the pool with as many tokens as `selected` has; "pool"
-            is all of the pool, of which a training sees as much as its tokens allow.
+        arms: "random" is a draw from the pool with as many tokens as `selected` has, the largest
+            set where there are several; "pool" is all of the pool, of which a training sees
+            as much as its tokens allow.
         num_seeds: Trainings of each arm. One alone cannot tell a difference from chance.
         num_tokens: Tokens of each training, rounded down to complete steps; by default as
-            many as `selected` has (one pass), at least one step.
+            many as the largest set of `selected` has (one pass), at least one step.
+        paired: Whether rows that two arms share come in the same order in both, so that what a
+            seed does to all of them can be taken out. Otherwise each arm has its own order.
         method: As in `train.sft`, and so are the options that follow.
         learning_rate: AdamW's highest learning rate.
         lr_scheduler_type: How the rate falls after the warm-up.
@@ -130,16 +134,23 @@ def ablation(
 
     Raises:
         UserError: Before training, when an evaluation row is also in the pool or among the
-            selected rows, or shares a run of 13 words with one.
+            selected rows, or shares a run of 13 words with one, or with a row of another set
+            of evaluation rows; or a set of selected rows has an arm's name.
 
     Example:
         ```yaml
-        helped: {uses: report.ablation, needs: {pool: pool, selected: best, eval_rows: eval},
-                 with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}}
+        helped:
+          uses: report.ablation
+          needs: {pool: pool, selected: [best, diverse], eval_rows: [chats, sums]}
+          with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}
         ```
     """
-    _refuse_overlaps(pool, selected, eval_rows)
-    edges = {"pool": pool, "selected": selected, "eval_rows": eval_rows}
+    if both := sorted({*selected} & {*arms}):
+        raise UserError(
+            f"a set of selected rows has the name of an arm: {both[0]}",
+            hint="give the step another name, or leave the arm out of `arms`",
+        )
+    refuse_overlaps({"pool": pool, **_labelled("selected", selected)}, eval_rows)
     settings = Hyperparameters(
         method=method,
         learning_rate=learning_rate,
@@ -152,35 +163,91 @@ def ablation(
     )
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
+        edges = {"pool": {"pool": pool}, "selected": selected, "eval_rows": eval_rows}
         rows, counts, refused = _encoded(ctx, tokenizer, marked, edges, max_length)
-        steps = _steps(num_tokens or counts[SELECTED]["tokens"], settings, max_length)
-        experiment = Experiment(model, tokenizer, settings, max_length, steps, ctx.work, **rows)
-        result = _run(ctx, experiment, (SELECTED, *arms), num_seeds)
-    _write(ctx.files, {"counts": counts, **result})
+        largest = max(each["tokens"] for each in counts["selected"].values())
+        steps = max(1, (num_tokens or largest) // (settings.rows_per_step * max_length))
+        experiment = Experiment(
+            model, tokenizer, settings, max_length, steps, paired, ctx.store,
+            rows["pool"]["pool"], rows["selected"], _with_names(rows["eval_rows"]),
+        )  # fmt: skip
+        design = _design(experiment, arms, num_seeds, len(eval_rows))
+        write_json(ctx.files / "design.json", design)
+        result = _run(ctx, experiment, (*sorted(selected), *arms), num_seeds)
+    ids = {name: frame["id"] for name, frame in rows["selected"].items()}
+    overlap = {"arms": [*ids], "jaccard": jaccard(ids)}
+    all_counts = {"pool": counts["pool"]["pool"], **{e: counts[e] for e in counts if e != "pool"}}
+    write_page(ctx.files, {"counts": all_counts, "design": design, "overlap": overlap, **result})
     name_refused_rows(refused, ctx.files)
 
 
+def _labelled(edge: str, frames: Mapping[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
+    """The frames by what messages call them: the edge alone where there is one."""
+    if len(frames) == 1:
+        return {edge: next(iter(frames.values()))}
+    return {f"{edge}: {name}": frame for name, frame in frames.items()}
+
+
+def _with_names(sets: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """All evaluation rows with the name of their set."""
+    return pl.concat(rows.with_columns(eval_set=pl.lit(name)) for name, rows in sets.items())
+
+
 def _encoded(
-    ctx: Context, tokenizer: Any, template: str, edges: Mapping[str, pl.DataFrame], max_length: int
-) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]], list[dict[str, Any]]]:
-    """The rows of each edge as tokens, their counts, and the rows without."""
-    rows, counts, refused = {}, {}, []
-    for edge, frame in edges.items():
-        encoded = encode(tokenizer, template, frame)
-        refused += [{"edge": edge, **row} for row in refused_rows(frame["id"], encoded)]
-        others = frame.select(pl.exclude("messages", "tools"))
-        tokens = others.with_columns(encoded.drop("error", HIDDEN))
-        rows[edge], counts[edge] = cut(tokens, max_length)
-        counts[edge] |= hidden_counts(encoded)
-        if rows[edge].is_empty():
-            what = f"no row of `{edge}` has an answer to learn or to predict"
-            raise nothing_left(what, counts[edge], refused, ctx.work)
+    ctx: Context,
+    tokenizer: Any,
+    template: str,
+    edges: Mapping[str, Mapping[str, pl.DataFrame]],
+    max_length: int,
+) -> tuple[dict[str, dict[str, pl.DataFrame]], dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of each edge as tokens, their counts, and the rows without.
+
+    A row of several edges is tokenized once: rows of one id are equal.
+    """
+    shown = ["id", "messages", "tools"]
+    frames = [frame.select(shown) for each in edges.values() for frame in each.values()]
+    union = pl.concat(frames).unique("id", keep="first", maintain_order=True)
+    tokens = encode(tokenizer, template, union).with_columns(union["id"])
+    rows: dict[str, dict[str, pl.DataFrame]] = {edge: {} for edge in edges}
+    counts: dict[str, dict[str, Any]] = {edge: {} for edge in edges}
+    refused: list[dict[str, Any]] = []
+    for edge, name, frame in [(e, n, f) for e, each in edges.items() for n, f in each.items()]:
+        label = edge if len(edges[edge]) == 1 else f"{edge}: {name}"
+        encoded = frame.select("id").join(tokens, on="id", how="left", maintain_order="left")
+        refused += [{"edge": label, **row} for row in refused_rows(frame["id"], encoded)]
+        others = frame.select(pl.exclude(*shown))
+        kept, count = cut(pl.concat([encoded.drop("error", HIDDEN), others], how="horizontal"),
+                          max_length)  # fmt: skip
+        rows[edge][name], counts[edge][name] = kept, count | hidden_counts(encoded)
+        if kept.is_empty():
+            what = f"no row of `{label}` has an answer to learn or to predict"
+            raise nothing_left(what, count, refused, ctx.work)
     return rows, counts, refused
 
 
-def _steps(num_tokens: int, settings: Hyperparameters, max_length: int) -> int:
-    """Complete optimizer steps within `num_tokens`, at least one."""
-    return max(1, num_tokens // (settings.rows_per_step * max_length))
+def _design(
+    experiment: Experiment, arms: Sequence[str], num_seeds: int, num_eval_sets: int
+) -> dict[str, Any]:
+    """What the experiment can show, said before it begins."""
+    sets = len(experiment.selected)
+    number = sets + len(arms)
+    comparisons = number * (number - 1) // 2 * num_eval_sets
+    blocked = experiment.paired and sets > 1
+    degrees = (sets - blocked if sets > 1 else min(number, 2)) * (num_seeds - 1)
+    visible = visible_spreads(num_seeds, max(1, comparisons), degrees)
+    _log.info(
+        "%d trainings of %d tokens, %d comparisons: a difference of %.1f spreads of an arm's "
+        "trainings is likely to be seen",
+        number * num_seeds, experiment.tokens, comparisons, visible,
+    )  # fmt: skip
+    return {
+        "trainings_per_arm": num_seeds,
+        "tokens": experiment.tokens,
+        "steps": experiment.steps,
+        "paired": experiment.paired,
+        "comparisons": comparisons,
+        "visible_spreads": visible,
+    }
 
 
 def _run(
@@ -200,18 +267,33 @@ def _run(
                 ctx.progress(before + step, total)
 
             runs.append(training(experiment, arm, number, step_done))
-    tokens = experiment.eval_rows.select(answer_tokens().cast(pl.Int64)).to_series().to_numpy()
+    require_equal(runs, experiment.tokens)
     of_arm = {arm: [run for run in runs if run["arm"] == arm] for arm in arms}
-    return {
-        "base": base,
-        "arms": [_summary(arm, of_arm[arm]) for arm in arms],
-        "comparisons": [compare(a, of_arm[SELECTED], of_arm[a], tokens) for a in arms[1:]],
-        "runs": runs,
-    }
+    eval_rows = experiment.eval_rows.select(
+        "eval_set", answer_tokens().cast(pl.Int64).alias("tokens")
+    )
+    comparisons = compare_all(of_arm, experiment.selected, eval_rows, experiment.paired)
+    summaries = [_summary(arm, of_arm[arm]) for arm in arms]
+    return {"base": base, "arms": summaries, "comparisons": comparisons, "runs": runs}
 
 
-def _summary(arm: str, runs: list[Any]) -> dict[str, Any]:
-    """An arm's mean and spread over its trainings."""
+def require_equal(runs: Sequence[Mapping[str, Any]], tokens: int) -> None:
+    """Make sure that all trainings saw equal tokens in equal steps.
+
+    Args:
+        runs: The trainings.
+        tokens: What each must have seen.
+
+    Raises:
+        AssertionError: One did not: a comparison would say nothing.
+    """
+    seen = {(run["tokens"], run["steps"]) for run in runs}
+    if len(seen) != 1 or next(iter(seen))[0] != tokens:
+        raise AssertionError(f"trainings saw unequal tokens and steps, not {tokens}: {seen}")
+
+
+def _summary(arm: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An arm's means and spread over its trainings."""
     losses = [run["loss"] for run in runs]
     return {
         "arm": arm,
@@ -221,59 +303,10 @@ def _summary(arm: str, runs: list[Any]) -> dict[str, Any]:
         "steps": runs[0]["steps"],
         "loss": float(np.mean(losses)),
         "spread": float(np.std(losses, ddof=1)),
-        "by_source": {
-            source: float(np.mean([run["by_source"][source] for run in runs]))
-            for source in runs[0]["by_source"]
-        },
+        **{key: _means(key, runs) for key in ("by_set", "by_source")},
     }
 
 
-def _write(files: Path, result: dict[str, Any]) -> None:
-    groups = {
-        arm["arm"]: [run["loss"] for run in result["runs"] if run["arm"] == arm["arm"]]
-        for arm in result["arms"]
-    }
-    chart = dot_plot(
-        "Evaluation loss after training, one dot per training",
-        "nats per answer token; lower is better",
-        groups,
-        {"untrained": result["base"]["loss"]},
-    )
-    (files / "ablation.svg").write_text(chart, "utf-8")
-    (files / "ablation.md").write_text(page(result), "utf-8")
-    write_json(files / "ablation.json", result)
-
-
-def _refuse_overlaps(pool: pl.DataFrame, selected: pl.DataFrame, eval_rows: pl.DataFrame) -> None:
-    """Stop where an evaluation row could be trained on, all of it or a run of NGRAM words."""
-    eval_turns = _turns(eval_rows)
-    index = build_index(eval_turns.select("id", "text"), NGRAM, NGRAM)
-    problems = []
-    for name, rows in {"pool": pool, "selected": selected}.items():
-        same = rows.join(eval_rows, on="id", how="semi")["id"]
-        turns = _turns(rows)
-        hits = find_overlaps(index, turns["text"])
-        pairs = pl.DataFrame(
-            {"row": turns["id"][hits.row], "eval_row": eval_turns["id"][hits.text]}
-        ).filter(~pl.col("row").is_in(same.implode()))
-        messages = [f"{row} is an evaluation row" for row in same]
-        messages += [
-            f"{row} shares {NGRAM} words with {eval_row}"
-            for row, eval_row in pairs.unique("row", keep="first", maintain_order=True).iter_rows()
-        ]
-        if messages:
-            more = f"; and {len(messages) - 5} more" if len(messages) > 5 else ""
-            problems.append(f"{len(messages)} rows of `{name}`: {'; '.join(messages[:5])}{more}")
-    if problems:
-        raise UserError(
-            "the arms contain evaluation rows",
-            why="\n    ".join(problems),
-            hint="take them out of the pool before selecting: select.except, with the pool on the "
-            "edge rows, the evaluation rows on the edge except, and match: near",
-        )
-
-
-def _turns(rows: pl.DataFrame) -> pl.DataFrame:
-    """Every turn's text with the id of its row."""
-    text = pl.col("messages").struct.field("content").alias("text")
-    return rows.select("id", viewed("all")).explode("messages").select("id", text)
+def _means(key: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean over trainings of each named loss."""
+    return {name: float(np.mean([run[key][name] for run in runs])) for name in runs[0][key]}

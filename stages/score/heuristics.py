@@ -23,6 +23,8 @@ is a character. A turn is measured by its content, or by more of it (`view`).
   1 - distinct / all (seq-rep-n of Welleck et al. 2020, arXiv:1908.04319); 0 where
   there are fewer than n words;
 - `num_tool_calls`: the calls of all turns; `reasoning_chars`: characters of all reasoning.
+
+EasyInstruct (Ou et al. 2024, arXiv:2402.03049) selects by length and by MTLD, among others.
 """
 
 from __future__ import annotations

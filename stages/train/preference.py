@@ -1,6 +1,7 @@
 """Preference training: a model learns to prefer the chosen to the rejected sides of pairs.
 
-TRL's trainers of DPO (with a term of supervised fine-tuning), IPO, ORPO and KTO. What became
+TRL's trainers of DPO (with a term of supervised fine-tuning), IPO, ORPO, KTO and all other losses
+of pairs that it has, and two losses of ours (`stages/_training/losses/preference.py`). What became
 of it is measured on pairs that were held out: how often, and by how much, the trained model
 moved towards the chosen side.
 
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
-from pipeline.stage import Files, InputFiles, Pairs, stage
+from pipeline.stage import Files, InputFiles, Pairs, Records, stage
 from pipeline.types import Count, NonNegativeFloat, PositiveFloat
 from stages._training.dataset import hidden_counts, load_tokenizer, passes
 from stages._training.encoding import name_refused_rows, nothing_left, refused_rows
@@ -38,6 +39,7 @@ from stages._training.hyperparameters import (
     SchedulerType,
     WarmupRatio,
 )
+from stages._training.losses.preference import UFT
 from stages._training.preference_data import (
     SIDES,
     cut_pairs,
@@ -50,20 +52,14 @@ from stages._training.preference_data import (
 )
 from stages._training.preferences import DPO, KTO, Loss, fit_preferences
 from stages._training.trainer import load_model, quiet, save, write_json
+from stages.train._run import check_length
 
 RESAMPLES: Final = 2000
 """Draws of the held-out pairs from which the intervals are taken."""
 
 
 def _check(options: SimpleNamespace) -> None:
-    if (options.max_steps is None) == (options.num_train_epochs is None):
-        raise OptionError(
-            "max_steps",
-            "and num_train_epochs: exactly one must be given, got "
-            + ("neither" if options.max_steps is None else "both"),
-            why="each says how long to train",
-            hint="write max_steps: 100, or num_train_epochs: 1",
-        )
+    check_length(options)
     if isinstance(options.loss, KTO) and options.per_device_train_batch_size < 2:
         raise OptionError(
             "per_device_train_batch_size",
@@ -78,15 +74,21 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-def _reads(options: SimpleNamespace) -> list[str]:
-    return ["prompt", *SIDES, "tools"]
+_PAIRS: Final = ["prompt", *SIDES, "tools"]
 
 
-@stage(version=3, scope="set", reads=_reads, check=_check)
+@stage(
+    version=3,
+    scope="set",
+    reads={"pairs": _PAIRS, "held_out": _PAIRS, "imitate": ["messages", "tools"]},
+    check=_check,
+    later=("imitate",),
+)
 def preference(
     ctx: Context,
     pairs: Files | Pairs,
     held_out: Files | Pairs | None = None,
+    imitate: Records | None = None,
     *,
     model: LanguageModel,
     loss: Loss = DPO(),
@@ -111,7 +113,7 @@ def preference(
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
-    for KTO), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
+    for KTO and UFT), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
     `rows_one_sided`, and `rows_refused`, whose tools, calls or difference the chat template
     does not show, or which it refuses; `refused.jsonl` names them),
     `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
@@ -128,8 +130,11 @@ def preference(
         pairs: What to train on: pairs, or what `export.pairs` wrote, in any form; its split
             `validation` is then held out where there is no other.
         held_out: Pairs, or what `export.pairs` wrote, to measure on.
+        imitate: Conversations whose last answers are to be imitated, with the losses `uft` and
+            `kto`: each is a pair with a chosen side alone.
         model: The model to start from, and the reference.
-        loss: `dpo`, `ipo`, `orpo` or `kto`. Pairs with one side are trained on by `kto` alone.
+        loss: `dpo`, `ipo`, `orpo`, `kto`, any of TRL's by `trl`, `uft` or `davir`. Pairs with one
+            side are trained on by `kto` and `uft` alone.
         max_steps: Optimizer steps. Either this or num_train_epochs is given.
         num_train_epochs: Passes over all pairs.
         method: `full` trains every weight; `lora` an adapter, which is saved beside the
@@ -138,7 +143,8 @@ def preference(
         lr_scheduler_type: How the rate falls after the warm-up.
         warmup_ratio: The fraction of the steps over which the rate rises from 0.
         weight_decay: AdamW's weight decay.
-        per_device_train_batch_size: Pairs (sides for `kto`, at least 2) per forward pass.
+        per_device_train_batch_size: Pairs (sides for `uft`, and for `kto`, at least 2) per
+            forward pass.
         gradient_accumulation_steps: Forward passes per optimizer step.
         max_length: Tokens of prompt and side together at which sides are cut.
         chat_template: A file to render with, in place of the model's template.
@@ -146,6 +152,7 @@ def preference(
 
     Raises:
         UserError: There are no pairs to train on, or the loss diverges.
+        OptionError: There are answers to imitate, and the loss is of pairs.
 
     Example:
         ```yaml
@@ -167,6 +174,9 @@ def preference(
     with quiet():
         tokenizer, _ = load_tokenizer(model, chat_template)
         encoded = encode_pairs(tokenizer, _rows(pairs, "train"))
+        if imitate is not None:
+            more = encode_pairs(tokenizer, _imitated(imitate, loss))
+            encoded = pl.concat([encoded, more]).sort("id", maintain_order=True)
         rows, counts = _usable(encoded, max_length, loss, ctx.work)
         counts |= hidden_counts(encoded)
         test = encode_pairs(tokenizer, _test_rows(pairs, held_out))
@@ -197,6 +207,25 @@ def _rows(source: pl.DataFrame | Path, split: str) -> pl.DataFrame:
     return read_pairs(files)
 
 
+def _imitated(rows: pl.DataFrame, loss: Loss) -> pl.DataFrame:
+    """Conversations as pairs that have a chosen side alone, their last answer."""
+    if not isinstance(loss, KTO | UFT):
+        raise OptionError(
+            "loss",
+            f"must be uft or kto with rows to imitate, got {loss.name}",
+            why="they have no rejected side",
+        )
+    last = pl.col("messages").list.len() - 1
+    answered = rows.filter(pl.col("messages").list.last().struct.field("role") == "assistant")
+    return answered.select(
+        "id",
+        prompt=pl.col("messages").list.head(last),
+        chosen=pl.col("messages").list.tail(1),
+        rejected=pl.lit(None, rows.schema["messages"]),
+        tools="tools" if "tools" in rows.columns else pl.lit(None, pl.String),
+    )
+
+
 def _test_rows(pairs: pl.DataFrame | Path, held_out: pl.DataFrame | Path | None) -> pl.DataFrame:
     """The pairs to measure on, perhaps none."""
     if held_out is not None:
@@ -213,7 +242,7 @@ def _usable(
         UserError: There is none. Where the template refused rows, they are named in `folder`.
     """
     rows, counts = cut_pairs(encoded, max_length)
-    if isinstance(loss, KTO):
+    if isinstance(loss, KTO | UFT):
         rows = halves(rows)
     else:
         both = rows.drop_nulls([f"{side}_ids" for side in SIDES])

@@ -28,6 +28,7 @@ SECTIONS = {
     "command_line": True,
     "checking": True,
     "likelihoods": False,
+    "one_shot": False,
     "novelty": True,
     "duplicates": True,
     "ngrams": True,

@@ -29,7 +29,7 @@ def measure(data: Data) -> list[Line]:
     engine = Context.scratch(Path(data.folder / "likelihoods")).open(LanguageModel(model=path))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
-    prompts, answers = (engine.tokenizer(texts)["input_ids"] for texts in _texts())
+    prompts, answers = (engine.tokenizer(texts)["input_ids"] for texts in sample_texts())
     sequences = [
         Scored((*prompt, *answer)[:1024], len(prompt))
         for prompt, answer in zip(prompts, answers, strict=True)
@@ -39,9 +39,9 @@ def measure(data: Data) -> list[Line]:
     began = time.perf_counter()
     batched = engine.loglikelihood(sequences)
     fast = time.perf_counter() - began
-    _one_forward(model, sequences[0])
+    one_forward(model, sequences[0])
     began = time.perf_counter()
-    single = [_one_forward(model, sequence) for sequence in sequences]
+    single = [one_forward(model, sequence) for sequence in sequences]
     slow = time.perf_counter() - began
     worst = max(float(np.abs(a - b).max()) for a, b in zip(batched, single, strict=True))
     assert worst <= 1e-5, f"log-likelihoods differ by {worst}"
@@ -58,14 +58,14 @@ def measure(data: Data) -> list[Line]:
     ]  # fmt: skip
 
 
-def _texts() -> tuple[list[str], list[str]]:
+def sample_texts() -> tuple[list[str], list[str]]:
     """Prompts and answers of real rows."""
     frame = pl.read_ndjson(SAMPLE).head(ROWS)
     prompt = pl.concat_str("instruction", "input", separator="\n")
     return frame.select(prompt).to_series().to_list(), frame["output"].to_list()
 
 
-def _one_forward(model: Any, row: Any) -> np.ndarray:
+def one_forward(model: Any, row: Any) -> np.ndarray:
     """Log-probabilities of the scored tokens of one row, from a forward pass of its own."""
     import torch
 

@@ -11,9 +11,11 @@ import pytest
 from pipeline.cli.stage_docs import stage_entry
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors
+from pipeline.execution.plan import plan
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.stage import DataKind, Files, Records, stage
+from pipeline.store.store import Store
 from tests.support.running import artifact, pool, recipe, run, states
 
 HERE = "tests.pipeline.test_edges"
@@ -35,6 +37,13 @@ def either(ctx: Context, rows: Records, other: Records | Files | None = None) ->
 def files_first(ctx: Context, rows: Records, other: Files | Records) -> pl.DataFrame:
     """The same row by row, in workers, with files preferred."""
     return arrived(rows, other)
+
+
+@stage(version=1, scope="set", reads={"others": ["messages"]}, adds={"came": pl.String})
+def by_name(ctx: Context, rows: Records, others: dict[str, Records]) -> pl.DataFrame:
+    """How many rows came from which step."""
+    came = ", ".join(f"{name}: {len(frame)}" for name, frame in others.items())
+    return pl.DataFrame({"came": [came] * len(rows)})
 
 
 @stage(version=1, scope="set", reads=["messages"], adds={"n": pl.Int8}, files=True)
@@ -97,3 +106,24 @@ def test_a_stage_tells_all_kinds_it_takes() -> None:
         (DataKind.RECORDS, DataKind.FILES),
     ]
     assert stage_entry(described)["edges"]["other"]["kind"] == "records or files (optional)"
+
+
+def named(folder: Path, others: list[str], second: str = "b") -> Recipe:
+    steps = {
+        "a": {"uses": "toy.load", "with": {"path": str(pool(folder / "a.txt", 9))}},
+        second: {"uses": "toy.load", "with": {"path": str(pool(folder / "b.txt", 4))}},
+        "look": {"uses": f"{HERE}.by_name", "needs": {"rows": "a", "others": others}},
+    }
+    return recipe(steps)
+
+
+def test_the_names_of_steps_come_with_their_rows_in_whatever_order(tmp_path: Path) -> None:
+    store, graph = tmp_path / "store", named(tmp_path, ["b", "a"])
+    assert run(graph, store, "look") is Exit.DONE
+    kept = artifact(graph, store, "look").read("kept")
+    assert kept["came"].to_list() == ["a: 9, b: 4"] * 9
+    assert states(named(tmp_path, ["a", "b"]), store)["look"] == "cached"
+    renamed = named(tmp_path, ["a", "c"], second="c")
+    assert states(renamed, store)["look"] == "stale"
+    (planned,) = [p for p in plan(renamed, Store(store)) if p.step.name == "look"]
+    assert planned.causes == ["input others: c is new", "input others: b was removed"]

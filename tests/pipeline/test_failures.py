@@ -13,9 +13,10 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.execution.actual_usage import comparison
+from pipeline.execution.backends import StageCall
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
-from pipeline.execution.workers import StageCall, WorkerPool
+from pipeline.execution.workers import WorkerPool
 from pipeline.models import LanguageModel
 from pipeline.models.engines.registry import close_engines
 from pipeline.models.journal.journal import Journal
@@ -185,6 +186,6 @@ def test_a_served_model_gets_all_rows_at_once() -> None:
         )
         options = SimpleNamespace(model=LanguageModel("m", engine), tokens=1)  # type: ignore[arg-type]
         call = StageCall(stage, options, {}, Path())
-        list(WorkerPool(1).run(call, rows, Context(Path(), Path(), Path())))
+        list(WorkerPool().run(call, rows, Context(Path(), Path(), Path())))
         assert sum(seen) == 500
         assert min(len(seen), 2) == chunks

@@ -18,6 +18,7 @@ from tests.support.running import called
 METHODS = methods()
 OF_NO_PAPER = {"full", "own-step", "quickstart"}
 COVERED = """
+Learning percentage, LoBaSS, DS weight, Context-dependency, PASER, GRAPE,
 Self-Instruct, Unnatural Instructions, Ensemble-Instruct, David vs Goliath, LaMini-LM,
 SELF-GUIDE, Self-Specialization, Dynosaur, Humback (instruction backtranslation), LongForm,
 InverseCoder, Non-instructional data, AITP, FANNO, Instruction Pre-Training, Bonito,
@@ -31,8 +32,14 @@ sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tunin
 Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
 ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
+Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data)
+SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, Tülu 3, OpenBezoar,
+EasyInstruct, AlpaCare, Pre-instruction-tuning
 AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephrasing,
 Prompt-injection robustness, Verbalizer manipulation
+LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
+Maybe only 0.5%
+InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
 """
 
 

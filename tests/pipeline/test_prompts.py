@@ -14,12 +14,12 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.errors import RecipeErrors, UserError
+from pipeline.execution.backends import RemoteStage
 from pipeline.execution.count_requests import _CountingContext
-from pipeline.execution.workers import _run_chunk
 from pipeline.models.counting import counting
 from pipeline.models.engines.registry import close_engines
 from pipeline.prompts import Replacement, replaced
-from pipeline.recipe.code_hash import prompt_digests, used_prompts
+from pipeline.recipe.code_hash import code_hash, prompt_digests, used_prompts
 from pipeline.recipe.discovery import available, find
 from pipeline.recipe.prompts import prompt_key, prompt_notes, prompts_of, read_prompts
 from pipeline.recipe.recipe import Recipe
@@ -286,8 +286,8 @@ def test_stages_of_the_users_own_in_packages(package: Path) -> None:
     stage = recipe.step("mine").stage
     rows = pl.DataFrame({"id": ["x"], "messages": [[{"role": "user", "content": "hello"}]]})
     for prompts, expected in (((), "Say hello"), (stage.prompts, "Tell hello")):
-        name, options = stage.name, recipe.step("mine").options
-        result, _, _ = _run_chunk(name, prompts, options, {}, package, rows)
+        remote = RemoteStage(stage.name, code_hash(stage), prompts, recipe.step("mine").options)
+        result, _, _ = remote.run({}, package, rows)
         assert result["shown"].to_list() == [expected], "also in worker processes"
     done = call("cat", str(package / "own.yaml"), "mine", "--store", str(store))
     assert done.code == 0, "rows of a run with another prompt are its newest"

@@ -159,10 +159,46 @@ def test_all_mistakes_are_told_together_with_their_lines(tmp_path: Path) -> None
             "model 'm': engine must be 'transformers', 'vllm'",
         ),
         ("name: x\nmodels: {m: {from: z}}\nstages: {}", "is from 'z', which the recipe does"),
+        (
+            "name: x\nmodels: {m: {model: y, checkpoint: epoch-1}}\nstages: {}",
+            "model 'm' has a checkpoint, but no `from`",
+        ),
     ],
 )
 def test_what_is_no_recipe_is_told_plainly(tmp_path: Path, text: str, what: str) -> None:
     assert what in mistakes(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("kept", "named", "hint"),
+    [
+        ("[1, 3]", "epoch-1", None),
+        ("[1, 3]", "epoch-2", "it keeps epoch-1, epoch-3"),
+        ("[]", "epoch-1", "it keeps none"),
+    ],
+)
+def test_a_checkpoint_must_be_one_that_the_training_keeps(
+    tmp_path: Path, kept: str, named: str, hint: str | None
+) -> None:
+    model = f"early: {{from: trained, checkpoint: {named}}}"
+    training = f"{{model: data/models/tinylm, num_train_epochs: 3, checkpoints: {kept}}}"
+    text = (
+        f"name: x\nmodels:\n  m: {{model: data/models/tinylm}}\n  {model}\nstages:\n"
+        "  pool: {uses: load.records, with: {path: rows.jsonl, source: s, license: MIT}}\n"
+        "  shards: {uses: export.parquet, needs: pool}\n"
+        f"  trained: {{uses: train.sft, needs: {{shards: shards}}, with: {training}}}\n"
+        "  scored: {uses: score.loss, needs: pool, with: {model: early}}\n"
+    ).replace("model: data/models/tinylm, num", "model: m, num")
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Q", "output": "A"}\n')
+    if hint is None:
+        (tmp_path / "x.yaml").write_text(text)
+        models = Recipe.load(str(tmp_path / "x.yaml")).steps["scored"].options.model
+        assert (models.made_by, models.checkpoint) == ("trained", named)
+        assert models.short_name == f"trained-{named}"
+        return
+    shown = mistakes(tmp_path, text)
+    assert f"trained keeps no checkpoint {named!r}" in shown
+    assert hint in shown
 
 
 @pytest.mark.parametrize(

@@ -220,3 +220,9 @@ def test_names_lead_nowhere_else(tmp_path: Path) -> None:
         Recipe.of("../../x", {})
     with pytest.raises(UserError, match="must be a letter or _"):
         recipe({"../a": {"uses": "toy.load", "with": {"path": "README.md"}}})
+
+
+def test_a_store_elsewhere_is_refused_in_plain_words() -> None:
+    with pytest.raises(UserError, match="must be a folder of this machine") as error:
+        Store(Path("s3://bucket/prefix"))
+    assert "store push" in str(error.value.hint)

@@ -70,10 +70,12 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
         "tests/stages/generate/test_pairs.py",
     ),
     "report.ablation": (DIFFERENCES, _TRAINED),
+    "mix.online": (DIFFERENCES, _TRAINED),
     "score.agreement": (
         ("reasoning", "results"),
         "it compares what was answered, and nobody is asked about rows with tools",
     ),
+    "score.learned": (DIFFERENCES, "it reads vectors and columns, and of turns the prompt alone"),
     "score.execution": (DIFFERENCES, "it runs or compares what an answer says"),
     "tag.intent": (DIFFERENCES, "it looks at the first thing that a user says"),
     "tag.secrets": (DIFFERENCES, _PLANTED),
@@ -83,6 +85,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     "tag.reasoning": (("calls", "tools", "results"), "it reads reasoning and answers alone"),
     "train.sft": (DIFFERENCES, _TRAINED),
     "train.preference": (DIFFERENCES, _TRAINED),
+    "train.autoencoder": (DIFFERENCES, _TRAINED),
 }
 """Stages whose outcome is the same for some differences, with the reason."""
 

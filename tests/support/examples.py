@@ -170,6 +170,10 @@ class ExampleEngine(Scripted):
     def tokenizer(self) -> Any:  # type: ignore[override]
         return self._open().tokenizer
 
+    @property
+    def weights(self) -> Any:
+        return self._open().weights
+
     def loglikelihood(self, sequences: Sequence[Scored]) -> Any:
         return self._open().loglikelihood(sequences)
 

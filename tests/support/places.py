@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -122,6 +125,42 @@ def empty_bucket() -> Any:
     client = boto3.client("s3")
     client.create_bucket(Bucket=BUCKET)
     return client
+
+
+@contextmanager
+def rclone_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """rclone's S3 server, which ignores conditions; the folder of its bucket.
+
+    Args:
+        folder: Where it may keep its files.
+        monkeypatch: Lets the libraries of this process reach it.
+    """
+    program = Path(sysconfig.get_path("scripts")) / "rclone"
+    program = program if program.exists() else Path(shutil.which("rclone") or "")
+    if not program.is_file():
+        pytest.skip("needs rclone")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "served").mkdir()
+    words = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret"]
+    config = ["--config", str(folder / "rclone.conf")]
+    server = subprocess.Popen(
+        [program, *words, *config, folder / "served"], stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        for name, value in s3_environment(f"http://127.0.0.1:{port}").items():
+            monkeypatch.setenv(name, value)
+        empty_bucket()
+        yield folder / "served" / BUCKET
+    finally:
+        server.kill()
+        server.wait()
 
 
 @contextmanager

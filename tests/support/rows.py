@@ -166,3 +166,9 @@ def evidence(rows: pl.DataFrame, verdict: pl.DataFrame) -> dict[str, dict]:
     assert (verdict["drop_reason"].is_null() == verdict["evidence"].is_null()).all()
     by_id = zip(rows["id"], verdict["evidence"], strict=True)
     return {key: json.loads(text) for key, text in by_id if text is not None}
+
+
+def short_rows(count: int) -> pl.DataFrame:
+    """Real rows of some 20 to 40 tokens each."""
+    length = pl.col("messages").list.eval(pl.element().struct["content"].str.len_chars())
+    return self_instruct(200).filter(length.list.sum().is_between(60, 110)).head(count)

@@ -33,6 +33,7 @@ class Scripted:
     fallback = None
     tokenizer: Any = None
     context_tokens: int | None = None
+    weights: Any = None
 
     def __init__(self, script: Callable[[str], Answer]) -> None:
         self.script = script

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,15 @@ def length(ctx: Context, rows: Records, *, plus: int = 0) -> pl.DataFrame:
         (answers().str.len_chars() + plus).cast(pl.Int32).alias("length"),
         pl.when(answers() == "unreadable").then(pl.lit("cannot be read")).alias("error"),
     )
+
+
+@stage(version=1, scope="row", reads=["messages"], adds={"length": pl.Int32})
+def hungry(ctx: Context, rows: Records, *, most: int) -> pl.DataFrame:
+    """As `length`; a worker that gets more rows than `most` is killed, as by lack of memory."""
+    nap(len(rows))
+    if len(rows) > most and os.getpid() != int(os.environ["TOY_DRIVER"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rows.select(answers().str.len_chars().cast(pl.Int32).alias("length"))
 
 
 @stage(version=1, scope="row", reads=["length"], adds={"even": pl.Int8})

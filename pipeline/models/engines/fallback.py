@@ -64,6 +64,11 @@ class Fallback(NamedEngine):
         self._ctx.count(handed_over=len(requests))
         return self._engine.generate(requests)
 
+    @property
+    def weights(self) -> Any:
+        """See `pipeline.models.base.Engine`."""
+        return self._engine.weights
+
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.base.Engine`."""
         return self._engine.loglikelihood(sequences)

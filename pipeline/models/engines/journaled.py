@@ -133,8 +133,16 @@ class JournaledEngine(NamedEngine):
         sequences: Sequence[Scored],  # noqa: ARG002
     ) -> list[NDArray[np.float32]]:
         """Not here: most engines only generate."""
-        raise UserError(
-            f"the engine {self._model.engine!r} only generates; likelihoods need the weights here",
+        raise self._only_generates("likelihoods need")
+
+    @property
+    def weights(self) -> Any:
+        """Not here: most engines have none in this process."""
+        raise self._only_generates("the stage needs")
+
+    def _only_generates(self, who: str) -> UserError:
+        return UserError(
+            f"the engine {self._model.engine!r} only generates; {who} the weights here",
             where=self._model.model,
             hint="give the stage a model with engine: transformers",
         )

@@ -40,6 +40,7 @@ from pipeline.models.local.chat_template import load_tokenizer, smallest, source
 from pipeline.models.local.likelihood import Likelihoods
 from pipeline.models.local.rendering import Rendering
 from pipeline.models.local.sampling import Answers, Choices, Sampler
+from pipeline.models.local.shared_prefix import PrefixedLikelihoods
 from pipeline.models.local.threads import fix_threads
 
 MIN_WIDTH: Final = 64
@@ -63,6 +64,7 @@ class Transformers:
         eos: The ids of all tokens that end an answer.
         rendering: How prompts are rendered.
         likelihoods: Scores token sequences.
+        prefixed: Scores those that share a prefix, and others by `likelihoods`.
 
     Raises:
         UserError: The tokenizer cannot be loaded.
@@ -94,6 +96,7 @@ class Transformers:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self.rendering = Rendering(model, smallest(positions, self.tokenizer), self.tokenizer)
         self.likelihoods = Likelihoods(self.model)
+        self.prefixed = PrefixedLikelihoods(self.likelihoods)
 
     def bind(
         self, model: LanguageModel, identity: dict[str, Any], ctx: EngineContext
@@ -125,10 +128,16 @@ class TransformersEngine(JournaledEngine):
         super().__init__(loaded.rendering, model, identity, ctx)
         self._loaded = loaded
 
+    @property
+    def weights(self) -> Any:
+        """The model of transformers; see `pipeline.models.base.Engine`."""
+        return self._loaded.model
+
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
-        """See `pipeline.models.local.likelihood`."""
-        self._ctx.count(tokens=sum(len(s.tokens) for s in sequences))
-        return self._loaded.likelihoods.score(sequences, self._ctx.progress)
+        """See `pipeline.models.local.likelihood` and, behind a prefix, `shared_prefix`."""
+        prefixes = {s.prefix for s in sequences}
+        self._ctx.count(tokens=sum(map(len, prefixes)) + sum(len(s.tokens) for s in sequences))
+        return self._loaded.prefixed.score(sequences, self._ctx.progress)
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
         def answer(width: int, rows: list[PreparedRequest]) -> Batch:

@@ -94,34 +94,47 @@ class Likelihoods:
         return scores
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        if lengths and self._packs:
+        if lengths and self.packs_rows:
             return packs(lengths, self.model.device.type)
         return ((length, [i]) for i, length in enumerate(lengths))
 
     def _score(self, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
-        return _packed(self.model, rows, size) if self._packs else [_alone(self.model, rows[0])]
+        return _packed(self.model, rows, size) if self.packs_rows else [_alone(self.model, rows[0])]
 
     @cached_property
-    def _packs(self) -> bool:
+    def packs_rows(self) -> bool:
         """Whether packed rows get the likelihoods of this model, by a trial of two rows."""
         vocabulary = self.model.config.get_text_config().vocab_size
         trial = [
             Scored(tuple((7 * i + length) % vocabulary for i in range(length)), 1)
             for length in (23, 40)
         ]
-        try:
-            packed = _packed(self.model, trial, STEP)
-        except (AttributeError, RuntimeError, TypeError, ValueError, KeyError) as error:
-            reason = str(error)
-        else:
-            alone = [_alone(self.model, row) for row in trial]
-            tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.3
-            difference = max(float(abs(p - a).max()) for p, a in zip(packed, alone, strict=True))
-            if difference <= tolerance:
-                return True
-            reason = f"likelihoods differ by {difference:.2g}"
-        logging.getLogger(__name__).warning("rows are scored one at a time: %s", reason)
-        return False
+        return works_like(self.model, lambda: _packed(self.model, trial, STEP), trial)
+
+
+def works_like(
+    model: Any, score: Callable[[], list[NDArray[np.float32]]], rows: Sequence[Scored]
+) -> bool:
+    """Whether another way to score rows gives what each row alone gives; if not, it is logged.
+
+    Args:
+        model: A causal language model of transformers.
+        score: The other way.
+        rows: What it scores.
+    """
+    try:
+        scores = score()
+    except (AttributeError, RuntimeError, TypeError, ValueError, KeyError) as error:
+        reason = str(error)
+    else:
+        alone = [_alone(model, row) for row in rows]
+        tolerance = 1e-3 if model.dtype == torch.float32 else 0.3
+        difference = max(float(abs(s - a).max()) for s, a in zip(scores, alone, strict=True))
+        if difference <= tolerance:
+            return True
+        reason = f"likelihoods differ by {difference:.2g}"
+    logging.getLogger(__name__).warning("rows are scored one at a time: %s", reason)
+    return False
 
 
 def packs(lengths: Sequence[int], device: str) -> Iterator[tuple[int, list[int]]]:
@@ -155,7 +168,17 @@ def packs(lengths: Sequence[int], device: str) -> Iterator[tuple[int, list[int]]
 
 
 @torch.inference_mode()
-def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+def packed_states(model: Any, rows: Sequence[Scored], size: int) -> tuple[Tensor, Tensor]:
+    """The last layer's states from which scored tokens are predicted, and these tokens.
+
+    Args:
+        model: A causal language model of transformers that can be packed.
+        rows: The rows of one pack.
+        size: Its tokens.
+
+    Returns:
+        Shapes (scored tokens, width) and (scored tokens,), row by row.
+    """
     tokens = torch.zeros(size, dtype=torch.long)
     positions = torch.zeros(size, dtype=torch.long)
     segments: Segments = []
@@ -167,7 +190,7 @@ def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.fl
         positions[start:end] = torch.arange(end - start)
         segments.append((start, end))
         scored.extend(range(start + row.start, end))
-    with _attention(model):
+    with attention_of(model, ATTENTION):
         states = model.base_model(
             input_ids=tokens[None].to(model.device),
             position_ids=positions[None].to(model.device),
@@ -175,12 +198,24 @@ def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.fl
             segments=segments,
         ).last_hidden_state[0]
     scored_at = torch.tensor(scored)
-    scores = _token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
+    return states[scored_at - 1], tokens[scored_at].to(model.device)
+
+
+@torch.inference_mode()
+def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
+    scores = _token_scores(model, *packed_states(model, rows, size))
+    scores = token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
     return np.split(scores, np.cumsum([len(r.tokens) - r.start for r in rows])[:-1])
 
 
-def _token_scores(model: Any, states: Tensor, targets: Tensor) -> NDArray[np.float32]:
-    """log p(target | state) for states of shape (n, width) and targets of shape (n,)."""
+def token_scores(model: Any, states: Tensor, targets: Tensor) -> NDArray[np.float32]:
+    """log p(target | state).
+
+    Args:
+        model: A causal language model of transformers.
+        states: Last hidden states, shape (n, width).
+        targets: Token ids, shape (n,).
+    """
     head = model.get_output_embeddings()
     scores = []
     for start in range(0, len(states), BLOCK):
@@ -205,9 +240,15 @@ def _gathered(logits: Tensor, targets: Tensor) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _attention(model: Any) -> Iterator[None]:
+def attention_of(model: Any, name: str) -> Iterator[None]:
+    """Run a model with another attention.
+
+    Args:
+        model: A causal language model of transformers.
+        name: Under which the attention is registered.
+    """
     original = model.config._attn_implementation
-    model.set_attn_implementation(ATTENTION)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.releases.publication import Publication
-from pipeline.releases.transports.waiting import Patience
+from pipeline.remote.waiting import Patience
 
 T = TypeVar("T")
 SCHEMES: Final = "hf://ORG/NAME, s3://BUCKET/PREFIX, file:///FOLDER or git+URL"

@@ -24,7 +24,7 @@ from pipeline.releases.publication import (
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
 from pipeline.releases.transports.git_commands import has_lfs
 from pipeline.releases.transports.git_repository import MAIN, GitRepository
-from pipeline.releases.transports.waiting import Patience
+from pipeline.remote.waiting import Patience
 from pipeline.store.releases import LATEST, version_key
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.errors import UserError
-from pipeline.releases.transports.waiting import TryLater
+from pipeline.remote.waiting import TryLater
 
 _LFS_OPTIONS: Final = (
     "-c", "filter.lfs.clean=git-lfs clean -- %f", "-c", "filter.lfs.smudge=git-lfs smudge -- %f",

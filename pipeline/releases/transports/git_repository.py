@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import UserError
 from pipeline.releases.publication import Publication, stale_paths
 from pipeline.releases.transports.git_commands import has_lfs, run_git
-from pipeline.releases.transports.waiting import Patience
+from pipeline.remote.waiting import Patience
 from pipeline.store.releases import FILE
 
 MAIN: Final = "refs/heads/main"

@@ -28,7 +28,7 @@ from pipeline.releases.publication import (
 from pipeline.releases.transports import Erased, Outcome, Source
 from pipeline.releases.transports.hub_erasure import Erasure
 from pipeline.releases.transports.hub_repository import KIND, MAIN, HubRepository, addition
-from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.remote.waiting import Patience, TryLater
 from pipeline.store.releases import FILE, LATEST
 
 T = TypeVar("T")

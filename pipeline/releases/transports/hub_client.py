@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.errors import UserError
-from pipeline.releases.transports.waiting import TryLater
+from pipeline.remote.waiting import TryLater
 
 if TYPE_CHECKING:
     import httpx2

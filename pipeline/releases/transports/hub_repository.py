@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.releases.publication import Publication
 from pipeline.releases.transports.hub_client import translated
-from pipeline.releases.transports.waiting import Patience
+from pipeline.remote.waiting import Patience
 from pipeline.store.releases import FILE
 from schemas.manifest import FileEntry
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.releases.publication import (
@@ -25,15 +24,11 @@ from pipeline.releases.publication import (
     other_content,
 )
 from pipeline.releases.transports import Erased, Outcome, Source, pointer
-from pipeline.releases.transports.waiting import Patience, TryLater
+from pipeline.remote.s3 import BUSY, CONFLICT, MISSING, code_of, s3_client, s3_errors, status_of
+from pipeline.remote.waiting import Patience, TryLater
 from pipeline.store.releases import FILE
 
 T = TypeVar("T")
-_BUSY: Final = (408, 425, 429, 500, 502, 503, 504)
-_MISSING: Final = (404,)
-_CONFLICT: Final = (409, 412)
-_ATTEMPTS: Final = 2
-"""Of botocore, for one request; what fails then is tried again from the state of the place."""
 
 
 @dataclass
@@ -58,18 +53,7 @@ class S3Transport:
     @cached_property
     def client(self) -> Any:
         """boto3's client."""
-        from boto3.session import Session
-        from botocore.config import Config
-
-        config = Config(
-            connect_timeout=min(15.0, self.patience.seconds),
-            read_timeout=self.patience.seconds,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            # Servers other than Amazon's do not all know the checksums of its newest protocol.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
-        return Session().client("s3", config=config)
+        return s3_client(self.patience.seconds)
 
     def retry(self, step: Callable[[], T]) -> T:
         """The result of a step, tried until the server answers.
@@ -82,7 +66,7 @@ class S3Transport:
         """
 
         def tried() -> T:
-            with _translated(self.address):
+            with s3_errors(self.address):
                 return step()
 
         return self.patience.retry(tried)
@@ -95,7 +79,7 @@ class S3Transport:
         try:
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
         except self.client.exceptions.ClientError as error:
-            if _status(error) in _MISSING and _code(error) != "NoSuchBucket":
+            if status_of(error) in MISSING and code_of(error) != "NoSuchBucket":
                 return None
             raise
         return answer["Body"].read(), answer["ETag"]
@@ -149,9 +133,9 @@ class S3Transport:
         try:
             self._put(key, b"{}", **condition)
         except self.client.exceptions.ClientError as error:
-            if _status(error) in _BUSY or _status(error) in (401, 403):
+            if status_of(error) in BUSY or status_of(error) in (401, 403):
                 raise
-            return _status(error) in _CONFLICT
+            return status_of(error) in CONFLICT
         return False
 
     def publish(self, publication: Publication, move_latest: bool) -> Outcome:
@@ -185,7 +169,7 @@ class S3Transport:
         try:
             self._put(key, record, IfNoneMatch="*")
         except self.client.exceptions.ClientError as error:
-            if _status(error) in _CONFLICT:
+            if status_of(error) in CONFLICT:
                 raise TryLater("another publisher was faster") from None
             raise
         return True
@@ -195,7 +179,7 @@ class S3Transport:
         try:
             head = self.client.head_object(Bucket=self.bucket, Key=key)
         except self.client.exceptions.ClientError as error:
-            if _status(error) not in _MISSING:
+            if status_of(error) not in MISSING:
                 raise
             head = None
         stated = head and head["Metadata"].get("sha256")
@@ -232,7 +216,7 @@ class S3Transport:
         try:
             self._put(self._key(pointer.FILE), json.dumps(moved).encode(), **condition)
         except self.client.exceptions.ClientError as error:
-            if _status(error) in (*_CONFLICT, *_MISSING):
+            if status_of(error) in (*CONFLICT, *MISSING):
                 raise TryLater("another one moved `latest`") from None
             raise
         return True
@@ -330,55 +314,3 @@ class S3Transport:
                 files, size = files + 1, size + bytes_
             erased += [version] * bool(objects)
         return Erased(tuple(erased), files, size)
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def _translated(address: str) -> Iterator[None]:
-    """Turn what boto3 raises into `TryLater` or an error that a person can act on."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import (
-        BotoCoreError,
-        ClientError,
-        HTTPClientError,
-        NoCredentialsError,
-        PartialCredentialsError,
-    )
-    from botocore.exceptions import (
-        ConnectionError as Unreachable,
-    )
-
-    login = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-    try:
-        yield
-    except ClientError as error:
-        raise _of_status(error, address, login) from None
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise UserError(str(error), where=address, hint=login) from None
-    except (HTTPClientError, Unreachable) as error:
-        raise TryLater(str(error)) from None
-    except (BotoCoreError, Boto3Error) as error:
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, ClientError):
-            raise _of_status(cause, address, login) from None
-        if isinstance(cause, HTTPClientError | Unreachable):
-            raise TryLater(str(cause)) from None
-        raise UserError(str(error), where=address) from None
-
-
-def _of_status(error: Any, address: str, login: str) -> Exception:
-    status, what = _status(error), str(error)
-    if status in _BUSY or status in _CONFLICT or _code(error) in ("SlowDown", "RequestTimeout"):
-        after = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("retry-after", "")
-        return TryLater(what, float(after) if after.isdigit() else None)
-    if status in (401, 403):
-        return UserError("the server refuses to let this account write", where=address, why=what,
-                         hint=login)  # fmt: skip
-    return UserError("the server does not accept this", where=address, why=what)

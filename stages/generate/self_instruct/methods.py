@@ -343,6 +343,8 @@ class AlpaCare(MixedShots):
     Args:
         name: "alpacare".
         domain: What the tasks are about, in words of the prompt.
+        field_by_field: Request each field of a task by itself, up to the end of its line, one
+            task a prompt. This is ours, for models that are too weak to keep the form.
         instances: How instances are written; null ends a row with the user's turn.
     """
 
@@ -353,6 +355,7 @@ class AlpaCare(MixedShots):
 
     name: Literal["alpacare"] = "alpacare"
     domain: str = "medicine"
+    field_by_field: bool = False
     num_shots: NonNegativeInt = 3
     list_until: Count | None = 11
     prompting: Prompting = "chat"
@@ -360,6 +363,10 @@ class AlpaCare(MixedShots):
     max_tokens: Count = 500
     instruction_filter: InstructionFilter | None = None
     instances: AlpaCareAnswered | None = AlpaCareAnswered()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_field_by_field(self.field_by_field, self.chat)
 
 
 Method = Annotated[

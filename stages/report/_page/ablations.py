@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,23 +30,68 @@ def ablations(snapshot: Snapshot) -> list[dict[str, Any]]:
     for name, artifact in snapshot.artifacts.items():
         path = artifact.files / "ablation.json"
         if artifact.manifest["stage"] == "report.ablation" and path.exists():
-            result = _read(path)
-            arms = [{key: arm[key] for key in _ARM} for arm in result["arms"]]
-            comparisons = result["comparisons"]
-            results.append(
-                {
-                    "stage": name,
-                    "eval_rows": result["counts"]["eval_rows"]["rows"],
-                    "base": result["base"]["loss"],
-                    "arms": arms,
-                    "axis": _axis(comparisons),
-                    "comparisons": comparisons,
-                }
-            )
+            results.append({"stage": name, **_shown(snapshot, name, _read(path))})
     return results
 
 
-_ARM: Final = ("arm", "loss", "spread", "trainings", "tokens", "answer_tokens", "steps")
+def _shown(snapshot: Snapshot, name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a result: of many comparisons those with a baseline."""
+    every = result["comparisons"]
+    comparisons = [entry for entry in every if entry["arm"] in _BASELINES] or every
+    sets = result["counts"]["eval_rows"]
+    several = len({(entry["selected"], entry["eval_rows"]) for entry in comparisons}) > 1
+    for entry in comparisons:
+        where = f": {entry['selected']} on {entry['eval_rows']}" if several else ""
+        entry["rows"], entry["label"] = sets[entry["eval_rows"]]["rows"], f"{entry['arm']}{where}"
+    costs = selection_costs(snapshot, name)
+    arms = [
+        {key: arm[key] for key in _ARM} | {"cost": costs.get(arm["arm"])} for arm in result["arms"]
+    ]
+    return {
+        "sets": [*sets],
+        "base": result["base"],
+        "arms": sorted(arms, key=lambda arm: sum(arm["by_set"].values())),
+        "axis": _axis(comparisons),
+        "comparisons": comparisons,
+        "in_words": len(comparisons) <= _FEW,
+    }
+
+
+def selection_costs(snapshot: Snapshot, name: str) -> dict[str, dict[str, float]]:
+    """What each set of selected rows has cost beyond the pool: seconds, tokens and requests.
+
+    That is the sum over all stages that lead to it and not to the pool. What two sets share
+    counts for each: alone, each would need it.
+
+    Args:
+        snapshot: The stages.
+        name: A stage that uses `report.ablation`.
+    """
+    needs = snapshot.stages[name].needs
+    pool = _upstream(snapshot, needs["pool"])
+    costs = {}
+    for selected in needs["selected"]:
+        used = [snapshot.artifacts[s] for s in _upstream(snapshot, [selected]) - pool]
+        manifests = [artifact.manifest for artifact in used]
+        amounts = {key: sum(m["used"].get(key, 0) for m in manifests) for key in _AMOUNTS}
+        costs[selected] = {"seconds": sum(m["seconds"] for m in manifests), **amounts}
+    return costs
+
+
+def _upstream(snapshot: Snapshot, names: Iterable[str]) -> set[str]:
+    """These stages and all that they need."""
+    reached, waiting = set[str](), list(names)
+    while waiting:
+        if (name := waiting.pop()) not in reached:
+            reached.add(name)
+            waiting += [n for edge in snapshot.stages[name].needs.values() for n in edge]
+    return reached
+
+
+_AMOUNTS: Final = ("tokens", "requests")
+_BASELINES: Final = ("random", "pool")
+_FEW: Final = 4
+_ARM: Final = ("arm", "loss", "by_set", "spread", "trainings", "tokens", "answer_tokens", "steps")
 
 
 def _read(path: Path) -> dict[str, Any]:

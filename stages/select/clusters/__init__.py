@@ -24,8 +24,9 @@ over, and what remains is spent by rank.
   pool: rows selected before, with their newest scores, come in on the edge `held`, and
   their `cluster_round` is the round of weights that they belong to. A cluster without a
   score takes the mean of the others' s; the paper does not say.
-- PASER (arXiv:2502.12594): `rule: {name: quota, quota: uniform, quota_weight:
-  <degradation>}`: quotas in proportion to a cluster's mean.
+- PASER (He et al. 2025, arXiv:2502.12594): `rule: {name: paser, degradation: <column>}` with its
+  efficiency score: quotas in proportion to a cluster's mean degradation, and no row that
+  contradicts those before it (see `paser.py`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ from stages._selection.scores import Expression, expression_columns, ranks_withi
 from stages._vectors.arrays import as_matrix, principal_components, to_device
 from stages._vectors.kmeans import kmeans
 from stages.select.clusters.car import CAR_VARIANCE, Car, by_car
+from stages.select.clusters.paser import Paser, by_paser
 from stages.select.clusters.quotas import (
     Members,
     Outcome,
@@ -91,7 +93,7 @@ class Spectral:
 
 
 Method = Annotated[KMeans | Spectral, Field(discriminator="name")]
-Rule = Annotated[QuotaRule | Car, Field(discriminator="name")]
+Rule = Annotated[QuotaRule | Car | Paser, Field(discriminator="name")]
 
 
 def _round_weight(rule: Rule) -> str | None:
@@ -105,6 +107,8 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     if isinstance(rule, QuotaRule):
         columns += expression_columns(rule.quota_weight)
         columns += gaps if rule.rounds > 1 else []
+    if isinstance(rule, Paser):
+        columns += ["messages", *expression_columns(rule.degradation)]
     columns += cost_columns(options)
     held = ["cluster_round", *gaps] if gaps and not options.keep_chosen else []
     return {"rows": list(dict.fromkeys(columns)), "held": list(dict.fromkeys(held))}
@@ -121,6 +125,8 @@ def _check(options: SimpleNamespace) -> None:
     if isinstance(options.rule, Car):
         if options.score is None:
             raise OptionError("score", "must be given with rule: car, got null")
+    elif isinstance(options.rule, Paser):
+        _check_paser(options)
     elif options.keep_chosen and options.rule.round_weight is not None:
         hint = "rounds read on `held` in which round a row was selected"
         raise OptionError(KEEP_CHOSEN, "must be left out with round_weight, got true", hint=hint)
@@ -128,6 +134,16 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("budget", "must be given with rule: quota, got null")
     elif options.rule.sample and not options.descending:
         raise OptionError("descending", "must be left out with sample: true, got false")
+
+
+def _check_paser(options: SimpleNamespace) -> None:
+    if options.score is None:
+        raise OptionError("score", "must be given with rule: paser, got null")
+    if options.budget is None or amount_of(options.budget).rows is not None:
+        what = f"must be one number with rule: paser, got {options.budget}"
+        raise OptionError("budget", what, why="it is split among the clusters and rounded down")
+    if options.keep_chosen:
+        raise OptionError(KEEP_CHOSEN, "must be left out with rule: paser, got true")
 
 
 @stage(version=5, scope="set", reads=_reads, adds=_adds, check=_check, later=(KEEP_CHOSEN,))
@@ -172,7 +188,7 @@ def clusters(
             half the rows, rounded down (CaR's rule).
         pca: Cluster in the fewest principal components that hold this fraction of the
             variance; null for 0.95 under `rule: car`, for the vectors themselves else.
-        rule: How the budget is spent: `quota` or `car`.
+        rule: How the budget is spent: `quota`, `car` or `paser`.
         seed: Of the clustering and of random draws.
         vector: The column of vectors.
         token_column: The column of each row's number of tokens, where tokens are counted.
@@ -218,6 +234,10 @@ def clusters(
             measured = RoundScores(round_scores(rows, held, rule, previous), previous)
             assert amount is not None
             outcome = by_quota(members, weights, amount, measured, rule, is_held)
+        case Paser():
+            assert amount is not None
+            free = np.where(previous > 0, np.nan, keys)
+            outcome = by_paser(rows, members, free, amount, rule)
     return _verdict(members, keys, previous, outcome, score)
 
 

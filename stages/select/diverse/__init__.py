@@ -5,8 +5,9 @@ score, each kept unless its cosine with a row kept before is above the threshold
 maximized is the sum of the scores.
 
 `k_center`: the row farthest from all rows picked so far (Sener and Savarese 2018,
-arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653) and
-WaveCoder (arXiv:2312.14187). The distance is 1 minus the cosine, or Euclidean.
+arXiv:1708.00489), as in DiverseEvol (arXiv:2311.08182), MoDS (arXiv:2311.15653), WaveCoder
+(arXiv:2312.14187) and Maybe only 0.5% (arXiv:2305.09246). The distance is 1 minus the cosine, or
+Euclidean.
 
 `facility_location`: QDIT (Bukharin et al. 2023, arXiv:2311.14736). With v over all rows,
 f(A) = (1 - weight) * sum_v max_{u in A} s(v, u) + weight * sum_{u in A} q(u).
@@ -31,7 +32,7 @@ distance from the mean. Selecting by gain per token is not offered: it prefers s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,7 +59,8 @@ from stages._selection.random_draws import uniform
 from stages._selection.scores import Expression, expression_columns, scores
 from stages._vectors.arrays import Matrix, as_matrix, parallel_map
 from stages.select.diverse.draws import first_only, sampled
-from stages.select.diverse.lazy_greedy import Draw, Picks, all_rows, greedy
+from stages.select.diverse.lazy_greedy import Draw, Objective, Picks, all_rows, greedy
+from stages.select.diverse.listed import Listed
 from stages.select.diverse.methods import (
     ConditionalGain,
     Covering,
@@ -72,6 +74,7 @@ from stages.select.diverse.methods import (
     Parts,
     Stochastic,
     Threshold,
+    listed_objective_of,
     objective_of,
 )
 from stages.select.diverse.mixed_precision import Floats, VectorSet
@@ -80,11 +83,12 @@ from stages.select.diverse.verdicts import Facts, Place, Selection, verdicts
 
 
 def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
-    columns = [options.vector, *expression_columns(options.score)]
+    similar = options.similarities or options.vector
+    columns = [similar, *expression_columns(options.score)]
     columns += cost_columns(options)
-    vector = [options.vector]
-    held = [] if options.keep_chosen else vector
-    return {"rows": list(dict.fromkeys(columns)), "target": vector, "held": held}
+    target = [] if options.similarities else [similar]
+    held = [] if options.keep_chosen else [similar]
+    return {"rows": list(dict.fromkeys(columns)), "target": target, "held": held}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
@@ -114,8 +118,23 @@ def _check(options: SimpleNamespace) -> None:
     if options.score is None and isinstance(method, Covering) and method.weight != 0.5:
         what = f"must be left out without a score, got {method.weight}"
         raise OptionError("method.weight", what)
+    if options.similarities is not None:
+        _check_listed(options)
     if not stochastic and init != "random":
         check_unused(options, "seed", 0, "where nothing is random")
+
+
+def _check_listed(options: SimpleNamespace) -> None:
+    """Refuse what does not go with similarities that a column lists."""
+    when = "with similarities"
+    check_unused(options, "vector", "vector", when)
+    if not isinstance(options.method, Covering):
+        names = "facility_location, mutual_information or conditional_gain"
+        what = f"must be {names} {when}, got {options.method.name}"
+        raise OptionError("method", what, why="the others compare vectors")
+    if isinstance(options.method, FacilityLocation) and options.method.metric != "cosine":
+        what = f"must be left out {when}, got {options.method.metric}"
+        raise OptionError("method.metric", what)
 
 
 @stage(
@@ -124,7 +143,7 @@ def _check(options: SimpleNamespace) -> None:
     reads=_reads,
     adds=_adds,
     check=_check,
-    later=(KEEP_CHOSEN,),
+    later=(KEEP_CHOSEN, "similarities"),
 )
 def diverse(
     ctx: Context,
@@ -142,6 +161,7 @@ def diverse(
     vector: str = "vector",
     token_column: str = TOKEN_COLUMN,
     keep_chosen: bool = False,
+    similarities: str | None = None,
 ) -> pl.DataFrame:
     """Pick the row that gains most, again and again, until the budget is spent.
 
@@ -179,6 +199,9 @@ def diverse(
             kept: they are picked first, without a gain, and what is left of the budget is spent
             given them. Others of `held` do not count. Where the budget is less than they
             cost, they alone are picked from.
+        similarities: A column of lists of `id` and `value`, in place of vectors: to which rows, on
+            any edge, a row is worth how much (`one_shot_utilities`). It is read on `rows` and
+            `held`; a row that is not listed, or with a value below 0, is not covered.
 
     Example:
         ```yaml
@@ -207,20 +230,26 @@ def diverse(
     held = None if keep_chosen else held
     is_held = held_rows(rows, held)
     quality = _quality(rows, score, descending, is_held)
-    vectors, parts = _concatenated(vector, rows, held, target)
+    edges = [rows, *(rows.head(0) if edge is None else edge for edge in (held, target))]
+    parts = _parts(edges)
     ids = pl.concat([rows["id"], *([] if held is None else [held["id"]])])
     facts = Facts(ids, quality, is_held, score, amount, None)
     if rows.is_empty():
         return verdicts(_nothing(0), facts, "similarity")
     place = _kept_first(held_rows(rows, chosen), quality, costs, amount)
     parts = parts._replace(held=np.concatenate([place.first, parts.held]))
+    draw = _draw(optimizer, rows["id"], seed, _expected(place, costs))
+    if similarities is not None:
+        assert isinstance(method, Covering)
+        listed = Listed.of(similarities, edges)
+        worth = listed_objective_of(method, listed, parts, quality, score is not None)
+        selection = _greedy(worth, listed, parts, place, costs, draw, ctx)
+        return verdicts(place.before(selection), facts, "similarity")
+    vectors = _matrix(vector, edges)
     if isinstance(method, Threshold):
         facts = facts._replace(threshold=method.threshold)
         selection = select_by_threshold(vectors, parts, facts, costs, place, ctx.progress)
         return verdicts(place.before(selection), facts, "similarity")
-    assert place.amount is not None
-    expected = min(place.amount.total / max(1.0, costs.mean()), place.amount.rows or np.inf)
-    draw = _draw(optimizer, rows["id"], seed, expected)
     metric = method.metric if isinstance(method, KCenter | FacilityLocation) else "cosine"
     with parallel_map() as each:
         vector_set = VectorSet.of(each, vectors, metric)
@@ -228,9 +257,10 @@ def diverse(
             preferences = _preferences(method, vector_set, parts, quality, rows["id"], seed)
             draw = first_only(preferences, draw)
         objective = objective_of(method, vector_set, parts, quality, score is not None)
-        picks = greedy(objective, place.eligible, costs, place.amount, draw, ctx.progress)
-        selection = place.before(_with_nearest(picks, vector_set, parts))
-    return verdicts(selection, facts, "similarity" if metric == "cosine" else "distance")
+        selection = _greedy(objective, vector_set, parts, place, costs, draw, ctx)
+    return verdicts(
+        place.before(selection), facts, "similarity" if metric == "cosine" else "distance"
+    )
 
 
 def _kept_first(
@@ -272,18 +302,19 @@ def _quality(
     return np.where(is_held, np.nan, values if descending else -values)
 
 
-def _concatenated(
-    vector: str, rows: Records, held: Records | None, target: Records | None
-) -> tuple[Matrix, Parts]:
-    """The vectors of all edges in one matrix, and where each edge's are.
+def _parts(edges: Sequence[pl.DataFrame]) -> Parts:
+    """Where the rows of each edge are among those of all edges, in this order."""
+    ends = np.cumsum([len(edge) for edge in edges])
+    return Parts(*(np.arange(e - len(edge), e) for e, edge in zip(ends, edges, strict=True)))
+
+
+def _matrix(vector: str, edges: Sequence[pl.DataFrame]) -> Matrix:
+    """The vectors of all edges in one matrix.
 
     Args:
         vector: The column of vectors.
-        rows: The rows to choose from.
-        held: Rows that exist already.
-        target: Rows to be like.
+        edges: The rows to choose from, those that exist already, and those to be like.
     """
-    edges = [rows, *(rows.head(0) if edge is None else edge for edge in (held, target))]
     matrices = [as_matrix(edge[vector]) for edge in edges]
     filled = [matrix for matrix in matrices if len(matrix)]
     widths = {matrix.shape[1] for matrix in filled}
@@ -292,9 +323,14 @@ def _concatenated(
             f"the vectors in {vector!r} must have one length on all edges, got {sorted(widths)}",
             hint="use the vectors of one embedder for rows, held and target",
         )
-    ends = np.cumsum([len(matrix) for matrix in matrices])
-    spans = [np.arange(end - len(m), end) for end, m in zip(ends, matrices, strict=True)]
-    return (np.concatenate(filled) if len(filled) > 1 else (filled or matrices)[0]), Parts(*spans)
+    return np.concatenate(filled) if len(filled) > 1 else (filled or matrices)[0]
+
+
+def _expected(place: Place, costs: NDArray[np.int64]) -> float:
+    """About how many rows will be picked."""
+    if place.amount is None:
+        return float(len(costs))
+    return float(min(place.amount.total / max(1.0, costs.mean()), place.amount.rows or np.inf))
 
 
 def _draw(optimizer: Optimizer, ids: pl.Series, seed: int, num_picks: float) -> Draw:
@@ -324,12 +360,22 @@ def _nothing(count: int) -> Selection:
     return Selection(picks, np.full(count, -1), np.full(count, np.nan), np.zeros(count, np.bool_))
 
 
-def _with_nearest(picks: Picks, vectors: VectorSet, parts: Parts) -> Selection:
+def _greedy(
+    objective: Objective,
+    similar: VectorSet | Listed,
+    parts: Parts,
+    place: Place,
+    costs: NDArray[np.int64],
+    draw: Draw,
+    ctx: Context,
+) -> Selection:
     """The picks, and for each other row the most similar row that is picked or held."""
+    assert place.amount is not None
+    picks = greedy(objective, place.eligible, costs, place.amount, draw, ctx.progress)
     selection = _nothing(len(parts.rows))._replace(picks=picks)
     others = np.concatenate([np.sort(picks.rows), parts.held])
     rest = np.setdiff1d(parts.rows, picks.rows)
     if len(others):
-        index, selection.similarity[rest] = vectors.nearest(rest, others)
-        selection.nearest[rest] = others[index]
+        index, selection.similarity[rest] = similar.nearest(rest, others)
+        selection.nearest[rest] = np.where(index >= 0, others[index], -1)
     return selection

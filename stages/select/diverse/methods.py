@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from stages.select.diverse.facility_location import Cover, CoverageObjective
 from stages.select.diverse.graph_cut import GraphCutObjective
 from stages.select.diverse.k_center import KCenterObjective
 from stages.select.diverse.lazy_greedy import Objective
+from stages.select.diverse.listed import Listed, ListedObjective
 from stages.select.diverse.mixed_precision import Floats, Metric, Positions, VectorSet
 
 
@@ -159,35 +161,70 @@ def objective_of(
             return KCenterObjective(vectors, len(parts.rows), parts.held)
         case GraphCut():
             return GraphCutObjective(vectors, len(parts.rows), parts.held, method.penalty)
-    weight = method.weight if scored else 0.0
-    return CoverageObjective(vectors, _cover(method, vectors, parts, quality, weight))
+
+    def most_similar(rows: Positions, others: Positions) -> Floats:
+        return vectors.nearest(rows, others)[1]
+
+    # How well nothing covers a row: with 0, or with the least that the distance can be.
+    least = 0.0 if vectors.norms is not None else 2 * vectors.centrality(parts.rows).min()
+    similarities = Similarities(most_similar, most_similar, least)
+    return CoverageObjective(vectors, _cover(method, similarities, parts, quality, scored))
+
+
+def listed_objective_of(
+    method: Covering, listed: Listed, parts: Parts, quality: Floats, scored: bool
+) -> Objective:
+    """The objective that a method maximizes with similarities that a column lists.
+
+    Args:
+        method: The method with its options.
+        listed: The similarities.
+        parts: Where each edge's rows are.
+        quality: Each row's score, larger for better, NaN where it is missing; shape (rows,).
+        scored: Whether there is a score.
+    """
+    similarities = Similarities(listed.outgoing, listed.incoming, 0.0)
+    return ListedObjective(listed, _cover(method, similarities, parts, quality, scored))
+
+
+class Similarities(NamedTuple):
+    """The largest similarities of rows with others.
+
+    Attributes:
+        outgoing: How well each row covers the one of the others that it covers best.
+        incoming: How well each row is covered by the one of the others that covers it best.
+        least: How well nothing covers a row.
+    """
+
+    outgoing: Callable[[Positions, Positions], Floats]
+    incoming: Callable[[Positions, Positions], Floats]
+    least: float
 
 
 def _cover(
-    method: Covering, vectors: VectorSet, parts: Parts, quality: Floats, weight: float
+    method: Covering, similarities: Similarities, parts: Parts, quality: Floats, scored: bool
 ) -> Cover:
     """What is to be covered.
 
     Args:
         method: The method with its options.
-        vectors: The vectors of all edges.
-        parts: Where each edge's vectors are.
+        similarities: Of the rows of all edges.
+        parts: Where each edge's rows are.
         quality: Each row's score, NaN where it is missing.
-        weight: The weight of the score, 0 where there is none.
+        scored: Whether there is a score.
     """
+    weight = method.weight if scored else 0.0
     scale, span, cap = 1 - weight, parts.rows, None
     extra = weight * np.nan_to_num(quality)
     if isinstance(method, MutualInformation):
-        similarities = vectors.nearest(parts.rows, parts.target)[1]
-        relevant = method.relevance * np.maximum(similarities, 0)
+        outgoing = similarities.outgoing(parts.rows, parts.target)
+        relevant = method.relevance * np.maximum(outgoing, 0)
         if method.represent == "target":
             span, extra = parts.target, extra + scale * relevant
         else:
             cap = relevant
-    # How well nothing covers a row: with 0, or with the least that the distance can be.
-    least = 0.0 if vectors.norms is not None else 2 * vectors.centrality(parts.rows).min()
-    start = np.full(len(span), least)
+    start = np.full(len(span), similarities.least)
     if len(parts.held):
         relevance = method.relevance if isinstance(method, ConditionalGain) else 1.0
-        start = np.maximum(start, relevance * vectors.nearest(span, parts.held)[1])
+        start = np.maximum(start, relevance * similarities.incoming(span, parts.held))
     return Cover(slice(int(span[0]), int(span[-1]) + 1), start, cap, scale, extra)

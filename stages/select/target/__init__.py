@@ -1,8 +1,9 @@
 """Rows for a target: nearest to it, distributed like it, or where it is and the data is not.
 
 - `nearest`: by the cosine of vectors. With `order: turns` RDS+'s round robin (Ivison et al.
-  2025, arXiv:2503.01807; its vectors are position-weighted means of hidden states). With
-  features of a sparse autoencoder as vectors, monosemantic activations.
+  2025, arXiv:2503.01807; its vectors are those of `embed.activations`), over tasks too.
+- `jaccard`: monosemantic activations (Ma et al. 2025, arXiv:2503.15573): features of a sparse
+  autoencoder, by the generalized Jaccard similarity with the mean of the target's.
 - `distribution`: DSIR (Xie et al. 2023, arXiv:2302.03169): rows are drawn with importance
   weights over hashed words and pairs of words, so that they are distributed like the
   target.
@@ -49,11 +50,24 @@ from stages._text.tokens import field_reads, field_text
 from stages._vectors.arrays import Matrix, as_matrix, to_device
 from stages.select.target.dsir import Distribution, bags, log_weights
 from stages.select.target.gaps import Gaps, log_density, principal_components, project
-from stages.select.target.nearest import Nearest, mean_cosine, nearest, take_turns
+from stages.select.target.jaccard import Jaccard, jaccard
+from stages.select.target.nearest import (
+    Nearest,
+    Turns,
+    mean_cosine,
+    nearest,
+    take_task_turns,
+    take_turns,
+)
 
-Method = Annotated[Nearest | Distribution | Gaps, Field(discriminator="name")]
+Method = Annotated[Nearest | Jaccard | Distribution | Gaps, Field(discriminator="name")]
 
-REQUIRED_EDGES: Final = {"nearest": "target", "distribution": "target", "gaps": "held"}
+REQUIRED_EDGES: Final = {
+    "nearest": "target",
+    "jaccard": "target",
+    "distribution": "target",
+    "gaps": "held",
+}
 """The edge that each method requires."""
 
 
@@ -80,7 +94,8 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     )
     with_costs = [*columns, *cost_columns(options)]
     held = [] if options.keep_chosen else columns
-    return {"rows": list(dict.fromkeys(with_costs)), "target": columns, "held": held}
+    task = [method.task] if isinstance(method, Nearest) and method.task else []
+    return {"rows": list(dict.fromkeys(with_costs)), "target": [*columns, *task], "held": held}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
@@ -140,10 +155,10 @@ def target(
 
     Args:
         rows: The rows to choose from; for `nearest` and `gaps` they may be documents.
-        target: The rows to be like; required for `nearest` and `distribution`.
+        target: The rows to be like; required for all methods but `gaps`.
         held: For `gaps`, the data that one has; for all methods with `keep_chosen`, rows that
             were chosen before.
-        method: `nearest`, `distribution` or `gaps`.
+        method: `nearest`, `jaccard`, `distribution` or `gaps`.
         budget: How much to keep in all, in rows or tokens; a row that no longer fits is
             passed over. Equal scores rank by id.
         unit: What the budget counts, where it is a number. A budget of
@@ -187,6 +202,10 @@ def target(
         case Nearest():
             assert target is not None
             ranked = _by_nearest(rows, target, method, costs, amount, is_held)
+        case Jaccard():
+            assert target is not None
+            similarities = jaccard(*_matrices([rows, target], method.vector))
+            ranked = Ranked(similarities, ranking(similarities, descending=True), {})
         case Distribution():
             assert target is not None
             ranked, min_words = _by_distribution(rows, target, method), method.min_words
@@ -229,12 +248,37 @@ def _by_nearest(
         kept = fill(costs, order[is_held[order]].tolist(), *amount)
         left = left_of(amount, costs[kept])
         others = np.where(is_held, left.total + 1, costs)  # a held row fits into no turn
-        turns = take_turns(vectors, targets, others, *left)
+        turns = _turns(vectors, targets, target, method, others, left)
         scores[turns.rows], positions[turns.rows] = turns.similarities, turns.targets
         selected = np.array(turns.rows, np.int64)
         order = np.concatenate([selected, order[~np.isin(order, selected)]])
     ids = pl.when(pl.Series(positions >= 0)).then(target["id"].gather(positions.clip(0)))
     return Ranked(scores, order, {"target_id": pl.select(ids).to_series()})
+
+
+def _turns(
+    vectors: Any,
+    targets: Any,
+    target: pl.DataFrame,
+    method: Nearest,
+    costs: NDArray[np.int64],
+    left: Amount,
+) -> Turns:
+    """The turns of target rows, or of their tasks.
+
+    Args:
+        vectors: The vectors of the rows.
+        targets: Those of the target.
+        target: The target.
+        method: Whether there are tasks.
+        costs: What each row uses of the budget.
+        left: What is left of the budget.
+    """
+    if method.task is None:
+        return take_turns(vectors, targets, costs, *left)
+    names = target[method.task].cast(pl.String).fill_null("").to_numpy()
+    members = [np.flatnonzero(names == name) for name in sorted(set(names.tolist()))]
+    return take_task_turns(vectors, targets, members, costs, *left)
 
 
 def _by_distribution(rows: pl.DataFrame, target: pl.DataFrame, method: Distribution) -> Ranked:

@@ -8,6 +8,7 @@ anything.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -34,11 +35,18 @@ class Nearest:
             rows; with `turns` the target rows take turns, and each selects the remaining row
             that is nearest to it.
         vector: The column of vectors, on all edges.
+        task: With `turns`, a column of the target: its tasks take turns, and each selects the
+            remaining row that is nearest to one of the task's rows (RDS+ over several tasks).
     """
 
     name: Literal["nearest"] = "nearest"
     order: Order = "max"
     vector: str = "vector"
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.order != "turns":
+            raise ValueError(f"task must be left out with order: {self.order}, got {self.task!r}")
 
 
 class _Side(NamedTuple):
@@ -240,6 +248,54 @@ def take_turns(
             turns.rows.append(row)
             turns.targets.append(target)
             turns.similarities.append(similarity)
+
+
+def take_task_turns(
+    rows: Any,
+    targets: Any,
+    tasks: Sequence[Positions],
+    costs: NDArray[np.int64],
+    budget: int,
+    max_rows: int | None = None,
+) -> Turns:
+    """RDS+'s round robin over tasks: a row is as near to a task as to the nearest of its targets.
+
+    Args:
+        rows: float32, shape (rows, dimensions): a numpy array or a torch tensor.
+        targets: The same, shape (targets, dimensions).
+        tasks: For each task the positions of its targets.
+        costs: What each row uses of the budget; a row that no longer fits is passed over.
+        budget: What the selected rows may cost.
+        max_rows: The most rows; None for no limit.
+
+    Example:
+        >>> rows = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]], np.float32)
+        >>> tasks = [np.array([0, 1]), np.array([1])]
+        >>> take_task_turns(rows, np.eye(2, dtype=np.float32), tasks, np.ones(3, int), 2).rows
+        [0, 2]
+    """
+    xp = array_namespace(rows)
+    turns = Turns([], [], [])
+    queues = []
+    for members in tasks:
+        part = xp.take(targets, xp.asarray(members, device=device(targets)), axis=0)
+        similarities, positions = nearest(rows, part)
+        order = np.lexsort((np.arange(len(similarities)), -similarities))
+        usable = order[~np.isnan(similarities[order])]
+        queues.append((iter(usable.tolist()), similarities, members[positions]))
+    free, most = np.ones(len(rows), np.bool_), len(rows) if max_rows is None else max_rows
+    while queues and len(turns.rows) < most:
+        queue, similarities, nearest_target = queues.pop(0)
+        row = next((r for r in queue if free[r] and costs[r] <= budget), None)
+        if row is None:  # the task has no row left
+            continue
+        free[row] = False
+        budget -= int(costs[row])
+        turns.rows.append(row)
+        turns.targets.append(int(nearest_target[row]))
+        turns.similarities.append(float(similarities[row]))
+        queues.append((queue, similarities, nearest_target))
+    return turns
 
 
 def _nearest_rows(

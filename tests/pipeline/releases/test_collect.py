@@ -174,6 +174,8 @@ def test_frames_of_kept_artifacts_stay_and_the_code_of_bundles_goes(tmp_path: Pa
     (store / "bundles/0123").mkdir(parents=True)
     (store / "bundles/0123/mine.py").write_text("x = 1")
     (store / "bundles/.0123-4567").mkdir()
+    (store / "trainings/0123").mkdir(parents=True)
+    (store / "trainings/0123/result.json").write_text("{}")
     (store / "frames/0123").mkdir()
     (store / "frames/0123/.4567").write_text("half")
     assert all(kind["removed"] == 0 for kind in collect(Store(store), 30, delete=True).values())
@@ -182,6 +184,7 @@ def test_frames_of_kept_artifacts_stay_and_the_code_of_bundles_goes(tmp_path: Pa
     assert removed["data frames"]["kept"] == 2, "of the release, and of the last run"
     assert removed["data frames"]["removed"] == 2
     assert removed["code of bundles"]["removed"] == 1
+    assert removed["trainings"]["removed"] == 1
     assert not [*(store / "bundles").iterdir(), *(store / "frames").glob("0123")]
     assert abandoned.split("frames/")[1].split("/")[0] not in os.listdir(store / "frames")
     assert len(open_snapshot(Store(store), "framed").rows("rows")) == 4

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.errors import Exit
 from pipeline.releases import create as creating
-from pipeline.releases.transports import waiting
+from pipeline.remote import waiting
 from pipeline.store.releases import read_release, versions
 from pipeline.store.store import Store
 from tests.support.cli import call

@@ -12,7 +12,8 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication
 from pipeline.releases.publish import erase, opened, publish, rollback
-from pipeline.releases.transports import Outcome, waiting
+from pipeline.releases.transports import Outcome
+from pipeline.remote import waiting
 from tests.support.fake_hub import TOKEN, FakeHub, Fault
 from tests.support.publications import NAME, REPO, digests, reachable, toy_publication
 

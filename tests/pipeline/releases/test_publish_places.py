@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -19,9 +17,10 @@ import pytest
 from pipeline.errors import Exit, UserError
 from pipeline.releases.publication import Publication
 from pipeline.releases.publish import erase, opened, publish, rollback
-from pipeline.releases.transports import git, git_commands, git_repository, open_transport, waiting
-from pipeline.releases.transports.waiting import Patience
-from tests.support.places import BUCKET, empty_bucket, s3_environment
+from pipeline.releases.transports import git, git_commands, git_repository, open_transport
+from pipeline.remote import waiting
+from pipeline.remote.waiting import Patience
+from tests.support.places import BUCKET, empty_bucket, rclone_server, s3_environment
 from tests.support.publications import NAME, digests, toy_publication
 
 
@@ -72,30 +71,8 @@ def bucket_of(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def rclone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of rclone's S3 server, which ignores conditions."""
-    program = Path(sysconfig.get_path("scripts")) / "rclone"
-    program = program if program.exists() else Path(shutil.which("rclone") or "")
-    if not program.is_file():
-        pytest.skip("needs rclone")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / "served").mkdir()
-    words = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", "key,secret"]
-    config = ["--config", str(tmp_path / "rclone.conf")]
-    server = subprocess.Popen(
-        [program, *words, *config, tmp_path / "served"], stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(100):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        bucket_of(f"http://127.0.0.1:{port}", monkeypatch)
-        yield tmp_path / "served" / BUCKET
-    finally:
-        server.kill()
-        server.wait()
+    with rclone_server(tmp_path, monkeypatch) as served:
+        yield served
 
 
 def objects(client: Any) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.context import Context
 from pipeline.recipe.discovery import find
-from stages.mix.weights import Balanced
+from stages.mix._group_weights import Balanced
 from stages.select.clusters import Car, QuotaRule
 from stages.select.diverse import FacilityLocation
 from stages.select.target import Nearest

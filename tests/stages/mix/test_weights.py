@@ -19,15 +19,24 @@ from pipeline.errors import Exit, UserError
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
-from stages.mix.weights import (
+from stages._selection.groups import groups_of
+from stages.mix import _interaction
+from stages.mix._group_weights import (
     Balanced,
     Fixed,
+    Interaction,
     Method,
     Proportional,
+    Published,
+    Replay,
     Submodular,
     Temperature,
-    weights,
+    group_weights,
+    taylor_softmax,
 )
+from stages.mix._interaction import descent, linear_programme
+from stages.mix._published import MIXTURES
+from stages.mix.weights import weights
 from tests.stages._selection.binding import bound, problems_of
 from tests.support.running import run
 
@@ -141,7 +150,7 @@ def test_temperatures_lie_between_proportional_and_balanced(ctx: Context) -> Non
 
     def large(method: Method) -> float:
         result = weights(ctx, data, budget=50, method=method)
-        return result.filter(mix_group="large")["mix_weight"][0]
+        return float(result.filter(mix_group="large")["mix_weight"][0])
 
     assert large(Temperature(temperature=1.0)) == large(Proportional()) == 0.8
     assert large(Temperature(temperature=1e9)) == pytest.approx(0.5)
@@ -186,6 +195,126 @@ def test_gains_are_those_of_the_definition(
         np.testing.assert_allclose(values, expected.get(i, 0.0), rtol=1e-6)
         if i not in expected:
             assert result.filter(mix_group=f"s{i}")["drop_reason"].null_count() == 0
+
+
+def test_the_published_taylor_softmax_and_examples_proportional_mixing() -> None:
+    raw = taylor_softmax(np.array([1.0, 2.0, 0.5]))
+    np.testing.assert_allclose(raw / raw.sum(), [0.27397, 0.54795, 0.17808], atol=5e-6)
+    kinds = ["a"] * 500 + ["b"] * 3000 + ["c"] * 100_000
+    groups = groups_of(pl.DataFrame({"kind": kinds}), "kind")
+    capped = group_weights(pl.DataFrame(), groups, Proportional(size_cap=3000))
+    assert (13 * capped / capped.sum()).tolist() == [1, 6, 6]
+
+
+PUBLISHED = {
+    "tulu-1": 490_694,
+    "tulu-2": 330_490,
+    "tulu-3": 939_344,
+    "dmt": 216_224,
+    "flan-palm": 1,
+    "flan-collection": 1,
+}
+
+
+def test_published_mixtures_sum_as_they_say() -> None:
+    assert {name: round(sum(parts.values()), 9) for name, parts in MIXTURES.items()} == PUBLISHED
+    assert [len(MIXTURES["tulu-2"]), len(MIXTURES["tulu-3"])] == [11, 19]
+
+
+@pytest.mark.parametrize("mixture", PUBLISHED)
+def test_a_published_mixture_gives_its_parts(ctx: Context, mixture: Any) -> None:
+    """With a budget in proportion, each part named as its group; missing parts are an error."""
+    parts = MIXTURES[mixture]
+    groups = {name: f"my {name}" for name in parts}
+    data = pool({f"my {name}": 60 for name in parts})
+    result = weights(ctx, data, method=Published(mixture=mixture, groups=groups), budget=50)
+    shares = dict(result.select("mix_group", "mix_weight").unique().iter_rows())
+    total = sum(parts.values())
+    assert shares == pytest.approx({f"my {name}": n / total for name, n in parts.items()})
+    assert sum(counts(data, result).values()) == 50
+    some = data.filter(pl.col("kind") != f"my {min(parts)}")
+    with pytest.raises(UserError, match=f"my {min(parts)}"):
+        weights(ctx, some, method=Published(mixture=mixture, groups=groups), budget=50)
+    partial = Published(mixture=mixture, groups=groups, partial=True)
+    assert sum(counts(some, weights(ctx, some, method=partial, budget=50)).values()) == 50
+
+
+def test_published_counts_are_kept_without_a_budget(ctx: Context) -> None:
+    data = pool({"hard-coded": 200, "lima": 20, "other": 9})
+    result = weights(ctx, data, method=Published(mixture="tulu-2", partial=True))
+    assert counts(data, result) == {"hard-coded": 140, "lima": 20}
+
+
+def test_old_rows_get_their_fraction_and_only_large_groups_count(ctx: Context) -> None:
+    data = pool({"new": 90, "newer": 30, "old": 200, "older": 50})
+    method = Replay(groups=("old", "older"), fraction=0.25)
+    kept = counts(data, weights(ctx, data, method=method, budget=80))
+    assert kept == {"new": 45, "newer": 15, "old": 16, "older": 4}
+    kept = counts(data, weights(ctx, data, method=Balanced(n_groups=2), budget=20))
+    assert kept == {"old": 10, "new": 10}
+    with pytest.raises(UserError, match="must leave out at least one group"):
+        weights(ctx, data, method=Replay(groups=("new", "newer", "old", "older")), budget=9)
+
+
+@QUIET
+@given(st.integers(1, 6), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 30))
+def test_the_linear_programme_is_scipys(groups: int, max_change: float, seed: int) -> None:
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(seed)
+    start = rng.dirichlet(np.ones(groups))
+    gains = rng.integers(-2, 3, groups).astype(float)
+    result = linear_programme(start, gains, max_change)
+    bounds = [(a * (1 - max_change), a * (1 + max_change)) for a in start]
+    exact = linprog(-gains, A_eq=np.ones((1, groups)), b_eq=[1], bounds=bounds)
+    assert result.sum() == pytest.approx(1)
+    assert gains @ result == pytest.approx(-exact.fun, abs=1e-9)
+    assert all(
+        low - 1e-12 <= w <= high + 1e-12 for w, (low, high) in zip(result, bounds, strict=True)
+    )
+
+
+def test_the_descent_is_adams_and_a_fixed_part_is_moved(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(_interaction, "MAX_STEPS", 300)
+    start, gains = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.5, 0.2])
+    tensor = torch.tensor(start, requires_grad=True)
+    optimizer = torch.optim.Adam([tensor], lr=1e-4)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss: Any = -(torch.tensor(gains) * tensor).sum() / tensor.sum()
+        loss.backward()
+        optimizer.step()
+        if (tensor < 1e-5).any():
+            break
+    np.testing.assert_allclose(descent(start, gains), tensor.detach().numpy(), rtol=1e-9)
+    data = pool({"chat": 60, "code": 34, "maths": 6})
+    effects = {"chat": {"code": 0.3}, "code": {"chat": -0.2}, "maths": {"code": 0.5}}
+    method = Interaction(effects=effects, solver="adam", moved=0.06)
+    result = weights(ctx, data, method=method, budget=100)
+    entries = {e["group"]: e["weight"] * 100 for e in json.loads(text_of(ctx))}
+    # chat and maths are to shrink by 3 rows each; maths keeps its last 5.
+    assert entries == pytest.approx({"chat": 57, "code": 38, "maths": 5})
+    assert result["mix_weight"].n_unique() == 3
+
+
+def text_of(ctx: Context) -> str:
+    return (ctx.files / "budgets.json").read_text()
+
+
+def test_effects_name_the_groups_of_the_rows(ctx: Context) -> None:
+    data = pool({"chat": 5, "code": 3})
+    for named, wrong in ((["chat"], "code"), (["chat", "code", "law"], "law")):
+        effects: dict[str, dict[str, float]] = {name: {} for name in named}
+        with pytest.raises(UserError, match=wrong):
+            weights(ctx, data, method=Interaction(effects=effects), budget=4)
+    helped = Interaction(effects={"chat": {"code": 1.0}, "code": {}}, max_change=0.2)
+    weights(ctx, data, method=helped, budget=4)
+    entries = {e["group"]: e["weight"] for e in json.loads(text_of(ctx))}
+    assert entries == pytest.approx({"chat": 0.55, "code": 0.45})
 
 
 def test_zero_vectors_and_equal_groups(ctx: Context) -> None:
@@ -303,6 +432,38 @@ def test_options_that_are_accepted() -> None:
         (
             {"method": {"name": "fixed", "weights": {"a": 0.5}}, "budget": None},
             "method.weights: method.weights must be whole numbers of rows without a budget",
+        ),
+        (
+            {"method": {"name": "published", "mixture": "flan-palm"}, "budget": None},
+            "budget: budget must be given with method: published flan-palm, got null",
+        ),
+        (
+            {"method": {"name": "published", "mixture": "dmt"}, "budget": None, "unit": "tokens"},
+            "unit: unit must be rows with the counts of dmt, got tokens",
+        ),
+        (
+            {"method": {"name": "published", "mixture": "dmt", "groups": {"law": "a"}}},
+            "method.groups: method.groups must name parts of dmt (maths, code, general), got law",
+        ),
+        (
+            {"method": {"name": "published", "mixture": "dmt", "groups": {"maths": "code"}}},
+            "method.groups: method.groups must be a group for each part",
+        ),
+        (
+            {"method": {"name": "published", "mixture": "tulu-9"}},
+            "method.mixture: method.mixture must be",
+        ),
+        (
+            {"method": {"name": "replay", "groups": ["a"], "fraction": 1}},
+            "method.fraction: method.fraction must be below 1, got 1",
+        ),
+        (
+            {"method": {"name": "interaction", "effects": {"a": {"b": 1}}}},
+            "method.effects: method.effects must name the same groups within each group",
+        ),
+        (
+            {"method": {"name": "interaction", "effects": {"a": {}}, "moved": 0.1}},
+            "method.moved: method.moved must be left out with linear_programme, got 0.1",
         ),
         ({"descending": False}, "descending: descending must be left out without a score"),
         ({"score": "ifd", "seed": 3}, "seed: seed must be left out with a score"),

@@ -28,7 +28,14 @@ from stages._selection.budget import Unit
 from stages.select.target import Distribution, Gaps, Nearest, target
 from stages.select.target.dsir import BUCKETS, bags, log_weights
 from stages.select.target.gaps import log_density, principal_components, project
-from stages.select.target.nearest import Order, mean_cosine, nearest, take_turns
+from stages.select.target.jaccard import Jaccard, jaccard
+from stages.select.target.nearest import (
+    Order,
+    mean_cosine,
+    nearest,
+    take_task_turns,
+    take_turns,
+)
 from tests.stages._selection.binding import bound, problems_of
 from tests.support.rows import conversations, sample
 
@@ -334,11 +341,42 @@ def test_equal_rows_and_single_rows() -> None:
     assert one["drop_reason"].to_list() == [None]
 
 
+def test_features_are_compared_by_what_they_share() -> None:
+    one = np.array([[0.2, 0, 0.5, 0]], np.float32)
+    other = np.array([[0.1, 0.3, 0.5, 0]], np.float32)
+    assert jaccard(one, other)[0] == pytest.approx(0.6, abs=1e-6)
+    assert jaccard(one, one)[0] == 1
+    twice = np.vstack([one, other])  # the prototype is the mean
+    assert jaccard(one, twice)[0] == pytest.approx(0.65 / 0.85, abs=1e-6)
+    assert np.isnan(jaccard(np.zeros((1, 4), np.float32), one)[0])
+    with pytest.raises(UserError, match="must have vectors of 0 and more, got -1"):
+        jaccard(-np.ones((1, 2), np.float32), np.ones((1, 2), np.float32))
+    with pytest.raises(UserError, match="must have features, got only zeros"):
+        jaccard(one, np.zeros((1, 4), np.float32))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_tasks_take_turns_by_their_nearest_target(seed: int, budget: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows, targets = (rng.standard_normal((n, 3)).astype(np.float32) for n in (12, 5))
+    tasks = [np.array([0, 3]), np.array([1, 2, 4])]
+    turns = take_task_turns(rows, targets, tasks, np.ones(12, np.int64), budget)
+    similarity = cosines(rows, targets)
+    free, expected = set(range(12)), []
+    for turn in range(budget):
+        of_task = similarity[:, tasks[turn % 2]].max(axis=1)
+        best = max(free, key=lambda row, s=of_task: (round(s[row], 12), -row))
+        free.remove(best)
+        expected.append(best)
+    assert turns.rows == expected
+    assert all(target in tasks[turn % 2] for turn, target in enumerate(turns.targets))
+
+
 def test_types_and_empty_input() -> None:
     adds = target.__stage__.adds  # type: ignore[attr-defined]
     edges = {"rows": [{}], "target": [{}], "held": [{}]}
-    data = frame(vectors(9))
-    for method in (Nearest(), Gaps(), Distribution()):
+    data = frame(np.abs(vectors(9)))
+    for method in (Nearest(), Jaccard(), Gaps(), Distribution()):
         gaps = isinstance(method, Gaps)
         added = adds(
             SimpleNamespace(method=method, keep_chosen=False),
@@ -385,7 +423,8 @@ def test_options_that_are_accepted() -> None:
     for method in (
         "nearest",
         "gaps",
-        {"name": "nearest", "order": "turns", "vector": "v"},
+        "jaccard",
+        {"name": "nearest", "order": "turns", "vector": "v", "task": "subset"},
         {"name": "distribution", "min_words": 100, "seed": 3, "field": "both"},
     ):
         assert problems_of("select.target", method=method, budget=1) == []
@@ -414,6 +453,10 @@ def test_options_that_are_accepted() -> None:
         (
             {"method": {"name": "gaps", "order": "mean"}},
             "method.order: method (gaps) has no option 'order'",
+        ),
+        (
+            {"method": {"name": "nearest", "task": "subset"}},
+            "method.task: method.task must be left out with order: max, got 'subset'",
         ),
         ({"seed": 1}, "seed: 'seed' is an option of method: distribution"),
         ({"method": "near"}, "method: method: there is no 'near'"),

@@ -22,7 +22,8 @@ from stages._training import preference_data
 from stages._training import trainer as trainer_module
 from stages._training.dataset import load_tokenizer
 from stages._training.hyperparameters import Full, LoRA
-from stages._training.preferences import DPO, IPO, KTO, ORPO, Loss
+from stages._training.losses.preference import UFT, DavIR
+from stages._training.preferences import DPO, IPO, KTO, ORPO, TRL, Loss
 from stages.export.pairs import pairs as export_pairs
 from stages.train.preference import preference
 from tests.conftest import ROOT
@@ -158,8 +159,14 @@ def test_log_probs_are_the_models_own(tinylm: LanguageModel) -> None:
         pytest.param(IPO(beta=0.05), 100.0, id="ipo", marks=pytest.mark.proof),
         pytest.param(ORPO(), None, id="orpo"),
         pytest.param(KTO(), 0.5, id="kto"),
+        pytest.param(UFT(), 0.25, id="uft", marks=pytest.mark.proof),
+        pytest.param(DavIR(), np.log(2), id="davir", marks=pytest.mark.proof),
+        pytest.param(
+            TRL(loss_type=("sigmoid", "apo_zero", "ipo"), loss_weights=(1.0, 0.5, 0.1)),
+            np.log(2) + 0.5 + 0.1 * 25, id="trl", marks=pytest.mark.proof,
+        ),
     ],
-)
+)  # fmt: skip
 def test_every_loss_teaches_what_is_chosen(
     loss: Loss, first: float | None, ctx: Context, tinylm: LanguageModel
 ) -> None:
@@ -183,7 +190,7 @@ def test_every_loss_teaches_what_is_chosen(
     assert held_out["prompts_seen"] == 0
     assert seen == [(step, 4) for step in range(1, 5)]
     assert result["trained_tokens"] == ctx.counters["tokens"]
-    assert result["rows"] == (24 if isinstance(loss, KTO) else 12)
+    assert result["rows"] == (24 if isinstance(loss, KTO | UFT) else 12)
 
 
 class Killed(Exception):

@@ -75,9 +75,13 @@ def shards(tmp_path: Path) -> Path:
 
 
 def weights(ctx: Context) -> dict[str, Any]:
+    return weights_in(ctx.files / "model")
+
+
+def weights_in(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
-    return load_file(ctx.files / "model/model.safetensors")
+    return load_file(folder / "model.safetensors")
 
 
 def metrics(ctx: Context) -> dict[str, Any]:
@@ -404,6 +408,47 @@ def test_a_resumed_training_equals_an_undisturbed_one(
         assert (tensor == expected[name]).all(), name
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(Full(), id="full"),
+        pytest.param(LoRA(), id="lora", marks=pytest.mark.proof),
+    ],
+)
+def test_the_weights_after_an_epoch_are_those_of_a_training_that_ends_there(
+    method: Any, tmp_path: Path, shards: Path, tinylm: LanguageModel, monkeypatch: Any
+) -> None:
+    """They survive a kill after which the training goes on from beyond their epoch."""
+
+    def train(ctx: Context, epochs: float, checkpoints: tuple[int, ...] = ()) -> None:
+        sft(
+            ctx, shards, model=tinylm, num_train_epochs=epochs, gradient_accumulation_steps=2,
+            max_length=128, method=method, learning_rate=1e-3, lr_scheduler_type="constant",
+            warmup_ratio=0.0, checkpoints=checkpoints, packing=False,
+        )  # fmt: skip
+
+    once, twice = Context.scratch(tmp_path / "once"), Context.scratch(tmp_path / "twice")
+    train(once, 1.0)
+    steps = metrics(once)["steps"]
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SAVING_FRACTION", 1e9)
+    twice.report = dies_at(steps + 3)
+    with pytest.raises(Killed):
+        train(twice, 2.0, (1, 2))
+    resumed: list[float] = []
+    twice.report = lambda done, total: resumed.append(done)
+    train(twice, 2.0, (1, 2))
+    assert resumed[0] > steps
+    kept = twice.files / "checkpoints"
+    assert sorted(path.name for path in kept.iterdir()) == ["epoch-1", "epoch-2"]
+    for folder, ctx in (("epoch-1", once), ("epoch-2", twice)):
+        own = weights_in(kept / folder)
+        for name, tensor in weights(ctx).items():
+            assert (tensor == own[name]).all(), (folder, name)
+    assert not (kept / "epoch-1/complete.json").exists()
+    assert (kept / "epoch-1/adapter").is_dir() == isinstance(method, LoRA)
+
+
 def test_an_adapter_is_saved_beside_the_weights_that_it_is_merged_into(
     ctx: Context, tinylm: LanguageModel, shards: Path
 ) -> None:
@@ -460,7 +505,15 @@ def test_a_template_without_marks_is_refused_before_anything_runs(
         ({"max_steps": 1, "learning_rate": 0.0}, "learning_rate must be above 0, got 0.0"),
         ({"max_steps": 1, "warmup_ratio": 1.0}, "warmup_ratio must be below 1, got 1.0"),
         ({"max_steps": 1, "max_length": 1}, "max_length must be at least 2, got 1"),
-        ({"max_steps": 1, "lora_r": 8}, "'lora_r' is an option of method: lora"),
+        ({"max_steps": 1, "lora_r": 8}, "'lora_r' is an option of method: lora or method: dora"),
+        (
+            {"max_steps": 1, "checkpoints": [1]},
+            "checkpoints must be left out without num_train_epochs, got [1]",
+        ),
+        (
+            {"num_train_epochs": 2.0, "checkpoints": [1, 3]},
+            "checkpoints must be at most num_train_epochs, 2, got 3",
+        ),
         (
             {"max_steps": 1, "method": {"name": "lora", "lora_r": 0}},
             "method.lora_r must be at least 1, got 0",

@@ -38,11 +38,15 @@ class Patience:
 
     Args:
         seconds: What failed requests and the waits after them may take together.
-        address: Where is published, for the error.
+        address: Whose server it is, for the error.
+        why: What is left of what was done, for the error.
+        hint: What to do then.
     """
 
     seconds: float = DEFAULT_SECONDS
     address: str | None = None
+    why: str = "nothing is lost: what was sent stays there, and no version is half published"
+    hint: str = "the same command later (it sends only what is missing), or --wait SECONDS"
 
     def retry(self, step: Callable[[], T]) -> T:
         """The result of a step, which is tried until it succeeds or patience ends.
@@ -73,7 +77,7 @@ class Patience:
         return UserError(
             f"the server did not answer in time: {busy.why}{after}",
             where=self.address,
-            why="nothing is lost: what was sent stays there, and no version is half published",
-            hint="the same command later (it sends only what is missing), or --wait SECONDS",
+            why=self.why,
+            hint=self.hint,
             code=Exit.TRY_AGAIN,
         )

@@ -1,0 +1,1 @@
+"""Hidden states of language models, and sparse autoencoders over them."""

@@ -1,0 +1,1 @@
+"""Gradients of single rows: which parameters, one row at a time, projected."""
