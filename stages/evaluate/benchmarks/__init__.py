@@ -40,6 +40,7 @@ from typing import Any
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
+from pipeline.models.counting import is_counting
 from pipeline.stage import InputFiles, Items, Records, stage
 from pipeline.types import Count, NonNegativeInt
 from stages.evaluate.benchmarks.contamination import contaminated as find_contaminated
@@ -165,6 +166,8 @@ def benchmarks(
     configs, left_out = _configs(ctx, items, examples, task_files, tasks, max_tokens)
     chosen_groups = _groups(groups or {}, configs)
     settings = Settings(chat, max_documents, seed)
+    if is_counting():  # likelihoods send no requests
+        configs = {n: c for n, c in configs.items() if c.get("output_type") == "generate_until"}
     columns = {Column("model", num_shots): model}
     columns |= {Column("base", base_shots): base} if base is not None else {}
     results: dict[str, dict[str, TaskResult]] = {}
@@ -174,6 +177,8 @@ def benchmarks(
         for done, (name, config) in enumerate(configs.items()):
             ctx.progress(number * len(configs) + done, len(columns) * len(configs))
             results[column.name][name] = run_task(config, engine, column, settings, ctx.work)
+    if is_counting():
+        return
     flagged = find_contaminated(results["model"], training, contaminated)
     scores = {
         column: {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel, Scored
+from pipeline.models.counting import CountingEngine, counting
 from stages.evaluate import benchmarks as module
 from stages.evaluate.benchmarks import benchmarks
 from stages.evaluate.benchmarks.layouts import item_tasks
@@ -170,6 +171,24 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_task(ctx: Context) -> N
     benchmarks(partly, items, model=NO_MODEL)
     assert 0 < partly.engine.scored < first.engine.scored  # type: ignore[attr-defined]
     assert (ctx.files / "benchmarks.json").read_bytes() == done
+
+
+class Counted(Context):
+    """Every model of which is one that counts requests."""
+
+    engine: CountingEngine
+
+    def open(self, model: Any) -> Any:
+        return self.engine
+
+
+def test_requests_are_counted_and_likelihoods_are_none(tmp_path: Path) -> None:
+    sums = [{"question": f"What is {n} and {n}?", "answer": f"#### {2 * n}"} for n in range(3)]
+    context = Counted.scratch(tmp_path)
+    context.engine = CountingEngine(LanguageModel(model="any"))
+    with counting():
+        benchmarks(context, pl.concat([exam("sums", sums), LETTERS]), model=NO_MODEL, base=NO_MODEL)
+    assert context.engine.count.requests == 6
 
 
 def test_an_answer_that_failed_is_no_wrong_one(ctx: Context) -> None:

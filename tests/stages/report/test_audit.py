@@ -14,6 +14,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
+from pipeline.recipe.discovery import find
+from pipeline.stage import DataKind
 from stages.report.audit import alarms, audit
 from stages.report.audit.agreement import agreement, fleiss_kappa
 from stages.report.audit.copied import longest_runs
@@ -157,6 +159,11 @@ def test_real_rows_are_described_by_source_and_copies_are_shown(ctx: Context) ->
 def test_filters_and_annotators_are_as_many_as_they_must_be(ctx: Context) -> None:
     with pytest.raises(OptionError, match="must name each of the 1 filters"):
         audit(ctx, POOL, filtered=[POOL], filters=("a", "b"))
+
+
+def test_the_filters_are_an_edge_of_several_that_may_be_left_out() -> None:
+    (edge,) = (edge for edge in find("report.audit").edges if edge.name == "filtered")
+    assert (edge.many, edge.optional, edge.kind) == (True, True, DataKind.RECORDS)
 
 
 def test_files_lie_where_people_look(ctx: Context, tmp_path: Path) -> None:
