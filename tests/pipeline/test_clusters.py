@@ -178,7 +178,7 @@ def two_nodes() -> Iterator[Any]:
 def test_ray_gives_the_shards_of_one_machine_though_a_node_and_workers_are_lost(
     two_nodes: Any, tmp_path: Path
 ) -> None:
-    wired = sized(tmp_path, most=60)
+    wired = sized(tmp_path, most=300)
     assert run(wired, tmp_path / "here") is Exit.DONE
     backend = backend_named(f"ray://{two_nodes.address}", 2)
     assert backend is not None
@@ -308,7 +308,7 @@ def slurm(
 @pytest.mark.proof
 @pytest.mark.usefixtures("slurm")
 def test_slurm_gives_the_shards_of_one_machine_though_jobs_are_lost(tmp_path: Path) -> None:
-    wired = sized(tmp_path, most=200)
+    wired = sized(tmp_path, most=300)
     assert run(wired, tmp_path / "here") is Exit.DONE
     backend = backend_named("slurm", 2)
     assert run_on(backend, wired, tmp_path / "there") is Exit.DONE

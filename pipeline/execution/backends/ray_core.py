@@ -26,7 +26,7 @@ from pipeline.errors import Exit, UserError
 from pipeline.execution.backends import ChunkLost, ChunkResult, RemoteStage, StageCall
 from pipeline.stage import DataKind
 
-RETRIES: Final = 3
+RETRIES: Final = 1
 """How often Ray starts a task again whose node or worker died."""
 
 _THREADS: Final = {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "NUMBA_NUM_THREADS": "1"}

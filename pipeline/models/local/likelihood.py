@@ -203,8 +203,7 @@ def packed_states(model: Any, rows: Sequence[Scored], size: int) -> tuple[Tensor
 
 @torch.inference_mode()
 def _packed(model: Any, rows: Sequence[Scored], size: int) -> list[NDArray[np.float32]]:
-    scores = _token_scores(model, *packed_states(model, rows, size))
-    scores = token_scores(model, states[scored_at - 1], tokens[scored_at].to(model.device))
+    scores = token_scores(model, *packed_states(model, rows, size))
     return np.split(scores, np.cumsum([len(r.tokens) - r.start for r in rows])[:-1])
 
 

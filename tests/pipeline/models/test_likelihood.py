@@ -59,7 +59,6 @@ def test_they_are_those_of_one_row_at_a_time(engine: TransformersEngine) -> None
     long = ((SHORT, 1), (SHORT + 1, 200), (1100, 1))
     sequences += [Scored(tokens[:length], start) for length, start in long]
     assert engine._loaded.likelihoods.packs_rows
-    assert engine._loaded.likelihoods.packs_rows
     assert largest_difference(engine._loaded.model, sequences) < 1e-5
 
 
