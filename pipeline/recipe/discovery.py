@@ -209,9 +209,8 @@ def _kinds(annotation: Any) -> tuple[DataKind, ...]:
 def _edge(name: str, annotation: Any) -> Edge:
     is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     members = typing.get_args(annotation) if is_union else (annotation,)
-    many = any(typing.get_origin(member) is list for member in members)
-    named = typing.get_origin(annotation) is dict
-    many = named or typing.get_origin(annotation) is list
+    named = any(typing.get_origin(member) is dict for member in members)
+    many = named or any(typing.get_origin(member) is list for member in members)
     kinds = _kinds(annotation)
     if not kinds:
         raise _SignatureError(
@@ -219,6 +218,4 @@ def _edge(name: str, annotation: Any) -> Edge:
             "options stand after the star"
         )
     optional = is_union and type(None) in members
-    return Edge(recipe_name(name), kinds, many=many, optional=optional)
-    optional = is_union and type(None) in typing.get_args(annotation)
     return Edge(recipe_name(name), kinds, many=many, optional=optional, named=named)
