@@ -76,7 +76,7 @@ class Method:
         paper: Its paper.
         summary: What it does.
         stages: The stages that name the paper, in the order of the recipe; all those of the
-            recipe that make, change, label or choose rows where none does.
+            recipe that make, change, label or choose rows where none does; else those that train.
         recipe: The recipe that runs it.
         profiles: The recipe's profiles.
         as_in_paper: What is as in the paper.
@@ -171,11 +171,13 @@ def _method(path: Path, documented: Mapping[str, Mapping[str, list[str]]]) -> Me
         part: " ".join(filter(None, (parts(text)[part] for text in texts)))
         for part in ("paper", "code", "ours", "left")
     }
+    own = stages or [stage for stage in used if not stage.startswith(_AROUND)]
+    own = own or [stage for stage in used if stage.startswith(_TRAINING)]
     return Method(
         name=head["name"],
         paper=Paper(head["title"], head["authors"], int(head["year"]), head["arxiv"]),
         summary=_summary(head["text"]),
-        stages=tuple(stages or (s for s in used if not s.startswith(_AROUND))),
+        stages=tuple(own),
         recipe=path.stem,
         profiles=tuple(document.get("profiles", ())),
         as_in_paper=joined["paper"],
@@ -183,7 +185,7 @@ def _method(path: Path, documented: Mapping[str, Mapping[str, list[str]]]) -> Me
         differs=joined["ours"],
         left_out=joined["left"],
         needs=tuple(_needs(document)),
-        options={n: s for n, s in document["stages"].items() if s["uses"] in (stages or used)},
+        options={n: s for n, s in document["stages"].items() if s["uses"] in own},
     )
 
 

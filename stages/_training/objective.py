@@ -8,7 +8,7 @@ forward passes of a step is here, once for all, as the library divides its own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.types import Count, NonNegativeFloat, option_group
@@ -107,6 +107,9 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
     class Trainer(base):  # type: ignore[misc]
         """Divides the sums of `objective.loss` by the count of the whole step."""
 
+        data_collator: Any
+        _signature_columns: Any
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.plain_collator, self.data_collator = self.data_collator, self.collate
@@ -116,7 +119,7 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
                 freeze_half(self.model, settings.seed)
 
         def collate(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-            return self.plain_collator(examples) | further_columns(examples, self.padding_free)
+            return {**self.plain_collator(examples), **further_columns(examples, self.padding_free)}
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
@@ -149,43 +152,71 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
                 )  # fmt: skip
             if not _is_ours(loss, values):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            targets, weights, rows = _targets(inputs | values)
-            batch = Batch(
-                inputs={name: value for name, value in inputs.items() if name != "labels"},
-                targets=targets, weights=weights, rows=rows, model=model,
-                reference=self.reference, stored=self.stored(inputs, values),
-                progress=done, values=values, generator=generator,
-            )  # fmt: skip
-            count = torch.as_tensor(num_items_in_batch).clamp(min=1).to(weights.device)
+            batch = _batch(objective, self.accelerator.unwrap_model(model), inputs, values, done)
+            batch = replace(batch, generator=generator)
+            count = torch.as_tensor(num_items_in_batch).clamp(min=1).to(batch.weights.device)
             total = loss.total(batch) / count
             for name, value in batch.notes.items():
                 self.notes[name] = self.notes.get(name, 0.0) + float(value / count)
             return total * self.accelerator.num_processes
 
-        def stored(self, inputs: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-            if objective.stored is None:
-                return None
-            return objective.stored.of(values["row_block"], laid_out="position_ids" in inputs)
-
-        def reference(self, inputs: Mapping[str, Any]) -> Any:
-            if objective.reference is not None:
-                return objective.reference(**inputs, use_cache=False).logits
-            with self.accelerator.unwrap_model(self.model).disable_adapter():
-                return self.model(**inputs, use_cache=False).logits
-
         def generator(self) -> Any:
-            """Of this forward pass: the same again in a training that was resumed."""
             step, number = self.passes
             number = number + 1 if step == self.state.global_step else 0
             self.passes = self.state.global_step, number
-            seed = (settings.seed * 1_000_003 + self.state.global_step) * 65_537 + number
-            return torch.Generator().manual_seed(seed % 2**63)
+            return pass_generator(settings.seed, *self.passes)
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             super().log(logs | self.notes, start_time)
             self.notes.clear()
 
     return scheduled(Trainer, settings.lr_scheduler_type)
+
+
+def _batch(
+    objective: Objective,
+    model: Any,
+    inputs: Mapping[str, Any],
+    values: Mapping[str, Any],
+    progress: float,
+) -> Batch:
+    """A forward pass as a loss sees it."""
+
+    def reference(inputs: Mapping[str, Any]) -> Any:
+        if objective.reference is not None:
+            return objective.reference(**inputs, use_cache=False).logits
+        with model.disable_adapter():
+            return model(**inputs, use_cache=False).logits
+
+    stored = None
+    if objective.stored is not None:
+        stored = objective.stored.of(values["row_block"], laid_out="position_ids" in inputs)
+    targets, weights, rows = _targets({**inputs, **values})
+    return Batch(
+        inputs={name: value for name, value in inputs.items() if name != "labels"},
+        targets=targets,
+        weights=weights,
+        rows=rows,
+        model=model,
+        reference=reference,
+        stored=stored,
+        progress=progress,
+        values=values,
+    )
+
+
+def pass_generator(seed: int, step: int, number: int) -> Any:
+    """Where a forward pass draws from: the same again in a training that was resumed.
+
+    Args:
+        seed: Of the training.
+        step: How many steps are done.
+        number: Of the pass within the step.
+    """
+    import torch
+
+    mixed = (seed * 1_000_003 + step) * 65_537 + number
+    return torch.Generator().manual_seed(mixed % 2**63)
 
 
 def _is_ours(loss: Loss, values: Mapping[str, Any]) -> bool:

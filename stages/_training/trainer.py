@@ -279,7 +279,13 @@ def adapter(method: Method) -> Any:
 
 
 def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | None = None) -> Any:
-    """The trainer's callback: progress, divergence, when to save, and when to stop."""
+    """The trainer's callback: progress, divergence, when to save, and when to stop.
+
+    Args:
+        step_done: Called with the number of each finished step.
+        keep: Called with the weights in training and the same number.
+        stop_after: The step to stop after, with a checkpoint; None for the last one.
+    """
     from transformers import TrainerCallback
 
     class Callback(TrainerCallback):

@@ -32,13 +32,16 @@ sPhinX, FLAN, Meta-tuning, InsTag, DEITA, Long Is More, Active instruction tunin
 Heterogeneous feedback, OPT-IML, Scaling Flan (Flan-PaLM), Flan Collection, Poison of Alignment,
 LMSI, CoDI-Eval, AlpaGasus, AutoIF, DPO, Evol-Instruct, Magpie, OSS-Instruct, Persona Hub,
 ReAlign, RuleR, SecAlign, Self-Seq, Super-NaturalInstructions, T0,
-Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data)
+Nuggets, DELIFT, MIWV, ARTE, CGE (what's new in my data),
 SMART, Beyond IID, Skill-it, SFT composition (DMT), Tülu 1 (Camels), Tülu 2, Tülu 3, OpenBezoar,
-EasyInstruct, AlpaCare, Pre-instruction-tuning
+EasyInstruct, AlpaCare, Pre-instruction-tuning,
+NEFTune, Instruction Modelling, Masked Thought, FIGA, SFTMix, Half fine-tuning, MeCo,
+Teacher worth a million instructions, Weak-to-strong, WiSE-FT, Model Stock, Disperse-then-merge,
+RE-Adapt, UFT,
 AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephrasing,
-Prompt-injection robustness, Verbalizer manipulation
+Prompt-injection robustness, Verbalizer manipulation,
 LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
-Maybe only 0.5%
+Maybe only 0.5%,
 InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
 """
 

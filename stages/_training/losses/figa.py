@@ -148,10 +148,10 @@ def changed(
     from rapidfuzz.distance import Levenshtein
 
     at = [i for i, label in enumerate(labels) if label != IGNORED]
-    mine = [labels[i] for i in at]
-    theirs = [label for label in other if label != IGNORED]
+    own_tokens = [labels[i] for i in at]
+    other_tokens = [label for label in other if label != IGNORED]
     weights = [0.0] * len(labels)
-    for step in Levenshtein.opcodes(theirs, mine):
+    for step in Levenshtein.opcodes(other_tokens, own_tokens):
         if step.tag in ("insert", "replace"):
             for i in at[step.dest_start : step.dest_end]:
                 weights[i] = weight

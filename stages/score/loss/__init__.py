@@ -209,15 +209,16 @@ def loss(
     scores = {name: [score(FORMULAS[name], arrays, i) for i in numbers] for name in formulas}
     if "learnability" in scores:
         _learnable(scores["learnability"], arrays, min_answer_tokens)
-    lists = {"token_losses": _token_losses(arrays, len(shown))} if token_losses else {}
-    return pl.DataFrame(
-        {
-            **{name: pl.Series(values, dtype=pl.Float32) for name, values in scores.items()},
-            **{name: pl.Series(v, dtype=pl.List(pl.Float32)) for name, v in lists.items()},
-            "tokens": pl.Series([c and len(c.tokens) for c in shown.rendered], dtype=pl.Int32),
-            "error": pl.Series(shown.errors, dtype=pl.String),
-        }
-    )
+    columns: dict[str, pl.Series] = {
+        name: pl.Series(values, dtype=pl.Float32) for name, values in scores.items()
+    }
+    if token_losses:
+        lists = _token_losses(arrays, len(shown))
+        columns["token_losses"] = pl.Series(lists, dtype=pl.List(pl.Float32))
+    lengths = [None if c is None else len(c.tokens) for c in shown.rendered]
+    columns["tokens"] = pl.Series(lengths, dtype=pl.Int32)
+    columns["error"] = pl.Series(shown.errors, dtype=pl.String)
+    return pl.DataFrame(columns)
 
 
 def _learnable(values: list[float | None], arrays: Measured, least: int) -> None:

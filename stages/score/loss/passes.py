@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from pipeline.models.local.chat_template import Unrenderable
 from schemas.records import Message, digest
 from schemas.turns import View, turn_text
 from stages._llm import likelihood_views as views
-from stages._llm.likelihood_views import Floats, RenderedConversation, Rendering, mean_loss
+from stages._llm.likelihood_views import Floats, Part, RenderedConversation, Rendering, mean_loss
 from stages.score.loss.formulas import FORMULAS, Definition, Fact, Model, Pass, Shown
 
 Measured = dict[tuple[Pass | Fact, int], Floats]
@@ -135,10 +135,11 @@ class Rows:
         """
         if shown == "row":
             return self.rendered
-        derived = _reversed if shown == "reversed" else _without_input
+        derived: Derived = _reversed if shown == "reversed" else _without_input
         results: list[RenderedConversation | None] = []
-        for row, known in zip(self._rows, self.rendered, strict=True):
-            other = None if known is None else derived(*row, self.rendering.turn)
+        for (messages, start, tools), known in zip(self._rows, self.rendered, strict=True):
+            read = known is not None
+            other = derived(messages, start, tools, self.rendering.turn) if read else None
             rendered = None if other is None else _render(self.rendering, *other)
             results.append(rendered if isinstance(rendered, RenderedConversation) else None)
         return results
@@ -166,6 +167,8 @@ def _render(
 
 
 Row = tuple[list[Message], int | None, str | None]
+Derived = Callable[[list[Message] | None, int | None, str | None, View], Row | None]
+"""From a row, and what of a turn is shown, to what stands in its place."""
 
 
 def _reversed(
@@ -236,7 +239,7 @@ def _log_probs(models: Models, rows: Rows, passes: Sequence[Pass]) -> Measured:
     results: Measured = {}
     shown = {name: rows.shown(name) for name in dict.fromkeys(one.shown for one in passes)}
     for name in dict.fromkeys(one.model for one in passes):
-        parts = {
+        parts: dict[tuple[Pass | Fact, int], list[Part]] = {
             (one, i): one.view(conversation, rows.rendering)
             for one in passes
             if one.model == name

@@ -119,10 +119,10 @@ def test_kl_is_the_true_divergence_and_none_to_itself() -> None:
     model, other = Model(), Model(3)
     same = batch(model, reference=lambda inputs: model(**inputs).logits)
     assert float(KL(beta=5).total(same)) == pytest.approx(plain(same), rel=1e-6)
-    apart = batch(model, reference=lambda inputs: other(**inputs).logits)
-    total = float(KL(beta=0.5).total(apart))
-    assert total > plain(apart)
-    assert total == pytest.approx(plain(apart) + 0.5 * float(apart.notes["kl"]), rel=1e-6)
+    distinct = batch(model, reference=lambda inputs: other(**inputs).logits)
+    total = float(KL(beta=0.5).total(distinct))
+    assert total > plain(distinct)
+    assert total == pytest.approx(plain(distinct) + 0.5 * float(distinct.notes["kl"]), rel=1e-6)
 
 
 def test_minor_sft_is_the_published_value_and_fades_as_a_row_is_learned() -> None:
