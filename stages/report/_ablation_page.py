@@ -112,13 +112,12 @@ def sentence(comparison: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
 def _losses(result: Mapping[str, Any]) -> str:
     """Each arm's losses, the untrained model first, then the best."""
     sets = list(result["counts"]["eval_rows"])
-    if len(sets) == 1:
-        names, shown = ["evaluation loss"], lambda arm: [f"{arm['loss']:.4f}"]
-    else:
-        names = [*sets, "mean"]
+    names = ["evaluation loss"] if len(sets) == 1 else [*sets, "mean"]
 
-        def shown(arm: Any) -> list[str]:
-            return [*(f"{arm['by_set'][name]:.4f}" for name in sets), f"{_mean(arm):.4f}"]
+    def shown(arm: Any) -> list[str]:
+        if len(sets) == 1:
+            return [f"{arm['loss']:.4f}"]
+        return [*(f"{arm['by_set'][name]:.4f}" for name in sets), f"{_mean(arm):.4f}"]
 
     header = ["trained on", *names, "spread", "trainings", "tokens", "answers", "steps"]
     rows = [[UNTRAINED, *shown(result["base"]), *[""] * 5]]

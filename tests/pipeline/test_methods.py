@@ -16,7 +16,7 @@ from pipeline.recipe.recipe import RECIPES
 from tests.support.running import called
 
 METHODS = methods()
-OF_NO_PAPER = {"full", "own-step", "quickstart"}
+OF_NO_PAPER = {"curate", "full", "leaderboard", "own-step", "quickstart"}
 COVERED = """
 Learning percentage, LoBaSS, DS weight, Context-dependency, PASER, GRAPE,
 Self-Instruct, Unnatural Instructions, Ensemble-Instruct, David vs Goliath, LaMini-LM,

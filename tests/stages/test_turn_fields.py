@@ -71,6 +71,7 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
     ),
     "report.ablation": (DIFFERENCES, _TRAINED),
     "mix.online": (DIFFERENCES, _TRAINED),
+    "report.novelty": (DIFFERENCES, "it samples for long; it reads what the template renders"),
     "score.agreement": (
         ("reasoning", "results"),
         "it compares what was answered, and nobody is asked about rows with tools",

@@ -104,8 +104,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         Args:
             requests: Texts.
             disable_tqdm: Ignored.
+
+        Raises:
+            UserError: In any case.
         """
-        raise NotImplementedError
+        raise UserError("a benchmark must not ask for the likelihood of whole texts")
 
     def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:  # noqa: ARG002
         """Answers up to a stop, durable in the journal before anything reads them.
