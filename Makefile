@@ -68,7 +68,8 @@ test: setup ## Run the tests (10 minutes on 2 cores)
 	$(PY) -m pytest -n 2 --dist loadfile
 
 proof: setup vllm ## Run the slow proofs: kills, real vLLM, published answers at scale
-	$(PY) -m pytest -m proof
+	$(PY) -m pytest -n 2 -m proof --ignore-glob='*/test_vllm*.py'
+	$(PY) -m pytest -m proof tests/pipeline/models/test_vllm*.py
 	$(PY) -m pytest -n 2 -m "hypothesis and not proof and not proof_long" --hypothesis-profile=proof
 
 proof-long: setup ## Run the longest proofs: hundreds of damaged inputs by command line
