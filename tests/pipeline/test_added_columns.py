@@ -29,7 +29,7 @@ def selecting(column: str, folder: Path, **more: Any) -> None:
         ("ifd", "score.loss"),
         ("ppl", "score.loss"),  # by an option that is not the default
         ("response_words", "score.heuristics"),
-        ("vector", "embed.text"),
+        ("vector", "embed.activations, embed.gradients or embed.text"),
     ],
 )
 def test_the_error_names_the_stage_that_adds_the_column(

@@ -98,7 +98,11 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
         scores = dict(zip(distinct, self._engine.loglikelihood(distinct), strict=True))
         return [(float(scores[one].sum(dtype="float64")), GREEDY_UNKNOWN) for one in sequences]
 
-    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
+    def loglikelihood_rolling(  # what the harness calls
+        self,
+        requests: Any,
+        disable_tqdm: bool = True,  # noqa: ARG002
+    ) -> list[float]:
         """Refused: `task_files` lets no such task through.
 
         Args:
@@ -147,8 +151,10 @@ def decoding_of(options: dict[str, Any]) -> Decoding:
     Args:
         options: The task's `generation_kwargs`.
 
-    >>> decoding_of({"until": ["\\n"], "max_gen_toks": 8, "do_sample": False, "temperature": 0.7})
-    Decoding(max_tokens=8, temperature=0.0, top_p=1.0, presence_penalty=0.0, stop=('\\n',), ...
+    >>> options = {"until": ["\\n"], "max_gen_toks": 8, "do_sample": False, "temperature": 0.7}
+    >>> decoding = decoding_of(options)
+    >>> decoding.max_tokens, decoding.temperature, decoding.stop
+    (8, 0.0, ('\\n',))
     """
     until = options.get("until") or []
     sampled = bool(options.get("do_sample"))

@@ -85,8 +85,8 @@ def datamodel(masks: NDArray[np.bool_], losses: Floats, ridge: float) -> Floats:
 
     Example:
         >>> masks = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)
-        >>> datamodel(masks, np.array([1.0, 3.0, 1.0, 3.0]), 0.0).round(6).tolist()
-        [2.0, -0.0]
+        >>> (datamodel(masks, np.array([1.0, 3.0, 1.0, 3.0]), 0.0).round(6) + 0.0).tolist()
+        [2.0, 0.0]
     """
     from sklearn.linear_model import Ridge
 

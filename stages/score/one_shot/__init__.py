@@ -259,8 +259,8 @@ def distance(log_probs: Floats) -> float:
     Args:
         log_probs: Those of the answer's tokens.
 
-    >>> distance(np.log(np.array([1.0, 0.2])))
-    0.565685424949238
+    >>> round(distance(np.log(np.array([1.0, 0.2]))), 6)
+    0.565685
     """
     return float(np.sqrt(np.mean((1 - np.exp(log_probs)) ** 2)))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline.context import Context
 from pipeline.errors import Exit
 from pipeline.recipe.recipe import Recipe
-from stages.report.ablation import _refuse_overlaps
+from stages.report._overlaps import refuse_overlaps
 from stages.select.except_ import except_
 from tests.stages._selection.binding import problems_of
 from tests.stages.select.test_split import RELATION, TEXTS
@@ -93,10 +93,10 @@ def test_what_the_ablation_refuses_is_what_near_takes_out() -> None:
     rows = sample("self_instruct.jsonl.gz")
     heldout = rows.gather_every(40)
     with pytest.raises(Exception, match="the arms contain evaluation rows"):
-        _refuse_overlaps(rows, rows.head(5), heldout)
+        refuse_overlaps({"pool": rows}, {"eval_rows": heldout})
     left = kept(pl.concat([rows, except_(CTX, rows, heldout, match="near")], how="horizontal"))
     assert len(rows) - 2 * len(heldout) < len(left) <= len(rows) - len(heldout)
-    _refuse_overlaps(left, left.head(5), heldout)
+    refuse_overlaps({"pool": left}, {"eval_rows": heldout})
 
 
 def test_no_rows_on_either_edge() -> None:

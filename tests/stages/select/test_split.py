@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from stages.report.ablation import _refuse_overlaps
+from stages.report._overlaps import refuse_overlaps
 from stages.select.split import split
 from tests.stages._selection.binding import problems_of
 from tests.support.related_rows import components
@@ -105,7 +105,7 @@ def test_steps_that_keep_one_part_each_partition_the_rows() -> None:
     assert sorted(ids) == rows["id"].to_list()
     # Related rows differ in number, so that parts are only about as large as asked for.
     assert {n: round(len(one) / len(rows), 1) for n, one in each.items()} == parts
-    _refuse_overlaps(each["train"], each["train"].head(9), each["heldout"])
+    refuse_overlaps({"train": each["train"]}, {"heldout": each["heldout"]})
 
 
 def test_fractions_are_chances_and_seeds_differ() -> None:

@@ -345,7 +345,7 @@ def test_schedules_give_the_rates_that_they_are_named_for() -> None:
         ({"noise": "neftune"}, "packing must be false with noise: neftune, got true"),
         (
             {"loss": {"name": "mixup", "perplexities": ["c"]}, "packing": False},
-            "loss must not be mixup with packing or an odd batch size",
+            "loss must not be mixup with packing, an odd batch size or an order",
         ),
         (
             {"early_stopping": {}, "num_train_epochs": 2, "max_steps": None, "checkpoints": [1]},
