@@ -1,6 +1,6 @@
 """Weights of categories from what they do for each other (Beyond IID's EE-CPO).
 
-Given the weights a that the categories have and the effects E, of which E[i][j] is how much
+Given the weights a that the categories have and the effects E, of which `E[i, j]` is how much
 rows of category j help (above 0) or harm category i, the weights w are to raise a E w.
 """
 

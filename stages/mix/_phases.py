@@ -206,10 +206,11 @@ def levels(rows: pl.DataFrame, groups: Groups, method: Levels, shuffle: Shuffle)
         method: The order of the levels.
         shuffle: Random orders.
 
-    >>> rows = pl.DataFrame({"id": ["a", "b", "c", "d"], "n": [2, 1, 2, 2], "s": ["x", *"yyx"]})
-    >>> method, shuffle = Levels(interleave="s"), Shuffle(rows["id"], 0)
-    >>> [part.tolist() for part in levels(rows, groups_of(rows, "n"), method, shuffle)]
-    [[1], [0, 2, 3]]
+    Example:
+        >>> rows = pl.DataFrame({"id": ["a", "b", "c", "d"], "n": [2, 1, 2, 2], "s": ["x", *"yyx"]})
+        >>> method, shuffle = Levels(interleave="s"), Shuffle(rows["id"], 0)
+        >>> [part.tolist() for part in levels(rows, groups_of(rows, "n"), method, shuffle)]
+        [[1], [0, 2, 3]]
     """
     numbers = _level_numbers(groups, method.order)
     parts = [np.flatnonzero(numbers == n) for n in range(numbers.max(initial=-1) + 1)]
@@ -282,8 +283,9 @@ def prerequisites_in_order(requires: Mapping[str, Iterable[str]]) -> dict[str, i
     Raises:
         ValueError: Groups require each other; the text says which.
 
-    >>> prerequisites_in_order({"c": ["b", "a"], "b": ["a"]})
-    {'a': 0, 'b': 1, 'c': 2}
+    Example:
+        >>> prerequisites_in_order({"c": ["b", "a"], "b": ["a"]})
+        {'a': 0, 'b': 1, 'c': 2}
     """
     from graphlib import CycleError, TopologicalSorter
 
@@ -354,9 +356,10 @@ def difficulty(values: NDArray[np.float64], method: Difficulty, shuffle: Shuffle
         method: The pacing.
         shuffle: Random orders.
 
-    >>> values, pacing = np.array([4.0, 1.0, 3.0, 2.0]), Difficulty(num_phases=2, start=0.25)
-    >>> [len(part) for part in difficulty(values, pacing, Shuffle(pl.Series([*"abcd"]), 0))]
-    [3, 4]
+    Example:
+        >>> values, pacing = np.array([4.0, 1.0, 3.0, 2.0]), Difficulty(num_phases=2, start=0.25)
+        >>> [len(part) for part in difficulty(values, pacing, Shuffle(pl.Series([*"abcd"]), 0))]
+        [3, 4]
     """
     order = ranking(values, method.descending)
     parts = [
@@ -375,8 +378,9 @@ def pace(method: Difficulty, number: int) -> float:
         method: The pacing.
         number: The phase, from 1 on.
 
-    >>> [pace(Difficulty(num_phases=4, pacing="cyclic"), n) for n in (1, 2, 3, 4)]
-    [0.5, 1.0, 0.5, 0.0]
+    Example:
+        >>> [pace(Difficulty(num_phases=4, pacing="cyclic"), n) for n in (1, 2, 3, 4)]
+        [0.5, 1.0, 0.5, 0.0]
     """
     progress = number / method.num_phases
     match method.pacing:

@@ -75,7 +75,8 @@ MIXTURES: Final[Mapping[Mixture, Mapping[str, float]]] = {
 def is_counted(mixture: Mixture) -> bool:
     """Whether a mixture is published as numbers of rows.
 
-    >>> [is_counted("tulu-2"), is_counted("flan-palm")]
-    [True, False]
+    Example:
+        >>> [is_counted("tulu-2"), is_counted("flan-palm")]
+        [True, False]
     """
     return all(part % 1 == 0 for part in MIXTURES[mixture].values())
