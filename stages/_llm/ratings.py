@@ -166,6 +166,6 @@ def leading_scores(text: str, highest: int = 10) -> tuple[float, float] | None:
         >>> leading_scores("70 9"), leading_scores("7 of 10"), leading_scores("7 9 8")
         (None, None, None)
     """
-    match = _TWO.match(_MARKUP.sub("", text))
+    match = _TWO.match(_MARKUP.sub("", without_preamble(text)))
     scores = (float(match[1]), float(match[2])) if match else None
     return scores if scores and max(scores) <= highest else None

@@ -145,6 +145,8 @@ def ablation(
           with: {model: base, learning_rate: 1.0e-4, num_seeds: 3}
         ```
     """
+    # The order in which a recipe names the sets is no part of the result.
+    selected, eval_rows = dict(sorted(selected.items())), dict(sorted(eval_rows.items()))
     if both := sorted({*selected} & {*arms}):
         raise UserError(
             f"a set of selected rows has the name of an arm: {both[0]}",
