@@ -194,9 +194,10 @@ def killed(overrides: list[str], store: Path, during: str, moment: float | None)
         time.sleep(0.02)
     time.sleep(moment or 0)
     process.send_signal(signal.SIGKILL)
+    last = ""
     for line in process.stderr:
-        running = _begun(line) or running
-    assert process.wait(30) == -signal.SIGKILL, "the run had ended before it was to be killed"
+        running, last = _begun(line) or running, last + line
+    assert process.wait(30) == -signal.SIGKILL, f"the run had ended before: {last[-500:]}"
     return running
 
 
