@@ -91,8 +91,12 @@ UNAFFECTED: Final[dict[str, tuple[tuple[Difference, ...], str]]] = {
 """Stages whose outcome is the same for some differences, with the reason."""
 
 
-def _reading() -> list[str]:
-    names = []
+SLOW: Final = ("embed.gradients", "score.one_shot")
+"""Stages that pass each row through a model several times."""
+
+
+def _reading() -> list[Any]:
+    names: list[Any] = []
     for name in available():
         stage = find(name)
         edge = stage.edges[0] if stage.edges else None
@@ -100,7 +104,7 @@ def _reading() -> list[str]:
             continue
         reads = stage.reads(edge.name, example_of(stage).options)
         if reads != ALL and "messages" in reads:
-            names.append(name)
+            names.append(pytest.param(name, marks=[pytest.mark.proof] * (name in SLOW)))
     return names
 
 

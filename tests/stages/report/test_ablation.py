@@ -112,6 +112,7 @@ def test_arms_get_equal_tokens_and_a_kill_changes_nothing(
         assert (killed.files / name).read_bytes() == (whole.files / name).read_bytes()
 
 
+@pytest.mark.proof
 def test_rows_that_the_template_cannot_show_are_counted_for_each_edge(
     ctx: Context,
     edges: Edges,

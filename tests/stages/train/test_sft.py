@@ -411,7 +411,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(Full(), id="full"),
+        pytest.param(Full(), id="full", marks=pytest.mark.proof),
         pytest.param(LoRA(), id="lora", marks=pytest.mark.proof),
     ],
 )
