@@ -40,7 +40,8 @@ Teacher worth a million instructions, Weak-to-strong, WiSE-FT, Model Stock, Disp
 RE-Adapt, UFT,
 AutoPoison, AlpacaFarm, RevisEval, InstructQA, INSTRUCTEVAL, Robustness to rephrasing,
 Prompt-injection robustness, Verbalizer manipulation,
-LESS, TAGCOS, DataInf, GOT-D, Monosemantic activations, RDS+, DiverseEvol, Diversify & Conquer,
+LESS, TAGCOS, DataInf, Get more for less (GOT-D), Monosemantic activations, RDS+, DiverseEvol,
+Diversify & Conquer,
 Maybe only 0.5%,
 InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
 """

@@ -1,6 +1,6 @@
 """GOT-D: what moves the pool's distribution towards the target's, by the gradient of transport.
 
-GOT-D: Get more for less: Principled Data Selection for Warming Up Fine-Tuning in LLMs (Kang et
+Get more for less (GOT-D): Get more for less: Principled Data Selection for Warming Up Fine-Tuning in LLMs (Kang et
 al. 2024, arXiv:2405.02774).
 
 As in the paper: one entropic optimal transport between the pool, which stands for what the model
