@@ -1,7 +1,7 @@
 """GOT-D: what moves the pool's distribution towards the target's, by the gradient of transport.
 
-Get more for less (GOT-D): Get more for less: Principled Data Selection for Warming Up Fine-Tuning in LLMs (Kang et
-al. 2024, arXiv:2405.02774).
+Get more for less (GOT-D): Get more for less: Principled Data Selection for Warming Up Fine-Tuning
+in LLMs (Kang et al. 2024, arXiv:2405.02774).
 
 As in the paper: one entropic optimal transport between the pool, which stands for what the model
 was pre-trained on, and the target; the calibrated gradient of a row is its dual potential less the
