@@ -1,4 +1,4 @@
-"""How to train: the options that `train.sft` and `report.ablation` share.
+"""How to train: the options that all stages share which train a model.
 
 Names and meanings are TRL's `SFTConfig`'s and peft's `LoraConfig`'s. Defaults are ours.
 """
@@ -69,7 +69,7 @@ MaxLength = Annotated[int, Field(ge=2)]
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """How to train. Both stages take these as options of their own, with these defaults.
+    """How to train. Each stage takes these as options of its own, with these defaults.
 
     Attributes:
         method: All weights, half of them, or an adapter.

@@ -1,1 +1,1 @@
-"""How good answers are, by measures that need no judge: what benchmarks report."""
+"""How good a model or its answers are: benchmarks, judges, robustness, constraints."""

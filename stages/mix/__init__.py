@@ -1,1 +1,1 @@
-"""How much of each source or kind: budgets over groups of rows."""
+"""How much of each source or kind, and in which order: budgets, curricula, online mixtures."""
