@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.errors import Exit
 from pipeline.execution import history
@@ -20,14 +19,10 @@ from pipeline.execution.runner import Runner
 from pipeline.execution.snapshot import Snapshot
 from pipeline.recipe.recipe import RECIPES, Recipe
 from pipeline.store.store import Store
+from tests.support.bundled import NAMES, content
 from tests.support.running import command
 
-FULL = sorted(path.stem for path in RECIPES.glob("*.yaml"))
-TINY = [
-    name
-    for name in FULL
-    if "tiny" in yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8")).get("profiles", {})
-]
+TINY = [name for name in NAMES if "tiny" in content(name).get("profiles", {})]
 AS_COMMANDS = ["full", "self-instruct"]
 """Those that run as a user runs them; the others run in this process, which loads tinylm once."""
 FACTOR = 4
@@ -36,18 +31,18 @@ good one, and tinylm's are neither."""
 
 
 def test_every_recipe_of_the_literature_has_a_tiny_form() -> None:
-    assert set(FULL) - set(TINY) == {"quickstart"}
+    assert set(NAMES) - set(TINY) == {"quickstart"}
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_has_the_name_of_its_file_and_says_what_it_is(name: str) -> None:
     text = (RECIPES / f"{name}.yaml").read_text("utf-8")
-    assert yaml.safe_load(text)["name"] == name
+    assert content(name)["name"] == name
     assert text.startswith("# ")
 
 
 @pytest.mark.parametrize(
-    ("name", "profile"), [*((name, None) for name in FULL), *((name, "tiny") for name in TINY)]
+    ("name", "profile"), [*((name, None) for name in NAMES), *((name, "tiny") for name in TINY)]
 )
 def test_a_recipe_can_be_planned_and_checked_without_its_models(
     name: str, profile: str | None, tmp_path: Path
@@ -64,7 +59,7 @@ def named_models(name: str) -> list[str]:
 
     Only a step without inputs is resolved when the whole is planned.
     """
-    models = yaml.safe_load((RECIPES / f"{name}.yaml").read_text("utf-8")).get("models", {})
+    models = content(name).get("models", {})
     return [f"models.{model}.id=one" for model, options in models.items() if "from" not in options]
 
 

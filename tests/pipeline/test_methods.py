@@ -12,7 +12,7 @@ from pipeline.cli.stage_lists import BEGIN_METHODS, END_METHODS, update_readme
 from pipeline.errors import Exit
 from pipeline.recipe.discovery import available
 from pipeline.recipe.methods import Method, methods, parts
-from pipeline.recipe.recipe import RECIPES
+from tests.support.bundled import NAMES
 from tests.support.running import called
 
 METHODS = methods()
@@ -52,9 +52,7 @@ def test_the_catalogue_has_the_methods_that_are_covered() -> None:
 
 
 def test_every_recipe_is_of_a_method_or_of_none() -> None:
-    assert {m.recipe for m in METHODS} == {
-        path.stem for path in RECIPES.glob("*.yaml")
-    } - OF_NO_PAPER
+    assert {m.recipe for m in METHODS} == {*NAMES} - OF_NO_PAPER
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.recipe)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipeline.errors import RecipeErrors, UserError
 from pipeline.execution.plan import plan
-from pipeline.recipe.recipe import RECIPES, Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
+from tests.support.bundled import NAMES, content
 from tests.support.running import MODEL, TOY, pool, recipe, run, toys
 
 
@@ -391,8 +391,8 @@ def _slips() -> Iterator[tuple[str, dict[str, Any], str]]:
                     yield inner
 
     rng = random.Random(11)
-    for path in sorted(RECIPES.glob("*.yaml")):
-        raw = yaml.safe_load(path.read_text())
+    for name in NAMES:
+        raw = content(name)
         places = [(at, key) for at in mappings(raw) for key in _at(raw, at)]
         for at, key in rng.sample(places, 16):
             if key == "name" or (at[-1] == "with" and key == "method"):
@@ -405,7 +405,7 @@ def _slips() -> Iterator[tuple[str, dict[str, Any], str]]:
             ]
             mapping.clear()
             mapping.update(items)
-            yield path.stem, changed, key
+            yield name, changed, key
 
 
 def _at(raw: Any, keys: list[str]) -> Any:

@@ -9,15 +9,15 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
 
 from pipeline.errors import Exit, RecipeErrors, UserError
 from pipeline.recipe.discovery import available, find
 from pipeline.recipe.problems import option_groups
-from pipeline.recipe.recipe import RECIPES, Recipe
+from pipeline.recipe.recipe import Recipe
 from pipeline.stage import DataKind, Stage
 from stages._selection.columns import SELECTOR_COLUMNS
 from tests.conftest import ROOT
+from tests.support.bundled import NAMES, content
 from tests.support.rows import DATA
 from tests.support.running import artifact, counts, run
 
@@ -110,10 +110,10 @@ PARTS_OF_METHODS = {
     ("smart", "ranked"),  # the mixture is made of the gains of the selection
 }
 SELECTIONS = [
-    (path.stem, name)
-    for path in sorted(RECIPES.glob("*.yaml"))
-    for name, step in yaml.safe_load(path.read_text())["stages"].items()
-    if step["uses"].startswith("select.") and (path.stem, name) not in PARTS_OF_METHODS
+    (recipe, name)
+    for recipe in NAMES
+    for name, step in content(recipe)["stages"].items()
+    if step["uses"].startswith("select.") and (recipe, name) not in PARTS_OF_METHODS
 ]
 
 
@@ -128,7 +128,7 @@ EXCHANGES = [
 @pytest.mark.parametrize(("name", "step", "selector"), EXCHANGES)
 def test_no_later_stage_of_a_bundled_recipe_minds(name: str, step: str, selector: str) -> None:
     """What a selector itself reads may be missing; whoever comes after it is content."""
-    raw = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    raw = content(name)
     stages = raw["stages"]
     rows = stages[step]["needs"]
     rows = rows["rows"] if isinstance(rows, dict) else rows
