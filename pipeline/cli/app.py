@@ -74,11 +74,21 @@ Overrides = Annotated[
         help="Change the recipe for this call, e.g. stages.chosen.with.budget=500; repeatable.",
     ),
 ]
+
+
+def _folder(value: str | Path) -> Path:
+    """The path of a folder; an empty text, such as that of a variable unset, names none."""
+    if not str(value):
+        raise typer.BadParameter("DIR must be a folder, got ''")
+    return Path(value)
+
+
 StoreFolder = Annotated[
     Path,
     typer.Option(
         "--store",
         metavar="DIR",
+        parser=_folder,
         help="Where artifacts are kept; by default data/artifacts of the repository.",
         show_default=False,
     ),

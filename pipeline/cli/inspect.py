@@ -118,13 +118,13 @@ def cat(
 
     if dropped and failed:
         raise UserError("--dropped and --failed exclude each other")
-    if table and output:
+    if table and output is not None:
         raise UserError("--table and --output exclude each other")
     part: Literal["kept", "dropped", "failed"]
     part = "dropped" if dropped else "failed" if failed else "kept"
     current = snapshot(recipe, store, overrides, profile, limit)
     frame = current.rows(stage, part)
-    if output:
+    if output is not None:
         from pipeline.execution.save_rows import save
 
         for note in save(frame, output):

@@ -18,6 +18,7 @@ from pipeline.cli.app import (
     verb,
 )
 from pipeline.errors import UserError
+from pipeline.store.files import check_kind
 
 if TYPE_CHECKING:
     from pipeline.execution.snapshot import Snapshot
@@ -79,12 +80,11 @@ def check_page(output: Path) -> None:
         output: The file.
 
     Raises:
-        UserError: The folder is missing, or the path is one.
+        UserError: The folder is missing, or the path is another thing: a folder, a FIFO.
     """
     if output.suffix not in PAGES:
         raise UserError(f"the page must end in .html, got {str(output)!r}", hint="-o report.html")
-    if output.is_dir():
-        raise UserError(f"the page must be a file, got the folder {output}")
+    check_kind(output, "the page", folder=False, hint="name another file: -o report.html")
     if not output.parent.is_dir():
         raise UserError(f"{output} cannot be written", why=f"there is no folder {output.parent}")
 

@@ -17,6 +17,7 @@ import polars as pl
 
 from pipeline.errors import UserError
 from pipeline.execution.json_rows import json_lines
+from pipeline.store.files import check_kind
 from pipeline.store.parquet import write_frame
 
 XLSX_ROWS: Final = 1_048_576 - 1
@@ -40,13 +41,14 @@ def save(frame: pl.DataFrame, path: str) -> list[str]:
         What the file does not hold as it was: texts that a spreadsheet's cell has no room for.
 
     Raises:
-        UserError: The path ends in none of these, the file cannot be written, or an XLSX sheet
-            has too few rows.
+        UserError: The path ends in none of these or is another thing (a FIFO, a device), the
+            file cannot be written, or an XLSX sheet has too few rows.
     """
-    write = WRITERS.get(Path(path).suffix.lower())
+    write = WRITERS.get(end := Path(path).suffix.lower())
     if write is None:
         forms = f"{', '.join([*WRITERS][:-1])} or {[*WRITERS][-1]}"
         raise UserError(f"the output must end in {forms}, got {path!r}")
+    check_kind(Path(path), "the output", folder=False, hint=f"name another file: -o rows{end}")
     try:
         return write(Path(path), frame) or []
     except OSError as error:

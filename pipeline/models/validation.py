@@ -96,8 +96,6 @@ def _other_mistakes(model: LanguageModel) -> list[str]:
             "chat_template must be left out or 'plain' for a model that its server renders, "
             f"got {model.chat_template}; a file needs a tokenizer: give tokenizer: FOLDER"
         )
-    if model.price is not None:
-        messages.append("price must be given in the recipe's `prices`, got it in the model")
     for name, value in vars(model.limits).items():
         if value is not None and value <= 0:
             messages.append(f"limits.{name} must be above 0, got {value}")

@@ -270,11 +270,15 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
     """
     engine = raw.get("engine", "transformers")
     kind = Embedder if engine == "sentence-transformers" else LanguageModel
-    names = [f.name for f in fields(kind) if f.name != "made_by"]
-    unknown = [k for k in raw if k not in names]
+    names = [f.name for f in fields(kind) if f.name not in ("made_by", "price")]
+    unknown = [str(k) for k in raw if k not in names]
     if unknown:
-        keys = ((str(k), f"unknown key {str(k)!r}") for k in unknown)
-        return None, [Problem((key,), what, suggest(key, names), "unknown") for key, what in keys]
+        prices = "prices stand beside models: prices: {MODEL: {prompt: ..., completion: ...}}"
+        hints = [prices if k in ("price", "prices") else suggest(k, names) for k in unknown]
+        return None, [
+            Problem((key,), f"unknown key {key!r}", hint, "unknown")
+            for key, hint in zip(unknown, hints, strict=True)
+        ]
     paths = ("model", "chat_template", "lora", "tokenizer")
     spec = {
         key: existing(value, folder) if key in paths and isinstance(value, str) else value

@@ -71,8 +71,9 @@ def _check(options: SimpleNamespace) -> None:
         options,
         lambda row: _is_usable(row, row_format, rows_of),
         f"of {known}",
-        "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`); "
-        "preferences (rejected, or a label of true and false) are for load.pairs",
+        "name the format (`format:`), or the fields (`fields: {instruction: q, output: a}`, of "
+        "prompts without answers `{prompt: q}`); preferences (rejected, or a label of true and "
+        "false) are for load.pairs",
         _nested(rows_of),
     )
 

@@ -166,6 +166,15 @@ def test_mistakes_are_told_together(tmp_path: Path) -> None:
         recipe(tmp_path, 9, budget={"money": 3})
 
 
+@pytest.mark.parametrize("key", ["price", "prices"])
+def test_a_price_within_a_model_is_said_to_stand_beside_it(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "r.yaml"
+    model = f"{{engine: replay, model: m, {key}: {{prompt: 1, completion: 2}}}}"
+    path.write_text(f"name: r\nmodels: {{m: {model}}}\nstages: {{}}\n")
+    with pytest.raises(RecipeErrors, match=f"unknown key '{key}'\n  try: prices stand beside"):
+        Recipe.load(str(path))
+
+
 def test_estimates_come_from_rows_and_from_what_was_seen(tmp_path: Path, port: int) -> None:
     store = tmp_path / "store"
     wired = recipe(tmp_path, port, prices=PRICES)

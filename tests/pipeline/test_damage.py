@@ -325,6 +325,31 @@ def test_stores_at_odd_paths_are_refused(sound: Path, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "text\n"
 
 
+def test_no_store_and_no_output_is_named_by_an_empty_text(sound: Path, tmp_path: Path) -> None:
+    recipe = str(sound / "small.yaml")
+    for verb, *words in VERBS:
+        done = call(verb, recipe, *words, "--store", "")
+        assert done.code == 2
+        assert "DIR must be a folder, got ''" in done.stderr
+    done = call("cat", recipe, "brief", "--store", str(sound / "store"), "-o", "")
+    assert done.code == 2
+    assert "the output must end in" in done.stderr
+
+
+def test_rows_and_pages_are_written_to_regular_files(sound: Path, tmp_path: Path) -> None:
+    recipe, store = str(sound / "small.yaml"), str(sound / "store")
+    for name, target in (("rows.jsonl", "rows"), ("page.html", "page")):
+        os.mkfifo(tmp_path / name)
+        (tmp_path / f"dangling-{name}").symlink_to("nowhere")
+        (tmp_path / f"device-{name}").symlink_to("/dev/full")
+        for start in ("", "dangling-", "device-"):
+            output = str(tmp_path / (start + name))
+            verb = ["cat", recipe, "brief"] if target == "rows" else ["report", recipe]
+            done = call(*verb, "--store", store, "-o", output)
+            assert done.code == 2, output
+            assert "must be a regular file" in done.stderr, output
+
+
 @pytest.mark.parametrize("part", ["artifacts", "journal", "lock", "digests.json", "refs", "memo"])
 def test_parts_of_a_store_that_are_something_else(sound: Path, tmp_path: Path, part: str) -> None:
     store = tmp_path / "store"

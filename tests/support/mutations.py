@@ -78,6 +78,20 @@ def chat(rng: random.Random, number: int) -> dict[str, Any]:
     return {"id": number, "messages": turns, "tags": [{"name": "a"}, {"name": "b"}]}
 
 
+def tool_chat(rng: random.Random, number: int) -> dict[str, Any]:
+    """A conversation whose turns have different fields, as have the lists beside them."""
+    function = {"name": "tide", "arguments": json.dumps({"port": _words(rng, 999)})}
+    call = {"id": "c", "type": "function", "function": function}
+    turns = [
+        {"role": "user", "content": _words(rng, number)},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "3.1"},
+        {"role": "assistant", "content": _words(rng, 999)},
+    ]
+    tool = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
+    return {"messages": turns, "tools": [tool]}
+
+
 def two_shapes(rng: random.Random, number: int) -> dict[str, Any]:
     return alpaca(rng, number) if rng.random() < 0.5 else chat(rng, number)
 
@@ -270,6 +284,7 @@ FORMATS = {
     "array-chat": Format(array(chat, gap=" "), "p.json", is_exact=True),
     "array-lists": Format(array(bare_list, gap=" "), "p.json", is_exact=True),
     "array-wrapped": Format(array(two_shapes, gap=" ", wrapped=True), "p.json", is_exact=True),
+    "array-tools": Format(array(tool_chat, gap=" ", wrapped=True), "p.json", is_exact=True),
     "lines": Format(lines, "p.jsonl"),
     "csv": Format(table(","), "p.csv"),
     "semicolons": Format(table(";"), "p.csv", {"delimiter": ";"}),
@@ -292,7 +307,7 @@ FORMATS = {
 def damage(data: bytes, rng: random.Random) -> bytes:
     """A row, or any bytes, with one thing wrong."""
     at = rng.randrange(len(data))
-    kind = rng.randrange(9)
+    kind = rng.randrange(11)
     places = [i for i, byte in enumerate(data) if byte in STRUCTURE] or [at]
     place = rng.choice(places)
     if kind == 0:
@@ -309,6 +324,10 @@ def damage(data: bytes, rng: random.Random) -> bytes:
         return data[:place] + bytes([rng.choice(STRUCTURE)]) + data[place + 1 :]
     if kind == 7:
         return data[:at] + data[at + rng.randrange(1, 20) :]
+    if kind == 8:
+        return data[at:]
+    if kind == 9:
+        return data[: max(at, 1)]
     bracket = bytes([rng.choice(b"[]{}")])
     return rng.choice([bracket + data, data + bracket, data[1:], data[:-1]])
 

@@ -16,10 +16,10 @@ _SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
 
 WRAPPED: Final = re.compile(
     rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"(?:data|train)"\s*:\s*\['
-    rf"(?=\s*(?:[\[{{,]|{_STRING}\s*:))"
+    rf"(?!\s*(?:{_SCALAR}\s*(?:,\s*{_SCALAR}\s*)*)?(?:\]|$))"
 )
 """The start of one JSON object whose field `data` or `train` holds the rows: {"data": [{...
-or, where the first row has lost its bracket, {"data": ["prompt": ...
+or, where the first row has lost its beginning, {"data": ["prompt": ... A list of scalars is none.
 
 The field is called so by convention (`datasets` reads it with `field="data"`, and writes splits
 by name)."""

@@ -43,7 +43,7 @@ class Fields:
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self.nested = {"role", "content", "from", "value"}
+        self.nested = {"role", "content", "from", "value", "tool_calls", "tool_call_id", "name"}
         self._shapes: set[frozenset[str]] = set()
 
     def learn(self, row: Any) -> None:
@@ -53,8 +53,9 @@ class Fields:
             if len(self._shapes) < _SHAPES:
                 self._shapes.add(frozenset(names))
             for field in row.values():
-                if isinstance(field, list) and field and isinstance(field[0], dict):
-                    self.nested.update(field[0])
+                if isinstance(field, list):
+                    # Turns differ: one calls a tool, the next one is its result.
+                    self.nested.update(*(item for item in field[:_SIBLINGS] if type(item) is dict))
 
     def is_new(self, value: Any) -> bool:
         """Whether no row had exactly these fields yet."""
