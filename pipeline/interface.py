@@ -328,11 +328,17 @@ class Sample:
 
 
 def _show_datasets() -> None:
-    """Let a notebook show a `Dataset` as its features and first rows: it has no view itself."""
+    """Let a notebook show data sets as features and first rows: they have no view themselves."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         formatter = shell.display_formatter.formatters["text/html"]
         formatter.for_type_by_name("datasets.arrow_dataset", "Dataset", _dataset_html)
+        formatter.for_type_by_name("datasets.dataset_dict", "DatasetDict", _splits_html)
+
+
+def _splits_html(splits: DatasetDict) -> str:
+    views = (f"<h4>{text_html(name)}</h4>{_dataset_html(split)}" for name, split in splits.items())
+    return "".join(views)
 
 
 def _dataset_html(dataset: Dataset) -> str:

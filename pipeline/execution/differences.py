@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,8 +20,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
     causes: list[str] = []
     for section in ("stage", "version", "schema", "as", "files", "prompts"):
         if old.get(section) != new[section]:
-            by_content = section in ("files", "prompts")
-            values = " changed" if by_content else f": {old.get(section)} -> {new[section]}"
+            is_digest = section in ("files", "prompts")
+            values = " changed" if is_digest else f": {old.get(section)} -> {new[section]}"
             values += _which(old.get(section), new[section]) if section == "prompts" else ""
             causes.append(f"{section}{values}")
     if old.get("release") != new.get("release"):
@@ -29,8 +29,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], step: Step) -> l
     if _same_texts(old.get("prompts"), new["prompts"]):
         moved = "prompts moved to other files"
         causes = [moved if c.startswith("prompts changed") else c for c in causes]
-    for kind, section in (("option", "options"), ("model", "models")):
-        causes += _value_differences(kind, old.get(section, {}), new[section])
+    by_content = {option.name for option in step.stage.options if option.names_files}
+    causes += _value_differences("option", old.get("options", {}), new["options"], by_content)
+    causes += _value_differences("model", old.get("models", {}), new["models"])
     for edge, inputs in new["inputs"].items():
         earlier = _by_place(old.get("inputs", {}).get(edge, []))
         now = _by_place(inputs)
@@ -61,14 +62,25 @@ def _same_texts(old: Any, new: Mapping[str, str]) -> bool:
     return isinstance(old, Mapping) and sorted(old.values()) == sorted(new.values())
 
 
-def _value_differences(kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """What differs between the options or models of two fingerprints."""
+def _value_differences(
+    kind: str, old: Mapping[str, Any], new: Mapping[str, Any], by_content: Collection[str] = ()
+) -> Iterator[str]:
+    """What differs between the options or models of two fingerprints.
+
+    Args:
+        kind: What they are called.
+        old: Their values before.
+        new: Their values now.
+        by_content: Those that name files, whose values are digests: a path is none of it.
+    """
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if name not in new:
             yield f"{kind} {name} was removed"
         elif name not in old:
             yield f"{kind} {name} is new"
+        elif before != after and name in by_content:
+            yield f"the files of {kind} {name} changed"
         elif before != after:
             short = kind == "option" and len(f"{before}{after}") < 80
             yield f"{kind} {name}: {before!r} -> {after!r}" if short else f"{kind} {name} changed"

@@ -230,7 +230,10 @@ def _held_out(gated: Gated) -> Iterator[Finding]:
 
 
 def _takedown(gated: Gated) -> Iterator[Finding]:
-    """Rows on the take-down list, or made from such rows anywhere in the graph."""
+    """Rows on the take-down list, or made from such rows anywhere in the graph.
+
+    What is sent are the published rows, and the convicted ones that the certificate shows.
+    """
     path = gated.options.file("takedown")
     if path is None:
         return
@@ -241,7 +244,10 @@ def _takedown(gated: Gated) -> Iterator[Finding]:
             columns = {"id", "origins", "parents"} & set(artifact.columns(part))
             if len(columns) > 1 and "id" in columns:
                 tables.append(artifact.read(part, sorted(columns)))
-    causes = taken_down(tables, takedown).join(gated.rows, on="id", how="semi")
+    certificate = gated.release["certificate"]
+    shown = [pair["row"] for pair in certificate["sample"]] if certificate else []
+    sent = pl.concat([gated.rows["id"], pl.Series("id", shown, pl.String)]).to_frame()
+    causes = taken_down(tables, takedown).join(sent, on="id", how="semi")
     if len(causes):
         named = ", ".join(causes["by"].unique().sort().head(gated.gate.examples))
         message = f"{_count(len(causes))} on the take-down list, or made from such: {named}"

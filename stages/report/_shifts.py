@@ -18,6 +18,7 @@ import polars as pl
 import polars.selectors as cs
 
 from schemas.records import RECORD_COLUMNS, response, turns
+from stages.report._page.texts import cut
 
 MAX_CATEGORIES: Final = 60
 """A column of more different texts is no tag."""
@@ -145,7 +146,7 @@ def _shares(
     return [
         _line(
             name,
-            values[i],
+            cut(values[i]),
             {"before": float(shares[0, i]), "after": float(shares[1, i])},
             "chi-squared",
             effect,

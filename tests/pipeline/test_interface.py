@@ -164,6 +164,23 @@ def test_no_view_makes_a_row_markup(run: OpenRecipe) -> None:
     assert "&lt;script&gt;" in ours[2]
 
 
+def test_a_notebook_shows_data_sets(run: OpenRecipe) -> None:
+    """Those of one split and of several; rows are never markup in them."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        for stage, words in (("a", "Dataset of"), ("shards", "<h4>validation</h4>")):
+            shown = shell.display_formatter.format(run.dataset(stage))[0]["text/html"]
+            tags = Tags()
+            tags.feed(shown)
+            assert words in shown
+            assert "messages" in shown
+            assert not tags.names & {"script", "img", "iframe", "a", "svg"}
+    finally:
+        InteractiveShell.clear_instance()
+
+
 def test_a_mistake_has_no_traceback_in_a_notebook(run: OpenRecipe) -> None:
     with pytest.raises(UserError) as error:
         run.rows("breif")

@@ -129,7 +129,7 @@ def test_files_enter_by_content(tmp_path: Path) -> None:
     assert set(states(chain(tmp_path / "moved"), store).values()) == {"cached"}
     pool(tmp_path / "moved/a.txt", 11)
     assert states(chain(tmp_path / "moved"), store)["a"] == "stale"
-    assert why(chain(tmp_path / "moved"), store, "a") == ["option path changed"]
+    assert why(chain(tmp_path / "moved"), store, "a") == ["the files of option path changed"]
 
 
 def test_a_copied_store_is_as_good(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ class Fault:
     Args:
         step: The step's name in `ROUTES`.
         kind: A status code, or "cut before", "cut after" (the connection, before or after the
-            request took effect), "slow", "kill before", "kill after", "half", "flip".
+            request took effect), "slow", "kill before", "kill after", "half", "flip", "short"
+            (half of the bytes, without a length), "parent" (a commit is made, and the answer
+            names the one before it).
         times: How many requests meet it.
         skip: How many requests of the step pass before.
         headers: Headers of the answer of a status code.
@@ -88,6 +90,7 @@ class FakeHub:
         victim: The process that "kill before" and "kill after" end.
         delay: Seconds that a slow answer takes.
         before_commit: Called before a commit is looked at: another's commit, for example.
+        ignored: The paths that its `.gitignore` matches.
 
     Attributes:
         log: The steps of all requests, in order.
@@ -98,6 +101,7 @@ class FakeHub:
     victim: int | None = None
     delay: float = 5.0
     before_commit: Callable[[], None] | None = None
+    ignored: tuple[str, ...] = ()
     log: list[str] = field(default_factory=list)
     url: str = ""
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -304,12 +308,16 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.kill()
         if fault.kind in ("cut after", "kill after"):
             self.close_connection = True
+        if fault.kind == "parent":
+            repo = self.path.split("/commit/")[0].removeprefix("/api/datasets/")
+            parent = self.hub.history(repo, reply.body["commitOid"])[0]["parent"]
+            return reply._replace(body={**reply.body, "commitOid": parent})
         if fault.kind == "flip" and isinstance(reply.body, bytes) and reply.body:
             middle = len(reply.body) // 2
             flipped = bytes([reply.body[middle] ^ 1])
             return reply._replace(body=reply.body[:middle] + flipped + reply.body[middle + 1 :])
-        if fault.kind == "half" and isinstance(reply.body, bytes):
-            length = {"Content-Length": str(len(reply.body))}
+        if fault.kind in ("half", "short") and isinstance(reply.body, bytes):
+            length = {"Content-Length": str(len(reply.body)) if fault.kind == "half" else ""}
             half = reply.body[: len(reply.body) // 2]
             return reply._replace(body=half, headers={**reply.headers, **length})
         return reply
@@ -320,11 +328,12 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Content-Type": kind, "Content-Length": str(len(body)), **reply.headers}
         self.send_response(reply.status)
         for name, value in headers.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-        if int(headers["Content-Length"]) != len(body):
+        if headers["Content-Length"] != str(len(body)):
             self.close_connection = True
 
 
@@ -380,7 +389,10 @@ def preupload(request: Request, repo: str, revision: str) -> Reply:
         present = tree.get(item["path"])
         oid = present and (present["sha256"] if present["lfs"] else present["oid"])
         mode = "lfs" if is_lfs else "regular"
-        files.append({"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        ignored = item["path"] in request.hub.ignored
+        files.append(
+            {"path": item["path"], "uploadMode": mode, "shouldIgnore": ignored, "oid": oid}
+        )
     return Reply(200, {"files": files})
 
 

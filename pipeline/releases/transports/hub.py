@@ -12,10 +12,10 @@ steps, and an answer that was lost is not missed: the next look at the head show
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.releases.publication import (
@@ -30,6 +30,9 @@ from pipeline.releases.transports.hub_erasure import Erasure
 from pipeline.releases.transports.hub_repository import KIND, MAIN, HubRepository, addition
 from pipeline.remote.waiting import Patience, TryLater
 from pipeline.store.releases import FILE, LATEST
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
 
 T = TypeVar("T")
 ROLLBACK: Final = "Roll back to "
@@ -102,7 +105,11 @@ class HubTransport:
         if (earlier := self._earlier_commit(head, publication)) is not None:
             return earlier, False
         refuse_older(publication.version, list(versions), f"hf://{self.repo}")
-        return self._commit(head, publication), True
+        commit = self._commit(head, publication)
+        # A tag never moves: an answer that names another commit must not decide where it goes.
+        if not self.repository.holds(commit, publication):
+            raise TryLater(f"the commit that the hub names ({commit}) has other files")
+        return commit, True
 
     def _earlier_commit(self, head: str | None, publication: Publication) -> str | None:
         """The commit of a call that ended before its tag: the head, or one before it."""
@@ -123,6 +130,7 @@ class HubTransport:
         self.repository.api.preupload_lfs_files(
             self.repo, additions, repo_type=KIND, revision=MAIN, free_memory=False
         )
+        self._refuse_ignored(additions)
         info = self.repository.api.create_commit(
             self.repo,
             [*additions, *(CommitOperationDelete(path, is_folder=False) for path in stale)],
@@ -133,6 +141,21 @@ class HubTransport:
             parent_commit=head,
         )
         return str(info.oid)
+
+    def _refuse_ignored(self, additions: Sequence[CommitOperationAdd]) -> None:
+        """Refuse a commit that would be without some of its files.
+
+        Raises:
+            UserError: The hub ignores one of them.
+        """
+        ignored = [addition.path_in_repo for addition in additions if addition._should_ignore]
+        if ignored:
+            raise UserError(
+                f"the hub would leave {', '.join(ignored)} out of the commit",
+                where=f"hf://{self.repo}",
+                why="a line of the repository's .gitignore matches",
+                hint="remove that line from .gitignore there",
+            )
 
     def _ensure_tag(self, publication: Publication, commit: str) -> bool:
         """Tag the commit with its version; whether that was missing."""

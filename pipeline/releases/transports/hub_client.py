@@ -168,8 +168,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _of_status(error: Any) -> Exception:
+    from huggingface_hub.errors import RevisionNotFoundError
+
     status, why = error.response.status_code, f"{_named(error.response.request)}: status"
     said = f" ({error.server_message})" if error.server_message else ""
+    if isinstance(error, RevisionNotFoundError):
+        # Revisions come from the hub's own answers: not all of it knows this one yet.
+        return TryLater(f"{why} {status}{said}")
     if status in (401, 403):
         return refused(f"{why} {status}{said}")
     return UserError("the hub does not accept this", why=f"{why} {status}{said}")
@@ -180,10 +185,15 @@ def _of_other(error: Exception) -> Exception:
 
     if isinstance(error, httpx2.HTTPError | ConnectionError | TimeoutError):
         return TryLater(str(error) or type(error).__name__)
+    if isinstance(error, OSError) and error.errno is None:
+        return TryLater(_one_line(error))  # the client's own: fewer bytes came than were named
     if isinstance(error, KeyError | json.JSONDecodeError):
         what = "an answer cannot be read: this is no hub, or something between answers for it"
         return UserError(what, hint="check HF_ENDPOINT and the network")
     if isinstance(error, ValueError | OSError):
-        why = " ".join(str(error).split())[:500]
-        return UserError("the hub's client refuses", why=why)
+        return UserError("the hub's client refuses", why=_one_line(error))
     return error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

@@ -15,6 +15,7 @@ import polars as pl
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
 from schemas.turns import turn_texts
 from stages.report._page.lineage import final_ids, lineage, origins_of_rows
+from stages.report._page.texts import cut
 
 MAX_VALUES: Final = 12
 """Values of a column that get a line of their own."""
@@ -163,7 +164,7 @@ def _value_counts(values: pl.DataFrame, ids: pl.DataFrame) -> list[dict[str, Any
         .agg(pl.len().alias("before"), after.sum().alias("after"))
         .sort("before", "value", descending=[True, False])
     )
-    shown = counts.head(MAX_VALUES).to_dicts()
+    shown = [{**row, "value": cut(row["value"])} for row in counts.head(MAX_VALUES).to_dicts()]
     if counts.height > MAX_VALUES:
         rest = counts[MAX_VALUES:]
         name = f"{rest.height:,} others"

@@ -10,7 +10,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.execution.snapshot import Snapshot, SnapshotStage
-from stages.report._page.texts import Turns, marked, turns_of
+from stages.report._page.texts import Turns, cut, marked, turns_of
 
 PER_REASON: Final = 3
 """Rows that are shown of each reason."""
@@ -57,7 +57,8 @@ def failures(snapshot: Snapshot) -> list[dict[str, Any]]:
         count = stage.artifact.manifest["counts"]["failed"] if stage.artifact else 0
         if stage.artifact and count:
             rows = stage.artifact.read("failed").head(PER_REASON).to_dicts()
-            result.append({"stage": stage.name, "rows": count, "samples": rows})
+            samples = [{**row, "error": cut(row["error"])} for row in rows]
+            result.append({"stage": stage.name, "rows": count, "samples": samples})
     return result
 
 
@@ -88,7 +89,7 @@ def _sample(row: dict[str, Any], turns: dict[str, Turns]) -> dict[str, Any]:
 
 
 def evidence_items(evidence: str | None) -> list[tuple[str, str]]:
-    """The fields of evidence with their values as texts.
+    """The fields of evidence with their values as texts, long ones cut.
 
     Args:
         evidence: A JSON object; None or what is no object gives a single field or none.
@@ -103,7 +104,7 @@ def evidence_items(evidence: str | None) -> list[tuple[str, str]]:
     except ValueError:
         value = evidence
     fields = value if isinstance(value, dict) else {"evidence": value}
-    return [(str(name), _shown(part)) for name, part in fields.items()]
+    return [(cut(str(name)), cut(_shown(part))) for name, part in fields.items()]
 
 
 def _shown(value: Any) -> str:

@@ -15,7 +15,10 @@ SHORT: Final = 200
 """Characters of a row that the search covers."""
 
 LONG: Final = 700
-"""Characters of a turn that is shown beside another."""
+"""Characters of a turn, or of a value of evidence, that is shown with a row."""
+
+MAX_TURNS: Final = 20
+"""Turns of a row that are shown."""
 
 MIN_RUN: Final = 3
 """Words that two texts must share in a row to be marked."""
@@ -74,10 +77,21 @@ def row_turns(row: dict[str, Any]) -> Turns:
     turns += [(field["name"], field["text"]) for field in row.get("texts") or () if field["text"]]
     if row.get("benchmark"):
         turns.insert(0, ("item", f"{row['benchmark']} {row['item']}"))
-    return [(role, _cut(text)) for role, text in turns]
+    shown = [(role, cut(text)) for role, text in turns[:MAX_TURNS]]
+    more = len(turns) - MAX_TURNS
+    return [*shown, ("…", f"and {more:,} more turns")] if more > 0 else shown
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text of a row as far as the page shows it: one row makes no page of megabytes.
+
+    Args:
+        text: Any text.
+
+    Example:
+        >>> cut("short"), cut("x" * 1234)[LONG:]
+        ('short', '… (1,234 characters)')
+    """
     return text if len(text) <= LONG else f"{text[:LONG]}… ({len(text):,} characters)"
 
 

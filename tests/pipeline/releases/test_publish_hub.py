@@ -148,6 +148,56 @@ def test_a_conflict_is_looked_into(hub: FakeHub, first: Publication, step: str, 
     check_published(hub, first)
 
 
+def test_the_tag_is_on_the_commit_of_the_release_whatever_the_answer_names(
+    hub: FakeHub, first: Publication, second: Publication
+) -> None:
+    for publication, before in ((first, ()), (second, (first.title,))):
+        hub.faults = [Fault("commit", "parent")]
+        send(publication)
+        assert hub.faults[0].times == 0, "the fault was not met"
+        check_published(hub, publication, *before)
+
+
+UNSEEN = {"X-Error-Code": "RevisionNotFound"}
+
+
+@pytest.mark.parametrize(("step", "skip"), [("tree", 1), ("tag", 0), ("tag", 1), ("commits", 1)])
+def test_a_commit_that_not_all_of_the_hub_knows_yet_is_waited_for(
+    hub: FakeHub, first: Publication, step: str, skip: int
+) -> None:
+    hub.faults = [Fault(step, 404, times=2, skip=skip, headers=UNSEEN)]
+    send(first)
+    assert hub.faults[0].times == 0, "the fault was not met"
+    check_published(hub, first)
+
+
+@pytest.mark.parametrize("step", ["tree", "tag"])
+def test_a_rollback_waits_for_its_commit_to_be_known(
+    hub: FakeHub, first: Publication, second: Publication, step: str
+) -> None:
+    send(first)
+    send(second)
+    hub.faults = [Fault(step, 404, skip=4 * (step == "tree"), headers=UNSEEN)]
+    rollback(NAME, "1.0", TO, wait=10)
+    assert hub.faults[0].times == 0, "the fault was not met"
+    assert hub.titles(REPO)[-2:] == [second.title, "Roll back to chat 1.0"]
+    assert hub.tree(REPO, "latest") == hub.tree(REPO) == hub.tree(REPO, "1.0")
+
+
+@pytest.mark.parametrize("path", ["release.json", "data/train-00001-of-00003.parquet"])
+def test_a_commit_that_would_lack_a_file_is_not_made(
+    hub: FakeHub, first: Publication, path: str
+) -> None:
+    hub.ignored = (path,)
+    with pytest.raises(UserError, match=f"the hub would leave {path} out of the commit") as error:
+        send(first)
+    assert ".gitignore" in str(error.value)
+    assert hub.titles(REPO) == ["initial commit"]
+    hub.ignored = ()
+    send(first)
+    check_published(hub, first)
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("kind", ["cut after"])
 def test_a_call_that_gave_up_is_finished_by_the_next(
@@ -261,8 +311,11 @@ def test_what_is_read_back_wrong_is_not_published(hub: FakeHub, first: Publicati
     publish(first, TO, wait=10)
 
 
-def test_a_download_that_breaks_off_is_taken_up_again(hub: FakeHub, first: Publication) -> None:
-    hub.faults = [Fault("cdn", "half"), Fault("resolve", 500, skip=2)]
+@pytest.mark.parametrize("kind", ["half", "short"])
+def test_a_download_that_breaks_off_is_taken_up_again(
+    hub: FakeHub, first: Publication, kind: str
+) -> None:
+    hub.faults = [Fault("cdn", kind), Fault("resolve", 500, skip=2)]
     assert publish(first, TO, wait=20)[1] == 30
 
 

@@ -15,6 +15,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import DEFAULT_STORE
 from pipeline.errors import UserError
 from pipeline.releases.schedule import FORMS, Every, Moment, schedule
 from tests.conftest import ROOT
@@ -109,8 +110,25 @@ def test_the_workflow_is_valid_and_asks_for_little(tmp_path: Path) -> None:
     assert job["permissions"] == {"contents": "read", "id-token": "write"}
     assert workflow["concurrency"]["cancel-in-progress"] is False
     actions = [step["uses"] for step in job["steps"] if "uses" in step]
-    assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action) for action in actions)
+    assert all(re.fullmatch(r"actions/[\w/-]+@[0-9a-f]{40}", action) for action in actions)
     assert "secrets." not in WORKFLOW.read_text("utf-8")
+
+
+def test_the_workflow_keeps_the_store_whatever_stops_the_refresh() -> None:
+    """A budget, failed rows, a hub that cannot be reached: what is paid for is not lost."""
+    workflow = yaml.safe_load(WORKFLOW.read_text("utf-8"))
+    (job,) = workflow["jobs"].values()
+    steps = {step.get("uses", step.get("run", "")).split("@")[0]: step for step in job["steps"]}
+    names = list(steps)
+    restored, saved = steps["actions/cache/restore"], steps["actions/cache/save"]
+    (refreshed,) = (name for name in names if "pipeline refresh" in name)
+    order = ["actions/cache/restore", refreshed, "actions/cache/save"]
+    assert [name for name in names if name in order] == order
+    assert saved["if"] == "always()"
+    assert saved["with"]["path"] == restored["with"]["path"] == str(DEFAULT_STORE.relative_to(ROOT))
+    # A cache is written once: each attempt has a name of its own, and reads the last one's.
+    assert saved["with"]["key"].endswith("${{ github.run_id }}-${{ github.run_attempt }}")
+    assert saved["with"]["key"].startswith(restored["with"]["restore-keys"])
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")

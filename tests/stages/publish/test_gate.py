@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from pipeline.releases.findings import Finding
+from pipeline.stage import ROOT
 from stages.publish.gate import check
 from tests.support.planted import planted_keys
 from tests.support.releasing import Released, pool_of, questions, released
 
 KEY = planted_keys(3)["github"][1]
+GSM8K = ROOT / "data/benchmarks/gsm8k_test.jsonl.gz"
 OFF = {"certificate": False}
 SHARDS = {"uses": "export.parquet", "needs": "all"}
 
@@ -225,6 +228,35 @@ def test_rows_on_the_take_down_list_and_what_was_made_of_them(tmp_path: Path) ->
     done = released(tmp_path / "c", stages, publish)
     assert gated(done) == []
     assert done.release["counts"]["dropped"] == {"allowed: taken_down": 1}
+
+
+def test_a_convicted_row_that_the_certificate_shows_is_on_the_take_down_list(
+    tmp_path: Path,
+) -> None:
+    """Its text would be sent in the certificate although no published row has it."""
+    item = json.loads(gzip.decompress(GSM8K.read_bytes()).splitlines()[0])
+    listed = tmp_path / "list.txt"
+    listed.write_text("pool#3\n")
+    stages = {
+        "exams": {"uses": "load.benchmarks", "with": {"names": ["gsm8k"]}},
+        "pool": pool_of(tmp_path / "pool.jsonl", [*questions(0, 3), (item["question"], "Four.")]),
+        "all": {"uses": "decontaminate.ngram", "needs": {"rows": "pool", "benchmarks": "exams"}},
+        "shards": SHARDS,
+    }
+    publish = {"takedown": str(listed)}
+    done = released(tmp_path / "a", stages, publish)
+    (finding,) = gated(done)
+    (pair,) = done.release["certificate"]["sample"]
+    assert (finding.level, finding.rule, finding.rows) == ("refuse", "takedown", (pair["row"],))
+    path = {"path": str(listed)}
+    stages["allowed"] = {"uses": "select.takedown", "needs": "pool", "with": path}
+    stages["all"]["needs"]["rows"] = "allowed"
+    done = released(tmp_path / "b", stages, publish)
+    assert gated(done) == []
+    assert done.release["certificate"]["sample"] == []
+    stages["all"]["needs"]["rows"] = "pool"
+    publish["gate"] = {"precision_sample": 0}
+    assert gated(released(tmp_path / "c", stages, publish)) == []
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from stages.report._page.lineage import final_ids, lineage, origins_of_rows
 from stages.report._page.search import rows_of
 from stages.report._page.texts import MIN_RUN, SHORT, marked
 from stages.report.page import page
+from tests.support.hostile import MARKUP
 from tests.support.running import called, command, run, timed
 
 HOSTILE = (
@@ -412,6 +413,39 @@ def test_screens_are_readable(chromium: Any, site: Site, width: int, scheme: str
             watched.page.eval_on_selector(section, "part => part.scrollIntoView()")
             assert colours(chromium, watched.page.screenshot()) > 20
 
+
+LONG_RECIPE = """
+name: long
+stages:
+  rows:   {uses: load.records, with: {path: long.jsonl, source: long, license: MIT}}
+  marked: {uses: tests.support.hostile.mark, needs: rows}
+"""
+
+
+def test_no_row_makes_a_page_of_megabytes_or_leaves_the_screen(
+    chromium: Any, tmp_path: Path
+) -> None:
+    turns = [{"role": role, "content": f"{MARKUP} {i}"} for i in range(2000) for role in ROLES]
+    rows = [{"messages": turns[: 2 * n]} for n in (2000, 3, 2, 1)]
+    lines = [*map(json.dumps, rows), "{" + "x" * 10**6]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    (tmp_path / "long.yaml").write_text(LONG_RECIPE)
+    recipe = Recipe.load(str(tmp_path / "long.yaml"))
+    assert run(recipe, tmp_path / "store") == Exit.ROWS_FAILED
+    file = tmp_path / "long.html"
+    file.write_text(page(Snapshot.of_recipe(recipe, Store(tmp_path / "store"))), "utf-8")
+    assert file.stat().st_size < 300_000
+    with opened(chromium, file, width=360) as watched:
+        watched.page.eval_on_selector_all("details", "all => all.forEach(d => { d.open = true })")
+        watched.search("script")
+        for button in watched.page.locator("#results button").all():
+            button.click()
+            assert watched.page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert watched.page.evaluate("window.hacked ?? null") is None
+        assert watched.errors == []
+
+
+ROLES = ("user", "assistant")
 
 FUNNEL = """() => {
   const number = (cell) => Number(cell.innerText.replaceAll(',', ''));
