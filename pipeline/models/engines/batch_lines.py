@@ -77,9 +77,9 @@ class BatchInput:
         """
         before, between, _ = self.interface.AROUND
         key = line.prepared.key
-        names = (custom_id(key, tag).encode() for tag in (NO_TAG, self.tag))
+        unnamed, named = (custom_id(key, tag).encode() for tag in (NO_TAG, self.tag))
         self.file.write(between if self.requests else before)
-        self.file.write(line.text.replace(*names, 1))
+        self.file.write(line.text.replace(unnamed, named, 1))
         self.requests.append((line.prepared, line.sent))
         self.size += len(line.text) + 1
         self.path = line.path

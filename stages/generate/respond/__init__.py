@@ -108,6 +108,12 @@ def _check(options: SimpleNamespace) -> None:
             *("truth", f"must be left out with method: continue, got {options.truth}"),
             why="a text's continuation has no right answer",
         )
+    if isinstance(method, Reason) and method.hint and not options.truth:
+        raise OptionError(
+            *("truth", "must say where the right answers are with method.hint, got null"),
+            why="they are the hint",
+            hint="truth: response, or a column",
+        )
     if options.system_prompt_files and not isinstance(method, Explain):
         raise OptionError(
             *("system_prompt_files", f"must be left out with method: {method.name}"),
@@ -180,10 +186,10 @@ def respond(
 
     Returns:
         The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
-        conversation with tools, which the model would not have), `not_sampled`, `refusal`, and
-        for answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
-        of the step of `reason` in their place, and for reasoning that did not come to an answer
-        as `reasoning_unclosed`.
+        conversation with tools, which the model would not have), `not_sampled`, `refusal`,
+        `no_truth` (of `reason` with `hint`), and for answers that were cut or empty as
+        `response_cut`, `response_unparsed`, or with the name of the step of `reason` in their
+        place, and for reasoning that did not come to an answer as `reasoning_unclosed`.
 
     Raises:
         UserError: If an edge that the method needs is not connected.

@@ -357,7 +357,7 @@ def test_what_is_submitted_is_never_whole_in_memory(tmp_path: Path, provider: st
     asked = [Request((("user", f"{i} {long}"),), Decoding(max_tokens=8)) for i in range(number)]
     with listening(_full) as port:
         ctx, _ = context(tmp_path)
-        limits, api = Limits(patience=0.01), Api(provider=provider)
+        limits, api = Limits(patience=0.01), Api(provider=provider)  # type: ignore[arg-type]
         url = f"http://127.0.0.1:{port}/v1"
         full = LanguageModel("m", "openai", base_url=url, limits=limits, api=api, batch=NOW)
         engine = ctx.open(full)
