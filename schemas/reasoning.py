@@ -232,10 +232,23 @@ def channels(text: str) -> list[Channel] | None:
     return messages if messages and at == len(text) else None
 
 
-_LEADING: Final = re.compile(r"\s*<think>(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
-_UNOPENED: Final = re.compile(
-    rf"(?P<reasoning>(?:(?!<think>).)*?){_QUOTES}</think>(?P<content>.*)", re.DOTALL
+_LEADING: Final = tuple(
+    (
+        opening,
+        closing,
+        re.compile(
+            rf"\s*{re.escape(opening)}(?P<reasoning>.*?){re.escape(closing)}(?P<content>.*)",
+            re.DOTALL,
+        ),
+        re.compile(
+            rf"(?P<reasoning>(?:(?!{re.escape(opening)}).)*?){_QUOTES}{re.escape(closing)}"
+            r"(?P<content>.*)",
+            re.DOTALL,
+        ),
+    )
+    for opening, closing in MARKS
 )
+"""The marks of known models, and the texts that they part with and without the opening one."""
 
 
 def leading(text: str) -> tuple[str, str] | None:
@@ -244,13 +257,17 @@ def leading(text: str) -> tuple[str, str] | None:
     Example:
         >>> leading("<think>2 and 2.</think>4"), leading("<think>2 and")
         (('2 and 2.', '4'), None)
+        >>> leading("[THINK]2 and 2.[/THINK]4")
+        ('2 and 2.', '4')
     """
-    match = _LEADING.fullmatch(text) or _UNOPENED.fullmatch(text)
-    if match is None or "<think>" in match["reasoning"]:
-        return None
-    reasoning, content = match["reasoning"].strip(), match["content"].lstrip()
-    # A mark alone parts nothing from nothing: the text is about it.
-    return (reasoning, content) if reasoning or content else None
+    for opening, closing, opened, unopened in _LEADING:
+        match = opened.fullmatch(text) or unopened.fullmatch(text) if closing in text else None
+        if match is None or opening in match["reasoning"]:
+            continue
+        reasoning, content = match["reasoning"].strip(), match["content"].lstrip()
+        # A mark alone parts nothing from nothing: the text is about it.
+        return (reasoning, content) if reasoning or content else None
+    return None
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -68,9 +68,22 @@ def json_words(text: str | None) -> str:
     if not text:
         return ""
     try:
-        return "\n".join(_leaves(json.loads(text), ""))
+        words = "\n".join(_leaves(json.loads(text), ""))
     except (ValueError, RecursionError):
         return text
+    return replace_surrogates(words) if "\\u" in text else words
+
+
+def replace_surrogates(text: str) -> str:
+    r"""Replace lone surrogates, which JSON allows and UTF-8 does not, by U+FFFD.
+
+    Args:
+        text: A text that JSON held.
+
+    >>> replace_surrogates("a\ud800")
+    'a\ufffd'
+    """
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _leaves(value: Any, key: str) -> Iterator[str]:

@@ -26,7 +26,8 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import Decoding, Engine, LanguageModel
+from pipeline.models.side_by_side import side_by_side
 from pipeline.stage import Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from stages._llm.drafts import (
@@ -240,14 +241,18 @@ def _challenge(
     battles = []
     opened = isinstance(challenges, OpenedTurn)
     decoding = Decoding(challenges.max_tokens, challenges.temperature, challenges.top_p)
-    for attacker, model in enumerate(models):
+
+    def challenges_of(_: int, engine: Engine) -> list[Draft]:
         drafts = [Draft((), {}, number=sample) for sample in range(number)]
         generate_field(
-            *(ctx.open(model), drafts, "challenge", lambda _: _prompt(challenges), decoding),
+            *(engine, drafts, "challenge", lambda _: _prompt(challenges), decoding),
             seed=seed,
             parse=users_words if opened else instruction_text,
             role="user" if opened else "assistant",
         )
+        return drafts
+
+    for attacker, drafts in enumerate(side_by_side(ctx, models, challenges_of)):
         others = [position for position in range(len(models)) if position != attacker]
         for sample, draft in enumerate(drafts):
             battles.append(Battle(attacker, others[sample % len(others)], draft))
@@ -269,17 +274,20 @@ def _answer(
     seed: int,
 ) -> None:
     """Each model answers all challenges that it is in, at once."""
-    for position, model in enumerate(models):
-        involved = [b for b in battles if position in (b.attacker, b.defender)]
-        for battle in involved:
-            answer = battle.challenge.child()
-            answer.rejection, answer.error = battle.challenge.rejection, battle.challenge.error
-            battle.answers[position] = answer
-        answers = [battle.answers[position] for battle in involved]
+    for position in range(len(models)):
+        for battle in battles:
+            if position in (battle.attacker, battle.defender):
+                answer = battle.challenge.child()
+                answer.rejection, answer.error = battle.challenge.rejection, battle.challenge.error
+                battle.answers[position] = answer
+
+    def answer_all(position: int, engine: Engine) -> None:
+        answers = [b.answers[position] for b in battles if position in b.answers]
         generate_field(
-            *(ctx.open(model), answers, "response", lambda d: user(d["challenge"]), decoding),
-            seed=seed,
+            *(engine, answers, "response", lambda d: user(d["challenge"]), decoding), seed=seed
         )
+
+    side_by_side(ctx, models, answer_all)
 
 
 def _vote(
@@ -292,7 +300,8 @@ def _vote(
 ) -> None:
     """All judges vote on all battles that they are not in, in both orders."""
     answered = [b for b in battles if all(answer.active for answer in b.answers.values())]
-    for position, judge in enumerate(judges):
+
+    def ballots_of(position: int, engine: Engine) -> list[Draft]:
         judged = [
             b for b in answered if not judges_fight or position not in (b.attacker, b.defender)
         ]
@@ -301,7 +310,10 @@ def _vote(
             for battle in judged
             for order in permutations((battle.attacker, battle.defender))
         ]
-        generate_field(ctx.open(judge), ballots, "verdict", _ballot, decoding, seed=seed)
+        generate_field(engine, ballots, "verdict", _ballot, decoding, seed=seed)
+        return ballots
+
+    for ballots in side_by_side(ctx, judges, ballots_of):
         for ballot in ballots:
             battle: Battle = ballot["battle"]
             battle.journal += ballot.journal

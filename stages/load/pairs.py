@@ -71,7 +71,7 @@ def _is_usable(row: Any, format: PairFormat | None, source: Source) -> bool:
     return is_message or recognize(named(dict(row), source)[0], format) is not None
 
 
-@stage(version=4, scope="set", check=_check)
+@stage(version=5, scope="set", check=_check)
 def pairs(
     ctx: Context,
     *,
@@ -96,7 +96,8 @@ def pairs(
     flat tree (`message_id`, `parent_id`, `role`, `text`, `rank`) every message is a position:
     one that several answers follow gives their pairs. Turns, and a system prompt beside them,
     are read as by `load.records`: tool calls, tools and reasoning become fields, and what a
-    record has no place for makes the row fail until `fields` decides.
+    record has no place for makes the row fail until `fields` decides; so does reasoning beside
+    two answers, which may be either's.
 
     Dropped: `identical` sides; `tie`, two sides of one score; `no_pair`, where fewer than two
     answers have a score or a rank; `deleted` messages of a flat tree; `duplicate`, of which the

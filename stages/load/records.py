@@ -86,7 +86,7 @@ def _is_usable(row: Any, format: RowFormat | None, source: Source) -> bool:
     return format in (None, "oasst") and is_flat(row, source) and not preference_field(row)
 
 
-@stage(version=6, scope="set", check=_check)
+@stage(version=7, scope="set", check=_check)
 def records(
     ctx: Context,
     *,
@@ -155,10 +155,11 @@ def records(
             fields of the row or its turns, or types of content parts, that stay in `extra` and
             count for the identity of a row, and {ignore: [names]} for those that stay in
             `extra` alone.
-        reasoning: What becomes of reasoning in an assistant's text, in `<think>` marks (the
-            first may be missing) or the channels of gpt-oss: `split` makes it the turn's
-            `reasoning`, `keep` leaves it in the text, `drop` leaves it out, also where it has a
-            field of its own. A text whose marks are not closed stays as it is.
+        reasoning: What becomes of reasoning in an assistant's text, in `<think>` marks or those
+            of other known models (the first may be missing) or the channels of gpt-oss:
+            `split` makes it the turn's `reasoning`, `keep` leaves it in the text, `drop` leaves
+            it out, also where it has a field of its own. A text whose marks are not closed
+            stays as it is.
         delimiter: Between the cells of CSV, such as ';'; a comma by default, a tab in TSV.
         accepted: Failed rows that are accepted, as `gristmill cat RECIPE STAGE --failed -o
             FILE.jsonl` writes them: file, line and error.

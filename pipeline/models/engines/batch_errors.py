@@ -31,17 +31,18 @@ def of_another_server(record: BatchRecord, count: int, client: HttpClient) -> Us
     )
 
 
-def unknown(record: BatchRecord, client: HttpClient) -> UserError:
+def unknown(record: BatchRecord, client: HttpClient, what: str = "batch") -> UserError:
     """The error for a batch that its server does not know.
 
     Args:
         record: The batch.
         client: The server.
+        what: What of it, in words.
     """
     return UserError(
-        f"the server does not know batch {record.name}",
+        f"the server does not know {what} {record.name}",
         where=client.base_url,
-        why="its key is another account's, or the batch was deleted there",
+        why="its key is another account's, or that was deleted there",
         hint="run with the key that submitted it, or give it up and pay again: `journal "
         f"batches --forget {record.id or record.tag}`",
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import IO, Any, Final
 
 from pipeline.models.http.batches import BatchInterface, custom_id
 from pipeline.models.http.client import HttpClient
@@ -34,14 +35,60 @@ class Line:
     text: bytes
     sent: str | None
 
-    def named(self, tag: str) -> bytes:
-        """The line under the name that its request has in a batch.
+
+@dataclass
+class BatchInput:
+    """The requests of a batch before they are submitted: in a file, since they may fill memory.
+
+    Args:
+        interface: The form of the batch.
+        file: An empty file.
+
+    Attributes:
+        tag: Our own name of the batch.
+        path: Where all requests would go by themselves.
+        size: Their bytes so far.
+        requests: The requests, each with what goes to the server beside its prompt.
+    """
+
+    interface: BatchInterface
+    file: IO[bytes]
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+    path: str = ""
+    size: int = 0
+    requests: list[tuple[PreparedRequest, str | None]] = field(default_factory=list)
+
+    def takes(self, line: Line, most: int, room: int) -> bool:
+        """Whether a request may be added: the first one always.
 
         Args:
-            tag: The batch's.
+            line: The request.
+            most: Most requests.
+            room: Most bytes.
         """
-        key = self.prepared.key
-        return self.text.replace(custom_id(key, NO_TAG).encode(), custom_id(key, tag).encode(), 1)
+        has_room = len(self.requests) < most and self.size + len(line.text) <= room
+        return not self.requests or (has_room and line.path == self.path)
+
+    def add(self, line: Line) -> None:
+        """Add a request, under the name that it has in this batch.
+
+        Args:
+            line: The request.
+        """
+        before, between, _ = self.interface.AROUND
+        key = line.prepared.key
+        unnamed, named = (custom_id(key, tag).encode() for tag in (NO_TAG, self.tag))
+        self.file.write(between if self.requests else before)
+        self.file.write(line.text.replace(unnamed, named, 1))
+        self.requests.append((line.prepared, line.sent))
+        self.size += len(line.text) + 1
+        self.path = line.path
+
+    def close(self) -> IO[bytes]:
+        """The file with all that is submitted."""
+        self.file.write(self.interface.AROUND[2])
+        self.file.flush()
+        return self.file
 
 
 def line_of(prepared: PreparedRequest, client: HttpClient, interface: BatchInterface) -> Line:

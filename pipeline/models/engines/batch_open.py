@@ -12,6 +12,8 @@ from pipeline.models.journal.journal import Journal
 
 UNKNOWN: Final = "not known since "
 """How the status of a batch begins that the server does not know, or not any more."""
+RESULTS: Final = "results "
+"""What stands before that where the server knows the batch, and not its results."""
 
 
 @dataclass
@@ -51,6 +53,24 @@ class OpenBatch:
         """When the server said first that it does not know the batch; None where it does."""
         _, prefix, when = self.record.status.rpartition(UNKNOWN)
         return datetime.fromisoformat(when) if prefix else None
+
+    @property
+    def lacks_results(self) -> bool:
+        """Whether the server said last that it does not know the results."""
+        return self.record.status.startswith(RESULTS + UNKNOWN)
+
+    def note_unknown(self, journal: Journal, grace: timedelta, what: str = "") -> bool:
+        """Keep that the server does not know it; whether it has said so for too long.
+
+        Args:
+            journal: The journal.
+            grace: How long that may be a passing fault of the server.
+            what: `RESULTS` where it knows the batch, and not its results.
+        """
+        now = datetime.now(UTC)
+        since = self.unknown_since or now
+        self.note(journal, status=f"{what}{UNKNOWN}{since.isoformat()}")
+        return now > since + grace
 
     def note(self, journal: Journal, **changes: Any) -> None:
         """Keep how far the batch is.

@@ -16,7 +16,6 @@ submitted; what was submitted counts as in flight, in all later runs too, until 
 from __future__ import annotations
 
 import time
-import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +28,8 @@ from pipeline.errors import UserError
 from pipeline.models.api import Batching
 from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.batch_errors import not_uploaded, of_another_server, unknown, waiting
-from pipeline.models.engines.batch_lines import Line, adopt_spelling, line_of
-from pipeline.models.engines.batch_open import UNKNOWN, OpenBatch
+from pipeline.models.engines.batch_lines import BatchInput, adopt_spelling, line_of
+from pipeline.models.engines.batch_open import RESULTS, OpenBatch
 from pipeline.models.engines.batch_results import Outcome
 from pipeline.models.engines.batch_search import search
 from pipeline.models.http.batches import BatchState
@@ -47,7 +46,7 @@ FIRST_POLL: Final = 1.0
 """Seconds before the first question how far a batch is; then longer ones, up to `poll`."""
 SLOWER: Final = 1.5
 GRACE: Final = timedelta(seconds=120)
-"""How long a batch may take to be listed whose creation was not answered."""
+"""How long a batch may take to be listed whose creation was not answered, or be unknown."""
 NOT_WAITING: Final = Batching(wait=False)
 """Of a model that is asked one by one, some of whose requests are in an earlier batch."""
 
@@ -158,7 +157,7 @@ class BatchScheduler:
         budget, most = self.gate.budget, self.journal.batches.most(record.tag)
         if most and (record.account.recipe, record.account.stage) == (budget.recipe, budget.stage):
             left = len(self.journal.batches.requests(record.tag))
-            budget.resume(record.tag, most[1] if len(keys) == left else usage, *most)
+            self.gate.resume_batch(record.tag, most[1] if len(keys) == left else usage, *most)
 
     # Submitting
 
@@ -169,58 +168,53 @@ class BatchScheduler:
         interface = self.calls.interface
         most = min(filter(None, (interface.MAX_REQUESTS, self._options.max_requests, self._cap)))
         room = min(interface.MAX_BYTES, self._options.max_bytes or interface.MAX_BYTES)
-        chunk, size, path = list[Line](), 0, ""
-        while self._pending and not self._is_full(len(chunk)):
+        while self._pending and not self._is_full(0):
+            with self._new_file() as file:
+                chunk = BatchInput(interface, file)
+                yield from self._fill(chunk, most, room)
+                if not chunk.requests:
+                    break
+                self._submit(chunk)
+
+    def _fill(self, chunk: BatchInput, most: int, room: int) -> Iterator[Batch]:
+        """Take the requests of one batch; what none can hold has failed."""
+        while self._pending and not self._is_full(len(chunk.requests)):
             line = line_of(self._pending[0], self.client, self.calls.interface)
             if len(line.text) > room:
                 why = f"the request has {len(line.text):,} bytes; a batch has at most {room:,}"
                 yield [(self._pending.popleft(), Failure(why))]
                 continue
-            if chunk and (len(chunk) >= most or size + len(line.text) > room or line.path != path):
-                self._submit(chunk, path)
-                chunk, size = [], 0
-                if self._is_full(0):
-                    break
-            if not self.gate.admit(line.prepared, in_batch=True):
+            fits = chunk.takes(line, most, room)
+            if not (fits and self.gate.admit(line.prepared, in_batch=True)):
                 break
             self._pending.popleft()
-            chunk.append(line)
-            size, path = size + len(line.text) + 1, line.path
-        if chunk:
-            self._submit(chunk, path)
+            chunk.add(line)
 
     def _is_full(self, more: int) -> bool:
         """Whether the provider's queue takes no more, as far as it has said."""
         under_way = sum(batch.record.requests for batch in self._open)
         return self._room is not None and under_way > 0 and under_way + more >= self._room
 
-    def _submit(self, lines: Sequence[Line], path: str) -> None:
+    def _submit(self, chunk: BatchInput) -> None:
         """Make a batch durable, and submit it.
 
         Raises:
             UserError: The server refuses it; it is given up.
         """
-        tag = uuid.uuid4().hex
-        account = self._billing.account(self.gate.budget)
-        record = BatchRecord(tag, self.client.base_url, datetime.now(UTC), account, len(lines))
+        account, tries = self._billing.account(self.gate.budget), self._tries
+        begun, prepared = datetime.now(UTC), [request for request, _ in chunk.requests]
+        record = BatchRecord(chunk.tag, self.client.base_url, begun, account, len(prepared))
         requests = [
-            BatchRequest(p.key, p.payload, one.sent, self._tries.get(p.key, 0))
-            for one in lines
-            for p in [one.prepared]
+            BatchRequest(p.key, p.payload, sent, tries.get(p.key, 0)) for p, sent in chunk.requests
         ]
-        prepared = [one.prepared for one in lines]
         self.journal.batches.begin(record, requests, self.gate.reserved(prepared))
-        keys = {request.key for request in prepared}
-        batch = OpenBatch(record, keys)
+        batch = OpenBatch(record, {request.key for request in prepared})
         self._open.append(batch)
-        content = self.calls.interface.content([one.named(tag) for one in lines])
-        if self.calls.interface.TAKES_FILES:
-            self._create(batch, json=self._upload(batch, content, path))
-        else:
-            head = {"content-type": "application/json"}
-            self._create(batch, content=content, headers=head)
+        content = chunk.close()
+        by_file = self.calls.interface.TAKES_FILES
+        self._create(batch, self._upload(batch, content, chunk.path) if by_file else content)
 
-    def _upload(self, batch: OpenBatch, content: bytes, path: str) -> dict[str, Any]:
+    def _upload(self, batch: OpenBatch, content: IO[bytes], path: str) -> dict[str, Any]:
         """Upload the requests of a batch; what creates it out of the file.
 
         Raises:
@@ -239,7 +233,7 @@ class BatchScheduler:
         batch.record = replace(batch.record, file=file)
         return self.calls.interface.submission(tag, file, path, window)
 
-    def _create(self, batch: OpenBatch, **content: Any) -> None:
+    def _create(self, batch: OpenBatch, content: dict[str, Any] | IO[bytes]) -> None:
         """Create a batch on the server.
 
         An error of the journal leaves it as it is: whether it was created, a search will show.
@@ -248,7 +242,7 @@ class BatchScheduler:
             UserError: The server refuses it; it is given up.
         """
         try:
-            state = self.calls.submit(**content)
+            state = self.calls.submit(content)
         except NoAnswerError as error:  # it may have been created
             self._last_error, batch.missed = str(error), datetime.now(UTC)
             return
@@ -283,14 +277,13 @@ class BatchScheduler:
             self._last_error = str(error)
             return None
         except UnknownBatchError:
-            since = batch.unknown_since or datetime.now(UTC)
-            if datetime.now(UTC) > since + GRACE:
+            if batch.note_unknown(self.journal, GRACE):
                 raise unknown(batch.record, self.client) from None
             self._last_error = f"it does not know batch {batch.record.name}"
-            batch.note(self.journal, status=f"{UNKNOWN}{since.isoformat()}")
             return None
         counts = {"answered": state.answered, "failed": state.failed}
-        batch.note(self.journal, **counts, status=state.status)
+        status = batch.record.status if state.ended and batch.lacks_results else state.status
+        batch.note(self.journal, **counts, status=status)
         self._last_error = ""
         self._report()
         return state
@@ -321,10 +314,14 @@ class BatchScheduler:
     @contextmanager
     def _download(self, path: str) -> Iterator[IO[bytes]]:
         """Results as they came, in a file without a name: an answer may repeat a key."""
-        self.ctx.work.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=self.ctx.work) as file:
+        with self._new_file() as file:
             self.calls.download(path, file)
             yield file
+
+    def _new_file(self) -> IO[bytes]:
+        """A file without a name, on the disk of the store."""
+        self.ctx.work.mkdir(parents=True, exist_ok=True)
+        return TemporaryFile(dir=self.ctx.work)
 
     # Results
 
@@ -349,7 +346,10 @@ class BatchScheduler:
             self._last_error = str(error)  # what is durable stays, the rest is read again
             return
         except UnknownBatchError:
-            raise unknown(record, self.client) from None
+            if batch.note_unknown(self.journal, GRACE, RESULTS):
+                raise unknown(record, self.client, "the results of batch") from None
+            self._last_error = f"it does not know the results of batch {record.name}"
+            return
         for note in outcome.notes:
             note_once(f"batch {record.name}: {note}")
         self._note_queue(batch, outcome)

@@ -9,6 +9,7 @@ import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Final
 
 from pipeline.models.budget import NOTHING, PROBES, Budget, Price, Usage
@@ -54,6 +55,8 @@ class Billing:
 
 
 UNBILLED: Final = Billing()
+_LOCK: Final = threading.Lock()
+"""One for all gates: those of several models may share a budget."""
 
 
 @dataclass
@@ -80,7 +83,6 @@ class Gate:
     batch: str | None = None
     _reserved: dict[str, Usage] = field(default_factory=dict)
     _open: Usage = field(default_factory=Usage)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(
@@ -113,7 +115,7 @@ class Gate:
                 is itself durable.
         """
         usage = self.most(request)
-        with self._lock:
+        with _LOCK:
             beyond = self.budget.beyond.get(self.billing.model)
             probes = len(self._reserved) < PROBES or in_batch
             if beyond is None and self._learns and not probes:
@@ -134,7 +136,7 @@ class Gate:
 
     def reserved(self, requests: Sequence[PreparedRequest]) -> Usage:
         """What is reserved for requests that were admitted."""
-        with self._lock:
+        with _LOCK:
             return sum((self._reserved.get(r.key, NOTHING) for r in requests), NOTHING)
 
     def resume(self, requests: Sequence[PreparedRequest]) -> Usage:
@@ -147,7 +149,7 @@ class Gate:
             What is reserved for them.
         """
         total = NOTHING
-        with self._lock:
+        with _LOCK:
             for request in requests:
                 usage = self.most(request)
                 self._reserved[request.key] = usage
@@ -155,6 +157,18 @@ class Gate:
             self._open += total
             self.budget.raise_by(total)
         return total
+
+    def resume_batch(self, tag: str, usage: Usage, since: date, most: Usage) -> None:
+        """Have the budget know a batch of an earlier run; see `Budget.resume`.
+
+        Args:
+            tag: Our own name of the batch.
+            usage: What those requests of it may be billed that are awaited now.
+            since: When it was submitted.
+            most: What the whole batch may be billed.
+        """
+        with _LOCK:
+            self.budget.resume(tag, usage, since, most)
 
     @property
     def _learns(self) -> bool:
@@ -173,7 +187,7 @@ class Gate:
             billed: What it was billed; None for nothing.
         """
         actual = NOTHING if billed is None else Usage.of(1, billed, self.billing.price)
-        with self._lock:
+        with _LOCK:
             reserved = self._reserved.pop(request.key, None)
             self.budget.reconcile(reserved or NOTHING, actual)
             self._open = self._open - (reserved or NOTHING) if self._reserved else NOTHING
@@ -193,5 +207,5 @@ class Gate:
     def close(self) -> None:
         """Write what is left in flight: nothing, if every request that was sent has ended."""
         if self.in_flight is not None:
-            with self._lock:
+            with _LOCK:
                 self.in_flight.end(self._open)

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from pipeline.models.base import TokenLogprobs
 from pipeline.models.journal.usage import usage_of
+from schemas.turns import replace_surrogates
 
 RawResponse = dict[str, Any] | str
 """A raw response: a JSON object, or the JSON text that a server sent."""
@@ -122,13 +123,13 @@ def parse_response(response: Mapping[str, Any]) -> ParsedResponse:
     withheld = choice.blocked or choice.reason in WITHHELD
     thought = bool(choice.reasoning) or (usage.reasoning > 0 and choice.reason in CUT)
     return ParsedResponse(
-        text=_replace_surrogates(choice.text or ""),
+        text=replace_surrogates(choice.text or ""),
         finish_reason="length" if choice.reason in CUT else "stop",
         prompt_tokens=usage.prompt,
         completion_tokens=usage.completion,
         logprobs=logprobs,
         error=f"the server withheld the answer ({choice.reason})" if withheld else None,
-        reasoning=_replace_surrogates(choice.reasoning),
+        reasoning=replace_surrogates(choice.reasoning),
         only_reasoned=thought and not choice.text and not choice.acts,
     )
 
@@ -284,17 +285,12 @@ def _token_logprobs(token: str, logprob: float, top: Iterable[tuple[str, float]]
         ValueError: A log-probability is not one.
     """
     pairs = tuple(
-        (_replace_surrogates(t), _logprob(p)) for t, p in top if p not in (None, -math.inf)
+        (replace_surrogates(t), _logprob(p)) for t, p in top if p not in (None, -math.inf)
     )
-    return TokenLogprobs(_replace_surrogates(token), _logprob(logprob), pairs)
+    return TokenLogprobs(replace_surrogates(token), _logprob(logprob), pairs)
 
 
 def _logprob(value: float) -> float:
     if not -math.inf < value <= MAX_LOGPROB:
         raise ValueError(f"a log-probability must be at most 0, got {value}")
     return value
-
-
-def _replace_surrogates(text: str) -> str:
-    """Replace lone surrogates, which JSON allows and UTF-8 does not, by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

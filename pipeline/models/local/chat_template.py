@@ -54,7 +54,9 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: 
     from jinja2 import TemplateError
 
     try:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        text = str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
+        text.encode()  # a tokenizer takes no lone surrogates, which arguments may hold
+        return text
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         raise Unrenderable(f"the chat template refuses the conversation: {error}") from error
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from types import SimpleNamespace
 from typing import Annotated, Any, Final, Literal
 
@@ -24,7 +25,8 @@ from pydantic import Field
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.models.base import Decoding, LanguageModel
+from pipeline.models.base import Decoding, Engine, LanguageModel
+from pipeline.models.side_by_side import side_by_side
 from pipeline.stage import Documents, Edges, InputFiles, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat, option_group
 from schemas.refusals import REFUSAL
@@ -106,6 +108,12 @@ def _check(options: SimpleNamespace) -> None:
             *("truth", f"must be left out with method: continue, got {options.truth}"),
             why="a text's continuation has no right answer",
         )
+    if isinstance(method, Reason) and method.hint and not options.truth:
+        raise OptionError(
+            *("truth", "must say where the right answers are with method.hint, got null"),
+            why="they are the hint",
+            hint="truth: response, or a column",
+        )
     if options.system_prompt_files and not isinstance(method, Explain):
         raise OptionError(
             *("system_prompt_files", f"must be left out with method: {method.name}"),
@@ -178,10 +186,10 @@ def respond(
 
     Returns:
         The new records. Rows are dropped as `no_prompt` (nothing to answer), `has_tools` (a
-        conversation with tools, which the model would not have), `not_sampled`, `refusal`, and
-        for answers that were cut or empty as `response_cut`, `response_unparsed`, or with the name
-        of the step of `reason` in their place, and for reasoning that did not come to an answer
-        as `reasoning_unclosed`.
+        conversation with tools, which the model would not have), `not_sampled`, `refusal`,
+        `no_truth` (of `reason` with `hint`), and for answers that were cut or empty as
+        `response_cut`, `response_unparsed`, or with the name of the step of `reason` in their
+        place, and for reasoning that did not come to an answer as `reasoning_unclosed`.
 
     Raises:
         UserError: If an edge that the method needs is not connected.
@@ -201,12 +209,13 @@ def respond(
     if truth and rows is not None:
         _note_truth(prompts, rows, truth)
     decoding = Decoding(max_tokens, temperature, top_p)
-    answers: list[Draft] = []
-    for name, model in zip(model_names(models), models, strict=True):
+    names = model_names(models)
+
+    def answers_of(position: int, engine: Engine) -> list[Draft]:
+        name = names[position]
         drafts = [
             _copy(prompt, name, sample) for prompt in prompts for sample in range(num_answers)
         ]
-        engine = ctx.open(model)
         write = partial(
             generate_field, engine, decoding=decoding, seed=seed, retry_max_tokens=retry_max_tokens
         )
@@ -216,7 +225,9 @@ def respond(
             if isinstance(method, Explain):
                 set_system_prompts(drafts, method, seed, lines_of(system_prompt_files))
             write(drafts, "response", lambda d: d.fields.get("shown", d["before"]))
-        answers += drafts
+        return drafts
+
+    answers = list(chain.from_iterable(side_by_side(ctx, models, answers_of)))
     for draft in answers:
         draft.fields["model"] = draft.notes.get("fallback", {}).get("response", draft["model"])
     if drop_refusals:

@@ -9,15 +9,17 @@ with the answer; each of several answers to one prompt follows another guideline
 come to another answer than the right one are left out, and where no right answer is known,
 those that come to another than the majority. As in the authors' code: 25 guidelines, each used
 once, and 20 more paths for which the model selects two or three of them (`selection`);
-temperature 1.2, nucleus 0.9 and 2,048 tokens, with the final answer in `\\boxed{}`; at most
-five paths of a question are kept.
+temperature 1.2, nucleus 0.9 and 2,048 tokens, with the final answer in `\\boxed{}`; questions
+that no path solved are tried a second time, at temperature 0.85, 20 times, with the right answer
+in each step's prompt (`hint`), and paths are left out as before; at most five paths of a
+question are kept.
 
 Ours: the wording of prompts and guidelines (`prompts: {reason/guidelines: FILE}` puts others
 in their place, one on each line); what is right is decided by comparing final answers alone
 (`truth`, `score.execution`), where the authors' code has the model compare them too; paths stay
 as they were written, where the authors drop those of 800 tokens or more and begin each with
-the same sentence. Questions that no path solved are not tried again with the right answer as a
-hint. The recipe `regenesis` has all of this together.
+the same sentence; the second try has the same 25 guidelines, where the authors leave out three.
+The recipe `regenesis` has all of this together.
 """
 
 from __future__ import annotations
@@ -63,10 +65,13 @@ class Reason:
         selection: Where the guideline of an answer comes from: "each" takes the next one of
             all, in random order for each prompt; "model" has the model select two or three for
             each answer, by the authors' code.
+        hint: Whether the right answer (`truth`) is shown, for the second try at questions that
+            no path solved. Rows without one are dropped as `no_truth`.
     """
 
     name: Literal["reason"] = "reason"
     selection: Literal["each", "model"] = "each"
+    hint: bool = False
 
 
 def write_reasoning(
@@ -82,6 +87,10 @@ def write_reasoning(
         boxed: Whether the final answer is requested in a box.
     """
     guidelines = PROMPTS.render("guidelines").splitlines()
+    for draft in drafts:
+        draft.fields["hint"] = draft.notes.get("truth") if method.hint else None
+        if method.hint and draft.active and draft["hint"] is None:
+            draft.reject("no_truth")
     if method.selection == "model":
         for draft in drafts:
             draft.fields["guidelines"] = guidelines

@@ -45,7 +45,8 @@ def tool_calls(value: Any, source: Source) -> list[ToolCall]:
     """
     if isinstance(value, str):
         if match := _QUOTED.fullmatch(value):
-            return [{"id": None, "name": match[1], "arguments": match[2].replace("\\'", "'")}]
+            arguments = checked_arguments(match[2].replace("\\'", "'"))
+            return [{"id": None, "name": match[1], "arguments": arguments}]
         value = _json(value)
     values = value if isinstance(value, list) else [value]
     return [_tool_call(call, source) for call in values]
@@ -72,12 +73,38 @@ def _tool_call(call: Any, source: Source) -> ToolCall:
     for fields in (call,) if function is call else (call, function):
         check_known(fields, source, _OF_CALL)
     arguments = function.get("arguments", function.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = checked_arguments(arguments)
     number = call.get("id")
     return {
         "id": None if is_nothing(number) else str(number),
         "name": name,
         "arguments": None if is_missing(arguments) else json_text(arguments),
     }
+
+
+def checked_arguments(text: str) -> str:
+    r"""Arguments as they are given, if what they say is text.
+
+    By an escape JSON says a lone surrogate, which neither UTF-8 nor a tokenizer takes.
+
+    Args:
+        text: JSON, or what should be.
+
+    Raises:
+        Unusable: They hold one.
+
+    >>> checked_arguments('{"query": "caf\\u00e9"}')
+    '{"query": "caf\\u00e9"}'
+    """
+    try:
+        if "\\u" in text:
+            json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unusable("the arguments of a tool call hold a lone surrogate, no text") from None
+    except (ValueError, RecursionError):
+        pass  # no JSON: the text is meant as it stands
+    return text
 
 
 def take_tools(row: Row, source: Source) -> str | None:

@@ -1,7 +1,7 @@
 """What stands in marks within a text: reasoning, tool calls and their results.
 
-- reasoning, in `<think>…</think>` before an answer or in the channels of gpt-oss (see
-  `schemas.reasoning`);
+- reasoning, in `<think>…</think>` or another model's marks before an answer, or in the channels
+  of gpt-oss (see `schemas.reasoning`);
 - Hermes' `<tool_call>` and `<tool_response>` (`<tools>` in `_chat/shown_tools.py`).
 
 A text is split only where its marks are complete and what they hold can be read;
@@ -15,7 +15,7 @@ import json
 import re
 from typing import Any, Final
 
-from schemas.reasoning import channels, leading
+from schemas.reasoning import MARKS, channels, leading
 from schemas.records import ToolCall
 from stages.load._chat.calls import tool_calls
 from stages.load._chat.source import Source
@@ -31,7 +31,20 @@ _RESPONSES: Final = re.compile(
     r"\s*+(?:<tool_response>(?:(?!</tool_response>).)*+</tool_response>\s*+)++", re.DOTALL
 )
 _RESPONSE: Final = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
-_MARKED: Final = ("<think>", "</think>", "<|channel|>", "<tool_call>", "<tool_response>")
+_CLOSINGS: Final = tuple(closing for _, closing in MARKS)
+_MARKED: Final = (*_CLOSINGS, "<|channel|>", "<tool_call>", "<tool_response>")
+
+
+def may_have_marks(text: str) -> bool:
+    """Whether a text holds what all marks hold; of most texts each would be sought in vain.
+
+    Args:
+        text: A turn's.
+
+    >>> may_have_marks("2 < 3"), may_have_marks("[1]")
+    (True, False)
+    """
+    return "<" in text or "[/" in text or "◁" in text
 
 
 def unmarked(turn: Turn, source: Source) -> list[Turn]:
@@ -48,7 +61,9 @@ def unmarked(turn: Turn, source: Source) -> list[Turn]:
     [('assistant', '<think>2 and 2.')]
     """
     role, content = turn[0], turn[1]
-    if not content or "<" not in content or not any(mark in content for mark in _MARKED):
+    if not content or not may_have_marks(content):
+        return [turn]
+    if not any(mark in content for mark in _MARKED):
         return [turn]
     further: Further = turn[2] if len(turn) == 3 else {}
     if role == "assistant":

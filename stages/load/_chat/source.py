@@ -22,7 +22,17 @@ Fields = dict[str, str | tuple[str, ...] | dict[str, str]]
 """The option: the source's name for each field, and the lists `keep` and `ignore` and the names
 `roles`."""
 
-MEDIA: Final = frozenset({"image", "images", "audio", "audios", "video", "videos"})
+_MEDIA_FORMS: Final = (
+    "", "_base64", "_bytes", "_data", "_file", "_files", "_path", "_paths", "_url", "_urls",
+)  # fmt: skip
+MEDIA: Final = frozenset(
+    {
+        f"{medium}{form}"
+        for medium in ("image", "images", "img", "audio", "audios", "video", "videos")
+        for form in _MEDIA_FORMS
+    }
+    | {"attachments", "pixel_values"}
+)
 """Fields beside the turns without which these mean something else."""
 
 HARMLESS: Final = frozenset({

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from stages.load._chat.marks import unmarked
+from stages.load._chat.marks import may_have_marks, unmarked
 from stages.load._chat.source import Source
 from stages.load._chat.turns import Row, Turn, Unusable
 
@@ -54,7 +54,7 @@ def conversation(
     has_user = False
     for turn in turns:
         text = turn[1]
-        if not text or "<" in text:  # few are empty or have a mark, which begins with it
+        if not text or may_have_marks(text):  # few are empty or have a mark
             return _checked(turns, input_start, extra, source, tools)
         if turn[0] == "user":
             has_user = True

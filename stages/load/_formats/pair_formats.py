@@ -21,10 +21,10 @@ from typing import Any, Final, Literal
 
 from schemas.pairs import shared_prompt
 from schemas.records import Message, canonical_turns
-from stages.load._chat.beside import take_system, with_system
+from stages.load._chat.beside import THOUGHTS, take_system, with_reasoning, with_system
 from stages.load._chat.calls import take_tools
 from stages.load._chat.shown_tools import take_shown_tools
-from stages.load._chat.source import Source, check_media
+from stages.load._chat.source import Source, check_known, check_media
 from stages.load._chat.turns import (
     Row,
     Turn,
@@ -113,6 +113,8 @@ def pairs_of(row: Any, format: PairFormat | None, source: Source, ranked: Ranked
         return
     try:
         check_media(row, source)
+        if name != "label":  # beside two answers it says of neither
+            check_known({k: row[k] for k in THOUGHTS if k in row}, source, frozenset())
         for pair in _CONVERT[name](row, source, ranked):
             yield checked(pair, hidden)
     except Unusable as reason:
@@ -252,7 +254,8 @@ def _label(row: Row, source: Source, ranked: Ranked) -> ParsedPairs:
     label = _verdict(row.pop(name), name)
     prompt, tools = _prompt(row, source)
     field = next((name for name in ("completion", "output", "response") if name in row), None)
-    answer = messages_of(_turns(row, field, "assistant", source)) if field else []
+    turns = _turns(row, field, "assistant", source) if field else []
+    answer = messages_of(with_reasoning(turns, row, source)) if turns else []
     if not answer:
         end = len(prompt)
         while end and prompt[end - 1]["role"] in ("assistant", "tool"):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from stages.load._chat.calls import checked_arguments
 from stages.load._chat.turns import Row, Unusable, json_type
 
 TEXT_PARTS: Final = ("text", "input_text", "output_text", "summary_text", "reasoning_text")
@@ -129,14 +130,16 @@ class Transcript:
             arguments: A JSON value, or JSON text.
 
         Raises:
-            Unusable: It has no name.
+            Unusable: It has no name, or its arguments are no text.
         """
         if not name:
             raise Unusable("a tool call has no name")
         if id is not None:
             self._names[id] = name
         text = (
-            arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+            checked_arguments(arguments)
+            if isinstance(arguments, str)
+            else json.dumps(arguments, ensure_ascii=False)
         )
         turn.setdefault("tool_calls", []).append({"id": id, "name": name, "arguments": text})
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
+import tracemalloc
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -30,6 +32,7 @@ from pipeline.models.validation import mistakes
 from tests.support.journals import max_answers
 from tests.support.servers.batches import EAGER, BatchBehaviour, BatchServer, batching
 from tests.support.servers.behaviours import refusing
+from tests.support.serving import error_response, listening
 from tests.support.teacher import teacher
 
 PROVIDERS = ["openai", "anthropic"]
@@ -310,6 +313,61 @@ def test_a_batch_that_is_unknown_from_run_to_run(tmp_path: Path) -> None:
             ctx.open(one).generate(questions(4))
         texts(ctx.open(model(server)).generate(questions(4)))
         assert server.submissions == 1
+
+
+def test_results_that_are_not_there_yet_are_awaited(tmp_path: Path, provider: str) -> None:
+    behaviour = BatchBehaviour(questions=0, resultless=3)
+    with batching(teacher, behaviour, provider=provider) as server:
+        ctx, tracker = context(tmp_path)
+        texts(ctx.open(model(server)).generate(questions(5)))
+        assert server.behaviour.resultless == 0
+        check_paid(server, ctx, tracker)
+
+
+def test_results_that_stay_away_are_told_from_run_to_run(tmp_path: Path, provider: str) -> None:
+    with batching(teacher, BatchBehaviour(questions=0), provider=provider) as server:
+        ctx, _ = context(tmp_path)
+        one = model(server, NOW)
+        waits(ctx, one, questions(4))
+        server.behaviour.resultless = 3
+        for _ in range(2):
+            why = str(waits(ctx, one, questions(4)).why)
+            assert "it does not know the results of batch batch_0" in why
+        time.sleep(0.3)
+        with pytest.raises(UserError, match="does not know the results of batch batch_0"):
+            ctx.open(one).generate(questions(4))
+        texts(ctx.open(model(server)).generate(questions(4)))
+        assert server.submissions == 1
+
+
+async def _full(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server that takes nothing, and holds nothing of what it was sent."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    left = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or b"0")
+    while left and (part := await reader.read(min(left, 1 << 16))):
+        left -= len(part)
+    writer.write(error_response("503 Service Unavailable", "we are full"))
+    await writer.drain()
+    writer.close()
+
+
+def test_what_is_submitted_is_never_whole_in_memory(tmp_path: Path, provider: str) -> None:
+    """The requests themselves are, as their payloads; their batch is not beside them."""
+    long, number = "x" * 200_000, 60
+    asked = [Request((("user", f"{i} {long}"),), Decoding(max_tokens=8)) for i in range(number)]
+    with listening(_full) as port:
+        ctx, _ = context(tmp_path)
+        limits, api = Limits(patience=0.01), Api(provider=provider)  # type: ignore[arg-type]
+        url = f"http://127.0.0.1:{port}/v1"
+        full = LanguageModel("m", "openai", base_url=url, limits=limits, api=api, batch=NOW)
+        engine = ctx.open(full)
+        tracemalloc.start()
+        with pytest.raises(UserError) as error:
+            engine.generate(asked)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert error.value.code in (Exit.TRY_AGAIN, Exit.WAITING)
+    assert peak < 2.5 * number * len(long)
 
 
 def test_a_list_that_does_not_go_on_proves_nothing(tmp_path: Path, provider: str) -> None:

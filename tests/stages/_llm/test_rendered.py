@@ -108,6 +108,11 @@ def test_what_a_template_refuses_or_leaves_out_fails(
         render(tokenizer(name), messages)
 
 
+def test_what_no_tokenizer_takes_fails() -> None:
+    with pytest.raises(Unrenderable, match="surrogates"):
+        render(tokenizer("tinylm"), [user(), answer(None, r'{"a": "\ud83d"}')])
+
+
 @pytest.mark.parametrize("what", ["tools", "calls", "a tool's result", "all"])
 def test_templates_that_swallow(what: str) -> None:
     whole = "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"

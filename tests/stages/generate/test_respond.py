@@ -123,6 +123,29 @@ def test_reasoning_goes_from_guideline_to_outline_to_path(ctx: Context, rows: pl
     assert answers["journal"].list.len().to_list() == [3, 3]
 
 
+def test_the_second_try_shows_the_right_answer_in_every_step_but_the_choice(
+    ctx: Context, rows: pl.DataFrame
+) -> None:
+    def selecting(text: str) -> tuple[str, str]:
+        return ("2, 5", "stop") if "Which of them fit" in text else echo(text)
+
+    shown = []
+    known = rows[:2].with_columns(gold=pl.Series(["forty-two", None], dtype=pl.String))
+    for hint in (False, True):
+        context = scripted(ctx, selecting)
+        method = Reason(selection="model", hint=hint)
+        answers = respond(context, known, models=ONE, method=method, truth="gold")
+        shown.append([asked[0].prompt[-1][1] for asked in context.engine.calls])
+        reasons = [None, "no_truth"] if hint else [None, None]
+        assert answers["drop_reason"].to_list() == reasons
+        assert json.loads(answers["extra"][0])["truth"] == "forty-two"
+    plain, hinted = shown
+    assert ["forty-two" in text for text in hinted] == [False, True, True, True]
+    assert not any("forty-two" in text for text in plain)
+    assert hinted[0] == plain[0]
+    assert hinted[1].startswith(plain[1])
+
+
 def test_each_of_25_answers_follows_another_guideline(ctx: Context, rows: pl.DataFrame) -> None:
     answers = respond(
         scripted(ctx, echo), rows[:1], models=ONE, method=Reason(), num_answers=26, max_tokens=2048
@@ -345,6 +368,10 @@ def test_a_missing_edge_is_an_error(ctx: Context, rows: pl.DataFrame) -> None:
         (
             {"method": "continue", "truth": "response"},
             "truth must be left out with method: continue, got response",
+        ),
+        (
+            {"method": {"name": "reason", "hint": True}},
+            "truth must say where the right answers are with method.hint, got null",
         ),
         (
             {"method": {"name": "reason", "system": "Be brief."}},

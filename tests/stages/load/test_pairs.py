@@ -317,6 +317,19 @@ def test_media_beside_the_turns_fail_until_they_are_decided() -> None:
     assert failures(load_pairs(json_lines([row]), fields={"ignore": ["images"]})) == []
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "thinking"])
+def test_reasoning_beside_one_answer_is_its_own_and_beside_two_it_fails(field: str) -> None:
+    rows = [{"prompt": "Why?", "completion": "So.", "label": True, field: t} for t in ("a", "b")]
+    loaded = load_pairs(json_lines(rows)).to_dicts()
+    assert [pair["chosen"][0]["reasoning"] for pair in loaded] == ["a", "b"]
+    assert [pair["drop_reason"] for pair in loaded] == [None, None]
+    row = {"prompt": "Why?", "chosen": "So.", "rejected": "No.", field: "a"}
+    ((_, error),) = failures(load_pairs(json_lines([row])))
+    assert f"{{keep: [{field}]}}" in error
+    ignored = load_pairs(json_lines([row]), fields={"ignore": [field]})
+    assert json.loads(ignored["extra"][0]) == {field: "a"}
+
+
 def test_tools_that_the_prompt_shows() -> None:
     shown = 'Be kind.\n\n# Tools\n\n<tools>\n{"name": "add"}\n</tools>'
     for row in (

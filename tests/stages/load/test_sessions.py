@@ -443,6 +443,14 @@ def test_lone_surrogates_fail(tmp_path: Path) -> None:
     assert "surrogate" in frame["error"][0]
 
 
+def test_a_call_whose_arguments_hide_one_fails_alone(tmp_path: Path) -> None:
+    call = item(type="function_call", name="f", arguments=r'{"a": "\ud83d"}', call_id="1")
+    rows = [head(), spoken_item("user", "q"), call, spoken_item("assistant", "a")]
+    frame = load(tmp_path, rows)
+    assert frame["error"].is_null().to_list() == [True, False]
+    assert frame.filter(pl.col("error").is_not_null())["line"].item() == 3
+
+
 def test_in_a_recipe_every_position_is_accounted_for(tmp_path: Path) -> None:
     rows = claude([said("A."), answered(use("1"), id="1"), answered(text("B."), id="2"),
                    said("C."), answered(text("D."), id="3"), said("E.")])  # fmt: skip

@@ -66,6 +66,7 @@ class BatchBehaviour:
         odd_entries: Whether the list of batches has other things in it.
         unpaged: Whether each page of that list is the first one.
         unknown: Questions that are answered with 404.
+        resultless: Downloads of results that are answered so.
         down: Questions that are answered with 503.
         quota: Whether the account has no money.
     """
@@ -91,6 +92,7 @@ class BatchBehaviour:
     odd_entries: bool = False
     unpaged: bool = False
     unknown: int = 0
+    resultless: int = 0
     down: int = 0
     quota: bool = False
 
@@ -259,10 +261,16 @@ class BatchServer:
         if id not in self.batches or self.batches[id].lines is None:
             return error_response("404 Not Found", "No such File object")
         lines = self.batches[id].lines[kind == "errors"]  # type: ignore[index]
-        return http_response("200 OK", self._written(lines), "application/octet-stream")
+        return self._written(lines)
 
     def _written(self, lines: list[Any]) -> bytes:
-        """The lines of results, in any order, with whatever else is among them."""
+        """The response with the results, in any order, and whatever else is among them."""
+        if self.behaviour.resultless:
+            self.behaviour.resultless -= 1
+            return error_response("404 Not Found", "No such File object")
+        return http_response("200 OK", self._lines(lines), "application/octet-stream")
+
+    def _lines(self, lines: list[Any]) -> bytes:
         if self.behaviour.pages:
             self.behaviour.pages -= 1
             return b"<html><body>Sign in</body></html>\n"
@@ -340,8 +348,7 @@ class BatchServer:
             return error_response("404 Not Found", f"No batch found with id '{id}'.")
         if results:
             assert batch.lines is not None
-            lines = [*batch.lines[0], *batch.lines[1]]
-            return http_response("200 OK", self._written(lines), "application/binary")
+            return self._written([*batch.lines[0], *batch.lines[1]])
         self._go_on(batch)
         return _json(self._shown(batch))
 

@@ -7,7 +7,7 @@ server are in `calls.py`. Who decides what is submitted, and what becomes of it,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -80,12 +80,15 @@ class BatchInterface(Protocol):
         MAX_BYTES: Most bytes of what is submitted.
         TAKES_FILES: Whether requests are uploaded as a file first.
         KEEPS_TAGS: Whether a batch can be recognised as ours before it has results.
+        AROUND: What stands before the requests, between two of them and behind them, as they
+            are uploaded or submitted.
     """
 
     MAX_REQUESTS: int
     MAX_BYTES: int
     TAKES_FILES: bool
     KEEPS_TAGS: bool
+    AROUND: tuple[bytes, bytes, bytes]
 
     def line(self, custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:
         """One request of a batch.
@@ -95,10 +98,6 @@ class BatchInterface(Protocol):
             path: Where it would go by itself, relative to the base address.
             body: What would be sent.
         """
-        ...
-
-    def content(self, lines: Sequence[bytes]) -> bytes:
-        """The requests of a batch together, as they are uploaded or submitted."""
         ...
 
     def submission(self, tag: str, file: str, path: str, window: str) -> dict[str, Any]:

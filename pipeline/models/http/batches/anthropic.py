@@ -8,7 +8,7 @@ its requests, which only its results show.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ MAX_REQUESTS: int = 100_000
 MAX_BYTES: int = 256_000_000
 TAKES_FILES: bool = False
 KEEPS_TAGS: bool = False
+AROUND: tuple[bytes, bytes, bytes] = (b'{"requests":[', b",", b"]}")
 PAGE: Final = 1000
 CODES: Final = {
     "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402,
@@ -37,11 +38,6 @@ def line(custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:  # noqa: 
         body: What would be sent.
     """
     return json.dumps({"custom_id": custom_id, "params": body}).encode()
-
-
-def content(lines: Sequence[bytes]) -> bytes:
-    """What is submitted."""
-    return b'{"requests":[' + b",".join(lines) + b"]}"
 
 
 def submission(

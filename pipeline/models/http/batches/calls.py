@@ -10,8 +10,9 @@ import asyncio
 import json
 import random
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from os import SEEK_END
 from typing import IO, Any, Final, TypeVar
 
 from pipeline.errors import UserError
@@ -35,6 +36,8 @@ MISSING: Final = frozenset({404, 405, 501})
 """Status codes of what a server does not have: this batch, or batches at all."""
 REFUSED_SURELY: Final = frozenset({429})
 """Status codes of a submission that was not taken, and may be later."""
+PART: Final = 1 << 16
+"""Bytes of a submission that are in memory at one time."""
 T = TypeVar("T")
 
 
@@ -44,6 +47,18 @@ class NoAnswerError(Exception):
 
 class UnknownBatchError(Exception):
     """The server has no batch of this name."""
+
+
+class _Parts:
+    """A file as it is sent in parts, from its beginning each time that it is."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._file.seek(0)
+        while part := self._file.read(PART):
+            yield part
 
 
 class BatchCalls:
@@ -69,7 +84,7 @@ class BatchCalls:
         """
         self._run(self._client.check())
 
-    def upload(self, tag: str, content: bytes) -> str:
+    def upload(self, tag: str, content: IO[bytes]) -> str:
         """Upload a file with requests; its name there.
 
         Args:
@@ -87,17 +102,22 @@ class BatchCalls:
         except NO_STATE:
             raise NoAnswerError("the server named no file") from None
 
-    def submit(self, **content: Any) -> BatchState:
+    def submit(self, content: dict[str, Any] | IO[bytes]) -> BatchState:
         """Create a batch; nothing is repeated but what was surely not taken.
 
         Args:
-            content: What is sent, as `httpx2.AsyncClient.request` takes it.
+            content: What creates it out of a file; a provider that takes none gets the requests.
 
         Raises:
             NoAnswerError: It may have been created, or not.
             UserError: The server does not take it.
         """
-        return self._state(self._patiently("POST", self.interface.address(), once=True, **content))
+        sent: dict[str, Any] = {"json": content}
+        if not isinstance(content, dict):
+            size = content.seek(0, SEEK_END)
+            headers = {"content-type": "application/json", "content-length": str(size)}
+            sent = {"content": _Parts(content), "headers": headers}
+        return self._state(self._patiently("POST", self.interface.address(), once=True, **sent))
 
     def state(self, id: str) -> BatchState:
         """What the server says of a batch.

@@ -8,7 +8,7 @@ both are in any order. Our tag is in its metadata, and the file is named in it a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -25,6 +25,7 @@ MAX_REQUESTS: int = 50_000
 MAX_BYTES: int = 200_000_000
 TAKES_FILES: bool = True
 KEEPS_TAGS: bool = True
+AROUND: tuple[bytes, bytes, bytes] = (b"", b"\n", b"\n")
 PAGE: Final = 100
 TAG_FIELD: Final = "gristmill"
 ENDED: Final = frozenset({"failed", "completed", "expired", "cancelled"})
@@ -41,11 +42,6 @@ def line(custom_id: str, path: str, body: Mapping[str, Any]) -> bytes:
     url = _endpoint(path)
     fields = {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
     return json.dumps(fields).encode()
-
-
-def content(lines: Sequence[bytes]) -> bytes:
-    """The file."""
-    return b"".join(one + b"\n" for one in lines)
 
 
 def submission(tag: str, file: str, path: str, window: str) -> dict[str, Any]:

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.reasoning import MARKS
 from schemas.records import record_id
+from stages.load._chat.source import MEDIA
 from stages.load.records import _check as check
 from stages.load.records import records
 from tests.conftest import ROOT
@@ -297,6 +299,8 @@ MARKED = [
     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>4",
     "<|channel|>analysis<|message|>Hm.<|end|>"
     "<|start|>assistant<|channel|>final<|message|>4<|return|>",
+    *(f"{opening}Hm.{closing}4" for opening, closing in MARKS),
+    *(f"Hm.{closing}\n4" for _, closing in MARKS),
 ]
 
 
@@ -316,6 +320,8 @@ def test_reasoning_in_marks(text: str) -> None:
         "<think>Hm. 4",
         "4 <think>Hm.</think> 5",
         "It ends with `</think>`.",
+        *(f"{opening}Hm. 4" for opening, _ in MARKS),
+        *(f"4 {opening}Hm.{closing} 5" for opening, closing in MARKS),
         "<|channel|>analysis<|message|>Hm.",
         "a < b",
     ],
@@ -422,8 +428,9 @@ UNKNOWN = [
     {"instruction": "q", "output": "a", "audio": "a.wav"},
     {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image"}]}]},
     {"messages": [ASK], "tools": "a hammer"},
+    *({"messages": [ASK], name: "a.png"} for name in sorted(MEDIA)),
 ]
-NAMES = ["mood", "images", "refusal", "images", "audio", "image", "tools"]
+NAMES = ["mood", "images", "refusal", "images", "audio", "image", "tools", *sorted(MEDIA)]
 
 
 @pytest.mark.parametrize(("row", "name"), list(zip(UNKNOWN, NAMES, strict=True)))
@@ -523,6 +530,29 @@ def test_a_lone_surrogate_beside_content_fails() -> None:
         row = {"messages": [ASK, {"role": "assistant", **turn}]}
         assert "surrogate" in error(row)
     assert "surrogate" in error({"messages": [ASK], "tools": [{"name": lone}]})
+
+
+ESCAPED = r'{"a": "\ud83d"}'
+SAID = {"role": "assistant"}
+HIDDEN = [
+    {"messages": [ASK, SAID | {"tool_calls": [CALL | {"arguments": ESCAPED}]}]},
+    {"messages": [ASK, SAID | {"function_call": {"name": "f", "arguments": ESCAPED}}]},
+    {"messages": [ASK, {"role": "assistant", "content": f'<tool_call>{{"name": "f", "arguments": '
+                        f"{ESCAPED}}}</tool_call>"}]},
+    {"conversations": [{"from": "human", "value": "q"}, {"from": "function_call",
+                        "value": f'{{"name": "f", "arguments": {ESCAPED}}}'}]},
+    {"query": "q", "tools": "[]", "answers": f'[{{"name": "f", "arguments": {ESCAPED}}}]'},
+    {"system": "", "chat": f'USER: q ASSISTANT: <functioncall> {{"name": "f", "arguments": '
+                           f"'{ESCAPED}'}}"},
+]  # fmt: skip
+"""Arguments that are text, and say by an escape what is none."""
+
+
+@pytest.mark.parametrize("row", HIDDEN)
+def test_a_lone_surrogate_that_arguments_hide_fails(row: dict[str, Any]) -> None:
+    assert "surrogate" in error(row)
+    pair = json.dumps(row).replace("ud83d", "ud83d\\\\ude00")
+    assert one(json.loads(pair))["messages"][-1]["tool_calls"]
 
 
 def _digest(ids: list[str]) -> str:
