@@ -131,6 +131,8 @@ def by_loop(model: Differentiable, ids: Sequence[int], labels: Sequence[int]) ->
     values = {name: p.clone().requires_grad_() for name, p in model.parameters.items()}
     tensors = [torch.tensor(row, device=device) for row in (ids, labels)]
     row_loss(model, values, *tensors).backward()
-    flat = [p.grad.flatten().float().cpu() for p in values.values() if p.grad is not None]
+    # A parameter that the loss does not depend on has a gradient of zeros, as under vmap.
+    slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in values.values()]
+    flat = [slope.flatten().float().cpu() for slope in slopes]
     gradient: Matrix = torch.cat(flat).numpy()
     return gradient

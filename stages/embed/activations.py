@@ -49,7 +49,7 @@ from stages._activations.autoencoder import Autoencoder
 from stages._activations.states import hidden_states
 from stages._activations.tokens import check_layer, tokens_of
 from stages._common.edges import require_input
-from stages.embed._unit import unit
+from stages.embed._unit import NOT_FINITE, unit
 
 Pooling = Literal["last", "mean", "weighted_mean", "features"]
 
@@ -78,7 +78,8 @@ def activations(
 ) -> pl.DataFrame:
     """Add the `vector` of each row: List(Float32), pooled over the row's tokens.
 
-    A row that the chat template cannot show fails. Rows that are cut are counted (`rows_cut`).
+    A row that the chat template cannot show, or that the model gives no finite states for, fails.
+    Rows that are cut are counted (`rows_cut`).
 
     Args:
         rows: The conversations.
@@ -106,13 +107,19 @@ def activations(
     tokenized = tokens_of(engine.tokenizer, rows, limit)
     ctx.count(tokens=sum(map(len, tokenized.sequences)), rows_cut=tokenized.cut)
     vectors: list[list[float] | None] = [None] * len(rows)
+    errors = tokenized.errors
     every = hidden_states(engine.weights, tokenized.sequences, layer)
     for done, (position, states) in enumerate(every, 1):
         pooled = pool(states, pooling) if features is None else features.mean_features(states)
-        vectors[position] = (unit(pooled) if normalize else pooled).tolist()
+        if np.isfinite(pooled).all():
+            vectors[position] = (unit(pooled) if normalize else pooled).tolist()
+        else:
+            errors[position] = NOT_FINITE
         ctx.progress(done, len(rows))
-    errors = pl.Series(tokenized.errors, dtype=pl.String)
-    return pl.DataFrame({"vector": pl.Series(vectors, dtype=pl.List(pl.Float32)), "error": errors})
+    return pl.DataFrame(
+        {"vector": vectors, "error": errors},
+        schema={"vector": pl.List(pl.Float32), "error": pl.String},
+    )
 
 
 def pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:

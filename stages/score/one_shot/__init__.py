@@ -52,6 +52,7 @@ from pipeline.context import Context
 from pipeline.models import Engine, LanguageModel
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count, option_group
+from stages._llm.likelihood_views import NOT_FINITE
 from stages.score.one_shot.exchanges import Exchange, Form, exchanges
 from stages.score.one_shot.neighbors import nearest
 
@@ -141,7 +142,8 @@ def one_shot(
 
     Only a conversation's last answer is scored, behind all turns before it. Null: the row has
     no answer, or with no anchor it is within `max_length`. An anchor that has no answer, that
-    equals the row, or that exceeds `max_length` together with it is not used.
+    equals the row, or that exceeds `max_length` together with it is not used. Failed: a row for
+    which the model gives no finite likelihood.
 
     Adds for `golden` `one_shot_golden`, of 0, 1/K, ..., 1 for K anchors that were used;
     `one_shot_gain`, the mean over them of what the log-likelihood per token rises by; and
@@ -182,14 +184,15 @@ def one_shot(
     indices: list[list[int] | None] = [None] * len(shown) if near is None else [*near]
     used = [_used(row, asked, of, limit) for row, of in zip(shown, indices, strict=True)]
     alone, behind = _log_probs(engine, shown, used)
-    return pl.DataFrame(
-        [
-            _measured(method, row is not None, u, alone, b)
-            for row, u, b in zip(shown, used, behind, strict=True)
-        ],
-        schema=_adds(SimpleNamespace(method=method), {}),
-        orient="row",
-    )
+    schema = _adds(SimpleNamespace(method=method), {})
+    table: list[tuple[Any, ...]] = []
+    for row, anchors_used, scores in zip(shown, used, behind, strict=True):
+        if all(np.isfinite(s).all() for s in (*scores, *(alone[a.id] for a in anchors_used))):
+            values = _measured(method, row is not None, anchors_used, alone, scores)
+            table.append((*values, None))
+        else:
+            table.append((*[None] * len(schema), NOT_FINITE))
+    return pl.DataFrame(table, schema={**schema, "error": pl.String}, orient="row")
 
 
 def _used(
@@ -281,16 +284,10 @@ def _miwv(
     requests += [row.behind(neighbor).joined() for row, neighbor in pairs.values()]
     scores = engine.loglikelihood(requests)
     alone, behind = scores[: len(pairs)], scores[len(pairs) :]
-    values = {
-        i: float(np.mean(a, dtype=np.float64) - np.mean(b, dtype=np.float64))
-        for i, a, b in zip(pairs, alone, behind, strict=True)
-    }
-    return pl.DataFrame(
-        {
-            "one_shot_miwv": [values.get(i) for i in range(len(asked))],
-            "one_shot_neighbor": [
-                pairs[i][1].id if i in pairs else None for i in range(len(asked))
-            ],
-        },
-        schema={"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String},
-    )
+    table: list[tuple[float | None, str | None, str | None]] = [(None, None, None)] * len(asked)
+    for (i, (_, neighbor)), a, b in zip(pairs.items(), alone, behind, strict=True):
+        value = float(np.mean(a, dtype=np.float64) - np.mean(b, dtype=np.float64))
+        is_number = np.isfinite(value)
+        table[i] = (value, neighbor.id, None) if is_number else (None, None, NOT_FINITE)
+    schema = {"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String, "error": pl.String}
+    return pl.DataFrame(table, schema=schema, orient="row")
