@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -13,7 +14,7 @@ from polars.testing import assert_frame_equal
 from pydantic import TypeAdapter
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
+from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
 from stages._gradients import per_row
 from stages._gradients.forms import EPSILON, Moments, adam, moments_of
@@ -228,10 +229,24 @@ def test_rows_without_an_answer_fail(ctx: Context, tinylm: LanguageModel) -> Non
     assert set(result["error"]) == {"no answer token among the first 3"}
 
 
+def test_a_parameter_that_the_loss_does_not_depend_on(ctx: Context, tinylm: LanguageModel) -> None:
+    weights = copy.deepcopy(ctx.open(tinylm).weights)
+    weights.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+    pattern = r"idle|layers\.7\.self_attn\.v_proj"
+    model = differentiable(weights, Chosen(pattern=pattern))
+    ids, labels = encoded(tinylm, short_rows(1))
+    together, alone = all_gradients(model, ids, labels)[0], by_loop(model, ids[0], labels[0])
+    assert together.shape == alone.shape == (model.size,)
+    np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(alone).max())
+    assert (alone == 0).sum() >= 3
+
+
 def test_mistakes(ctx: Context, tinylm: LanguageModel) -> None:
     rows = self_instruct(60)[:2]
     with pytest.raises(OptionError, match="must have an input for 'warmup'"):
         gradients(ctx, rows, model=tinylm, form="adam")
+    with pytest.raises(UserError, match="the edge 'warmup' must have rows with an answer"):
+        gradients(ctx, rows, rows, model=tinylm, form="adam", parameters=SMALL, max_length=3)
     with pytest.raises(OptionError, match="must match the name of a parameter, got 'nothing'"):
         gradients(ctx, rows, model=tinylm, parameters=Chosen(pattern="nothing"))
     with pytest.raises(OptionError, match="must be ends of names of layers, got nothing"):
