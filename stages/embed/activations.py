@@ -17,7 +17,8 @@ Monosemantic activations: Task-Specific Data Selection for Instruction Tuning vi
 Neuronal Activations (Ma et al. 2025, arXiv:2503.15573).
 
 As in the paper: `pooling: features`, the features of a TopK sparse autoencoder, averaged over
-the tokens (a sum would favor long rows). `select.target` with `method: jaccard` is its selection.
+the tokens (a sum would favor long rows), as they are: `normalize: false`. `select.target` with
+`method: jaccard` is its selection.
 
 Ours: the autoencoder is trained here (`train.autoencoder`), on the states of the pool.
 
@@ -64,7 +65,7 @@ def _check_inputs(pooling: Pooling, edges: Mapping[str, Any]) -> None:
     require_input(edges, "autoencoder", f"pooling: {pooling}", connected=with_features)
 
 
-@stage(version=1, scope="row", reads=["messages", "tools"], adds=_adds)
+@stage(version=2, scope="row", reads=["messages", "tools"], adds=_adds)
 def activations(
     ctx: Context,
     rows: Records,

@@ -57,7 +57,7 @@ def _adds(options: Any, edges: Edges) -> Mapping[str, Any]:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
     reads=["messages", "tools"],
     adds=_adds,

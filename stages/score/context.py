@@ -63,7 +63,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     return _ADDS
 
 
-@stage(version=1, scope="row", reads=["messages", "tools"], adds=_adds)
+@stage(version=2, scope="row", reads=["messages", "tools"], adds=_adds)
 def context(
     ctx: Context,
     rows: Records,

@@ -85,7 +85,7 @@ def autoencoder(
         vectors:
           uses: embed.activations
           needs: {rows: pool, autoencoder: features}
-          with: {model: base, layer: 6, pooling: features}
+          with: {model: base, layer: 6, pooling: features, normalize: false}
         ```
     """
     engine = ctx.open(model)

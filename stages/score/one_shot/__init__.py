@@ -53,6 +53,7 @@ from pipeline.models import Engine, LanguageModel
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count, option_group
 from stages._llm.likelihood_views import NOT_FINITE
+from stages.score.one_shot.alone import Alone, alone, distance
 from stages.score.one_shot.exchanges import Exchange, Form, exchanges
 from stages.score.one_shot.neighbors import nearest
 
@@ -127,7 +128,7 @@ def _adds(options: SimpleNamespace, _: Edges) -> Columns:
     return {"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String}
 
 
-@stage(version=1, scope="row", reads=_reads, adds=_adds)
+@stage(version=2, scope="row", reads=_reads, adds=_adds)
 def one_shot(
     ctx: Context,
     rows: Records,
@@ -183,12 +184,16 @@ def one_shot(
         return _miwv(engine, shown, asked, near or [], limit)
     indices: list[list[int] | None] = [None] * len(shown) if near is None else [*near]
     used = [_used(row, asked, of, limit) for row, of in zip(shown, indices, strict=True)]
-    alone, behind = _log_probs(engine, shown, used)
+    known = alone(ctx.work, engine, {a.id: a for each in used for a in each})
+    behind = _log_probs(engine, shown, used)
     schema = _adds(SimpleNamespace(method=method), {})
     table: list[tuple[Any, ...]] = []
     for row, anchors_used, scores in zip(shown, used, behind, strict=True):
-        if all(np.isfinite(s).all() for s in (*scores, *(alone[a.id] for a in anchors_used))):
-            values = _measured(method, row is not None, anchors_used, alone, scores)
+        before = [known[anchor.id] for anchor in anchors_used]
+        if np.isfinite([a.total for a in before]).all() and all(
+            np.isfinite(each).all() for each in scores
+        ):
+            values = _measured(method, row is not None, anchors_used, before, scores)
             table.append((*values, None))
         else:
             table.append((*[None] * len(schema), NOT_FINITE))
@@ -210,29 +215,23 @@ def _used(
     ]
 
 
-def _log_probs(
-    engine: Engine, shown: Exchanges, used: list[list[Exchange]]
-) -> tuple[dict[str, Floats], list[list[Floats]]]:
-    """The anchors' log-probabilities alone, by id, and behind each row."""
-    needed = {anchor.id: anchor for anchors in used for anchor in anchors}
+def _log_probs(engine: Engine, shown: Exchanges, used: list[list[Exchange]]) -> list[list[Floats]]:
+    """The anchors' log-probabilities behind each row."""
     pairs = [
         (row, anchor)
         for row, anchors in zip(shown, used, strict=True)
         if row is not None
         for anchor in anchors
     ]
-    requests = [anchor.alone() for anchor in needed.values()]
-    requests += [anchor.behind(row) for row, anchor in pairs]
-    scores = iter(engine.loglikelihood(requests))
-    alone = {id_: next(scores).astype(np.float64) for id_ in needed}
-    return alone, [[next(scores).astype(np.float64) for _ in anchors] for anchors in used]
+    scores = iter(engine.loglikelihood([anchor.behind(row) for row, anchor in pairs]))
+    return [[next(scores).astype(np.float64) for _ in anchors] for anchors in used]
 
 
 def _measured(
     method: Golden | Pairwise,
     readable: bool,
     anchors: list[Exchange],
-    alone: dict[str, Floats],
+    before: list[Alone],
     behind: list[Floats],
 ) -> tuple[Any, ...]:
     """The columns of a row.
@@ -241,31 +240,18 @@ def _measured(
         method: What is measured.
         readable: Whether the row has an answer.
         anchors: The anchors that were used.
-        alone: The log-probabilities of anchors without a demonstration.
-        behind: Those of these anchors behind the row.
+        before: What is known of these without a demonstration.
+        behind: Their log-probabilities behind the row.
     """
-    before = [alone[anchor.id] for anchor in anchors]
     if isinstance(method, Pairwise):
-        values = [distance(a) - distance(b) for a, b in zip(before, behind, strict=True)]
+        values = [a.distance - distance(b) for a, b in zip(before, behind, strict=True)]
         listed = zip(anchors, values, strict=True)
         return ([{"id": anchor.id, "value": v} for anchor, v in listed] if readable else None,)
     if not anchors:
         return None, None, 0 if readable else None
-    rises = [b.sum() - a.sum() for a, b in zip(before, behind, strict=True)]
+    rises = [float(b.sum()) - a.total for a, b in zip(before, behind, strict=True)]
     gain = np.mean([rise / len(b) for rise, b in zip(rises, behind, strict=True)])
     return float(np.mean([rise > 0 for rise in rises])), float(gain), len(anchors)
-
-
-def distance(log_probs: Floats) -> float:
-    """DELIFT's distance of an answer from certainty: 0 where each token has probability 1.
-
-    Args:
-        log_probs: Those of the answer's tokens.
-
-    >>> round(distance(np.log(np.array([1.0, 0.2]))), 6)
-    0.565685
-    """
-    return float(np.sqrt(np.mean((1 - np.exp(log_probs)) ** 2)))
 
 
 def _miwv(

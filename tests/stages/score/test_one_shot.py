@@ -13,7 +13,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel, Scored
 from stages.score.one_shot import Miwv, Pairwise, one_shot
-from stages.score.one_shot.exchanges import Form, plain_texts
+from stages.score.one_shot.exchanges import Form, exchanges, plain_texts
 from tests.pipeline.models.test_likelihood import alone as passed
 from tests.support.rows import alpaca, conversations, frame, json_lines, record, sample
 
@@ -96,6 +96,17 @@ def test_an_anchor_is_helped_by_nearly_the_same_row(ctx: Context, tinylm: Langua
 def test_a_result_depends_on_the_row_alone(ctx: Context, tinylm: LanguageModel) -> None:
     together = one_shot(ctx, POOL[1:4], ANCHORS, model=tinylm)
     assert one_shot(ctx, POOL[2:3], ANCHORS, model=tinylm).row(0) == together.row(1)
+
+
+def test_anchors_alone_are_measured_once(ctx: Context, tinylm: LanguageModel) -> None:
+    engine: Any = ctx.open(tinylm)
+    first = one_shot(ctx, POOL[1:3], ANCHORS, model=tinylm)
+    before = ctx.counters["tokens"]
+    again = one_shot(ctx, POOL[1:3], ANCHORS, model=tinylm)
+    assert again.equals(first)
+    asked = exchanges(ANCHORS, engine.tokenizer, "separated")
+    saved = sum(len(a.alone().tokens) for a in asked if a is not None)
+    assert before - (ctx.counters["tokens"] - before) == saved
 
 
 def test_what_exceeds_the_limit_is_not_used(ctx: Context, tinylm: LanguageModel) -> None:
