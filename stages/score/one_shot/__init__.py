@@ -55,7 +55,7 @@ from pipeline.types import Count, option_group
 from stages._llm.likelihood_views import NOT_FINITE
 from stages.score.one_shot.alone import Alone, alone, distance
 from stages.score.one_shot.exchanges import Exchange, Form, exchanges
-from stages.score.one_shot.neighbors import nearest
+from stages.score.one_shot.neighbors import fits, nearest
 
 Floats = NDArray[np.float64]
 Exchanges = list[Exchange | None]
@@ -150,7 +150,7 @@ def one_shot(
     `one_shot_gain`, the mean over them of what the log-likelihood per token rises by; and
     `one_shot_anchors`, K. For `pairwise` `one_shot_utilities`: the anchors that were measured, by
     `id`, and the `value` of the row for each, from -1 to 1. For `miwv` `one_shot_miwv` and
-    `one_shot_neighbor`, the id of the row's demonstration.
+    `one_shot_neighbor`, the id of the row's demonstration. Neighbors are those that fit.
 
     Args:
         rows: The candidates: for `golden` and `pairwise` they are the demonstrations, for
@@ -179,9 +179,10 @@ def one_shot(
     shown = exchanges(rows, engine.tokenizer, form)
     asked = exchanges(anchors, engine.tokenizer, form)
     vector, count = _vector(method), getattr(method, "neighbors", 1)
-    near = None if vector is None else nearest(rows, anchors, vector, shown, asked, count)
+    fitting = fits(shown, asked, limit, anchors_demonstrate=isinstance(method, Miwv))
+    near = None if vector is None else nearest(rows, anchors, vector, shown, asked, count, fitting)
     if isinstance(method, Miwv):
-        return _miwv(engine, shown, asked, near or [], limit)
+        return _miwv(engine, shown, asked, near or [])
     indices: list[list[int] | None] = [None] * len(shown) if near is None else [*near]
     used = [_used(row, asked, of, limit) for row, of in zip(shown, indices, strict=True)]
     known = alone(ctx.work, engine, {a.id: a for each in used for a in each})
@@ -255,15 +256,13 @@ def _measured(
 
 
 def _miwv(
-    engine: Engine, asked: Exchanges, shown: Exchanges, near: list[list[int]], limit: int
+    engine: Engine, asked: Exchanges, shown: Exchanges, near: list[list[int]]
 ) -> pl.DataFrame:
     """The columns of `miwv`: here the rows are asked, and their neighbors shown."""
     pairs: dict[int, tuple[Exchange, Exchange]] = {}
     for i, (row, indices) in enumerate(zip(asked, near, strict=True)):
         neighbor = shown[indices[0]] if indices else None
-        if row is None or neighbor is None:
-            continue
-        if len(neighbor.demonstration) + len(row.query) <= limit:
+        if row is not None and neighbor is not None:
             pairs[i] = row, neighbor
     # A demonstration has few queries here, so that nothing is gained by sharing it.
     requests = [row.alone() for row, _ in pairs.values()]

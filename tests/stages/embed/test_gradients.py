@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
+from stages._activations.states import batches
 from stages._gradients import per_row
 from stages._gradients.forms import EPSILON, Moments, adam, moments_of
 from stages._gradients.parameters import Adapter, Chosen, Differentiable, differentiable
@@ -276,3 +277,21 @@ def test_vmap_is_no_slower_than_a_loop(ctx: Context, tinylm: LanguageModel) -> N
     ratio = (ended - middle) / (middle - begun)
     print(f"vmap is {ratio:.2f} times as fast as a loop")
     assert ratio > 1
+
+
+def test_large_gradients_share_no_batch(
+    ctx: Context, tinylm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one batch holds is bounded by bytes, not by tokens alone."""
+    model = model_of(ctx, tinylm, SMALL)
+    ids, labels = encoded(tinylm, short_rows(4))
+    monkeypatch.setitem(per_row.SHORT, "cpu", 1024)
+    together = all_gradients(model, ids, labels)
+    shapes: list[int] = []
+    monkeypatch.setattr(per_row, "ROWS_BYTES", 4 * model.size)
+    for positions, values in row_gradients(model, ids, labels):
+        shapes.append(len(values))
+        np.testing.assert_allclose(values, together[positions], atol=1e-5 * np.abs(values).max())
+    assert shapes == [1] * 4
+    sizes = [batch.size for batch in batches([40] * 9, 4096, 3)]
+    assert sizes == [3, 3, 3]
