@@ -7,6 +7,7 @@ of D have length 1. It is trained on the squared error alone; TopK makes it spar
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,6 +137,9 @@ def fit_autoencoder(
     Returns:
         The autoencoder, and for each step the fraction of the variance that it leaves
         unexplained.
+
+    Raises:
+        UserError: The error is no longer finite.
     """
     import torch
 
@@ -159,6 +163,12 @@ def fit_autoencoder(
         with torch.no_grad():
             model.decoder.copy_(_unit(model.decoder))
         losses.append(float(error.detach()) / variance)
+        if not math.isfinite(losses[-1]):
+            raise UserError(
+                f"the training diverged: the error of step {step} is not finite",
+                hint="lower learning_rate",
+                why=f"learning_rate is {learning_rate:g}",
+            )
         step_done(step)
     return Autoencoder(meta, *(tensor.detach() for tensor in parameters)), losses
 

@@ -48,12 +48,15 @@ def width_of(tokens: int) -> int:
     return max(MIN_WIDTH, -(-tokens // step) * step)
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
+def batches(
+    lengths: Sequence[int], max_tokens: int, max_rows: int | None = None
+) -> Iterator[Batch]:
     """Rows in batches, the narrowest first.
 
     Args:
         lengths: Tokens of each row; rows without tokens are in no batch.
         max_tokens: Tokens of a batch, padding included; a longer row has a batch of its own.
+        max_rows: Rows of a batch, at most; None for no limit.
 
     Example:
         >>> [batch.members for batch in batches([40, 0, 600, 39], 1024)]
@@ -64,7 +67,7 @@ def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[Batch]:
         if length:
             by_width.setdefault(width_of(length), []).append(i)
     for width, rows in sorted(by_width.items()):
-        size = max(1, max_tokens // width)
+        size = max(1, min(max_tokens // width, max_rows or max_tokens))
         for start in range(0, len(rows), size):
             yield Batch(width, size, rows[start : start + size])
 

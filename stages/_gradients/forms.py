@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ class Moments:
     second: Matrix
 
     def save(self, file: Path) -> None:
-        """Write them into a file that is either complete or not there."""
-        part = file.with_name(f"{file.name}.part")
+        """Write them into a file that is either complete or not there, whoever else writes it."""
+        part = file.with_name(f"{file.name}.{uuid4().hex}")
         with part.open("wb") as stream:
             np.savez(stream, first=self.first, second=self.second)
         part.replace(file)

@@ -6,8 +6,8 @@ with tokens that no loss is on; the shape of a batch is a function of the row's 
 that a row's floats depend on that row alone. Long rows, which gain nothing from company, are
 differentiated one by one.
 
-Memory: the activations of a batch of `BATCH_TOKENS` tokens, and for each of its rows 4
-bytes for each value of the gradient; and as many rows of gradients as `ROWS_BYTES` hold.
+Memory: the activations of a batch of `BATCH_TOKENS` tokens; and of gradients, 4 bytes for each
+value, as many rows as `ROWS_BYTES` hold, twice: those of a batch, and those that are given out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROWS_BYTES: Final = 256 << 20
 """Bytes of the gradients that are held at once."""
 
 MAX_ROWS: Final = 32
-"""Rows whose gradients are held at once, at most."""
+"""Rows whose gradients are given out at once, at most."""
 
 
 def row_loss(model: Differentiable, parameters: dict[str, Any], ids: Any, labels: Any) -> Any:
@@ -76,7 +76,7 @@ def row_gradients(
         (positions of rows, their gradients: shape (rows, values)); the number of rows is fixed
         by that of the values, and rows of zeros fill the last part.
     """
-    held = max(1, min(MAX_ROWS, ROWS_BYTES // (4 * model.size)))
+    held = min(MAX_ROWS, rows_within(model.size))
     positions: list[int] = []
     parts: list[Matrix] = []
     for members, values in _gradients(model, ids, labels):
@@ -91,6 +91,19 @@ def row_gradients(
         yield positions, np.concatenate([*parts, rest])
 
 
+def rows_within(values: int) -> int:
+    """How many rows' gradients `ROWS_BYTES` hold, one at least.
+
+    Args:
+        values: Values of a gradient.
+
+    Example:
+        >>> rows_within(1 << 20), rows_within(3_584 * 18_944)
+        (64, 1)
+    """
+    return max(1, ROWS_BYTES // (4 * values))
+
+
 def _gradients(
     model: Differentiable, ids: Sequence[Sequence[int]], labels: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], Matrix]]:
@@ -103,7 +116,8 @@ def _gradients(
         torch.func.grad(lambda p, x, y: row_loss(model, p, x, y)), in_dims=(None, 0, 0)
     )
     lengths = [len(row) for row in ids]
-    for batch in batches([n if n <= short else 0 for n in lengths], max_tokens):
+    together = [n if n <= short else 0 for n in lengths]
+    for batch in batches(together, max_tokens, rows_within(model.size)):
         tensors = [
             torch.from_numpy(padded(values, batch, fill)).to(device)
             for values, fill in ((ids, 0), (labels, IGNORED))
@@ -131,6 +145,8 @@ def by_loop(model: Differentiable, ids: Sequence[int], labels: Sequence[int]) ->
     values = {name: p.clone().requires_grad_() for name, p in model.parameters.items()}
     tensors = [torch.tensor(row, device=device) for row in (ids, labels)]
     row_loss(model, values, *tensors).backward()
-    flat = [p.grad.flatten().float().cpu() for p in values.values() if p.grad is not None]
+    # A parameter that the loss does not depend on has a gradient of zeros, as under vmap.
+    slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in values.values()]
+    flat = [slope.flatten().float().cpu() for slope in slopes]
     gradient: Matrix = torch.cat(flat).numpy()
     return gradient

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ from stages._llm.rendered import RenderedText, render, rendered_text
 
 Span = tuple[int, int]
 Floats = NDArray[np.float64]
+
+NOT_FINITE: Final = "the model gives no finite likelihood"
+"""Why a row fails."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -256,6 +260,23 @@ def log_probs(engine: Engine, parts: Mapping[Key, Sequence[Part]]) -> dict[Key, 
         for key, each in parts.items()
         if each
     }
+
+
+def lacks_numbers(parts: Sequence[Part], scores: Floats) -> bool:
+    """Whether the model gave NaN for a token; only the first of a sequence has no likelihood.
+
+    Args:
+        parts: The sequences of a view.
+        scores: The log-probabilities of their tokens.
+
+    Example:
+        >>> part = Part((5, 6, 7), ((0, 3),))
+        >>> first, later = np.array([np.nan, -1.0, -2.0]), np.array([np.nan, -1.0, np.nan])
+        >>> lacks_numbers([part], first), lacks_numbers([part], later)
+        (False, True)
+    """
+    first = sum(start == 0 for part in parts for start, _ in part.spans)
+    return int(np.isnan(scores).sum()) > first
 
 
 def mean_loss(scores: Floats) -> float:

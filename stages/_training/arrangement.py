@@ -27,6 +27,7 @@ from stages._training.encoding import ANSWER_PARTS, LossPart, encode, refused_ro
 from stages._training.indicators import Indicator, Metadata, with_words
 from stages._training.losses.base import NLL, Loss
 from stages._training.losses.mixup import Mixup
+from stages._training.responses import answers_alone
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Reader:
         loss: What is minimised: it may read columns, add rows and weigh tokens.
         loss_on: The parts of a conversation that loss is on.
         reverse: Whether the first user's turn is to be learned, given its answer.
+        response_only: Whether answers are learned without what they answer.
         indicator: Words in what users say.
         weight_column: The weights of the rows; None for equal ones.
         order: The column of positions that rows are read at; None for their ids' order.
@@ -53,6 +55,7 @@ class Reader:
     loss: Loss = field(default_factory=NLL)
     loss_on: Sequence[LossPart] = ANSWER_PARTS
     reverse: bool = False
+    response_only: bool = False
     indicator: Indicator | None = None
     weight_column: str | None = None
     order: str | None = None
@@ -77,6 +80,8 @@ class Reader:
         rows = read_shards(files, self.order, further)
         if self.indicator:
             rows = with_words(rows, self.indicator, self.seed)
+        if self.response_only:
+            rows = answers_alone(rows)
         usable, counts = self._encoded(self.loss.rows(self._turned(rows)), "train")
         if self.order:
             usable = usable[read_in_order(usable[self.order])]

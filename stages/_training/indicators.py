@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import Field
 
+from pipeline.errors import UserError
 from pipeline.types import Fraction, option_group
 from stages._selection.random_draws import uniform
 
@@ -88,7 +89,7 @@ class Control:
             rows: The rows, with the column.
             purpose: What keys the draws, seed included.
         """
-        score = pl.col(self.column)
+        score = pl.lit(finite_scores(rows, self.column))
         word = (
             pl.when(score >= self.threshold).then(pl.lit(self.above)).otherwise(pl.lit(self.below))
         )
@@ -119,8 +120,33 @@ class Context:
             rows: The rows, with the column.
             purpose: What keys the draws, seed included.
         """
-        marked = (rows[self.column] >= self.threshold).fill_null(value=False)
+        marked = (finite_scores(rows, self.column) >= self.threshold).fill_null(value=False)
         return [""] * len(rows), [self.text if mark else "" for mark in marked]
+
+
+def finite_scores(rows: pl.DataFrame, column: str) -> pl.Series:
+    """The scores of rows, null for one that is missing or not finite.
+
+    Args:
+        rows: The rows.
+        column: Their scores.
+
+    Raises:
+        UserError: The column holds no numbers.
+
+    Example:
+        >>> rows = pl.DataFrame({"score": [1.0, float("nan"), None]})
+        >>> finite_scores(rows, "score").to_list()
+        [1.0, None, None]
+    """
+    dtype = rows[column].dtype
+    if not (dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)):
+        raise UserError(
+            f"the indicator's column {column} must hold numbers, got {dtype}",
+            hint="name the column of a score that export.parquet wrote (`columns`)",
+        )
+    values = rows[column].cast(pl.Float64)
+    return values.set(~values.is_finite().fill_null(value=False), None)
 
 
 Indicator = Annotated[Metadata | Control | Context, Field(discriminator="name")]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float32]
+
+NOT_FINITE: Final = "the model gives no finite vector"
+"""Why a row fails."""
 
 
 def unit(vector: Vector) -> Vector:

@@ -17,7 +17,8 @@ Monosemantic activations: Task-Specific Data Selection for Instruction Tuning vi
 Neuronal Activations (Ma et al. 2025, arXiv:2503.15573).
 
 As in the paper: `pooling: features`, the features of a TopK sparse autoencoder, averaged over
-the tokens (a sum would favor long rows). `select.target` with `method: jaccard` is its selection.
+the tokens (a sum would favor long rows), as they are: `normalize: false`. `select.target` with
+`method: jaccard` is its selection.
 
 Ours: the autoencoder is trained here (`train.autoencoder`), on the states of the pool.
 
@@ -49,7 +50,7 @@ from stages._activations.autoencoder import Autoencoder
 from stages._activations.states import hidden_states
 from stages._activations.tokens import check_layer, tokens_of
 from stages._common.edges import require_input
-from stages.embed._unit import unit
+from stages.embed._unit import NOT_FINITE, unit
 
 Pooling = Literal["last", "mean", "weighted_mean", "features"]
 
@@ -64,7 +65,7 @@ def _check_inputs(pooling: Pooling, edges: Mapping[str, Any]) -> None:
     require_input(edges, "autoencoder", f"pooling: {pooling}", connected=with_features)
 
 
-@stage(version=1, scope="row", reads=["messages", "tools"], adds=_adds)
+@stage(version=2, scope="row", reads=["messages", "tools"], adds=_adds)
 def activations(
     ctx: Context,
     rows: Records,
@@ -78,7 +79,8 @@ def activations(
 ) -> pl.DataFrame:
     """Add the `vector` of each row: List(Float32), pooled over the row's tokens.
 
-    A row that the chat template cannot show fails. Rows that are cut are counted (`rows_cut`).
+    A row that the chat template cannot show, or that the model gives no finite states for, fails.
+    Rows that are cut are counted (`rows_cut`).
 
     Args:
         rows: The conversations.
@@ -106,13 +108,19 @@ def activations(
     tokenized = tokens_of(engine.tokenizer, rows, limit)
     ctx.count(tokens=sum(map(len, tokenized.sequences)), rows_cut=tokenized.cut)
     vectors: list[list[float] | None] = [None] * len(rows)
+    errors = tokenized.errors
     every = hidden_states(engine.weights, tokenized.sequences, layer)
     for done, (position, states) in enumerate(every, 1):
         pooled = pool(states, pooling) if features is None else features.mean_features(states)
-        vectors[position] = (unit(pooled) if normalize else pooled).tolist()
+        if np.isfinite(pooled).all():
+            vectors[position] = (unit(pooled) if normalize else pooled).tolist()
+        else:
+            errors[position] = NOT_FINITE
         ctx.progress(done, len(rows))
-    errors = pl.Series(tokenized.errors, dtype=pl.String)
-    return pl.DataFrame({"vector": pl.Series(vectors, dtype=pl.List(pl.Float32)), "error": errors})
+    return pl.DataFrame(
+        {"vector": vectors, "error": errors},
+        schema={"vector": pl.List(pl.Float32), "error": pl.String},
+    )
 
 
 def pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:

@@ -32,6 +32,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.context import Context
+from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.counting import CountingEncoder
 from pipeline.models.local.threads import fix_threads
@@ -44,7 +45,7 @@ from stages._gradients.per_row import row_gradients
 from stages._gradients.projection import project
 from stages._training.dataset import check_template, cut, tokenizer_for
 from stages._training.encoding import encode
-from stages.embed._unit import unit
+from stages.embed._unit import NOT_FINITE, unit
 
 Form = Literal["adam", "sgd", "sign"]
 Matrix = NDArray[np.float32]
@@ -56,7 +57,7 @@ def _adds(options: Any, edges: Edges) -> Mapping[str, Any]:
 
 
 @stage(
-    version=1,
+    version=2,
     scope="row",
     reads=["messages", "tools"],
     adds=_adds,
@@ -78,7 +79,8 @@ def gradients(
 ) -> pl.DataFrame:
     """Add the `vector` of each row: List(Float32), its gradient projected.
 
-    A row that the chat template cannot show, or that has no answer within `max_length`, fails.
+    A row that the chat template cannot show, that has no answer within `max_length`, or whose
+    gradient is not finite, fails.
     Rows that are cut are counted (`rows_cut`). The gradients of 32 rows are held at once, 256
     MiB of them at most, and 64 MiB of the projection.
 
@@ -114,15 +116,20 @@ def gradients(
         moments = _moments(ctx, differentiated, trained, max_length, batch_size)
     encoded = encode(tokenizer, template, rows)
     vectors: list[list[float] | None] = [None] * len(rows)
+    errors, done = encoded["error"].to_list(), 0
     for positions, values in _in_parts(ctx, differentiated, encoded, max_length):
         formed = _formed(values, form, moments)
         projected = formed if dimensions is None else project(formed, dimensions, seed)
         for position, vector in zip(positions, projected[: len(positions)], strict=True):
-            vectors[position] = (unit(vector) if normalize else vector).tolist()
-        ctx.progress(sum(vector is not None for vector in vectors), len(rows))
+            if np.isfinite(vector).all():
+                vectors[position] = (unit(vector) if normalize else vector).tolist()
+            else:
+                errors[position] = NOT_FINITE
+        done += len(positions)
+        ctx.progress(done, len(rows))
     column = pl.Series(vectors, dtype=pl.List(pl.Float32))
     error = pl.coalesce("error", pl.lit(f"no answer token among the first {max_length}"))
-    return pl.DataFrame({"vector": column, "error": encoded["error"]}).select(
+    return pl.DataFrame({"vector": column, "error": pl.Series(errors, dtype=pl.String)}).select(
         "vector", pl.when(pl.col("vector").is_null()).then(error).alias("error")
     )
 
@@ -153,6 +160,12 @@ def _moments(
     if file.exists():
         return Moments.load(file)
     usable, _ = cut(encoded, max_length)
+    if usable.is_empty():
+        raise UserError(
+            f"the edge 'warmup' must have rows with an answer among the first {max_length} "
+            f"tokens, got none among {len(encoded):,}",
+            hint="connect the rows that the model was trained on",
+        )
 
     def steps() -> Iterator[Matrix]:
         for batch in usable.iter_slices(batch_size):

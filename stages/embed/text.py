@@ -21,6 +21,7 @@ from pipeline.stage import Documents, Records, stage
 from pipeline.types import Count
 from schemas.records import input_text, instruction, response
 from schemas.turns import View, turn_text
+from stages.embed._unit import NOT_FINITE
 
 PARTS: Final = ("instruction", "input", "response")
 """The texts that a template may name; it may also name `messages`, the list of turns."""
@@ -108,7 +109,7 @@ def text(
     finite = pl.Series(np.isfinite(vectors).all(axis=1))
     return pl.DataFrame({"vector": pl.Series(vectors).arr.to_list()}).select(
         pl.when(finite).then("vector"),
-        pl.when(~finite).then(pl.lit("the model gives no finite vector")).alias("error"),
+        pl.when(~finite).then(pl.lit(NOT_FINITE)).alias("error"),
     )
 
 

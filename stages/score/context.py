@@ -63,7 +63,7 @@ def _adds(options: SimpleNamespace, edges: Edges) -> Columns:
     return _ADDS
 
 
-@stage(version=1, scope="row", reads=["messages", "tools"], adds=_adds)
+@stage(version=2, scope="row", reads=["messages", "tools"], adds=_adds)
 def context(
     ctx: Context,
     rows: Records,
@@ -104,7 +104,11 @@ def context(
     rendering = views.rendering(engine.tokenizer, limit)
     results = [_exchange(rendering, *row) for row in rows.select("messages", "tools").iter_rows()]
     exchanges = {i: e for i, e in enumerate(results) if isinstance(e, Exchange)}
+    errors = [e if isinstance(e, str) else None for e in results]
     lists = _attentions(ctx, engine, exchanges, layer)
+    for i in [i for i, values in lists.items() if not np.isfinite(values).all()]:
+        del lists[i]
+        errors[i] = "the model gives no finite attention"
     means = [float(np.mean(lists[i])) if i in lists else None for i in range(len(rows))]
     return pl.DataFrame(
         {
@@ -112,9 +116,7 @@ def context(
             "context_attentions": pl.Series(
                 [lists.get(i) for i in range(len(rows))], dtype=pl.List(pl.Float32)
             ),
-            "error": pl.Series(
-                [e if isinstance(e, str) else None for e in results], dtype=pl.String
-            ),
+            "error": pl.Series(errors, dtype=pl.String),
         }
     )
 

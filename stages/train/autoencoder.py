@@ -76,7 +76,8 @@ def autoencoder(
         seed: Of the rows' order, the first weights and the order of tokens.
 
     Raises:
-        UserError: No row can be shown by the chat template.
+        UserError: No row can be shown by the chat template, the model gives states that are not
+            finite, or the training diverges.
 
     Example:
         ```yaml
@@ -84,7 +85,7 @@ def autoencoder(
         vectors:
           uses: embed.activations
           needs: {rows: pool, autoencoder: features}
-          with: {model: base, layer: 6, pooling: features}
+          with: {model: base, layer: 6, pooling: features, normalize: false}
         ```
     """
     engine = ctx.open(model)
@@ -98,6 +99,12 @@ def autoencoder(
     if not sequences:
         raise UserError("there is no token to learn from", hint="see what drops the rows before")
     states = _states(engine.weights, sequences, layer)
+    if not np.isfinite(states).all():
+        raise UserError(
+            f"the hidden states of layer {layer} must be finite, got NaN or infinity",
+            where=model.model,
+            hint="try another dtype, such as float32 or bfloat16",
+        )
     ctx.count(tokens=len(states))
     meta = Meta(layer, states.shape[1], num_features, k)
     trained, unexplained = fit_autoencoder(

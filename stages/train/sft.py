@@ -65,7 +65,7 @@ ReplayFraction = Annotated[float, Field(ge=0, lt=1)]
 
 LATER = (
     "checkpoints", "loss", "noise", "weight_column", "indicator", "early_stopping",
-    "replay", "replay_fraction", "order",
+    "replay", "replay_fraction", "order", "response_only",
 )  # fmt: skip
 """What the stage got after it had results."""
 
@@ -117,6 +117,14 @@ def _check_rows(options: SimpleNamespace) -> None:
                 why="each pass mixes pairs of rows",
                 hint="write packing: false, per_device_train_batch_size: 2",
             )
+    if options.response_only and (
+        options.reverse or options.indicator or "instruction" in options.loss_on
+    ):
+        raise OptionError(
+            "response_only",
+            "must be false with reverse, an indicator or loss on the instruction, got true",
+            why="there is no instruction then",
+        )
     if options.early_stopping and options.checkpoints:
         raise OptionError(
             "checkpoints",
@@ -145,6 +153,7 @@ def sft(
     packing: bool = True,
     chat_template: InputFiles = (),
     reverse: bool = False,
+    response_only: bool = False,
     loss_on: LossOn = ANSWER_PARTS,
     loss: SFTLoss = NLL(),
     noise: Noise | None = None,
@@ -197,6 +206,8 @@ def sft(
             what the assistant says with {% generation %}.
         reverse: Train on the first user's turn given its answer, for a model that writes the
             instruction to a text (see `generate.backtranslate`).
+        response_only: Take away what others than the assistant say, in training alone: response
+            tuning (see `stages/_training/responses.py`).
         loss_on: What loss is on: the parts of an answer, `content`, `calls`, `reasoning`, by
             default; `instruction`, what the other turns say; `template`, all that no turn says.
             The end token belongs to the calls of a turn that has some, else to its content. A
@@ -241,8 +252,8 @@ def sft(
     with quiet():
         tokenizer, marked = tokenizer_for(model, chat_template)
         reader = Reader(
-            tokenizer, marked, max_length, loss, loss_on, reverse, indicator, weight_column,
-            order, seed,
+            tokenizer, marked, max_length, loss, loss_on, reverse, response_only, indicator,
+            weight_column, order, seed,
         )  # fmt: skip
         rows, counts = reader.training(shards)
         if rows.is_empty():

@@ -20,7 +20,6 @@ from dataclasses import replace
 from importlib import import_module, metadata
 from pathlib import Path
 
-from tests.bench import peers
 from tests.bench.data import DEMANDED_ROWS, Data
 from tests.bench.table import Line, render
 
@@ -54,7 +53,6 @@ def main(chosen: list[str]) -> int:
     if unknown:
         print(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
         return 2
-    peers.prepare()
     lines: list[Line] = []
     failed: list[str] = []
     began = time.perf_counter()

@@ -9,10 +9,10 @@ import numpy as np
 
 from tests.bench import ROOT
 from tests.bench.data import Data
-from tests.bench.likelihoods import one_forward, sample_texts
+from tests.bench.likelihoods import largest_difference, one_forward, sample_texts
 from tests.bench.table import Line
 
-CANDIDATES = 4
+CANDIDATES = 2
 ANCHORS = 100
 DEMANDED = 0.8
 """Of what the token counts allow: (c + a) / (a + c / 100) for c and a tokens."""
@@ -29,6 +29,8 @@ def measure(data: Data) -> list[Line]:
     path = str(ROOT / "data/models/tinylm")
     engine = Context.scratch(Path(data.folder / "one_shot")).open(LanguageModel(model=path))
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Of a CPU the seconds that the work takes, whatever else the machine does.
+    clock = time.perf_counter if device == "cuda" else time.process_time
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device).eval()
     prompts, answers = (engine.tokenizer(texts)["input_ids"] for texts in sample_texts())
     rows = [
@@ -39,14 +41,14 @@ def measure(data: Data) -> list[Line]:
     shown, asked = rows[:CANDIDATES], rows[CANDIDATES : CANDIDATES + ANCHORS]
     sequences = [Scored(row.tokens, row.start, one.tokens) for one in shown for row in asked]
     engine.loglikelihood(sequences[:2])
-    began = time.perf_counter()
+    began = clock()
     shared = engine.loglikelihood(sequences)
-    fast = time.perf_counter() - began
+    fast = clock() - began
     one_forward(model, sequences[0].joined())
-    began = time.perf_counter()
+    began = clock()
     single = [one_forward(model, sequence.joined()) for sequence in sequences]
-    slow = time.perf_counter() - began
-    worst = max(float(np.abs(a - b).max()) for a, b in zip(shared, single, strict=True))
+    slow = clock() - began
+    worst = largest_difference(shared, single)
     assert worst <= 1e-5, f"log-likelihoods differ by {worst}"
     c, a = (float(np.mean([len(row.tokens) for row in part])) for part in (shown, asked))
     allowed, ratio = (c + a) / (a + c / len(asked)), slow / fast
@@ -54,7 +56,7 @@ def measure(data: Data) -> list[Line]:
     return [
         Line(
             work, f"{fast:.2f} s", "one pair at a time", f"{slow:.2f} s", f"{ratio:.2f} x",
-            f">= {DEMANDED * allowed:.2f} x", f"largest difference {worst:.1e} nats; the tokens "
-            f"allow {allowed:.2f} x", ratio >= DEMANDED * allowed,
+            f">= {DEMANDED * allowed:.2f} x", f"largest difference {worst:.1e} nats a token; "
+            f"the tokens allow {allowed:.2f} x", ratio >= DEMANDED * allowed,
         )
     ]  # fmt: skip

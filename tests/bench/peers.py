@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from functools import cache
 
 from tests.bench import ROOT
 
@@ -30,6 +31,7 @@ QUIET = {
 """Environment variables of the peers' processes."""
 
 
+@cache
 def prepare() -> None:
     """Install the peers, once. One that cannot be installed is left out, and said so."""
     pins = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.bench import ROOT
-from tests.bench.peers import PEERS_PYTHON, QUIET
+from tests.bench.peers import PEERS_PYTHON, QUIET, prepare
 
 LONG = 20.0
 """Seconds above which a contestant runs only once."""
@@ -67,6 +67,8 @@ class Runner:
         self.contestant = contestant
         self.outcome = scratch / f"{contestant.name}.npz".replace("/", "-").replace(" ", "-")
         self.log = self.outcome.with_suffix(".log")
+        if contestant.peer:
+            prepare()
         python = PEERS_PYTHON if contestant.peer else Path(sys.executable)
         if not python.exists():
             raise PeerFailed("the peers are not installed")

@@ -43,7 +43,9 @@ Prompt-injection robustness, Verbalizer manipulation,
 LESS, TAGCOS, DataInf, Get more for less (GOT-D), Monosemantic activations, RDS+, DiverseEvol,
 Diversify & Conquer,
 Maybe only 0.5%,
-InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL
+InstructMining, CAR (stronger ≠ better teacher), IterSelectTune, A-LoL,
+Adapt-∞, Response Tuning, IFS early stopping, Conditional training, MinorSFT,
+Intuitive fine-tuning, Small-LM help (SALT), DsDm
 """
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from pipeline.models.base import Engine
 from pipeline.models.local.chat_template import Unrenderable
 from schemas.records import Message
-from stages._llm.likelihood_views import Part, Rendering, conversation, rendering
+from stages._llm.likelihood_views import (
+    NOT_FINITE,
+    Part,
+    Rendering,
+    conversation,
+    lacks_numbers,
+    rendering,
+)
 from stages.score.agreement.questions import Turns
 
 
@@ -25,7 +32,7 @@ def answer_probabilities(
 
     Returns:
         From 0 to 1; None for a conversation that is too long, or has no token with a
-        likelihood; a text that says why the chat template refuses it.
+        likelihood; a text that says why the chat template refuses it, or that the model gives NaN.
 
     Raises:
         UserError: The engine only generates.
@@ -52,7 +59,9 @@ def _part(shared: Rendering, turns: Turns, answer: str) -> Part | str | None:
     return Part(rendered.tokens, rendered.answers[-1:])
 
 
-def _mean(part: Part, scores: np.ndarray) -> float | None:
+def _mean(part: Part, scores: np.ndarray) -> float | str | None:
     values = part.in_spans(scores)
+    if lacks_numbers([part], values):
+        return NOT_FINITE
     known = values[~np.isnan(values)]
     return float(np.exp(known.mean())) if len(known) else None

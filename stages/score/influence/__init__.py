@@ -84,7 +84,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("model", f"must be left out with {name}, which reads vectors")
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check)
 def influence(
     ctx: Context,
     rows: Records,

@@ -12,6 +12,7 @@ estimates the coefficients from gradients, at the size of pre-training). Its cod
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -173,4 +174,11 @@ def _trained_loss(
     )
     shutil.rmtree(folder, ignore_errors=True)
     losses = answer_losses(trained, target)
-    return float((losses["loss"] / losses["tokens"]).mean())  # type: ignore[arg-type]
+    mean = float((losses["loss"] / losses["tokens"]).mean())  # type: ignore[arg-type]
+    if not math.isfinite(mean):
+        raise UserError(
+            f"the target's loss after training on subset {subset} must be finite, got {mean}",
+            hint="lower learning_rate",
+            why=f"learning_rate is {method.learning_rate:g}",
+        )
+    return mean

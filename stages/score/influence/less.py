@@ -7,7 +7,7 @@ As in the paper: for each checkpoint the cosine of what Adam would do for the ro
 row's gradient, weighed by the mean learning rate of the checkpoint's epoch; the mean over the rows
 of a task, the largest over tasks.
 
-Ours: weights are scaled to a sum of 1.
+Ours: weights are scaled to a sum of 1; a target row whose gradient is zero enters no mean.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from pipeline.types import NonEmpty, PositiveFloat, option_group
 from stages._common.option_types import Distinct
 
@@ -77,10 +78,23 @@ def less(
     for of_rows, of_target, share in zip(rows, target, shares / shares.sum(), strict=True):
         # The mean of cosines is the cosine's numerator with the mean of unit vectors.
         units = _units(of_target)
-        means = np.stack([units[tasks == task].mean(axis=0) for task in range(count)])
+        means = np.stack([_mean(units[tasks == task]) for task in range(count)])
         total += share * (_units(of_rows) @ means.T)
     best: Floats = np.round(total.max(axis=1), 12)
     return best
+
+
+def _mean(units: Floats) -> Floats:
+    """The mean of the unit vectors of a task."""
+    pointing = units[~np.isnan(units).any(axis=1)]
+    if not len(pointing):
+        raise UserError(
+            "each task of the target must have a row with a gradient, got only zeros",
+            why="a gradient of zeros points nowhere, and is left out of the mean",
+            hint="see what embed.gradients is given on the edge 'target'",
+        )
+    mean: Floats = pointing.mean(axis=0)
+    return mean
 
 
 def _units(vectors: NDArray[np.float32]) -> Floats:

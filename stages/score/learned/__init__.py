@@ -128,7 +128,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError("runs", f"must be left out with method: {method.name}")
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check, files=True)
+@stage(version=2, scope="set", reads=_reads, adds=_adds, check=_check, files=True)
 def learned(
     ctx: Context,
     rows: Records,

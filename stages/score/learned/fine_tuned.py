@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.context import Context
+from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.types import Count, PositiveFloat, option_group
 from stages._training.trainer import quiet
@@ -31,6 +32,7 @@ from stages.score.learned.reward_model import (
     Inputs,
     RewardModel,
     batch_of,
+    columns_of,
     encoded_rows,
     load,
     rewards,
@@ -91,7 +93,8 @@ def fine_tune(
         `learned` and `error` of each row; the labelled rows that were used; the report.
 
     Raises:
-        UserError: The labels cannot teach a score, or the model cannot be loaded.
+        UserError: The labels cannot teach a score, the model cannot be loaded, or the loss
+            diverges.
     """
     import torch
 
@@ -114,11 +117,11 @@ def fine_tune(
     report = tested_report(data, kind, _scores(ctx, weights, held, method))
     report |= {"method": f"fine-tuned {method.objective}", "shuffled": None}
     inputs, errors = encoded_rows(rows, model, tokenizer, shown)
-    learned = pl.Series("learned", _scores(ctx, weights, inputs, method)).fill_nan(None)
+    result = columns_of(_scores(ctx, weights, inputs, method), inputs, errors)
     with quiet():
         weights.save_pretrained(ctx.files / "model")
         tokenizer.save_pretrained(ctx.files / "model")
-    return pl.DataFrame([learned, errors]), data, report
+    return result, data, report
 
 
 def _scores(
@@ -154,6 +157,12 @@ def _train(
             loss = binary_cross_entropy_with_logits(logits, labels)
         else:
             loss = mse_loss(logits, labels)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the training diverged: the loss of step {step + 1} is not finite",
+                hint="lower learning_rate",
+                why=f"learning_rate is {method.learning_rate:g}",
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.context import Context
@@ -81,14 +82,41 @@ def reward(
     """
     weights, tokenizer = load(model)
     tokens, errors = encoded_rows(rows, model, tokenizer, method)
-    learned = pl.Series("learned", rewards(ctx, weights, tokens), pl.Float64).fill_nan(None)
-    failed = len(errors) - errors.null_count()
+    result = columns_of(rewards(ctx, weights, tokens), tokens, errors)
+    failed = len(rows) - result["error"].null_count()
+    missing = result["learned"].null_count()
     counts = {
-        "scored": len(rows) - learned.null_count(),
+        "scored": len(rows) - missing,
         "failed": failed,
-        "without_score": learned.null_count() - failed,
+        "without_score": missing - failed,
     }
-    return pl.DataFrame([learned, errors]), {"method": method.name, "rows": counts}
+    return result, {"method": method.name, "rows": counts}
+
+
+def columns_of(
+    values: Sequence[float] | NDArray[np.float64],
+    inputs: Sequence[Inputs | None],
+    errors: pl.Series,
+) -> pl.DataFrame:
+    """`learned` and `error`: a row that was read and has no finite score fails.
+
+    Args:
+        values: The score of each row, NaN for one that was not read.
+        inputs: What was read of it; None for nothing.
+        errors: Why a row cannot be read.
+
+    Example:
+        >>> errors = pl.Series("error", [None, None], pl.String)
+        >>> columns_of([np.nan, np.nan], [{}, None], errors).rows()
+        [(None, 'the model gives no finite score'), (None, None)]
+    """
+    scores = pl.Series("learned", values, pl.Float64)
+    lacking = pl.Series([i is not None for i in inputs], dtype=pl.Boolean) & ~scores.is_finite()
+    return pl.DataFrame([scores, errors]).select(
+        pl.when(pl.col("learned").is_finite()).then("learned"),
+        pl.when(lacking).then(pl.lit("the model gives no finite score")).otherwise("error")
+        .alias("error"),
+    )  # fmt: skip
 
 
 def encoded_rows(

@@ -71,8 +71,10 @@ Others:
 
 Null means not scored, never a bad score: no answer or an empty one, no token with a
 likelihood, or, except in `ifd_superfilter` and `ic_ifd`, a conversation longer than `max_length` or
-than the model's context (nothing is cut; the authors' code drops such rows). A row that
-the chat template refuses, or whose answer it rewrites, is a failed row.
+than the model's context (nothing is cut; the authors' code drops such rows). `degradation` is of
+the instruction alone: a row without an answer has one, and what exceeds `max_length` is cut. A
+row that the chat template refuses, or whose answer it rewrites, is a failed row, and so is one
+that a model gives NaN for.
 
 Dropping what is above 1 or keeping the highest is for a later stage to decide.
 """
@@ -146,7 +148,7 @@ _LATER: Final = ("valid", "checkpoints", "pruned", "min_answer_tokens", "token_l
 
 
 @stage(
-    version=2,
+    version=3,
     scope="row",
     reads={"rows": SOURCE, "valid": SOURCE},
     adds=_adds,

@@ -154,6 +154,8 @@ def ds_weight(valid: float, loss: float) -> float:
         >>> [ds_weight(1.0, loss) for loss in (0.5, 1.0, 2.0, 4.0, 10.0, 0.0)]
         [2.0, 1.0, 2.0, 4.0, 5.0, 5.0]
     """
+    if not (np.isfinite(loss) and np.isfinite(valid)):
+        return np.nan
     weight = min(max(valid / loss, 0.0), 2.0) if loss > 0 and valid > 0 else 0.0
     return max(weight, min(1 / weight, 5.0)) if weight else 5.0
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -151,9 +152,10 @@ class Rows:
         return [tuple(tokenizer.encode(text)[:limit]) if text else () for text in texts]
 
     def answer_characters(self) -> list[int]:
-        """The characters of each row's last answer."""
-        answers = ([m for m in row[0] or () if m["role"] == "assistant"] for row in self._rows)
-        return [len(turn_text(a[-1], self.rendering.turn)) if a else 0 for a in answers]
+        """The characters of each row's last answer, 0 for none and for a blank one."""
+        turns = ([m for m in row[0] or () if m["role"] == "assistant"] for row in self._rows)
+        texts = (turn_text(each[-1], self.rendering.turn) if each else "" for each in turns)
+        return [len(text) if text.strip() else 0 for text in texts]
 
 
 def _render(
@@ -246,7 +248,11 @@ def _log_probs(models: Models, rows: Rows, passes: Sequence[Pass]) -> Measured:
             for i, conversation in enumerate(shown[one.shown])
             if conversation is not None
         }
-        results |= views.log_probs(models.named(name), parts)
+        scores = views.log_probs(models.named(name), parts)
+        for key, values in scores.items():
+            if views.lacks_numbers(parts[key], values):
+                rows.errors[key[1]] = views.NOT_FINITE
+        results |= scores
     return results
 
 
@@ -271,13 +277,21 @@ def valid_loss(
     rows = Rows(valid, rendering)
     scores = _log_probs(models, rows, [Pass(one.view, one.model)])
     losses = [loss for values in scores.values() if np.isfinite(loss := mean_loss(values))]
+    if rows.errors.count(views.NOT_FINITE):
+        raise UserError(
+            "a row on the edge `valid` must have a loss that is a number, got NaN",
+            where=models.identity.model,
+            hint="try another dtype, such as float32 or bfloat16",
+        )
     if not losses:
         raise UserError(
             "no row on the edge `valid` has a loss",
             why="rows without an answer, or longer than max_length, have none",
         )
     mean = float(np.mean(losses))
-    path.write_text(json.dumps(mean), "utf-8")
+    part = path.with_name(uuid4().hex)  # other workers may write it too
+    part.write_text(json.dumps(mean), "utf-8")
+    part.replace(path)
     return mean
 
 
@@ -296,9 +310,12 @@ def _divergences(ctx: Context, models: Models, rows: Rows) -> Measured:
     results: Measured = {}
     lengths = rows.answer_characters()
     for i, values in enumerate(divergences(pair, texts, ctx.progress)):
-        if len(values):
+        if np.isnan(values).any():
+            rows.errors[i] = views.NOT_FINITE
+        elif len(values):
             results["divergence", i] = values.astype(np.float64)
-            results["cost", i] = np.array([(len(values) + lengths[i]) ** 2], np.float64)
+            if lengths[i]:
+                results["cost", i] = np.array([(len(values) + lengths[i]) ** 2], np.float64)
     return results
 
 

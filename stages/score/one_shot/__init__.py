@@ -52,8 +52,10 @@ from pipeline.context import Context
 from pipeline.models import Engine, LanguageModel
 from pipeline.stage import Columns, Edges, Records, stage
 from pipeline.types import Count, option_group
+from stages._llm.likelihood_views import NOT_FINITE
+from stages.score.one_shot.alone import Alone, alone, distance
 from stages.score.one_shot.exchanges import Exchange, Form, exchanges
-from stages.score.one_shot.neighbors import nearest
+from stages.score.one_shot.neighbors import fits, nearest
 
 Floats = NDArray[np.float64]
 Exchanges = list[Exchange | None]
@@ -126,7 +128,7 @@ def _adds(options: SimpleNamespace, _: Edges) -> Columns:
     return {"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String}
 
 
-@stage(version=1, scope="row", reads=_reads, adds=_adds)
+@stage(version=2, scope="row", reads=_reads, adds=_adds)
 def one_shot(
     ctx: Context,
     rows: Records,
@@ -141,13 +143,14 @@ def one_shot(
 
     Only a conversation's last answer is scored, behind all turns before it. Null: the row has
     no answer, or with no anchor it is within `max_length`. An anchor that has no answer, that
-    equals the row, or that exceeds `max_length` together with it is not used.
+    equals the row, or that exceeds `max_length` together with it is not used. Failed: a row for
+    which the model gives no finite likelihood.
 
     Adds for `golden` `one_shot_golden`, of 0, 1/K, ..., 1 for K anchors that were used;
     `one_shot_gain`, the mean over them of what the log-likelihood per token rises by; and
     `one_shot_anchors`, K. For `pairwise` `one_shot_utilities`: the anchors that were measured, by
     `id`, and the `value` of the row for each, from -1 to 1. For `miwv` `one_shot_miwv` and
-    `one_shot_neighbor`, the id of the row's demonstration.
+    `one_shot_neighbor`, the id of the row's demonstration. Neighbors are those that fit.
 
     Args:
         rows: The candidates: for `golden` and `pairwise` they are the demonstrations, for
@@ -176,20 +179,26 @@ def one_shot(
     shown = exchanges(rows, engine.tokenizer, form)
     asked = exchanges(anchors, engine.tokenizer, form)
     vector, count = _vector(method), getattr(method, "neighbors", 1)
-    near = None if vector is None else nearest(rows, anchors, vector, shown, asked, count)
+    fitting = fits(shown, asked, limit, anchors_demonstrate=isinstance(method, Miwv))
+    near = None if vector is None else nearest(rows, anchors, vector, shown, asked, count, fitting)
     if isinstance(method, Miwv):
-        return _miwv(engine, shown, asked, near or [], limit)
+        return _miwv(engine, shown, asked, near or [])
     indices: list[list[int] | None] = [None] * len(shown) if near is None else [*near]
     used = [_used(row, asked, of, limit) for row, of in zip(shown, indices, strict=True)]
-    alone, behind = _log_probs(engine, shown, used)
-    return pl.DataFrame(
-        [
-            _measured(method, row is not None, u, alone, b)
-            for row, u, b in zip(shown, used, behind, strict=True)
-        ],
-        schema=_adds(SimpleNamespace(method=method), {}),
-        orient="row",
-    )
+    known = alone(ctx.work, engine, {a.id: a for each in used for a in each})
+    behind = _log_probs(engine, shown, used)
+    schema = _adds(SimpleNamespace(method=method), {})
+    table: list[tuple[Any, ...]] = []
+    for row, anchors_used, scores in zip(shown, used, behind, strict=True):
+        before = [known[anchor.id] for anchor in anchors_used]
+        if np.isfinite([a.total for a in before]).all() and all(
+            np.isfinite(each).all() for each in scores
+        ):
+            values = _measured(method, row is not None, anchors_used, before, scores)
+            table.append((*values, None))
+        else:
+            table.append((*[None] * len(schema), NOT_FINITE))
+    return pl.DataFrame(table, schema={**schema, "error": pl.String}, orient="row")
 
 
 def _used(
@@ -207,29 +216,23 @@ def _used(
     ]
 
 
-def _log_probs(
-    engine: Engine, shown: Exchanges, used: list[list[Exchange]]
-) -> tuple[dict[str, Floats], list[list[Floats]]]:
-    """The anchors' log-probabilities alone, by id, and behind each row."""
-    needed = {anchor.id: anchor for anchors in used for anchor in anchors}
+def _log_probs(engine: Engine, shown: Exchanges, used: list[list[Exchange]]) -> list[list[Floats]]:
+    """The anchors' log-probabilities behind each row."""
     pairs = [
         (row, anchor)
         for row, anchors in zip(shown, used, strict=True)
         if row is not None
         for anchor in anchors
     ]
-    requests = [anchor.alone() for anchor in needed.values()]
-    requests += [anchor.behind(row) for row, anchor in pairs]
-    scores = iter(engine.loglikelihood(requests))
-    alone = {id_: next(scores).astype(np.float64) for id_ in needed}
-    return alone, [[next(scores).astype(np.float64) for _ in anchors] for anchors in used]
+    scores = iter(engine.loglikelihood([anchor.behind(row) for row, anchor in pairs]))
+    return [[next(scores).astype(np.float64) for _ in anchors] for anchors in used]
 
 
 def _measured(
     method: Golden | Pairwise,
     readable: bool,
     anchors: list[Exchange],
-    alone: dict[str, Floats],
+    before: list[Alone],
     behind: list[Floats],
 ) -> tuple[Any, ...]:
     """The columns of a row.
@@ -238,59 +241,38 @@ def _measured(
         method: What is measured.
         readable: Whether the row has an answer.
         anchors: The anchors that were used.
-        alone: The log-probabilities of anchors without a demonstration.
-        behind: Those of these anchors behind the row.
+        before: What is known of these without a demonstration.
+        behind: Their log-probabilities behind the row.
     """
-    before = [alone[anchor.id] for anchor in anchors]
     if isinstance(method, Pairwise):
-        values = [distance(a) - distance(b) for a, b in zip(before, behind, strict=True)]
+        values = [a.distance - distance(b) for a, b in zip(before, behind, strict=True)]
         listed = zip(anchors, values, strict=True)
         return ([{"id": anchor.id, "value": v} for anchor, v in listed] if readable else None,)
     if not anchors:
         return None, None, 0 if readable else None
-    rises = [b.sum() - a.sum() for a, b in zip(before, behind, strict=True)]
+    rises = [float(b.sum()) - a.total for a, b in zip(before, behind, strict=True)]
     gain = np.mean([rise / len(b) for rise, b in zip(rises, behind, strict=True)])
     return float(np.mean([rise > 0 for rise in rises])), float(gain), len(anchors)
 
 
-def distance(log_probs: Floats) -> float:
-    """DELIFT's distance of an answer from certainty: 0 where each token has probability 1.
-
-    Args:
-        log_probs: Those of the answer's tokens.
-
-    >>> round(distance(np.log(np.array([1.0, 0.2]))), 6)
-    0.565685
-    """
-    return float(np.sqrt(np.mean((1 - np.exp(log_probs)) ** 2)))
-
-
 def _miwv(
-    engine: Engine, asked: Exchanges, shown: Exchanges, near: list[list[int]], limit: int
+    engine: Engine, asked: Exchanges, shown: Exchanges, near: list[list[int]]
 ) -> pl.DataFrame:
     """The columns of `miwv`: here the rows are asked, and their neighbors shown."""
     pairs: dict[int, tuple[Exchange, Exchange]] = {}
     for i, (row, indices) in enumerate(zip(asked, near, strict=True)):
         neighbor = shown[indices[0]] if indices else None
-        if row is None or neighbor is None:
-            continue
-        if len(neighbor.demonstration) + len(row.query) <= limit:
+        if row is not None and neighbor is not None:
             pairs[i] = row, neighbor
     # A demonstration has few queries here, so that nothing is gained by sharing it.
     requests = [row.alone() for row, _ in pairs.values()]
     requests += [row.behind(neighbor).joined() for row, neighbor in pairs.values()]
     scores = engine.loglikelihood(requests)
     alone, behind = scores[: len(pairs)], scores[len(pairs) :]
-    values = {
-        i: float(np.mean(a, dtype=np.float64) - np.mean(b, dtype=np.float64))
-        for i, a, b in zip(pairs, alone, behind, strict=True)
-    }
-    return pl.DataFrame(
-        {
-            "one_shot_miwv": [values.get(i) for i in range(len(asked))],
-            "one_shot_neighbor": [
-                pairs[i][1].id if i in pairs else None for i in range(len(asked))
-            ],
-        },
-        schema={"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String},
-    )
+    table: list[tuple[float | None, str | None, str | None]] = [(None, None, None)] * len(asked)
+    for (i, (_, neighbor)), a, b in zip(pairs.items(), alone, behind, strict=True):
+        value = float(np.mean(a, dtype=np.float64) - np.mean(b, dtype=np.float64))
+        is_number = np.isfinite(value)
+        table[i] = (value, neighbor.id, None) if is_number else (None, None, NOT_FINITE)
+    schema = {"one_shot_miwv": pl.Float32, "one_shot_neighbor": pl.String, "error": pl.String}
+    return pl.DataFrame(table, schema=schema, orient="row")

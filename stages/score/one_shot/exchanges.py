@@ -75,6 +75,9 @@ def exchanges(rows: pl.DataFrame, tokenizer: Any, form: Form) -> list[Exchange |
         prompt, answer = (cover(tokenizer, text) for text in texts)
         query, places = tokenize(tokenizer, prompt + answer)
         start = next((i for i, (_, end) in enumerate(places) if end > len(prompt)), len(query))
+        if start == len(query):  # the tokenizer has no token for what the answer says
+            result.append(None)
+            continue
         shown, _ = tokenize(tokenizer, prompt + answer + separator)
         text = "".join(texts)
         result.append(Exchange(id_, text, bos + tuple(shown), tuple(query), start, first))

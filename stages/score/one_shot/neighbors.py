@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipeline.errors import UserError
 from stages._vectors.arrays import as_matrix
@@ -15,6 +17,44 @@ DECIMALS: Final = 9
 """To so many a cosine is rounded, so that it does not depend on how many rows are compared."""
 
 
+class Fits(NamedTuple):
+    """How long rows and anchors are where one stands before the other.
+
+    Attributes:
+        room: What each row leaves of the limit, in tokens.
+        sizes: The tokens of each anchor.
+    """
+
+    room: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def fits(
+    shown: Sequence[Exchange | None],
+    asked: Sequence[Exchange | None],
+    limit: int,
+    *,
+    anchors_demonstrate: bool,
+) -> Fits:
+    """Which anchors fit behind rows, or before them, within a limit.
+
+    Args:
+        shown: What the rows say.
+        asked: What the anchors say.
+        limit: Tokens of a demonstration and a query together.
+        anchors_demonstrate: Whether anchors are the demonstrations.
+    """
+
+    def sizes(exchanges: Sequence[Exchange | None], *, demonstrate: bool) -> NDArray[np.int64]:
+        parts = [
+            () if e is None else e.demonstration if demonstrate else e.query for e in exchanges
+        ]
+        return np.array([len(part) for part in parts], np.int64)
+
+    rows = sizes(shown, demonstrate=not anchors_demonstrate)
+    return Fits(limit - rows, sizes(asked, demonstrate=anchors_demonstrate))
+
+
 def nearest(
     rows: pl.DataFrame,
     anchors: pl.DataFrame,
@@ -22,8 +62,9 @@ def nearest(
     shown: list[Exchange | None],
     asked: list[Exchange | None],
     count: int | None,
+    fits: Fits,
 ) -> list[list[int]]:
-    """For each row the anchors of the largest cosine, largest first, of equal ones by id.
+    """For each row the anchors of the largest cosine that fit, largest first, of equal ones by id.
 
     Args:
         rows: Rows with vectors.
@@ -32,6 +73,7 @@ def nearest(
         shown: What the rows say; one that says nothing has no neighbor.
         asked: What the anchors say; one that says nothing, or the same as the row, is none.
         count: How many; None for all.
+        fits: Which anchors are short enough for a row.
 
     Raises:
         UserError: The vectors are not of one length.
@@ -46,12 +88,12 @@ def nearest(
     texts = np.array([None if anchor is None else anchor.text for anchor in asked], dtype=object)
     empty = np.array([anchor is None for anchor in asked], dtype=bool)
     result: list[list[int]] = []
-    for unit, row in zip(left, shown, strict=True):
+    for i, (unit, row) in enumerate(zip(left, shown, strict=True)):
         if row is None or not len(right):
             result.append([])
             continue
         cosines = np.round(right @ unit, DECIMALS)
-        cosines[empty | (texts == row.text)] = -np.inf
+        cosines[empty | (texts == row.text) | (fits.sizes > fits.room[i])] = -np.inf
         order = np.argsort(-cosines, kind="stable")[:count]
         result.append([int(i) for i in order if cosines[i] > -np.inf])
     return result

@@ -27,6 +27,9 @@ over, and what remains is spent by rank.
 - PASER (He et al. 2025, arXiv:2502.12594): `rule: {name: paser, degradation: <column>}` with its
   efficiency score: quotas in proportion to a cluster's mean degradation, and no row that
   contradicts those before it (see `paser.py`).
+- Adapt-∞ (Maharana et al. 2024, arXiv:2410.10636): `rule: {name: adapt_infinity, scorers: [...]}`
+  with gradients as vectors: each cluster by the scorer that tells its rows apart best (see
+  `adapt_infinity.py`).
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ from stages._selection.random_draws import uniform
 from stages._selection.scores import Expression, expression_columns, ranks_within, scores
 from stages._vectors.arrays import as_matrix, principal_components, to_device
 from stages._vectors.kmeans import kmeans
+from stages.select.clusters.adapt_infinity import AdaptInfinity, by_adapt_infinity
 from stages.select.clusters.car import CAR_VARIANCE, Car, by_car
 from stages.select.clusters.paser import Paser, by_paser
 from stages.select.clusters.quotas import (
@@ -93,7 +97,7 @@ class Spectral:
 
 
 Method = Annotated[KMeans | Spectral, Field(discriminator="name")]
-Rule = Annotated[QuotaRule | Car | Paser, Field(discriminator="name")]
+Rule = Annotated[QuotaRule | Car | Paser | AdaptInfinity, Field(discriminator="name")]
 
 
 def _round_weight(rule: Rule) -> str | None:
@@ -109,6 +113,8 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
         columns += gaps if rule.rounds > 1 else []
     if isinstance(rule, Paser):
         columns += ["messages", *expression_columns(rule.degradation)]
+    if isinstance(rule, AdaptInfinity):
+        columns += [name for scorer in rule.scorers for name in expression_columns(scorer)]
     columns += cost_columns(options)
     held = ["cluster_round", *gaps] if gaps and not options.keep_chosen else []
     return {"rows": list(dict.fromkeys(columns)), "held": list(dict.fromkeys(held))}
@@ -116,6 +122,8 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     selected_by = {"chosen_by": pl.String} if isinstance(options.rule, Car) else {}
+    if isinstance(options.rule, AdaptInfinity):
+        selected_by = {"cluster_scorer": pl.String}
     in_round = {} if _round_weight(options.rule) is None else {"cluster_round": pl.Int32}
     return {"cluster": pl.Int32, "cluster_rank": pl.Int32, **selected_by, **in_round}
 
@@ -127,6 +135,8 @@ def _check(options: SimpleNamespace) -> None:
             raise OptionError("score", "must be given with rule: car, got null")
     elif isinstance(options.rule, Paser):
         _check_paser(options)
+    elif isinstance(options.rule, AdaptInfinity):
+        _check_adapt_infinity(options)
     elif options.keep_chosen and options.rule.round_weight is not None:
         hint = "rounds read on `held` in which round a row was selected"
         raise OptionError(KEEP_CHOSEN, "must be left out with round_weight, got true", hint=hint)
@@ -144,6 +154,16 @@ def _check_paser(options: SimpleNamespace) -> None:
         raise OptionError("budget", what, why="it is split among the clusters and rounded down")
     if options.keep_chosen:
         raise OptionError(KEEP_CHOSEN, "must be left out with rule: paser, got true")
+
+
+def _check_adapt_infinity(options: SimpleNamespace) -> None:
+    if options.score is not None:
+        raise OptionError("score", "must be left out with rule: adapt_infinity, which has scorers")
+    if options.unit != "rows" or not isinstance(options.budget, int):
+        what = f"must be a number of rows with rule: adapt_infinity, got {options.budget}"
+        raise OptionError("budget", what, why="rows are drawn from bins of equal parts")
+    if options.keep_chosen:
+        raise OptionError(KEEP_CHOSEN, "must be left out with rule: adapt_infinity, got true")
 
 
 @stage(version=5, scope="set", reads=_reads, adds=_adds, check=_check, later=(KEEP_CHOSEN,))
@@ -167,9 +187,10 @@ def clusters(
 ) -> pl.DataFrame:
     """Cluster the rows and keep the best of every cluster.
 
-    Adds `cluster` and `cluster_rank` (1 for the best of its cluster); for selected rows also
-    `chosen_by` (score, cluster or both) under `rule: car`, and `cluster_round` with
-    `round_weight`. Dropped: `not_selected`, `missing_score`, `held`.
+    Adds `cluster` and `cluster_rank` (1 for the best of its cluster), `cluster_scorer` under
+    `rule: adapt_infinity`; for selected rows also `chosen_by` (score, cluster or both) under
+    `rule: car`, and `cluster_round` with `round_weight`. Dropped: `not_selected`,
+    `missing_score`, `held`.
 
     Args:
         rows: The rows to choose from.
@@ -188,7 +209,7 @@ def clusters(
             half the rows, rounded down (CaR's rule).
         pca: Cluster in the fewest principal components that hold this fraction of the
             variance; null for 0.95 under `rule: car`, for the vectors themselves else.
-        rule: How the budget is spent: `quota`, `car` or `paser`.
+        rule: How the budget is spent: `quota`, `car`, `paser` or `adapt_infinity`.
         seed: Of the clustering and of random draws.
         vector: The column of vectors.
         token_column: The column of each row's number of tokens, where tokens are counted.
@@ -238,6 +259,9 @@ def clusters(
             assert amount is not None
             free = np.where(previous > 0, np.nan, keys)
             outcome = by_paser(rows, members, free, amount, rule)
+        case AdaptInfinity():
+            assert amount is not None
+            outcome = by_adapt_infinity(rows, labels, previous == 0, amount.total, rule, seed)
     return _verdict(members, keys, previous, outcome, score)
 
 

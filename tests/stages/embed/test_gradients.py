@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -13,8 +14,9 @@ from polars.testing import assert_frame_equal
 from pydantic import TypeAdapter
 
 from pipeline.context import Context
-from pipeline.errors import OptionError
+from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
+from stages._activations.states import batches
 from stages._gradients import per_row
 from stages._gradients.forms import EPSILON, Moments, adam, moments_of
 from stages._gradients.parameters import Adapter, Chosen, Differentiable, differentiable
@@ -228,10 +230,24 @@ def test_rows_without_an_answer_fail(ctx: Context, tinylm: LanguageModel) -> Non
     assert set(result["error"]) == {"no answer token among the first 3"}
 
 
+def test_a_parameter_that_the_loss_does_not_depend_on(ctx: Context, tinylm: LanguageModel) -> None:
+    weights = copy.deepcopy(ctx.open(tinylm).weights)
+    weights.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+    pattern = r"idle|layers\.7\.self_attn\.v_proj"
+    model = differentiable(weights, Chosen(pattern=pattern))
+    ids, labels = encoded(tinylm, short_rows(1))
+    together, alone = all_gradients(model, ids, labels)[0], by_loop(model, ids[0], labels[0])
+    assert together.shape == alone.shape == (model.size,)
+    np.testing.assert_allclose(together, alone, atol=1e-5 * np.abs(alone).max())
+    assert (alone == 0).sum() >= 3
+
+
 def test_mistakes(ctx: Context, tinylm: LanguageModel) -> None:
     rows = self_instruct(60)[:2]
     with pytest.raises(OptionError, match="must have an input for 'warmup'"):
         gradients(ctx, rows, model=tinylm, form="adam")
+    with pytest.raises(UserError, match="the edge 'warmup' must have rows with an answer"):
+        gradients(ctx, rows, rows, model=tinylm, form="adam", parameters=SMALL, max_length=3)
     with pytest.raises(OptionError, match="must match the name of a parameter, got 'nothing'"):
         gradients(ctx, rows, model=tinylm, parameters=Chosen(pattern="nothing"))
     with pytest.raises(OptionError, match="must be ends of names of layers, got nothing"):
@@ -261,3 +277,21 @@ def test_vmap_is_no_slower_than_a_loop(ctx: Context, tinylm: LanguageModel) -> N
     ratio = (ended - middle) / (middle - begun)
     print(f"vmap is {ratio:.2f} times as fast as a loop")
     assert ratio > 1
+
+
+def test_large_gradients_share_no_batch(
+    ctx: Context, tinylm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one batch holds is bounded by bytes, not by tokens alone."""
+    model = model_of(ctx, tinylm, SMALL)
+    ids, labels = encoded(tinylm, short_rows(4))
+    monkeypatch.setitem(per_row.SHORT, "cpu", 1024)
+    together = all_gradients(model, ids, labels)
+    shapes: list[int] = []
+    monkeypatch.setattr(per_row, "ROWS_BYTES", 4 * model.size)
+    for positions, values in row_gradients(model, ids, labels):
+        shapes.append(len(values))
+        np.testing.assert_allclose(values, together[positions], atol=1e-5 * np.abs(values).max())
+    assert shapes == [1] * 4
+    sizes = [batch.size for batch in batches([40] * 9, 4096, 3)]
+    assert sizes == [3, 3, 3]

@@ -107,6 +107,18 @@ def test_less_as_a_stage(ctx: Context) -> None:
         TypeAdapter(Less).validate_python({"weights": [1.0, 2.0]})
 
 
+def test_a_target_row_without_a_gradient_enters_no_mean(ctx: Context) -> None:
+    rows = frame("r", vector=[[1, 0], [3, 4]])
+    target = frame("t", vector=[[2, 0], [0, 0]])
+    scores = influence(ctx, rows, target, method=Less())["influence"]
+    assert scores.to_list() == [1.0, 0.6]
+    with pytest.raises(UserError, match="must have a row with a gradient, got only zeros"):
+        influence(ctx, rows, target[1:], method=Less())
+    by_task = target.with_columns(task=pl.Series(["a", "b"]))
+    with pytest.raises(UserError, match="must have a row with a gradient"):
+        influence(ctx, rows, by_task, method=Less(task="task"))
+
+
 # DataInf
 
 

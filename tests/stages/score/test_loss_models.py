@@ -230,6 +230,16 @@ def test_degradation_is_the_mean_divergence_on_the_instruction(
     assert alone.equals(got[3:4])
 
 
+def test_no_answer_has_no_efficiency(
+    ctx: Context, tinylm: LanguageModel, others: tuple[LanguageModel, ...]
+) -> None:
+    asked = conversations([["Name a sea."], ["Name a tree.", " "], ["Name a hill.", "Yes."]])
+    got = loss(ctx, asked, model=tinylm, pruned=others[0], formulas=("degradation", "ies"))
+    assert got["degradation"].null_count() == 0
+    answered = ["Yes." in repr(messages) for messages in asked["messages"].to_list()]
+    assert got["ies"].is_not_null().to_list() == answered
+
+
 @pytest.mark.proof
 def test_what_cannot_be_compared_is_null(
     ctx: Context, tinylm: LanguageModel, others: tuple[LanguageModel, ...]

@@ -13,7 +13,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel, Scored
 from stages.score.one_shot import Miwv, Pairwise, one_shot
-from stages.score.one_shot.exchanges import Form, plain_texts
+from stages.score.one_shot.exchanges import Form, exchanges, plain_texts
 from tests.pipeline.models.test_likelihood import alone as passed
 from tests.support.rows import alpaca, conversations, frame, json_lines, record, sample
 
@@ -83,7 +83,7 @@ def test_a_row_is_not_its_own_demonstration(ctx: Context, tinylm: LanguageModel)
     assert [id_ in ids for id_, ids in zip(ANCHORS["id"], listed, strict=True)] == [False] * 3
     assert [len(ids) for ids in listed] == [2, 2, 2]
     alone = one_shot(ctx, ANCHORS[:1], ANCHORS[:1], model=tinylm)
-    assert alone.row(0) == (None, None, 0)
+    assert alone.row(0) == (None, None, 0, None)
 
 
 def test_an_anchor_is_helped_by_nearly_the_same_row(ctx: Context, tinylm: LanguageModel) -> None:
@@ -98,13 +98,24 @@ def test_a_result_depends_on_the_row_alone(ctx: Context, tinylm: LanguageModel) 
     assert one_shot(ctx, POOL[2:3], ANCHORS, model=tinylm).row(0) == together.row(1)
 
 
+def test_anchors_alone_are_measured_once(ctx: Context, tinylm: LanguageModel) -> None:
+    engine: Any = ctx.open(tinylm)
+    first = one_shot(ctx, POOL[1:3], ANCHORS, model=tinylm)
+    before = ctx.counters["tokens"]
+    again = one_shot(ctx, POOL[1:3], ANCHORS, model=tinylm)
+    assert again.equals(first)
+    asked = exchanges(ANCHORS, engine.tokenizer, "separated")
+    saved = sum(len(a.alone().tokens) for a in asked if a is not None)
+    assert before - (ctx.counters["tokens"] - before) == saved
+
+
 def test_what_exceeds_the_limit_is_not_used(ctx: Context, tinylm: LanguageModel) -> None:
     long = conversations([("Say a.", "a " * 40)])
     anchors = pl.concat([ANCHORS, conversations([("Say b.", "b " * 60)])]).sort("id")
     result = one_shot(ctx, long, anchors, model=tinylm, max_length=130)
     assert result["one_shot_anchors"].to_list() == [3]
     result = one_shot(ctx, long, anchors, model=tinylm, max_length=30)
-    assert result.row(0) == (None, None, 0)
+    assert result.row(0) == (None, None, 0, None)
 
 
 VECTORS = pl.Series("vector", [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], dtype=pl.List(pl.Float32))
@@ -143,7 +154,24 @@ def test_miwv_is_what_the_nearest_other_row_costs(ctx: Context, tinylm: Language
         lost -= answer_log_probs(engine, said[neighbor], query).mean()
         assert result["one_shot_miwv"][row] == pytest.approx(lost, abs=1e-5)
     only = one_shot(ctx, rows[:1], rows[:1], model=tinylm, method=Miwv())
-    assert only.row(0) == (None, None)
+    assert only.row(0) == (None, None, None)
+
+
+def test_the_nearest_neighbors_are_those_that_fit(ctx: Context, tinylm: LanguageModel) -> None:
+    ask = conversations([("Say b.", "b c d")]).with_columns(VECTORS[:1])
+    anchors = conversations([("Say a.", "a " * 90), ("Say no.", "No.")])
+    is_long = ["a a" in str(messages) for messages in anchors["messages"].to_list()]
+    # The long one is nearer.
+    vectors = [[1.0, 0.0] if long else [0.0, 1.0] for long in is_long]
+    anchors = anchors.with_columns(pl.Series("vector", vectors, dtype=pl.List(pl.Float32)))
+    short = anchors["id"][is_long.index(False)]
+    for limit, found in ((60, short), (1000, anchors["id"][is_long.index(True)])):
+        miwv = one_shot(ctx, ask, anchors, model=tinylm, method=Miwv(), max_length=limit)
+        assert miwv["one_shot_neighbor"].to_list() == [found]
+        pairs = one_shot(
+            ctx, ask, anchors, model=tinylm, method=Pairwise(neighbors=1), max_length=limit
+        )
+        assert [one["id"] for one in pairs["one_shot_utilities"][0]] == [found]
 
 
 def test_vectors_of_two_embedders_are_refused(ctx: Context, tinylm: LanguageModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
 from pipeline.store.parquet import write_frame
 from stages._training import dataset
+from stages._training.arrangement import Reader
 from stages._training.encoding import encode
 from stages._training.half import trained_half
 from stages._training.hyperparameters import DoRA, Full, Half, LoRA
@@ -266,6 +268,41 @@ def test_an_indicator_is_written_where_users_speak() -> None:
     assert first(Control(column="sure", threshold=2.0, drop=1.0)) == plain
 
 
+def test_a_score_that_is_no_number_gets_no_word() -> None:
+    some = rows(4).with_columns(sure=pl.Series([math.nan, None, math.inf, 3.0]))
+    control = Control(column="sure", threshold=2.0, drop=0.0)
+    before, _ = control.words(some, "x")
+    assert list(before) == ["", "", "", "<|aligned|>"]
+    _, behind = ContextMark(column="sure", threshold=2.0).words(some, "x")
+    assert list(behind) == ["", "", "", " [IND]"]
+    for text in (Control(column="id", threshold=2.0), ContextMark(column="id", threshold=2.0)):
+        with pytest.raises(UserError, match="the indicator's column id must hold numbers"):
+            text.words(some, "x")
+
+
+def test_response_tuning_reads_no_word_of_the_user(tmp_path: Path, tinylm: LanguageModel) -> None:
+    tokenizer, marked = dataset.tokenizer_for(tinylm)
+    shards = write_shards(tmp_path / "s", rows(4), validation=2)
+    plain = Reader(tokenizer, marked, 256)
+    reader = replace(plain, response_only=True)
+    alone, counts = reader.training(shards)
+    whole, before = plain.training(shards)
+    assert counts["answer_tokens"] == before["answer_tokens"]
+    assert alone["id"].to_list() == whole["id"].to_list()
+    empty = tokenizer.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    for ids, labels, full in zip(
+        alone["input_ids"].to_list(), alone["labels"].to_list(), whole["labels"].to_list(),
+        strict=True,
+    ):  # fmt: skip
+        learned = [label for label in labels if label != dataset.IGNORED]
+        assert learned == [label for label in full if label != dataset.IGNORED]
+        read = [i for i, label in zip(ids, labels, strict=True) if label == dataset.IGNORED]
+        assert tokenizer.decode(read).startswith(empty)
+        assert "write" not in tokenizer.decode(read).lower()
+    # What tells whether instructions are followed still has them.
+    assert reader.validation(shards).equals(plain.validation(shards))
+
+
 def test_loss_on_the_instruction_leaves_out_the_template(tinylm: LanguageModel) -> None:
     tokenizer, marked = dataset.tokenizer_for(tinylm)
     turns = [
@@ -350,6 +387,11 @@ def test_schedules_give_the_rates_that_they_are_named_for() -> None:
         (
             {"early_stopping": {}, "num_train_epochs": 2, "max_steps": None, "checkpoints": [1]},
             "checkpoints must be left out with early_stopping, got [1]",
+        ),
+        (
+            {"response_only": True, "loss_on": ["instruction", "content"]},
+            "response_only must be false with reverse, an indicator or loss on the instruction, "
+            "got true",
         ),
         (
             {"lr_scheduler_type": {"name": "infinite", "cooldown_ratio": 0.5, "anneal_ratio": 0.6}},
