@@ -32,6 +32,7 @@ from pipeline.models.api import (
     Reasoning,
 )
 from pipeline.models.budget import Budget, Price
+from pipeline.types import Count
 from schemas.records import Message
 
 PLAIN: Final = "plain"
@@ -61,6 +62,11 @@ class LanguageModel:
         dtype: Number format of the weights.
         chat_template: A file that replaces the model's own template, or "plain".
         device: Device of torch, such as "cuda:1"; None for a GPU where there is one.
+        devices: How many processes train it, each on a device of its own, in the stages that can:
+            a number, or "auto" for as many GPUs as share a step evenly. A step takes the same rows
+            whatever their number.
+        accelerate: A file that `accelerate config` wrote, whose FSDP or DeepSpeed settings these
+            processes use.
         lora: A folder with a LoRA adapter.
         tokenizer: A folder or a name on the hub, for a served model whose weights are
             elsewhere. Prompts are then rendered here instead of by the server.
@@ -93,6 +99,8 @@ class LanguageModel:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chat_template: str | None = None
     device: str | None = None
+    devices: Count | Literal["auto"] = 1
+    accelerate: str | None = None
     lora: str | None = None
     tokenizer: str | None = None
     engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)

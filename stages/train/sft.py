@@ -57,6 +57,8 @@ from stages._training.losses.base import NLL
 from stages._training.losses.mixup import Mixup
 from stages._training.noise import NEFTune, Noise
 from stages._training.objective import EarlyStopping, Objective
+from stages._training.processes import check_devices, join, refuse_devices
+from stages._training.processes import processes as processes
 from stages._training.trainer import load_model, quiet, write_json
 from stages.train._run import check_length, num_rows_of, run_training
 
@@ -74,6 +76,7 @@ def _check(options: SimpleNamespace) -> None:
     check_length(options)
     _check_checkpoints(options)
     _check_rows(options)
+    _check_devices(options)
     check_template(options.model, options.chat_template)
 
 
@@ -123,6 +126,13 @@ def _check_rows(options: SimpleNamespace) -> None:
             f"must be left out with early_stopping, got {list(options.checkpoints)}",
             why="the training may end before these epochs",
         )
+
+
+def _check_devices(options: SimpleNamespace) -> None:
+    check_devices(options)
+    if isinstance(options.noise, NEFTune):
+        why = "the library draws it from a generator of each process's own"
+        refuse_devices(options, "noise", "not be neftune", why)
 
 
 @stage(version=3, scope="set", check=_check, later=LATER)
@@ -239,6 +249,7 @@ def sft(
         seed=seed,
     )
     with quiet():
+        join(model, gradient_accumulation_steps)
         tokenizer, marked = tokenizer_for(model, chat_template)
         reader = Reader(
             tokenizer, marked, max_length, loss, loss_on, reverse, indicator, weight_column,
