@@ -28,6 +28,7 @@ from typing import Any, Final
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.backends.processes import exit_with_parent, interrupts_blocked
+from pipeline.execution.launched import is_first, launched
 from pipeline.prompts import Replacement
 from pipeline.recipe.discovery import find
 from pipeline.stage import Stage
@@ -80,12 +81,6 @@ def call_stage(
     return None
 
 
-def launched() -> int:
-    """How many processes a launcher started together with this one; 1 without a launcher."""
-    named = all(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    return int(os.environ["WORLD_SIZE"]) if named else 1
-
-
 @contextmanager
 def first_alone(ctx: Context) -> Iterator[Context]:
     """The context for this process of several: the first one's is the step's own.
@@ -94,7 +89,7 @@ def first_alone(ctx: Context) -> Iterator[Context]:
         ctx: The context of the step. The others get folders for files that are thrown away, and
             report to nobody.
     """
-    if os.environ["RANK"] == "0":
+    if is_first():
         yield ctx
         return
     logging.disable()

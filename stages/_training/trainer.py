@@ -230,6 +230,7 @@ def whole(trainer: Any, folder: Path) -> Any:
     is_adapter = (folder / "gathered" / "adapter_config.json").exists()
     kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
     gathered = kind.from_pretrained(folder / "gathered", dtype="float32")
+    agreed(None)  # all have read them
     return gathered.to(trainer.args.device)
 
 
