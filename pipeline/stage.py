@@ -320,15 +320,6 @@ class Stage:
         """Whether it reads a release that its options name: `READS_RELEASE` of its module."""
         return bool(getattr(sys.modules[self.function.__module__], "READS_RELEASE", False))
 
-    def processes(self, options: SimpleNamespace) -> int:
-        """In how many processes at once it runs: `processes` of its module, else in one.
-
-        Args:
-            options: The step's options.
-        """
-        function = getattr(sys.modules[self.function.__module__], "processes", None)
-        return int(function(options)) if function else 1
-
     def preview(self, options: SimpleNamespace) -> list[str]:
         """What it will read, in lines that `plan` prints: `preview` of its module, if any.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
 import time
 import traceback
@@ -59,7 +60,7 @@ class _Failure:
 def call_stage(
     stage: Stage, ctx: Context, edges: Mapping[str, Any], options: SimpleNamespace
 ) -> Any:
-    """Call a stage, in as many processes as it asks for.
+    """Call a stage, in as many processes as `processes` of its module says, else in this one.
 
     Args:
         stage: The stage.
@@ -73,7 +74,8 @@ def call_stage(
     if launched() > 1:
         with first_alone(ctx) as own:
             return stage.call(own, edges, vars(options))
-    size = stage.processes(options)
+    wanted = getattr(sys.modules[stage.function.__module__], "processes", None)
+    size = 1 if wanted is None else wanted(options)
     if size == 1:
         return stage.call(ctx, edges, vars(options))
     folders = (ctx.files, ctx.work, ctx.store)

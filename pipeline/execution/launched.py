@@ -55,8 +55,8 @@ def _first_node() -> str:
     names = os.environ.get("SLURM_STEP_NODELIST", "")
     try:
         command = ["scontrol", "show", "hostnames", names]
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        return found[0]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return listed.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         raise UserError(
             f"the nodes of the Slurm step must have names, got {names!r}",

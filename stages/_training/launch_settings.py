@@ -19,20 +19,30 @@ _TYPES: Final = ("FSDP", "DEEPSPEED", "MULTI_GPU", "MULTI_CPU", "NO")
 _OF_THE_STAGE: Final = ("optimizer", "scheduler")
 
 
-def apply(file: str) -> None:
+def apply(file: str, on_gpu: bool) -> None:
     """Set the environment of this process as accelerate's launcher would.
 
     Args:
         file: The file.
+        on_gpu: Whether the processes train on GPUs.
 
     Raises:
-        UserError: It cannot be read, names another kind of training, or DeepSpeed is not here.
+        UserError: It cannot be read, names another kind of training, or what it names is not here.
     """
-    os.environ.update(environment(file))
+    settings = environment(file)
+    spread = [name for name in ("FSDP", "DEEPSPEED") if f"ACCELERATE_USE_{name}" in settings]
+    if spread and not on_gpu:
+        raise UserError(
+            f"distributed_type must be MULTI_CPU without GPUs, got {spread[0]}",
+            where=file,
+            why="accelerate leaves it out on a CPU, and says nothing",
+            hint="leave `accelerate` out",
+        )
+    os.environ.update(settings)
 
 
 def environment(file: str) -> dict[str, str]:
-    """What accelerate's launcher would set by a file, precision apart.
+    """What accelerate's launcher would set by a file, but for the precision.
 
     Args:
         file: The file.

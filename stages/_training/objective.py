@@ -17,8 +17,9 @@ from stages._training.half import freeze_half
 from stages._training.hyperparameters import Half, Hyperparameters
 from stages._training.losses.base import DFT, NLL, Batch, Loss
 from stages._training.noise import Masked, NEFTune, Noise
-from stages._training.processes import rank, shared, size, summed
+from stages._training.processes import rank, size, summed
 from stages._training.schedules import scheduled
+from stages._training.shared_passes import shared
 
 if TYPE_CHECKING:
     from stages._training.stored_teacher import StoredTeacher
@@ -165,7 +166,9 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             step, number = self.passes
             number = number + 1 if step == self.state.global_step else 0
             self.passes = self.state.global_step, number
-            return pass_generator(settings.seed, step=self.passes[0], number=number * size() + rank())
+            return pass_generator(
+                settings.seed, step=self.passes[0], number=number * size() + rank()
+            )
 
         def is_counted(self) -> bool:
             return True

@@ -22,8 +22,8 @@ from stages._training.hyperparameters import Adapter, Hyperparameters
 from stages._training.losses.preference import UFT, DavIR
 from stages._training.objective import Objective
 from stages._training.preference_data import SIDES
-from stages._training.processes import shared
 from stages._training.schedules import scheduled
+from stages._training.shared_passes import shared
 from stages._training.trainer import (
     StepDone,
     adapter,

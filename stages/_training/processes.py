@@ -5,16 +5,16 @@ DeepSpeed) adds their gradients up. Pass number i of a training is process i % s
 step takes the rows that it takes in one process: `gradient_accumulation_steps` counts the passes
 of all of them together. What only one may do (write weights, seal a checkpoint) the first does,
 and what depends on a clock or on a folder it decides for all: processes that disagree wait for
-each other without end.
+each other without end. The passes are in `shared_passes.py`.
 
 Who starts them is no matter of a stage: `pipeline/execution/group.py`, torchrun, Slurm.
 """
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
@@ -127,9 +127,9 @@ def join(model: LanguageModel, passes: int) -> None:
 
     from stages._training.launch_settings import apply
 
-    if model.accelerate is not None:
-        apply(model.accelerate)
     on_gpu = torch.cuda.is_available() and model.device != "cpu"
+    if model.accelerate is not None:
+        apply(model.accelerate, on_gpu)
     state = PartialState(cpu=not on_gpu, **({} if on_gpu else {"backend": "gloo"}))
     if state.num_processes != number:
         raise UserError(f"{number} processes were started, and {state.num_processes} met")
@@ -186,146 +186,22 @@ def by_first(write: Callable[[], Any]) -> None:
     agreed(None)
 
 
-def batches_of(num_rows: int, batch_size: int) -> list[list[int]]:
-    """The rows of this process's passes, in order; all processes have equally many passes.
+def gathered_weights(trainer: Any, folder: Path) -> Any:
+    """The trained weights in this process, gathered where each process holds a part of them.
 
     Args:
-        num_rows: Rows of the whole training.
-        batch_size: Rows of a pass.
-
-    Example:
-        >>> batches_of(5, 2)
-        [[0, 1], [2, 3], [4]]
+        trainer: The trainer, after its training.
+        folder: Where they may lie between.
     """
-    passes = math.ceil(num_rows / batch_size)
-    rounds = math.ceil(passes / size())
-    own = [min(number * size() + rank(), passes - 1) for number in range(rounds)]
-    return [[*range(i * batch_size, min((i + 1) * batch_size, num_rows))] for i in own]
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return trainer.model
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-
-def share_of_pass(step: int, number: int, passes_per_step: int, passes: int, mean: bool) -> float:
-    """What the loss of a pass is multiplied by, so that a step is the same in any number of them.
-
-    The last step may have passes that not all processes have: what fills them up counts nothing.
-
-    Args:
-        step: The steps that are done.
-        number: Of this process's pass within the step.
-        passes_per_step: Those of all processes.
-        passes: Those of the whole training.
-        mean: Whether the step is a mean of its passes, and not a sum over what they count.
-
-    Example:
-        >>> share_of_pass(0, 0, 4, 4, mean=True)
-        1.0
-    """
-    if step * passes_per_step + number * size() + rank() >= passes:
-        return 0.0
-    left = passes - step * passes_per_step
-    if not mean or left >= passes_per_step:
-        return 1.0
-    return size() * math.ceil(left / size()) / left
-
-
-def has_dropout(weights: Any) -> bool:
-    """Whether a model draws from the library's generator while it is trained.
-
-    Args:
-        weights: A transformers model.
-    """
-    from torch.nn import Dropout
-
-    layers = [layer.p for layer in weights.modules() if isinstance(layer, Dropout)]
-    return any(layers) or bool(getattr(weights.config, "attention_dropout", 0.0))
-
-
-def shared(trainer_class: Any, *, mean: bool) -> Any:
-    """A trainer's class that does this process's passes, and no others.
-
-    Args:
-        trainer_class: A trainer of TRL's.
-        mean: Whether its step is a mean of its passes, and not a sum over what they count.
-    """
-    if size() == 1:
-        return trainer_class
-
-    class Shared(trainer_class):  # type: ignore[misc]
-        """Reads its own passes; `share` is what the loss of the present one counts."""
-
-        args: Any
-        state: Any
-        accelerator: Any
-        train_dataset: Any
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            if has_dropout(self.model):
-                raise UserError(
-                    "a model with dropout must be trained on one device",
-                    why="dropout draws from a generator of each process's own",
-                    hint="leave devices out, or set the dropout in its config.json to 0",
-                )
-            self.done: tuple[int, int] = (-1, 0)
-            if mean:
-                gather = self.accelerator.gather
-                self.accelerator.gather = lambda value: self.gather(gather, value)
-                self.accelerator.gather_for_metrics = self.accelerator.gather
-
-        def share(self, number: int) -> float:
-            per_step = self.args.gradient_accumulation_steps * size()
-            passes = math.ceil(len(self.train_dataset) / self.args.per_device_train_batch_size)
-            return share_of_pass(self.state.global_step, number, per_step, passes, mean)
-
-        def is_counted(self) -> bool:
-            return bool(self.share(self.done[1]))
-
-        def get_train_dataloader(self) -> Any:
-            rows = self._remove_unused_columns(self.train_dataset, description="training")
-            return self.loader(rows, batches_of(len(rows), self.args.per_device_train_batch_size))
-
-        def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-            rows = self.eval_dataset if eval_dataset is None else eval_dataset
-            rows = self._remove_unused_columns(rows, description="evaluation")
-            size_ = self.args.per_device_eval_batch_size
-            starts = range(0, len(rows), size_)
-            return self.loader(rows, [[*range(i, min(i + size_, len(rows)))] for i in starts])
-
-        def loader(self, rows: Any, batches: Sequence[Sequence[int]]) -> Any:
-            from torch.utils.data import DataLoader
-
-            pinned = self.args.dataloader_pin_memory
-            return DataLoader(
-                rows, batch_sampler=batches, collate_fn=self.data_collator, pin_memory=pinned
-            )
-
-        def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            step, number = self.done
-            number = number + 1 if step == self.state.global_step else 0
-            self.done = self.state.global_step, number
-            return super().training_step(*args, **kwargs)
-
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            result = super().compute_loss(model, inputs, *args, **kwargs)
-            return result * self.share(self.done[1]) if self.model.training else result
-
-        def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-            counted = [
-                batch if self.share(i) else {**batch, "labels": batch["labels"] * 0 - 100}
-                for i, batch in enumerate(batch_samples)
-            ]
-            return super()._get_num_items_in_batch(counted, device)
-
-        def gather(self, gather: Callable[[Any], Any], value: Any) -> Any:
-            """Equal shapes as the library does; in the last round what counts, of any shape."""
-            import torch
-
-            before = self.state.global_step * self.args.gradient_accumulation_steps
-            if (before + self.done[1] + 1) * size() <= len(self.train_dataset) // (
-                self.args.per_device_train_batch_size
-            ):
-                return gather(value)
-            own = value.detach().reshape(-1) if value.dim() == 0 else value.detach()
-            pieces = gathered((own if self.is_counted() else own[:0]).cpu())
-            return torch.cat(pieces).to(value.device)
-
-    return Shared
+    trainer.save_model(str(folder / "gathered"))
+    agreed(None)
+    is_adapter = (folder / "gathered" / "adapter_config.json").exists()
+    kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
+    weights = kind.from_pretrained(folder / "gathered", dtype="float32")
+    agreed(None)  # all have read them
+    return weights.to(trainer.args.device)

@@ -33,7 +33,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.local.threads import fix_threads
 from stages._training.hyperparameters import Adapter, DoRA, Hyperparameters, Method
 from stages._training.objective import Objective, objective_trainer
-from stages._training.processes import agreed, by_first, is_first, size
+from stages._training.processes import agreed, by_first, gathered_weights, is_first, size
 from stages._training.schedules import scheduler_arguments
 
 CHECKPOINT_SECONDS = 30.0
@@ -210,28 +210,7 @@ def trained(
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    return whole(trainer, folder), history
-
-
-def whole(trainer: Any, folder: Path) -> Any:
-    """The trained weights in this process, gathered where each process holds a part of them.
-
-    Args:
-        trainer: The trainer, after its training.
-        folder: Where they may lie between.
-    """
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        return trainer.model
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    trainer.save_model(str(folder / "gathered"))
-    agreed(None)
-    is_adapter = (folder / "gathered" / "adapter_config.json").exists()
-    kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
-    gathered = kind.from_pretrained(folder / "gathered", dtype="float32")
-    agreed(None)  # all have read them
-    return gathered.to(trainer.args.device)
+    return gathered_weights(trainer, folder), history
 
 
 def trainer_arguments(
