@@ -101,9 +101,10 @@ def first_alone(ctx: Context) -> Iterator[Context]:
 
 def _run(call: _Call, size: int, ctx: Context) -> None:
     """Call the stage in processes, and end them all however it ends."""
-    from torch.distributed import TCPStore
+    from torch import distributed
 
-    rendezvous = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torch_distributed: Any = distributed
+    rendezvous = torch_distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:

@@ -27,6 +27,21 @@ def is_first() -> bool:
     return launched() == 1 or os.environ["RANK"] == "0"
 
 
+def refuse_launcher() -> None:
+    """Refuse to be one of several processes: a run is one, and starts those of its trainings.
+
+    Raises:
+        UserError: A launcher started several.
+    """
+    if launched() > 1:
+        raise UserError(
+            f"a run must be one process, and a launcher started {launched()}",
+            why="it starts the processes of a training by itself",
+            hint="start it without a launcher, and give the model devices: "
+            f"{os.environ.get('LOCAL_WORLD_SIZE', 'N')}",
+        )
+
+
 def adopt_slurm() -> None:
     """Say in torch's names what srun says of the tasks that it started, if it started several.
 

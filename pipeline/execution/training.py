@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from pipeline.context import Context
-from pipeline.errors import OptionError, UserError
+from pipeline.errors import OptionError, UserError, program
 from pipeline.execution.group import call_stage
 from pipeline.execution.launched import is_first
 from pipeline.models.identity import identity
@@ -71,7 +71,7 @@ class Training:
             raise UserError(
                 "there are no data/*.parquet",
                 where=str(shards),
-                hint="name the folder that `gristmill status RECIPE` shows for an export stage",
+                hint=f"name the folder that `{program()} status RECIPE` shows for an export stage",
             )
         if (folder / METRICS).exists():
             raise UserError("the folder holds a training already", where=str(folder),

@@ -160,7 +160,7 @@ def _refuse_dropout(weights: Any) -> None:
         )
 
 
-def _loader(rows: Any, batches: Sequence[Sequence[int]], collate: Any, arguments: Any) -> Any:
+def _loader(rows: Any, batches: Sequence[list[int]], collate: Any, arguments: Any) -> Any:
     """What gives the batches of rows one after the other."""
     from torch.utils.data import DataLoader
 

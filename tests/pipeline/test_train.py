@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.execution import launched
 from pipeline.stage import ROOT
 from tests.pipeline.test_clusters import slurm as slurm
@@ -145,6 +146,8 @@ def test_what_srun_says_is_said_in_torchs_names(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv(name, value)
     launched.adopt_slurm()
     assert launched.launched() == 4
+    with pytest.raises(UserError, match="a run must be one process, and a launcher started 4"):
+        launched.refuse_launcher()
     assert not launched.is_first()
     assert os.environ["LOCAL_WORLD_SIZE"] == "4"
     assert os.environ["MASTER_ADDR"] == "127.0.0.1"
