@@ -131,7 +131,9 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
 
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
             counted = [
-                batch if self.share(i) else {**batch, "labels": batch["labels"] * 0 + IGNORED}
+                batch
+                if mean or self.share(i)
+                else {**batch, "labels": batch["labels"] * 0 + IGNORED}
                 for i, batch in enumerate(batch_samples)
             ]
             return super()._get_num_items_in_batch(counted, device)
@@ -152,7 +154,7 @@ def _refuse_dropout(weights: Any) -> None:
     from torch.nn import Dropout
 
     layers = [layer.p for layer in weights.modules() if isinstance(layer, Dropout)]
-    if any(layers) or getattr(weights.config, "attention_dropout", 0.0):
+    if any(layers) or getattr(weights.config, "attention_dropout", False):
         raise UserError(
             "a model with dropout must be trained on one device",
             why="each process would draw it from a generator of its own",
