@@ -130,12 +130,10 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
             return result * self.share(self.done[1]) if self.model.training else result
 
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-            counted = [
-                batch
-                if mean or self.share(i)
-                else {**batch, "labels": batch["labels"] * 0 + IGNORED}
-                for i, batch in enumerate(batch_samples)
-            ]
+            counted = list(batch_samples)
+            for i, batch in enumerate(batch_samples):
+                if not mean and not self.share(i):
+                    counted[i] = {**batch, "labels": batch["labels"] * 0 + IGNORED}
             return super()._get_num_items_in_batch(counted, device)
 
         def gather(self, gather: Callable[[Any], Any], value: Any) -> Any:

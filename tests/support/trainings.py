@@ -18,18 +18,23 @@ from stages._training.processes import processes as processes
 
 @stage(version=1, scope="set")
 def trainings(
-    ctx: Context, *, model: LanguageModel, gradient_accumulation_steps: int, cases: str
+    ctx: Context,
+    *,
+    model: LanguageModel,
+    gradient_accumulation_steps: int,
+    cases: str,
+    every_step: bool,
 ) -> None:
-    """Run stages one after the other.
-
-    Checkpoints are saved at every step. Each training's files are in a folder of its number.
+    """Run stages one after the other; each training's files are in a folder of its number.
 
     Args:
         model: The model.
         gradient_accumulation_steps: Of each training.
         cases: JSON: for each training `uses`, `shards`, `options`.
+        every_step: Whether a checkpoint is saved at every step.
     """
-    trainer.CHECKPOINT_SECONDS, trainer.SAVING_FRACTION = 0.0, 1e9  # type: ignore[misc]
+    if every_step:
+        trainer.CHECKPOINT_SECONDS, trainer.SAVING_FRACTION = 0.0, 1e9  # type: ignore[misc]
     for number, case in enumerate(json.loads(cases)):
         own = replace(ctx, files=ctx.files / str(number), work=ctx.work / str(number))
         for folder in (own.files, own.work):

@@ -201,13 +201,17 @@ def call(
     model: LanguageModel,
     cases: Sequence[Mapping[str, Any]],
     devices: int,
-    report: Callable[[float, float | None], None] = lambda *_: None,
+    report: Callable[[float, float | None], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The metrics of trainings in some processes."""
+    """The metrics of trainings in some processes; with a report they save at every step."""
     ctx = Context.scratch(folder)
-    ctx.report = report
-    own = replace(model, devices=devices)
-    options = SimpleNamespace(model=own, gradient_accumulation_steps=4, cases=json.dumps(cases))
+    ctx.report = report or ctx.report
+    options = SimpleNamespace(
+        model=replace(model, devices=devices),
+        gradient_accumulation_steps=4,
+        cases=json.dumps(cases),
+        every_step=report is not None,
+    )
     call_stage(find(TRAININGS), ctx, {}, options)
     assert not multiprocessing.active_children()
     files = [ctx.files / str(number) / "metrics.json" for number in range(len(cases))]
@@ -241,39 +245,51 @@ def preference_case(shards: Path, **options: Any) -> dict[str, Any]:
     }
 
 
+CASES = {
+    "packed, weighted, kept": [
+        ("train.sft", {"num_train_epochs": 3.0}),
+        ("train.sft", {**APART}),
+        ("train.sft", {**APART, "weight_column": "weight", "checkpoints": [1]}),
+        ("train.sft", {**APART, "early_stopping": {"eval_steps": 1, "patience": 1}}),
+    ],
+    "losses and noise": [
+        ("train.sft", {**APART, "loss": "dft", "method": {"name": "lora", "lora_r": 4}}),
+        ("train.sft", {**APART, "loss": {"name": "mixup", "perplexities": ["weight"]}}),
+        ("train.sft", {**APART, "loss": "intuitive"}),
+        ("train.sft", {**APART, "loss": "minor"}),
+        ("train.sft", {**APART, "noise": {"name": "masked", "rate": 0.5, "ramp": 0}}),
+    ],
+    "pairs": [
+        ("train.preference", {"loss": {"name": "dpo", "sft_weight": 0.2}}),
+        ("train.preference", {"loss": "orpo"}),
+        ("train.preference", {"loss": "ipo", "method": {"name": "lora", "lora_r": 4}}),
+        ("train.preference", {"loss": "uft"}),
+        ("train.preference", {"loss": "davir"}),
+    ],
+}
+
+
 @pytest.mark.proof
-def test_two_processes_give_the_curve_of_one(tmp_path: Path, tinylm: LanguageModel) -> None:
+@pytest.mark.parametrize("kind", CASES)
+def test_two_processes_give_the_curve_of_one(
+    kind: str, tmp_path: Path, tinylm: LanguageModel
+) -> None:
     """Steps that no number of processes divides, partial passes, and losses of all kinds."""
     weights = pl.Series("weight", np.linspace(0.2, 2, 13))
-    shards = write_shards(
-        tmp_path / "s",
-        rows(13).select("messages", "id", weights),
-        rows(16)[13:].select("messages", "id"),
-    )
+    train, test = rows(13).select("messages", "id", weights), rows(16)[13:].select("messages", "id")
+    shards = write_shards(tmp_path / "s", train, test)
     pairs = pair_shards(tmp_path / "pairs", polite(15), validation_fraction=0.1)
     cases = [
-        sft_case(shards, num_train_epochs=3.0),
-        sft_case(shards, **APART),
-        sft_case(shards, **APART, loss="dft", method={"name": "lora", "lora_r": 4}),
-        sft_case(shards, **APART, weight_column="weight", checkpoints=[1]),
-        sft_case(shards, **APART, loss={"name": "mixup", "perplexities": ["weight"]}),
-        sft_case(shards, **APART, loss="intuitive"),
-        sft_case(shards, **APART, loss="minor"),
-        sft_case(shards, **APART, noise={"name": "masked", "rate": 0.5, "ramp": 0}),
-        sft_case(shards, **APART, early_stopping={"eval_steps": 1, "patience": 1}),
-        preference_case(pairs),
-        preference_case(pairs, loss={"name": "dpo", "sft_weight": 0.2}),
-        preference_case(pairs, loss="orpo"),
-        preference_case(pairs, loss="ipo", method={"name": "lora", "lora_r": 4}),
-        preference_case(pairs, loss="uft"),
-        preference_case(pairs, loss="davir"),
+        sft_case(shards, **options) if uses == "train.sft" else preference_case(pairs, **options)
+        for uses, options in CASES[kind]
     ]
     alone = call(tmp_path / "one", tinylm, cases, 1)
     together = call(tmp_path / "two", tinylm, cases, 2)
-    for one, two in zip(alone, together, strict=True):
+    for number, (one, two) in enumerate(zip(alone, together, strict=True)):
         assert_equal_curves(one, two)
-        assert {**one, "losses": 0}.keys() == {**two, "losses": 0}.keys()
-    assert (tmp_path / "two/files/3/checkpoints/epoch-1/model.safetensors").exists()
+        folders = [tmp_path / name / "files" / str(number) for name in ("one", "two")]
+        names = [sorted(path.relative_to(f) for path in f.rglob("*")) for f in folders]
+        assert names[0] == names[1]
 
 
 def kill_at(step: int, rank: int) -> Callable[[float, float | None], None]:
