@@ -102,8 +102,14 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
 
         def share(self, number: int) -> float:
             per_step = self.args.gradient_accumulation_steps * size()
-            passes = math.ceil(len(self.train_dataset) / self.args.per_device_train_batch_size)
-            return share_of_pass(self.state.global_step, number, per_step, passes, mean=mean)
+            return share_of_pass(self.state.global_step, number, per_step, self.count(), mean=mean)
+
+        def count(self) -> int:
+            return math.ceil(len(self.train_dataset) / self.args.per_device_train_batch_size)
+
+        def left(self) -> int:
+            round_ = self.state.global_step * self.args.gradient_accumulation_steps + self.done[1]
+            return self.count() - round_ * size()
 
         def is_counted(self) -> bool:
             return bool(self.share(self.done[1]))
@@ -127,7 +133,11 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
 
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             result = super().compute_loss(model, inputs, *args, **kwargs)
-            return result * self.share(self.done[1]) if self.model.training else result
+            if not self.model.training:
+                return result
+            if mean:
+                _weigh_round(self, min(self.left(), size()))
+            return result * self.share(self.done[1])
 
         def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
             counted = list(batch_samples)
@@ -138,11 +148,9 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
 
         def gather(self, gather: Callable[[Any], Any], value: Any) -> Any:
             # The library gathers equal shapes; the last round may have others, and fillers.
-            round_ = self.state.global_step * self.args.gradient_accumulation_steps + self.done[1]
-            full = len(self.train_dataset) // self.args.per_device_train_batch_size
-            if (round_ + 1) * size() <= full:
+            if self.left() > size():
                 return gather(value)
-            return _gathered_rows(value, is_counted=self.is_counted())
+            return _gathered_means(value, is_counted=self.is_counted())
 
     return Shared
 
@@ -168,10 +176,20 @@ def _loader(rows: Any, batches: Sequence[list[int]], collate: Any, arguments: An
     return DataLoader(rows, batch_sampler=batches, collate_fn=collate, pin_memory=pinned)
 
 
-def _gathered_rows(value: Any, *, is_counted: bool) -> Any:
-    """The rows of all processes that count, of any number; a single number is a row."""
+def _weigh_round(trainer: Any, passes: int) -> None:
+    """Count what a trainer has just noted of a round as often as the round has passes.
+
+    The library takes the mean over rounds; in one process it is one over passes.
+    """
+    notes = trainer._metrics if hasattr(trainer, "_metrics") else trainer._stored_metrics
+    for values in notes["train"].values():
+        values.extend(values[-1:] * (passes - 1))
+
+
+def _gathered_means(value: Any, *, is_counted: bool) -> Any:
+    """The means over the rows of each pass of a round that counts."""
     import torch
 
-    own = value.detach().reshape(-1) if value.dim() == 0 else value.detach()
+    own = value.detach().float().mean()[None]
     pieces = gathered((own if is_counted else own[:0]).cpu())
     return torch.cat(pieces).to(value.device)
