@@ -116,7 +116,8 @@ def preference(
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Pairs are taken in
     shuffled passes that depend on the seed and on the pairs alone. A killed training goes on
-    from its last checkpoint and gives the same weights.
+    from its last checkpoint and gives the same weights. The `devices` of the model share the
+    forward passes of a step, whose pairs are the same on any number of them.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves

@@ -170,7 +170,8 @@ def sft(
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Rows are taken
     in shuffled passes that depend on the seed and on the rows alone, or in an `order`. A killed
-    training goes on from its last checkpoint and gives the same weights.
+    training goes on from its last checkpoint and gives the same weights. The `devices` of the model
+    share the forward passes of a step: its rows are the same on any number of them.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, the kept `checkpoints/`, and `metrics.json`: `rows`, `tokens` and
