@@ -133,6 +133,12 @@ def _check_devices(options: SimpleNamespace) -> None:
     if isinstance(options.noise, NEFTune):
         why = "the library draws it from a generator of each process's own"
         refuse_devices(options, "noise", "not be neftune", why)
+    if options.checkpoints and options.model.accelerate is not None:
+        raise OptionError(
+            "checkpoints",
+            f"must be left out with accelerate's settings, got {list(options.checkpoints)}",
+            why="each process holds a part of the weights, and they are gathered at the end alone",
+        )
 
 
 @stage(version=3, scope="set", check=_check, later=LATER)

@@ -117,6 +117,13 @@ def test_what_other_processes_would_change_is_refused(
     assert not problems(name, LanguageModel("m"), max_steps=1, **options)
 
 
+def test_epochs_are_not_kept_where_the_weights_are_in_parts() -> None:
+    spread = LanguageModel("m", devices=2, accelerate="fsdp.yaml")
+    message = problems("train.sft", spread, num_train_epochs=2.0, checkpoints=[1])
+    assert message == ["checkpoints must be left out with accelerate's settings, got [1]"]
+    assert not problems("train.sft", spread, num_train_epochs=2.0)
+
+
 def test_auto_is_one_process_without_a_gpu(tinylm: LanguageModel) -> None:
     auto = replace(tinylm, devices="auto", device="cpu")
     options = SimpleNamespace(model=auto, gradient_accumulation_steps=8)
