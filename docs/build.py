@@ -44,6 +44,7 @@ def main() -> int:
     config["nav"] = [
         {"Home": "index.md"},
         {"Architecture": "architecture.md"},
+        {"Training on several devices": "training.md"},
         {"Methods": list(_method_pages())},
         {"Stages": list(_stage_pages())},
         {"Engine": list(_module_pages("pipeline"))},

@@ -15,6 +15,7 @@ import shlex
 import sys
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 from pipeline import DEFAULT_STORE
 from pipeline.terminal import visible
@@ -80,6 +81,10 @@ class UserError(Exception):
         super().__init__(what)
         self.what, self.where, self.why, self.hint, self.code = what, where, why, hint, code
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is: a worker's error must arrive as the error that it was.
+        return _restored, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         lines = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.why:
@@ -91,6 +96,13 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """What IPython shows in place of a traceback: a mistake of the user's has none."""
         return [f"error: {visible(str(self))}"]
+
+
+def _restored(kind: type[UserError], args: tuple[Any, ...], state: dict[str, Any]) -> UserError:
+    """An error that came from another process."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(state)
+    return error
 
 
 class OptionError(UserError):

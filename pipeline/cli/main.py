@@ -16,6 +16,7 @@ from pipeline.cli import diff as diff
 from pipeline.cli import verify as verify
 from pipeline.cli import refresh as refresh
 from pipeline.cli import publish as publish
+from pipeline.cli import train as train
 from pipeline.cli import store as store
 from pipeline.cli import journal as journal
 

@@ -18,6 +18,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.backends import StageCall
 from pipeline.execution.first_rows import first_ids
+from pipeline.execution.group import call_stage
 from pipeline.execution.plan import PlannedStep, StepOutputs, edge_argument, edge_columns
 from pipeline.execution.workers import WorkerPool
 from pipeline.stage import BASE_COLUMNS, VERDICT, DataKind, Edge
@@ -68,7 +69,7 @@ def execute(
     if stage.gives_rows and stage.scope == "row":
         result, computed = _run_by_rows(planned, edges, store, ctx, pool)
     else:
-        result = stage.call(ctx, edges, vars(planned.options))
+        result = call_stage(stage, ctx, edges, planned.options)
         computed = len(result) if isinstance(result, pl.DataFrame) else 0
     if result is None and not stage.gives_rows:
         return _without_rows()

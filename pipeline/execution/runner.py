@@ -29,6 +29,7 @@ from pipeline.execution.estimate import (
     key_notes,
     uses_language_model,
 )
+from pipeline.execution.launched import refuse_launcher
 from pipeline.execution.peak_memory import peak_memory, reset_peak
 from pipeline.execution.plan import (
     PlannedStep,
@@ -127,6 +128,7 @@ class Runner:
         # waits for a provider's batch holds back only what needs it: the other steps run, and
         # submit theirs. Only where a step read a damaged artifact is all planned again: that
         # artifact is then missing.
+        refuse_launcher()
         with disk_errors_explained(self.store.root), self.store.locked():
             fetch_missing(select_steps(self.recipe, targets), self.store)
             self._tracker = tracker(self.recipe, self.store)

@@ -29,6 +29,9 @@ ACCOUNTING_FIELDS: Final = frozenset({
 })  # fmt: skip
 """Fields of a request's body that say how it is run and billed; no answer depends on them."""
 
+UNRECORDED: Final = "the journal has no answer that was sampled anew"
+"""The error of a replay for a request that an earlier run had no reason to send."""
+
 
 @dataclass(frozen=True)
 class Limits:

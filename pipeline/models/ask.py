@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
-from pipeline.models.base import UNRECORDED, Completion, Engine, Request
+from pipeline.models.api import UNRECORDED
+from pipeline.models.base import Completion, Engine, Request
 from pipeline.models.budget import NOT_ASKED
 from pipeline.models.counting import CountingEngine, is_counting
 from pipeline.models.structured_output import Parser, Unreadable, parser_for

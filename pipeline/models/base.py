@@ -1,13 +1,12 @@
 """What a language model and an embedder are to a stage, whatever engine runs them.
 
-A `LanguageModel` or an `Embedder` is configuration: it is an option of a stage, and its
-identity enters the fingerprint. `Context.open` turns it into an `Engine` or an `Encoder`,
-which is execution and is never hashed. Every request is keyed by its full payload, and
-its raw response is durable in the journal before anything parses it (see
-`pipeline.models.journal`); stages see `Completion`s and never the journal.
+A `LanguageModel` or an `Embedder` is configuration: it is an option of a stage, and its identity
+enters the fingerprint. `Context.open` turns it into an `Engine` or an `Encoder`, which is execution
+and is never hashed. Every request is keyed by its full payload, and its raw response is durable in
+the journal before anything parses it (see `pipeline.models.journal`); stages see `Completion`s and
+never the journal.
 
-The text of an answer is data. Nothing here or in a stage evaluates it as a template, a
-path or code.
+The text of an answer is data. Nothing here or in a stage takes it as a template, a path or code.
 """
 
 from __future__ import annotations
@@ -32,13 +31,11 @@ from pipeline.models.api import (
     Reasoning,
 )
 from pipeline.models.budget import Budget, Price
+from pipeline.types import Count
 from schemas.records import Message
 
 PLAIN: Final = "plain"
 """The name of the chat template for models without one; see `local/chat_template.py`."""
-
-UNRECORDED: Final = "the journal has no answer that was sampled anew"
-"""The error of a replay for a request that an earlier run had no reason to send."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,9 @@ class LanguageModel:
         dtype: Number format of the weights.
         chat_template: A file that replaces the model's own template, or "plain".
         device: Device of torch, such as "cuda:1"; None for a GPU where there is one.
+        devices: How many processes train it, each on a device of its own, with the same rows in
+            each step: a number, or "auto" for as many GPUs as share a step evenly.
+        accelerate: The file of `accelerate config` with their FSDP or DeepSpeed settings.
         lora: A folder with a LoRA adapter.
         tokenizer: A folder or a name on the hub, for a served model whose weights are
             elsewhere. Prompts are then rendered here instead of by the server.
@@ -71,8 +71,7 @@ class LanguageModel:
         served_name: What the server calls the model, where that is not `model`.
         serve: Start vLLM's server for as long as a stage needs it.
         python: The interpreter of another environment, which has vLLM.
-        guided: Whether a server is asked to restrict answers to `Decoding.choice` and
-            `Decoding.json_schema`.
+        guided: Whether a server is asked for answers by `Decoding`'s choice and json_schema alone.
         limits: How fast requests are sent to a server.
         api: Which interface a server has, and which parameters it takes.
         batch: Whether requests go to the provider's batches, which are answered within a day for
@@ -93,6 +92,8 @@ class LanguageModel:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chat_template: str | None = None
     device: str | None = None
+    devices: Count | Literal["auto"] = 1
+    accelerate: str | None = None
     lora: str | None = None
     tokenizer: str | None = None
     engine_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -396,5 +397,4 @@ def chat(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 
 def local_folder(model: str) -> Path | None:
     """The folder that a model's name points to, or None if it is not a folder."""
-    path = Path(model)
-    return path if os.path.isdir(path) else None  # False for a name that is too long
+    return Path(model) if os.path.isdir(model) else None  # False for a name that is too long

@@ -279,7 +279,7 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
             Problem((key,), f"unknown key {key!r}", hint, "unknown")
             for key, hint in zip(unknown, hints, strict=True)
         ]
-    paths = ("model", "chat_template", "lora", "tokenizer")
+    paths = ("model", "chat_template", "lora", "tokenizer", "accelerate")
     spec = {
         key: existing(value, folder) if key in paths and isinstance(value, str) else value
         for key, value in raw.items()
@@ -289,6 +289,9 @@ def build_model(raw: Mapping[str, Any], folder: Path) -> tuple[Any, list[Problem
     model, problems = checked_dataclass(spec, kind)
     if isinstance(model, LanguageModel):
         problems = [Problem((), what) for what in mistakes(model)]
+        if model.accelerate is not None and not os.path.isfile(model.accelerate):
+            what = f"accelerate must be a file, and there is none at {model.accelerate!r}"
+            problems.append(Problem(("accelerate",), what, "write it by: accelerate config"))
     return model, problems
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
+from stages._training.loop_checkpoints import LoopCheckpoints
 
 FILE: Final = "autoencoder.safetensors"
 META: Final = "autoencoder.json"
@@ -122,6 +123,7 @@ def fit_autoencoder(
     learning_rate: float,
     seed: int,
     step_done: Callable[[int], None],
+    checkpoints: LoopCheckpoints | None = None,
 ) -> tuple[Autoencoder, list[float]]:
     """Train an autoencoder with Adam.
 
@@ -133,6 +135,7 @@ def fit_autoencoder(
         learning_rate: Adam's.
         seed: Of the first weights and of the order of tokens.
         step_done: Called with the number of each finished step.
+        checkpoints: Where a training that was killed goes on; None where it begins anew.
 
     Returns:
         The autoencoder, and for each step the fraction of the variance that it leaves
@@ -153,8 +156,15 @@ def fit_autoencoder(
         tensor.requires_grad_()
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     model = Autoencoder(meta, *parameters)
-    losses = []
-    for step in range(1, max_steps + 1):
+    done, state = checkpoints.newest() if checkpoints else (0, {})
+    losses: list[float] = state.get("losses", [])
+    if done:
+        with torch.no_grad():
+            for tensor, value in zip(parameters, state["parameters"], strict=True):
+                tensor.copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
+        generator.set_state(state["generator"])
+    for step in range(done + 1, max_steps + 1):
         batch = data[torch.randint(len(data), (batch_size,), generator=generator)]
         error = ((model.encode(batch) @ model.decoder.T + model.bias - batch) ** 2).mean()
         optimizer.zero_grad()
@@ -170,6 +180,11 @@ def fit_autoencoder(
                 why=f"learning_rate is {learning_rate:g}",
             )
         step_done(step)
+        if checkpoints:
+            checkpoints.step_done(step, lambda: {
+                "parameters": [tensor.detach() for tensor in parameters], "losses": losses,
+                "optimizer": optimizer.state_dict(), "generator": generator.get_state(),
+            })  # fmt: skip
     return Autoencoder(meta, *(tensor.detach() for tensor in parameters)), losses
 
 

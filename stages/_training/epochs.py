@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline.models.base import LanguageModel
 from stages._training.hyperparameters import Adapter, Hyperparameters
+from stages._training.processes import is_first
 from stages._training.trainer import SEAL, save, seal
 
 
@@ -60,7 +61,7 @@ class KeptEpochs:
             weights: The model in training; it stays as it is.
             step: The number of the step that was finished.
         """
-        for epoch in self.ends().get(step, ()):
+        for epoch in self.ends().get(step, ()) if is_first() else ():
             target = self._folder / f"epoch-{epoch}"
             part = target.with_name(target.name + ".part")
             for folder in (target, part):
@@ -76,6 +77,8 @@ class KeptEpochs:
         Args:
             files: The folder of the result.
         """
+        if not is_first():
+            return
         for epoch in self.epochs:
             source = self._folder / f"epoch-{epoch}"
             (source / SEAL).unlink()

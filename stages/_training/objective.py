@@ -17,7 +17,9 @@ from stages._training.half import freeze_half
 from stages._training.hyperparameters import Half, Hyperparameters
 from stages._training.losses.base import DFT, NLL, Batch, Loss
 from stages._training.noise import Masked, NEFTune, Noise
+from stages._training.processes import rank, size, summed
 from stages._training.schedules import scheduled
+from stages._training.shared_passes import shared
 
 if TYPE_CHECKING:
     from stages._training.stored_teacher import StoredTeacher
@@ -153,10 +155,10 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             if not _is_ours(loss, values):
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             batch = _batch(objective, self.accelerator.unwrap_model(model), inputs, values, done)
-            batch = replace(batch, generator=generator)
+            batch = replace(batch, wrapped=model, generator=generator)
             count = torch.as_tensor(num_items_in_batch).clamp(min=1).to(batch.weights.device)
             total = loss.total(batch) / count
-            for name, value in batch.notes.items():
+            for name, value in batch.notes.items() if self.is_counted() else ():
                 self.notes[name] = self.notes.get(name, 0.0) + float(value / count)
             return total * self.accelerator.num_processes
 
@@ -164,13 +166,18 @@ def objective_trainer(objective: Objective, settings: Hyperparameters) -> Any:
             step, number = self.passes
             number = number + 1 if step == self.state.global_step else 0
             self.passes = self.state.global_step, number
-            return pass_generator(settings.seed, *self.passes)
+            return pass_generator(
+                settings.seed, step=self.passes[0], number=number * size() + rank()
+            )
+
+        def is_counted(self) -> bool:
+            return True
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            super().log(logs | self.notes, start_time)
+            super().log(logs | summed(self.notes), start_time)
             self.notes.clear()
 
-    return scheduled(Trainer, settings.lr_scheduler_type)
+    return shared(scheduled(Trainer, settings.lr_scheduler_type), mean=False)
 
 
 def _batch(

@@ -23,6 +23,7 @@ from stages._training.losses.preference import UFT, DavIR
 from stages._training.objective import Objective
 from stages._training.preference_data import SIDES
 from stages._training.schedules import scheduled
+from stages._training.shared_passes import shared
 from stages._training.trainer import (
     StepDone,
     adapter,
@@ -203,7 +204,7 @@ def fit_preferences(
     reference = {}
     if not isinstance(loss, ORPO) and not isinstance(settings.method, Adapter):
         reference = {"ref_model": load_model(model, settings.method, max_length)}
-    trainer = scheduled(trainer_class, settings.lr_scheduler_type)(
+    trainer = shared(scheduled(trainer_class, settings.lr_scheduler_type), mean=True)(
         model=weights,
         args=arguments,
         train_dataset=data,

@@ -33,6 +33,7 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.local.threads import fix_threads
 from stages._training.hyperparameters import Adapter, DoRA, Hyperparameters, Method
 from stages._training.objective import Objective, objective_trainer
+from stages._training.processes import agreed, by_first, gathered_weights, is_first, size
 from stages._training.schedules import scheduler_arguments
 
 CHECKPOINT_SECONDS = 30.0
@@ -202,14 +203,14 @@ def trained(
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=agreed(is_first() and newest_checkpoint(folder)))
     names = {"step": "step", "loss": "loss", "lr": "learning_rate", **more}
     history = [
         {name: entry[logged] for name, logged in names.items()}
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    return trainer.model, history
+    return gathered_weights(trainer, folder), history
 
 
 def trainer_arguments(
@@ -237,7 +238,9 @@ def trainer_arguments(
         num_train_epochs=1,
         train_sampling_strategy="sequential",
         per_device_train_batch_size=settings.per_device_train_batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps // size(),
+        ddp_backend="gloo" if size() > 1 and not gpu else None,
+        ddp_find_unused_parameters=False if size() > 1 else None,
         learning_rate=settings.learning_rate,
         **scheduler_arguments(settings.lr_scheduler_type, steps),
         warmup_steps=round(steps * settings.warmup_ratio),
@@ -300,12 +303,13 @@ def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | No
             wait = max(CHECKPOINT_SECONDS, self.cost / SAVING_FRACTION)
             self.started = time.monotonic()
             control.should_training_stop |= state.global_step == stop_after
-            control.should_save = (
-                state.global_step == stop_after or self.started - self.saved >= wait
-            )
+            # Clocks differ, and a checkpoint is saved by all processes or by none.
+            is_due = agreed(self.started - self.saved >= wait)
+            control.should_save = state.global_step == stop_after or is_due
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            agreed(None)  # the others have written their part
+            by_first(lambda: seal(Path(args.output_dir) / f"checkpoint-{state.global_step}"))
             self.saved = time.monotonic()
             self.cost = self.saved - self.started
 
@@ -323,6 +327,8 @@ def callback(step_done: StepDone, keep: Keep | None = None, stop_after: int | No
 def save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method: Method) -> None:
     """Write weights that `AutoModelForCausalLM.from_pretrained` reads, in the model's dtype.
 
+    Of several processes the first one writes.
+
     Args:
         trained: The trained weights.
         tokenizer: Their tokenizer.
@@ -332,6 +338,8 @@ def save(trained: Any, tokenizer: Any, model: LanguageModel, files: Path, method
     """
     import torch
 
+    if not is_first():
+        return
     if isinstance(method, Adapter):
         trained.save_pretrained(files / "adapter")
         trained = trained.merge_and_unload()

@@ -28,6 +28,7 @@ from schemas.records import digest
 from stages._llm.model_weights import weights_of
 from stages._training.dataset import answer_losses, answer_tokens, dataset, row_lengths
 from stages._training.hyperparameters import Hyperparameters
+from stages._training.processes import agreed, by_first, is_first
 from stages._training.trainer import fit, load_model, write_json
 
 RANDOM: Final = "random"
@@ -164,10 +165,11 @@ def _rows_digest(rows: pl.DataFrame) -> str:
 def _once(folder: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The result in a folder; where it is missing, it is computed and written first."""
     file = folder / "result.json"
-    if not file.exists():
+    if not agreed(file.exists()):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, compute())
-    for checkpoint in folder.glob("checkpoint-*"):
+        computed = compute()
+        by_first(lambda: write_json(file, computed))
+    for checkpoint in folder.glob("checkpoint-*") if is_first() else ():
         shutil.rmtree(checkpoint, ignore_errors=True)
     result: dict[str, Any] = json.loads(file.read_text("utf-8"))
     return result

@@ -41,6 +41,8 @@ from stages._training.hyperparameters import (
     SchedulerType,
     WarmupRatio,
 )
+from stages._training.processes import check_devices, join
+from stages._training.processes import processes as processes
 from stages._training.trainer import quiet, write_json
 from stages.report._ablation_page import write_page
 from stages.report._comparison import compare_all, visible_spreads
@@ -54,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 def _check(options: SimpleNamespace) -> None:
     check_template(options.model, options.chat_template)
+    check_devices(options)
     rows = options.per_device_train_batch_size * options.gradient_accumulation_steps
     step = rows * options.max_length
     if options.num_tokens is not None and options.num_tokens < step:
@@ -164,6 +167,7 @@ def ablation(
         seed=seed,
     )
     with quiet():
+        join(model, gradient_accumulation_steps)
         tokenizer, marked = tokenizer_for(model, chat_template)
         edges = {"pool": {"pool": pool}, "selected": selected, "eval_rows": eval_rows}
         rows, counts, refused = _encoded(ctx, tokenizer, marked, edges, max_length)

@@ -29,6 +29,7 @@ from pipeline.types import Count, PositiveFloat
 from stages._activations.autoencoder import Meta, fit_autoencoder
 from stages._activations.states import hidden_states
 from stages._activations.tokens import check_layer, tokens_of
+from stages._training.loop_checkpoints import LoopCheckpoints
 from stages._training.trainer import write_json
 
 
@@ -115,6 +116,7 @@ def autoencoder(
         learning_rate=learning_rate,
         seed=seed,
         step_done=lambda step: ctx.progress(step, max_steps),
+        checkpoints=LoopCheckpoints(ctx.work / "checkpoints"),
     )
     trained.save(ctx.files)
     counts = {"rows": len(sequences), "tokens": len(states)}

@@ -50,7 +50,9 @@ from stages._training.preference_data import (
     side_lengths,
     with_mismatched,
 )
-from stages._training.preferences import DPO, KTO, Loss, fit_preferences
+from stages._training.preferences import DPO, KTO, TRL, Loss, fit_preferences
+from stages._training.processes import check_devices, join, refuse_devices
+from stages._training.processes import processes as processes
 from stages._training.trainer import load_model, quiet, save, write_json
 from stages.train._run import check_length
 
@@ -66,6 +68,11 @@ def _check(options: SimpleNamespace) -> None:
             f"must be at least 2 with loss: kto, got {options.per_device_train_batch_size}",
             why="the divergence is estimated on the other completions of the batch",
         )
+    check_devices(options)
+    is_running = isinstance(options.loss, TRL) and "bco_pair" in options.loss.loss_type
+    if isinstance(options.loss, KTO) or is_running:
+        why = "what it estimates on the pairs of a pass, the library estimates on all devices'"
+        refuse_devices(options, "loss", "not be kto or bco_pair", why)
     if len(options.chat_template) > 1:
         raise OptionError(
             "chat_template",
@@ -109,7 +116,8 @@ def preference(
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Pairs are taken in
     shuffled passes that depend on the seed and on the pairs alone. A killed training goes on
-    from its last checkpoint and gives the same weights.
+    from its last checkpoint and gives the same weights. The `devices` of the model share the
+    forward passes of a step, whose pairs are the same on any number of them.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
@@ -172,6 +180,7 @@ def preference(
         seed=seed,
     )
     with quiet():
+        join(model, gradient_accumulation_steps)
         tokenizer, _ = load_tokenizer(model, chat_template)
         encoded = encode_pairs(tokenizer, _rows(pairs, "train"))
         if imitate is not None:

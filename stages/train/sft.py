@@ -57,6 +57,8 @@ from stages._training.losses.base import NLL
 from stages._training.losses.mixup import Mixup
 from stages._training.noise import NEFTune, Noise
 from stages._training.objective import EarlyStopping, Objective
+from stages._training.processes import check_devices, join, refuse_devices
+from stages._training.processes import processes as processes
 from stages._training.trainer import load_model, quiet, write_json
 from stages.train._run import check_length, num_rows_of, run_training
 
@@ -74,6 +76,7 @@ def _check(options: SimpleNamespace) -> None:
     check_length(options)
     _check_checkpoints(options)
     _check_rows(options)
+    _check_devices(options)
     check_template(options.model, options.chat_template)
 
 
@@ -133,6 +136,19 @@ def _check_rows(options: SimpleNamespace) -> None:
         )
 
 
+def _check_devices(options: SimpleNamespace) -> None:
+    check_devices(options)
+    if isinstance(options.noise, NEFTune):
+        why = "the library draws it from a generator of each process's own"
+        refuse_devices(options, "noise", "not be neftune", why)
+    if options.checkpoints and options.model.accelerate is not None:
+        raise OptionError(
+            "checkpoints",
+            f"must be left out with accelerate's settings, got {list(options.checkpoints)}",
+            why="each process holds a part of the weights, and they are gathered at the end alone",
+        )
+
+
 @stage(version=3, scope="set", check=_check, later=LATER)
 def sft(
     ctx: Context,
@@ -169,7 +185,8 @@ def sft(
 
     Options have TRL's and peft's names and meanings; the defaults are ours. Rows are taken
     in shuffled passes that depend on the seed and on the rows alone, or in an `order`. A killed
-    training goes on from its last checkpoint and gives the same weights.
+    training goes on from its last checkpoint and gives the same weights. The `devices` of the model
+    share the forward passes of a step: its rows are the same on any number of them.
 
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, the kept `checkpoints/`, and `metrics.json`: `rows`, `tokens` and
@@ -250,6 +267,7 @@ def sft(
         seed=seed,
     )
     with quiet():
+        join(model, gradient_accumulation_steps)
         tokenizer, marked = tokenizer_for(model, chat_template)
         reader = Reader(
             tokenizer, marked, max_length, loss, loss_on, reverse, response_only, indicator,

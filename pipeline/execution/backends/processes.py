@@ -75,7 +75,7 @@ class Processes:
             prepared: What `prepare` gave.
             chunk: The rows.
         """
-        with _interrupts_blocked():
+        with interrupts_blocked():
             return self._pool().submit(_run_chunk, *prepared, chunk)
 
     def wait(self, handles: Iterable[Any], seconds: float) -> list[Any]:
@@ -122,14 +122,14 @@ class Processes:
             self._executor = ProcessPoolExecutor(
                 self.slots,
                 mp_context=multiprocessing.get_context("spawn"),
-                initializer=_exit_with_parent,
+                initializer=exit_with_parent,
                 initargs=(os.getpid(),),
             )
         return self._executor
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
     """Block Ctrl-C while processes start: they inherit the mask, and are never interrupted."""
     resource_tracker.ensure_running()  # starting it later would unblock the signal
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -139,7 +139,7 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _exit_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have the kernel kill this process with its parent; the parent handles Ctrl-C."""
     protect()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

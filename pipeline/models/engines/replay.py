@@ -32,7 +32,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from pipeline.errors import UserError, command_line
-from pipeline.models.base import UNRECORDED, EngineContext, LanguageModel
+from pipeline.models.api import UNRECORDED
+from pipeline.models.base import EngineContext, LanguageModel
 from pipeline.models.engines.journaled import JournaledEngine
 from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.requests import Batch, Failure, PreparedRequest

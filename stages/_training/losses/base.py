@@ -37,6 +37,7 @@ class Batch:
         stored: What a teacher was noted to say of the positions; None without one.
         progress: The fraction of the steps that is done.
         values: Further columns of the rows, by name.
+        wrapped: The model as several processes call it, where their gradients meet; None for one.
         generator: Where a loss draws from; a function of the seed, the step and the pass.
         notes: What is logged of the step beside the loss: sums, divided as the loss is.
     """
@@ -50,13 +51,19 @@ class Batch:
     stored: TopK | None = None
     progress: float = 0.0
     values: Mapping[str, Tensor] = field(default_factory=dict)
+    wrapped: Any = None
     generator: Any = None
     notes: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def forward(self) -> Any:
+        """What a forward pass with gradients calls."""
+        return self.model if self.wrapped is None else self.wrapped
 
     @cached_property
     def logits(self) -> Tensor:
         """The model's logits of the positions that predict, in float32: (batch, length, words)."""
-        return self.model(**self.inputs, use_cache=False).logits[:, :-1].float()
+        return self.forward(**self.inputs, use_cache=False).logits[:, :-1].float()
 
     @cached_property
     def reference_logits(self) -> Tensor:

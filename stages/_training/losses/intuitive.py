@@ -57,7 +57,7 @@ class Intuitive(Loss):
         own[:, 1:] = torch.where(batch.targets != IGNORED, best, ids[:, 1:])
         mixed = torch.lerp(embed(ids), embed(own), self.own_fraction)
         others = {name: value for name, value in batch.inputs.items() if name != "input_ids"}
-        return batch.model(inputs_embeds=mixed, use_cache=False, **others).logits[:, :-1].float()
+        return batch.forward(inputs_embeds=mixed, use_cache=False, **others).logits[:, :-1].float()
 
 
 def discounted_weights(losses: Tensor, batch: Batch, gamma: float) -> Tensor:

@@ -67,7 +67,7 @@ class Mixup(Loss):
         Args:
             batch: The forward pass: rows 0 and 1 are a pair, 2 and 3, and so on.
         """
-        outputs = batch.model(**batch.inputs, use_cache=False, output_hidden_states=True)
+        outputs = batch.forward(**batch.inputs, use_cache=False, output_hidden_states=True)
         batch.__dict__["logits"] = outputs.logits[:, :-1].float()
         plain = super().total(batch)
         mixed, tokens = self._mixed(batch, outputs.hidden_states[-1][:, :-1])

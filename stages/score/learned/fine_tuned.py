@@ -4,15 +4,16 @@ So are DEITA's scorers (Liu et al. 2023, arXiv:2312.15685), Cappy (Tan et al. 20
 arXiv:2311.06720) and reward models: all weights of a language model learn the labels, and its last
 token's state gives the number. Its files are a model for `method: reward_model`.
 
-Ours: one number in place of DEITA's distribution over grades, plain AdamW at a constant rate,
-nothing is kept of a training that is interrupted, and no shuffled labels in the report, since each
-would be a training of its own.
+Ours: one number in place of DEITA's distribution over grades, plain AdamW at a constant rate, and
+no shuffled labels in the report, since each would be a training of its own. A training that was
+killed goes on from its last checkpoint and gives the same weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.types import Count, PositiveFloat, option_group
+from stages._training.loop_checkpoints import LoopCheckpoints
 from stages._training.trainer import quiet
 from stages.score.learned.heads import Classifier, Pairs, Regressor, pairs_within
 from stages.score.learned.held_out import check_training, tested_report
@@ -144,7 +146,14 @@ def _train(
         units = training[pairs_within(data.labels[training], data.groups[training])]
     optimizer = torch.optim.AdamW(weights.parameters(), lr=method.learning_rate)
     steps = method.max_steps or -(-len(units) * method.num_train_epochs // method.batch_size)
-    for step, chosen in zip(range(steps), _batches(units, method), strict=False):
+    checkpoints = LoopCheckpoints(ctx.work / "checkpoints")
+    done, state = checkpoints.newest()
+    if done:
+        weights.load_state_dict(state["weights"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["generator"])
+        torch.cuda.set_rng_state_all(state["gpu_generators"])
+    for step, chosen in enumerate(islice(_batches(units, method), done, steps), done + 1):
         rows = chosen.T.reshape(-1).tolist()  # of pairs all better ones, then all worse ones
         with batch_of(weights, [inputs[i] for i in rows], len(rows)) as batch:
             logits = weights(**batch).logits[:, 0]
@@ -166,7 +175,12 @@ def _train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        ctx.progress(step + 1, steps)
+        ctx.progress(step, steps)
+        checkpoints.step_done(step, lambda: {
+            "weights": weights.state_dict(), "optimizer": optimizer.state_dict(),
+            "generator": torch.get_rng_state(),
+            "gpu_generators": torch.cuda.get_rng_state_all(),
+        })  # fmt: skip
 
 
 def _batches(units: NDArray[np.int64], method: FineTuned) -> Iterator[NDArray[np.int64]]:

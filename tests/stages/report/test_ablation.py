@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import UserError
+from pipeline.execution.group import call_stage
 from pipeline.models import LanguageModel
+from pipeline.recipe.discovery import find
 from schemas.records import RECORD_COLUMNS, record_id
 from stages._training.dataset import IGNORED
 from stages.report._comparison import (
@@ -31,7 +34,7 @@ from stages.report._comparison import (
 from stages.report._experiment import Experiment, blocks, candidates, common_order
 from stages.report._overlaps import refuse_overlaps
 from stages.report.ablation import ablation, require_equal
-from tests.support.options import problems
+from tests.support.options import options_of, problems
 
 Edges = tuple[pl.DataFrame, dict[str, pl.DataFrame], dict[str, pl.DataFrame]]
 
@@ -442,3 +445,24 @@ def test_one_more_set_costs_its_own_trainings_alone(
     assert "12 differences are real" in page
     with pytest.raises(UserError, match="has the name of an arm: random"):
         ablation(ctx, pool, {"random": sets["a"]}, several, **options)
+
+
+@pytest.mark.proof
+def test_arms_of_two_processes_are_those_of_one(
+    tmp_path: Path, edges: Edges, tinylm: LanguageModel
+) -> None:
+    pool, selected, eval_rows = edges
+    inputs = {"pool": pool, "selected": selected, "eval_rows": eval_rows}
+    one, two = Context.scratch(tmp_path / "one"), Context.scratch(tmp_path / "two")
+    for ctx, devices in ((one, 1), (two, 2)):
+        model = replace(tinylm, devices=devices)
+        call_stage(find("report.ablation"), ctx, inputs, options_of(ablation, model=model, **SMALL))
+    assert two.counters == one.counters
+    for run, again in zip(result(one)["runs"], result(two)["runs"], strict=True):
+        assert again.keys() == run.keys()
+        assert again["draw"] == run["draw"]
+        assert again["loss"] == pytest.approx(run["loss"], abs=1e-4)
+        assert again["rows_loss"] == pytest.approx(run["rows_loss"], abs=1e-3)
+    stored = [*(two.store / "trainings").glob("*/result.json")]
+    assert len(stored) == len({path.parent.name for path in stored}) == 5
+    assert not [*(two.store / "trainings").glob("*/checkpoint-*")]

@@ -22,6 +22,7 @@ from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
 from pipeline.store.store import Store
 from schemas.records import RECORD_COLUMNS, prompt_id, record_id
+from stages._training import trainer
 from stages.score.learned import learned
 from stages.score.learned.car import Car, compatibility_adjusted_reward
 from stages.score.learned.fine_tuned import FineTuned
@@ -490,6 +491,40 @@ def test_a_model_is_fine_tuned_to_know_a_word(
         assert np.allclose(scored["learned"], result["learned"], atol=1e-4)
     else:
         assert result["learned"].is_between(0, 1).all()
+
+
+@pytest.mark.proof
+def test_a_killed_fine_tuning_goes_on_and_gives_the_same_weights(
+    tmp_path: Path, tinylm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [
+        record(f"Question {i}?", f"The {word} number {i} is here.") | {"good": word == "river"}
+        for i, word in enumerate(["river", "table"] * 20)
+    ]
+    rows = pl.DataFrame(records, {**RECORD_COLUMNS, "good": pl.Boolean}).sort("id")
+    method = FineTuned(
+        label="good", objective="classifier", max_steps=7, learning_rate=5e-4, max_length=64
+    )
+    whole, killed = Context.scratch(tmp_path / "whole"), Context.scratch(tmp_path / "killed")
+    expected = learned(whole, rows, rows, model=tinylm, method=method)
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer, "SAVING_FRACTION", 1e9)
+    steps: list[float] = []
+
+    def dies(done: float, total: float | None) -> None:
+        if total == 7:
+            steps.append(done)
+        if steps == [1, 2, 3, 4, 5]:
+            raise KeyboardInterrupt
+
+    killed.report = dies
+    with pytest.raises(KeyboardInterrupt):
+        learned(killed, rows, rows, model=tinylm, method=method)
+    result = learned(killed, rows, rows, model=tinylm, method=method)
+    assert steps == [1, 2, 3, 4, 5, 5, 6, 7]
+    assert result.equals(expected)
+    for path in (whole.files / "model").iterdir():
+        assert (killed.files / "model" / path.name).read_bytes() == path.read_bytes()
 
 
 # the oracle: pairs that experts have revised
