@@ -18,13 +18,13 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel, Scored
 from pipeline.models.counting import CountingEngine, counting
+from stages._benchmarks.layouts import item_tasks
+from stages._benchmarks.scores import letters
 from stages.evaluate import benchmarks as module
 from stages.evaluate.benchmarks import benchmarks
-from stages.evaluate.benchmarks.layouts import item_tasks
-from stages.evaluate.benchmarks.scores import letters
 from stages.load.benchmarks import benchmarks as load
 from tests.support.options import NO_MODEL
-from tests.support.rows import DATA, conversations, exam
+from tests.support.rows import DATA, conversations, exam, json_lines
 from tests.support.scripted import Answer, Scripted, ScriptedContext
 
 pytest.importorskip("lm_eval")
@@ -261,8 +261,13 @@ def test_bundled_items_get_their_answers_and_others_a_reason(ctx: Context) -> No
     items = pl.concat([items, mmlu])
     tasks, left = item_tasks(items, None)
     kinds = {task.name: task.kind for task in tasks}
-    assert kinds == {"gsm8k": "number", "mmlu": "choice", "truthfulqa": "choice"}
-    assert set(left) == {"humaneval", "ifeval"}
+    assert kinds == {
+        "gsm8k": "number",
+        "humaneval": "code",
+        "mmlu": "choice",
+        "truthfulqa": "choice",
+    }
+    assert set(left) == {"ifeval"}
     docs = {task.name: task.docs for task in tasks}
     assert all(len(of) == 40 for of in docs.values())
     answers = dict(zip(mmlu["id"], table["answer"], strict=True))
@@ -307,3 +312,52 @@ def test_likelihoods_are_ours_and_the_harness_own(ctx: Context, tinylm: Language
         requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
         expected = [score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)]
         assert line["loglikelihoods"] == pytest.approx(expected, abs=1e-3)
+
+
+def humaneval(ctx: Context, *numbers: int) -> pl.DataFrame:
+    items = load(ctx, names=("humaneval",)).select("id", "benchmark", "item", "texts")
+    return items.filter(pl.col("item").is_in([f"HumanEval/{n}" for n in numbers])).sort("id")
+
+
+def solutions() -> dict[str, str]:
+    rows = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")
+    return {row["prompt"]: row["canonical_solution"] for row in rows}
+
+
+def passed(ctx: Context, items: pl.DataFrame, write: Callable[[str], str], **more: Any) -> float:
+    context = engine_context(ctx, lambda text: (write(text), "stop"))
+    benchmarks(context, items, model=NO_MODEL, **more)
+    scores = report(context)["columns"]["model"]["humaneval"]["metrics"]["pass@1"]
+    assert scores["documents"] == len(items)
+    return scores["value"]  # type: ignore[no-any-return]
+
+
+def test_code_counts_where_it_passes_its_tests(tmp_path: Path) -> None:
+    right, one = solutions(), iter(range(9))
+    items = humaneval(Context.scratch(tmp_path / "items"), 0, 2)
+
+    def contexts() -> Context:
+        return Context.scratch(tmp_path / str(next(one)))
+
+    assert passed(contexts(), items, lambda text: right[text]) == 1.0
+    assert passed(contexts(), items, lambda text: "    return 1\n") == 0.0
+    assert passed(contexts(), items, lambda text: "    pass\n\nexit(0)\nprint('PASS')") == 0.0
+    half = next(iter(right.values()))
+    assert passed(contexts(), items, lambda text: half) == 0.5
+    fenced = lambda text: f"Sure:\n```python\n{text}{right[text]}```\nIt works."  # noqa: E731
+    assert passed(contexts(), items, fenced, chat=True) == 1.0
+
+
+def test_examples_of_code_stand_as_code(ctx: Context) -> None:
+    items = humaneval(ctx, 0, 2)
+    seen: list[str] = []
+    passed(ctx, items, lambda text: seen.append(text) or "    pass", num_shots=1)
+    whole = {prompt + answer for prompt, answer in solutions().items()}
+    assert all(any(text.startswith(program.rstrip()) for program in whole) for text in seen)
+
+
+@pytest.mark.proof
+def test_the_published_solutions_pass(ctx: Context) -> None:
+    right = solutions()
+    items = humaneval(ctx, *range(164))
+    assert passed(ctx, items, lambda text: right[text]) == 1.0

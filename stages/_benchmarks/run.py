@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.models.base import Engine
 from schemas.records import digest
+from stages._benchmarks.programs import SCORED_BY, scorer
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Settings:
         chat: Whether what is generated answers a user's turn.
         limit: Documents of each task, at most; None for all.
         seed: Of the choice of few-shot examples, and in the keys of requests.
+        unsafe: Whether programs may run where nothing on this machine isolates them.
     """
 
     chat: bool
     limit: int | None
     seed: int
+    unsafe: bool = False
 
 
 @dataclass
@@ -114,10 +117,14 @@ def _run(
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    from stages.evaluate.benchmarks.engine_lm import EngineLM
+    from stages._benchmarks.engine_lm import EngineLM
 
     own = deepcopy(dict(config))
     own["dataset_kwargs"] |= {"cache_dir": str(work / "datasets")}
+    if (own.get("metadata") or {}).get("scored_by") == SCORED_BY:
+        own["process_results"] = scorer(settings.unsafe)
+        if settings.chat:  # a whole answer: the function may begin anywhere in it
+            own["generation_kwargs"]["until"] = []
     manager = TaskManager(include_defaults=False)
     (task,) = manager.load([own])["tasks"].values()
     shots = _shots(task, column.shots)

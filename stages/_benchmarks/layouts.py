@@ -5,15 +5,18 @@
   right one stands follows from the item's id;
 - a question with a solution that ends in `#### 42` (GSM8K): an answer is generated, and its last
   number counts;
+- the head of a function with test code (HumanEval): the rest is generated, and the whole is put
+  through the tests in a sandbox (`programs`);
 - a question with a short answer: an answer is generated and compared without case, punctuation.
 
-Items of bundled benchmarks have no answer letter, since that is no text to search a pool for; it is
-read from the same file. Code (HumanEval) is left to `score.execution`, judged prompts (MT-Bench) to
+Items of bundled benchmarks have neither answer letters nor test code, since these are no texts to
+search a pool for; they are read from the same file. Judged prompts (MT-Bench) are left to
 `evaluate.judge`, constraints (IFEval) to `evaluate.constraints`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +28,16 @@ from typing import Any, Final, Literal
 import polars as pl
 import yaml
 
-Kind = Literal["choice", "number", "short"]
+from stages._benchmarks.programs import PASS, SCORED_BY
+from stages._sandbox.cases import cases_of
 
-MMLU: Final = Path(__file__).resolve().parents[3] / "data" / "benchmarks" / "mmlu_test.parquet"
+Kind = Literal["choice", "number", "short", "code"]
+
+_BUNDLED: Final = Path(__file__).resolve().parents[2] / "data" / "benchmarks"
+MMLU: Final = _BUNDLED / "mmlu_test.parquet"
+HUMANEVAL: Final = _BUNDLED / "HumanEval.jsonl.gz"
 
 OTHER_STAGES: Final = {
-    "humaneval": "code is run by score.execution, on answers of generate.respond",
     "ifeval": "constraints are checked by evaluate.constraints",
     "mt_bench": "answers without a right one are compared by evaluate.judge",
     "vicuna_bench": "answers without a right one are compared by evaluate.judge",
@@ -101,11 +108,18 @@ def _scoring(kind: Kind, max_tokens: int) -> dict[str, Any]:
             "output_type": "multiple_choice", "doc_to_choice": "choices", "metric_list": metrics,
         }  # fmt: skip
     exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-    until = ["\nQuestion:", "\n\nQuestion:"] if kind == "number" else ["\n"]
     common = {
         "output_type": "generate_until",
-        "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": max_tokens},
-    }
+        "generation_kwargs": {
+            "until": _UNTIL[kind], "do_sample": False, "max_gen_toks": max_tokens,
+        },
+    }  # fmt: skip
+    if kind == "code":
+        return common | {
+            "metric_list": [exact | {"metric": PASS}],
+            "target_delimiter": "",
+            "metadata": {"scored_by": SCORED_BY},
+        }
     take_first = {"function": "take_first"}
     if kind == "short":
         stripped = {"function": "regex", "regex_pattern": r"(\S.*\S|\S)"}
@@ -119,6 +133,14 @@ def _scoring(kind: Kind, max_tokens: int) -> dict[str, Any]:
         "filter_list": [{"name": "last_number", "filter": [last_number, take_first]}],
         "fewshot_config": {"doc_to_target": "solution"},
     }
+
+
+_UNTIL: Final[dict[Kind, list[str]]] = {
+    "number": ["\nQuestion:", "\n\nQuestion:"],
+    "short": ["\n"],
+    # As in the paper: what begins at the margin is no part of the function.
+    "code": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+}
 
 
 def item_tasks(
@@ -178,6 +200,8 @@ def _doc(
     if benchmark in OTHER_STAGES:
         return None
     fields = _bundled(benchmark, number, dict(named)) or _fields(named)
+    if all(fields.get(name) for name in ("prompt", "test", "entry_point")):
+        return _function({name: texts[0] for name, texts in fields.items()})
     question = next((fields[name][0] for name in _QUESTIONS if fields.get(name)), None)
     answer = next((fields[name][0] for name in _ANSWERS if fields.get(name)), None)
     if question is None or answer is None:
@@ -236,8 +260,19 @@ def _among(id_: str, question: str, answer: str, wrong: Sequence[str]) -> dict[s
     return {"prompt": f"Question: {question}\nAnswer:", "choices": choices, "gold": gold}
 
 
+def _function(fields: Mapping[str, str]) -> tuple[Kind, dict[str, Any]] | None:
+    """A function to complete; None where its tests cannot be read."""
+    doc = {name: fields[name] for name in ("prompt", "test", "entry_point")}
+    if cases_of(doc["test"], doc["entry_point"]) is None:
+        return None
+    return "code", doc | {"gold": fields.get("canonical_solution", "")}
+
+
 def _bundled(benchmark: str, number: str, named: Mapping[str, str]) -> dict[str, list[str]] | None:
-    """An item of the bundled MMLU with its choices and its answer; None for any other."""
+    """An item of the bundled MMLU or HumanEval with its answer or tests; None for any other."""
+    if benchmark == "humaneval":
+        own = _humaneval().get(number)
+        return own if own and own["prompt"] == [named.get("prompt")] else None
     if benchmark != "mmlu" or not number.isdigit():
         return None
     rows = _mmlu()
@@ -251,6 +286,13 @@ def _bundled(benchmark: str, number: str, named: Mapping[str, str]) -> dict[str,
         "choices": [row[letter] for letter in "ABCD"],
         "answer": [row["answer"]],
     }
+
+
+@cache
+def _humaneval() -> dict[str, dict[str, list[str]]]:
+    with gzip.open(HUMANEVAL, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {row["task_id"]: {name: [text] for name, text in row.items()} for row in rows}
 
 
 @cache

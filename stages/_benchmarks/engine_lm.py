@@ -91,8 +91,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
             if limit is not None and len(tokens) > limit:
                 self.truncated += 1
                 tokens = tokens[-limit:]
-            start = max(1, len(tokens) - len(continuation))
-            sequences.append(Scored(tuple(tokens), start))
+            # What stands before the continuation is read once for all choices.
+            last = max(0, len(tokens) - len(continuation) - 1)
+            sequences.append(Scored(tuple(tokens[last:]), 1, tuple(tokens[:last])))
         # Equal pairs are scored once: shots may leave many of them.
         distinct = list(dict.fromkeys(sequences))
         scores = dict(zip(distinct, self._engine.loglikelihood(distinct), strict=True))
