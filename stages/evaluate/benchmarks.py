@@ -30,7 +30,6 @@ As in the paper: the base model with few-shot prompts is a column of its own. Ou
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +44,7 @@ from pipeline.stage import InputFiles, Items, Records, stage
 from pipeline.types import Count, NonNegativeInt
 from stages._benchmarks.contamination import contaminated as find_contaminated
 from stages._benchmarks.layouts import HUMANEVAL, MMLU, item_tasks
-from stages._benchmarks.run import Column, Settings, TaskResult, run_task
+from stages._benchmarks.run import Column, Settings, TaskResult, require_harness, run_task
 from stages._benchmarks.scores import as_markdown, group_scores, task_scores
 from stages._benchmarks.task_files import read_tasks
 
@@ -60,20 +59,6 @@ def _check(options: SimpleNamespace) -> None:
     if options.base is None and options.base_shots != 5:
         raise OptionError(
             "base_shots", f"must be left out without `base`, got {options.base_shots}"
-        )
-
-
-def require_harness() -> None:
-    """Check that lm-evaluation-harness is installed.
-
-    Raises:
-        UserError: It is not.
-    """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "lm-evaluation-harness is not installed",
-            why="evaluate.benchmarks runs benchmarks with it",
-            hint="pip install 'gristmill[evaluate]'",
         )
 
 

@@ -18,9 +18,9 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel, Scored
 from pipeline.models.counting import CountingEngine, counting
+from stages._benchmarks import run
 from stages._benchmarks.layouts import item_tasks
 from stages._benchmarks.scores import letters
-from stages.evaluate import benchmarks as module
 from stages.evaluate.benchmarks import benchmarks
 from stages.load.benchmarks import benchmarks as load
 from tests.support.options import NO_MODEL
@@ -278,7 +278,7 @@ def test_bundled_items_get_their_answers_and_others_a_reason(ctx: Context) -> No
 def test_without_the_harness_it_is_said_how_to_get_it(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="lm-evaluation-harness is not installed") as error:
         benchmarks(ctx, RIVERS, model=NO_MODEL)
     assert "gristmill[evaluate]" in str(error.value.hint)
