@@ -58,7 +58,7 @@ class Metadata:
         """
         values = rows[self.column].to_list()
         written = [", ".join(map(str, v)) if isinstance(v, list) else v for v in values]
-        before = ["" if value in (None, "") else self.text.format(value) for value in written]
+        before = ["" if v in (None, "") else self.text.replace("{}", str(v)) for v in written]
         return before, [""] * len(rows)
 
 
@@ -88,7 +88,7 @@ class Control:
             rows: The rows, with the column.
             purpose: What keys the draws, seed included.
         """
-        score = pl.col(self.column)
+        score = _scores(self.column)
         word = (
             pl.when(score >= self.threshold).then(pl.lit(self.above)).otherwise(pl.lit(self.below))
         )
@@ -119,8 +119,13 @@ class Context:
             rows: The rows, with the column.
             purpose: What keys the draws, seed included.
         """
-        marked = (rows[self.column] >= self.threshold).fill_null(value=False)
+        marked = rows.select(_scores(self.column) >= self.threshold).to_series().fill_null(False)
         return [""] * len(rows), [self.text if mark else "" for mark in marked]
+
+
+def _scores(column: str) -> pl.Expr:
+    """Scores, null where there is none: no number, which compares as the largest, is none."""
+    return pl.col(column).cast(pl.Float64).fill_nan(None)
 
 
 Indicator = Annotated[Metadata | Control | Context, Field(discriminator="name")]

@@ -134,6 +134,22 @@ def test_whatever_is_cut_or_left_out_is_counted(
     assert preference_data.side_lengths(cut).max() == limit
 
 
+def test_sides_that_part_beyond_the_limit_are_no_pair(loaded: tuple[Any, pl.DataFrame]) -> None:
+    tokenizer, _ = loaded
+    same = "The answer is a long one that both of them begin with"
+    rows = pair_frame([
+        pair("Why?", f"{same}, so.", f"{same}; no.") | {"id": "0"},
+        pair("Why?", "So.", f"{same}.") | {"id": "1"},
+        pair("Why?", f"{same}.", None) | {"id": "2"},
+    ])  # fmt: skip
+    encoded = preference_data.encode_pairs(tokenizer, rows)
+    limit = len(encoded["prompt_ids"][0]) + 5
+    cut, counts = preference_data.cut_pairs(encoded, limit)
+    assert cut["id"].to_list() == ["1", "2"]
+    assert (counts["rows_too_long"], counts["rows"], counts["rows_cut"]) == (1, 2, 2)
+    assert preference_data.cut_pairs(encoded, 100)[1]["rows_too_long"] == 0
+
+
 def test_log_probs_are_the_models_own(tinylm: LanguageModel) -> None:
     import torch
 
