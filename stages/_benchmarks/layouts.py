@@ -19,15 +19,19 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import polars as pl
 import yaml
 
+from pipeline.errors import UserError
 from stages._benchmarks.programs import PASS, SCORED_BY
 from stages._sandbox.cases import cases_of
 
@@ -44,7 +48,10 @@ OTHER_STAGES: Final = {
 }
 UNKNOWN: Final = "no layout is known in which it has a right answer"
 
-LETTERS: Final = "ABCDEFGHIJ"
+LETTERS: Final = string.ascii_uppercase
+_LETTER_FIELDS: Final = "abcdefghij"
+"""Fields of choices by letter, as many as follow each other."""
+
 _QUESTIONS: Final = ("question", "problem", "prompt", "query", "question_stem", "input")
 _ANSWERS: Final = ("answer", "best_answer", "correct_answer", "target", "label")
 _WRONG: Final = ("incorrect_answers", "incorrect_answer", "distractor", "distractors")
@@ -162,10 +169,11 @@ def item_tasks(
     """
     shots = _by_kind(examples) if examples is not None else {}
     docs = _by_kind(items)
+    read = Counter(benchmark for (benchmark, _), of_kind in docs.items() for _ in of_kind)
     left = {
-        name: OTHER_STAGES.get(name, UNKNOWN)
-        for name in sorted(items["benchmark"].unique().to_list())
-        if not any(benchmark == name for benchmark, _ in docs)
+        name: _left(name, number, number - read[name])
+        for name, number in sorted(Counter(items["benchmark"].to_list()).items())
+        if read[name] < number
     }
     kinds: dict[str, int] = {}
     for benchmark, _ in docs:
@@ -176,7 +184,19 @@ def item_tasks(
         tasks.append(
             ItemTask(re.sub(r"\W+", "_", name), kind, of_kind, shots.get((benchmark, kind), []))
         )
+    names = [task.name for task in tasks]
+    if twice := sorted(name for name in {*names} if names.count(name) > 1):
+        raise UserError(
+            f"benchmarks must have names that differ in letters or digits, got {twice[0]} twice",
+            hint="give one of them another name in load.benchmarks",
+        )
     return tasks, left
+
+
+def _left(name: str, items: int, unread: int) -> str:
+    """Why a benchmark, or some of its items, have no task."""
+    why = OTHER_STAGES.get(name, UNKNOWN)
+    return why if unread == items else f"{unread:,} of {items:,} items: {why}"
 
 
 def _by_kind(items: pl.DataFrame) -> dict[tuple[str, Kind], list[dict[str, Any]]]:
@@ -202,16 +222,17 @@ def _doc(
     fields = _bundled(benchmark, number, dict(named)) or _fields(named)
     if all(fields.get(name) for name in ("prompt", "test", "entry_point")):
         return _function({name: texts[0] for name, texts in fields.items()})
-    question = next((fields[name][0] for name in _QUESTIONS if fields.get(name)), None)
-    answer = next((fields[name][0] for name in _ANSWERS if fields.get(name)), None)
-    if question is None or answer is None:
+    question = next((fields[name][0] for name in _QUESTIONS if fields.get(name)), "")
+    answer = next((fields[name][0] for name in _ANSWERS if fields.get(name)), "")
+    if not question.strip() or not answer.strip():
         return None
     choices = next((fields[name] for name in _CHOICES if fields.get(name)), None)
-    choices = choices or [fields[name.lower()][0] for name in LETTERS if name.lower() in fields]
+    lettered = takewhile(fields.__contains__, _LETTER_FIELDS)
+    choices = choices or [fields[name][0] for name in lettered]
     wrong = [part for name in _WRONG for text in fields.get(name, ()) for part in _parts(text)]
-    if len(choices) > 1:
+    if choices:
         return _lettered(question, choices, answer)
-    if wrong:
+    if any(text != answer for text in wrong):
         return "choice", _among(id_, question, answer, wrong)
     prompt = f"Question: {question}\nAnswer:"
     if final := _NUMBER.search(answer):
@@ -238,15 +259,14 @@ def _parts(text: str) -> Iterator[str]:
 def _lettered(
     question: str, choices: Sequence[str], answer: str
 ) -> tuple[Kind, dict[str, Any]] | None:
-    """A question whose choices have letters; None where the answer is none of them."""
+    """A question whose choices have letters; None where the answer is none of them, or two."""
     letters = list(LETTERS[: len(choices)])
     key = answer.strip().strip("().").upper()
-    if key in letters and len(choices) <= len(LETTERS):
-        gold = letters.index(key)
-    elif answer in choices:
-        gold = list(choices).index(answer)
-    else:
+    right = {letters.index(key)} if key in letters else set()
+    right |= {list(choices).index(answer)} if answer in choices else set()
+    if len(right) != 1 or not 1 < len(choices) <= len(LETTERS):
         return None
+    (gold,) = right
     listed = "\n".join(f"{a}. {text}" for a, text in zip(letters, choices, strict=True))
     prompt = f"Question: {question}\n{listed}\nAnswer:"
     return "choice", {"prompt": prompt, "choices": letters, "gold": gold}

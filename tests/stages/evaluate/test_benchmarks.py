@@ -19,7 +19,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel, Scored
 from pipeline.models.counting import CountingEngine, counting
 from stages._benchmarks import run
-from stages._benchmarks.layouts import item_tasks
+from stages._benchmarks.layouts import UNKNOWN, item_tasks
 from stages._benchmarks.scores import letters
 from stages.evaluate.benchmarks import benchmarks
 from stages.load.benchmarks import benchmarks as load
@@ -361,3 +361,42 @@ def test_the_published_solutions_pass(ctx: Context) -> None:
     right = solutions()
     items = humaneval(ctx, *range(164))
     assert passed(ctx, items, lambda text: right[text]) == 1.0
+
+
+def one_kind(**texts: str) -> tuple[str | None, dict[str, Any]]:
+    tasks, left = item_tasks(exam("quiz", [texts]), None)
+    return (tasks[0].kind, tasks[0].docs[0]) if tasks else (left["quiz"], {})
+
+
+def test_layouts_that_do_not_say_what_is_right_are_left_out() -> None:
+    twelve = {f"choices_{n}": f"town {n}" for n in range(12)}
+    kind, doc = one_kind(question="Where?", **twelve, answer="town 11")
+    assert (kind, doc["gold"], len(doc["choices"])) == ("choice", 11, 12)
+    for texts in (
+        {"A": "B", "B": "A", "answer": "A"},  # the letter or the text?
+        {"A": "one", "B": "two", "answer": "2"},  # from 0 or from 1?
+        {"A": "one", "C": "three", "answer": "C"},
+        {"answer": " "},
+        {"answer": "one", "incorrect_answers": " "},
+    ):
+        kind, _ = one_kind(question="Which?", **texts)
+        assert kind in (UNKNOWN, "short"), texts
+    assert one_kind(question="Which?", answer="one", incorrect_answers="one")[0] == "short"
+    assert one_kind(question=" ", answer="one")[0] == UNKNOWN
+
+
+def test_items_that_cannot_be_read_are_counted(ctx: Context) -> None:
+    mixed = exam("quiz", [{"question": "Which?", "A": "1st", "B": "2nd", "answer": a}
+                          for a in ("A", "B", "neither of them, nor any other of the many answers "
+                                    "that one could think of here")])  # fmt: skip
+    tasks, left = item_tasks(mixed, None)
+    assert [len(task.docs) for task in tasks] == [2]
+    assert left == {"quiz": f"1 of 3 items: {UNKNOWN}"}
+    benchmarks(engine_context(ctx, A=-1.0), mixed, model=NO_MODEL)
+    assert "1 of 3 items" in (ctx.files / "benchmarks.md").read_text()
+
+
+def test_names_that_would_be_one_file_are_refused() -> None:
+    both = pl.concat([exam(name, [{"question": "1?", "answer": "2"}]) for name in ("a-b", "a b")])
+    with pytest.raises(UserError, match="got a_b twice"):
+        item_tasks(both, None)
