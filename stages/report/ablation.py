@@ -21,8 +21,9 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
-from pipeline.stage import InputFiles, Items, Records, stage
+from pipeline.stage import Edges, InputFiles, Items, Records, stage
 from pipeline.types import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from stages._benchmarks.run import require_harness
 from stages._common.option_types import Distinct
 from stages._training.dataset import (
     HIDDEN,
@@ -67,6 +68,12 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    if edges.get("benchmarks"):
+        require_harness()
+    return {}
+
+
 @stage(
     version=4,
     scope="set",
@@ -75,6 +82,7 @@ def _check(options: SimpleNamespace) -> None:
         "selected": ["messages", "tools"],
         "eval_rows": ["messages", "tools", "origins"],
     },
+    adds=_adds,
     check=_check,
     later=("benchmarks", "num_shots", "max_documents"),
 )

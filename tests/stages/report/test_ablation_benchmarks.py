@@ -12,6 +12,8 @@ import pytest
 from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.models import LanguageModel
+from pipeline.recipe.recipe import Recipe
+from stages._benchmarks import run as run_module
 from stages.evaluate.benchmarks import benchmarks
 from stages.report._benchmark_page import benchmark_section
 from stages.report._benchmark_scores import Benchmarks, as_sets, divided, summed_up
@@ -117,3 +119,15 @@ def test_every_training_is_put_through_benchmarks(tmp_path: Path, tinylm: Langua
     assert "(chance)" in page
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 100
     assert benchmark_section(report, ["selected", "random"])[1] in page
+
+
+def test_a_missing_harness_is_said_before_anything_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "exams" in str(Recipe.load("leaderboard", profile="tiny").steps["board_10"].needs)
+    every = run_module.importlib.util.find_spec
+
+    def without(name: str, *more: Any) -> Any:
+        return None if name == "lm_eval" else every(name, *more)
+
+    monkeypatch.setattr(run_module.importlib.util, "find_spec", without)
+    with pytest.raises(UserError, match="lm-evaluation-harness is not installed"):
+        Recipe.load("leaderboard", profile="tiny")
