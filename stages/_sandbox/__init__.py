@@ -7,7 +7,9 @@
 - `runner`: the process with number 1 of each sandbox; starts the programs, limits and ends them;
 - `harness`: what goes on in the process of a program;
 - `definitions`, `cases`: test code, taken into steps of the harness, outside;
-- `values`: values as the harness writes them and the outside reads them.
+- `values`: values as the harness writes them and the outside reads them;
+- `verdicts`, `results`: what is said of a program, outside;
+- `blocks`: the program in an answer, before anything is run.
 
 `namespaces`, `seccomp`, `runner`, `harness` and the writing half of `values` run inside, on the
 standard library alone; no module of this package imports more than it needs, since each start pays

@@ -59,7 +59,7 @@ class Metadata:
         """
         values = rows[self.column].to_list()
         written = [", ".join(map(str, v)) if isinstance(v, list) else v for v in values]
-        before = ["" if value in (None, "") else self.text.format(value) for value in written]
+        before = ["" if v in (None, "") else self.text.replace("{}", str(v)) for v in written]
         return before, [""] * len(rows)
 
 

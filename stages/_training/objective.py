@@ -81,6 +81,8 @@ class Objective:
                 "load_best_model_at_end": True,
                 "metric_for_best_model": "eval_loss",
                 "greater_is_better": False,
+                # Else a resumed training would count its evaluations anew.
+                "restore_callback_states_from_checkpoint": True,
             }
         return arguments
 

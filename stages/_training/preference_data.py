@@ -126,7 +126,8 @@ def cut_pairs(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[s
     Returns:
         The pairs to train on, and counts: `rows`, `tokens` (of prompts and sides, a prompt
         once for each side) of them; `rows_cut` and `tokens_cut`; what is not trained on:
-        `rows_too_long` and `rows_refused`.
+        `rows_too_long`, whose sides do not begin or do not part before the limit, and
+        `rows_refused`.
 
     >>> row = ("a", [1, 2], [3, 4, 5], [6], 0, None)
     >>> cut, counts = cut_pairs(pl.DataFrame([row], schema=_ENCODED, orient="row"), 4)
@@ -137,6 +138,10 @@ def cut_pairs(rows: pl.DataFrame, max_length: int) -> tuple[pl.DataFrame, dict[s
     room = max_length - pl.col("prompt_ids").list.len().cast(pl.Int64)
     fitting = shown.filter(room > 0)
     cut = fitting.with_columns(pl.col(f"{side}_ids").list.head(room) for side in SIDES)
+    # A limit before the place where two sides part leaves nothing to prefer.
+    parted = ~pl.col("chosen_ids").eq(pl.col("rejected_ids")).fill_null(value=False)
+    differing = cut.select(parted).to_series()
+    cut, fitting = cut.filter(differing), fitting.filter(differing)
     lengths, before = side_lengths(cut), side_lengths(fitting)
     return cut.drop("error", HIDDEN), {
         "rows": len(cut),

@@ -11,16 +11,13 @@ import numpy as np
 
 from stages._common.charts import dot_plot, table
 from stages._training.trainer import write_json
+from stages.report._benchmark_page import UNTRAINED, WIDTH, benchmark_section
 from stages.report._experiment import POOL, RANDOM
-
-WIDTH: Final = 92
-"""Characters in a line of the page, apart from tables."""
 
 FEW: Final = 4
 """Comparisons that are said in words; more are a table."""
 
 BASELINES: Final = (RANDOM, POOL)
-UNTRAINED: Final = "nothing (as it was)"
 TOLERANCE: Final = 0.01
 """By how much the tokens of sets may differ and still count as equal."""
 
@@ -70,6 +67,8 @@ def page(result: Mapping[str, Any]) -> str:
     parts += _by_source(result)
     if not few:
         parts += _each_with_each(result)
+    if "benchmarks" in result:
+        parts += benchmark_section(result, [arm["arm"] for arm in _ranked(result["arms"])])
     if len(result["counts"]["selected"]) > 1:
         parts += _choices(result)
     parts.append(_notes(result))

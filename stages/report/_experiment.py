@@ -30,6 +30,7 @@ from stages._training.dataset import answer_losses, answer_tokens, dataset, row_
 from stages._training.hyperparameters import Hyperparameters
 from stages._training.processes import agreed, by_first, is_first
 from stages._training.trainer import fit, load_model, write_json
+from stages.report._benchmark_scores import Benchmarks
 
 RANDOM: Final = "random"
 POOL: Final = "pool"
@@ -53,6 +54,7 @@ class Experiment:
         pool: Encoded rows with their ids, cut at max_length, as the next two.
         selected: The rows of each arm that is a set of selected rows.
         eval_rows: The rows that losses are measured on: `origins`, and `eval_set`, its name.
+        benchmarks: What models are put through beside that; None for nothing.
     """
 
     model: LanguageModel
@@ -65,6 +67,7 @@ class Experiment:
     pool: pl.DataFrame
     selected: Mapping[str, pl.DataFrame]
     eval_rows: pl.DataFrame
+    benchmarks: Benchmarks | None = None
 
     @property
     def tokens(self) -> int:
@@ -115,6 +118,7 @@ def training(
 
     Returns:
         `arm`, `seed`; `loss`, `by_set`, `by_source` and `rows_loss` on the evaluation rows;
+        `benchmarks`, where there are some;
         `draw`, a digest of the ids that the training could see, and `rows`, their number;
         `tokens`, `answer_tokens`, `steps` and `losses` (per step) of the training.
     """
@@ -147,6 +151,7 @@ def _key(experiment: Experiment, decides: Mapping[str, Any]) -> str:
         "weights": weights_of(experiment.model, experiment.store),
         "dtype": experiment.model.dtype,
         "eval_rows": experiment.eval_digest,
+        **({"benchmarks": experiment.benchmarks.digest} if experiment.benchmarks else {}),
         **decides,
     }
     text = json.dumps(parts, sort_keys=True, default=str)
@@ -289,8 +294,11 @@ def blocks(rows: pl.DataFrame, order: Iterator[int], length: int, count: int) ->
 
 
 def _evaluate(experiment: Experiment, model: Any) -> dict[str, Any]:
-    """Losses on the evaluation rows: per token, by set and source, and each row's sum (nats)."""
-    losses = answer_losses(model, experiment.eval_rows)
+    """Losses on the evaluation rows: per token, by set and source, and each row's sum (nats).
+
+    And each document's score in `benchmarks`, where there are some.
+    """
+    asked, losses = experiment.benchmarks, answer_losses(model, experiment.eval_rows)
     total = losses.sum().row(0, named=True)
     sources = pl.element().struct.field("source")
     named = losses.with_columns(
@@ -302,6 +310,7 @@ def _evaluate(experiment: Experiment, model: Any) -> dict[str, Any]:
         "by_set": _means(named, "eval_set"),
         "by_source": _means(named.explode("source"), "source"),
         "rows_loss": losses["loss"].to_list(),
+        **({"benchmarks": asked.scores(experiment.tokenizer, model)} if asked else {}),
     }
 
 

@@ -21,8 +21,9 @@ from pydantic import Field
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
-from pipeline.stage import InputFiles, Records, stage
-from pipeline.types import Count, NonNegativeFloat, PositiveFloat
+from pipeline.stage import Edges, InputFiles, Items, Records, stage
+from pipeline.types import Count, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from stages._benchmarks.run import require_harness
 from stages._common.option_types import Distinct
 from stages._training.dataset import (
     HIDDEN,
@@ -45,6 +46,7 @@ from stages._training.processes import check_devices, join
 from stages._training.processes import processes as processes
 from stages._training.trainer import quiet, write_json
 from stages.report._ablation_page import write_page
+from stages.report._benchmark_scores import METRIC, Benchmarks, as_sets, divided, summed_up
 from stages.report._comparison import compare_all, visible_spreads
 from stages.report._experiment import Experiment, training, untrained
 from stages.report._overlaps import jaccard, refuse_overlaps
@@ -69,6 +71,12 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
+def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
+    if edges.get("benchmarks"):
+        require_harness()
+    return {}
+
+
 @stage(
     version=4,
     scope="set",
@@ -77,13 +85,16 @@ def _check(options: SimpleNamespace) -> None:
         "selected": ["messages", "tools"],
         "eval_rows": ["messages", "tools", "origins"],
     },
+    adds=_adds,
     check=_check,
+    later=("benchmarks", "num_shots", "max_documents"),
 )
 def ablation(
     ctx: Context,
     pool: Records,
     selected: dict[str, Records],
     eval_rows: dict[str, Records],
+    benchmarks: Items | None = None,
     *,
     model: LanguageModel,
     arms: Annotated[tuple[Arm, ...], Distinct] = ("random",),
@@ -99,6 +110,8 @@ def ablation(
     gradient_accumulation_steps: Count = 8,
     max_length: MaxLength = 1024,
     chat_template: InputFiles = (),
+    num_shots: NonNegativeInt = 0,
+    max_documents: Count | None = None,
     seed: int = 0,
 ) -> None:
     """Train on each set of selected rows and on each arm, and compare the losses of all.
@@ -115,6 +128,9 @@ def ablation(
         selected: The rows that were selected: one set, or several to compare, which the
             report calls by the names of their steps.
         eval_rows: Rows that no arm may contain: one set, or several that do not overlap.
+        benchmarks: Evaluation items, of `load.benchmarks`: each trained model is put through those
+            of multiple choice, by the likelihoods of the choices; documents that share 13 words in
+            a row with any row of the pool or of `selected` count as contaminated.
         model: The model that every training starts from.
         arms: "random" is a draw from the pool with as many tokens as `selected` has, the largest
             set where there are several; "pool" is all of the pool, of which a training sees
@@ -133,6 +149,8 @@ def ablation(
         gradient_accumulation_steps: Forward passes per optimizer step.
         max_length: Tokens of a block, and of a row at most.
         chat_template: A file to render with, in place of the model's template.
+        num_shots: Few-shot examples of each prompt of a benchmark.
+        max_documents: Documents of each benchmark, at most, the first of them.
         seed: Trainings use seed, seed + 1, ...: for the draw and the order of rows.
 
     Raises:
@@ -156,6 +174,9 @@ def ablation(
             hint="give the step another name, or leave the arm out of `arms`",
         )
     refuse_overlaps({"pool": pool, **_labelled("selected", selected)}, eval_rows)
+    asked = None
+    if benchmarks is not None:
+        asked = Benchmarks.of(benchmarks, num_shots, max_documents, ctx.work)
     settings = Hyperparameters(
         method=method,
         learning_rate=learning_rate,
@@ -175,11 +196,15 @@ def ablation(
         steps = max(1, (num_tokens or largest) // (settings.rows_per_step * max_length))
         experiment = Experiment(
             model, tokenizer, settings, max_length, steps, paired, ctx.store,
-            rows["pool"]["pool"], rows["selected"], _with_names(rows["eval_rows"]),
+            rows["pool"]["pool"], rows["selected"], _with_names(rows["eval_rows"]), asked,
         )  # fmt: skip
-        design = _design(experiment, arms, num_seeds, len(eval_rows))
+        number = len(eval_rows) + (len(asked.tasks) if asked else 0)
+        design = _design(experiment, arms, num_seeds, number)
         write_json(ctx.files / "design.json", design)
         result = _run(ctx, experiment, (*sorted(selected), *arms), num_seeds)
+        if asked is not None:
+            described = asked.described([pool, *selected.values()])
+            result = _with_benchmarks(result, described, asked.left_out)
     ids = {name: frame["id"] for name, frame in rows["selected"].items()}
     overlap = {"arms": [*ids], "jaccard": jaccard(ids)}
     all_counts = {"pool": counts["pool"]["pool"], **{e: counts[e] for e in counts if e != "pool"}}
@@ -232,12 +257,12 @@ def _encoded(
 
 
 def _design(
-    experiment: Experiment, arms: Sequence[str], num_seeds: int, num_eval_sets: int
+    experiment: Experiment, arms: Sequence[str], num_seeds: int, num_sets: int
 ) -> dict[str, Any]:
     """What the experiment can show, said before it begins."""
     sets = len(experiment.selected)
     number = sets + len(arms)
-    comparisons = number * (number - 1) // 2 * num_eval_sets
+    comparisons = number * (number - 1) // 2 * num_sets
     blocked = experiment.paired and sets > 1
     degrees = (sets - blocked if sets > 1 else min(number, 2)) * (num_seeds - 1)
     visible = visible_spreads(num_seeds, max(1, comparisons), degrees)
@@ -278,9 +303,37 @@ def _run(
     eval_rows = experiment.eval_rows.select(
         "eval_set", answer_tokens().cast(pl.Int64).alias("tokens")
     )
-    comparisons = compare_all(of_arm, experiment.selected, eval_rows, experiment.paired)
+    measured: Mapping[str, Sequence[Mapping[str, Any]]] = of_arm
+    if experiment.benchmarks is not None:
+        measured, eval_rows = as_sets(of_arm, eval_rows)
+    comparisons = compare_all(measured, experiment.selected, eval_rows, experiment.paired)
     summaries = [_summary(arm, of_arm[arm]) for arm in arms]
     return {"base": base, "arms": summaries, "comparisons": comparisons, "runs": runs}
+
+
+def _with_benchmarks(
+    result: Mapping[str, Any],
+    described: Mapping[str, Mapping[str, Any]],
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
+    """The result with the benchmarks by themselves: tasks, scores of each arm, comparisons."""
+    losses, others = divided(result["comparisons"])
+    flagged = {name: of["contaminated"] for name, of in described.items()}
+    arms: dict[str, list[Any]] = {arm["arm"]: [] for arm in result["arms"]}
+    for run in result["runs"]:
+        arms[run["arm"]].append(run)
+    return {
+        **result,
+        "comparisons": losses,
+        "benchmarks": {
+            "metric": METRIC,
+            "tasks": described,
+            "base": summed_up([result["base"]], flagged),
+            "arms": {arm: summed_up(runs, flagged) for arm, runs in arms.items()},
+            "comparisons": others,
+            "left_out": left_out,
+        },
+    }
 
 
 def require_equal(runs: Sequence[Mapping[str, Any]], tokens: int) -> None:

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -112,7 +112,7 @@ def _check(options: SimpleNamespace) -> None:
         raise OptionError(
             "method", f"must have {number} weights, one for each model, got {len(weights)}"
         )
-    if isinstance(method, Linear) and weights and abs(sum(weights) - 1) > 1e-9:
+    if isinstance(method, Linear) and weights and not abs(sum(weights) - 1) <= 1e-9:
         raise OptionError(
             "method",
             f"must have weights with the sum 1, got {sum(weights):g}",
@@ -178,6 +178,7 @@ def _merged(
     states = [_loaded(model).state_dict() for model in models]
     origin = None if base is None else _loaded(base).state_dict()
     _refuse_other_shapes(states if origin is None else [*states, origin])
+    _refuse_other_architectures([*models, *([] if base is None else [base])])
     target = result.state_dict()
     with torch.no_grad():
         for done, (name, value) in enumerate(target.items(), 1):
@@ -315,6 +316,31 @@ def _refuse_other_shapes(states: Sequence[Mapping[str, Tensor]]) -> None:
                 f"model {number} differs from the first in {len(different)} tensors, "
                 f"first of all {different[0]}",
                 why="only models of one shape can be merged",
+                hint="name models that were trained from one base",
+            )
+
+
+_ARCHITECTURE: Final = (
+    "model_type", "hidden_act", "num_attention_heads", "num_key_value_heads", "head_dim",
+)  # fmt: skip
+"""What says how tensors of one shape are read; lengths and special tokens may differ."""
+
+
+def _refuse_other_architectures(models: Sequence[LanguageModel]) -> None:
+    """Raise a UserError for models that read equal tensors in different ways."""
+    from transformers import AutoConfig
+
+    first: dict[str, Any] = {}
+    for number, model in enumerate(models, 1):
+        every = AutoConfig.from_pretrained(model.model, revision=model.revision).to_dict()
+        config = {name: every.get(name) for name in _ARCHITECTURE}
+        first = first or config
+        names = [name for name in _ARCHITECTURE if first[name] != config[name]]
+        if names:
+            raise UserError(
+                f"model {number} differs from the first in {', '.join(names)}: "
+                f"{config[names[0]]!r} against {first[names[0]]!r}",
+                why="only models of one architecture can be merged",
                 hint="name models that were trained from one base",
             )
 

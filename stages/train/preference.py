@@ -122,8 +122,9 @@ def preference(
     Writes `model/` (weights in the model's dtype, and tokenizer), with the method `lora`
     `adapter/` too, and `metrics.json`: `rows` and `tokens` trained on (of sides by themselves
     for KTO and UFT), `rows_cut` and `tokens_cut` by max_length, what is left out (`rows_too_long`,
-    `rows_one_sided`, and `rows_refused`, whose tools, calls or difference the chat template
-    does not show, or which it refuses; `refused.jsonl` names them),
+    `rows_one_sided`, `rows_without_answer` of those to imitate, and `rows_refused`, whose tools,
+    calls or difference the chat template does not show, or which it refuses; `refused.jsonl` names
+    them),
     `rows_reasoning_hidden` and `characters_reasoning_hidden` (reasoning that the chat template
     leaves out, in a prompt once for each side),
     `steps`, `trained_tokens`, `epochs`, `losses` (per step; `margin` is that of the rewards)
@@ -187,6 +188,8 @@ def preference(
             more = encode_pairs(tokenizer, _imitated(imitate, loss))
             encoded = pl.concat([encoded, more]).sort("id", maintain_order=True)
         rows, counts = _usable(encoded, max_length, loss, ctx.work)
+        if imitate is not None:
+            counts["rows_without_answer"] = len(imitate) - len(more)
         counts |= hidden_counts(encoded)
         test = encode_pairs(tokenizer, _test_rows(pairs, held_out))
         both = pl.concat([encoded, test])

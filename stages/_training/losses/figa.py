@@ -33,7 +33,8 @@ class FIGA(Loss):
     Args:
         initial: The column of the shards with the first answer, or `extra.NAME` for a field of the
             column `extra` (`extra.original` after `rewrite.revise`); the conversation ends with
-            the revised one. A row without one is learned whole.
+            the revised one. A row without one is learned whole, and so is one that ends with
+            another turn than an answer.
         beta: The weight with which what was deleted is unlearned.
         max_loss: A token is unlearned only where its loss is at most this.
     """
@@ -55,7 +56,8 @@ class FIGA(Loss):
         """
         column, _, name = self.initial.partition(".")
         texts = pl.Series([first_answer(value, name) for value in rows[column]], dtype=pl.String)
-        is_there = texts.is_not_null() & (texts != "")
+        last = rows["messages"].list.last().struct.field("role")
+        is_there = texts.is_not_null() & (texts != "") & (last == "assistant")
         first = rows.filter(is_there)
         conversations = [
             [*turns[:-1], {**turns[-1], "content": text}]

@@ -48,4 +48,6 @@ def row_ratios(batch: Batch, *, per_token: bool = False) -> Tensor:
     """
     reference = token_log_probs(batch.reference_logits, batch.targets)
     sums = batch.by_row((batch.log_probs - reference) * batch.weights)
-    return sums / batch.by_row(batch.weights) if per_token else sums
+    if not per_token:
+        return sums
+    return sums / batch.by_row(batch.weights).clamp(min=1e-9)  # a row of weight 0 says nothing

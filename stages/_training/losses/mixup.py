@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from pipeline.errors import UserError
 from pipeline.types import NonEmpty, NonNegativeFloat, PositiveFloat, option_group
 from stages._training.dataset import passes
 from stages._training.losses.base import Batch, Loss, Tensor
@@ -51,8 +52,21 @@ class Mixup(Loss):
             rows: The rows, with the perplexities.
             count: How many positions to give.
             seed: Of the order.
+
+        Raises:
+            UserError: There is no pair, or a row has no perplexity.
         """
-        confidence = rows.select(-pl.mean_horizontal(self.perplexities)).to_series()
+        every = [pl.col(name).cast(pl.Float64) for name in self.perplexities]
+        confidence = rows.select(-sum(every[1:], every[0]) / len(every)).to_series()
+        unknown = rows["id"].filter(~confidence.is_finite().fill_null(value=False))
+        if len(unknown) or len(rows) < 2:
+            what = f"{len(unknown)} have none" if len(unknown) else f"there is {len(rows)}"
+            raise UserError(
+                f"mixup must have two rows or more, each with its perplexities: {what}",
+                where=f"row {unknown[0]}" if len(unknown) else None,
+                why=f"rows are halved at the median of {', '.join(self.perplexities)}",
+                hint="score them before they are exported, or drop these rows",
+            )
         ranks = confidence.rank("ordinal").to_numpy()
         sure = np.flatnonzero(ranks > len(rows) / 2)
         unsure = np.flatnonzero(ranks <= len(rows) / 2)

@@ -43,13 +43,15 @@ def _reads(options: SimpleNamespace) -> dict[str, list[str]]:
     both = ["messages", "tools"]
     if isinstance(options.method, Overlap):
         return {"rows": ["messages", "input_start", "extra"]}
-    return {"rows": both, "baseline": both}
+    return {"rows": both, "baseline": both, "others": [*both, "eval_preference"]}
 
 
 def _adds(options: SimpleNamespace, edges: Edges) -> dict[str, Any]:
     method = options.method
     compares = isinstance(method, WinRate)
     require_input(edges, "baseline", method.name, connected=compares)
+    if edges.get("others"):
+        require_input(edges, "others", method.name, connected=compares)
     match method:
         case WinRate():
             return win_rate_method.ADDS
@@ -73,11 +75,14 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_adds, check=_check, files=True)
+@stage(
+    version=1, scope="set", reads=_reads, adds=_adds, check=_check, files=True, later=("others",)
+)
 def judge(
     ctx: Context,
     rows: Records,
     baseline: Records | None = None,
+    others: dict[str, Records] | None = None,
     *,
     method: Method = WinRate(),
     model: LanguageModel | None = None,
@@ -97,6 +102,9 @@ def judge(
         rows: Answers of the model under test, as `generate.respond` makes them.
         baseline: Another model's answers to the same prompts, for win_rate; of several to one
             prompt the first by id.
+        others: Answers of other models to these prompts, judged against the same baseline by this
+            stage: the rate at equal lengths then takes the difficulty of each prompt into account
+            (AlpacaEval 2).
         method: win_rate, revised or overlap, each with its own options.
         model: The judge.
         reviser: Who revises the answers, for revised; by default the judge.
@@ -139,8 +147,8 @@ def judge(
     assert model is not None
     opened = Judge(ctx.open(model), seed, view, max_tokens, min_mass)
     if isinstance(method, WinRate):
-        others = required(baseline, "baseline", method.name)
-        frame, result = compare(opened, rows, others, method)
+        rivals = required(baseline, "baseline", method.name)
+        frame, result = compare(opened, rows, rivals, method, others)
     else:
         frame, measures = grade(opened, ctx.open(reviser or model), rows, method)
         result = _means(measures)

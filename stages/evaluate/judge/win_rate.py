@@ -12,7 +12,9 @@ Length control: Length-Controlled AlpacaEval: A Simple Way to Debias Automatic E
 al. 2024, arXiv:2404.04475).
 
 As in the paper: a logistic regression on the tanh of the standardised difference of lengths gives
-the rate at equal lengths. Ours: no term for the difficulty of instructions, a ridge of weight 1.
+the rate at equal lengths; a second term for the difficulty of an instruction, which a joint
+regression on other models' judged answers gives. Ours: the other models are an edge, without which
+there is no such term; a ridge of weight 1.
 
 Tülu 1 (Camels): How Far Can Camels Go? Exploring the State of Instruction Tuning on Open Resources
 (Wang et al. 2023, arXiv:2306.04751).
@@ -32,13 +34,14 @@ import numpy as np
 import polars as pl
 
 from pipeline.types import option_group
+from schemas.turns import View
 from stages._llm.drafts import Prompt, user
 from stages._llm.judging.bias import Bias
 from stages._llm.judging.exchanges import Exchange, answers_by_prompt, exchanges
 from stages._llm.judging.labels import Judge, Judgement, errors_without_answers, first_error
 from stages._llm.prompts import Prompts
 from stages._llm.ratings import leading_scores
-from stages.evaluate.judge.length_control import length_controlled
+from stages.evaluate.judge.length_control import instruction_difficulties, length_controlled
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -71,7 +74,11 @@ class WinRate:
 
 
 def compare(
-    judge: Judge, rows: pl.DataFrame, baseline: pl.DataFrame, method: WinRate
+    judge: Judge,
+    rows: pl.DataFrame,
+    baseline: pl.DataFrame,
+    method: WinRate,
+    others: Mapping[str, pl.DataFrame] | None = None,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """The added columns with errors, and the summary.
 
@@ -80,6 +87,7 @@ def compare(
         rows: Answers of the model under test.
         baseline: Answers to the same prompts.
         method: The options.
+        others: Other models' answers with their `eval_preference` against the same baseline.
     """
     judged = exchanges(rows, judge.view)
     rivals = answers_by_prompt(judged, baseline, judge.view)
@@ -91,7 +99,7 @@ def compare(
     votes, totals = _votes(judge, pairs, method)
     preferences: list[float | None] = [None] * len(rows)
     agree: list[bool | None] = [None] * len(rows)
-    bias, decided = Bias(), []
+    bias, decided, prompts = Bias(), [], []
     for (one, rival), first, second in zip(pairs, votes[::2], votes[1::2], strict=True):
         if isinstance(first, str) or isinstance(second, str):
             errors[one.row] = first_error((first, second))
@@ -101,11 +109,38 @@ def compare(
         agree[one.row] = _side(first) == _side(1 - second)
         bias.add_pair(_side(first), _side(1 - second), (len(one.response), len(rival.response)))
         decided.append((share, _length(one, method), _length(rival, method)))
+        prompts.append(one.prompt)
     frame = pl.DataFrame(
         {"eval_preference": preferences, "eval_orders_agree": agree, "error": errors},
         schema={**ADDS, "error": pl.String()},
     )
-    return frame, summary(decided) | totals | {"bias": bias.facts()}
+    difficulties: list[float] | None = None
+    if others:
+        known = _difficulties(others, rivals, judge.view, method)
+        difficulties = [known.get(prompt, 0.0) for prompt in prompts]
+        totals |= {"prompts_without_difficulty": sum(prompt not in known for prompt in prompts)}
+    return frame, summary(decided, difficulties) | totals | {"bias": bias.facts()}
+
+
+def _difficulties(
+    others: Mapping[str, pl.DataFrame],
+    rivals: Mapping[str, Exchange],
+    view: View,
+    method: WinRate,
+) -> dict[str, float]:
+    """The difficulty of each prompt that other models' judged answers are to.
+
+    An answer without a preference, which the judge did not give, says nothing.
+    """
+    models = {}
+    for name, rows in others.items():
+        models[name] = [
+            (one.prompt, preference, _length(one, method) - _length(rivals[one.prompt], method))
+            for one in exchanges(rows, view)
+            if (preference := rows["eval_preference"][one.row]) is not None
+            if one.prompt in rivals
+        ]
+    return instruction_difficulties({name: judged for name, judged in models.items() if judged})
 
 
 def _side(share: float) -> float:
@@ -167,11 +202,14 @@ def _ballot(first: Exchange, second: Exchange, method: WinRate) -> Prompt:
     return user(PROMPTS.render(method.form, **values))
 
 
-def summary(decided: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+def summary(
+    decided: Sequence[tuple[float, float, float]], difficulties: Sequence[float] | None = None
+) -> dict[str, Any]:
     """The win rate with its standard error, as it is and at equal lengths.
 
     Args:
         decided: For each pair the preference, the answer's length and the baseline's.
+        difficulties: Of each pair's prompt, where they are known.
 
     Returns:
         `pairs`, `wins`, `losses`, `ties`, `win_rate`, `stderr`, `discrete_win_rate` (preferences
@@ -185,7 +223,7 @@ def summary(decided: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
     shares, own, other = np.array(decided, dtype=np.float64).reshape(-1, 3).T
     n = len(shares)
     sides = np.where(shares == 0.5, 0.5, shares > 0.5)
-    controlled = length_controlled(shares.tolist(), (own - other).tolist())
+    controlled = length_controlled(shares.tolist(), (own - other).tolist(), difficulties)
     return {
         "pairs": n,
         "wins": int((sides == 1).sum()),

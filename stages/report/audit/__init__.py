@@ -249,11 +249,16 @@ def alarms(
     before = result.get("previous", {}).get("pairs", {})
     for pair, of in result.get("agreement", {}).get("pairs", {}).items():
         kappa, old = of["kappa"], before.get(pair, {}).get("kappa")
+        if kappa is None and not (min_kappa is None and old is None):
+            lines.append(f"kappa of {pair} is unknown: {of['rows']} rows with both labels")
         if kappa is not None and min_kappa is not None and kappa < min_kappa:
             lines.append(f"kappa of {pair} is {kappa:.3f}, below {min_kappa}")
         if kappa is not None and old is not None and old - kappa > max_drift:
             lines.append(f"kappa of {pair} fell from {old:.3f} to {kappa:.3f}")
-    for name, of in result.get("planted", {}).get("filters", {}).items():
+    planted = result.get("planted", {})
+    if min_recall is not None and planted.get("planted") == 0:
+        lines.append("none of the planted rows is among the rows")
+    for name, of in planted.get("filters", {}).items():
         if min_recall is not None and of["recall"] is not None and of["recall"] < min_recall:
             lines.append(f"{name} removes {of['recall']:.1%} of the planted rows")
     return lines

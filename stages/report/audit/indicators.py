@@ -77,8 +77,14 @@ def coverage(rows: pl.DataFrame, facets: Mapping[str, Sequence[str]]) -> dict[st
     names = dict.fromkeys([*FACETS, *facets])
     return {
         facet: {
-            column: 1 - rows[column].null_count() / len(rows) if len(rows) else None
+            column: 1 - _missing(rows[column]) / len(rows) if len(rows) else None
             for column in facets.get(facet, ())
         }
         for facet in names
     }
+
+
+def _missing(column: pl.Series) -> int:
+    """Rows without a value; one that is no number is none."""
+    numbers = column.fill_nan(None) if column.dtype.is_float() else column
+    return numbers.null_count()

@@ -13,10 +13,10 @@ import polars as pl
 
 from pipeline.types import Count, NonNegativeFloat, option_group
 from schemas.records import response
+from stages._sandbox.results import NOTHING, UNPARSED, Result, combined
 from stages._text.answers import equal
 from stages.score._final_answers import Pattern, read_answer
 from stages.score.execution.options import column_of, values_of
-from stages.score.execution.result import NOTHING, UNPARSED, Result, combined
 
 
 @option_group

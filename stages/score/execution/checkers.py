@@ -15,8 +15,8 @@ import polars as pl
 from pipeline.types import option_group
 from schemas.records import response
 from stages._sandbox.checkers import Outcome, checker_runs, outcome_of
+from stages._sandbox.results import NOTHING, Case, Result, combined, cut_short
 from stages.score.execution.options import Sandboxed, column_of, texts_of, values_of
-from stages.score.execution.result import NOTHING, Case, Result, combined, cut_short
 
 
 @option_group

@@ -13,11 +13,9 @@ import polars as pl
 
 from pipeline.types import NonEmpty, option_group
 from schemas.records import response
+from stages._sandbox.blocks import Blocks, program_of
 from stages._sandbox.execute import Ended, Run
-from stages._text.answers import equal
-from stages.score.execution.blocks import Blocks, program_of
-from stages.score.execution.options import Sandboxed, column_of, values_of
-from stages.score.execution.result import (
+from stages._sandbox.results import (
     NOTHING,
     UNPARSED,
     Case,
@@ -26,6 +24,8 @@ from stages.score.execution.result import (
     cut_short,
     exited,
 )
+from stages._text.answers import equal
+from stages.score.execution.options import Sandboxed, column_of, values_of
 
 
 @option_group

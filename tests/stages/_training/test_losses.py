@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.errors import UserError
 from stages._training.losses.base import DFT, IGNORED, NLL, Batch, Loss, token_log_probs
 from stages._training.losses.figa import FIGA, changed
 from stages._training.losses.intuitive import Intuitive, discounted_weights
@@ -275,7 +277,9 @@ def test_mixup_ends_are_the_two_rows() -> None:
 
 
 def test_mixup_pairs_a_sure_row_with_an_unsure_one() -> None:
-    rows = pl.DataFrame({"loss": [8.0, 1.0, 6.0, 2.0, 7.0], "more": [8.0, 1.5, 6.0, 2.0, 9.0]})
+    rows = pl.DataFrame(
+        {"id": [*"abcde"], "loss": [8.0, 1.0, 6.0, 2.0, 7.0], "more": [8.0, 1.5, 6.0, 2.0, 9.0]}
+    )
     pairs = Mixup(perplexities=("loss", "more")).pairs(rows, 8, seed=0).reshape(-1, 2)
     assert {*pairs[:, 0].tolist()} == {1, 3} | ({2} & {*pairs[:, 0].tolist()})
     assert {*pairs[:, 1].tolist()} <= {0, 4, 2}
@@ -311,3 +315,38 @@ def test_key_tokens_part_one_tool_from_another() -> None:
 def test_log_probs_are_zero_where_no_target_is() -> None:
     one = batch()
     assert not token_log_probs(one.logits, one.targets)[~one.scored].any()
+
+
+def test_mixup_takes_no_row_whose_confidence_is_unknown() -> None:
+    """No number ranks as the largest, and a missing one is in neither half."""
+    mixup_loss = Mixup(perplexities=("loss", "more"))
+    rows = pl.DataFrame({"id": [*"abc"], "loss": [8.0, 1.0, 6.0], "more": [8.0, 1.5, 6.0]})
+    for wrong in (None, float("nan"), float("inf")):
+        unknown = rows.with_columns(more=pl.Series([8.0, wrong, 6.0]))
+        with pytest.raises(UserError, match="row b: mixup must have two rows"):
+            mixup_loss.pairs(unknown, 4, seed=0)
+    with pytest.raises(UserError, match="there is 1"):
+        mixup_loss.pairs(rows[:1], 4, seed=0)
+    assert {*mixup_loss.pairs(rows[:2], 4, seed=0).tolist()} == {0, 1}
+
+
+def test_figa_leaves_a_row_alone_that_ends_with_no_answer() -> None:
+    asked = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    rows = pl.DataFrame(
+        {"id": [*"ab"], "messages": [asked, [*asked, asked[0]]], "x": ["No.", "No."]}
+    )
+    both = FIGA(initial="x").rows(rows)
+    assert both["id"].to_list() == ["a", "b", "a"]
+    assert both["messages"][2][-1]["content"] == "No."
+
+
+def test_a_row_of_weight_0_says_nothing_to_minor_sft() -> None:
+    import torch
+
+    reference = Model(2)
+    one = batch(reference=lambda inputs: reference(**inputs).logits)
+    one = replace(one, weights=one.weights * torch.tensor([[0.0], [1.0]]))
+    value = Minor(per_token=True).total(one)
+    assert torch.isfinite(value)
+    value.backward()
+    assert torch.isfinite(one.model.head.grad).all()

@@ -18,13 +18,13 @@ from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel, Scored
 from pipeline.models.counting import CountingEngine, counting
-from stages.evaluate import benchmarks as module
+from stages._benchmarks import run
+from stages._benchmarks.layouts import UNKNOWN, item_tasks
+from stages._benchmarks.scores import letters
 from stages.evaluate.benchmarks import benchmarks
-from stages.evaluate.benchmarks.layouts import item_tasks
-from stages.evaluate.benchmarks.scores import letters
 from stages.load.benchmarks import benchmarks as load
 from tests.support.options import NO_MODEL
-from tests.support.rows import DATA, conversations, exam
+from tests.support.rows import DATA, conversations, exam, json_lines
 from tests.support.scripted import Answer, Scripted, ScriptedContext
 
 pytest.importorskip("lm_eval")
@@ -261,8 +261,13 @@ def test_bundled_items_get_their_answers_and_others_a_reason(ctx: Context) -> No
     items = pl.concat([items, mmlu])
     tasks, left = item_tasks(items, None)
     kinds = {task.name: task.kind for task in tasks}
-    assert kinds == {"gsm8k": "number", "mmlu": "choice", "truthfulqa": "choice"}
-    assert set(left) == {"humaneval", "ifeval"}
+    assert kinds == {
+        "gsm8k": "number",
+        "humaneval": "code",
+        "mmlu": "choice",
+        "truthfulqa": "choice",
+    }
+    assert set(left) == {"ifeval"}
     docs = {task.name: task.docs for task in tasks}
     assert all(len(of) == 40 for of in docs.values())
     answers = dict(zip(mmlu["id"], table["answer"], strict=True))
@@ -273,7 +278,7 @@ def test_bundled_items_get_their_answers_and_others_a_reason(ctx: Context) -> No
 def test_without_the_harness_it_is_said_how_to_get_it(
     ctx: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(run.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="lm-evaluation-harness is not installed") as error:
         benchmarks(ctx, RIVERS, model=NO_MODEL)
     assert "gristmill[evaluate]" in str(error.value.hint)
@@ -307,3 +312,91 @@ def test_likelihoods_are_ours_and_the_harness_own(ctx: Context, tinylm: Language
         requests = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
         expected = [score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)]
         assert line["loglikelihoods"] == pytest.approx(expected, abs=1e-3)
+
+
+def humaneval(ctx: Context, *numbers: int) -> pl.DataFrame:
+    items = load(ctx, names=("humaneval",)).select("id", "benchmark", "item", "texts")
+    return items.filter(pl.col("item").is_in([f"HumanEval/{n}" for n in numbers])).sort("id")
+
+
+def solutions() -> dict[str, str]:
+    rows = json_lines(DATA / "benchmarks/HumanEval.jsonl.gz")
+    return {row["prompt"]: row["canonical_solution"] for row in rows}
+
+
+def passed(ctx: Context, items: pl.DataFrame, write: Callable[[str], str], **more: Any) -> float:
+    context = engine_context(ctx, lambda text: (write(text), "stop"))
+    benchmarks(context, items, model=NO_MODEL, **more)
+    scores = report(context)["columns"]["model"]["humaneval"]["metrics"]["pass@1"]
+    assert scores["documents"] == len(items)
+    return scores["value"]  # type: ignore[no-any-return]
+
+
+def test_code_counts_where_it_passes_its_tests(tmp_path: Path) -> None:
+    right, one = solutions(), iter(range(9))
+    items = humaneval(Context.scratch(tmp_path / "items"), 0, 2)
+
+    def contexts() -> Context:
+        return Context.scratch(tmp_path / str(next(one)))
+
+    assert passed(contexts(), items, lambda text: right[text]) == 1.0
+    assert passed(contexts(), items, lambda text: "    return 1\n") == 0.0
+    assert passed(contexts(), items, lambda text: "    pass\n\nexit(0)\nprint('PASS')") == 0.0
+    half = next(iter(right.values()))
+    assert passed(contexts(), items, lambda text: half) == 0.5
+    fenced = lambda text: f"Sure:\n```python\n{text}{right[text]}```\nIt works."  # noqa: E731
+    assert passed(contexts(), items, fenced, chat=True) == 1.0
+
+
+def test_examples_of_code_stand_as_code(ctx: Context) -> None:
+    items = humaneval(ctx, 0, 2)
+    seen: list[str] = []
+    passed(ctx, items, lambda text: seen.append(text) or "    pass", num_shots=1)
+    whole = {prompt + answer for prompt, answer in solutions().items()}
+    assert all(any(text.startswith(program.rstrip()) for program in whole) for text in seen)
+
+
+@pytest.mark.proof
+def test_the_published_solutions_pass(ctx: Context) -> None:
+    right = solutions()
+    items = humaneval(ctx, *range(164))
+    assert passed(ctx, items, lambda text: right[text]) == 1.0
+
+
+def one_kind(**texts: str) -> tuple[str | None, dict[str, Any]]:
+    tasks, left = item_tasks(exam("quiz", [texts]), None)
+    return (tasks[0].kind, tasks[0].docs[0]) if tasks else (left["quiz"], {})
+
+
+def test_layouts_that_do_not_say_what_is_right_are_left_out() -> None:
+    twelve = {f"choices_{n}": f"town {n}" for n in range(12)}
+    kind, doc = one_kind(question="Where?", **twelve, answer="town 11")
+    assert (kind, doc["gold"], len(doc["choices"])) == ("choice", 11, 12)
+    for texts in (
+        {"A": "B", "B": "A", "answer": "A"},  # the letter or the text?
+        {"A": "one", "B": "two", "answer": "2"},  # from 0 or from 1?
+        {"A": "one", "C": "three", "answer": "C"},
+        {"answer": " "},
+        {"answer": "one", "incorrect_answers": " "},
+    ):
+        kind, _ = one_kind(question="Which?", **texts)
+        assert kind in (UNKNOWN, "short"), texts
+    assert one_kind(question="Which?", answer="one", incorrect_answers="one")[0] == "short"
+    assert one_kind(question=" ", answer="one")[0] == UNKNOWN
+
+
+def test_items_that_cannot_be_read_are_counted(ctx: Context) -> None:
+    mixed = exam("quiz", [{"question": "Which?", "A": "1st", "B": "2nd", "answer": a}
+                          for a in ("A", "B", "neither of them, nor any other of the many answers "
+                                    "that one could think of here")])  # fmt: skip
+    tasks, left = item_tasks(mixed, None)
+    assert [len(task.docs) for task in tasks] == [2]
+    assert left == {"quiz": f"1 of 3 items: {UNKNOWN}"}
+    benchmarks(engine_context(ctx, A=-1.0), mixed, model=NO_MODEL)
+    assert "1 of 3 items" in (ctx.files / "benchmarks.md").read_text()
+
+
+def test_names_that_would_be_one_file_are_refused() -> None:
+    both = pl.concat([exam(name, [{"question": "1?", "answer": "2"}]) for name in ("a-b", "a b")])
+    with pytest.raises(UserError, match="got a_b twice"):
+        item_tasks(both, None)

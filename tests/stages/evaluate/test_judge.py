@@ -17,7 +17,7 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from stages._llm.ratings import leading_scores
 from stages.evaluate.judge import judge
-from stages.evaluate.judge.length_control import length_controlled
+from stages.evaluate.judge.length_control import instruction_difficulties, length_controlled
 from stages.evaluate.judge.overlap import Overlap
 from stages.evaluate.judge.revised import Revised
 from stages.evaluate.judge.win_rate import WinRate, relative_score, summary
@@ -185,3 +185,67 @@ def test_inputs_that_a_method_does_not_read_are_refused(ctx: Context) -> None:
         judge(ctx, ANSWERS, method=Overlap(), model=NO_MODEL)
     with pytest.raises(OptionError, match="must be left out with method: win_rate"):
         judge(ctx, ANSWERS, RIVALS, model=NO_MODEL, reviser=NO_MODEL)
+
+
+def _judged(ability: float, touch: float, difficulty: Any, seed: int) -> tuple[Any, Any]:
+    """Preferences for a model's answers, and how much longer these are; it writes long easy ones.
+
+    Returns:
+        Preferences and differences, a row an instruction.
+    """
+    rng = np.random.default_rng(seed)
+    differences = rng.normal(300, 400, len(difficulty)) + 300 * difficulty
+    bias = np.tanh(differences / differences.std(ddof=1))
+    chance = 1 / (1 + np.exp(-(ability + bias + touch * difficulty)))
+    return (rng.random(len(difficulty)) < chance).astype(float), differences
+
+
+def test_difficulty_is_taken_apart_from_length() -> None:
+    """Where easy instructions get long answers, length alone takes the blame for both."""
+    truth = np.random.default_rng(1).normal(0, 1.5, 2000)
+    models = {
+        str(seed): [(str(i), *pair) for i, pair in enumerate(zip(*_judged(a, 1.0, truth, seed),
+                                                                strict=True))]
+        for seed, a in enumerate(np.linspace(-1, 1, 30))
+    }  # fmt: skip
+    estimated = instruction_difficulties(models)
+    difficulties = [estimated[str(i)] for i in range(len(truth))]
+    assert np.corrcoef(difficulties, truth)[0, 1] > 0.9
+    assert np.mean(difficulties) == pytest.approx(0, abs=1e-12)
+    assert instruction_difficulties(dict(reversed(models.items()))) == estimated
+    preferences, differences = _judged(0.4, 1.0, truth, 99)
+    known = length_controlled(preferences.tolist(), differences.tolist(), difficulties)
+    plain = length_controlled(preferences.tolist(), differences.tolist())
+    assert known is not None
+    assert plain is not None
+    right = float(np.mean(1 / (1 + np.exp(-(0.4 + truth)))))
+    assert abs(known.win_rate - right) < abs(plain.win_rate - right) / 2
+    assert abs(known.coefficient - 1) < abs(plain.coefficient - 1) / 2
+    exact = length_controlled(preferences.tolist(), differences.tolist(), truth.tolist())
+    assert exact is not None
+    assert abs(exact.win_rate - right) < 2 * exact.stderr < 0.05
+    assert exact.difficulty == pytest.approx(1, abs=0.2)
+    # As in the paper: the rate of the baseline against the model is the complement.
+    turned = length_controlled(
+        (1 - preferences).tolist(), (-differences).tolist(), [-d for d in difficulties]
+    )
+    assert turned is not None
+    assert turned.win_rate == pytest.approx(1 - known.win_rate, abs=1e-6)
+    without = length_controlled(preferences.tolist(), differences.tolist(), [0.0] * len(truth))
+    assert without is not None
+    assert without.win_rate == pytest.approx(plain.win_rate, abs=1e-6)
+
+
+def test_other_models_answers_give_the_difficulty(ctx: Context) -> None:
+    prompts = [f"Question {i}?" for i in range(8)]
+    rows = conversations([(p, "word " * (3 + i)) for i, p in enumerate(prompts)])
+    rivals = conversations([(p, "word " * 5) for p in prompts])
+    other = conversations([(p, "other " * 4) for p in prompts])
+    other = other.with_columns(eval_preference=pl.Series([1.0, 0.0, None, 1.0, 0.0, 1.0, 0.5, 0.0]))
+    context = scripted(ctx, _longer)
+    judge(context, rows, rivals, {"other": other}, model=NO_MODEL)
+    result = report(ctx)
+    assert result["prompts_without_difficulty"] == 1
+    assert result["length_controlled"]["difficulty"] is not None
+    judge(context, rows, rivals, model=NO_MODEL)
+    assert report(ctx)["length_controlled"]["difficulty"] is None

@@ -107,15 +107,12 @@ def test_levels_are_read_one_after_another_and_their_subjects_by_turns(ctx: Cont
     assert readings["level"].is_sorted()  # 8, 9, 10: numbers, not texts
     for _, level in readings.group_by("level"):
         subjects = level.sort("positions")["subject"].to_list()
-        left = Counter(subjects)
-        previous: list[str] = []
-        for subject in subjects:  # nobody has two turns before all others that are left had one
-            if subject in previous:
-                previous = []
-            previous.append(subject)
-            left[subject] -= 1
-            skipped = [s for s in left if left[s] > 0 and s < subject and s not in previous]
-            assert not skipped
+        seen: Counter[str] = Counter()
+        turns = []  # nobody has a second turn before all others that are left had one
+        for subject in subjects:
+            turns.append((seen[subject], subject))
+            seen[subject] += 1
+        assert turns == sorted(turns)
     blocked = read(call(ctx, rows, Levels(), by="level"))
     assert blocked["level"].is_sorted()
     assert blocked["subject"].to_list() != readings["subject"].to_list()

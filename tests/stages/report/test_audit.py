@@ -169,3 +169,26 @@ def test_the_filters_are_an_edge_of_several_that_may_be_left_out() -> None:
 def test_files_lie_where_people_look(ctx: Context, tmp_path: Path) -> None:
     audit(ctx, POOL)
     assert {path.name for path in ctx.files.iterdir()} == {"audit.json", "audit.md"}
+
+
+def test_what_cannot_be_measured_is_an_alarm_where_it_was_to_be_guarded(ctx: Context) -> None:
+    silent = POOL.with_columns(human=pl.lit("y"), judge=pl.lit(None, pl.String))
+    before = POOL.with_columns(human=pl.Series([*"ynyny"]), judge=pl.Series([*"ynyny"]))
+    both, strange = ("human", "judge"), conversations([("Elsewhere?", "Yes.")])
+    audit(ctx, POOL, labelled=silent, annotators=both, min_kappa=0.5)
+    assert report(ctx)["alarms"] == ["kappa of human, judge is unknown: 0 rows with both labels"]
+    audit(ctx, POOL, labelled=silent, previous=before, annotators=both)
+    assert len(report(ctx)["alarms"]) == 1
+    audit(ctx, POOL, labelled=silent, annotators=both)
+    assert report(ctx)["alarms"] == []
+    audit(ctx, POOL, planted=strange, filtered=[POOL[:1]], min_recall=0.5)
+    assert report(ctx)["alarms"] == ["none of the planted rows is among the rows"]
+    audit(ctx, POOL[:0], planted=strange)
+    assert report(ctx)["sources"]["all"]["rows"] == 0
+
+
+def test_no_number_is_no_value(ctx: Context) -> None:
+    scored = POOL.with_columns(score=pl.Series([1.0, float("nan"), None, 2.0, 3.0]))
+    audit(ctx, scored, columns=("score",), facets={"quality": ("score",)})
+    assert report(ctx)["coverage"]["quality"]["score"] == pytest.approx(0.6)
+    assert report(ctx)["sources"]["all"]["score"] == 2.0

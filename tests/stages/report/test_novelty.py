@@ -16,7 +16,7 @@ from pipeline.models import LanguageModel
 from stages.export.parquet import parquet
 from stages.report._contrastive import Contrast
 from stages.report._exploration import Iterative
-from stages.report.novelty import auc, novelty
+from stages.report.novelty import _page, _summary, auc, novelty
 from stages.train.sft import sft
 from tests.support.options import problems
 from tests.support.rows import DATA, conversations, json_lines, sample
@@ -114,3 +114,21 @@ def test_planted_rows_are_told_from_the_others(tinylm: LanguageModel, tmp_path: 
     mean = {name: of["mean"] for name, of in result["differences"].items()}
     assert result["auc"] > 0.95, result
     assert mean["contrastive"] > 1.5 * mean["plain"]
+
+
+def test_the_page_shows_what_the_contrast_wrote() -> None:
+    """The texts themselves, the newest first, those of the tuned model alone by themselves."""
+    samples = [
+        {"kind": kind, "round": 0, "text": f"{kind} `text`\n{n}", "difference": float(n)}
+        for kind in ("plain", "contrastive")
+        for n in range(12)
+    ]
+    samples.append({"kind": "contrastive", "round": 0, "text": " ", "difference": 99.0})
+    page = _page(_summary(samples, None, planted=False), samples)
+    contrast, plain = page.split("## Texts by the contrast of the models")[1].split("## Texts of")
+    shown = [f"- {n:.3f}: `contrastive 'text' {n}`" for n in range(11, 2, -1)]
+    assert [line for line in contrast.splitlines() if line.startswith("- ")] == [
+        "- 99.000: (nothing)", *shown,
+    ]  # fmt: skip
+    assert "- 11.000: `plain 'text' 11`" in plain
+    assert "contrastive 'text'" not in plain

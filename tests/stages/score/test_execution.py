@@ -18,10 +18,10 @@ from polars.testing import assert_frame_equal
 from pipeline.context import Context
 from pipeline.errors import UserError
 from stages._sandbox import isolation as isolation_module
+from stages._sandbox.blocks import program_of
 from stages._sandbox.cases import cases_of
 from stages.score.execution import execution
 from stages.score.execution.answer import Answer
-from stages.score.execution.blocks import program_of
 from stages.score.execution.checkers import Checkers
 from stages.score.execution.program import Program
 from stages.score.execution.unit_tests import Tests

@@ -108,12 +108,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, tinylm: LanguageModel) -> Any
 
     tokenizer = AutoTokenizer.from_pretrained(tinylm.model)
 
-    def make(seed: int, layers: int = 2) -> LanguageModel:
+    def make(seed: int, layers: int = 2, heads: int = 2) -> LanguageModel:
         folder = tmp_path_factory.mktemp("model") / "model"
         torch.manual_seed(seed)
         config = LlamaConfig(
             vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=layers,
-            num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True,
+            num_attention_heads=heads, num_key_value_heads=heads, tie_word_embeddings=True,
         )  # fmt: skip
         LlamaForCausalLM(config).to(torch.float16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -148,6 +148,8 @@ def test_merged_models_load_and_their_ends_are_bit_for_bit_the_models(
 def test_models_of_different_shapes_are_refused(ctx: Context, tiny: Any) -> None:
     with pytest.raises(UserError, match="model 2 differs from the first in 9 tensors"):
         merge(ctx, models=(tiny(0), tiny(1, layers=1)))
+    with pytest.raises(UserError, match="from the first in num_attention_heads"):
+        merge(ctx, models=(tiny(0), tiny(1, heads=4)))
     with pytest.raises(UserError, match="no adapter beside its weights"):
         merge(ctx, models=(tiny(0),), base=tiny(1), method=Cat())
 

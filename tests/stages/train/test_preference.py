@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from pipeline.context import Context
-from pipeline.errors import UserError
+from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
 from stages._training import preference_data
 from stages._training import trainer as trainer_module
@@ -29,6 +29,7 @@ from stages.train.preference import preference
 from tests.conftest import ROOT
 from tests.support.options import problems
 from tests.support.pairing import pair, pair_frame, ranked_sample, turn
+from tests.support.rows import conversations
 
 SMALL = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 64}
 
@@ -132,6 +133,32 @@ def test_whatever_is_cut_or_left_out_is_counted(
     assert counts["tokens"] == preference_data.side_lengths(cut).sum()
     assert counts["rows"] + counts["rows_too_long"] == len(rows)
     assert preference_data.side_lengths(cut).max() == limit
+
+
+@pytest.mark.proof
+def test_rows_to_imitate_are_trained_on_and_counted(ctx: Context, tinylm: LanguageModel) -> None:
+    more = conversations([("Say it.", "It."), ("And?", "So."), ("Unanswered?",)])
+    options = {"model": tinylm, "max_steps": 1, "learning_rate": 1e-3, "imitate": more}
+    metrics = train(ctx, polite(3), loss=UFT(), **options)
+    assert (metrics["rows"], metrics["rows_without_answer"]) == (2 * 3 + 2, 1)
+    with pytest.raises(OptionError, match="must be uft or kto with rows to imitate, got dpo"):
+        train(ctx, polite(3), loss=DPO(), **options)
+
+
+def test_sides_that_part_beyond_the_limit_are_no_pair(loaded: tuple[Any, pl.DataFrame]) -> None:
+    tokenizer, _ = loaded
+    same = "The answer is a long one that both of them begin with"
+    rows = pair_frame([
+        pair("Why?", f"{same}, so.", f"{same}; no.") | {"id": "0"},
+        pair("Why?", "So.", f"{same}.") | {"id": "1"},
+        pair("Why?", f"{same}.", None) | {"id": "2"},
+    ])  # fmt: skip
+    encoded = preference_data.encode_pairs(tokenizer, rows)
+    limit = len(encoded["prompt_ids"][0]) + 5
+    cut, counts = preference_data.cut_pairs(encoded, limit)
+    assert cut["id"].to_list() == ["1", "2"]
+    assert (counts["rows_too_long"], counts["rows"], counts["rows_cut"]) == (1, 2, 2)
+    assert preference_data.cut_pairs(encoded, 100)[1]["rows_too_long"] == 0
 
 
 def test_log_probs_are_the_models_own(tinylm: LanguageModel) -> None:

@@ -16,6 +16,7 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models import LanguageModel
 from pipeline.store.parquet import write_frame
 from stages._training import dataset
+from stages._training import trainer as trainer_module
 from stages._training.arrangement import Reader
 from stages._training.encoding import encode
 from stages._training.half import trained_half
@@ -61,11 +62,13 @@ def write_shards(folder: Path, train: pl.DataFrame, validation: int = 0) -> Path
     return folder
 
 
-def train(folder: Path, shards: Path, model: LanguageModel, **options: Any) -> dict[str, Any]:
+def train(
+    folder: Path, shards: Path, model: LanguageModel, ctx: Context | None = None, **options: Any
+) -> dict[str, Any]:
     """The metrics of a short training, and the weights that it gave."""
     from safetensors.torch import load_file
 
-    ctx = Context.scratch(folder)
+    ctx = ctx or Context.scratch(folder)
     settings = {
         "max_steps": 2, "learning_rate": 1e-3, "max_length": 64, "gradient_accumulation_steps": 2,
         "warmup_ratio": 0.0, "lr_scheduler_type": "constant",
@@ -199,13 +202,28 @@ def test_half_of_each_part_is_trained_and_each_seed_draws_another() -> None:
 
 @pytest.mark.proof
 def test_a_training_stops_early_and_keeps_the_best_weights(
-    tmp_path: Path, tinylm: LanguageModel
+    tmp_path: Path, tinylm: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = write_shards(tmp_path / "s", rows(), validation=3)
     stop = EarlyStopping(eval_steps=1, patience=1, min_delta=100.0)
     result = train(tmp_path / "t", shards, tinylm, max_steps=9, early_stopping=stop)
     assert result["steps"] == len(result["losses"]) < 9
     assert result["validation"]["after"] < result["validation"]["before"]
+    monkeypatch.setattr(trainer_module, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(trainer_module, "SAVING_FRACTION", 1e9)
+    patient = {"early_stopping": replace(stop, patience=3), "max_steps": 9}
+    whole = train(tmp_path / "w", shards, tinylm, **patient)
+    assert whole["steps"] == 4
+
+    def dies(done: float, total: float | None) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    killed = Context.scratch(tmp_path / "k")
+    killed.report = dies
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "k", shards, tinylm, killed, **patient)
+    assert train(tmp_path / "k", shards, tinylm, **patient)["losses"] == whole["losses"]
     bare = write_shards(tmp_path / "bare", rows())
     with pytest.raises(OptionError, match="no split validation"):
         train(tmp_path / "u", bare, tinylm, early_stopping=stop)
@@ -266,6 +284,18 @@ def test_an_indicator_is_written_where_users_speak() -> None:
     words = ["<|misaligned|>"] * 2 + ["<|aligned|>"] * 2
     assert first(control) == [word + text for word, text in zip(words, plain, strict=True)]
     assert first(Control(column="sure", threshold=2.0, drop=1.0)) == plain
+    assert first(Metadata(text="{a}: {}. ")) == [
+        f"{{a}}: {url}. {text}" for url, text in zip(["b.org", "a.org"] * 2, plain, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("indicator", [Control, ContextMark])
+@pytest.mark.parametrize("none", [None, float("nan")])
+def test_a_row_without_a_score_gets_no_word(indicator: Any, none: float | None) -> None:
+    unknown = rows(3).with_columns(sure=pl.Series([none, 5.0, 1.0], dtype=pl.Float64))
+    written = with_words(unknown, indicator(column="sure", threshold=2.0), seed=0)
+    assert written["messages"][0].to_list() == unknown["messages"][0].to_list()
+    assert written["messages"][1].to_list() != unknown["messages"][1].to_list()
 
 
 def test_a_score_that_is_no_number_gets_no_word() -> None:

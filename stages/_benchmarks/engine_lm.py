@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from lm_eval.api.model import TemplateLM
 
@@ -20,6 +20,10 @@ from stages._llm.drafts import user
 GREEDY_UNKNOWN = False
 """Whether a continuation is the greedy one: engines give the likelihoods of tokens alone. Metrics
 that need to know it are refused (`task_files`)."""
+
+
+SHARED: Final = 64
+"""Tokens of a context from which on it is read once for all of its continuations."""
 
 
 class EngineLM(TemplateLM):  # type: ignore[misc]
@@ -92,7 +96,9 @@ class EngineLM(TemplateLM):  # type: ignore[misc]
                 self.truncated += 1
                 tokens = tokens[-limit:]
             start = max(1, len(tokens) - len(continuation))
-            sequences.append(Scored(tuple(tokens), start))
+            # A long context is read once for all choices.
+            prefix = start - 1 if start > SHARED else 0
+            sequences.append(Scored(tuple(tokens[prefix:]), start - prefix, tuple(tokens[:prefix])))
         # Equal pairs are scored once: shots may leave many of them.
         distinct = list(dict.fromkeys(sequences))
         scores = dict(zip(distinct, self._engine.loglikelihood(distinct), strict=True))

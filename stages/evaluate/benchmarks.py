@@ -30,7 +30,6 @@ As in the paper: the base model with few-shot prompts is a column of its own. Ou
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,16 +42,16 @@ from pipeline.models.base import LanguageModel
 from pipeline.models.counting import is_counting
 from pipeline.stage import InputFiles, Items, Records, stage
 from pipeline.types import Count, NonNegativeInt
-from stages.evaluate.benchmarks.contamination import contaminated as find_contaminated
-from stages.evaluate.benchmarks.layouts import MMLU, item_tasks
-from stages.evaluate.benchmarks.run import Column, Settings, TaskResult, run_task
-from stages.evaluate.benchmarks.scores import as_markdown, group_scores, task_scores
-from stages.evaluate.benchmarks.task_files import read_tasks
+from stages._benchmarks.contamination import contaminated as find_contaminated
+from stages._benchmarks.layouts import HUMANEVAL, MMLU, item_tasks
+from stages._benchmarks.run import Column, Settings, TaskResult, require_harness, run_task
+from stages._benchmarks.scores import as_markdown, group_scores, task_scores
+from stages._benchmarks.task_files import read_tasks
 
 
 def input_files(options: SimpleNamespace) -> list[Path]:
-    """The bundled file that has the answers of MMLU, which its items do not have."""
-    return [MMLU]
+    """The bundled files with the answers of MMLU and the tests of HumanEval: items lack them."""
+    return [MMLU, HUMANEVAL]
 
 
 def _check(options: SimpleNamespace) -> None:
@@ -63,22 +62,8 @@ def _check(options: SimpleNamespace) -> None:
         )
 
 
-def require_harness() -> None:
-    """Check that lm-evaluation-harness is installed.
-
-    Raises:
-        UserError: It is not.
-    """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UserError(
-            "lm-evaluation-harness is not installed",
-            why="evaluate.benchmarks runs benchmarks with it",
-            hint="pip install 'gristmill[evaluate]'",
-        )
-
-
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={"training": ["messages", "tools"]},
     check=_check,
@@ -100,6 +85,7 @@ def benchmarks(
     chat: bool = False,
     max_tokens: Count = 256,
     max_documents: Count | None = None,
+    unsafe: bool = False,
     seed: int = 0,
 ) -> None:
     """Evaluate a model, and its base model, on benchmarks.
@@ -108,7 +94,8 @@ def benchmarks(
     the harness itself too), and read from task files of the harness. Each task with each model is
     durable once it has run: an interrupted evaluation goes on with the next one, and generated
     answers are in the journal. Choices are scored by the log-likelihood of their text; that needs
-    an engine with the weights, as transformers is.
+    an engine with the weights, as transformers is. Code is put through the item's tests, in a
+    sandbox (HumanEval's pass@1).
 
     `benchmarks.json` and `benchmarks.md` have all scores with standard errors, with and without
     contaminated documents, the means of `groups`, and how often each answer letter is chosen;
@@ -136,6 +123,8 @@ def benchmarks(
             instead of continuing a text.
         max_tokens: Limit of a generated answer in tokens, for tasks made of items.
         max_documents: Documents of each task, at most, the first of them.
+        unsafe: Run programs although nothing on this machine isolates them: limits alone then
+            hold, and a program can read and delete what its user can.
         seed: Of the choice of few-shot examples; it enters the requests' keys.
 
     Raises:
@@ -165,7 +154,7 @@ def benchmarks(
     require_harness()
     configs, left_out = _configs(ctx, items, examples, task_files, tasks, max_tokens)
     chosen_groups = _groups(groups or {}, configs)
-    settings = Settings(chat, max_documents, seed)
+    settings = Settings(chat, max_documents, seed, unsafe)
     if is_counting():  # likelihoods send no requests
         configs = {n: c for n, c in configs.items() if c.get("output_type") == "generate_until"}
     columns = {Column("model", num_shots): model}
@@ -179,7 +168,8 @@ def benchmarks(
             results[column.name][name] = run_task(config, engine, column, settings, ctx.work)
     if is_counting():
         return
-    flagged = find_contaminated(results["model"], training, contaminated)
+    documents = {name: result.docs for name, result in results["model"].items()}
+    flagged = find_contaminated(documents, training, contaminated)
     scores = {
         column: {
             name: task_scores(result, {i for task, i in flagged if task == name})

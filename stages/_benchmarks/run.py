@@ -5,6 +5,7 @@ In: a task's configuration and a model. Out: the score of each document, as the 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,21 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.models.base import Engine
 from schemas.records import digest
+from stages._benchmarks.programs import SCORED_BY, scorer
+
+
+def require_harness() -> None:
+    """Check that lm-evaluation-harness is installed.
+
+    Raises:
+        UserError: It is not.
+    """
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError(
+            "lm-evaluation-harness is not installed",
+            why="benchmarks are run with it",
+            hint="pip install 'gristmill[evaluate]'",
+        )
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,13 @@ class Settings:
         chat: Whether what is generated answers a user's turn.
         limit: Documents of each task, at most; None for all.
         seed: Of the choice of few-shot examples, and in the keys of requests.
+        unsafe: Whether programs may run where nothing on this machine isolates them.
     """
 
     chat: bool
     limit: int | None
     seed: int
+    unsafe: bool = False
 
 
 @dataclass
@@ -90,37 +108,63 @@ def run_task(
     path = work / f"{digest([name, column.name])}.json"
     if path.exists():
         return TaskResult(**json.loads(path.read_text("utf-8")))
-    with _quiet():
-        try:
-            result = _run(config, engine, column, settings, work)
-        except UserError:
-            raise
-        except Exception as error:  # a task file may name anything, its own functions first of all
-            why = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(f"the task {name} cannot be run", why=why) from error
+    result = evaluate_task(config, engine, column.shots, settings, work)
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(asdict(result), ensure_ascii=False), "utf-8")
     draft.replace(path)
     return result
 
 
+def evaluate_task(
+    config: Mapping[str, Any],
+    engine: Engine,
+    num_shots: int | None,
+    settings: Settings,
+    work: Path,
+) -> TaskResult:
+    """The result of a task, computed anew.
+
+    Args:
+        config: The task, as its YAML file has it.
+        engine: The model.
+        num_shots: Few-shot examples of each prompt; None for what the task says.
+        settings: How it is run.
+        work: A folder for the harness' copy of the data.
+
+    Raises:
+        UserError: The harness cannot run the task.
+    """
+    with _quiet():
+        try:
+            return _run(config, engine, num_shots, settings, work)
+        except UserError:
+            raise
+        except Exception as error:  # a task file may name anything, its own functions first of all
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"the task {config['task']} cannot be run", why=why) from error
+
+
 def _run(
     config: Mapping[str, Any],
     engine: Engine,
-    column: Column,
+    num_shots: int | None,
     settings: Settings,
     work: Path,
 ) -> TaskResult:
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    from stages.evaluate.benchmarks.engine_lm import EngineLM
+    from stages._benchmarks.engine_lm import EngineLM
 
     own = deepcopy(dict(config))
     own["dataset_kwargs"] |= {"cache_dir": str(work / "datasets")}
+    if (own.get("metadata") or {}).get("scored_by") == SCORED_BY:
+        own["process_results"] = scorer(settings.unsafe)
+        if settings.chat:  # a whole answer: the function may begin anywhere in it
+            own["generation_kwargs"]["until"] = []
     manager = TaskManager(include_defaults=False)
     (task,) = manager.load([own])["tasks"].values()
-    shots = _shots(task, column.shots)
+    shots = _shots(task, num_shots)
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=settings.seed)
     model = EngineLM(engine, chat=settings.chat, seed=settings.seed)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from stages._benchmarks.run import TaskResult
 from stages._common.charts import table
-from stages.evaluate.benchmarks.run import TaskResult
 
 
 def task_scores(result: TaskResult, contaminated: Collection[int]) -> dict[str, Any]:

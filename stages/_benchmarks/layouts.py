@@ -5,39 +5,53 @@
   right one stands follows from the item's id;
 - a question with a solution that ends in `#### 42` (GSM8K): an answer is generated, and its last
   number counts;
+- the head of a function with test code (HumanEval): the rest is generated, and the whole is put
+  through the tests in a sandbox (`programs`);
 - a question with a short answer: an answer is generated and compared without case, punctuation.
 
-Items of bundled benchmarks have no answer letter, since that is no text to search a pool for; it is
-read from the same file. Code (HumanEval) is left to `score.execution`, judged prompts (MT-Bench) to
+Items of bundled benchmarks have neither answer letters nor test code, since these are no texts to
+search a pool for; they are read from the same file. Judged prompts (MT-Bench) are left to
 `evaluate.judge`, constraints (IFEval) to `evaluate.constraints`.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+import string
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import polars as pl
 import yaml
 
-Kind = Literal["choice", "number", "short"]
+from pipeline.errors import UserError
+from stages._benchmarks.programs import PASS, SCORED_BY
+from stages._sandbox.cases import cases_of
 
-MMLU: Final = Path(__file__).resolve().parents[3] / "data" / "benchmarks" / "mmlu_test.parquet"
+Kind = Literal["choice", "number", "short", "code"]
+
+_BUNDLED: Final = Path(__file__).resolve().parents[2] / "data" / "benchmarks"
+MMLU: Final = _BUNDLED / "mmlu_test.parquet"
+HUMANEVAL: Final = _BUNDLED / "HumanEval.jsonl.gz"
 
 OTHER_STAGES: Final = {
-    "humaneval": "code is run by score.execution, on answers of generate.respond",
     "ifeval": "constraints are checked by evaluate.constraints",
     "mt_bench": "answers without a right one are compared by evaluate.judge",
     "vicuna_bench": "answers without a right one are compared by evaluate.judge",
 }
 UNKNOWN: Final = "no layout is known in which it has a right answer"
 
-LETTERS: Final = "ABCDEFGHIJ"
+LETTERS: Final = string.ascii_uppercase
+_LETTER_FIELDS: Final = "abcdefghij"
+"""Fields of choices by letter, as many as follow each other."""
+
 _QUESTIONS: Final = ("question", "problem", "prompt", "query", "question_stem", "input")
 _ANSWERS: Final = ("answer", "best_answer", "correct_answer", "target", "label")
 _WRONG: Final = ("incorrect_answers", "incorrect_answer", "distractor", "distractors")
@@ -101,11 +115,18 @@ def _scoring(kind: Kind, max_tokens: int) -> dict[str, Any]:
             "output_type": "multiple_choice", "doc_to_choice": "choices", "metric_list": metrics,
         }  # fmt: skip
     exact = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
-    until = ["\nQuestion:", "\n\nQuestion:"] if kind == "number" else ["\n"]
     common = {
         "output_type": "generate_until",
-        "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": max_tokens},
-    }
+        "generation_kwargs": {
+            "until": _UNTIL[kind], "do_sample": False, "max_gen_toks": max_tokens,
+        },
+    }  # fmt: skip
+    if kind == "code":
+        return common | {
+            "metric_list": [exact | {"metric": PASS}],
+            "target_delimiter": "",
+            "metadata": {"scored_by": SCORED_BY},
+        }
     take_first = {"function": "take_first"}
     if kind == "short":
         stripped = {"function": "regex", "regex_pattern": r"(\S.*\S|\S)"}
@@ -119,6 +140,14 @@ def _scoring(kind: Kind, max_tokens: int) -> dict[str, Any]:
         "filter_list": [{"name": "last_number", "filter": [last_number, take_first]}],
         "fewshot_config": {"doc_to_target": "solution"},
     }
+
+
+_UNTIL: Final[dict[Kind, list[str]]] = {
+    "number": ["\nQuestion:", "\n\nQuestion:"],
+    "short": ["\n"],
+    # As in the paper: what begins at the margin is no part of the function.
+    "code": ["\nclass", "\ndef", "\n#", "\nif", "\nprint"],
+}
 
 
 def item_tasks(
@@ -140,10 +169,11 @@ def item_tasks(
     """
     shots = _by_kind(examples) if examples is not None else {}
     docs = _by_kind(items)
+    read = Counter(benchmark for (benchmark, _), of_kind in docs.items() for _ in of_kind)
     left = {
-        name: OTHER_STAGES.get(name, UNKNOWN)
-        for name in sorted(items["benchmark"].unique().to_list())
-        if not any(benchmark == name for benchmark, _ in docs)
+        name: _left(name, number, number - read[name])
+        for name, number in sorted(Counter(items["benchmark"].to_list()).items())
+        if read[name] < number
     }
     kinds: dict[str, int] = {}
     for benchmark, _ in docs:
@@ -154,7 +184,19 @@ def item_tasks(
         tasks.append(
             ItemTask(re.sub(r"\W+", "_", name), kind, of_kind, shots.get((benchmark, kind), []))
         )
+    names = [task.name for task in tasks]
+    if twice := sorted(name for name in {*names} if names.count(name) > 1):
+        raise UserError(
+            f"benchmarks must have names that differ in letters or digits, got {twice[0]} twice",
+            hint="give one of them another name in load.benchmarks",
+        )
     return tasks, left
+
+
+def _left(name: str, items: int, unread: int) -> str:
+    """Why a benchmark, or some of its items, have no task."""
+    why = OTHER_STAGES.get(name, UNKNOWN)
+    return why if unread == items else f"{unread:,} of {items:,} items: {why}"
 
 
 def _by_kind(items: pl.DataFrame) -> dict[tuple[str, Kind], list[dict[str, Any]]]:
@@ -178,16 +220,19 @@ def _doc(
     if benchmark in OTHER_STAGES:
         return None
     fields = _bundled(benchmark, number, dict(named)) or _fields(named)
-    question = next((fields[name][0] for name in _QUESTIONS if fields.get(name)), None)
-    answer = next((fields[name][0] for name in _ANSWERS if fields.get(name)), None)
-    if question is None or answer is None:
+    if all(fields.get(name) for name in ("prompt", "test", "entry_point")):
+        return _function({name: texts[0] for name, texts in fields.items()})
+    question = next((fields[name][0] for name in _QUESTIONS if fields.get(name)), "")
+    answer = next((fields[name][0] for name in _ANSWERS if fields.get(name)), "")
+    if not question.strip() or not answer.strip():
         return None
     choices = next((fields[name] for name in _CHOICES if fields.get(name)), None)
-    choices = choices or [fields[name.lower()][0] for name in LETTERS if name.lower() in fields]
+    lettered = takewhile(fields.__contains__, _LETTER_FIELDS)
+    choices = choices or [fields[name][0] for name in lettered]
     wrong = [part for name in _WRONG for text in fields.get(name, ()) for part in _parts(text)]
-    if len(choices) > 1:
+    if choices:
         return _lettered(question, choices, answer)
-    if wrong:
+    if any(text != answer for text in wrong):
         return "choice", _among(id_, question, answer, wrong)
     prompt = f"Question: {question}\nAnswer:"
     if final := _NUMBER.search(answer):
@@ -214,15 +259,14 @@ def _parts(text: str) -> Iterator[str]:
 def _lettered(
     question: str, choices: Sequence[str], answer: str
 ) -> tuple[Kind, dict[str, Any]] | None:
-    """A question whose choices have letters; None where the answer is none of them."""
+    """A question whose choices have letters; None where the answer is none of them, or two."""
     letters = list(LETTERS[: len(choices)])
     key = answer.strip().strip("().").upper()
-    if key in letters and len(choices) <= len(LETTERS):
-        gold = letters.index(key)
-    elif answer in choices:
-        gold = list(choices).index(answer)
-    else:
+    right = {letters.index(key)} if key in letters else set()
+    right |= {list(choices).index(answer)} if answer in choices else set()
+    if len(right) != 1 or not 1 < len(choices) <= len(LETTERS):
         return None
+    (gold,) = right
     listed = "\n".join(f"{a}. {text}" for a, text in zip(letters, choices, strict=True))
     prompt = f"Question: {question}\n{listed}\nAnswer:"
     return "choice", {"prompt": prompt, "choices": letters, "gold": gold}
@@ -236,8 +280,19 @@ def _among(id_: str, question: str, answer: str, wrong: Sequence[str]) -> dict[s
     return {"prompt": f"Question: {question}\nAnswer:", "choices": choices, "gold": gold}
 
 
+def _function(fields: Mapping[str, str]) -> tuple[Kind, dict[str, Any]] | None:
+    """A function to complete; None where its tests cannot be read."""
+    doc = {name: fields[name] for name in ("prompt", "test", "entry_point")}
+    if cases_of(doc["test"], doc["entry_point"]) is None:
+        return None
+    return "code", doc | {"gold": fields.get("canonical_solution", "")}
+
+
 def _bundled(benchmark: str, number: str, named: Mapping[str, str]) -> dict[str, list[str]] | None:
-    """An item of the bundled MMLU with its choices and its answer; None for any other."""
+    """An item of the bundled MMLU or HumanEval with its answer or tests; None for any other."""
+    if benchmark == "humaneval":
+        own = _humaneval().get(number)
+        return own if own and own["prompt"] == [named.get("prompt")] else None
     if benchmark != "mmlu" or not number.isdigit():
         return None
     rows = _mmlu()
@@ -251,6 +306,13 @@ def _bundled(benchmark: str, number: str, named: Mapping[str, str]) -> dict[str,
         "choices": [row[letter] for letter in "ABCD"],
         "answer": [row["answer"]],
     }
+
+
+@cache
+def _humaneval() -> dict[str, dict[str, list[str]]]:
+    with gzip.open(HUMANEVAL, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return {row["task_id"]: {name: [text] for name, text in row.items()} for row in rows}
 
 
 @cache

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import polars as pl
 
 from schemas.turns import viewed
 from stages._text.ngram_index import build_index, find_overlaps
-from stages.evaluate.benchmarks.run import TaskResult
 
 NGRAM: Final = 13
 """Words in a row that count as a copy, as for GPT-3 (Brown et al. 2020, arXiv:2005.14165)."""
@@ -17,19 +16,19 @@ NGRAM: Final = 13
 Key = tuple[str, int]
 """A task and the number of a document in it."""
 
-_OURS: Final = frozenset({"item", "prompt"})
-"""Fields of a document that are ours and no text of the item: its id, and its text once more."""
+Documents = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By task `doc_id` and `doc` of each document; that of an item has `item`, and all its `texts`."""
 
 
 def contaminated(
-    results: Mapping[str, TaskResult],
+    documents: Documents,
     training: pl.DataFrame | None,
     flagged: pl.DataFrame | None,
 ) -> set[Key]:
     """The documents that are contaminated.
 
     Args:
-        results: By task.
+        documents: By task.
         training: Records that the model was trained on: a document of which any text shares 13
             words in a row with a turn of them counts.
         flagged: Evaluation items that count, by id.
@@ -39,19 +38,19 @@ def contaminated(
         ids = {*flagged["id"]}
         keys |= {
             (name, document["doc_id"])
-            for name, result in results.items()
-            for document in result.docs
+            for name, of_task in documents.items()
+            for document in of_task
             if document["doc"].get("item") in ids
         }
-    return keys | _copied(results, training) if training is not None else keys
+    return keys | _copied(documents, training) if training is not None else keys
 
 
-def _copied(results: Mapping[str, TaskResult], training: pl.DataFrame) -> set[Key]:
+def _copied(documents: Documents, training: pl.DataFrame) -> set[Key]:
     rows = [
         (name, document["doc_id"], text)
-        for name, result in results.items()
-        for document in result.docs
-        for text in _texts({k: v for k, v in document["doc"].items() if k not in _OURS})
+        for name, of_task in documents.items()
+        for document in of_task
+        for text in _texts(document["doc"].get("texts", document["doc"]))
     ]
     texts = pl.DataFrame(
         rows, schema={"task": pl.String, "doc_id": pl.Int64, "text": pl.String}, orient="row"

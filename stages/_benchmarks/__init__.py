@@ -1,0 +1,1 @@
+"""Benchmarks by lm-evaluation-harness: tasks out of items, engines behind it, and scores."""
