@@ -47,6 +47,9 @@ SECTIONS = {
 }
 """The modules of this package that have a `measure`; whether its demands are about the pool."""
 
+RACES = {"novelty", "duplicates", "ngrams", "diverse", "clustering", "semantic", "curation"}
+"""Those against other libraries, which are installed first."""
+
 
 def main(chosen: list[str]) -> int:
     """Measure, print one table, and tell what failed."""
@@ -54,7 +57,8 @@ def main(chosen: list[str]) -> int:
     if unknown:
         print(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
         return 2
-    peers.prepare()
+    if RACES & {*(chosen or SECTIONS)}:
+        peers.prepare()
     lines: list[Line] = []
     failed: list[str] = []
     began = time.perf_counter()
