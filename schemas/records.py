@@ -152,7 +152,7 @@ def digest(value: Any) -> str:
 
 
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-_quoted: Final[Callable[..., str]] = json.encoder.encode_basestring  # type: ignore[attr-defined]
+_quoted: Final[Callable[..., str]] = json.encoder.encode_basestring
 """A text as `_CANONICAL` writes it."""
 _LONG: Final = 1 << 20
 

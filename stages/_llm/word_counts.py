@@ -1,9 +1,9 @@
 r"""Tokens of texts counted word by word, each different word once.
 
 The pre-tokenizers of GPT-2 and of those after it put no token across some places: before a single
-blank and behind a single newline, where either stands between two words. A text cut there has as many
-tokens as its parts, and parts repeat: of 52,000 Alpaca rows a fifth of a percent is new in the
-last thousand. Tokenizers of another kind, or whose added tokens take blanks along, are not cut.
+blank and behind a single newline, where either stands between two words. A text cut there has as
+many tokens as its parts, and parts repeat. Tokenizers of another kind, or whose added tokens take
+blanks along, are not cut.
 
 Example:
     >>> words_of("To be,\nor  not\n\nto be\n")
@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 Encode = Callable[[list[str]], Iterable[int]]
 """The numbers of tokens of texts."""
 
-_WORD: Final = re.compile(
-    r"(?:\A\s+| )?\S+(?:(?![ \n]\S)\s+\S+)*(?:\n(?=\S)|\s+\Z)?|\A\s+\Z"
-)
+_WORD: Final = re.compile(r"(?:\A\s+| )?\S+(?:(?![ \n]\S)\s+\S+)*(?:\n(?=\S)|\s+\Z)?|\A\s+\Z")
 _BATCH: Final = 2_048
 """Texts whose words are looked up at a time."""
 _MAX_WORDS: Final = 1 << 19

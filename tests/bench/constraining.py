@@ -65,7 +65,8 @@ def _tagged(ctx: Context, rows: pl.DataFrame) -> Line:
     last = refusal(ctx, rows, answers="last")
     answers = rows["messages"].list.last().struct.field("content").fill_null("")
     one_by_one = pl.concat([tag_phrases(part) for part in _parts(answers)])["kind"]
-    said = answers.str.contains(r"\S")
+    ends = rows["messages"].list.last().struct.field("role") == "assistant"
+    said = answers.str.contains(r"\S") & ends
     assert last["refusal_kind"].filter(said).equals(one_by_one.filter(said)), "batches differ"
     rate = len(rows) / seconds
     return Line(
