@@ -152,6 +152,8 @@ def digest(value: Any) -> str:
 
 
 _CANONICAL: Final = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_quoted: Final[Callable[..., str]] = json.encoder.encode_basestring
+"""A text as `_CANONICAL` writes it."""
 _LONG: Final = 1 << 20
 
 
@@ -210,9 +212,27 @@ def record_id(
     >>> record_id([{"role": "user", "content": "Why?", "name": None, "tool_calls": []}])
     '5fc18a93baea9c44e59fd3052ec97487'
     """
+    plain = None if tools or kept else _plain_json(messages)
+    if plain is not None:
+        return hashlib.blake2b(plain.encode("utf-8"), digest_size=16).hexdigest()
     turns = canonical_turns(messages)
     more = {name: text for name, text in (("tools", tools), ("kept", kept)) if text}
     return digest({"messages": turns, **more} if more else turns)
+
+
+def _plain_json(messages: Sequence[Mapping[str, Any]]) -> str | None:
+    """The canonical JSON of turns that have a role and a content, no more; None of others.
+
+    Most turns are such, and written so it takes a third of the time.
+    """
+    turns = []
+    for message in messages:
+        content, role = message.get("content"), message.get("role")
+        plain = len(message) == 2 and type(content) is str and type(role) is str
+        if not plain or len(content) > _LONG:  # type: ignore[arg-type]
+            return None
+        turns.append(f'{{"content":{_quoted(content)},"role":{_quoted(role)}}}')
+    return f"[{','.join(turns)}]"
 
 
 def canonical_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ class Constraint(ABC):
         Args:
             number: Which of the wordings, counted in turn.
         """
-        values = {name: _listed(value) for name, value in self.arguments.items()}
+        values = {name: _listed(value) for name, value in vars(self).items()}
         return self.wordings[number % len(self.wordings)].format(**values)
 
 
@@ -174,6 +174,6 @@ def variants(text: str) -> list[str]:
 
 def _listed(value: Any) -> Any:
     """An argument as a sentence has it: of a list each text in quotes, joined by commas."""
-    if type(value) is list:
+    if type(value) is tuple:
         return ", ".join(f'"{item}"' for item in value)
     return value

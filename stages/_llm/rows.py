@@ -202,20 +202,39 @@ def rows_to_frame(rows: Sequence[Row], source: str, adds: Mapping[str, Any]) -> 
         source: The source of every row.
         adds: The stage's own columns with their polars types.
     """
-    first: dict[str, Row] = {}
     for index, row in enumerate(rows):
         if row.get("origins") and "source" not in row["origins"][0]:
             row["origins"][0].update(source=source, index=index)
-        if row["error"] is None and row["drop_reason"] is None:
-            kept = first.setdefault(row["id"], row)
-            if kept is not row:
-                kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
-                row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
-    if rows and not first:
+    if not merge_equal(rows) and rows:
         _warn_that_nothing_is_kept(rows, source)
     verdict = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
     columns = {**RECORD_COLUMNS, **adds, **verdict}
     return pl.DataFrame([_series(name, rows, kind) for name, kind in columns.items()])
+
+
+def merge_equal(rows: Iterable[Row]) -> int:
+    """Drop all but the first of equal rows as `duplicate`; that one gets the origins of all.
+
+    Args:
+        rows: Rows with or without verdicts, updated in place; those that are dropped or failed
+            stay as they are.
+
+    Returns:
+        How many different rows are kept.
+
+    Example:
+        >>> rows = [{"id": "a", "origins": [{"index": n}]} for n in range(2)]
+        >>> merge_equal(rows), rows[0]["origins"], rows[1]["drop_reason"]
+        (1, [{'index': 0}, {'index': 1}], 'duplicate')
+    """
+    first: dict[str, Row] = {}
+    for row in rows:
+        if row.get("error") is None and row.get("drop_reason") is None:
+            kept = first.setdefault(row["id"], row)
+            if kept is not row:
+                kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
+                row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
+    return len(first)
 
 
 def _series(name: str, rows: Sequence[Row], dtype: pl.DataType) -> pl.Series:

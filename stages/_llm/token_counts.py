@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any, Final
@@ -15,6 +15,7 @@ from pipeline.errors import OptionError
 from pipeline.models.base import LanguageModel
 from pipeline.models.local.chat_template import load_tokenizer, renders_here
 from pipeline.models.local.literal_tokens import tokenize, uncovered
+from stages._llm.word_counts import can_be_cut, counts_by_word
 from stages._text.rouge import num_threads
 
 _BATCH: Final = 128
@@ -63,6 +64,15 @@ def token_lengths(tokenizer: Any, texts: list[str]) -> NDArray[np.int64]:
     # Files of encoders say that texts are to be cut or padded.
     backend.no_truncation()
     backend.no_padding()
+
+    encode = partial(_encoded_lengths, backend)
+    if can_be_cut(tokenizer):
+        return counts_by_word(tokenizer, texts, encode)
+    return encode(texts)
+
+
+def _encoded_lengths(backend: Any, texts: list[str]) -> NDArray[np.int64]:
+    """The number of tokens of each text as a whole."""
 
     def lengths(start: int) -> list[int]:
         batch = texts[start : start + _BATCH]

@@ -20,8 +20,8 @@ from stages._llm.rows import (
     has_tools,
     license_of,
     make_row,
+    merge_equal,
     task_messages,
-    to_json,
 )
 
 READS = ("messages", "tools", "input_start", "origins", "parents", "extra")
@@ -170,12 +170,6 @@ def frame_with_originals(rows: Sequence[Row], adds: Mapping[str, Any]) -> pl.Dat
         rows: What `row_itself` and `new_row` return.
         adds: The stage's own columns.
     """
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row["error"] is None and row["drop_reason"] is None:
-            kept = first.setdefault(row["id"], row)
-            if kept is not row:
-                kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
-                row.update(drop_reason="duplicate", evidence=to_json({"duplicate_of": row["id"]}))
+    merge_equal(rows)
     verdict: dict[str, Any] = dict.fromkeys(("drop_reason", "evidence", "error"), pl.String())
     return pl.DataFrame(list(rows), schema={**RECORD_COLUMNS, **adds, **verdict})

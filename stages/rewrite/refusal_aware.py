@@ -37,10 +37,10 @@ from pipeline.errors import UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.counting import is_counting
 from pipeline.stage import Records, stage
-from pipeline.types import Fraction, NonEmpty, PositiveFraction, option_group
-from schemas.records import RECORD_COLUMNS, Message
+from pipeline.types import Count, Fraction, NonEmpty, PositiveFraction, option_group
+from schemas.records import RECORD_COLUMNS, Message, prompt_id
 from stages._llm.model_weights import weights_of
-from stages._llm.rows import Row, license_of, make_row, to_json
+from stages._llm.rows import Row, license_of, make_row, merge_equal, to_json
 
 REFUSALS: Final = (
     "I don't know.",
@@ -139,7 +139,7 @@ def _reads(options: SimpleNamespace) -> list[str]:
     return [*columns, _score(options.marks), *counts]
 
 
-@stage(version=1, scope="set", reads=_reads, adds=_ADDS, files=True)
+@stage(version=2, scope="set", reads=_reads, adds=_ADDS, files=True)
 def refusal_aware(
     ctx: Context,
     rows: Records,
@@ -147,6 +147,7 @@ def refusal_aware(
     model: LanguageModel,
     marks: Marks = Agreement(),
     target: Target = Certainty(),
+    min_votes: Count = 1,
     seed: int = 0,
     source: str = "refusal_aware",
 ) -> Records:
@@ -162,13 +163,15 @@ def refusal_aware(
             or the same revision of a name.
         marks: agreement or entropy: which rows are certain.
         target: certainty or refusal: what a row becomes.
+        min_votes: The fewest samples that must have been read of a row.
         seed: Of the refusals that are drawn.
         source: Name of the new records' source.
 
     Returns:
         One row for each row. Dropped: `unparsed` (none of the model's samples could be read, or
-        it was not asked, as of rows with tools), `no_answer` (the conversation does not end with
-        an answer) and `duplicate`.
+        it was not asked, as of rows with tools), `too_few_votes`, `no_answer` (the conversation
+        does not end with an answer), `conflict` (it would be refused, and another row answers the
+        same request with certainty) and `duplicate`.
 
     Raises:
         UserError: The samples are another model's.
@@ -186,20 +189,27 @@ def refusal_aware(
         _require_samples_of(weights_of(model, ctx.store), rows)
     records = list(rows.select(*RECORD_COLUMNS).iter_rows(named=True))
     answered = [_ends_with_an_answer(record["messages"] or ()) for record in records]
-    certain = _certain(rows, answered, marks)
+    votes = rows["agreement_votes"].fill_null(0).to_list()
+    usable = [is_ and n >= min_votes for is_, n in zip(answered, votes, strict=True)]
+    certain = _certain(rows, usable, marks)
     evidence = rows.select("agreement_votes", "agreement_asked").to_dicts()
+    answers = _certain_answers(records, certain) if isinstance(target, Refusal) else {}
     results: list[Row] = []
     for index, (record, is_sure, is_answered) in enumerate(
         zip(records, certain, answered, strict=True)
     ):
         if is_sure is None:
-            reason = "unparsed" if is_answered else "no_answer"
+            reason = "too_few_votes" if votes[index] else "unparsed"
+            reason = reason if is_answered else "no_answer"
             shown = to_json(evidence[index])
             results.append({**record, "drop_reason": reason, "evidence": shown})
+        elif not is_sure and (other := answers.get(_prompt_of(record))) is not None:
+            shown = to_json({"certain": other})
+            results.append({**record, "drop_reason": "conflict", "evidence": shown})
         else:
             results.append(_marked(record, target, seed, source, index, is_sure=is_sure))
     _write_counts(ctx, results)
-    _merge_equal(results)
+    merge_equal(results)
     verdict: dict[str, Any] = dict.fromkeys(("drop_reason", "evidence"), pl.String())
     schema = {**RECORD_COLUMNS, **_ADDS, **verdict}
     return pl.DataFrame(
@@ -244,6 +254,21 @@ def _certain(rows: pl.DataFrame, answered: Sequence[bool], marks: Marks) -> list
     )
     sure = {id_ for _, id_ in known[: floor(marks.sure_fraction * len(known))]}
     return [None if value is None else id_ in sure for value, id_ in zip(values, ids, strict=True)]
+
+
+def _certain_answers(
+    records: Sequence[Mapping[str, Any]], certain: Sequence[bool | None]
+) -> dict[str, str]:
+    """The first certain row of each request."""
+    answers: dict[str, str] = {}
+    for record, is_sure in zip(records, certain, strict=True):
+        if is_sure:
+            answers.setdefault(_prompt_of(record), record["id"])
+    return answers
+
+
+def _prompt_of(record: Mapping[str, Any]) -> str:
+    return prompt_id(record["messages"], record["tools"])
 
 
 def _marked(
@@ -294,15 +319,3 @@ def _write_counts(ctx: Context, rows: Iterable[Row]) -> None:
     counts = Counter(row.get("certainty") or row["drop_reason"] for row in rows)
     facts = {"rows": counts.total(), **dict(sorted(counts.items()))}
     (ctx.files / "marks.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-
-
-def _merge_equal(rows: Sequence[Row]) -> None:
-    """Drop all but the first of equal records, which gets the origins of all."""
-    first: dict[str, Row] = {}
-    for row in rows:
-        if row.get("drop_reason") is not None:
-            continue
-        kept = first.setdefault(row["id"], row)
-        if kept is not row:
-            kept["origins"] = [*(kept["origins"] or ()), *(row["origins"] or ())]
-            row |= {"drop_reason": "duplicate", "evidence": to_json({"duplicate_of": row["id"]})}

@@ -7,7 +7,7 @@ from typing import Final
 
 from pipeline.types import Count
 from stages._constraints.constraint import Constraint, Text, kind
-from stages._constraints.units import bare, tokens, without_punctuation, words
+from stages._constraints.units import bare, different_words, tokens, without_punctuation, words
 
 _CONJUNCTIONS: Final = {"and", "but", "for", "nor", "or", "so", "yet"}
 _NAME_LIST: Final = (
@@ -67,7 +67,7 @@ class UniqueWordCount(Constraint):
 
     def check(self, text: str) -> bool:
         """See the class."""
-        return len({bare(word) for word in text.lower().split()}) >= self.N
+        return len(different_words(text)) >= self.N
 
 
 @kind(
@@ -86,7 +86,7 @@ class Conjunctions(Constraint):
 
     def check(self, text: str) -> bool:
         """See the class."""
-        used = {word for word in text.split() if bare(word).lower() in _CONJUNCTIONS}
+        used = {word for word in {*text.split()} if bare(word).lower() in _CONJUNCTIONS}
         return len(used) >= self.small_n
 
 

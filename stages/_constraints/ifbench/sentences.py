@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import string
 from itertools import pairwise
 
 from pipeline.types import Count
 from stages._constraints.constraint import Constraint, Text, kind
-from stages._constraints.units import sentences, without_punctuation
+from stages._constraints.units import has_word, sentences, without_punctuation
 
 
 @kind(
@@ -64,8 +63,7 @@ class Keyword(Constraint):
     def check(self, text: str) -> bool:
         """See the class."""
         parts = sentences(text)
-        pattern = rf"\b{re.escape(self.word)}\b"
-        return len(parts) >= self.N and bool(re.search(pattern, parts[self.N - 1], re.IGNORECASE))
+        return len(parts) >= self.N and has_word(self.word, parts[self.N - 1])
 
 
 def _alliterating(sentence: str) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline.types import Count
 from stages._constraints.constraint import Constraint, Relation, Text, Texts, kind
-from stages._constraints.units import compare
+from stages._constraints.units import compare, has_word
 
 
 def _opposite(relation: Relation) -> Relation:
@@ -80,9 +79,7 @@ class ForbiddenWords(Constraint):
 
     def check(self, text: str) -> bool:
         """See the class."""
-        lower = text.lower()
-        within = [word for word in self.forbidden_words if word.lower() in lower]
-        return not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in within)
+        return not any(has_word(word, text) for word in self.forbidden_words)
 
 
 @kind(

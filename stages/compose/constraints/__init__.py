@@ -77,7 +77,7 @@ def _check(options: SimpleNamespace) -> None:
 
 
 @stage(
-    version=2,
+    version=3,
     scope="set",
     reads=["messages", "tools", "input_start", "origins"],
     adds=_adds,

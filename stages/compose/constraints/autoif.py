@@ -52,7 +52,7 @@ from stages._sandbox.checkers import Outcome, checker_runs, outcome_of
 from stages._sandbox.execute import execute
 from stages._sandbox.isolation import isolation
 from stages.compose._row_drafts import Draft as RowDraft
-from stages.compose.constraints.written import Written, constraints, seeds
+from stages.compose.constraints.written import Written, by_sentence, constraints, seeds
 
 PROMPTS: Final = Prompts(__file__)
 
@@ -120,7 +120,8 @@ class AutoIf:
             ready: Constraints that have functions.
         """
         first = seeds() if self.seeds is None else self.seeds
-        asked = [*ready, *constraints(engine, judge, self.written, first, seed)]
+        known = by_sentence(ready)
+        asked = [*known.values(), *constraints(engine, judge, self.written, first, seed, known)]
         for draft in asked:
             if draft.active:
                 draft.fields["texts"] = [draft["constraint"]]

@@ -138,7 +138,7 @@ class Drawn:
 
 def _keywords(request: str, rng: random.Random, count: int) -> tuple[str, ...]:
     """Words that say something: of the request, and some others."""
-    own = dict.fromkeys(word.lower() for word in words(request))
+    own = dict.fromkeys(map(str.lower, words(request)))
     candidates = [w for w in own if len(w) >= _MIN_LETTERS and w.isalpha() and w not in STOP_WORDS]
     every = [*dict.fromkeys([*candidates, *rng.sample(_WORDS, _ADDED)])]
     return tuple(rng.sample(every, min(count, len(every))))

@@ -39,7 +39,7 @@ from stages._constraints.ifeval.keywords import (
 )
 from stages._constraints.ifeval.lengths import NumberSentences, NumberWords
 from stages._constraints.ifeval.whole import CapitalWordFrequency, EndChecker, NoComma, Quotation
-from stages._constraints.units import bare, sentences, without_punctuation, words
+from stages._constraints.units import different_words, sentences, without_punctuation, words
 
 Rule = Literal[
     "words_at_least", "words_less_than", "words_range", "sentences_at_least", "sentences_less_than",
@@ -82,16 +82,16 @@ class Facts:
     @cached_property
     def keywords(self) -> list[str]:
         """Words that say something, in small letters, each once, in their order."""
-        every = dict.fromkeys(word.lower() for word in self.words)
+        every = dict.fromkeys(map(str.lower, self.words))
         return [w for w in every if len(w) >= _MIN_LETTERS and w.isalpha() and w not in STOP_WORDS]
 
     def below(self, count: int) -> int:
         """A lower bound of a count: it, or somewhat less."""
-        return max(1, count - self.rng.randint(0, count // _NEAR))
+        return max(1, count - self.rng.choice(range(count // _NEAR + 1)))
 
     def above(self, count: int) -> int:
         """A bound that a count is less than: one more, or somewhat more."""
-        return count + 1 + self.rng.randint(0, count // _NEAR)
+        return count + 1 + self.rng.choice(range(count // _NEAR + 1))
 
     def keyword(self) -> str | None:
         """One of the keywords."""
@@ -153,7 +153,7 @@ def _keyword_less_than(facts: Facts) -> Constraint | None:
 
 def _forbidden_words(facts: Facts) -> Constraint | None:
     """Words of the request that the answer does without."""
-    asked = dict.fromkeys(word.lower() for word in words(facts.request))
+    asked = dict.fromkeys(map(str.lower, words(facts.request)))
     free = [w for w in asked if len(w) >= _MIN_LETTERS and w.isalpha() and w not in STOP_WORDS]
     unused = [word for word in free if word not in facts.lower]
     count = min(facts.rng.randint(1, 3), len(unused))
@@ -164,7 +164,7 @@ def _forbidden_words(facts: Facts) -> Constraint | None:
 def _sentence_keyword(facts: Facts) -> Constraint | None:
     parts = sentences(facts.text)
     number = facts.rng.randint(1, len(parts))
-    own = {word.lower() for word in words(parts[number - 1])}
+    own = {*map(str.lower, words(parts[number - 1]))}
     chosen = [word for word in facts.keywords if word in own]
     return Keyword(word=facts.rng.choice(chosen), N=number) if chosen else None
 
@@ -230,7 +230,7 @@ def _capital_words(facts: Facts) -> Constraint | None:
 
 
 def _unique_words(facts: Facts) -> Constraint | None:
-    return UniqueWordCount(N=facts.below(len({bare(word) for word in facts.lower.split()})))
+    return UniqueWordCount(N=facts.below(len(different_words(facts.text))))
 
 
 def _numbers(facts: Facts) -> Constraint | None:
@@ -247,7 +247,7 @@ def _stop_words(facts: Facts) -> Constraint | None:
     every = words(facts.lower)  # small letters may part a word: those of "İyi" are "i", a dot, "yi"
     if not every:
         return None
-    share = 100 * sum(word in STOP_WORDS for word in every) / len(every)
+    share = 100 * sum(map(STOP_WORDS.__contains__, every)) / len(every)
     return StopWords(percentage=min(100, int(share) + 1 + facts.rng.randint(0, 4)))
 
 

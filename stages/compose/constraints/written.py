@@ -9,7 +9,7 @@ completions that made it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -118,7 +118,12 @@ def seeds() -> tuple[str, ...]:
 
 
 def constraints(
-    engine: Engine, judge: Engine, options: Written, first: Sequence[str], seed: int
+    engine: Engine,
+    judge: Engine,
+    options: Written,
+    first: Sequence[str],
+    seed: int,
+    known: Collection[str] = (),
 ) -> list[Draft]:
     """Write constraints with their functions.
 
@@ -128,19 +133,36 @@ def constraints(
         options: How.
         first: The seeds, which are constraints too.
         seed: Of the sampling.
+        known: The keys of constraints that are there already, and are not written again.
 
     Returns:
         A draft for each constraint, and one for each request for constraints that came to none.
         One whose functions did not stand the tests is dropped: `too_few_functions` (that ran, or
         cases), `not_validated` (no function agrees with enough cases) or `contradiction`.
     """
-    drafts = _sentences(engine, options, first, seed)
+    drafts = _sentences(engine, options, first, seed, known)
     _write_functions(engine, drafts, options, seed)
     if not is_counting():
         _validate(drafts, options)
     if options.num_back_translations:
         _translate_back(engine, judge, drafts, options, seed)
     return drafts
+
+
+def by_sentence(drafts: Iterable[Draft]) -> dict[str, Draft]:
+    """The first draft of each constraint, by its sentence without regard to case and blanks.
+
+    Args:
+        drafts: Constraints, of which some may be there twice.
+
+    >>> texts = ("Use no comma.", "use  no Comma. ")
+    >>> len(by_sentence(Draft((), {"constraint": text}) for text in texts))
+    1
+    """
+    first: dict[str, Draft] = {}
+    for draft in drafts:
+        first.setdefault(" ".join(draft["constraint"].casefold().split()), draft)
+    return first
 
 
 def constraints_of(files: Iterable[str]) -> list[Draft]:
@@ -178,7 +200,9 @@ def _ready(line: str, where: str) -> Draft:
     return Draft((), {"constraint": sentence, "functions": [*sources]})
 
 
-def _sentences(engine: Engine, options: Written, first: Sequence[str], seed: int) -> list[Draft]:
+def _sentences(
+    engine: Engine, options: Written, first: Sequence[str], seed: int, known: Collection[str]
+) -> list[Draft]:
     """The seeds and the new sentences, each once, and the requests that came to nothing."""
     requests = [Draft((), {"seeds": first}, number=n) for n in range(options.num_requests)]
     values = {"seeds": first, "count": options.per_request}
@@ -189,13 +213,14 @@ def _sentences(engine: Engine, options: Written, first: Sequence[str], seed: int
         seed=seed,
         parse=lambda answer: listed_items(answer) or None,
     )
-    drafts = {s.casefold(): Draft((), {"constraint": s}) for s in first}
+    sentences = [Draft((), {"constraint": sentence}) for sentence in first]
     for request in requests:
         for sentence in request["sentences"] if request.active else ():
             draft = request.child(constraint=" ".join(sentence.split()))
             draft.number = 0
-            drafts.setdefault(draft["constraint"].casefold(), draft)
-    return [*drafts.values(), *(request for request in requests if not request.active)]
+            sentences.append(draft)
+    new = [draft for key, draft in by_sentence(sentences).items() if key not in known]
+    return [*new, *(request for request in requests if not request.active)]
 
 
 def _write_functions(engine: Engine, drafts: Sequence[Draft], options: Written, seed: int) -> None:

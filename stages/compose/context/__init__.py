@@ -105,7 +105,7 @@ def _check_option(options: SimpleNamespace, name: str, *, required: bool, why: s
 
 
 @stage(
-    version=1,
+    version=2,
     scope="set",
     reads={
         "rows": ["messages", "tools", "input_start", "origins", "extra"],
@@ -164,8 +164,8 @@ def context(
         The new records. Dropped: `no_answer`, `no_request`, `not_trained` (the answer is not to be
         learnt), `over_budget`, `not_satisfied` (the final answer breaks a constraint that `extra`
         has), `unknown_constraint`, `unreadable` (of the judge); of citations, source_aware and
-        rankrag `unsupported` (no passage supports the answer); of rankrag `no_distractor` and
-        `multi_turn`; of vif_rag `no_constraint`, `no_query`, `response_cut` and
+        rankrag `unsupported` (no passage supports the answer); of rankrag `no_distractor`,
+        `multi_turn` and `has_tools`; of vif_rag `no_constraint`, `no_query`, `response_cut` and
         `response_unparsed`; of struq `empty_data` (only markers). Equal new rows are `duplicate`.
 
     Example:

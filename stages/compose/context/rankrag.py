@@ -22,6 +22,7 @@ from pydantic import Field
 from pipeline.types import option_group
 from stages._llm.drafts import Draft
 from stages._llm.prompts import Prompts
+from stages._llm.rows import has_tools
 from stages._text.planted import holds
 from stages.compose.context.exchanges import Exchange
 from stages.compose.context.labels import Judge, Labels, Overlap, label_answers
@@ -64,13 +65,18 @@ def drafts_of(
     # A list of which all passages help would ask for nothing.
     needs = ("informative", "distracting")
     form, fixed = method.form, method.form == "single"
+    # What tools found stands in no passage, and the new row would not have them.
+    with_tools = {e.id: has_tools(e.messages, e.draft.tools) for e in exchanges}
     drafts = [
         draft_of(_alone(exchange), pool, form=form, needs=needs, fixed=fixed)
         for exchange, pool in zip(exchanges, pools, strict=True)
     ]
     for draft in drafts:
+        messages = draft["exchange"].messages
         if not draft["exchange"].is_single:
-            draft.reject("multi_turn", turns=len(draft["exchange"].messages))
+            draft.reject("multi_turn", turns=len(messages))
+        elif with_tools[draft["exchange"].id]:
+            draft.reject("has_tools")
     label_answers(drafts, judge)
     for draft in drafts:
         if draft.active:

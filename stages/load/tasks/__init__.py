@@ -13,7 +13,7 @@ added, left out or moved change nothing of the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
@@ -24,7 +24,7 @@ from pipeline.stage import Edges, InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages.load._rows.accepted import accept, read_accepted
 from stages.load._rows.output import VERDICT, OutputRow, merge_duplicates, to_frame
-from stages.load.tasks.drawing import Draws
+from stages.load.tasks.drawing import Draws, texts_key
 from stages.load.tasks.flan import Feedback, Flan
 from stages.load.tasks.holding_out import SHARED, TRAIN, HeldOut, splits_of
 from stages.load.tasks.natural_instructions import NaturalInstructions
@@ -46,6 +46,7 @@ from stages.load.tasks.plans import Method, Plan, plans, positions_of, read_task
 from stages.load.tasks.rendering import Drop, InvalidRow, Row, RowContext
 from stages.load.tasks.row_choice import HELD_OUT_ROW, MAX_EXAMPLES, choose
 
+HELD_OUT_TEXT: Final = "held_out_text"
 _SHOWN_FINDINGS: Final = 10
 
 
@@ -104,7 +105,7 @@ def _check(options: SimpleNamespace) -> None:
     read_accepted(options.accepted)
 
 
-@stage(version=1, scope="set", adds=_adds, files=True, check=_check)
+@stage(version=2, scope="set", adds=_adds, files=True, check=_check)
 def tasks(
     ctx: Context,
     *,
@@ -131,7 +132,8 @@ def tasks(
     Labels may be whole numbers, counted from 0, or names. Dropped: `not_applicable` (the template
     gives no prompt and target for this row), `empty_target`, `empty_prompt`, `unresolved_field`
     (the row has no value for a field of the template), `answer_not_in_options` (a label of -1 is
-    none), `too_long` (never cut), `over_cap` (beyond `max_rows`), `shared_dataset`, `duplicate`.
+    none), `too_long` (never cut), `over_cap` (beyond `max_rows`), `shared_dataset`,
+    `held_out_text` (a held-out task asks of the same texts), `duplicate`.
     A row that is no object, is broken, or has a value that its task's list does not allow has
     failed, with `error`, `file` and `line`.
 
@@ -186,10 +188,11 @@ def tasks(
     ready = plans(options)
     splits = splits_of([plan.task for plan in ready], held_out)
     counts = _counts(ready)
+    held = _held_texts(ctx, ready, splits)
     rows = (
         row
         for plan in ready
-        for row in _rows_of(ctx, plan, method, held_out, splits[plan.task.name], seed, counts)
+        for row in _rows_of(ctx, plan, method, held_out, splits[plan.task.name], seed, counts, held)
     )
     frame = merge_duplicates(to_frame(rows, build, size_of), source, license)
     (ctx.files / "templates.json").write_text(counts.text(), "utf-8")
@@ -220,9 +223,11 @@ def _rows_of(
     split: str,
     seed: int,
     counts: TemplateCounts,
+    held: Set[bytes],
 ) -> Iterator[OutputRow]:
-    """The output rows of one task."""
+    """The output rows of one task; nothing is trained on or shown that a held-out task asks of."""
     task = plan.task
+    held = held if split == TRAIN else frozenset()
     formats = getattr(method, "formats", None)
     choice = choose(
         *(task.name, plan.inputs, positions_of(ctx, task), seed),
@@ -230,6 +235,7 @@ def _rows_of(
         held_out=held_out if split == TRAIN else None,
         num_examples=MAX_EXAMPLES if formats and formats.shots[1] else 0,
     )
+    examples = tuple(e for e in choice.examples if not _is_held(held, plan, e.row))
     number = -1
     for file, (line, row, error) in positions_of(ctx, task):
         place = Place(task.name, task.cluster, task.license, file, line)
@@ -239,6 +245,8 @@ def _rows_of(
         rank = int(choice.places[number]) if is_object else 0
         if error:
             yield failed_row(error, place)
+        elif _is_held(held, plan, row):
+            yield dropped_row(Drop(HELD_OUT_TEXT, "", {}), place)
         elif split == SHARED or rank >= method.max_rows:
             reason = SHARED if split == SHARED else "over_cap"
             yield dropped_row(Drop(reason, "", {}), place)
@@ -246,9 +254,25 @@ def _rows_of(
             draws = Draws(seed, choice.key(number))
             # Rows that are held out have no place: without one, all would be under one template.
             place_of_row = rank if rank >= 0 else draws.number("place")
-            context = RowContext(draws, place_of_row, choice.examples)
+            context = RowContext(draws, place_of_row, examples)
             row_split = HELD_OUT_ROW if rank < 0 else split
             yield from _rendered(plan, row, context, place, row_split, counts)
+
+
+def _held_texts(ctx: Context, ready: tuple[Plan, ...], splits: Mapping[str, str]) -> Set[bytes]:
+    """What the rows of held-out tasks ask of: copies of a data set have other names and files."""
+    keys = {
+        texts_key(plan.inputs(row))
+        for plan in ready
+        if splits[plan.task.name] not in (TRAIN, SHARED)
+        for _, (_, row, _) in positions_of(ctx, plan.task)
+        if isinstance(row, dict)
+    }
+    return keys - {b""}
+
+
+def _is_held(held: Set[bytes], plan: Plan, row: Any) -> bool:
+    return bool(held) and isinstance(row, dict) and texts_key(plan.inputs(row)) in held
 
 
 def _rendered(

@@ -32,6 +32,28 @@ def row_key(task: str, values: Mapping[str, Any]) -> bytes:
     return blake2b(f"{task}\n{_ENCODER.encode(values)}".encode(), digest_size=KEY_BYTES).digest()
 
 
+def texts_key(values: Mapping[str, Any]) -> bytes:
+    """What rows of different tasks share that ask of the same texts, whatever their fields are.
+
+    Args:
+        values: The fields that the answer is not in.
+
+    Returns:
+        16 bytes; none without a text, or where a value is nested too deep.
+
+    >>> texts_key({"text": "It  rains."}) == texts_key({"premise": "it rains.", "note": None})
+    True
+    """
+    try:
+        texts = {" ".join(str(v).casefold().split()) for v in values.values() if v is not None}
+    except RecursionError:
+        return b""
+    text = "\n".join(sorted(texts)).strip()
+    if not text:
+        return b""
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
+
+
 class Draws:
     """The choices of one row.
 

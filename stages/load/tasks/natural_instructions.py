@@ -17,6 +17,7 @@ budget never cuts the query: an instance too long without any example is dropped
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from pipeline.types import Count, option_group
 from stages.load._files.json_lines import DECODER, Position
 from stages.load._files.stream import Stream
 from stages.load._files.window import Window
+from stages.load._rows.output import SURROGATE
 from stages.load.tasks.drawing import Draws
 from stages.load.tasks.rendering import (
     PROMPTS,
@@ -133,6 +135,12 @@ def read_natural(path: Path) -> NaturalTask:
         if parts.fields.keys() >= _NEEDED:  # in the authors' files the instances come last
             break
     fields = parts.fields
+    if _SURROGATE.search(json.dumps(fields, ensure_ascii=False)):
+        raise UserError(
+            f"{path.name} must hold texts, it has {SURROGATE}",
+            why="it stands beside the instances",
+            hint="mend the file, or leave it out",
+        )
     definition = " ".join(_texts(fields.get("Definition"))).strip()
     if not definition or not parts.has_instances:
         missing = "Instances" if definition else "Definition"
@@ -161,6 +169,7 @@ def instances(path: Path) -> Iterator[Position]:
     yield from _Parts(path).instances()
 
 
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _NEEDED: Final = frozenset(
     {"Definition", "Positive Examples", "Negative Examples", "Categories", "Source"}
 )

@@ -92,7 +92,7 @@ def _check(options: SimpleNamespace) -> None:
             )
 
 
-@stage(version=1, scope="set", reads=READS, adds=_adds, check=_check, files=True)
+@stage(version=2, scope="set", reads=READS, adds=_adds, check=_check, files=True)
 def paraphrase(
     ctx: Context,
     rows: Records,

@@ -1,7 +1,8 @@
 r"""What a rewritten text must keep, found by rules: no model is asked.
 
 Digits, quoted strings, code, placeholders and names of the old text stand in the new one, and no
-number, placeholder or name is new. Number words count by their value: "two" may become 2, and not
+number, placeholder or name is new; percent stay percent, and no two numbers change places beside
+the same words. Number words count by their value: "two" may become 2, and not
 3; a digit stays a digit. What is no name is not taken for one: words at the beginning of a
 sentence, and texts in which most words are capitalised (German, headlines). Such texts, and
 what no rule sees, are for the judge (`judging.py`).
@@ -9,6 +10,8 @@ what no rule sees, are for the judge (`judging.py`).
 Example:
     >>> change("Add 12 and 30.", "Sum up 12 and 30."), change("Add 12 and 30.", "Add 12 and 31.")
     (None, ('number_changed', {'lost': ['30'], 'new': ['31']}))
+    >>> change("Add 5% to it.", "To it, add 5.")
+    ('number_changed', {'lost': ['5%'], 'new': ['5']})
     >>> change("Ask Ms. Vogel about it.", "Put it to Ms. Vogt.")
     ('name_changed', {'lost': ['Vogel'], 'new': ['Vogt']})
     >>> change("Fill {slot} in.", "Fill it in.")
@@ -20,7 +23,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Final
 
@@ -58,6 +61,17 @@ _NUMBER: Final = re.compile(
     r"(?:(?<![\w.,)\]%−-])[−-](?=\.?\d))?(?:(?<![\w.])\.(?=\d))?\d(?:[\d,.]*\d)?"
 )
 """Digits as a whole, also behind letters (b12), with a sign and as .75."""
+_PERCENT: Final = re.compile(
+    r"\s?(?:[%％٪]|per ?cent|procent|prozent|pour cent|por ciento|por cento|per cento|процент)",
+    re.IGNORECASE,
+)
+_NEIGHBOUR: Final = r"([^\W\d_]+|[$€£¥])"
+_BEFORE_NUMBER: Final = re.compile(_NEIGHBOUR + r"[\s(]*\Z")
+_AFTER_NUMBER: Final = re.compile(r"[\s)-]*" + _NEIGHBOUR)
+_JOINING: Final = frozenset(
+    {"and", "or", "plus", "times", "und", "oder", "et", "ou", "y", "e", "o"}
+)
+"""Words on whose sides numbers may change places."""
 _ADDRESS: Final = re.compile(
     r"https?://\S+|\b[\w.+-]{1,64}@[\w-]{1,64}\.[\w.]{1,99}|(?<!\w)[@#]\w+"
 )
@@ -65,6 +79,8 @@ _WORD: Final = re.compile(r"[^\W\d_](?:[\w'’-]*\w)?")
 _SENTENCE_START: Final = re.compile(r"(?:\A|[.!?:;。！？\n]|^[ \t]*[-*•\d.)]+)[\s\"'“”«»(\[*_]*\Z")
 _TITLES: Final = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "no", "vs"})
 _LOOK_BACK: Final = 12
+_MAX_WORD: Final = 40
+"""Characters before a number in which the word before it is looked for."""
 _CAPITALISED: Final = 0.3
 """The fraction of capitalised words within sentences from which on they are no names."""
 
@@ -100,7 +116,7 @@ def change(before: str, after: str) -> Rejection | None:
     lost = _lost_literals(before, after)
     if lost:
         return "meaning_changed", {"why": "quoted words or code are lost", "lost": lost[:_SHOWN]}
-    numbers = _changed_numbers(before, after)
+    numbers = _changed_numbers(before, after) or _swapped_numbers(before, after)
     if numbers:
         return "number_changed", numbers
     names = _changed_names(before, after)
@@ -183,8 +199,51 @@ def _changed_numbers(before: str, after: str) -> dict[str, list[str]] | None:
 
 
 def _digits(text: str) -> set[str]:
-    """The values of what is written in digits, in one form."""
-    return {_value(match[0]) for match in _NUMBER.finditer(text)}
+    """The values of what is written in digits, in one form; percent are values of their own."""
+    return {
+        _value(match[0]) + "%" * bool(_PERCENT.match(text, match.end()))
+        for match in _NUMBER.finditer(text)
+    }
+
+
+def _swapped_numbers(before: str, after: str) -> dict[str, list[str]] | None:
+    """Two numbers of which each stands where the other stood: beside the same word.
+
+    Example:
+        >>> _swapped_numbers("Take 12 from 30.", "Take 30 from 12.")
+        {'swapped': ['12', '30']}
+        >>> _swapped_numbers("Take 12 from 30.", "From 30, take 12.") is None
+        True
+    """
+    for find in (_word_before, _word_behind):
+        old, new = _beside(before, find), _beside(after, find)
+        owners = {word: value for value, word in new.items()}
+        for value, word in old.items():
+            other = owners.get(word, value)
+            if other != value and other in old and old[other] == new.get(value):
+                return {"swapped": sorted([value, other])}
+    return None
+
+
+def _beside(text: str, find: Callable[[str, re.Match[str]], str | None]) -> dict[str, str]:
+    """The words beside numbers, of those numbers and words that stand so once."""
+    pairs = [(_value(match[0]), find(text, match)) for match in _NUMBER.finditer(text)]
+    values, words = Counter(value for value, _ in pairs), Counter(word for _, word in pairs)
+    return {
+        value: word
+        for value, word in pairs
+        if word and values[value] == words[word] == 1 and word not in _JOINING
+    }
+
+
+def _word_before(text: str, number: re.Match[str]) -> str | None:
+    word = _BEFORE_NUMBER.search(text, max(0, number.start() - _MAX_WORD), number.start())
+    return word[1].casefold() if word else None
+
+
+def _word_behind(text: str, number: re.Match[str]) -> str | None:
+    word = _AFTER_NUMBER.match(text, number.end())
+    return word[1].casefold() if word else None
 
 
 def _value(text: str) -> str:
@@ -195,8 +254,11 @@ def _value(text: str) -> str:
 
 
 def _worded(text: str) -> set[str]:
-    words = (word.casefold() for word in re.findall(r"[^\W\d_]+", text))
-    return {_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS}
+    return {
+        _NUMBER_WORDS[word] + "%" * bool(_PERCENT.match(text, match.end()))
+        for match in re.finditer(r"[^\W\d_]+", text)
+        if (word := match[0].casefold()) in _NUMBER_WORDS
+    }
 
 
 def _changed_names(before: str, after: str) -> dict[str, list[str]] | None:

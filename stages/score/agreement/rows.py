@@ -63,8 +63,10 @@ def measure_rows(rows: pl.DataFrame, comparison: Comparison) -> list[tuple[Measu
             if answer is not None:
                 votes[answer] += weights[row]
         group, asked = counted(comparison, votes), sum(weights[row] for row in members)
+        # Equal answers are compared once: rows of a prompt are many, their answers mostly few.
+        measured = {a: _of_row(comparison, group, votes, a) for a in {None, *read.values()}}
         for row in members:
-            results[row] = (_of_row(comparison, group, votes, read.get(row)), asked)
+            results[row] = (measured[read.get(row)], asked)
     return results
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from stages._constraints.conflicts import CONFLICTS, conflict, conflicts
 from stages._constraints.constraint import ConstraintError, constraint, kinds, variants
 from stages._constraints.lengths import BANDS, FLEXIBLE, bounds, target_of
+from stages._constraints.units import sentences
 from tests.stages._constraints.examples import IFBENCH, IFEVAL, LENGTHS, WORDS
 from tests.support.rows import json_lines
 
@@ -181,3 +182,33 @@ def test_bullets_are_as_many_as_where_blank_lines_belong_to_them(text: str) -> N
 def test_bullets_behind_many_blank_lines_are_soon_counted() -> None:
     bullets = constraint("detectable_format:number_bullet_lists", {"num_bullets": 1})
     assert bullets.check("\n" * 200_000 + "- a")
+
+
+PLAIN = st.sampled_from(
+    (
+        "Dog",
+        "cat's",
+        "a",
+        "3",
+        "No",
+        "e.g",
+        "Dr",
+        "Mr.X",
+        "“Go",
+        "1990",
+        "ärgern",
+        "中文",
+        "x_y",
+        "-",
+    )
+)
+PARTS = st.tuples(PLAIN, st.sampled_from((".", "!", "?", "...", "?!", ",", ".”", ".)", "")))
+
+
+@given(st.lists(st.tuples(PARTS, st.sampled_from((" ", "\n", "\n\n", "  ", "")))))
+def test_sentences_are_those_of_untrained_punkt(parts: list[Any]) -> None:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+    text = "".join(word + end + blank for (word, end), blank in parts)
+    expected = PunktSentenceTokenizer().tokenize(text) if text.strip() else []
+    assert [*sentences(text)] == expected

@@ -26,6 +26,11 @@ class Label(NamedTuple):
         letter = self.checked.arguments.get("letter", "a")
         return bool(letter.isalpha())
 
+    @property
+    def named(self) -> tuple[str, Any, int]:
+        arguments = self.checked.arguments
+        return self.checked.kind, arguments.get("letter", arguments.get("language")), len(self.text)
+
 
 def labels(path: Path) -> Iterator[Label]:
     items = {item["prompt"]: item for item in json_lines(DATA / "benchmarks/ifeval.jsonl.gz")}
@@ -58,6 +63,28 @@ def test_loose_labels_are_reproduced(ifeval: list[Label]) -> None:
     assert len(wrong) <= 0.002 * len(sure)
     assert {one.checked.kind for one in wrong} <= {"language:response_language"}
     assert len(ifeval) - len(sure) == 4
+
+
+EXPLAINED = {
+    # The kind counts letters; for these, which are none, the labels' code drew others.
+    ("keywords:letter_frequency", "#", 41),
+    ("keywords:letter_frequency", "#", 194),
+    ("keywords:letter_frequency", "!", 8759),
+    # Hindi that repeats one word, and Swahili that is broken: langdetect says neither.
+    ("language:response_language", "hi", 2049),
+    ("language:response_language", "sw", 387),
+}
+"""The labels that differ: kind, argument, characters of the answer."""
+
+
+def test_every_label_that_differs_is_explained(ifeval: list[Label]) -> None:
+    """Of 1,664 labels 1,661 agree strictly (99.82%), and 1,659 loosely (99.70%)."""
+    strict = [one for one in ifeval if one.checked.holds(one.text) != one.strict]
+    loose = [one for one in ifeval if one.checked.holds_loosely(one.text) != one.loose]
+    assert (len(strict), len(loose)) == (3, 5)
+    assert {one.named for one in strict} < {one.named for one in loose} == EXPLAINED
+    for one in loose:  # the answer itself is in the language, or holds as many of the sign
+        assert one.checked.kind == "keywords:letter_frequency" or not one.loose
 
 
 def test_ifbench_labels_are_reproduced(shared: Path) -> None:

@@ -19,9 +19,17 @@ from pipeline.errors import OptionError, UserError
 from pipeline.models.base import LanguageModel
 from pipeline.models.structured_output import json_parser
 from pipeline.recipe.discovery import find
+from stages._llm.drafts import Draft
 from stages.compose.constraints import Rules, constraints
 from stages.compose.constraints.autoif import AutoIf, _places, score_of
-from stages.compose.constraints.written import SCHEMA, Written, cases_of, seeds, source_of
+from stages.compose.constraints.written import (
+    SCHEMA,
+    Written,
+    by_sentence,
+    cases_of,
+    seeds,
+    source_of,
+)
 from stages.score.execution import execution
 from stages.score.execution.checkers import Checkers
 from tests.support.rows import DATA, conversations, frame, kept, record, self_instruct
@@ -148,6 +156,21 @@ def test_each_check_drops_what_fails_it(
     rows, _ = composed(tmp_path, Teacher(**changes), method=method)
     assert reasons(rows) == {expected: 2}
     assert rows["evidence"].null_count() == 0
+
+
+def test_a_constraint_that_is_there_twice_is_written_and_asked_for_once(tmp_path: Path) -> None:
+    twice = (SHORT, f" {SHORT.upper()}", NO_Q)
+    written = Written(num_requests=0, num_functions=4)
+    once, engine = composed(
+        tmp_path / "a", method=AutoIf(seeds=(SHORT, NO_Q), queries=1, written=written)
+    )
+    rows, other = composed(tmp_path / "b", method=AutoIf(seeds=twice, queries=1, written=written))
+    assert_frame_equal(rows.drop("journal"), once.drop("journal"))
+    assert len(other.calls) == len(engine.calls)
+    assert [*by_sentence(Draft((), {"constraint": text}) for text in twice)] == [
+        SHORT.casefold(),
+        NO_Q.casefold(),
+    ]
 
 
 def test_a_request_without_an_answer_fails_what_needs_it(tmp_path: Path) -> None:

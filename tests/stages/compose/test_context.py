@@ -51,6 +51,7 @@ from tests.support.rows import (
     self_instruct,
 )
 from tests.support.scripted import scripted
+from tests.support.tool_rows import CONVERSATION, tool_record
 
 TINYLM = LanguageModel(model=str(DATA / "models/tinylm"))
 EMBEDDER = Embedder(model=str(DATA / "models/potion-base-4m"))
@@ -367,6 +368,13 @@ def test_rankrag_asks_which_passages_answer(ctx: Context, form: Any) -> None:
         expected = ", ".join(f"[{n}]" for n in gold) if form == "list" else str(bool(gold))
         assert content(row, 1) == expected
         assert row["input_start"] is None
+
+
+def test_rankrag_leaves_rows_with_tools_out(ctx: Context) -> None:
+    rows = pl.concat([ASKED, frame([tool_record(CONVERSATION)])])
+    new = context(ctx, rows, BOOKS, method=RankRag())
+    assert new.filter(drop_reason="has_tools").height == 1
+    assert kept(new).equals(kept(context(ctx, ASKED, BOOKS, method=RankRag())))
 
 
 def test_a_ranking_never_loses_all_passages_of_a_kind() -> None:

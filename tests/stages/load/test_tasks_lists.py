@@ -330,6 +330,16 @@ def test_a_file_that_is_no_task_of_natural_instructions(tmp_path: Path) -> None:
             check(path, method=NaturalInstructions())
 
 
+@pytest.mark.parametrize("field", ["Definition", "Positive Examples", "Categories"])
+def test_a_file_of_natural_instructions_with_a_lone_surrogate(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "task.json"
+    task = {"Definition": ["Add."], "Instances": [{"input": "1 and 2", "output": ["3"]}]}
+    broken = [{"input": "\ud800", "output": "x"}] if field == "Positive Examples" else ["\ud800"]
+    path.write_text(json.dumps({**task, field: broken}))
+    with pytest.raises(UserError, match=r"task.json must hold texts, it has a lone surrogate"):
+        check(path, method=NaturalInstructions())
+
+
 def test_no_data_set_is_on_both_sides_of_a_hold_out(folder: Folder) -> None:
     folder.write("u.jsonl", jsonl([{**row, "text": row["text"] + "!"} for row in ROWS]))
     entry = {**ENTRY, "template_set": "t"}
@@ -348,6 +358,21 @@ def test_no_data_set_is_on_both_sides_of_a_hold_out(folder: Folder) -> None:
     sides = dict(kept(dropped).group_by("task").agg("split").rows())
     assert sides["a"] == ["held_out_cluster"] * 20
     assert {*sides} == {"a", "d"}
+
+
+def test_a_copy_of_a_held_out_data_set_is_not_trained_on(folder: Folder) -> None:
+    copied = [{"premise": f" thing  {n}.", "label": n % 2} for n in range(6)]
+    others = [{"premise": f"Another {n}.", "label": n % 2} for n in range(9)]
+    folder.write("u.jsonl", jsonl(copied + others))
+    folder.write("q.jsonl", patterns(("{premise} Is it so?\n\n{options_}", "{answer}")))
+    entries = {
+        "a": {**ENTRY, "template_set": "t", "cluster": "one"},
+        "b": {**ENTRY, "data": "u.jsonl", "templates": "q.jsonl", "template_set": "t"},
+    }
+    rows = folder.load(entries, held_out=HeldOut(clusters=("one",)))
+    assert reasons(rows) == {"held_out_text": 6}
+    assert dict(kept(rows)["split"].value_counts().rows()) == {"held_out_cluster": 20, "train": 9}
+    assert reasons(folder.load(entries)) == {}
 
 
 @pytest.mark.parametrize(

@@ -221,3 +221,28 @@ def test_a_threshold_decides_between_several_samples(ctx: Context) -> None:
         for least in (0.5, 0.6, 0.7)
     ]
     assert marks == ["sure", "sure", "unsure"]
+
+
+def test_a_request_that_is_answered_with_certainty_is_not_refused_as_well(ctx: Context) -> None:
+    rows = sampled(ctx, knows_even)
+    wrong = conversations([("Which number is 2 and 2?", "5"), ("Which number is 4 and 4?", "9")])
+    unsure = agreement(scripted(ctx, knows_even), wrong, models=(MODEL,), **R_TUNING)
+    both = pl.concat([rows, pl.concat([wrong, unsure.drop("error")], how="horizontal")])
+    result = refusal_aware(ctx, both, model=MODEL, target=Refusal())
+    assert result["drop_reason"].tail(2).to_list() == ["conflict", "conflict"]
+    certain = {json.loads(text)["certain"] for text in result["evidence"].tail(2)}
+    assert certain <= set(result.filter(certainty="sure")["id"])
+    assert result.head(len(rows)).equals(refusal_aware(ctx, rows, model=MODEL, target=Refusal()))
+    # Said of each answer by itself, sure and unsure are no contradiction.
+    marked = refusal_aware(ctx, both, model=MODEL)
+    assert "conflict" not in marked["drop_reason"].to_list()
+    assert marked["certainty"].tail(2).to_list() == ["unsure", "unsure"]
+
+
+def test_too_few_votes_say_nothing(ctx: Context) -> None:
+    rows = sampled(ctx, knows_even)
+    votes = rows["agreement_votes"].fill_null(0)
+    assert set(votes) == {0, 1}
+    result = refusal_aware(ctx, rows, model=MODEL, min_votes=2)
+    expected = ["too_few_votes" if n else "unparsed" for n in votes]
+    assert result["drop_reason"].to_list() == expected
