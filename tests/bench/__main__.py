@@ -36,6 +36,7 @@ SECTIONS = {
     "semantic": True,
     "paraphrases": False,
     "curation": True,
+    "clusters": False,
     "combining": False,
     "constraining": False,
     "scale": True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -26,6 +27,9 @@ from pipeline.execution.backends.named import backend_named
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
 from pipeline.execution.workers import WorkerPool
+from pipeline.models.base import LanguageModel
+from pipeline.models.engines.ray_actors import Actors, Dispatch
+from pipeline.models.journal.journal import Journal
 from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.discovery import find
 from pipeline.recipe.recipe import Recipe
@@ -220,6 +224,115 @@ def test_a_driver_on_ray_is_killed_and_goes_on(tmp_path: Path) -> None:
     assert shards(wired, tmp_path / "store") == shards(wired, tmp_path / "here")
     sizes = artifact(wired, tmp_path / "store", "sized").manifest
     assert sizes["computed"] < ROWS, "what the first driver took in is not computed again"
+
+
+TINYLM = {"engine": "transformers", "model": "data/models/tinylm", "resample": 0}
+
+
+def written(folder: Path, rows: int = 80) -> Recipe:
+    """Answers that a model writes, and what it finds easy; then the shards."""
+    lines = [{"prompt": f"What is {i} and {i % 9}?", "completion": f"It is {i}."}
+             for i in range(rows)]  # fmt: skip
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    origin = {"path": str(folder / "asked.jsonl"), "source": "made", "license": "CC0-1.0"}
+    answers = {"models": ["tiny"], "max_tokens": 24}
+    return Recipe.of("written", {
+        "asked": {"uses": "load.records", "with": origin},
+        "answered": {"uses": "generate.respond", "needs": "asked", "with": answers},
+        "scored": {"uses": "score.loss", "needs": "answered", "with": {"model": "tiny"}},
+        "shards": {"uses": "export.parquet", "needs": "scored"},
+    }, {"tiny": TINYLM})  # fmt: skip
+
+
+def used(wired: Recipe, store: Path, stage: str) -> dict[str, int]:
+    return dict(artifact(wired, store, stage).manifest["used"])
+
+
+@pytest.mark.proof
+def test_models_on_ray_answer_as_here_though_a_node_is_lost(two_nodes: Any, tmp_path: Path) -> None:
+    """The same answers, scores and counts; no request is answered twice."""
+    wired = written(tmp_path)
+    assert run(wired, tmp_path / "here") is Exit.DONE
+    backend = backend_named(f"ray://{two_nodes.address}", 2)
+    assert backend is not None
+    sent = list[int]()
+
+    class Losing(Actors):
+        def ensure(self) -> None:
+            super().ensure()
+            sent.append(len(self.running))
+            if len(sent) == 3:
+                two_nodes.cluster.remove_node(two_nodes.second, allow_graceful=False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.models.engines.on_ray.Actors", Losing)
+        assert run_on(backend, wired, tmp_path / "there") is Exit.DONE
+    assert (max(sent), sent[-1]) == (2, 1), "one of two actors was lost"
+    assert shards(wired, tmp_path / "there") == shards(wired, tmp_path / "here")
+    for stage in ("answered", "scored"):
+        assert used(wired, tmp_path / "there", stage) == used(wired, tmp_path / "here", stage)
+
+
+@pytest.mark.proof
+def test_a_driver_whose_models_are_on_ray_is_killed_and_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    wired = written(tmp_path, rows=200)
+    assert run(wired, tmp_path / "here") is Exit.DONE
+    (tmp_path / "written.yaml").write_text(wired.text)
+    words = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "written.yaml"), "--on", "ray",
+             "--workers", "2", "--store", str(tmp_path / "store")]  # fmt: skip
+    driver = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    journal = Journal(tmp_path / "store" / "journal")
+    end = time.monotonic() + 240
+    while time.monotonic() < end and journal.count() < 20:
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    durable = journal.count()
+    assert 20 <= durable < 200
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == Exit.DONE, done.stderr
+    again = used(wired, tmp_path / "store", "answered")
+    assert (again["cached"], again["requests"]) == (durable, 200 - durable)
+    assert shards(wired, tmp_path / "store") == shards(wired, tmp_path / "here")
+
+
+class Deadly:
+    """An actor that every request ends."""
+
+    def answer(self, batch: list[Any]) -> None:
+        os._exit(1)
+
+
+@pytest.mark.proof
+def test_other_weights_on_a_node_and_a_request_that_ends_actors_are_told(
+    two_nodes: Any, tmp_path: Path
+) -> None:
+    import ray
+
+    backend = backend_named(f"ray://{two_nodes.address}", 2)
+    assert backend is not None
+    actors = Actors(LanguageModel(model="data/models/tinylm"), {"weights": {"digest": "0" * 32}})
+    try:
+        with pytest.raises(UserError, match="has other weights of data/models/tinylm"):
+            actors.ensure()
+        dispatch = Dispatch[Any](actors, "answer")
+
+        def deadly() -> None:
+            actors.running = actors.running or [ray.remote(Deadly).remote()]
+
+        actors.ensure = deadly  # type: ignore[method-assign]
+        actors.ensure()
+        dispatch.send([1, 2, 3])
+
+        def drain() -> None:
+            while dispatch.busy:
+                list(dispatch.receive())
+
+        with pytest.raises(UserError, match="lost with a single request"):
+            drain()
+    finally:
+        backend.close()
 
 
 # Slurm

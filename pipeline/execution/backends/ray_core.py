@@ -4,7 +4,7 @@ The other inputs of a stage travel once, by the object store: frames as they are
 their files. Every node needs the same checkout at the same path (the code's hash is compared),
 and what options name by path (weights, files) at the same paths. A task that dies with its node
 is started again by Ray; one whose worker ran out of memory comes back as lost, and the pool
-tries it in halves.
+tries it in halves. The weights of language models are in actors (`models/engines/on_ray.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import atexit
 import os
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,8 @@ import polars as pl
 from pipeline import ROOT
 from pipeline.errors import Exit, UserError
 from pipeline.execution.backends import ChunkLost, ChunkResult, RemoteStage, StageCall
+from pipeline.models.engines.on_ray import RayModel
+from pipeline.models.engines.registry import hosted_by
 from pipeline.stage import DataKind
 
 RETRIES: Final = 1
@@ -43,7 +46,7 @@ class RayTasks:
         cores: Cores of this machine that Ray may use, where it is started here.
 
     Attributes:
-        asks_models: Steps that ask language models run in the driver.
+        asks_models: Steps that ask language models run in the driver, their weights in actors.
         slots: How many chunks are computed at once: the cluster's cores.
         loads_embedders: Every worker loads its own.
         chunk_seconds: How long a chunk should take: a lost one is computed again.
@@ -57,6 +60,7 @@ class RayTasks:
     chunk_seconds: float = field(default=10.0, init=False)
     _task: Any = field(default=None, init=False, repr=False)
     _owns: bool = field(default=False, init=False)
+    _hosting: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
 
     def __post_init__(self) -> None:
         ray = _ray()
@@ -79,6 +83,7 @@ class RayTasks:
             self._owns = True
         self._task = ray.remote(max_retries=RETRIES)(_run_chunk)
         self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._hosting.enter_context(hosted_by(RayModel))
 
     def begun(self, call: StageCall) -> int | None:  # noqa: ARG002
         """The rows of a chunk where a driver before this one began the call; None otherwise.
@@ -140,6 +145,7 @@ class RayTasks:
 
     def close(self) -> None:
         """Leave the cluster; what was started here ends."""
+        self._hosting.close()
         if self._owns:
             _ray().shutdown()
             self._owns = False

@@ -152,6 +152,16 @@ class JournaledEngine(NamedEngine):
         """Answer the requests that the gate admits; see `pipeline.models.journal.requests.Send`."""
 
 
+def scored_tokens(sequences: Sequence[Scored]) -> int:
+    """The tokens that are read to score sequences; prefixes that they share are read once.
+
+    Args:
+        sequences: The sequences.
+    """
+    prefixes = {sequence.prefix for sequence in sequences}
+    return sum(map(len, prefixes)) + sum(len(sequence.tokens) for sequence in sequences)
+
+
 def are_known(journal: Journal, prepared: Sequence[PreparedRequest]) -> list[bool]:
     """Which of the requests the journal answers.
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final, Protocol, overload
 
@@ -54,6 +56,28 @@ class Loaded(Protocol):
 
 _loaded: dict[str, Loaded] = {}
 
+_hosts: list[Callable[[LanguageModel], Loaded]] = []
+"""What loads weights elsewhere, on a cluster; the last one counts."""
+
+HOSTED: Final = ("transformers", "vllm")
+"""Engines that compute: what only asks a server asks from here."""
+
+
+@contextmanager
+def hosted_by(load: Callable[[LanguageModel], Loaded]) -> Iterator[None]:
+    """Have language models loaded elsewhere: answers and scores are computed there.
+
+    Args:
+        load: What loads a model there.
+    """
+    _hosts.append(load)
+    close_engines()
+    try:
+        yield
+    finally:
+        _hosts.remove(load)
+        close_engines()
+
 
 @overload
 def open_engine(model: LanguageModel, ctx: EngineContext) -> Engine: ...
@@ -74,7 +98,7 @@ def open_engine(model: LanguageModel | Embedder, ctx: EngineContext) -> Engine |
         loaded = replace(model, price=None, fallback=None)
     key = f"{loaded} {json.dumps(identified, sort_keys=True)}"
     if key not in _loaded:
-        _loaded[key] = importlib.import_module(ENGINES[model.engine]).load(model)
+        _loaded[key] = _load(model)
     engine = _loaded[key].bind(model, identified, ctx)
     if isinstance(model, LanguageModel) and model.fallback is not None:
         from pipeline.models.engines.fallback import Fallback
@@ -85,6 +109,13 @@ def open_engine(model: LanguageModel | Embedder, ctx: EngineContext) -> Engine |
             open_engine=lambda: open_engine(second, ctx),
         )
     return engine  # type: ignore[no-any-return]
+
+
+def _load(model: LanguageModel | Embedder) -> Loaded:
+    if _hosts and isinstance(model, LanguageModel) and model.engine in HOSTED:
+        return _hosts[-1](model)
+    loaded: Loaded = importlib.import_module(ENGINES[model.engine]).load(model)
+    return loaded
 
 
 def end_processes() -> None:

@@ -33,7 +33,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline.errors import UserError
 from pipeline.models.base import EngineContext, LanguageModel, Scored
-from pipeline.models.engines.journaled import JournaledEngine
+from pipeline.models.engines.journaled import JournaledEngine, scored_tokens
 from pipeline.models.journal.gate import Gate
 from pipeline.models.journal.requests import Batch, PreparedRequest, in_batches
 from pipeline.models.local.chat_template import load_tokenizer, smallest, source
@@ -135,8 +135,7 @@ class TransformersEngine(JournaledEngine):
 
     def loglikelihood(self, sequences: Sequence[Scored]) -> list[NDArray[np.float32]]:
         """See `pipeline.models.local.likelihood` and, behind a prefix, `shared_prefix`."""
-        prefixes = {s.prefix for s in sequences}
-        self._ctx.count(tokens=sum(map(len, prefixes)) + sum(len(s.tokens) for s in sequences))
+        self._ctx.count(tokens=scored_tokens(sequences))
         return self._loaded.prefixed.score(sequences, self._ctx.progress)
 
     def _send(self, prepared: list[PreparedRequest], gate: Gate) -> Iterator[Batch]:
