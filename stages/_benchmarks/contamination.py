@@ -50,7 +50,7 @@ def _copied(documents: Documents, training: pl.DataFrame) -> set[Key]:
         (name, document["doc_id"], text)
         for name, of_task in documents.items()
         for document in of_task
-        for text in _texts(document["doc"].get("texts", document["doc"]))
+        for text in _texts(_of_item(document["doc"]))
     ]
     texts = pl.DataFrame(
         rows, schema={"task": pl.String, "doc_id": pl.Int64, "text": pl.String}, orient="row"
@@ -63,6 +63,11 @@ def _copied(documents: Documents, training: pl.DataFrame) -> set[Key]:
     hits = find_overlaps(index, turns).text
     pairs = index.texts.select("task", "doc_id")[hits.tolist()] if len(hits) else index.texts[:0]
     return {*pairs.select("task", "doc_id").iter_rows()}
+
+
+def _of_item(doc: Mapping[str, Any]) -> Any:
+    """What the item itself says: prompts made of it say it once more, and tests are no text."""
+    return doc["texts"] if "item" in doc else doc
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -116,8 +116,8 @@ def instruction_difficulties(models: Mapping[str, Sequence[Judged]]) -> dict[str
 
     Example:
         >>> rows = [("easy", 1.0, 0.0), ("hard", 0.0, 0.0), ("easy", 1.0, 2.0), ("hard", 0.0, 1.0)]
-        >>> found = instruction_difficulties({"a": rows[:2], "b": rows[2:]})
-        >>> found["easy"] > 0 > found["hard"]
+        >>> effects = instruction_difficulties({"a": rows[:2], "b": rows[2:]})
+        >>> effects["easy"] > 0 > effects["hard"]
         True
     """
     from scipy.sparse import csr_array
@@ -139,6 +139,6 @@ def instruction_difficulties(models: Mapping[str, Sequence[Judged]]) -> dict[str
     at, column, values = (np.array(part) for part in zip(*cells, strict=True))
     x = csr_array((values, (at, column)), shape=(len(rows), len(columns)))
     weights = _fitted(x, preferences).coef_[0]
-    found = {name: weights[i] for (kind, name), i in columns.items() if kind == "prompt"}
-    middle = float(np.mean([*found.values()]))
-    return {prompt: float(value - middle) for prompt, value in found.items()}
+    effects = {name: weights[i] for (kind, name), i in columns.items() if kind == "prompt"}
+    middle = float(np.mean([*effects.values()]))
+    return {prompt: float(value - middle) for prompt, value in effects.items()}
