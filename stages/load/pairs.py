@@ -71,7 +71,7 @@ def _is_usable(row: Any, format: PairFormat | None, source: Source) -> bool:
     return is_message or recognize(named(dict(row), source)[0], format) is not None
 
 
-@stage(version=4, scope="set", check=_check)
+@stage(version=5, scope="set", check=_check)
 def pairs(
     ctx: Context,
     *,

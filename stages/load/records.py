@@ -86,7 +86,7 @@ def _is_usable(row: Any, format: RowFormat | None, source: Source) -> bool:
     return format in (None, "oasst") and is_flat(row, source) and not preference_field(row)
 
 
-@stage(version=6, scope="set", check=_check)
+@stage(version=7, scope="set", check=_check)
 def records(
     ctx: Context,
     *,
