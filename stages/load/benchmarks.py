@@ -182,7 +182,7 @@ def _assert_items(benchmark: str, file: Path, rows: list[OutputRow]) -> None:
     )
 
 
-@stage(version=5, scope="set", check=_check)
+@stage(version=6, scope="set", check=_check)
 def benchmarks(
     ctx: Context,
     *,

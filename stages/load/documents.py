@@ -82,7 +82,7 @@ def _check(options: SimpleNamespace) -> None:
     read_accepted(options.accepted)
 
 
-@stage(version=4, scope="set", check=_check)
+@stage(version=5, scope="set", check=_check)
 def documents(
     ctx: Context,
     *,

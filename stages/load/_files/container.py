@@ -16,7 +16,7 @@ _SCALAR: Final = rf'(?:{_STRING}|[^\s"\[\]{{}},]+)'
 
 WRAPPED: Final = re.compile(
     rf'\s*\{{\s*(?:{_STRING}\s*:\s*{_SCALAR}\s*,\s*)*"(?:data|train)"\s*:\s*\['
-    rf"(?!\s*(?:{_SCALAR}\s*(?:,\s*{_SCALAR}\s*)*)?(?:\]|$))"
+    rf"(?!\s*(?:{_SCALAR}\s*(?:,\s*{_SCALAR}\s*)*)?(?:\]\s*(?:[,}}]|$)|$))"
 )
 """The start of one JSON object whose field `data` or `train` holds the rows: {"data": [{...
 or, where the first row has lost its beginning, {"data": ["prompt": ... A list of scalars is none.

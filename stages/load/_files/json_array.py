@@ -24,7 +24,7 @@ from stages.load._files.json_lines import (
     check_values,
     reason_of,
 )
-from stages.load._files.json_siblings import GAP, SPACE, Fields, InList, Siblings, names_of
+from stages.load._files.json_siblings import FIELD, GAP, SPACE, Fields, InList, Siblings, names_of
 from stages.load._files.stream import HEAD, ROW_LIMIT, TOO_LONG, Stream
 from stages.load._files.window import Window
 
@@ -247,7 +247,9 @@ class _Rows:
             # It took the bracket that closes the array.
             why = "invalid JSON: a bracket before the row or in it, which nothing closes"
             return _Element(None, start, why, False)
-        if behind < len(text) and not self._may_follow(behind):
+        if behind < len(text) and not (
+            self._may_follow(behind) and self._is_complete(value, behind)
+        ):
             why = f"invalid JSON: something stands behind the row (character {behind - start})"
             return _Element(None, end, why, False)
         if window.dirty and UNDECODED.search(text, start, end):
@@ -259,6 +261,17 @@ class _Rows:
             if size > ROW_LIMIT:
                 return _Element(None, end, TOO_LONG, True)
         return _Element(value, end, None, True)
+
+    def _is_complete(self, value: Any, behind: int) -> bool:
+        """Whether a first list of turns is a row: where a field of no turn follows, it is in one.
+
+        Args:
+            value: The element.
+            behind: What follows it.
+        """
+        field = FIELD.match(self._window.text, behind)
+        is_list = type(value) is list and not self._brackets
+        return not (is_list and field and field.group(1) not in self._fields.nested)
 
     def _may_follow(self, at: int) -> bool:
         """Whether what stands there may stand behind a row: a comma may be missing."""

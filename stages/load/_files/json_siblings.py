@@ -15,7 +15,7 @@ from stages.load._files.window import Window
 
 SPACE: Final = re.compile(r"[ \t\n\r]*")
 GAP: Final = re.compile(r"[ \t\n\r,]*")
-_FIELD: Final = re.compile(r'[ \t\n\r]*,[ \t\n\r]*"(?:[^"\\]|\\.){0,1000}"[ \t\n\r]*:[ \t\n\r]*')
+FIELD: Final = re.compile(r'[ \t\n\r]*,[ \t\n\r]*"((?:[^"\\]|\\.){0,1000})"[ \t\n\r]*:[ \t\n\r]*')
 _CLOSED: Final = re.compile(r"[ \t\n\r]*\}[ \t\n\r]*")
 _LAST: Final = re.compile(r"[\]}]?[ \t\n\r]*")
 _NEXT_LIST: Final = re.compile(r"[ \t\n\r]*(?:,[ \t\n\r]*\[|\])")
@@ -76,9 +76,13 @@ class Fields:
             first = value[0] if value else None
             is_row = type(first) is dict and not first.keys() & {"role", "from"}
             return is_row or type(first) is list
-        fields = value.values() if type(value) is dict else ()
-        lists = (field for field in fields if type(field) is list)
-        return any(self.is_row(item) for items in lists for item in items)
+        fields = value.items() if type(value) is dict else ()
+        lists = ((name, field) for name, field in fields if type(field) is list)
+        return any(self._is_held(item, name) for name, items in lists for item in items)
+
+    def _is_held(self, item: Any, name: str) -> bool:
+        """Whether a value in a list is a row; before any is known, if it has such a list too."""
+        return self.is_row(item) or (not self._shapes and type(item) is dict and name in item)
 
 
 class InList(Enum):
@@ -113,13 +117,14 @@ class Siblings:
             end: Where it ends.
         """
         text, at, names = self._window.text, self._window.at, names_of(value)
+        first_end = end  # elements that are not alike are each judged by themselves
         for _ in range(_SIBLINGS):
             if self._fields.is_row(value):
                 return InList.ROWS, end
             behind = SPACE.match(text, end).end()  # type: ignore[union-attr]
             if text[behind : behind + 1] == "]":
                 is_alike = names == names_of(value) or not names.isdisjoint(names_of(value))
-                return self._closed(behind + 1) if is_alike else (InList.UNCLEAR, end)
+                return self._closed(behind + 1) if is_alike else (InList.UNCLEAR, first_end)
             following = GAP.match(text, behind).end()  # type: ignore[union-attr]
             if text[following : following + 1] != text[at]:
                 break
@@ -127,7 +132,7 @@ class Siblings:
                 value, end = DECODER.raw_decode(text, following)
             except (ValueError, RecursionError, MemoryError):
                 break
-        return InList.UNCLEAR, end
+        return InList.UNCLEAR, first_end
 
     def _closed(self, end: int) -> tuple[InList, int]:
         """The same for one whose list ends there."""
@@ -135,7 +140,7 @@ class Siblings:
         if not self._is_wrapped and SPACE.fullmatch(text, end):
             return (InList.ROWS if is_complete else InList.UNCLEAR), end
         at, others = end, {}
-        while field := _FIELD.match(text, at):
+        while field := FIELD.match(text, at):
             try:
                 others[field.group()], at = DECODER.raw_decode(text, field.end())
             except (ValueError, RecursionError, MemoryError):

@@ -140,7 +140,17 @@ def test_a_bad_element_of_an_array_costs_only_itself(bad: bytes, reason: str, at
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("at", [0, 2, 5])
 def test_a_stray_bracket_costs_only_its_row(at: int, wrapped: bool, between: str) -> None:
-    for before, after in ("[", ""), ("", "]"), ("{", ""), ("", "}"), ("[[", ""), ("[]", ""):
+    strays = (
+        ("[", ""),
+        ("", "]"),
+        ("{", ""),
+        ("", "}"),
+        ("[[", ""),
+        ("[]", ""),
+        ("]", ""),
+        ("}", ""),
+    )
+    for before, after in strays:
         elements = [json.dumps(row) for row in GOOD]
         elements[at] = before + elements[at] + after
         start, end = ('{"data": [', "]}") if wrapped else ("[", "]")
@@ -151,6 +161,32 @@ def test_a_stray_bracket_costs_only_its_row(at: int, wrapped: bool, between: str
         assert set(others) <= {text.split("\n\n")[0] for text in read}, (before, after)
         assert 0 <= len(frame) - len(elements) <= 1, "the bracket may be a failure by itself"
         assert 1 <= len(failures(frame)) <= 2
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "tide", "arguments": "{}"}}
+CALLING = [
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c", "content": "3.1"},
+    {"role": "assistant", "content": "3.1 m."},
+]
+TOOL = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_row_without_its_beginning_or_end_costs_only_itself(at: int, wrapped: bool) -> None:
+    asked = [{"role": "user", "content": f"How high is it at {n}?"} for n in range(4)]
+    rows = [{"messages": [turn, *CALLING], "tools": [TOOL]} for turn in asked]
+    whole = json.dumps(rows[at])
+    for cut in range(1, len(whole), 7):
+        for part in (whole[cut:], whole[:cut]):
+            elements = [json.dumps(row) for row in rows]
+            elements[at] = part
+            start, end = ('{"data": [', "]}") if wrapped else ("[", "]")
+            frame = load((start + ", ".join(elements) + end).encode())
+            kept = [turns[0]["content"] for turns in frame["messages"].drop_nulls()]
+            assert {turn["content"] for turn in asked if turn != asked[at]} <= {*kept}, part
+            assert 4 <= len(frame) <= 6, part
 
 
 def test_rows_in_two_fields_are_not_read_by_half_in_silence() -> None:
