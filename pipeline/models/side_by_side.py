@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
@@ -23,6 +23,8 @@ from pipeline.models.identity import identity
 from pipeline.store.file_hashes import FileDigests
 
 T = TypeVar("T")
+LOOK: Final = 0.2
+"""Seconds after which the main thread looks whether it was interrupted."""
 
 
 def side_by_side(
@@ -156,7 +158,8 @@ class _Together(Generic[T]):
             UserError: One has failed, or some have no more time to wait.
         """
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive():
+                thread.join(LOOK)  # without a time limit Ctrl-C would not be seen
         errors = [self.errors[position] for position in sorted(self.errors)]
         if failed := [error for error in errors if not _waits(error)]:
             raise failed[0]

@@ -72,7 +72,7 @@ def pairs(
 
     `load.pairs` reads from the shards what was written, with equal ids. A pair in the form
     `kto` is two rows, one for each side, with the pair's id. Scores are written where any
-    pair has one.
+    pair has one, but for `kto`, whose rows have a label in their place.
 
     Dropped: `one_sided`, where a form needs both sides; `no_answer`, where a side is not the
     assistant's, or does not end with an answer; `form_lacks`, with the `field` that the form

@@ -86,7 +86,8 @@ def parquet(
     TRL and chat templates take the rows as they are: calls as OpenAI nests them, their arguments
     and the column `tools` as objects (the feature `Json` of `datasets`), `tool_call_id`, `name`,
     `train`, and reasoning as `reasoning_content`; each where any row has it. Arguments that are
-    no JSON are texts there, and a call without arguments has `{}`.
+    no JSON, or hold integers beyond 64 bits, which `datasets` cannot read, are texts there; a
+    call without arguments has `{}`.
 
     Dropped as `no_answer` are conversations that do not end with an answer, or with a blank
     one: nothing could be learnt from them. Rows that have a `split` (of `select.split`) are

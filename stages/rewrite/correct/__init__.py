@@ -25,6 +25,7 @@ from pipeline.context import Context
 from pipeline.errors import OptionError
 from pipeline.models.base import Decoding, LanguageModel
 from pipeline.models.counting import is_counting
+from pipeline.models.side_by_side import side_by_side
 from pipeline.stage import Edges, Records, stage
 from pipeline.types import Count, Fraction, NonNegativeFloat
 from stages._llm.drafts import Draft, generate_field, model_names, to_frame
@@ -156,15 +157,10 @@ def correct(
     own = method.decoding
     temperature = own.temperature if temperature is None else temperature
     decoding = Decoding(max_tokens or own.max_tokens, temperature, top_p)
-    engine = ctx.open(model)
-    names = model_names(solvers or (model,))
-    engines = [ctx.open(solver) for solver in solvers] or [engine]
-    solving = [
-        (name, partial(generate_field, solver, seed=seed))
-        for name, solver in zip(names, engines, strict=True)
-    ]
-    write = partial(generate_field, engine, decoding=decoding, seed=seed)
-    corrector = Corrector(write, solving, chosen, seed)
+    write = partial(generate_field, ctx.open(model), decoding=decoding, seed=seed)
+    solving = solvers or (model,)
+    each_solver = partial(side_by_side, ctx, solving)
+    corrector = Corrector(write, model_names(solving), each_solver, chosen, seed)
     needs_answer = gold == RESPONSE or not isinstance(method, LeMa) or chosen.name == "injected"
     problems = exchange_drafts(rows, answered=needs_answer)
     _note_sources(problems, rows, options)

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from pipeline.models.base import Decoding
+from pipeline.models.base import Decoding, Engine
 from pipeline.models.counting import is_counting
 from pipeline.types import Count, NonNegativeFloat, option_group
-from stages._llm.drafts import Draft, GenerateField, Prompt, filter_drafts, user
+from stages._llm.drafts import (
+    Draft,
+    GenerateField,
+    Prompt,
+    filter_drafts,
+    generate_field,
+    user,
+)
 from stages._llm.prompts import Prompts
 from stages._llm.rows import Rejection
 from stages._text.answers import equal
@@ -94,13 +101,15 @@ class Corrector:
 
     Attributes:
         write: `generate_field` with the model's engine, decoding and seed filled in.
-        solvers: The same of each model that solves, with its name.
+        solvers: The names of the models that solve.
+        each_solver: `side_by_side` of them with the context filled in.
         errors: Where wrong solutions are from.
         seed: Of what is drawn.
     """
 
     write: GenerateField
-    solvers: Sequence[tuple[str, GenerateField]]
+    solvers: Sequence[str]
+    each_solver: Callable[[Callable[[int, Engine], list[Draft]]], list[list[Draft]]]
     errors: Sampled | Injected | InColumn
     seed: int
 
@@ -145,16 +154,21 @@ class Corrector:
     def _sampled(self, problems: Sequence[Draft], errors: Sampled) -> list[Draft]:
         solutions = [problem for problem in problems if not problem.active]
         decoding = Decoding(errors.max_tokens, errors.temperature)
-        for name, solve in self.solvers:
-            own = []
-            for problem in (problem for problem in problems if problem.active):
+        unsolved = [problem for problem in problems if problem.active]
+
+        def solutions_of(position: int, engine: Engine) -> list[Draft]:
+            name, own = self.solvers[position], []
+            for problem in unsolved:
                 for number in range(errors.num_samples):
                     child = problem.child(solver=name)
                     child.number = number
                     own.append(child)
-            solve(own, "wrong", _problem, decoding=decoding)
+            generate_field(engine, own, "wrong", _problem, decoding, seed=self.seed)
             for solution in own:
                 solution.fields["solver"] = solution.notes.get("fallback", {}).get("wrong", name)
+            return own
+
+        for own in self.each_solver(solutions_of):
             solutions += own
         return solutions
 

@@ -48,4 +48,4 @@ def add_knowledge(sampler: Sampler, rows: Sequence[Question], model: LanguageMod
         (question, user(PROMPTS.render("knowledge", request=question.request)), 0)
         for question in answerable(rows)
     ]
-    sampler.add_votes(model, prompts)
+    sampler.add_votes([model], prompts)

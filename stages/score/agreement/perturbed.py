@@ -162,7 +162,7 @@ def add_perturbed(
         for question in answerable(rows)
         for number in range(method.num_prompts)
     ]
-    sampler.add_votes(model, prompts)
+    sampler.add_votes([model], prompts)
 
 
 def uncertainties(

@@ -14,6 +14,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.models.base import Completion, Decoding, Engine, LanguageModel, Request
+from pipeline.models.side_by_side import side_by_side
 from stages._llm.drafts import Prompt
 from stages._llm.row_values import row_values
 from stages._llm.rows import has_tools
@@ -126,20 +127,26 @@ class Sampler:
         return self.ctx.open(replace(model, fallback=None))
 
     def add_votes(
-        self, model: LanguageModel, prompts: Sequence[tuple[Question, Prompt, int]]
+        self, models: Sequence[LanguageModel], prompts: Sequence[tuple[Question, Prompt, int]]
     ) -> None:
-        """Sample an answer to each prompt, and add it to the votes of its row.
+        """Sample each model's answer to each prompt, and add it to the votes of its row.
 
         Args:
-            model: Who answers.
+            models: Who answers.
             prompts: The row, its prompt, and the number of the sample.
         """
-        completions = self.complete(model, [(prompt, number) for _, prompt, number in prompts])
-        for (question, _, _), completion in zip(prompts, completions, strict=True):
-            question.journal.append(completion.key)
-            if completion.error is not None and completion.finish_reason == "error":
-                question.error = question.error or completion.error
-            question.votes.append(vote_of(completion))
+        asked = self._requests([(prompt, number) for _, prompt, number in prompts])
+
+        def answers(_: int, engine: Engine) -> list[Completion]:
+            return engine.generate(asked) if asked else []
+
+        alone = [replace(model, fallback=None) for model in models]
+        for completions in side_by_side(self.ctx, alone, answers):
+            for (question, _, _), completion in zip(prompts, completions, strict=True):
+                question.journal.append(completion.key)
+                if completion.error is not None and completion.finish_reason == "error":
+                    question.error = question.error or completion.error
+                question.votes.append(vote_of(completion))
 
     def complete(
         self, model: LanguageModel, prompts: Sequence[tuple[Prompt, int]]
@@ -150,8 +157,11 @@ class Sampler:
             model: Who answers.
             prompts: Prompts, each with the number of the sample.
         """
-        requests = [Request(prompt, self.decoding, self.seed, number) for prompt, number in prompts]
+        requests = self._requests(prompts)
         return self.open(model).generate(requests) if requests else []
+
+    def _requests(self, prompts: Sequence[tuple[Prompt, int]]) -> list[Request]:
+        return [Request(prompt, self.decoding, self.seed, number) for prompt, number in prompts]
 
 
 def vote_of(completion: Completion) -> Vote | None:

@@ -75,5 +75,4 @@ def add_samples(
         for question in answerable(rows)
         for number in range(num_samples)
     ]
-    for model in models:
-        sampler.add_votes(model, prompts)
+    sampler.add_votes(models, prompts)

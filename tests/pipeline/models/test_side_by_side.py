@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +21,7 @@ from pipeline.models.budget import Budget, BudgetLimit, BudgetTracker
 from pipeline.models.engines import batches as scheduler
 from pipeline.models.journal.journal import Journal
 from pipeline.models.side_by_side import side_by_side
+from tests.conftest import ROOT
 from tests.support.servers.batches import EAGER, BatchBehaviour, BatchServer, batching
 from tests.support.teacher import teacher
 
@@ -122,3 +127,35 @@ def test_a_budget_is_one_for_all(tmp_path: Path) -> None:
         assert error.value.code is Exit.BUDGET
         assert sum(server.billed.values()) <= len(ASKED) + 2
         assert tracker.money == pytest.approx(server.money, rel=0.01)
+
+
+RECIPE = """
+name: r
+models:
+  a: {{engine: openai, model: plain, id: a, base_url: "http://127.0.0.1:{port}/v1", batch: true}}
+  b: {{engine: openai, model: plain, id: b, base_url: "http://127.0.0.1:{port}/v1", batch: true}}
+stages:
+  pool: {{uses: load.records, with: {{path: rows.jsonl, source: s, license: MIT}}}}
+  answers: {{uses: generate.respond, needs: {{rows: pool}}, with: {{models: [a, b]}}}}
+"""
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_waits_is_interrupted_at_once(tmp_path: Path, sign: signal.Signals) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Name the sea.", "completion": "x"}\n')
+    with batching(teacher, BatchBehaviour(questions=10**6)) as server:
+        (tmp_path / "r.yaml").write_text(RECIPE.format(port=server.port))
+        command = [sys.executable, "-m", "pipeline", "run", str(tmp_path / "r.yaml"), "--store"]
+        run = subprocess.Popen([*command, str(tmp_path / "store")], cwd=ROOT)
+        try:
+            while len(server.batches) < 2:
+                assert run.poll() is None
+                time.sleep(0.05)
+            time.sleep(1.0)
+            run.send_signal(sign)
+            assert run.wait(30) == Exit.INTERRUPTED
+        finally:
+            run.kill()
+            run.wait()
+        assert server.submissions == 2
