@@ -74,8 +74,8 @@ def call_stage(
     if launched() > 1:
         with first_alone(ctx) as own:
             return stage.call(own, edges, vars(options))
-    wanted = getattr(sys.modules[stage.function.__module__], "processes", None)
-    size = 1 if wanted is None else wanted(options)
+    processes = getattr(sys.modules[stage.function.__module__], "processes", None)
+    size = 1 if processes is None else processes(options)
     if size == 1:
         return stage.call(ctx, edges, vars(options))
     folders = (ctx.files, ctx.work, ctx.store)

@@ -126,7 +126,7 @@ def test_mistakes_are_said_before_anything_is_loaded(shards: Path, tmp_path: Pat
 
 
 def test_what_srun_says_is_said_in_torchs_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {
+    variables = {
         "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "3",
         "SLURM_LOCALID": "3", "SLURM_JOB_ID": "70", "SLURM_STEP_ID": "2",
     }  # fmt: skip
@@ -142,7 +142,7 @@ def test_what_srun_says_is_said_in_torchs_names(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.delenv(name)
     launched.adopt_slurm()
     assert launched.launched() == 1
-    for name, value in told.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     launched.adopt_slurm()
     assert launched.launched() == 4

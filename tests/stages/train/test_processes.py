@@ -37,7 +37,7 @@ from tests.stages.train.test_sft import rows, write_shards
 from tests.support.options import problems
 
 SFT = {"max_length": 128, "learning_rate": 1e-3, "num_train_epochs": 1.0}
-APART = {"packing": False, "per_device_train_batch_size": 2}
+UNPACKED = {"packing": False, "per_device_train_batch_size": 2}
 TRAININGS = "tests.support.trainings"
 
 
@@ -92,11 +92,11 @@ def test_the_passes_of_all_processes_are_those_of_one(
 def test_devices_must_share_the_passes_of_a_step_evenly() -> None:
     three = LanguageModel("m", devices=3)
     for name, more in (("train.sft", {}), ("train.preference", {}), ("report.ablation", {})):
-        given_ = {"max_steps": 1} if name.startswith("train") else more
-        assert problems(name, three, **given_) == [
+        required = {"max_steps": 1} if name.startswith("train") else more
+        assert problems(name, three, **required) == [
             "gradient_accumulation_steps must be a multiple of the model's devices, 3, got 8"
         ]
-        assert not problems(name, three, **given_, gradient_accumulation_steps=6)
+        assert not problems(name, three, **required, gradient_accumulation_steps=6)
 
 
 @pytest.mark.parametrize(
@@ -255,20 +255,22 @@ def preference_case(shards: Path, **options: Any) -> dict[str, Any]:
 CASES = {
     "packed, weighted, kept": [
         ("train.sft", {"num_train_epochs": 3.0}),
-        ("train.sft", {**APART}),
-        ("train.sft", {**APART, "weight_column": "weight", "checkpoints": [1]}),
-        ("train.sft", {**APART, "early_stopping": {"eval_steps": 1, "patience": 1}}),
+        ("train.sft", {**UNPACKED}),
+        ("train.sft", {**UNPACKED, "weight_column": "weight", "checkpoints": [1]}),
+        ("train.sft", {**UNPACKED, "early_stopping": {"eval_steps": 1, "patience": 1}}),
     ],
     "losses and noise": [
-        ("train.sft", {**APART, "loss": "dft", "method": {"name": "lora", "lora_r": 4}}),
-        ("train.sft", {**APART, "loss": {"name": "mixup", "perplexities": ["weight"]}}),
-        ("train.sft", {**APART, "loss": "intuitive"}),
-        ("train.sft", {**APART, "loss": "minor"}),
-        ("train.sft", {**APART, "noise": {"name": "masked", "rate": 0.5, "ramp": 0}}),
+        ("train.sft", {**UNPACKED, "loss": "dft", "method": {"name": "lora", "lora_r": 4}}),
+        ("train.sft", {**UNPACKED, "loss": {"name": "mixup", "perplexities": ["weight"]}}),
+        ("train.sft", {**UNPACKED, "loss": "intuitive"}),
+        ("train.sft", {**UNPACKED, "loss": "minor"}),
+        ("train.sft", {**UNPACKED, "noise": {"name": "masked", "rate": 0.5, "ramp": 0}}),
     ],
     "pairs": [
         ("train.preference", {"loss": {"name": "dpo", "sft_weight": 0.2}}),
-        ("train.preference", {"loss": "orpo"}),
+        # With an incomplete last pass one process notes a wrong margin of it: the library cuts what
+        # it gathers of all passes of the last step to the rows of the last one.
+        ("train.preference", {"loss": "orpo", "per_device_train_batch_size": 1}),
         ("train.preference", {"loss": "ipo", "method": {"name": "lora", "lora_r": 4}}),
         ("train.preference", {"loss": "uft"}),
         ("train.preference", {"loss": "davir"}),
@@ -313,7 +315,7 @@ def kill_at(step: int, rank: int) -> Callable[[float, float | None], None]:
 def test_a_killed_process_ends_all_and_the_next_run_goes_on(
     rank: int, tmp_path: Path, tinylm: LanguageModel
 ) -> None:
-    cases = [sft_case(write_shards(tmp_path / "s", rows(13)), **APART, num_train_epochs=3.0)]
+    cases = [sft_case(write_shards(tmp_path / "s", rows(13)), **UNPACKED, num_train_epochs=3.0)]
     expected = call(tmp_path / "one", tinylm, cases, 1)[0]
     begun = time.monotonic()
     with pytest.raises(UserError, match=f"process {rank + 1} of the 2 of a training was killed"):
@@ -328,7 +330,7 @@ def test_a_killed_process_ends_all_and_the_next_run_goes_on(
 
 @pytest.mark.proof
 def test_another_number_of_processes_goes_on(tmp_path: Path, tinylm: LanguageModel) -> None:
-    cases = [sft_case(write_shards(tmp_path / "s", rows(13)), **APART, num_train_epochs=2.0)]
+    cases = [sft_case(write_shards(tmp_path / "s", rows(13)), **UNPACKED, num_train_epochs=2.0)]
     expected = call(tmp_path / "one", tinylm, cases, 1)[0]
     with pytest.raises(UserError, match="was killed"):
         call(tmp_path / "two", tinylm, cases, 2, kill_at(2, 0))
