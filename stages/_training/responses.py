@@ -35,5 +35,5 @@ def answers_alone(rows: pl.DataFrame) -> pl.DataFrame:
     said = pl.when(turn.struct["role"] == "assistant").then(turn.struct["content"])
     kept = turn.struct.with_fields(content=said.otherwise(pl.lit("")))
     # A system prompt goes as a whole: one without words would still say that there is one.
-    spoken = pl.col("messages").list.filter(pl.element().struct["role"] != "system")
-    return rows.with_columns(spoken.list.eval(kept)).drop("tools", strict=False)
+    turns = pl.col("messages").list.filter(pl.element().struct["role"] != "system")
+    return rows.with_columns(turns.list.eval(kept)).drop("tools", strict=False)

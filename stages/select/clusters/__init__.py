@@ -28,7 +28,7 @@ over, and what remains is spent by rank.
   efficiency score: quotas in proportion to a cluster's mean degradation, and no row that
   contradicts those before it (see `paser.py`).
 - Adapt-∞ (Maharana et al. 2024, arXiv:2410.10636): `rule: {name: adapt_infinity, scorers: [...]}`
-  with gradients as vectors: each cluster by the scorer that tells its rows apart best (see
+  with gradients as vectors: each cluster by the scorer of the highest entropy (see
   `adapt_infinity.py`).
 """
 

@@ -1,4 +1,4 @@
-"""Adapt-∞: each cluster is measured by the scorer that tells its rows apart best.
+"""Adapt-∞: each cluster is measured by the scorer of the highest entropy.
 
 Adapt-∞: Adapt-infinity: Scalable Lifelong Multimodal Instruction Tuning via Dynamic Data Selection
 (Maharana et al. 2024, arXiv:2410.10636).
@@ -172,8 +172,8 @@ def _drawn(cluster: _Cluster, quota: int, draws: Floats) -> Positions:
     """The rows of a cluster that are taken."""
     numbers, of_row, sizes = np.unique(cluster.bins, return_inverse=True, return_counts=True)
     parts = equal_parts(sizes.astype(np.int64), quota)
-    taken = [np.zeros(0, np.int64)]
+    selected = [np.zeros(0, np.int64)]
     for number in range(len(numbers)):
         inside = cluster.rows[of_row == number]
-        taken.append(inside[np.argsort(draws[inside], kind="stable")[: parts[number]]])
-    return np.concatenate(taken)
+        selected.append(inside[np.argsort(draws[inside], kind="stable")[: parts[number]]])
+    return np.concatenate(selected)

@@ -165,13 +165,13 @@ def test_the_nearest_neighbors_are_those_that_fit(ctx: Context, tinylm: Language
     vectors = [[1.0, 0.0] if long else [0.0, 1.0] for long in is_long]
     anchors = anchors.with_columns(pl.Series("vector", vectors, dtype=pl.List(pl.Float32)))
     short = anchors["id"][is_long.index(False)]
-    for limit, found in ((60, short), (1000, anchors["id"][is_long.index(True)])):
+    for limit, expected in ((60, short), (1000, anchors["id"][is_long.index(True)])):
         miwv = one_shot(ctx, ask, anchors, model=tinylm, method=Miwv(), max_length=limit)
-        assert miwv["one_shot_neighbor"].to_list() == [found]
+        assert miwv["one_shot_neighbor"].to_list() == [expected]
         pairs = one_shot(
             ctx, ask, anchors, model=tinylm, method=Pairwise(neighbors=1), max_length=limit
         )
-        assert [one["id"] for one in pairs["one_shot_utilities"][0]] == [found]
+        assert [one["id"] for one in pairs["one_shot_utilities"][0]] == [expected]
 
 
 def test_vectors_of_two_embedders_are_refused(ctx: Context, tinylm: LanguageModel) -> None:
