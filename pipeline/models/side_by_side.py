@@ -23,7 +23,7 @@ from pipeline.models.identity import identity
 from pipeline.store.file_hashes import FileDigests
 
 T = TypeVar("T")
-LOOK: Final = 0.2
+INTERVAL: Final = 0.2
 """Seconds after which the main thread looks whether it was interrupted."""
 
 
@@ -159,7 +159,7 @@ class _Together(Generic[T]):
         """
         for thread in self._threads:
             while thread.is_alive():
-                thread.join(LOOK)  # without a time limit Ctrl-C would not be seen
+                thread.join(INTERVAL)  # without a time limit Ctrl-C would not be seen
         errors = [self.errors[position] for position in sorted(self.errors)]
         if failed := [error for error in errors if not _waits(error)]:
             raise failed[0]
