@@ -105,11 +105,12 @@ def shared(trainer_class: Any, *, mean: bool) -> Any:
             return share_of_pass(self.state.global_step, number, per_step, self.count(), mean=mean)
 
         def count(self) -> int:
-            return math.ceil(len(self.train_dataset) / self.args.per_device_train_batch_size)
+            rows: int = len(self.train_dataset)
+            return math.ceil(rows / int(self.args.per_device_train_batch_size))
 
         def left(self) -> int:
-            round_ = self.state.global_step * self.args.gradient_accumulation_steps + self.done[1]
-            return self.count() - round_ * size()
+            before = self.state.global_step * int(self.args.gradient_accumulation_steps)
+            return self.count() - (int(before) + self.done[1]) * size()
 
         def is_counted(self) -> bool:
             return bool(self.share(self.done[1]))
