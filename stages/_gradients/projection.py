@@ -42,7 +42,8 @@ def project(gradients: Matrix, dimensions: int, seed: int) -> Matrix:
     for start in range(0, values, size):
         part = gradients[:, start : start + size].astype(np.float64)
         total += part @ signs(part.shape[1], dimensions, seed, start // size)
-    return (total / np.sqrt(dimensions)).astype(np.float32)
+    projected: Matrix = (total / np.sqrt(dimensions)).astype(np.float32)
+    return projected
 
 
 def signs(rows: int, dimensions: int, seed: int, block: int) -> Matrix:
