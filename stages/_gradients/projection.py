@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 
 ENTRIES: Final = 1 << 24
-"""Entries of the matrix that are held at once: 64 MiB."""
+"""Entries of the matrix that are held at once: 64 MiB, and 128 MiB in float64."""
 
 _PHILOX: Final = 1 << 64
 
@@ -24,8 +24,8 @@ def project(gradients: Matrix, dimensions: int, seed: int) -> Matrix:
     """Gradients of rows, projected.
 
     Args:
-        gradients: Shape (rows, values). A row's result depends on how many rows there are in its
-            last bits alone.
+        gradients: Shape (rows, values). Sums are in float64, since a BLAS adds those of the
+            first row of a matrix in another order than those of its last one.
         dimensions: Values of a projection.
         seed: Of the matrix.
 
@@ -38,11 +38,12 @@ def project(gradients: Matrix, dimensions: int, seed: int) -> Matrix:
     """
     count, values = gradients.shape
     size = max(1, ENTRIES // dimensions)
-    total = np.zeros((count, dimensions), np.float32)
+    total = np.zeros((count, dimensions))
     for start in range(0, values, size):
-        part = gradients[:, start : start + size]
+        part = gradients[:, start : start + size].astype(np.float64)
         total += part @ signs(part.shape[1], dimensions, seed, start // size)
-    return total / np.float32(np.sqrt(dimensions))
+    projected: Matrix = (total / np.sqrt(dimensions)).astype(np.float32)
+    return projected
 
 
 def signs(rows: int, dimensions: int, seed: int, block: int) -> Matrix:

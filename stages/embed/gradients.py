@@ -82,7 +82,7 @@ def gradients(
     A row that the chat template cannot show, that has no answer within `max_length`, or whose
     gradient is not finite, fails.
     Rows that are cut are counted (`rows_cut`). The gradients of 32 rows are held at once, 256
-    MiB of them at most, and 64 MiB of the projection.
+    MiB of them at most, and 192 MiB of the projection.
 
     Args:
         rows: The conversations.

@@ -176,6 +176,12 @@ def test_a_projection_keeps_dot_products_in_expectation() -> None:
     assert abs(left @ right - exact) < 4 * scale / np.sqrt(8192)
 
 
+def test_a_rows_projection_does_not_depend_on_its_place() -> None:
+    rows = np.random.default_rng(0).standard_normal((32, 500)).astype(np.float32)
+    turned = project(rows[::-1].copy(), 8192, 0)[::-1]
+    np.testing.assert_allclose(turned, project(rows, 8192, 0), rtol=2e-7, atol=1e-12)
+
+
 def test_a_seed_is_one_matrix() -> None:
     np.testing.assert_array_equal(signs(5, 7, 3, 2), signs(5, 7, 3, 2))
     assert set(np.unique(signs(50, 40, 0, 0))) == {-1, 1}
