@@ -14,11 +14,11 @@ it, those of a package's module `m` in `prompts/m/`; they enter the fingerprint.
 Before the star stand the edges of the graph (`Records`, `Documents`, `Items`, `Pairs`,
 `Files`; `list[Records]` for several, `dict[str, Records]` for several by the names of
 their steps, which then enter the fingerprint; `Records | None = None` for an optional
-one, `Records | Files` for either). A name that is a word of Python's has an underscore in
-the code alone: the parameter `except_` is the edge `except`, and `select/except_.py` holds
-`select.except`. After the star stand the options: they enter the
-fingerprint, so whatever may change a result is one of them. `ctx` carries
-execution only.
+one, `Records | Files` for either; `RecordParts` for rows that are read part by part). A
+name that is a word of Python's has an underscore in the code alone: the parameter `except_`
+is the edge `except`, and `select/except_.py` holds `select.except`. After the star stand the
+options: they enter the fingerprint, so whatever may change a result is one of them. `ctx`
+carries execution only.
 
 An option's type says what it may be, ranges included (`pipeline/types.py`). Options that
 belong to one of several methods form an `@option_group`, and the stage takes a union of
@@ -31,7 +31,7 @@ The return annotation says what the stage makes:
 
 - `pl.DataFrame`: added columns, one row per row of the first edge, in its order;
 - `Records`, `Documents`, `Items`: rows of its own (loaders, generators); a union of them:
-  rows of the kind that comes on the first edge;
+  rows of the kind that comes on the first edge; `Iterator[Records]`: in parts, in any order;
 - `None`: nothing but what it wrote into `ctx.files`.
 
 Three columns are the verdict on a row and need no declaration: `drop_reason`
@@ -57,7 +57,9 @@ from typing import Annotated, Any, Literal, TypeVar
 import polars as pl
 
 from pipeline import ROOT as ROOT
+from pipeline.marks import DataSetNameMark, InPartsMark, InputFilesMark
 from pipeline.models.base import Embedder, LanguageModel
+from pipeline.parts import RowParts
 from pipeline.prompts import Replacement, replaced
 from schemas.pairs import PAIR_COLUMNS
 from schemas.records import DOCUMENT_COLUMNS, ITEM_COLUMNS, RECORD_COLUMNS
@@ -101,15 +103,9 @@ class OptionalColumn(str):
     """
 
 
-class InputFilesMark:
-    """Marks an option whose value names files: it is hashed by content, never by path."""
-
-
-class DataSetNameMark:
-    """Marks an option that names a data set: on the hub, or a folder, hashed by content."""
-
-
 Records = Annotated[pl.DataFrame, DataKind.RECORDS]
+RecordParts = Annotated[RowParts, DataKind.RECORDS, InPartsMark]
+PairParts = Annotated[RowParts, DataKind.PAIRS, InPartsMark]
 Documents = Annotated[pl.DataFrame, DataKind.DOCUMENTS]
 Items = Annotated[pl.DataFrame, DataKind.ITEMS]
 Pairs = Annotated[pl.DataFrame, DataKind.PAIRS]
@@ -156,6 +152,7 @@ class Edge:
         many: Whether it takes several steps.
         optional: Whether it may be left unconnected.
         named: Whether the stage gets the names of the steps. Their order then says nothing.
+        in_parts: Whether the stage gets `RowParts` in the place of frames.
     """
 
     name: str
@@ -163,6 +160,7 @@ class Edge:
     many: bool
     optional: bool
     named: bool = False
+    in_parts: bool = False
 
     @property
     def parameter(self) -> str:
@@ -312,13 +310,13 @@ class Stage:
 
         They enter the fingerprint by content, as those of the options do.
         """
-        named = getattr(sys.modules[self.function.__module__], "input_files", None)
+        named = self._of_module("input_files")
         return list(named(options)) if named else []
 
     @property
     def reads_release(self) -> bool:
         """Whether it reads a release that its options name: `READS_RELEASE` of its module."""
-        return bool(getattr(sys.modules[self.function.__module__], "READS_RELEASE", False))
+        return bool(self._of_module("READS_RELEASE"))
 
     def preview(self, options: SimpleNamespace) -> list[str]:
         """What it will read, in lines that `plan` prints: `preview` of its module, if any.
@@ -326,8 +324,11 @@ class Stage:
         Args:
             options: The step's options.
         """
-        function = getattr(sys.modules[self.function.__module__], "preview", None)
+        function = self._of_module("preview")
         return list(function(options)) if function else []
+
+    def _of_module(self, name: str) -> Any:
+        return getattr(sys.modules[self.function.__module__], name, None)
 
     def reads(self, edge: str, options: SimpleNamespace) -> Sequence[str] | str:
         """The columns that the stage reads on an edge beside `id`, or ALL.

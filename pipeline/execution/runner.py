@@ -6,7 +6,6 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,8 +13,6 @@ from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Final
-
-import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import Exit, UserError
@@ -42,8 +39,9 @@ from pipeline.execution.plan import (
 )
 from pipeline.execution.progress import Progress, StartedStep
 from pipeline.execution.remote_inputs import fetch_missing
-from pipeline.execution.run_step import Outcome, execute, has_cached_rows
+from pipeline.execution.run_step import execute, has_cached_rows
 from pipeline.execution.spending import tracker
+from pipeline.execution.verdicts import Outcome
 from pipeline.execution.workers import WorkerPool
 from pipeline.models.base import LanguageModel
 from pipeline.models.budget import Budget, BudgetTracker, Usage
@@ -54,9 +52,8 @@ from pipeline.recipe.recipe import Recipe
 from pipeline.store.artifact import Artifact, DamagedArtifact, file_entries
 from pipeline.store.checksums import write_checksums
 from pipeline.store.disk_errors import disk_errors_explained
-from pipeline.store.hashing import column_digest, digest
+from pipeline.store.hashing import digest
 from pipeline.store.manifests import kept_digest
-from pipeline.store.parquet import write_frame
 from pipeline.store.store import Store
 from pipeline.wording import amount, counted
 from schemas.manifest import FORMAT, Manifest
@@ -283,13 +280,8 @@ class Runner:
         return self.store.commit(staging, manifest)
 
     def _manifest(self, planned: PlannedStep, outcome: Outcome, staging: Path) -> Manifest:
-        """Write the outcome into the staging folder and describe it."""
+        """Describe what lies in the staging folder."""
         stage = planned.step.stage
-        # Writing and hashing both release the GIL, so they run at the same time.
-        with ThreadPoolExecutor(1) as executor:
-            written = executor.submit(_write, outcome, staging)
-            columns = {name: column_digest(outcome.kept[name]) for name in outcome.kept.columns}
-            written.result()
         if not any((staging / "files").iterdir()):
             (staging / "files").rmdir()
         write_checksums(staging)
@@ -305,8 +297,8 @@ class Runner:
             fingerprint=planned.fingerprint,
             parts=dict(planned.parts),
             code=code_hash(stage),
-            digest=kept_digest(columns, files),
-            columns=columns,
+            digest=kept_digest(outcome.columns, files),
+            columns=outcome.columns,
             counts=outcome.counts,
             computed=outcome.computed,
             incomplete=bool(outcome.counts["failed"]) and stage.retries,
@@ -362,13 +354,6 @@ def _money(tracker: BudgetTracker) -> list[str]:
 @cache
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
-
-
-def _write(outcome: Outcome, staging: Path) -> None:
-    for name in ("kept", "dropped", "failed"):
-        frame: pl.DataFrame = getattr(outcome, name)
-        if frame.width and (len(frame) or name == "kept"):
-            write_frame(staging / f"{name}.parquet", frame)
 
 
 def summary(manifest: Manifest) -> str:

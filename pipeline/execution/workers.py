@@ -7,8 +7,9 @@ A stage that asks a language model runs in this process, which has the journal.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from pipeline.context import Context
 from pipeline.errors import UserError
 from pipeline.execution.backends import Backend, ChunkLost, StageCall
 from pipeline.models.base import Embedder, LanguageModel
+from pipeline.store.row_cache import KEY
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,9 @@ MIN_PARALLEL_SECONDS: Final = 6.0
 
 MIN_RATE_SECONDS: Final = 0.25
 """Seconds that a chunk must take for its rate to count: a shorter one is mostly set-up."""
+
+CHUNK_BYTES: Final = 64 << 20
+"""What the rows of a chunk may take in memory."""
 
 POLL_SECONDS: Final = 0.2
 
@@ -59,76 +64,121 @@ class WorkerPool:
             self.backend.close()
 
     def run(
-        self, call: StageCall, rows: pl.DataFrame, ctx: Context
-    ) -> Iterator[tuple[int, int, Any]]:
+        self, call: StageCall, rows: Iterable[pl.DataFrame], total: int, ctx: Context
+    ) -> Iterator[tuple[pl.DataFrame, Any]]:
         """Call a stage on chunks of rows.
 
         Args:
             call: The stage with its options and other inputs.
-            rows: The rows of its first input.
+            rows: The rows of its first input in parts, each with its key.
+            total: How many there are, about.
             ctx: The context of the step.
 
         Yields:
-            For each chunk as it is done: number of its first row, its length, the output.
+            Each chunk as it is done, with its key, and the output.
 
         Raises:
             UserError: A worker was killed.
         """
         journalled = _journalled(call)
-        start, size, rate = 0, JOURNALLED_CHUNK if journalled else FIRST_CHUNK, 0.0
+        feed = _Feed(rows, math.inf if journalled else CHUNK_BYTES)
+        size, rate = JOURNALLED_CHUNK if journalled else FIRST_CHUNK, 0.0
         if _batched(call):
-            size = len(rows)  # each chunk would wait for a batch of its own
+            size = max(total, 1)  # each chunk would wait for a batch of its own
         elsewhere = self.backend is not None and _goes_elsewhere(call, self.backend)
         begun = elsewhere and self.backend is not None and self.backend.begun(call) is not None
-        while start < len(rows):
-            left = len(rows) - start
+        while True:
+            left = total - feed.taken
             if begun or (elsewhere and rate and left / rate > MIN_PARALLEL_SECONDS):
-                yield from self._by_backend(call, rows, start, rate, ctx)
+                yield from self._by_backend(call, feed, left, rate, ctx)
+                return
+            start = feed.taken
+            chunk = feed.take(size)
+            if not len(chunk):
                 return
             start_time = time.perf_counter()
-            chunk = rows.slice(start, size)
-            yield start, len(chunk), call(_chunk_context(ctx, start, len(chunk), len(rows)), chunk)
+            of_chunk = _chunk_context(ctx, start, len(chunk), total)
+            result = call(of_chunk, _without_key(chunk))
             seconds = max(time.perf_counter() - start_time, 1e-6)
+            yield chunk, result
             # The first chunk includes the time for imports.
             if start and not journalled:
                 size = max(1, int(min(size * GROWTH, len(chunk) / seconds * CHUNK_SECONDS)))
             if start and seconds > MIN_RATE_SECONDS:
                 rate = len(chunk) / seconds
-            start += len(chunk)
 
     def _by_backend(
-        self, call: StageCall, rows: pl.DataFrame, start: int, rate: float, ctx: Context
-    ) -> Iterator[tuple[int, int, Any]]:
+        self, call: StageCall, feed: _Feed, left: int, rate: float, ctx: Context
+    ) -> Iterator[tuple[pl.DataFrame, Any]]:
         backend = self.backend
         assert backend is not None
-        left = len(rows) - start
         size = backend.begun(call) or int(min(rate * backend.chunk_seconds, left / backend.slots))
         size = max(size, 1)
         prepared = backend.prepare(call, size)
-        waiting = [(at, rows.slice(at, size)) for at in range(start, len(rows), size)][::-1]
-        pending: dict[Any, tuple[int, pl.DataFrame]] = {}
-        while waiting or pending:
-            while waiting and len(pending) < backend.slots + 1:
-                at, chunk = waiting.pop()
-                pending[backend.submit(prepared, chunk)] = at, chunk
+        halves: list[pl.DataFrame] = []
+        pending: dict[Any, pl.DataFrame] = {}
+        while True:
+            while len(pending) < backend.slots + 1:
+                chunk = halves.pop() if halves else feed.take(size)
+                if not len(chunk):
+                    break
+                pending[backend.submit(prepared, _without_key(chunk))] = chunk
+            if not pending:
+                return
             # A signal that another thread received is handled once the main thread wakes.
             for handle in backend.wait(list(pending), POLL_SECONDS):
-                at, chunk = pending.pop(handle)
+                chunk = pending.pop(handle)
                 try:
                     result, peak, used = backend.result(handle)
                 except ChunkLost as error:
-                    waiting += _halves(at, chunk, error)
+                    halves += _halves(chunk, error)
                     continue
                 self.peak = max(self.peak, peak)
                 ctx.count(**used)
-                yield at, len(chunk), result
+                yield chunk, result
 
 
-def _halves(start: int, chunk: pl.DataFrame, lost: ChunkLost) -> list[tuple[int, pl.DataFrame]]:
-    """The two halves of a chunk whose worker is gone, with the numbers of their first rows.
+class _Feed:
+    """Rows that come in parts, taken in chunks.
 
     Args:
-        start: Number of its first row.
+        parts: The rows.
+        limit: Bytes that a chunk may hold.
+
+    Attributes:
+        taken: How many rows were taken.
+    """
+
+    def __init__(self, parts: Iterable[pl.DataFrame], limit: float) -> None:
+        self._parts, self._limit = iter(parts), limit
+        self._rest: pl.DataFrame | None = None
+        self.taken = 0
+
+    def take(self, size: int) -> pl.DataFrame:
+        """The next rows: as many as asked for, or as chunks may hold; none at the end."""
+        frames: list[pl.DataFrame] = []
+        rows = held = 0
+        while rows < size and held < self._limit:
+            part = next(self._parts, None) if self._rest is None else self._rest
+            if part is None:
+                break
+            per_row = max(part.estimated_size() / max(len(part), 1), 1)
+            number = int(min(size - rows, max((self._limit - held) / per_row, 1)))
+            frames.append(part.head(number))
+            self._rest = part.slice(number) if number < len(part) else None
+            rows, held = rows + len(frames[-1]), held + int(per_row * len(frames[-1]))
+        self.taken += rows
+        return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _without_key(chunk: pl.DataFrame) -> pl.DataFrame:
+    return chunk.drop(KEY, strict=False)
+
+
+def _halves(chunk: pl.DataFrame, lost: ChunkLost) -> list[pl.DataFrame]:
+    """The two halves of a chunk whose worker is gone, the second one first.
+
+    Args:
         chunk: The chunk.
         lost: Why.
 
@@ -143,7 +193,7 @@ def _halves(start: int, chunk: pl.DataFrame, lost: ChunkLost) -> list[tuple[int,
     what = "a worker was lost with %d rows (%s); they are tried in halves"
     _log.warning(what, len(chunk), lost.why)
     half = len(chunk) // 2
-    return [(start + half, chunk.slice(half)), (start, chunk.slice(0, half))]
+    return [chunk.slice(half), chunk.slice(0, half)]
 
 
 def _models(call: StageCall) -> list[LanguageModel]:

@@ -24,7 +24,16 @@ import polars as pl
 
 from pipeline.errors import UserError, program
 from pipeline.hints import closest
-from pipeline.stage import ROOT, DataKind, Edge, Option, Stage, python_name, recipe_name
+from pipeline.marks import InPartsMark
+from pipeline.stage import (
+    ROOT,
+    DataKind,
+    Edge,
+    Option,
+    Stage,
+    python_name,
+    recipe_name,
+)
 
 FAMILIES: Final = ROOT / "stages"
 _MARK: Final = re.compile(r"^@(?:\w+\.)*stage\(", re.MULTILINE)
@@ -199,11 +208,15 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _kinds(annotation: Any) -> tuple[DataKind, ...]:
     """The kinds of rows or files that an annotation names, alone, in a union or in a list."""
-    marks = getattr(annotation, "__metadata__", None)
+    return tuple(mark for mark in _marks(annotation) if isinstance(mark, DataKind))
+
+
+def _marks(annotation: Any) -> tuple[Any, ...]:
+    """The marks of an annotation, alone, in a union or in a list."""
+    marks: tuple[Any, ...] | None = getattr(annotation, "__metadata__", None)
     if marks is None:
-        members = typing.get_args(annotation)
-        return tuple(kind for member in members for kind in _kinds(member))
-    return tuple(mark for mark in marks if isinstance(mark, DataKind))
+        return tuple(mark for member in typing.get_args(annotation) for mark in _marks(member))
+    return marks
 
 
 def _edge(name: str, annotation: Any) -> Edge:
@@ -218,4 +231,8 @@ def _edge(name: str, annotation: Any) -> Edge:
             "options stand after the star"
         )
     optional = is_union and type(None) in members
-    return Edge(recipe_name(name), kinds, many=many, optional=optional, named=named)
+    marks = _marks(annotation)
+    return Edge(
+        recipe_name(name), kinds, many=many, optional=optional, named=named,
+        in_parts=InPartsMark in marks,
+    )  # fmt: skip

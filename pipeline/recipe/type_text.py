@@ -17,9 +17,9 @@ from typing import Any, Final
 
 import yaml
 
+from pipeline.marks import InputFilesMark
 from pipeline.models.base import Embedder, LanguageModel
 from pipeline.recipe.problems import constraints_in, option_groups
-from pipeline.stage import InputFilesMark
 from pipeline.types import increasing
 
 _NAMES: Final = {

@@ -29,7 +29,7 @@ from pipeline.store.file_hashes import FileDigests, file_digest
 from pipeline.store.files import DamagedFile, warn
 from pipeline.store.hashing import digest
 from pipeline.store.manifests import MANIFEST, read_manifest, write_manifest
-from pipeline.store.parquet import column_names, read_frame
+from pipeline.store.parquet import column_names, read_frame, read_parts
 from schemas.manifest import FileEntry, Manifest
 
 REPLACED = ".old"
@@ -117,6 +117,20 @@ class Artifact:
         with self._damage_explained():
             path = self._verified(part, columns)
             return read_frame(path, columns) if path else pl.DataFrame()
+
+    def parts(self, part: str, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The rows of `kept`, `dropped` or `failed` a row group at a time; none without such rows.
+
+        Args:
+            part: Which rows.
+            columns: Their columns.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        with self._damage_explained():
+            path = self._verified(part, columns)
+            yield from read_parts(path, columns) if path else ()
 
     def verified_files(self, digests: FileDigests | None = None) -> Path:
         """The folder of the files that the stage wrote, after a check of all of them.

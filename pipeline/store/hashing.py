@@ -12,15 +12,26 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any, Final, cast
 
 import numpy as np
 import polars as pl
 
 _BATCH: Final = 4_096
 """Strings concatenated at a time: their memory is reused for the next, and fits the CPU's cache."""
+
+_ROWS: Final = 65_536
+"""Values that are spooled at a time."""
+
+_SPOOLED: Final = 1 << 18
+"""Bytes of a spool that are kept in memory."""
+
+_BLOCK: Final = 1 << 20
+"""Bytes read from a spool at a time: a multiple of 8, since null masks are packed."""
 
 
 def to_json_value(value: Any, where: str = "value") -> Any:
@@ -102,34 +113,89 @@ def column_digest(column: pl.Series) -> str:
         >>> column_digest(pl.Series(["ab", "c"])) == column_digest(pl.Series(["a", "bc"]))
         False
     """
-    state = hashlib.blake2b(digest_size=16)
-    state.update(f"{len(column)}:{column.dtype}".encode())
-    _update_hash(state, column.rechunk())
-    return state.hexdigest()
+    digest = ColumnDigest(column.dtype)
+    for part in column.to_frame().iter_slices(_ROWS):
+        digest.update(part.to_series())
+    return digest.hexdigest()
 
 
-def _update_hash(state: hashlib.blake2b, column: pl.Series) -> None:
-    """Hash the null mask, lengths and values, level by level, so that no two columns collide."""
-    state.update(np.packbits(column.is_null().to_numpy()).tobytes())
+class ColumnDigest:
+    """A column's digest from its parts, of which none is kept in memory.
+
+    The null mask, lengths and values are hashed level by level, so that no two columns
+    collide; what one level has of each part is spooled until the levels before it are complete.
+
+    Args:
+        dtype: The column's type.
+        folder: Where long spools are written; by default among temporary files.
+
+    Example:
+        >>> parts = ColumnDigest(pl.String())
+        >>> parts.update(pl.Series(["a"]))
+        >>> parts.update(pl.Series(["b"]))
+        >>> parts.hexdigest() == column_digest(pl.Series(["a", "b"]))
+        True
+    """
+
+    def __init__(self, dtype: pl.DataType, folder: Path | None = None) -> None:
+        self._dtype, self._folder = dtype, None if folder is None else str(folder)
+        self._rows = 0
+        self._spools: list[tuple[bool, IO[bytes]]] = []
+
+    def update(self, part: pl.Series) -> None:
+        """Add the next values.
+
+        Raises:
+            TypeError: The column's type holds Python objects.
+        """
+        self._rows += len(part)
+        for number, (is_mask, values) in enumerate(_levels(part.rechunk())):
+            if number == len(self._spools):
+                spool = SpooledTemporaryFile(_SPOOLED, dir=self._folder)  # noqa: SIM115
+                self._spools.append((is_mask, cast("IO[bytes]", spool)))
+            for buffer in values:
+                self._spools[number][1].write(buffer)
+
+    def hexdigest(self) -> str:
+        """The digest; nothing may be added after it."""
+        state = hashlib.blake2b(digest_size=16)
+        state.update(f"{self._rows}:{self._dtype}".encode())
+        if not self._rows:
+            self.update(pl.Series([], dtype=self._dtype))
+        for is_mask, spool in self._spools:
+            with spool:
+                spool.seek(0)
+                while block := spool.read(_BLOCK):
+                    is_null = np.frombuffer(block, dtype=np.bool_) if is_mask else None
+                    state.update(block if is_null is None else np.packbits(is_null).tobytes())
+        return state.hexdigest()
+
+
+def _levels(column: pl.Series) -> Iterator[tuple[bool, Iterable[Any]]]:
+    """Null mask (True), then lengths and values, of each level: as many for all columns of a type.
+
+    Raises:
+        TypeError: The column's type holds Python objects.
+    """
+    yield True, [column.is_null().to_numpy().tobytes()]
     dtype = column.dtype
     if isinstance(dtype, pl.Struct):
         for field in dtype.fields:
-            _update_hash(state, column.struct.field(field.name))
+            yield from _levels(column.struct.field(field.name))
     elif isinstance(dtype, pl.List):
-        state.update(column.list.len().fill_null(0).to_numpy().tobytes())
+        yield False, [column.list.len().fill_null(0).to_numpy().tobytes()]
         lists = column.drop_nulls()
-        _update_hash(state, lists.filter(lists.list.len() > 0).explode())
+        yield from _levels(lists.filter(lists.list.len() > 0).explode())
     elif dtype == pl.String:
-        state.update(column.str.len_bytes().fill_null(0).to_numpy().tobytes())
-        texts = column.drop_nulls()
-        for part in texts.to_frame().iter_slices(_BATCH):
-            state.update(_concat_bytes(part.to_series()))
+        yield False, [column.str.len_bytes().fill_null(0).to_numpy().tobytes()]
+        texts = column.drop_nulls().to_frame()
+        yield False, (_concat_bytes(part.to_series()) for part in texts.iter_slices(_BATCH))
     else:
         values = column.drop_nulls().to_numpy()
         if values.dtype.hasobject:
             # The bytes of an array of objects are addresses, which change from run to run.
             raise TypeError(f"a column of type {dtype} has no stable encoding")
-        state.update(values.tobytes())
+        yield False, [values.tobytes()]
 
 
 def _concat_bytes(texts: pl.Series) -> Any:

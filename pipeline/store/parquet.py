@@ -49,6 +49,70 @@ def _basic_type(dtype: pa.DataType) -> pa.DataType:
     return dtype
 
 
+class TableWriter:
+    """Writes one Parquet file in parts, whose bytes do not depend on where the parts end.
+
+    Used as a context: the file is on the disk when it ends.
+
+    Args:
+        path: The file.
+        schema: Of the tables that come; its metadata is left out.
+        compression: "zstd" or another codec of Parquet.
+
+    Attributes:
+        rows: How many rows came.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "rows.parquet"
+        >>> with TableWriter(path, pa.schema([("x", pa.int64())])) as writer:
+        ...     writer.add(pa.table({"x": [1, 2]}))
+        ...     writer.add(pa.table({"x": [3]}))
+        >>> read_frame(path)["x"].to_list()
+        [1, 2, 3]
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, compression: str = "zstd") -> None:
+        self.rows = 0
+        self._waiting = pa.Table.from_batches([], schema.remove_metadata())
+        self._file = path.open("wb")
+        self._writer = pq.ParquetWriter(
+            self._file,
+            self._waiting.schema,
+            compression=compression,
+            version="2.6",
+            data_page_version="1.0",
+            use_dictionary=True,
+            write_statistics=True,
+            store_schema=True,
+        )
+
+    def add(self, table: pa.Table) -> None:
+        """Write the next rows; those that fill no row group wait for more."""
+        self.rows += len(table)
+        table = pa.concat_tables([self._waiting, table.replace_schema_metadata(None)])
+        whole = len(table) - len(table) % ROW_GROUP
+        for start in range(0, whole, ROW_GROUP):
+            self._write(table.slice(start, ROW_GROUP))
+        # Copied, since a slice would hold the whole table.
+        self._waiting = table.slice(whole).combine_chunks()
+
+    def _write(self, group: pa.Table) -> None:
+        self._writer.write_table(group.combine_chunks(), row_group_size=ROW_GROUP)
+
+    def __enter__(self) -> TableWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._file:
+            if kind is None and (len(self._waiting) or not self.rows):
+                self._write(self._waiting)
+            self._writer.close()
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+
 def write_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
     """Write one Parquet file, durably: it is on the disk when this returns.
 
@@ -57,28 +121,50 @@ def write_table(path: Path, table: pa.Table, compression: str = "zstd") -> None:
         table: What to write; its metadata is left out.
         compression: "zstd" or another codec of Parquet.
     """
-    table = table.replace_schema_metadata(None)
-    with path.open("wb") as file:
-        with pq.ParquetWriter(
-            file,
-            table.schema,
-            compression=compression,
-            version="2.6",
-            data_page_version="1.0",
-            use_dictionary=True,
-            write_statistics=True,
-            store_schema=True,
-        ) as writer:
-            for start in range(0, max(len(table), 1), ROW_GROUP):
-                group = table.slice(start, ROW_GROUP).combine_chunks()
-                writer.write_table(group, row_group_size=ROW_GROUP)
-        file.flush()
-        os.fsync(file.fileno())
+    with TableWriter(path, table.schema, compression) as writer:
+        writer.add(table)
 
 
 def write_frame(path: Path, frame: pl.DataFrame) -> None:
     """Write a polars frame as one Parquet file, durably."""
     write_table(path, to_arrow(frame))
+
+
+def read_parts(
+    path: Path, columns: Sequence[str] | None = None, rows: int = ROW_GROUP
+) -> Iterator[pl.DataFrame]:
+    """The rows of a Parquet file in parts, of which one is in memory at a time.
+
+    Args:
+        path: The file.
+        columns: The columns to read; all without it.
+        rows: The rows of a part; the last one may have fewer.
+
+    Yields:
+        The parts in order; none of a file without rows.
+
+    Raises:
+        DamagedFile: It is no Parquet file, or its pages cannot be decoded.
+    """
+    for start in range(0, row_count(path), rows):
+        yield read_slice(path, columns, start, rows)
+
+
+def read_slice(path: Path, columns: Sequence[str] | None, start: int, rows: int) -> pl.DataFrame:
+    """Some rows of a Parquet file; only the row groups that hold them are read.
+
+    Args:
+        path: The file.
+        columns: The columns to read; all with None.
+        start: The first row.
+        rows: How many.
+
+    Raises:
+        DamagedFile: It is no Parquet file, or its pages cannot be decoded.
+    """
+    with _damage_reported(path):
+        scanned = pl.scan_parquet(path, glob=False).slice(start, rows)
+        return (scanned if columns is None else scanned.select(columns)).collect()
 
 
 def read_frame(

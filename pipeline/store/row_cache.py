@@ -12,15 +12,29 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipeline.store.files import DamagedFile, warn
 from pipeline.store.hashing import digest
-from pipeline.store.parquet import read_frame, write_frame
+from pipeline.store.parquet import (
+    ROW_GROUP,
+    TableWriter,
+    column_names,
+    read_parts,
+    read_slice,
+    to_arrow,
+    write_frame,
+)
+
+_Numbers = NDArray[Any]
+_Segment = tuple[_Numbers, _Numbers, _Numbers, _Numbers]
 
 MAX_FILES: Final = 32
 """Files that a finished stage may leave behind without joining them."""
@@ -47,75 +61,178 @@ def cache_key(parts: Mapping[str, Any]) -> str:
 class RowCache:
     """The cached results of one stage with one set of options.
 
+    In memory are hashes of the row keys and where each row lies, never what it holds.
+
     Args:
-        folder: An existing folder; what a killed run left half written is removed.
+        folder: An existing folder; what a killed run left half written is removed, and so is
+            a damaged file, with a warning: its rows are not among the results.
 
     Example:
         >>> import tempfile
         >>> cache = RowCache(Path(tempfile.mkdtemp()))
         >>> cache.add(pl.DataFrame({KEY: ["a", "b"], "words": [3, 5]}))
-        >>> cache.read()["words"].sum()
-        8
+        >>> keys = pl.Series(["b", "c", "a"])
+        >>> known = cache.knows(keys)
+        >>> cache.rows(keys.filter(known))["words"].to_list()
+        [5, 3]
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._files: list[Path] = []
+        self._index = _Index()
+        self._group = lru_cache(maxsize=2)(self._read_group)
         for half_written in folder.glob(".*"):
             half_written.unlink()
+        for path in sorted(folder.glob("*.parquet")):
+            self._open(path)
 
-    def read(self) -> pl.DataFrame:
-        """All results, one row for each row key in the column `KEY`; empty without any.
-
-        A damaged file is removed, with a warning: its rows are not among them.
-        """
-        frames = [frame for path in self._paths() if (frame := self._read_file(path)) is not None]
-        return pl.concat(frames).unique(KEY, keep="first") if frames else pl.DataFrame()
-
-    def _read_file(self, path: Path) -> pl.DataFrame | None:
+    def _open(self, path: Path) -> None:
         try:
-            return read_frame(verify_chunk(path))
+            verify_chunk(path)
+            keys = [part[KEY] for part in read_parts(path, [KEY])]
         except DamagedFile as damage:
             warn(DamagedFile(path, damage.why), "its rows are computed again")
             path.unlink()
-            return None
+            return
+        self._append(path, pl.concat(keys) if keys else pl.Series(dtype=pl.String()))
+
+    def _append(self, path: Path, keys: pl.Series) -> None:
+        self._index.add(keys, len(self._files))
+        self._files.append(path)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def columns(self) -> list[set[str]]:
+        """The columns of each file."""
+        return [set(column_names(path)) for path in self._files]
+
+    def knows(self, keys: pl.Series) -> pl.Series:
+        """Whether each key has a result."""
+        return pl.Series(self._index.find(keys)[0] >= 0)
+
+    def rows(self, keys: pl.Series) -> pl.DataFrame:
+        """The results of keys that are known, in the order of the keys.
+
+        Args:
+            keys: At least one.
+        """
+        files, numbers = self._index.find(keys)
+        groups = numbers // ROW_GROUP
+        frames, places = [], []
+        for file, group in sorted({*zip(files.tolist(), groups.tolist(), strict=True)}):
+            (here,) = np.nonzero((files == file) & (groups == group))
+            frames.append(self._group(file, group)[numbers[here] - group * ROW_GROUP])
+            places.append(here)
+        order = np.argsort(np.concatenate(places))
+        rows: pl.DataFrame = pl.concat(frames)[order]
+        return rows
+
+    def _read_group(self, file: int, group: int) -> pl.DataFrame:
+        return read_slice(self._files[file], None, group * ROW_GROUP, ROW_GROUP)
 
     def add(self, results: pl.DataFrame) -> None:
         """Cache results, durably when this returns."""
-        self._write(results)
-
-    def _write(self, results: pl.DataFrame) -> Path:
         temporary = self.folder / f".{uuid.uuid4().hex}"
         write_frame(temporary, results)
-        path = self.folder / f"{_name(temporary.read_bytes())}.parquet"
+        self._append(self._named(temporary), results[KEY])
+
+    def _named(self, temporary: Path) -> Path:
+        """Give a file the name of its content."""
+        path = self.folder / f"{_name(temporary)}.parquet"
         os.replace(temporary, path)
         return path
 
     def compact(self) -> None:
         """Join many small files into one, once a stage is done."""
-        paths = self._paths()
-        if len(paths) > MAX_FILES and len(results := self.read()):
-            joined = self._write(results)
-            for path in paths:
-                if path != joined:
-                    path.unlink(missing_ok=True)
+        if len(self._files) <= MAX_FILES or not len(self):
+            return
+        temporary = self.folder / f".{uuid.uuid4().hex}"
+        parts = self._first_results()
+        first = to_arrow(next(parts))
+        with TableWriter(temporary, first.schema) as writer:
+            writer.add(first)
+            for part in parts:
+                writer.add(to_arrow(part))
+        joined = self._named(temporary)
+        for path in {*self._files} - {joined}:
+            path.unlink(missing_ok=True)
+        self._files, self._index = [], _Index()
+        self._group.cache_clear()
+        self._open(joined)
 
-    def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("*.parquet"))
+    def _first_results(self) -> Iterator[pl.DataFrame]:
+        """All results, of each key the one that `rows` gives."""
+        for number, path in enumerate(self._files):
+            start = 0
+            for part in read_parts(path):
+                files, rows = self._index.find(part[KEY])
+                numbers = np.arange(start, start + len(part))
+                yield part.filter(pl.Series((files == number) & (rows == numbers)))
+                start += len(part)
 
 
-def verify_chunk(path: Path) -> bytes:
-    """The bytes of one file of a row cache.
+class _Index:
+    """Where the row of each key lies: two hashes of 64 bits stand for a key."""
+
+    def __init__(self) -> None:
+        # Sorted by the first hash, the longer before the shorter: hashes, files, rows.
+        self._segments: list[_Segment] = []
+
+    def __len__(self) -> int:
+        return sum(len(segment[0]) for segment in self._segments)
+
+    def add(self, keys: pl.Series, file: int) -> None:
+        """Add the rows of a file, in their order."""
+        first, second = _hashes(keys)
+        files = np.full(len(keys), file, dtype=np.int32)
+        rows = np.arange(len(keys), dtype=np.int64)
+        self._segments.append(_sorted(first, second, files, rows))
+        while len(self._segments) > 1 and (
+            2 * len(self._segments[-1][0]) > len(self._segments[-2][0])
+        ):
+            *_, one, two = self._segments
+            columns = [np.concatenate(pair) for pair in zip(one, two, strict=True)]
+            self._segments[-2:] = [_sorted(*columns)]
+
+    def find(self, keys: pl.Series) -> tuple[_Numbers, _Numbers]:
+        """File and row of each key; both -1 where it is not known."""
+        first, second = _hashes(keys)
+        files = np.full(len(keys), -1, dtype=np.int32)
+        rows = np.full(len(keys), -1, dtype=np.int64)
+        for one, two, its_files, its_rows in self._segments:
+            if not len(one):
+                continue
+            at = np.minimum(np.searchsorted(one, first), len(one) - 1)
+            same = (one[at] == first) & (two[at] == second) & (files < 0)
+            files[same], rows[same] = its_files[at[same]], its_rows[at[same]]
+        return files, rows
+
+
+def _sorted(first: _Numbers, second: _Numbers, files: _Numbers, rows: _Numbers) -> _Segment:
+    order = np.argsort(first, kind="stable")
+    return first[order], second[order], files[order], rows[order]
+
+
+def _hashes(keys: pl.Series) -> tuple[_Numbers, _Numbers]:
+    return keys.hash(0).to_numpy(), keys.hash(1).to_numpy()
+
+
+def verify_chunk(path: Path) -> None:
+    """Check one file of a row cache.
 
     Raises:
-        DamagedFile: They are not those that were written.
+        DamagedFile: Its bytes are not those that were written.
     """
-    content = path.read_bytes()
     # Files of earlier versions have names of 32 digits, which say nothing.
-    if len(path.stem) != _EARLIER and path.stem != _name(content):
+    if len(path.stem) != _EARLIER and path.stem != _name(path):
         raise DamagedFile(path, "its bytes are not those that were written")
-    return content
 
 
-def _name(content: bytes) -> str:
+def _name(path: Path) -> str:
     """The name of a file with this content."""
-    return hashlib.blake2b(content, digest_size=32).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=32))
+    return digest.hexdigest()

@@ -14,7 +14,8 @@ from typing import Final
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.stage import Pairs, Records, stage
+from pipeline.parts import in_parts, some_columns
+from pipeline.stage import PairParts, RecordParts, stage
 from schemas.turns import View, beside_content
 from stages._common.pairs import PARTS, are_pairs, as_conversations
 from stages._common.verdicts import dropped
@@ -33,7 +34,7 @@ from stages.dedup._order import order_columns, ordering
 )
 def exact(
     ctx: Context,
-    rows: Records | Pairs,
+    rows: RecordParts | PairParts,
     *,
     field: Field = "conversation",
     view: View = "calls",
@@ -80,16 +81,12 @@ def exact(
         >>> exact(ctx, rows, normalize=("case", "punctuation"))["evidence"].to_list()
         [None, '{"duplicate_of": "a"}', None]
     """
-    if are_pairs(rows):
-        rows, field = as_conversations(rows, _PARTS.get(field, PARTS)), "conversation"
-    position = pl.int_range(pl.len()).alias("position")
-    order = ordering(rows, order_by)
-    # Once, since what stands beside the content is read turn by turn.
-    rows = rows.with_columns(_beside(field, view))
-    keyed = rows.select("id", _key(field, view, normalize), position)[order]
+    keys = pl.concat(_keys(part, field, view, normalize) for part in in_parts(rows, _AT_ONCE))
+    order = ordering(some_columns(rows, order_columns(order_by)), order_by)
+    keyed = keys.with_columns(rows["id"], pl.int_range(pl.len()).alias("position"))[order]
     duplicates = (
-        keyed.filter(pl.col("key").is_not_null())
-        .with_columns(pl.col("id").first().over("key").alias("duplicate_of"))
+        keyed.filter(pl.col("first").is_not_null())
+        .with_columns(pl.col("id").first().over("first", "second").alias("duplicate_of"))
         .filter(pl.col("duplicate_of") != pl.col("id"))
     )
     evidence = {
@@ -98,6 +95,21 @@ def exact(
     }
     return dropped(len(rows), "exact_duplicate", evidence)
 
+
+def _keys(
+    rows: pl.DataFrame, field: Field, view: View, steps: tuple[Normalization, ...]
+) -> pl.DataFrame:
+    """Two hashes of what equal rows share, 128 bits in all; null for a row without text."""
+    if are_pairs(rows):
+        rows, field = as_conversations(rows, _PARTS.get(field, PARTS)), "conversation"
+    # Once, since what stands beside the content is read turn by turn.
+    keys = rows.with_columns(_beside(field, view)).select(_key(field, view, steps))["key"]
+    hashes = pl.DataFrame({"first": keys.hash(0), "second": keys.hash(1)})
+    return hashes.select(pl.when(keys.is_not_null()).then(pl.all()))
+
+
+_AT_ONCE: Final = 16_384
+"""Rows whose texts are in memory."""
 
 _BESIDE: Final = "_beside_content"
 

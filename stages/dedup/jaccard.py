@@ -11,7 +11,7 @@ from __future__ import annotations
 import polars as pl
 
 from pipeline.context import Context
-from pipeline.stage import Files, Records, stage
+from pipeline.stage import Files, RecordParts, Records, stage
 from pipeline.types import Count, PositiveFraction
 from schemas.turns import View
 from stages._text.join import prefixes
@@ -27,7 +27,7 @@ from stages.dedup._jaccard.near_duplicates import (
 @stage(version=2, scope="set", reads=reads)
 def jaccard(
     ctx: Context,
-    rows: Records,
+    rows: RecordParts,
     held: Records | Files | None = None,
     *,
     threshold: PositiveFraction = 0.8,

@@ -16,7 +16,7 @@ import polars as pl
 
 from pipeline.context import Context
 from pipeline.errors import OptionError
-from pipeline.stage import Files, Records, stage
+from pipeline.stage import Files, RecordParts, Records, stage
 from pipeline.types import Count, PositiveFraction
 from schemas.turns import View
 from stages._text.tokens import Field
@@ -42,7 +42,7 @@ def _check(options: SimpleNamespace) -> None:
 @stage(version=3, scope="set", reads=reads, check=_check)
 def minhash(
     ctx: Context,
-    rows: Records,
+    rows: RecordParts,
     held: Records | Files | None = None,
     *,
     threshold: PositiveFraction = 0.8,

@@ -8,7 +8,7 @@ with any other row is exact. With it on the edge `held` of `dedup.jaccard` or
 from __future__ import annotations
 
 from pipeline.context import Context
-from pipeline.stage import Records, stage
+from pipeline.stage import RecordParts, stage
 from pipeline.types import Count
 from schemas.turns import View
 from stages._text.tokens import Field, field_reads
@@ -18,7 +18,7 @@ from stages.dedup._jaccard.near_duplicates import write_signatures
 @stage(version=2, scope="set", reads=lambda options: field_reads(options.field, options.view))
 def signatures(
     ctx: Context,
-    rows: Records,
+    rows: RecordParts,
     *,
     ngram_size: Count = 5,
     field: Field = "conversation",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
@@ -126,64 +127,90 @@ class FileForm(NamedTuple):
     write: Callable[[Path, pl.DataFrame], None]
 
 
-def write_files(
-    folder: Path,
-    table: pl.DataFrame,
-    rows_per_file: int,
-    form: FileForm,
-    token_column: str | None = None,
-    described: dict[str, Any] | None = None,
-    notes: Sequence[str] = (),
-) -> None:
-    """Write all files of rows, then those that describe them. A split without rows has none.
+class FilesWriter:
+    """Writes rows into the files of their splits as they come, then what describes them.
 
     Args:
         folder: Where to write.
-        table: The rows with their `split` (null: not written), `_length`, sources and licenses.
         rows_per_file: The rows of each file; the last one of a split may have fewer.
         form: What the files are.
-        token_column: What `_length` counts; None for words.
-        described: What `shards.json` says besides.
-        notes: Paragraphs at the end of the card.
     """
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    splits = {}
-    for name in sorted(table["split"].drop_nulls().unique(), key=lambda n: (n != "train", n)):
-        part = table.filter(pl.col("split") == name)
-        splits[name] = _write_split(folder, name, part, rows_per_file, form)
-    shards = {
-        "format": 1,
-        "length_unit": f"column {token_column}" if token_column else "words between white space",
-        **(described or {}),
-        "splits": splits,
-    }
-    text = json.dumps(shards, indent=2, ensure_ascii=False) + "\n"
-    (folder / "shards.json").write_text(text, "utf-8")
-    (folder / "README.md").write_text(_card(table, splits, form.suffix, notes), "utf-8")
 
+    def __init__(self, folder: Path, rows_per_file: int, form: FileForm) -> None:
+        self._folder, self._size, self._form = folder, rows_per_file, form
+        self._waiting: dict[str, list[pl.DataFrame]] = {}
+        self._written: dict[str, list[dict[str, Any]]] = {}
+        self._totals: Counter[str] = Counter()
+        self._origins = {"sources": Counter[str](), "licenses": Counter[str]()}
+        (folder / "data").mkdir(parents=True, exist_ok=True)
 
-def _write_split(
-    folder: Path, name: str, part: pl.DataFrame, size: int, form: FileForm
-) -> dict[str, Any]:
-    """Write one split; describe it and each of its files."""
-    starts = range(0, len(part), size)
-    shards = []
-    for number, start in enumerate(starts):
-        path = folder / "data" / f"{name}-{number:05d}-of-{len(starts):05d}{form.suffix}"
-        rows = part.slice(start, size)
-        form.write(path, rows.drop("_length", "split"))
-        raw = path.read_bytes()
-        shards.append(
-            {
-                "file": path.relative_to(folder).as_posix(),
-                "rows": len(rows),
-                "bytes": len(raw),
-                "sha256": hashlib.sha256(raw).hexdigest(),
-                "lengths": _histogram(rows["_length"]),
-            }
-        )
-    total = int(part["_length"].sum())
-    return {"rows": len(part), "total_length": total, "shards": shards}
+    def add(self, table: pl.DataFrame) -> None:
+        """Take the next rows.
+
+        Args:
+            table: With their `split` (null: not written), `_length`, sources and licenses.
+        """
+        kept = table.filter(pl.col("split").is_not_null())
+        for column, counts in self._origins.items():
+            values = kept[column].explode().drop_nulls().value_counts()
+            counts.update(dict(values.iter_rows()))
+        for split in kept["split"].unique():
+            part = kept.filter(pl.col("split") == split)
+            self._totals[split] += int(part["_length"].sum())
+            waiting = self._waiting.setdefault(split, [])
+            while len(part):
+                room = self._size - sum(map(len, waiting))
+                waiting.append(part.head(room))
+                part = part.slice(room)
+                if sum(map(len, waiting)) == self._size:
+                    self._write(split)
+
+    def _write(self, split: str) -> None:
+        """Write one file of a split and describe it; how many there will be is not known yet."""
+        files = self._written.setdefault(split, [])
+        path = self._path(split, len(files))
+        rows = pl.concat(self._waiting[split])
+        self._waiting[split].clear()
+        self._form.write(path, rows.drop("_length", "split"))
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        described = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": sha256}
+        files.append({"file": "", **described, "lengths": _histogram(rows["_length"])})
+
+    def _path(self, split: str, number: int) -> Path:
+        return self._folder / "data" / f".{split}-{number:05d}"
+
+    def finish(
+        self,
+        token_column: str | None = None,
+        described: dict[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Write the rest, and the files that describe all. A split without rows has none.
+
+        Args:
+            token_column: What `_length` counts; None for words.
+            described: What `shards.json` says besides.
+            notes: Paragraphs at the end of the card.
+        """
+        for split, waiting in self._waiting.items():
+            if waiting:
+                self._write(split)
+        splits = {}
+        for split in sorted(self._written, key=lambda n: (n != "train", n)):
+            files = self._written[split]
+            for number, file in enumerate(files):
+                name = f"{split}-{number:05d}-of-{len(files):05d}{self._form.suffix}"
+                self._path(split, number).rename(self._folder / "data" / name)
+                file["file"] = f"data/{name}"
+            rows = sum(file["rows"] for file in files)
+            splits[split] = {"rows": rows, "total_length": self._totals[split], "shards": files}
+        unit = f"column {token_column}" if token_column else "words between white space"
+        shards = {"format": 1, "length_unit": unit, **(described or {}), "splits": splits}
+        text = json.dumps(shards, indent=2, ensure_ascii=False) + "\n"
+        (self._folder / "shards.json").write_text(text, "utf-8")
+        card = _card(self._origins, splits, self._form.suffix, notes)
+        (self._folder / "README.md").write_text(card, "utf-8")
 
 
 def _histogram(lengths: pl.Series) -> dict[str, int]:
@@ -198,13 +225,17 @@ def _histogram(lengths: pl.Series) -> dict[str, int]:
     return bins | ({"unknown": unknown} if unknown else {})
 
 
-def _card(table: pl.DataFrame, splits: dict[str, Any], suffix: str, notes: Sequence[str]) -> str:
+def _card(
+    origins: Mapping[str, Mapping[str, int]],
+    splits: dict[str, Any],
+    suffix: str,
+    notes: Sequence[str],
+) -> str:
     """The data set card; its front matter says which files are which split.
 
     Without rows it names the train split nevertheless: `datasets` then reports that there
     is no data, where it would otherwise take `shards.json` for the data.
     """
-    kept = table.filter(pl.col("split").is_not_null())
     files = [f"  - split: {n}\n    path: data/{n}-*{suffix}" for n in splits or ("train",)]
     # `datasets` caches a folder under what its front matter says: where folders are alike but for
     # their rows, it would give those of the first one that was loaded.
@@ -212,10 +243,9 @@ def _card(table: pl.DataFrame, splits: dict[str, Any], suffix: str, notes: Seque
     front = ["---", "configs:", "- config_name: default", named, "  data_files:", *files, "---", ""]
     lines = [*front, "| split | rows |", "|---|---:|"]
     lines += [f"| {name} | {split['rows']} |" for name, split in splits.items()]
-    for column in ("sources", "licenses"):
-        counts = kept[column].explode().drop_nulls().value_counts().sort(column)
+    for column, counts in origins.items():
         lines += ["", f"| {column} | rows |", "|---|---:|"]
-        lines += [f"| {value} | {count} |" for value, count in counts.iter_rows()]
+        lines += [f"| {value} | {count} |" for value, count in sorted(counts.items())]
     for note in notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"

@@ -98,6 +98,39 @@ def _exploded(messages: pl.Series) -> tuple[pl.DataFrame, pl.Series]:
     return turns, messages.list.len()
 
 
+class PresentFields(NamedTuple):
+    """What any turn of some rows has beside role and content.
+
+    Attributes:
+        turns: The fields of turns.
+        call_ids: Whether any call has an id.
+    """
+
+    turns: frozenset[str] = frozenset()
+    call_ids: bool = False
+
+    def united(self, other: PresentFields) -> PresentFields:
+        """What any turn of either rows has."""
+        return PresentFields(self.turns | other.turns, self.call_ids or other.call_ids)
+
+
+def present_in(messages: pl.Series) -> PresentFields:
+    """What any turn of any row has.
+
+    Args:
+        messages: list[struct], the messages of records.
+
+    >>> present_in(pl.Series([[{"role": "user", "content": "Why?", "name": None}]]))
+    PresentFields(turns=frozenset(), call_ids=False)
+    """
+    turns, _ = _exploded(messages)
+    present = frozenset(_present(turns)[2:])
+    if "tool_calls" not in present:
+        return PresentFields(present)
+    ids = turns["tool_calls"].explode(empty_as_null=False, keep_nulls=False).struct.field("id")
+    return PresentFields(present, ids.null_count() < len(ids))
+
+
 def _present(turns: pl.DataFrame) -> list[str]:
     """The fields that any turn has, and role and content."""
     fields = [name for name in TURN_FIELDS if name in turns.columns]
@@ -110,38 +143,36 @@ def present_fields(messages: pl.Series) -> set[str]:
     Args:
         messages: list[struct], the messages of records.
     """
-    turns, _ = _exploded(messages)
-    present = set(_present(turns))
-    if "tool_calls" in present:
-        ids = turns["tool_calls"].explode(empty_as_null=False, keep_nulls=False).struct.field("id")
-        present |= {"tool_call_id"} if ids.null_count() < len(ids) else set()
-    return present
+    present = present_in(messages)
+    return {"role", "content", *present.turns} | ({"tool_call_id"} if present.call_ids else set())
 
 
-def shard_turns(messages: pl.Series) -> pl.Series:
+def shard_turns(messages: pl.Series, present: PresentFields | None = None) -> pl.Series:
     """The turns of each row in the form of a shard, for `shard_table`.
 
     Args:
         messages: list[struct], the messages of records or of a side of pairs.
+        present: What all rows have of which these are a part; None where these are all.
 
     >>> messages = [[{"role": "user", "content": "Why?", "name": None}]]
     >>> shard_turns(pl.Series(messages)).to_list()
     [[{'role': 'user', 'content': 'Why?'}]]
     """
+    fields = present_in(messages) if present is None else present
     turns, lengths = _exploded(messages)
-    values = turns.select(_present(turns))
+    values = turns.select([*TURN_FIELDS[:2], *(n for n in TURN_FIELDS[2:] if n in fields.turns)])
     if "tool_calls" in values.columns:
-        values = values.with_columns(_shard_calls(values["tool_calls"]))
+        values = values.with_columns(_shard_calls(values["tool_calls"], fields.call_ids))
     values = values.rename({"reasoning": REASONING_FIELDS[0]}, strict=False)
     return lists_of(values, lengths).alias(messages.name)
 
 
-def _shard_calls(calls: pl.Series) -> pl.Series:
+def _shard_calls(calls: pl.Series, with_ids: bool) -> pl.Series:
     """Calls as OpenAI nests them; without ids where no call has one."""
     flat = calls.explode(empty_as_null=False, keep_nulls=False).struct.unnest()
     arguments = flat["arguments"].fill_null("{}").replace("", "{}")
     function = pl.struct("name", _readable(arguments))
-    known = ["id"] if flat["id"].null_count() < len(flat) else []
+    known = ["id"] if with_ids else []
     values = flat.select(*known, pl.lit("function").alias("type"), function.alias("function"))
     return lists_of(values, calls.list.len()).alias(calls.name)
 

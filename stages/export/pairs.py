@@ -25,7 +25,7 @@ from stages._common.option_types import Distinct
 from stages._common.pairs import as_conversations
 from stages._common.verdicts import evidence_json
 from stages._selection.random_draws import uniform
-from stages.export._files import FileForm, provenance, write_files
+from stages.export._files import FileForm, FilesWriter, provenance
 from stages.export._turns import shard_table, shard_tools, shard_turns
 
 Form = Literal["dpo", "kto", "reward"]
@@ -125,7 +125,9 @@ def pairs(
     form_of_files = FileForm(
         ".parquet", lambda path, part: write_table(path, shard_table(part), compression)
     )
-    write_files(ctx.files, table, rows_per_shard, form_of_files)
+    files = FilesWriter(ctx.files, rows_per_shard, form_of_files)
+    files.add(table)
+    files.finish()
     return result
 
 

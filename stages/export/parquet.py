@@ -12,7 +12,8 @@ column; a row's index in its source file is left out, and Parquet is written wit
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Final, Literal
 
@@ -20,8 +21,10 @@ import polars as pl
 from pydantic import AfterValidator, Field
 
 from pipeline.context import Context
-from pipeline.stage import Records, stage
+from pipeline.parts import RowParts, in_parts
+from pipeline.stage import RecordParts, stage
 from pipeline.store.parquet import write_table
+from pipeline.store.sorting import SortedRows
 from pipeline.types import Count
 from schemas.turns import View
 from stages._common.option_types import Distinct
@@ -29,16 +32,27 @@ from stages._selection.columns import shown_columns
 from stages.export._files import (
     SPLIT,
     FileForm,
+    FilesWriter,
     added_split,
     lost_reasoning,
     provenance,
     split_rows,
     words,
-    write_files,
 )
-from stages.export._turns import Reasoning, place_reasoning, shard_table, shard_tools, shard_turns
+from stages.export._turns import (
+    PresentFields,
+    Reasoning,
+    place_reasoning,
+    present_in,
+    shard_table,
+    shard_tools,
+    shard_turns,
+)
 
 _log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 16_384
+"""Rows of a part."""
 
 FIXED: Final = ("messages", "id", "sources", "licenses")
 """The columns of every shard; `messages` comes first, as trainers look for it."""
@@ -71,7 +85,7 @@ def _further(columns: tuple[str, ...]) -> tuple[str, ...]:
 )
 def parquet(
     ctx: Context,
-    rows: Records,
+    rows: RecordParts,
     *,
     columns: Annotated[tuple[str, ...], Distinct, AfterValidator(_further)] = (),
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0,
@@ -140,39 +154,79 @@ def parquet(
     columns = tuple(name for name in columns if name not in absent)
     view: View = "calls" if reasoning == "drop" else "all"
     lengths = words(view) if token_column is None else pl.col(token_column).cast(pl.Int64)
-    # Counting words takes as long as all else before the writing, and runs beside it.
-    with ThreadPoolExecutor(1) as pool:
-        counted = pool.submit(rows.select, lengths.alias("_length"))
-        splits = split_rows(rows, validation_fraction)
-        is_kept = splits["split"].is_not_null()
-        placed = place_reasoning(rows["messages"].filter(is_kept), reasoning)
-        kept = rows.filter(is_kept).with_columns(shard_turns(placed.messages))
-        has_tools = kept["tools"].null_count() < len(kept)
-        table = kept.select(
-            "messages",
-            *([shard_tools(kept["tools"])] if has_tools else []),
-            "id",
-            *provenance(),
-            *columns,
-            splits["split"].filter(is_kept),
-        )
-    table = table.with_columns(counted.result().filter(is_kept))
-    if order_by is not None:
-        table = table[_in_order(kept["id"], kept[order_by])]
-    described, notes = lost_reasoning(placed.lost, reasoning)
+    splits, present, has_tools = _first_pass(rows, validation_fraction, reasoning)
     form = FileForm(
         ".parquet", lambda path, part: write_table(path, shard_table(part), compression)
     )
-    write_files(ctx.files, table, rows_per_shard, form, token_column, described, notes)
+    files, lost = FilesWriter(ctx.files, rows_per_shard, form), [pl.Series([], dtype=pl.Int64)]
+    for part in _in_order(rows, splits["split"], order_by, ctx.work):
+        placed = place_reasoning(part["messages"], reasoning)
+        lost.append(placed.lost)
+        part = part.with_columns(lengths.alias("_length"))
+        turns = shard_turns(placed.messages, present)
+        tools = [shard_tools(part["tools"])] if has_tools else []
+        files.add(part.select(turns, *tools, "id", *provenance(), *columns, "split", "_length"))
+    files.finish(token_column, *lost_reasoning(pl.concat(lost), reasoning))
     return splits.drop(SPLIT) if SPLIT in rows.columns else splits
 
 
-def _in_order(ids: pl.Series, keys: pl.Series) -> pl.Series:
-    """The numbers of rows by ascending key, of lists by the smallest; missing keys come last."""
+def _first_pass(
+    rows: RowParts, validation_fraction: float, reasoning: Reasoning
+) -> tuple[pl.DataFrame, PresentFields, bool]:
+    """The splits and verdicts of all rows, and what those that are written have.
+
+    Args:
+        rows: The rows.
+        validation_fraction: The fraction of rows that go to the split `validation`.
+        reasoning: Where it is written.
+
+    Returns:
+        A row for each row; the fields of turns; whether there are tools.
+    """
+    verdicts, present, has_tools = [], PresentFields(), False
+    for part in in_parts(rows, _AT_ONCE):
+        verdicts.append(split_rows(part, validation_fraction))
+        kept = part.filter(verdicts[-1]["split"].is_not_null())
+        placed = place_reasoning(kept["messages"], reasoning)
+        present = present.united(present_in(placed.messages))
+        has_tools |= kept["tools"].null_count() < len(kept)
+    return pl.concat(verdicts), present, has_tools
+
+
+def _in_order(
+    rows: RowParts, splits: pl.Series, order_by: str | None, folder: Path
+) -> Iterator[pl.DataFrame]:
+    """The rows that are written, in parts, by id or by ascending key.
+
+    Of lists the smallest value is the key; missing keys come last, equal ones are by id.
+
+    Args:
+        rows: The rows.
+        splits: The split of each; null where it is not written.
+        order_by: The column of the keys; None for id order.
+        folder: Where rows may be sorted.
+    """
+    parts = _kept_parts(rows, splits)
+    if order_by is None:
+        yield from parts
+        return
+    keys = rows[order_by]
     if isinstance(keys.dtype, pl.List):
         keys = keys.list.min()
-    return (
-        pl.DataFrame({"id": ids, "key": keys})
-        .with_row_index()
-        .sort("key", "id", nulls_last=True)["index"]
-    )
+    table = pl.DataFrame({"id": rows["id"], "key": keys}).filter(splits.is_not_null())
+    order = table.with_row_index().sort("key", "id", nulls_last=True)["index"]
+    places = order.arg_sort().cast(pl.String).str.zfill(12)
+    by_key, start = SortedRows(folder, by="_place"), 0
+    for part in parts:
+        by_key.add(part.with_columns(places.slice(start, len(part)).alias("_place")))
+        start += len(part)
+    for part in by_key.parts():
+        yield part.drop("_place")
+
+
+def _kept_parts(rows: RowParts, splits: pl.Series) -> Iterator[pl.DataFrame]:
+    start = 0
+    for part in in_parts(rows, _AT_ONCE):
+        own = splits.slice(start, len(part)).alias("split")
+        start += len(part)
+        yield part.with_columns(own).filter(pl.col("split").is_not_null())

@@ -23,6 +23,7 @@ from stages.load._files.container import container
 from stages.load._files.json_lines import Position
 from stages.load._files.tables import Delimiter
 from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.merging import merge_duplicates
 from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
@@ -33,10 +34,9 @@ from stages.load._rows.output import (
     digest_of,
     existing_files,
     extra_json,
-    merge_duplicates,
     quoted,
     read_files,
-    to_frame,
+    to_frames,
 )
 
 Format = Literal["auto", "text", "jsonl", "json", "csv", "tsv", "parquet"]
@@ -133,7 +133,8 @@ def documents(
     """
     positions = read_files(ctx, existing_files(path), _container_of(format), delimiter=delimiter)
     rows = (_output_row(file, position, fields or {}) for file, position in positions)
-    frame = merge_duplicates(to_frame(rows, _build, _size), source, license)
+    frames = to_frames(rows, _build, _size)
+    frame = pl.concat(merge_duplicates(frames, source, license, ctx.work))
     return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 

@@ -9,6 +9,7 @@ same formats, the same failing rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Literal
 
@@ -46,7 +47,7 @@ def frame(
     accepted: InputFiles = (),
     source: str,
     license: str,
-) -> Records:
+) -> Iterator[Records]:
     """Load conversations from a data frame of pandas or polars, or a data set of `datasets`.
 
     A row is a source position, and counts as in `load.records`: kept, dropped as `duplicate` or
@@ -82,7 +83,8 @@ def frame(
         >>> from pipeline.store.frames import save_rows
         >>> folder = Path(mkdtemp())
         >>> path = save_rows(folder, "pool", [{"prompt": "Why?", "completion": "So."}])
-        >>> rows = frame(Context.scratch(folder), path=(str(path),), source="me", license="MIT")
+        >>> ctx = Context.scratch(folder)
+        >>> rows = next(frame(ctx, path=(str(path),), source="me", license="MIT"))
         >>> [turn["content"] for turn in rows["messages"][0]]
         ['Why?', 'So.']
     """

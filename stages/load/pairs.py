@@ -25,6 +25,7 @@ from stages.load._formats.pair_lists import NoPair, ParsedPair, Ranked, flat_pai
 from stages.load._formats.row_formats import named
 from stages.load._formats.trees import is_flat, read_flat
 from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.merging import merge_duplicates
 from stages.load._rows.options import DEFAULT_SPLIT, check_rows, source_positions
 from stages.load._rows.options import input_files as input_files
 from stages.load._rows.output import (
@@ -33,8 +34,7 @@ from stages.load._rows.output import (
     VERDICT,
     OutputRow,
     extra_json,
-    merge_duplicates,
-    to_frame,
+    to_frames,
 )
 
 Format = Literal["auto", PairFormat, "csv", "tsv", "parquet"]
@@ -158,7 +158,8 @@ def pairs(
     )  # fmt: skip
     positions = source_positions(ctx, options, _nested(rows_of))
     rows = _output_rows(positions, _pair_format(format), rows_of, ranked)
-    frame = merge_duplicates(to_frame(rows, _build), source, license)
+    frames = to_frames(rows, _build)
+    frame = pl.concat(merge_duplicates(frames, source, license, ctx.work))
     return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 

@@ -38,6 +38,7 @@ from stages.load._formats.row_formats import (
 from stages.load._formats.trees import flat_conversation, is_flat, read_flat
 from stages.load._rows.accepted import accept, read_accepted
 from stages.load._rows.frame import conversations_frame
+from stages.load._rows.merging import merge_duplicates
 from stages.load._rows.options import DEFAULT_SPLIT, check_rows, source_positions
 from stages.load._rows.options import input_files as input_files
 from stages.load._rows.output import (
@@ -46,8 +47,7 @@ from stages.load._rows.output import (
     VERDICT,
     OutputRow,
     extra_json,
-    merge_duplicates,
-    to_frame,
+    to_frames,
 )
 
 Format = Literal["auto", RowFormat, "csv", "tsv", "parquet", "lines"]
@@ -101,7 +101,7 @@ def records(
     accepted: InputFiles = (),
     source: str,
     license: str,
-) -> Records:
+) -> Iterator[Records]:
     """Load conversations: one row for every source position.
 
     A position is a conversation: a seed task has one per instance, a prompt one per
@@ -185,7 +185,8 @@ def records(
         >>> (folder / "pool.jsonl").write_text('{"prompt": "Why?", "completion": "So."}\\n{}\\n')
         43
         >>> path = (str(folder / "pool.jsonl"),)
-        >>> rows = records(Context.scratch(folder), path=path, source="here", license="MIT")
+        >>> ctx = Context.scratch(folder)
+        >>> rows = next(records(ctx, path=path, source="here", license="MIT"))
         >>> [turn["content"] for turn in rows["messages"][0]]
         ['Why?', 'So.']
         >>> rows.select("line", "error").row(1)
@@ -198,9 +199,10 @@ def records(
     )  # fmt: skip
     positions = source_positions(ctx, options, _nested(rows_of))
     rows = _output_rows(positions, _row_format(format), rows_of)
-    frame = to_frame(rows, conversations_frame, itemgetter(-1))
-    frame = merge_duplicates(frame, source, license)
-    return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
+    frames = to_frames(rows, conversations_frame, itemgetter(-1))
+    allowed = read_accepted(accepted)
+    for frame in merge_duplicates(frames, source, license, ctx.work):
+        yield accept(frame, allowed).select(list(_SCHEMA)).cast(_SCHEMA)
 
 
 def _output_rows(

@@ -25,6 +25,7 @@ from stages._common.verdicts import evidence_json
 from stages.load._chat.turns import Row, Unusable
 from stages.load._files.json_lines import Position
 from stages.load._rows.accepted import accept, read_accepted
+from stages.load._rows.merging import merge_duplicates
 from stages.load._rows.output import (
     SURROGATE,
     TOO_DEEP,
@@ -33,9 +34,8 @@ from stages.load._rows.output import (
     check_file,
     existing_files,
     extra_json,
-    merge_duplicates,
     read_files,
-    to_frame,
+    to_frames,
 )
 from stages.load._sessions import claude_code, codex
 from stages.load._sessions.transcript import Limits, Request, Transcript
@@ -147,7 +147,8 @@ def sessions(
         _rows_of_file(file, lines, limits, unit, side_chains == "keep")
         for file, lines in _by_file(positions)
     )
-    frame = merge_duplicates(to_frame(rows, _build, _size), source, license)
+    frames = to_frames(rows, _build, _size)
+    frame = pl.concat(merge_duplicates(frames, source, license, ctx.work))
     return accept(frame, read_accepted(accepted)).select(list(_SCHEMA)).cast(_SCHEMA)
 
 

@@ -26,6 +26,7 @@ RATE, MEMORY = 0.95, 1.10
 _RUN = """
 import json, sys, tempfile, time
 from pathlib import Path
+import polars as pl
 sys.path.insert(0, ".")
 from pipeline.context import Context
 from pipeline.execution.peak_memory import peak_memory
@@ -35,6 +36,8 @@ def seconds():
     began = time.process_time()
     frame = records(Context.scratch(Path(tempfile.mkdtemp(dir=sys.argv[2]))), path=(sys.argv[1],),
                     source="pool", license="see source")
+    if not isinstance(frame, pl.DataFrame):  # in parts; the version before gave one frame
+        frame = pl.concat(frame)
     assert frame["error"].is_null().all()
     return time.process_time() - began
 

@@ -186,6 +186,6 @@ def test_a_served_model_gets_all_rows_at_once() -> None:
         )
         options = SimpleNamespace(model=LanguageModel("m", engine), tokens=1)  # type: ignore[arg-type]
         call = StageCall(stage, options, {}, Path())
-        list(WorkerPool().run(call, rows, Context(Path(), Path(), Path())))
+        list(WorkerPool().run(call, [rows], len(rows), Context(Path(), Path(), Path())))
         assert sum(seen) == 500
         assert min(len(seen), 2) == chunks

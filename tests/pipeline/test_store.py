@@ -207,11 +207,14 @@ def test_a_row_cache_joins_its_files_and_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / ".half").write_bytes(b"PAR1")
     for i in range(MAX_FILES + 3):
         cache.add(pl.DataFrame({KEY: [f"{i}", f"{i}b"], "x": [i, i]}))
-    expected = cache.read().sort(KEY)
+    keys = pl.Series([f"{i}{suffix}" for i in range(MAX_FILES + 3) for suffix in ("b", "")])
+    expected = pl.DataFrame({KEY: keys, "x": [i for i in range(MAX_FILES + 3) for _ in "ab"]})
+    assert cache.rows(keys).equals(expected)
     cache.compact()
     assert len(list(tmp_path.glob("*.parquet"))) == 1
-    assert cache.read().sort(KEY).equals(expected)
-    assert RowCache(tmp_path).read().sort(KEY).equals(expected)
+    assert cache.rows(keys).equals(expected)
+    assert RowCache(tmp_path).rows(keys).equals(expected)
+    assert RowCache(tmp_path).knows(pl.Series(["1b", "x"])).to_list() == [True, False]
     assert [p.suffix for p in tmp_path.iterdir()] == [".parquet"]
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
@@ -187,7 +187,8 @@ def run(example: Example, folder: Path, **inputs: Any) -> tuple[Any, ExampleCont
     """The stage's result on the example's inputs, or on those given instead."""
     context = ExampleContext.of(folder)
     arguments = {**example.inputs(), **inputs}
-    return example.stage.call(context, arguments, vars(example.options)), context
+    result = example.stage.call(context, arguments, vars(example.options))
+    return pl.concat(result) if isinstance(result, Iterator) else result, context
 
 
 def _teacher(text: str) -> Answer:

@@ -35,7 +35,7 @@ def load(*contents: bytes | Path, name: str = "rows.jsonl", **options: Any) -> p
     with tempfile.TemporaryDirectory() as folder:
         paths = written(Path(folder), contents, name)
         options = {"source": "here", "license": "CC0-1.0"} | options
-        frame = records(Context.scratch(Path(folder)), path=paths, **options)
+        frame = pl.concat(records(Context.scratch(Path(folder)), path=paths, **options))
     assert_accounted(frame)
     return frame
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -185,7 +186,7 @@ def main(format: str, path: str) -> None:
         frame = pairs(ctx, path=(path,), **where)
     else:
         how = {"format": "lines"} if format == "lines" else {}
-        frame = records(ctx, path=(path,), **how, **where)  # type: ignore[arg-type]
+        frame = pl.concat(records(ctx, path=(path,), **how, **where))  # type: ignore[arg-type]
     print(peak_memory(), len(frame), frame["error"].drop_nulls().to_list())
 
 

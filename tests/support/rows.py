@@ -125,7 +125,7 @@ def seed_tasks(ctx: Context) -> pl.DataFrame:
     from stages.load.records import records
 
     path = str(DATA / "seeds/self_instruct_seed_tasks.jsonl")
-    loaded = records(ctx, path=(path,), source="seeds", license="Apache-2.0")
+    loaded = next(records(ctx, path=(path,), source="seeds", license="Apache-2.0"))
     return loaded.select("id", "messages", "input_start", "extra").sort("id")
 
 

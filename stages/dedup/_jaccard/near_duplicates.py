@@ -29,14 +29,18 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from pipeline.errors import UserError
+from pipeline.parts import RowParts, in_parts, some_columns
 from pipeline.store.parquet import read_frame, write_frame
 from schemas.turns import View
 from stages._common.verdicts import evidence_of
 from stages._text.candidates import SetPool
 from stages._text.join import Buckets, JoinResult, similarity_join
-from stages._text.ragged import Ragged, offsets_of
+from stages._text.ragged import Ragged, joined, offsets_of, take
 from stages._text.tokens import Field, field_reads, field_text, shingle_sets
 from stages.dedup._order import order_columns, ordering
+
+_AT_ONCE: Final = 16_384
+"""Rows whose texts are in memory."""
 
 _BEST: Final = "best:"
 _TABLE: Final = "signatures.parquet"
@@ -76,7 +80,7 @@ def reads(options: SimpleNamespace) -> dict[str, list[str]]:
 
 
 def drop_near_duplicates(
-    rows: pl.DataFrame,
+    rows: RowParts,
     held: pl.DataFrame | Path | None,
     options: SharedOptions,
     buckets: Callable[[SetPool], Sequence[Buckets]],
@@ -92,12 +96,11 @@ def drop_near_duplicates(
     Raises:
         UserError: The signatures of held rows belong to another field or n-gram size.
     """
-    texts = rows.select(field_text(options.field, options.view)).to_series()
-    order = _preference(rows, texts, options.keep, options.order_by)
-    texts = texts.gather(order)
-    sets = shingle_sets(texts, options.ngram_size)
-    del texts
-    ids = rows["id"].gather(order)
+    sets, lengths = _sets(rows, options.field, options.view, options.ngram_size)
+    order = _preference(rows, lengths, options.keep, options.order_by)
+    ids = rows["id"]
+    if (np.diff(order) != 1).any():
+        ids, sets = ids.gather(order), take(sets, order)
     n_held = 0
     if held is not None:
         # Held rows come first, so that they are the roots of their components.
@@ -111,14 +114,22 @@ def drop_near_duplicates(
     return _verdicts(causes.with_columns(position), len(rows))
 
 
-def _preference(
-    rows: pl.DataFrame, texts: pl.Series, keep: str, order_by: str
-) -> NDArray[np.int64]:
+def _sets(rows: RowParts, field: Field, view: View, ngram_size: int) -> tuple[Ragged, pl.Series]:
+    """The n-grams of each row's text and its length in characters; texts are read in parts."""
+    parts, lengths = [], []
+    for part in in_parts(rows, _AT_ONCE):
+        texts = part.select(field_text(field, view)).to_series()
+        parts.append(shingle_sets(texts, ngram_size))
+        lengths.append(texts.str.len_chars())
+    return joined(parts), pl.concat(lengths)
+
+
+def _preference(rows: RowParts, lengths: pl.Series, keep: str, order_by: str) -> NDArray[np.int64]:
     """Positions of the rows, those to keep before those to drop."""
-    order = ordering(rows, order_by)
+    order = ordering(some_columns(rows, order_columns(order_by)), order_by)
     if keep == "first":
         return order.to_numpy().astype(np.int64)
-    key = texts.str.len_chars() if keep == "longest" else rows[keep.removeprefix(_BEST)]
+    key = lengths if keep == "longest" else rows[keep.removeprefix(_BEST)]
     if key.dtype.is_float():
         key = key.fill_nan(None)
     ranked = pl.DataFrame({"position": order, "key": key.gather(order)}).sort(
@@ -169,7 +180,7 @@ def _verdicts(causes: pl.DataFrame, height: int) -> pl.DataFrame:
 
 
 def write_signatures(
-    folder: Path, rows: pl.DataFrame, field: Field, view: View, ngram_size: int
+    folder: Path, rows: RowParts, field: Field, view: View, ngram_size: int
 ) -> None:
     """Write ids and sets of n-grams of all rows, and how they were computed, as files.
 
@@ -180,7 +191,7 @@ def write_signatures(
         view: What of a turn is hashed.
         ngram_size: Words per n-gram.
     """
-    sets = shingle_sets(rows.select(field_text(field, view)).to_series(), ngram_size)
+    sets, _ = _sets(rows, field, view, ngram_size)
     lists = pa.LargeListArray.from_arrays(pa.array(sets.offsets), pa.array(sets.values))
     write_frame(folder / _TABLE, pl.DataFrame({"id": rows["id"], "shingles": pl.from_arrow(lists)}))
     about = {**_about(field, view, ngram_size), "rows": len(rows)}
@@ -195,8 +206,7 @@ def _about(field: Field, view: View, ngram_size: int) -> dict[str, str | int]:
 def _held_sets(held: pl.DataFrame | Path, options: SharedOptions) -> tuple[pl.Series, Ragged]:
     """Ids and sets of the rows held from before."""
     if isinstance(held, pl.DataFrame):
-        texts = held.select(field_text(options.field, options.view)).to_series()
-        return held["id"], shingle_sets(texts, options.ngram_size)
+        return held["id"], _sets(held, options.field, options.view, options.ngram_size)[0]
     _require_same_options(held, options)
     frame = read_frame(held / _TABLE)
     values = frame["shingles"].explode(empty_as_null=False, keep_nulls=False)

@@ -29,12 +29,12 @@ from stages._selection.columns import shown_columns
 from stages.export._files import (
     SPLIT,
     FileForm,
+    FilesWriter,
     added_split,
     lost_reasoning,
     provenance,
     split_rows,
     words,
-    write_files,
 )
 from stages.export._turns import Reasoning, json_line, place_reasoning, present_fields
 from stages.export.jsonl._form import Conversation, Form, FormLacks, Omitted, held
@@ -158,7 +158,9 @@ def jsonl(
     described, notes = lost_reasoning(lost, reasoning)
     described, notes = {"form": form, **described}, [FORMS[form].usage, *notes]
     suffix, write = (".jsonl.gz", _write_gzip) if compression == "gzip" else (".jsonl", _write)
-    write_files(ctx.files, table, rows_per_file, FileForm(suffix, write), None, described, notes)
+    files = FilesWriter(ctx.files, rows_per_file, FileForm(suffix, write))
+    files.add(table)
+    files.finish(None, described, notes)
     return result.drop(SPLIT) if SPLIT in rows.columns else result
 
 

@@ -18,12 +18,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Literal
 
+import polars as pl
+
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
 from pipeline.stage import Edges, InputFiles, Records, stage
 from schemas.records import RECORD_COLUMNS
 from stages.load._rows.accepted import accept, read_accepted
-from stages.load._rows.output import VERDICT, OutputRow, merge_duplicates, to_frame
+from stages.load._rows.merging import merge_duplicates
+from stages.load._rows.output import VERDICT, OutputRow, to_frames
 from stages.load.tasks.drawing import Draws, texts_key
 from stages.load.tasks.flan import Feedback, Flan
 from stages.load.tasks.holding_out import SHARED, TRAIN, HeldOut, splits_of
@@ -194,7 +197,8 @@ def tasks(
         for plan in ready
         for row in _rows_of(ctx, plan, method, held_out, splits[plan.task.name], seed, counts, held)
     )
-    frame = merge_duplicates(to_frame(rows, build, size_of), source, license)
+    frames = to_frames(rows, build, size_of)
+    frame = pl.concat(merge_duplicates(frames, source, license, ctx.work))
     (ctx.files / "templates.json").write_text(counts.text(), "utf-8")
     schema: dict[Any, Any] = {
         **RECORD_COLUMNS,

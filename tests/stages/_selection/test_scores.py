@@ -72,7 +72,7 @@ def test_a_blank_answer_has_no_score(score: str, tmp_path: Path) -> None:
     rows = [{"instruction": f"Q{n}", "output": text} for n, text in enumerate(answers)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     ctx = Context.scratch(tmp_path)
-    pool = records(ctx, path=(str(tmp_path / "rows.jsonl"),), source="s", license="MIT")
+    pool = next(records(ctx, path=(str(tmp_path / "rows.jsonl"),), source="s", license="MIT"))
     pool = pool.filter(pl.col("id").is_not_null())
     measured = pl.concat([pool, heuristics(ctx, pool)], how="horizontal")
     result = top(ctx, measured, score=score, budget=2)

@@ -184,9 +184,10 @@ def test_parts_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     complete, fresh = commonness(values), commonness(values, flags)
     assert complete.tolist() == [int(8 * np.log2(count)) for count in counts]
     assert ((fresh > 0) == ((np.array(counts) > 1) & (np.array(marked) > 0))).all()
-    monkeypatch.setattr(candidates_module, "_PART", 64)
-    assert commonness(values).tolist() == complete.tolist()
-    assert commonness(values, flags).tolist() == fresh.tolist()
+    for name, size in (("_PART", 64), ("_GROUP", 300)):
+        monkeypatch.setattr(candidates_module, name, size)
+        assert commonness(values).tolist() == complete.tolist()
+        assert commonness(values, flags).tolist() == fresh.tolist()
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=30))

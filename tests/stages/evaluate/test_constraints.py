@@ -176,7 +176,7 @@ def test_the_order_of_kinds_leaves_the_scores(ctx: Context, tmp_path: Path) -> N
 
 def test_the_benchmark_loads_with_its_constraints(ctx: Context) -> None:
     path = DATA / "benchmarks/ifeval.jsonl.gz"
-    loaded = records(ctx, path=(str(path),), source="ifeval", license="CC-BY-4.0")
+    loaded = next(records(ctx, path=(str(path),), source="ifeval", license="CC-BY-4.0"))
     result = constraints(ctx, loaded)
     assert result["constraints_strict"].list.len().sum() == 834
     assert report(ctx)["strict"]["instruction"] == 0

@@ -195,7 +195,7 @@ def test_our_seeds_of_unnatural_carry_constraints_and_others_are_warned_of(
     ctx: Context, seeds: pl.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(ROOT / "data/seeds/unnatural_seed_tasks.jsonl")
-    ours = records(ctx, path=(path,), source="unnatural-seeds", license="Apache-2.0")
+    ours = next(records(ctx, path=(path,), source="unnatural-seeds", license="Apache-2.0"))
     assert ours.height == 15
     options = {"max_requests": 5, "requests_per_round": 5}
     _, engine = play(ctx, ours, lambda _: (FOURTH, "stop"), Unnatural(), **options)

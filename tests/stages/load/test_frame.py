@@ -35,14 +35,14 @@ ORIGIN = {"source": "here", "license": "MIT"}
 
 
 def loaded(path: Path, folder: Path) -> pl.DataFrame:
-    return frame(Context.scratch(folder), path=(str(path),), **ORIGIN)
+    return next(frame(Context.scratch(folder), path=(str(path),), **ORIGIN))
 
 
 def from_lines(rows: list[dict[str, Any]], folder: Path) -> pl.DataFrame:
     """What `load.records` makes of a file of the rows."""
     file = folder / "rows.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    return records(Context.scratch(folder / "lines"), path=(str(file),), **ORIGIN)
+    return next(records(Context.scratch(folder / "lines"), path=(str(file),), **ORIGIN))
 
 
 OBJECTS = {

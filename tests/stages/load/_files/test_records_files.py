@@ -128,14 +128,14 @@ def test_a_folder_that_the_datasets_library_loads(ctx: Context, tmp_path: Path) 
     rows[2]["instruction"] = ""
     (tmp_path / "pool").mkdir()
     (tmp_path / "pool/train.jsonl").write_bytes(json_lines(rows))
-    frame = records(ctx, dataset=str(tmp_path / "pool"), source="hub", license="MIT")
+    frame = next(records(ctx, dataset=str(tmp_path / "pool"), source="hub", license="MIT"))
     assert turns(frame) == [[("user", f"i{n}"), ("assistant", f"o{n}")] for n in range(4) if n != 2]
     assert failures(frame) == [(3, "empty instruction")]
 
 
 def test_a_data_set_that_cannot_be_reached(ctx: Context) -> None:
     with pytest.raises(UserError, match="cannot load the data set 'nobody/nothing'") as caught:
-        records(ctx, dataset="nobody/nothing", source="hub", license="MIT")
+        next(records(ctx, dataset="nobody/nothing", source="hub", license="MIT"))
     assert "give its files as `path`" in str(caught.value)
 
 
@@ -157,11 +157,11 @@ def test_a_million_rows_stay_under_4_gib(tmp_path: Path, array: bool) -> None:
             file.write(row + (",\n" if array and n < 999_999 else "\n"))
         file.write("]" if array else "")
     code = (
-        "import sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path; import polars as pl\n"
         "from pipeline.execution.peak_memory import peak_memory\n"
         "from pipeline.context import Context; from stages.load.records import records\n"
-        "frame = records(Context.scratch(Path(sys.argv[1])), path=(sys.argv[2],), "
-        "source='s', license='l')\n"
+        "frame = pl.concat(records(Context.scratch(Path(sys.argv[1])), path=(sys.argv[2],), "
+        "source='s', license='l'))\n"
         "assert len(frame) == frame['id'].n_unique() == 1_000_000\n"
         "print(peak_memory())"
     )

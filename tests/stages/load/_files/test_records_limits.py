@@ -150,11 +150,11 @@ def test_a_bomb_is_loaded_in_a_gigabyte(case: str, pack: Any, tmp_path: Path) ->
     path = tmp_path / name
     path.write_bytes(pack(around(row(400 * PIECE))))
     code = (
-        "import sys; from pathlib import Path\n"
+        "import sys; from pathlib import Path; import polars as pl\n"
         "from pipeline.execution.peak_memory import peak_memory\n"
         "from pipeline.context import Context; from stages.load.records import records\n"
-        "frame = records(Context.scratch(Path(sys.argv[1])), path=(sys.argv[2],), "
-        "source='s', license='l')\n"
+        "frame = pl.concat(records(Context.scratch(Path(sys.argv[1])), path=(sys.argv[2],), "
+        "source='s', license='l'))\n"
         "assert len(frame) == 3\n"
         "print(peak_memory())"
     )
