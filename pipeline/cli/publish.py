@@ -148,9 +148,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         values = value if isinstance(value, list) else [value]
         if name == "bytes":
             values = [tables.size(value)]
-        lines += [
-            [name, f"{v:,}" if isinstance(v, int) else str(v)] for v in values if v is not None
-        ]
+        texts = [f"{v:,}" if isinstance(v, int) else str(v) for v in values if v is not None]
+        for first, *more in map(str.splitlines, filter(None, texts)):
+            lines += [[name, first], *(["", line] for line in more)]
     if result.get("erased") == []:
         lines.insert(0, ["erased", "nothing: none of these versions is published there"])
     header, *rest = lines

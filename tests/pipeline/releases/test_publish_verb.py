@@ -70,6 +70,18 @@ def test_the_shards_of_every_export_are_read_back(tmp_path: Path, hub: FakeHub, 
     assert json.loads(done.stdout)["rows"] == len(TEXTS)
 
 
+def test_warnings_stand_on_lines_of_their_own(tmp_path: Path) -> None:
+    words = released(recipe(tmp_path, [*TEXTS, "Write to ada@analytical.org and say why."]))
+    done = call("publish", *words, "--to", f"file://{tmp_path}/place")
+    assert done.code == Exit.DONE, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    assert any(line.startswith("warnings   warn: personal: email in 1 row") for line in lines)
+    assert [line.split(":")[0] for line in lines if line.startswith(("rows:", "try:"))] == [
+        "rows", "try",
+    ]  # fmt: skip
+    assert "\\n" not in done.stdout
+
+
 def test_the_life_of_a_release_on_the_hub(tmp_path: Path, hub: FakeHub) -> None:
     to = ["--to", f"hf://{REPO}"]
     words = released(recipe(tmp_path))
