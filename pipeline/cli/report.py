@@ -18,7 +18,6 @@ from pipeline.cli.app import (
     verb,
 )
 from pipeline.errors import UserError
-from pipeline.store.files import check_kind
 
 if TYPE_CHECKING:
     from pipeline.execution.snapshot import Snapshot
@@ -82,6 +81,8 @@ def check_page(output: Path) -> None:
     Raises:
         UserError: The folder is missing, or the path is another thing: a folder, a FIFO.
     """
+    from pipeline.store.files import check_kind
+
     if output.suffix not in PAGES:
         raise UserError(f"the page must end in .html, got {str(output)!r}", hint="-o report.html")
     check_kind(output, "the page", folder=False, hint="name another file: -o report.html")

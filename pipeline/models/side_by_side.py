@@ -42,9 +42,10 @@ def side_by_side(
         UserError: One of them raised it; that all still wait (exit code 6) is one error.
 
     Example:
+        >>> import tempfile
         >>> from pathlib import Path
         >>> model = LanguageModel("data/models/tinylm")
-        >>> ctx = Context(Path(), Path(), Path("data"))
+        >>> ctx = Context.scratch(Path(tempfile.mkdtemp()))
         >>> side_by_side(ctx, [model, model], lambda position, engine: (position, engine.name))
         [(0, 'tinylm'), (1, 'tinylm')]
     """

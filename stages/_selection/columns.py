@@ -13,7 +13,7 @@ from typing import Final
 from pipeline.stage import OptionalColumn
 
 SELECTOR_COLUMNS: Final = frozenset({
-    "chosen_by", "cluster", "cluster_rank", "cluster_round",
+    "chosen_by", "cluster", "cluster_rank", "cluster_round", "cluster_scorer",
     "consensus", "consensus_score", "response_rank", "response_votes",
     "coverage_pass", "coverage_rank", "coverage_tags",
     "gain", "gain_rank",

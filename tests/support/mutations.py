@@ -429,7 +429,8 @@ def load(format: Format, data: bytes) -> pl.DataFrame:
     with tempfile.TemporaryDirectory() as folder:
         ctx = Context.scratch(Path(folder) / "ctx")
         try:
-            return format.stage(ctx, **format.put(Path(folder), data))
+            rows = format.stage(ctx, **format.put(Path(folder), data))
+            return rows if isinstance(rows, pl.DataFrame) else pl.concat(rows)
         except UserError:
             if not format.saved:
                 raise
