@@ -144,6 +144,7 @@ class RowStage:
             results = [empty, *([self.cache.rows(known)] if len(known) else [])]
             results += [rows.filter(pl.col(KEY).is_in(part[KEY])) for rows in self._uncached]
             by_key = pl.concat(results, how="diagonal").unique(KEY, keep="last")
+            assert len(by_key) == part[KEY].n_unique(), "every row has a result"
             joined = part.join(by_key, on=KEY, how="left", maintain_order="left")
             self.take(joined.drop(KEY))
 
