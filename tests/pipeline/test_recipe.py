@@ -397,6 +397,8 @@ def _slips() -> Iterator[tuple[str, dict[str, Any], str]]:
         for at, key in rng.sample(places, 16):
             if key == "name" or (at[-1] == "with" and key == "method"):
                 continue  # without them another method is chosen, with options of its own
+            if len(key) == 1:
+                continue  # nothing of it would be left
             changed = json.loads(json.dumps(raw))  # without the anchors, by which one is several
             mapping = _at(changed, at)
             drop = rng.randrange(len(key))

@@ -140,7 +140,7 @@ def test_two_lines_of_a_recipe_make_rows_that_the_ablation_accepts(tmp_path: Pat
     assert run(wired, tmp_path / "store") is Exit.DONE
     report = artifact(wired, tmp_path / "store", "verdict").files / "ablation.json"
     counts = json.loads(report.read_text())["counts"]
-    assert (counts["eval_rows"]["eval_rows"]["rows"], counts["pool"]["rows"]) == (9, 51)
+    assert (counts["eval_rows"]["heldout"]["rows"], counts["pool"]["rows"]) == (9, 51)
 
 
 @pytest.mark.parametrize("name", ["threshold", "ngram_size", "field", "shared_ngram_size"])
