@@ -47,7 +47,7 @@ class Data:
         from stages.load.records import records as load
 
         ctx = Context.scratch(self.folder / "load")
-        loaded = load(ctx, path=(str(self.pool),), source="pool", license="see source")
+        loaded = pl.concat(load(ctx, path=(str(self.pool),), source="pool", license="see source"))
         return loaded.filter(pl.col("drop_reason").is_null()).select(*RECORD_COLUMNS).sort("id")
 
     @property
