@@ -42,7 +42,8 @@ def measure(data: Data) -> list[Line]:
     call(ctx, sample)
     needed = int(SECONDS * WORKERS * len(sample) / (time.process_time() - began))
     repeated = pl.concat([rows] * (needed // len(rows) + 1)).head(needed)
-    repeated.write_parquet(data.folder / "clusters.parquet")
+    ids = pl.int_range(needed).cast(pl.String).str.zfill(9).alias("id")
+    repeated.with_columns(ids).write_parquet(data.folder / "clusters.parquet")
     options = {"file": "clusters.parquet"}
     results = race(
         data.folder,
@@ -76,9 +77,10 @@ def on(folder: Path, file: str, backend: str | None) -> Callable[[], dict[str, A
 
     def run() -> dict[str, Any]:
         context = Context.scratch(folder / "clusters")
-        done = {at: result for at, _, result in WorkerPool(started).run(call, rows, context)}
-        result = pl.concat([done[at] for at in sorted(done)])
-        return {"digest": result.hash_rows(seed=0).to_numpy(), "start": np.array([start])}
+        chunks = WorkerPool(started).run(call, [rows], len(rows), context)
+        done = pl.concat([result.with_columns(chunk["id"]) for chunk, result in chunks])
+        digest = done.sort("id").hash_rows(seed=0).to_numpy()
+        return {"digest": digest, "start": np.array([start])}
 
     return run
 
