@@ -34,7 +34,7 @@ STAGE = "tag.secrets"
 def measure(data: Data) -> list[Line]:
     """tag.secrets on so many rows of the pool that two processes need a minute."""
     rows = data.rows.select("id", "messages", "tools", "extra")
-    sample = rows.sample(400, seed=0)
+    sample = rows.sample(20_000, seed=0)
     call = _call(data.folder)
     ctx = Context.scratch(data.folder / "rate")
     call(ctx, sample.head(20))  # imports
