@@ -27,8 +27,9 @@ from pipeline.execution.backends.named import backend_named
 from pipeline.execution.progress import LineProgress
 from pipeline.execution.runner import Runner
 from pipeline.execution.workers import WorkerPool
-from pipeline.models.base import LanguageModel
+from pipeline.models.base import LanguageModel, Scored
 from pipeline.models.engines.ray_actors import Actors, Dispatch
+from pipeline.models.engines.registry import open_engine
 from pipeline.models.journal.journal import Journal
 from pipeline.recipe.code_hash import code_hash
 from pipeline.recipe.discovery import find
@@ -298,6 +299,21 @@ def test_a_driver_whose_models_are_on_ray_is_killed_and_goes_on(tmp_path: Path) 
     again = used(wired, tmp_path / "store", "answered")
     assert (again["cached"], again["requests"]) == (durable, 200 - durable)
     assert shards(wired, tmp_path / "store") == shards(wired, tmp_path / "here")
+
+
+@pytest.mark.proof
+def test_two_models_of_a_stage_share_a_cluster(two_nodes: Any, tmp_path: Path) -> None:
+    """Neither waits for ever for what the other has; each is loaded again when it is asked."""
+    backend = backend_named(f"ray://{two_nodes.address}", 2)
+    assert backend is not None
+    models = [LanguageModel(model="data/models/tinylm", id=name) for name in ("one", "two")]
+    sequence = Scored(tuple(range(5, 40)), 1)
+    try:
+        engines = [open_engine(model, Context.scratch(tmp_path)) for model in models]
+        scores = [engine.loglikelihood([sequence])[0] for engine in [*engines, *engines]]
+    finally:
+        backend.close()
+    assert all((score == scores[0]).all() for score in scores)
 
 
 class Deadly:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import takewhile
 from typing import Any, Final
@@ -144,10 +144,9 @@ class RayEngine(JournaledEngine):
 
 def _parts(sequences: Sequence[Scored]) -> Iterator[list[tuple[int, Scored]]]:
     """The sequences with their numbers, those behind one prefix together, in parts of a size."""
-    order: Callable[[int], Any] = lambda i: (sequences[i].prefix, i)  # noqa: E731
     part: list[tuple[int, Scored]] = []
     tokens = 0
-    for i in sorted(range(len(sequences)), key=order):
+    for i in sorted(range(len(sequences)), key=lambda i: sequences[i].prefix):
         part.append((i, sequences[i]))
         tokens += len(sequences[i].tokens)
         if tokens >= SCORED_TOKENS:

@@ -132,6 +132,10 @@ class Actors:
 
         if self.running:
             return
+        # Another model of the stage may have taken every GPU: it is loaded again when it is asked.
+        for other in _started:
+            other.close()
+        _started[:] = [self]
         # They load at the same time.
         loading = [
             (actor, actor.load.remote(self.model, self.expected, code_of_engines()))
@@ -161,7 +165,9 @@ class Actors:
         on_gpu = self.model.device != "cpu" and any(n["Resources"].get("GPU") for n in nodes)
         for node in nodes:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            options = {"num_cpus": 1, "num_gpus": gpus if on_gpu else 0}
+            # No core is held: the driver runs one stage at a time, and on two nodes of one core
+            # the second model of a stage would wait for ever.
+            options = {"num_cpus": 0, "num_gpus": gpus if on_gpu else 0}
             actor = ray.remote(Host).options(scheduling_strategy=there, **options)
             for _ in range(int(node["Resources"].get("GPU", 0)) // gpus if on_gpu else 1):
                 yield actor.remote()
@@ -174,6 +180,10 @@ class Actors:
             if ray.is_initialized():
                 ray.kill(actor)
         self.running.clear()
+
+
+_started: Final[list[Actors]] = []
+"""The model that has actors now."""
 
 
 @dataclass
