@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -101,10 +102,7 @@ def first_alone(ctx: Context) -> Iterator[Context]:
 
 def _run(call: _Call, size: int, ctx: Context) -> None:
     """Call the stage in processes, and end them all however it ends."""
-    from torch import distributed
-
-    torch_distributed: Any = distributed
-    rendezvous = torch_distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    rendezvous = meeting_point()
     context = multiprocessing.get_context("spawn")
     processes, pipes = [], []
     try:
@@ -123,6 +121,22 @@ def _run(call: _Call, size: int, ctx: Context) -> None:
             process.kill()
         for process in processes:
             process.join()
+
+
+def meeting_point() -> Any:
+    """A store of torch at which processes find each other, at a port that the system chooses.
+
+    By itself torch would listen on every interface of the machine.
+    """
+    from torch import distributed
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    port = listener.getsockname()[1]
+    torch_distributed: Any = distributed
+    own = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
+    return torch_distributed.TCPStore("127.0.0.1", port, **own)
 
 
 def _follow(processes: Sequence[Any], pipes: Sequence[Connection], ctx: Context) -> None:
@@ -188,6 +202,8 @@ def _member(
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // size)),
     }
+    if loopback := {"lo", "lo0"}.intersection(name for _, name in socket.if_nameindex()):
+        os.environ["GLOO_SOCKET_IFNAME"] = loopback.pop()
     ctx = Context(*call.folders, report=lambda done, total: pipe.send((done, total)))
     try:
         stage = replace(find(call.stage), prompts=call.prompts)

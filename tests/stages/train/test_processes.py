@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from pipeline.context import Context
 from pipeline.errors import OptionError, UserError
-from pipeline.execution.group import call_stage
+from pipeline.execution.group import call_stage, meeting_point
 from pipeline.models import LanguageModel
 from pipeline.recipe.discovery import find
 from pipeline.stage import ROOT
@@ -391,3 +391,12 @@ def is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux")
+def test_processes_meet_where_no_other_machine_can_come() -> None:
+    store = meeting_point()
+    sockets = [line.split() for name in ("tcp", "tcp6")
+               for line in Path(f"/proc/net/{name}").read_text().splitlines()]  # fmt: skip
+    listening = [s[1] for s in sockets if s[1].endswith(f":{store.port:04X}") and s[3] == "0A"]
+    assert listening == [f"0100007F:{store.port:04X}"]
